@@ -153,7 +153,7 @@ fetch_redis() {
             ! dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null | grep -q '^ii'; then
             packages+=("$package")
         fi
-    done < <(apt-cache "${options[@]}" depends redis-tools | sed -n 's/^ *Depends: \([a-z0-9].*\)$/\1/p')
+    done < <(apt-cache "${options[@]}" depends redis-tools 2>/dev/null | sed -n 's/^ *Depends: \([a-z0-9].*\)$/\1/p')
 
     say "redis-server: downloading ${packages[*]}"
     # apt-get downloads into the current folder.

@@ -100,11 +100,12 @@ pub async fn find_all(on_progress: impl Fn(&str)) -> anyhow::Result<()> {
 
 async fn run_script(program: Program, on_progress: impl Fn(&str)) -> anyhow::Result<Installed> {
     let name = program.name();
-    let run = timeout(FETCH_WAIT_MAX, script_output(program, on_progress));
-    let (status, stdout, complaints) = run
+    let (status, stdout, complaints) = timeout(FETCH_WAIT_MAX, script_output(program, on_progress))
         .await
-        .with_context(|| format!("fetching {name} took longer than {FETCH_WAIT_MAX:?}; check the network and try again"))?
-        .with_context(|| format!("could not run deploy/fetch-servers.sh with bash, to find {name}"))?;
+        .with_context(|| {
+            format!("{name} was not fetched within {FETCH_WAIT_MAX:?}; check the network")
+        })?
+        .with_context(|| format!("could not run the script that finds {name}; it needs bash"))?;
     if !status.success() {
         bail!("could not find or fetch {name}:\n{}", complaints.join("\n"));
     }
