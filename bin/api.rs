@@ -1,1 +1,20 @@
-fn main(){}
+//! The API process.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use coupon_system::config::ApiCommand;
+use coupon_system::{api, boot, shutdown, telemetry};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    boot::exit(run(ApiCommand::parse()).await)
+}
+
+async fn run(command: ApiCommand) -> anyhow::Result<()> {
+    telemetry::start(command.log.log_format, &command.log.log)?;
+    let shutdown = shutdown::on_signal()?;
+    let listener = boot::bind(command.api.listen, "--listen").await?;
+    let backends = boot::connect(&command.redis, &command.mongodb).await?;
+    api::run(listener, backends, &command.api, shutdown).await
+}

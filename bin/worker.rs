@@ -1,1 +1,20 @@
-fn main(){}
+//! The worker process.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use coupon_system::config::WorkerCommand;
+use coupon_system::{boot, shutdown, telemetry, worker};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    boot::exit(run(WorkerCommand::parse()).await)
+}
+
+async fn run(command: WorkerCommand) -> anyhow::Result<()> {
+    telemetry::start(command.log.log_format, &command.log.log)?;
+    let shutdown = shutdown::on_signal()?;
+    let listener = boot::bind(command.worker.metrics_listen, "--metrics-listen").await?;
+    let backends = boot::connect(&command.redis, &command.mongodb).await?;
+    worker::run(listener, backends, command.worker.pace.into(), shutdown).await
+}

@@ -1,1 +1,69 @@
+//! Coupon System: a server for first-come-first-served coupon campaigns. A hundred thousand people
+//! press the button in the same second, and exactly as many coupons as exist are issued, each to one
+//! person, with an answer for everyone.
+//!
+//! # How it works
+//!
+//! The **API** reserves a unit and queues the issuance in one Redis script
+//! ([`issuance::reserve`]); a **worker** drains the queue into MongoDB, where one document, inserted
+//! once, decides ([`worker::Decider`], [`issuance::Ledger`]), and tells Redis
+//! ([`issuance::settle`]); clients poll ([`issuance::Lookup`]).
+//!
+//! # What always holds
+//!
+//! - **Never oversold, never twice.** A unit is a serial number. Unique indexes of the ledger
+//!   ([`issuance::ledger::indexes`]) hold each serial of a coupon once, and each user's nth unit
+//!   once; no process starts without them.
+//! - **Never lost.** An accepted request is in the in-flight hash and the stream until its decision
+//!   is in the ledger; whoever asks is never told 404 after a 202.
+//! - **Accounted for.** A unit is free, reserved or issued. It is given back only by the settling of
+//!   a rejection that the ledger holds, guarded by the in-flight hash, so never twice.
+//! - **Fails closed.** An ambiguous error is "unknown": it is answered 503, or tried again; it never
+//!   gives a unit back. Redis's data is used only while a certificate says that it is the data that
+//!   was left there ([`recovery`]).
+//!
+//! # Layout
+//!
+//! Imports run one way: `cli` → `dev` → `api`, `worker` → `recovery`, `issuance`, `queue`, `coupon`,
+//! `user` → `keys`. `api` and `worker` do not know each other.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`config`] | every flag and variable, a struct a topic |
+//! | [`coupon`], [`user`] | the offer; who may have it |
+//! | [`issuance`] | reserve, decide, settle, look up |
+//! | [`queue`] | the stream |
+//! | [`recovery`] | the certificate, loading coupons, rebuilding |
+//! | [`worker`] | the drain loop |
+//! | [`http`], [`api`] | server and problems; routes, wire types, OpenAPI, pages |
+//! | [`dev`] | redis-server and mongod as child processes; the whole system on one machine |
+//! | [`cli`] | `couponctl` |
+//! | [`partition`], [`mongo`], [`keys`], [`batch`] | Redis and MongoDB as everyone uses them |
+
+pub mod api;
+pub mod batch;
+pub mod boot;
+pub mod cli;
+pub mod config;
+pub mod coupon;
 pub mod dev;
+mod failure;
+pub mod http;
+pub mod issuance;
+pub mod keys;
+pub mod mongo;
+pub mod partition;
+pub mod queue;
+pub mod recovery;
+pub mod shutdown;
+pub mod telemetry;
+pub mod user;
+pub mod worker;
+
+pub use failure::Failure;
+
+/// Twelve letters and digits that nobody can guess and nothing else has: 60 random bits.
+pub(crate) fn random_id() -> String {
+    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    (0..12).map(|_| char::from(LETTERS[rand::random_range(0..LETTERS.len())])).collect()
+}

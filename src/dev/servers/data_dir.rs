@@ -53,8 +53,7 @@ impl DataDir {
                     path.display()
                 ),
                 Err(TryLockError::Error(error)) => {
-                    return Err(error)
-                        .with_context(|| format!("could not lock {}", lock_path.display()));
+                    return Err(error).with_context(|| format!("could not lock {}", lock_path.display()));
                 }
             }
         }

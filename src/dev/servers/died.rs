@@ -52,9 +52,7 @@ impl Died {
 
 impl fmt::Display for Died {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            name, status, port, ..
-        } = self;
+        let Self { name, status, port, .. } = self;
         let log = self.log.display();
         write!(f, "{name} ended while it was starting ({status}): ")?;
         match self.cause() {
@@ -68,10 +66,9 @@ impl fmt::Display for Died {
                 "a shared library is missing; install it, or delete the folder of the fetched \
                  servers (COUPON_SERVERS_DIR, else ~/.cache/coupon-system/servers) and try again"
             )?,
-            Cause::NotAllowed => write!(
-                f,
-                "it was refused access to a file; give this user the folder of {log}"
-            )?,
+            Cause::NotAllowed => {
+                write!(f, "it was refused access to a file; give this user the folder of {log}")?
+            }
             Cause::OtherVersion => write!(
                 f,
                 "its data was written by another version; start it with that version, or empty the \
@@ -90,9 +87,7 @@ impl std::error::Error for Died {}
 pub(super) fn tail(output: &str) -> String {
     let is_news = |line: &&str| {
         !line.trim().is_empty()
-            && (!line.starts_with('{')
-                || line.contains(r#""s":"E""#)
-                || line.contains(r#""s":"F""#))
+            && (!line.starts_with('{') || line.contains(r#""s":"E""#) || line.contains(r#""s":"F""#))
     };
     let mut lines: Vec<&str> = output.lines().filter(is_news).collect();
     if lines.is_empty() {
@@ -101,18 +96,9 @@ pub(super) fn tail(output: &str) -> String {
     let first_shown = lines.len().saturating_sub(LINES_SHOWN_MAX);
     let shown: Vec<String> = lines[first_shown..]
         .iter()
-        .map(|line| {
-            format!(
-                "  {}",
-                line.chars().take(LINE_CHARS_SHOWN_MAX).collect::<String>()
-            )
-        })
+        .map(|line| format!("  {}", line.chars().take(LINE_CHARS_SHOWN_MAX).collect::<String>()))
         .collect();
-    if shown.is_empty() {
-        "  (no output)".to_owned()
-    } else {
-        shown.join("\n")
-    }
+    if shown.is_empty() { "  (no output)".to_owned() } else { shown.join("\n") }
 }
 
 #[cfg(test)]

@@ -82,19 +82,12 @@ impl Installed {
 /// Finds `program`, fetching it if it is nowhere. `on_progress` gets a line for every step of that,
 /// and none if there is nothing to fetch. The answer is kept for as long as this process runs.
 pub async fn find(program: Program, on_progress: impl Fn(&str)) -> anyhow::Result<Installed> {
-    program
-        .found()
-        .get_or_try_init(|| run_script(program, on_progress))
-        .await
-        .cloned()
+    program.found().get_or_try_init(|| run_script(program, on_progress)).await.cloned()
 }
 
 /// Finds both programs, fetching them side by side, so that starting them later takes no time.
 pub async fn find_all(on_progress: impl Fn(&str)) -> anyhow::Result<()> {
-    tokio::try_join!(
-        find(Program::Redis, &on_progress),
-        find(Program::Mongod, &on_progress)
-    )?;
+    tokio::try_join!(find(Program::Redis, &on_progress), find(Program::Mongod, &on_progress))?;
     Ok(())
 }
 
@@ -102,9 +95,7 @@ async fn run_script(program: Program, on_progress: impl Fn(&str)) -> anyhow::Res
     let name = program.name();
     let (status, stdout, complaints) = timeout(FETCH_WAIT_MAX, script_output(program, on_progress))
         .await
-        .with_context(|| {
-            format!("{name} was not fetched within {FETCH_WAIT_MAX:?}; check the network")
-        })?
+        .with_context(|| format!("{name} was not fetched within {FETCH_WAIT_MAX:?}; check the network"))?
         .with_context(|| format!("could not run the script that finds {name}; it needs bash"))?;
     if !status.success() {
         bail!("could not find or fetch {name}:\n{}", complaints.join("\n"));
@@ -124,11 +115,7 @@ async fn script_output(
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
-    let pipes = (
-        script.stdin.take(),
-        script.stdout.take(),
-        script.stderr.take(),
-    );
+    let pipes = (script.stdin.take(), script.stdout.take(), script.stderr.take());
     let (Some(mut stdin), Some(mut stdout), Some(stderr)) = pipes else {
         unreachable!("all three are piped");
     };
@@ -159,10 +146,7 @@ fn parse(program: Program, stdout: &str) -> anyhow::Result<Installed> {
             path: path.into(),
             library_dir: (!library_dir.is_empty()).then(|| library_dir.into()),
         }),
-        _ => bail!(
-            "deploy/fetch-servers.sh was asked for {} and answered {stdout:?}",
-            program.name()
-        ),
+        _ => bail!("deploy/fetch-servers.sh was asked for {} and answered {stdout:?}", program.name()),
     }
 }
 
@@ -183,13 +167,7 @@ mod tests {
 
     #[test]
     fn another_answer_is_an_error() {
-        for stdout in [
-            "",
-            "\n",
-            "mongod\t/m\t\n",
-            "redis-server\t\t\n",
-            "redis-server\t/r\n",
-        ] {
+        for stdout in ["", "\n", "mongod\t/m\t\n", "redis-server\t\t\n", "redis-server\t/r\n"] {
             assert!(parse(Program::Redis, stdout).is_err(), "{stdout:?}");
         }
     }

@@ -45,9 +45,7 @@ pub(super) async fn spawn(mut command: Command) -> io::Result<Child> {
     #[cfg(target_os = "linux")]
     die_with_parent(&mut command);
     let (reply, child) = oneshot::channel();
-    LAUNCHER
-        .send(Job { command, reply })
-        .map_err(io::Error::other)?;
+    LAUNCHER.send(Job { command, reply }).map_err(io::Error::other)?;
     child.await.map_err(io::Error::other)?
 }
 

@@ -50,12 +50,7 @@ pub struct MongoOptions {
 impl MongoOptions {
     /// A small cache, on a free port.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
-        Self {
-            data_dir: data_dir.into(),
-            port: None,
-            cache_gb: CACHE_GB_DEFAULT,
-            extra_args: Vec::new(),
-        }
+        Self { data_dir: data_dir.into(), port: None, cache_gb: CACHE_GB_DEFAULT, extra_args: Vec::new() }
     }
 }
 
@@ -121,10 +116,7 @@ impl Spec for MongoOptions {
 
 /// A client for this one server, whatever its replica set says.
 fn direct_client(port: u16) -> mongodb::error::Result<Client> {
-    let address = ServerAddress::Tcp {
-        host: "127.0.0.1".to_owned(),
-        port: Some(port),
-    };
+    let address = ServerAddress::Tcp { host: "127.0.0.1".to_owned(), port: Some(port) };
     let options = ClientOptions::builder()
         .hosts(vec![address])
         .direct_connection(true)
@@ -149,8 +141,7 @@ async fn step_to_primary(admin: &Database, host: &str, pid: u32) -> mongodb::err
         return Ok(Step::NotYet);
     }
     let hello = admin.run_command(doc! { "hello": 1 }).await?;
-    if hello.get_bool("isWritablePrimary").unwrap_or(false)
-        && hello.get_str("me").is_ok_and(|me| me == host)
+    if hello.get_bool("isWritablePrimary").unwrap_or(false) && hello.get_str("me").is_ok_and(|me| me == host)
     {
         return Ok(Step::Primary);
     }
@@ -158,9 +149,7 @@ async fn step_to_primary(admin: &Database, host: &str, pid: u32) -> mongodb::err
         Ok(reply) => move_to(admin, host, reply).await?,
         Err(error) if is_not_yet_initialized(&error) => {
             let config = doc! { "_id": REPLICA_SET, "members": [{ "_id": 0, "host": host }] };
-            admin
-                .run_command(doc! { "replSetInitiate": config })
-                .await?;
+            admin.run_command(doc! { "replSetInitiate": config }).await?;
         }
         Err(error) => return Err(error),
     }
@@ -173,10 +162,7 @@ async fn move_to(admin: &Database, host: &str, reply: Document) -> mongodb::erro
     let mut config = reply.get_document("config").cloned().unwrap_or_default();
     let version = config.get_i32("version").unwrap_or_default();
     let members = config.get_array_mut("members");
-    let Some(member) = members
-        .ok()
-        .and_then(|all| all.first_mut()?.as_document_mut())
-    else {
+    let Some(member) = members.ok().and_then(|all| all.first_mut()?.as_document_mut()) else {
         return Ok(());
     };
     if member.get_str("host").is_ok_and(|old| old == host) {
@@ -184,9 +170,7 @@ async fn move_to(admin: &Database, host: &str, reply: Document) -> mongodb::erro
     }
     member.insert("host", host);
     config.insert("version", version + 1);
-    admin
-        .run_command(doc! { "replSetReconfig": config, "force": true })
-        .await?;
+    admin.run_command(doc! { "replSetReconfig": config, "force": true }).await?;
     Ok(())
 }
 

@@ -11,9 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use rustix::process::{
-    Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid,
-};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use tokio::time::{sleep, timeout};
 
 use super::{POLL_INTERVAL, data_dir::DataDir, find::Installed, launch};
@@ -56,9 +54,7 @@ impl Process {
             // Messages in English, whatever the user's locale: `died` reads them.
             .env("LC_ALL", "C")
             .stdin(data_dir.share_lock()?)
-            .stdout(Stdio::from(
-                output.try_clone().context("could not share the log")?,
-            ))
+            .stdout(Stdio::from(output.try_clone().context("could not share the log")?))
             .stderr(Stdio::from(output));
         if let Some(value) = installed.library_path_variable() {
             command.env("LD_LIBRARY_PATH", value);
@@ -69,13 +65,7 @@ impl Process {
                 installed.path.display()
             )
         })?;
-        Ok(Self {
-            name,
-            pid: Pid::from_child(&child),
-            child,
-            log,
-            log_start,
-        })
+        Ok(Self { name, pid: Pid::from_child(&child), child, log, log_start })
     }
 
     pub(super) fn id(&self) -> u32 {
@@ -91,9 +81,7 @@ impl Process {
         let read = || -> std::io::Result<Vec<u8>> {
             let mut file = File::open(&self.log)?;
             let end = file.metadata()?.len();
-            let start = self
-                .log_start
-                .max(end.saturating_sub(OUTPUT_BYTES_READ_MAX));
+            let start = self.log_start.max(end.saturating_sub(OUTPUT_BYTES_READ_MAX));
             file.seek(SeekFrom::Start(start))?;
             let mut bytes = Vec::new();
             file.take(OUTPUT_BYTES_READ_MAX).read_to_end(&mut bytes)?;

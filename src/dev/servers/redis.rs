@@ -97,10 +97,8 @@ impl Spec for RedisOptions {
             ("--save", ""),
             ("--maxmemory-policy", "noeviction"),
         ];
-        let mut arguments: Vec<OsString> = settings
-            .into_iter()
-            .flat_map(|(name, value)| [name.into(), value.into()])
-            .collect();
+        let mut arguments: Vec<OsString> =
+            settings.into_iter().flat_map(|(name, value)| [name.into(), value.into()]).collect();
         if let Some(bytes) = self.maxmemory_bytes {
             arguments.extend(["--maxmemory".into(), bytes.to_string().into()]);
         }
@@ -113,8 +111,7 @@ impl Spec for RedisOptions {
     }
 
     async fn ready(&self, port: u16, pid: u32) -> anyhow::Result<()> {
-        let client =
-            redis::Client::open(Self::url(port)).context("could not make a Redis client")?;
+        let client = redis::Client::open(Self::url(port)).context("could not make a Redis client")?;
         loop {
             match is_serving(&client, pid).await {
                 Ok(true) => return Ok(()),
@@ -131,9 +128,7 @@ async fn is_serving(client: &redis::Client, pid: u32) -> redis::RedisResult<bool
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(PROBE_WAIT_MAX))
         .set_response_timeout(Some(PROBE_WAIT_MAX));
-    let mut connection = client
-        .get_multiplexed_async_connection_with_config(&config)
-        .await?;
+    let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
     let info: InfoDict = redis::cmd("INFO").query_async(&mut connection).await?;
     Ok(info.get("process_id") == Some(pid) && info.get("loading") == Some(0_u8))
 }

@@ -66,18 +66,10 @@ impl<S: Spec> Server<S> {
             };
             match launch(&spec, &installed, port, &data_dir).await {
                 Ok(process) => {
-                    return Ok(Self {
-                        spec,
-                        installed,
-                        port,
-                        process: Some(process),
-                        data_dir,
-                    });
+                    return Ok(Self { spec, installed, port, process: Some(process), data_dir });
                 }
                 Err(error)
-                    if spec.port().is_none()
-                        && attempt < PORT_ATTEMPTS_MAX
-                        && is_port_taken(&error) =>
+                    if spec.port().is_none() && attempt < PORT_ATTEMPTS_MAX && is_port_taken(&error) =>
                 {
                     tracing::debug!(server = name, port, "somebody was quicker to take the port");
                     attempt += 1;
@@ -145,12 +137,9 @@ impl<S: Spec> Server<S> {
     }
 
     fn running(&mut self) -> anyhow::Result<&mut Process> {
-        self.process.as_mut().with_context(|| {
-            format!(
-                "{} is not running: it was stopped or killed",
-                S::PROGRAM.name()
-            )
-        })
+        self.process
+            .as_mut()
+            .with_context(|| format!("{} is not running: it was stopped or killed", S::PROGRAM.name()))
     }
 }
 
@@ -185,7 +174,5 @@ async fn launch<S: Spec>(
 }
 
 fn is_port_taken(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<Died>()
-        .is_some_and(|died| died.cause() == Cause::PortTaken)
+    error.downcast_ref::<Died>().is_some_and(|died| died.cause() == Cause::PortTaken)
 }

@@ -15,9 +15,7 @@ use redis::aio::MultiplexedConnection;
 use tempfile::{TempDir, tempdir};
 use tokio::time::{Instant, sleep};
 
-use super::{
-    MongoOptions, MongoServer, POLL_INTERVAL, Persistence, RedisOptions, RedisServer, port,
-};
+use super::{MongoOptions, MongoServer, POLL_INTERVAL, Persistence, RedisOptions, RedisServer, port};
 
 /// How long anything here may take to happen that is not instant.
 const WAIT_MAX: Duration = Duration::from_secs(20);
@@ -25,9 +23,7 @@ const WAIT_MAX: Duration = Duration::from_secs(20);
 const SILENCE: Duration = Duration::from_millis(200);
 
 async fn redis_in(folder: &TempDir) -> RedisServer {
-    RedisServer::start(RedisOptions::new(folder.path()))
-        .await
-        .unwrap()
+    RedisServer::start(RedisOptions::new(folder.path())).await.unwrap()
 }
 
 async fn connect(server: &RedisServer) -> MultiplexedConnection {
@@ -101,11 +97,7 @@ async fn redis_runs_with_other_settings_if_told() {
     };
     let server = RedisServer::start(options).await.unwrap();
 
-    for (name, value) in [
-        ("appendonly", "no"),
-        ("maxmemory", "67108864"),
-        ("databases", "4"),
-    ] {
+    for (name, value) in [("appendonly", "no"), ("maxmemory", "67108864"), ("databases", "4")] {
         assert_eq!(setting(&server, name).await, value, "{name}");
     }
 }
@@ -190,17 +182,11 @@ async fn a_taken_port_is_named() {
     let port = taken.local_addr().unwrap().port();
     let folder = tempdir().unwrap();
 
-    let redis = RedisServer::start(RedisOptions {
-        port: Some(port),
-        ..RedisOptions::new(folder.path())
-    });
+    let redis = RedisServer::start(RedisOptions { port: Some(port), ..RedisOptions::new(folder.path()) });
     let error = redis.await.unwrap_err().to_string();
     assert!(error.contains(&format!("port {port} is taken")), "{error}");
 
-    let mongod = MongoServer::start(MongoOptions {
-        port: Some(port),
-        ..MongoOptions::new(folder.path())
-    });
+    let mongod = MongoServer::start(MongoOptions { port: Some(port), ..MongoOptions::new(folder.path()) });
     let error = mongod.await.unwrap_err().to_string();
     assert!(error.contains(&format!("port {port} is taken")), "{error}");
 }
@@ -209,10 +195,7 @@ async fn a_taken_port_is_named() {
 async fn another_redis_on_the_port_is_not_taken_for_ours() {
     let (ours, theirs) = (tempdir().unwrap(), tempdir().unwrap());
     let theirs = redis_in(&theirs).await;
-    let options = RedisOptions {
-        port: Some(theirs.port()),
-        ..RedisOptions::new(ours.path())
-    };
+    let options = RedisOptions { port: Some(theirs.port()), ..RedisOptions::new(ours.path()) };
     let error = RedisServer::start(options).await.unwrap_err().to_string();
     assert!(error.contains("is taken"), "{error}");
 }
@@ -240,12 +223,7 @@ async fn an_argument_that_redis_refuses_is_shown() {
 #[test]
 fn a_server_outlives_the_thread_that_started_it() {
     let folder = tempdir().unwrap();
-    let runtime = || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap()
-    };
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let server = std::thread::scope(|threads| {
         let start = || runtime().block_on(redis_in(&folder));
         threads.spawn(start).join().unwrap()
@@ -260,9 +238,7 @@ fn a_server_outlives_the_thread_that_started_it() {
 #[tokio::test]
 async fn mongod_keeps_its_data_when_killed_or_moved_to_another_port() {
     let folder = tempdir().unwrap();
-    let mut server = MongoServer::start(MongoOptions::new(folder.path()))
-        .await
-        .unwrap();
+    let mut server = MongoServer::start(MongoOptions::new(folder.path())).await.unwrap();
     insert(&server, 1).await;
     server.kill().await.unwrap();
     server.restart().await.unwrap();
@@ -273,10 +249,7 @@ async fn mongod_keeps_its_data_when_killed_or_moved_to_another_port() {
     drop(server);
 
     let other_port = std::iter::repeat_with(|| port::free().unwrap()).find(|&p| p != first_port);
-    let options = MongoOptions {
-        port: other_port,
-        ..MongoOptions::new(folder.path())
-    };
+    let options = MongoOptions { port: other_port, ..MongoOptions::new(folder.path()) };
     let mut server = MongoServer::start(options).await.unwrap();
     assert_eq!(count(&server).await, 2);
     insert(&server, 3).await;

@@ -1,0 +1,150 @@
+//! Coupons: made by operators, looked at by anyone.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+
+use super::App;
+use super::query::Query;
+use super::wire::coupon::{self as wire, CreateCoupon};
+use super::wire::page::{Asked, Page, cursor};
+use super::wire::problem::Problem as ProblemBody;
+use crate::Failure;
+use crate::coupon::{Coupon, CouponId, Created, Status, Stock, stock};
+use crate::http::request::Json as Body;
+use crate::http::{Code, Problem};
+use crate::recovery;
+
+/// A filter that few coupons pass is not followed for longer than this many pages.
+const FILTERED_PAGES_MAX: usize = 20;
+
+/// Make a coupon. It can be requested at once, or from `startsAt` on.
+#[utoipa::path(
+    post, path = "/coupons", tag = "coupons", request_body = CreateCoupon,
+    responses(
+        (status = 201, description = "Made", body = wire::Coupon, headers(("Location" = String))),
+        (status = 409, description = "`coupon-exists`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Response, Problem> {
+    let coupon = wire::create(body, now_in_milliseconds())?;
+    if app.coupons.insert(&coupon).await? == Created::Exists {
+        return Err(Problem::new(Code::CouponExists));
+    }
+    // Redis may be away now: then the first request loads it.
+    if let Err(failure) = recovery::load(&app.partition, &app.ledger, &coupon).await {
+        tracing::warn!(coupon = %coupon.id, error = failure.chain(), "the new coupon will be loaded on demand");
+    }
+    let location = app.links.coupon(&coupon.id);
+    let coupon = with_stock(&app, vec![coupon]).await.pop();
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(coupon)).into_response())
+}
+
+/// One coupon, with its live stock.
+#[utoipa::path(
+    get, path = "/coupons/{id}", tag = "coupons",
+    params(("id" = String, Path, example = "summer")),
+    responses(
+        (status = 200, body = wire::Coupon),
+        (status = 404, description = "`coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn get(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<wire::Coupon>, Problem> {
+    // An id that no coupon can have is one that none has.
+    let id: CouponId = id.parse().map_err(|_| Problem::new(Code::CouponNotFound))?;
+    let coupon = app.coupons.get(&id).await?.ok_or_else(|| Problem::new(Code::CouponNotFound))?;
+    let coupon = with_stock(&app, vec![coupon]).await.pop();
+    coupon.map(Json).ok_or_else(|| Problem::new(Code::Internal))
+}
+
+/// All coupons, newest first, with their live stock.
+#[utoipa::path(
+    get, path = "/coupons", tag = "coupons",
+    params(
+        ("status" = Option<wire::Status>, Query, description = "Only these"),
+        ("limit" = Option<u32>, Query, minimum = 1, description = "50 if not given, at most 500"),
+        ("cursor" = Option<String>, Query, description = "The `nextCursor` of the page before"),
+    ),
+    responses((status = 200, body = Page<wire::Coupon>))
+)]
+pub async fn list(
+    State(app): State<Arc<App>>,
+    mut query: Query,
+) -> Result<Json<Page<wire::Coupon>>, Problem> {
+    let mut asked: Asked<CouponId> = Asked::read(&mut query)?;
+    let wanted = query.take("status", |text| {
+        Status::ALL
+            .into_iter()
+            .find(|status| status.as_str() == text)
+            .ok_or_else(|| format!("must be one of {}", Status::ALL.map(Status::as_str).join(", ")))
+    })?;
+    query.finish()?;
+
+    let mut items = Vec::new();
+    let mut next_cursor = None;
+    for _ in 0..FILTERED_PAGES_MAX {
+        let wanted_now = asked.limit - items.len();
+        let page = app.coupons.list(asked.after.take(), wanted_now).await?;
+        asked.after =
+            page.last().filter(|_| page.len() == wanted_now).map(|last| (last.created_at, last.id.clone()));
+        next_cursor = asked.after.as_ref().map(|(time, id)| cursor(*time, id));
+        items.extend(
+            with_stock(&app, page)
+                .await
+                .into_iter()
+                .filter(|coupon| wanted.is_none_or(|wanted| coupon.is(wanted))),
+        );
+        if items.len() == asked.limit || next_cursor.is_none() {
+            break;
+        }
+    }
+    Ok(Json(Page { items, next_cursor }))
+}
+
+/// Adds stock and status. Where Redis does not have a coupon, nothing of it is in flight and the
+/// ledger knows; where Redis is away the stock is unknown.
+async fn with_stock(app: &App, coupons: Vec<Coupon>) -> Vec<wire::Coupon> {
+    let ids: Vec<CouponId> = coupons.iter().map(|coupon| coupon.id.clone()).collect();
+    let (now, stocks) = match read_stock(app, &ids).await {
+        Ok((now, stocks)) => (now, stocks),
+        Err(failure) => {
+            tracing::debug!(error = failure.chain(), "the stock is unknown");
+            (Timestamp::now(), vec![Known::Unknown; ids.len()])
+        }
+    };
+    let mut answered = Vec::with_capacity(coupons.len());
+    for (coupon, known) in coupons.into_iter().zip(stocks) {
+        let stock = match known {
+            Known::Live(stock) => Some(stock),
+            Known::NotLoaded => app.ledger.issued_count(&coupon.id).await.ok().map(|issued| {
+                let issued = u32::try_from(issued).unwrap_or(u32::MAX).min(coupon.total);
+                Stock { total: coupon.total, remaining: coupon.total - issued, reserved: 0, issued }
+            }),
+            Known::Unknown => None,
+        };
+        answered.push(wire::Coupon::new(coupon, stock, now));
+    }
+    answered
+}
+
+#[derive(Clone, Copy)]
+enum Known {
+    Live(Stock),
+    NotLoaded,
+    Unknown,
+}
+
+async fn read_stock(app: &App, ids: &[CouponId]) -> Result<(Timestamp, Vec<Known>), Failure> {
+    let (now, stocks) = stock::read(&app.partition, ids).await?;
+    Ok((now, stocks.into_iter().map(|stock| stock.map_or(Known::NotLoaded, Known::Live)).collect()))
+}
+
+/// As precise as MongoDB keeps it.
+pub(super) fn now_in_milliseconds() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}

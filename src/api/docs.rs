@@ -1,0 +1,75 @@
+//! The OpenAPI document. Each handler describes itself; what all have in common is added here.
+
+use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
+use utoipa::{OpenApi as _, ToSchema};
+
+use super::wire::problem::Problem;
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "Coupon System",
+        description = "First-come-first-served coupons. Request one with `POST /user-coupons`, and ask what became of it \
+                       at the `Location` of the answer: *accepted* is not yet *issued*.\n\n\
+                       Every 4xx and 5xx answer is a problem (RFC 9457), in English or Korean by `Accept-Language`."
+    ),
+    tags(
+        (name = "issuances", description = "Request a coupon, and ask what became of the request"),
+        (name = "user coupons", description = "What users hold"),
+        (name = "coupons", description = "The offers"),
+        (name = "users", description = "Who may request"),
+        (name = "service", description = "Health"),
+    ),
+    components(schemas(Problem))
+)]
+pub(super) struct Docs;
+
+/// The document that is served at `/openapi.json`.
+pub fn openapi() -> OpenApi {
+    super::router::described().into_openapi()
+}
+
+/// What every document starts from.
+pub(super) fn base() -> OpenApi {
+    Docs::openapi()
+}
+
+/// Adds the problems that any route can answer with.
+pub(super) fn add_common_problems(document: &mut OpenApi) {
+    for (path, item) in &mut document.paths.paths {
+        if path == "/healthz" {
+            continue;
+        }
+        for (operation, has_body) in operations(item) {
+            add(operation, "422", "`invalid`: a wrong shape or value; see `errors`");
+            if has_body {
+                add(operation, "400", "`malformed`: not JSON");
+                add(operation, "413", "`too-large`");
+                add(operation, "415", "`unsupported-media-type`");
+            }
+            add(
+                operation,
+                "503",
+                "`overloaded`, `unavailable`, `warming-up`: safe to repeat after `Retry-After`",
+            );
+        }
+    }
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (&mut Operation, bool)> {
+    [&mut item.get, &mut item.post].into_iter().flatten().map(|operation| {
+        let has_body = operation.request_body.is_some();
+        (operation, has_body)
+    })
+}
+
+fn add(operation: &mut Operation, status: &str, description: &str) {
+    operation.responses.responses.entry(status.to_owned()).or_insert_with(|| {
+        let content =
+            ContentBuilder::new().schema(Some(RefOr::Ref(Ref::from_schema_name(Problem::name())))).build();
+        let response =
+            ResponseBuilder::new().description(description).content("application/problem+json", content);
+        RefOr::T(response.build())
+    });
+}

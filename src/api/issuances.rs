@@ -1,0 +1,231 @@
+//! Requesting a coupon, and asking what became of the request.
+
+use std::sync::Arc;
+
+use axum::extract::{Extension, Path, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+use super::App;
+use super::wire::issuance::{self as wire, Issuance, RequestIssuance};
+use super::wire::problem::Problem as ProblemBody;
+use crate::coupon::CouponId;
+use crate::http::problem::jittered_ms;
+use crate::http::request::{Json as Body, RequestId};
+use crate::http::{Code, Language, Problem};
+use crate::issuance::lookup::Found;
+use crate::issuance::reserve::{Progress, Queued, Request, Reserved};
+use crate::issuance::{Decision, IdempotencyKey, IssuanceId, Outcome};
+use crate::keys::PartitionId;
+use crate::recovery;
+use crate::user::UserId;
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// A coupon that is not loaded is loaded and asked again; it may be retired again in between.
+const LOADS_MAX: usize = 3;
+/// A client that met the bound of the backlog should stay away for about this long.
+const BACKLOG_RETRY_MS: u64 = 2_000;
+
+/// Request a coupon. The answer comes at once; the outcome is at its `Location`.
+///
+/// Safe to repeat: while the request is queued, the same user gets the same id. With an
+/// `Idempotency-Key` the same request has the same id for ever.
+#[utoipa::path(
+    post, path = "/user-coupons", tag = "issuances", request_body = RequestIssuance,
+    params(("Idempotency-Key" = Option<String>, Header, description = "Names this attempt: 1 to 255 visible ASCII characters")),
+    responses(
+        (status = 202, description = "Accepted, and queued: poll `Location`. With `Idempotent-Replayed: true` it was queued before",
+            body = Issuance, headers(("Location" = String), ("Retry-After" = u32), ("Idempotent-Replayed" = bool))),
+        (status = 200, description = "The same key's request was issued before", body = Issuance,
+            headers(("Idempotent-Replayed" = bool))),
+        (status = 404, description = "`coupon-not-found`, `user-not-found`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`already-issued`, `sold-out`, `not-started`, `ended`, `paused`, `archived`, `discarded`",
+            body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn request(
+    State(app): State<Arc<App>>,
+    Extension(RequestId(request_id)): Extension<RequestId>,
+    headers: HeaderMap,
+    Body(body): Body,
+) -> Result<Response, Problem> {
+    let (user, coupon) = wire::request(body)?;
+    let key = idempotency_key(&headers)?;
+    if let Some(registered) = &app.registered
+        && !registered.contains(&user).await?
+    {
+        return Err(Problem::new(Code::UserNotFound));
+    }
+    let id = match &key {
+        Some(key) => IssuanceId::from_key(PartitionId::ONE, &user, &coupon, key),
+        None => IssuanceId::generate(PartitionId::ONE),
+    };
+    let request = Request { id, coupon, user };
+    match reserve(&app, &request).await? {
+        Reserved::Accepted(queued) => {
+            tracing::debug!(issuance = %queued.id, partition = %queued.id.partition(), "accepted");
+            Ok(accepted(&app, &request, &queued))
+        }
+        Reserved::Replayed(queued) => Ok(replayed(accepted(&app, &request, &queued))),
+        Reserved::ReplayIssued(id) | Reserved::ReplayRejected(id) => {
+            let decided = app.lookup.decided(id).await?;
+            let decision =
+                decided.ok_or_else(|| Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(1_000)))?;
+            match decision.outcome {
+                Outcome::Issued { .. } => {
+                    let issuance = decided_issuance(&app, &decision, Language::of(&headers), &request_id);
+                    Ok(replayed(axum::Json(issuance).into_response()))
+                }
+                Outcome::Rejected { reason, .. } => Err(Problem::new(reason.into())
+                    .with("issuance", app.links.issuance(id))
+                    .with_header(REPLAYED, HeaderValue::from_static("true"))),
+            }
+        }
+        refused => Err(refusal(&app, &request.user, refused)),
+    }
+}
+
+/// Reserves, after loading the coupon if Redis does not have it.
+async fn reserve(app: &App, request: &Request) -> Result<Reserved, Problem> {
+    for _ in 0..LOADS_MAX {
+        match app.reservations.reserve(request.clone()).await? {
+            Reserved::NotLoaded => load(app, &request.coupon).await?,
+            answered => return Ok(answered),
+        }
+    }
+    Err(Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(1_000)))
+}
+
+async fn load(app: &App, coupon: &CouponId) -> Result<(), Problem> {
+    let Some(coupon) = app.coupons.get(coupon).await? else {
+        return Err(Problem::new(Code::CouponNotFound));
+    };
+    let loaded = recovery::load(&app.partition, &app.ledger, &coupon).await?;
+    tracing::info!(coupon = %coupon.id, ?loaded, "loaded the coupon on demand");
+    Ok(())
+}
+
+/// The problem of a request that got no unit.
+fn refusal(app: &App, user: &UserId, refused: Reserved) -> Problem {
+    match refused {
+        Reserved::AtLimit { issued, in_flight } => {
+            let mut problem = Problem::new(Code::AlreadyIssued);
+            let held: Vec<_> = issued.into_iter().map(|id| app.links.user_coupon(user, id)).collect();
+            problem = problem.with("userCoupons", held);
+            if !in_flight.is_empty() {
+                let queued: Vec<_> = in_flight.into_iter().map(|id| app.links.issuance(id)).collect();
+                problem = problem.with("issuances", queued);
+            }
+            problem
+        }
+        Reserved::SoldOut => Problem::new(Code::SoldOut),
+        Reserved::NotStarted { now, starts_at } => {
+            let wait_ms = starts_at.as_millisecond() - now.as_millisecond();
+            Problem::new(Code::NotStarted)
+                .with("startsAt", starts_at.to_string())
+                .retry_after_ms(u64::try_from(wait_ms).unwrap_or(0))
+        }
+        Reserved::Ended => Problem::new(Code::Ended),
+        Reserved::Paused => Problem::new(Code::Paused),
+        Reserved::Archived => Problem::new(Code::Archived),
+        Reserved::BacklogFull => Problem::new(Code::Overloaded).retry_after_ms(jittered_ms(BACKLOG_RETRY_MS)),
+        Reserved::Accepted(_)
+        | Reserved::Replayed(_)
+        | Reserved::ReplayIssued(_)
+        | Reserved::ReplayRejected(_)
+        | Reserved::NotLoaded => Problem::new(Code::Internal),
+    }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let parsed = value.to_str().map_err(|_| "must be visible ASCII".to_string()).and_then(str::parse);
+    parsed.map(Some).map_err(|why| Problem::invalid_parameter("Idempotency-Key", why))
+}
+
+fn accepted(app: &App, request: &Request, queued: &Queued) -> Response {
+    let wait = app.pace.wait(&queued.progress);
+    let headers = [
+        (header::LOCATION, app.links.issuance(queued.id)),
+        (header::RETRY_AFTER, wait.poll_after_ms.div_ceil(1_000).to_string()),
+    ];
+    let issuance = Issuance::Queued {
+        id: queued.id.to_string(),
+        coupon_id: request.coupon.to_string(),
+        user_id: request.user.to_string(),
+        ahead: queued.progress.ahead,
+        estimated_wait_ms: wait.estimated_ms,
+        poll_after_ms: wait.poll_after_ms,
+        accepted_at: queued.accepted_at,
+    };
+    (StatusCode::ACCEPTED, headers, axum::Json(issuance)).into_response()
+}
+
+fn replayed(mut response: Response) -> Response {
+    response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    response
+}
+
+/// What became of a request.
+#[utoipa::path(
+    get, path = "/issuances/{id}", tag = "issuances",
+    params(("id" = String, Path, description = "From the answer to the request")),
+    responses(
+        (status = 200, description = "Queued, issued or rejected; while queued, `Retry-After` and `pollAfterMs` say when to ask again",
+            body = Issuance, headers(("Retry-After" = u32))),
+        (status = 404, description = "`issuance-not-found`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn get(
+    State(app): State<Arc<App>>,
+    Extension(RequestId(request_id)): Extension<RequestId>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    let not_found = || Problem::new(Code::IssuanceNotFound);
+    let id: IssuanceId = id.parse().map_err(|_| not_found())?;
+    if id.partition() != PartitionId::ONE {
+        return Err(not_found());
+    }
+    match app.lookup.find(id).await? {
+        Found::Queued { in_flight, progress } => Ok(queued(&app, id, in_flight, &progress)),
+        Found::Decided(decision) => {
+            let issuance = decided_issuance(&app, &decision, Language::of(&headers), &request_id);
+            Ok(axum::Json(issuance).into_response())
+        }
+        Found::Nowhere => Err(not_found()),
+    }
+}
+
+fn queued(app: &App, id: IssuanceId, in_flight: crate::issuance::InFlight, progress: &Progress) -> Response {
+    let wait = app.pace.wait(progress);
+    let issuance = Issuance::Queued {
+        id: id.to_string(),
+        coupon_id: in_flight.coupon.to_string(),
+        user_id: in_flight.user.to_string(),
+        ahead: progress.ahead,
+        estimated_wait_ms: wait.estimated_ms,
+        poll_after_ms: wait.poll_after_ms,
+        accepted_at: in_flight.accepted_at,
+    };
+    let retry_after = [(header::RETRY_AFTER, wait.poll_after_ms.div_ceil(1_000).to_string())];
+    (retry_after, axum::Json(issuance)).into_response()
+}
+
+fn decided_issuance(app: &App, decision: &Decision, language: Language, request_id: &str) -> Issuance {
+    let (id, coupon_id) = (decision.id.to_string(), decision.coupon.to_string());
+    let user_id = decision.user.to_string();
+    let (accepted_at, decided_at) = (decision.accepted_at, decision.decided_at);
+    match decision.outcome {
+        Outcome::Issued { serial, .. } => {
+            let user_coupon = app.links.user_coupon(&decision.user, decision.id);
+            Issuance::Issued { id, coupon_id, user_id, serial, accepted_at, decided_at, user_coupon }
+        }
+        Outcome::Rejected { reason, .. } => {
+            let problem = Problem::new(reason.into()).to_value(language, request_id);
+            Issuance::Rejected { id, coupon_id, user_id, problem, accepted_at, decided_at }
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Links in answers: absolute paths, under the path of the public URL.
+
+use anyhow::Context;
+
+use crate::coupon::CouponId;
+use crate::issuance::IssuanceId;
+use crate::user::UserId;
+
+/// Makes links.
+pub struct Links {
+    prefix: String,
+}
+
+impl Links {
+    /// Links under the path of `public_url`.
+    pub fn new(public_url: Option<&str>) -> anyhow::Result<Self> {
+        let Some(url) = public_url else { return Ok(Links { prefix: String::new() }) };
+        let url: axum::http::Uri = url.parse().with_context(|| format!("--public-url {url:?} is no URL"))?;
+        anyhow::ensure!(
+            url.host().is_some() && url.query().is_none(),
+            "--public-url must be like https://shop.example/coupons"
+        );
+        Ok(Links { prefix: url.path().trim_end_matches('/').to_owned() })
+    }
+
+    pub fn coupon(&self, id: &CouponId) -> String {
+        format!("{}/coupons/{id}", self.prefix)
+    }
+
+    pub fn user(&self, id: &UserId) -> String {
+        format!("{}/users/{id}", self.prefix)
+    }
+
+    pub fn issuance(&self, id: IssuanceId) -> String {
+        format!("{}/issuances/{id}", self.prefix)
+    }
+
+    pub fn user_coupon(&self, user: &UserId, id: IssuanceId) -> String {
+        format!("{}/user-coupons/{user}/{id}", self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_live_under_the_public_path() {
+        let user: UserId = "u".parse().unwrap();
+        for (url, link) in [
+            (None, "/users/u"),
+            (Some("https://shop.example"), "/users/u"),
+            (Some("https://shop.example/api/"), "/api/users/u"),
+        ] {
+            assert_eq!(Links::new(url).unwrap().user(&user), link);
+        }
+        assert!(Links::new(Some("no url")).is_err());
+    }
+}

@@ -1,0 +1,93 @@
+//! The API: routes, handlers, wire types, documentation and the try-it page.
+
+mod coupons;
+mod docs;
+mod issuances;
+mod links;
+mod pace;
+mod pages;
+mod query;
+mod router;
+mod service;
+mod user_coupons;
+mod users;
+pub mod wire;
+
+use std::sync::Arc;
+
+use mongodb::Database;
+use quick_cache::sync::Cache;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::boot::{self, Backends};
+use crate::config::ApiConfig;
+use crate::coupon::{CouponId, CouponStore, Validity};
+use crate::http::server;
+use crate::issuance::{Ledger, Lookup, Reservations};
+use crate::partition::Partition;
+use crate::user::{RegisteredUsers, UserStore};
+pub use docs::openapi;
+use links::Links;
+use pace::Pace;
+pub use router::router;
+
+/// Coupons whose validity is remembered.
+const VALIDITIES_CACHED: usize = 10_000;
+
+/// What the handlers work with.
+pub struct App {
+    partition: Arc<Partition>,
+    database: Database,
+    coupons: CouponStore,
+    users: UserStore,
+    ledger: Ledger,
+    reservations: Reservations,
+    lookup: Lookup,
+    /// `None` trusts the caller's ids.
+    registered: Option<RegisteredUsers>,
+    /// A coupon's validity never changes.
+    validities: Cache<CouponId, Validity>,
+    links: Links,
+    pace: Pace,
+}
+
+impl App {
+    /// Starts what the handlers work with.
+    pub fn start(backends: &Backends, config: &ApiConfig) -> anyhow::Result<Arc<Self>> {
+        let partition = &backends.partition;
+        let limits = &config.limits;
+        Ok(Arc::new(App {
+            partition: Arc::clone(partition),
+            database: backends.database.clone(),
+            coupons: backends.coupons.clone(),
+            users: backends.users.clone(),
+            ledger: backends.ledger.clone(),
+            reservations: Reservations::start(Arc::clone(partition), limits.backlog_max),
+            lookup: Lookup::start(Arc::clone(partition), backends.ledger.clone(), limits.outcome_cache),
+            registered: limits
+                .require_registered_users
+                .then(|| RegisteredUsers::start(backends.users.clone(), limits.user_cache)),
+            validities: Cache::new(VALIDITIES_CACHED),
+            links: Links::new(config.public_url.as_deref())?,
+            pace: Pace::default(),
+        }))
+    }
+}
+
+/// Runs an API process: the API on `listener`, and the keeper of the certificate.
+pub async fn run(
+    listener: TcpListener,
+    backends: Backends,
+    config: &ApiConfig,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let app = App::start(&backends, config)?;
+    tracing::info!(listen = %boot::address(&listener)?, "serving the API");
+    let drained = CancellationToken::new();
+    let keeping = tokio::spawn(backends.keeper().run(drained.clone()));
+    server::serve(listener, router(app), shutdown).await;
+    drained.cancel();
+    let _ = keeping.await;
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! How fast the queue drains, as this process sees it pass by, and so how long an issuance waits.
+
+use std::sync::Mutex;
+
+use jiff::Timestamp;
+
+use crate::issuance::reserve::Progress;
+
+/// Two readings that are closer than this say little about a rate.
+const WINDOW_MS: i64 = 200;
+/// Reading to decision, when nothing is ahead.
+const SHORTEST_WAIT_MS: u64 = 30;
+/// What is told when the queue does not seem to drain.
+const LONGEST_WAIT_MS: u64 = 60_000;
+/// Between these a client is asked to poll.
+const POLL_MS: std::ops::RangeInclusive<u64> = 100..=2_000;
+
+/// Knows the drain rate. An estimate: it decides nothing.
+#[derive(Default)]
+pub struct Pace {
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    at: Option<(Timestamp, u64)>,
+    per_second: f64,
+}
+
+/// How long an issuance will wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    pub estimated_ms: u64,
+    pub poll_after_ms: u64,
+}
+
+impl Pace {
+    /// Takes a reading in, and estimates the wait of the issuance that it was made for.
+    pub fn wait(&self, progress: &Progress) -> Wait {
+        let mut seen = self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        match seen.at {
+            Some((at, settled)) if settled <= progress.settled => {
+                let elapsed_ms = progress.now.as_millisecond() - at.as_millisecond();
+                if elapsed_ms >= WINDOW_MS {
+                    let rate = (progress.settled - settled) as f64 * 1_000.0 / elapsed_ms as f64;
+                    seen.per_second =
+                        if seen.per_second > 0.0 { (seen.per_second + rate) / 2.0 } else { rate };
+                    seen.at = Some((progress.now, progress.settled));
+                }
+            }
+            // The first reading, or of a new epoch.
+            _ => seen.at = Some((progress.now, progress.settled)),
+        }
+        let estimated_ms = match progress.ahead {
+            0 => SHORTEST_WAIT_MS,
+            // Nothing is known yet, or nothing moves.
+            _ if seen.per_second < 1.0 => LONGEST_WAIT_MS.min(SHORTEST_WAIT_MS + progress.ahead),
+            ahead => {
+                ((ahead as f64 * 1_000.0 / seen.per_second) as u64 + SHORTEST_WAIT_MS).min(LONGEST_WAIT_MS)
+            }
+        };
+        Wait { estimated_ms, poll_after_ms: estimated_ms.clamp(*POLL_MS.start(), *POLL_MS.end()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(ms: i64, settled: u64, ahead: u64) -> Progress {
+        Progress { now: Timestamp::from_millisecond(ms).unwrap(), settled, ahead }
+    }
+
+    #[test]
+    fn the_wait_is_what_is_ahead_over_the_rate_that_was_seen() {
+        let pace = Pace::default();
+        pace.wait(&reading(0, 0, 0));
+        let wait = pace.wait(&reading(1_000, 2_000, 4_000));
+        assert_eq!(wait.estimated_ms, 2_000 + SHORTEST_WAIT_MS);
+        assert_eq!(wait.poll_after_ms, 2_000);
+    }
+
+    #[test]
+    fn with_nothing_ahead_the_next_poll_is_soon() {
+        let wait = Pace::default().wait(&reading(0, 0, 0));
+        assert_eq!((wait.estimated_ms, wait.poll_after_ms), (SHORTEST_WAIT_MS, 100));
+    }
+}

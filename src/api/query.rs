@@ -1,0 +1,45 @@
+//! Reading a query strictly: each parameter is parsed once; one that nobody asked for is an error.
+
+use axum::extract::{FromRequestParts, RawQuery};
+use axum::http::request::Parts;
+
+use crate::http::Problem;
+
+/// The parameters of a query that are still to be read.
+pub struct Query {
+    parameters: Vec<(String, String)>,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Query {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let RawQuery(raw) = RawQuery::from_request_parts(parts, state).await.unwrap_or(RawQuery(None));
+        let raw = raw.unwrap_or_default();
+        let parameters = form_urlencoded::parse(raw.as_bytes()).into_owned().collect();
+        Ok(Query { parameters })
+    }
+}
+
+impl Query {
+    /// Reads a parameter, if it is there.
+    pub fn take<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Result<Option<T>, Problem> {
+        let Some(at) = self.parameters.iter().position(|(given, _)| given == name) else { return Ok(None) };
+        let (_, value) = self.parameters.remove(at);
+        parse(&value).map(Some).map_err(|why| Problem::invalid_parameter(name, why))
+    }
+
+    /// Ends the reading: nothing may be left.
+    pub fn finish(self) -> Result<(), Problem> {
+        match self.parameters.first() {
+            None => Ok(()),
+            Some((name, _)) => {
+                Err(Problem::invalid_parameter(name, "is not a parameter of this request, or given twice"))
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The routes, by who uses them, and what every request passes through.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::DefaultBodyLimit;
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router, middleware};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::TimeoutLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+use utoipa_swagger_ui::{Config, SwaggerUi};
+
+use super::{App, coupons, docs, issuances, pages, service, user_coupons, users};
+use crate::http::request;
+
+const BODY_MAX_BYTES: usize = 64 * 1024;
+/// From the head of a request to its answer.
+const REQUEST_MAX: Duration = Duration::from_secs(30);
+
+/// The whole API.
+pub fn router(app: Arc<App>) -> Router {
+    let (routes, _) = described().split_for_parts();
+    let document = Json(docs::openapi());
+    // Relative, so that it works under a path prefix too.
+    let swagger = SwaggerUi::new("/docs").config(Config::new(["../openapi.json"]));
+    routes
+        .with_state(app)
+        .route("/openapi.json", get(async move || document.clone()))
+        .route("/", get(pages::try_it))
+        .route("/favicon.ico", get(async || StatusCode::NO_CONTENT))
+        .route("/assets/try.css", get(pages::try_it_style))
+        .route("/assets/try.js", get(pages::try_it_script))
+        .merge(swagger)
+        .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_MAX))
+        .layer(CatchPanicLayer::custom(request::panicked))
+        .layer(middleware::from_fn(request::complete))
+}
+
+/// The documented routes.
+pub(super) fn described() -> OpenApiRouter<Arc<App>> {
+    let mut routes = OpenApiRouter::with_openapi(docs::base())
+        // Users.
+        .routes(routes!(issuances::request))
+        .routes(routes!(issuances::get))
+        .routes(routes!(user_coupons::list))
+        .routes(routes!(user_coupons::get))
+        // Anyone.
+        .routes(routes!(coupons::list, coupons::create))
+        .routes(routes!(coupons::get))
+        .routes(routes!(service::alive))
+        .routes(routes!(service::ready))
+        // Operators.
+        .routes(routes!(users::list, users::create))
+        .routes(routes!(users::create_random))
+        .routes(routes!(users::get));
+    docs::add_common_problems(routes.get_openapi_mut());
+    routes
+}

@@ -1,0 +1,23 @@
+//! Whether the service is alive, and ready.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+
+use super::App;
+use crate::http::health::Readiness;
+
+/// Whether the process is alive.
+#[utoipa::path(get, path = "/healthz", tag = "service", responses((status = 200, description = "It is", body = String)))]
+pub async fn alive() -> &'static str {
+    "ok"
+}
+
+/// Whether the service can do its work: Redis, its certificate, and MongoDB.
+#[utoipa::path(
+    get, path = "/readyz", tag = "service",
+    responses((status = 200, description = "It can", body = Readiness), (status = 503, description = "It cannot; see the parts"))
+)]
+pub async fn ready(State(app): State<Arc<App>>) -> Readiness {
+    Readiness::probe(&app.partition, &app.database).await
+}

@@ -1,0 +1,121 @@
+//! Registered users: one, or many at random for trials.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::App;
+use super::coupons::now_in_milliseconds;
+use super::query::Query;
+use super::user_coupons::held;
+use super::wire::page::{Asked, Page, cursor};
+use super::wire::problem::Problem as ProblemBody;
+use super::wire::user::{self as wire, CreateUser};
+use crate::http::request::Json as Body;
+use crate::http::{Code, Problem};
+use crate::user::{User, UserId};
+
+const RANDOM_MAX: usize = 100_000;
+/// Users in one insert, and inserts at once.
+const RANDOM_BATCH: usize = 2_000;
+const RANDOM_BATCHES: usize = 4;
+/// Ids told of random users.
+const RANDOM_TOLD: usize = 10;
+/// Held units told with a user.
+const HELD_TOLD: usize = 20;
+
+/// Register a user.
+#[utoipa::path(
+    post, path = "/users", tag = "users", request_body = CreateUser,
+    responses(
+        (status = 201, description = "Registered", body = wire::User, headers(("Location" = String))),
+        (status = 409, description = "`user-exists`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Response, Problem> {
+    let user = wire::create(body, now_in_milliseconds())?;
+    if app.users.insert(std::slice::from_ref(&user)).await? != [true] {
+        return Err(Problem::new(Code::UserExists));
+    }
+    let location = app.links.user(&user.id);
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(wire::User::from(user))).into_response())
+}
+
+/// Register many users with random ids, for trials. Adds, never deletes.
+#[utoipa::path(
+    post, path = "/users/random", tag = "users",
+    params(("count" = u32, Query, minimum = 1, maximum = 100000, example = 1000)),
+    responses((status = 201, description = "Registered", body = wire::CreatedUsers))
+)]
+pub async fn create_random(State(app): State<Arc<App>>, mut query: Query) -> Result<Response, Problem> {
+    let count = query.take("count", |text| match text.parse::<usize>() {
+        Ok(count) if (1..=RANDOM_MAX).contains(&count) => Ok(count),
+        _ => Err(format!("must be a whole number from 1 to {RANDOM_MAX}")),
+    })?;
+    query.finish()?;
+    let count = count.ok_or_else(|| Problem::invalid_parameter("count", "is missing"))?;
+
+    let created_at = now_in_milliseconds();
+    let users: Vec<User> = (0..count)
+        .map(|_| {
+            let id = UserId::generate();
+            User { name: id.to_string(), id, created_at }
+        })
+        .collect();
+    let batches: Vec<Vec<User>> = users.chunks(RANDOM_BATCH).map(<[User]>::to_vec).collect();
+    let created: usize = stream::iter(batches)
+        .map(|batch| {
+            let store = app.users.clone();
+            async move { store.insert(&batch).await }
+        })
+        .buffer_unordered(RANDOM_BATCHES)
+        .try_fold(0, async |sum, new| Ok(sum + new.into_iter().filter(|new| *new).count()))
+        .await?;
+    let ids = users.iter().take(RANDOM_TOLD).map(|user| user.id.to_string()).collect();
+    Ok((StatusCode::CREATED, Json(wire::CreatedUsers { created, ids })).into_response())
+}
+
+/// All users, newest first.
+#[utoipa::path(
+    get, path = "/users", tag = "users",
+    params(
+        ("limit" = Option<u32>, Query, minimum = 1, description = "50 if not given, at most 500"),
+        ("cursor" = Option<String>, Query, description = "The `nextCursor` of the page before"),
+    ),
+    responses((status = 200, body = Page<wire::User>))
+)]
+pub async fn list(State(app): State<Arc<App>>, mut query: Query) -> Result<Json<Page<wire::User>>, Problem> {
+    let asked: Asked<UserId> = Asked::read(&mut query)?;
+    query.finish()?;
+    let users = app.users.list(asked.after, asked.limit).await?;
+    let last = users.last().filter(|_| users.len() == asked.limit);
+    let next_cursor = last.map(|last| cursor(last.created_at, &last.id));
+    Ok(Json(Page { items: users.into_iter().map(wire::User::from).collect(), next_cursor }))
+}
+
+/// One user, with the newest of what they hold.
+#[utoipa::path(
+    get, path = "/users/{id}", tag = "users",
+    params(("id" = String, Path, example = "u1")),
+    responses(
+        (status = 200, body = wire::UserWithCoupons),
+        (status = 404, description = "`user-not-found`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn get(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Json<wire::UserWithCoupons>, Problem> {
+    let id: UserId = id.parse().map_err(|_| Problem::new(Code::UserNotFound))?;
+    let (user, coupons) =
+        tokio::try_join!(async { app.users.get(&id).await.map_err(Problem::from) }, async {
+            let newest = app.ledger.issued_to(&id, None, HELD_TOLD).await?;
+            held(&app, &newest).await
+        },)?;
+    let user = user.ok_or_else(|| Problem::new(Code::UserNotFound))?;
+    Ok(Json(wire::UserWithCoupons { user: user.into(), coupons }))
+}

@@ -1,0 +1,321 @@
+//! Coupons on the wire.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::coupon::{self, CouponId, MAX_PER_USER, MAX_TOTAL, Validity};
+use crate::http::Problem;
+use crate::http::fields::{self, Fields};
+
+/// Amounts of money are whole numbers of the currency's smallest unit, at most this.
+const AMOUNT_MAX: u64 = 1_000_000_000_000;
+const NAME_MAX: usize = 100;
+
+/// A coupon, with its live stock.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Coupon {
+    #[schema(value_type = String, example = "summer")]
+    id: String,
+    #[schema(example = "여름 할인")]
+    name: String,
+    /// Units that one user may hold.
+    #[schema(example = 1)]
+    per_user: u8,
+    #[schema(value_type = String, format = DateTime)]
+    starts_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    ends_at: Timestamp,
+    discount: Option<Discount>,
+    #[schema(example = 20000)]
+    min_order_amount: Option<u64>,
+    /// Held units are valid until this moment, if it is the same for all.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    valid_until: Option<Timestamp>,
+    /// Held units are valid for this long from their issue (ISO 8601).
+    #[schema(example = "P30D")]
+    valid_for: Option<String>,
+    status: Status,
+    /// Null while Redis is away.
+    stock: Option<Stock>,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+}
+
+/// What the coupon takes off the price.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum Discount {
+    Fixed {
+        #[schema(example = 5000)]
+        amount: u64,
+        #[schema(example = "KRW")]
+        currency: String,
+    },
+    Percent {
+        #[schema(example = 10)]
+        percent: u8,
+        #[schema(example = 10000)]
+        max_amount: Option<u64>,
+        #[schema(example = "KRW")]
+        currency: String,
+    },
+}
+
+/// What the coupon is doing now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Status {
+    Scheduled,
+    Open,
+    Paused,
+    SoldOut,
+    Ended,
+    Archived,
+}
+
+/// The units at one moment: `total = remaining + reserved + issued`.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Stock {
+    #[schema(example = 5000)]
+    total: u32,
+    /// Free.
+    #[schema(example = 1200)]
+    remaining: u32,
+    /// Taken, and waiting for a decision.
+    #[schema(example = 30)]
+    reserved: u32,
+    #[schema(example = 3770)]
+    issued: u32,
+}
+
+impl Coupon {
+    /// A coupon as it is at `now`.
+    pub fn new(coupon: coupon::Coupon, stock: Option<coupon::Stock>, now: Timestamp) -> Self {
+        let status = coupon::Status::of(&coupon, stock.map(|stock| stock.remaining), now);
+        let (valid_until, valid_for) = match &coupon.validity {
+            Validity::Unlimited => (None, None),
+            Validity::Until(moment) => (Some(*moment), None),
+            Validity::For(duration) => (None, Some(duration.as_str().to_owned())),
+        };
+        Coupon {
+            id: coupon.id.to_string(),
+            name: coupon.name,
+            per_user: coupon.per_user,
+            starts_at: coupon.starts_at,
+            ends_at: coupon.ends_at,
+            discount: coupon.discount.map(Discount::from),
+            min_order_amount: coupon.min_order_amount,
+            valid_until,
+            valid_for,
+            status: status.into(),
+            stock: stock.map(Stock::from),
+            created_at: coupon.created_at,
+        }
+    }
+}
+
+impl Coupon {
+    /// Whether it has this status.
+    pub fn is(&self, status: coupon::Status) -> bool {
+        self.status == Status::from(status)
+    }
+}
+
+impl From<coupon::Discount> for Discount {
+    fn from(discount: coupon::Discount) -> Self {
+        match discount {
+            coupon::Discount::Fixed { amount, currency } => {
+                Discount::Fixed { amount, currency: currency.as_str().to_owned() }
+            }
+            coupon::Discount::Percent { percent, max_amount, currency } => {
+                Discount::Percent { percent, max_amount, currency: currency.as_str().to_owned() }
+            }
+        }
+    }
+}
+
+impl From<coupon::Status> for Status {
+    fn from(status: coupon::Status) -> Self {
+        match status {
+            coupon::Status::Scheduled => Status::Scheduled,
+            coupon::Status::Open => Status::Open,
+            coupon::Status::Paused => Status::Paused,
+            coupon::Status::SoldOut => Status::SoldOut,
+            coupon::Status::Ended => Status::Ended,
+            coupon::Status::Archived => Status::Archived,
+        }
+    }
+}
+
+impl From<coupon::Stock> for Stock {
+    fn from(stock: coupon::Stock) -> Self {
+        let coupon::Stock { total, remaining, reserved, issued } = stock;
+        Stock { total, remaining, reserved, issued }
+    }
+}
+
+/// The body of `POST /coupons`, for the documentation; [`create`] reads it.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase", example = json!({
+    "id": "summer", "name": "여름 할인", "total": 100, "perUser": 1,
+    "startsAt": "2026-01-01T00:00:00+09:00", "endsAt": "2036-01-01T00:00:00+09:00",
+    "discount": {"type": "fixed", "amount": 5000, "currency": "KRW"}, "minOrderAmount": 20000, "validFor": "P30D"
+}))]
+#[expect(dead_code, reason = "documents a body that is read field by field")]
+pub struct CreateCoupon {
+    /// Generated if missing.
+    #[schema(pattern = "^[A-Za-z0-9._-]{1,64}$")]
+    id: Option<String>,
+    #[schema(min_length = 1, max_length = 100)]
+    name: String,
+    #[schema(minimum = 1, maximum = 10000000)]
+    total: u32,
+    #[schema(minimum = 1, maximum = 100, default = 1)]
+    per_user: Option<u8>,
+    #[schema(format = DateTime)]
+    starts_at: String,
+    #[schema(format = DateTime)]
+    ends_at: String,
+    discount: Option<Discount>,
+    min_order_amount: Option<u64>,
+    /// Not together with `validFor`.
+    #[schema(format = DateTime)]
+    valid_until: Option<String>,
+    /// ISO 8601, such as `P30D`.
+    valid_for: Option<String>,
+}
+
+/// Reads a new coupon from a body.
+pub fn create(body: Value, now: Timestamp) -> Result<coupon::Coupon, Problem> {
+    let mut fields = Fields::of(body)?;
+    let id = fields.optional("id", fields::parsed::<CouponId>);
+    let name = fields.required("name", fields::words(NAME_MAX));
+    let total = fields.required("total", fields::whole(1, MAX_TOTAL.into()));
+    let per_user = fields.optional("perUser", fields::whole(1, MAX_PER_USER.into()));
+    let starts_at = fields.required("startsAt", fields::moment);
+    let ends_at = fields.required("endsAt", fields::moment);
+    let discount = fields.object("discount", discount);
+    let min_order_amount = fields.optional("minOrderAmount", fields::whole(0, AMOUNT_MAX));
+    let valid_until = fields.optional("validUntil", fields::moment);
+    let valid_for = fields.optional("validFor", fields::parsed::<crate::coupon::Duration>);
+
+    if let (Some(starts_at), Some(ends_at)) = (starts_at, ends_at)
+        && ends_at <= starts_at
+    {
+        fields.wrong("endsAt", "must be after startsAt");
+    }
+    if let (Some(valid_until), Some(starts_at)) = (valid_until, starts_at)
+        && valid_until <= starts_at
+    {
+        fields.wrong("validUntil", "must be after startsAt");
+    }
+    if valid_until.is_some() && valid_for.is_some() {
+        fields.wrong("validFor", "cannot be given together with validUntil");
+    }
+    let complete = (|| {
+        Some(coupon::Coupon {
+            id: id.unwrap_or_else(CouponId::generate),
+            name: name?,
+            total: total?,
+            per_user: per_user.unwrap_or(1),
+            starts_at: starts_at?,
+            ends_at: ends_at?,
+            discount,
+            min_order_amount,
+            validity: match (valid_until, valid_for) {
+                (Some(moment), _) => Validity::Until(moment),
+                (None, Some(duration)) => Validity::For(duration),
+                (None, None) => Validity::Unlimited,
+            },
+            paused: false,
+            archived: false,
+            generation: 1,
+            created_at: now,
+        })
+    })();
+    fields.finish(complete)
+}
+
+fn discount(fields: &mut Fields) -> Option<coupon::Discount> {
+    let kind = fields.required("type", fields::string)?;
+    let currency = fields.required("currency", fields::parsed::<coupon::Currency>);
+    match kind.as_str() {
+        "fixed" => {
+            let amount = fields.required("amount", fields::whole(1, AMOUNT_MAX));
+            Some(coupon::Discount::Fixed { amount: amount?, currency: currency? })
+        }
+        "percent" => {
+            let percent = fields.required("percent", fields::whole(1, 100));
+            let max_amount = fields.optional("maxAmount", fields::whole(1, AMOUNT_MAX));
+            Some(coupon::Discount::Percent { percent: percent?, max_amount, currency: currency? })
+        }
+        _ => {
+            fields.wrong("type", "must be \"fixed\" or \"percent\"");
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::Language;
+    use serde_json::json;
+
+    fn wrong(body: Value) -> Vec<String> {
+        let problem = create(body, Timestamp::UNIX_EPOCH).unwrap_err().to_value(Language::English, "r");
+        problem["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|e| e["pointer"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    fn right() -> Value {
+        json!({"name": "n", "total": 1, "startsAt": "2026-01-01T00:00:00Z", "endsAt": "2026-01-02T00:00:00Z"})
+    }
+
+    fn with(name: &str, value: Value) -> Value {
+        let mut body = right();
+        body[name] = value;
+        body
+    }
+
+    #[test]
+    fn a_coupon_needs_little_and_gets_defaults() {
+        let coupon = create(right(), Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!((coupon.per_user, coupon.total), (1, 1));
+        assert_eq!(coupon.validity, Validity::Unlimited);
+    }
+
+    #[test]
+    fn each_wrong_field_is_named() {
+        assert_eq!(wrong(json!({})), ["#/name", "#/total", "#/startsAt", "#/endsAt"]);
+        for (name, value) in [
+            ("id", json!("a b")),
+            ("name", json!("")),
+            ("total", json!(0)),
+            ("total", json!(10_000_001)),
+            ("total", json!("1")),
+            ("perUser", json!(101)),
+            ("startsAt", json!("tomorrow")),
+            ("endsAt", json!("2026-01-01T00:00:00Z")),
+            ("validFor", json!("P0D")),
+            ("validUntil", json!("2025-01-01T00:00:00Z")),
+            ("minOrderAmount", json!(-1)),
+            ("unknown", json!(1)),
+        ] {
+            assert_eq!(wrong(with(name, value)), [format!("#/{name}")]);
+        }
+        assert_eq!(wrong(with("discount", json!({"type": "free", "currency": "KRW"}))), ["#/discount/type"]);
+        assert_eq!(
+            wrong(with("discount", json!({"type": "percent", "percent": 0, "currency": "won"}))),
+            ["#/discount/currency", "#/discount/percent"]
+        );
+    }
+}

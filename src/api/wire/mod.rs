@@ -1,0 +1,9 @@
+//! What goes over the wire: JSON in camelCase, times in RFC 3339 with `Z`. One file a resource; each
+//! reads requests into domain types, and writes domain types as answers.
+
+pub mod coupon;
+pub mod issuance;
+pub mod page;
+pub mod problem;
+pub mod user;
+pub mod user_coupon;

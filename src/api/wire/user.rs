@@ -1,0 +1,71 @@
+//! Users on the wire.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::user_coupon::UserCoupon;
+use crate::http::Problem;
+use crate::http::fields::{self, Fields};
+use crate::user::{self, UserId};
+
+const NAME_MAX: usize = 100;
+
+/// A registered user.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct User {
+    #[schema(example = "u1")]
+    id: String,
+    #[schema(example = "홍길동")]
+    name: String,
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+}
+
+/// A user, and the newest of what they hold.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UserWithCoupons {
+    #[serde(flatten)]
+    pub user: User,
+    /// The newest 20; all of them are at `/user-coupons/{userId}`.
+    pub coupons: Vec<UserCoupon>,
+}
+
+/// What `POST /users/random` made.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CreatedUsers {
+    #[schema(example = 1000)]
+    pub created: usize,
+    /// The first ten.
+    pub ids: Vec<String>,
+}
+
+impl From<user::User> for User {
+    fn from(user: user::User) -> Self {
+        User { id: user.id.to_string(), name: user.name, created_at: user.created_at }
+    }
+}
+
+/// The body of `POST /users`, for the documentation; [`create`] reads it.
+#[derive(ToSchema)]
+#[schema(example = json!({"id": "u1", "name": "홍길동"}))]
+#[expect(dead_code, reason = "documents a body that is read field by field")]
+pub struct CreateUser {
+    /// Generated if missing.
+    #[schema(pattern = "^[A-Za-z0-9._:@-]{1,64}$")]
+    id: Option<String>,
+    /// The id if missing.
+    #[schema(min_length = 1, max_length = 100)]
+    name: Option<String>,
+}
+
+/// Reads a new user from a body.
+pub fn create(body: Value, now: Timestamp) -> Result<user::User, Problem> {
+    let mut fields = Fields::of(body)?;
+    let id = fields.optional("id", fields::parsed::<UserId>).unwrap_or_else(UserId::generate);
+    let name = fields.optional("name", fields::words(NAME_MAX)).unwrap_or_else(|| id.to_string());
+    fields.finish(Some(user::User { id, name, created_at: now }))
+}

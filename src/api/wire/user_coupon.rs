@@ -1,0 +1,83 @@
+//! Held units on the wire.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::coupon::Validity;
+use crate::issuance::{Decision, Outcome};
+
+/// A unit of a coupon that a user holds.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UserCoupon {
+    /// The id of the issuance that it came of.
+    #[schema(value_type = String, format = Uuid)]
+    id: String,
+    #[schema(example = "summer")]
+    coupon_id: String,
+    #[schema(example = "u1")]
+    user_id: String,
+    /// The number of the unit, from 1 to the coupon's total.
+    #[schema(example = 17)]
+    serial: u32,
+    /// Which of the user's units of this coupon it is, from 1.
+    #[schema(example = 1)]
+    nth: u8,
+    pub status: UserCouponStatus,
+    #[schema(value_type = String, format = DateTime)]
+    issued_at: Timestamp,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    valid_until: Option<Timestamp>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    used_at: Option<Timestamp>,
+    /// What it was used for, such as an order's number.
+    reference: Option<String>,
+}
+
+/// Whether a held unit can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum UserCouponStatus {
+    Active,
+    Used,
+    Expired,
+    Revoked,
+}
+
+impl std::str::FromStr for UserCouponStatus {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "active" => Ok(UserCouponStatus::Active),
+            "used" => Ok(UserCouponStatus::Used),
+            "expired" => Ok(UserCouponStatus::Expired),
+            "revoked" => Ok(UserCouponStatus::Revoked),
+            _ => Err("must be active, used, expired or revoked".into()),
+        }
+    }
+}
+
+impl UserCoupon {
+    /// A held unit as it is at `now`; `None` if the issuance was rejected.
+    pub fn new(decision: &Decision, validity: &Validity, now: Timestamp) -> Option<Self> {
+        let Outcome::Issued { serial, nth } = decision.outcome else { return None };
+        let valid_until = validity.end(decision.decided_at);
+        Some(UserCoupon {
+            id: decision.id.to_string(),
+            coupon_id: decision.coupon.to_string(),
+            user_id: decision.user.to_string(),
+            serial,
+            nth,
+            status: match valid_until {
+                Some(end) if now >= end => UserCouponStatus::Expired,
+                _ => UserCouponStatus::Active,
+            },
+            issued_at: decision.decided_at,
+            valid_until,
+            used_at: None,
+            reference: None,
+        })
+    }
+}

@@ -1,0 +1,138 @@
+//! What every process does before its work: connect, and assert that Redis and MongoDB are as the
+//! promise needs them. What is wrong is told with what to do, and the process does not start.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use mongodb::Database;
+use tokio::net::TcpListener;
+
+use crate::config::{MongoConfig, RedisConfig};
+use crate::coupon::CouponStore;
+use crate::issuance::Ledger;
+use crate::issuance::ledger::indexes;
+use crate::keys::PartitionId;
+use crate::partition::Partition;
+use crate::recovery::{self, Durability, Keeper};
+use crate::user::UserStore;
+use crate::{Failure, mongo};
+
+/// Servers that are only starting are waited for this long.
+const STARTUP_MAX: Duration = Duration::from_secs(30);
+const STARTUP_RETRY: Duration = Duration::from_millis(250);
+
+/// Redis and MongoDB, checked and ready to be used. Cheap to clone.
+#[derive(Clone)]
+pub struct Backends {
+    pub partition: Arc<Partition>,
+    pub database: Database,
+    pub ledger: Ledger,
+    pub coupons: CouponStore,
+    pub users: UserStore,
+    pub durability: Durability,
+}
+
+/// The environment is not as it must be; every sentence says what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct SetUpError(pub Vec<String>);
+
+/// Connects, without asserting anything yet.
+pub async fn open(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends, SetUpError> {
+    let partition = Partition::new(PartitionId::ONE, &redis.redis_url)
+        .map_err(|error| SetUpError(vec![format!("--redis-url is no Redis URL: {error}")]))?;
+    let database = mongo::connect(&mongodb.mongodb_uri, &mongodb.mongodb_database)
+        .await
+        .map_err(|error| SetUpError(vec![format!("--mongodb-uri is no MongoDB URI: {error}")]))?;
+    Ok(Backends {
+        partition: Arc::new(partition),
+        ledger: Ledger::new(&database),
+        coupons: CouponStore::new(&database),
+        users: UserStore::new(&database),
+        database,
+        durability: redis.redis_durability,
+    })
+}
+
+/// Connects, waits for servers that are starting, and asserts settings and indexes.
+pub async fn connect(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends, SetUpError> {
+    let backends = open(redis, mongodb).await?;
+    let findings = patiently("Redis does not answer; start it, or point --redis-url at it", async || {
+        recovery::check_settings(&backends.partition, backends.durability).await
+    })
+    .await?;
+    for note in findings.notes {
+        tracing::warn!("{note}");
+    }
+    let missing = patiently(
+        "MongoDB does not answer as a writable replica set; start it (mongod --replSet rs0, then rs.initiate()), \
+         or point --mongodb-uri at it",
+        async || indexes::ensure(&backends.database).await,
+    )
+    .await?;
+    let wrong: Vec<_> = findings.wrong.into_iter().chain(missing).collect();
+    if wrong.is_empty() { Ok(backends) } else { Err(SetUpError(wrong)) }
+}
+
+async fn patiently<T>(advice: &str, attempt: impl AsyncFn() -> Result<T, Failure>) -> Result<T, SetUpError> {
+    let started = Instant::now();
+    let mut told = false;
+    loop {
+        match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(failure) if started.elapsed() > STARTUP_MAX => {
+                return Err(SetUpError(vec![format!("{advice} ({})", failure.chain())]));
+            }
+            Err(failure) => {
+                if !told {
+                    tracing::info!(error = failure.chain(), "waiting for up to {} s", STARTUP_MAX.as_secs());
+                    told = true;
+                }
+                tokio::time::sleep(STARTUP_RETRY).await;
+            }
+        }
+    }
+}
+
+impl Backends {
+    /// The task that keeps the partition certified, for this process.
+    pub fn keeper(&self) -> Keeper {
+        let holder = format!("{}-{}", std::process::id(), crate::random_id());
+        Keeper::new(Arc::clone(&self.partition), self.database.clone(), self.durability, holder)
+    }
+}
+
+/// Binds a listener, or says what to do.
+pub async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, SetUpError> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let advice = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "another program serves there (a second copy?); stop it",
+            std::io::ErrorKind::PermissionDenied => "it needs more rights",
+            _ => "it is no address of this machine",
+        };
+        SetUpError(vec![format!(
+            "cannot listen on {address}: {advice}, or give another with {flag} ({error})"
+        )])
+    })
+}
+
+/// Turns a process's end into its exit code: 0 ok, 1 failed, 5 set-up.
+pub fn exit(ended: anyhow::Result<()>) -> ExitCode {
+    const FAILED: u8 = 1;
+    const SET_UP: u8 = 5;
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(if error.is::<SetUpError>() { SET_UP } else { FAILED })
+        }
+    }
+}
+
+/// The address that a listener is bound to.
+pub fn address(listener: &TcpListener) -> anyhow::Result<SocketAddr> {
+    listener.local_addr().context("the listener has no address")
+}

@@ -1,0 +1,26 @@
+//! `couponctl dev`.
+
+use clap::Args;
+
+use crate::config::LogConfig;
+use crate::dev::stack::{self, Options};
+use crate::telemetry;
+
+/// Starts everything on this machine: Redis, MongoDB, the API, a worker, a demo coupon and users.
+///
+/// The two servers are child processes on free loopback ports; where they are missing they are
+/// fetched first. Data stays in .coupon/dev from one run to the next. Ctrl-C stops everything.
+#[derive(Debug, Args)]
+pub struct Dev {
+    #[command(flatten)]
+    options: Options,
+    #[command(flatten)]
+    log: LogConfig,
+}
+
+impl Dev {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        telemetry::start(self.log.log_format, &self.log.log)?;
+        stack::run(self.options).await
+    }
+}

@@ -1,0 +1,173 @@
+//! Every setting: a struct a topic, each field with its flag and its variable. A flag wins over its
+//! variable; there are no other sources. What must fit together is checked at boot ([`crate::boot`]).
+
+use std::net::SocketAddr;
+
+use clap::{Args, Parser};
+
+use crate::recovery::Durability;
+use crate::telemetry::LogFormat;
+use crate::worker::Pace;
+
+/// Where Redis is, and how durable it must be.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Redis")]
+pub struct RedisConfig {
+    /// The Redis that holds stock and queue
+    #[arg(long, env = "COUPON_REDIS_URL", default_value = "redis://127.0.0.1:6379", hide_env_values = true)]
+    pub redis_url: String,
+
+    /// How durable Redis must be for a process to start
+    #[arg(long, env = "COUPON_REDIS_DURABILITY", value_enum, default_value = "always")]
+    pub redis_durability: Durability,
+}
+
+/// Where MongoDB is.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "MongoDB")]
+pub struct MongoConfig {
+    /// The MongoDB replica set that holds the ledger
+    #[arg(
+        long,
+        env = "COUPON_MONGODB_URI",
+        default_value = "mongodb://127.0.0.1:27017/?replicaSet=rs0",
+        hide_env_values = true
+    )]
+    pub mongodb_uri: String,
+
+    /// The database in it
+    #[arg(long, env = "COUPON_MONGODB_DATABASE", default_value = "coupon")]
+    pub mongodb_database: String,
+}
+
+/// What is logged, to standard error.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Logs")]
+pub struct LogConfig {
+    /// How log lines look
+    #[arg(long, env = "COUPON_LOG_FORMAT", value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+
+    /// Which lines are logged: a level, or a filter such as coupon_system=debug,info
+    #[arg(long, env = "COUPON_LOG", default_value = "info")]
+    pub log: String,
+}
+
+/// How the API answers.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "API")]
+pub struct ApiConfig {
+    /// The address to serve the API on
+    #[arg(long, env = "COUPON_LISTEN", default_value = "127.0.0.1:3000")]
+    pub listen: SocketAddr,
+
+    /// Where clients reach the API, if elsewhere; its path is put before every link
+    #[arg(long, env = "COUPON_PUBLIC_URL")]
+    pub public_url: Option<String>,
+
+    #[command(flatten)]
+    pub limits: ApiLimits,
+}
+
+/// What the API takes on, and keeps in memory.
+#[derive(Debug, Clone, Args)]
+pub struct ApiLimits {
+    /// Turn away users who are not registered; `false` trusts the caller's ids
+    #[arg(long, env = "COUPON_REQUIRE_REGISTERED_USERS", default_value_t = true, action = clap::ArgAction::Set)]
+    pub require_registered_users: bool,
+
+    /// Issuances queued and not decided at most; beyond it requests are answered 503
+    #[arg(long, env = "COUPON_BACKLOG_MAX", default_value_t = 1_000_000)]
+    pub backlog_max: u64,
+
+    /// Decided outcomes kept in memory for polls
+    #[arg(long, env = "COUPON_OUTCOME_CACHE", default_value_t = 200_000)]
+    pub outcome_cache: usize,
+
+    /// Registered users kept in memory
+    #[arg(long, env = "COUPON_USER_CACHE", default_value_t = 1_000_000)]
+    pub user_cache: usize,
+}
+
+/// How much a worker takes on.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Worker")]
+pub struct WorkerConfig {
+    /// The address to serve health on
+    #[arg(long, env = "COUPON_METRICS_LISTEN", default_value = "127.0.0.1:9464")]
+    pub metrics_listen: SocketAddr,
+
+    #[command(flatten)]
+    pub pace: PaceConfig,
+}
+
+/// How many entries are worked on at once.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct PaceConfig {
+    /// Batches in hand at once, 1 to 64
+    #[arg(long, env = "COUPON_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub concurrency: u16,
+
+    /// Entries in one batch, 1 to 1000
+    #[arg(long, env = "COUPON_BATCH", default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub batch: u16,
+}
+
+impl From<PaceConfig> for Pace {
+    fn from(config: PaceConfig) -> Self {
+        Pace { concurrency: config.concurrency.into(), batch: config.batch.into() }
+    }
+}
+
+/// Serves the API: takes requests, reserves stock, queues issuances, answers polls.
+///
+/// Workers (coupon-worker) bring what it accepts to an outcome. Any number of each may run.
+#[derive(Debug, Parser)]
+#[command(name = "coupon-api", version)]
+pub struct ApiCommand {
+    #[command(flatten)]
+    pub api: ApiConfig,
+    #[command(flatten)]
+    pub redis: RedisConfig,
+    #[command(flatten)]
+    pub mongodb: MongoConfig,
+    #[command(flatten)]
+    pub log: LogConfig,
+}
+
+/// Drains the queue: decides issuances in MongoDB and settles them in Redis.
+///
+/// SIGTERM finishes what is in hand; a second one stops at once. Any number may run.
+#[derive(Debug, Parser)]
+#[command(name = "coupon-worker", version)]
+pub struct WorkerCommand {
+    #[command(flatten)]
+    pub worker: WorkerConfig,
+    #[command(flatten)]
+    pub redis: RedisConfig,
+    #[command(flatten)]
+    pub mongodb: MongoConfig,
+    #[command(flatten)]
+    pub log: LogConfig,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_flag_has_its_variable() {
+        for command in [ApiCommand::command(), WorkerCommand::command()] {
+            command.clone().debug_assert();
+            for flag in
+                command.get_arguments().filter(|flag| !["help", "version"].contains(&flag.get_id().as_str()))
+            {
+                let long = flag.get_long().expect("every setting is a long flag");
+                let variable = format!("COUPON_{}", long.replace('-', "_").to_uppercase());
+                assert_eq!(flag.get_env().and_then(|env| env.to_str()), Some(variable.as_str()), "--{long}");
+                assert!(flag.get_help().is_some(), "--{long} says nothing of itself");
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The offer: what a coupon is, and what it is worth. Where it is kept: [`CouponStore`] (MongoDB,
+//! the record of truth) and [`stock`] (Redis, the live figures).
+
+mod id;
+mod status;
+pub mod stock;
+mod store;
+mod validity;
+
+pub use id::CouponId;
+pub(crate) use id::check_id;
+pub use status::Status;
+pub use stock::Stock;
+pub use store::{CouponStore, Created};
+pub use validity::{Duration, Validity};
+
+use jiff::Timestamp;
+
+/// The largest number of units of one coupon.
+pub const MAX_TOTAL: u32 = 10_000_000;
+/// The largest number of units that one user may hold of one coupon.
+pub const MAX_PER_USER: u8 = 100;
+
+/// A coupon as its operator made it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Coupon {
+    pub id: CouponId,
+    pub name: String,
+    /// Units there are: serials 1..=total. Only ever grows.
+    pub total: u32,
+    /// Units that one user may hold.
+    pub per_user: u8,
+    /// Issuable from this moment on …
+    pub starts_at: Timestamp,
+    /// … and until just before this one.
+    pub ends_at: Timestamp,
+    pub discount: Option<Discount>,
+    /// In the discount's currency, smallest unit.
+    pub min_order_amount: Option<u64>,
+    pub validity: Validity,
+    pub paused: bool,
+    pub archived: bool,
+    /// Counts the operator's changes; a later one wins over an earlier one.
+    pub generation: i64,
+    pub created_at: Timestamp,
+}
+
+/// What a coupon takes off the price.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Discount {
+    Fixed { amount: u64, currency: Currency },
+    Percent { percent: u8, max_amount: Option<u64>, currency: Currency },
+}
+
+/// An ISO 4217 code: three capital letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Currency([u8; 3]);
+
+impl Currency {
+    /// The code as text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or("???")
+    }
+}
+
+impl std::str::FromStr for Currency {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match <[u8; 3]>::try_from(text.as_bytes()) {
+            Ok(code) if code.iter().all(u8::is_ascii_uppercase) => Ok(Currency(code)),
+            _ => Err("must be a currency code of three capital letters, such as KRW".into()),
+        }
+    }
+}

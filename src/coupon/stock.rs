@@ -1,0 +1,65 @@
+//! The live stock of coupons, read from Redis.
+
+use std::sync::LazyLock;
+
+use jiff::Timestamp;
+use redis::Script;
+
+use super::CouponId;
+use crate::Failure;
+use crate::partition::{Partition, script};
+
+static STOCK: LazyLock<Script> = LazyLock::new(|| script(include_str!("stock.lua")));
+
+/// The units of a coupon at one moment: `total = remaining + reserved + issued`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stock {
+    pub total: u32,
+    /// Free.
+    pub remaining: u32,
+    /// Taken, and not decided.
+    pub reserved: u32,
+    pub issued: u32,
+}
+
+/// Reads the stock of `coupons` in one script, with Redis's own time. `None` for one that is not
+/// loaded. At most [`BATCH_MAX`] are asked at once.
+pub async fn read(
+    partition: &Partition,
+    coupons: &[CouponId],
+) -> Result<(Timestamp, Vec<Option<Stock>>), Failure> {
+    let mut reply = partition
+        .call(&STOCK, "read the stock", |keys, call| {
+            for coupon in coupons {
+                call.key(keys.coupon(coupon)).key(keys.free(coupon));
+            }
+        })
+        .await?;
+    let now = i64::try_from(reply.number()?).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    let now = now.ok_or_else(|| reply.wrong())?;
+    let mut stocks = Vec::with_capacity(coupons.len());
+    for _ in coupons {
+        let mut held = reply.list()?;
+        if held.len() == 0 {
+            stocks.push(None);
+            continue;
+        }
+        let mut figures = [0; 4];
+        for figure in &mut figures {
+            *figure = u32::try_from(held.number()?).map_err(|_| held.wrong())?;
+        }
+        let [total, next, settled, free] = figures;
+        // Serials from `next` on were never taken; those in the free set were given back.
+        let remaining = (total + 1).saturating_sub(next) + free;
+        stocks.push(Some(Stock {
+            total,
+            remaining,
+            reserved: total.saturating_sub(remaining).saturating_sub(settled),
+            issued: settled,
+        }));
+    }
+    Ok((now, stocks))
+}
+
+/// The most coupons that [`read`] takes: a script must stay short.
+pub const BATCH_MAX: usize = 500;

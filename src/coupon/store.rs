@@ -1,0 +1,203 @@
+//! Coupons in MongoDB: the collection `coupons`, by id.
+
+use jiff::Timestamp;
+use mongodb::bson::{DateTime, doc};
+use mongodb::options::FindOptions;
+use mongodb::{Collection, Database};
+use serde::{Deserialize, Serialize};
+
+use super::{Coupon, CouponId, Discount, Validity};
+use crate::Failure;
+use crate::mongo::{self, from_bson_time, to_bson_time};
+
+/// Keeps coupons.
+#[derive(Clone)]
+pub struct CouponStore {
+    coupons: Collection<Record>,
+}
+
+/// What became of a coupon that was to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    New,
+    /// The id is taken; nothing was changed.
+    Exists,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Record {
+    #[serde(rename = "_id")]
+    id: String,
+    name: String,
+    total: i64,
+    per_user: i32,
+    starts_at: DateTime,
+    ends_at: DateTime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    discount: Option<DiscountRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    min_order_amount: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    valid_until: Option<DateTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    valid_for: Option<String>,
+    paused: bool,
+    archived: bool,
+    generation: i64,
+    created_at: DateTime,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+enum DiscountRecord {
+    Fixed { amount: i64, currency: String },
+    Percent { percent: i32, max_amount: Option<i64>, currency: String },
+}
+
+impl CouponStore {
+    /// The coupons of this database.
+    pub fn new(database: &Database) -> Self {
+        CouponStore { coupons: database.collection("coupons") }
+    }
+
+    /// Writes a new coupon.
+    pub async fn insert(&self, coupon: &Coupon) -> Result<Created, Failure> {
+        let (coupons, record) = (self.coupons.clone(), Record::from(coupon));
+        let result = mongo::run("create the coupon", async move {
+            match coupons.insert_one(record).await {
+                Ok(_) => Ok(Created::New),
+                Err(error) if mongo::is_duplicate_key(&error) => Ok(Created::Exists),
+                Err(error) => Err(error),
+            }
+        });
+        result.await
+    }
+
+    /// One coupon.
+    pub async fn get(&self, id: &CouponId) -> Result<Option<Coupon>, Failure> {
+        let (coupons, id) = (self.coupons.clone(), id.as_str().to_owned());
+        let found = mongo::run("read the coupon", async move { coupons.find_one(doc! {"_id": id}).await });
+        found.await?.map(Coupon::try_from).transpose()
+    }
+
+    /// At most `limit` coupons, newest first, from after the one that a cursor names (its creation
+    /// time and id).
+    pub async fn list(
+        &self,
+        after: Option<(Timestamp, CouponId)>,
+        limit: usize,
+    ) -> Result<Vec<Coupon>, Failure> {
+        let filter = match after {
+            None => doc! {},
+            Some((created_at, id)) => mongo::after_newest_first("createdAt", created_at, id.as_str()),
+        };
+        let coupons = self.coupons.clone();
+        let options = FindOptions::builder()
+            .sort(doc! {"createdAt": -1, "_id": -1})
+            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
+            .build();
+        let found = mongo::run("list the coupons", async move {
+            let cursor = coupons.find(filter).with_options(options).await?;
+            futures::TryStreamExt::try_collect::<Vec<_>>(cursor).await
+        });
+        found.await?.into_iter().map(Coupon::try_from).collect()
+    }
+
+    /// The coupons that may be asked for at `now` or later.
+    pub async fn current(&self, now: Timestamp) -> Result<Vec<Coupon>, Failure> {
+        let coupons = self.coupons.clone();
+        let found = mongo::run("read the current coupons", async move {
+            let cursor = coupons.find(doc! {"endsAt": {"$gt": to_bson_time(now)}, "archived": false}).await?;
+            futures::TryStreamExt::try_collect::<Vec<_>>(cursor).await
+        });
+        found.await?.into_iter().map(Coupon::try_from).collect()
+    }
+}
+
+impl From<&Coupon> for Record {
+    fn from(coupon: &Coupon) -> Self {
+        let amount = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
+        Record {
+            id: coupon.id.to_string(),
+            name: coupon.name.clone(),
+            total: coupon.total.into(),
+            per_user: coupon.per_user.into(),
+            starts_at: to_bson_time(coupon.starts_at),
+            ends_at: to_bson_time(coupon.ends_at),
+            discount: coupon.discount.as_ref().map(|discount| match discount {
+                Discount::Fixed { amount: off, currency } => {
+                    DiscountRecord::Fixed { amount: amount(*off), currency: currency.as_str().to_owned() }
+                }
+                Discount::Percent { percent, max_amount, currency } => DiscountRecord::Percent {
+                    percent: (*percent).into(),
+                    max_amount: max_amount.map(amount),
+                    currency: currency.as_str().to_owned(),
+                },
+            }),
+            min_order_amount: coupon.min_order_amount.map(amount),
+            valid_until: match &coupon.validity {
+                Validity::Until(moment) => Some(to_bson_time(*moment)),
+                _ => None,
+            },
+            valid_for: match &coupon.validity {
+                Validity::For(duration) => Some(duration.as_str().to_owned()),
+                _ => None,
+            },
+            paused: coupon.paused,
+            archived: coupon.archived,
+            generation: coupon.generation,
+            created_at: to_bson_time(coupon.created_at),
+        }
+    }
+}
+
+impl TryFrom<Record> for Coupon {
+    type Error = Failure;
+
+    fn try_from(record: Record) -> Result<Self, Failure> {
+        let id = record.id.clone();
+        Coupon::parse(record).map_err(|why| Failure::MongoDb {
+            operation: "read the coupon",
+            source: format!("the record of coupon {id:?} is damaged: {why}").into(),
+        })
+    }
+}
+
+impl Coupon {
+    fn parse(record: Record) -> Result<Self, String> {
+        let amount = |amount: i64| u64::try_from(amount).map_err(|_| "a negative amount".to_string());
+        let discount = match record.discount {
+            None => None,
+            Some(DiscountRecord::Fixed { amount: off, currency }) => {
+                Some(Discount::Fixed { amount: amount(off)?, currency: currency.parse()? })
+            }
+            Some(DiscountRecord::Percent { percent, max_amount, currency }) => Some(Discount::Percent {
+                percent: u8::try_from(percent).map_err(|_| "percent")?,
+                max_amount: max_amount.map(amount).transpose()?,
+                currency: currency.parse()?,
+            }),
+        };
+        let validity = match (record.valid_until, record.valid_for) {
+            (None, None) => Validity::Unlimited,
+            (Some(moment), None) => Validity::Until(from_bson_time(moment)),
+            (None, Some(text)) => Validity::For(text.parse()?),
+            (Some(_), Some(_)) => return Err("both validUntil and validFor".into()),
+        };
+        Ok(Coupon {
+            id: record.id.parse()?,
+            name: record.name,
+            total: u32::try_from(record.total).map_err(|_| "total")?,
+            per_user: u8::try_from(record.per_user).map_err(|_| "perUser")?,
+            starts_at: from_bson_time(record.starts_at),
+            ends_at: from_bson_time(record.ends_at),
+            discount,
+            min_order_amount: record.min_order_amount.map(amount).transpose()?,
+            validity,
+            paused: record.paused,
+            archived: record.archived,
+            generation: record.generation,
+            created_at: from_bson_time(record.created_at),
+        })
+    }
+}

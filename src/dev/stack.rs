@@ -1,0 +1,238 @@
+//! The whole system on one machine: redis-server and mongod as children, API and workers in this
+//! process, a demo coupon and users to try it with.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+use jiff::{Timestamp, ToSpan};
+use tokio_util::sync::CancellationToken;
+
+use super::servers::{MongoOptions, MongoServer, RedisOptions, RedisServer, find_all};
+use crate::boot::{self, Backends};
+use crate::config::{ApiConfig, ApiLimits, MongoConfig, PaceConfig, RedisConfig};
+use crate::coupon::{Coupon, CouponId, Discount, Validity};
+use crate::recovery::{self, Durability};
+use crate::user::{User, UserId};
+use crate::worker::Worker;
+use crate::{api, shutdown};
+
+/// What `couponctl dev` can be told.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// The address to serve the API on
+    #[arg(long, env = "COUPON_LISTEN", default_value = "127.0.0.1:3000")]
+    listen: SocketAddr,
+
+    /// Where the two servers keep their data
+    #[arg(long, env = "COUPON_DATA_DIR", default_value = ".coupon/dev")]
+    data_dir: PathBuf,
+
+    /// Empty the data first
+    #[arg(long, env = "COUPON_FRESH")]
+    fresh: bool,
+
+    /// Use this Redis instead of starting one
+    #[arg(long, env = "COUPON_REDIS_URL", hide_env_values = true)]
+    redis_url: Option<String>,
+
+    /// Use this MongoDB replica set instead of starting one
+    #[arg(long, env = "COUPON_MONGODB_URI", hide_env_values = true)]
+    mongodb_uri: Option<String>,
+
+    /// The database in it
+    #[arg(long, env = "COUPON_MONGODB_DATABASE", default_value = "coupon")]
+    mongodb_database: String,
+
+    /// Workers to run
+    #[arg(long, env = "COUPON_WORKERS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=16))]
+    workers: u8,
+
+    #[command(flatten)]
+    pace: PaceConfig,
+
+    #[command(flatten)]
+    limits: ApiLimits,
+}
+
+/// The servers that were started here; they stop when this is dropped.
+#[derive(Default)]
+struct Servers {
+    redis: Option<RedisServer>,
+    mongodb: Option<MongoServer>,
+}
+
+/// Runs everything until the first signal.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let shutdown = shutdown::on_signal()?;
+    // Before anything is started, or emptied: a second copy must not disturb the first.
+    let listener = boot::bind(options.listen, "--listen").await?;
+    let mut servers = Servers::default();
+    let started = tokio::select! {
+        started = start(&options, &mut servers) => Some(started),
+        () = shutdown.cancelled() => None,
+    };
+    let ended = match started {
+        None => Ok(()),
+        Some(Err(error)) => Err(error),
+        Some(Ok(backends)) => serve(&options, listener, backends, shutdown).await,
+    };
+    // Last: the workers have drained by now.
+    for stopped in [
+        match &mut servers.redis {
+            Some(redis) => redis.stop().await,
+            None => Ok(()),
+        },
+        match &mut servers.mongodb {
+            Some(mongodb) => mongodb.stop().await,
+            None => Ok(()),
+        },
+    ] {
+        if let Err(error) = stopped {
+            tracing::warn!("{error:#}");
+        }
+    }
+    ended
+}
+
+async fn start(options: &Options, servers: &mut Servers) -> anyhow::Result<Backends> {
+    let data_dir = &options.data_dir;
+    if options.fresh && data_dir.exists() {
+        empty(data_dir)?;
+    }
+    if options.redis_url.is_none() || options.mongodb_uri.is_none() {
+        find_all(|line| eprintln!("{line}")).await?;
+    }
+    let redis_url = match &options.redis_url {
+        Some(url) => url.clone(),
+        None => {
+            let redis = RedisServer::start(RedisOptions::new(data_dir.join("redis"))).await?;
+            servers.redis.insert(redis).url()
+        }
+    };
+    let mongodb_uri = match &options.mongodb_uri {
+        Some(uri) => uri.clone(),
+        None => {
+            let mongodb = MongoServer::start(MongoOptions::new(data_dir.join("mongodb"))).await?;
+            servers.mongodb.insert(mongodb).url()
+        }
+    };
+    let redis = RedisConfig { redis_url, redis_durability: Durability::Always };
+    let mongodb = MongoConfig { mongodb_uri, mongodb_database: options.mongodb_database.clone() };
+    let backends = boot::connect(&redis, &mongodb).await?;
+    backends.keeper().ensure().await?;
+    demo(&backends).await?;
+    banner(options, &redis, &mongodb);
+    Ok(backends)
+}
+
+/// Deletes the data of earlier runs: only what a run of ours has made.
+fn empty(data_dir: &Path) -> anyhow::Result<()> {
+    for name in ["redis", "mongodb"] {
+        let folder = data_dir.join(name);
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+        }
+    }
+    Ok(())
+}
+
+async fn serve(
+    options: &Options,
+    listener: tokio::net::TcpListener,
+    backends: Backends,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let config = ApiConfig { listen: options.listen, public_url: None, limits: options.limits.clone() };
+    let workers = (0..options.workers).map(|_| {
+        let worker = Worker::new(
+            backends.partition.clone(),
+            backends.ledger.clone(),
+            backends.coupons.clone(),
+            options.pace.into(),
+        );
+        tokio::spawn(worker.run(shutdown.clone()))
+    });
+    let workers: Vec<_> = workers.collect();
+    let served = api::run(listener, backends, &config, shutdown).await;
+    for worker in workers {
+        worker.await.context("a worker panicked")?;
+    }
+    served
+}
+
+/// Makes the demo coupon and users, unless an earlier run did.
+async fn demo(backends: &Backends) -> anyhow::Result<()> {
+    let now = Timestamp::from_millisecond(Timestamp::now().as_millisecond())?;
+    let coupon = Coupon {
+        id: demo_coupon()?,
+        name: "여름 할인 · Summer".into(),
+        total: 100,
+        per_user: 1,
+        starts_at: now,
+        ends_at: now + (24 * 365).hours(),
+        discount: Some(Discount::Fixed {
+            amount: 5_000,
+            currency: "KRW".parse().map_err(anyhow::Error::msg)?,
+        }),
+        min_order_amount: Some(20_000),
+        validity: Validity::For("P30D".parse().map_err(anyhow::Error::msg)?),
+        paused: false,
+        archived: false,
+        generation: 1,
+        created_at: now,
+    };
+    backends.coupons.insert(&coupon).await?;
+    recovery::load(&backends.partition, &backends.ledger, &coupon).await?;
+    let users: Vec<_> = (1..=10)
+        .map(|number| {
+            let id: UserId = format!("u{number}").parse()?;
+            Ok(User { name: id.to_string(), id, created_at: now })
+        })
+        .collect::<Result<_, String>>()
+        .map_err(anyhow::Error::msg)?;
+    backends.users.insert(&users).await?;
+    Ok(())
+}
+
+fn demo_coupon() -> anyhow::Result<CouponId> {
+    "summer".parse().map_err(anyhow::Error::msg)
+}
+
+fn banner(options: &Options, redis: &RedisConfig, mongodb: &MongoConfig) {
+    let url = format!("http://{}", options.listen);
+    let data = match (&options.redis_url, &options.mongodb_uri) {
+        (Some(_), Some(_)) => "in the servers given".to_owned(),
+        _ => format!("{} (kept; --fresh empties it)", options.data_dir.display()),
+    };
+    println!(
+        "
+  Coupon System is ready. Ctrl-C stops it.
+
+  Try it     {url}/
+  Swagger    {url}/docs/
+  API        {url}
+  Redis      {}
+  MongoDB    {}
+  Data       {data}
+  Access     open to everyone on this machine: no credentials are asked for
+
+  Request the coupon \"summer\" for the user \"u1\", ask what became of it, and try again:
+
+  curl -si {url}/user-coupons -H 'content-type: application/json' -d '{{\"userId\":\"u1\",\"couponId\":\"summer\"}}'
+  curl -s {url}/user-coupons/u1
+  curl -si {url}/user-coupons -H 'content-type: application/json' -d '{{\"userId\":\"u1\",\"couponId\":\"summer\"}}'
+",
+        without_password(&redis.redis_url),
+        without_password(&mongodb.mongodb_uri),
+    );
+}
+
+/// A URL for people to see.
+fn without_password(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => format!("{}…{}", &url[..scheme + 3], &url[at..]),
+        _ => url.to_owned(),
+    }
+}

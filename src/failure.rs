@@ -1,0 +1,70 @@
+//! Why the system cannot know, or act, right now. None of these is an answer: what was asked for may
+//! have happened or not, and it is safe to ask again.
+
+use std::error::Error;
+use std::sync::Arc;
+
+/// See the module's documentation.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The certificate is missing or does not fit: Redis's data is being recovered.
+    #[error("the Redis data is not certified; a recovery is under way")]
+    Uncertified,
+    /// Redis did not carry an operation out, or did not say so.
+    #[error("Redis failed to {operation}")]
+    Redis {
+        operation: &'static str,
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// MongoDB did not carry an operation out, or did not say so.
+    #[error("MongoDB failed to {operation}")]
+    MongoDb {
+        operation: &'static str,
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// What a whole batch met.
+    #[error(transparent)]
+    Batch(Arc<Failure>),
+    /// A bound of this process was reached before anything was sent.
+    #[error("too much is waiting to {operation}")]
+    Overloaded { operation: &'static str },
+}
+
+impl Failure {
+    /// Names the Redis operation that failed.
+    pub fn redis(operation: &'static str) -> impl FnOnce(redis::RedisError) -> Failure {
+        move |source| Failure::Redis { operation, source: source.into() }
+    }
+
+    /// Names the MongoDB operation that failed.
+    pub fn mongodb(operation: &'static str) -> impl FnOnce(mongodb::error::Error) -> Failure {
+        move |source| Failure::MongoDb { operation, source: source.into() }
+    }
+
+    /// The share that one request has in the failure of its batch.
+    pub(crate) fn of_batch(shared: &Arc<Failure>) -> Failure {
+        Failure::Batch(Arc::clone(shared))
+    }
+
+    /// The failure itself, whether it was met alone or in a batch.
+    pub fn root(&self) -> &Failure {
+        match self {
+            Failure::Batch(shared) => shared.root(),
+            alone => alone,
+        }
+    }
+
+    /// The failure with all of its sources on one line, for logs.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = self.source();
+        while let Some(error) = source {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            source = error.source();
+        }
+        text
+    }
+}

@@ -1,0 +1,75 @@
+//! Alive, and ready: for load balancers and orchestrators. Neither tells an address or an error's text.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use mongodb::Database;
+use mongodb::bson::doc;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::partition::Partition;
+use crate::{mongo, recovery};
+
+/// A part that does not answer within this is not ready.
+const PROBE_MAX: Duration = Duration::from_secs(2);
+
+/// Whether each part of the service can do its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Readiness {
+    pub ready: bool,
+    pub redis: Part,
+    pub mongodb: Part,
+}
+
+/// The state of one part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    Ok,
+    /// It answers, and its data is being recovered.
+    WarmingUp,
+    Unavailable,
+}
+
+impl Readiness {
+    /// Asks both parts, at the same time.
+    pub async fn probe(partition: &Partition, database: &Database) -> Self {
+        let database = database.clone();
+        let ping = mongo::run("answer a ping", async move { database.run_command(doc! {"ping": 1}).await });
+        let (redis, mongodb) = tokio::join!(
+            tokio::time::timeout(PROBE_MAX, recovery::is_certified(partition)),
+            tokio::time::timeout(PROBE_MAX, ping),
+        );
+        let redis = match redis {
+            Ok(Ok(true)) => Part::Ok,
+            Ok(Ok(false)) => Part::WarmingUp,
+            _ => Part::Unavailable,
+        };
+        let mongodb = if let Ok(Ok(_)) = mongodb { Part::Ok } else { Part::Unavailable };
+        Readiness { ready: redis == Part::Ok && mongodb == Part::Ok, redis, mongodb }
+    }
+}
+
+impl IntoResponse for Readiness {
+    fn into_response(self) -> Response {
+        let status = if self.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        (status, Json(self)).into_response()
+    }
+}
+
+/// The routes of a process that serves nothing else.
+pub fn router(partition: Arc<Partition>, database: Database) -> axum::Router {
+    let probe = move || {
+        let (partition, database) = (Arc::clone(&partition), database.clone());
+        async move { Readiness::probe(&partition, &database).await }
+    };
+    axum::Router::new()
+        .route("/healthz", axum::routing::get(async || "ok"))
+        .route("/readyz", axum::routing::get(probe))
+        .layer(axum::middleware::from_fn(super::request::complete))
+}

@@ -1,0 +1,64 @@
+//! English or Korean, by `Accept-Language`.
+
+use axum::http::HeaderMap;
+use axum::http::header::ACCEPT_LANGUAGE;
+
+/// A language that answers are written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Language {
+    #[default]
+    English,
+    Korean,
+}
+
+impl Language {
+    /// The one that the client likes better; English where it says nothing of the two.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let Some(wanted) = headers.get(ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()) else {
+            return Language::English;
+        };
+        let mut best = (0.0, Language::English);
+        for range in wanted.split(',') {
+            let mut parts = range.split(';');
+            let tag = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
+            let language = match tag.split('-').next() {
+                Some("ko") => Language::Korean,
+                Some("en") => Language::English,
+                _ => continue,
+            };
+            let quality =
+                parts.find_map(|part| part.trim().strip_prefix("q=")?.parse::<f32>().ok()).unwrap_or(1.0);
+            if quality > best.0 {
+                best = (quality, language);
+            }
+        }
+        best.1
+    }
+
+    /// The tag for `Content-Language`.
+    pub fn tag(self) -> &'static str {
+        match self {
+            Language::English => "en",
+            Language::Korean => "ko",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_better_liked_language_wins_and_english_stands_in() {
+        let of = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT_LANGUAGE, value.parse().unwrap());
+            Language::of(&headers)
+        };
+        assert_eq!(of("ko-KR,ko;q=0.9,en;q=0.8"), Language::Korean);
+        assert_eq!(of("en;q=0.9, ko;q=0.8"), Language::English);
+        assert_eq!(of("fr, ko;q=0.1"), Language::Korean);
+        assert_eq!(of("fr"), Language::English);
+        assert_eq!(Language::of(&HeaderMap::new()), Language::English);
+    }
+}

@@ -1,0 +1,12 @@
+//! What API and worker share: the server, problems, and reading requests strictly.
+
+pub mod fields;
+pub mod health;
+pub mod language;
+pub mod problem;
+pub mod request;
+pub mod server;
+
+pub use fields::Fields;
+pub use language::Language;
+pub use problem::{Code, Problem};

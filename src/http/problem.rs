@@ -1,0 +1,314 @@
+//! Problems (RFC 9457): every 4xx and 5xx answer. The one table of codes, with status and words in
+//! both languages; which language, and the request's id, are filled in where the answer leaves
+//! ([`super::request`]).
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::Language;
+use crate::Failure;
+
+/// Declares the codes: name, `code`, status, title and general detail in English and Korean.
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident $code:literal $status:ident $en:literal $en_detail:literal $ko:literal $ko_detail:literal)*) => {
+        /// What is wrong, for programs. The documentation of each is its general detail.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Code { $(#[doc = $en_detail] $name,)* }
+
+        impl Code {
+            /// All there are.
+            pub const ALL: &[Code] = &[$(Code::$name,)*];
+
+            /// The name on the wire.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Code::$name => $code,)* }
+            }
+
+            /// The status it is answered with.
+            pub fn status(self) -> StatusCode {
+                match self { $(Code::$name => StatusCode::$status,)* }
+            }
+
+            /// A short summary, the same for every occurrence.
+            pub fn title(self, language: Language) -> &'static str {
+                match (self, language) {
+                    $((Code::$name, Language::English) => $en, (Code::$name, Language::Korean) => $ko,)*
+                }
+            }
+
+            /// What to say where nothing more is known.
+            pub fn detail(self, language: Language) -> &'static str {
+                match (self, language) {
+                    $((Code::$name, Language::English) => $en_detail, (Code::$name, Language::Korean) => $ko_detail,)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    AlreadyIssued "already-issued" CONFLICT
+        "Already issued" "This user holds, or has on the way, as many of this coupon as the limit allows."
+        "이미 발급된 쿠폰" "이 사용자는 이 쿠폰을 한도만큼 이미 가지고 있거나 발급을 기다리고 있습니다."
+    SoldOut "sold-out" CONFLICT
+        "Sold out" "No unit of this coupon is left."
+        "쿠폰 소진" "이 쿠폰은 남은 수량이 없습니다."
+    Discarded "discarded" CONFLICT
+        "Discarded" "An operator discarded this request. A new request needs a new Idempotency-Key."
+        "폐기된 요청" "운영자가 이 요청을 폐기했습니다. 다시 요청하려면 새 Idempotency-Key를 사용하세요."
+    NotStarted "not-started" CONFLICT
+        "Not started" "This coupon cannot be requested yet; see startsAt."
+        "발급 시작 전" "아직 발급이 시작되지 않았습니다. startsAt을 확인하세요."
+    Ended "ended" CONFLICT
+        "Ended" "The time to request this coupon is over."
+        "발급 종료" "이 쿠폰의 발급 기간이 끝났습니다."
+    Paused "paused" CONFLICT
+        "Paused" "This coupon is paused; requests accepted before are honoured."
+        "발급 일시 중지" "이 쿠폰의 발급이 일시 중지되었습니다. 이미 접수된 요청은 처리됩니다."
+    Archived "archived" CONFLICT
+        "Archived" "This coupon is archived and cannot be requested."
+        "보관된 쿠폰" "보관 처리된 쿠폰이라 발급받을 수 없습니다."
+    CouponNotFound "coupon-not-found" NOT_FOUND
+        "Coupon not found" "There is no coupon with this id."
+        "쿠폰을 찾을 수 없음" "이 아이디의 쿠폰이 없습니다."
+    UserNotFound "user-not-found" NOT_FOUND
+        "User not found" "There is no user with this id. Register the user first: POST /users."
+        "사용자를 찾을 수 없음" "이 아이디의 사용자가 없습니다. 먼저 POST /users로 등록하세요."
+    IssuanceNotFound "issuance-not-found" NOT_FOUND
+        "Issuance not found" "No accepted request has this id. If one was answered with it, Redis has lost data that was not yet decided; request again."
+        "발급 요청을 찾을 수 없음" "이 아이디로 접수된 요청이 없습니다. 접수 응답을 받은 적이 있다면 확정 전에 Redis 데이터가 유실된 것이니 다시 요청하세요."
+    UserCouponNotFound "user-coupon-not-found" NOT_FOUND
+        "User coupon not found" "This user holds no coupon with this id."
+        "보유 쿠폰을 찾을 수 없음" "이 사용자는 이 아이디의 쿠폰을 가지고 있지 않습니다."
+    CouponExists "coupon-exists" CONFLICT
+        "Coupon exists" "A coupon with this id exists already; nothing was changed."
+        "이미 있는 쿠폰" "이 아이디의 쿠폰이 이미 있습니다. 변경된 것은 없습니다."
+    UserExists "user-exists" CONFLICT
+        "User exists" "A user with this id exists already; nothing was changed."
+        "이미 있는 사용자" "이 아이디의 사용자가 이미 있습니다. 변경된 것은 없습니다."
+    Malformed "malformed" BAD_REQUEST
+        "Malformed" "The body is not JSON."
+        "잘못된 형식" "본문이 JSON이 아닙니다."
+    Invalid "invalid" UNPROCESSABLE_ENTITY
+        "Invalid" "Something in the request has a wrong shape or value; see errors."
+        "유효하지 않은 요청" "요청에 형식이나 값이 잘못된 항목이 있습니다. errors를 확인하세요."
+    TooLarge "too-large" PAYLOAD_TOO_LARGE
+        "Too large" "The body is larger than 64 KiB."
+        "본문이 너무 큼" "본문이 64 KiB보다 큽니다."
+    UnsupportedMediaType "unsupported-media-type" UNSUPPORTED_MEDIA_TYPE
+        "Unsupported media type" "The body must be JSON: send Content-Type: application/json."
+        "지원하지 않는 미디어 타입" "본문은 JSON이어야 합니다. Content-Type: application/json으로 보내세요."
+    NotFound "not-found" NOT_FOUND
+        "Not found" "There is nothing at this path; see /docs."
+        "찾을 수 없음" "이 경로에는 아무것도 없습니다. /docs를 확인하세요."
+    MethodNotAllowed "method-not-allowed" METHOD_NOT_ALLOWED
+        "Method not allowed" "This path does not take this method; see Allow."
+        "허용되지 않은 메서드" "이 경로에서 쓸 수 없는 메서드입니다. Allow 헤더를 확인하세요."
+    Timeout "timeout" REQUEST_TIMEOUT
+        "Timeout" "The request took too long to arrive."
+        "시간 초과" "요청이 제시간에 도착하지 않았습니다."
+    Overloaded "overloaded" SERVICE_UNAVAILABLE
+        "Overloaded" "Too many requests are waiting. It is safe to repeat this one after a while."
+        "과부하" "대기 중인 요청이 너무 많습니다. 잠시 뒤 같은 요청을 다시 보내도 안전합니다."
+    Unavailable "unavailable" SERVICE_UNAVAILABLE
+        "Unavailable" "A part of the service does not answer. It is safe to repeat this request after a while."
+        "일시적으로 이용 불가" "서비스 일부가 응답하지 않습니다. 잠시 뒤 같은 요청을 다시 보내도 안전합니다."
+    WarmingUp "warming-up" SERVICE_UNAVAILABLE
+        "Warming up" "The service is recovering its data. It is safe to repeat this request after a while."
+        "준비 중" "서비스가 데이터를 복구하고 있습니다. 잠시 뒤 같은 요청을 다시 보내도 안전합니다."
+    Internal "internal" INTERNAL_SERVER_ERROR
+        "Internal error" "Something went wrong here; the operators can find it by the requestId."
+        "내부 오류" "서버에 문제가 생겼습니다. requestId로 운영자에게 문의하세요."
+}
+
+impl Code {
+    /// Whether the same request may succeed later.
+    pub fn is_retryable(self) -> bool {
+        use Code::*;
+        matches!(self, NotStarted | Paused | Timeout | Overloaded | Unavailable | WarmingUp)
+    }
+}
+
+/// One thing that is wrong with a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+pub struct FieldError {
+    /// Where in the body, as a JSON pointer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "#/startsAt")]
+    pub pointer: Option<String>,
+    /// Which parameter of the query, the path or the headers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = "limit")]
+    pub parameter: Option<String>,
+    /// What it must be.
+    pub detail: String,
+}
+
+/// An answer that something is wrong. Turned into a response, it is completed on its way out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Problem {
+    pub code: Code,
+    /// Instead of the code's general detail.
+    detail: Option<String>,
+    errors: Vec<FieldError>,
+    more: Map<String, Value>,
+    retry_after_ms: Option<u64>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    /// A problem with nothing to say beyond its code.
+    pub fn new(code: Code) -> Self {
+        Problem {
+            code,
+            detail: None,
+            errors: Vec::new(),
+            more: Map::new(),
+            retry_after_ms: None,
+            headers: Vec::new(),
+        }
+    }
+
+    /// Says more than the code does; the same in all languages, so for technical matters.
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// Adds a member of its own.
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.more.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Says when to come back: in the body in milliseconds, in `Retry-After` in whole seconds.
+    pub fn retry_after_ms(mut self, ms: u64) -> Self {
+        self.retry_after_ms = Some(ms);
+        self
+    }
+
+    /// Adds a header.
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// 422, with everything that is wrong.
+    pub fn invalid(errors: Vec<FieldError>) -> Self {
+        let mut problem = Problem::new(Code::Invalid);
+        problem.errors = errors;
+        problem
+    }
+
+    /// 422, for one parameter of the query, the path or the headers.
+    pub fn invalid_parameter(name: &str, detail: impl Into<String>) -> Self {
+        let error = FieldError { pointer: None, parameter: Some(name.to_owned()), detail: detail.into() };
+        Problem::invalid(vec![error])
+    }
+
+    /// The body in a language.
+    pub(super) fn body(&self, language: Language, request_id: &str) -> Vec<u8> {
+        serde_json::to_vec(&self.members(language, request_id)).unwrap_or_default()
+    }
+
+    fn members<'a>(&'a self, language: Language, request_id: &'a str) -> Members<'a> {
+        let code = self.code;
+        Members {
+            kind: format!("/problems/{}", code.as_str()),
+            title: code.title(language),
+            status: code.status().as_u16(),
+            detail: self.detail.as_deref().unwrap_or(code.detail(language)),
+            code: code.as_str(),
+            request_id,
+            retryable: code.is_retryable(),
+            retry_after_ms: self.retry_after_ms,
+            errors: &self.errors,
+            more: &self.more,
+        }
+    }
+
+    /// The body as a value, for embedding into another answer.
+    pub fn to_value(&self, language: Language, request_id: &str) -> Value {
+        serde_json::to_value(self.members(language, request_id)).unwrap_or_default()
+    }
+}
+
+/// A problem's members, in the order that a person reads them.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Members<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    code: &'a str,
+    request_id: &'a str,
+    retryable: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+    #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
+    errors: &'a [FieldError],
+    #[serde(flatten)]
+    more: &'a Map<String, Value>,
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        let code = match failure.root() {
+            Failure::Uncertified => Code::WarmingUp,
+            Failure::Overloaded { .. } => Code::Overloaded,
+            _ => Code::Unavailable,
+        };
+        if code == Code::Unavailable {
+            tracing::warn!(error = failure.chain(), "answered that a part of the service is unavailable");
+        }
+        Problem::new(code).retry_after_ms(jittered_ms(1_000))
+    }
+}
+
+/// Between one and two times `ms`: clients that were turned away together must not return together.
+pub fn jittered_ms(ms: u64) -> u64 {
+    rand::random_range(ms..=2 * ms)
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.code.status().into_response();
+        if let Some(ms) = self.retry_after_ms {
+            response.headers_mut().insert(header::RETRY_AFTER, ms.div_ceil(1_000).into());
+        }
+        response.headers_mut().extend(self.headers.iter().cloned());
+        response.extensions_mut().insert(std::sync::Arc::new(self));
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_words_in_both_languages_and_a_name_of_its_own() {
+        let mut names = std::collections::HashSet::new();
+        for code in Code::ALL {
+            assert!(names.insert(code.as_str()), "{code:?}");
+            assert!(code.status().is_client_error() || code.status().is_server_error());
+            for language in [Language::English, Language::Korean] {
+                assert!(!code.title(language).is_empty() && !code.detail(language).is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn a_problem_names_the_field_and_the_language_is_the_clients() {
+        let problem = Problem::invalid_parameter("limit", "must be a number");
+        let korean = problem.to_value(Language::Korean, "r-1");
+        assert_eq!(korean["errors"][0]["parameter"], "limit");
+        assert_eq!(korean["title"], "유효하지 않은 요청");
+        assert_eq!(korean["requestId"], "r-1");
+        assert_eq!(korean["status"], 422);
+    }
+}

@@ -1,0 +1,145 @@
+//! The id of an issuance: a UUID that carries its partition in spare bits, so that a poll needs no
+//! lookup table. It is also the id of the user coupon that comes of it.
+//!
+//! Without an `Idempotency-Key` it is a UUIDv7 (time-ordered, kind to the ledger's `_id` index); with
+//! one it is a UUIDv8 made of a hash of user, coupon and key, so the same request has the same id
+//! without anything being stored. Both keep the partition in the 12 bits after the version.
+
+use std::fmt;
+use std::str::FromStr;
+
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::coupon::CouponId;
+use crate::keys::PartitionId;
+use crate::user::UserId;
+
+/// See the module's documentation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IssuanceId(Uuid);
+
+impl IssuanceId {
+    /// A fresh id for a request without a key.
+    pub fn generate(partition: PartitionId) -> Self {
+        Self::stamp(*Uuid::now_v7().as_bytes(), 7, partition)
+    }
+
+    /// The id that a request with this key always gets.
+    pub fn from_key(partition: PartitionId, user: &UserId, coupon: &CouponId, key: &IdempotencyKey) -> Self {
+        // Ids have no NUL in them, so the parts cannot run into each other.
+        let mut hash = Sha256::new();
+        for part in [user.as_str(), coupon.as_str(), &key.0] {
+            hash.update(part.as_bytes());
+            hash.update([0]);
+        }
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&hash.finalize()[..16]);
+        Self::stamp(bytes, 8, partition)
+    }
+
+    fn stamp(mut bytes: [u8; 16], version: u8, partition: PartitionId) -> Self {
+        let [high, low] = partition.number().to_be_bytes();
+        bytes[6] = version << 4 | high;
+        bytes[7] = low;
+        bytes[8] = 0b1000_0000 | bytes[8] & 0b0011_1111;
+        IssuanceId(Uuid::from_bytes(bytes))
+    }
+
+    /// An id as it is kept in Redis and in MongoDB. Says `None` to a UUID that is no issuance id.
+    pub fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
+        let uuid = Uuid::from_bytes(bytes);
+        matches!(uuid.get_version_num(), 7 | 8).then_some(IssuanceId(uuid))
+    }
+
+    /// The 16 bytes.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// The partition whose Redis data this issuance lives in.
+    pub fn partition(&self) -> PartitionId {
+        let bytes = self.as_bytes();
+        let number = u16::from_be_bytes([bytes[6] & 0x0f, bytes[7]]);
+        PartitionId::new(number).unwrap_or(PartitionId::ONE)
+    }
+
+    /// Whether it was made from an `Idempotency-Key`.
+    pub fn is_keyed(&self) -> bool {
+        self.0.get_version_num() == 8
+    }
+}
+
+impl FromStr for IssuanceId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse::<Uuid>()
+            .ok()
+            .and_then(|uuid| Self::from_bytes(*uuid.as_bytes()))
+            .ok_or_else(|| "must be the id that an accepted request was answered with".to_string())
+    }
+}
+
+impl fmt::Display for IssuanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The value of an `Idempotency-Key` header: 1 to 255 visible ASCII characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey(String);
+
+impl FromStr for IdempotencyKey {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let fits = (1..=255).contains(&text.len());
+        if fits && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
+            Ok(IdempotencyKey(text.to_owned()))
+        } else {
+            Err("must have 1 to 255 visible ASCII characters".into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_carries_its_partition_and_survives_text_and_bytes() {
+        let partition = PartitionId::new(0xabc).unwrap();
+        let key = "k".parse().unwrap();
+        let (user, coupon) = ("u".parse().unwrap(), "c".parse().unwrap());
+        for id in [IssuanceId::generate(partition), IssuanceId::from_key(partition, &user, &coupon, &key)] {
+            assert_eq!(id.partition(), partition);
+            assert_eq!(id.to_string().parse(), Ok(id));
+            assert_eq!(IssuanceId::from_bytes(*id.as_bytes()), Some(id));
+        }
+    }
+
+    #[test]
+    fn the_same_key_gives_the_same_id_and_any_other_part_another() {
+        let id = |user: &str, coupon: &str, key: &str| {
+            IssuanceId::from_key(
+                PartitionId::ONE,
+                &user.parse().unwrap(),
+                &coupon.parse().unwrap(),
+                &key.parse().unwrap(),
+            )
+        };
+        assert_eq!(id("u", "c", "k"), id("u", "c", "k"));
+        assert_ne!(id("u", "c", "k"), id("u", "c", "k2"));
+        assert_ne!(id("uc", "c", "k"), id("u", "cc", "k"));
+        assert!(id("u", "c", "k").is_keyed());
+        assert!(!IssuanceId::generate(PartitionId::ONE).is_keyed());
+    }
+
+    #[test]
+    fn a_uuid_that_no_request_was_answered_with_is_refused() {
+        assert!("00000000-0000-0000-0000-000000000000".parse::<IssuanceId>().is_err());
+        assert!("nonsense".parse::<IssuanceId>().is_err());
+    }
+}

@@ -1,0 +1,178 @@
+//! The indexes that the promise rests on. They are made when the ledger is empty, and from then on
+//! only asserted: a process does not start without them, and never repairs them by itself, because
+//! what was written meanwhile may break them.
+
+use futures::TryStreamExt;
+use mongodb::bson::{Document, doc};
+use mongodb::options::{Hint, IndexOptions};
+use mongodb::{Database, IndexModel};
+
+use super::COLLECTION;
+use super::record::{ISSUED, REJECTED};
+use crate::Failure;
+use crate::mongo;
+
+/// An index that there must be, to the letter.
+struct Wanted {
+    collection: &'static str,
+    name: &'static str,
+    keys: Document,
+    unique: bool,
+    only: Option<&'static str>,
+}
+
+fn wanted() -> Vec<Wanted> {
+    let issued = Some(ISSUED);
+    vec![
+        Wanted {
+            collection: COLLECTION,
+            name: "unit_issued_once",
+            keys: doc! {"couponId": 1, "serial": 1},
+            unique: true,
+            only: issued,
+        },
+        Wanted {
+            collection: COLLECTION,
+            name: "user_within_limit",
+            keys: super::queries::by_user(),
+            unique: true,
+            only: issued,
+        },
+        Wanted {
+            collection: COLLECTION,
+            name: "held_newest_first",
+            keys: doc! {"userId": 1, "decidedAt": -1, "_id": -1},
+            unique: false,
+            only: issued,
+        },
+        Wanted {
+            collection: COLLECTION,
+            name: "rejected_of_coupon",
+            keys: doc! {"couponId": 1},
+            unique: false,
+            only: Some(REJECTED),
+        },
+        Wanted {
+            collection: "coupons",
+            name: "newest_first",
+            keys: doc! {"createdAt": -1, "_id": -1},
+            unique: false,
+            only: None,
+        },
+        Wanted {
+            collection: "coupons",
+            name: "current",
+            keys: doc! {"archived": 1, "endsAt": 1},
+            unique: false,
+            only: None,
+        },
+        Wanted {
+            collection: "users",
+            name: "newest_first",
+            keys: doc! {"createdAt": -1, "_id": -1},
+            unique: false,
+            only: None,
+        },
+    ]
+}
+
+impl Wanted {
+    fn filter(&self) -> Option<Document> {
+        self.only.map(|outcome| doc! {"outcome": outcome})
+    }
+
+    fn model(&self) -> IndexModel {
+        let options = IndexOptions::builder()
+            .name(self.name.to_owned())
+            .unique(self.unique)
+            .partial_filter_expression(self.filter())
+            .build();
+        IndexModel::builder().keys(self.keys.clone()).options(options).build()
+    }
+
+    fn is(&self, found: &IndexModel) -> bool {
+        let options = found.options.clone().unwrap_or_default();
+        found.keys == self.keys
+            && options.unique.unwrap_or(false) == self.unique
+            && options.partial_filter_expression == self.filter()
+            && options.sparse != Some(true)
+            && options.collation.is_none()
+    }
+
+    fn to_shell(&self) -> String {
+        let mut options = doc! {"name": self.name};
+        if self.unique {
+            options.insert("unique", true);
+        }
+        if let Some(filter) = self.filter() {
+            options.insert("partialFilterExpression", filter);
+        }
+        format!("db.{}.createIndex({}, {})", self.collection, self.keys, options)
+    }
+}
+
+/// The order in which all of one user's units of a coupon are next to each other.
+pub(super) fn by_user_hint() -> Hint {
+    Hint::Keys(super::queries::by_user())
+}
+
+/// Makes the indexes of collections without documents, and returns what is wrong with those of the
+/// others: a sentence each that says what to do. Empty means that all is well.
+pub async fn ensure(database: &Database) -> Result<Vec<String>, Failure> {
+    let mut wrong = Vec::new();
+    for wanted in wanted() {
+        if is_present(database, &wanted).await? {
+            continue;
+        }
+        let empty = {
+            let collection = database.collection::<Document>(wanted.collection);
+            let first =
+                mongo::run("look into a collection", async move { collection.find_one(doc! {}).await });
+            first.await?.is_none()
+        };
+        if !empty {
+            wrong.push(missing(&wanted));
+            continue;
+        }
+        let (collection, model) = (database.collection::<Document>(wanted.collection), wanted.model());
+        mongo::run("make an index", async move { collection.create_index(model).await }).await?;
+    }
+    Ok(wrong)
+}
+
+/// What is wrong with the indexes, without touching anything.
+pub async fn check(database: &Database) -> Result<Vec<String>, Failure> {
+    let mut wrong = Vec::new();
+    for wanted in wanted() {
+        if !is_present(database, &wanted).await? {
+            wrong.push(missing(&wanted));
+        }
+    }
+    Ok(wrong)
+}
+
+fn missing(wanted: &Wanted) -> String {
+    format!(
+        "the collection {:?} lacks its index {:?}, exactly so; make it with mongosh: {}",
+        wanted.collection,
+        wanted.name,
+        wanted.to_shell()
+    )
+}
+
+async fn is_present(database: &Database, wanted: &Wanted) -> Result<bool, Failure> {
+    let collection = database.collection::<Document>(wanted.collection);
+    let found = mongo::run("list the indexes", async move {
+        match collection.list_indexes().await {
+            Ok(cursor) => cursor.try_collect::<Vec<_>>().await,
+            Err(error) if is_namespace_not_found(&error) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    });
+    Ok(found.await?.iter().any(|index| wanted.is(index)))
+}
+
+fn is_namespace_not_found(error: &mongodb::error::Error) -> bool {
+    const NAMESPACE_NOT_FOUND: i32 = 26;
+    matches!(&*error.kind, mongodb::error::ErrorKind::Command(error) if error.code == NAMESPACE_NOT_FOUND)
+}

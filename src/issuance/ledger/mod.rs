@@ -1,0 +1,248 @@
+//! The ledger: MongoDB's `user_coupons`, the record of truth. One document an issuance, under the
+//! issuance's id, written once: whoever inserts first has decided, everyone else reads the winner.
+//!
+//! That no unit is issued twice and that nobody holds more than the limit are not checks of ours but
+//! unique indexes ([`indexes`]).
+
+pub mod indexes;
+mod record;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use jiff::Timestamp;
+use mongodb::bson::{Document, doc};
+use mongodb::error::ErrorKind;
+use mongodb::options::{FindOptions, ReadConcern};
+use mongodb::{Collection, Database};
+
+use super::{Decision, IssuanceId};
+use crate::Failure;
+use crate::coupon::CouponId;
+use crate::mongo;
+use crate::user::UserId;
+use record::{ISSUED, REJECTED, Record, decision, uuid};
+
+/// The name of the ledger's collection.
+pub const COLLECTION: &str = "user_coupons";
+
+/// Waiting for a majority to confirm that this primary still leads must end.
+const LINEARIZABLE_MAX: Duration = Duration::from_secs(5);
+
+/// See the module's documentation. Cheap to clone.
+#[derive(Clone)]
+pub struct Ledger {
+    records: Collection<Record>,
+}
+
+/// What became of one document of an insert.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inserted {
+    /// This decision stands.
+    Decided,
+    /// A unique index holds one of its keys: its own id (decided before), its serial, or the user's nth.
+    Conflict,
+    /// MongoDB will never take this document.
+    Refused(String),
+}
+
+/// Who holds a unit, and which of theirs it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    pub id: IssuanceId,
+    pub user: UserId,
+    pub serial: u32,
+    pub nth: u8,
+}
+
+impl Ledger {
+    /// The ledger of this database.
+    pub fn new(database: &Database) -> Self {
+        Ledger { records: database.collection(COLLECTION) }
+    }
+
+    /// Inserts decisions. An `Err` means that nothing is known about any of them: success by
+    /// complement is allowed only for the driver's own account of a bulk insert without a
+    /// write-concern error.
+    pub async fn insert(&self, decisions: &[Decision]) -> Result<Vec<Inserted>, Failure> {
+        let documents: Vec<Record> = decisions.iter().map(Record::from).collect();
+        let (records, count) = (self.records.clone(), documents.len());
+        let inserted = mongo::run("write the ledger", async move {
+            let mut outcomes = vec![Inserted::Decided; count];
+            match records.insert_many(documents).ordered(false).await {
+                Ok(_) => Ok(outcomes),
+                Err(error) => {
+                    let ErrorKind::InsertMany(failed) = &*error.kind else { return Err(error) };
+                    if failed.write_concern_error.is_some() {
+                        return Err(error);
+                    }
+                    for failed in failed.write_errors.as_deref().unwrap_or_default() {
+                        outcomes[failed.index] = match failed.code {
+                            mongo::DUPLICATE_KEY => Inserted::Conflict,
+                            _ => Inserted::Refused(format!("{} ({})", failed.message, failed.code)),
+                        };
+                    }
+                    Ok(outcomes)
+                }
+            }
+        });
+        inserted.await
+    }
+
+    /// What was decided about `ids`, as far as a majority knows it.
+    pub async fn decisions(&self, ids: &[IssuanceId]) -> Result<HashMap<IssuanceId, Decision>, Failure> {
+        let ids: Vec<_> = ids.iter().copied().map(uuid).collect();
+        let found = self.find("read the ledger", doc! {"_id": {"$in": ids}}, FindOptions::default()).await?;
+        Ok(found.into_iter().map(|decision| (decision.id, decision)).collect())
+    }
+
+    /// What was decided about one issuance, or that nothing was: a linearizable read, so that a miss
+    /// is certain.
+    pub async fn decision_for_certain(&self, id: IssuanceId) -> Result<Option<Decision>, Failure> {
+        let records = self.records.clone();
+        let found = mongo::run("read the ledger for certain", async move {
+            records
+                .find_one(doc! {"_id": uuid(id)})
+                .read_concern(ReadConcern::linearizable())
+                .max_time(LINEARIZABLE_MAX)
+                .await
+        });
+        found.await?.map(decision).transpose()
+    }
+
+    /// The units of a coupon that a user holds.
+    pub async fn held_by(&self, coupon: &CouponId, user: &UserId) -> Result<Vec<Held>, Failure> {
+        self.held("read what the user holds", queries::held_by(coupon, user)).await
+    }
+
+    /// The issuance that holds a unit.
+    pub async fn holder_of(&self, coupon: &CouponId, serial: u32) -> Result<Option<Held>, Failure> {
+        Ok(self.held("read who holds the unit", queries::holder_of(coupon, serial)).await?.pop())
+    }
+
+    async fn held(&self, operation: &'static str, filter: Document) -> Result<Vec<Held>, Failure> {
+        self.find(operation, filter, FindOptions::default()).await?.iter().map(held).collect()
+    }
+
+    /// At most `limit` units that a user holds, newest first, from after the one that a cursor names
+    /// (its time of issue and id).
+    pub async fn issued_to(
+        &self,
+        user: &UserId,
+        after: Option<(Timestamp, IssuanceId)>,
+        limit: usize,
+    ) -> Result<Vec<Decision>, Failure> {
+        let options = FindOptions::builder()
+            .sort(queries::newest_first())
+            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
+            .build();
+        self.find("list what the user holds", queries::issued_to(user, after), options).await
+    }
+
+    /// How many units of a coupon are issued.
+    pub async fn issued_count(&self, coupon: &CouponId) -> Result<u64, Failure> {
+        let (records, filter) = (self.records.clone(), queries::issued(coupon));
+        mongo::run("count the issued units", async move { records.count_documents(filter).await }).await
+    }
+
+    /// The issued units of a coupon that follow `after`, all of one user's in a row. An empty page is
+    /// the end.
+    pub async fn issued_page(&self, coupon: &CouponId, after: Option<&Held>) -> Result<Vec<Held>, Failure> {
+        let options =
+            FindOptions::builder().sort(queries::by_user()).hint(indexes::by_user_hint()).limit(PAGE).build();
+        let found =
+            self.find("read the coupon's holders", queries::issued_after(coupon, after), options).await?;
+        found.iter().map(held).collect()
+    }
+
+    /// The ids of a coupon's rejected issuances.
+    pub async fn rejected(&self, coupon: &CouponId) -> Result<Vec<IssuanceId>, Failure> {
+        let found =
+            self.find("read the coupon's rejections", queries::rejected(coupon), FindOptions::default());
+        Ok(found.await?.into_iter().map(|decision| decision.id).collect())
+    }
+
+    async fn find(
+        &self,
+        operation: &'static str,
+        filter: Document,
+        options: FindOptions,
+    ) -> Result<Vec<Decision>, Failure> {
+        let records = self.records.clone();
+        let found = mongo::run(operation, async move {
+            records.find(filter).with_options(options).await?.try_collect::<Vec<_>>().await
+        });
+        found.await?.into_iter().map(decision).collect()
+    }
+}
+
+/// Documents in one page of [`Ledger::issued_page`].
+const PAGE: i64 = 5_000;
+
+fn held(decision: &Decision) -> Result<Held, Failure> {
+    match decision.outcome {
+        super::Outcome::Issued { serial, nth } => {
+            Ok(Held { id: decision.id, user: decision.user.clone(), serial, nth })
+        }
+        super::Outcome::Rejected { .. } => Err(record::damaged(decision.id, "a rejection among the issued")),
+    }
+}
+
+/// The filters and orders that the ledger is asked with. Each must be served by an index.
+pub mod queries {
+    use super::*;
+
+    /// Every issued unit of a coupon.
+    pub fn issued(coupon: &CouponId) -> Document {
+        doc! {"couponId": coupon.as_str(), "outcome": ISSUED}
+    }
+
+    /// The issued units of a coupon that follow one, in the order of [`by_user`].
+    pub fn issued_after(coupon: &CouponId, after: Option<&Held>) -> Document {
+        let mut filter = issued(coupon);
+        if let Some(held) = after {
+            let user = held.user.as_str();
+            let later = doc! {"userId": user, "nth": {"$gt": i32::from(held.nth)}};
+            filter.insert("$or", vec![doc! {"userId": {"$gt": user}}, later]);
+            filter.insert("userId", doc! {"$gte": user});
+        }
+        filter
+    }
+
+    /// The order of [`issued_after`].
+    pub fn by_user() -> Document {
+        doc! {"couponId": 1, "userId": 1, "nth": 1}
+    }
+
+    /// The units of a coupon that a user holds.
+    pub fn held_by(coupon: &CouponId, user: &UserId) -> Document {
+        doc! {"couponId": coupon.as_str(), "userId": user.as_str(), "outcome": ISSUED}
+    }
+
+    /// The issuance that holds a unit.
+    pub fn holder_of(coupon: &CouponId, serial: u32) -> Document {
+        doc! {"couponId": coupon.as_str(), "serial": i64::from(serial), "outcome": ISSUED}
+    }
+
+    /// The units that a user holds, of any coupon.
+    pub fn issued_to(user: &UserId, after: Option<(Timestamp, IssuanceId)>) -> Document {
+        let mut filter = match after {
+            None => doc! {},
+            Some((decided_at, id)) => mongo::after_newest_first("decidedAt", decided_at, uuid(id)),
+        };
+        filter.insert("userId", user.as_str());
+        filter.insert("outcome", ISSUED);
+        filter
+    }
+
+    /// The order of [`issued_to`].
+    pub fn newest_first() -> Document {
+        doc! {"decidedAt": -1, "_id": -1}
+    }
+
+    /// The rejections of a coupon.
+    pub fn rejected(coupon: &CouponId) -> Document {
+        doc! {"couponId": coupon.as_str(), "outcome": REJECTED}
+    }
+}

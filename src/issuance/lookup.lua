@@ -1,0 +1,16 @@
+#!lua flags=no-writes
+-- Looks issuances up among those in flight. A miss is certain: it was not accepted, or is settled.
+--
+-- KEYS  1 certificate  2 in-flight  3 dead  4 counters
+-- ARGV  1 epoch, then issuance ids (16 bytes each)
+-- Returns {'uncertified'} or {'stale', epoch}, or
+--       {'ok', now in ms, settled, dead, value, …}, each the in-flight value or ''
+--@certificate
+local fault = certificate_fault(KEYS[1], ARGV[1])
+if fault then return fault end
+
+local time = redis.call('TIME')
+local values = redis.call('HMGET', KEYS[2], unpack(ARGV, 2))
+for i = 1, #values do values[i] = values[i] or '' end
+return {'ok', time[1] * 1000 + math.floor(time[2] / 1000),
+  tonumber(redis.call('HGET', KEYS[4], 'settled') or 0), redis.call('HLEN', KEYS[3]), unpack(values)}

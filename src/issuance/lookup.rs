@@ -1,0 +1,119 @@
+//! Answering what became of an issuance: outcome cache, else Redis in flight, else MongoDB.
+//!
+//! "Not found" is a strong word after a 202, so it takes a certified miss in flight *and* a
+//! linearizable read of the ledger; any trouble on the way is a [`Failure`] instead. The order
+//! matters: a decision is in the ledger before its issuance leaves the in-flight hash.
+
+use std::sync::{Arc, LazyLock};
+
+use quick_cache::sync::Cache;
+use redis::Script;
+
+use super::reserve::{Progress, in_flight, time};
+use super::{Decision, InFlight, IssuanceId, Ledger};
+use crate::Failure;
+use crate::batch::{Batcher, Bounds, all_failed};
+use crate::partition::{Partition, script};
+
+static LOOKUP: LazyLock<Script> = LazyLock::new(|| script(include_str!("lookup.lua")));
+
+const REDIS_BOUNDS: Bounds = Bounds { batch: 256, calls: 2, waiting: 32_768 };
+const LEDGER_BOUNDS: Bounds = Bounds { batch: 256, calls: 4, waiting: 32_768 };
+
+/// Where an issuance is in its life.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Found {
+    Queued { in_flight: InFlight, progress: Progress },
+    Decided(Arc<Decision>),
+    Nowhere,
+}
+
+/// Looks issuances up in batches. Cheap to clone.
+#[derive(Clone)]
+pub struct Lookup {
+    ledger: Ledger,
+    /// Decided outcomes only, so it is never stale.
+    decided: Arc<Cache<IssuanceId, Arc<Decision>>>,
+    redis: Batcher<IssuanceId, Option<(InFlight, Progress)>>,
+    mongodb: Batcher<IssuanceId, Option<Decision>>,
+}
+
+impl Lookup {
+    /// Starts the batchers, with an outcome cache for `cached` decisions.
+    pub fn start(partition: Arc<Partition>, ledger: Ledger, cached: usize) -> Self {
+        let redis = Batcher::start("look up", REDIS_BOUNDS, move |ids: Vec<IssuanceId>| {
+            let partition = Arc::clone(&partition);
+            async move {
+                match read_in_flight(&partition, &ids).await {
+                    Ok(found) => found.into_iter().map(Ok).collect(),
+                    Err(failure) => all_failed(ids.len(), failure),
+                }
+            }
+        });
+        let records = ledger.clone();
+        let mongodb = Batcher::start("look up", LEDGER_BOUNDS, move |ids: Vec<IssuanceId>| {
+            let ledger = records.clone();
+            async move {
+                match ledger.decisions(&ids).await {
+                    Ok(found) => ids.iter().map(|id| Ok(found.get(id).cloned())).collect(),
+                    Err(failure) => all_failed(ids.len(), failure),
+                }
+            }
+        });
+        Lookup { ledger, decided: Arc::new(Cache::new(cached)), redis, mongodb }
+    }
+
+    /// Finds an issuance.
+    pub async fn find(&self, id: IssuanceId) -> Result<Found, Failure> {
+        if let Some(decision) = self.decided.get(&id) {
+            return Ok(Found::Decided(decision));
+        }
+        if let Some((in_flight, progress)) = self.redis.ask(id).await? {
+            return Ok(Found::Queued { in_flight, progress });
+        }
+        Ok(self.decided(id).await?.map_or(Found::Nowhere, Found::Decided))
+    }
+
+    /// What was decided about an issuance that is not in flight.
+    pub async fn decided(&self, id: IssuanceId) -> Result<Option<Arc<Decision>>, Failure> {
+        if let Some(decision) = self.decided.get(&id) {
+            return Ok(Some(decision));
+        }
+        let found = match self.mongodb.ask(id).await? {
+            Some(decision) => Some(decision),
+            None => self.ledger.decision_for_certain(id).await?,
+        };
+        Ok(found.map(|decision| {
+            let decision = Arc::new(decision);
+            self.decided.insert(id, Arc::clone(&decision));
+            decision
+        }))
+    }
+}
+
+/// Reads a batch of issuances from the in-flight hash: one call of `lookup.lua`.
+pub async fn read_in_flight(
+    partition: &Partition,
+    ids: &[IssuanceId],
+) -> Result<Vec<Option<(InFlight, Progress)>>, Failure> {
+    let mut reply = partition
+        .call(&LOOKUP, "look up", |keys, call| {
+            call.key(keys.in_flight()).key(keys.dead()).key(keys.counters());
+            for id in ids {
+                call.arg(id.as_bytes().as_slice());
+            }
+        })
+        .await?;
+    let (now, settled, dead) = (time(&mut reply)?, reply.number()?, reply.number()?);
+    ids.iter()
+        .map(|_| {
+            let value = reply.bytes()?;
+            if value.is_empty() {
+                return Ok(None);
+            }
+            let held = in_flight(&value).ok_or_else(|| reply.wrong())?;
+            let progress = Progress::new(now, held.sequence, settled, dead);
+            Ok(Some((held, progress)))
+        })
+        .collect()
+}

@@ -1,0 +1,87 @@
+//! One accepted request and its life: `queued`, then `issued` or `rejected`.
+//!
+//! [`Reservations`] takes a unit and queues the issuance in one script; [`Ledger`] is where it is
+//! decided, once; [`settle`] tells Redis the outcome; [`Lookup`] answers whoever asks.
+
+mod flight;
+mod id;
+pub mod ledger;
+pub mod lookup;
+pub mod reassign;
+pub mod reserve;
+pub mod settle;
+
+pub use flight::InFlight;
+pub use id::{IdempotencyKey, IssuanceId};
+pub use ledger::Ledger;
+pub use lookup::Lookup;
+pub use reserve::Reservations;
+
+use jiff::Timestamp;
+
+use crate::coupon::CouponId;
+use crate::user::UserId;
+
+/// What was decided about an issuance, once and for all. Kept in the ledger under the issuance's id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    pub id: IssuanceId,
+    pub coupon: CouponId,
+    pub user: UserId,
+    pub outcome: Outcome,
+    /// When the request was accepted, by Redis's clock.
+    pub accepted_at: Timestamp,
+    /// When the worker wrote the decision, by its own clock.
+    pub decided_at: Timestamp,
+}
+
+/// How an issuance ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    Issued {
+        /// The unit: 1 to the coupon's total.
+        serial: u32,
+        /// Which of the user's units of this coupon it is: 1 to the limit.
+        nth: u8,
+    },
+    Rejected {
+        reason: Reason,
+        /// The unit that was in flight for it, if any.
+        serial: Option<u32>,
+        /// Whether that unit is lost: another record holds it, so it is not given back.
+        lost: bool,
+    },
+}
+
+/// Why an issuance was rejected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// The user holds as many as the limit allows.
+    AlreadyIssued,
+    /// Its unit was lost to an older record and no other was free.
+    SoldOut,
+    /// An operator discarded it.
+    Discarded,
+}
+
+impl Reason {
+    /// The name on the wire and in the ledger.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::AlreadyIssued => "already-issued",
+            Reason::SoldOut => "sold-out",
+            Reason::Discarded => "discarded",
+        }
+    }
+}
+
+impl std::str::FromStr for Reason {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Reason::AlreadyIssued, Reason::SoldOut, Reason::Discarded]
+            .into_iter()
+            .find(|reason| reason.as_str() == text)
+            .ok_or_else(|| format!("{text:?} is no reason of a rejection"))
+    }
+}

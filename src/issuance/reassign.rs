@@ -1,0 +1,49 @@
+//! A fresh serial for an issuance whose own another record holds.
+
+use std::sync::LazyLock;
+
+use redis::Script;
+
+use super::IssuanceId;
+use crate::Failure;
+use crate::coupon::CouponId;
+use crate::keys::EpochKeys;
+use crate::partition::{Partition, Under, script};
+
+static REASSIGN: LazyLock<Script> = LazyLock::new(|| script(include_str!("reassign.lua")));
+
+/// What became of the attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reassigned {
+    /// This serial is now in flight for it: a fresh one, or what another worker gave it.
+    To(u32),
+    /// No unit is free.
+    NoneFree,
+    /// The entry is not in flight any more, or belongs to another epoch: it is somebody else's.
+    Gone,
+}
+
+/// Replaces `old` by a fresh serial, if the issuance is in flight with this entry and this serial.
+pub async fn reassign(
+    partition: &Partition,
+    keys: &EpochKeys,
+    coupon: &CouponId,
+    id: IssuanceId,
+    entry: &str,
+    old: Option<u32>,
+) -> Result<Reassigned, Failure> {
+    let reply = partition
+        .call_under(keys, &REASSIGN, "reassign a serial", |keys, call| {
+            call.key(keys.in_flight()).key(keys.coupon(coupon)).key(keys.free(coupon));
+            call.arg(id.as_bytes().as_slice()).arg(entry).arg(old.unwrap_or(0));
+        })
+        .await?;
+    let Under::Epoch(mut reply) = reply else { return Ok(Reassigned::Gone) };
+    let (what, serial) = (reply.text()?, reply.number()?);
+    match (what.as_str(), u32::try_from(serial)) {
+        ("taken" | "changed", Ok(serial)) if serial > 0 => Ok(Reassigned::To(serial)),
+        ("none", _) => Ok(Reassigned::NoneFree),
+        ("gone", _) => Ok(Reassigned::Gone),
+        _ => Err(reply.wrong()),
+    }
+}

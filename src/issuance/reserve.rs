@@ -1,0 +1,203 @@
+//! Taking a unit and queueing the issuance, atomically, many requests in one script.
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use jiff::Timestamp;
+use redis::Script;
+
+use super::{InFlight, IssuanceId};
+use crate::Failure;
+use crate::batch::{Batcher, Bounds, all_failed};
+use crate::coupon::CouponId;
+use crate::partition::{Partition, Reply, script};
+use crate::user::UserId;
+
+static RESERVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("reserve.lua")));
+
+/// One script call holds Redis up for as long as its batch takes; two in flight keep both sides busy.
+const BOUNDS: Bounds = Bounds { batch: 128, calls: 2, waiting: 16_384 };
+
+/// Asks for one unit. The id is new, or made from the request's key.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub id: IssuanceId,
+    pub coupon: CouponId,
+    pub user: UserId,
+}
+
+/// The script's answer to a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reserved {
+    /// A unit was taken and the issuance is queued.
+    Accepted(Queued),
+    /// The same request is in flight already.
+    Replayed(Queued),
+    /// The same key's request was issued.
+    ReplayIssued(IssuanceId),
+    /// The same key's request was rejected, and stays so.
+    ReplayRejected(IssuanceId),
+    /// The user has as many as the limit allows: these.
+    AtLimit {
+        issued: Vec<IssuanceId>,
+        in_flight: Vec<IssuanceId>,
+    },
+    SoldOut,
+    NotStarted {
+        now: Timestamp,
+        starts_at: Timestamp,
+    },
+    Ended,
+    Paused,
+    Archived,
+    /// Redis does not have the coupon: load it, or it does not exist.
+    NotLoaded,
+    /// As many are queued as the bound allows.
+    BacklogFull,
+}
+
+/// An issuance that waits for its decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queued {
+    pub id: IssuanceId,
+    pub accepted_at: Timestamp,
+    pub progress: Progress,
+}
+
+/// How far the queue has come towards an issuance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Redis's time of this reading.
+    pub now: Timestamp,
+    /// All that were settled in this epoch.
+    pub settled: u64,
+    /// How many are ahead of it. An estimate that never grows while nothing is set aside.
+    pub ahead: u64,
+}
+
+impl Progress {
+    /// The entries that were accepted before this one, less those that are done or set aside.
+    pub(super) fn new(now: Timestamp, sequence: u64, settled: u64, dead: u64) -> Self {
+        let ahead = sequence.saturating_sub(1).saturating_sub(settled).saturating_sub(dead);
+        Progress { now, settled, ahead }
+    }
+}
+
+/// Makes reservations in batches. Cheap to clone.
+#[derive(Clone)]
+pub struct Reservations {
+    batcher: Batcher<Request, Reserved>,
+}
+
+impl Reservations {
+    /// Starts the batcher. `backlog_max` bounds what is queued and not settled.
+    pub fn start(partition: Arc<Partition>, backlog_max: u64) -> Self {
+        let batcher = Batcher::start("reserve", BOUNDS, move |requests: Vec<Request>| {
+            let partition = Arc::clone(&partition);
+            async move {
+                match reserve(&partition, &requests, backlog_max).await {
+                    Ok(answers) => answers.into_iter().map(Ok).collect(),
+                    Err(failure) => all_failed(requests.len(), failure),
+                }
+            }
+        });
+        Reservations { batcher }
+    }
+
+    /// Reserves one unit, or says why not. A [`Failure`] leaves open whether it happened; asking again
+    /// finds out.
+    pub async fn reserve(&self, request: Request) -> Result<Reserved, Failure> {
+        self.batcher.ask(request).await
+    }
+}
+
+/// Makes one batch of reservations: one call of `reserve.lua`.
+pub async fn reserve(
+    partition: &Partition,
+    requests: &[Request],
+    backlog_max: u64,
+) -> Result<Vec<Reserved>, Failure> {
+    let mut numbers: HashMap<&CouponId, usize> = HashMap::new();
+    let mut coupons = Vec::new();
+    for request in requests {
+        numbers.entry(&request.coupon).or_insert_with(|| {
+            coupons.push(&request.coupon);
+            coupons.len()
+        });
+    }
+    let mut reply = partition
+        .call(&RESERVE, "reserve", |keys, call| {
+            call.key(keys.stream()).key(keys.in_flight()).key(keys.dead()).key(keys.counters());
+            for coupon in &coupons {
+                call.key(keys.coupon(coupon)).key(keys.holders(coupon)).key(keys.free(coupon));
+            }
+            call.arg(backlog_max);
+            for request in requests {
+                call.arg(numbers[&request.coupon])
+                    .arg(request.user.as_str())
+                    .arg(request.id.as_bytes().as_slice())
+                    .arg(u8::from(request.id.is_keyed()));
+            }
+        })
+        .await?;
+    let now = time(&mut reply)?;
+    let (mut sequence, settled, dead) = (reply.number()?, reply.number()?, reply.number()?);
+    requests
+        .iter()
+        .map(|request| {
+            let answer = reply.bytes()?;
+            let Some((kind, rest)) = answer.split_first() else { return Err(reply.wrong()) };
+            Ok(match kind {
+                b'A' => {
+                    sequence += 1;
+                    let progress = Progress::new(now, sequence, settled, dead);
+                    Reserved::Accepted(Queued { id: request.id, accepted_at: now, progress })
+                }
+                b'R' => {
+                    let (id, value) = rest.split_at_checked(16).ok_or_else(|| reply.wrong())?;
+                    let held = in_flight(value).ok_or_else(|| reply.wrong())?;
+                    let progress = Progress::new(now, held.sequence, settled, dead);
+                    Reserved::Replayed(Queued {
+                        id: id_of(id, &reply)?,
+                        accepted_at: held.accepted_at,
+                        progress,
+                    })
+                }
+                b'K' => Reserved::ReplayIssued(id_of(rest, &reply)?),
+                b'J' => Reserved::ReplayRejected(id_of(rest, &reply)?),
+                b'H' => {
+                    let (issued, ids) = rest.split_first().ok_or_else(|| reply.wrong())?;
+                    let ids = ids.chunks(16).map(|id| id_of(id, &reply)).collect::<Result<Vec<_>, _>>()?;
+                    let (issued, in_flight) =
+                        ids.split_at_checked(usize::from(*issued)).ok_or_else(|| reply.wrong())?;
+                    Reserved::AtLimit { issued: issued.to_vec(), in_flight: in_flight.to_vec() }
+                }
+                b'S' => Reserved::SoldOut,
+                b'N' => {
+                    let ms = std::str::from_utf8(rest).ok().and_then(|text| text.parse().ok());
+                    let starts_at = ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
+                    Reserved::NotStarted { now, starts_at: starts_at.ok_or_else(|| reply.wrong())? }
+                }
+                b'E' => Reserved::Ended,
+                b'P' => Reserved::Paused,
+                b'X' => Reserved::Archived,
+                b'L' => Reserved::NotLoaded,
+                b'B' => Reserved::BacklogFull,
+                _ => return Err(reply.wrong()),
+            })
+        })
+        .collect()
+}
+
+pub(super) fn time(reply: &mut Reply) -> Result<Timestamp, Failure> {
+    let ms = i64::try_from(reply.number()?).ok();
+    ms.and_then(|ms| Timestamp::from_millisecond(ms).ok()).ok_or_else(|| reply.wrong())
+}
+
+pub(super) fn in_flight(value: &[u8]) -> Option<InFlight> {
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+fn id_of(bytes: &[u8], reply: &Reply) -> Result<IssuanceId, Failure> {
+    <[u8; 16]>::try_from(bytes).ok().and_then(IssuanceId::from_bytes).ok_or_else(|| reply.wrong())
+}

@@ -1,0 +1,85 @@
+#!lua flags=allow-oom
+-- Tells Redis what the ledger decided. Works when memory has run out: it only gives back.
+-- The guard is the in-flight hash: it must name this very stream entry, else nothing is done for it.
+-- (XACK's 0 would not do: it can also mean that the group is missing.)
+--
+-- KEYS  1 certificate  2 stream  3 in-flight  4 dead  5 counters
+--       then for each coupon: coupon, holders, free
+-- ARGV  1 epoch  2 group  3 channel
+--       then for each outcome: number of its coupon (1 is the first), entry id, issuance id (16 bytes),
+--       'I' issued or 'R' rejected, the serial in the ledger ('' for none), '1' if a rejection gives
+--       that serial back or '0' if it is lost to another record, '1' if the id was made from a key,
+--       the message to publish
+-- Returns {'uncertified'} or {'stale', epoch}, or {'ok', answer, …}: '1' settled, '0' guarded off
+--@certificate
+local fault = certificate_fault(KEYS[1], ARGV[1])
+if fault then return fault end
+
+-- Read everything first: an error here is before the first write.
+local count = (#ARGV - 3) / 8
+local loaded = {}
+for key = 6, #KEYS, 3 do
+  loaded[key] = redis.call('HEXISTS', KEYS[key], 'id') == 1
+  redis.call('SCARD', KEYS[key + 2])
+end
+local ids = {}
+for item = 1, count do ids[item] = ARGV[3 + (item - 1) * 8 + 3] end
+local values = redis.call('HMGET', KEYS[3], unpack(ids))
+redis.call('HLEN', KEYS[4])
+redis.call('XLEN', KEYS[2])
+
+local entries, settled_ids, issued, seen, answers = {}, {}, {}, {}, {}
+for item = 1, count do
+  local at = 3 + (item - 1) * 8
+  local key = 6 + (tonumber(ARGV[at + 1]) - 1) * 3
+  local entry, id, outcome, serial = ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
+  local held_entry, held_serial, user
+  if values[item] and not seen[id] then
+    held_entry, held_serial, user = string.match(values[item], '^(%S+) (%S+) %S+ %S+ %S+ %S+ (%S+)$')
+  end
+  if held_entry ~= entry then
+    answers[item] = '0'
+  else
+    seen[id] = true
+    answers[item] = '1'
+    entries[#entries + 1] = entry
+    settled_ids[#settled_ids + 1] = id
+    if loaded[key] then
+      if outcome == 'I' then
+        issued[key] = (issued[key] or 0) + 1
+        -- The unit that the ledger names is taken, whatever was in flight for it.
+        if serial ~= held_serial then
+          redis.call('SREM', KEYS[key + 2], serial)
+          if held_serial ~= '0' then redis.call('SADD', KEYS[key + 2], held_serial) end
+        end
+      else
+        -- What is in flight goes back, unless the tombstone says that this very serial is lost.
+        -- (It may be a fresh one: reserved again under the id of an older rejection.)
+        local lost = serial == held_serial and ARGV[at + 6] == '0'
+        if held_serial ~= '0' and not lost then redis.call('SADD', KEYS[key + 2], held_serial) end
+        local held, rest = redis.call('HGET', KEYS[key + 1], user) or '', {}
+        for i = 1, #held, 16 do
+          local other = string.sub(held, i, i + 15)
+          if other ~= id then rest[#rest + 1] = other end
+        end
+        if #rest > 0 then
+          redis.call('HSET', KEYS[key + 1], user, table.concat(rest))
+        else
+          redis.call('HDEL', KEYS[key + 1], user)
+        end
+        if ARGV[at + 7] == '1' then redis.call('HSET', KEYS[key + 1], '!' .. id, '1') end
+      end
+    end
+    redis.call('PUBLISH', ARGV[3], ARGV[at + 8])
+  end
+end
+
+if #entries > 0 then
+  for key, number in pairs(issued) do redis.call('HINCRBY', KEYS[key], 'settled', number) end
+  redis.call('XACK', KEYS[2], ARGV[2], unpack(entries))
+  redis.call('XDEL', KEYS[2], unpack(entries))
+  redis.call('HDEL', KEYS[3], unpack(settled_ids))
+  redis.call('HDEL', KEYS[4], unpack(settled_ids))
+  redis.call('HINCRBY', KEYS[5], 'settled', #entries)
+end
+return {'ok', unpack(answers)}

@@ -1,0 +1,94 @@
+//! Telling Redis the outcome: acknowledge, give back if rejected, publish. Guarded in the script, so
+//! it may be repeated, and raced, without harm.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use redis::Script;
+
+use super::{Decision, Outcome};
+use crate::Failure;
+use crate::coupon::CouponId;
+use crate::keys::{EpochKeys, GROUP, outcome_channel};
+use crate::partition::{Partition, Under, script};
+
+static SETTLE: LazyLock<Script> = LazyLock::new(|| script(include_str!("settle.lua")));
+
+/// What became of one decided entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    Now,
+    /// The in-flight hash does not name this entry: it was settled before, or belongs to another.
+    Before,
+    /// Another epoch is open; a recovery has dealt with it.
+    AnotherEpoch,
+}
+
+/// Settles a batch of decided entries (entry id and decision), read under the epoch of `keys`.
+/// At most [`BATCH_MAX`] at once.
+pub async fn settle(
+    partition: &Partition,
+    keys: &EpochKeys,
+    decided: &[(String, Decision)],
+) -> Result<Vec<Settled>, Failure> {
+    let mut numbers: HashMap<&CouponId, usize> = HashMap::new();
+    let mut coupons = Vec::new();
+    for (_, decision) in decided {
+        numbers.entry(&decision.coupon).or_insert_with(|| {
+            coupons.push(&decision.coupon);
+            coupons.len()
+        });
+    }
+    let reply = partition
+        .call_under(keys, &SETTLE, "settle", |keys, call| {
+            call.key(keys.stream()).key(keys.in_flight()).key(keys.dead()).key(keys.counters());
+            for coupon in &coupons {
+                call.key(keys.coupon(coupon)).key(keys.holders(coupon)).key(keys.free(coupon));
+            }
+            call.arg(GROUP).arg(outcome_channel(keys.partition()));
+            for (entry, decision) in decided {
+                let (letter, serial, given_back) = match decision.outcome {
+                    Outcome::Issued { serial, .. } => ("I", Some(serial), false),
+                    Outcome::Rejected { serial, lost, .. } => ("R", serial, !lost),
+                };
+                call.arg(numbers[&decision.coupon])
+                    .arg(entry)
+                    .arg(decision.id.as_bytes().as_slice())
+                    .arg(letter)
+                    .arg(serial.map(|serial| serial.to_string()).unwrap_or_default())
+                    .arg(u8::from(given_back))
+                    .arg(u8::from(decision.id.is_keyed()))
+                    .arg(message(decision));
+            }
+        })
+        .await?;
+    let Under::Epoch(mut reply) = reply else { return Ok(vec![Settled::AnotherEpoch; decided.len()]) };
+    decided
+        .iter()
+        .map(|_| match reply.text()?.as_str() {
+            "1" => Ok(Settled::Now),
+            "0" => Ok(Settled::Before),
+            _ => Err(reply.wrong()),
+        })
+        .collect()
+}
+
+/// The most entries of one call: a script must stay short.
+pub const BATCH_MAX: usize = 500;
+
+/// The announcement of an outcome: a hint, never the only way to learn of it.
+/// `id I serial nth acceptedAtMs decidedAtMs coupon user` or `id R reason - acceptedAtMs …`.
+fn message(decision: &Decision) -> String {
+    let outcome = match decision.outcome {
+        Outcome::Issued { serial, nth } => format!("I {serial} {nth}"),
+        Outcome::Rejected { reason, .. } => format!("R {} -", reason.as_str()),
+    };
+    format!(
+        "{} {outcome} {} {} {} {}",
+        decision.id,
+        decision.accepted_at.as_millisecond(),
+        decision.decided_at.as_millisecond(),
+        decision.coupon,
+        decision.user
+    )
+}

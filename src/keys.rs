@@ -1,0 +1,170 @@
+//! Every Redis key, the group and the hash tag, in one place.
+//!
+//! All keys of a partition share the hash tag `{n}`, so they live in one slot and one script may
+//! touch them together. All of them but the certificate carry the epoch: data of another
+//! generation can never be mistaken for this one's.
+//!
+//! | key | type | holds |
+//! |---|---|---|
+//! | `coupon:{n}:certificate` | hash | the open epoch, the Redis instance it is open on, or who is rebuilding |
+//! | `coupon:{n}:E:stream` | stream | one entry an accepted issuance, until it is settled |
+//! | `coupon:{n}:E:in-flight` | hash | issuance id (16 bytes) → `entry serial seq acceptedAtMs nth coupon user` |
+//! | `coupon:{n}:E:dead` | hash | issuance id (16 bytes) → why its entry was set aside |
+//! | `coupon:{n}:E:counters` | hash | `accepted`: the sequence number given last; `settled`: how many were settled |
+//! | `coupon:{n}:E:coupon:C` | hash | a loaded coupon: total, next serial, limit, window, state, settled |
+//! | `coupon:{n}:E:holders:C` | hash | user → the ids (16 bytes each) held or in flight; `!` + id → a rejected id that came from a key |
+//! | `coupon:{n}:E:free:C` | set | serials that were given back |
+//! | `coupon:{n}:E:load:T:holders`, `…:free` | | a load under way (T: its token); expires by itself |
+//!
+//! Outcomes are published on the channel `coupon:{n}:outcomes`.
+
+use crate::coupon::CouponId;
+use crate::recovery::Epoch;
+
+/// The consumer group of every stream.
+pub const GROUP: &str = "workers";
+
+/// The number of a partition: one Redis slot. One partition is built now; every key and every
+/// issuance id names it, so that more can follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PartitionId(u16);
+
+impl PartitionId {
+    /// The only partition there is now.
+    pub const ONE: PartitionId = PartitionId(0);
+    /// Partition numbers fit the twelve spare bits of an issuance id.
+    pub const BITS: u32 = 12;
+
+    /// The partition with this number, if it fits into [`PartitionId::BITS`].
+    pub fn new(number: u16) -> Option<Self> {
+        (number < 1 << Self::BITS).then_some(PartitionId(number))
+    }
+
+    /// The number of the partition.
+    pub fn number(self) -> u16 {
+        self.0
+    }
+}
+
+impl std::fmt::Display for PartitionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// The certificate's key: the one key of a partition without an epoch.
+pub fn certificate(partition: PartitionId) -> String {
+    format!("coupon:{{{partition}}}:certificate")
+}
+
+/// The channel on which settled outcomes are announced.
+pub fn outcome_channel(partition: PartitionId) -> String {
+    format!("coupon:{{{partition}}}:outcomes")
+}
+
+/// A pattern for SCAN that matches every key of the partition that belongs to some epoch.
+pub fn any_epoch(partition: PartitionId) -> String {
+    format!("coupon:{{{partition}}}:*-*-*-*-*:*")
+}
+
+/// The keys of one epoch of one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EpochKeys {
+    partition: PartitionId,
+    epoch: Epoch,
+    prefix: String,
+}
+
+impl EpochKeys {
+    /// Names the keys of `epoch`.
+    pub fn new(partition: PartitionId, epoch: Epoch) -> Self {
+        let prefix = format!("coupon:{{{partition}}}:{epoch}:");
+        EpochKeys { partition, epoch, prefix }
+    }
+
+    /// The partition these keys belong to.
+    pub fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
+    /// The epoch that these keys carry.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// What every key of this epoch starts with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// See the table above; the same holds for the methods below.
+    pub fn certificate(&self) -> String {
+        certificate(self.partition)
+    }
+
+    /// The work queue.
+    pub fn stream(&self) -> String {
+        format!("{}stream", self.prefix)
+    }
+
+    /// Reserved and not settled.
+    pub fn in_flight(&self) -> String {
+        format!("{}in-flight", self.prefix)
+    }
+
+    /// Entries set aside.
+    pub fn dead(&self) -> String {
+        format!("{}dead", self.prefix)
+    }
+
+    /// How many were accepted and settled.
+    pub fn counters(&self) -> String {
+        format!("{}counters", self.prefix)
+    }
+
+    /// A loaded coupon.
+    pub fn coupon(&self, coupon: &CouponId) -> String {
+        format!("{}coupon:{coupon}", self.prefix)
+    }
+
+    /// Who holds it, or is about to.
+    pub fn holders(&self, coupon: &CouponId) -> String {
+        format!("{}holders:{coupon}", self.prefix)
+    }
+
+    /// Its serials that were given back.
+    pub fn free(&self, coupon: &CouponId) -> String {
+        format!("{}free:{coupon}", self.prefix)
+    }
+
+    /// Holders and free serials of a load under way, in this order.
+    pub fn staging(&self, token: &str) -> (String, String) {
+        (format!("{}load:{token}:holders", self.prefix), format!("{}load:{token}:free", self.prefix))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_keys_of_a_partition_share_its_hash_tag() {
+        let keys = EpochKeys::new(PartitionId::ONE, Epoch::new());
+        let coupon: CouponId = "summer".parse().unwrap();
+        let (holders, free) = keys.staging("t");
+        for key in [
+            keys.certificate(),
+            keys.stream(),
+            keys.in_flight(),
+            keys.dead(),
+            keys.counters(),
+            keys.coupon(&coupon),
+            keys.holders(&coupon),
+            keys.free(&coupon),
+            holders,
+            free,
+        ] {
+            assert!(key.starts_with("coupon:{0}:"), "{key}");
+        }
+    }
+}

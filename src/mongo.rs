@@ -1,0 +1,76 @@
+//! The connection to MongoDB, and the one way to run an operation on it.
+
+use std::future::Future;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use mongodb::bson::{Bson, DateTime, Document, doc};
+use mongodb::options::{
+    Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
+};
+use mongodb::{Client, Database};
+
+use crate::Failure;
+
+/// The longest that one operation is waited for.
+pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest that the driver looks for a primary.
+const SELECTION_TIMEOUT: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The driver's default of 10 makes concurrent reads queue behind the worker's writes.
+const POOL_MAX: u32 = 64;
+
+/// Connects to the deployment at `uri` and picks the database. Everything is written with
+/// `w: majority, j: true` and read with majority on the primary, whatever the URI says.
+pub async fn connect(uri: &str, database: &str) -> mongodb::error::Result<Database> {
+    let mut options = ClientOptions::parse(uri).await?;
+    options.app_name.get_or_insert_with(|| env!("CARGO_PKG_NAME").into());
+    options.server_selection_timeout.get_or_insert(SELECTION_TIMEOUT);
+    options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
+    options.max_pool_size.get_or_insert(POOL_MAX);
+    options.write_concern = Some(WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build());
+    options.read_concern = Some(ReadConcern::majority());
+    options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
+    Ok(Client::with_options(options)?.database(database))
+}
+
+/// Runs an operation to its end, and waits for it up to [`OPERATION_TIMEOUT`].
+///
+/// A driver's future that is dropped in mid-flight leaves its connection in an unknown state, so it
+/// runs in a task of its own: what times out is the waiting.
+pub async fn run<T, F>(operation: &'static str, future: F) -> Result<T, Failure>
+where
+    T: Send + 'static,
+    F: Future<Output = mongodb::error::Result<T>> + Send + 'static,
+{
+    match tokio::time::timeout(OPERATION_TIMEOUT, tokio::spawn(future)).await {
+        Ok(Ok(result)) => result.map_err(Failure::mongodb(operation)),
+        Ok(Err(join)) => Err(Failure::MongoDb { operation, source: join.into() }),
+        Err(elapsed) => Err(Failure::MongoDb { operation, source: elapsed.into() }),
+    }
+}
+
+/// Whether a write failed because a unique index holds its key already.
+pub(crate) fn is_duplicate_key(error: &mongodb::error::Error) -> bool {
+    use mongodb::error::{ErrorKind, WriteFailure};
+    matches!(&*error.kind, ErrorKind::Write(WriteFailure::WriteError(error)) if error.code == DUPLICATE_KEY)
+}
+
+/// MongoDB's code for a key that a unique index holds already.
+pub(crate) const DUPLICATE_KEY: i32 = 11000;
+
+/// A moment as MongoDB keeps it: whole milliseconds.
+pub(crate) fn to_bson_time(moment: Timestamp) -> DateTime {
+    DateTime::from_millis(moment.as_millisecond())
+}
+
+/// The inverse of [`to_bson_time`]; a moment beyond the years that are supported becomes the last.
+pub(crate) fn from_bson_time(moment: DateTime) -> Timestamp {
+    Timestamp::from_millisecond(moment.timestamp_millis()).unwrap_or(Timestamp::MAX)
+}
+
+/// The filter for a page that follows the document with this time and id, newest first.
+pub(crate) fn after_newest_first(field: &str, time: Timestamp, id: impl Into<Bson>) -> Document {
+    let time = to_bson_time(time);
+    doc! {"$or": [{field: {"$lt": time}}, {field: time, "_id": {"$lt": id.into()}}]}
+}

@@ -1,0 +1,275 @@
+//! One partition: the connection to its Redis, the epoch that is open there, and the one way to call
+//! a script on it.
+//!
+//! Every script checks the certificate before anything else (`recovery/certificate.lua`). A caller
+//! whose keys belong to an older epoch is told the open one and tries again here; when nothing is
+//! certified the call fails and whoever recovers is woken.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, RwLock};
+use std::time::Duration;
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::{Client, IntoConnectionInfo, Script, ToRedisArgs, Value};
+use tokio::sync::Notify;
+
+use crate::Failure;
+use crate::keys::{EpochKeys, PartitionId};
+use crate::recovery::Epoch;
+
+/// The longest that one answer of Redis is waited for.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest that a connection to Redis may take to make.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection that timed out this many times in a row is replaced: the manager itself replaces
+/// only one that broke.
+const TIMEOUTS_MAX: u32 = 3;
+/// How often a call is repeated because the epoch moved on under it.
+const EPOCH_MOVES_MAX: usize = 3;
+
+/// See the module's documentation.
+pub struct Partition {
+    id: PartitionId,
+    client: Client,
+    connection: RwLock<ConnectionManager>,
+    timeouts: AtomicU32,
+    epoch: Mutex<Epoch>,
+    /// Woken by each call that found nothing certified.
+    pub(crate) uncertified: Notify,
+}
+
+/// Builds a script from a `.lua` file, with the check of the certificate put into its place.
+pub(crate) fn script(source: &str) -> Script {
+    let check = include_str!("recovery/certificate.lua");
+    Script::new(&source.replace("--@certificate\n", check))
+}
+
+/// The keys and arguments of one call, in order.
+#[derive(Default)]
+pub(crate) struct Call {
+    keys: Vec<String>,
+    args: Vec<Vec<u8>>,
+}
+
+impl Call {
+    pub(crate) fn key(&mut self, key: String) -> &mut Self {
+        self.keys.push(key);
+        self
+    }
+
+    pub(crate) fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Self {
+        self.args.extend(arg.to_redis_args());
+        self
+    }
+}
+
+impl Partition {
+    /// Opens a partition on the Redis at `url`. Nothing is sent before the first call.
+    pub fn new(id: PartitionId, url: &str) -> redis::RedisResult<Self> {
+        let info = url.into_connection_info()?;
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        let client = Client::open(info.set_tcp_settings(tcp))?;
+        Ok(Partition {
+            id,
+            connection: RwLock::new(Self::connect(&client)?),
+            client,
+            timeouts: AtomicU32::new(0),
+            epoch: Mutex::new(Epoch::UNKNOWN),
+            uncertified: Notify::new(),
+        })
+    }
+
+    fn connect(client: &Client) -> redis::RedisResult<ConnectionManager> {
+        let config = ConnectionManagerConfig::new()
+            .set_number_of_retries(1)
+            .set_min_delay(Duration::from_millis(20))
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(RESPONSE_TIMEOUT));
+        ConnectionManager::new_lazy_with_config(client.clone(), config)
+    }
+
+    /// The number of this partition.
+    pub fn id(&self) -> PartitionId {
+        self.id
+    }
+
+    /// For connections of one's own, such as a blocking read's.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The shared connection, for commands that are no scripts.
+    pub fn connection(&self) -> ConnectionManager {
+        self.connection.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    /// The keys of the epoch that was open when last heard of.
+    pub fn keys(&self) -> EpochKeys {
+        EpochKeys::new(self.id, *self.epoch.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    pub(crate) fn set_epoch(&self, epoch: Epoch) {
+        *self.epoch.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = epoch;
+    }
+
+    /// Calls a script under the open epoch. `build` adds the script's own keys and arguments after the
+    /// certificate (KEYS[1]) and the epoch (ARGV[1]); it is called again when the epoch moved on.
+    pub(crate) async fn call(
+        &self,
+        script: &Script,
+        operation: &'static str,
+        build: impl Fn(&EpochKeys, &mut Call),
+    ) -> Result<Reply, Failure> {
+        for _ in 0..=EPOCH_MOVES_MAX {
+            match self.call_once(script, operation, &self.keys(), &build).await? {
+                Answer::Ok(reply) => return Ok(reply),
+                Answer::Stale(open) => self.set_epoch(open),
+            }
+        }
+        Err(Failure::Uncertified)
+    }
+
+    /// As [`Partition::call`], but only under the epoch of `keys`: for what was read under it.
+    pub(crate) async fn call_under(
+        &self,
+        keys: &EpochKeys,
+        script: &Script,
+        operation: &'static str,
+        build: impl Fn(&EpochKeys, &mut Call),
+    ) -> Result<Under, Failure> {
+        match self.call_once(script, operation, keys, &build).await? {
+            Answer::Ok(reply) => Ok(Under::Epoch(reply)),
+            Answer::Stale(open) => {
+                self.set_epoch(open);
+                Ok(Under::AnotherEpoch)
+            }
+        }
+    }
+
+    async fn call_once(
+        &self,
+        script: &Script,
+        operation: &'static str,
+        keys: &EpochKeys,
+        build: &impl Fn(&EpochKeys, &mut Call),
+    ) -> Result<Answer, Failure> {
+        let mut call = Call::default();
+        call.key(keys.certificate()).arg(keys.epoch().to_string());
+        build(keys, &mut call);
+        let mut reply = self.invoke(script, operation, &call).await?;
+        match reply.text()?.as_str() {
+            "ok" => Ok(Answer::Ok(reply)),
+            "stale" => match reply.text()?.parse() {
+                Ok(open) => Ok(Answer::Stale(open)),
+                Err(_) => Err(reply.wrong()),
+            },
+            _ => {
+                self.uncertified.notify_one();
+                Err(Failure::Uncertified)
+            }
+        }
+    }
+
+    /// Calls a script as it is: for the recovery's own, which make the certificate.
+    pub(crate) async fn invoke(
+        &self,
+        script: &Script,
+        operation: &'static str,
+        call: &Call,
+    ) -> Result<Reply, Failure> {
+        let mut invocation = script.prepare_invoke();
+        for key in &call.keys {
+            invocation.key(key);
+        }
+        for arg in &call.args {
+            invocation.arg(arg.as_slice());
+        }
+        let values: Vec<Value> = self
+            .noting_timeouts(invocation.invoke_async(&mut self.connection()).await)
+            .map_err(Failure::redis(operation))?;
+        Ok(Reply { operation, values: values.into_iter() })
+    }
+
+    fn noting_timeouts<T>(&self, result: redis::RedisResult<T>) -> redis::RedisResult<T> {
+        match &result {
+            Err(error) if error.is_timeout() => {
+                if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_MAX {
+                    self.timeouts.store(0, Ordering::Relaxed);
+                    if let Ok(fresh) = Self::connect(&self.client) {
+                        *self.connection.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = fresh;
+                    }
+                }
+            }
+            _ => self.timeouts.store(0, Ordering::Relaxed),
+        }
+        result
+    }
+}
+
+enum Answer {
+    Ok(Reply),
+    Stale(Epoch),
+}
+
+/// What a call under a given epoch came to.
+pub(crate) enum Under {
+    Epoch(Reply),
+    /// Another epoch is open; nothing was done.
+    AnotherEpoch,
+}
+
+/// A script's reply, read from front to back.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    operation: &'static str,
+    values: std::vec::IntoIter<Value>,
+}
+
+impl Reply {
+    /// The next element, as bytes.
+    pub(crate) fn bytes(&mut self) -> Result<Vec<u8>, Failure> {
+        match self.values.next() {
+            Some(Value::BulkString(bytes)) => Ok(bytes),
+            Some(Value::SimpleString(text)) => Ok(text.into_bytes()),
+            _ => Err(self.wrong()),
+        }
+    }
+
+    /// The next element, as text.
+    pub(crate) fn text(&mut self) -> Result<String, Failure> {
+        String::from_utf8(self.bytes()?).map_err(|_| self.wrong())
+    }
+
+    /// The next element, as a number that is not negative.
+    pub(crate) fn number(&mut self) -> Result<u64, Failure> {
+        match self.values.next() {
+            Some(Value::Int(number)) => u64::try_from(number).map_err(|_| self.wrong()),
+            Some(Value::BulkString(bytes)) => std::str::from_utf8(&bytes)
+                .ok()
+                .and_then(|text| text.parse().ok())
+                .ok_or_else(|| self.wrong()),
+            _ => Err(self.wrong()),
+        }
+    }
+
+    /// The next element, a list of its own.
+    pub(crate) fn list(&mut self) -> Result<Reply, Failure> {
+        match self.values.next() {
+            Some(Value::Array(values)) => Ok(Reply { operation: self.operation, values: values.into_iter() }),
+            _ => Err(self.wrong()),
+        }
+    }
+
+    /// How many elements are left.
+    pub(crate) fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// The failure of a reply that is not of the shape its script promises.
+    pub(crate) fn wrong(&self) -> Failure {
+        Failure::Redis {
+            operation: self.operation,
+            source: "the script's reply has another shape than its contract says".into(),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! Blocking reads of new entries, on a connection of its own: a blocked connection serves nobody
+//! else, and the client's usual response timeout would strand what was delivered too late to be seen.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::streams::StreamReadReply;
+use redis::{AsyncConnectionConfig, Client, RedisError};
+
+use super::entry::{Entry, Undecodable, decode};
+use crate::Failure;
+use crate::keys::{EpochKeys, GROUP};
+
+/// Short, so that a read ends soon after the worker is asked to stop: a read is never cancelled.
+const BLOCK: Duration = Duration::from_millis(500);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Reads a stream for one consumer.
+pub struct Reader {
+    client: Client,
+    consumer: String,
+    connection: Option<MultiplexedConnection>,
+}
+
+/// What one read came to.
+#[derive(Debug)]
+pub enum Read {
+    /// Delivered to this consumer, and pending until settled. May be empty.
+    Entries { entries: Vec<Entry>, undecodable: Vec<Undecodable> },
+    /// There is no such stream or group: the epoch is over, or Redis lost it.
+    NoGroup,
+}
+
+/// Which entries to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// Entries never delivered; waits a moment for some.
+    New,
+    /// Entries that were delivered to this consumer and are not settled, from the oldest on.
+    Pending,
+}
+
+impl Reader {
+    /// A reader for `consumer`, a name that no other process ever has.
+    pub fn new(client: Client, consumer: String) -> Self {
+        Reader { client, consumer, connection: None }
+    }
+
+    /// Reads at most `count` entries. Do not drop the future before it is done: what it was delivered
+    /// would be pending and in nobody's hands.
+    pub async fn read(&mut self, keys: &EpochKeys, which: Which, count: usize) -> Result<Read, Failure> {
+        match self.try_read(keys, which, count).await {
+            Ok(reply) => Ok(decoded(reply)),
+            Err(error) if is_no_group(&error) => Ok(Read::NoGroup),
+            Err(error) => {
+                self.connection = None;
+                Err(Failure::redis("read the queue")(error))
+            }
+        }
+    }
+
+    async fn try_read(
+        &mut self,
+        keys: &EpochKeys,
+        which: Which,
+        count: usize,
+    ) -> Result<StreamReadReply, RedisError> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => {
+                let config = AsyncConnectionConfig::new()
+                    .set_connection_timeout(Some(CONNECT_TIMEOUT))
+                    .set_response_timeout(None);
+                none.insert(self.client.get_multiplexed_async_connection_with_config(&config).await?)
+            }
+        };
+        let mut command = redis::cmd("XREADGROUP");
+        command.arg("GROUP").arg(GROUP).arg(&self.consumer).arg("COUNT").arg(count);
+        if which == Which::New {
+            command.arg("BLOCK").arg(u64::try_from(BLOCK.as_millis()).unwrap_or(u64::MAX));
+        }
+        command.arg("STREAMS").arg(keys.stream()).arg(match which {
+            Which::New => ">",
+            Which::Pending => "0",
+        });
+        let reply: Option<StreamReadReply> = command.query_async(connection).await?;
+        Ok(reply.unwrap_or_default())
+    }
+}
+
+fn decoded(reply: StreamReadReply) -> Read {
+    let (mut entries, mut undecodable) = (Vec::new(), Vec::new());
+    for stream in reply.keys {
+        for id in stream.ids {
+            match decode(id.id, &id.map) {
+                Ok(entry) => entries.push(entry),
+                Err(wrong) => undecodable.push(wrong),
+            }
+        }
+    }
+    Read::Entries { entries, undecodable }
+}
+
+fn is_no_group(error: &RedisError) -> bool {
+    error.code() == Some("NOGROUP") || error.code() == Some("UNBLOCKED")
+}

@@ -1,0 +1,92 @@
+//! The right to recover a partition: one holder at a time, in MongoDB's `recovery`, by the clock of
+//! the MongoDB server. Each taking of it is a new term with a new epoch; the scripts that close and
+//! open the certificate compare the term, so a holder that slept through its lease changes nothing.
+
+use std::time::Duration;
+
+use mongodb::bson::{Bson, DateTime, Document, doc};
+use mongodb::options::ReturnDocument;
+use mongodb::{Collection, Database};
+
+use super::Epoch;
+use crate::Failure;
+use crate::keys::PartitionId;
+use crate::mongo;
+
+/// A holder that does not renew for this long may be replaced.
+const LASTS: Duration = Duration::from_secs(15);
+
+/// A lease that is held.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    leases: Collection<Document>,
+    partition: PartitionId,
+    holder: String,
+    /// Counts the takings of this partition's lease.
+    pub term: i64,
+    /// The epoch to build under this lease.
+    pub epoch: Epoch,
+}
+
+impl Lease {
+    /// Takes the lease for `holder`, unless somebody else holds it.
+    pub async fn take(
+        database: &Database,
+        partition: PartitionId,
+        holder: &str,
+    ) -> Result<Option<Lease>, Failure> {
+        let leases: Collection<Document> = database.collection("recovery");
+        let epoch = Epoch::new();
+        let nobodys = doc! {"_id": id(partition), "term": 0_i64, "until": DateTime::from_millis(0)};
+        let free = doc! {"_id": id(partition), "$expr": {"$or": [
+            {"$lte": ["$until", "$$NOW"]},
+            {"$eq": ["$holder", holder]},
+        ]}};
+        let taken = vec![doc! {"$set": {
+            "holder": holder,
+            "epoch": epoch.to_string(),
+            "term": {"$add": ["$term", 1_i64]},
+            "until": until(),
+        }}];
+        let collection = leases.clone();
+        let taken = mongo::run("take the recovery lease", async move {
+            match collection.insert_one(nobodys).await {
+                Err(error) if !mongo::is_duplicate_key(&error) => return Err(error),
+                _ => {}
+            }
+            collection.find_one_and_update(free, taken).return_document(ReturnDocument::After).await
+        });
+        let term = taken.await?.and_then(|lease| lease.get_i64("term").ok());
+        let holder = holder.to_owned();
+        Ok(term.map(|term| Lease { leases, partition, holder, term, epoch }))
+    }
+
+    /// Renews the lease. `false` means that somebody else holds it now.
+    pub async fn renew(&self) -> Result<bool, Failure> {
+        self.update("renew the recovery lease", until()).await
+    }
+
+    /// Gives the lease back.
+    pub async fn release(self) -> Result<(), Failure> {
+        self.update("release the recovery lease", "$$NOW".into()).await.map(drop)
+    }
+
+    async fn update(&self, operation: &'static str, until: Bson) -> Result<bool, Failure> {
+        let leases = self.leases.clone();
+        let mine = doc! {
+            "_id": id(self.partition), "holder": &self.holder, "term": self.term,
+        };
+        let update = vec![doc! {"$set": {"until": until}}];
+        let updated = mongo::run(operation, async move { leases.update_one(mine, update).await });
+        Ok(updated.await?.matched_count == 1)
+    }
+}
+
+fn id(partition: PartitionId) -> i32 {
+    partition.number().into()
+}
+
+fn until() -> Bson {
+    let milliseconds = i64::try_from(LASTS.as_millis()).unwrap_or(i64::MAX);
+    doc! {"$add": ["$$NOW", milliseconds]}.into()
+}

@@ -1,0 +1,53 @@
+//! Who may take stock: unknown users are turned away before the script, so that they take none.
+//!
+//! Users are remembered in the process once they were seen in MongoDB; that somebody is unknown is
+//! never remembered, because they may register the next moment.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use quick_cache::sync::Cache;
+
+use super::{UserId, UserStore};
+use crate::Failure;
+use crate::batch::{Batcher, Bounds, all_failed};
+
+const BOUNDS: Bounds = Bounds { batch: 512, calls: 4, waiting: 16_384 };
+
+/// Knows registered users. Cheap to clone.
+#[derive(Clone)]
+pub struct RegisteredUsers {
+    known: Arc<Cache<UserId, ()>>,
+    store: Batcher<UserId, bool>,
+}
+
+impl RegisteredUsers {
+    /// Starts the batcher, with room for `cached` users in memory.
+    pub fn start(store: UserStore, cached: usize) -> Self {
+        let store = Batcher::start("look the user up", BOUNDS, move |ids: Vec<UserId>| {
+            let store = store.clone();
+            async move {
+                match store.registered(&ids).await {
+                    Ok(found) => {
+                        let found: HashSet<UserId> = found.into_iter().collect();
+                        ids.iter().map(|id| Ok(found.contains(id))).collect()
+                    }
+                    Err(failure) => all_failed(ids.len(), failure),
+                }
+            }
+        });
+        RegisteredUsers { known: Arc::new(Cache::new(cached)), store }
+    }
+
+    /// Whether the user is registered.
+    pub async fn contains(&self, id: &UserId) -> Result<bool, Failure> {
+        if self.known.get(id).is_some() {
+            return Ok(true);
+        }
+        let registered = self.store.ask(id.clone()).await?;
+        if registered {
+            self.known.insert(id.clone(), ());
+        }
+        Ok(registered)
+    }
+}

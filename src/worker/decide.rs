@@ -1,0 +1,238 @@
+//! Bringing a batch of entries to its outcomes: the ledger decides, everyone adopts, Redis is told.
+//!
+//! Each entry is inserted as issued. Where a unique index objects, the ledger says why: the issuance
+//! is decided already (adopt that), the user holds as many as the limit allows (reject), this nth is
+//! taken (take another), or another issuance has the unit (take a fresh one; it is not the user's
+//! fault). A rejection is inserted the same way, before anything is given back.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::limits::Limits;
+use crate::Failure;
+use crate::coupon::CouponStore;
+use crate::issuance::ledger::Inserted;
+use crate::issuance::reassign::{Reassigned, reassign};
+use crate::issuance::settle::{self, settle};
+use crate::issuance::{Decision, Ledger, Outcome, Reason};
+use crate::keys::EpochKeys;
+use crate::partition::Partition;
+use crate::queue::Entry;
+
+/// An entry meets a bounded number of conflicts in one go; then it waits for its next attempt.
+const ROUNDS_MAX: usize = 8;
+
+/// See the module's documentation.
+pub struct Decider {
+    partition: Arc<Partition>,
+    ledger: Ledger,
+    limits: Limits,
+}
+
+/// An entry on its way to being issued.
+#[derive(Clone)]
+struct Candidate<'a> {
+    entry: &'a Entry,
+    serial: u32,
+    nth: u8,
+}
+
+/// Where a step left an entry.
+enum Step<'a> {
+    Decided(Decision),
+    /// Insert it as issued (again).
+    Insert(Candidate<'a>),
+    /// It is not in flight any more, or another epoch's: somebody else has it.
+    Gone,
+}
+
+/// A batch, by how far its entries have come.
+#[derive(Default)]
+struct Sorted<'a> {
+    decided: Vec<(String, Decision)>,
+    candidates: Vec<Candidate<'a>>,
+}
+
+impl<'a> Sorted<'a> {
+    fn add(&mut self, entry: &Entry, step: Step<'a>) {
+        match step {
+            Step::Decided(decision) => self.decided.push((entry.entry.clone(), decision)),
+            Step::Insert(candidate) => self.candidates.push(candidate),
+            Step::Gone => {}
+        }
+    }
+}
+
+impl Decider {
+    /// A decider on a partition and its ledger.
+    pub fn new(partition: Arc<Partition>, ledger: Ledger, coupons: CouponStore) -> Self {
+        Decider { partition, ledger, limits: Limits::new(coupons) }
+    }
+
+    /// Decides and settles a batch that was read under the epoch of `keys`. May be repeated, and raced
+    /// by another worker, without harm; an `Err` leaves open what was done.
+    pub async fn process(&self, keys: &EpochKeys, entries: &[Entry]) -> Result<(), Failure> {
+        let decided = self.decide(keys, entries).await?;
+        for batch in decided.chunks(settle::BATCH_MAX) {
+            settle(&self.partition, keys, batch).await?;
+        }
+        Ok(())
+    }
+
+    /// Brings every entry to its decision, and returns those that are still this epoch's to settle.
+    pub async fn decide(
+        &self,
+        keys: &EpochKeys,
+        entries: &[Entry],
+    ) -> Result<Vec<(String, Decision)>, Failure> {
+        let mut sorted = Sorted::default();
+        // Two entries of one issuance in one batch: the second finds the first's decision next time.
+        let mut seen = HashSet::new();
+        for entry in entries.iter().filter(|entry| seen.insert(entry.id)) {
+            sorted.add(entry, self.with_unit(keys, entry, entry.serial, entry.nth).await?);
+        }
+        for _ in 0..ROUNDS_MAX {
+            let candidates = std::mem::take(&mut sorted.candidates);
+            if candidates.is_empty() {
+                return Ok(sorted.decided);
+            }
+            let decisions: Vec<_> = candidates.iter().map(issued).collect();
+            let inserted = self.ledger.insert(&decisions).await?;
+            let mut conflicts = Vec::new();
+            for ((candidate, decision), inserted) in candidates.into_iter().zip(decisions).zip(inserted) {
+                match inserted {
+                    Inserted::Decided => sorted.add(candidate.entry, Step::Decided(decision)),
+                    Inserted::Conflict => conflicts.push(candidate),
+                    Inserted::Refused(why) => return Err(refused(candidate.entry, &why)),
+                }
+            }
+            if conflicts.is_empty() {
+                continue;
+            }
+            let ids: Vec<_> = conflicts.iter().map(|candidate| candidate.entry.id).collect();
+            let mut winners = self.ledger.decisions(&ids).await?;
+            for candidate in conflicts {
+                let entry = candidate.entry;
+                let step = match winners.remove(&entry.id) {
+                    Some(winner) => Step::Decided(winner),
+                    None => self.arbitrate(keys, candidate).await?,
+                };
+                sorted.add(entry, step);
+            }
+        }
+        match sorted.candidates.first() {
+            None => Ok(sorted.decided),
+            Some(candidate) => Err(refused(candidate.entry, "it met one conflict after another")),
+        }
+    }
+
+    /// Makes an entry a candidate, with a unit that there is.
+    async fn with_unit<'a>(
+        &self,
+        keys: &EpochKeys,
+        entry: &'a Entry,
+        serial: Option<u32>,
+        nth: u8,
+    ) -> Result<Step<'a>, Failure> {
+        match serial {
+            Some(serial) if self.limits.has_unit(&entry.coupon, serial).await? => {
+                Ok(Step::Insert(Candidate { entry, serial, nth }))
+            }
+            old => self.with_fresh_unit(keys, entry, old, nth).await,
+        }
+    }
+
+    /// Gives an entry another unit than `old`, which it cannot have; or rejects it, if none is free.
+    async fn with_fresh_unit<'a>(
+        &self,
+        keys: &EpochKeys,
+        entry: &'a Entry,
+        old: Option<u32>,
+        nth: u8,
+    ) -> Result<Step<'a>, Failure> {
+        match reassign(&self.partition, keys, &entry.coupon, entry.id, &entry.entry, old).await? {
+            Reassigned::To(serial) => Ok(Step::Insert(Candidate { entry, serial, nth })),
+            Reassigned::NoneFree => self.reject(entry, Reason::SoldOut, old, true).await,
+            Reassigned::Gone => Ok(Step::Gone),
+        }
+    }
+
+    /// Finds out why the ledger did not take a candidate that is not decided: first by user, then by
+    /// serial.
+    async fn arbitrate<'a>(&self, keys: &EpochKeys, candidate: Candidate<'a>) -> Result<Step<'a>, Failure> {
+        let Candidate { entry, serial, nth } = candidate;
+        let holder = self.ledger.holder_of(&entry.coupon, serial).await?.filter(|held| held.id != entry.id);
+        let held = self.ledger.held_by(&entry.coupon, &entry.user).await?;
+        if held.iter().any(|held| held.id == entry.id) {
+            // Decided since we looked by id: read it there, next round.
+            return Ok(Step::Insert(candidate));
+        }
+        let limit = self.limits.of(&entry.coupon).await?.per_user;
+        let Some(free) = (1..=limit).find(|nth| held.iter().all(|held| held.nth != *nth)) else {
+            return self.reject(entry, Reason::AlreadyIssued, Some(serial), holder.is_some()).await;
+        };
+        let nth = if held.iter().any(|held| held.nth == nth) { free } else { nth };
+        if holder.is_some() {
+            return self.with_fresh_unit(keys, entry, Some(serial), nth).await;
+        }
+        // With nothing of this visible to a majority yet, it is unknown: insert again and see.
+        Ok(Step::Insert(Candidate { entry, serial, nth }))
+    }
+
+    /// Writes the rejection, or adopts what was decided before.
+    async fn reject<'a>(
+        &self,
+        entry: &'a Entry,
+        reason: Reason,
+        serial: Option<u32>,
+        lost: bool,
+    ) -> Result<Step<'a>, Failure> {
+        let decision = decision(entry, Outcome::Rejected { reason, serial, lost });
+        match self.ledger.insert(std::slice::from_ref(&decision)).await?.pop() {
+            Some(Inserted::Decided) => {
+                tracing::warn!(
+                    issuance = %entry.id, coupon = %entry.coupon, partition = %self.partition.id(),
+                    reason = reason.as_str(), serial, lost,
+                    "an accepted request was rejected"
+                );
+                Ok(Step::Decided(decision))
+            }
+            Some(Inserted::Conflict) => {
+                let winner = self.ledger.decisions(&[entry.id]).await?.remove(&entry.id);
+                winner.map(Step::Decided).ok_or_else(|| refused(entry, "its decision is not visible yet"))
+            }
+            Some(Inserted::Refused(why)) => Err(refused(entry, &why)),
+            None => Err(refused(entry, "the insert answered nothing")),
+        }
+    }
+}
+
+fn issued(candidate: &Candidate) -> Decision {
+    decision(candidate.entry, Outcome::Issued { serial: candidate.serial, nth: candidate.nth })
+}
+
+fn decision(entry: &Entry, outcome: Outcome) -> Decision {
+    Decision {
+        id: entry.id,
+        coupon: entry.coupon.clone(),
+        user: entry.user.clone(),
+        outcome,
+        accepted_at: entry.accepted_at,
+        decided_at: now_in_milliseconds(),
+    }
+}
+
+/// As precise as the ledger keeps it, so that a decision equals its record.
+fn now_in_milliseconds() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}
+
+fn refused(entry: &Entry, why: &str) -> Failure {
+    Failure::MongoDb {
+        operation: "decide an issuance",
+        source: format!("issuance {} of coupon {}: {why}", entry.id, entry.coupon).into(),
+    }
+}
