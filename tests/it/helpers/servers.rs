@@ -1,0 +1,39 @@
+//! Real servers: one mongod for the whole run, a redis-server a test.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use coupon_system::dev::servers::{MongoOptions, MongoServer, RedisOptions, RedisServer};
+use tempfile::TempDir;
+use tokio::sync::OnceCell;
+
+/// The shared mongod. It dies with this process; its folder is a temporary one.
+struct Shared {
+    mongodb: MongoServer,
+    _folder: TempDir,
+}
+
+static SHARED: OnceCell<Shared> = OnceCell::const_new();
+static DATABASES: AtomicUsize = AtomicUsize::new(0);
+
+/// The URI of the shared mongod.
+pub async fn mongodb() -> String {
+    let shared = SHARED.get_or_init(async || {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let options = MongoOptions::new(folder.path().join("mongodb"));
+        let mongodb = MongoServer::start(options).await.expect("mongod starts");
+        Shared { mongodb, _folder: folder }
+    });
+    shared.await.mongodb.url()
+}
+
+/// The name of a database that nobody has used.
+pub fn database() -> String {
+    format!("test_{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A redis-server of one's own, in a folder of its own.
+pub async fn redis() -> (RedisServer, TempDir) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let server = RedisServer::start(RedisOptions::new(folder.path().join("redis"))).await;
+    (server.expect("redis-server starts"), folder)
+}

@@ -1,0 +1,251 @@
+//! The system under test: an API, as many workers as a test wants, and what is behind them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use coupon_system::boot::{self, Backends};
+use coupon_system::config::ApiCommand;
+use coupon_system::coupon::{Coupon, CouponId, Created, Stock, Validity, stock};
+use coupon_system::dev::servers::RedisServer;
+use coupon_system::issuance::IssuanceId;
+use coupon_system::issuance::lookup::read_in_flight;
+use coupon_system::issuance::reserve::{Request, Reserved, reserve};
+use coupon_system::keys::{EpochKeys, GROUP, PartitionId};
+use coupon_system::partition::Partition;
+use coupon_system::queue::{Entry, Read, Reader, Which};
+use coupon_system::user::User;
+use coupon_system::worker::{Decider, Pace, Worker};
+use coupon_system::{api, recovery};
+use jiff::{SignedDuration, Timestamp};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{Client, database, mongodb, redis};
+
+/// Long enough for a machine that does other things too; a test that needs it has failed.
+const EVENTUALLY_MAX: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Looks until there is something to see.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(seen) = look().await {
+            return seen;
+        }
+        assert!(started.elapsed() < EVENTUALLY_MAX, "it never happened that {what}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// So many seconds from now, in whole milliseconds.
+pub fn at(seconds: i64) -> Timestamp {
+    let moment = Timestamp::now() + SignedDuration::from_secs(seconds);
+    Timestamp::from_millisecond(moment.as_millisecond()).expect("a moment")
+}
+
+/// An API in this process, with servers of its own behind it.
+pub struct System {
+    pub client: Client,
+    pub backends: Backends,
+    pub redis: RedisServer,
+    pub mongodb_uri: String,
+    pub database: String,
+    stop: CancellationToken,
+    _folder: TempDir,
+}
+
+impl System {
+    /// Starts servers and an API, and no worker.
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// The same, with flags for the API.
+    pub async fn start_with(flags: &[&str]) -> Self {
+        let (redis, folder) = redis().await;
+        let (mongodb_uri, database) = (mongodb().await, database());
+        let redis_url = redis.url();
+        let mut command =
+            vec!["coupon-api", "--listen", "127.0.0.1:0", "--redis-url", &redis_url, "--mongodb-uri", &mongodb_uri];
+        command.extend(["--mongodb-database", &database]);
+        command.extend(flags);
+        let command = ApiCommand::parse_from(command);
+        let backends = boot::connect(&command.redis, &command.mongodb).await.expect("the servers fit");
+        assert!(backends.keeper().ensure().await.expect("a first recovery"));
+        let listener = TcpListener::bind(command.api.listen).await.expect("a free port");
+        let client = Client::new(listener.local_addr().expect("an address"));
+        let stop = CancellationToken::new();
+        let (behind, stopping) = (backends.clone(), stop.clone());
+        tokio::spawn(async move { api::run(listener, behind, &command.api, stopping).await });
+        System { client, backends, redis, mongodb_uri, database, stop, _folder: folder }
+    }
+
+    /// A worker that runs until the token is cancelled, or the test ends.
+    pub fn worker(&self) -> CancellationToken {
+        self.worker_with(Pace { concurrency: 2, batch: 50 })
+    }
+
+    pub fn worker_with(&self, pace: Pace) -> CancellationToken {
+        let backends = &self.backends;
+        let worker = Worker::new(
+            Arc::clone(&backends.partition),
+            backends.ledger.clone(),
+            backends.coupons.clone(),
+            pace,
+        );
+        let stop = self.stop.child_token();
+        tokio::spawn(worker.run(stop.clone()));
+        stop
+    }
+
+    /// What a worker decides with; a test calls it step by step.
+    pub fn decider(&self) -> Decider {
+        let backends = &self.backends;
+        Decider::new(Arc::clone(&backends.partition), backends.ledger.clone(), backends.coupons.clone())
+    }
+
+    pub fn partition(&self) -> &Partition {
+        &self.backends.partition
+    }
+
+    pub fn keys(&self) -> EpochKeys {
+        self.partition().keys()
+    }
+
+    /// Makes a coupon that can be requested now.
+    pub async fn coupon(&self, id: &str, total: u32, per_user: u8) -> CouponId {
+        self.coupon_within(id, total, per_user, at(-3600), at(3600)).await
+    }
+
+    pub async fn coupon_within(
+        &self,
+        id: &str,
+        total: u32,
+        per_user: u8,
+        starts_at: Timestamp,
+        ends_at: Timestamp,
+    ) -> CouponId {
+        let coupon = self.coupon_record(id, total, per_user, starts_at, ends_at).await;
+        recovery::load(self.partition(), &self.backends.ledger, &coupon).await.expect("it is loaded");
+        coupon.id
+    }
+
+    /// Makes a coupon's record, and does not load it: as when the process died in between.
+    pub async fn coupon_record(
+        &self,
+        id: &str,
+        total: u32,
+        per_user: u8,
+        starts_at: Timestamp,
+        ends_at: Timestamp,
+    ) -> Coupon {
+        let coupon = Coupon {
+            id: id.parse().expect("an id"),
+            name: id.into(),
+            total,
+            per_user,
+            starts_at,
+            ends_at,
+            discount: None,
+            min_order_amount: None,
+            validity: Validity::Unlimited,
+            paused: false,
+            archived: false,
+            generation: 1,
+            created_at: at(0),
+        };
+        assert_eq!(self.backends.coupons.insert(&coupon).await.expect("it is written"), Created::New);
+        coupon
+    }
+
+    /// Registers `count` users, named `prefix` and a number from 0.
+    pub async fn users(&self, prefix: &str, count: usize) -> Vec<String> {
+        let names: Vec<String> = (0..count).map(|number| format!("{prefix}{number}")).collect();
+        let users: Vec<User> = names
+            .iter()
+            .map(|name| User { id: name.parse().expect("an id"), name: name.clone(), created_at: at(0) })
+            .collect();
+        self.backends.users.insert(&users).await.expect("they are registered");
+        names
+    }
+
+    pub async fn stock(&self, coupon: &CouponId) -> Stock {
+        let (_, stocks) = stock::read(self.partition(), std::slice::from_ref(coupon)).await.expect("a stock");
+        stocks[0].expect("the coupon is loaded")
+    }
+
+    /// Waits until nothing of the coupon is reserved.
+    pub async fn settled(&self, coupon: &CouponId) -> Stock {
+        eventually("everything is settled", async || {
+            let stock = self.stock(coupon).await;
+            (stock.reserved == 0).then_some(stock)
+        })
+        .await
+    }
+
+    /// Reserves for one user, past the API.
+    pub async fn reserve(&self, user: &str, coupon: &CouponId) -> Reserved {
+        let id = IssuanceId::generate(PartitionId::ONE);
+        let request = Request { id, coupon: coupon.clone(), user: user.parse().expect("an id") };
+        reserve(self.partition(), &[request], u64::MAX >> 12).await.expect("an answer").remove(0)
+    }
+
+    /// Reserves for one user who must get a unit.
+    pub async fn accepted(&self, user: &str, coupon: &CouponId) -> IssuanceId {
+        match self.reserve(user, coupon).await {
+            Reserved::Accepted(queued) => queued.id,
+            other => panic!("{user} was not accepted: {other:?}"),
+        }
+    }
+
+    /// Takes everything new from the queue, as a consumer of one's own.
+    pub async fn take_entries(&self) -> Vec<Entry> {
+        let consumer = format!("test-{}", IssuanceId::generate(PartitionId::ONE));
+        let mut reader = Reader::new(self.partition().client().clone(), consumer);
+        match reader.read(&self.keys(), Which::New, 1000).await.expect("a read") {
+            Read::Entries { entries, undecodable } => {
+                assert_eq!(undecodable, []);
+                entries
+            }
+            Read::NoGroup => panic!("there is no group"),
+        }
+    }
+
+    /// Whether an issuance is in flight.
+    pub async fn is_in_flight(&self, id: IssuanceId) -> bool {
+        read_in_flight(self.partition(), &[id]).await.expect("a look")[0].is_some()
+    }
+
+    /// How much is in the stream, and how much is delivered and not acknowledged.
+    pub async fn queue(&self) -> (u64, u64) {
+        let (mut connection, stream) = (self.partition().connection(), self.keys().stream());
+        let length: u64 = redis::cmd("XLEN").arg(&stream).query_async(&mut connection).await.expect("a length");
+        let (pending, ..): (u64, Option<String>, Option<String>, redis::Value) =
+            redis::cmd("XPENDING").arg(&stream).arg(GROUP).query_async(&mut connection).await.expect("a count");
+        (length, pending)
+    }
+
+    /// The serials that the ledger says are issued, in order.
+    pub async fn issued_serials(&self, coupon: &CouponId) -> Vec<u32> {
+        let mut serials = Vec::new();
+        let mut last = None;
+        loop {
+            let page = self.backends.ledger.issued_page(coupon, last.as_ref()).await.expect("a page");
+            last = page.last().cloned();
+            serials.extend(page.iter().map(|held| held.serial));
+            if last.is_none() {
+                serials.sort_unstable();
+                return serials;
+            }
+        }
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
