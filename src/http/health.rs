@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use mongodb::Database;
 use mongodb::bson::doc;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::problem::jittered_ms;
+use super::{Code, Problem};
 use crate::partition::Partition;
 use crate::{mongo, recovery};
 
@@ -57,8 +58,26 @@ impl Readiness {
 
 impl IntoResponse for Readiness {
     fn into_response(self) -> Response {
-        let status = if self.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-        (status, Json(self)).into_response()
+        if self.ready {
+            return Json(self).into_response();
+        }
+        let warming_up = self.redis == Part::WarmingUp && self.mongodb == Part::Ok;
+        let code = if warming_up { Code::WarmingUp } else { Code::Unavailable };
+        Problem::new(code)
+            .with("redis", self.redis.as_str())
+            .with("mongodb", self.mongodb.as_str())
+            .retry_after_ms(jittered_ms(1_000))
+            .into_response()
+    }
+}
+
+impl Part {
+    fn as_str(self) -> &'static str {
+        match self {
+            Part::Ok => "ok",
+            Part::WarmingUp => "warming-up",
+            Part::Unavailable => "unavailable",
+        }
     }
 }
 

@@ -2,7 +2,6 @@
 //! own in one shared mongod.
 
 mod answers;
-mod boot;
 mod helpers;
 mod issuing;
 mod openapi;

@@ -1,1 +1,250 @@
-//! .
+//! The three programs as an operator runs them.
+
+use std::collections::HashSet;
+use std::process::{Output, Stdio};
+use std::sync::Arc;
+
+use futures::future::join_all;
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::Barrier;
+
+use crate::helpers::{Client, System, database, eventually, mongodb};
+
+const API: &str = env!("CARGO_BIN_EXE_coupon-api");
+const WORKER: &str = env!("CARGO_BIN_EXE_coupon-worker");
+const CTL: &str = env!("CARGO_BIN_EXE_couponctl");
+
+/// A program on the system's servers.
+fn program(path: &str, system: &System) -> Command {
+    let mut command = Command::new(path);
+    command
+        .args(["--redis-url", &system.redis.url(), "--mongodb-uri", &system.mongodb_uri])
+        .args(["--mongodb-database", &system.database])
+        .kill_on_drop(true)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Starts a program that serves, and reads the address it serves on from its JSON log.
+async fn serving(mut command: Command) -> (Child, std::net::SocketAddr) {
+    let mut child = command.args(["--log-format", "json"]).spawn().expect("it starts");
+    let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
+    let address = loop {
+        let line = lines.next_line().await.expect("a line").expect("it serves before it ends");
+        let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        if let Some(listen) = line["listen"].as_str() {
+            break listen.parse().expect("an address");
+        }
+    };
+    // Nobody may be blocked by a log that nobody reads.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    (child, address)
+}
+
+async fn stopped(mut child: Child) -> std::process::ExitStatus {
+    let pid = child.id().expect("it runs");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it is told");
+    child.wait().await.expect("it ends")
+}
+
+async fn run(mut command: Command) -> Output {
+    command.output().await.expect("it runs")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_api_and_two_worker_processes_issue_a_hundred_units_to_five_hundred_users() {
+    let system = System::start().await;
+    let coupon = system.coupon("summer", 100, 1).await;
+    let users = system.users("u", 500).await;
+    let mut api = program(API, &system);
+    api.args(["--listen", "127.0.0.1:0"]);
+    let (api, address) = serving(api).await;
+    let mut workers = Vec::new();
+    for _ in 0..2 {
+        let mut worker = program(WORKER, &system);
+        worker.args(["--metrics-listen", "127.0.0.1:0"]);
+        let (worker, health) = serving(worker).await;
+        assert_eq!(Client::new(health).get("/readyz").await.status, 200);
+        workers.push(worker);
+    }
+
+    let client = Client::new(address);
+    let barrier = Arc::new(Barrier::new(users.len()));
+    let requests = users.into_iter().map(|user| {
+        let (client, barrier) = (client.clone(), Arc::clone(&barrier));
+        tokio::spawn(async move {
+            barrier.wait().await;
+            client.issue(&user, "summer", None).await
+        })
+    });
+    let mut serials = HashSet::new();
+    for answer in join_all(requests).await {
+        let answer = answer.expect("no panic");
+        if answer.status == 202 {
+            let decided = client.decided(&answer.id()).await;
+            assert_eq!(decided.state(), "issued");
+            assert!(serials.insert(decided.body["serial"].as_u64().expect("a serial")));
+        } else {
+            assert_eq!(answer.code(), "sold-out");
+        }
+    }
+    assert_eq!(serials, (1..=100).collect());
+    let stock = eventually("everything is settled", async || {
+        let shown = client.get("/coupons/summer").await.body["stock"].clone();
+        (shown["reserved"] == 0).then_some(shown)
+    })
+    .await;
+    assert_eq!(stock, json!({"total": 100, "remaining": 0, "reserved": 0, "issued": 100}));
+    assert_eq!(system.issued_serials(&coupon).await, (1..=100).collect::<Vec<_>>());
+
+    for worker in workers {
+        assert_eq!(stopped(worker).await.code(), Some(0));
+    }
+    assert_eq!(stopped(api).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_program_on_a_taken_port_says_so_and_ends_with_5() {
+    let system = System::start().await;
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let mut dev = Command::new(CTL);
+    dev.args(["dev", "--listen", &address]);
+    let mut api = program(API, &system);
+    api.args(["--listen", &address]);
+    for command in [dev, api] {
+        let output = run(command).await;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(5), "{said}");
+        assert!(said.contains(&address) && said.contains("--listen"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_flags_end_with_2_and_help_teaches() {
+    for (path, flag) in [(API, "--listen"), (WORKER, "--concurrency")] {
+        let mut wrong = Command::new(path);
+        wrong.args([flag, "nonsense"]);
+        assert_eq!(run(wrong).await.status.code(), Some(2));
+        let mut help = Command::new(path);
+        help.arg("--help");
+        let help = run(help).await;
+        assert!(String::from_utf8_lossy(&help.stdout).contains("COUPON_REDIS_URL"));
+    }
+}
+
+#[tokio::test]
+async fn redis_that_does_not_fsync_always_is_refused_with_what_to_do() {
+    let system = System::start().await;
+    let set: redis::RedisResult<()> = redis::cmd("CONFIG")
+        .arg(&["SET", "appendfsync", "everysec"])
+        .query_async(&mut system.partition().connection())
+        .await;
+    set.expect("it is set");
+    let mut api = program(API, &system);
+    api.args(["--listen", "127.0.0.1:0"]);
+    let output = run(api).await;
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(
+        said.contains("appendfsync everysec") && said.contains("config set appendfsync always"),
+        "{said}"
+    );
+
+    let mut lowered = program(API, &system);
+    lowered.args(["--listen", "127.0.0.1:0", "--redis-durability", "everysec"]);
+    let (api, address) = serving(lowered).await;
+    assert_eq!(Client::new(address).get("/healthz").await.status, 200);
+    assert_eq!(stopped(api).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_missing_unique_index_is_refused_with_what_to_do_and_check_names_it() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 1, 1).await;
+    system.accepted("u0", &coupon).await;
+    let entries = system.take_entries().await;
+    system.decider().process(&system.keys(), &entries).await.expect("it is decided");
+    let ledger = system.backends.database.collection::<mongodb::bson::Document>("user_coupons");
+    ledger.drop_index("unit_issued_once").await.expect("it is dropped");
+
+    let mut worker = program(WORKER, &system);
+    worker.args(["--metrics-listen", "127.0.0.1:0"]);
+    let mut check = Command::new(CTL);
+    check.args(["check", "--redis-url", &system.redis.url(), "--mongodb-uri", &system.mongodb_uri]);
+    check.args(["--mongodb-database", &system.database]);
+    for command in [worker, check] {
+        let output = run(command).await;
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+        assert_eq!(output.status.code(), Some(5), "{said}");
+        assert!(said.contains("unit_issued_once") && said.contains("createIndex"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn check_finds_nothing_wrong_with_a_system_that_runs() {
+    let system = System::start().await;
+    let mut check = Command::new(CTL);
+    check.args(["check", "--json", "--redis-url", &system.redis.url(), "--mongodb-uri", &system.mongodb_uri]);
+    check.args(["--mongodb-database", &system.database]);
+    let output = run(check).await;
+    assert_eq!(output.status.code(), Some(0));
+    let lines: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(lines.len() >= 5 && lines.iter().all(|line| line["ok"] == true), "{lines:?}");
+}
+
+/// Does what a curl line of the banner says, on machines without curl too.
+async fn pasted(line: &str) -> crate::helpers::Answer {
+    let url = line.split(' ').find(|word| word.starts_with("http://")).expect("a URL");
+    let (address, path) = url.trim_start_matches("http://").split_once('/').expect("a path");
+    let client = Client::new(address.parse().expect("an address"));
+    let quoted: Vec<&str> = line.split('\'').collect();
+    match quoted[..] {
+        [_, header, data, body, ""] => {
+            assert_eq!((header, data), ("content-type: application/json", " -d "));
+            client.post(&format!("/{path}"), serde_json::from_str(body).expect("JSON")).await
+        }
+        _ => client.get(&format!("/{path}")).await,
+    }
+}
+
+#[tokio::test]
+async fn dev_is_ready_walks_its_own_curl_lines_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let mut dev = Command::new(CTL);
+    dev.args(["dev", "--listen", &port.to_string(), "--mongodb-uri", &mongodb().await])
+        .args(["--mongodb-database", &database()])
+        .arg("--data-dir")
+        .arg(folder.path())
+        .kill_on_drop(true)
+        .stdout(Stdio::piped());
+    let mut dev = dev.spawn().expect("it starts");
+    let mut lines = BufReader::new(dev.stdout.take().expect("its banner")).lines();
+    let (mut curls, mut redis) = (Vec::new(), String::new());
+    while curls.len() < 3 {
+        let line = lines.next_line().await.expect("a line").expect("a whole banner");
+        if let Some(url) = line.trim().strip_prefix("Redis") {
+            redis = url.trim().to_owned();
+        }
+        if line.trim().starts_with("curl ") {
+            curls.push(line.trim().to_owned());
+        }
+    }
+    let accepted = pasted(&curls[0]).await;
+    assert_eq!(accepted.status, 202, "{accepted:?}");
+    eventually("u1 holds the coupon", async || {
+        (pasted(&curls[1]).await.body["items"][0]["serial"] == 1).then_some(())
+    })
+    .await;
+    let again = pasted(&curls[2]).await;
+    assert_eq!((again.status, again.code()), (409, "already-issued"));
+
+    assert_eq!(stopped(dev).await.code(), Some(0));
+    assert!(redis::Client::open(redis).expect("a URL").get_connection().is_err(), "its Redis is gone");
+}

@@ -1,1 +1,80 @@
-//! .
+//! Every query of MongoDB is served by an index: asked of the server's own planner.
+
+use coupon_system::issuance::IssuanceId;
+use coupon_system::issuance::ledger::{Held, queries};
+use coupon_system::keys::PartitionId;
+use mongodb::bson::{Bson, Document, doc};
+
+use crate::helpers::{System, at};
+
+/// The stages of the winning plan, from the outside in.
+fn stages(plan: &Document) -> Vec<String> {
+    let mut found = vec![plan.get_str("stage").unwrap_or_default().to_owned()];
+    for (name, value) in plan {
+        match (name.as_str(), value) {
+            ("inputStage" | "queryPlan" | "shards", Bson::Document(inner)) => found.extend(stages(inner)),
+            ("inputStages", Bson::Array(inner)) => {
+                found.extend(inner.iter().filter_map(Bson::as_document).flat_map(stages));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+async fn plan(system: &System, collection: &str, filter: Document, sort: Document) -> Vec<String> {
+    let mut find = doc! {"find": collection, "filter": filter};
+    if !sort.is_empty() {
+        find.insert("sort", sort);
+        find.insert("limit", 50);
+    }
+    let explain = doc! {"explain": find, "verbosity": "queryPlanner"};
+    let told = system.backends.database.run_command(explain).await.expect("a plan");
+    let planner = told.get_document("queryPlanner").expect("a planner");
+    stages(planner.get_document("winningPlan").expect("a winner"))
+}
+
+#[tokio::test]
+async fn no_query_reads_a_collection_from_end_to_end_or_sorts_in_memory() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 3, 1).await;
+    let user = "u0".parse().expect("an id");
+    system.users("u", 1).await;
+    let id = IssuanceId::generate(PartitionId::ONE);
+    let held = Held { id, user: "u0".parse().expect("an id"), serial: 1, nth: 1 };
+    let now = mongodb::bson::DateTime::now();
+    let newest = doc! {"createdAt": -1, "_id": -1};
+    let after = doc! {"$or": [{"createdAt": {"$lt": now}}, {"createdAt": now, "_id": {"$lt": "x"}}]};
+    let uuid = mongodb::bson::Uuid::from_bytes(*id.as_bytes());
+    for (name, collection, filter, sort) in [
+        ("decisions", "user_coupons", doc! {"_id": {"$in": [uuid]}}, doc! {}),
+        ("held by", "user_coupons", queries::held_by(&coupon, &user), doc! {}),
+        ("holder of", "user_coupons", queries::holder_of(&coupon, 1), doc! {}),
+        ("issued count", "user_coupons", queries::issued(&coupon), doc! {}),
+        ("issued page", "user_coupons", queries::issued_after(&coupon, None), queries::by_user()),
+        ("next issued page", "user_coupons", queries::issued_after(&coupon, Some(&held)), queries::by_user()),
+        ("issued to", "user_coupons", queries::issued_to(&user, None), queries::newest_first()),
+        (
+            "next issued to",
+            "user_coupons",
+            queries::issued_to(&user, Some((at(0), id))),
+            queries::newest_first(),
+        ),
+        ("rejected", "user_coupons", queries::rejected(&coupon), doc! {}),
+        ("coupons", "coupons", doc! {}, newest.clone()),
+        ("next coupons", "coupons", after.clone(), newest.clone()),
+        ("current coupons", "coupons", doc! {"archived": false, "endsAt": {"$gt": now}}, doc! {}),
+        ("users", "users", doc! {}, newest.clone()),
+        ("next users", "users", after, newest),
+        ("registered", "users", doc! {"_id": {"$in": ["u0"]}}, doc! {}),
+    ] {
+        let stages = plan(&system, collection, filter, sort).await;
+        assert!(
+            stages.iter().any(|stage| ["IXSCAN", "IDHACK", "COUNT_SCAN"].contains(&stage.as_str())),
+            "{name}: {stages:?}"
+        );
+        for wrong in ["COLLSCAN", "SORT"] {
+            assert!(!stages.iter().any(|stage| stage == wrong), "{name}: {stages:?}");
+        }
+    }
+}

@@ -1,1 +1,184 @@
-//! .
+//! When the certificate does not fit: refused at once, rebuilt, and nothing accepted is forgotten.
+
+use coupon_system::Failure;
+use coupon_system::coupon::stock;
+use coupon_system::recovery::{self, Loaded};
+
+use crate::helpers::{System, at, eventually};
+
+async fn redis_command(system: &System, words: &[&str]) {
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]);
+    let done: redis::RedisResult<redis::Value> =
+        command.query_async(&mut system.partition().connection()).await;
+    done.expect("Redis does it");
+}
+
+async fn recovered(system: &System) {
+    eventually("the partition is certified again", async || {
+        matches!(recovery::is_certified(system.partition()).await, Ok(true)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_first_boot_is_a_recovery_of_nothing() {
+    let system = System::start().await;
+    assert!(recovery::is_certified(system.partition()).await.expect("an answer"));
+    assert_eq!(system.client.get("/readyz").await.status, 200);
+    assert_eq!(system.queue().await, (0, 0));
+}
+
+#[tokio::test]
+async fn a_restarted_redis_is_refused_until_it_is_rebuilt_and_its_queue_survives() {
+    let mut system = System::start().await;
+    system.users("u", 30).await;
+    let coupon = system.coupon("c", 20, 1).await;
+    let mut ids = Vec::new();
+    for number in 0..20 {
+        ids.push(system.client.issue(&format!("u{number}"), "c", None).await.id());
+    }
+    // Half of them are decided, and a quarter is decided without Redis having heard of it.
+    let entries = system.take_entries().await;
+    system.decider().process(&system.keys(), &entries[..10]).await.expect("settled");
+    system.decider().decide(&system.keys(), &entries[10..15]).await.expect("decided");
+    let before = system.keys().epoch();
+
+    system.redis.kill().await.expect("it is killed");
+    let away = system.client.issue("u25", "c", None).await;
+    assert_eq!((away.status, away.code()), (503, "unavailable"));
+    assert!(!away.header("retry-after").is_empty());
+    assert_eq!(system.client.get(&format!("/issuances/{}", ids[19])).await.status, 503, "never 404");
+    assert_eq!(system.client.get("/coupons/c").await.body["stock"], serde_json::Value::Null);
+    system.redis.restart().await.expect("it is back");
+    recovered(&system).await;
+    assert_ne!(system.keys().epoch(), before);
+
+    let stock = system.stock(&coupon).await;
+    assert_eq!((stock.remaining, stock.reserved, stock.issued), (0, 5, 15));
+    assert_eq!(system.queue().await.0, 5);
+    system.worker();
+    for id in &ids {
+        assert_eq!(system.client.decided(id).await.state(), "issued");
+    }
+    assert_eq!(system.issued_serials(&coupon).await, (1..=20).collect::<Vec<_>>());
+    assert_eq!(system.client.issue("u25", "c", None).await.code(), "sold-out");
+    assert_eq!(system.client.issue("u3", "c", None).await.code(), "already-issued");
+}
+
+#[tokio::test]
+async fn a_flushed_redis_is_noticed_and_rebuilt_from_the_ledger() {
+    let system = System::start().await;
+    system.users("u", 10).await;
+    let coupon = system.coupon("c", 5, 1).await;
+    let worker = system.worker();
+    for number in 0..3 {
+        let id = system.client.issue(&format!("u{number}"), "c", None).await.id();
+        system.client.decided(&id).await;
+    }
+    system.settled(&coupon).await;
+    worker.cancel();
+    redis_command(&system, &["FLUSHALL"]).await;
+    recovered(&system).await;
+    let stock = system.stock(&coupon).await;
+    assert_eq!((stock.remaining, stock.reserved, stock.issued), (2, 0, 3));
+    assert_eq!(system.client.issue("u0", "c", None).await.code(), "already-issued");
+    system.worker();
+    let mut accepted = 0;
+    for number in 3..10 {
+        let answer = system.client.issue(&format!("u{number}"), "c", None).await;
+        accepted += u32::from(answer.status == 202);
+    }
+    assert_eq!(accepted, 2);
+    assert_eq!(system.settled(&coupon).await.issued, 5);
+}
+
+#[tokio::test]
+async fn what_was_lost_with_redis_is_404_in_truth_and_its_unit_is_free_again() {
+    let system = System::start().await;
+    system.users("u", 1).await;
+    let coupon = system.coupon("c", 1, 1).await;
+    let lost = system.client.issue("u0", "c", None).await.id();
+    redis_command(&system, &["FLUSHALL"]).await;
+    let refused = system.client.get(&format!("/issuances/{lost}")).await;
+    assert!([503, 404].contains(&refused.status), "{refused:?}");
+    recovered(&system).await;
+    assert_eq!(system.client.get(&format!("/issuances/{lost}")).await.code(), "issuance-not-found");
+    assert_eq!(system.stock(&coupon).await.remaining, 1);
+}
+
+#[tokio::test]
+async fn after_a_rebuild_an_old_workers_late_insert_cannot_oversell() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 2, 1).await;
+    system.accepted("u0", &coupon).await;
+    let (old_keys, old_entries) = (system.keys(), system.take_entries().await);
+    redis_command(&system, &["FLUSHALL"]).await;
+    recovered(&system).await;
+    // Units 1 and 2 are handed out again while the old worker still has unit 1 in hand.
+    system.accepted("u1", &coupon).await;
+    system.accepted("u2", &coupon).await;
+    let entries = system.take_entries().await;
+    system.decider().process(&old_keys, &old_entries).await.expect("it decides, and settles nothing");
+    system.decider().process(&system.keys(), &entries).await.expect("they are decided");
+    assert_eq!(system.issued_serials(&coupon).await, [1, 2]);
+    let rejected: Vec<_> = system
+        .backends
+        .ledger
+        .decisions(&entries.iter().map(|entry| entry.id).collect::<Vec<_>>())
+        .await
+        .expect("a read")
+        .into_values()
+        .filter(|decision| matches!(decision.outcome, coupon_system::issuance::Outcome::Rejected { .. }))
+        .collect();
+    assert_eq!(rejected.len(), 1, "one of the two was rejected: the ledger had its unit");
+    assert_eq!(system.queue().await, (0, 0));
+}
+
+#[tokio::test]
+async fn two_keepers_at_once_rebuild_once() {
+    let system = System::start().await;
+    let first = system.keys().epoch();
+    redis_command(&system, &["DEL", &coupon_system::keys::certificate(system.partition().id())]).await;
+    let (one, two) = (system.backends.keeper(), system.backends.keeper());
+    let (one, two) = tokio::join!(one.ensure(), two.ensure());
+    one.expect("no failure");
+    two.expect("no failure");
+    recovered(&system).await;
+    assert_ne!(system.keys().epoch(), first);
+    let keys: Vec<String> = redis::cmd("KEYS")
+        .arg("coupon:*")
+        .query_async(&mut system.partition().connection())
+        .await
+        .expect("the keys");
+    let open = system.keys();
+    let left: Vec<_> =
+        keys.iter().filter(|key| !key.starts_with(open.prefix()) && **key != open.certificate()).collect();
+    assert!(left.is_empty(), "keys of other epochs were left: {left:?}");
+}
+
+#[tokio::test]
+async fn a_coupon_that_is_loaded_is_not_loaded_over() {
+    let system = System::start().await;
+    let coupon = system.coupon_record("c", 3, 1, at(-60), at(60)).await;
+    let ledger = &system.backends.ledger;
+    assert_eq!(recovery::load(system.partition(), ledger, &coupon).await.expect("a load"), Loaded::Now);
+    system.accepted("u0", &coupon.id).await;
+    assert_eq!(recovery::load(system.partition(), ledger, &coupon).await.expect("a load"), Loaded::Before);
+    assert_eq!(system.stock(&coupon.id).await.reserved, 1);
+}
+
+#[tokio::test]
+async fn while_nothing_is_certified_every_answer_is_503_and_says_when_to_come_back() {
+    // Without the keeper of an API, so that nobody recovers meanwhile.
+    let (redis, _folder) = crate::helpers::redis().await;
+    let partition =
+        coupon_system::partition::Partition::new(coupon_system::keys::PartitionId::ONE, &redis.url())
+            .expect("a URL");
+    let refused = stock::read(&partition, &["c".parse().expect("an id")]).await;
+    assert!(matches!(refused, Err(Failure::Uncertified)), "{refused:?}");
+    let problem = coupon_system::http::Problem::from(Failure::Uncertified);
+    let told = problem.to_value(coupon_system::http::Language::English, "r");
+    assert_eq!((told["code"].as_str(), told["status"].as_u64()), (Some("warming-up"), Some(503)));
+    assert!(told["retryAfterMs"].as_u64().is_some());
+}

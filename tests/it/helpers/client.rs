@@ -48,7 +48,8 @@ impl Answer {
 
 impl Client {
     pub fn new(address: SocketAddr) -> Self {
-        let http = reqwest::Client::builder().pool_max_idle_per_host(600).no_proxy().build().expect("a client");
+        let http =
+            reqwest::Client::builder().pool_max_idle_per_host(600).no_proxy().build().expect("a client");
         Client { http, base: format!("http://{address}") }
     }
 
@@ -75,8 +76,9 @@ impl Client {
 
     /// Requests a coupon for a user, perhaps with an `Idempotency-Key`.
     pub async fn issue(&self, user: &str, coupon: &str, key: Option<&str>) -> Answer {
-        let mut request =
-            self.request("POST", "/user-coupons").json(&serde_json::json!({"userId": user, "couponId": coupon}));
+        let mut request = self
+            .request("POST", "/user-coupons")
+            .json(&serde_json::json!({"userId": user, "couponId": coupon}));
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }

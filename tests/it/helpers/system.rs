@@ -68,8 +68,15 @@ impl System {
         let (redis, folder) = redis().await;
         let (mongodb_uri, database) = (mongodb().await, database());
         let redis_url = redis.url();
-        let mut command =
-            vec!["coupon-api", "--listen", "127.0.0.1:0", "--redis-url", &redis_url, "--mongodb-uri", &mongodb_uri];
+        let mut command = vec![
+            "coupon-api",
+            "--listen",
+            "127.0.0.1:0",
+            "--redis-url",
+            &redis_url,
+            "--mongodb-uri",
+            &mongodb_uri,
+        ];
         command.extend(["--mongodb-database", &database]);
         command.extend(flags);
         let command = ApiCommand::parse_from(command);
@@ -222,9 +229,14 @@ impl System {
     /// How much is in the stream, and how much is delivered and not acknowledged.
     pub async fn queue(&self) -> (u64, u64) {
         let (mut connection, stream) = (self.partition().connection(), self.keys().stream());
-        let length: u64 = redis::cmd("XLEN").arg(&stream).query_async(&mut connection).await.expect("a length");
-        let (pending, ..): (u64, Option<String>, Option<String>, redis::Value) =
-            redis::cmd("XPENDING").arg(&stream).arg(GROUP).query_async(&mut connection).await.expect("a count");
+        let length: u64 =
+            redis::cmd("XLEN").arg(&stream).query_async(&mut connection).await.expect("a length");
+        let (pending, ..): (u64, Option<String>, Option<String>, redis::Value) = redis::cmd("XPENDING")
+            .arg(&stream)
+            .arg(GROUP)
+            .query_async(&mut connection)
+            .await
+            .expect("a count");
         (length, pending)
     }
 
