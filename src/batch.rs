@@ -50,7 +50,12 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
                 if receiver.recv_many(&mut batch, bounds.batch).await == 0 {
                     return;
                 }
-                let (requests, answers): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
+                // Who has gone meanwhile needs no answer.
+                let (requests, answers): (Vec<_>, Vec<_>) =
+                    batch.drain(..).filter(|(_, answer)| !answer.is_closed()).unzip();
+                if requests.is_empty() {
+                    continue;
+                }
                 let call = Arc::clone(&call);
                 tokio::spawn(async move {
                     let results = call(requests).await;

@@ -10,11 +10,13 @@
 //! | `coupon:{n}:E:stream` | stream | one entry an accepted issuance, until it is settled |
 //! | `coupon:{n}:E:in-flight` | hash | issuance id (16 bytes) → `entry serial seq acceptedAtMs nth coupon user` |
 //! | `coupon:{n}:E:dead` | hash | issuance id (16 bytes) → why its entry was set aside |
+//! | `coupon:{n}:E:workers` | hash | consumer → when it last said that it lives (ms), and of itself |
 //! | `coupon:{n}:E:counters` | hash | `accepted`: the sequence number given last; `settled`: how many were settled |
 //! | `coupon:{n}:E:coupon:C` | hash | a loaded coupon: total, next serial, limit, window, state, settled |
 //! | `coupon:{n}:E:holders:C` | hash | user → the ids (16 bytes each) held or in flight; `!` + id → a rejected id that came from a key |
 //! | `coupon:{n}:E:free:C` | set | serials that were given back |
 //! | `coupon:{n}:E:load:T:holders`, `…:free` | | a load under way (T: its token); expires by itself |
+//! | `coupon:{n}:damaged` | hash | in-flight values that a rebuild could not read; normally missing |
 //!
 //! Outcomes are published on the channel `coupon:{n}:outcomes`.
 
@@ -60,6 +62,16 @@ pub fn certificate(partition: PartitionId) -> String {
 /// The channel on which settled outcomes are announced.
 pub fn outcome_channel(partition: PartitionId) -> String {
     format!("coupon:{{{partition}}}:outcomes")
+}
+
+/// In-flight values that could not be read at a rebuild, by id: for a person to look at.
+pub fn damaged(partition: PartitionId) -> String {
+    format!("coupon:{{{partition}}}:damaged")
+}
+
+/// The epoch whose in-flight hash this key is.
+pub fn epoch_of_in_flight(partition: PartitionId, key: &str) -> Option<Epoch> {
+    key.strip_prefix(&format!("coupon:{{{partition}}}:"))?.strip_suffix(":in-flight")?.parse().ok()
 }
 
 /// A pattern for SCAN that matches every key of the partition that belongs to some epoch.
@@ -117,6 +129,11 @@ impl EpochKeys {
         format!("{}dead", self.prefix)
     }
 
+    /// Heartbeats.
+    pub fn workers(&self) -> String {
+        format!("{}workers", self.prefix)
+    }
+
     /// How many were accepted and settled.
     pub fn counters(&self) -> String {
         format!("{}counters", self.prefix)
@@ -158,6 +175,7 @@ mod tests {
             keys.in_flight(),
             keys.dead(),
             keys.counters(),
+            keys.workers(),
             keys.coupon(&coupon),
             keys.holders(&coupon),
             keys.free(&coupon),

@@ -41,6 +41,7 @@
 //! | [`partition`], [`mongo`], [`keys`], [`batch`] | Redis and MongoDB as everyone uses them |
 
 pub mod api;
+mod backoff;
 pub mod batch;
 pub mod boot;
 pub mod cli;

@@ -9,6 +9,7 @@ use mongodb::options::{
     Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
 };
 use mongodb::{Client, Database};
+use tokio::sync::Semaphore;
 
 use crate::Failure;
 
@@ -17,6 +18,8 @@ pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest that the driver looks for a primary.
 const SELECTION_TIMEOUT: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Operations under way at once, those that nobody waits for any more among them.
+static UNDER_WAY: Semaphore = Semaphore::const_new(1_000);
 /// The driver's default of 10 makes concurrent reads queue behind the worker's writes.
 const POOL_MAX: u32 = 64;
 
@@ -43,7 +46,13 @@ where
     T: Send + 'static,
     F: Future<Output = mongodb::error::Result<T>> + Send + 'static,
 {
-    match tokio::time::timeout(OPERATION_TIMEOUT, tokio::spawn(future)).await {
+    let Ok(permit) = UNDER_WAY.try_acquire() else { return Err(Failure::Overloaded { operation }) };
+    let task = tokio::spawn(async move {
+        let result = future.await;
+        drop(permit);
+        result
+    });
+    match tokio::time::timeout(OPERATION_TIMEOUT, task).await {
         Ok(Ok(result)) => result.map_err(Failure::mongodb(operation)),
         Ok(Err(join)) => Err(Failure::MongoDb { operation, source: join.into() }),
         Err(elapsed) => Err(Failure::MongoDb { operation, source: elapsed.into() }),

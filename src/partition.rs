@@ -120,6 +120,20 @@ impl Partition {
         operation: &'static str,
         build: impl Fn(&EpochKeys, &mut Call),
     ) -> Result<Reply, Failure> {
+        let called = self.call_quietly(script, operation, build).await;
+        if let Err(Failure::Uncertified) = called {
+            self.uncertified.notify_one();
+        }
+        called
+    }
+
+    /// As [`Partition::call`], but wakes nobody: for those who recover.
+    pub(crate) async fn call_quietly(
+        &self,
+        script: &Script,
+        operation: &'static str,
+        build: impl Fn(&EpochKeys, &mut Call),
+    ) -> Result<Reply, Failure> {
         for _ in 0..=EPOCH_MOVES_MAX {
             match self.call_once(script, operation, &self.keys(), &build).await? {
                 Answer::Ok(reply) => return Ok(reply),
@@ -137,12 +151,17 @@ impl Partition {
         operation: &'static str,
         build: impl Fn(&EpochKeys, &mut Call),
     ) -> Result<Under, Failure> {
-        match self.call_once(script, operation, keys, &build).await? {
-            Answer::Ok(reply) => Ok(Under::Epoch(reply)),
-            Answer::Stale(open) => {
+        match self.call_once(script, operation, keys, &build).await {
+            Ok(Answer::Ok(reply)) => Ok(Under::Epoch(reply)),
+            Ok(Answer::Stale(open)) => {
                 self.set_epoch(open);
                 Ok(Under::AnotherEpoch)
             }
+            Err(Failure::Uncertified) => {
+                self.uncertified.notify_one();
+                Err(Failure::Uncertified)
+            }
+            Err(failure) => Err(failure),
         }
     }
 
@@ -163,10 +182,7 @@ impl Partition {
                 Ok(open) => Ok(Answer::Stale(open)),
                 Err(_) => Err(reply.wrong()),
             },
-            _ => {
-                self.uncertified.notify_one();
-                Err(Failure::Uncertified)
-            }
+            _ => Err(Failure::Uncertified),
         }
     }
 

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use super::App;
 use super::wire::issuance::{self as wire, Issuance, RequestIssuance};
 use super::wire::problem::Problem as ProblemBody;
-use crate::coupon::CouponId;
+use crate::coupon::{CouponId, stock};
 use crate::http::problem::jittered_ms;
 use crate::http::request::{Json as Body, RequestId};
 use crate::http::{Code, Language, Problem};
@@ -102,8 +102,20 @@ async fn load(app: &App, coupon: &CouponId) -> Result<(), Problem> {
     let Some(coupon) = app.coupons.get(coupon).await? else {
         return Err(Problem::new(Code::CouponNotFound));
     };
-    let loaded = recovery::load(&app.partition, &app.ledger, &coupon).await?;
-    tracing::info!(coupon = %coupon.id, ?loaded, "loaded the coupon on demand");
+    // One at a time, and to its end even if the client goes: a load is dear, and half of one is garbage.
+    let turn = Arc::clone(&app.loading).lock_owned().await;
+    let (_, stocks) = stock::read(&app.partition, std::slice::from_ref(&coupon.id)).await?;
+    if stocks != [None] {
+        return Ok(());
+    }
+    let (partition, ledger) = (Arc::clone(&app.partition), app.ledger.clone());
+    let task = tokio::spawn(async move {
+        let loaded = recovery::load(&partition, &ledger, &coupon).await;
+        drop(turn);
+        tracing::info!(coupon = %coupon.id, ?loaded, "loaded the coupon on demand");
+        loaded
+    });
+    task.await.map_err(|_| Problem::new(Code::Internal))??;
     Ok(())
 }
 

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use mongodb::Database;
 use quick_cache::sync::Cache;
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::boot::{self, Backends};
@@ -46,6 +47,8 @@ pub struct App {
     lookup: Lookup,
     /// `None` trusts the caller's ids.
     registered: Option<RegisteredUsers>,
+    /// Held by whoever loads a coupon on demand.
+    loading: Arc<Mutex<()>>,
     /// A coupon's validity never changes.
     validities: Cache<CouponId, Validity>,
     links: Links,
@@ -68,6 +71,7 @@ impl App {
             registered: limits
                 .require_registered_users
                 .then(|| RegisteredUsers::start(backends.users.clone(), limits.user_cache)),
+            loading: Arc::default(),
             validities: Cache::new(VALIDITIES_CACHED),
             links: Links::new(config.public_url.as_deref())?,
             pace: Pace::default(),

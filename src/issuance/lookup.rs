@@ -8,6 +8,7 @@ use std::sync::{Arc, LazyLock};
 
 use quick_cache::sync::Cache;
 use redis::Script;
+use tokio::sync::Semaphore;
 
 use super::reserve::{Progress, in_flight, time};
 use super::{Decision, InFlight, IssuanceId, Ledger};
@@ -19,6 +20,9 @@ static LOOKUP: LazyLock<Script> = LazyLock::new(|| script(include_str!("lookup.l
 
 const REDIS_BOUNDS: Bounds = Bounds { batch: 256, calls: 2, waiting: 32_768 };
 const LEDGER_BOUNDS: Bounds = Bounds { batch: 256, calls: 4, waiting: 32_768 };
+
+/// Linearizable reads at once.
+const CERTAIN_MAX: usize = 16;
 
 /// Where an issuance is in its life.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +38,8 @@ pub struct Lookup {
     ledger: Ledger,
     /// Decided outcomes only, so it is never stale.
     decided: Arc<Cache<IssuanceId, Arc<Decision>>>,
+    /// Reads for certain are dear, and those who ask for nonsense must not crowd out the others.
+    certain: Arc<Semaphore>,
     redis: Batcher<IssuanceId, Option<(InFlight, Progress)>>,
     mongodb: Batcher<IssuanceId, Option<Decision>>,
 }
@@ -60,7 +66,13 @@ impl Lookup {
                 }
             }
         });
-        Lookup { ledger, decided: Arc::new(Cache::new(cached)), redis, mongodb }
+        Lookup {
+            ledger,
+            decided: Arc::new(Cache::new(cached)),
+            certain: Arc::new(Semaphore::new(CERTAIN_MAX)),
+            redis,
+            mongodb,
+        }
     }
 
     /// Finds an issuance.
@@ -81,7 +93,10 @@ impl Lookup {
         }
         let found = match self.mongodb.ask(id).await? {
             Some(decision) => Some(decision),
-            None => self.ledger.decision_for_certain(id).await?,
+            None => {
+                let _certain = self.certain.acquire().await;
+                self.ledger.decision_for_certain(id).await?
+            }
         };
         Ok(found.map(|decision| {
             let decision = Arc::new(decision);

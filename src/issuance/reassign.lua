@@ -7,7 +7,8 @@
 -- ARGV  1 epoch  2 issuance id (16 bytes)  3 entry id  4 the old serial ('0' for none)
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', what, serial}: what is
 --   'taken' (serial is fresh), 'changed' (somebody else was first; serial is the one in flight),
---   'none' (no unit is free), 'gone' (this entry is no longer in flight)
+--   'none' (no unit is free), 'gone' (this entry is no longer in flight),
+--   'unloaded' (the coupon is not loaded, which cannot be while it has something in flight)
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
@@ -19,7 +20,7 @@ if entry ~= ARGV[3] then return {'ok', 'gone', '0'} end
 if serial ~= ARGV[4] then return {'ok', 'changed', serial} end
 
 local state = redis.call('HMGET', KEYS[3], 'total', 'next')
-if not state[1] then return {'ok', 'none', '0'} end
+if not state[1] then return {'ok', 'unloaded', '0'} end
 local fresh = redis.call('SPOP', KEYS[4])
 if not fresh then
   if tonumber(state[2]) > tonumber(state[1]) then return {'ok', 'none', '0'} end

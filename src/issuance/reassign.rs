@@ -44,6 +44,10 @@ pub async fn reassign(
         ("taken" | "changed", Ok(serial)) if serial > 0 => Ok(Reassigned::To(serial)),
         ("none", _) => Ok(Reassigned::NoneFree),
         ("gone", _) => Ok(Reassigned::Gone),
+        ("unloaded", _) => Err(Failure::Redis {
+            operation: "reassign a serial",
+            source: format!("coupon {coupon} has issuance {id} in flight and is not loaded").into(),
+        }),
         _ => Err(reply.wrong()),
     }
 }

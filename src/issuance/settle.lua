@@ -9,28 +9,44 @@
 --       then for each outcome: number of its coupon (1 is the first), entry id, issuance id (16 bytes),
 --       'I' issued or 'R' rejected, the serial in the ledger ('' for none), '1' if a rejection gives
 --       that serial back or '0' if it is lost to another record, '1' if the id was made from a key,
---       the message to publish
+--       the ids (16 bytes each) of what a user rejected as already issued holds, the message to publish
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', answer, …}: '1' settled, '0' guarded off
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
+-- Takes a unit out of the free ones. One that was never handed out is free by the counter alone:
+-- then those below it join the set. Not over any gap, for a script must stay short: a unit so far off
+-- stays free until somebody gets it, meets the ledger and is given another.
+local function take(coupon, free, serial)
+  serial = tonumber(serial)
+  local next_serial = tonumber(redis.call('HGET', coupon, 'next'))
+  if serial < next_serial then
+    redis.call('SREM', free, serial)
+  elseif serial - next_serial <= 1000 then
+    for unit = next_serial, serial - 1 do redis.call('SADD', free, string.format('%.0f', unit)) end
+    redis.call('HSET', coupon, 'next', string.format('%.0f', serial + 1))
+  end
+end
+
 -- Read everything first: an error here is before the first write.
-local count = (#ARGV - 3) / 8
+local count = (#ARGV - 3) / 9
 local loaded = {}
 for key = 6, #KEYS, 3 do
   loaded[key] = redis.call('HEXISTS', KEYS[key], 'id') == 1
+  redis.call('HLEN', KEYS[key + 1])
   redis.call('SCARD', KEYS[key + 2])
 end
 local ids = {}
-for item = 1, count do ids[item] = ARGV[3 + (item - 1) * 8 + 3] end
+for item = 1, count do ids[item] = ARGV[3 + (item - 1) * 9 + 3] end
 local values = redis.call('HMGET', KEYS[3], unpack(ids))
 redis.call('HLEN', KEYS[4])
+redis.call('HLEN', KEYS[5])
 redis.call('XLEN', KEYS[2])
 
 local entries, settled_ids, issued, seen, answers = {}, {}, {}, {}, {}
 for item = 1, count do
-  local at = 3 + (item - 1) * 8
+  local at = 3 + (item - 1) * 9
   local key = 6 + (tonumber(ARGV[at + 1]) - 1) * 3
   local entry, id, outcome, serial = ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
   local held_entry, held_serial, user
@@ -49,7 +65,7 @@ for item = 1, count do
         issued[key] = (issued[key] or 0) + 1
         -- The unit that the ledger names is taken, whatever was in flight for it.
         if serial ~= held_serial then
-          redis.call('SREM', KEYS[key + 2], serial)
+          take(KEYS[key], KEYS[key + 2], serial)
           if held_serial ~= '0' then redis.call('SADD', KEYS[key + 2], held_serial) end
         end
       else
@@ -57,10 +73,14 @@ for item = 1, count do
         -- (It may be a fresh one: reserved again under the id of an older rejection.)
         local lost = serial == held_serial and ARGV[at + 6] == '0'
         if held_serial ~= '0' and not lost then redis.call('SADD', KEYS[key + 2], held_serial) end
-        local held, rest = redis.call('HGET', KEYS[key + 1], user) or '', {}
+        -- The ids that the ledger says the user holds stay in dedupe, or come into it: else each
+        -- further request would be accepted and rejected again.
+        local held, rest, known = redis.call('HGET', KEYS[key + 1], user) or '', {}, {[id] = true}
+        held = held .. ARGV[at + 8]
         for i = 1, #held, 16 do
           local other = string.sub(held, i, i + 15)
-          if other ~= id then rest[#rest + 1] = other end
+          if not known[other] then rest[#rest + 1] = other end
+          known[other] = true
         end
         if #rest > 0 then
           redis.call('HSET', KEYS[key + 1], user, table.concat(rest))
@@ -70,7 +90,7 @@ for item = 1, count do
         if ARGV[at + 7] == '1' then redis.call('HSET', KEYS[key + 1], '!' .. id, '1') end
       end
     end
-    redis.call('PUBLISH', ARGV[3], ARGV[at + 8])
+    redis.call('PUBLISH', ARGV[3], ARGV[at + 9])
   end
 end
 

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
-use super::{Decision, Outcome};
+use super::{Decision, IssuanceId, Outcome};
 use crate::Failure;
 use crate::coupon::CouponId;
 use crate::keys::{EpochKeys, GROUP, outcome_channel};
@@ -24,16 +24,26 @@ pub enum Settled {
     AnotherEpoch,
 }
 
-/// Settles a batch of decided entries (entry id and decision), read under the epoch of `keys`.
+/// A decided entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settlement {
+    /// The id of its stream entry.
+    pub entry: String,
+    pub decision: Decision,
+    /// Of a user who was rejected as already issued: what they hold by the ledger.
+    pub holds: Vec<IssuanceId>,
+}
+
+/// Settles a batch of decided entries, read under the epoch of `keys`.
 /// At most [`BATCH_MAX`] at once.
 pub async fn settle(
     partition: &Partition,
     keys: &EpochKeys,
-    decided: &[(String, Decision)],
+    decided: &[Settlement],
 ) -> Result<Vec<Settled>, Failure> {
     let mut numbers: HashMap<&CouponId, usize> = HashMap::new();
     let mut coupons = Vec::new();
-    for (_, decision) in decided {
+    for Settlement { decision, .. } in decided {
         numbers.entry(&decision.coupon).or_insert_with(|| {
             coupons.push(&decision.coupon);
             coupons.len()
@@ -46,7 +56,7 @@ pub async fn settle(
                 call.key(keys.coupon(coupon)).key(keys.holders(coupon)).key(keys.free(coupon));
             }
             call.arg(GROUP).arg(outcome_channel(keys.partition()));
-            for (entry, decision) in decided {
+            for Settlement { entry, decision, holds } in decided {
                 let (letter, serial, given_back) = match decision.outcome {
                     Outcome::Issued { serial, .. } => ("I", Some(serial), false),
                     Outcome::Rejected { serial, lost, .. } => ("R", serial, !lost),
@@ -58,6 +68,7 @@ pub async fn settle(
                     .arg(serial.map(|serial| serial.to_string()).unwrap_or_default())
                     .arg(u8::from(given_back))
                     .arg(u8::from(decision.id.is_keyed()))
+                    .arg(holds.iter().flat_map(|id| *id.as_bytes()).collect::<Vec<u8>>())
                     .arg(message(decision));
             }
         })

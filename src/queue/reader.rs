@@ -7,12 +7,17 @@ use redis::aio::MultiplexedConnection;
 use redis::streams::StreamReadReply;
 use redis::{AsyncConnectionConfig, Client, RedisError};
 
-use super::entry::{Entry, Undecodable, decode};
+use super::Delivered;
+use super::entry::decode;
 use crate::Failure;
 use crate::keys::{EpochKeys, GROUP};
 
 /// Short, so that a read ends soon after the worker is asked to stop: a read is never cancelled.
 const BLOCK: Duration = Duration::from_millis(500);
+/// A connection that says nothing for so much longer than a read blocks is broken, though nobody said
+/// so. The client's usual limit of half a second would strand entries all the time; after this one the
+/// worker sweeps for them.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Reads a stream for one consumer.
@@ -26,18 +31,19 @@ pub struct Reader {
 #[derive(Debug)]
 pub enum Read {
     /// Delivered to this consumer, and pending until settled. May be empty.
-    Entries { entries: Vec<Entry>, undecodable: Vec<Undecodable> },
+    Entries(Delivered),
     /// There is no such stream or group: the epoch is over, or Redis lost it.
     NoGroup,
 }
 
 /// Which entries to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
+pub enum Which<'a> {
     /// Entries never delivered; waits a moment for some.
     New,
-    /// Entries that were delivered to this consumer and are not settled, from the oldest on.
-    Pending,
+    /// Entries that were delivered to this consumer and are not settled: those after this one (`0`
+    /// for all).
+    PendingAfter(&'a str),
 }
 
 impl Reader {
@@ -48,7 +54,7 @@ impl Reader {
 
     /// Reads at most `count` entries. Do not drop the future before it is done: what it was delivered
     /// would be pending and in nobody's hands.
-    pub async fn read(&mut self, keys: &EpochKeys, which: Which, count: usize) -> Result<Read, Failure> {
+    pub async fn read(&mut self, keys: &EpochKeys, which: Which<'_>, count: usize) -> Result<Read, Failure> {
         match self.try_read(keys, which, count).await {
             Ok(reply) => Ok(decoded(reply)),
             Err(error) if is_no_group(&error) => Ok(Read::NoGroup),
@@ -62,7 +68,7 @@ impl Reader {
     async fn try_read(
         &mut self,
         keys: &EpochKeys,
-        which: Which,
+        which: Which<'_>,
         count: usize,
     ) -> Result<StreamReadReply, RedisError> {
         let connection = match &mut self.connection {
@@ -70,7 +76,7 @@ impl Reader {
             none => {
                 let config = AsyncConnectionConfig::new()
                     .set_connection_timeout(Some(CONNECT_TIMEOUT))
-                    .set_response_timeout(None);
+                    .set_response_timeout(Some(SILENCE_MAX));
                 none.insert(self.client.get_multiplexed_async_connection_with_config(&config).await?)
             }
         };
@@ -81,7 +87,7 @@ impl Reader {
         }
         command.arg("STREAMS").arg(keys.stream()).arg(match which {
             Which::New => ">",
-            Which::Pending => "0",
+            Which::PendingAfter(entry) => entry,
         });
         let reply: Option<StreamReadReply> = command.query_async(connection).await?;
         Ok(reply.unwrap_or_default())
@@ -89,16 +95,11 @@ impl Reader {
 }
 
 fn decoded(reply: StreamReadReply) -> Read {
-    let (mut entries, mut undecodable) = (Vec::new(), Vec::new());
-    for stream in reply.keys {
-        for id in stream.ids {
-            match decode(id.id, &id.map) {
-                Ok(entry) => entries.push(entry),
-                Err(wrong) => undecodable.push(wrong),
-            }
-        }
+    let mut delivered = Delivered::default();
+    for id in reply.keys.into_iter().flat_map(|stream| stream.ids) {
+        delivered.add(decode(id.id, &id.map));
     }
-    Read::Entries { entries, undecodable }
+    Read::Entries(delivered)
 }
 
 fn is_no_group(error: &RedisError) -> bool {

@@ -10,14 +10,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::check::is_certified;
 use super::lease::Lease;
+use super::rebuild::certified_term;
 use super::{Durability, Rebuilt, check_settings, rebuild};
 use crate::Failure;
+use crate::backoff::Backoff;
 use crate::coupon::CouponStore;
 use crate::issuance::Ledger;
 use crate::partition::Partition;
 
 /// How often the certificate is looked at when nobody complains.
 const EVERY: Duration = Duration::from_secs(1);
+/// The first pause when it is not certified, and this process cannot help it now.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
 
 /// See the module's documentation.
 pub struct Keeper {
@@ -44,21 +48,32 @@ impl Keeper {
 
     /// Keeps the partition certified until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
+        let mut retry = Backoff::new(RETRY_FIRST, EVERY);
         loop {
-            if let Err(failure) = self.ensure().await {
-                tracing::warn!(
+            let ensured = tokio::select! {
+                // A rebuild that is broken off changes nothing; another process begins it anew.
+                () = shutdown.cancelled() => return,
+                ensured = self.ensure() => ensured,
+            };
+            match ensured {
+                Ok(true) => {
+                    retry.reset();
+                    tokio::select! {
+                        () = shutdown.cancelled() => return,
+                        () = tokio::time::sleep(EVERY) => {}
+                        () = self.partition.uncertified.notified() => {}
+                    }
+                    continue;
+                }
+                Ok(false) => {}
+                Err(failure) => tracing::warn!(
                     partition = %self.partition.id(),
                     error = failure.chain(),
                     "the partition could not be certified; trying again"
-                );
+                ),
             }
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(EVERY) => {}
-                () = self.partition.uncertified.notified() => {
-                    // Whoever was refused before us may be at it; the lease tells.
-                }
-            }
+            // Nobody is helped by asking without a pause: not whoever recovers, nor the log.
+            retry.wait(&shutdown).await;
         }
     }
 
@@ -71,17 +86,19 @@ impl Keeper {
         if let Some(wrong) = findings.wrong.first() {
             return Err(Failure::Redis { operation: "be certified", source: wrong.clone().into() });
         }
-        let Some(lease) = Lease::take(&self.database, self.partition.id(), &self.holder).await? else {
+        // Should MongoDB have forgotten terms that Redis remembers, the next one must still be later.
+        let known = certified_term(&self.partition).await?;
+        let Some(lease) = Lease::take(&self.database, self.partition.id(), &self.holder, known).await? else {
             return Ok(false);
         };
         // Somebody may have recovered between our look and our lease.
         if is_certified(&self.partition).await? {
-            lease.release().await?;
+            give_back(lease).await;
             return Ok(true);
         }
         tracing::info!(partition = %self.partition.id(), term = lease.term, epoch = %lease.epoch, "rebuilding");
         let rebuilt = rebuild(&self.partition, &self.ledger, &self.coupons, &lease).await;
-        lease.release().await?;
+        give_back(lease).await;
         match rebuilt? {
             Rebuilt::Opened { survivors, decided, coupons } => {
                 tracing::info!(
@@ -92,5 +109,12 @@ impl Keeper {
             }
             Rebuilt::Superseded => Ok(false),
         }
+    }
+}
+
+/// What was done under the lease is done, whether it can be given back or runs out by itself.
+async fn give_back(lease: Lease) {
+    if let Err(failure) = lease.release().await {
+        tracing::warn!(error = failure.chain(), "the recovery lease will run out by itself");
     }
 }

@@ -14,7 +14,7 @@ use crate::keys::PartitionId;
 use crate::mongo;
 
 /// A holder that does not renew for this long may be replaced.
-const LASTS: Duration = Duration::from_secs(15);
+pub(super) const LASTS: Duration = Duration::from_secs(15);
 
 /// A lease that is held.
 #[derive(Debug, Clone)]
@@ -29,11 +29,13 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Takes the lease for `holder`, unless somebody else holds it.
+    /// Takes the lease for `holder`, unless somebody else holds it. Its term is later than all before,
+    /// and than `known`.
     pub async fn take(
         database: &Database,
         partition: PartitionId,
         holder: &str,
+        known: i64,
     ) -> Result<Option<Lease>, Failure> {
         let leases: Collection<Document> = database.collection("recovery");
         let epoch = Epoch::new();
@@ -45,7 +47,7 @@ impl Lease {
         let taken = vec![doc! {"$set": {
             "holder": holder,
             "epoch": epoch.to_string(),
-            "term": {"$add": ["$term", 1_i64]},
+            "term": {"$add": [{"$max": ["$term", known]}, 1_i64]},
             "until": until(),
         }}];
         let collection = leases.clone();
@@ -75,6 +77,8 @@ impl Lease {
         let leases = self.leases.clone();
         let mine = doc! {
             "_id": id(self.partition), "holder": &self.holder, "term": self.term,
+            // One that ran out is not renewed: somebody may be taking it.
+            "$expr": {"$gt": ["$until", "$$NOW"]},
         };
         let update = vec![doc! {"$set": {"until": until}}];
         let updated = mongo::run(operation, async move { leases.update_one(mine, update).await });

@@ -1,7 +1,7 @@
 //! How a coupon gets into Redis: computed from the ledger and from what is in flight, staged in keys
 //! of its own, and put in place by one script that refuses if the coupon is there already.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
 use redis::Script;
@@ -32,18 +32,20 @@ pub enum Loaded {
 /// be reserved, and a rebuild loads all that has something in flight.
 pub async fn load(partition: &Partition, ledger: &Ledger, coupon: &Coupon) -> Result<Loaded, Failure> {
     let keys = partition.keys();
-    load_into(partition, &keys, false, ledger, coupon, &mut []).await
+    load_into(partition, &keys, false, ledger, coupon, &mut Vec::new()).await
 }
 
 /// Loads a coupon into an epoch that is open, or (`building`) being built. A survivor whose unit the
-/// ledger, or another survivor, has is left without one: a worker finds it another.
+/// ledger, or another survivor, has is left without one: a worker finds it another. A survivor that the
+/// ledger has decided by now (workers go on inserting during a rebuild) is no survivor: it is taken out
+/// of `survivors`, or it would be counted twice.
 pub(super) async fn load_into(
     partition: &Partition,
     keys: &EpochKeys,
     building: bool,
     ledger: &Ledger,
     coupon: &Coupon,
-    survivors: &mut [(IssuanceId, InFlight)],
+    survivors: &mut Vec<(IssuanceId, InFlight)>,
 ) -> Result<Loaded, Failure> {
     let mut staging = Staging::new(partition, keys);
     let mut units = Units::new(coupon.total);
@@ -51,6 +53,7 @@ pub(super) async fn load_into(
     for (id, in_flight) in survivors.iter() {
         surviving.entry(in_flight.user.clone()).or_default().push(*id);
     }
+    let mut decided: HashSet<IssuanceId> = HashSet::new();
 
     // One user's units come in a row, so their ids are complete when the next user begins.
     let mut issued = 0_u32;
@@ -65,6 +68,12 @@ pub(super) async fn load_into(
         for held in page {
             issued += 1;
             units.take(held.serial);
+            if let Some(ids) = surviving.get_mut(&held.user)
+                && ids.contains(&held.id)
+            {
+                ids.retain(|id| *id != held.id);
+                decided.insert(held.id);
+            }
             match &mut holder {
                 Some((user, ids)) if *user == held.user => ids.push(held.id),
                 _ => {
@@ -78,15 +87,24 @@ pub(super) async fn load_into(
     if let Some((user, ids)) = holder {
         staging.holder(&user, ids, surviving.remove(&user)).await?;
     }
-    for (user, ids) in surviving {
+    for (user, ids) in surviving.into_iter().filter(|(_, ids)| !ids.is_empty()) {
         staging.holder(&user, ids, None).await?;
     }
+    survivors.retain(|(id, _)| !decided.contains(id));
     for (_, in_flight) in survivors {
         in_flight.serial = in_flight.serial.filter(|serial| units.take(*serial));
     }
 
-    for id in ledger.rejected(&coupon.id).await?.into_iter().filter(IssuanceId::is_keyed) {
-        staging.rejected(id).await?;
+    let mut last = None;
+    loop {
+        let page = ledger.rejected_page(&coupon.id, last).await?;
+        last = page.last().copied();
+        if last.is_none() {
+            break;
+        }
+        for id in page.into_iter().filter(IssuanceId::is_keyed) {
+            staging.rejected(id).await?;
+        }
     }
     let (next, free) = units.rest();
     for serial in free {

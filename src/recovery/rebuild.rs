@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use redis::{AsyncCommands, Script};
 
-use super::lease::Lease;
+use super::Epoch;
+use super::lease::{LASTS, Lease};
 use super::load::load_into;
 use crate::Failure;
 use crate::coupon::{CouponId, CouponStore};
@@ -19,6 +20,7 @@ use crate::keys::{self, EpochKeys, GROUP};
 use crate::partition::{Call, Partition, script};
 
 static CLOSE: LazyLock<Script> = LazyLock::new(|| script(include_str!("close.lua")));
+static FORGET: LazyLock<Script> = LazyLock::new(|| script(include_str!("forget.lua")));
 static OPEN: LazyLock<Script> = LazyLock::new(|| script(include_str!("open.lua")));
 
 /// Well within the lease's length.
@@ -49,12 +51,18 @@ pub async fn rebuild(
     }
 }
 
-/// Renews the lease until it is lost.
+/// Renews the lease until it is lost. That MongoDB is away for a moment does not lose it yet.
 async fn lose(lease: &Lease) -> Result<(), Failure> {
+    let mut renewed = Instant::now();
     loop {
         tokio::time::sleep(RENEW_EVERY).await;
-        if !lease.renew().await? {
-            return Ok(());
+        match lease.renew().await {
+            Ok(true) => renewed = Instant::now(),
+            Ok(false) => return Ok(()),
+            Err(failure) if renewed.elapsed() + RENEW_EVERY > LASTS => return Err(failure),
+            Err(failure) => {
+                tracing::warn!(error = failure.chain(), "the recovery lease could not be renewed yet")
+            }
         }
     }
 }
@@ -66,12 +74,19 @@ async fn build_and_open(
     lease: &Lease,
 ) -> Result<Rebuilt, Failure> {
     let keys = EpochKeys::new(partition.id(), lease.epoch);
-    let Some(old) = close(partition, lease).await? else { return Ok(Rebuilt::Superseded) };
-
-    let mut in_flight = match old {
-        Some(old) => survivors(partition, &old).await?,
-        None => Vec::new(),
+    let old = match close(partition, lease).await? {
+        Closed::Superseded => return Ok(Rebuilt::Superseded),
+        Closed::After(Some(epoch)) => vec![EpochKeys::new(partition.id(), epoch)],
+        // The certificate is gone. Where it alone is, what was in flight is still there.
+        Closed::After(None) => epochs_in_flight(partition).await?,
     };
+    // What recoverers before us left half-built: else each failed attempt adds another copy.
+    let kept: Vec<&EpochKeys> = old.iter().chain([&keys]).collect();
+    if !forget_all_but(partition, &keys, &kept).await? {
+        return Ok(Rebuilt::Superseded);
+    }
+
+    let mut in_flight = survivors(partition, &old).await?;
     let before = in_flight.len();
     in_flight = undecided(ledger, in_flight).await?;
     let decided = before - in_flight.len();
@@ -101,56 +116,96 @@ async fn build_and_open(
         return Ok(Rebuilt::Superseded);
     }
     partition.set_epoch(lease.epoch);
-    delete_other_epochs(partition, &keys).await?;
+    forget_all_but(partition, &keys, &[&keys]).await?;
     Ok(Rebuilt::Opened { survivors: queue.len(), decided, coupons: by_coupon.len() })
 }
 
-/// Closes the certificate, and returns the keys of the epoch that was open last, if any. `None` if
-/// somebody recovers under a later term.
-async fn close(partition: &Partition, lease: &Lease) -> Result<Option<Option<EpochKeys>>, Failure> {
+/// What the closing of the certificate came to.
+enum Closed {
+    /// Closed; this epoch was open last, if the certificate was there.
+    After(Option<Epoch>),
+    /// Somebody recovers under a later term.
+    Superseded,
+}
+
+async fn close(partition: &Partition, lease: &Lease) -> Result<Closed, Failure> {
     let mut call = Call::default();
     call.key(keys::certificate(partition.id())).arg(lease.term).arg(lease.epoch.to_string());
     let mut reply = partition.invoke(&CLOSE, "close the certificate", &call).await?;
     if reply.text()? != "closed" {
-        return Ok(None);
+        return Ok(Closed::Superseded);
     }
     let epoch = reply.text()?;
     if epoch.is_empty() {
-        return Ok(Some(None));
+        return Ok(Closed::After(None));
     }
-    let epoch = epoch.parse().map_err(|_| reply.wrong())?;
-    Ok(Some(Some(EpochKeys::new(partition.id(), epoch))))
+    epoch.parse().map(|epoch| Closed::After(Some(epoch))).map_err(|_| reply.wrong())
 }
 
-/// What the old epoch has in flight.
-async fn survivors(partition: &Partition, old: &EpochKeys) -> Result<Vec<(IssuanceId, InFlight)>, Failure> {
+/// The term that the certificate was closed or opened under last.
+pub(super) async fn certified_term(partition: &Partition) -> Result<i64, Failure> {
+    let term: Option<i64> = redis::cmd("HGET")
+        .arg(keys::certificate(partition.id()))
+        .arg("term")
+        .query_async(&mut partition.connection())
+        .await
+        .map_err(Failure::redis("read the certificate"))?;
+    Ok(term.unwrap_or(0))
+}
+
+/// Every epoch that has something in flight, the oldest first.
+async fn epochs_in_flight(partition: &Partition) -> Result<Vec<EpochKeys>, Failure> {
+    let mut epochs = Vec::new();
+    let mut scan = Scan::new(partition, keys::any_epoch(partition.id()));
+    while let Some(page) = scan.next().await? {
+        for key in page {
+            epochs.extend(keys::epoch_of_in_flight(partition.id(), &key));
+        }
+    }
+    epochs.sort_by_key(|epoch: &Epoch| epoch.to_string());
+    Ok(epochs.into_iter().map(|epoch| EpochKeys::new(partition.id(), epoch)).collect())
+}
+
+/// What the old epochs have in flight; of one issuance, what the latest has.
+async fn survivors(partition: &Partition, old: &[EpochKeys]) -> Result<Vec<(IssuanceId, InFlight)>, Failure> {
+    let failed = || Failure::redis("read what is in flight");
     let mut found = BTreeMap::new();
     let mut connection = partition.connection();
-    let mut cursor = 0_u64;
-    loop {
-        let (next, page): (u64, Vec<(Vec<u8>, String)>) = redis::cmd("HSCAN")
-            .arg(old.in_flight())
-            .arg(cursor)
-            .arg("COUNT")
-            .arg(CHUNK)
-            .query_async(&mut connection)
-            .await
-            .map_err(Failure::redis("read what is in flight"))?;
-        for (id, value) in page {
-            let id = <[u8; 16]>::try_from(id).ok().and_then(IssuanceId::from_bytes);
-            match (id, value.parse::<InFlight>()) {
+    for keys in old {
+        let mut cursor = 0_u64;
+        loop {
+            let (next, page): (u64, Vec<(Vec<u8>, Vec<u8>)>) = redis::cmd("HSCAN")
+                .arg(keys.in_flight())
+                .arg(cursor)
+                .arg("COUNT")
+                .arg(CHUNK)
+                .query_async(&mut connection)
+                .await
+                .map_err(failed())?;
+            for (id, value) in page {
                 // HSCAN may give a field more than once.
-                (Some(id), Ok(in_flight)) => drop(found.insert(id, in_flight)),
-                (id, parsed) => {
-                    tracing::error!(?id, value, error = ?parsed.err(), "an in-flight entry is damaged; it is left out");
+                match parse(&id, &value) {
+                    Some((id, in_flight)) => drop(found.insert(id, in_flight)),
+                    None => {
+                        tracing::error!(?id, value = %String::from_utf8_lossy(&value), "an in-flight entry cannot be read; it is kept aside");
+                        let kept: redis::RedisResult<()> =
+                            connection.hset(keys::damaged(partition.id()), id, value).await;
+                        kept.map_err(failed())?;
+                    }
                 }
             }
+            if next == 0 {
+                break;
+            }
+            cursor = next;
         }
-        if next == 0 {
-            return Ok(found.into_iter().collect());
-        }
-        cursor = next;
     }
+    Ok(found.into_iter().collect())
+}
+
+fn parse(id: &[u8], value: &[u8]) -> Option<(IssuanceId, InFlight)> {
+    let id = IssuanceId::from_bytes(<[u8; 16]>::try_from(id).ok()?)?;
+    Some((id, std::str::from_utf8(value).ok()?.parse().ok()?))
 }
 
 /// Leaves out what the ledger has decided: its accounts come from there.
@@ -224,29 +279,57 @@ async fn open(partition: &Partition, keys: &EpochKeys, lease: &Lease, count: usi
     }
 }
 
-/// Deletes the keys of every epoch but this one.
-async fn delete_other_epochs(partition: &Partition, keys: &EpochKeys) -> Result<(), Failure> {
-    let failed = || Failure::redis("delete the old epoch");
-    let mut scanning = partition.connection();
-    let mut deleting = partition.connection();
-    let mut cursor = 0_u64;
-    loop {
+/// Deletes the keys of every epoch but some, as the recoverer of `mine`. `false` if that is somebody
+/// else by now: then nothing more is deleted.
+async fn forget_all_but(
+    partition: &Partition,
+    mine: &EpochKeys,
+    kept: &[&EpochKeys],
+) -> Result<bool, Failure> {
+    let mut scan = Scan::new(partition, keys::any_epoch(partition.id()));
+    while let Some(page) = scan.next().await? {
+        let old: Vec<_> =
+            page.into_iter().filter(|key| !kept.iter().any(|kept| key.starts_with(kept.prefix()))).collect();
+        if old.is_empty() {
+            continue;
+        }
+        let mut call = Call::default();
+        call.key(mine.certificate()).arg(mine.epoch().to_string());
+        for key in old {
+            call.key(key);
+        }
+        if partition.invoke(&FORGET, "delete an old epoch", &call).await?.text()? != "forgotten" {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// A walk through keys, a page at a time.
+struct Scan<'a> {
+    partition: &'a Partition,
+    pattern: String,
+    /// `None` at the end.
+    cursor: Option<u64>,
+}
+
+impl<'a> Scan<'a> {
+    fn new(partition: &'a Partition, pattern: String) -> Self {
+        Scan { partition, pattern, cursor: Some(0) }
+    }
+
+    async fn next(&mut self) -> Result<Option<Vec<String>>, Failure> {
+        let Some(cursor) = self.cursor else { return Ok(None) };
         let (next, page): (u64, Vec<String>) = redis::cmd("SCAN")
             .arg(cursor)
             .arg("MATCH")
-            .arg(keys::any_epoch(partition.id()))
+            .arg(&self.pattern)
             .arg("COUNT")
             .arg(CHUNK)
-            .query_async(&mut scanning)
+            .query_async(&mut self.partition.connection())
             .await
-            .map_err(failed())?;
-        let old: Vec<_> = page.into_iter().filter(|key| !key.starts_with(keys.prefix())).collect();
-        if !old.is_empty() {
-            deleting.unlink::<_, ()>(old).await.map_err(failed())?;
-        }
-        if next == 0 {
-            return Ok(());
-        }
-        cursor = next;
+            .map_err(Failure::redis("look through the keys"))?;
+        self.cursor = Some(next).filter(|next| *next != 0);
+        Ok(Some(page))
     }
 }

@@ -15,7 +15,7 @@ use crate::Failure;
 use crate::coupon::CouponStore;
 use crate::issuance::ledger::Inserted;
 use crate::issuance::reassign::{Reassigned, reassign};
-use crate::issuance::settle::{self, settle};
+use crate::issuance::settle::{self, Settled, Settlement, settle};
 use crate::issuance::{Decision, Ledger, Outcome, Reason};
 use crate::keys::EpochKeys;
 use crate::partition::Partition;
@@ -41,27 +41,57 @@ struct Candidate<'a> {
 
 /// Where a step left an entry.
 enum Step<'a> {
-    Decided(Decision),
+    Decided(Settlement),
     /// Insert it as issued (again).
     Insert(Candidate<'a>),
     /// It is not in flight any more, or another epoch's: somebody else has it.
     Gone,
 }
 
+/// Why an entry of a batch has no outcome yet, while others of it have.
+#[derive(Debug)]
+pub enum Left {
+    /// MongoDB will not take this document, whatever happens: its own fault, and it uses up attempts.
+    Refused(String),
+    /// Nobody can tell yet: try again.
+    Unclear(Failure),
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+pub enum Processed {
+    /// Settled, but for these.
+    Here(Vec<(Entry, Left)>),
+    /// Another epoch is open: the batch is somebody else's.
+    AnotherEpoch,
+}
+
+/// The decisions of a batch.
+#[derive(Debug, Default)]
+pub struct Decided {
+    pub settlements: Vec<Settlement>,
+    pub left: Vec<(Entry, Left)>,
+}
+
 /// A batch, by how far its entries have come.
 #[derive(Default)]
 struct Sorted<'a> {
-    decided: Vec<(String, Decision)>,
+    decided: Decided,
     candidates: Vec<Candidate<'a>>,
 }
 
 impl<'a> Sorted<'a> {
-    fn add(&mut self, entry: &Entry, step: Step<'a>) {
+    fn add(&mut self, entry: &Entry, step: Result<Step<'a>, Failure>) {
         match step {
-            Step::Decided(decision) => self.decided.push((entry.entry.clone(), decision)),
-            Step::Insert(candidate) => self.candidates.push(candidate),
-            Step::Gone => {}
+            Ok(Step::Decided(settlement)) => self.decided.settlements.push(settlement),
+            Ok(Step::Insert(candidate)) => self.candidates.push(candidate),
+            Ok(Step::Gone) => {}
+            Err(failure) => self.leave(entry, Left::Unclear(failure)),
         }
+    }
+
+    fn leave(&mut self, entry: &Entry, why: Left) {
+        self.decided.left.push((entry.clone(), why));
     }
 }
 
@@ -71,27 +101,27 @@ impl Decider {
         Decider { partition, ledger, limits: Limits::new(coupons) }
     }
 
-    /// Decides and settles a batch that was read under the epoch of `keys`. May be repeated, and raced
-    /// by another worker, without harm; an `Err` leaves open what was done.
-    pub async fn process(&self, keys: &EpochKeys, entries: &[Entry]) -> Result<(), Failure> {
-        let decided = self.decide(keys, entries).await?;
-        for batch in decided.chunks(settle::BATCH_MAX) {
-            settle(&self.partition, keys, batch).await?;
+    /// Decides and settles a batch that was read under the epoch of `keys`, and returns what is left of
+    /// it. May be repeated, and raced by another worker, without harm; an `Err` leaves open what was
+    /// done.
+    pub async fn process(&self, keys: &EpochKeys, entries: &[Entry]) -> Result<Processed, Failure> {
+        let Decided { settlements, left } = self.decide(keys, entries).await?;
+        let mut another_epoch = false;
+        for batch in settlements.chunks(settle::BATCH_MAX) {
+            another_epoch |= settle(&self.partition, keys, batch).await?.contains(&Settled::AnotherEpoch);
         }
-        Ok(())
+        // Under another epoch the recovery has dealt with all of the batch.
+        Ok(if another_epoch { Processed::AnotherEpoch } else { Processed::Here(left) })
     }
 
-    /// Brings every entry to its decision, and returns those that are still this epoch's to settle.
-    pub async fn decide(
-        &self,
-        keys: &EpochKeys,
-        entries: &[Entry],
-    ) -> Result<Vec<(String, Decision)>, Failure> {
+    /// Brings the entries to their decisions, and returns those that are still this epoch's to settle.
+    pub async fn decide(&self, keys: &EpochKeys, entries: &[Entry]) -> Result<Decided, Failure> {
         let mut sorted = Sorted::default();
-        // Two entries of one issuance in one batch: the second finds the first's decision next time.
+        // Two entries of one issuance in one batch: the second finds the first's decision when its
+        // turn comes again.
         let mut seen = HashSet::new();
         for entry in entries.iter().filter(|entry| seen.insert(entry.id)) {
-            sorted.add(entry, self.with_unit(keys, entry, entry.serial, entry.nth).await?);
+            sorted.add(entry, self.with_unit(keys, entry, entry.serial, entry.nth).await);
         }
         for _ in 0..ROUNDS_MAX {
             let candidates = std::mem::take(&mut sorted.candidates);
@@ -100,32 +130,46 @@ impl Decider {
             }
             let decisions: Vec<_> = candidates.iter().map(issued).collect();
             let inserted = self.ledger.insert(&decisions).await?;
-            let mut conflicts = Vec::new();
+            let mut failed = Vec::new();
             for ((candidate, decision), inserted) in candidates.into_iter().zip(decisions).zip(inserted) {
                 match inserted {
-                    Inserted::Decided => sorted.add(candidate.entry, Step::Decided(decision)),
-                    Inserted::Conflict => conflicts.push(candidate),
-                    Inserted::Refused(why) => return Err(refused(candidate.entry, &why)),
+                    Inserted::Decided => sorted.add(candidate.entry, Ok(decided(candidate.entry, decision))),
+                    Inserted::Conflict => failed.push((candidate, None)),
+                    Inserted::Refused(why) => failed.push((candidate, Some(why))),
                 }
             }
-            if conflicts.is_empty() {
+            if failed.is_empty() {
                 continue;
             }
-            let ids: Vec<_> = conflicts.iter().map(|candidate| candidate.entry.id).collect();
+            // Whatever the reason, it may have been decided before.
+            let ids: Vec<_> = failed.iter().map(|(candidate, _)| candidate.entry.id).collect();
             let mut winners = self.ledger.decisions(&ids).await?;
-            for candidate in conflicts {
+            for (candidate, refused) in failed {
                 let entry = candidate.entry;
-                let step = match winners.remove(&entry.id) {
-                    Some(winner) => Step::Decided(winner),
-                    None => self.arbitrate(keys, candidate).await?,
-                };
-                sorted.add(entry, step);
+                match (winners.remove(&entry.id), refused) {
+                    (Some(winner), _) => sorted.add(entry, self.adopt(entry, winner).await),
+                    (None, Some(why)) => sorted.leave(entry, Left::Refused(why)),
+                    (None, None) => sorted.add(entry, self.arbitrate(keys, candidate).await),
+                }
             }
         }
-        match sorted.candidates.first() {
-            None => Ok(sorted.decided),
-            Some(candidate) => Err(refused(candidate.entry, "it met one conflict after another")),
+        for candidate in std::mem::take(&mut sorted.candidates) {
+            let why = unclear(candidate.entry, "it met one conflict after another");
+            sorted.leave(candidate.entry, Left::Unclear(why));
         }
+        Ok(sorted.decided)
+    }
+
+    /// Takes over what was decided before.
+    async fn adopt<'a>(&self, entry: &Entry, winner: Decision) -> Result<Step<'a>, Failure> {
+        let holds = match winner.outcome {
+            Outcome::Rejected { reason: Reason::AlreadyIssued, .. } => {
+                let held = self.ledger.held_by(&entry.coupon, &entry.user).await?;
+                held.into_iter().map(|held| held.id).collect()
+            }
+            _ => Vec::new(),
+        };
+        Ok(Step::Decided(Settlement { entry: entry.entry.clone(), decision: winner, holds }))
     }
 
     /// Makes an entry a candidate, with a unit that there is.
@@ -197,20 +241,24 @@ impl Decider {
                     reason = reason.as_str(), serial, lost,
                     "an accepted request was rejected"
                 );
-                Ok(Step::Decided(decision))
+                self.adopt(entry, decision).await
             }
-            Some(Inserted::Conflict) => {
-                let winner = self.ledger.decisions(&[entry.id]).await?.remove(&entry.id);
-                winner.map(Step::Decided).ok_or_else(|| refused(entry, "its decision is not visible yet"))
-            }
-            Some(Inserted::Refused(why)) => Err(refused(entry, &why)),
-            None => Err(refused(entry, "the insert answered nothing")),
+            Some(Inserted::Conflict) => match self.ledger.decisions(&[entry.id]).await?.remove(&entry.id) {
+                Some(winner) => self.adopt(entry, winner).await,
+                None => Err(unclear(entry, "its decision is not visible yet")),
+            },
+            Some(Inserted::Refused(why)) => Err(unclear(entry, &why)),
+            None => Err(unclear(entry, "the insert answered nothing")),
         }
     }
 }
 
 fn issued(candidate: &Candidate) -> Decision {
     decision(candidate.entry, Outcome::Issued { serial: candidate.serial, nth: candidate.nth })
+}
+
+fn decided<'a>(entry: &Entry, decision: Decision) -> Step<'a> {
+    Step::Decided(Settlement { entry: entry.entry.clone(), decision, holds: Vec::new() })
 }
 
 fn decision(entry: &Entry, outcome: Outcome) -> Decision {
@@ -230,7 +278,7 @@ fn now_in_milliseconds() -> Timestamp {
     Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
 }
 
-fn refused(entry: &Entry, why: &str) -> Failure {
+fn unclear(entry: &Entry, why: &str) -> Failure {
     Failure::MongoDb {
         operation: "decide an issuance",
         source: format!("issuance {} of coupon {}: {why}", entry.id, entry.coupon).into(),

@@ -1,15 +1,19 @@
 //! The worker: drains the queue into the ledger and settles what was decided.
 //!
-//! [`Worker::run`] reads batches while it has hands free; [`Decider`] brings each batch to its
-//! outcomes; what cannot be decided now (MongoDB away, Redis being recovered) is tried again with
-//! growing pauses, and while all hands wait nothing more is read.
+//! [`Worker::run`] takes batches from its source (new entries, those of dead workers, its own that it
+//! lost sight of) while it has hands free; [`Decider`] brings each batch to its outcomes. What cannot
+//! be decided now (MongoDB away, Redis being recovered) opens the breaker: nothing more is read, and
+//! it is tried again with growing pauses, for as long as it takes. What fails for a reason of its own
+//! is tried alone a few times, then set aside.
 
-mod backoff;
+mod beat;
+mod breaker;
 mod decide;
+mod hands;
 mod limits;
+mod source;
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -17,16 +21,20 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::backoff::Backoff;
 use crate::boot::{self, Backends};
 use crate::coupon::CouponStore;
 use crate::http::{health, server};
 use crate::issuance::Ledger;
-use crate::keys::EpochKeys;
 use crate::partition::Partition;
-use crate::queue::{Entry, Read, Reader, Which};
-use crate::recovery::is_certified;
-use backoff::Backoff;
-pub use decide::Decider;
+use crate::queue::Undecodable;
+pub use decide::{Decided, Decider, Left, Processed};
+use hands::Hands;
+use source::Source;
+
+/// Pauses between attempts at what cannot be done now.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_LONGEST: Duration = Duration::from_secs(3);
 
 /// After the request to stop, what is in hand may take this long.
 pub const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -43,69 +51,29 @@ pub struct Pace {
 /// One worker. Its consumer name is new with every start, and never used again.
 pub struct Worker {
     partition: Arc<Partition>,
-    decider: Arc<Decider>,
+    hands: Arc<Hands>,
     consumer: String,
     pace: Pace,
-    /// Entries that a task of this process works on: a second delivery of one is left alone.
-    in_hand: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Worker {
     /// A worker on a partition and its ledger.
     pub fn new(partition: Arc<Partition>, ledger: Ledger, coupons: CouponStore, pace: Pace) -> Self {
-        let decider = Arc::new(Decider::new(Arc::clone(&partition), ledger, coupons));
+        let decider = Decider::new(Arc::clone(&partition), ledger, coupons);
+        let hands = Arc::new(Hands::new(Arc::clone(&partition), decider));
         let consumer = format!("w-{}", crate::random_id());
-        Worker { partition, decider, consumer, pace, in_hand: Arc::default() }
+        Worker { partition, hands, consumer, pace }
     }
 
-    /// Drains until `shutdown`; then finishes what is in hand, within [`DRAIN_MAX`].
+    /// Drains until `shutdown`; then finishes what is in hand, within [`DRAIN_MAX`], and leaves the
+    /// rest to others.
     pub async fn run(self, shutdown: CancellationToken) {
         tracing::info!(partition = %self.partition.id(), consumer = self.consumer, "the worker drains the queue");
         let tasks = TaskTracker::new();
-        let hands = Arc::new(Semaphore::new(self.pace.concurrency));
-        let mut reader = Reader::new(self.partition.client().clone(), self.consumer.clone());
-        let mut backoff = Backoff::new();
-        // After trouble, something may have been delivered that never arrived here.
-        let mut which = Which::New;
-        loop {
-            let hand = tokio::select! {
-                () = shutdown.cancelled() => break,
-                hand = hands.clone().acquire_owned() => hand,
-            };
-            let Ok(hand) = hand else { break };
-            let keys = self.partition.keys();
-            match reader.read(&keys, which, self.pace.batch).await {
-                Ok(Read::Entries { entries, undecodable }) => {
-                    backoff.reset();
-                    which = Which::New;
-                    for wrong in undecodable {
-                        tracing::error!(
-                            entry = wrong.entry,
-                            why = wrong.why,
-                            "an entry cannot be read; it stays pending"
-                        );
-                    }
-                    let entries = self.take(entries);
-                    if !entries.is_empty() {
-                        let work = self.work(keys, entries, shutdown.clone());
-                        tasks.spawn(async move {
-                            work.await;
-                            drop(hand);
-                        });
-                    }
-                }
-                Ok(Read::NoGroup) => {
-                    if let Ok(false) | Err(_) = is_certified(&self.partition).await {
-                        backoff.wait(&shutdown).await;
-                    }
-                }
-                Err(failure) => {
-                    tracing::warn!(error = failure.chain(), "the queue cannot be read; trying again");
-                    which = Which::Pending;
-                    backoff.wait(&shutdown).await;
-                }
-            }
-        }
+        let left = CancellationToken::new();
+        let beating =
+            tokio::spawn(beat::keep(Arc::clone(&self.partition), self.consumer.clone(), left.clone()));
+        self.drain(&tasks, &shutdown).await;
         tasks.close();
         if tokio::time::timeout(DRAIN_MAX, tasks.wait()).await.is_err() {
             tracing::warn!(
@@ -113,44 +81,49 @@ impl Worker {
                 "stopped with batches in hand; another worker will finish them"
             );
         }
+        left.cancel();
+        let _ = beating.await;
         tracing::info!(consumer = self.consumer, "the worker has stopped");
     }
 
-    fn take(&self, entries: Vec<Entry>) -> Vec<Entry> {
-        let mut in_hand = self.in_hand.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        entries.into_iter().filter(|entry| in_hand.insert(entry.entry.clone())).collect()
-    }
-
-    /// Works on a batch until it is done, or is somebody else's.
-    fn work(
-        &self,
-        keys: EpochKeys,
-        entries: Vec<Entry>,
-        shutdown: CancellationToken,
-    ) -> impl Future<Output = ()> + Send + 'static {
-        let (partition, decider) = (Arc::clone(&self.partition), Arc::clone(&self.decider));
-        let in_hand = Arc::clone(&self.in_hand);
-        async move {
-            let mut backoff = Backoff::new();
-            loop {
-                match decider.process(&keys, &entries).await {
-                    Ok(()) => break,
-                    Err(failure) => tracing::warn!(
-                        entries = entries.len(),
-                        error = failure.chain(),
-                        "a batch cannot be decided now; trying again"
-                    ),
+    /// Reads, claims and sweeps, and puts what it got into free hands.
+    async fn drain(&self, tasks: &TaskTracker, shutdown: &CancellationToken) {
+        let free = Arc::new(Semaphore::new(self.pace.concurrency));
+        let mut source = Source::new(Arc::clone(&self.partition), self.consumer.clone(), self.pace.batch);
+        let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
+        loop {
+            let hand = tokio::select! {
+                () = shutdown.cancelled() => return,
+                hand = self.hands.when_free(&free) => hand,
+            };
+            // Not raced with `shutdown`: a read that is dropped strands what it was given.
+            match source.next().await {
+                Ok(Some((keys, delivered))) => {
+                    backoff.reset();
+                    report(delivered.undecodable);
+                    let batch = self.hands.take(keys, delivered.entries);
+                    if !batch.is_empty() {
+                        let (hands, shutdown) = (Arc::clone(&self.hands), shutdown.clone());
+                        tasks.spawn(async move {
+                            hands.work(batch, &shutdown).await;
+                            drop(hand);
+                        });
+                    }
                 }
-                if shutdown.is_cancelled() || partition.keys() != keys {
-                    break;
+                Ok(None) => backoff.wait(shutdown).await,
+                Err(failure) => {
+                    tracing::warn!(error = failure.chain(), "the queue cannot be read; trying again");
+                    backoff.wait(shutdown).await;
                 }
-                backoff.wait(&shutdown).await;
-            }
-            let mut in_hand = in_hand.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            for entry in &entries {
-                in_hand.remove(&entry.entry);
             }
         }
+    }
+}
+
+/// An entry of another version, or a damaged one, is left for a program that can read it.
+fn report(undecodable: Vec<Undecodable>) {
+    for wrong in undecodable {
+        tracing::error!(entry = wrong.entry, why = wrong.why, "an entry cannot be read; it stays pending");
     }
 }
 

@@ -91,12 +91,11 @@ async fn coupons_are_listed_newest_first_page_by_page_and_by_status() {
         let page = system.client.get(&format!("/coupons?limit=3{cursor}")).await;
         let items = page.body["items"].as_array().expect("items");
         assert!(items.len() <= 3);
-        seen.extend(items.iter().map(|item| {
-            (
-                item["createdAt"].as_str().expect("a time").to_owned(),
-                item["id"].as_str().expect("an id").to_owned(),
-            )
-        }));
+        seen.extend(
+            items
+                .iter()
+                .map(|item| (moment(&item["createdAt"]), item["id"].as_str().expect("an id").to_owned())),
+        );
         match page.body["nextCursor"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
             None => break,

@@ -74,10 +74,10 @@ async fn of_two_deciders_with_the_same_entry_one_decides_and_the_other_adopts() 
     let coupon = system.coupon("c", 5, 1).await;
     let id = system.accepted("u0", &coupon).await;
     let entries = system.take_entries().await;
-    let first = system.decider().decide(&system.keys(), &entries).await.expect("decided");
-    let second = system.decider().decide(&system.keys(), &entries).await.expect("decided");
+    let first = system.decider().decide(&system.keys(), &entries).await.expect("decided").settlements;
+    let second = system.decider().decide(&system.keys(), &entries).await.expect("decided").settlements;
     assert_eq!(first, second);
-    assert_eq!(first[0].1.id, id);
+    assert_eq!(first[0].decision.id, id);
     let keys = system.keys();
     assert_eq!(settle(system.partition(), &keys, &first).await.expect("an answer"), [Settled::Now]);
     assert_eq!(settle(system.partition(), &keys, &second).await.expect("an answer"), [Settled::Before]);
@@ -130,6 +130,7 @@ async fn of_two_workers_that_meet_a_taken_unit_one_reassigns_and_both_end_with_i
 #[tokio::test]
 async fn a_user_who_holds_the_limit_by_the_ledger_is_rejected_and_the_unit_goes_back() {
     let system = System::start().await;
+    system.users("u", 1).await;
     let coupon = system.coupon("c", 5, 1).await;
     let id = system.accepted("u0", &coupon).await;
     let entries = system.take_entries().await;
@@ -142,6 +143,10 @@ async fn a_user_who_holds_the_limit_by_the_ledger_is_rejected_and_the_unit_goes_
     );
     let stock = system.stock(&coupon).await;
     assert_eq!((stock.remaining, stock.reserved), (5, 0));
+    // What they hold came into dedupe: else each further request would be accepted and rejected again.
+    let again = system.client.issue("u0", "c", None).await;
+    assert_eq!((again.status, again.code()), (409, "already-issued"));
+    assert_eq!(again.body["userCoupons"].as_array().map(Vec::len), Some(1));
 }
 
 #[tokio::test]

@@ -161,7 +161,7 @@ impl From<coupon::Stock> for Stock {
 /// The body of `POST /coupons`, for the documentation; [`create`] reads it.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase", example = json!({
-    "id": "summer", "name": "여름 할인", "total": 100, "perUser": 1,
+    "id": "autumn", "name": "가을 할인", "total": 100, "perUser": 1,
     "startsAt": "2026-01-01T00:00:00+09:00", "endsAt": "2036-01-01T00:00:00+09:00",
     "discount": {"type": "fixed", "amount": 5000, "currency": "KRW"}, "minOrderAmount": 20000, "validFor": "P30D"
 }))]

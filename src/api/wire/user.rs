@@ -51,7 +51,7 @@ impl From<user::User> for User {
 
 /// The body of `POST /users`, for the documentation; [`create`] reads it.
 #[derive(ToSchema)]
-#[schema(example = json!({"id": "u1", "name": "홍길동"}))]
+#[schema(example = json!({"id": "hong", "name": "홍길동"}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
 pub struct CreateUser {
     /// Generated if missing.

@@ -48,7 +48,7 @@ fn wanted() -> Vec<Wanted> {
         Wanted {
             collection: COLLECTION,
             name: "rejected_of_coupon",
-            keys: doc! {"couponId": 1},
+            keys: doc! {"couponId": 1, "_id": 1},
             unique: false,
             only: Some(REJECTED),
         },

@@ -156,10 +156,15 @@ impl Ledger {
         found.iter().map(held).collect()
     }
 
-    /// The ids of a coupon's rejected issuances.
-    pub async fn rejected(&self, coupon: &CouponId) -> Result<Vec<IssuanceId>, Failure> {
+    /// The ids of a coupon's rejected issuances that follow `after`. An empty page is the end.
+    pub async fn rejected_page(
+        &self,
+        coupon: &CouponId,
+        after: Option<IssuanceId>,
+    ) -> Result<Vec<IssuanceId>, Failure> {
+        let options = FindOptions::builder().sort(doc! {"_id": 1}).limit(PAGE).build();
         let found =
-            self.find("read the coupon's rejections", queries::rejected(coupon), FindOptions::default());
+            self.find("read the coupon's rejections", queries::rejected_after(coupon, after), options);
         Ok(found.await?.into_iter().map(|decision| decision.id).collect())
     }
 
@@ -241,8 +246,12 @@ pub mod queries {
         doc! {"decidedAt": -1, "_id": -1}
     }
 
-    /// The rejections of a coupon.
-    pub fn rejected(coupon: &CouponId) -> Document {
-        doc! {"couponId": coupon.as_str(), "outcome": REJECTED}
+    /// The rejections of a coupon that follow one, by id.
+    pub fn rejected_after(coupon: &CouponId, after: Option<IssuanceId>) -> Document {
+        let mut filter = doc! {"couponId": coupon.as_str(), "outcome": REJECTED};
+        if let Some(id) = after {
+            filter.insert("_id", doc! {"$gt": uuid(id)});
+        }
+        filter
     }
 }

@@ -213,9 +213,9 @@ impl System {
         let consumer = format!("test-{}", IssuanceId::generate(PartitionId::ONE));
         let mut reader = Reader::new(self.partition().client().clone(), consumer);
         match reader.read(&self.keys(), Which::New, 1000).await.expect("a read") {
-            Read::Entries { entries, undecodable } => {
-                assert_eq!(undecodable, []);
-                entries
+            Read::Entries(delivered) => {
+                assert_eq!(delivered.undecodable, []);
+                delivered.entries
             }
             Read::NoGroup => panic!("there is no group"),
         }

@@ -5,26 +5,25 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-const FIRST: Duration = Duration::from_millis(50);
-const LONGEST: Duration = Duration::from_secs(3);
-
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
+    first: Duration,
+    longest: Duration,
     next: Duration,
 }
 
 impl Backoff {
-    pub(super) fn new() -> Self {
-        Backoff { next: FIRST }
+    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
+        Backoff { first, longest, next: first }
     }
 
-    pub(super) fn reset(&mut self) {
-        self.next = FIRST;
+    pub(crate) fn reset(&mut self) {
+        self.next = self.first;
     }
 
     /// Pauses for between half and all of the next length, or until `shutdown`.
-    pub(super) async fn wait(&mut self, shutdown: &CancellationToken) {
+    pub(crate) async fn wait(&mut self, shutdown: &CancellationToken) {
         let pause = self.next.mul_f64(rand::random_range(0.5..1.0));
-        self.next = (self.next * 2).min(LONGEST);
+        self.next = (self.next * 2).min(self.longest);
         tokio::select! {
             () = shutdown.cancelled() => {}
             () = tokio::time::sleep(pause) => {}

@@ -1,0 +1,73 @@
+//! Taking over what dead workers left pending, and finding what nobody will ever be given.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use redis::{Script, Value};
+
+use super::entry::decode;
+use super::registry::STALE_AFTER;
+use super::{DEAD_LETTER_CONSUMER, Delivered};
+use crate::Failure;
+use crate::issuance::IssuanceId;
+use crate::keys::{EpochKeys, GROUP};
+use crate::partition::{Partition, Reply, Under, script};
+
+static CLAIM: LazyLock<Script> = LazyLock::new(|| script(include_str!("claim.lua")));
+static RESTORE: LazyLock<Script> = LazyLock::new(|| script(include_str!("restore.lua")));
+
+/// Claims at most `count` entries from consumers without a fresh heartbeat.
+pub async fn claim(
+    partition: &Partition,
+    keys: &EpochKeys,
+    consumer: &str,
+    count: usize,
+) -> Result<Delivered, Failure> {
+    let reply = partition
+        .call_under(keys, &CLAIM, "claim entries", |keys, call| {
+            call.key(keys.stream()).key(keys.workers());
+            call.arg(GROUP).arg(consumer).arg(DEAD_LETTER_CONSUMER);
+            call.arg(u64::try_from(STALE_AFTER.as_millis()).unwrap_or(u64::MAX)).arg(count);
+        })
+        .await?;
+    let Under::Epoch(mut reply) = reply else { return Ok(Delivered::default()) };
+    reply.number()?;
+    let mut claimed = reply.list()?;
+    let mut delivered = Delivered::default();
+    while claimed.len() > 0 {
+        let mut entry = claimed.list()?;
+        let id = entry.text()?;
+        delivered.add(decode(id, &fields(&mut entry.list()?)?));
+    }
+    Ok(delivered)
+}
+
+fn fields(pairs: &mut Reply) -> Result<HashMap<String, Value>, Failure> {
+    let mut fields = HashMap::new();
+    while pairs.len() > 1 {
+        fields.insert(pairs.text()?, Value::BulkString(pairs.bytes()?));
+    }
+    Ok(fields)
+}
+
+/// Looks through part of what is in flight for entries that no worker will ever be given, and appends
+/// them anew. Returns their issuances, and where to go on; `None` at the end.
+pub async fn restore(
+    partition: &Partition,
+    cursor: Option<String>,
+    count: usize,
+) -> Result<(Vec<IssuanceId>, Option<String>), Failure> {
+    let from = cursor.as_deref().unwrap_or("0");
+    let mut reply = partition
+        .call(&RESTORE, "look for lost entries", |keys, call| {
+            call.key(keys.stream()).key(keys.in_flight()).arg(GROUP).arg(from).arg(count);
+        })
+        .await?;
+    let next = reply.text()?;
+    let mut restored = Vec::new();
+    while reply.len() > 0 {
+        let id = <[u8; 16]>::try_from(reply.bytes()?).ok().and_then(IssuanceId::from_bytes);
+        restored.push(id.ok_or_else(|| reply.wrong())?);
+    }
+    Ok((restored, Some(next).filter(|next| next != "0")))
+}

@@ -1,0 +1,71 @@
+//! Which workers live: a heartbeat registry of our own, because Redis knows consumers only by what
+//! they read. A live worker keeps its entries; whoever has no fresh heartbeat loses them.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use redis::Script;
+
+use crate::Failure;
+use crate::keys::{EpochKeys, GROUP};
+use crate::partition::{Partition, Under, script};
+
+static HEARTBEAT: LazyLock<Script> = LazyLock::new(|| script(include_str!("heartbeat.lua")));
+static LEAVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("leave.lua")));
+
+/// How often a worker says that it lives.
+pub const BEAT_EVERY: Duration = Duration::from_secs(1);
+/// A heartbeat that is older is stale.
+pub const STALE_AFTER: Duration = Duration::from_secs(5);
+
+/// A worker that has said that it lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beat {
+    pub consumer: String,
+    pub at: Timestamp,
+    /// What it says of itself: `key=value`, with spaces between.
+    pub says: String,
+}
+
+/// Says that `consumer` lives, under the epoch of `keys`. `false` if another epoch is open.
+pub async fn beat(
+    partition: &Partition,
+    keys: &EpochKeys,
+    consumer: &str,
+    says: &str,
+) -> Result<bool, Failure> {
+    let reply = partition
+        .call_under(keys, &HEARTBEAT, "send a heartbeat", |keys, call| {
+            call.key(keys.workers()).arg(consumer).arg(says);
+        })
+        .await?;
+    Ok(matches!(reply, Under::Epoch(_)))
+}
+
+/// Ends the heartbeat of `consumer`. Returns how many entries others will have to claim from it.
+pub async fn leave(partition: &Partition, consumer: &str) -> Result<u64, Failure> {
+    let mut reply = partition
+        .call(&LEAVE, "end the heartbeat", |keys, call| {
+            call.key(keys.stream()).key(keys.workers()).arg(GROUP).arg(consumer);
+        })
+        .await?;
+    reply.number()
+}
+
+/// Every worker with a heartbeat, stale or not.
+pub async fn beats(partition: &Partition) -> Result<Vec<Beat>, Failure> {
+    let found: Vec<(String, String)> = redis::cmd("HGETALL")
+        .arg(partition.keys().workers())
+        .query_async(&mut partition.connection())
+        .await
+        .map_err(Failure::redis("read the heartbeats"))?;
+    Ok(found
+        .into_iter()
+        .filter_map(|(consumer, beat)| {
+            let (ms, says) = beat.split_once(' ')?;
+            let at = Timestamp::from_millisecond(ms.parse().ok()?).ok()?;
+            Some(Beat { consumer, at, says: says.to_owned() })
+        })
+        .collect())
+}

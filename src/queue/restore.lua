@@ -1,0 +1,48 @@
+#!lua flags=allow-oom
+-- Looks through a part of what is in flight for issuances that no worker will ever be given: their
+-- stream entry is gone (somebody trimmed the stream), or it was delivered and is nobody's any more
+-- (somebody deleted a consumer). Each gets a fresh entry. This never happens by itself: it is an alarm.
+--
+-- KEYS  1 certificate  2 stream  3 in-flight
+-- ARGV  1 epoch  2 group  3 cursor of the scan ('0' at first)  4 how many to look at, about
+-- Returns {'uncertified'} or {'stale', epoch}, or {'ok', next cursor ('0' at the end), id, …}:
+--       the issuances that got a fresh entry
+--@certificate
+local fault = certificate_fault(KEYS[1], ARGV[1])
+if fault then return fault end
+
+local function time_of(entry)
+  local ms, seq = string.match(entry, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+
+local delivered_ms, delivered_seq = 0, 0
+for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[2])) do
+  local group = {}
+  for i = 1, #info, 2 do group[info[i]] = info[i + 1] end
+  if group.name == ARGV[2] then delivered_ms, delivered_seq = time_of(group['last-delivered-id']) end
+end
+
+local scan = redis.call('HSCAN', KEYS[3], ARGV[3], 'COUNT', ARGV[4])
+local reply = {'ok', scan[1]}
+for i = 1, #scan[2], 2 do
+  local id, value = scan[2][i], scan[2][i + 1]
+  local entry, serial, sequence, at, nth, coupon, user =
+    string.match(value, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+  if entry then
+    local lost = #redis.call('XRANGE', KEYS[2], entry, entry) == 0
+    if not lost then
+      local ms, seq = time_of(entry)
+      local delivered = ms < delivered_ms or (ms == delivered_ms and seq <= delivered_seq)
+      lost = delivered and #redis.call('XPENDING', KEYS[2], ARGV[2], entry, entry, 1) == 0
+      if lost then redis.call('XDEL', KEYS[2], entry) end
+    end
+    if lost then
+      local fresh = redis.call('XADD', KEYS[2], '*', 'v', '1', 'id', id, 'coupon', coupon, 'user', user,
+        'serial', serial, 'nth', nth, 'at', at)
+      redis.call('HSET', KEYS[3], id, table.concat({fresh, serial, sequence, at, nth, coupon, user}, ' '))
+      reply[#reply + 1] = id
+    end
+  end
+end
+return reply

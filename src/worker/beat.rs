@@ -1,0 +1,36 @@
+//! The background task that says that this worker lives. Idempotent; once a second, and at once when
+//! another epoch is open. Writes: the heartbeat registry.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::partition::Partition;
+use crate::queue::registry::{self, BEAT_EVERY};
+
+/// Beats until `left`, then leaves.
+pub(super) async fn keep(partition: Arc<Partition>, consumer: String, left: CancellationToken) {
+    let says = format!(
+        "pid={} started={} version={}",
+        std::process::id(),
+        Timestamp::now(),
+        env!("CARGO_PKG_VERSION")
+    );
+    while !left.is_cancelled() {
+        if let Err(failure) = registry::beat(&partition, &partition.keys(), &consumer, &says).await {
+            tracing::debug!(error = failure.chain(), "no heartbeat could be sent");
+        }
+        tokio::select! {
+            () = left.cancelled() => {}
+            () = tokio::time::sleep(BEAT_EVERY) => {}
+        }
+    }
+    match registry::leave(&partition, &consumer).await {
+        Ok(0) => {}
+        Ok(entries) => tracing::warn!(consumer, entries, "left entries to other workers"),
+        Err(failure) => {
+            tracing::warn!(consumer, error = failure.chain(), "others will miss its heartbeat and take over")
+        }
+    }
+}
