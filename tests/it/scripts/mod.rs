@@ -23,7 +23,7 @@ use bench::Bench;
 use model::{Change, Chosen, Claim, Model};
 use operations::{COUPONS, Campaign, Id, KEYS, Operation, REPEATED, USERS, made_of};
 
-const CASES: u32 = 96;
+const CASES: u32 = 128;
 const OPERATIONS_MAX: usize = 40;
 
 #[test]
@@ -102,7 +102,8 @@ impl<'a> Trial<'a> {
         let found = read_in_flight(self.bench.partition(), &ids).await.expect("a look");
         let choose = |_: &Model, request: &Request| {
             let at = ids.iter().position(|id| *id == request.id).expect("it was asked");
-            let (value, _) = found[at].clone().unwrap_or_else(|| panic!("{request:?} must be accepted: {answers:?}"));
+            let (value, _) =
+                found[at].clone().unwrap_or_else(|| panic!("{request:?} must be accepted: {answers:?}"));
             Chosen { entry: value.entry, serial: value.serial.expect("a unit") }
         };
         let now = self.tick(&answers);
@@ -136,7 +137,8 @@ impl<'a> Trial<'a> {
     async fn reassign(&mut self, request: &Request, right_entry: bool, right_old: bool) {
         let (entry, old) = (self.model.entry(request.id, right_entry), self.model.old(request.id, right_old));
         let (partition, keys) = (self.bench.partition(), self.bench.keys());
-        let answer = reassign(partition, &keys, &request.coupon, request.id, &entry, old).await.expect("an answer");
+        let answer =
+            reassign(partition, &keys, &request.coupon, request.id, &entry, old).await.expect("an answer");
         let choose = |_: &Model, _: &Request| match answer {
             Reassigned::To(serial) => Chosen { entry: entry.clone(), serial },
             other => panic!("there is a free unit, but {other:?}"),
@@ -253,4 +255,3 @@ fn time_of(answer: &Reserved) -> Option<Timestamp> {
         _ => None,
     }
 }
-

@@ -171,7 +171,8 @@ impl Offer {
 
     /// `None` if it is not loaded. Reserved is what is neither free nor issued: in flight, or lost.
     pub fn stock(&self) -> Option<Stock> {
-        let reserved = (1..=self.total).filter(|unit| !self.free.contains(unit) && !self.issued.contains(unit));
+        let reserved =
+            (1..=self.total).filter(|unit| !self.free.contains(unit) && !self.issued.contains(unit));
         let count = |count| u32::try_from(count).expect("a few");
         self.loaded.then(|| Stock {
             total: self.total,
@@ -314,8 +315,11 @@ impl Model {
         };
         // Two faults at once: an older insert decided it, and another's has the unit that it holds now.
         // That unit would go back, be found taken, and be reassigned: here it waits for ever.
-        let entry =
-            if self.releases_claimed(id, outcome) { NO_ENTRY.into() } else { self.entry(id, claim.right_entry) };
+        let entry = if self.releases_claimed(id, outcome) {
+            NO_ENTRY.into()
+        } else {
+            self.entry(id, claim.right_entry)
+        };
         let moment = Timestamp::UNIX_EPOCH;
         (entry, Decision { id, coupon, user, outcome, accepted_at: moment, decided_at: moment })
     }
@@ -375,7 +379,8 @@ impl Model {
         }
     }
 
-    /// A free unit that was handed out before and that the ledger has given to nobody.
+    /// A free unit that was handed out before and that the ledger has given to nobody. (For one that was
+    /// never handed out, see the example in `contracts`.)
     fn unclaimed_free(&self, coupon: &CouponId) -> Option<u32> {
         let offer = &self.coupons[coupon];
         offer.free.difference(&offer.claimed).copied().find(|unit| *unit <= offer.highest)
@@ -397,7 +402,8 @@ impl Model {
         if right {
             return last.cloned().unwrap_or_else(|| NO_ENTRY.into());
         }
-        let anothers = || self.in_flight.values().map(|flight| &flight.value.entry).find(|entry| Some(*entry) != last);
+        let anothers =
+            || self.in_flight.values().map(|flight| &flight.value.entry).find(|entry| Some(*entry) != last);
         own.next().or_else(anothers).cloned().unwrap_or_else(|| NO_ENTRY.into())
     }
 
@@ -446,7 +452,8 @@ impl Model {
         old: Option<u32>,
         choose: impl FnOnce(&Self, &Request) -> Chosen,
     ) -> Reassigned {
-        let Some(flight) = self.in_flight.get(&request.id).filter(|flight| flight.value.entry == entry) else {
+        let Some(flight) = self.in_flight.get(&request.id).filter(|flight| flight.value.entry == entry)
+        else {
             return Reassigned::Gone;
         };
         if let Some(serial) = flight.value.serial
