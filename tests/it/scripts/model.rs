@@ -295,7 +295,8 @@ impl Model {
         Progress { now, settled: self.settled, ahead: (flight.value.sequence - 1).saturating_sub(gone) }
     }
 
-    fn backlog(&self) -> u64 {
+    /// What is queued: set aside is not queued.
+    pub fn backlog(&self) -> u64 {
         (self.in_flight.len() - self.dead.len()) as u64
     }
 

@@ -62,7 +62,7 @@ impl ReferenceStateMachine for Campaign {
     fn transitions(model: &Model) -> BoxedStrategy<Operation> {
         let coupon = || select(COUPONS.as_slice()).prop_map(|id| id.parse().expect("an id"));
         let mut may = vec![
-            (8, reserve().boxed()),
+            (8, reserve(model).boxed()),
             (2, coupon().prop_map(Operation::Load).boxed()),
             (1, (coupon(), change()).prop_map(|(coupon, change)| Operation::Change(coupon, change)).boxed()),
         ];
@@ -74,7 +74,7 @@ impl ReferenceStateMachine for Campaign {
         if !model.in_flight.is_empty() {
             let ids: Vec<_> = model.in_flight.keys().copied().collect();
             may.push((4, (1..8_usize).prop_map(|count| Operation::Deliver { count }).boxed()));
-            may.push((1, select(ids.clone()).prop_map(Operation::SetAside).boxed()));
+            may.push((2, select(ids.clone()).prop_map(Operation::SetAside).boxed()));
             may.push((1, select(ids).prop_map(Operation::LoseUnit).boxed()));
         }
         Union::new_weighted(may).boxed()
@@ -136,8 +136,9 @@ fn change() -> impl Strategy<Value = Change> {
     ]
 }
 
-fn reserve() -> impl Strategy<Value = Operation> {
-    let backlog_max = prop_oneof![9 => Just(NO_BACKLOG_MAX), 1 => 0..6_u64];
+fn reserve(model: &Model) -> impl Strategy<Value = Operation> + use<> {
+    let backlog = model.backlog();
+    let backlog_max = prop_oneof![5 => Just(NO_BACKLOG_MAX), 1 => backlog..backlog + 4];
     (prop::collection::vec(request(), 1..=6), backlog_max)
         .prop_map(|(requests, backlog_max)| Operation::Reserve { requests, backlog_max })
 }
