@@ -1,0 +1,155 @@
+//! Redis with the scripts, an empty ledger, and nobody who repairs anything behind a test's back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use coupon_system::boot::{self, Backends};
+use coupon_system::config::{MongoConfig, RedisConfig};
+use coupon_system::coupon::{Coupon, CouponId, Stock, stock};
+use coupon_system::dev::servers::{Persistence, RedisOptions, RedisServer};
+use coupon_system::issuance::IssuanceId;
+use coupon_system::issuance::lookup::read_in_flight;
+use coupon_system::issuance::reserve::{Request, Reserved, reserve};
+use coupon_system::keys::{EpochKeys, GROUP, PartitionId};
+use coupon_system::partition::Partition;
+use coupon_system::queue::{Entry, Read, Reader, Which};
+use coupon_system::recovery::{self, Durability, Loaded};
+use redis::FromRedisValue;
+use tempfile::TempDir;
+
+use super::model::Offer;
+use super::operations::NO_BACKLOG_MAX;
+use crate::helpers::{database, mongodb};
+
+/// See the module's documentation.
+pub struct Bench {
+    pub backends: Backends,
+    redis: RedisConfig,
+    mongodb: MongoConfig,
+    _server: RedisServer,
+    _folder: TempDir,
+}
+
+impl Bench {
+    /// Starts it. Nothing is kept on disk: what a script does is the same, and sooner done.
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let options =
+            RedisOptions { persistence: Persistence::None, ..RedisOptions::new(folder.path().join("redis")) };
+        let server = RedisServer::start(options).await.expect("redis-server starts");
+        let redis = RedisConfig { redis_url: server.url(), redis_durability: Durability::None };
+        let mongodb = MongoConfig { mongodb_uri: mongodb().await, mongodb_database: database() };
+        let backends = boot::connect(&redis, &mongodb).await.expect("the servers fit");
+        let bench = Bench { backends, redis, mongodb, _server: server, _folder: folder };
+        bench.recover().await;
+        bench
+    }
+
+    /// Another process on the same servers.
+    pub async fn another_process(&self) -> Backends {
+        boot::connect(&self.redis, &self.mongodb).await.expect("the servers fit")
+    }
+
+    async fn recover(&self) {
+        assert!(self.backends.keeper().ensure().await.expect("a recovery"));
+    }
+
+    /// Forgets everything: an empty Redis under a new epoch.
+    pub async fn empty(&self) {
+        self.run::<()>("FLUSHALL", &[]).await;
+        self.recover().await;
+    }
+
+    pub fn partition(&self) -> &Partition {
+        &self.backends.partition
+    }
+
+    pub fn keys(&self) -> EpochKeys {
+        self.partition().keys()
+    }
+
+    /// A command, all of whose arguments are text.
+    pub async fn run<T: FromRedisValue>(&self, command: &str, args: &[&str]) -> T {
+        let answer = redis::cmd(command).arg(args).query_async(&mut self.partition().connection()).await;
+        answer.unwrap_or_else(|error| panic!("{command} {args:?}: {error}"))
+    }
+
+    /// Puts something into a hash under an issuance's id.
+    pub async fn put(&self, key: &str, id: IssuanceId, value: &str) {
+        let mut command = redis::cmd("HSET");
+        command.arg(key).arg(id.as_bytes().as_slice()).arg(value);
+        command.query_async::<()>(&mut self.partition().connection()).await.expect("it is written");
+    }
+
+    /// Loads a coupon that can be requested now.
+    pub async fn coupon(&self, id: &str, total: u32, per_user: u8) -> CouponId {
+        let coupon: CouponId = id.parse().expect("an id");
+        assert_eq!(self.load(&Offer::new(coupon.clone(), total, per_user).record()).await, Loaded::Now);
+        coupon
+    }
+
+    pub async fn load(&self, coupon: &Coupon) -> Loaded {
+        recovery::load(self.partition(), &self.backends.ledger, coupon).await.expect("it is loaded")
+    }
+
+    /// Reserves one batch.
+    pub async fn reserve(&self, requests: &[Request]) -> Vec<Reserved> {
+        reserve(self.partition(), requests, NO_BACKLOG_MAX).await.expect("answers")
+    }
+
+    /// The units in flight for some issuances that are.
+    pub async fn serials(&self, ids: &[IssuanceId]) -> Vec<Option<u32>> {
+        let found = read_in_flight(self.partition(), ids).await.expect("a look");
+        found.into_iter().map(|found| found.expect("it is in flight").0.serial).collect()
+    }
+
+    pub async fn stocks(&self, coupons: &[CouponId]) -> Vec<Option<Stock>> {
+        stock::read(self.partition(), coupons).await.expect("the stock").1
+    }
+
+    /// The free units of a loaded coupon: those given back, and those that were never taken.
+    pub async fn free(&self, coupon: &CouponId) -> BTreeSet<u32> {
+        let keys = self.keys();
+        let mut free: BTreeSet<u32> = self.run("SMEMBERS", &[&keys.free(coupon)]).await;
+        let (next, total): (u32, u32) = self.run("HMGET", &[&keys.coupon(coupon), "next", "total"]).await;
+        for serial in next..=total {
+            assert!(free.insert(serial), "unit {serial} of {coupon} is free twice");
+        }
+        free
+    }
+
+    /// Lets a consumer have entries that nobody was given. Waits if there are none.
+    pub async fn deliver(&self, count: usize) -> Vec<Entry> {
+        let mut reader = Reader::new(self.partition().client().clone(), "test".into());
+        match reader.read(&self.keys(), Which::New, count).await.expect("a read") {
+            Read::Entries { entries, undecodable } => {
+                assert_eq!(undecodable, []);
+                entries
+            }
+            Read::NoGroup => panic!("there is no group"),
+        }
+    }
+
+    /// How many are in the stream, how many of them are pending, and how many are in flight.
+    pub async fn queue(&self) -> (usize, usize, usize) {
+        let keys = self.keys();
+        let (pending, ..): (usize, redis::Value, redis::Value, redis::Value) =
+            self.run("XPENDING", &[&keys.stream(), GROUP]).await;
+        (self.run("XLEN", &[&keys.stream()]).await, pending, self.run("HLEN", &[&keys.in_flight()]).await)
+    }
+
+    /// Everything that Redis holds, to be compared.
+    pub async fn everything(&self) -> BTreeMap<String, Vec<u8>> {
+        let keys: Vec<String> = self.run("KEYS", &["*"]).await;
+        let mut held = BTreeMap::new();
+        for key in keys {
+            let value = self.run("DUMP", &[&key]).await;
+            held.insert(key, value);
+        }
+        held
+    }
+}
+
+/// An id that nobody has.
+pub fn new_id() -> IssuanceId {
+    IssuanceId::generate(PartitionId::ONE)
+}

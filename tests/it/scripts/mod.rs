@@ -1,0 +1,257 @@
+//! The Lua scripts on a real redis-server: generated operations against a plain [`model`], and
+//! examples of what those do not reach ([`contracts`]).
+//!
+//! `PROPTEST_CASES` makes it longer, `PROPTEST_RNG_SEED` repeats a run that failed.
+
+mod bench;
+mod contracts;
+mod model;
+mod operations;
+
+use coupon_system::coupon::CouponId;
+use coupon_system::issuance::lookup::read_in_flight;
+use coupon_system::issuance::reassign::{Reassigned, reassign};
+use coupon_system::issuance::reserve::{Queued, Request, Reserved, reserve};
+use coupon_system::issuance::settle::settle;
+use coupon_system::issuance::{InFlight, IssuanceId};
+use coupon_system::recovery::Loaded;
+use jiff::Timestamp;
+use proptest::test_runner::{Config, RngSeed, TestRunner};
+use proptest_state_machine::ReferenceStateMachine;
+
+use bench::Bench;
+use model::{Change, Chosen, Claim, Model};
+use operations::{COUPONS, Campaign, Id, KEYS, Operation, REPEATED, USERS, made_of};
+
+const CASES: u32 = 128;
+const OPERATIONS_MAX: usize = 40;
+
+#[test]
+fn the_scripts_do_what_the_model_says() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let bench = runtime.block_on(Bench::start());
+    let config = config();
+    let seed = config.rng_seed;
+    let campaigns = Campaign::sequential_strategy(1..=OPERATIONS_MAX);
+    let tried = TestRunner::new(config).run(&campaigns, |(model, operations, seen)| {
+        runtime.block_on(async {
+            let mut trial = Trial::start(&bench, model).await;
+            for operation in operations {
+                // So that a failing example is first cut off behind its failure.
+                if let Some(seen) = &seen {
+                    seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                }
+                trial.apply(operation).await;
+                trial.check().await;
+            }
+        });
+        Ok(())
+    });
+    if let Err(error) = tried {
+        panic!("PROPTEST_RNG_SEED={seed} repeats this: {error}");
+    }
+}
+
+/// The seed is chosen here, so that it can be told.
+fn config() -> Config {
+    let mut config = Config { failure_persistence: None, ..Config::default() };
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = CASES;
+    }
+    if config.rng_seed == RngSeed::Random {
+        config.rng_seed = RngSeed::Fixed(rand::random());
+    }
+    config
+}
+
+/// The scripts beside a model that adopts what they choose.
+struct Trial<'a> {
+    bench: &'a Bench,
+    model: Model,
+    /// Redis's time when last heard of.
+    clock: Timestamp,
+}
+
+impl<'a> Trial<'a> {
+    async fn start(bench: &'a Bench, model: Model) -> Self {
+        bench.empty().await;
+        for offer in model.coupons.values().filter(|offer| offer.loaded) {
+            assert_eq!(bench.load(&offer.record()).await, Loaded::Now);
+        }
+        Trial { bench, model, clock: Timestamp::UNIX_EPOCH }
+    }
+
+    async fn apply(&mut self, operation: Operation) {
+        match operation {
+            Operation::Reserve { requests, backlog_max } => self.reserve(&requests, backlog_max).await,
+            Operation::Deliver { count } => self.deliver(count).await,
+            Operation::Settle(claims) => self.settle(&claims).await,
+            Operation::Reassign { request, right_entry, right_old } => {
+                self.reassign(&request, right_entry, right_old).await;
+            }
+            Operation::Load(coupon) => self.load(&coupon).await,
+            Operation::Change(coupon, change) => self.change(&coupon, change).await,
+            Operation::SetAside(id) => self.set_aside(id).await,
+            Operation::LoseUnit(id) => self.lose_unit(id).await,
+        }
+    }
+
+    async fn reserve(&mut self, requests: &[Request], backlog_max: u64) {
+        let answers = reserve(self.bench.partition(), requests, backlog_max).await.expect("answers");
+        let ids: Vec<_> = requests.iter().map(|request| request.id).collect();
+        let found = read_in_flight(self.bench.partition(), &ids).await.expect("a look");
+        let choose = |_: &Model, request: &Request| {
+            let at = ids.iter().position(|id| *id == request.id).expect("it was asked");
+            let (value, _) =
+                found[at].clone().unwrap_or_else(|| panic!("{request:?} must be accepted: {answers:?}"));
+            Chosen { entry: value.entry, serial: value.serial.expect("a unit") }
+        };
+        let now = self.tick(&answers);
+        let expected = self.model.reserve(requests, backlog_max, now, choose);
+        assert_eq!(answers, expected, "to {requests:?}");
+    }
+
+    /// Redis's time of a batch, if any answer tells: it never goes back.
+    fn tick(&mut self, answers: &[Reserved]) -> Timestamp {
+        if let Some(now) = answers.iter().find_map(time_of) {
+            assert!(now >= self.clock, "time went back");
+            self.clock = now;
+        }
+        self.clock
+    }
+
+    async fn deliver(&mut self, count: usize) {
+        let expected = self.model.deliver(count);
+        // A read without entries would wait for some.
+        if !expected.is_empty() {
+            assert_eq!(self.bench.deliver(count).await, expected);
+        }
+    }
+
+    async fn settle(&mut self, claims: &[Claim]) {
+        let decided: Vec<_> = claims.iter().map(|claim| self.model.decide(claim)).collect();
+        let answers = settle(self.bench.partition(), &self.bench.keys(), &decided).await.expect("answers");
+        assert_eq!(answers, self.model.settle(&decided), "to {decided:?}");
+    }
+
+    async fn reassign(&mut self, request: &Request, right_entry: bool, right_old: bool) {
+        let (entry, old) = (self.model.entry(request.id, right_entry), self.model.old(request.id, right_old));
+        let (partition, keys) = (self.bench.partition(), self.bench.keys());
+        let answer =
+            reassign(partition, &keys, &request.coupon, request.id, &entry, old).await.expect("an answer");
+        let choose = |_: &Model, _: &Request| match answer {
+            Reassigned::To(serial) => Chosen { entry: entry.clone(), serial },
+            other => panic!("there is a free unit, but {other:?}"),
+        };
+        let expected = self.model.reassign(request, &entry, old, choose);
+        assert_eq!(answer, expected, "to {request:?} {entry} {old:?}");
+    }
+
+    /// Loads the coupon as it is; or, if it is there, as it is not.
+    async fn load(&mut self, coupon: &CouponId) {
+        let mut record = self.model.coupons[coupon].record();
+        let expected = self.model.load(coupon);
+        if expected == Loaded::Before {
+            record.total += 1;
+            record.per_user += 1;
+            record.paused = !record.paused;
+        }
+        assert_eq!(self.bench.load(&record).await, expected);
+    }
+
+    /// Written as it is kept: an operator's change is not these scripts' business.
+    async fn change(&mut self, coupon: &CouponId, change: Change) {
+        self.model.change(coupon, change);
+        let offer = &self.model.coupons[coupon];
+        if !offer.loaded {
+            return;
+        }
+        let (starts_at, ends_at) = offer.window.bounds();
+        let flag = |flag| if flag { "1" } else { "0" };
+        let fields = [
+            ("total", offer.total.to_string()),
+            ("paused", flag(offer.paused).into()),
+            ("archived", flag(offer.archived).into()),
+            ("starts_at", starts_at.as_millisecond().to_string()),
+            ("ends_at", ends_at.as_millisecond().to_string()),
+        ];
+        let key = self.bench.keys().coupon(coupon);
+        let mut args = vec![key.as_str()];
+        args.extend(fields.iter().flat_map(|(name, value)| [*name, value.as_str()]));
+        self.bench.run::<()>("HSET", &args).await;
+    }
+
+    async fn set_aside(&mut self, id: IssuanceId) {
+        if self.model.set_aside(id) {
+            self.bench.put(&self.bench.keys().dead(), id, "tried in vain").await;
+        }
+    }
+
+    /// Written as a rebuild leaves it.
+    async fn lose_unit(&mut self, id: IssuanceId) {
+        if let Some(value) = self.model.lose_unit(id) {
+            let value: &InFlight = value;
+            self.bench.put(&self.bench.keys().in_flight(), id, &value.to_string()).await;
+        }
+    }
+
+    async fn check(&mut self) {
+        self.model.assert_sound();
+        self.check_stock().await;
+        self.check_in_flight().await;
+        self.probe().await;
+    }
+
+    async fn check_stock(&self) {
+        let offers: Vec<_> = self.model.coupons.values().collect();
+        let coupons: Vec<_> = offers.iter().map(|offer| offer.id.clone()).collect();
+        let stocks = self.bench.stocks(&coupons).await;
+        for (offer, stock) in offers.into_iter().zip(stocks) {
+            assert_eq!(stock, offer.stock(), "the stock of {offer:?}");
+            if let Some(stock) = stock {
+                assert_eq!(stock.remaining + stock.reserved + stock.issued, stock.total);
+                assert_eq!(self.bench.free(&offer.id).await, offer.free, "what is free of {}", offer.id);
+            }
+        }
+    }
+
+    /// What is queued, and what a look-up of every issuance there ever was finds.
+    async fn check_in_flight(&self) {
+        let in_flight = &self.model.in_flight;
+        let pending = in_flight.values().filter(|flight| flight.delivered).count();
+        assert_eq!(self.bench.queue().await, (in_flight.len(), pending, in_flight.len()));
+        let ids: Vec<_> = self.model.known.keys().copied().collect();
+        if ids.is_empty() {
+            return;
+        }
+        let found = read_in_flight(self.bench.partition(), &ids).await.expect("a look");
+        let now = found.iter().flatten().next().map_or(self.clock, |(_, progress)| progress.now);
+        let expected: Vec<_> = ids.iter().map(|id| self.model.look_up(*id, now)).collect();
+        assert_eq!(found, expected, "of {ids:?}");
+    }
+
+    /// Asks for everyone, with a full backlog: what is held answers, and nothing is written.
+    async fn probe(&mut self) {
+        let mut requests = Vec::new();
+        for (coupon, user) in COUPONS.iter().flat_map(|coupon| USERS.map(|user| (coupon, user))) {
+            let ids = KEYS.map(Id::Key).into_iter().chain((0..=REPEATED).map(Id::Number));
+            requests.extend(ids.map(|id| made_of(coupon, user, id)));
+        }
+        let answers = reserve(self.bench.partition(), &requests, 0).await.expect("answers");
+        let now = self.tick(&answers);
+        let expected = self.model.reserve(&requests, 0, now, |_, request| panic!("{request:?} was accepted"));
+        for ((answer, expected), request) in answers.iter().zip(&expected).zip(&requests) {
+            assert_eq!(answer, expected, "to {request:?}");
+        }
+    }
+}
+
+fn time_of(answer: &Reserved) -> Option<Timestamp> {
+    match answer {
+        Reserved::Accepted(Queued { progress, .. }) | Reserved::Replayed(Queued { progress, .. }) => {
+            Some(progress.now)
+        }
+        Reserved::NotStarted { now, .. } => Some(*now),
+        _ => None,
+    }
+}

@@ -1,0 +1,546 @@
+//! What the scripts promise, written plainly: sets and lists, one request after another.
+//!
+//! Two things are not the model's to choose: which free unit a script takes, and the stream's entry
+//! ids. The model asks for them ([`Chosen`]) and insists that the unit was free.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use coupon_system::coupon::{Coupon, CouponId, Stock, Validity};
+use coupon_system::issuance::reassign::Reassigned;
+use coupon_system::issuance::reserve::{Progress, Queued, Request, Reserved};
+use coupon_system::issuance::settle::Settled;
+use coupon_system::issuance::{Decision, InFlight, IssuanceId, Outcome, Reason};
+use coupon_system::queue::Entry;
+use coupon_system::recovery::Loaded;
+use coupon_system::user::UserId;
+use jiff::Timestamp;
+
+/// An entry that no stream has.
+const NO_ENTRY: &str = "0-1";
+
+/// Everything that Redis is to know, and what the ledger has decided.
+#[derive(Debug, Clone, Default)]
+pub struct Model {
+    pub coupons: BTreeMap<CouponId, Offer>,
+    pub in_flight: BTreeMap<IssuanceId, Flight>,
+    /// Set aside; still in flight.
+    pub dead: BTreeSet<IssuanceId>,
+    /// The sequence number given last.
+    pub accepted: u64,
+    pub settled: u64,
+    /// Every request that was ever accepted, with all the entries it has had.
+    pub known: BTreeMap<IssuanceId, (Request, Vec<String>)>,
+    /// What the ledger says. Written once.
+    decided: BTreeMap<IssuanceId, Outcome>,
+}
+
+/// A coupon.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    pub id: CouponId,
+    pub total: u32,
+    pub per_user: u8,
+    pub window: Window,
+    pub paused: bool,
+    pub archived: bool,
+    pub loaded: bool,
+    pub free: BTreeSet<u32>,
+    /// Settled as issued.
+    issued: BTreeSet<u32>,
+    /// Issued in the ledger, to somebody whom Redis may know nothing of.
+    claimed: BTreeSet<u32>,
+    /// Above this, no unit was ever handed out.
+    highest: u32,
+    /// Held or in flight, the oldest first.
+    holders: BTreeMap<UserId, Vec<IssuanceId>>,
+    /// Rejected ids that came from a key.
+    rejected: BTreeSet<IssuanceId>,
+}
+
+/// Where the present lies in a coupon's window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    Open,
+    NotStarted,
+    Ended,
+}
+
+/// An issuance in flight.
+#[derive(Debug, Clone)]
+pub struct Flight {
+    pub value: InFlight,
+    /// The unit that its stream entry names; the in-flight one may be another by now.
+    reserved: u32,
+    pub delivered: bool,
+}
+
+/// What a script chose for an issuance.
+pub struct Chosen {
+    pub entry: String,
+    pub serial: u32,
+}
+
+/// What the ledger says about an issuance in flight, and the entry that it is settled with.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    pub request: Request,
+    pub verdict: Verdict,
+    /// With the entry that it is in flight with, or was last.
+    pub right_entry: bool,
+}
+
+/// Where the ledger is free to say something, it says this.
+#[derive(Debug, Clone, Copy)]
+pub enum Verdict {
+    /// Issued, with the unit in flight.
+    Issued,
+    /// Issued by an insert of an earlier epoch, with a unit that is free now.
+    IssuedWithFree,
+    /// The same, with a unit that is in flight for somebody else now.
+    IssuedWithAnothers,
+    /// Rejected; the unit is given back.
+    GivenBack,
+    /// Rejected; another record holds the unit.
+    Lost,
+    /// Rejected before it was reserved again: the tombstone names an older unit, or none.
+    Older { serial: Option<u32>, lost: bool },
+}
+
+/// An operator's change.
+#[derive(Debug, Clone, Copy)]
+pub enum Change {
+    Pause(bool),
+    Archive(bool),
+    Window(Window),
+    Grow(u32),
+}
+
+impl Window {
+    /// Long ago and far away: no test may run into an end.
+    pub fn bounds(self) -> (Timestamp, Timestamp) {
+        let second = |second| Timestamp::from_second(second).expect("a moment");
+        let (past, later, future, end) =
+            (second(1_000_000_000), second(1_000_000_001), second(4_000_000_000), second(4_000_000_001));
+        match self {
+            Window::Open => (past, future),
+            Window::NotStarted => (future, end),
+            Window::Ended => (past, later),
+        }
+    }
+}
+
+impl Offer {
+    /// A coupon of which nothing was ever issued.
+    pub fn new(id: CouponId, total: u32, per_user: u8) -> Self {
+        Offer {
+            id,
+            total,
+            per_user,
+            window: Window::Open,
+            paused: false,
+            archived: false,
+            loaded: false,
+            free: (1..=total).collect(),
+            issued: BTreeSet::new(),
+            claimed: BTreeSet::new(),
+            highest: 0,
+            holders: BTreeMap::new(),
+            rejected: BTreeSet::new(),
+        }
+    }
+
+    /// The record that it is loaded from.
+    pub fn record(&self) -> Coupon {
+        let (starts_at, ends_at) = self.window.bounds();
+        Coupon {
+            id: self.id.clone(),
+            name: self.id.to_string(),
+            total: self.total,
+            per_user: self.per_user,
+            starts_at,
+            ends_at,
+            discount: None,
+            min_order_amount: None,
+            validity: Validity::Unlimited,
+            paused: self.paused,
+            archived: self.archived,
+            generation: 1,
+            created_at: starts_at,
+        }
+    }
+
+    /// `None` if it is not loaded. Reserved is what is neither free nor issued: in flight, or lost.
+    pub fn stock(&self) -> Option<Stock> {
+        let reserved =
+            (1..=self.total).filter(|unit| !self.free.contains(unit) && !self.issued.contains(unit));
+        let count = |count| u32::try_from(count).expect("a few");
+        self.loaded.then(|| Stock {
+            total: self.total,
+            remaining: count(self.free.len()),
+            reserved: count(reserved.count()),
+            issued: count(self.issued.len()),
+        })
+    }
+
+    fn held(&self, user: &UserId) -> &[IssuanceId] {
+        self.holders.get(user).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Takes the unit that was chosen.
+    fn take(&mut self, serial: u32) {
+        assert!(self.free.remove(&serial), "unit {serial} of {} was taken, and not free", self.id);
+        self.highest = self.highest.max(serial);
+    }
+}
+
+impl Model {
+    /// Nothing has happened yet.
+    pub fn new(offers: impl IntoIterator<Item = Offer>) -> Self {
+        let coupons = offers.into_iter().map(|offer| (offer.id.clone(), offer)).collect();
+        Model { coupons, ..Model::default() }
+    }
+
+    /// Answers a batch: one request after the other.
+    pub fn reserve(
+        &mut self,
+        requests: &[Request],
+        backlog_max: u64,
+        now: Timestamp,
+        mut choose: impl FnMut(&Self, &Request) -> Chosen,
+    ) -> Vec<Reserved> {
+        requests.iter().map(|request| self.reserve_one(request, backlog_max, now, &mut choose)).collect()
+    }
+
+    fn reserve_one(
+        &mut self,
+        request: &Request,
+        backlog_max: u64,
+        now: Timestamp,
+        choose: &mut impl FnMut(&Self, &Request) -> Chosen,
+    ) -> Reserved {
+        let offer = &self.coupons[&request.coupon];
+        if !offer.loaded {
+            return Reserved::NotLoaded;
+        }
+        if let Some(known) = self.deduplicated(offer, request, now) {
+            return known;
+        }
+        match (offer.archived, offer.window, offer.paused) {
+            (true, ..) => return Reserved::Archived,
+            (_, Window::Ended, _) => return Reserved::Ended,
+            (.., true) => return Reserved::Paused,
+            (_, Window::NotStarted, _) => {
+                return Reserved::NotStarted { now, starts_at: offer.window.bounds().0 };
+            }
+            (_, Window::Open, _) => {}
+        }
+        if self.backlog() >= backlog_max {
+            return Reserved::BacklogFull;
+        }
+        if offer.free.is_empty() {
+            return Reserved::SoldOut;
+        }
+        let chosen = choose(self, request);
+        self.accept(request, now, chosen)
+    }
+
+    /// What a request is told before anybody looks at the coupon's state.
+    fn deduplicated(&self, offer: &Offer, request: &Request, now: Timestamp) -> Option<Reserved> {
+        let (id, held) = (request.id, offer.held(&request.user));
+        if held.contains(&id) {
+            let replay = self.queued(id, now).map_or(Reserved::ReplayIssued(id), Reserved::Replayed);
+            return Some(replay);
+        }
+        if id.is_keyed() {
+            if offer.rejected.contains(&id) {
+                return Some(Reserved::ReplayRejected(id));
+            }
+        } else if let Some(latest) = held.iter().rev().find_map(|other| self.queued(*other, now)) {
+            return Some(Reserved::Replayed(latest));
+        }
+        (held.len() >= usize::from(offer.per_user)).then(|| {
+            let (in_flight, issued) = held.iter().partition(|other| self.in_flight.contains_key(other));
+            Reserved::AtLimit { issued, in_flight }
+        })
+    }
+
+    fn accept(&mut self, request: &Request, now: Timestamp, Chosen { entry, serial }: Chosen) -> Reserved {
+        self.accepted += 1;
+        let offer = self.coupons.get_mut(&request.coupon).expect("a coupon");
+        offer.take(serial);
+        let held = offer.holders.entry(request.user.clone()).or_default();
+        held.push(request.id);
+        let value = InFlight {
+            entry: entry.clone(),
+            serial: Some(serial),
+            sequence: self.accepted,
+            accepted_at: now,
+            nth: u8::try_from(held.len()).expect("a few"),
+            coupon: request.coupon.clone(),
+            user: request.user.clone(),
+        };
+        self.in_flight.insert(request.id, Flight { value, reserved: serial, delivered: false });
+        self.known.entry(request.id).or_insert_with(|| (request.clone(), Vec::new())).1.push(entry);
+        Reserved::Accepted(self.queued(request.id, now).expect("it is in flight"))
+    }
+
+    fn queued(&self, id: IssuanceId, now: Timestamp) -> Option<Queued> {
+        let flight = self.in_flight.get(&id)?;
+        Some(Queued { id, accepted_at: flight.value.accepted_at, progress: self.progress(flight, now) })
+    }
+
+    /// Ahead are those accepted before it, less those that are done or set aside.
+    fn progress(&self, flight: &Flight, now: Timestamp) -> Progress {
+        let gone = self.settled + self.dead.len() as u64;
+        Progress { now, settled: self.settled, ahead: (flight.value.sequence - 1).saturating_sub(gone) }
+    }
+
+    /// What is queued: set aside is not queued.
+    pub fn backlog(&self) -> u64 {
+        (self.in_flight.len() - self.dead.len()) as u64
+    }
+
+    /// What a look-up finds.
+    pub fn look_up(&self, id: IssuanceId, now: Timestamp) -> Option<(InFlight, Progress)> {
+        let flight = self.in_flight.get(&id)?;
+        Some((flight.value.clone(), self.progress(flight, now)))
+    }
+
+    /// Writes what is claimed into the ledger, as far as it may say that and has not spoken yet, and
+    /// returns what is to be settled.
+    pub fn decide(&mut self, claim: &Claim) -> (String, Decision) {
+        let Request { id, coupon, user } = claim.request.clone();
+        let outcome = match self.decided.get(&id) {
+            Some(outcome) => *outcome,
+            None => self.outcome(id, &coupon, claim.verdict),
+        };
+        // Two faults at once: an older insert decided it, and another's has the unit that it holds now.
+        // That unit would go back, be found taken, and be reassigned: here it waits for ever.
+        let entry = if self.releases_claimed(id, outcome) {
+            NO_ENTRY.into()
+        } else {
+            self.entry(id, claim.right_entry)
+        };
+        let moment = Timestamp::UNIX_EPOCH;
+        (entry, Decision { id, coupon, user, outcome, accepted_at: moment, decided_at: moment })
+    }
+
+    fn releases_claimed(&self, id: IssuanceId, outcome: Outcome) -> bool {
+        let Some(flight) = self.in_flight.get(&id) else { return false };
+        let Some(held) = flight.value.serial else { return false };
+        let released = match outcome {
+            Outcome::Issued { serial, .. } => serial != held,
+            Outcome::Rejected { serial, lost, .. } => !(lost && serial == Some(held)),
+        };
+        released && self.coupons[&flight.value.coupon].claimed.contains(&held)
+    }
+
+    fn outcome(&mut self, id: IssuanceId, coupon: &CouponId, verdict: Verdict) -> Outcome {
+        let reason = Reason::Discarded;
+        let Some(flight) = self.in_flight.get(&id) else {
+            return Outcome::Rejected { reason, serial: None, lost: false };
+        };
+        let (serial, nth) = (flight.value.serial, flight.value.nth);
+        let verdict = self.allowed(id, coupon, serial, verdict);
+        let issued = match verdict {
+            Verdict::Issued => serial,
+            Verdict::IssuedWithFree => self.unclaimed_free(coupon),
+            Verdict::IssuedWithAnothers => self.undecided_of_another(id, coupon),
+            Verdict::GivenBack | Verdict::Lost | Verdict::Older { .. } => None,
+        };
+        let claimed = &mut self.coupons.get_mut(coupon).expect("a coupon").claimed;
+        let outcome = match (issued, verdict) {
+            (Some(serial), _) => {
+                claimed.insert(serial);
+                Outcome::Issued { serial, nth }
+            }
+            (None, Verdict::Older { serial, lost }) => Outcome::Rejected { reason, serial, lost },
+            (None, Verdict::Lost) => {
+                claimed.extend(serial);
+                Outcome::Rejected { reason, serial, lost: true }
+            }
+            (None, _) => Outcome::Rejected { reason, serial, lost: false },
+        };
+        self.decided.insert(id, outcome);
+        outcome
+    }
+
+    /// The ledger never gives one unit to two, and never gives back what another record holds.
+    fn allowed(&self, id: IssuanceId, coupon: &CouponId, serial: Option<u32>, verdict: Verdict) -> Verdict {
+        let Some(serial) = serial else { return verdict };
+        if self.coupons[coupon].claimed.contains(&serial) {
+            return Verdict::Lost;
+        }
+        match verdict {
+            // It names another unit than the one in flight, or it is no older one.
+            Verdict::Older { serial: Some(older), .. } if older == serial => Verdict::GivenBack,
+            Verdict::IssuedWithFree if self.unclaimed_free(coupon).is_none() => Verdict::Issued,
+            Verdict::IssuedWithAnothers if self.undecided_of_another(id, coupon).is_none() => Verdict::Issued,
+            verdict => verdict,
+        }
+    }
+
+    /// A free unit that was handed out before and that the ledger has given to nobody. (For one that was
+    /// never handed out, see the example in `contracts`.)
+    fn unclaimed_free(&self, coupon: &CouponId) -> Option<u32> {
+        let offer = &self.coupons[coupon];
+        offer.free.difference(&offer.claimed).copied().find(|unit| *unit <= offer.highest)
+    }
+
+    fn undecided_of_another(&self, id: IssuanceId, coupon: &CouponId) -> Option<u32> {
+        let others = self.in_flight.iter().filter(|(other, flight)| {
+            **other != id && flight.value.coupon == *coupon && !self.decided.contains_key(other)
+        });
+        let claimed = &self.coupons[coupon].claimed;
+        others.filter_map(|(_, flight)| flight.value.serial).find(|serial| !claimed.contains(serial))
+    }
+
+    /// The right entry of an issuance, or a wrong one: an older one of its own, another's, or none's.
+    pub fn entry(&self, id: IssuanceId, right: bool) -> String {
+        let entries = self.known.get(&id).map(|(_, entries)| entries.as_slice()).unwrap_or_default();
+        let mut own = entries.iter().rev();
+        let last = own.next();
+        if right {
+            return last.cloned().unwrap_or_else(|| NO_ENTRY.into());
+        }
+        let anothers =
+            || self.in_flight.values().map(|flight| &flight.value.entry).find(|entry| Some(*entry) != last);
+        own.next().or_else(anothers).cloned().unwrap_or_else(|| NO_ENTRY.into())
+    }
+
+    /// The unit in flight for an issuance, or a wrong one.
+    pub fn old(&self, id: IssuanceId, right: bool) -> Option<u32> {
+        let serial = self.in_flight.get(&id)?.value.serial;
+        if right { serial } else { serial.map(|serial| serial % 2 + 1) }
+    }
+
+    /// Settles a batch: one outcome after the other.
+    pub fn settle(&mut self, decided: &[(String, Decision)]) -> Vec<Settled> {
+        decided.iter().map(|(entry, decision)| self.settle_one(entry, decision)).collect()
+    }
+
+    fn settle_one(&mut self, entry: &str, decision: &Decision) -> Settled {
+        let id = decision.id;
+        if self.in_flight.get(&id).is_none_or(|flight| flight.value.entry != entry) {
+            return Settled::Before;
+        }
+        let flight = self.in_flight.remove(&id).expect("it is in flight").value;
+        self.dead.remove(&id);
+        self.settled += 1;
+        let offer = self.coupons.get_mut(&flight.coupon).expect("a coupon");
+        match decision.outcome {
+            Outcome::Issued { serial, .. } => {
+                offer.free.remove(&serial);
+                assert!(offer.issued.insert(serial), "the ledger gave unit {serial} to two");
+                offer.free.extend(flight.serial.filter(|held| *held != serial));
+            }
+            Outcome::Rejected { serial, lost, .. } => {
+                offer.free.extend(flight.serial.filter(|held| !(lost && serial == Some(*held))));
+                offer.holders.entry(flight.user).or_default().retain(|held| *held != id);
+                if id.is_keyed() {
+                    offer.rejected.insert(id);
+                }
+            }
+        }
+        Settled::Now
+    }
+
+    /// Gives an issuance another unit, if this entry and this unit are in flight for it.
+    pub fn reassign(
+        &mut self,
+        request: &Request,
+        entry: &str,
+        old: Option<u32>,
+        choose: impl FnOnce(&Self, &Request) -> Chosen,
+    ) -> Reassigned {
+        let Some(flight) = self.in_flight.get(&request.id).filter(|flight| flight.value.entry == entry)
+        else {
+            return Reassigned::Gone;
+        };
+        if let Some(serial) = flight.value.serial
+            && old != Some(serial)
+        {
+            return Reassigned::To(serial);
+        }
+        if self.coupons[&request.coupon].free.is_empty() {
+            return Reassigned::NoneFree;
+        }
+        let Chosen { serial, .. } = choose(self, request);
+        let offer = self.coupons.get_mut(&request.coupon).expect("a coupon");
+        offer.take(serial);
+        offer.claimed.extend(old);
+        self.in_flight.get_mut(&request.id).expect("it is in flight").value.serial = Some(serial);
+        Reassigned::To(serial)
+    }
+
+    /// Loads a coupon, unless it is there.
+    pub fn load(&mut self, coupon: &CouponId) -> Loaded {
+        let offer = self.coupons.get_mut(coupon).expect("a coupon");
+        if std::mem::replace(&mut offer.loaded, true) { Loaded::Before } else { Loaded::Now }
+    }
+
+    pub fn change(&mut self, coupon: &CouponId, change: Change) {
+        let offer = self.coupons.get_mut(coupon).expect("a coupon");
+        match change {
+            Change::Pause(paused) => offer.paused = paused,
+            Change::Archive(archived) => offer.archived = archived,
+            Change::Window(window) => offer.window = window,
+            Change::Grow(by) => {
+                offer.free.extend(offer.total + 1..=offer.total + by);
+                offer.total += by;
+            }
+        }
+    }
+
+    /// Delivers the oldest entries that nobody was given, and says which.
+    pub fn deliver(&mut self, count: usize) -> Vec<Entry> {
+        let mut waiting: Vec<_> = self.in_flight.iter_mut().filter(|(_, flight)| !flight.delivered).collect();
+        waiting.sort_by_key(|(_, flight)| flight.value.sequence);
+        waiting.truncate(count);
+        let deliver = |(id, flight): (&IssuanceId, &mut Flight)| {
+            flight.delivered = true;
+            let value = flight.value.clone();
+            Entry {
+                entry: value.entry,
+                id: *id,
+                coupon: value.coupon,
+                user: value.user,
+                serial: Some(flight.reserved),
+                nth: value.nth,
+                accepted_at: value.accepted_at,
+            }
+        };
+        waiting.into_iter().map(deliver).collect()
+    }
+
+    /// Sets an issuance in flight aside. Whether there is one.
+    pub fn set_aside(&mut self, id: IssuanceId) -> bool {
+        self.in_flight.contains_key(&id) && self.dead.insert(id)
+    }
+
+    /// A rebuild found the unit of an issuance in flight taken. `None` if it cannot have happened.
+    pub fn lose_unit(&mut self, id: IssuanceId) -> Option<&InFlight> {
+        if self.decided.contains_key(&id) {
+            return None;
+        }
+        let value = &mut self.in_flight.get_mut(&id)?.value;
+        let offer = self.coupons.get_mut(&value.coupon).expect("a coupon");
+        offer.claimed.extend(value.serial.take());
+        Some(value)
+    }
+
+    /// The model keeps its own promises, or it proves nothing.
+    pub fn assert_sound(&self) {
+        for offer in self.coupons.values() {
+            assert!(offer.free.is_disjoint(&offer.issued), "free and issued: {offer:?}");
+            assert!(offer.issued.is_subset(&offer.claimed), "issued, and not in the ledger: {offer:?}");
+            for held in offer.holders.values() {
+                assert!(held.len() <= usize::from(offer.per_user), "more than the limit: {offer:?}");
+            }
+        }
+        for flight in self.in_flight.values() {
+            let free = &self.coupons[&flight.value.coupon].free;
+            assert!(flight.value.serial.is_none_or(|serial| !free.contains(&serial)), "free: {flight:?}");
+        }
+    }
+}

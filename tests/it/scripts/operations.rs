@@ -1,0 +1,226 @@
+//! What may happen next: operations that fit a model's state, most of them sensible, some of them
+//! late, doubled or wrong.
+//!
+//! An operation names issuances, and never serials or entry ids: what it means in full is up to the
+//! model that it is applied to. So it means something after any others were left out, too, which
+//! makes for short failing examples.
+
+use coupon_system::coupon::CouponId;
+use coupon_system::issuance::IssuanceId;
+use coupon_system::issuance::reserve::Request;
+use coupon_system::keys::PartitionId;
+use jiff::Timestamp;
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::strategy::Union;
+use proptest_state_machine::ReferenceStateMachine;
+
+use super::model::{Change, Chosen, Claim, Model, Offer, Verdict, Window};
+
+pub const COUPONS: [&str; 2] = ["a", "b"];
+pub const USERS: [&str; 4] = ["u0", "u1", "u2", "u3"];
+pub const KEYS: [&str; 3] = ["k0", "k1", "k2"];
+/// Ids without a key are mostly new; these few come again, as when a caller heard nothing.
+pub const REPEATED: u32 = 3;
+const FRESH: std::ops::Range<u32> = 1_000..1_000_000;
+pub const NO_BACKLOG_MAX: u64 = u64::MAX >> 12;
+
+#[derive(Debug, Clone)]
+pub enum Operation {
+    Reserve {
+        requests: Vec<Request>,
+        backlog_max: u64,
+    },
+    /// Entries are delivered to a consumer.
+    Deliver {
+        count: usize,
+    },
+    Settle(Vec<Claim>),
+    Reassign {
+        request: Request,
+        right_entry: bool,
+        right_old: bool,
+    },
+    Load(CouponId),
+    Change(CouponId, Change),
+    SetAside(IssuanceId),
+    LoseUnit(IssuanceId),
+}
+
+/// Drives the generation: the model, with choices of its own.
+pub struct Campaign;
+
+impl ReferenceStateMachine for Campaign {
+    type State = Model;
+    type Transition = Operation;
+
+    fn init_state() -> BoxedStrategy<Model> {
+        let offers = COUPONS.map(|id| offer(id.parse().expect("an id")));
+        offers.prop_map(Model::new).boxed()
+    }
+
+    fn transitions(model: &Model) -> BoxedStrategy<Operation> {
+        let coupon = || select(COUPONS.as_slice()).prop_map(|id| id.parse().expect("an id"));
+        let mut may = vec![
+            (8, reserve(model).boxed()),
+            (2, coupon().prop_map(Operation::Load).boxed()),
+            (1, (coupon(), change()).prop_map(|(coupon, change)| Operation::Change(coupon, change)).boxed()),
+        ];
+        if !model.known.is_empty() {
+            let waiting = !model.in_flight.is_empty();
+            may.push((if waiting { 8 } else { 1 }, settle(model).boxed()));
+            may.push((if waiting { 3 } else { 1 }, reassign(model).boxed()));
+        }
+        if !model.in_flight.is_empty() {
+            let ids: Vec<_> = model.in_flight.keys().copied().collect();
+            may.push((4, (1..8_usize).prop_map(|count| Operation::Deliver { count }).boxed()));
+            may.push((2, select(ids.clone()).prop_map(Operation::SetAside).boxed()));
+            may.push((1, select(ids).prop_map(Operation::LoseUnit).boxed()));
+        }
+        Union::new_weighted(may).boxed()
+    }
+
+    fn apply(mut model: Model, operation: &Operation) -> Model {
+        let choose = |model: &Model, request: &Request| Chosen {
+            entry: format!("1-{}", model.accepted),
+            serial: *model.coupons[&request.coupon].free.first().expect("a free unit"),
+        };
+        match operation {
+            Operation::Reserve { requests, backlog_max } => {
+                model.reserve(requests, *backlog_max, Timestamp::UNIX_EPOCH, choose);
+            }
+            Operation::Deliver { count } => drop(model.deliver(*count)),
+            Operation::Settle(claims) => {
+                let decided: Vec<_> = claims.iter().map(|claim| model.decide(claim)).collect();
+                model.settle(&decided);
+            }
+            Operation::Reassign { request, right_entry, right_old } => {
+                let (entry, old) = (model.entry(request.id, *right_entry), model.old(request.id, *right_old));
+                model.reassign(request, &entry, old, choose);
+            }
+            Operation::Load(coupon) => drop(model.load(coupon)),
+            Operation::Change(coupon, change) => model.change(coupon, *change),
+            Operation::SetAside(id) => drop(model.set_aside(*id)),
+            Operation::LoseUnit(id) => drop(model.lose_unit(*id)),
+        }
+        model
+    }
+}
+
+fn offer(id: CouponId) -> impl Strategy<Value = Offer> {
+    let total = prop_oneof![1 => 0..=2_u32, 3 => 3..=8_u32];
+    (total, 1..=3_u8, window(), rarely(), rarely(), rarely()).prop_map(
+        move |(total, per_user, window, paused, archived, unloaded)| {
+            let mut offer = Offer::new(id.clone(), total, per_user);
+            (offer.window, offer.paused, offer.archived, offer.loaded) =
+                (window, paused, archived, !unloaded);
+            offer
+        },
+    )
+}
+
+fn rarely() -> impl Strategy<Value = bool> {
+    prop_oneof![14 => Just(false), 1 => Just(true)]
+}
+
+fn window() -> impl Strategy<Value = Window> {
+    prop_oneof![8 => Just(Window::Open), 1 => Just(Window::NotStarted), 1 => Just(Window::Ended)]
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    prop_oneof![
+        2 => any::<bool>().prop_map(Change::Pause),
+        2 => rarely().prop_map(Change::Archive),
+        3 => window().prop_map(Change::Window),
+        2 => (1..3_u32).prop_map(Change::Grow),
+    ]
+}
+
+fn reserve(model: &Model) -> impl Strategy<Value = Operation> + use<> {
+    let backlog = model.backlog();
+    let backlog_max = prop_oneof![5 => Just(NO_BACKLOG_MAX), 1 => backlog..backlog + 4];
+    (prop::collection::vec(request(), 1..=6), backlog_max)
+        .prop_map(|(requests, backlog_max)| Operation::Reserve { requests, backlog_max })
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let id = prop_oneof![
+        3 => FRESH.prop_map(Id::Number),
+        1 => (0..REPEATED).prop_map(Id::Number),
+        3 => select(KEYS.as_slice()).prop_map(Id::Key),
+    ];
+    (select(COUPONS.as_slice()), select(USERS.as_slice()), id)
+        .prop_map(|(coupon, user, id)| made_of(coupon, user, id))
+}
+
+/// What a request's id is made of, besides user and coupon.
+#[derive(Debug, Clone, Copy)]
+pub enum Id {
+    Key(&'static str),
+    Number(u32),
+}
+
+/// The same parts make the same request.
+pub fn made_of(coupon: &str, user: &str, id: Id) -> Request {
+    let (coupon, user) = (coupon.parse().expect("an id"), user.parse().expect("an id"));
+    let id = match id {
+        Id::Key(key) => IssuanceId::from_key(PartitionId::ONE, &user, &coupon, &key.parse().expect("a key")),
+        Id::Number(number) => unkeyed(&coupon, user.as_str(), number),
+    };
+    Request { id, coupon, user }
+}
+
+/// An id as [`IssuanceId::generate`] makes them, but not by chance.
+fn unkeyed(coupon: &CouponId, user: &str, number: u32) -> IssuanceId {
+    let mut bytes = [0; 16];
+    bytes[6] = 0x70;
+    bytes[8] = 0x80;
+    bytes[9] = coupon.as_str().as_bytes()[0];
+    bytes[10] = user.as_bytes()[1];
+    bytes[12..].copy_from_slice(&number.to_be_bytes());
+    IssuanceId::from_bytes(bytes).expect("an id")
+}
+
+/// Those in flight mostly; now and then one that was settled.
+fn known(model: &Model) -> impl Strategy<Value = Request> + use<> {
+    let request = |id| model.known[id].0.clone();
+    let known: Vec<_> = model.known.keys().map(request).collect();
+    let in_flight: Vec<_> = model.in_flight.keys().map(request).collect();
+    if in_flight.is_empty() {
+        return select(known).boxed();
+    }
+    prop_oneof![6 => select(in_flight), 1 => select(known)].boxed()
+}
+
+fn mostly() -> impl Strategy<Value = bool> {
+    prop_oneof![7 => Just(true), 1 => Just(false)]
+}
+
+fn settle(model: &Model) -> impl Strategy<Value = Operation> + use<> {
+    let claim = (known(model), verdict(), mostly()).prop_map(|(request, verdict, right_entry)| Claim {
+        request,
+        verdict,
+        right_entry,
+    });
+    prop::collection::vec(claim, 1..=5).prop_map(Operation::Settle)
+}
+
+fn verdict() -> impl Strategy<Value = Verdict> {
+    let older = (prop::option::of(1..=8_u32), any::<bool>());
+    prop_oneof![
+        5 => Just(Verdict::Issued),
+        1 => Just(Verdict::IssuedWithFree),
+        1 => Just(Verdict::IssuedWithAnothers),
+        4 => Just(Verdict::GivenBack),
+        1 => Just(Verdict::Lost),
+        1 => older.prop_map(|(serial, lost)| Verdict::Older { serial, lost }),
+    ]
+}
+
+fn reassign(model: &Model) -> impl Strategy<Value = Operation> + use<> {
+    (known(model), mostly(), mostly()).prop_map(|(request, right_entry, right_old)| Operation::Reassign {
+        request,
+        right_entry,
+        right_old,
+    })
+}
