@@ -121,9 +121,9 @@ impl Bench {
     pub async fn deliver(&self, count: usize) -> Vec<Entry> {
         let mut reader = Reader::new(self.partition().client().clone(), "test".into());
         match reader.read(&self.keys(), Which::New, count).await.expect("a read") {
-            Read::Entries { entries, undecodable } => {
-                assert_eq!(undecodable, []);
-                entries
+            Read::Entries(delivered) => {
+                assert_eq!(delivered.undecodable, []);
+                delivered.entries
             }
             Read::NoGroup => panic!("there is no group"),
         }

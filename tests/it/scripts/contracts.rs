@@ -8,7 +8,7 @@ use coupon_system::coupon::{CouponId, Created, Stock, stock};
 use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reassign::{Reassigned, reassign};
 use coupon_system::issuance::reserve::{Request, Reserved, reserve};
-use coupon_system::issuance::settle::{Settled, settle};
+use coupon_system::issuance::settle::{Settled, Settlement, settle};
 use coupon_system::issuance::{Decision, IssuanceId, Outcome, Reason};
 use coupon_system::keys::{EpochKeys, certificate, outcome_channel};
 use coupon_system::queue::Entry;
@@ -23,17 +23,18 @@ fn request(user: &str, coupon: &CouponId) -> Request {
     Request { id: new_id(), coupon: coupon.clone(), user: user.parse().expect("an id") }
 }
 
-fn issued(entry: &Entry, serial: u32) -> (String, Decision) {
+fn issued(entry: &Entry, serial: u32) -> Settlement {
     decided(entry, Outcome::Issued { serial, nth: 1 })
 }
 
-fn given_back(entry: &Entry) -> (String, Decision) {
+fn given_back(entry: &Entry) -> Settlement {
     decided(entry, Outcome::Rejected { reason: Reason::Discarded, serial: entry.serial, lost: false })
 }
 
-fn decided(entry: &Entry, outcome: Outcome) -> (String, Decision) {
+fn decided(entry: &Entry, outcome: Outcome) -> Settlement {
     let Entry { entry, id, coupon, user, accepted_at, .. } = entry.clone();
-    (entry, Decision { id, coupon, user, outcome, accepted_at, decided_at: accepted_at })
+    let decision = Decision { id, coupon, user, outcome, accepted_at, decided_at: accepted_at };
+    Settlement { entry, decision, holds: Vec::new() }
 }
 
 /// Accepts `count` requests of as many users, delivered.
@@ -266,9 +267,10 @@ async fn reassign_fails_before_its_first_write_when_a_key_is_of_a_wrong_type() {
     }
 }
 
-async fn assert_settle_writes_nothing_with_a_string_for(names: &[&str]) {
+#[tokio::test]
+async fn settle_fails_before_its_first_write_when_a_key_is_of_a_wrong_type() {
     let bench = Bench::start().await;
-    for name in names {
+    for name in ["stream", "in flight", "dead", "counters", "coupon", "holders", "free"] {
         let (_, entries) = with_a_string_for(&bench, name).await;
         let before = bench.everything().await;
         let outcomes = [issued(&entries[0], entries[0].serial.expect("a unit")), given_back(&entries[1])];
@@ -279,18 +281,6 @@ async fn assert_settle_writes_nothing_with_a_string_for(names: &[&str]) {
 }
 
 #[tokio::test]
-async fn settle_fails_before_its_first_write_when_a_key_is_of_a_wrong_type() {
-    assert_settle_writes_nothing_with_a_string_for(&["stream", "in flight", "dead", "coupon", "free"]).await;
-}
-
-#[tokio::test]
-#[ignore = "settle.lua does not look at the types of holders and counters before it writes"]
-async fn settle_fails_before_its_first_write_when_holders_or_counters_are_of_a_wrong_type() {
-    assert_settle_writes_nothing_with_a_string_for(&["holders", "counters"]).await;
-}
-
-#[tokio::test]
-#[ignore = "settle.lua takes such a unit from those given back only, not from those after `next`"]
 async fn a_unit_that_the_ledger_issued_is_taken_though_it_was_never_handed_out() {
     let bench = Bench::start().await;
     let coupon = bench.coupon("c", 2, 1).await;
@@ -333,7 +323,7 @@ async fn each_outcome_is_announced_once_and_what_is_guarded_off_is_not() {
     feed.subscribe(&channel).await.expect("it listens");
 
     let (issued, rejected) = (issued(&entries[0], 1), given_back(&entries[1]));
-    let stale = ("0-1".to_owned(), issued.1.clone());
+    let stale = Settlement { entry: "0-1".to_owned(), ..issued.clone() };
     let batch = [stale, issued.clone(), rejected, issued];
     let settled = settle(bench.partition(), &bench.keys(), &batch).await.expect("answers");
     assert_eq!(settled, [Settled::Before, Settled::Now, Settled::Now, Settled::Before]);

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use coupon_system::coupon::{Coupon, CouponId, Stock, Validity};
 use coupon_system::issuance::reassign::Reassigned;
 use coupon_system::issuance::reserve::{Progress, Queued, Request, Reserved};
-use coupon_system::issuance::settle::Settled;
+use coupon_system::issuance::settle::{Settled, Settlement};
 use coupon_system::issuance::{Decision, InFlight, IssuanceId, Outcome, Reason};
 use coupon_system::queue::Entry;
 use coupon_system::recovery::Loaded;
@@ -49,8 +49,6 @@ pub struct Offer {
     issued: BTreeSet<u32>,
     /// Issued in the ledger, to somebody whom Redis may know nothing of.
     claimed: BTreeSet<u32>,
-    /// Above this, no unit was ever handed out.
-    highest: u32,
     /// Held or in flight, the oldest first.
     holders: BTreeMap<UserId, Vec<IssuanceId>>,
     /// Rejected ids that came from a key.
@@ -143,7 +141,6 @@ impl Offer {
             free: (1..=total).collect(),
             issued: BTreeSet::new(),
             claimed: BTreeSet::new(),
-            highest: 0,
             holders: BTreeMap::new(),
             rejected: BTreeSet::new(),
         }
@@ -189,7 +186,6 @@ impl Offer {
     /// Takes the unit that was chosen.
     fn take(&mut self, serial: u32) {
         assert!(self.free.remove(&serial), "unit {serial} of {} was taken, and not free", self.id);
-        self.highest = self.highest.max(serial);
     }
 }
 
@@ -308,7 +304,7 @@ impl Model {
 
     /// Writes what is claimed into the ledger, as far as it may say that and has not spoken yet, and
     /// returns what is to be settled.
-    pub fn decide(&mut self, claim: &Claim) -> (String, Decision) {
+    pub fn decide(&mut self, claim: &Claim) -> Settlement {
         let Request { id, coupon, user } = claim.request.clone();
         let outcome = match self.decided.get(&id) {
             Some(outcome) => *outcome,
@@ -322,7 +318,8 @@ impl Model {
             self.entry(id, claim.right_entry)
         };
         let moment = Timestamp::UNIX_EPOCH;
-        (entry, Decision { id, coupon, user, outcome, accepted_at: moment, decided_at: moment })
+        let decision = Decision { id, coupon, user, outcome, accepted_at: moment, decided_at: moment };
+        Settlement { entry, decision, holds: Vec::new() }
     }
 
     fn releases_claimed(&self, id: IssuanceId, outcome: Outcome) -> bool {
@@ -380,11 +377,10 @@ impl Model {
         }
     }
 
-    /// A free unit that was handed out before and that the ledger has given to nobody. (For one that was
-    /// never handed out, see the example in `contracts`.)
+    /// A free unit that the ledger has given to nobody.
     fn unclaimed_free(&self, coupon: &CouponId) -> Option<u32> {
         let offer = &self.coupons[coupon];
-        offer.free.difference(&offer.claimed).copied().find(|unit| *unit <= offer.highest)
+        offer.free.difference(&offer.claimed).copied().next()
     }
 
     fn undecided_of_another(&self, id: IssuanceId, coupon: &CouponId) -> Option<u32> {
@@ -415,8 +411,8 @@ impl Model {
     }
 
     /// Settles a batch: one outcome after the other.
-    pub fn settle(&mut self, decided: &[(String, Decision)]) -> Vec<Settled> {
-        decided.iter().map(|(entry, decision)| self.settle_one(entry, decision)).collect()
+    pub fn settle(&mut self, decided: &[Settlement]) -> Vec<Settled> {
+        decided.iter().map(|settled| self.settle_one(&settled.entry, &settled.decision)).collect()
     }
 
     fn settle_one(&mut self, entry: &str, decision: &Decision) -> Settled {
