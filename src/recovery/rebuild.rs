@@ -174,7 +174,7 @@ async fn survivors(partition: &Partition, old: &[EpochKeys]) -> Result<Vec<(Issu
     for keys in old {
         let mut cursor = 0_u64;
         loop {
-            let (next, page): (u64, Vec<(Vec<u8>, Vec<u8>)>) = redis::cmd("HSCAN")
+            let (next, page): (u64, RawPairs) = redis::cmd("HSCAN")
                 .arg(keys.in_flight())
                 .arg(cursor)
                 .arg("COUNT")
@@ -202,6 +202,9 @@ async fn survivors(partition: &Partition, old: &[EpochKeys]) -> Result<Vec<(Issu
     }
     Ok(found.into_iter().collect())
 }
+
+/// Fields and values, as Redis has them.
+type RawPairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn parse(id: &[u8], value: &[u8]) -> Option<(IssuanceId, InFlight)> {
     let id = IssuanceId::from_bytes(<[u8; 16]>::try_from(id).ok()?)?;

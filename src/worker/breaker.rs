@@ -19,7 +19,7 @@ impl Breaker {
     }
 
     pub(super) fn success(&self) {
-        if self.open.send_if_modified(|open| std::mem::take(open)) {
+        if self.open.send_if_modified(std::mem::take) {
             tracing::info!("decisions are possible again");
         }
     }
