@@ -12,7 +12,7 @@ use crate::queue::{Delivered, Read, Reader, Which, claim, restore};
 use crate::recovery::is_certified;
 
 /// How often the own pending entries are gone through; those in hand are left alone.
-const SWEEP_EVERY: Duration = Duration::from_secs(10);
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// How often entries of dead workers are looked for.
 const CLAIM_EVERY: Duration = Duration::from_secs(1);
 /// How often a part of what is in flight is compared with the stream, and how much of it.

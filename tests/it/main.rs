@@ -12,3 +12,4 @@ mod replays;
 mod resources;
 mod scripts;
 mod settling;
+mod workers;

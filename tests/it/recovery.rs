@@ -182,3 +182,64 @@ async fn while_nothing_is_certified_every_answer_is_503_and_says_when_to_come_ba
     assert_eq!((told["code"].as_str(), told["status"].as_u64()), (Some("warming-up"), Some(503)));
     assert!(told["retryAfterMs"].as_u64().is_some());
 }
+
+#[tokio::test]
+async fn a_recoverer_that_slept_cannot_delete_what_its_successor_built() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 3, 1).await;
+    let id = system.accepted("u0", &coupon).await;
+    let forget = redis::Script::new(include_str!("../../src/recovery/forget.lua"));
+    let keys = system.keys();
+    let forgotten: Vec<String> = forget
+        .key(keys.certificate())
+        .key(keys.in_flight())
+        .arg(coupon_system::recovery::Epoch::new().to_string())
+        .invoke_async(&mut system.partition().connection())
+        .await
+        .expect("an answer");
+    assert_eq!(forgotten, ["superseded"]);
+    assert!(system.is_in_flight(id).await);
+}
+
+#[tokio::test]
+async fn a_missing_group_is_rebuilt_and_what_was_accepted_is_decided() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 3, 1).await;
+    let id = system.accepted("u0", &coupon).await;
+    system.worker();
+    redis_command(&system, &["XGROUP", "DESTROY", &system.keys().stream(), coupon_system::keys::GROUP]).await;
+    let late = system.accepted("u1", &coupon).await;
+    for id in [id, late] {
+        let decided = eventually("it is decided", async || {
+            let answer = system.client.get(&format!("/issuances/{id}")).await;
+            (answer.status == 200 && answer.state() != "queued").then_some(answer)
+        })
+        .await;
+        assert_eq!(decided.state(), "issued");
+    }
+}
+
+#[tokio::test]
+async fn while_somebody_else_recovers_a_keeper_asks_at_a_measured_pace() {
+    let system = System::start().await;
+    let certificate = coupon_system::keys::certificate(system.partition().id());
+    // Somebody holds the lease, and is slow.
+    let leases = system.backends.database.collection::<mongodb::bson::Document>("recovery");
+    let held = mongodb::bson::doc! {"$set": {"holder": "slow", "until": mongodb::bson::DateTime::from_millis(at(600).as_millisecond())}};
+    leases.update_one(mongodb::bson::doc! {}, held).await.expect("it is held");
+    redis_command(&system, &["HSET", &certificate, "state", "closed"]).await;
+    let calls = async || {
+        let stats: String = redis::cmd("INFO")
+            .arg("commandstats")
+            .query_async(&mut system.partition().connection())
+            .await
+            .expect("the statistics");
+        let line =
+            stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).expect("some calls");
+        line.split(',').next().and_then(|calls| calls.parse::<u64>().ok()).expect("a number")
+    };
+    let (before, started) = (calls().await, std::time::Instant::now());
+    eventually("a while passes", async || (started.elapsed().as_millis() > 1_500).then_some(())).await;
+    let asked = calls().await - before;
+    assert!(asked < 40, "{asked} calls in a second and a half");
+}

@@ -1,0 +1,219 @@
+//! Workers that die, sleep, lose sight of entries, or meet one that nobody can decide.
+
+use coupon_system::coupon::CouponId;
+use coupon_system::issuance::IssuanceId;
+use coupon_system::keys::GROUP;
+use coupon_system::queue::{self, DEAD_LETTER_CONSUMER, Read, Reader, Which, dead, registry};
+use mongodb::bson::doc;
+
+use crate::helpers::{System, eventually};
+
+async fn accept(system: &System, coupon: &CouponId, count: usize) -> Vec<IssuanceId> {
+    let mut ids = Vec::new();
+    for number in 0..count {
+        ids.push(system.accepted(&format!("u{number}"), coupon).await);
+    }
+    ids
+}
+
+/// Reads for a consumer, which then has what it read and does nothing with it.
+async fn read_as(system: &System, consumer: &str, count: usize) -> usize {
+    let mut reader = Reader::new(system.partition().client().clone(), consumer.into());
+    match reader.read(&system.keys(), Which::New, count).await.expect("a read") {
+        Read::Entries(delivered) => delivered.count(),
+        Read::NoGroup => panic!("there is no group"),
+    }
+}
+
+async fn claim_as(system: &System, consumer: &str, count: usize) -> usize {
+    queue::claim(system.partition(), &system.keys(), consumer, count).await.expect("a claim").count()
+}
+
+async fn command<T: redis::FromRedisValue>(system: &System, words: &[&str]) -> T {
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]);
+    command.query_async(&mut system.partition().connection()).await.expect("Redis does it")
+}
+
+async fn consumers(system: &System) -> Vec<String> {
+    let keys = system.keys();
+    let infos: Vec<std::collections::HashMap<String, redis::Value>> =
+        command(system, &["XINFO", "CONSUMERS", &keys.stream(), GROUP]).await;
+    infos.into_iter().map(|info| redis::from_redis_value(info["name"].clone()).expect("a name")).collect()
+}
+
+#[tokio::test]
+async fn what_a_dead_worker_had_in_hand_is_finished_by_a_live_one() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 10, 1).await;
+    let ids = accept(&system, &coupon, 7).await;
+    assert_eq!(read_as(&system, "w-dead", 7).await, 7);
+    system.worker();
+    for id in ids {
+        assert_eq!(system.client.decided(&id.to_string()).await.state(), "issued");
+    }
+    assert_eq!(system.settled(&coupon).await.issued, 7);
+    assert_eq!(system.queue().await, (0, 0));
+    eventually("the dead consumer is deleted", async || {
+        (!consumers(&system).await.contains(&"w-dead".to_owned())).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_live_worker_keeps_its_entries_and_a_dead_one_is_deleted_only_when_it_has_none() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 10, 1).await;
+    accept(&system, &coupon, 3).await;
+    let (partition, keys) = (system.partition(), system.keys());
+    assert!(registry::beat(partition, &keys, "w-one", "pid=1").await.expect("a heartbeat"));
+    assert_eq!(read_as(&system, "w-one", 3).await, 3);
+    assert_eq!(claim_as(&system, "w-two", 10).await, 0, "w-one lives");
+    assert_eq!(registry::beats(partition).await.expect("the beats")[0].says, "pid=1");
+
+    assert_eq!(registry::leave(partition, "w-one").await.expect("it leaves"), 3);
+    assert_eq!(claim_as(&system, "w-two", 2).await, 2);
+    assert!(consumers(&system).await.contains(&"w-one".to_owned()), "it still has one");
+    assert_eq!(claim_as(&system, "w-two", 2).await, 1);
+    assert_eq!(claim_as(&system, "w-two", 2).await, 0);
+    assert_eq!(consumers(&system).await, ["w-two"]);
+    assert_eq!(system.queue().await, (3, 3), "nothing was lost on the way");
+}
+
+#[tokio::test]
+async fn a_worker_that_slept_and_wakes_after_its_entries_were_claimed_changes_nothing() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 5, 1).await;
+    accept(&system, &coupon, 5).await;
+    let asleep = system.take_entries().await;
+    system.worker();
+    assert_eq!(system.settled(&coupon).await.issued, 5);
+    system.decider().process(&system.keys(), &asleep).await.expect("it adopts what was decided");
+    let stock = system.stock(&coupon).await;
+    assert_eq!((stock.remaining, stock.reserved, stock.issued), (0, 0, 5));
+    assert_eq!(system.issued_serials(&coupon).await, [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn a_delivery_that_never_arrived_is_found_again_by_the_worker_it_was_meant_for() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 5, 1).await;
+    let lost = system.accepted("u0", &coupon).await;
+    assert!(
+        registry::beat(system.partition(), &system.keys(), "w-live", "pid=1").await.expect("a heartbeat")
+    );
+    let entry = {
+        let mut reader = Reader::new(system.partition().client().clone(), "w-live".into());
+        match reader.read(&system.keys(), Which::New, 1).await.expect("a read") {
+            Read::Entries(delivered) => delivered.last().expect("an entry").to_owned(),
+            Read::NoGroup => panic!("there is no group"),
+        }
+    };
+    system.worker();
+    let worker = eventually("the worker has a consumer", async || {
+        consumers(&system).await.into_iter().find(|consumer| consumer != "w-live")
+    })
+    .await;
+    // Delivered to the worker, as far as Redis knows; nothing ever arrived there.
+    command::<()>(&system, &["XCLAIM", &system.keys().stream(), GROUP, &worker, "0", &entry, "JUSTID"]).await;
+    assert_eq!(system.client.decided(&lost.to_string()).await.state(), "issued");
+}
+
+#[tokio::test]
+async fn an_entry_that_was_trimmed_or_whose_consumer_was_deleted_is_appended_anew() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 5, 1).await;
+    let trimmed = system.accepted("u0", &coupon).await;
+    let stream = system.keys().stream();
+    command::<()>(&system, &["XTRIM", &stream, "MAXLEN", "0"]).await;
+    let orphaned = system.accepted("u1", &coupon).await;
+    assert_eq!(read_as(&system, "w-doomed", 5).await, 1);
+    command::<()>(&system, &["XGROUP", "DELCONSUMER", &stream, GROUP, "w-doomed"]).await;
+    assert_eq!(system.queue().await, (1, 0));
+    system.worker();
+    for id in [trimmed, orphaned] {
+        assert_eq!(system.client.decided(&id.to_string()).await.state(), "issued");
+    }
+    assert_eq!(system.settled(&coupon).await.issued, 2);
+    assert_eq!(system.queue().await, (0, 0));
+}
+
+/// Lets MongoDB refuse every record of one user.
+async fn poison(system: &System, user: Option<&str>) {
+    let validator = user.map_or_else(|| doc! {}, |user| doc! {"userId": {"$ne": user}});
+    let changed =
+        system.backends.database.run_command(doc! {"collMod": "user_coupons", "validator": validator});
+    changed.await.expect("it is changed");
+}
+
+#[tokio::test]
+async fn one_poison_entry_among_a_hundred_is_set_aside_alone_and_issued_when_redriven() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 100, 1).await;
+    let ids = accept(&system, &coupon, 100).await;
+    poison(&system, Some("u50")).await;
+    system.worker();
+    let letter = eventually("it is set aside", async || {
+        let (mut letters, _) = dead::scan(system.partition(), 0, 100).await.expect("a look");
+        letters.pop()
+    })
+    .await;
+    assert_eq!((letter.id, letter.attempts), (ids[50], 3));
+    assert!(letter.why.contains("validation"), "{}", letter.why);
+    eventually("the others are settled", async || (system.stock(&coupon).await.issued == 99).then_some(()))
+        .await;
+    let stock = system.stock(&coupon).await;
+    assert_eq!((stock.remaining, stock.reserved), (0, 1), "its unit is still reserved for it");
+    assert_eq!(system.client.get(&format!("/issuances/{}", ids[50])).await.state(), "queued");
+    assert_eq!(system.queue().await, (1, 1));
+    assert!(consumers(&system).await.contains(&DEAD_LETTER_CONSUMER.to_owned()));
+
+    poison(&system, None).await;
+    assert!(dead::redrive(system.partition(), ids[50]).await.expect("it is sent through again"));
+    assert_eq!(system.client.decided(&ids[50].to_string()).await.state(), "issued");
+    let stock = system.settled(&coupon).await;
+    assert_eq!((stock.remaining, stock.issued), (0, 100));
+    assert_eq!(dead::get(system.partition(), ids[50]).await.expect("a look"), None);
+    assert!(!dead::redrive(system.partition(), ids[50]).await.expect("an answer"), "it is one no more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_killed_again_and_again_under_load_leaves_the_accounts_right() {
+    let mut system = System::start().await;
+    let coupon = system.coupon("c", 3_000, 1).await;
+    let users = system.users("u", 1_000).await;
+    system.worker();
+    system.worker();
+    let mut ids = Vec::new();
+    for round in 0..4 {
+        for user in &users[round * 250..(round + 1) * 250] {
+            let answer = system.client.issue(user, "c", None).await;
+            if answer.status == 202 {
+                ids.push(answer.id());
+            }
+        }
+        system.redis.kill().await.expect("it is killed");
+        system.redis.restart().await.expect("it is back");
+    }
+    for id in &ids {
+        let decided = eventually("it is decided", async || {
+            let answer = system.client.get(&format!("/issuances/{id}")).await;
+            assert!([200, 503].contains(&answer.status), "never 404: {answer:?}");
+            (answer.status == 200 && answer.state() != "queued").then_some(answer)
+        })
+        .await;
+        assert_eq!(decided.state(), "issued");
+    }
+    let stock = eventually("everything is settled", async || {
+        let (_, stocks) =
+            coupon_system::coupon::stock::read(system.partition(), std::slice::from_ref(&coupon))
+                .await
+                .ok()?;
+        stocks[0].filter(|stock| stock.reserved == 0)
+    })
+    .await;
+    let serials = system.issued_serials(&coupon).await;
+    assert_eq!(usize::try_from(stock.issued).ok(), Some(serials.len()), "counted once each");
+    assert!(serials.windows(2).all(|pair| pair[0] < pair[1]));
+    assert!(serials.len() >= ids.len());
+}
