@@ -30,7 +30,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`config`] | every flag and variable, a struct a topic |
-//! | [`coupon`], [`user`] | the offer; who may have it |
+//! | [`coupon`], [`user`], [`service`] | the offer; who may have it; whether anything is accepted |
 //! | [`issuance`] | reserve, decide, settle, look up |
 //! | [`queue`] | the stream |
 //! | [`recovery`] | the certificate, loading coupons, rebuilding |
@@ -56,6 +56,7 @@ pub mod mongo;
 pub mod partition;
 pub mod queue;
 pub mod recovery;
+pub mod service;
 pub mod shutdown;
 pub mod telemetry;
 pub mod user;

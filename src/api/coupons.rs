@@ -107,7 +107,7 @@ pub async fn list(
 
 /// Adds stock and status. Where Redis does not have a coupon, nothing of it is in flight and the
 /// ledger knows; where Redis is away the stock is unknown.
-async fn with_stock(app: &App, coupons: Vec<Coupon>) -> Vec<wire::Coupon> {
+pub(super) async fn with_stock(app: &App, coupons: Vec<Coupon>) -> Vec<wire::Coupon> {
     let ids: Vec<CouponId> = coupons.iter().map(|coupon| coupon.id.clone()).collect();
     let (now, stocks) = match read_stock(app, &ids).await {
         Ok((now, stocks)) => (now, stocks),

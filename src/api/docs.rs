@@ -19,6 +19,8 @@ use super::wire::problem::Problem;
         (name = "user coupons", description = "What users hold"),
         (name = "coupons", description = "The offers"),
         (name = "users", description = "Who may request"),
+        (name = "steering", description = "Pause, resume, restock, archive, edit"),
+        (name = "operations", description = "Workers and dead letters"),
         (name = "service", description = "Health"),
     ),
     components(schemas(Problem))
@@ -58,7 +60,7 @@ pub(super) fn add_common_problems(document: &mut OpenApi) {
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = (&mut Operation, bool)> {
-    [&mut item.get, &mut item.post].into_iter().flatten().map(|operation| {
+    [&mut item.get, &mut item.post, &mut item.patch].into_iter().flatten().map(|operation| {
         let has_body = operation.request_body.is_some();
         (operation, has_body)
     })

@@ -226,7 +226,12 @@ fn queued(app: &App, id: IssuanceId, in_flight: crate::issuance::InFlight, progr
     (retry_after, axum::Json(issuance)).into_response()
 }
 
-fn decided_issuance(app: &App, decision: &Decision, language: Language, request_id: &str) -> Issuance {
+pub(super) fn decided_issuance(
+    app: &App,
+    decision: &Decision,
+    language: Language,
+    request_id: &str,
+) -> Issuance {
     let (id, coupon_id) = (decision.id.to_string(), decision.coupon.to_string());
     let user_id = decision.user.to_string();
     let (accepted_at, decided_at) = (decision.accepted_at, decision.decided_at);

@@ -4,11 +4,13 @@ mod coupons;
 mod docs;
 mod issuances;
 mod links;
+mod operations;
 mod pace;
 mod pages;
 mod query;
 mod router;
 mod service;
+mod steering;
 mod user_coupons;
 mod users;
 pub mod wire;
@@ -23,10 +25,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::boot::{self, Backends};
 use crate::config::ApiConfig;
-use crate::coupon::{CouponId, CouponStore, Validity};
+use crate::coupon::{CouponId, CouponStore, Validity, steer};
 use crate::http::server;
 use crate::issuance::{Ledger, Lookup, Reservations};
 use crate::partition::Partition;
+use crate::service::ServiceStore;
 use crate::user::{RegisteredUsers, UserStore};
 pub use docs::openapi;
 use links::Links;
@@ -42,6 +45,7 @@ pub struct App {
     database: Database,
     coupons: CouponStore,
     users: UserStore,
+    services: ServiceStore,
     ledger: Ledger,
     reservations: Reservations,
     lookup: Lookup,
@@ -65,6 +69,7 @@ impl App {
             database: backends.database.clone(),
             coupons: backends.coupons.clone(),
             users: backends.users.clone(),
+            services: ServiceStore::new(&backends.database),
             ledger: backends.ledger.clone(),
             reservations: Reservations::start(Arc::clone(partition), limits.backlog_max),
             lookup: Lookup::start(Arc::clone(partition), backends.ledger.clone(), limits.outcome_cache),
@@ -90,8 +95,14 @@ pub async fn run(
     tracing::info!(listen = %boot::address(&listener)?, "serving the API");
     let drained = CancellationToken::new();
     let keeping = tokio::spawn(backends.keeper().run(drained.clone()));
+    let reconciling = tokio::spawn(steer::reconcile(
+        Arc::clone(&backends.partition),
+        backends.coupons.clone(),
+        ServiceStore::new(&backends.database),
+        drained.clone(),
+    ));
     server::serve(listener, router(app), shutdown).await;
     drained.cancel();
-    let _ = keeping.await;
+    let _ = tokio::join!(keeping, reconciling);
     Ok(())
 }

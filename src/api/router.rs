@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::{App, coupons, docs, issuances, pages, service, user_coupons, users};
+use super::{App, coupons, docs, issuances, operations, pages, service, steering, user_coupons, users};
 use crate::http::request;
 
 const BODY_MAX_BYTES: usize = 64 * 1024;
@@ -50,13 +50,24 @@ pub(super) fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(user_coupons::get))
         // Anyone.
         .routes(routes!(coupons::list, coupons::create))
-        .routes(routes!(coupons::get))
+        .routes(routes!(coupons::get, steering::edit))
         .routes(routes!(service::alive))
         .routes(routes!(service::ready))
         // Operators.
         .routes(routes!(users::list, users::create))
         .routes(routes!(users::create_random))
-        .routes(routes!(users::get));
+        .routes(routes!(users::get))
+        .routes(routes!(steering::pause))
+        .routes(routes!(steering::resume))
+        .routes(routes!(steering::archive))
+        .routes(routes!(steering::restock))
+        .routes(routes!(steering::pause_all))
+        .routes(routes!(steering::resume_all))
+        .routes(routes!(operations::workers))
+        .routes(routes!(operations::dead_letters))
+        .routes(routes!(operations::dead_letter))
+        .routes(routes!(operations::redrive))
+        .routes(routes!(operations::discard));
     docs::add_common_problems(routes.get_openapi_mut());
     routes
 }

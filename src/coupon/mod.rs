@@ -3,6 +3,7 @@
 
 mod id;
 mod status;
+pub mod steer;
 pub mod stock;
 mod store;
 mod validity;
@@ -11,7 +12,7 @@ pub use id::CouponId;
 pub(crate) use id::check_id;
 pub use status::Status;
 pub use stock::Stock;
-pub use store::{CouponStore, Created};
+pub use store::{Change, Changed, CouponStore, Created};
 pub use validity::{Duration, Validity};
 
 use jiff::Timestamp;

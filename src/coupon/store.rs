@@ -2,13 +2,16 @@
 
 use jiff::Timestamp;
 use mongodb::bson::{DateTime, doc};
-use mongodb::options::FindOptions;
+use mongodb::options::{FindOptions, ReturnDocument};
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
 
-use super::{Coupon, CouponId, Discount, Validity};
+use super::{Coupon, CouponId, Discount, MAX_TOTAL, Validity};
 use crate::Failure;
 use crate::mongo::{self, from_bson_time, to_bson_time};
+
+/// Coupons in one answer of [`CouponStore::changed_since`].
+const CHANGED_MAX: i64 = 10_000;
 
 /// Keeps coupons.
 #[derive(Clone)]
@@ -46,6 +49,37 @@ struct Record {
     archived: bool,
     generation: i64,
     created_at: DateTime,
+    changed_at: DateTime,
+}
+
+/// What an operator may change of a coupon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    Pause,
+    Resume,
+    /// For good.
+    Archive,
+    /// Adds units.
+    Restock {
+        add: u32,
+    },
+    Edit {
+        name: Option<String>,
+        starts_at: Option<Timestamp>,
+        ends_at: Option<Timestamp>,
+    },
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Changed {
+    /// The coupon as it is now.
+    Now(Coupon),
+    NotFound,
+    /// It is archived, and stays so.
+    Archived,
+    /// It has changed meanwhile, or would have more units than [`MAX_TOTAL`]: as it is.
+    Refused(Coupon),
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -104,6 +138,61 @@ impl CouponStore {
         found.await?.into_iter().map(Coupon::try_from).collect()
     }
 
+    /// Changes a coupon, if its record is of this generation still (`None`: of any).
+    pub async fn change(
+        &self,
+        id: &CouponId,
+        change: &Change,
+        generation: Option<i64>,
+    ) -> Result<Changed, Failure> {
+        let mut filter = doc! {"_id": id.as_str(), "archived": false};
+        if let Some(generation) = generation {
+            filter.insert("generation", generation);
+        }
+        let mut set = doc! {"changedAt": to_bson_time(Timestamp::now())};
+        let mut increase = doc! {"generation": 1_i64};
+        match change {
+            Change::Pause => drop(set.insert("paused", true)),
+            Change::Resume => drop(set.insert("paused", false)),
+            Change::Archive => drop(set.insert("archived", true)),
+            Change::Restock { add } => {
+                filter.insert("total", doc! {"$lte": i64::from(MAX_TOTAL.saturating_sub(*add))});
+                increase.insert("total", i64::from(*add));
+            }
+            Change::Edit { name, starts_at, ends_at } => {
+                set.extend(name.as_ref().map(|name| ("name".to_owned(), name.into())));
+                set.extend(starts_at.map(|moment| ("startsAt".to_owned(), to_bson_time(moment).into())));
+                set.extend(ends_at.map(|moment| ("endsAt".to_owned(), to_bson_time(moment).into())));
+            }
+        }
+        let coupons = self.coupons.clone();
+        let changed = mongo::run("change the coupon", async move {
+            let update = doc! {"$set": set, "$inc": increase};
+            coupons.find_one_and_update(filter, update).return_document(ReturnDocument::After).await
+        });
+        match changed.await? {
+            Some(record) => Coupon::try_from(record).map(Changed::Now),
+            None => Ok(match self.get(id).await? {
+                None => Changed::NotFound,
+                Some(coupon) if coupon.archived => Changed::Archived,
+                Some(coupon) => Changed::Refused(coupon),
+            }),
+        }
+    }
+
+    /// The coupons that operators changed since a moment, at most [`CHANGED_MAX`], the oldest change
+    /// first.
+    pub async fn changed_since(&self, moment: Timestamp) -> Result<Vec<Coupon>, Failure> {
+        let coupons = self.coupons.clone();
+        let options = FindOptions::builder().sort(doc! {"changedAt": 1}).limit(CHANGED_MAX).build();
+        let found = mongo::run("read the changed coupons", async move {
+            let cursor =
+                coupons.find(doc! {"changedAt": {"$gte": to_bson_time(moment)}}).with_options(options);
+            futures::TryStreamExt::try_collect::<Vec<_>>(cursor.await?).await
+        });
+        found.await?.into_iter().map(Coupon::try_from).collect()
+    }
+
     /// The coupons that may be asked for at `now` or later.
     pub async fn current(&self, now: Timestamp) -> Result<Vec<Coupon>, Failure> {
         let coupons = self.coupons.clone();
@@ -148,6 +237,7 @@ impl From<&Coupon> for Record {
             archived: coupon.archived,
             generation: coupon.generation,
             created_at: to_bson_time(coupon.created_at),
+            changed_at: to_bson_time(coupon.created_at),
         }
     }
 }

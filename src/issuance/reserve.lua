@@ -15,7 +15,7 @@
 --   'K' id                    replay by key of one that was issued
 --   'J' id                    replay by key of one that was rejected
 --   'H' n held in-flight      as many as the limit allows: n (one byte) ids held, then those in flight
---   'S' sold out   'E' ended   'P' paused   'X' archived   'L' coupon not loaded   'B' backlog full
+--   'S' sold out   'E' ended   'P' paused (it, or the whole service)   'X' archived   'L' coupon not loaded   'B' backlog full
 --   'N' startsAt in ms        not started
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
@@ -26,7 +26,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local dead = redis.call('HLEN', KEYS[4])
 local backlog = redis.call('HLEN', KEYS[3]) - dead
 local backlog_max = tonumber(ARGV[2])
-local counters = redis.call('HMGET', KEYS[5], 'accepted', 'settled')
+local counters = redis.call('HMGET', KEYS[5], 'accepted', 'settled', 'paused')
 local sequence = tonumber(counters[1] or 0)
 redis.call('XLEN', KEYS[2]) -- an error here, if the key is of a wrong type, is before the first write
 
@@ -105,7 +105,7 @@ local function decide(coupon, user, id, keyed)
   if count >= coupon.per_user then return at_limit(held, count) end
   if coupon.archived then return 'X' end
   if now >= coupon.ends_at then return 'E' end
-  if coupon.paused then return 'P' end
+  if coupon.paused or counters[3] == '1' then return 'P' end
   if now < coupon.starts_at then return 'N' .. string.format('%.0f', coupon.starts_at) end
   if backlog + #accepted >= backlog_max then return 'B' end
   local serial = coupon.free_serials[coupon.next_free]

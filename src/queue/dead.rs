@@ -8,7 +8,9 @@ use redis::Script;
 
 use super::DEAD_LETTER_CONSUMER;
 use crate::Failure;
-use crate::issuance::{InFlight, IssuanceId};
+use crate::issuance::ledger::Inserted;
+use crate::issuance::settle::{Settled, Settlement, settle};
+use crate::issuance::{Decision, InFlight, IssuanceId, Ledger, Outcome, Reason};
 use crate::keys::{EpochKeys, GROUP};
 use crate::partition::{Partition, Under, script};
 
@@ -127,4 +129,51 @@ fn parse(id: IssuanceId, dead: &str, in_flight: Option<&str>) -> Option<DeadLett
         why: fields.next()?.to_owned(),
         in_flight: in_flight.and_then(|value| value.parse().ok()),
     })
+}
+
+/// Rejects a dead letter for good, and gives its unit back; or adopts what was decided before. `None` if
+/// there is none with this id.
+pub async fn discard(
+    partition: &Partition,
+    ledger: &Ledger,
+    id: IssuanceId,
+) -> Result<Option<Decision>, Failure> {
+    let keys = partition.keys();
+    let Some(in_flight) = get(partition, id).await?.and_then(|letter| letter.in_flight) else {
+        return Ok(None);
+    };
+    // A unit that another record holds is lost: giving it back would hand it out twice.
+    let holder = match in_flight.serial {
+        Some(serial) => ledger.holder_of(&in_flight.coupon, serial).await?,
+        None => None,
+    };
+    let lost = holder.is_some_and(|held| held.id != id);
+    let now = Timestamp::now();
+    let rejected = Decision {
+        id,
+        coupon: in_flight.coupon,
+        user: in_flight.user,
+        outcome: Outcome::Rejected { reason: Reason::Discarded, serial: in_flight.serial, lost },
+        accepted_at: in_flight.accepted_at,
+        decided_at: Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now),
+    };
+    let decision = match ledger.insert(std::slice::from_ref(&rejected)).await?.pop() {
+        Some(Inserted::Decided) => rejected,
+        // Whoever decided it first has.
+        Some(Inserted::Conflict) => match ledger.decisions(&[id]).await?.remove(&id) {
+            Some(winner) => winner,
+            None => return Err(undecided("its decision is not visible yet".into())),
+        },
+        Some(Inserted::Refused(why)) => return Err(undecided(why)),
+        None => return Err(undecided("the insert answered nothing".into())),
+    };
+    let settlement = Settlement { entry: in_flight.entry, decision: decision.clone(), holds: Vec::new() };
+    match settle(partition, &keys, &[settlement]).await?.as_slice() {
+        [Settled::Now | Settled::Before] => Ok(Some(decision)),
+        _ => Err(Failure::Uncertified),
+    }
+}
+
+fn undecided(why: String) -> Failure {
+    Failure::MongoDb { operation: "discard a dead letter", source: why.into() }
 }

@@ -17,6 +17,7 @@ use crate::backoff::Backoff;
 use crate::coupon::CouponStore;
 use crate::issuance::Ledger;
 use crate::partition::Partition;
+use crate::service::ServiceStore;
 
 /// How often the certificate is looked at when nobody complains.
 const EVERY: Duration = Duration::from_secs(1);
@@ -29,6 +30,7 @@ pub struct Keeper {
     database: Database,
     ledger: Ledger,
     coupons: CouponStore,
+    services: ServiceStore,
     durability: Durability,
     /// Names this process in the lease.
     holder: String,
@@ -43,7 +45,8 @@ impl Keeper {
         holder: String,
     ) -> Self {
         let (ledger, coupons) = (Ledger::new(&database), CouponStore::new(&database));
-        Keeper { partition, database, ledger, coupons, durability, holder }
+        let services = ServiceStore::new(&database);
+        Keeper { partition, database, ledger, coupons, services, durability, holder }
     }
 
     /// Keeps the partition certified until `shutdown`.
@@ -97,7 +100,7 @@ impl Keeper {
             return Ok(true);
         }
         tracing::info!(partition = %self.partition.id(), term = lease.term, epoch = %lease.epoch, "rebuilding");
-        let rebuilt = rebuild(&self.partition, &self.ledger, &self.coupons, &lease).await;
+        let rebuilt = rebuild(&self.partition, &self.ledger, &self.coupons, &self.services, &lease).await;
         give_back(lease).await;
         match rebuilt? {
             Rebuilt::Opened { survivors, decided, coupons } => {

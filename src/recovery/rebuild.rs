@@ -18,6 +18,7 @@ use crate::coupon::{CouponId, CouponStore};
 use crate::issuance::{InFlight, IssuanceId, Ledger};
 use crate::keys::{self, EpochKeys, GROUP};
 use crate::partition::{Call, Partition, script};
+use crate::service::{Service, ServiceStore};
 
 static CLOSE: LazyLock<Script> = LazyLock::new(|| script(include_str!("close.lua")));
 static FORGET: LazyLock<Script> = LazyLock::new(|| script(include_str!("forget.lua")));
@@ -42,9 +43,10 @@ pub async fn rebuild(
     partition: &Partition,
     ledger: &Ledger,
     coupons: &CouponStore,
+    services: &ServiceStore,
     lease: &Lease,
 ) -> Result<Rebuilt, Failure> {
-    let work = build_and_open(partition, ledger, coupons, lease);
+    let work = build_and_open(partition, ledger, coupons, services, lease);
     tokio::select! {
         built = work => built,
         lost = lose(lease) => lost.map(|()| Rebuilt::Superseded),
@@ -71,6 +73,7 @@ async fn build_and_open(
     partition: &Partition,
     ledger: &Ledger,
     coupons: &CouponStore,
+    services: &ServiceStore,
     lease: &Lease,
 ) -> Result<Rebuilt, Failure> {
     let keys = EpochKeys::new(partition.id(), lease.epoch);
@@ -110,7 +113,7 @@ async fn build_and_open(
         queue.append(survivors);
     }
     queue.sort_by_key(|(_, survivor)| survivor.sequence);
-    write_queue(partition, &keys, &mut queue).await?;
+    write_queue(partition, &keys, &mut queue, services.get().await?).await?;
 
     if !lease.renew().await? || !open(partition, &keys, lease, queue.len()).await? {
         return Ok(Rebuilt::Superseded);
@@ -232,6 +235,7 @@ async fn write_queue(
     partition: &Partition,
     keys: &EpochKeys,
     queue: &mut [(IssuanceId, InFlight)],
+    service: Service,
 ) -> Result<(), Failure> {
     let failed = || Failure::redis("write the queue");
     let mut connection = partition.connection();
@@ -254,6 +258,13 @@ async fn write_queue(
     }
     let mut rest = redis::pipe();
     rest.cmd("HSET").arg(keys.counters()).arg("accepted").arg(sequence).arg("settled").arg(0).ignore();
+    rest.cmd("HSET")
+        .arg(keys.counters())
+        .arg("service_generation")
+        .arg(service.generation)
+        .arg("paused")
+        .arg(u8::from(service.paused))
+        .ignore();
     rest.cmd("XGROUP").arg("CREATE").arg(keys.stream()).arg(GROUP).arg(0).arg("MKSTREAM").ignore();
     rest.set(marker(keys), keys.epoch().to_string()).ignore();
     rest.query_async::<()>(&mut connection).await.map_err(failed())

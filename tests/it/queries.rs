@@ -65,6 +65,7 @@ async fn no_query_reads_a_collection_from_end_to_end_or_sorts_in_memory() {
         ("coupons", "coupons", doc! {}, newest.clone()),
         ("next coupons", "coupons", after.clone(), newest.clone()),
         ("current coupons", "coupons", doc! {"archived": false, "endsAt": {"$gt": now}}, doc! {}),
+        ("changed coupons", "coupons", doc! {"changedAt": {"$gte": now}}, doc! {"changedAt": 1}),
         ("users", "users", doc! {}, newest.clone()),
         ("next users", "users", after, newest),
         ("registered", "users", doc! {"_id": {"$in": ["u0"]}}, doc! {}),

@@ -217,3 +217,66 @@ async fn redis_killed_again_and_again_under_load_leaves_the_accounts_right() {
     assert!(serials.windows(2).all(|pair| pair[0] < pair[1]));
     assert!(serials.len() >= ids.len());
 }
+
+#[tokio::test]
+async fn dead_letters_are_listed_shown_redriven_and_discarded_over_http() {
+    let system = System::start().await;
+    system.users("u", 2).await;
+    let coupon = system.coupon("c", 2, 1).await;
+    let id = system.client.issue("u0", "c", None).await.id();
+    poison(&system, Some("u0")).await;
+    system.worker();
+    let path = format!("/dead-letters/{id}");
+    let send = async |method: &str, path: &str| system.client.send(system.client.request(method, path)).await;
+    let shown = eventually("it is set aside", async || {
+        let shown = send("GET", &path).await;
+        (shown.status == 200).then_some(shown)
+    })
+    .await;
+    assert_eq!(shown.body["attempts"], 3);
+    assert_eq!(
+        (shown.body["payload"]["userId"].as_str(), shown.body["payload"]["serial"].as_u64()),
+        (Some("u0"), Some(1))
+    );
+    assert_eq!(send("GET", "/dead-letters").await.body["items"], serde_json::json!([shown.body]));
+    assert_eq!(system.stock(&coupon).await.reserved, 1);
+
+    // Still poison: it comes back.
+    assert_eq!(send("POST", &format!("{path}/redrive")).await.status, 200);
+    eventually("it is set aside again", async || (send("GET", &path).await.status == 200).then_some(()))
+        .await;
+    // Still poison even as a rejection: it cannot be discarded yet, and nothing is lost.
+    assert_eq!(send("POST", &format!("{path}/discard")).await.status, 503);
+    poison(&system, None).await;
+    let discarded = send("POST", &format!("{path}/discard")).await;
+    assert_eq!((discarded.status, discarded.state()), (200, "rejected"));
+    assert_eq!(discarded.body["problem"]["code"], "discarded");
+    for path in [path.clone(), "/dead-letters/nonsense".into()] {
+        assert_eq!(send("GET", &path).await.code(), "issuance-not-found");
+        assert_eq!(send("POST", &format!("{path}/discard")).await.code(), "issuance-not-found");
+        assert_eq!(send("POST", &format!("{path}/redrive")).await.code(), "issuance-not-found");
+    }
+    let stock = system.stock(&coupon).await;
+    assert_eq!((stock.remaining, stock.reserved, stock.issued), (2, 0, 0));
+    assert_eq!(system.client.issue("u0", "c", None).await.status, 202, "the user may try again");
+    assert_eq!(system.settled(&coupon).await.issued, 1);
+    assert_eq!(system.queue().await, (0, 0));
+}
+
+#[tokio::test]
+async fn workers_are_listed_with_their_heartbeats() {
+    let system = System::start().await;
+    assert_eq!(system.client.get("/workers").await.body, serde_json::json!([]));
+    let worker = system.worker();
+    let listed = eventually("it says that it lives", async || {
+        system.client.get("/workers").await.body.as_array().and_then(|workers| workers.first().cloned())
+    })
+    .await;
+    assert_eq!(listed["alive"], true);
+    worker.cancel();
+    eventually("it has left", async || {
+        (system.client.get("/workers").await.body == serde_json::json!([])).then_some(())
+    })
+    .await;
+    assert_eq!(consumers(&system).await, Vec::<String>::new(), "and took its consumer with it");
+}

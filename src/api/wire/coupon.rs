@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use crate::coupon::{self, CouponId, MAX_PER_USER, MAX_TOTAL, Validity};
 use crate::http::Problem;
 use crate::http::fields::{self, Fields};
+use crate::http::problem::FieldError;
 
 /// Amounts of money are whole numbers of the currency's smallest unit, at most this.
 const AMOUNT_MAX: u64 = 1_000_000_000_000;
@@ -258,6 +259,66 @@ fn discount(fields: &mut Fields) -> Option<coupon::Discount> {
             None
         }
     }
+}
+
+/// The body of `POST /coupons/{id}/restock`, for the documentation; [`restock`] reads it.
+#[derive(ToSchema)]
+#[schema(example = json!({"add": 100}))]
+#[expect(dead_code, reason = "documents a body that is read field by field")]
+pub struct Restock {
+    /// Units to add.
+    #[schema(minimum = 1, maximum = 10000000)]
+    add: u32,
+}
+
+/// Reads how many units to add.
+pub fn restock(body: Value) -> Result<u32, Problem> {
+    let mut fields = Fields::of(body)?;
+    let add = fields.required("add", fields::whole(1, MAX_TOTAL.into()));
+    fields.finish(add)
+}
+
+/// The problem of a restock that the coupon has no room for.
+pub fn wrong_restock(why: String) -> Problem {
+    Problem::invalid(vec![FieldError { pointer: Some("#/add".into()), parameter: None, detail: why }])
+}
+
+/// The body of `PATCH /coupons/{id}`, for the documentation; [`edit`] reads it.
+#[derive(ToSchema)]
+#[schema(rename_all = "camelCase", example = json!({"name": "가을 할인", "endsAt": "2037-01-01T00:00:00Z"}))]
+#[expect(dead_code, reason = "documents a body that is read field by field")]
+pub struct EditCoupon {
+    #[schema(min_length = 1, max_length = 100)]
+    name: Option<String>,
+    /// Until it started.
+    #[schema(format = DateTime)]
+    starts_at: Option<String>,
+    /// Later than it is, or a moment that is past to end it now.
+    #[schema(format = DateTime)]
+    ends_at: Option<String>,
+}
+
+/// Reads what is to be changed of a coupon.
+pub fn edit(body: Value, coupon: &coupon::Coupon, now: Timestamp) -> Result<coupon::Change, Problem> {
+    let mut fields = Fields::of(body)?;
+    let name = fields.optional("name", fields::words(NAME_MAX));
+    let starts_at = fields.optional("startsAt", fields::moment);
+    let mut ends_at = fields.optional("endsAt", fields::moment);
+    if starts_at.is_some() && coupon.starts_at <= now {
+        fields.wrong("startsAt", "cannot be changed any more: it has started");
+    }
+    match ends_at {
+        Some(moment) if moment <= now => ends_at = Some(now.min(coupon.ends_at)),
+        Some(moment) if moment < coupon.ends_at => {
+            fields.wrong("endsAt", "can be made later, or past to end it now; not sooner");
+        }
+        _ => {}
+    }
+    if starts_at.unwrap_or(coupon.starts_at) >= ends_at.unwrap_or(coupon.ends_at) {
+        let wrong = if starts_at.is_some() { "startsAt" } else { "endsAt" };
+        fields.wrong(wrong, "startsAt must be before endsAt");
+    }
+    fields.finish(Some(coupon::Change::Edit { name, starts_at, ends_at }))
 }
 
 #[cfg(test)]

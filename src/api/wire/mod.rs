@@ -5,5 +5,7 @@ pub mod coupon;
 pub mod issuance;
 pub mod page;
 pub mod problem;
+pub mod queue;
+pub mod service;
 pub mod user;
 pub mod user_coupon;

@@ -67,6 +67,13 @@ fn wanted() -> Vec<Wanted> {
             only: None,
         },
         Wanted {
+            collection: "coupons",
+            name: "changed",
+            keys: doc! {"changedAt": 1},
+            unique: false,
+            only: None,
+        },
+        Wanted {
             collection: "users",
             name: "newest_first",
             keys: doc! {"createdAt": -1, "_id": -1},

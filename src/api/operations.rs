@@ -1,0 +1,121 @@
+//! What operators see and do of the queue: workers and dead letters.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Extension, Path, State};
+use axum::http::HeaderMap;
+
+use super::App;
+use super::issuances::decided_issuance;
+use super::query::Query;
+use super::wire::issuance::Issuance;
+use super::wire::page::Page;
+use super::wire::problem::Problem as ProblemBody;
+use super::wire::queue::{DeadLetter, Worker};
+use crate::coupon::stock;
+use crate::http::request::RequestId;
+use crate::http::{Code, Language, Problem};
+use crate::issuance::IssuanceId;
+use crate::queue::{dead, registry};
+
+/// Dead letters in a page, about.
+const PAGE: usize = 100;
+
+/// The workers that have said that they live.
+#[utoipa::path(get, path = "/workers", tag = "operations", responses((status = 200, body = Vec<Worker>)))]
+pub async fn workers(State(app): State<Arc<App>>) -> Result<Json<Vec<Worker>>, Problem> {
+    // Learns the open epoch, and the time by which heartbeats are judged.
+    let (now, _) = stock::read(&app.partition, &[]).await?;
+    let mut beats = registry::beats(&app.partition).await?;
+    beats.sort_by(|one, other| one.consumer.cmp(&other.consumer));
+    Ok(Json(beats.into_iter().map(|beat| Worker::new(beat, now)).collect()))
+}
+
+/// The entries that were set aside, in no order.
+#[utoipa::path(
+    get, path = "/dead-letters", tag = "operations",
+    params(("cursor" = Option<String>, Query, description = "The `nextCursor` of the page before")),
+    responses((status = 200, body = Page<DeadLetter>))
+)]
+pub async fn dead_letters(
+    State(app): State<Arc<App>>,
+    mut query: Query,
+) -> Result<Json<Page<DeadLetter>>, Problem> {
+    let from = query.take("cursor", |text| {
+        text.parse::<u64>().map_err(|_| "must be the nextCursor of an earlier page".to_string())
+    })?;
+    query.finish()?;
+    let (letters, next) = dead::scan(&app.partition, from.unwrap_or(0), PAGE).await?;
+    let next_cursor = Some(next).filter(|next| *next != 0).map(|next| next.to_string());
+    Ok(Json(Page { items: letters.into_iter().map(DeadLetter::from).collect(), next_cursor }))
+}
+
+/// One entry that was set aside.
+#[utoipa::path(
+    get, path = "/dead-letters/{id}", tag = "operations",
+    params(("id" = String, Path, description = "The issuance")),
+    responses(
+        (status = 200, body = DeadLetter),
+        (status = 404, description = "`issuance-not-found`: it is no dead letter", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn dead_letter(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Json<DeadLetter>, Problem> {
+    let letter = dead::get(&app.partition, parse(&id)?).await?.ok_or_else(no_dead_letter)?;
+    Ok(Json(letter.into()))
+}
+
+/// Send a dead letter through again, after its cause is mended.
+#[utoipa::path(
+    post, path = "/dead-letters/{id}/redrive", tag = "operations",
+    params(("id" = String, Path, description = "The issuance")),
+    responses(
+        (status = 200, description = "On its way, as it was set aside", body = DeadLetter),
+        (status = 404, description = "`issuance-not-found`: it is no dead letter", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn redrive(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Json<DeadLetter>, Problem> {
+    let id = parse(&id)?;
+    let letter = dead::get(&app.partition, id).await?.ok_or_else(no_dead_letter)?;
+    if !dead::redrive(&app.partition, id).await? {
+        return Err(no_dead_letter());
+    }
+    tracing::info!(issuance = %id, partition = %id.partition(), "a dead letter was sent through again");
+    Ok(Json(letter.into()))
+}
+
+/// Reject a dead letter for good; its unit is free again. Answers with what is decided: if a worker
+/// was first, that stands.
+#[utoipa::path(
+    post, path = "/dead-letters/{id}/discard", tag = "operations",
+    params(("id" = String, Path, description = "The issuance")),
+    responses(
+        (status = 200, body = Issuance),
+        (status = 404, description = "`issuance-not-found`: it is no dead letter", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn discard(
+    State(app): State<Arc<App>>,
+    Extension(RequestId(request_id)): Extension<RequestId>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+) -> Result<Json<Issuance>, Problem> {
+    let id = parse(&id)?;
+    let decision = dead::discard(&app.partition, &app.ledger, id).await?.ok_or_else(no_dead_letter)?;
+    tracing::info!(issuance = %id, partition = %id.partition(), "a dead letter was discarded");
+    Ok(Json(decided_issuance(&app, &decision, Language::of(&headers), &request_id)))
+}
+
+fn parse(id: &str) -> Result<IssuanceId, Problem> {
+    id.parse().map_err(|_| no_dead_letter())
+}
+
+fn no_dead_letter() -> Problem {
+    Problem::new(Code::IssuanceNotFound).with_detail("There is no dead letter with this id.")
+}

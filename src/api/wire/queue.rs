@@ -1,0 +1,84 @@
+//! Workers and dead letters on the wire.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::queue::dead;
+use crate::queue::registry::{Beat, STALE_AFTER};
+
+/// A worker that has said that it lives.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Worker {
+    #[schema(example = "w-2w6d5agg4id5")]
+    consumer: String,
+    /// Whether its last heartbeat is fresh; if not, others take over what it has.
+    alive: bool,
+    #[schema(value_type = String, format = DateTime)]
+    last_heartbeat_at: Timestamp,
+    /// What it says of itself: `key=value`, with spaces between.
+    #[schema(example = "pid=42 started=2026-11-23T04:18:50Z version=0.1.0")]
+    says: String,
+}
+
+impl Worker {
+    /// A worker as it is at `now`, by Redis's clock.
+    pub fn new(beat: Beat, now: Timestamp) -> Self {
+        let age_ms = now.as_millisecond() - beat.at.as_millisecond();
+        let alive =
+            u128::try_from(age_ms).is_ok_and(|age_ms| age_ms <= STALE_AFTER.as_millis()) || age_ms < 0;
+        Worker { consumer: beat.consumer, alive, last_heartbeat_at: beat.at, says: beat.says }
+    }
+}
+
+/// An entry that failed alone again and again, set aside for an operator.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeadLetter {
+    /// The issuance.
+    #[schema(value_type = String, format = Uuid)]
+    id: String,
+    #[schema(value_type = String, format = DateTime)]
+    set_aside_at: Timestamp,
+    /// How often it was tried alone.
+    #[schema(example = 3)]
+    attempts: u32,
+    /// What MongoDB said.
+    #[schema(example = "Document failed validation (121)")]
+    reason: String,
+    /// What is in flight; null if nothing is any more.
+    payload: Option<Payload>,
+}
+
+/// What is in flight of an issuance.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Payload {
+    #[schema(example = "summer")]
+    coupon_id: String,
+    #[schema(example = "u1")]
+    user_id: String,
+    /// The unit that is reserved for it.
+    #[schema(example = 17)]
+    serial: Option<u32>,
+    #[schema(value_type = String, format = DateTime)]
+    accepted_at: Timestamp,
+}
+
+impl From<dead::DeadLetter> for DeadLetter {
+    fn from(letter: dead::DeadLetter) -> Self {
+        DeadLetter {
+            id: letter.id.to_string(),
+            set_aside_at: letter.set_aside_at,
+            attempts: letter.attempts,
+            reason: letter.why,
+            payload: letter.in_flight.map(|in_flight| Payload {
+                coupon_id: in_flight.coupon.to_string(),
+                user_id: in_flight.user.to_string(),
+                serial: in_flight.serial,
+                accepted_at: in_flight.accepted_at,
+            }),
+        }
+    }
+}
