@@ -7,49 +7,12 @@ use std::sync::Arc;
 use futures::future::join_all;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::sync::Barrier;
 
-use crate::helpers::{Client, System, database, eventually, mongodb};
-
-const API: &str = env!("CARGO_BIN_EXE_coupon-api");
-const WORKER: &str = env!("CARGO_BIN_EXE_coupon-worker");
-const CTL: &str = env!("CARGO_BIN_EXE_couponctl");
-
-/// A program on the system's servers.
-fn program(path: &str, system: &System) -> Command {
-    let mut command = Command::new(path);
-    command
-        .args(["--redis-url", &system.redis.url(), "--mongodb-uri", &system.mongodb_uri])
-        .args(["--mongodb-database", &system.database])
-        .kill_on_drop(true)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
-
-/// Starts a program that serves, and reads the address it serves on from its JSON log.
-async fn serving(mut command: Command) -> (Child, std::net::SocketAddr) {
-    let mut child = command.args(["--log-format", "json"]).spawn().expect("it starts");
-    let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
-    let address = loop {
-        let line = lines.next_line().await.expect("a line").expect("it serves before it ends");
-        let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
-        if let Some(listen) = line["listen"].as_str() {
-            break listen.parse().expect("an address");
-        }
-    };
-    // Nobody may be blocked by a log that nobody reads.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    (child, address)
-}
-
-async fn stopped(mut child: Child) -> std::process::ExitStatus {
-    let pid = child.id().expect("it runs");
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it is told");
-    child.wait().await.expect("it ends")
-}
+use crate::helpers::{
+    API, CTL, Client, System, WORKER, database, eventually, mongodb, program, serving, stopped,
+};
 
 async fn run(mut command: Command) -> Output {
     command.output().await.expect("it runs")

@@ -65,8 +65,13 @@ impl System {
 
     /// The same, with flags for the API.
     pub async fn start_with(flags: &[&str]) -> Self {
+        Self::start_on(mongodb().await, flags).await
+    }
+
+    /// The same, on a mongod of the test's own.
+    pub async fn start_on(mongodb_uri: String, flags: &[&str]) -> Self {
         let (redis, folder) = redis().await;
-        let (mongodb_uri, database) = (mongodb().await, database());
+        let database = database();
         let redis_url = redis.url();
         let mut command = vec![
             "coupon-api",

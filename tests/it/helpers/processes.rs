@@ -1,0 +1,52 @@
+//! The programs as an operator runs them.
+
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use super::System;
+
+pub const API: &str = env!("CARGO_BIN_EXE_coupon-api");
+pub const WORKER: &str = env!("CARGO_BIN_EXE_coupon-worker");
+pub const CTL: &str = env!("CARGO_BIN_EXE_couponctl");
+
+/// A program on the system's servers.
+pub fn program(path: &str, system: &System) -> Command {
+    let mut command = Command::new(path);
+    command
+        .args(["--redis-url", &system.redis.url(), "--mongodb-uri", &system.mongodb_uri])
+        .args(["--mongodb-database", &system.database])
+        .kill_on_drop(true)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Starts a program that serves, and reads the address it serves on from its JSON log.
+pub async fn serving(mut command: Command) -> (Child, std::net::SocketAddr) {
+    let mut child = command.args(["--log-format", "json"]).spawn().expect("it starts");
+    let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
+    let address = loop {
+        let line = lines.next_line().await.expect("a line").expect("it serves before it ends");
+        let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        if let Some(listen) = line["listen"].as_str() {
+            break listen.parse().expect("an address");
+        }
+    };
+    // Nobody may be blocked by a log that nobody reads.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    (child, address)
+}
+
+pub async fn stopped(mut child: Child) -> std::process::ExitStatus {
+    send(&child, Signal::TERM);
+    child.wait().await.expect("it ends")
+}
+
+/// Sends a signal to a program.
+pub fn send(child: &Child, signal: Signal) {
+    let pid = i32::try_from(child.id().expect("it runs")).expect("a pid");
+    rustix::process::kill_process(Pid::from_raw(pid).expect("a pid"), signal).expect("it is told");
+}
