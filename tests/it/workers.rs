@@ -280,3 +280,19 @@ async fn workers_are_listed_with_their_heartbeats() {
     .await;
     assert_eq!(consumers(&system).await, Vec::<String>::new(), "and took its consumer with it");
 }
+
+#[tokio::test]
+async fn an_entry_of_an_unknown_version_waits_and_the_others_are_decided() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 5, 1).await;
+    let stream = system.keys().stream();
+    let newer: String = command(&system, &["XADD", &stream, "*", "v", "2", "what", "ever"]).await;
+    let id = system.accepted("u0", &coupon).await;
+    system.worker();
+    assert_eq!(system.client.decided(&id.to_string()).await.state(), "issued");
+    system.settled(&coupon).await;
+    assert_eq!(system.queue().await, (1, 1), "it is pending, for a program that can read it");
+    let left: Vec<(String, redis::Value)> = command(&system, &["XRANGE", &stream, "-", "+"]).await;
+    assert_eq!(left[0].0, newer);
+    assert_eq!(dead::scan(system.partition(), 0, 10).await.expect("a look").0, []);
+}

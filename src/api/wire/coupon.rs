@@ -159,7 +159,8 @@ impl From<coupon::Stock> for Stock {
     }
 }
 
-/// The body of `POST /coupons`, for the documentation; [`create`] reads it.
+// Documents a body; `create` reads it.
+/// A new coupon.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase", example = json!({
     "id": "autumn", "name": "가을 할인", "total": 100, "perUser": 1,
@@ -261,7 +262,8 @@ fn discount(fields: &mut Fields) -> Option<coupon::Discount> {
     }
 }
 
-/// The body of `POST /coupons/{id}/restock`, for the documentation; [`restock`] reads it.
+// Documents a body; `restock` reads it.
+/// How many units to add.
 #[derive(ToSchema)]
 #[schema(example = json!({"add": 100}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
@@ -283,7 +285,8 @@ pub fn wrong_restock(why: String) -> Problem {
     Problem::invalid(vec![FieldError { pointer: Some("#/add".into()), parameter: None, detail: why }])
 }
 
-/// The body of `PATCH /coupons/{id}`, for the documentation; [`edit`] reads it.
+// Documents a body; `edit` reads it.
+/// What to change of a coupon.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase", example = json!({"name": "가을 할인", "endsAt": "2037-01-01T00:00:00Z"}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]

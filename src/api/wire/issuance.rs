@@ -81,7 +81,8 @@ impl From<Reason> for Code {
     }
 }
 
-/// The body of `POST /user-coupons`, for the documentation; [`request`] reads it.
+// Documents a body; `request` reads it.
+/// Who wants which coupon.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase", example = json!({"userId": "u1", "couponId": "summer"}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]

@@ -49,7 +49,8 @@ impl From<user::User> for User {
     }
 }
 
-/// The body of `POST /users`, for the documentation; [`create`] reads it.
+// Documents a body; `create` reads it.
+/// A new user.
 #[derive(ToSchema)]
 #[schema(example = json!({"id": "hong", "name": "홍길동"}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
