@@ -194,3 +194,43 @@ async fn workers_restarted_one_after_another_under_load_leave_nothing_behind() {
     // Nobody's consumer is left with an entry: what was drained was settled, not handed over.
     assert_eq!(system.queue().await, (0, 0));
 }
+
+#[tokio::test]
+async fn a_worker_that_cannot_finish_hands_over_within_the_bound_and_a_second_signal_ends_it_at_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut mongodb =
+        MongoServer::start(MongoOptions::new(folder.path().join("mongodb"))).await.expect("it starts");
+    let system = System::start_on(mongodb.url(), &[]).await;
+    let coupon = system.coupon("c", 4, 1).await;
+    let (patient, hurried) = (worker(&system).await, worker(&system).await);
+    eventually("both live", async || {
+        let beats = coupon_system::queue::registry::beats(system.partition()).await.expect("the beats");
+        (beats.len() == 2).then_some(())
+    })
+    .await;
+    mongodb.pause().await.expect("it is paused");
+    // One after another, so that each worker has something that it cannot decide.
+    for number in 0..4 {
+        system.accepted(&format!("u{number}"), &coupon).await;
+        eventually("it is delivered", async || (system.queue().await.1 == number + 1).then_some(())).await;
+    }
+
+    send(&hurried, Signal::TERM);
+    let mut hurried = hurried;
+    let at_once = tokio::time::timeout(Duration::from_secs(5), async {
+        loop {
+            send(&hurried, Signal::TERM);
+            if let Ok(ended) = tokio::time::timeout(POLL_EVERY, hurried.wait()).await {
+                return ended.expect("it ends");
+            }
+        }
+    });
+    assert_eq!(at_once.await.expect("it ends at once").code(), Some(1));
+
+    let ended =
+        tokio::time::timeout(coupon_system::worker::DRAIN_MAX + Duration::from_secs(10), stopped(patient));
+    assert_eq!(ended.await.expect("within the bound").code(), Some(0));
+    mongodb.resume().expect("it goes on");
+    system.worker();
+    is_accounted_for(&system, &coupon, 4).await;
+}
