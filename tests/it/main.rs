@@ -4,6 +4,7 @@
 mod answers;
 mod helpers;
 mod issuing;
+mod metrics;
 mod openapi;
 mod processes;
 mod queries;

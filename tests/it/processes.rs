@@ -12,12 +12,12 @@ use tokio::sync::Barrier;
 
 use crate::helpers::{Client, System, database, eventually, mongodb};
 
-const API: &str = env!("CARGO_BIN_EXE_coupon-api");
-const WORKER: &str = env!("CARGO_BIN_EXE_coupon-worker");
+pub const API: &str = env!("CARGO_BIN_EXE_coupon-api");
+pub const WORKER: &str = env!("CARGO_BIN_EXE_coupon-worker");
 const CTL: &str = env!("CARGO_BIN_EXE_couponctl");
 
 /// A program on the system's servers.
-fn program(path: &str, system: &System) -> Command {
+pub fn program(path: &str, system: &System) -> Command {
     let mut command = Command::new(path);
     command
         .args(["--redis-url", &system.redis.url(), "--mongodb-uri", &system.mongodb_uri])
@@ -29,7 +29,7 @@ fn program(path: &str, system: &System) -> Command {
 }
 
 /// Starts a program that serves, and reads the address it serves on from its JSON log.
-async fn serving(mut command: Command) -> (Child, std::net::SocketAddr) {
+pub async fn serving(mut command: Command) -> (Child, std::net::SocketAddr) {
     let mut child = command.args(["--log-format", "json"]).spawn().expect("it starts");
     let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
     let address = loop {
@@ -44,7 +44,7 @@ async fn serving(mut command: Command) -> (Child, std::net::SocketAddr) {
     (child, address)
 }
 
-async fn stopped(mut child: Child) -> std::process::ExitStatus {
+pub async fn stopped(mut child: Child) -> std::process::ExitStatus {
     let pid = child.id().expect("it runs");
     let pid = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it is told");
