@@ -49,10 +49,10 @@ macro_rules! metrics {
 metrics! {
     // Requests, of an API or of a worker's own listener.
     REQUESTS COUNTER "http_requests_total"
-        ["method": "nine", "route": "templates, or unmatched", "status": "those of the API", "code": "the problems there are, or empty"]
+        ["method": "eight", "route": "templates, or unmatched", "status": "those of the API", "code": "the problems there are, or empty"]
         "Requests answered, by route template, status and problem code.";
     REQUEST_SECONDS LATENCY "http_request_duration_seconds"
-        ["method": "nine", "route": "templates, or unmatched"]
+        ["method": "eight", "route": "templates, or unmatched"]
         "From the head of a request to its answer.";
 
     // Reserving, in an API.

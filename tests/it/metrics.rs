@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coupon_system::coupon::CouponId;
+use coupon_system::http::Code;
 use coupon_system::http::metrics::COUPONS_MAX;
 use coupon_system::issuance::ledger::Inserted;
 use coupon_system::issuance::{Decision, IssuanceId, Outcome};
@@ -482,6 +483,10 @@ async fn is_complete(stage: &Stage) {
                 may,
                 "{name}"
             );
+            if metric.name == names::REFUSED {
+                let known = |code: &&Code| labels == &format!("code=\"{}\"", code.as_str());
+                assert!(Code::ALL.iter().any(|code| known(&code)), "{labels} is no problem code");
+            }
             if may.contains("coupon") {
                 *coupons.entry(metric.name).or_default() += 1;
             }
