@@ -39,6 +39,7 @@
 //! | [`dev`] | redis-server and mongod as child processes; the whole system on one machine |
 //! | [`cli`] | `couponctl` |
 //! | [`partition`], [`mongo`], [`keys`], [`batch`] | Redis and MongoDB as everyone uses them |
+//! | [`metrics`] | the table of metrics, and handles to count with |
 
 pub mod api;
 mod backoff;
@@ -52,6 +53,7 @@ mod failure;
 pub mod http;
 pub mod issuance;
 pub mod keys;
+pub mod metrics;
 pub mod mongo;
 pub mod partition;
 pub mod queue;

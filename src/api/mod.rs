@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::boot::{self, Backends};
 use crate::config::ApiConfig;
 use crate::coupon::{CouponId, CouponStore, Validity, steer};
+use crate::http::metrics::{CacheSize, Watch};
 use crate::http::server;
 use crate::issuance::{Ledger, Lookup, Reservations};
 use crate::partition::Partition;
@@ -57,6 +58,7 @@ pub struct App {
     validities: Cache<CouponId, Validity>,
     links: Links,
     pace: Pace,
+    metrics: Arc<Watch>,
 }
 
 impl App {
@@ -64,7 +66,13 @@ impl App {
     pub fn start(backends: &Backends, config: &ApiConfig) -> anyhow::Result<Arc<Self>> {
         let partition = &backends.partition;
         let limits = &config.limits;
+        let lookup = Lookup::start(Arc::clone(partition), backends.ledger.clone(), limits.outcome_cache);
+        let registered = limits
+            .require_registered_users
+            .then(|| RegisteredUsers::start(backends.users.clone(), limits.user_cache));
+        let caches = cache_sizes(&lookup, registered.as_ref());
         Ok(Arc::new(App {
+            metrics: Watch::start(Arc::clone(partition), backends.coupons.clone(), caches),
             partition: Arc::clone(partition),
             database: backends.database.clone(),
             coupons: backends.coupons.clone(),
@@ -72,16 +80,24 @@ impl App {
             services: ServiceStore::new(&backends.database),
             ledger: backends.ledger.clone(),
             reservations: Reservations::start(Arc::clone(partition), limits.backlog_max),
-            lookup: Lookup::start(Arc::clone(partition), backends.ledger.clone(), limits.outcome_cache),
-            registered: limits
-                .require_registered_users
-                .then(|| RegisteredUsers::start(backends.users.clone(), limits.user_cache)),
+            lookup,
+            registered,
             loading: Arc::default(),
             validities: Cache::new(VALIDITIES_CACHED),
             links: Links::new(config.public_url.as_deref())?,
             pace: Pace::default(),
         }))
     }
+}
+
+/// What the metrics tell of the caches.
+fn cache_sizes(lookup: &Lookup, registered: Option<&RegisteredUsers>) -> Vec<CacheSize> {
+    let lookup = lookup.clone();
+    let mut sizes: Vec<CacheSize> = vec![("outcomes", Box::new(move || lookup.cached()))];
+    if let Some(registered) = registered.cloned() {
+        sizes.push(("users", Box::new(move || registered.cached())));
+    }
+    sizes
 }
 
 /// Runs an API process: the API on `listener`, and the keeper of the certificate.

@@ -12,15 +12,21 @@ use super::query::Query;
 use super::wire::issuance::Issuance;
 use super::wire::page::Page;
 use super::wire::problem::Problem as ProblemBody;
-use super::wire::queue::{DeadLetter, Worker};
+use super::wire::queue::{DeadLetter, Queue, Worker};
 use crate::coupon::stock;
 use crate::http::request::RequestId;
 use crate::http::{Code, Language, Problem};
 use crate::issuance::IssuanceId;
-use crate::queue::{dead, registry};
+use crate::queue::{dead, figures, registry};
 
 /// Dead letters in a page, about.
 const PAGE: usize = 100;
+
+/// How much waits, and for how long.
+#[utoipa::path(get, path = "/queue", tag = "operations", responses((status = 200, body = Queue)))]
+pub async fn queue(State(app): State<Arc<App>>) -> Result<Json<Queue>, Problem> {
+    Ok(Json(figures(&app.partition).await?.into()))
+}
 
 /// The workers that have said that they live.
 #[utoipa::path(get, path = "/workers", tag = "operations", responses((status = 200, body = Vec<Worker>)))]

@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{App, coupons, docs, issuances, operations, pages, service, steering, user_coupons, users};
-use crate::http::request;
+use crate::http::{metrics, request};
 
 const BODY_MAX_BYTES: usize = 64 * 1024;
 /// From the head of a request to its answer.
@@ -26,8 +26,10 @@ pub fn router(app: Arc<App>) -> Router {
     let document = Json(docs::openapi());
     // Relative, so that it works under a path prefix too.
     let swagger = SwaggerUi::new("/docs").config(Config::new(["../openapi.json"]));
+    let metrics = metrics::route(&app.metrics);
     routes
         .with_state(app)
+        .route("/metrics", metrics)
         .route("/openapi.json", get(async move || document.clone()))
         .route("/", get(pages::try_it))
         .route("/favicon.ico", get(async || StatusCode::NO_CONTENT))
@@ -63,6 +65,7 @@ pub(super) fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(steering::restock))
         .routes(routes!(steering::pause_all))
         .routes(routes!(steering::resume_all))
+        .routes(routes!(operations::queue))
         .routes(routes!(operations::workers))
         .routes(routes!(operations::dead_letters))
         .routes(routes!(operations::dead_letter))

@@ -93,7 +93,7 @@ pub struct ApiLimits {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Worker")]
 pub struct WorkerConfig {
-    /// The address to serve health on
+    /// The address to serve health and metrics on
     #[arg(long, env = "COUPON_METRICS_LISTEN", default_value = "127.0.0.1:9464")]
     pub metrics_listen: SocketAddr,
 

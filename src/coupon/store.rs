@@ -193,6 +193,25 @@ impl CouponStore {
         found.await?.into_iter().map(Coupon::try_from).collect()
     }
 
+    /// At most `limit` of the coupons that may be asked for at `now` or later, newest first, and how
+    /// many more there are.
+    pub async fn newest_current(&self, now: Timestamp, limit: usize) -> Result<(Vec<Coupon>, u64), Failure> {
+        let coupons = self.coupons.clone();
+        let filter = doc! {"endsAt": {"$gt": to_bson_time(now)}, "archived": false};
+        let options = FindOptions::builder()
+            .sort(doc! {"createdAt": -1, "_id": -1})
+            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
+            .build();
+        let found = mongo::run("read the newest current coupons", async move {
+            let count = coupons.count_documents(filter.clone()).await?;
+            let cursor = coupons.find(filter).with_options(options).await?;
+            Ok((futures::TryStreamExt::try_collect::<Vec<_>>(cursor).await?, count))
+        });
+        let (records, count) = found.await?;
+        let left_out = count.saturating_sub(records.len() as u64);
+        Ok((records.into_iter().map(Coupon::try_from).collect::<Result<_, _>>()?, left_out))
+    }
+
     /// The coupons that may be asked for at `now` or later.
     pub async fn current(&self, now: Timestamp) -> Result<Vec<Coupon>, Failure> {
         let coupons = self.coupons.clone();

@@ -10,8 +10,10 @@ use mongodb::bson::doc;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::metrics::{self, Watch};
 use super::problem::jittered_ms;
 use super::{Code, Problem};
+use crate::coupon::CouponStore;
 use crate::partition::Partition;
 use crate::{mongo, recovery};
 
@@ -83,6 +85,7 @@ impl Part {
 
 /// The routes of a process that serves nothing else.
 pub fn router(partition: Arc<Partition>, database: Database) -> axum::Router {
+    let watch = Watch::start(Arc::clone(&partition), CouponStore::new(&database), Vec::new());
     let probe = move || {
         let (partition, database) = (Arc::clone(&partition), database.clone());
         async move { Readiness::probe(&partition, &database).await }
@@ -90,5 +93,6 @@ pub fn router(partition: Arc<Partition>, database: Database) -> axum::Router {
     axum::Router::new()
         .route("/healthz", axum::routing::get(async || "ok"))
         .route("/readyz", axum::routing::get(probe))
+        .route("/metrics", metrics::route(&watch))
         .layer(axum::middleware::from_fn(super::request::complete))
 }

@@ -3,6 +3,7 @@
 pub mod fields;
 pub mod health;
 pub mod language;
+pub mod metrics;
 pub mod problem;
 pub mod request;
 pub mod server;

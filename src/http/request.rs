@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{FromRequest, MatchedPath, Request};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tracing::Instrument;
 
-use super::{Code, Language, Problem};
+use super::{Code, Language, Problem, metrics};
 
 /// The header of the id that a request goes by, here and in the logs.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -34,14 +34,17 @@ pub async fn complete(mut request: Request, next: Next) -> Response {
     let language = Language::of(request.headers());
     request.extensions_mut().insert(RequestId(Arc::clone(&id)));
 
+    let (route, method) = (request.extensions().get::<MatchedPath>().cloned(), request.method().clone());
     let span = tracing::info_span!("request", request = &*id, method = %request.method(), path = request.uri().path());
     let mut response = next.run(request).instrument(span.clone()).await;
     let _entered = span.enter();
 
     let status = response.status();
+    let mut code = "";
     if status.is_client_error() || status.is_server_error() {
-        complete_problem(&mut response, language, &id);
+        code = complete_problem(&mut response, language, &id).as_str();
     }
+    metrics::answered(route.as_ref(), &method, response.status(), code, started.elapsed());
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
@@ -55,7 +58,7 @@ pub async fn complete(mut request: Request, next: Next) -> Response {
 }
 
 /// Puts the problem's words into an answer; also where the framework, not a handler, refused.
-fn complete_problem(response: &mut Response, language: Language, request_id: &str) {
+fn complete_problem(response: &mut Response, language: Language, request_id: &str) -> Code {
     let problem = match response.extensions_mut().remove::<Arc<Problem>>() {
         Some(problem) => problem,
         None => match response.status() {
@@ -74,6 +77,7 @@ fn complete_problem(response: &mut Response, language: Language, request_id: &st
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::CONTENT_LANGUAGE, HeaderValue::from_static(language.tag()));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    problem.code
 }
 
 /// The answer to a handler that panicked.

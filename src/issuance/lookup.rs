@@ -12,9 +12,9 @@ use tokio::sync::Semaphore;
 
 use super::reserve::{Progress, in_flight, time};
 use super::{Decision, InFlight, IssuanceId, Ledger};
-use crate::Failure;
 use crate::batch::{Batcher, Bounds, all_failed};
 use crate::partition::{Partition, script};
+use crate::{Failure, metrics};
 
 static LOOKUP: LazyLock<Script> = LazyLock::new(|| script(include_str!("lookup.lua")));
 
@@ -75,11 +75,18 @@ impl Lookup {
         }
     }
 
+    /// How many decisions the outcome cache holds.
+    pub fn cached(&self) -> usize {
+        self.decided.len()
+    }
+
     /// Finds an issuance.
     pub async fn find(&self, id: IssuanceId) -> Result<Found, Failure> {
         if let Some(decision) = self.decided.get(&id) {
+            metrics::OUTCOME_CACHE.hit();
             return Ok(Found::Decided(decision));
         }
+        metrics::OUTCOME_CACHE.miss();
         if let Some((in_flight, progress)) = self.redis.ask(id).await? {
             return Ok(Found::Queued { in_flight, progress });
         }

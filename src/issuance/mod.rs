@@ -7,6 +7,7 @@ mod flight;
 mod id;
 pub mod ledger;
 pub mod lookup;
+mod metered;
 pub mod reassign;
 pub mod reserve;
 pub mod settle;

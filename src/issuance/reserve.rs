@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use redis::Script;
 
-use super::{InFlight, IssuanceId};
+use super::{InFlight, IssuanceId, metered};
 use crate::Failure;
 use crate::batch::{Batcher, Bounds, all_failed};
 use crate::coupon::CouponId;
@@ -95,7 +96,10 @@ impl Reservations {
         let batcher = Batcher::start("reserve", BOUNDS, move |requests: Vec<Request>| {
             let partition = Arc::clone(&partition);
             async move {
-                match reserve(&partition, &requests, backlog_max).await {
+                let started = Instant::now();
+                let answered = reserve(&partition, &requests, backlog_max).await;
+                metered::reserved(started, requests.len(), &answered);
+                match answered {
                     Ok(answers) => answers.into_iter().map(Ok).collect(),
                     Err(failure) => all_failed(requests.len(), failure),
                 }

@@ -3,10 +3,11 @@
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
+use std::time::Instant;
 
 use redis::Script;
 
-use super::{Decision, IssuanceId, Outcome};
+use super::{Decision, IssuanceId, Outcome, metered};
 use crate::Failure;
 use crate::coupon::CouponId;
 use crate::keys::{EpochKeys, GROUP, outcome_channel};
@@ -37,6 +38,17 @@ pub struct Settlement {
 /// Settles a batch of decided entries, read under the epoch of `keys`.
 /// At most [`BATCH_MAX`] at once.
 pub async fn settle(
+    partition: &Partition,
+    keys: &EpochKeys,
+    decided: &[Settlement],
+) -> Result<Vec<Settled>, Failure> {
+    let started = Instant::now();
+    let settled = call(partition, keys, decided).await;
+    metered::settled(started, decided, &settled);
+    settled
+}
+
+async fn call(
     partition: &Partition,
     keys: &EpochKeys,
     decided: &[Settlement],

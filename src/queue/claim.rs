@@ -8,10 +8,10 @@ use redis::{Script, Value};
 use super::entry::decode;
 use super::registry::STALE_AFTER;
 use super::{DEAD_LETTER_CONSUMER, Delivered};
-use crate::Failure;
 use crate::issuance::IssuanceId;
 use crate::keys::{EpochKeys, GROUP};
 use crate::partition::{Partition, Reply, Under, script};
+use crate::{Failure, metrics};
 
 static CLAIM: LazyLock<Script> = LazyLock::new(|| script(include_str!("claim.lua")));
 static RESTORE: LazyLock<Script> = LazyLock::new(|| script(include_str!("restore.lua")));
@@ -39,6 +39,7 @@ pub async fn claim(
         let id = entry.text()?;
         delivered.add(decode(id, &fields(&mut entry.list()?)?));
     }
+    metrics::CLAIMED.increment(delivered.count() as u64);
     Ok(delivered)
 }
 
@@ -69,5 +70,6 @@ pub async fn restore(
         let id = <[u8; 16]>::try_from(reply.bytes()?).ok().and_then(IssuanceId::from_bytes);
         restored.push(id.ok_or_else(|| reply.wrong())?);
     }
+    metrics::RESTORED.increment(restored.len() as u64);
     Ok((restored, Some(next).filter(|next| next != "0")))
 }

@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use redis::Script;
 
 use super::DEAD_LETTER_CONSUMER;
-use crate::Failure;
 use crate::issuance::ledger::Inserted;
 use crate::issuance::settle::{Settled, Settlement, settle};
 use crate::issuance::{Decision, InFlight, IssuanceId, Ledger, Outcome, Reason};
 use crate::keys::{EpochKeys, GROUP};
 use crate::partition::{Partition, Under, script};
+use crate::{Failure, metrics};
 
 static SET_ASIDE: LazyLock<Script> = LazyLock::new(|| script(include_str!("set_aside.lua")));
 static REDRIVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("redrive.lua")));
@@ -52,7 +52,11 @@ pub async fn set_aside(
         })
         .await?;
     match reply {
-        Under::Epoch(mut reply) => Ok(reply.number()? == 1),
+        Under::Epoch(mut reply) => {
+            let done = reply.number()? == 1;
+            metrics::DEAD_LETTERED.increment(done.into());
+            Ok(done)
+        }
         Under::AnotherEpoch => Ok(false),
     }
 }

@@ -4,15 +4,18 @@
 //! deleted by `settle.lua`. It is never trimmed by length: it is a work queue. What a dead worker had
 //! in hand is claimed by a live one ([`claim`]); what fails for a reason of its own is set aside
 //! ([`dead`]); what was lost from the stream is appended anew from the in-flight hash ([`restore`]).
+//! How much there is of all that: [`figures`].
 
 mod claim;
 pub mod dead;
 pub mod entry;
+mod figures;
 mod reader;
 pub mod registry;
 
 pub use claim::{claim, restore};
 pub use entry::{Entry, Undecodable};
+pub use figures::{Backlog, figures};
 pub use reader::{Read, Reader, Which};
 
 /// The consumer that owns dead letters. It never reads, and nobody claims from it.

@@ -3,7 +3,7 @@
 //! Reads: the certificate. Writes: what a [`rebuild`] writes.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mongodb::Database;
 use tokio_util::sync::CancellationToken;
@@ -12,12 +12,12 @@ use super::check::is_certified;
 use super::lease::Lease;
 use super::rebuild::certified_term;
 use super::{Durability, Rebuilt, check_settings, rebuild};
-use crate::Failure;
 use crate::backoff::Backoff;
 use crate::coupon::CouponStore;
 use crate::issuance::Ledger;
 use crate::partition::Partition;
 use crate::service::ServiceStore;
+use crate::{Failure, metrics};
 
 /// How often the certificate is looked at when nobody complains.
 const EVERY: Duration = Duration::from_secs(1);
@@ -100,7 +100,9 @@ impl Keeper {
             return Ok(true);
         }
         tracing::info!(partition = %self.partition.id(), term = lease.term, epoch = %lease.epoch, "rebuilding");
+        let started = Instant::now();
         let rebuilt = rebuild(&self.partition, &self.ledger, &self.coupons, &self.services, &lease).await;
+        count(started, &rebuilt);
         give_back(lease).await;
         match rebuilt? {
             Rebuilt::Opened { survivors, decided, coupons } => {
@@ -113,6 +115,15 @@ impl Keeper {
             Rebuilt::Superseded => Ok(false),
         }
     }
+}
+
+fn count(started: Instant, rebuilt: &Result<Rebuilt, Failure>) {
+    metrics::RECOVERY_SECONDS.record(started.elapsed());
+    metrics::RECOVERIES.count(match rebuilt {
+        Ok(Rebuilt::Opened { .. }) => "opened",
+        Ok(Rebuilt::Superseded) => "superseded",
+        Err(_) => "failed",
+    });
 }
 
 /// What was done under the lease is done, whether it can be given back or runs out by itself.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use quick_cache::sync::Cache;
 
 use super::{UserId, UserStore};
-use crate::Failure;
 use crate::batch::{Batcher, Bounds, all_failed};
+use crate::{Failure, metrics};
 
 const BOUNDS: Bounds = Bounds { batch: 512, calls: 4, waiting: 16_384 };
 
@@ -39,11 +39,18 @@ impl RegisteredUsers {
         RegisteredUsers { known: Arc::new(Cache::new(cached)), store }
     }
 
+    /// How many users are remembered.
+    pub fn cached(&self) -> usize {
+        self.known.len()
+    }
+
     /// Whether the user is registered.
     pub async fn contains(&self, id: &UserId) -> Result<bool, Failure> {
         if self.known.get(id).is_some() {
+            metrics::USER_CACHE.hit();
             return Ok(true);
         }
+        metrics::USER_CACHE.miss();
         let registered = self.store.ask(id.clone()).await?;
         if registered {
             self.known.insert(id.clone(), ());

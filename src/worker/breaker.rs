@@ -2,6 +2,8 @@
 
 use tokio::sync::watch;
 
+use crate::metrics;
+
 /// Open after trouble, closed by the first success.
 pub(super) struct Breaker {
     open: watch::Sender<bool>,
@@ -14,12 +16,15 @@ impl Breaker {
 
     pub(super) fn trouble(&self) {
         if !self.open.send_replace(true) {
+            metrics::BREAKER_OPENED.increment(1);
+            metrics::BREAKER_OPEN.increment(1.0);
             tracing::warn!("decisions are not possible now; nothing more is read until they are");
         }
     }
 
     pub(super) fn success(&self) {
         if self.open.send_if_modified(std::mem::take) {
+            metrics::BREAKER_OPEN.decrement(1.0);
             tracing::info!("decisions are possible again");
         }
     }

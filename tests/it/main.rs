@@ -5,6 +5,7 @@ mod answers;
 mod faults;
 mod helpers;
 mod issuing;
+mod metrics;
 mod openapi;
 mod processes;
 mod queries;

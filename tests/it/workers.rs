@@ -240,6 +240,11 @@ async fn dead_letters_are_listed_shown_redriven_and_discarded_over_http() {
     );
     assert_eq!(send("GET", "/dead-letters").await.body["items"], serde_json::json!([shown.body]));
     assert_eq!(system.stock(&coupon).await.reserved, 1);
+    let queue = send("GET", "/queue").await.body;
+    assert_eq!(
+        (&queue["backlog"], &queue["inFlight"], &queue["deadLetters"]),
+        (&0.into(), &1.into(), &1.into())
+    );
 
     // Still poison: it comes back.
     assert_eq!(send("POST", &format!("{path}/redrive")).await.status, 200);

@@ -1,11 +1,11 @@
-//! Workers and dead letters on the wire.
+//! The queue, workers and dead letters on the wire.
 
 use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::queue::dead;
 use crate::queue::registry::{Beat, STALE_AFTER};
+use crate::queue::{Backlog, dead};
 
 /// A worker that has said that it lives.
 #[derive(Debug, Serialize, ToSchema)]
@@ -79,6 +79,39 @@ impl From<dead::DeadLetter> for DeadLetter {
                 serial: in_flight.serial,
                 accepted_at: in_flight.accepted_at,
             }),
+        }
+    }
+}
+
+/// The queue at one moment.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Queue {
+    /// Accepted and not decided, dead letters left out.
+    #[schema(example = 412)]
+    backlog: u64,
+    /// Accepted and not settled.
+    #[schema(example = 412)]
+    in_flight: u64,
+    /// Set aside for an operator.
+    #[schema(example = 0)]
+    dead_letters: u64,
+    /// Since when the oldest of the backlog waits; null when nothing does.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    oldest_at: Option<Timestamp>,
+    /// Redis's time of this reading.
+    #[schema(value_type = String, format = DateTime)]
+    read_at: Timestamp,
+}
+
+impl From<Backlog> for Queue {
+    fn from(backlog: Backlog) -> Self {
+        Queue {
+            backlog: backlog.waiting(),
+            in_flight: backlog.in_flight,
+            dead_letters: backlog.dead,
+            oldest_at: backlog.oldest_at,
+            read_at: backlog.now,
         }
     }
 }

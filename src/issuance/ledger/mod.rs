@@ -8,7 +8,7 @@ pub mod indexes;
 mod record;
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
 use jiff::Timestamp;
@@ -20,8 +20,8 @@ use mongodb::{Collection, Database};
 use super::{Decision, IssuanceId};
 use crate::Failure;
 use crate::coupon::CouponId;
-use crate::mongo;
 use crate::user::UserId;
+use crate::{metrics, mongo};
 use record::{ISSUED, REJECTED, Record, decision, uuid};
 
 /// The name of the ledger's collection.
@@ -87,7 +87,10 @@ impl Ledger {
                 }
             }
         });
-        inserted.await
+        let started = Instant::now();
+        let inserted = inserted.await;
+        metrics::LEDGER_INSERT_SECONDS.record(started.elapsed());
+        inserted
     }
 
     /// What was decided about `ids`, as far as a majority knows it.

@@ -1,0 +1,25 @@
+//! `GET /metrics`: what this process has counted, and what it has seen of queue and stock ([`Watch`]).
+
+mod process;
+mod requests;
+mod watch;
+
+use std::sync::Arc;
+
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::routing::{MethodRouter, get};
+
+pub(super) use requests::answered;
+pub use watch::{COUPONS_MAX, CacheSize, Watch};
+
+const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The handler. A scrape asks nobody: it puts together what is known.
+pub fn route<S: Clone + Send + Sync + 'static>(watch: &Arc<Watch>) -> MethodRouter<S> {
+    let watch = Arc::clone(watch);
+    get(async move || {
+        let text = crate::metrics::render() + &watch.text();
+        ([(header::CONTENT_TYPE, CONTENT_TYPE), (header::CACHE_CONTROL, "no-store")], text).into_response()
+    })
+}

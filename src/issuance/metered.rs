@@ -1,0 +1,53 @@
+//! Counting what became of issuances, a batch at a time.
+
+use std::time::Instant;
+
+use super::Outcome;
+use super::reserve::Reserved;
+use super::settle::{Settled, Settlement};
+use crate::{Failure, metrics};
+
+/// After a call of `reserve.lua` for `requests` of them.
+pub(super) fn reserved(started: Instant, requests: usize, answers: &Result<Vec<Reserved>, Failure>) {
+    metrics::RESERVE_SECONDS.record(started.elapsed());
+    metrics::RESERVE_BATCH.record(requests as f64);
+    for answer in answers.iter().flatten() {
+        let refused = match answer {
+            Reserved::Accepted(_) => {
+                metrics::ACCEPTED.increment(1);
+                continue;
+            }
+            Reserved::Replayed(_) | Reserved::ReplayIssued(_) | Reserved::ReplayRejected(_) => {
+                metrics::REPLAYED.increment(1);
+                continue;
+            }
+            // No answer yet: the coupon is loaded, and it is asked again.
+            Reserved::NotLoaded => continue,
+            Reserved::AtLimit { .. } => "already-issued",
+            Reserved::SoldOut => "sold-out",
+            Reserved::NotStarted { .. } => "not-started",
+            Reserved::Ended => "ended",
+            Reserved::Paused => "paused",
+            Reserved::Archived => "archived",
+            Reserved::BacklogFull => "overloaded",
+        };
+        metrics::REFUSED.count(refused);
+    }
+}
+
+/// After a call of `settle.lua`. Counted here, and not at the insert, because the guard lets each
+/// issuance through once, and whoever adopts a decision of a process that died still counts it.
+pub(super) fn settled(started: Instant, decided: &[Settlement], answers: &Result<Vec<Settled>, Failure>) {
+    metrics::SETTLE_SECONDS.record(started.elapsed());
+    let Ok(answers) = answers else { return };
+    for (settlement, answer) in decided.iter().zip(answers) {
+        match (answer, settlement.decision.outcome) {
+            (Settled::Now, Outcome::Issued { .. }) => metrics::ISSUED.increment(1),
+            (Settled::Now, Outcome::Rejected { reason, .. }) => {
+                metrics::REJECTED.count(reason.as_str());
+                metrics::ACCEPTED_NOT_ISSUED.increment(1);
+            }
+            (Settled::Before | Settled::AnotherEpoch, _) => {}
+        }
+    }
+}

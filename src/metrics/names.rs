@@ -1,0 +1,158 @@
+//! The one table of metrics: every name with its kind, its labels and what bounds them, and what it
+//! says. The documentation of each constant is its help text. Nothing is exported that is not here.
+
+/// One metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its unit comes last: `_seconds`, `_bytes`, `_units`; a counter ends with `_total`.
+    pub name: &'static str,
+    pub kind: Kind,
+    /// Each label, and what bounds the number of its values.
+    pub labels: &'static [(&'static str, &'static str)],
+    pub help: &'static str,
+}
+
+/// What kind of metric it is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    /// With the upper ends of its buckets.
+    Histogram(&'static [f64]),
+}
+
+/// Of one call or request.
+const LATENCY: Kind = Kind::Histogram(&[
+    0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+]);
+/// Of one batch of at most 128.
+const BATCH: Kind = Kind::Histogram(&[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]);
+/// Of a rebuild: from nothing to millions of records.
+const OUTAGE: Kind = Kind::Histogram(&[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0]);
+const COUNTER: Kind = Kind::Counter;
+const GAUGE: Kind = Kind::Gauge;
+
+macro_rules! metrics {
+    ($($name:ident $kind:ident $text:literal [$($label:literal: $bound:literal),*] $help:literal;)*) => {
+        $(#[doc = $help] pub const $name: &str = $text;)*
+
+        /// All there are.
+        pub const ALL: &[Metric] = &[$(Metric {
+            name: $text,
+            kind: $kind,
+            labels: &[$(($label, $bound)),*],
+            help: $help,
+        },)*];
+    };
+}
+
+metrics! {
+    // Requests, of an API or of a worker's own listener.
+    REQUESTS COUNTER "http_requests_total"
+        ["method": "eight", "route": "templates, or unmatched", "status": "those of the API", "code": "the problems there are, or empty"]
+        "Requests answered, by route template, status and problem code.";
+    REQUEST_SECONDS LATENCY "http_request_duration_seconds"
+        ["method": "eight", "route": "templates, or unmatched"]
+        "From the head of a request to its answer.";
+
+    // Reserving, in an API.
+    RESERVE_BATCH BATCH "coupon_reserve_batch_requests" []
+        "Requests that shared one call of the reserve script.";
+    RESERVE_SECONDS LATENCY "coupon_reserve_seconds" []
+        "Calls of the reserve script, with fsync and the way to Redis and back; failed ones too.";
+    ACCEPTED COUNTER "coupon_accepted_total" []
+        "Requests accepted: a unit was reserved and the issuance queued. Not yet issued.";
+    REPLAYED COUNTER "coupon_replayed_total" []
+        "Requests recognised as the repetition of an earlier one.";
+    REFUSED COUNTER "coupon_refused_total" ["code": "seven"]
+        "Requests that the reserve script turned away, by problem code. Those turned away before it (unknown users, invalid ones) are in http_requests_total.";
+
+    // Deciding and settling, in a worker.
+    LEDGER_INSERT_SECONDS LATENCY "coupon_ledger_insert_seconds" []
+        "Inserts into the ledger, a batch each, until a majority has journalled it; failed ones too.";
+    SETTLE_SECONDS LATENCY "coupon_settle_seconds" []
+        "Calls of the settle script, a batch each; failed ones too.";
+    ISSUED COUNTER "coupon_issued_total" []
+        "Issuances settled as issued.";
+    REJECTED COUNTER "coupon_rejected_total" ["reason": "three"]
+        "Issuances settled as rejected, by reason.";
+    ACCEPTED_NOT_ISSUED COUNTER "coupon_accepted_not_issued_total" []
+        "Accepted requests that ended without a coupon, whatever the reason. Alert on any increase: somebody was told yes, and then no.";
+    CLAIMED COUNTER "coupon_claimed_entries_total" []
+        "Queue entries taken over from workers that are gone.";
+    RESTORED COUNTER "coupon_restored_entries_total" []
+        "Queue entries that were lost from the stream and appended anew. Never happens by itself.";
+    DEAD_LETTERED COUNTER "coupon_dead_lettered_total" []
+        "Entries set aside because MongoDB refused them again and again.";
+    BREAKER_OPEN GAUGE "coupon_worker_breaker_open" []
+        "1 while nothing can be decided and the worker reads nothing more. Where one process runs several workers: how many of them.";
+    BREAKER_OPENED COUNTER "coupon_worker_breaker_opened_total" []
+        "Times that a worker's breaker opened.";
+
+    // The queue, as every process sees it: take the max of them.
+    BACKLOG GAUGE "coupon_backlog_issuances" []
+        "Accepted and not decided, without dead letters.";
+    DEAD_LETTERS GAUGE "coupon_dead_letters" []
+        "Entries set aside, for an operator to redrive or discard.";
+    STREAM_ENTRIES GAUGE "coupon_stream_entries" []
+        "Entries in the stream, dead letters among them.";
+    OLDEST_AGE_SECONDS GAUGE "coupon_oldest_in_flight_age_seconds" []
+        "Since the oldest undecided request was accepted, without dead letters; 0 if there is none.";
+    WORKERS_ALIVE GAUGE "coupon_workers_alive" []
+        "Workers with a fresh heartbeat.";
+
+    // Stock, of the newest current coupons.
+    STOCK_TOTAL GAUGE "coupon_stock_total_units" ["coupon": "the newest fifty current ones"]
+        "Units of the coupon.";
+    STOCK_REMAINING GAUGE "coupon_stock_remaining_units" ["coupon": "the newest fifty current ones"]
+        "Free units of the coupon.";
+    STOCK_RESERVED GAUGE "coupon_stock_reserved_units" ["coupon": "the newest fifty current ones"]
+        "Units of the coupon that are taken and not decided.";
+    STOCK_ISSUED GAUGE "coupon_stock_issued_units" ["coupon": "the newest fifty current ones"]
+        "Issued units of the coupon.";
+    STOCK_LEFT_OUT GAUGE "coupon_stock_left_out_coupons" []
+        "Current coupons that are beyond the bound, and so not shown.";
+
+    // Recovery.
+    CERTIFIED GAUGE "coupon_certified" []
+        "1 while the data in Redis is certified; 0 while it is not, or Redis does not answer. Without it everything is answered 503.";
+    RECOVERIES COUNTER "coupon_recoveries_total" ["result": "three"]
+        "Rebuilds by this process: opened, superseded by another's, failed.";
+    RECOVERY_SECONDS OUTAGE "coupon_recovery_seconds" []
+        "How long a rebuild took, whatever its result.";
+    STALE GAUGE "coupon_figures_stale" []
+        "1 if queue, stock or certificate could not be read at the last try: then their figures are old.";
+
+    // Caches, of an API.
+    CACHE_LOOKUPS COUNTER "coupon_cache_lookups_total" ["cache": "outcomes, users", "result": "hit, miss"]
+        "Looks into the caches of outcomes and of registered users.";
+    CACHE_ENTRIES GAUGE "coupon_cache_entries" ["cache": "outcomes, users"]
+        "Entries in the caches of outcomes and of registered users.";
+
+    // The process (Linux).
+    RESIDENT_BYTES GAUGE "process_resident_memory_bytes" []
+        "Resident memory.";
+    OPEN_FDS GAUGE "process_open_fds" []
+        "Open file descriptors.";
+    CPU_SECONDS COUNTER "process_cpu_seconds_total" []
+        "User and system time, in whole seconds.";
+    START_SECONDS GAUGE "process_start_time_seconds" []
+        "When the process started, since the Unix epoch.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_end_as_prometheus_wants_them_to() {
+        let mut names: Vec<_> = ALL.iter().map(|metric| metric.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+        for metric in ALL {
+            assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
+            assert!(metric.help.ends_with('.'), "{}", metric.name);
+        }
+    }
+}

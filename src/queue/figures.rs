@@ -1,0 +1,65 @@
+//! How much is queued, and for how long: one cheap script.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use redis::Script;
+
+use crate::Failure;
+use crate::partition::{Partition, Reply, script};
+
+static FIGURES: LazyLock<Script> = LazyLock::new(|| script(include_str!("figures.lua")));
+
+/// Dead letters at the head of the stream that are passed over to find the oldest entry. With more of
+/// them in front, no oldest one is told.
+const PASSED_OVER_MAX: usize = 100;
+
+/// The queue at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backlog {
+    /// Redis's time of this reading.
+    pub now: Timestamp,
+    /// Reserved and not settled, dead letters among them.
+    pub in_flight: u64,
+    /// Set aside.
+    pub dead: u64,
+    /// Entries in the stream. The same as `in_flight`, unless somebody trimmed the stream.
+    pub length: u64,
+    /// When the oldest that is no dead letter was accepted.
+    pub oldest_at: Option<Timestamp>,
+}
+
+impl Backlog {
+    /// How many wait to be decided.
+    pub fn waiting(&self) -> u64 {
+        self.in_flight.saturating_sub(self.dead)
+    }
+
+    /// For how long the oldest has waited; zero if there is none.
+    pub fn oldest_age(&self) -> Duration {
+        self.oldest_at.and_then(|at| self.now.duration_since(at).try_into().ok()).unwrap_or_default()
+    }
+}
+
+/// Reads the figures: one call of `figures.lua`.
+pub async fn figures(partition: &Partition) -> Result<Backlog, Failure> {
+    let mut reply = partition
+        .call(&FIGURES, "read the queue's figures", |keys, call| {
+            call.key(keys.stream()).key(keys.in_flight()).key(keys.dead()).arg(PASSED_OVER_MAX);
+        })
+        .await?;
+    let now = time(reply.number()?, &reply)?;
+    let (in_flight, dead, length) = (reply.number()?, reply.number()?, reply.number()?);
+    let oldest = reply.text()?;
+    let oldest_at = match oldest.as_str() {
+        "" => None,
+        ms => Some(time(ms.parse().map_err(|_| reply.wrong())?, &reply)?),
+    };
+    Ok(Backlog { now, in_flight, dead, length, oldest_at })
+}
+
+fn time(ms: u64, reply: &Reply) -> Result<Timestamp, Failure> {
+    let ms = i64::try_from(ms).map_err(|_| reply.wrong())?;
+    Timestamp::from_millisecond(ms).map_err(|_| reply.wrong())
+}

@@ -1,0 +1,515 @@
+//! Every metric of the table is moved by something, is served, and stays bounded.
+//!
+//! The API and the worker are processes of their own here, so that nobody else counts in them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use coupon_system::coupon::CouponId;
+use coupon_system::http::Code;
+use coupon_system::http::metrics::COUPONS_MAX;
+use coupon_system::issuance::ledger::Inserted;
+use coupon_system::issuance::{Decision, IssuanceId, Outcome};
+use coupon_system::keys::{PartitionId, certificate};
+use coupon_system::metrics::names::{self, Kind};
+use coupon_system::queue::{Read, Reader, Which};
+use mongodb::bson::{DateTime, Document, doc};
+use tokio::process::Child;
+
+use crate::helpers::{API, Client, System, WORKER, at, eventually, program, serving, stopped};
+
+/// A series: its name, and its labels as they were written.
+type Series = BTreeMap<(String, String), f64>;
+
+/// A scrape, read line by line.
+#[derive(Debug, Default)]
+struct Scrape {
+    series: Series,
+    helps: BTreeSet<String>,
+    kinds: BTreeMap<String, String>,
+}
+
+impl Scrape {
+    /// Reads `name{label="value",…} number` and the comments before it; anything else is a panic.
+    fn parse(text: &str) -> Self {
+        let mut scrape = Scrape::default();
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                let (name, help) = help.split_once(' ').expect("a help text");
+                assert!(!help.is_empty() && scrape.helps.insert(name.to_owned()), "{line}");
+            } else if let Some(kind) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = kind.split_once(' ').expect("a type");
+                assert!(scrape.kinds.insert(name.to_owned(), kind.to_owned()).is_none(), "{line}");
+            } else {
+                let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line:?}"));
+                let (name, labels) = match series.split_once('{') {
+                    Some((name, labels)) => (name, labels.strip_suffix('}').expect("an end")),
+                    None => (series, ""),
+                };
+                assert!(
+                    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'),
+                    "{line}"
+                );
+                check_labels(labels);
+                let value = value.parse().unwrap_or_else(|_| panic!("{line:?}"));
+                let twice = scrape.series.insert((name.to_owned(), labels.to_owned()), value);
+                assert_eq!(twice, None, "{line}");
+            }
+        }
+        scrape
+    }
+
+    /// The sum of a metric's series that have all of `labels`; of a histogram, how much it has seen.
+    fn sum(&self, metric: &str, labels: &[&str]) -> Option<f64> {
+        let name = match self.kinds.get(metric).map(String::as_str) {
+            Some("histogram") => format!("{metric}_count"),
+            _ => metric.to_owned(),
+        };
+        let found = self.series.iter().filter(|((of, has), _)| {
+            *of == name && labels.iter().all(|label| has.split(',').any(|has| has == *label))
+        });
+        found.map(|(_, value)| *value).reduce(|sum, value| sum + value)
+    }
+}
+
+/// `name="value",…`, with nothing unescaped inside; none of our values holds a comma.
+fn check_labels(labels: &str) {
+    for label in labels.split(',').filter(|label| !label.is_empty()) {
+        let (name, value) = label.split_once('=').unwrap_or_else(|| panic!("{labels:?}"));
+        let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+        assert!(!name.is_empty() && value.is_some_and(|value| !value.contains('"')), "{labels:?}");
+    }
+}
+
+/// What moves metrics. Each is done once; those of the worker are met by a fresh worker process.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Action {
+    /// Makes a coupon, and gets three requests for it accepted while no worker runs.
+    Accept,
+    /// One of them again.
+    Repeat,
+    /// A coupon that has no unit left, one that ended, one that is not open, and one that is held.
+    Refuse,
+    /// Makes sixty coupons.
+    MakeMany,
+    Nothing,
+    /// Three requests more, and a worker.
+    Issue,
+    /// Asks for an outcome, twice.
+    Poll,
+    /// A request whose unit is lost, and no other is there.
+    Reject,
+    /// A worker dies with an entry in hand.
+    Die,
+    /// The stream is trimmed by hand.
+    Trim,
+    /// MongoDB refuses a record.
+    Poison,
+    /// Settling fails.
+    Break,
+    /// The API uses a second of processor time.
+    Work,
+    /// The certificate goes, until this API was the one to rebuild.
+    Recover,
+    /// The certificate is closed, and nobody can rebuild.
+    Uncertify,
+    LoseRedis,
+}
+
+/// How a metric moves.
+#[derive(Debug, Clone, Copy)]
+enum Moves {
+    Up,
+    To(f64),
+}
+
+/// Which process shows it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Of {
+    Api,
+    Worker,
+}
+
+/// A metric, the labels that are looked at, what must move it, in which process, and how.
+type Row = (&'static str, &'static [&'static str], Action, Of, Moves);
+
+const ROWS: &[Row] = {
+    use Action::*;
+    use Moves::*;
+    use Of::{Api, Worker};
+    &[
+        (
+            names::REQUESTS,
+            &["method=\"POST\"", "route=\"/user-coupons\"", "status=\"202\"", "code=\"\""],
+            Accept,
+            Api,
+            Up,
+        ),
+        (names::REQUEST_SECONDS, &["method=\"POST\"", "route=\"/user-coupons\""], Accept, Api, Up),
+        (names::RESERVE_BATCH, &[], Accept, Api, Up),
+        (names::RESERVE_SECONDS, &[], Accept, Api, Up),
+        (names::ACCEPTED, &[], Accept, Api, Up),
+        (names::BACKLOG, &[], Accept, Api, To(3.0)),
+        (names::STREAM_ENTRIES, &[], Accept, Api, To(3.0)),
+        (names::OLDEST_AGE_SECONDS, &[], Accept, Api, Up),
+        (names::STOCK_TOTAL, &["coupon=\"queued\""], Accept, Api, To(9.0)),
+        (names::STOCK_REMAINING, &["coupon=\"queued\""], Accept, Api, To(6.0)),
+        (names::STOCK_RESERVED, &["coupon=\"queued\""], Accept, Api, To(3.0)),
+        (names::CACHE_LOOKUPS, &["cache=\"users\"", "result=\"miss\""], Accept, Api, Up),
+        (names::CACHE_ENTRIES, &["cache=\"users\""], Accept, Api, Up),
+        (names::REPLAYED, &[], Repeat, Api, Up),
+        (names::CACHE_LOOKUPS, &["cache=\"users\"", "result=\"hit\""], Repeat, Api, Up),
+        (names::REFUSED, &["code=\"sold-out\""], Refuse, Api, Up),
+        (names::REFUSED, &["code=\"ended\""], Refuse, Api, Up),
+        (names::REFUSED, &["code=\"not-started\""], Refuse, Api, Up),
+        (names::REQUESTS, &["status=\"404\"", "code=\"user-not-found\""], Refuse, Api, Up),
+        (
+            names::REQUESTS,
+            &["method=\"other\"", "route=\"unmatched\"", "status=\"404\"", "code=\"not-found\""],
+            Refuse,
+            Api,
+            Up,
+        ),
+        (names::STOCK_LEFT_OUT, &[], MakeMany, Api, Up),
+        (names::RESIDENT_BYTES, &[], Nothing, Worker, Up),
+        (names::OPEN_FDS, &[], Nothing, Worker, Up),
+        (names::START_SECONDS, &[], Nothing, Worker, Up),
+        (names::WORKERS_ALIVE, &[], Issue, Api, Up),
+        (names::ISSUED, &[], Issue, Worker, To(3.0)),
+        (names::LEDGER_INSERT_SECONDS, &[], Issue, Worker, Up),
+        (names::SETTLE_SECONDS, &[], Issue, Worker, Up),
+        (names::STOCK_ISSUED, &["coupon=\"newest\""], Issue, Api, To(3.0)),
+        (names::CACHE_LOOKUPS, &["cache=\"outcomes\"", "result=\"hit\""], Poll, Api, Up),
+        (names::CACHE_LOOKUPS, &["cache=\"outcomes\"", "result=\"miss\""], Poll, Api, Up),
+        (names::CACHE_ENTRIES, &["cache=\"outcomes\""], Poll, Api, Up),
+        (names::REJECTED, &["reason=\"sold-out\""], Reject, Worker, To(1.0)),
+        (names::ACCEPTED_NOT_ISSUED, &[], Reject, Worker, To(1.0)),
+        (names::CLAIMED, &[], Die, Worker, To(1.0)),
+        (names::RESTORED, &[], Trim, Worker, To(1.0)),
+        (names::DEAD_LETTERED, &[], Poison, Worker, To(1.0)),
+        (names::DEAD_LETTERS, &[], Poison, Worker, To(1.0)),
+        (names::BACKLOG, &[], Poison, Worker, To(0.0)),
+        (names::OLDEST_AGE_SECONDS, &[], Poison, Worker, To(0.0)),
+        (names::BREAKER_OPEN, &[], Break, Worker, To(1.0)),
+        (names::BREAKER_OPENED, &[], Break, Worker, To(1.0)),
+        (names::CPU_SECONDS, &[], Work, Api, Up),
+        (names::RECOVERIES, &["result=\"opened\""], Recover, Api, Up),
+        (names::RECOVERY_SECONDS, &[], Recover, Api, Up),
+        (names::CERTIFIED, &[], Uncertify, Api, To(0.0)),
+        (names::STALE, &[], LoseRedis, Api, To(1.0)),
+    ]
+};
+
+/// The processes under test, and what the actions have to remember.
+struct Stage {
+    system: System,
+    api: Client,
+    _api: Child,
+    worker: Option<(Child, Client)>,
+    queued: Vec<IssuanceId>,
+}
+
+impl Stage {
+    async fn start() -> Self {
+        let system = System::start().await;
+        system.users("u", 30).await;
+        let mut api = program(API, &system);
+        api.args(["--listen", "127.0.0.1:0"]);
+        let (child, address) = serving(api).await;
+        Stage { system, api: Client::new(address), _api: child, worker: None, queued: Vec::new() }
+    }
+
+    async fn scrape(&self, of: Of) -> Scrape {
+        let client = match (of, &self.worker) {
+            (Of::Api, _) => &self.api,
+            (Of::Worker, Some((_, client))) => client,
+            (Of::Worker, None) => return Scrape::default(),
+        };
+        let response = client.request("GET", "/metrics").send().await.expect("an answer");
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+        Scrape::parse(&response.text().await.expect("a text"))
+    }
+
+    async fn start_worker(&mut self) {
+        let mut worker = program(WORKER, &self.system);
+        worker.args(["--metrics-listen", "127.0.0.1:0"]);
+        let (child, address) = serving(worker).await;
+        self.worker = Some((child, Client::new(address)));
+    }
+
+    async fn stop_worker(&mut self) {
+        if let Some((child, _)) = self.worker.take() {
+            assert!(stopped(child).await.success());
+        }
+    }
+
+    async fn request(&self, user: &str, coupon: &CouponId) -> IssuanceId {
+        let answer = self.api.issue(user, coupon.as_str(), None).await;
+        assert_eq!(answer.status, 202, "{answer:?}");
+        answer.id().parse().expect("an id")
+    }
+
+    async fn redis(&self, words: &[&str]) {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        let done: redis::RedisResult<redis::Value> =
+            command.query_async(&mut self.system.partition().connection()).await;
+        done.expect("Redis does it");
+    }
+
+    async fn lease(&self, change: Document) {
+        let leases = self.system.backends.database.collection::<Document>("recovery");
+        leases.update_one(doc! {}, doc! {"$set": change}).await.expect("it is changed");
+    }
+
+    async fn refuse_records_of(&self, user: &str) {
+        let change = doc! {"collMod": "user_coupons", "validator": {"userId": {"$ne": user}}};
+        self.system.backends.database.run_command(change).await.expect("it is changed");
+    }
+
+    async fn perform(&mut self, action: Action) {
+        let system = &self.system;
+        match action {
+            Action::Accept => {
+                let coupon = system.coupon("queued", 9, 1).await;
+                for user in ["u0", "u1", "u2"] {
+                    let id = self.request(user, &coupon).await;
+                    self.queued.push(id);
+                }
+            }
+            Action::Repeat => {
+                assert!(self.api.issue("u0", "queued", None).await.is_replay());
+            }
+            Action::Refuse => {
+                let one = system.coupon("one", 1, 1).await;
+                let lost = system.accepted("u0", &one).await;
+                let ended = system.coupon_within("ended", 1, 1, at(-60), at(-30)).await;
+                let later = system.coupon_within("later", 1, 1, at(3_000), at(3_600)).await;
+                for coupon in [&one, &ended, &later] {
+                    assert_eq!(self.api.issue("u1", coupon.as_str(), None).await.status, 409);
+                }
+                assert_eq!(self.api.issue("nobody", "one", None).await.code(), "user-not-found");
+                self.api.send(self.api.request("BREW", "/tea")).await;
+                // Not to be issued with the others.
+                let entries = system.take_entries().await;
+                let lost: Vec<_> = entries.into_iter().filter(|entry| entry.id == lost).collect();
+                system.decider().process(&system.keys(), &lost).await.expect("it is decided");
+            }
+            Action::MakeMany => {
+                for number in 0..60 {
+                    system.coupon(&format!("many{number}"), 1, 1).await;
+                }
+            }
+            Action::Nothing => self.start_worker().await,
+            Action::Issue => {
+                let coupon = system.coupon("newest", 3, 1).await;
+                self.stop_worker().await;
+                for user in ["u0", "u1", "u2"] {
+                    self.request(user, &coupon).await;
+                }
+                self.start_worker().await;
+            }
+            Action::Poll => {
+                self.api.decided(&self.queued[0].to_string()).await;
+                self.api.decided(&self.queued[0].to_string()).await;
+            }
+            Action::Reject => {
+                self.stop_worker().await;
+                let coupon = self.system.coupon("lost", 1, 1).await;
+                self.request("u3", &coupon).await;
+                let ghost = Decision {
+                    id: IssuanceId::generate(PartitionId::ONE),
+                    coupon,
+                    user: "ghost".parse().expect("an id"),
+                    outcome: Outcome::Issued { serial: 1, nth: 1 },
+                    accepted_at: at(0),
+                    decided_at: at(0),
+                };
+                let inserted = self.system.backends.ledger.insert(&[ghost]).await.expect("it is written");
+                assert_eq!(inserted, [Inserted::Decided]);
+                self.start_worker().await;
+            }
+            Action::Die => {
+                self.stop_worker().await;
+                let coupon = self.system.coupon("held", 1, 1).await;
+                self.request("u4", &coupon).await;
+                let mut reader = Reader::new(self.system.partition().client().clone(), "w-dead".into());
+                match reader.read(&self.system.keys(), Which::New, 1).await.expect("a read") {
+                    Read::Entries(delivered) => assert_eq!(delivered.count(), 1),
+                    Read::NoGroup => panic!("there is no group"),
+                }
+                self.start_worker().await;
+            }
+            Action::Trim => {
+                self.stop_worker().await;
+                let coupon = self.system.coupon("trimmed", 1, 1).await;
+                self.request("u5", &coupon).await;
+                self.redis(&["XTRIM", &self.system.keys().stream(), "MAXLEN", "0"]).await;
+                self.start_worker().await;
+            }
+            Action::Poison => {
+                self.stop_worker().await;
+                let coupon = self.system.coupon("refused", 1, 1).await;
+                self.request("u6", &coupon).await;
+                self.refuse_records_of("u6").await;
+                self.start_worker().await;
+            }
+            Action::Break => {
+                self.stop_worker().await;
+                let coupon = self.system.coupon("stuck", 1, 1).await;
+                self.request("u7", &coupon).await;
+                let counters = self.system.keys().counters();
+                self.redis(&["RENAME", &counters, "kept"]).await;
+                self.redis(&["SET", &counters, "damaged"]).await;
+                self.start_worker().await;
+            }
+            Action::Work => {
+                eventually("the API has worked for a second", async || {
+                    for _ in 0..200 {
+                        self.api.get("/openapi.json").await;
+                    }
+                    (self.scrape(Of::Api).await.sum(names::CPU_SECONDS, &[])? >= 1.0).then_some(())
+                })
+                .await;
+            }
+            Action::Recover => {
+                self.stop_worker().await;
+                eventually("this API rebuilds", async || {
+                    self.redis(&["DEL", &certificate(PartitionId::ONE)]).await;
+                    eventually("somebody rebuilds", async || {
+                        (self.api.get("/readyz").await.status == 200).then_some(())
+                    })
+                    .await;
+                    (self.scrape(Of::Api).await.sum(names::RECOVERIES, &["result=\"opened\""])? > 0.0)
+                        .then_some(())
+                })
+                .await;
+            }
+            Action::Uncertify => {
+                let until = DateTime::from_millis(at(600).as_millisecond());
+                self.lease(doc! {"holder": "slow", "until": until}).await;
+                self.redis(&["HSET", &certificate(PartitionId::ONE), "state", "closed"]).await;
+            }
+            Action::LoseRedis => self.system.redis.kill().await.expect("it is killed"),
+        }
+    }
+
+    /// Mends what an action broke.
+    async fn mend(&self, action: Action) {
+        match action {
+            Action::Break => {
+                let counters = self.system.keys().counters();
+                self.redis(&["RENAME", "kept", &counters]).await;
+                eventually("the breaker closes", async || {
+                    (self.scrape(Of::Worker).await.sum(names::BREAKER_OPEN, &[])? == 0.0).then_some(())
+                })
+                .await;
+            }
+            Action::Uncertify => {
+                self.lease(doc! {"until": DateTime::from_millis(0)}).await;
+                eventually("it is certified again", async || {
+                    (self.scrape(Of::Api).await.sum(names::CERTIFIED, &[])? == 1.0).then_some(())
+                })
+                .await;
+            }
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_declared_metric_is_moved_by_what_it_tells_of() {
+    let declared: BTreeSet<_> = names::ALL.iter().map(|metric| metric.name).collect();
+    let tested: BTreeSet<_> = ROWS.iter().map(|row| row.0).collect();
+    assert_eq!(declared, tested, "each metric has a row, and each row a metric");
+
+    let mut stage = Stage::start().await;
+    for rows in ROWS.chunk_by(|one, other| one.2 == other.2) {
+        let action = rows[0].2;
+        let before = stage.scrape(Of::Api).await;
+        stage.perform(action).await;
+        for (metric, labels, _, of, moves) in rows {
+            // The worker is a fresh one: it has counted nothing before.
+            let before = match of {
+                Of::Api => before.sum(metric, labels).unwrap_or_default(),
+                Of::Worker => 0.0,
+            };
+            eventually(
+                &format!("{action:?} moves {metric} {labels:?} of the {of:?} {moves:?}"),
+                async || {
+                    let now = stage.scrape(*of).await.sum(metric, labels)?;
+                    let moved = match moves {
+                        Moves::Up => now > before,
+                        Moves::To(value) => now == *value,
+                    };
+                    moved.then_some(())
+                },
+            )
+            .await;
+        }
+        if action == Action::Poison {
+            is_complete(&stage).await;
+        }
+        stage.mend(action).await;
+    }
+}
+
+/// Everything that is served is declared, with its help and its kind; and the other way round. And
+/// however many coupons there are, no more than the bound are shown.
+async fn is_complete(stage: &Stage) {
+    let mut served = BTreeSet::new();
+    for of in [Of::Api, Of::Worker] {
+        let scrape = stage.scrape(of).await;
+        for metric in names::ALL {
+            let Some(kind) = scrape.kinds.get(metric.name) else { continue };
+            assert!(scrape.helps.contains(metric.name), "{} has no help", metric.name);
+            let declared = match metric.kind {
+                Kind::Counter => "counter",
+                Kind::Gauge => "gauge",
+                Kind::Histogram(_) => "histogram",
+            };
+            assert_eq!(kind, declared, "{}", metric.name);
+            served.insert(metric.name);
+        }
+        let mut coupons = BTreeMap::<&str, usize>::new();
+        for (name, labels) in scrape.series.keys() {
+            let metric = metric_of(name).unwrap_or_else(|| panic!("{name} is not declared"));
+            let has: BTreeSet<_> =
+                labels.split(',').filter_map(|label| Some(label.split_once('=')?.0)).collect();
+            let may: BTreeSet<_> = metric.labels.iter().map(|(label, _)| *label).collect();
+            assert_eq!(
+                has.into_iter().filter(|label| *label != "le").collect::<BTreeSet<_>>(),
+                may,
+                "{name}"
+            );
+            if metric.name == names::REFUSED {
+                let known = |code: &&Code| labels == &format!("code=\"{}\"", code.as_str());
+                assert!(Code::ALL.iter().any(|code| known(&code)), "{labels} is no problem code");
+            }
+            if may.contains("coupon") {
+                *coupons.entry(metric.name).or_default() += 1;
+            }
+        }
+        assert_eq!(
+            coupons.into_iter().collect::<Vec<_>>(),
+            [
+                (names::STOCK_ISSUED, COUPONS_MAX),
+                (names::STOCK_REMAINING, COUPONS_MAX),
+                (names::STOCK_RESERVED, COUPONS_MAX),
+                (names::STOCK_TOTAL, COUPONS_MAX),
+            ]
+        );
+        assert!(scrape.series.len() < 1_500, "{} series", scrape.series.len());
+    }
+    assert_eq!(served, names::ALL.iter().map(|metric| metric.name).collect());
+}
+
+/// The metric that a series belongs to.
+fn metric_of(series: &str) -> Option<&'static names::Metric> {
+    names::ALL.iter().find(|metric| match metric.kind {
+        Kind::Histogram(_) => {
+            series.strip_prefix(metric.name).is_some_and(|part| ["_bucket", "_sum", "_count"].contains(&part))
+        }
+        _ => series == metric.name,
+    })
+}
