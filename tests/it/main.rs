@@ -2,6 +2,7 @@
 //! own in one shared mongod.
 
 mod answers;
+mod ctl;
 mod helpers;
 mod issuing;
 mod openapi;
