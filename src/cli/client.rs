@@ -161,11 +161,12 @@ pub(super) struct Request {
     query: Vec<(&'static str, String)>,
     header: Option<(HeaderName, String)>,
     body: Option<Value>,
+    repeatable: bool,
 }
 
 impl Request {
     fn new(method: Method, path: impl Into<String>) -> Self {
-        Request { method, path: path.into(), query: Vec::new(), header: None, body: None }
+        Request { method, path: path.into(), query: Vec::new(), header: None, body: None, repeatable: true }
     }
 
     pub fn get(path: impl Into<String>) -> Self {
@@ -182,6 +183,12 @@ impl Request {
 
     pub fn body(mut self, body: Value) -> Self {
         self.body = Some(body);
+        self
+    }
+
+    /// Says whether sending it twice is the same as once. If not, nobody is told to just repeat it.
+    pub fn repeatable(mut self, repeatable: bool) -> Self {
+        self.repeatable = repeatable;
         self
     }
 
@@ -218,7 +225,10 @@ impl Api {
         let body = serde_json::from_str::<Value>(&raw).ok();
         match body {
             Some(body) if status.is_success() => Ok(Answer { body, raw }),
-            Some(body) if body["code"].is_string() => Err(CallError::Problem(Answer { body, raw })),
+            Some(body) if body["code"].is_string() => {
+                let repeatable = request.repeatable;
+                Err(CallError::Problem { answer: Answer { body, raw }, repeatable })
+            }
             _ => Err(CallError::NotTheApi { base: self.base.clone(), status: status.as_u16() }),
         }
     }
@@ -235,7 +245,7 @@ impl Session {
     /// Sends a request. A problem is also printed as JSON, if JSON is wanted.
     pub async fn send(&self, request: Request) -> anyhow::Result<Answer> {
         let answer = self.api.send(request).await;
-        if let Err(CallError::Problem(problem)) = &answer
+        if let Err(CallError::Problem { answer: problem, .. }) = &answer
             && self.json
         {
             print(&problem.raw)?;
@@ -279,7 +289,7 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
 #[derive(Debug)]
 pub(super) enum CallError {
     /// The API answered with a problem.
-    Problem(Answer),
+    Problem { answer: Answer, repeatable: bool },
     /// Nobody answered, or not to the end.
     NoAnswer { base: String, source: reqwest::Error },
     /// Somebody else answered.
@@ -290,7 +300,7 @@ impl CallError {
     /// Whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            CallError::Problem(problem) => problem.body["retryable"] == true,
+            CallError::Problem { answer, .. } => answer.body["retryable"] == true,
             CallError::NoAnswer { .. } => true,
             CallError::NotTheApi { .. } => false,
         }
@@ -302,11 +312,11 @@ impl std::error::Error for CallError {}
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            CallError::Problem(problem) => write_problem(f, &problem.body),
+            CallError::Problem { answer, repeatable } => write_problem(f, &answer.body, *repeatable),
             CallError::NoAnswer { base, source } => {
                 let root = root_of(source);
                 if source.is_connect() {
-                    write!(f, "nothing answers at {base} ({root})\n  next: {START}")
+                    write!(f, "cannot connect to {base} ({root})\n  next: {START}")
                 } else if source.is_timeout() {
                     write!(
                         f,
@@ -331,15 +341,15 @@ impl fmt::Display for CallError {
     }
 }
 
-const START: &str = "start the system with `cargo run -- dev` (or `couponctl dev`), or name another API \
-                     with --api-url or COUPON_API_URL";
+const START: &str = "start the system there (on this machine: `cargo run -- dev`), or name another API with \
+                     --api-url or COUPON_API_URL";
 
 /// The cause behind an error that only says that something failed.
 fn root_of(error: &dyn std::error::Error) -> &dyn std::error::Error {
     error.source().map_or(error, root_of)
 }
 
-fn write_problem(f: &mut fmt::Formatter<'_>, problem: &Value) -> fmt::Result {
+fn write_problem(f: &mut fmt::Formatter<'_>, problem: &Value, repeatable: bool) -> fmt::Result {
     let text = |name: &str| table::clean(problem[name].as_str().unwrap_or_default());
     let code = text("code");
     write!(f, "{} ({} {code})\n  {}", text("title"), problem["status"], text("detail"))?;
@@ -359,11 +369,11 @@ fn write_problem(f: &mut fmt::Formatter<'_>, problem: &Value) -> fmt::Result {
             value => write!(f, "\n  {name}: {}", table::clean(value.as_str().unwrap_or_default()))?,
         }
     }
-    write!(f, "\n  request id: {}\n  next: {}", text("requestId"), next_step(&code, problem))
+    write!(f, "\n  request id: {}\n  next: {}", text("requestId"), next_step(&code, problem, repeatable))
 }
 
 /// What somebody who met a problem can do.
-fn next_step(code: &str, problem: &Value) -> String {
+fn next_step(code: &str, problem: &Value, repeatable: bool) -> String {
     let advice = match code {
         "malformed" | "invalid" => "mend what is named above; --help says what each flag takes",
         "coupon-not-found" => "`couponctl coupon list` shows what there is",
@@ -383,6 +393,9 @@ fn next_step(code: &str, problem: &Value) -> String {
             "that API does not know this request: check --api-url, and that both are of one version"
         }
         "internal" => "find the request id in the API's log",
+        _ if problem["retryable"] == true && !repeatable => {
+            "look whether it happened before you run the command again: each run adds"
+        }
         _ if problem["retryable"] == true => {
             return match problem["retryAfterMs"].as_u64() {
                 Some(ms) => format!("run the command again in {} s", ms.div_ceil(1_000)),
@@ -426,10 +439,18 @@ mod tests {
             "title": "Invalid", "status": 422, "detail": "Mend it.", "code": "invalid", "requestId": "r-1",
             "retryable": false, "errors": [{"pointer": "#/endsAt", "detail": "must be \u{1b}[31mafter"}]
         });
-        let said = CallError::Problem(Answer { body, raw: String::new() }).to_string();
+        let told = |body: &Value, repeatable| {
+            let answer = Answer { body: body.clone(), raw: String::new() };
+            CallError::Problem { answer, repeatable }.to_string()
+        };
+        let said = told(&body, true);
         for part in ["Invalid (422 invalid)", "Mend it.", "#/endsAt: must be", "r-1", "next: mend"] {
             assert!(said.contains(part), "{said}");
         }
         assert!(!said.contains('\u{1b}'), "nothing may steer the terminal");
+
+        let away = json!({"code": "unavailable", "status": 503, "retryable": true, "retryAfterMs": 1200});
+        assert!(told(&away, true).ends_with("next: run the command again in 2 s"));
+        assert!(told(&away, false).contains("next: look whether it happened"));
     }
 }

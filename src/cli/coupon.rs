@@ -76,9 +76,11 @@ enum Verb {
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
-  couponctl coupon create --id summer --name 'Summer sale' --total 100 --ends-at 2036-01-01T00:00:00Z
-  couponctl coupon create --name '여름 할인' --total 5000 --starts-at 2035-06-01T12:00:00+09:00 \
---ends-at 2035-06-08T00:00:00+09:00 --percent-off 10 --max-amount 10000 --valid-for P30D")]
+  couponctl coupon create --id summer --name Summer --total 100 \\
+      --ends-at 2036-01-01T00:00:00Z
+  couponctl coupon create --name '여름 할인' --total 5000 \\
+      --starts-at 2035-06-01T12:00:00+09:00 --ends-at 2035-06-08T00:00:00+09:00 \\
+      --percent-off 10 --max-amount 10000 --valid-for P30D")]
 struct Create {
     /// Its id: letters, digits and . _ -  (generated if not given)
     #[arg(long)]
@@ -182,13 +184,17 @@ impl Coupon {
                 let request = Request::get("/coupons").query("status", status).query("limit", limit);
                 return session.send_and_show(request.query("cursor", cursor), list).await;
             }
-            Verb::Create(create) => Request::post("/coupons").body(create.body()),
+            Verb::Create(create) => {
+                let named = create.id.is_some();
+                Request::post("/coupons").body(create.body()).repeatable(named)
+            }
             Verb::Show { id } => Request::get(format!("/coupons/{id}")),
             Verb::Edit(edit) => Request::patch(format!("/coupons/{}", edit.id)).body(edit.body()),
             Verb::Pause { id } => Request::post(format!("/coupons/{id}/pause")),
             Verb::Resume { id } => Request::post(format!("/coupons/{id}/resume")),
             Verb::Restock { id, units } => {
-                Request::post(format!("/coupons/{id}/restock")).body(json!({"add": units}))
+                let request = Request::post(format!("/coupons/{id}/restock"));
+                request.body(json!({"add": units})).repeatable(false)
             }
             Verb::Archive { id, yes } => {
                 yes.or_ask(&format!("Take coupon {id} out of the offer, for good?"))?;

@@ -150,7 +150,7 @@ async fn poll(session: &Session, answer: &mut Answer, wait: Duration) -> anyhow:
 
 /// A problem that ends the wait is shown like any other.
 fn told(session: &Session, error: CallError) -> anyhow::Result<CallError> {
-    if let (CallError::Problem(problem), true) = (&error, session.is_json()) {
+    if let (CallError::Problem { answer: problem, .. }, true) = (&error, session.is_json()) {
         super::client::print(&problem.raw)?;
     }
     Ok(error)

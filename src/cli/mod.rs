@@ -31,7 +31,8 @@ use clap::{Parser, Subcommand};
     after_long_help = "\
 Examples:
   couponctl dev
-  couponctl coupon create --id summer --name 'Summer sale' --total 100 --ends-at 2036-01-01T00:00:00Z
+  couponctl coupon create --id summer --name Summer --total 100 \\
+      --ends-at 2036-01-01T00:00:00Z
   couponctl user create u1
   couponctl issue u1 summer --wait
   couponctl watch
@@ -124,6 +125,7 @@ mod tests {
     fn every_example_is_a_command() {
         fn walk(command: &clap::Command, examples: &mut Vec<String>) {
             let shown = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+            let shown = shown.replace("\\\n", " ");
             let lines = shown.lines().filter_map(|line| line.trim().strip_prefix("couponctl "));
             examples.extend(lines.map(|line| line.split(['>', '|']).next().unwrap_or_default().to_owned()));
             command.get_subcommands().for_each(|verb| walk(verb, examples));

@@ -58,10 +58,11 @@ impl User {
         match self.verb {
             Verb::Create { id, name } => {
                 let body = json!({"id": id.as_ref().map(UserId::as_str), "name": name});
-                session.send_and_show(Request::post("/users").body(body), user).await
+                let request = Request::post("/users").body(body).repeatable(id.is_some());
+                session.send_and_show(request, user).await
             }
             Verb::Random { count } => {
-                let request = Request::post("/users/random").query("count", Some(count));
+                let request = Request::post("/users/random").query("count", Some(count)).repeatable(false);
                 session.send_and_show(request, created).await
             }
             Verb::List { limit, cursor } => {
