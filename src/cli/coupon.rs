@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::client::{ApiArgs, Request};
 use super::prompt::Yes;
-use super::table::{Column, cell, details, more, number, rows, sentence, table, value, words};
+use super::table::{Column, aside, cell, details, more, number, rows, sentence, table, time, value, words};
 use crate::coupon::{CouponId, Currency, Duration, MAX_PER_USER, MAX_TOTAL};
 
 /// Makes coupons, shows their stock and steers them.
@@ -248,28 +248,23 @@ const COLUMNS: [Column; 9] = [
     words("COUPON"),
     sentence("NAME"),
     words("STATUS"),
-    number("REMAINING"),
+    number("LEFT"),
     number("RESERVED"),
     number("ISSUED"),
     number("TOTAL"),
-    words("STARTS"),
-    words("ENDS"),
+    aside("STARTS"),
+    aside("ENDS"),
 ];
 
 /// Coupons, a line each.
 pub(super) fn list(page: &Value) -> String {
-    let pointers = [
-        "/id",
-        "/name",
-        "/status",
-        "/stock/remaining",
-        "/stock/reserved",
-        "/stock/issued",
-        "/stock/total",
-        "/startsAt",
-        "/endsAt",
-    ];
-    let rows = rows(page, |coupon| pointers.iter().map(|pointer| cell(coupon, pointer)).collect());
+    let pointers =
+        ["/id", "/name", "/status", "/stock/remaining", "/stock/reserved", "/stock/issued", "/stock/total"];
+    let rows = rows(page, |coupon| {
+        let mut row: Vec<String> = pointers.iter().map(|pointer| cell(coupon, pointer)).collect();
+        row.extend([time(coupon, "/startsAt"), time(coupon, "/endsAt")]);
+        row
+    });
     table(&COLUMNS, rows, "No coupons: `couponctl coupon create` makes one.") + &more(page)
 }
 

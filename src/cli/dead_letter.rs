@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::client::{ApiArgs, Request};
 use super::issue;
 use super::prompt::Yes;
-use super::table::{cell, details, more, number, rows, sentence, table, value, words};
+use super::table::{aside, cell, details, more, number, rows, sentence, table, time, value, words};
 use crate::issuance::IssuanceId;
 
 /// Deals with entries that failed again and again and were set aside.
@@ -88,23 +88,24 @@ impl DeadLetter {
 pub(super) fn list(page: &Value) -> String {
     let columns = [
         words("ISSUANCE"),
-        words("SET ASIDE"),
-        number("ATTEMPTS"),
+        aside("ATTEMPTS"),
+        aside("SET ASIDE"),
         words("COUPON"),
         words("USER"),
         number("SERIAL"),
         sentence("REASON"),
     ];
-    let pointers = [
-        "/id",
-        "/setAsideAt",
-        "/attempts",
-        "/payload/couponId",
-        "/payload/userId",
-        "/payload/serial",
-        "/reason",
-    ];
-    let rows = rows(page, |letter| pointers.iter().map(|pointer| cell(letter, pointer)).collect());
+    let rows = rows(page, |letter| {
+        vec![
+            cell(letter, "/id"),
+            cell(letter, "/attempts"),
+            time(letter, "/setAsideAt"),
+            cell(letter, "/payload/couponId"),
+            cell(letter, "/payload/userId"),
+            cell(letter, "/payload/serial"),
+            cell(letter, "/reason"),
+        ]
+    });
     // A page may be empty though more follow: they are in no order.
     let nothing = if page["nextCursor"].is_null() { "No dead letters." } else { "None on this page." };
     table(&columns, rows, nothing) + &more(page)

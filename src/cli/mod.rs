@@ -1,6 +1,6 @@
 //! `couponctl`: noun, then verb.
 //!
-//! [`dev`] and [`check`] have the servers in hand. Everything else goes through the HTTP API alone,
+//! `dev` and `check` have the servers in hand. Everything else goes through the HTTP API alone,
 //! knows no more than its JSON, and so works against any deployment.
 
 mod check;

@@ -16,23 +16,35 @@ const NOTHING: &str = "-";
 pub(super) struct Column {
     title: &'static str,
     alignment: Alignment,
-    /// Whether it is shortened where the terminal is too narrow.
-    gives_way: bool,
+    /// What it does where the terminal is too narrow.
+    narrow: Narrow,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Narrow {
+    Stays,
+    Shortens,
+    GoesAway,
 }
 
 /// A column of words.
 pub(super) const fn words(title: &'static str) -> Column {
-    Column { title, alignment: Alignment::Left, gives_way: false }
+    Column { title, alignment: Alignment::Left, narrow: Narrow::Stays }
+}
+
+/// A column of words that is left out where there is no room; the first such column goes first.
+pub(super) const fn aside(title: &'static str) -> Column {
+    Column { title, alignment: Alignment::Left, narrow: Narrow::GoesAway }
 }
 
 /// A column of numbers.
 pub(super) const fn number(title: &'static str) -> Column {
-    Column { title, alignment: Alignment::Right, gives_way: false }
+    Column { title, alignment: Alignment::Right, narrow: Narrow::Stays }
 }
 
 /// A column of sentences, which may be shortened.
 pub(super) const fn sentence(title: &'static str) -> Column {
-    Column { title, alignment: Alignment::Left, gives_way: true }
+    Column { title, alignment: Alignment::Left, narrow: Narrow::Shortens }
 }
 
 /// Puts rows under titles; `nothing` where there are no rows.
@@ -44,20 +56,36 @@ fn render(columns: &[Column], rows: Vec<Vec<String>>, nothing: &str, width_max: 
     if rows.is_empty() {
         return format!("{nothing}\n");
     }
+    let mut columns = columns.to_vec();
     let titles: Vec<String> = columns.iter().map(|column| column.title.to_owned()).collect();
-    let lines: Vec<Vec<String>> = std::iter::once(titles)
+    let mut lines: Vec<Vec<String>> = std::iter::once(titles)
         .chain(rows.into_iter().map(|row| row.iter().map(|cell| clean(cell)).collect()))
         .collect();
     let mut widths: Vec<usize> = (0..columns.len())
         .map(|at| lines.iter().map(|line| measure_text_width(&line[at])).max().unwrap_or(0))
         .collect();
     if let Some(width_max) = width_max {
+        let least = |column: &Column| measure_text_width(column.title).max(SHORTENED_MIN);
+        loop {
+            let needed = columns.iter().zip(&widths).map(|(column, width)| match column.narrow {
+                Narrow::Shortens => (*width).min(least(column)),
+                _ => *width,
+            });
+            let needed = needed.sum::<usize>() + GAP.len() * widths.len().saturating_sub(1);
+            let goes = columns.iter().position(|column| column.narrow == Narrow::GoesAway);
+            let Some(goes) = goes.filter(|_| needed > width_max) else { break };
+            columns.remove(goes);
+            widths.remove(goes);
+            for line in &mut lines {
+                line.remove(goes);
+            }
+        }
         let whole = widths.iter().sum::<usize>() + GAP.len() * widths.len().saturating_sub(1);
         let mut excess = whole.saturating_sub(width_max);
         // The last ones first: what a row is about stands on its left.
-        for (column, width) in columns.iter().zip(&mut widths).rev().filter(|(column, _)| column.gives_way) {
-            let least = measure_text_width(column.title).max(SHORTENED_MIN);
-            let less = excess.min(width.saturating_sub(least));
+        let shortened = |column: &Column| column.narrow == Narrow::Shortens;
+        for (column, width) in columns.iter().zip(&mut widths).rev().filter(|(column, _)| shortened(column)) {
+            let less = excess.min(width.saturating_sub(least(column)));
             *width -= less;
             excess -= less;
         }
@@ -109,6 +137,12 @@ pub(super) fn cell(body: &Value, pointer: &str) -> String {
     value(body, pointer).unwrap_or_else(|| NOTHING.into())
 }
 
+/// A time of an answer as a cell, without fractions of a second.
+pub(super) fn time(body: &Value, pointer: &str) -> String {
+    let text = cell(body, pointer);
+    text.parse::<jiff::Timestamp>().map_or(text, |time| format!("{time:.0}"))
+}
+
 /// A value of an answer as text, if there is one.
 pub(super) fn value(body: &Value, pointer: &str) -> Option<String> {
     match body.pointer(pointer)? {
@@ -155,6 +189,18 @@ mod tests {
         let shown = render(&COLUMNS, rows, "none", Some(24));
         assert!(shown.lines().all(|line| measure_text_width(line) <= 24), "{shown}");
         assert!(shown.contains("summer") && shown.contains('…'), "{shown}");
+    }
+
+    #[test]
+    fn what_stands_aside_is_left_out_before_a_line_is_too_long() {
+        let columns = [words("ID"), aside("STARTS"), aside("ENDS"), number("LEFT")];
+        let row = || vec![["a", "2026-01-01", "2026-01-02", "5"].map(str::to_owned).to_vec()];
+        assert_eq!(
+            render(&columns, row(), "none", Some(32)).lines().next(),
+            Some("ID  STARTS      ENDS        LEFT")
+        );
+        assert_eq!(render(&columns, row(), "none", Some(31)).lines().next(), Some("ID  ENDS        LEFT"));
+        assert_eq!(render(&columns, row(), "none", Some(12)).lines().next(), Some("ID  LEFT"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::client::{ApiArgs, Request};
-use super::table::{cell, details, more, number, rows, sentence, table, value, words};
+use super::table::{aside, cell, details, more, number, rows, sentence, table, time, value, words};
 use crate::user::UserId;
 
 /// Registers users and shows what they hold.
@@ -77,7 +77,7 @@ impl User {
 }
 
 fn list(page: &Value) -> String {
-    let rows = rows(page, |user| vec![cell(user, "/id"), cell(user, "/name"), cell(user, "/createdAt")]);
+    let rows = rows(page, |user| vec![cell(user, "/id"), cell(user, "/name"), time(user, "/createdAt")]);
     table(&[words("USER"), sentence("NAME"), words("REGISTERED")], rows, "No users.") + &more(page)
 }
 
@@ -95,12 +95,19 @@ fn user_with_coupons(body: &Value) -> String {
         number("SERIAL"),
         words("STATUS"),
         words("ISSUED"),
-        words("VALID UNTIL"),
+        aside("VALID UNTIL"),
         words("USER COUPON"),
     ];
-    let pointers = ["/couponId", "/serial", "/status", "/issuedAt", "/validUntil", "/id"];
-    let held = body["coupons"].as_array().into_iter().flatten();
-    let rows = held.map(|held| pointers.iter().map(|pointer| cell(held, pointer)).collect());
+    let rows = body["coupons"].as_array().into_iter().flatten().map(|held| {
+        vec![
+            cell(held, "/couponId"),
+            cell(held, "/serial"),
+            cell(held, "/status"),
+            time(held, "/issuedAt"),
+            time(held, "/validUntil"),
+            cell(held, "/id"),
+        ]
+    });
     format!("{}\n{}", user(body), table(&columns, rows.collect(), "Holds no coupons."))
 }
 

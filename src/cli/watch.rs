@@ -190,7 +190,7 @@ impl Show for Screen {
         let mut drawn = String::from("\u{1b}[H");
         for line in text.lines().take(rows) {
             drawn.push_str(&table::fit(line, columns.into()));
-            drawn.push_str("\u{1b}[K\r\n");
+            drawn.push_str("\u{1b}[K\n");
         }
         drawn.push_str("\u{1b}[J");
         self.term.write_str(&drawn)?;

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::client::{ApiArgs, Request};
-use super::table::{cell, sentence, table, words};
+use super::table::{cell, sentence, table, time, words};
 
 /// Lists the workers.
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ impl Worker {
 pub(super) fn workers(body: &Value) -> String {
     let rows = body.as_array().into_iter().flatten().map(|worker| {
         let alive = if worker["alive"] == true { "yes" } else { "NO" };
-        vec![cell(worker, "/consumer"), alive.into(), cell(worker, "/lastHeartbeatAt"), cell(worker, "/says")]
+        vec![cell(worker, "/consumer"), alive.into(), time(worker, "/lastHeartbeatAt"), cell(worker, "/says")]
     });
     table(
         &[words("WORKER"), words("ALIVE"), words("LAST HEARTBEAT"), sentence("SAYS")],

@@ -100,7 +100,7 @@ async fn a_coupon_is_made_issued_and_shown() {
     let held = run(&system, &["user", "show", "hong"]).await;
     held.assert(0, &["홍길동", "COUPON", "summer", "active"], &[]);
     let coupons = run(&system, &["coupon", "list", "--status", "open"]).await;
-    coupons.assert(0, &["COUPON", "REMAINING", "summer", "여름 할인"], &[]);
+    coupons.assert(0, &["COUPON", "LEFT", "summer", "여름 할인"], &[]);
     let refused = run(&system, &["issue", "hong", "summer"]).await;
     refused.assert(1, &[], &["already-issued", "userCoupons: /user-coupons/hong/", "request id", "next:"]);
 }
