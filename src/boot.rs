@@ -119,13 +119,19 @@ pub async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, SetUpE
     })
 }
 
-/// Turns a process's end into its exit code: 0 ok, 1 failed, 5 set-up.
+/// Turns a process's end into its exit code: 0 ok, 1 failed, 2 usage, 5 set-up.
 pub fn exit(ended: anyhow::Result<()>) -> ExitCode {
     const FAILED: u8 = 1;
+    const USAGE: u8 = 2;
     const SET_UP: u8 = 5;
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            // What only shows itself to be wrong usage once the work has begun.
+            if let Some(usage) = error.downcast_ref::<clap::Error>() {
+                eprint!("{usage}");
+                return ExitCode::from(USAGE);
+            }
             eprintln!("error: {error:#}");
             ExitCode::from(if error.is::<SetUpError>() { SET_UP } else { FAILED })
         }

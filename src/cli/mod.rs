@@ -1,13 +1,48 @@
 //! `couponctl`: noun, then verb.
+//!
+//! `dev` and `check` have the servers in hand. Everything else goes through the HTTP API alone,
+//! knows no more than its JSON, and so works against any deployment.
 
 mod check;
+pub mod client;
+mod completion;
+mod coupon;
+mod dead_letter;
 mod dev;
+mod issue;
+mod prompt;
+mod service;
+mod table;
+mod user;
+mod watch;
+mod worker;
 
 use clap::{Parser, Subcommand};
 
-/// Runs and examines the Coupon System.
+/// Runs, steers and examines the Coupon System.
+///
+/// `dev` starts everything on this machine and `check` examines an environment. The other commands
+/// talk to a running API, named by --api-url or COUPON_API_URL. Each has an example in its --help.
 #[derive(Debug, Parser)]
-#[command(name = "couponctl", version, propagate_version = true)]
+#[command(
+    name = "couponctl",
+    version,
+    propagate_version = true,
+    after_long_help = "\
+Examples:
+  couponctl dev
+  couponctl coupon create --id summer --name Summer --total 100 \\
+      --ends-at 2036-01-01T00:00:00Z
+  couponctl user create u1
+  couponctl issue u1 summer --wait
+  couponctl watch
+
+Exit codes:
+  0  ok
+  1  failed, or the API answered with a problem
+  2  the command is wrong
+  5  the environment is wrong (dev, check)"
+)]
 pub struct Command {
     #[command(subcommand)]
     task: Task,
@@ -17,14 +52,98 @@ pub struct Command {
 enum Task {
     Dev(dev::Dev),
     Check(check::Check),
+    Coupon(coupon::Coupon),
+    User(user::User),
+    Issue(issue::Issue),
+    Issuance(issue::Issuance),
+    Worker(worker::Worker),
+    DeadLetter(dead_letter::DeadLetter),
+    Service(service::Service),
+    Watch(watch::Watch),
+    Completion(completion::Completion),
 }
 
 impl Command {
     /// Carries the command out.
     pub async fn run(self) -> anyhow::Result<()> {
-        match self.task {
+        let ended = match self.task {
             Task::Dev(dev) => dev.run().await,
             Task::Check(check) => check.run().await,
+            Task::Coupon(coupon) => coupon.run().await,
+            Task::User(user) => user.run().await,
+            Task::Issue(issue) => issue.run().await,
+            Task::Issuance(issuance) => issuance.run().await,
+            Task::Worker(worker) => worker.run().await,
+            Task::DeadLetter(dead_letter) => dead_letter.run().await,
+            Task::Service(service) => service.run().await,
+            Task::Watch(watch) => watch.run().await,
+            Task::Completion(completion) => completion.run(),
+        };
+        match ended {
+            Err(error) if nobody_reads(&error) => Ok(()),
+            ended => ended,
+        }
+    }
+}
+
+/// Whether the reader of our output went away, as `head` does.
+fn nobody_reads(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_command_says_what_it_does_and_gives_an_example() {
+        fn walk(command: &clap::Command) {
+            let name = command.get_name();
+            assert!(command.get_about().is_some(), "{name} says nothing of itself");
+            for argument in command.get_arguments() {
+                assert!(
+                    argument.get_help().is_some(),
+                    "{name}: {} says nothing of itself",
+                    argument.get_id()
+                );
+            }
+            let verbs: Vec<_> = command.get_subcommands().filter(|verb| verb.get_name() != "help").collect();
+            let shown = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+            if verbs.is_empty() && !["dev", "check"].contains(&name) {
+                assert!(shown.contains("couponctl "), "{name} gives no example");
+            }
+            verbs.into_iter().for_each(walk);
+        }
+        let command = Command::command();
+        command.clone().debug_assert();
+        walk(&command);
+    }
+
+    #[test]
+    fn every_example_is_a_command() {
+        fn walk(command: &clap::Command, examples: &mut Vec<String>) {
+            let shown = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+            let shown = shown.replace("\\\n", " ");
+            let lines = shown.lines().filter_map(|line| line.trim().strip_prefix("couponctl "));
+            examples.extend(lines.map(|line| line.split(['>', '|']).next().unwrap_or_default().to_owned()));
+            command.get_subcommands().for_each(|verb| walk(verb, examples));
+        }
+        let mut examples = Vec::new();
+        walk(&Command::command(), &mut examples);
+        assert!(examples.len() > 20);
+        for example in examples {
+            // Words, as a shell takes them apart: quotes hold one together.
+            let mut words = vec!["couponctl".to_owned()];
+            for (number, part) in example.split('\'').enumerate() {
+                if number % 2 == 1 {
+                    words.push(part.to_owned());
+                } else {
+                    words.extend(part.split_whitespace().map(str::to_owned));
+                }
+            }
+            assert!(Command::try_parse_from(words).is_ok(), "{example}");
         }
     }
 }

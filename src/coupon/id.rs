@@ -12,6 +12,10 @@ pub(crate) fn check_id(text: &str, extra: &str) -> Result<(), String> {
     if text.len() > MAX_LEN {
         return Err(format!("must have at most {MAX_LEN} characters"));
     }
+    // In a URL they mean a folder, so the request would be about something else.
+    if matches!(text, "." | "..") {
+        return Err("must not be \".\" or \"..\"".into());
+    }
     match text.chars().find(|c| !c.is_ascii_alphanumeric() && !extra.contains(*c)) {
         None => Ok(()),
         Some(wrong) => Err(format!(
@@ -60,7 +64,7 @@ mod tests {
 
     #[test]
     fn an_id_that_could_break_a_key_or_an_entry_is_refused() {
-        for wrong in ["", "a b", "a\n", "{0}", "a:b", "쿠폰", "a/b", &"x".repeat(65)] {
+        for wrong in ["", "a b", "a\n", "{0}", "a:b", "쿠폰", "a/b", ".", "..", &"x".repeat(65)] {
             assert!(wrong.parse::<CouponId>().is_err(), "{wrong:?}");
         }
         for right in ["summer", "A.b_c-9", &"x".repeat(64)] {

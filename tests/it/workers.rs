@@ -4,7 +4,6 @@ use coupon_system::coupon::CouponId;
 use coupon_system::issuance::IssuanceId;
 use coupon_system::keys::GROUP;
 use coupon_system::queue::{self, DEAD_LETTER_CONSUMER, Read, Reader, Which, dead, registry};
-use mongodb::bson::doc;
 
 use crate::helpers::{System, eventually};
 
@@ -138,20 +137,12 @@ async fn an_entry_that_was_trimmed_or_whose_consumer_was_deleted_is_appended_ane
     assert_eq!(system.queue().await, (0, 0));
 }
 
-/// Lets MongoDB refuse every record of one user.
-async fn poison(system: &System, user: Option<&str>) {
-    let validator = user.map_or_else(|| doc! {}, |user| doc! {"userId": {"$ne": user}});
-    let changed =
-        system.backends.database.run_command(doc! {"collMod": "user_coupons", "validator": validator});
-    changed.await.expect("it is changed");
-}
-
 #[tokio::test]
 async fn one_poison_entry_among_a_hundred_is_set_aside_alone_and_issued_when_redriven() {
     let system = System::start().await;
     let coupon = system.coupon("c", 100, 1).await;
     let ids = accept(&system, &coupon, 100).await;
-    poison(&system, Some("u50")).await;
+    system.poison(Some("u50")).await;
     system.worker();
     let letter = eventually("it is set aside", async || {
         let (mut letters, _) = dead::scan(system.partition(), 0, 100).await.expect("a look");
@@ -168,7 +159,7 @@ async fn one_poison_entry_among_a_hundred_is_set_aside_alone_and_issued_when_red
     assert_eq!(system.queue().await, (1, 1));
     assert!(consumers(&system).await.contains(&DEAD_LETTER_CONSUMER.to_owned()));
 
-    poison(&system, None).await;
+    system.poison(None).await;
     assert!(dead::redrive(system.partition(), ids[50]).await.expect("it is sent through again"));
     assert_eq!(system.client.decided(&ids[50].to_string()).await.state(), "issued");
     let stock = system.settled(&coupon).await;
@@ -224,7 +215,7 @@ async fn dead_letters_are_listed_shown_redriven_and_discarded_over_http() {
     system.users("u", 2).await;
     let coupon = system.coupon("c", 2, 1).await;
     let id = system.client.issue("u0", "c", None).await.id();
-    poison(&system, Some("u0")).await;
+    system.poison(Some("u0")).await;
     system.worker();
     let path = format!("/dead-letters/{id}");
     let send = async |method: &str, path: &str| system.client.send(system.client.request(method, path)).await;
@@ -252,7 +243,7 @@ async fn dead_letters_are_listed_shown_redriven_and_discarded_over_http() {
         .await;
     // Still poison even as a rejection: it cannot be discarded yet, and nothing is lost.
     assert_eq!(send("POST", &format!("{path}/discard")).await.status, 503);
-    poison(&system, None).await;
+    system.poison(None).await;
     let discarded = send("POST", &format!("{path}/discard")).await;
     assert_eq!((discarded.status, discarded.state()), (200, "rejected"));
     assert_eq!(discarded.body["problem"]["code"], "discarded");

@@ -48,9 +48,14 @@ impl Answer {
 
 impl Client {
     pub fn new(address: SocketAddr) -> Self {
-        let http =
-            reqwest::Client::builder().pool_max_idle_per_host(600).no_proxy().build().expect("a client");
+        let builder = coupon_system::cli::client::builder().expect("TLS");
+        let http = builder.pool_max_idle_per_host(600).no_proxy().build().expect("a client");
         Client { http, base: format!("http://{address}") }
+    }
+
+    /// Where the API is.
+    pub fn base(&self) -> &str {
+        &self.base
     }
 
     /// A request to be completed by the test.

@@ -18,6 +18,7 @@ use coupon_system::user::User;
 use coupon_system::worker::{Decider, Pace, Worker};
 use coupon_system::{api, recovery};
 use jiff::{SignedDuration, Timestamp};
+use mongodb::bson::doc;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -182,6 +183,14 @@ impl System {
             .collect();
         self.backends.users.insert(&users).await.expect("they are registered");
         names
+    }
+
+    /// Lets MongoDB refuse every record of one user; of nobody any more with `None`.
+    pub async fn poison(&self, user: Option<&str>) {
+        let validator = user.map_or_else(|| doc! {}, |user| doc! {"userId": {"$ne": user}});
+        let changed =
+            self.backends.database.run_command(doc! {"collMod": "user_coupons", "validator": validator});
+        changed.await.expect("it is changed");
     }
 
     pub async fn stock(&self, coupon: &CouponId) -> Stock {

@@ -1,0 +1,456 @@
+//! Talking to the API, and saying what to do when it does not answer as hoped.
+//!
+//! An answer is kept as it came, so that `--json` can print it unchanged.
+
+use std::fmt;
+use std::io::Write;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use reqwest::Method;
+use reqwest::header::{ACCEPT_LANGUAGE, HeaderMap, HeaderName, HeaderValue};
+use serde_json::Value;
+
+use super::table;
+
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// A little longer than the API gives itself.
+const ANSWER_MAX: Duration = Duration::from_secs(35);
+
+/// Where the API is.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "API")]
+pub(super) struct Target {
+    /// The API to talk to
+    #[arg(
+        long,
+        global = true,
+        env = "COUPON_API_URL",
+        default_value = "http://127.0.0.1:3000",
+        value_name = "URL"
+    )]
+    api_url: ApiUrl,
+
+    /// The language of problems and reasons
+    #[arg(long, global = true, value_enum)]
+    lang: Option<Lang>,
+}
+
+/// Where the API is, and how its answers are shown.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ApiArgs {
+    #[command(flatten)]
+    target: Target,
+
+    /// Print the API's JSON unchanged instead of tables; a problem too
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Lang {
+    En,
+    Ko,
+}
+
+/// The base of the API: http or https, with a path where the service lives under one.
+#[derive(Debug, Clone)]
+struct ApiUrl(reqwest::Url);
+
+impl FromStr for ApiUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let url =
+            reqwest::Url::parse(text).map_err(|why| format!("{why}; it looks like http://127.0.0.1:3000"))?;
+        if !["http", "https"].contains(&url.scheme()) || !url.has_host() {
+            return Err("must begin with http:// or https://, such as http://127.0.0.1:3000".into());
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("must not have a user or a password in it".into());
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("must end with the path, without ? or #".into());
+        }
+        Ok(ApiUrl(url))
+    }
+}
+
+impl fmt::Display for ApiUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str().trim_end_matches('/'))
+    }
+}
+
+impl ApiUrl {
+    /// Whether it is on this machine, where no proxy is wanted.
+    fn is_loopback(&self) -> bool {
+        match self.0.host_str().unwrap_or_default().trim_matches(['[', ']']) {
+            "localhost" => true,
+            host => host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback()),
+        }
+    }
+}
+
+/// Begins a client of HTTP. Every one must begin here: TLS is done with the one crypto provider and
+/// the compiled-in authorities that the drivers of Redis and MongoDB use too.
+pub fn builder() -> anyhow::Result<reqwest::ClientBuilder> {
+    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let tls = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        .with_safe_default_protocol_versions()
+        .context("TLS cannot be set up")?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(reqwest::Client::builder().tls_backend_preconfigured(tls))
+}
+
+impl Target {
+    /// A client of this API.
+    pub(super) fn open(&self) -> anyhow::Result<Api> {
+        let mut headers = HeaderMap::new();
+        if let Some(lang) = self.lang {
+            let tag = match lang {
+                Lang::En => "en",
+                Lang::Ko => "ko",
+            };
+            headers.insert(ACCEPT_LANGUAGE, HeaderValue::from_static(tag));
+        }
+        let mut http = builder()?
+            .default_headers(headers)
+            .user_agent(concat!("couponctl/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(CONNECT_MAX)
+            .timeout(ANSWER_MAX);
+        if self.api_url.is_loopback() {
+            http = http.no_proxy();
+        }
+        let http = http.build().context("the HTTP client cannot be set up")?;
+        Ok(Api { http, base: self.api_url.to_string() })
+    }
+}
+
+impl ApiArgs {
+    /// A client of this API that prints as it was asked to.
+    pub(super) fn open(&self) -> anyhow::Result<Session> {
+        Ok(Session { api: self.target.open()?, json: self.json })
+    }
+}
+
+/// A client of one API.
+#[derive(Debug, Clone)]
+pub(super) struct Api {
+    http: reqwest::Client,
+    base: String,
+}
+
+/// What the API said.
+#[derive(Debug, Clone)]
+pub(super) struct Answer {
+    pub body: Value,
+    /// The body as it came.
+    pub raw: String,
+}
+
+/// One request, to be completed and sent.
+#[derive(Debug, Clone)]
+pub(super) struct Request {
+    method: Method,
+    path: String,
+    query: Vec<(&'static str, String)>,
+    header: Option<(HeaderName, String)>,
+    body: Option<Value>,
+    repeatable: bool,
+}
+
+impl Request {
+    fn new(method: Method, path: impl Into<String>) -> Self {
+        Request { method, path: path.into(), query: Vec::new(), header: None, body: None, repeatable: true }
+    }
+
+    pub fn get(path: impl Into<String>) -> Self {
+        Self::new(Method::GET, path)
+    }
+
+    pub fn post(path: impl Into<String>) -> Self {
+        Self::new(Method::POST, path)
+    }
+
+    pub fn patch(path: impl Into<String>) -> Self {
+        Self::new(Method::PATCH, path)
+    }
+
+    pub fn body(mut self, body: Value) -> Self {
+        self.body = Some(body);
+        self
+    }
+
+    /// Says whether sending it twice is the same as once. If not, nobody is told to just repeat it.
+    pub fn repeatable(mut self, repeatable: bool) -> Self {
+        self.repeatable = repeatable;
+        self
+    }
+
+    /// Adds a query parameter, if it is given.
+    pub fn query(mut self, name: &'static str, value: Option<impl fmt::Display>) -> Self {
+        self.query.extend(value.map(|value| (name, value.to_string())));
+        self
+    }
+
+    /// Adds a header, if it is given.
+    pub fn header(mut self, name: &'static str, value: Option<String>) -> Self {
+        self.header = value.map(|value| (HeaderName::from_static(name), value));
+        self
+    }
+}
+
+impl Api {
+    /// Sends a request and reads its answer to the end.
+    pub async fn send(&self, request: Request) -> Result<Answer, CallError> {
+        let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(request.query).finish();
+        let mark = if query.is_empty() { "" } else { "?" };
+        let url = format!("{}{}{mark}{query}", self.base, request.path);
+        let mut sent = self.http.request(request.method, url);
+        if let Some((name, value)) = request.header {
+            sent = sent.header(name, value);
+        }
+        if let Some(body) = request.body {
+            sent = sent.json(&body);
+        }
+        let no_answer = |source| CallError::NoAnswer { base: self.base.clone(), source };
+        let response = sent.send().await.map_err(no_answer)?;
+        let status = response.status();
+        let raw = response.text().await.map_err(no_answer)?;
+        let body = serde_json::from_str::<Value>(&raw).ok();
+        match body {
+            Some(body) if status.is_success() => Ok(Answer { body, raw }),
+            Some(body) if body["code"].is_string() => {
+                let repeatable = request.repeatable;
+                Err(CallError::Problem { answer: Answer { body, raw }, repeatable })
+            }
+            _ => Err(CallError::NotTheApi { base: self.base.clone(), status: status.as_u16() }),
+        }
+    }
+}
+
+/// A client that prints what it is answered.
+#[derive(Debug, Clone)]
+pub(super) struct Session {
+    pub api: Api,
+    json: bool,
+}
+
+impl Session {
+    /// Sends a request. A problem is also printed as JSON, if JSON is wanted.
+    pub async fn send(&self, request: Request) -> anyhow::Result<Answer> {
+        let answer = self.api.send(request).await;
+        if let Err(CallError::Problem { answer: problem, .. }) = &answer
+            && self.json
+        {
+            print(&problem.raw)?;
+        }
+        Ok(answer?)
+    }
+
+    /// Prints an answer: as JSON unchanged, or as `words` puts it for people.
+    pub fn show(&self, answer: &Answer, words: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
+        if self.json { print(&answer.raw) } else { print(&words(&answer.body)) }
+    }
+
+    /// Sends a request and prints its answer.
+    pub async fn send_and_show(
+        &self,
+        request: Request,
+        words: impl FnOnce(&Value) -> String,
+    ) -> anyhow::Result<()> {
+        let answer = self.send(request).await?;
+        self.show(&answer, words)
+    }
+
+    /// Whether JSON is printed: one document, and nothing beside it.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+}
+
+/// Prints text, and ends the line if it does not.
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    if !text.ends_with('\n') {
+        out.write_all(b"\n")?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+/// Why there is no good answer. Each says what to do next.
+#[derive(Debug)]
+pub(super) enum CallError {
+    /// The API answered with a problem.
+    Problem { answer: Answer, repeatable: bool },
+    /// Nobody answered, or not to the end.
+    NoAnswer { base: String, source: reqwest::Error },
+    /// Somebody else answered.
+    NotTheApi { base: String, status: u16 },
+}
+
+impl CallError {
+    /// Whether the same request may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            CallError::Problem { answer, .. } => answer.body["retryable"] == true,
+            CallError::NoAnswer { .. } => true,
+            CallError::NotTheApi { .. } => false,
+        }
+    }
+}
+
+impl std::error::Error for CallError {}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CallError::Problem { answer, repeatable } => write_problem(f, &answer.body, *repeatable),
+            CallError::NoAnswer { base, source } => {
+                let root = root_of(source);
+                if source.is_connect() {
+                    write!(f, "cannot connect to {base} ({root})\n  next: {START}")
+                } else if source.is_timeout() {
+                    write!(
+                        f,
+                        "{base} did not answer within {} s; what was asked for may have happened\n  \
+                         next: look whether it happened, then run the command again",
+                        ANSWER_MAX.as_secs()
+                    )
+                } else {
+                    write!(
+                        f,
+                        "{base} broke off its answer; what was asked for may have happened ({root})\n  \
+                         next: look whether it happened, then run the command again"
+                    )
+                }
+            }
+            CallError::NotTheApi { base, status } => write!(
+                f,
+                "{base} answered {status}, and not as the Coupon System's API does\n  \
+                 next: name the API with --api-url or COUPON_API_URL, with the path it lives under"
+            ),
+        }
+    }
+}
+
+const START: &str = "start the system there (on this machine: `cargo run -- dev`), or name another API with \
+                     --api-url or COUPON_API_URL";
+
+/// The cause behind an error that only says that something failed.
+fn root_of(error: &dyn std::error::Error) -> &dyn std::error::Error {
+    error.source().map_or(error, root_of)
+}
+
+fn write_problem(f: &mut fmt::Formatter<'_>, problem: &Value, repeatable: bool) -> fmt::Result {
+    let text = |name: &str| table::clean(problem[name].as_str().unwrap_or_default());
+    let code = text("code");
+    write!(f, "{} ({} {code})\n  {}", text("title"), problem["status"], text("detail"))?;
+    for error in problem["errors"].as_array().into_iter().flatten() {
+        let place = error["pointer"].as_str().or(error["parameter"].as_str()).unwrap_or("?");
+        let why = error["detail"].as_str().unwrap_or_default();
+        write!(f, "\n  {}: {}", table::clean(place), table::clean(why))?;
+    }
+    for name in ["startsAt", "userCoupons", "issuances"] {
+        match &problem[name] {
+            Value::Null => {}
+            Value::Array(links) => {
+                for link in links.iter().filter_map(Value::as_str) {
+                    write!(f, "\n  {name}: {}", table::clean(link))?;
+                }
+            }
+            value => write!(f, "\n  {name}: {}", table::clean(value.as_str().unwrap_or_default()))?,
+        }
+    }
+    write!(f, "\n  request id: {}\n  next: {}", text("requestId"), next_step(&code, problem, repeatable))
+}
+
+/// What somebody who met a problem can do.
+fn next_step(code: &str, problem: &Value, repeatable: bool) -> String {
+    let advice = match code {
+        "malformed" | "invalid" => "mend what is named above; --help says what each flag takes",
+        "coupon-not-found" => "`couponctl coupon list` shows what there is",
+        "user-not-found" => "`couponctl user create ID` registers a user; `couponctl user list` shows who is",
+        "issuance-not-found" => {
+            "use the id that `couponctl issue` printed; `couponctl dead-letter list` shows dead letters"
+        }
+        "coupon-exists" => "choose another id, or look at that one with `couponctl coupon show ID`",
+        "user-exists" => "choose another id, or look at that one with `couponctl user show ID`",
+        "already-issued" => "`couponctl user show USER` shows what the user holds",
+        "sold-out" => "`couponctl coupon restock COUPON UNITS` adds units",
+        "not-started" => "wait for it, or open it now with `couponctl coupon edit COUPON --starts-at TIME`",
+        "ended" => "`couponctl coupon edit COUPON --ends-at TIME` makes it last longer",
+        "paused" => "`couponctl coupon resume COUPON`, or `couponctl service resume` if all is paused",
+        "archived" => "an archived coupon stays archived; make another with `couponctl coupon create`",
+        "not-found" | "method-not-allowed" => {
+            "that API does not know this request: check --api-url, and that both are of one version"
+        }
+        "internal" => "find the request id in the API's log",
+        _ if problem["retryable"] == true && !repeatable => {
+            "look whether it happened before you run the command again: each run adds"
+        }
+        _ if problem["retryable"] == true => {
+            return match problem["retryAfterMs"].as_u64() {
+                Some(ms) => format!("run the command again in {} s", ms.div_ceil(1_000)),
+                None => "run the command again after a while".into(),
+            };
+        }
+        _ => "`couponctl COMMAND --help` shows how it is meant to be used",
+    };
+    advice.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_url_that_is_none_of_an_api_is_refused() {
+        for wrong in
+            ["", "127.0.0.1:3000", "redis://127.0.0.1", "http://u:p@host", "http://host/?a=1", "http://"]
+        {
+            assert!(wrong.parse::<ApiUrl>().is_err(), "{wrong:?}");
+        }
+        let url: ApiUrl = "https://shop.example/coupons-api/".parse().unwrap();
+        assert_eq!(url.to_string(), "https://shop.example/coupons-api");
+        assert!(!url.is_loopback());
+        for here in ["http://localhost:3000", "http://127.0.0.1", "http://[::1]:3000"] {
+            assert!(here.parse::<ApiUrl>().unwrap().is_loopback(), "{here}");
+        }
+    }
+
+    #[test]
+    fn a_client_can_be_built_where_nothing_else_is_set_up() {
+        let target = Target { api_url: "https://shop.example".parse().unwrap(), lang: Some(Lang::Ko) };
+        assert!(target.open().is_ok());
+    }
+
+    #[test]
+    fn a_problem_is_told_with_everything_that_helps() {
+        let body = json!({
+            "title": "Invalid", "status": 422, "detail": "Mend it.", "code": "invalid", "requestId": "r-1",
+            "retryable": false, "errors": [{"pointer": "#/endsAt", "detail": "must be \u{1b}[31mafter"}]
+        });
+        let told = |body: &Value, repeatable| {
+            let answer = Answer { body: body.clone(), raw: String::new() };
+            CallError::Problem { answer, repeatable }.to_string()
+        };
+        let said = told(&body, true);
+        for part in ["Invalid (422 invalid)", "Mend it.", "#/endsAt: must be", "r-1", "next: mend"] {
+            assert!(said.contains(part), "{said}");
+        }
+        assert!(!said.contains('\u{1b}'), "nothing may steer the terminal");
+
+        let away = json!({"code": "unavailable", "status": 503, "retryable": true, "retryAfterMs": 1200});
+        assert!(told(&away, true).ends_with("next: run the command again in 2 s"));
+        assert!(told(&away, false).contains("next: look whether it happened"));
+    }
+}

@@ -1,0 +1,26 @@
+//! `couponctl completion`.
+
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+
+use super::{Command, client};
+
+/// Prints a script that lets a shell complete commands and flags.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  couponctl completion bash > ~/.local/share/bash-completion/completions/couponctl
+  couponctl completion fish > ~/.config/fish/completions/couponctl.fish")]
+pub(super) struct Completion {
+    /// The shell
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+impl Completion {
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Command::command(), "couponctl", &mut script);
+        client::print(&String::from_utf8_lossy(&script))
+    }
+}

@@ -1,0 +1,309 @@
+//! `couponctl coupon`.
+
+use clap::{Args, Subcommand, ValueEnum};
+use jiff::Timestamp;
+use serde_json::{Map, Value, json};
+
+use super::client::{ApiArgs, Request};
+use super::prompt::Yes;
+use super::table::{Column, aside, cell, details, more, number, rows, sentence, table, time, value, words};
+use crate::coupon::{CouponId, Currency, Duration, MAX_PER_USER, MAX_TOTAL};
+
+/// Makes coupons, shows their stock and steers them.
+#[derive(Debug, Args)]
+pub(super) struct Coupon {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    api: ApiArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Create(Create),
+    /// Lists coupons with their stock, newest first
+    #[command(after_long_help = "Example:\n  couponctl coupon list --status open")]
+    List {
+        /// Only those with this status
+        #[arg(long, value_enum)]
+        status: Option<Status>,
+        /// Coupons on a page, up to 500
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=500))]
+        limit: Option<u16>,
+        /// Where to go on, as the page before says
+        #[arg(long)]
+        cursor: Option<String>,
+    },
+    /// Shows one coupon with its stock
+    #[command(after_long_help = "Example:\n  couponctl coupon show summer")]
+    Show {
+        /// The coupon's id
+        id: CouponId,
+    },
+    Edit(Edit),
+    /// Stops accepting requests for a coupon; what was accepted is honoured
+    #[command(after_long_help = "Example:\n  couponctl coupon pause summer")]
+    Pause {
+        /// The coupon's id
+        id: CouponId,
+    },
+    /// Accepts requests for a paused coupon again
+    #[command(after_long_help = "Example:\n  couponctl coupon resume summer")]
+    Resume {
+        /// The coupon's id
+        id: CouponId,
+    },
+    /// Adds units; not safe to repeat, each adds again
+    #[command(after_long_help = "Example:\n  couponctl coupon restock summer 100")]
+    Restock {
+        /// The coupon's id
+        id: CouponId,
+        /// Units to add
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_TOTAL)))]
+        units: u32,
+    },
+    /// Takes a coupon out of the offer, for good
+    #[command(after_long_help = "Example:\n  couponctl coupon archive summer --yes")]
+    Archive {
+        /// The coupon's id
+        id: CouponId,
+        #[command(flatten)]
+        yes: Yes,
+    },
+}
+
+/// Makes a coupon, open now or from --starts-at on
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  couponctl coupon create --id summer --name Summer --total 100 \\
+      --ends-at 2036-01-01T00:00:00Z
+  couponctl coupon create --name '여름 할인' --total 5000 \\
+      --starts-at 2035-06-01T12:00:00+09:00 --ends-at 2035-06-08T00:00:00+09:00 \\
+      --percent-off 10 --max-amount 10000 --valid-for P30D")]
+struct Create {
+    /// Its id: letters, digits and . _ -  (generated if not given)
+    #[arg(long)]
+    id: Option<CouponId>,
+    /// Its name
+    #[arg(long)]
+    name: String,
+    /// Units there are
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_TOTAL)))]
+    total: u32,
+    /// Units that one user may hold (1 if not given)
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_PER_USER)))]
+    per_user: Option<u8>,
+    /// When it opens, such as 2036-01-01T00:00:00+09:00 (now if not given)
+    #[arg(long, value_name = "TIME")]
+    starts_at: Option<Timestamp>,
+    /// When it ends
+    #[arg(long, value_name = "TIME")]
+    ends_at: Timestamp,
+    /// Take this amount off the price
+    #[arg(long, value_name = "AMOUNT", conflicts_with_all = ["percent_off", "max_amount"])]
+    amount_off: Option<u64>,
+    /// Take this part off the price
+    #[arg(long, value_name = "PERCENT")]
+    percent_off: Option<u8>,
+    /// With --percent-off: take off this at most
+    #[arg(long, value_name = "AMOUNT", requires = "percent_off")]
+    max_amount: Option<u64>,
+    /// The currency of all amounts
+    #[arg(long, default_value = "KRW", value_parser = currency)]
+    currency: String,
+    /// The least order that it can be used for
+    #[arg(long, value_name = "AMOUNT")]
+    min_order_amount: Option<u64>,
+    /// Held units are valid until this moment
+    #[arg(long, value_name = "TIME", conflicts_with = "valid_for")]
+    valid_until: Option<Timestamp>,
+    /// Held units are valid this long from their issue, such as P30D
+    #[arg(long, value_name = "DURATION")]
+    valid_for: Option<Duration>,
+}
+
+/// Changes the name, the start of what has not started, or the end
+#[derive(Debug, Args)]
+#[command(
+    group = clap::ArgGroup::new("change").required(true).multiple(true),
+    after_long_help = "\
+Examples:
+  couponctl coupon edit summer --ends-at 2037-01-01T00:00:00Z
+  couponctl coupon edit summer --end-now"
+)]
+struct Edit {
+    /// The coupon's id
+    id: CouponId,
+    /// Its new name
+    #[arg(long, group = "change")]
+    name: Option<String>,
+    /// When it opens, if it has not
+    #[arg(long, value_name = "TIME", group = "change")]
+    starts_at: Option<Timestamp>,
+    /// When it ends: later than it was to, or a moment that is past to end it now
+    #[arg(long, value_name = "TIME", group = "change")]
+    ends_at: Option<Timestamp>,
+    /// End it now
+    #[arg(long, group = "change", conflicts_with = "ends_at")]
+    end_now: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Status {
+    Scheduled,
+    Open,
+    Paused,
+    SoldOut,
+    Ended,
+    Archived,
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Status::Scheduled => "scheduled",
+            Status::Open => "open",
+            Status::Paused => "paused",
+            Status::SoldOut => "soldOut",
+            Status::Ended => "ended",
+            Status::Archived => "archived",
+        })
+    }
+}
+
+fn currency(text: &str) -> Result<String, String> {
+    text.parse::<Currency>().map(|currency| currency.as_str().to_owned())
+}
+
+impl Coupon {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let session = self.api.open()?;
+        let request = match self.verb {
+            Verb::List { status, limit, cursor } => {
+                let request = Request::get("/coupons").query("status", status).query("limit", limit);
+                return session.send_and_show(request.query("cursor", cursor), list).await;
+            }
+            Verb::Create(create) => {
+                let named = create.id.is_some();
+                Request::post("/coupons").body(create.body()).repeatable(named)
+            }
+            Verb::Show { id } => Request::get(format!("/coupons/{id}")),
+            Verb::Edit(edit) => Request::patch(format!("/coupons/{}", edit.id)).body(edit.body()),
+            Verb::Pause { id } => Request::post(format!("/coupons/{id}/pause")),
+            Verb::Resume { id } => Request::post(format!("/coupons/{id}/resume")),
+            Verb::Restock { id, units } => {
+                let request = Request::post(format!("/coupons/{id}/restock"));
+                request.body(json!({"add": units})).repeatable(false)
+            }
+            Verb::Archive { id, yes } => {
+                yes.or_ask(&format!("Take coupon {id} out of the offer, for good?"))?;
+                Request::post(format!("/coupons/{id}/archive"))
+            }
+        };
+        session.send_and_show(request, coupon).await
+    }
+}
+
+impl Create {
+    fn body(self) -> Value {
+        let currency = self.currency;
+        let discount = match (self.amount_off, self.percent_off) {
+            (Some(amount), _) => json!({"type": "fixed", "amount": amount, "currency": currency}),
+            (None, Some(percent)) => {
+                json!({"type": "percent", "percent": percent, "maxAmount": self.max_amount, "currency": currency})
+            }
+            (None, None) => Value::Null,
+        };
+        json!({
+            "id": self.id.as_ref().map(CouponId::as_str),
+            "name": self.name,
+            "total": self.total,
+            "perUser": self.per_user,
+            "startsAt": self.starts_at.unwrap_or_else(Timestamp::now).to_string(),
+            "endsAt": self.ends_at.to_string(),
+            "discount": discount,
+            "minOrderAmount": self.min_order_amount,
+            "validUntil": self.valid_until.map(|moment| moment.to_string()),
+            "validFor": self.valid_for.as_ref().map(Duration::as_str),
+        })
+    }
+}
+
+impl Edit {
+    fn body(&self) -> Value {
+        // Any moment that is past ends it now, whatever the two machines' clocks say.
+        let ends_at = if self.end_now { Some(Timestamp::UNIX_EPOCH) } else { self.ends_at };
+        let changes = [
+            ("name", self.name.clone()),
+            ("startsAt", self.starts_at.map(|moment| moment.to_string())),
+            ("endsAt", ends_at.map(|moment| moment.to_string())),
+        ];
+        let given = changes.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.into())));
+        Value::Object(given.collect::<Map<_, _>>())
+    }
+}
+
+const COLUMNS: [Column; 9] = [
+    words("COUPON"),
+    sentence("NAME"),
+    words("STATUS"),
+    number("LEFT"),
+    number("RESERVED"),
+    number("ISSUED"),
+    number("TOTAL"),
+    aside("STARTS"),
+    aside("ENDS"),
+];
+
+/// Coupons, a line each.
+pub(super) fn list(page: &Value) -> String {
+    let pointers =
+        ["/id", "/name", "/status", "/stock/remaining", "/stock/reserved", "/stock/issued", "/stock/total"];
+    let rows = rows(page, |coupon| {
+        let mut row: Vec<String> = pointers.iter().map(|pointer| cell(coupon, pointer)).collect();
+        row.extend([time(coupon, "/startsAt"), time(coupon, "/endsAt")]);
+        row
+    });
+    table(&COLUMNS, rows, "No coupons: `couponctl coupon create` makes one.") + &more(page)
+}
+
+fn coupon(coupon: &Value) -> String {
+    let number = |pointer: &str| cell(coupon, pointer);
+    let stock = match &coupon["stock"] {
+        Value::Null => "unknown while Redis is away".into(),
+        _ => format!(
+            "{} remaining, {} reserved, {} issued of {}",
+            number("/stock/remaining"),
+            number("/stock/reserved"),
+            number("/stock/issued"),
+            number("/stock/total"),
+        ),
+    };
+    details(&[
+        ("coupon", value(coupon, "/id")),
+        ("name", value(coupon, "/name")),
+        ("status", value(coupon, "/status")),
+        ("stock", Some(stock)),
+        ("per user", value(coupon, "/perUser")),
+        ("starts", value(coupon, "/startsAt")),
+        ("ends", value(coupon, "/endsAt")),
+        ("discount", discount(&coupon["discount"])),
+        ("least order", value(coupon, "/minOrderAmount")),
+        ("valid until", value(coupon, "/validUntil")),
+        ("valid for", value(coupon, "/validFor")),
+        ("created", value(coupon, "/createdAt")),
+    ])
+}
+
+fn discount(discount: &Value) -> Option<String> {
+    let currency = cell(discount, "/currency");
+    match discount["type"].as_str()? {
+        "fixed" => Some(format!("{} {currency}", cell(discount, "/amount"))),
+        "percent" => {
+            let most = value(discount, "/maxAmount").map(|most| format!(", at most {most} {currency}"));
+            Some(format!("{} %{}", cell(discount, "/percent"), most.unwrap_or_default()))
+        }
+        _ => Some(discount.to_string()),
+    }
+}

@@ -1,0 +1,125 @@
+//! `couponctl dead-letter`.
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::client::{ApiArgs, Request};
+use super::issue;
+use super::prompt::Yes;
+use super::table::{aside, cell, details, more, number, rows, sentence, table, time, value, words};
+use crate::issuance::IssuanceId;
+
+/// Deals with entries that failed again and again and were set aside.
+#[derive(Debug, Args)]
+pub(super) struct DeadLetter {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    api: ApiArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Lists what was set aside, and why
+    #[command(after_long_help = "Example:\n  couponctl dead-letter list")]
+    List {
+        /// Where to go on, as the page before says
+        #[arg(long)]
+        cursor: Option<String>,
+    },
+    /// Shows one dead letter
+    #[command(after_long_help = "\
+Example:
+  couponctl dead-letter show 01a206a0-caad-7000-95cf-bcf9c90eb941")]
+    Show {
+        /// The issuance
+        id: IssuanceId,
+    },
+    /// Sends a dead letter through again, once its cause is mended
+    #[command(after_long_help = "\
+Example:
+  couponctl dead-letter redrive 01a206a0-caad-7000-95cf-bcf9c90eb941")]
+    Redrive {
+        /// The issuance
+        id: IssuanceId,
+    },
+    /// Rejects a dead letter for good; its unit is free again
+    #[command(after_long_help = "\
+Example:
+  couponctl dead-letter discard 01a206a0-caad-7000-95cf-bcf9c90eb941 --yes")]
+    Discard {
+        /// The issuance
+        id: IssuanceId,
+        #[command(flatten)]
+        yes: Yes,
+    },
+}
+
+impl DeadLetter {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let session = self.api.open()?;
+        match self.verb {
+            Verb::List { cursor } => {
+                session.send_and_show(Request::get("/dead-letters").query("cursor", cursor), list).await
+            }
+            Verb::Show { id } => {
+                session.send_and_show(Request::get(format!("/dead-letters/{id}")), letter).await
+            }
+            Verb::Redrive { id } => {
+                let request = Request::post(format!("/dead-letters/{id}/redrive"));
+                let words = |body: &Value| {
+                    format!(
+                        "On its way again; `couponctl issuance show {id} --wait` tells what becomes of it.\n{}",
+                        letter(body)
+                    )
+                };
+                session.send_and_show(request, words).await
+            }
+            Verb::Discard { id, yes } => {
+                yes.or_ask(&format!("Reject issuance {id} for good, and give its unit to somebody else?"))?;
+                let request = Request::post(format!("/dead-letters/{id}/discard"));
+                session.send_and_show(request, issue::issuance).await
+            }
+        }
+    }
+}
+
+/// Dead letters, a line each.
+pub(super) fn list(page: &Value) -> String {
+    let columns = [
+        words("ISSUANCE"),
+        aside("ATTEMPTS"),
+        aside("SET ASIDE"),
+        words("COUPON"),
+        words("USER"),
+        number("SERIAL"),
+        sentence("REASON"),
+    ];
+    let rows = rows(page, |letter| {
+        vec![
+            cell(letter, "/id"),
+            cell(letter, "/attempts"),
+            time(letter, "/setAsideAt"),
+            cell(letter, "/payload/couponId"),
+            cell(letter, "/payload/userId"),
+            cell(letter, "/payload/serial"),
+            cell(letter, "/reason"),
+        ]
+    });
+    // A page may be empty though more follow: they are in no order.
+    let nothing = if page["nextCursor"].is_null() { "No dead letters." } else { "None on this page." };
+    table(&columns, rows, nothing) + &more(page)
+}
+
+fn letter(letter: &Value) -> String {
+    details(&[
+        ("issuance", value(letter, "/id")),
+        ("set aside", value(letter, "/setAsideAt")),
+        ("attempts", value(letter, "/attempts")),
+        ("reason", value(letter, "/reason")),
+        ("coupon", value(letter, "/payload/couponId")),
+        ("user", value(letter, "/payload/userId")),
+        ("serial", value(letter, "/payload/serial")),
+        ("accepted", value(letter, "/payload/acceptedAt")),
+    ])
+}

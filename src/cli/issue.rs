@@ -1,0 +1,184 @@
+//! `couponctl issue` and `couponctl issuance`: requesting a coupon, and what becomes of a request.
+
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::client::{Answer, ApiArgs, CallError, Request, Session};
+use super::table::{clean, details, value};
+use crate::coupon::CouponId;
+use crate::issuance::{IdempotencyKey, IssuanceId};
+use crate::user::UserId;
+
+/// Whatever the API says, it is asked again after this long at least and at most.
+const POLL_MIN: Duration = Duration::from_millis(20);
+const POLL_MAX: Duration = Duration::from_secs(5);
+/// When a poll met a problem that passes.
+const POLL_AFTER_PROBLEM: Duration = Duration::from_secs(1);
+
+/// Requests a coupon for a user.
+///
+/// Accepted is not yet issued: --wait tells what was decided, and ends with 1 if that is a rejection
+/// or comes too late. Safe to repeat while the request is queued, and for ever with the same --key.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  couponctl issue u1 summer --wait
+  couponctl issue u1 summer --key order-42")]
+pub(super) struct Issue {
+    /// The user's id
+    user: UserId,
+    /// The coupon's id
+    coupon: CouponId,
+    /// Names this attempt: the same key has the same outcome for ever
+    #[arg(long, value_parser = key)]
+    key: Option<String>,
+    #[command(flatten)]
+    wait: Wait,
+    #[command(flatten)]
+    api: ApiArgs,
+}
+
+/// Shows what became of a request.
+#[derive(Debug, Args)]
+pub(super) struct Issuance {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    api: ApiArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Shows what became of a request: queued, issued or rejected
+    #[command(after_long_help = "\
+Example:
+  couponctl issuance show 01a206a0-caad-7000-95cf-bcf9c90eb941")]
+    Show {
+        /// The id that the request was answered with
+        id: IssuanceId,
+        #[command(flatten)]
+        wait: Wait,
+    },
+}
+
+/// How long to wait for a decision.
+#[derive(Debug, Clone, Copy, Args)]
+struct Wait {
+    /// Wait until it is decided, this long at most (30 if no number is given)
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        default_missing_value = "30",
+        value_parser = clap::value_parser!(u16).range(1..=3600)
+    )]
+    wait: Option<u16>,
+}
+
+fn key(text: &str) -> Result<String, String> {
+    text.parse::<IdempotencyKey>().map(|_| text.to_owned())
+}
+
+impl Issue {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let session = self.api.open()?;
+        let body = json!({"userId": self.user.as_str(), "couponId": self.coupon.as_str()});
+        let request = Request::post("/user-coupons").header("idempotency-key", self.key).body(body);
+        let accepted = session.send(request).await?;
+        self.wait.then_show(&session, accepted).await
+    }
+}
+
+impl Issuance {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let session = self.api.open()?;
+        let Verb::Show { id, wait } = self.verb;
+        let answer = session.send(Request::get(format!("/issuances/{id}"))).await?;
+        wait.then_show(&session, answer).await
+    }
+}
+
+impl Wait {
+    /// Waits, if that is wanted, and shows what is known then. Whoever waited wanted a unit: without
+    /// one, that is a failure.
+    async fn then_show(self, session: &Session, mut answer: Answer) -> anyhow::Result<()> {
+        let Some(seconds) = self.wait else { return session.show(&answer, issuance) };
+        poll(session, &mut answer, Duration::from_secs(seconds.into())).await?;
+        session.show(&answer, issuance)?;
+        let id = answer.body["id"].as_str().unwrap_or_default();
+        match answer.body["state"].as_str() {
+            Some("issued") => Ok(()),
+            Some("queued") => bail!(
+                "it was not decided within {seconds} s; it is accepted and will be\n  next: `couponctl issuance \
+                 show {id} --wait` waits on, `couponctl worker list` shows whether anybody works"
+            ),
+            _ => {
+                let problem = &answer.body["problem"];
+                let text = |name: &str| clean(problem[name].as_str().unwrap_or_default());
+                bail!("it was rejected: {} ({})", text("title"), text("code"))
+            }
+        }
+    }
+}
+
+/// Asks again as the API says, until the issuance is decided or the time is over.
+async fn poll(session: &Session, answer: &mut Answer, wait: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + wait;
+    let mut after = poll_after(answer);
+    while answer.body["state"] == "queued" {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        tokio::time::sleep(after.min(left)).await;
+        let id = answer.body["id"].as_str().unwrap_or_default();
+        match session.api.send(Request::get(format!("/issuances/{id}"))).await {
+            Ok(newer) => {
+                after = poll_after(&newer);
+                *answer = newer;
+            }
+            // It was accepted, so it is there; a service that is away comes back.
+            Err(error) if error.is_retryable() && Instant::now() < deadline => after = POLL_AFTER_PROBLEM,
+            Err(error) => return Err(told(session, error)?.into()),
+        }
+    }
+    Ok(())
+}
+
+/// A problem that ends the wait is shown like any other.
+fn told(session: &Session, error: CallError) -> anyhow::Result<CallError> {
+    if let (CallError::Problem { answer: problem, .. }, true) = (&error, session.is_json()) {
+        super::client::print(&problem.raw)?;
+    }
+    Ok(error)
+}
+
+fn poll_after(answer: &Answer) -> Duration {
+    let ms = answer.body["pollAfterMs"].as_u64().unwrap_or(0);
+    Duration::from_millis(ms).clamp(POLL_MIN, POLL_MAX)
+}
+
+/// An issuance, a line a property.
+pub(super) fn issuance(issuance: &Value) -> String {
+    let estimate = issuance["estimatedWaitMs"].as_u64().map(|ms| format!("about {ms} ms"));
+    let state = match issuance["state"].as_str().unwrap_or_default() {
+        "queued" => "queued: accepted, and not yet decided".to_owned(),
+        decided => decided.to_owned(),
+    };
+    details(&[
+        ("issuance", value(issuance, "/id")),
+        ("state", Some(state)),
+        ("why", value(issuance, "/problem/detail")),
+        ("coupon", value(issuance, "/couponId")),
+        ("user", value(issuance, "/userId")),
+        ("serial", value(issuance, "/serial")),
+        ("ahead", value(issuance, "/ahead")),
+        ("wait", estimate),
+        ("accepted", value(issuance, "/acceptedAt")),
+        ("decided", value(issuance, "/decidedAt")),
+        ("user coupon", value(issuance, "/userCoupon")),
+    ])
+}

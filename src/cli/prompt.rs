@@ -1,0 +1,37 @@
+//! Asking before what cannot be undone.
+
+use std::io::{IsTerminal, Write};
+
+use anyhow::bail;
+use clap::{Args, CommandFactory, error::ErrorKind};
+
+use super::Command;
+
+/// The word of whoever cannot be asked.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct Yes {
+    /// Do it without asking; needed where nobody can be asked
+    #[arg(long)]
+    yes: bool,
+}
+
+impl Yes {
+    /// Asks on a terminal; elsewhere `--yes` must have been given.
+    pub(super) fn or_ask(self, question: &str) -> anyhow::Result<()> {
+        if self.yes {
+            return Ok(());
+        }
+        if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+            let why = "this cannot be undone, and there is no terminal to ask on: give --yes";
+            return Err(Command::command().error(ErrorKind::MissingRequiredArgument, why).into());
+        }
+        eprint!("{question} [y/N] ");
+        std::io::stderr().flush()?;
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer)?;
+        if !["y", "yes"].contains(&answer.trim().to_ascii_lowercase().as_str()) {
+            bail!("nothing was done");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,119 @@
+//! `couponctl user`.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::client::{ApiArgs, Request};
+use super::table::{aside, cell, details, more, number, rows, sentence, table, time, value, words};
+use crate::user::UserId;
+
+/// Registers users and shows what they hold.
+#[derive(Debug, Args)]
+pub(super) struct User {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    api: ApiArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Registers a user
+    #[command(after_long_help = "Example:\n  couponctl user create hong --name '홍길동'")]
+    Create {
+        /// The user's id: letters, digits and . _ : @ -  (generated if not given)
+        id: Option<UserId>,
+        /// The user's name (the id if not given)
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Registers many users with random ids, for trials; adds, never deletes
+    #[command(after_long_help = "Example:\n  couponctl user random 1000")]
+    Random {
+        /// How many, up to 100000
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        count: u32,
+    },
+    /// Lists users, newest first
+    #[command(after_long_help = "Example:\n  couponctl user list --limit 10")]
+    List {
+        /// Users on a page, up to 500
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=500))]
+        limit: Option<u16>,
+        /// Where to go on, as the page before says
+        #[arg(long)]
+        cursor: Option<String>,
+    },
+    /// Shows a user, with the newest of what they hold
+    #[command(after_long_help = "Example:\n  couponctl user show u1")]
+    Show {
+        /// The user's id
+        id: UserId,
+    },
+}
+
+impl User {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let session = self.api.open()?;
+        match self.verb {
+            Verb::Create { id, name } => {
+                let body = json!({"id": id.as_ref().map(UserId::as_str), "name": name});
+                let request = Request::post("/users").body(body).repeatable(id.is_some());
+                session.send_and_show(request, user).await
+            }
+            Verb::Random { count } => {
+                let request = Request::post("/users/random").query("count", Some(count)).repeatable(false);
+                session.send_and_show(request, created).await
+            }
+            Verb::List { limit, cursor } => {
+                let request = Request::get("/users").query("limit", limit).query("cursor", cursor);
+                session.send_and_show(request, list).await
+            }
+            Verb::Show { id } => {
+                session.send_and_show(Request::get(format!("/users/{id}")), user_with_coupons).await
+            }
+        }
+    }
+}
+
+fn list(page: &Value) -> String {
+    let rows = rows(page, |user| vec![cell(user, "/id"), cell(user, "/name"), time(user, "/createdAt")]);
+    table(&[words("USER"), sentence("NAME"), words("REGISTERED")], rows, "No users.") + &more(page)
+}
+
+fn user(user: &Value) -> String {
+    details(&[
+        ("user", value(user, "/id")),
+        ("name", value(user, "/name")),
+        ("registered", value(user, "/createdAt")),
+    ])
+}
+
+fn user_with_coupons(body: &Value) -> String {
+    let columns = [
+        words("COUPON"),
+        number("SERIAL"),
+        words("STATUS"),
+        words("ISSUED"),
+        aside("VALID UNTIL"),
+        words("USER COUPON"),
+    ];
+    let rows = body["coupons"].as_array().into_iter().flatten().map(|held| {
+        vec![
+            cell(held, "/couponId"),
+            cell(held, "/serial"),
+            cell(held, "/status"),
+            time(held, "/issuedAt"),
+            time(held, "/validUntil"),
+            cell(held, "/id"),
+        ]
+    });
+    format!("{}\n{}", user(body), table(&columns, rows.collect(), "Holds no coupons."))
+}
+
+fn created(body: &Value) -> String {
+    let ids: Vec<&str> = body["ids"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let count = body["created"].as_u64().unwrap_or(0);
+    let rest = if count > ids.len() as u64 { ", …" } else { "" };
+    format!("Registered {count} users: {}{rest}", ids.join(", "))
+}

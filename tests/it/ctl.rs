@@ -1,0 +1,274 @@
+//! `couponctl` as an operator types it: against a running API, and against none.
+
+use std::process::{Output, Stdio};
+
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::helpers::{System, eventually};
+
+/// The tool, with an API.
+fn ctl(api: &str, words: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_couponctl"));
+    command.args(words).env("COUPON_API_URL", api).stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+/// How a command ended, and what it printed.
+struct Ended {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        Ended {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).expect("UTF-8"),
+            err: String::from_utf8(output.stderr).expect("UTF-8"),
+        }
+    }
+}
+
+impl Ended {
+    #[track_caller]
+    fn assert(&self, code: i32, out: &[&str], err: &[&str]) {
+        assert_eq!(self.code, Some(code), "{}\n{}", self.out, self.err);
+        for part in out {
+            assert!(self.out.contains(part), "no {part:?} in:\n{}", self.out);
+        }
+        for part in err {
+            assert!(self.err.contains(part), "no {part:?} in:\n{}", self.err);
+        }
+    }
+
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}:\n{}\n{}", self.out, self.err))
+    }
+}
+
+async fn run(system: &System, words: &[&str]) -> Ended {
+    ctl(system.client.base(), words).output().await.expect("it runs").into()
+}
+
+const ENDS: &str = "2036-01-01T09:00:00+09:00";
+
+#[tokio::test]
+async fn a_coupon_is_made_issued_and_shown() {
+    let system = System::start().await;
+    system.worker();
+    let made = run(
+        &system,
+        &[
+            "coupon",
+            "create",
+            "--id",
+            "summer",
+            "--name",
+            "여름 할인",
+            "--total",
+            "2",
+            "--ends-at",
+            ENDS,
+            "--percent-off",
+            "10",
+            "--max-amount",
+            "10000",
+            "--valid-for",
+            "P30D",
+        ],
+    )
+    .await;
+    made.assert(
+        0,
+        &["summer", "여름 할인", "open", "2 remaining", "10 %, at most 10000 KRW", "2036-01-01T00:00:00Z"],
+        &[],
+    );
+    run(&system, &["user", "create", "hong", "--name", "홍길동"]).await.assert(0, &["hong", "홍길동"], &[]);
+
+    let issued = run(&system, &["issue", "hong", "summer", "--key", "order 42", "--wait"]).await;
+    issued.assert(0, &["state", "issued", "serial", "/user-coupons/hong/"], &[]);
+    let again = run(&system, &["issue", "hong", "summer", "--key", "order 42", "--json"]).await.json();
+    let id = again["id"].as_str().expect("an id").to_owned();
+    assert!(issued.out.contains(&id), "the same key, the same issuance");
+    let shown = run(&system, &["issuance", "show", &id, "--json"]).await.json();
+    assert_eq!((shown["state"].as_str(), shown["serial"].as_u64()), (Some("issued"), Some(1)));
+    run(&system, &["issuance", "show", &id]).await.assert(0, &[&id, "issued"], &[]);
+
+    let held = run(&system, &["user", "show", "hong"]).await;
+    held.assert(0, &["홍길동", "COUPON", "summer", "active"], &[]);
+    let coupons = run(&system, &["coupon", "list", "--status", "open"]).await;
+    coupons.assert(0, &["COUPON", "LEFT", "summer", "여름 할인"], &[]);
+    let refused = run(&system, &["issue", "hong", "summer"]).await;
+    refused.assert(1, &[], &["already-issued", "userCoupons: /user-coupons/hong/", "request id", "next:"]);
+}
+
+#[tokio::test]
+async fn a_coupon_is_steered() {
+    let system = System::start().await;
+    let users = system.users("u", 2).await;
+    system.coupon("c", 5, 1).await;
+    run(&system, &["coupon", "pause", "c"]).await.assert(0, &["paused"], &[]);
+    run(&system, &["issue", "u0", "c"]).await.assert(1, &[], &["paused", "couponctl coupon resume"]);
+    run(&system, &["coupon", "resume", "c"]).await.assert(0, &["open"], &[]);
+    run(&system, &["coupon", "restock", "c", "7"]).await.assert(0, &["of 12"], &[]);
+    run(&system, &["coupon", "edit", "c", "--name", "new name"]).await.assert(0, &["new name"], &[]);
+    run(&system, &["coupon", "edit", "c"]).await.assert(2, &[], &["--name", "--end-now"]);
+    run(&system, &["service", "pause"]).await.assert(0, &["nothing new is accepted"], &[]);
+    run(&system, &["issue", "u0", "c"]).await.assert(1, &[], &["couponctl service resume"]);
+    run(&system, &["service", "resume"]).await.assert(0, &["accepts requests"], &[]);
+    run(&system, &["coupon", "edit", "c", "--end-now"]).await.assert(0, &["ended"], &[]);
+    run(&system, &["coupon", "archive", "c"]).await.assert(2, &[], &["--yes"]);
+    run(&system, &["coupon", "archive", "c", "--yes"]).await.assert(0, &["archived"], &[]);
+
+    run(&system, &["user", "random", "12"]).await.assert(0, &["Registered 12 users", "…"], &[]);
+    let page = run(&system, &["user", "list", "--limit", "3"]).await;
+    page.assert(0, &["USER", "more:", "--cursor"], &[]);
+    let cursor = page.out.split_whitespace().last().expect("a cursor");
+    let rest = run(&system, &["user", "list", "--cursor", cursor, "--json"]).await.json();
+    assert_eq!(rest["items"].as_array().map(Vec::len), Some(12 + users.len() - 3));
+}
+
+#[tokio::test]
+async fn json_is_what_the_api_says_and_nothing_else() {
+    let system = System::start().await;
+    system.coupon("c", 5, 1).await;
+    for (words, path) in [
+        (&["coupon", "list", "--json"][..], "/coupons"),
+        (&["coupon", "--json", "show", "c"], "/coupons/c"),
+        (&["user", "list", "--json"], "/users"),
+        (&["worker", "list", "--json"], "/workers"),
+        (&["dead-letter", "list", "--json"], "/dead-letters"),
+    ] {
+        let told = run(&system, words).await;
+        assert_eq!((told.code, told.json()), (Some(0), system.client.get(path).await.body), "{words:?}");
+    }
+    let problem = run(&system, &["coupon", "show", "nothing", "--json"]).await;
+    problem.assert(1, &[], &["couponctl coupon list"]);
+    assert_eq!(problem.json()["code"], "coupon-not-found");
+}
+
+#[tokio::test]
+async fn a_problem_is_told_with_its_field_in_the_language_that_was_asked_for() {
+    let system = System::start().await;
+    let words = ["coupon", "create", "--name", "x", "--total", "1", "--ends-at", "2020-01-01T00:00:00Z"];
+    let refused = run(&system, &words).await;
+    refused.assert(1, &[], &["422 invalid", "#/endsAt: must be after startsAt", "request id:", "next:"]);
+    assert_eq!(refused.out, "");
+    let mut korean = words.to_vec();
+    korean.extend(["--lang", "ko"]);
+    run(&system, &korean).await.assert(1, &[], &["유효하지 않은 요청", "#/endsAt"]);
+}
+
+#[tokio::test]
+async fn where_nobody_answers_the_next_step_is_told() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let api = format!("http://{free}");
+    for words in [&["coupon", "list"][..], &["issue", "u", "c", "--wait"], &["watch"]] {
+        let ended: Ended = ctl(&api, words).output().await.expect("it runs").into();
+        ended.assert(1, &[], &[&api, "refused", "cargo run -- dev", "--api-url", "COUPON_API_URL"]);
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_right_is_wrong_usage() {
+    for words in [
+        &["coupon", "show", "a b"][..],
+        &["coupon", "pause", ".."],
+        &["user", "show", "a/b"],
+        &["issuance", "show", "42"],
+        &["dead-letter", "redrive", "nonsense"],
+        &["coupon", "create", "--name", "x", "--total", "0", "--ends-at", ENDS],
+        &["coupon", "create", "--name", "x", "--total", "1", "--ends-at", "tomorrow"],
+        &["coupon", "create", "--name", "x", "--total", "1", "--ends-at", ENDS, "--valid-for", "P0D"],
+        &["coupon", "list", "--status", "lost"],
+        &["coupon", "list", "--api-url", "ftp://nowhere"],
+        &["issue", "u", "c", "--key", "열쇠"],
+        &["dead-letter", "discard", "01a206a0-caad-7000-95cf-bcf9c90eb941"],
+        &["nonsense"],
+    ] {
+        let ended: Ended = ctl("http://127.0.0.1:1", words).output().await.expect("it runs").into();
+        assert_eq!(ended.code, Some(2), "{words:?}: {}", ended.err);
+        assert!(ended.err.starts_with("error: "), "{words:?}: {}", ended.err);
+    }
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_redriven_and_another_discarded() {
+    let system = System::start().await;
+    system.users("u", 2).await;
+    let coupon = system.coupon("c", 2, 1).await;
+    system.poison(Some("u0")).await;
+    system.worker();
+    let accepted = run(&system, &["issue", "u0", "c"]).await;
+    accepted.assert(0, &["queued"], &[]);
+    let listed = eventually("it is set aside", async || {
+        let listed = run(&system, &["dead-letter", "list", "--json"]).await.json();
+        listed["items"][0]["id"].as_str().map(str::to_owned)
+    })
+    .await;
+    assert!(accepted.out.contains(&listed));
+    let table = run(&system, &["dead-letter", "list"]).await;
+    table.assert(0, &["ISSUANCE", &listed, "validation", "u0"], &[]);
+    run(&system, &["dead-letter", "show", &listed]).await.assert(0, &["attempts", "3", "validation"], &[]);
+    let late = run(&system, &["issuance", "show", &listed, "--wait", "1"]).await;
+    late.assert(1, &["queued"], &["not decided within 1 s", "next:"]);
+
+    system.poison(None).await;
+    run(&system, &["dead-letter", "redrive", &listed]).await.assert(0, &["On its way again"], &[]);
+    run(&system, &["issuance", "show", &listed, "--wait"]).await.assert(0, &["issued"], &[]);
+    run(&system, &["dead-letter", "list"]).await.assert(0, &["No dead letters."], &[]);
+
+    system.poison(Some("u1")).await;
+    let id = run(&system, &["issue", "u1", "c", "--json"]).await.json()["id"].as_str().unwrap().to_owned();
+    eventually("it is set aside", async || {
+        (run(&system, &["dead-letter", "show", &id]).await.code == Some(0)).then_some(())
+    })
+    .await;
+    system.poison(None).await;
+    run(&system, &["dead-letter", "discard", &id]).await.assert(2, &[], &["--yes"]);
+    run(&system, &["dead-letter", "discard", &id, "--yes"]).await.assert(0, &["rejected"], &[]);
+    run(&system, &["issuance", "show", &id, "--wait"]).await.assert(1, &["rejected"], &["(discarded)"]);
+    run(&system, &["dead-letter", "discard", &id, "--yes"]).await.assert(1, &[], &["issuance-not-found"]);
+    assert_eq!(system.settled(&coupon).await.issued, 1);
+}
+
+#[tokio::test]
+async fn watching_from_a_pipe_gives_plain_lines_and_ends_in_time() {
+    let system = System::start().await;
+    system.users("u", 1).await;
+    system.coupon("c", 5, 1).await;
+    let worker = system.worker();
+    eventually("it says that it lives", async || {
+        (system.client.get("/workers").await.body != serde_json::json!([])).then_some(())
+    })
+    .await;
+    let watching = tokio::spawn(ctl(system.client.base(), &["watch", "--for", "2"]).output());
+    system.client.issue("u0", "c", None).await;
+    let watched: Ended = watching.await.expect("no panic").expect("it runs").into();
+    watched.assert(0, &["coupon=c status=open remaining=", "total=5", "workers_alive=1 dead_letters=0"], &[]);
+    assert!(!watched.out.contains('\u{1b}'), "{}", watched.out);
+    assert!(watched.out.lines().filter(|line| line.contains("workers=1")).count() >= 2, "{}", watched.out);
+    worker.cancel();
+}
+
+#[tokio::test]
+async fn help_teaches_and_completions_are_made() {
+    let help = |words: &'static [&'static str]| async {
+        let ended: Ended = ctl("http://127.0.0.1:1", words).output().await.expect("it runs").into();
+        ended
+    };
+    help(&["--help"]).await.assert(0, &["dead-letter", "Examples:", "Exit codes:"], &[]);
+    help(&["issue", "--help"]).await.assert(
+        0,
+        &["--wait", "COUPON_API_URL", "couponctl issue u1 summer"],
+        &[],
+    );
+    for shell in ["bash", "zsh", "fish"] {
+        let ended: Ended =
+            ctl("http://127.0.0.1:1", &["completion", shell]).output().await.expect("it runs").into();
+        ended.assert(0, &["dead-letter"], &[]);
+    }
+}
