@@ -180,7 +180,7 @@ impl CouponStore {
         }
     }
 
-    /// The coupons that operators changed since a moment, at most [`CHANGED_MAX`], the oldest change
+    /// The coupons that operators changed since a moment, at most `CHANGED_MAX`, the oldest change
     /// first.
     pub async fn changed_since(&self, moment: Timestamp) -> Result<Vec<Coupon>, Failure> {
         let coupons = self.coupons.clone();
