@@ -2,6 +2,7 @@
 
 mod coupons;
 mod docs;
+mod issuance_events;
 mod issuances;
 mod links;
 mod pace;
@@ -11,6 +12,7 @@ mod router;
 mod service;
 mod user_coupons;
 mod users;
+mod wait;
 pub mod wire;
 
 use std::sync::Arc;
@@ -25,7 +27,7 @@ use crate::boot::{self, Backends};
 use crate::config::ApiConfig;
 use crate::coupon::{CouponId, CouponStore, Validity};
 use crate::http::server;
-use crate::issuance::{Ledger, Lookup, Reservations};
+use crate::issuance::{Feed, Ledger, Lookup, Reservations};
 use crate::partition::Partition;
 use crate::user::{RegisteredUsers, UserStore};
 pub use docs::openapi;
@@ -45,6 +47,7 @@ pub struct App {
     ledger: Ledger,
     reservations: Reservations,
     lookup: Lookup,
+    feed: Feed,
     /// `None` trusts the caller's ids.
     registered: Option<RegisteredUsers>,
     /// Held by whoever loads a coupon on demand.
@@ -56,10 +59,15 @@ pub struct App {
 }
 
 impl App {
-    /// Starts what the handlers work with.
-    pub fn start(backends: &Backends, config: &ApiConfig) -> anyhow::Result<Arc<Self>> {
+    /// Starts what the handlers work with. With `stopping`, every request that waits is answered.
+    pub fn start(
+        backends: &Backends,
+        config: &ApiConfig,
+        stopping: CancellationToken,
+    ) -> anyhow::Result<Arc<Self>> {
         let partition = &backends.partition;
         let limits = &config.limits;
+        let lookup = Lookup::start(Arc::clone(partition), backends.ledger.clone(), limits.outcome_cache);
         Ok(Arc::new(App {
             partition: Arc::clone(partition),
             database: backends.database.clone(),
@@ -67,7 +75,8 @@ impl App {
             users: backends.users.clone(),
             ledger: backends.ledger.clone(),
             reservations: Reservations::start(Arc::clone(partition), limits.backlog_max),
-            lookup: Lookup::start(Arc::clone(partition), backends.ledger.clone(), limits.outcome_cache),
+            feed: Feed::start(Arc::clone(partition), lookup.clone(), stopping),
+            lookup,
             registered: limits
                 .require_registered_users
                 .then(|| RegisteredUsers::start(backends.users.clone(), limits.user_cache)),
@@ -77,16 +86,32 @@ impl App {
             pace: Pace::default(),
         }))
     }
+
+    /// How many requests and streams wait for an outcome now.
+    pub fn waiting(&self) -> usize {
+        self.feed.waiting()
+    }
 }
 
-/// Runs an API process: the API on `listener`, and the keeper of the certificate.
+/// Runs an API process until `shutdown`.
 pub async fn run(
     listener: TcpListener,
     backends: Backends,
     config: &ApiConfig,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let app = App::start(&backends, config)?;
+    let app = App::start(&backends, config, shutdown.clone())?;
+    serve(listener, app, &backends, shutdown).await
+}
+
+/// Serves the API on `listener`, and keeps the partition certified, until `shutdown`: the one that
+/// `app` was started with.
+pub async fn serve(
+    listener: TcpListener,
+    app: Arc<App>,
+    backends: &Backends,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     tracing::info!(listen = %boot::address(&listener)?, "serving the API");
     let drained = CancellationToken::new();
     let keeping = tokio::spawn(backends.keeper().run(drained.clone()));

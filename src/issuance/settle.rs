@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
+use super::feed::message;
 use super::{Decision, IssuanceId, Outcome};
 use crate::Failure;
 use crate::coupon::CouponId;
@@ -69,7 +70,7 @@ pub async fn settle(
                     .arg(u8::from(given_back))
                     .arg(u8::from(decision.id.is_keyed()))
                     .arg(holds.iter().flat_map(|id| *id.as_bytes()).collect::<Vec<u8>>())
-                    .arg(message(decision));
+                    .arg(message::write(decision));
             }
         })
         .await?;
@@ -86,20 +87,3 @@ pub async fn settle(
 
 /// The most entries of one call: a script must stay short.
 pub const BATCH_MAX: usize = 500;
-
-/// The announcement of an outcome: a hint, never the only way to learn of it.
-/// `id I serial nth acceptedAtMs decidedAtMs coupon user` or `id R reason - acceptedAtMs …`.
-fn message(decision: &Decision) -> String {
-    let outcome = match decision.outcome {
-        Outcome::Issued { serial, nth } => format!("I {serial} {nth}"),
-        Outcome::Rejected { reason, .. } => format!("R {} -", reason.as_str()),
-    };
-    format!(
-        "{} {outcome} {} {} {} {}",
-        decision.id,
-        decision.accepted_at.as_millisecond(),
-        decision.decided_at.as_millisecond(),
-        decision.coupon,
-        decision.user
-    )
-}

@@ -12,4 +12,5 @@ mod replays;
 mod resources;
 mod scripts;
 mod settling;
+mod waiting;
 mod workers;
