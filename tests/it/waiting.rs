@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use coupon_system::issuance::settle::settle;
+use coupon_system::issuance::settle::{Settlement, settle};
 use coupon_system::issuance::{Decision, IssuanceId, Outcome, Reason};
 use coupon_system::keys::outcome_channel;
 use coupon_system::queue::{Entry, dead};
@@ -34,17 +34,26 @@ async fn until_waiting(system: &System, count: usize) {
     eventually(&format!("{count} wait"), async || (system.app.waiting() == count).then_some(())).await;
 }
 
-/// Decides and settles what is queued; answers when each was settled.
-async fn decide_all(system: &System, batch: usize) -> HashMap<IssuanceId, Instant> {
+/// Decides what is queued, and settles nothing yet.
+async fn decide(system: &System) -> Vec<Settlement> {
     let (keys, entries) = (system.keys(), system.take_entries().await);
-    let decided = system.decider().decide(&keys, &entries).await.expect("decided");
+    system.decider().decide(&keys, &entries).await.expect("decided").settlements
+}
+
+/// Settles so many at once; answers when each was settled.
+async fn settle_all(system: &System, decided: Vec<Settlement>, batch: usize) -> HashMap<IssuanceId, Instant> {
     let mut settled_at = HashMap::new();
-    for batch in decided.settlements.chunks(batch) {
-        settle(system.partition(), &keys, batch).await.expect("settled");
+    for batch in decided.chunks(batch) {
+        settle(system.partition(), &system.keys(), batch).await.expect("settled");
         let now = Instant::now();
         settled_at.extend(batch.iter().map(|settlement| (settlement.decision.id, now)));
     }
     settled_at
+}
+
+async fn decide_all(system: &System, batch: usize) -> HashMap<IssuanceId, Instant> {
+    let decided = decide(system).await;
+    settle_all(system, decided, batch).await
 }
 
 /// Writes an operator's rejection of an entry, and settles it.
@@ -240,13 +249,43 @@ async fn a_lost_feed_delays_those_who_wait_by_about_a_second_at_most() {
     let system = System::start().await;
     until_subscribed(&system).await;
     let polls = waiting_polls(&system, 100).await;
+    let decided = decide(&system).await;
     redis_command(&system, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
-    let settled_at = decide_all(&system, 50).await;
-    let delays = delays(polls, &settled_at).await;
-    eprintln!("without the feed: median {:?}, longest {:?}", delays[50], delays[99]);
+    let delays = delays(polls, &settle_all(&system, decided, 50).await).await;
+    eprintln!("the feed lost: median {:?}, longest {:?}", delays[50], delays[99]);
     assert!(delays[99] < Duration::from_secs(2), "longest {:?}", delays[99]);
     until_subscribed(&system).await;
     assert_eq!(system.app.waiting(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_any_feed_those_who_wait_are_found_by_a_few_calls_a_second() {
+    const POLLS: usize = 500;
+    let system = System::start().await;
+    until_subscribed(&system).await;
+    redis_command(&system, &["ACL", "SETUSER", "default", "-subscribe"]).await;
+    redis_command(&system, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    let polls = waiting_polls(&system, POLLS).await;
+
+    let before = script_calls(&system).await;
+    let looks = Duration::from_millis(2_500);
+    let settled = timeout(looks, std::future::pending::<()>()).await;
+    assert!(settled.is_err() && system.app.waiting() == POLLS);
+    let calls = script_calls(&system).await - before;
+    assert!(calls < 50, "{calls} calls for two or three looks and the keeper's");
+
+    let decided = decide(&system).await;
+    let delays = delays(polls, &settle_all(&system, decided, 50).await).await;
+    eprintln!("no feed: median {:?}, longest {:?}", delays[POLLS / 2], delays[POLLS - 1]);
+    assert!(delays[POLLS - 1] < Duration::from_secs(2), "longest {:?}", delays[POLLS - 1]);
+}
+
+/// How many scripts Redis has run.
+async fn script_calls(system: &System) -> u64 {
+    let told = redis_command(system, &["INFO", "commandstats"]).await;
+    let told: String = redis::from_redis_value(told).expect("text");
+    let line = told.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).expect("a count");
+    line.split(',').next().and_then(|calls| calls.parse().ok()).expect("a number")
 }
 
 #[tokio::test]
