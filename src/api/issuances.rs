@@ -77,14 +77,14 @@ pub async fn request(
         None => IssuanceId::generate(PartitionId::ONE),
     };
     let request = Request { id, coupon, user };
-    let told = To { language: Language::of(&headers), request_id: &request_id };
+    let to = To { language: Language::of(&headers), request_id: &request_id };
     match reserve(&app, &request).await? {
         Reserved::Accepted(queued) => {
             tracing::debug!(issuance = %queued.id, partition = %queued.id.partition(), "accepted");
-            answer(&app, &request, queued, wait, told).await
+            answer(&app, &request, queued, wait, to).await
         }
         Reserved::Replayed(queued) => {
-            let answered = answer(&app, &request, queued, wait, told).await;
+            let answered = answer(&app, &request, queued, wait, to).await;
             answered.map(replayed).map_err(|problem| problem.with_header(REPLAYED, TRUE))
         }
         Reserved::ReplayIssued(id) | Reserved::ReplayRejected(id) => {
@@ -93,7 +93,7 @@ pub async fn request(
                 decided.ok_or_else(|| Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(1_000)))?;
             match decision.outcome {
                 Outcome::Issued { .. } => {
-                    Ok(replayed(axum::Json(decided_issuance(&app, &decision, told)).into_response()))
+                    Ok(replayed(axum::Json(decided_issuance(&app, &decision, to)).into_response()))
                 }
                 Outcome::Rejected { reason, .. } => {
                     Err(rejected(&app, id, reason).with_header(REPLAYED, TRUE))
@@ -104,7 +104,7 @@ pub async fn request(
     }
 }
 
-/// Who an answer is for: it holds problems in words.
+/// Whom an answer is for: a rejection in it has a problem in words, with the id of the request.
 #[derive(Clone, Copy)]
 pub(super) struct To<'a> {
     pub(super) language: Language,
