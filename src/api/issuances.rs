@@ -85,7 +85,11 @@ pub async fn request(
         }
         Reserved::Replayed(queued) => {
             let answered = answer(&app, &request, queued, wait, to).await;
-            answered.map(replayed).map_err(|problem| problem.with_header(REPLAYED, TRUE))
+            answered.map(replayed).map_err(|problem| match problem.code {
+                // There is nothing left that this would be a replay of.
+                Code::Unavailable => problem,
+                _ => problem.with_header(REPLAYED, TRUE),
+            })
         }
         Reserved::ReplayIssued(id) | Reserved::ReplayRejected(id) => {
             let decided = app.lookup.decided(id).await?;

@@ -1,8 +1,8 @@
 //! Waiting for outcomes. Whoever waits registers first, then looks up, then waits: a decision that
 //! falls in between is either found or announced.
 //!
-//! Two background tasks wake the waiters of a process: the [`subscriber`], which hears of each outcome
-//! as it is settled, and the [`look`], which finds what was not heard. At its deadline a waiter looks
+//! Two background tasks wake the waiters of a process: the `subscriber`, which hears of each outcome
+//! as it is settled, and the `look`, which finds what was not heard. At its deadline a waiter looks
 //! for itself. So the feed may lose anything; what is answered is always what [`Lookup`] says.
 
 mod look;
