@@ -61,9 +61,16 @@ impl Waiters {
     /// Wakes those who wait for an issuance, if anybody does.
     pub(super) fn tell(&self, id: IssuanceId, found: Found) {
         self.with(|waiting| {
-            if let Some(watched) = waiting.by_id.get(&id) {
-                watched.seen.send_replace(Some(found));
-            }
+            let Some(watched) = waiting.by_id.get(&id) else { return };
+            watched.seen.send_if_modified(|seen| {
+                // A decision stands: a look that began before it must not hide it from a waiter that
+                // is yet to run.
+                let decided = matches!(seen, Some(Found::Decided(_)));
+                if !decided {
+                    *seen = Some(found);
+                }
+                !decided
+            });
         });
     }
 
@@ -123,6 +130,7 @@ impl Drop for Waiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::issuance::feed::message;
     use crate::keys::PartitionId;
 
     #[test]
@@ -138,6 +146,18 @@ mod tests {
         assert!(waiters.register(one).is_some());
         drop(held);
         assert_eq!((waiters.count(), waiters.ids().len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_look_that_comes_back_late_does_not_hide_a_decision() {
+        let waiters = Arc::new(Waiters::new(CancellationToken::new()));
+        let decided = message::read("019a0b1c-2d3e-7000-8f00-000000000000 I 17 1 1 2 summer u1").unwrap();
+        let id = decided.id;
+        let mut waiter = waiters.register(id).unwrap();
+        let decided = Found::Decided(Arc::new(decided));
+        waiters.tell(id, decided.clone());
+        waiters.tell(id, Found::Nowhere);
+        assert_eq!(waiter.ended().await, Some(decided));
     }
 
     #[tokio::test]
