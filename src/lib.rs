@@ -7,7 +7,8 @@
 //! The **API** reserves a unit and queues the issuance in one Redis script
 //! ([`issuance::reserve`]); a **worker** drains the queue into MongoDB, where one document, inserted
 //! once, decides ([`worker::Decider`], [`issuance::Ledger`]), and tells Redis
-//! ([`issuance::settle`]); clients poll ([`issuance::Lookup`]).
+//! ([`issuance::settle`]); clients poll ([`issuance::Lookup`]) or wait
+//! ([`issuance::Feed`]).
 //!
 //! # What always holds
 //!
@@ -31,7 +32,7 @@
 //! |---|---|
 //! | [`config`] | every flag and variable, a struct a topic |
 //! | [`coupon`], [`user`], [`service`] | the offer; who may have it; whether anything is accepted |
-//! | [`issuance`] | reserve, decide, settle, look up |
+//! | [`issuance`] | reserve, decide, settle, look up, wait |
 //! | [`queue`] | the stream |
 //! | [`recovery`] | the certificate, loading coupons, rebuilding |
 //! | [`worker`] | the drain loop |

@@ -5,13 +5,13 @@
 //! whose keys belong to an older epoch is told the open one and tries again here; when nothing is
 //! certified the call fails and whoever recovers is woken.
 
+use std::sync::RwLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, RwLock};
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, IntoConnectionInfo, Script, ToRedisArgs, Value};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::Failure;
 use crate::keys::{EpochKeys, PartitionId};
@@ -33,7 +33,7 @@ pub struct Partition {
     client: Client,
     connection: RwLock<ConnectionManager>,
     timeouts: AtomicU32,
-    epoch: Mutex<Epoch>,
+    epoch: watch::Sender<Epoch>,
     /// Woken by each call that found nothing certified.
     pub(crate) uncertified: Notify,
 }
@@ -74,7 +74,7 @@ impl Partition {
             connection: RwLock::new(Self::connect(&client)?),
             client,
             timeouts: AtomicU32::new(0),
-            epoch: Mutex::new(Epoch::UNKNOWN),
+            epoch: watch::Sender::new(Epoch::UNKNOWN),
             uncertified: Notify::new(),
         })
     }
@@ -105,11 +105,16 @@ impl Partition {
 
     /// The keys of the epoch that was open when last heard of.
     pub fn keys(&self) -> EpochKeys {
-        EpochKeys::new(self.id, *self.epoch.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+        EpochKeys::new(self.id, *self.epoch.borrow())
     }
 
     pub(crate) fn set_epoch(&self, epoch: Epoch) {
-        *self.epoch.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = epoch;
+        self.epoch.send_if_modified(|known| std::mem::replace(known, epoch) != epoch);
+    }
+
+    /// Tells when another epoch was heard of.
+    pub(crate) fn epochs(&self) -> watch::Receiver<Epoch> {
+        self.epoch.subscribe()
     }
 
     /// Calls a script under the open epoch. `build` adds the script's own keys and arguments after the

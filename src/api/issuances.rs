@@ -1,27 +1,31 @@
 //! Requesting a coupon, and asking what became of the request.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Extension, Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::App;
+use super::pace::Wait;
+use super::query::Query;
 use super::wire::issuance::{self as wire, Issuance, RequestIssuance};
 use super::wire::problem::Problem as ProblemBody;
+use super::{App, wait};
 use crate::coupon::{CouponId, stock};
 use crate::http::problem::jittered_ms;
 use crate::http::request::{Json as Body, RequestId};
 use crate::http::{Code, Language, Problem};
 use crate::issuance::lookup::Found;
 use crate::issuance::reserve::{Progress, Queued, Request, Reserved};
-use crate::issuance::{Decision, IdempotencyKey, IssuanceId, Outcome};
+use crate::issuance::{Decision, IdempotencyKey, InFlight, IssuanceId, Outcome, Reason};
 use crate::keys::PartitionId;
 use crate::recovery;
 use crate::user::UserId;
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+const TRUE: HeaderValue = HeaderValue::from_static("true");
 
 /// A coupon that is not loaded is loaded and asked again; it may be retired again in between.
 const LOADS_MAX: usize = 3;
@@ -32,16 +36,24 @@ const BACKLOG_RETRY_MS: u64 = 2_000;
 ///
 /// Safe to repeat: while the request is queued, the same user gets the same id. With an
 /// `Idempotency-Key` the same request has the same id for ever.
+///
+/// With `wait` the answer is the outcome, if there is one in time: 201, or 409 with the reason.
 #[utoipa::path(
     post, path = "/user-coupons", tag = "issuances", request_body = RequestIssuance,
-    params(("Idempotency-Key" = Option<String>, Header, description = "Names this attempt: 1 to 255 visible ASCII characters")),
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "Names this attempt: 1 to 255 visible ASCII characters"),
+        ("wait" = Option<u32>, Query, minimum = 0, description = "Seconds to wait for the outcome, at most 30; 0 if not given"),
+    ),
     responses(
+        (status = 201, description = "With `wait`: issued. `Location` is the user coupon. With `Idempotent-Replayed: true` it was queued before",
+            body = Issuance, headers(("Location" = String), ("Idempotent-Replayed" = bool))),
         (status = 202, description = "Accepted, and queued: poll `Location`. With `Idempotent-Replayed: true` it was queued before",
             body = Issuance, headers(("Location" = String), ("Retry-After" = u32), ("Idempotent-Replayed" = bool))),
         (status = 200, description = "The same key's request was issued before", body = Issuance,
             headers(("Idempotent-Replayed" = bool))),
         (status = 404, description = "`coupon-not-found`, `user-not-found`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`already-issued`, `sold-out`, `not-started`, `ended`, `paused`, `archived`, `discarded`",
+        (status = 409, description = "`already-issued`, `sold-out`, `not-started`, `ended`, `paused`, `archived`, `discarded`; \
+            of what was accepted and then rejected, `issuance` is the link",
             body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
@@ -49,8 +61,10 @@ pub async fn request(
     State(app): State<Arc<App>>,
     Extension(RequestId(request_id)): Extension<RequestId>,
     headers: HeaderMap,
+    query: Query,
     Body(body): Body,
 ) -> Result<Response, Problem> {
+    let wait = wait::read(query)?;
     let (user, coupon) = wire::request(body)?;
     let key = idempotency_key(&headers)?;
     if let Some(registered) = &app.registered
@@ -63,28 +77,81 @@ pub async fn request(
         None => IssuanceId::generate(PartitionId::ONE),
     };
     let request = Request { id, coupon, user };
+    let to = To { language: Language::of(&headers), request_id: &request_id };
     match reserve(&app, &request).await? {
         Reserved::Accepted(queued) => {
             tracing::debug!(issuance = %queued.id, partition = %queued.id.partition(), "accepted");
-            Ok(accepted(&app, &request, &queued))
+            answer(&app, &request, queued, wait, to).await
         }
-        Reserved::Replayed(queued) => Ok(replayed(accepted(&app, &request, &queued))),
+        Reserved::Replayed(queued) => {
+            let answered = answer(&app, &request, queued, wait, to).await;
+            answered.map(replayed).map_err(|problem| match problem.code {
+                // There is nothing left that this would be a replay of.
+                Code::Unavailable => problem,
+                _ => problem.with_header(REPLAYED, TRUE),
+            })
+        }
         Reserved::ReplayIssued(id) | Reserved::ReplayRejected(id) => {
             let decided = app.lookup.decided(id).await?;
             let decision =
                 decided.ok_or_else(|| Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(1_000)))?;
             match decision.outcome {
                 Outcome::Issued { .. } => {
-                    let issuance = decided_issuance(&app, &decision, Language::of(&headers), &request_id);
-                    Ok(replayed(axum::Json(issuance).into_response()))
+                    Ok(replayed(axum::Json(decided_issuance(&app, &decision, to)).into_response()))
                 }
-                Outcome::Rejected { reason, .. } => Err(Problem::new(reason.into())
-                    .with("issuance", app.links.issuance(id))
-                    .with_header(REPLAYED, HeaderValue::from_static("true"))),
+                Outcome::Rejected { reason, .. } => {
+                    Err(rejected(&app, id, reason).with_header(REPLAYED, TRUE))
+                }
             }
         }
         refused => Err(refusal(&app, &request.user, refused)),
     }
+}
+
+/// Whom an answer is for: a rejection in it has a problem in words, with the id of the request.
+#[derive(Clone, Copy)]
+pub(super) struct To<'a> {
+    pub(super) language: Language,
+    pub(super) request_id: &'a str,
+}
+
+/// The answer to a request that is queued: what became of it, if the client waits and it is decided in
+/// time; else that it was accepted.
+async fn answer(
+    app: &App,
+    request: &Request,
+    mut queued: Queued,
+    wait: Option<Duration>,
+    to: To<'_>,
+) -> Result<Response, Problem> {
+    let Some(wait) = wait else { return Ok(accepted(app, request, &queued)) };
+    match app.feed.find_decided(queued.id, wait).await {
+        Ok(Found::Decided(decision)) => match decision.outcome {
+            Outcome::Issued { .. } => {
+                let location = app.links.user_coupon(&decision.user, decision.id);
+                let issuance = decided_issuance(app, &decision, to);
+                Ok((StatusCode::CREATED, [(header::LOCATION, location)], axum::Json(issuance))
+                    .into_response())
+            }
+            Outcome::Rejected { reason, .. } => Err(rejected(app, decision.id, reason)),
+        },
+        Ok(Found::Queued { progress, .. }) => {
+            queued.progress = progress;
+            Ok(accepted(app, request, &queued))
+        }
+        // Accepted, and lost with Redis's data before it was decided: the same request starts anew.
+        Ok(Found::Nowhere) => Err(Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(1_000))),
+        // It is accepted, whatever hinders the look.
+        Err(failure) => {
+            tracing::debug!(issuance = %queued.id, error = failure.chain(), "could not wait for the outcome");
+            Ok(accepted(app, request, &queued))
+        }
+    }
+}
+
+/// The problem of a request that was accepted, and rejected.
+fn rejected(app: &App, id: IssuanceId, reason: Reason) -> Problem {
+    Problem::new(reason.into()).with("issuance", app.links.issuance(id))
 }
 
 /// Reserves, after loading the coupon if Redis does not have it.
@@ -176,14 +243,17 @@ fn accepted(app: &App, request: &Request, queued: &Queued) -> Response {
 }
 
 fn replayed(mut response: Response) -> Response {
-    response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    response.headers_mut().insert(REPLAYED, TRUE);
     response
 }
 
-/// What became of a request.
+/// What became of a request. With `wait`, as soon as it is decided.
 #[utoipa::path(
     get, path = "/issuances/{id}", tag = "issuances",
-    params(("id" = String, Path, description = "From the answer to the request")),
+    params(
+        ("id" = String, Path, description = "From the answer to the request"),
+        ("wait" = Option<u32>, Query, minimum = 0, description = "Seconds to wait for the outcome, at most 30; 0 if not given"),
+    ),
     responses(
         (status = 200, description = "Queued, issued or rejected; while queued, `Retry-After` and `pollAfterMs` say when to ask again",
             body = Issuance, headers(("Retry-After" = u32))),
@@ -195,23 +265,41 @@ pub async fn get(
     Extension(RequestId(request_id)): Extension<RequestId>,
     headers: HeaderMap,
     Path(id): Path<String>,
+    query: Query,
 ) -> Result<Response, Problem> {
-    let not_found = || Problem::new(Code::IssuanceNotFound);
-    let id: IssuanceId = id.parse().map_err(|_| not_found())?;
-    if id.partition() != PartitionId::ONE {
-        return Err(not_found());
-    }
-    match app.lookup.find(id).await? {
-        Found::Queued { in_flight, progress } => Ok(queued(&app, id, in_flight, &progress)),
-        Found::Decided(decision) => {
-            let issuance = decided_issuance(&app, &decision, Language::of(&headers), &request_id);
-            Ok(axum::Json(issuance).into_response())
+    let wait = wait::read(query)?;
+    let id = known(&id)?;
+    let found = match wait {
+        Some(wait) => app.feed.find_decided(id, wait).await?,
+        None => app.lookup.find(id).await?,
+    };
+    match found {
+        Found::Queued { in_flight, progress } => {
+            let (issuance, wait) = queued_issuance(&app, id, &in_flight, &progress);
+            let retry_after = [(header::RETRY_AFTER, wait.poll_after_ms.div_ceil(1_000).to_string())];
+            Ok((retry_after, axum::Json(issuance)).into_response())
         }
-        Found::Nowhere => Err(not_found()),
+        Found::Decided(decision) => {
+            let to = To { language: Language::of(&headers), request_id: &request_id };
+            Ok(axum::Json(decided_issuance(&app, &decision, to)).into_response())
+        }
+        Found::Nowhere => Err(Problem::new(Code::IssuanceNotFound)),
     }
 }
 
-fn queued(app: &App, id: IssuanceId, in_flight: crate::issuance::InFlight, progress: &Progress) -> Response {
+/// The id of an issuance that may be one of ours.
+pub(super) fn known(id: &str) -> Result<IssuanceId, Problem> {
+    let parsed = id.parse().ok().filter(|id: &IssuanceId| id.partition() == PartitionId::ONE);
+    parsed.ok_or_else(|| Problem::new(Code::IssuanceNotFound))
+}
+
+/// A queued issuance on the wire, and how long it will wait.
+pub(super) fn queued_issuance(
+    app: &App,
+    id: IssuanceId,
+    in_flight: &InFlight,
+    progress: &Progress,
+) -> (Issuance, Wait) {
     let wait = app.pace.wait(progress);
     let issuance = Issuance::Queued {
         id: id.to_string(),
@@ -222,16 +310,11 @@ fn queued(app: &App, id: IssuanceId, in_flight: crate::issuance::InFlight, progr
         poll_after_ms: wait.poll_after_ms,
         accepted_at: in_flight.accepted_at,
     };
-    let retry_after = [(header::RETRY_AFTER, wait.poll_after_ms.div_ceil(1_000).to_string())];
-    (retry_after, axum::Json(issuance)).into_response()
+    (issuance, wait)
 }
 
-pub(super) fn decided_issuance(
-    app: &App,
-    decision: &Decision,
-    language: Language,
-    request_id: &str,
-) -> Issuance {
+/// A decided issuance on the wire.
+pub(super) fn decided_issuance(app: &App, decision: &Decision, to: To<'_>) -> Issuance {
     let (id, coupon_id) = (decision.id.to_string(), decision.coupon.to_string());
     let user_id = decision.user.to_string();
     let (accepted_at, decided_at) = (decision.accepted_at, decision.decided_at);
@@ -241,7 +324,7 @@ pub(super) fn decided_issuance(
             Issuance::Issued { id, coupon_id, user_id, serial, accepted_at, decided_at, user_coupon }
         }
         Outcome::Rejected { reason, .. } => {
-            let problem = Problem::new(reason.into()).to_value(language, request_id);
+            let problem = Problem::new(reason.into()).to_value(to.language, to.request_id);
             Issuance::Rejected { id, coupon_id, user_id, problem, accepted_at, decided_at }
         }
     }

@@ -2,6 +2,7 @@
 
 mod coupons;
 mod docs;
+mod issuance_events;
 mod issuances;
 mod links;
 mod operations;
@@ -13,6 +14,7 @@ mod service;
 mod steering;
 mod user_coupons;
 mod users;
+mod wait;
 pub mod wire;
 
 use std::sync::Arc;
@@ -28,7 +30,7 @@ use crate::config::ApiConfig;
 use crate::coupon::{CouponId, CouponStore, Validity, steer};
 use crate::http::metrics::{CacheSize, Watch};
 use crate::http::server;
-use crate::issuance::{Ledger, Lookup, Reservations};
+use crate::issuance::{Feed, Ledger, Lookup, Reservations};
 use crate::partition::Partition;
 use crate::service::ServiceStore;
 use crate::user::{RegisteredUsers, UserStore};
@@ -50,6 +52,7 @@ pub struct App {
     ledger: Ledger,
     reservations: Reservations,
     lookup: Lookup,
+    feed: Feed,
     /// `None` trusts the caller's ids.
     registered: Option<RegisteredUsers>,
     /// Held by whoever loads a coupon on demand.
@@ -62,8 +65,12 @@ pub struct App {
 }
 
 impl App {
-    /// Starts what the handlers work with.
-    pub fn start(backends: &Backends, config: &ApiConfig) -> anyhow::Result<Arc<Self>> {
+    /// Starts what the handlers work with. With `stopping`, every request that waits is answered.
+    pub fn start(
+        backends: &Backends,
+        config: &ApiConfig,
+        stopping: CancellationToken,
+    ) -> anyhow::Result<Arc<Self>> {
         let partition = &backends.partition;
         let limits = &config.limits;
         let lookup = Lookup::start(Arc::clone(partition), backends.ledger.clone(), limits.outcome_cache);
@@ -80,6 +87,7 @@ impl App {
             services: ServiceStore::new(&backends.database),
             ledger: backends.ledger.clone(),
             reservations: Reservations::start(Arc::clone(partition), limits.backlog_max),
+            feed: Feed::start(Arc::clone(partition), lookup.clone(), stopping),
             lookup,
             registered,
             loading: Arc::default(),
@@ -87,6 +95,11 @@ impl App {
             links: Links::new(config.public_url.as_deref())?,
             pace: Pace::default(),
         }))
+    }
+
+    /// How many requests and streams wait for an outcome now.
+    pub fn waiting(&self) -> usize {
+        self.feed.waiting()
     }
 }
 
@@ -100,14 +113,25 @@ fn cache_sizes(lookup: &Lookup, registered: Option<&RegisteredUsers>) -> Vec<Cac
     sizes
 }
 
-/// Runs an API process: the API on `listener`, and the keeper of the certificate.
+/// Runs an API process until `shutdown`.
 pub async fn run(
     listener: TcpListener,
     backends: Backends,
     config: &ApiConfig,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let app = App::start(&backends, config)?;
+    let app = App::start(&backends, config, shutdown.clone())?;
+    serve(listener, app, &backends, shutdown).await
+}
+
+/// Serves the API on `listener`, and keeps the partition certified, until `shutdown`: the one that
+/// `app` was started with.
+pub async fn serve(
+    listener: TcpListener,
+    app: Arc<App>,
+    backends: &Backends,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
     tracing::info!(listen = %boot::address(&listener)?, "serving the API");
     let drained = CancellationToken::new();
     let keeping = tokio::spawn(backends.keeper().run(drained.clone()));

@@ -7,7 +7,7 @@ use axum::extract::{Extension, Path, State};
 use axum::http::HeaderMap;
 
 use super::App;
-use super::issuances::decided_issuance;
+use super::issuances::{To, decided_issuance};
 use super::query::Query;
 use super::wire::issuance::Issuance;
 use super::wire::page::Page;
@@ -115,7 +115,8 @@ pub async fn discard(
     let id = parse(&id)?;
     let decision = dead::discard(&app.partition, &app.ledger, id).await?.ok_or_else(no_dead_letter)?;
     tracing::info!(issuance = %id, partition = %id.partition(), "a dead letter was discarded");
-    Ok(Json(decided_issuance(&app, &decision, Language::of(&headers), &request_id)))
+    let to = To { language: Language::of(&headers), request_id: &request_id };
+    Ok(Json(decided_issuance(&app, &decision, to)))
 }
 
 fn parse(id: &str) -> Result<IssuanceId, Problem> {

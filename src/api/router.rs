@@ -13,12 +13,16 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use super::{App, coupons, docs, issuances, operations, pages, service, steering, user_coupons, users};
+use super::{
+    App, coupons, docs, issuance_events, issuances, operations, pages, service, steering, user_coupons,
+    users, wait,
+};
 use crate::http::{metrics, request};
 
 const BODY_MAX_BYTES: usize = 64 * 1024;
-/// From the head of a request to its answer.
-const REQUEST_MAX: Duration = Duration::from_secs(30);
+/// From the head of a request to the head of its answer: the longest wait for an outcome, and what it
+/// may take to read the request before and to look up after it.
+const REQUEST_MAX: Duration = wait::WAIT_MAX.saturating_add(Duration::from_secs(15));
 
 /// The whole API.
 pub fn router(app: Arc<App>) -> Router {
@@ -48,6 +52,7 @@ pub(super) fn described() -> OpenApiRouter<Arc<App>> {
         // Users.
         .routes(routes!(issuances::request))
         .routes(routes!(issuances::get))
+        .routes(routes!(issuance_events::events))
         .routes(routes!(user_coupons::list))
         .routes(routes!(user_coupons::get))
         // Anyone.

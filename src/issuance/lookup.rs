@@ -105,11 +105,14 @@ impl Lookup {
                 self.ledger.decision_for_certain(id).await?
             }
         };
-        Ok(found.map(|decision| {
-            let decision = Arc::new(decision);
-            self.decided.insert(id, Arc::clone(&decision));
-            decision
-        }))
+        Ok(found.map(|decision| self.learn(decision)))
+    }
+
+    /// Remembers a decision that stands: read from the ledger, or announced by who settled it.
+    pub(super) fn learn(&self, decision: Decision) -> Arc<Decision> {
+        let decision = Arc::new(decision);
+        self.decided.insert(decision.id, Arc::clone(&decision));
+        decision
     }
 }
 

@@ -1,8 +1,10 @@
 //! One accepted request and its life: `queued`, then `issued` or `rejected`.
 //!
 //! [`Reservations`] takes a unit and queues the issuance in one script; [`Ledger`] is where it is
-//! decided, once; [`settle`] tells Redis the outcome; [`Lookup`] answers whoever asks.
+//! decided, once; [`settle`] tells Redis the outcome; [`Lookup`] answers whoever asks, and [`Feed`]
+//! whoever waits.
 
+pub mod feed;
 mod flight;
 mod id;
 pub mod ledger;
@@ -12,6 +14,7 @@ pub mod reassign;
 pub mod reserve;
 pub mod settle;
 
+pub use feed::Feed;
 pub use flight::InFlight;
 pub use id::{IdempotencyKey, IssuanceId};
 pub use ledger::Ledger;

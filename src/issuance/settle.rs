@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use redis::Script;
 
+use super::feed::message;
 use super::{Decision, IssuanceId, Outcome, metered};
 use crate::Failure;
 use crate::coupon::CouponId;
@@ -81,7 +82,7 @@ async fn call(
                     .arg(u8::from(given_back))
                     .arg(u8::from(decision.id.is_keyed()))
                     .arg(holds.iter().flat_map(|id| *id.as_bytes()).collect::<Vec<u8>>())
-                    .arg(message(decision));
+                    .arg(message::write(decision));
             }
         })
         .await?;
@@ -98,20 +99,3 @@ async fn call(
 
 /// The most entries of one call: a script must stay short.
 pub const BATCH_MAX: usize = 500;
-
-/// The announcement of an outcome: a hint, never the only way to learn of it.
-/// `id I serial nth acceptedAtMs decidedAtMs coupon user` or `id R reason - acceptedAtMs …`.
-fn message(decision: &Decision) -> String {
-    let outcome = match decision.outcome {
-        Outcome::Issued { serial, nth } => format!("I {serial} {nth}"),
-        Outcome::Rejected { reason, .. } => format!("R {} -", reason.as_str()),
-    };
-    format!(
-        "{} {outcome} {} {} {} {}",
-        decision.id,
-        decision.accepted_at.as_millisecond(),
-        decision.decided_at.as_millisecond(),
-        decision.coupon,
-        decision.user
-    )
-}

@@ -16,4 +16,5 @@ mod resources;
 mod scripts;
 mod settling;
 mod steering;
+mod waiting;
 mod workers;

@@ -71,6 +71,17 @@ pub enum Issuance {
     },
 }
 
+impl Issuance {
+    /// The name of its state.
+    pub fn state(&self) -> &'static str {
+        match self {
+            Issuance::Queued { .. } => "queued",
+            Issuance::Issued { .. } => "issued",
+            Issuance::Rejected { .. } => "rejected",
+        }
+    }
+}
+
 impl From<Reason> for Code {
     fn from(reason: Reason) -> Self {
         match reason {

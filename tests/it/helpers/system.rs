@@ -21,6 +21,7 @@ use jiff::{SignedDuration, Timestamp};
 use mongodb::bson::doc;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Client, database, mongodb, redis};
@@ -54,6 +55,9 @@ pub struct System {
     pub redis: RedisServer,
     pub mongodb_uri: String,
     pub database: String,
+    /// The API in this process.
+    pub app: Arc<api::App>,
+    serving: JoinHandle<anyhow::Result<()>>,
     stop: CancellationToken,
     _folder: TempDir,
 }
@@ -91,9 +95,16 @@ impl System {
         let listener = TcpListener::bind(command.api.listen).await.expect("a free port");
         let client = Client::new(listener.local_addr().expect("an address"));
         let stop = CancellationToken::new();
-        let (behind, stopping) = (backends.clone(), stop.clone());
-        tokio::spawn(async move { api::run(listener, behind, &command.api, stopping).await });
-        System { client, backends, redis, mongodb_uri, database, stop, _folder: folder }
+        let app = api::App::start(&backends, &command.api, stop.clone()).expect("it starts");
+        let (behind, stopping, served) = (backends.clone(), stop.clone(), Arc::clone(&app));
+        let serving = tokio::spawn(async move { api::serve(listener, served, &behind, stopping).await });
+        System { client, backends, redis, mongodb_uri, database, app, serving, stop, _folder: folder }
+    }
+
+    /// Asks API and workers to stop, and waits until the API has answered whatever was in hand.
+    pub async fn stop(&mut self) {
+        self.stop.cancel();
+        (&mut self.serving).await.expect("no panic").expect("it ends well");
     }
 
     /// A worker that runs until the token is cancelled, or the test ends.

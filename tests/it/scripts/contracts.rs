@@ -340,7 +340,7 @@ async fn each_outcome_is_announced_once_and_what_is_guarded_off_is_not() {
         let (id, at) = (entry.id, at(entry));
         format!("{id} {outcome} {at} {at} c {}", entry.user)
     };
-    assert_eq!(announced, [line(&entries[0], "I 1 1"), line(&entries[1], "R discarded -")]);
+    assert_eq!(announced, [line(&entries[0], "I 1 1"), line(&entries[1], "R discarded 2 0")]);
 }
 
 #[tokio::test]

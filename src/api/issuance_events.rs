@@ -1,0 +1,142 @@
+//! What becomes of a request, as server-sent events.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Extension, Path, State};
+use axum::http::{HeaderMap, HeaderName};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::stream;
+use tokio::time::Instant;
+
+use super::App;
+use super::issuances::{To, decided_issuance, known, queued_issuance};
+use super::query::Query;
+use super::wire::problem::Problem as ProblemBody;
+use crate::http::problem::jittered_ms;
+use crate::http::request::RequestId;
+use crate::http::{Code, Language, Problem};
+use crate::issuance::feed::{LOOK_EVERY, Waiter};
+use crate::issuance::lookup::Found;
+use crate::issuance::reserve::Progress;
+use crate::issuance::{Decision, InFlight, IssuanceId};
+
+/// A stream ends after this, decided or not; the client connects again.
+const STREAM_MAX: Duration = Duration::from_secs(5 * 60);
+/// A comment is sent after so much silence, so that nobody on the way takes the connection for dead.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// One `queued` a second at most: one a look, however early a busy machine takes the next.
+const QUEUED_EVERY_MIN: Duration = LOOK_EVERY.saturating_sub(Duration::from_millis(100));
+/// Clients whose stream ended connect again after one to two times this: not all at once.
+const RECONNECT_MS: u64 = 1_000;
+/// Asks the proxies that would collect an answer to pass this one on as it comes.
+const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
+
+/// What becomes of a request, as it happens.
+///
+/// Server-sent events: `queued` at once, and again as fewer are ahead, at most once a second; then
+/// `issued` or `rejected`, and the stream ends. The data of each is the issuance as a poll tells it.
+/// A stream may end undecided (after five minutes, or when the service restarts): connect again then,
+/// but not after `issued` or `rejected`.
+#[utoipa::path(
+    get, path = "/issuances/{id}/events", operation_id = "issuance_events", tag = "issuances",
+    params(("id" = String, Path, description = "From the answer to the request")),
+    responses(
+        (status = 200, description = "Events named `queued`, `issued`, `rejected`; the data of each is an Issuance in JSON",
+            body = String, content_type = "text/event-stream"),
+        (status = 404, description = "`issuance-not-found`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn events(
+    State(app): State<Arc<App>>,
+    Extension(RequestId(request_id)): Extension<RequestId>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    query: Query,
+) -> Result<Response, Problem> {
+    query.finish()?;
+    let id = known(&id)?;
+    let (found, waiter) = app.feed.watch(id).await?;
+    if found == Found::Nowhere {
+        return Err(Problem::new(Code::IssuanceNotFound));
+    }
+    let telling = Telling {
+        app,
+        id,
+        language: Language::of(&headers),
+        request_id,
+        first: Some(found),
+        waiter,
+        queued: None,
+        ends_at: Instant::now() + STREAM_MAX,
+    };
+    let events = stream::unfold(telling, async |mut telling| {
+        let event = telling.next().await?;
+        Some((Ok::<_, Infallible>(event), telling))
+    });
+    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
+    Ok(([UNBUFFERED], Sse::new(events).keep_alive(keep_alive)).into_response())
+}
+
+/// A stream under way.
+struct Telling {
+    app: Arc<App>,
+    id: IssuanceId,
+    language: Language,
+    request_id: Arc<str>,
+    /// What was found when the stream began, until it is told.
+    first: Option<Found>,
+    /// Nobody, once there is nothing more to wait for.
+    waiter: Option<Waiter>,
+    /// What the last `queued` said to be ahead, and when.
+    queued: Option<(u64, Instant)>,
+    ends_at: Instant,
+}
+
+impl Telling {
+    /// The next event; `None` ends the stream.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            let found = match self.first.take() {
+                Some(found) => found,
+                None => tokio::time::timeout_at(self.ends_at, self.waiter.as_mut()?.next()).await.ok()??,
+            };
+            match found {
+                Found::Queued { in_flight, progress } => {
+                    if let Some(event) = self.queued(&in_flight, progress) {
+                        return Some(event);
+                    }
+                }
+                Found::Decided(decision) => {
+                    self.waiter = None;
+                    return self.decided(&decision);
+                }
+                // Lost with Redis's data: who connects again is told so.
+                Found::Nowhere => return None,
+            }
+        }
+    }
+
+    /// A `queued`, if it is the first, or fewer are ahead than the last one said.
+    fn queued(&mut self, in_flight: &InFlight, progress: Progress) -> Option<Event> {
+        let now = Instant::now();
+        let first = match self.queued {
+            None => true,
+            Some((ahead, told_at)) if progress.ahead < ahead && now - told_at >= QUEUED_EVERY_MIN => false,
+            Some(_) => return None,
+        };
+        self.queued = Some((progress.ahead, now));
+        let (issuance, _) = queued_issuance(&self.app, self.id, in_flight, &progress);
+        let event = Event::default().event(issuance.state());
+        let event = if first { event.retry(Duration::from_millis(jittered_ms(RECONNECT_MS))) } else { event };
+        event.json_data(issuance).ok()
+    }
+
+    fn decided(&self, decision: &Decision) -> Option<Event> {
+        let to = To { language: self.language, request_id: &self.request_id };
+        let issuance = decided_issuance(&self.app, decision, to);
+        Event::default().event(issuance.state()).json_data(issuance).ok()
+    }
+}

@@ -1,0 +1,99 @@
+//! The background task that hears of outcomes: one in each API process, on a connection of its own.
+//! Reads: the partition's channel. Writes: the outcome cache of [`Lookup`]. Wakes: whoever waits for
+//! an announced issuance; and [the look](super::look) after each connection, for what was not heard
+//! while there was none.
+//!
+//! It is lossy, as pub/sub is: nothing may depend on it but how soon a waiter wakes.
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use redis::Msg;
+use redis::aio::{PubSubSink, PubSubStream};
+use tokio::time::timeout;
+
+use super::{Feed, message};
+use crate::Failure;
+use crate::backoff::Backoff;
+use crate::issuance::lookup::Found;
+use crate::keys::outcome_channel;
+
+/// Pauses between attempts to connect.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_LONGEST: Duration = Duration::from_secs(2);
+/// The longest that a connection may take to make, subscription included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// A connection on which nothing was heard for so long is asked whether it lives.
+const QUIET_MAX: Duration = Duration::from_secs(5);
+/// The longest that its answer may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Listens until the process is asked to stop.
+pub(super) async fn listen(feed: Feed) {
+    let stopping = feed.waiters.stopping.clone();
+    let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
+    let mut told = false;
+    while !stopping.is_cancelled() {
+        match timeout(CONNECT_TIMEOUT, subscribe(&feed)).await {
+            Ok(Ok((sink, stream))) => {
+                told = false;
+                let since = Instant::now();
+                // Only now: what is decided from here on is heard.
+                feed.again.notify_one();
+                tokio::select! {
+                    () = stopping.cancelled() => return,
+                    () = hear(&feed, sink, stream) => tracing::debug!("lost the outcome feed"),
+                }
+                // A connection that is lost as soon as it is made is a failure too.
+                if since.elapsed() > RETRY_LONGEST {
+                    backoff.reset();
+                }
+            }
+            failed if !told => {
+                let error = match failed {
+                    Ok(Err(failure)) => failure.chain(),
+                    _ => "it takes too long".to_owned(),
+                };
+                tracing::warn!(error, "there is no outcome feed; those who wait are looked up every second");
+                told = true;
+            }
+            _ => {}
+        }
+        backoff.wait(&stopping).await;
+    }
+}
+
+async fn subscribe(feed: &Feed) -> Result<(PubSubSink, PubSubStream), Failure> {
+    let failed = || Failure::redis("subscribe to the outcomes");
+    let mut connection = feed.partition.client().get_async_pubsub().await.map_err(failed())?;
+    connection.subscribe(outcome_channel(feed.partition.id())).await.map_err(failed())?;
+    Ok(connection.split())
+}
+
+/// Hears until the connection breaks, or no longer answers.
+async fn hear(feed: &Feed, mut sink: PubSubSink, mut stream: PubSubStream) {
+    loop {
+        match timeout(QUIET_MAX, stream.next()).await {
+            Ok(Some(announced)) => take(feed, &announced),
+            Ok(None) => return,
+            Err(_) => match timeout(PING_TIMEOUT, sink.ping::<redis::Value>()).await {
+                Ok(Ok(_)) => {}
+                _ => return,
+            },
+        }
+    }
+}
+
+fn take(feed: &Feed, announced: &Msg) {
+    let bytes = announced.get_payload_bytes();
+    match std::str::from_utf8(bytes).map_err(|error| error.to_string()).and_then(message::read) {
+        Ok(decision) => {
+            let id = decision.id;
+            let decision = feed.lookup.learn(decision);
+            feed.waiters.tell(id, Found::Decided(decision));
+        }
+        Err(why) => {
+            tracing::debug!(bytes = bytes.len(), why, "skipped what is no announcement of an outcome")
+        }
+    }
+}
