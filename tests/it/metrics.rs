@@ -312,6 +312,8 @@ impl Stage {
             Action::Poll => {
                 self.api.decided(&self.queued[0].to_string()).await;
                 self.api.decided(&self.queued[0].to_string()).await;
+                // What was decided is in the cache before anybody polls; what nobody was told of is not.
+                self.api.get("/issuances/019a0b1c-2d3e-7000-8f00-000000000000").await;
             }
             Action::Reject => {
                 self.stop_worker().await;
