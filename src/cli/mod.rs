@@ -11,6 +11,7 @@ mod dead_letter;
 mod dev;
 mod issue;
 mod prompt;
+mod queue;
 mod service;
 mod table;
 mod user;
@@ -56,6 +57,7 @@ enum Task {
     User(user::User),
     Issue(issue::Issue),
     Issuance(issue::Issuance),
+    Queue(queue::Queue),
     Worker(worker::Worker),
     DeadLetter(dead_letter::DeadLetter),
     Service(service::Service),
@@ -73,6 +75,7 @@ impl Command {
             Task::User(user) => user.run().await,
             Task::Issue(issue) => issue.run().await,
             Task::Issuance(issuance) => issuance.run().await,
+            Task::Queue(queue) => queue.run().await,
             Task::Worker(worker) => worker.run().await,
             Task::DeadLetter(dead_letter) => dead_letter.run().await,
             Task::Service(service) => service.run().await,

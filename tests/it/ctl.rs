@@ -145,6 +145,7 @@ async fn json_is_what_the_api_says_and_nothing_else() {
         let told = run(&system, words).await;
         assert_eq!((told.code, told.json()), (Some(0), system.client.get(path).await.body), "{words:?}");
     }
+    run(&system, &["queue", "show"]).await.assert(0, &["backlog", "dead letters"], &[]);
     let problem = run(&system, &["coupon", "show", "nothing", "--json"]).await;
     problem.assert(1, &[], &["couponctl coupon list"]);
     assert_eq!(problem.json()["code"], "coupon-not-found");
