@@ -23,7 +23,7 @@ use super::wire::problem::Problem;
         (name = "operations", description = "Workers and dead letters"),
         (name = "service", description = "Health"),
     ),
-    components(schemas(Problem))
+    components(schemas(Problem, super::live::Figures))
 )]
 pub(super) struct Docs;
 

@@ -24,15 +24,15 @@ use crate::issuance::reserve::Progress;
 use crate::issuance::{Decision, InFlight, IssuanceId};
 
 /// A stream ends after this, decided or not; the client connects again.
-const STREAM_MAX: Duration = Duration::from_secs(5 * 60);
+pub(super) const STREAM_MAX: Duration = Duration::from_secs(5 * 60);
 /// A comment is sent after so much silence, so that nobody on the way takes the connection for dead.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// One `queued` a second at most: one a look, however early a busy machine takes the next.
 const QUEUED_EVERY_MIN: Duration = LOOK_EVERY.saturating_sub(Duration::from_millis(100));
 /// Clients whose stream ended connect again after one to two times this: not all at once.
 const RECONNECT_MS: u64 = 1_000;
 /// Asks the proxies that would collect an answer to pass this one on as it comes.
-const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
+pub(super) const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
 
 /// What becomes of a request, as it happens.
 ///

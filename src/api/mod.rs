@@ -5,6 +5,7 @@ mod docs;
 mod issuance_events;
 mod issuances;
 mod links;
+mod live;
 mod operations;
 mod pace;
 mod pages;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use mongodb::Database;
 use quick_cache::sync::Cache;
 use tokio::net::TcpListener;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::boot::{self, Backends};
@@ -55,6 +56,10 @@ pub struct App {
     feed: Feed,
     /// `None` trusts the caller's ids.
     registered: Option<RegisteredUsers>,
+    /// Places for those who listen to the live figures.
+    listeners: Arc<Semaphore>,
+    /// Cancelled when the process is asked to stop.
+    stopping: CancellationToken,
     /// Held by whoever loads a coupon on demand.
     loading: Arc<Mutex<()>>,
     /// A coupon's validity never changes.
@@ -87,7 +92,9 @@ impl App {
             services: ServiceStore::new(&backends.database),
             ledger: backends.ledger.clone(),
             reservations: Reservations::start(Arc::clone(partition), limits.backlog_max),
-            feed: Feed::start(Arc::clone(partition), lookup.clone(), stopping),
+            feed: Feed::start(Arc::clone(partition), lookup.clone(), stopping.clone()),
+            listeners: Arc::new(Semaphore::new(live::LISTENERS_MAX)),
+            stopping,
             lookup,
             registered,
             loading: Arc::default(),

@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
-    App, coupons, docs, issuance_events, issuances, operations, pages, service, steering, user_coupons,
+    App, coupons, docs, issuance_events, issuances, live, operations, pages, service, steering, user_coupons,
     users, wait,
 };
 use crate::http::{metrics, request};
@@ -70,6 +70,7 @@ pub(super) fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(steering::restock))
         .routes(routes!(steering::pause_all))
         .routes(routes!(steering::resume_all))
+        .routes(routes!(live::events))
         .routes(routes!(operations::queue))
         .routes(routes!(operations::workers))
         .routes(routes!(operations::dead_letters))

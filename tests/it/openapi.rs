@@ -16,7 +16,9 @@ async fn every_documented_get_without_parameters_answers() {
     let document = system.client.get("/openapi.json").await.body;
     for (path, item) in document["paths"].as_object().expect("paths") {
         if item.get("get").is_some() && !path.contains('{') {
-            assert_eq!(system.client.get(path).await.status, 200, "{path}");
+            // Not read to its end: a stream has none for minutes.
+            let answer = system.client.request("GET", path).send().await.expect("an answer");
+            assert_eq!(answer.status(), 200, "{path}");
         }
     }
 }

@@ -292,3 +292,24 @@ async fn an_entry_of_an_unknown_version_waits_and_the_others_are_decided() {
     assert_eq!(left[0].0, newer);
     assert_eq!(dead::scan(system.partition(), 0, 10).await.expect("a look").0, []);
 }
+
+#[tokio::test]
+async fn live_figures_come_once_a_second_and_end_when_the_service_stops() {
+    let mut system = System::start().await;
+    let coupon = system.coupon("c", 5, 1).await;
+    system.accepted("u0", &coupon).await;
+    let mut stream = system.client.request("GET", "/events").send().await.expect("an answer");
+    let mut told = String::new();
+    while told.matches("event: figures").count() < 2 {
+        let chunk = stream.chunk().await.expect("a chunk").expect("it goes on");
+        told.push_str(&String::from_utf8_lossy(&chunk));
+    }
+    let data = told.lines().find_map(|line| line.strip_prefix("data: ")).expect("some data");
+    let figures: serde_json::Value = serde_json::from_str(data).expect("JSON");
+    assert_eq!(
+        (&figures["queue"]["backlog"], &figures["coupons"][0]["stock"]["reserved"]),
+        (&1.into(), &1.into())
+    );
+    let ending = async { while stream.chunk().await.expect("it ends well").is_some() {} };
+    tokio::join!(system.stop(), ending);
+}
