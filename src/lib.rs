@@ -72,3 +72,10 @@ pub(crate) fn random_id() -> String {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     (0..12).map(|_| char::from(LETTERS[rand::random_range(0..LETTERS.len())])).collect()
 }
+
+/// Now, in whole milliseconds: as precise as MongoDB keeps it, so that what is written equals what is
+/// read.
+pub(crate) fn now_in_milliseconds() -> jiff::Timestamp {
+    let now = jiff::Timestamp::now();
+    jiff::Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}

@@ -3,12 +3,14 @@
 use std::future::Future;
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use jiff::Timestamp;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use mongodb::options::{
-    Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
+    Acknowledgment, ClientOptions, FindOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
 };
-use mongodb::{Client, Database};
+use mongodb::{Client, Collection, Database};
+use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
 use crate::Failure;
@@ -76,6 +78,26 @@ pub(crate) fn to_bson_time(moment: Timestamp) -> DateTime {
 /// The inverse of [`to_bson_time`]; a moment beyond the years that are supported becomes the last.
 pub(crate) fn from_bson_time(moment: DateTime) -> Timestamp {
     Timestamp::from_millisecond(moment.timestamp_millis()).unwrap_or(Timestamp::MAX)
+}
+
+/// At most `limit` documents, newest first by `createdAt`, from after the one of this time and id.
+pub(crate) async fn newest_first_page<T>(
+    operation: &'static str,
+    collection: &Collection<T>,
+    after: Option<(Timestamp, &str)>,
+    limit: usize,
+) -> Result<Vec<T>, Failure>
+where
+    T: DeserializeOwned + Send + Sync + Unpin + 'static,
+{
+    let filter = after.map_or_else(Document::new, |(time, id)| after_newest_first("createdAt", time, id));
+    let collection = collection.clone();
+    let options = FindOptions::builder()
+        .sort(doc! {"createdAt": -1, "_id": -1})
+        .limit(i64::try_from(limit).unwrap_or(i64::MAX))
+        .build();
+    run(operation, async move { collection.find(filter).with_options(options).await?.try_collect().await })
+        .await
 }
 
 /// The filter for a page that follows the document with this time and id, newest first.

@@ -31,7 +31,7 @@ const FILTERED_PAGES_MAX: usize = 20;
     )
 )]
 pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Response, Problem> {
-    let coupon = wire::create(body, now_in_milliseconds())?;
+    let coupon = wire::create(body, crate::now_in_milliseconds())?;
     if app.coupons.insert(&coupon).await? == Created::Exists {
         return Err(Problem::new(Code::CouponExists));
     }
@@ -141,10 +141,4 @@ enum Known {
 async fn read_stock(app: &App, ids: &[CouponId]) -> Result<(Timestamp, Vec<Known>), Failure> {
     let (now, stocks) = stock::read(&app.partition, ids).await?;
     Ok((now, stocks.into_iter().map(|stock| stock.map_or(Known::NotLoaded, Known::Live)).collect()))
-}
-
-/// As precise as MongoDB keeps it.
-pub(super) fn now_in_milliseconds() -> Timestamp {
-    let now = Timestamp::now();
-    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
 }

@@ -9,7 +9,6 @@ use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::App;
-use super::coupons::now_in_milliseconds;
 use super::query::Query;
 use super::user_coupons::held;
 use super::wire::page::{Asked, Page, cursor};
@@ -37,7 +36,7 @@ const HELD_TOLD: usize = 20;
     )
 )]
 pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Response, Problem> {
-    let user = wire::create(body, now_in_milliseconds())?;
+    let user = wire::create(body, crate::now_in_milliseconds())?;
     if app.users.insert(std::slice::from_ref(&user)).await? != [true] {
         return Err(Problem::new(Code::UserExists));
     }
@@ -59,7 +58,7 @@ pub async fn create_random(State(app): State<Arc<App>>, mut query: Query) -> Res
     query.finish()?;
     let count = count.ok_or_else(|| Problem::invalid_parameter("count", "is missing"))?;
 
-    let created_at = now_in_milliseconds();
+    let created_at = crate::now_in_milliseconds();
     let users: Vec<User> = (0..count)
         .map(|_| {
             let id = UserId::generate();

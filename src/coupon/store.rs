@@ -122,19 +122,8 @@ impl CouponStore {
         after: Option<(Timestamp, CouponId)>,
         limit: usize,
     ) -> Result<Vec<Coupon>, Failure> {
-        let filter = match after {
-            None => doc! {},
-            Some((created_at, id)) => mongo::after_newest_first("createdAt", created_at, id.as_str()),
-        };
-        let coupons = self.coupons.clone();
-        let options = FindOptions::builder()
-            .sort(doc! {"createdAt": -1, "_id": -1})
-            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
-            .build();
-        let found = mongo::run("list the coupons", async move {
-            let cursor = coupons.find(filter).with_options(options).await?;
-            futures::TryStreamExt::try_collect::<Vec<_>>(cursor).await
-        });
+        let after = after.as_ref().map(|(created_at, id)| (*created_at, id.as_str()));
+        let found = mongo::newest_first_page("list the coupons", &self.coupons, after, limit);
         found.await?.into_iter().map(Coupon::try_from).collect()
     }
 

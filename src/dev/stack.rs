@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use jiff::{Timestamp, ToSpan};
+use jiff::ToSpan;
 use tokio_util::sync::CancellationToken;
 
 use super::servers::{MongoOptions, MongoServer, RedisOptions, RedisServer, find_all};
@@ -164,7 +164,7 @@ async fn serve(
 
 /// Makes the demo coupon and users, unless an earlier run did.
 async fn demo(backends: &Backends) -> anyhow::Result<()> {
-    let now = Timestamp::from_millisecond(Timestamp::now().as_millisecond())?;
+    let now = crate::now_in_milliseconds();
     let coupon = Coupon {
         id: demo_coupon()?,
         name: "여름 할인 · Summer".into(),

@@ -10,6 +10,7 @@ mod id;
 pub mod ledger;
 pub mod lookup;
 mod metered;
+mod numbered;
 pub mod reassign;
 pub mod reserve;
 pub mod settle;

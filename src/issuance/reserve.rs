@@ -1,12 +1,12 @@
 //! Taking a unit and queueing the issuance, atomically, many requests in one script.
 
-use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use jiff::Timestamp;
 use redis::Script;
 
+use super::numbered::Numbered;
 use super::{InFlight, IssuanceId, metered};
 use crate::Failure;
 use crate::batch::{Batcher, Bounds, all_failed};
@@ -121,23 +121,13 @@ pub async fn reserve(
     requests: &[Request],
     backlog_max: u64,
 ) -> Result<Vec<Reserved>, Failure> {
-    let mut numbers: HashMap<&CouponId, usize> = HashMap::new();
-    let mut coupons = Vec::new();
-    for request in requests {
-        numbers.entry(&request.coupon).or_insert_with(|| {
-            coupons.push(&request.coupon);
-            coupons.len()
-        });
-    }
+    let coupons = Numbered::new(requests.iter().map(|request| &request.coupon));
     let mut reply = partition
         .call(&RESERVE, "reserve", |keys, call| {
-            call.key(keys.stream()).key(keys.in_flight()).key(keys.dead()).key(keys.counters());
-            for coupon in &coupons {
-                call.key(keys.coupon(coupon)).key(keys.holders(coupon)).key(keys.free(coupon));
-            }
+            coupons.add_keys(keys, call);
             call.arg(backlog_max);
             for request in requests {
-                call.arg(numbers[&request.coupon])
+                call.arg(coupons.number(&request.coupon))
                     .arg(request.user.as_str())
                     .arg(request.id.as_bytes().as_slice())
                     .arg(u8::from(request.id.is_keyed()));

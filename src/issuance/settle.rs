@@ -1,16 +1,15 @@
 //! Telling Redis the outcome: acknowledge, give back if rejected, publish. Guarded in the script, so
 //! it may be repeated, and raced, without harm.
 
-use std::collections::HashMap;
 use std::sync::LazyLock;
 use std::time::Instant;
 
 use redis::Script;
 
 use super::feed::message;
+use super::numbered::Numbered;
 use super::{Decision, IssuanceId, Outcome, metered};
 use crate::Failure;
-use crate::coupon::CouponId;
 use crate::keys::{EpochKeys, GROUP, outcome_channel};
 use crate::partition::{Partition, Under, script};
 
@@ -54,27 +53,17 @@ async fn call(
     keys: &EpochKeys,
     decided: &[Settlement],
 ) -> Result<Vec<Settled>, Failure> {
-    let mut numbers: HashMap<&CouponId, usize> = HashMap::new();
-    let mut coupons = Vec::new();
-    for Settlement { decision, .. } in decided {
-        numbers.entry(&decision.coupon).or_insert_with(|| {
-            coupons.push(&decision.coupon);
-            coupons.len()
-        });
-    }
+    let coupons = Numbered::new(decided.iter().map(|settlement| &settlement.decision.coupon));
     let reply = partition
         .call_under(keys, &SETTLE, "settle", |keys, call| {
-            call.key(keys.stream()).key(keys.in_flight()).key(keys.dead()).key(keys.counters());
-            for coupon in &coupons {
-                call.key(keys.coupon(coupon)).key(keys.holders(coupon)).key(keys.free(coupon));
-            }
+            coupons.add_keys(keys, call);
             call.arg(GROUP).arg(outcome_channel(keys.partition()));
             for Settlement { entry, decision, holds } in decided {
                 let (letter, serial, given_back) = match decision.outcome {
                     Outcome::Issued { serial, .. } => ("I", Some(serial), false),
                     Outcome::Rejected { serial, lost, .. } => ("R", serial, !lost),
                 };
-                call.arg(numbers[&decision.coupon])
+                call.arg(coupons.number(&decision.coupon))
                     .arg(entry)
                     .arg(decision.id.as_bytes().as_slice())
                     .arg(letter)

@@ -152,14 +152,13 @@ pub async fn discard(
         None => None,
     };
     let lost = holder.is_some_and(|held| held.id != id);
-    let now = Timestamp::now();
     let rejected = Decision {
         id,
         coupon: in_flight.coupon,
         user: in_flight.user,
         outcome: Outcome::Rejected { reason: Reason::Discarded, serial: in_flight.serial, lost },
         accepted_at: in_flight.accepted_at,
-        decided_at: Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now),
+        decided_at: crate::now_in_milliseconds(),
     };
     let decision = match ledger.insert(std::slice::from_ref(&rejected)).await?.pop() {
         Some(Inserted::Decided) => rejected,

@@ -3,7 +3,6 @@
 use jiff::Timestamp;
 use mongodb::bson::{DateTime, Document, doc};
 use mongodb::error::ErrorKind;
-use mongodb::options::FindOptions;
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
 
@@ -81,19 +80,8 @@ impl UserStore {
     /// At most `limit` users, newest first, from after the one that a cursor names (its creation
     /// time and id).
     pub async fn list(&self, after: Option<(Timestamp, UserId)>, limit: usize) -> Result<Vec<User>, Failure> {
-        let filter = match after {
-            None => doc! {},
-            Some((created_at, id)) => mongo::after_newest_first("createdAt", created_at, id.as_str()),
-        };
-        let users = self.users.clone();
-        let options = FindOptions::builder()
-            .sort(doc! {"createdAt": -1, "_id": -1})
-            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
-            .build();
-        let found = mongo::run("list the users", async move {
-            let cursor = users.find(filter).with_options(options).await?;
-            futures::TryStreamExt::try_collect::<Vec<_>>(cursor).await
-        });
+        let after = after.as_ref().map(|(created_at, id)| (*created_at, id.as_str()));
+        let found = mongo::newest_first_page("list the users", &self.users, after, limit);
         found.await?.into_iter().map(User::try_from).collect()
     }
 }

@@ -8,8 +8,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use jiff::Timestamp;
-
 use super::limits::Limits;
 use crate::Failure;
 use crate::coupon::CouponStore;
@@ -268,14 +266,8 @@ fn decision(entry: &Entry, outcome: Outcome) -> Decision {
         user: entry.user.clone(),
         outcome,
         accepted_at: entry.accepted_at,
-        decided_at: now_in_milliseconds(),
+        decided_at: crate::now_in_milliseconds(),
     }
-}
-
-/// As precise as the ledger keeps it, so that a decision equals its record.
-fn now_in_milliseconds() -> Timestamp {
-    let now = Timestamp::now();
-    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
 }
 
 fn unclear(entry: &Entry, why: &str) -> Failure {
