@@ -16,7 +16,7 @@ use crate::issuance::Ledger;
 use crate::issuance::ledger::indexes;
 use crate::keys::PartitionId;
 use crate::partition::Partition;
-use crate::recovery::{self, Durability, Keeper};
+use crate::recovery::{self, Durability, Keeper, Loader};
 use crate::user::UserStore;
 use crate::{Failure, mongo};
 
@@ -57,8 +57,22 @@ pub async fn open(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends
     })
 }
 
-/// Connects, waits for servers that are starting, and asserts settings and indexes.
+/// Connects, waits for servers that are starting, and asserts settings and indexes, and that the two
+/// belong together.
 pub async fn connect(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends, SetUpError> {
+    let backends = connect_to_any(redis, mongodb).await?;
+    let other = patiently("Redis or MongoDB does not answer", async || {
+        recovery::wrong_ledger(&backends.partition, &backends.database).await
+    })
+    .await?;
+    match other {
+        None => Ok(backends),
+        Some(wrong) => Err(SetUpError(vec![wrong])),
+    }
+}
+
+/// The same, but the data in Redis may belong to another database.
+pub async fn connect_to_any(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends, SetUpError> {
     let backends = open(redis, mongodb).await?;
     let findings = patiently("Redis does not answer; start it, or point --redis-url at it", async || {
         recovery::check_settings(&backends.partition, backends.durability).await
@@ -98,6 +112,11 @@ async fn patiently<T>(advice: &str, attempt: impl AsyncFn() -> Result<T, Failure
 }
 
 impl Backends {
+    /// The one way to load coupons, for this process.
+    pub fn loader(&self) -> Loader {
+        Loader::new(Arc::clone(&self.partition), &self.database)
+    }
+
     /// The task that keeps the partition certified, for this process.
     pub fn keeper(&self) -> Keeper {
         let holder = format!("{}-{}", std::process::id(), crate::random_id());

@@ -6,16 +6,18 @@
 //!
 //! | key | type | holds |
 //! |---|---|---|
-//! | `coupon:{n}:certificate` | hash | the open epoch, the Redis instance it is open on, or who is rebuilding |
+//! | `coupon:{n}:certificate` | hash | the open epoch, the Redis instance and the ledger it is open on, or who recovers |
 //! | `coupon:{n}:E:stream` | stream | one entry an accepted issuance, until it is settled |
 //! | `coupon:{n}:E:in-flight` | hash | issuance id (16 bytes) → `entry serial seq acceptedAtMs nth coupon user` |
 //! | `coupon:{n}:E:dead` | hash | issuance id (16 bytes) → why its entry was set aside |
 //! | `coupon:{n}:E:workers` | hash | consumer → when it last said that it lives (ms), and of itself |
-//! | `coupon:{n}:E:counters` | hash | `accepted`: the sequence number given last; `settled`: how many were settled; `paused`: whether the service is |
+//! | `coupon:{n}:E:counters` | hash | `accepted`: the sequence number given last; `settled`: how many were settled; `paused`: whether the service is; `retired`: how often coupons were |
+//! | `coupon:{n}:E:loaded` | set | the ids of the loaded coupons |
 //! | `coupon:{n}:E:coupon:C` | hash | a loaded coupon: total, next serial, limit, window, state, settled |
 //! | `coupon:{n}:E:holders:C` | hash | user → the ids (16 bytes each) held or in flight; `!` + id → a rejected id that came from a key |
 //! | `coupon:{n}:E:free:C` | set | serials that were given back |
 //! | `coupon:{n}:E:load:T:holders`, `…:free` | | a load under way (T: its token); expires by itself |
+//! | `coupon:{n}:E:built` | string | written last by a rebuild, and gone once the epoch is open |
 //! | `coupon:{n}:damaged` | hash | in-flight values that a rebuild could not read; normally missing |
 //!
 //! Outcomes are published on the channel `coupon:{n}:outcomes`.
@@ -139,6 +141,16 @@ impl EpochKeys {
         format!("{}counters", self.prefix)
     }
 
+    /// Which coupons are loaded.
+    pub fn loaded(&self) -> String {
+        format!("{}loaded", self.prefix)
+    }
+
+    /// Says that a rebuild is complete.
+    pub fn built(&self) -> String {
+        format!("{}built", self.prefix)
+    }
+
     /// A loaded coupon.
     pub fn coupon(&self, coupon: &CouponId) -> String {
         format!("{}coupon:{coupon}", self.prefix)
@@ -176,6 +188,8 @@ mod tests {
             keys.dead(),
             keys.counters(),
             keys.workers(),
+            keys.loaded(),
+            keys.built(),
             keys.coupon(&coupon),
             keys.holders(&coupon),
             keys.free(&coupon),

@@ -17,7 +17,6 @@ use crate::Failure;
 use crate::coupon::{Coupon, CouponId, Created, Status, Stock, stock};
 use crate::http::request::Json as Body;
 use crate::http::{Code, Problem};
-use crate::recovery;
 
 /// A filter that few coupons pass is not followed for longer than this many pages.
 const FILTERED_PAGES_MAX: usize = 20;
@@ -36,7 +35,7 @@ pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Res
         return Err(Problem::new(Code::CouponExists));
     }
     // Redis may be away now: then the first request loads it.
-    if let Err(failure) = recovery::load(&app.partition, &app.ledger, &coupon).await {
+    if let Err(failure) = app.loader.load(&coupon.id).await {
         tracing::warn!(coupon = %coupon.id, error = failure.chain(), "the new coupon will be loaded on demand");
     }
     let location = app.links.coupon(&coupon.id);

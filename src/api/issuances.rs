@@ -12,15 +12,13 @@ use super::query::Query;
 use super::wire::issuance::{self as wire, Issuance, RequestIssuance};
 use super::wire::problem::Problem as ProblemBody;
 use super::{App, wait};
-use crate::coupon::{CouponId, stock};
 use crate::http::problem::jittered_ms;
 use crate::http::request::{Json as Body, RequestId};
 use crate::http::{Code, Language, Problem};
 use crate::issuance::lookup::Found;
 use crate::issuance::reserve::{Progress, Queued, Request, Reserved};
-use crate::issuance::{Decision, IdempotencyKey, InFlight, IssuanceId, Outcome, Reason};
+use crate::issuance::{Decision, IdempotencyKey, InFlight, IssuanceId, Outcome, Reason, over};
 use crate::keys::PartitionId;
-use crate::recovery;
 use crate::user::UserId;
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -154,36 +152,23 @@ fn rejected(app: &App, id: IssuanceId, reason: Reason) -> Problem {
     Problem::new(reason.into()).with("issuance", app.links.issuance(id))
 }
 
-/// Reserves, after loading the coupon if Redis does not have it.
+/// Reserves. A coupon that Redis does not have is loaded first; one that is over is answered for from
+/// the ledger.
 async fn reserve(app: &App, request: &Request) -> Result<Reserved, Problem> {
     for _ in 0..LOADS_MAX {
-        match app.reservations.reserve(request.clone()).await? {
-            Reserved::NotLoaded => load(app, &request.coupon).await?,
+        let now = match app.reservations.reserve(request.clone()).await? {
+            Reserved::NotLoaded { now } => now,
             answered => return Ok(answered),
+        };
+        let Some(coupon) = app.coupons.get(&request.coupon).await? else {
+            return Err(Problem::new(Code::CouponNotFound));
+        };
+        if coupon.archived || coupon.ends_at <= now {
+            return Ok(over::answer(&app.ledger, &coupon, request).await?);
         }
+        app.loader.load(&coupon.id).await?;
     }
     Err(Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(1_000)))
-}
-
-async fn load(app: &App, coupon: &CouponId) -> Result<(), Problem> {
-    let Some(coupon) = app.coupons.get(coupon).await? else {
-        return Err(Problem::new(Code::CouponNotFound));
-    };
-    // One at a time, and to its end even if the client goes: a load is dear, and half of one is garbage.
-    let turn = Arc::clone(&app.loading).lock_owned().await;
-    let (_, stocks) = stock::read(&app.partition, std::slice::from_ref(&coupon.id)).await?;
-    if stocks != [None] {
-        return Ok(());
-    }
-    let (partition, ledger) = (Arc::clone(&app.partition), app.ledger.clone());
-    let task = tokio::spawn(async move {
-        let loaded = recovery::load(&partition, &ledger, &coupon).await;
-        drop(turn);
-        tracing::info!(coupon = %coupon.id, ?loaded, "loaded the coupon on demand");
-        loaded
-    });
-    task.await.map_err(|_| Problem::new(Code::Internal))??;
-    Ok(())
 }
 
 /// The problem of a request that got no unit.
@@ -214,7 +199,7 @@ fn refusal(app: &App, user: &UserId, refused: Reserved) -> Problem {
         | Reserved::Replayed(_)
         | Reserved::ReplayIssued(_)
         | Reserved::ReplayRejected(_)
-        | Reserved::NotLoaded => Problem::new(Code::Internal),
+        | Reserved::NotLoaded { .. } => Problem::new(Code::Internal),
     }
 }
 

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use mongodb::Database;
 use quick_cache::sync::Cache;
 use tokio::net::TcpListener;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::boot::{self, Backends};
@@ -33,6 +33,7 @@ use crate::http::metrics::{CacheSize, Watch};
 use crate::http::server;
 use crate::issuance::{Feed, Ledger, Lookup, Reservations};
 use crate::partition::Partition;
+use crate::recovery::{self, Loader};
 use crate::service::ServiceStore;
 use crate::user::{RegisteredUsers, UserStore};
 pub use docs::openapi;
@@ -60,8 +61,7 @@ pub struct App {
     listeners: Arc<Semaphore>,
     /// Cancelled when the process is asked to stop.
     stopping: CancellationToken,
-    /// Held by whoever loads a coupon on demand.
-    loading: Arc<Mutex<()>>,
+    loader: Loader,
     /// A coupon's validity never changes.
     validities: Cache<CouponId, Validity>,
     links: Links,
@@ -97,7 +97,7 @@ impl App {
             stopping,
             lookup,
             registered,
-            loading: Arc::default(),
+            loader: backends.loader(),
             validities: Cache::new(VALIDITIES_CACHED),
             links: Links::new(config.public_url.as_deref())?,
             pace: Pace::default(),
@@ -148,8 +148,9 @@ pub async fn serve(
         ServiceStore::new(&backends.database),
         drained.clone(),
     ));
+    let retiring = tokio::spawn(recovery::keep_retiring(Arc::clone(&backends.partition), drained.clone()));
     server::serve(listener, router(app), shutdown).await;
     drained.cancel();
-    let _ = tokio::join!(keeping, reconciling);
+    let _ = tokio::join!(keeping, reconciling, retiring);
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `couponctl`: noun, then verb.
 //!
-//! `dev` and `check` have the servers in hand. Everything else goes through the HTTP API alone,
+//! `dev`, `check` and `recover` have the servers in hand. Everything else goes through the HTTP API alone,
 //! knows no more than its JSON, and so works against any deployment.
 
 mod check;
@@ -10,8 +10,10 @@ mod coupon;
 mod dead_letter;
 mod dev;
 mod issue;
+mod progress;
 mod prompt;
 mod queue;
+mod recover;
 mod service;
 mod table;
 mod user;
@@ -22,8 +24,8 @@ use clap::{Parser, Subcommand};
 
 /// Runs, steers and examines the Coupon System.
 ///
-/// `dev` starts everything on this machine and `check` examines an environment. The other commands
-/// talk to a running API, named by --api-url or COUPON_API_URL. Each has an example in its --help.
+/// `dev` starts everything on this machine, `check` examines an environment and `recover` mends its
+/// Redis. The other commands talk to a running API, named by --api-url or COUPON_API_URL. Each has an example in its --help.
 #[derive(Debug, Parser)]
 #[command(
     name = "couponctl",
@@ -42,7 +44,7 @@ Exit codes:
   0  ok
   1  failed, or the API answered with a problem
   2  the command is wrong
-  5  the environment is wrong (dev, check)"
+  5  the environment is wrong (dev, check, recover)"
 )]
 pub struct Command {
     #[command(subcommand)]
@@ -53,6 +55,7 @@ pub struct Command {
 enum Task {
     Dev(dev::Dev),
     Check(check::Check),
+    Recover(recover::Recover),
     Coupon(coupon::Coupon),
     User(user::User),
     Issue(issue::Issue),
@@ -71,6 +74,7 @@ impl Command {
         let ended = match self.task {
             Task::Dev(dev) => dev.run().await,
             Task::Check(check) => check.run().await,
+            Task::Recover(recover) => recover.run().await,
             Task::Coupon(coupon) => coupon.run().await,
             Task::User(user) => user.run().await,
             Task::Issue(issue) => issue.run().await,

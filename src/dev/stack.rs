@@ -13,7 +13,7 @@ use super::servers::{MongoOptions, MongoServer, RedisOptions, RedisServer, find_
 use crate::boot::{self, Backends};
 use crate::config::{ApiConfig, ApiLimits, MongoConfig, PaceConfig, RedisConfig};
 use crate::coupon::{Coupon, CouponId, Discount, Validity};
-use crate::recovery::{self, Durability};
+use crate::recovery::Durability;
 use crate::user::{User, UserId};
 use crate::worker::Worker;
 use crate::{api, shutdown};
@@ -184,7 +184,7 @@ async fn demo(backends: &Backends) -> anyhow::Result<()> {
         created_at: now,
     };
     backends.coupons.insert(&coupon).await?;
-    recovery::load(&backends.partition, &backends.ledger, &coupon).await?;
+    backends.loader().load(&coupon.id).await?;
     let users: Vec<_> = (1..=10)
         .map(|number| {
             let id: UserId = format!("u{number}").parse()?;

@@ -21,8 +21,8 @@ pub(super) fn reserved(started: Instant, requests: usize, answers: &Result<Vec<R
                 metrics::REPLAYED.increment(1);
                 continue;
             }
-            // No answer yet: the coupon is loaded, and it is asked again.
-            Reserved::NotLoaded => continue,
+            // No answer of the script's: the coupon is loaded and it is asked again, or the ledger answers.
+            Reserved::NotLoaded { .. } => continue,
             Reserved::AtLimit { .. } => "already-issued",
             Reserved::SoldOut => "sold-out",
             Reserved::NotStarted { .. } => "not-started",

@@ -11,6 +11,7 @@ pub mod ledger;
 pub mod lookup;
 mod metered;
 mod numbered;
+pub mod over;
 pub mod reassign;
 pub mod reserve;
 pub mod settle;

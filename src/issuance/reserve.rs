@@ -51,8 +51,10 @@ pub enum Reserved {
     Ended,
     Paused,
     Archived,
-    /// Redis does not have the coupon: load it, or it does not exist.
-    NotLoaded,
+    /// Redis does not have the coupon: it must be loaded, is over ([`super::over`]), or does not exist.
+    NotLoaded {
+        now: Timestamp,
+    },
     /// As many are queued as the bound allows.
     BacklogFull,
 }
@@ -175,7 +177,7 @@ pub async fn reserve(
                 b'E' => Reserved::Ended,
                 b'P' => Reserved::Paused,
                 b'X' => Reserved::Archived,
-                b'L' => Reserved::NotLoaded,
+                b'L' => Reserved::NotLoaded { now },
                 b'B' => Reserved::BacklogFull,
                 _ => return Err(reply.wrong()),
             })

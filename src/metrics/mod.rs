@@ -131,8 +131,9 @@ pub static REJECTED: LazyLock<Family> =
     LazyLock::new(|| Family::new(names::REJECTED, "reason", &["already-issued", "sold-out", "discarded"]));
 
 /// See [`names`].
-pub static RECOVERIES: LazyLock<Family> =
-    LazyLock::new(|| Family::new(names::RECOVERIES, "result", &["opened", "superseded", "failed"]));
+pub static RECOVERIES: LazyLock<Family> = LazyLock::new(|| {
+    Family::new(names::RECOVERIES, "result", &["verified", "rebuilt", "superseded", "failed"])
+});
 
 /// See [`names::CACHE_LOOKUPS`].
 pub static OUTCOME_CACHE: LazyLock<CacheLookups> = LazyLock::new(|| CacheLookups::new("outcomes"));

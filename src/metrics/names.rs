@@ -27,7 +27,7 @@ const LATENCY: Kind = Kind::Histogram(&[
 ]);
 /// Of one batch of at most 128.
 const BATCH: Kind = Kind::Histogram(&[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]);
-/// Of a rebuild: from nothing to millions of records.
+/// Of a recovery: from nothing to millions of records.
 const OUTAGE: Kind = Kind::Histogram(&[0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0]);
 const COUNTER: Kind = Kind::Counter;
 const GAUGE: Kind = Kind::Gauge;
@@ -116,10 +116,10 @@ metrics! {
     // Recovery.
     CERTIFIED GAUGE "coupon_certified" []
         "1 while the data in Redis is certified; 0 while it is not, or Redis does not answer. Without it everything is answered 503.";
-    RECOVERIES COUNTER "coupon_recoveries_total" ["result": "three"]
-        "Rebuilds by this process: opened, superseded by another's, failed.";
+    RECOVERIES COUNTER "coupon_recoveries_total" ["result": "four"]
+        "Recoveries by this process: verified (the data was intact), rebuilt, superseded by another's, failed.";
     RECOVERY_SECONDS OUTAGE "coupon_recovery_seconds" []
-        "How long a rebuild took, whatever its result.";
+        "How long a recovery took, whatever its result.";
     STALE GAUGE "coupon_figures_stale" []
         "1 if queue, stock or certificate could not be read at the last try: then their figures are old.";
 

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Closes the certificate: from here on every other script refuses, until the data of a new epoch is
--- opened. A recoverer of an earlier term is turned away, so that one that slept cannot undo the work
--- of its successor.
+-- Closes the certificate: from here on every other script refuses, until the data is certified again
+-- (certify.lua) or that of a new epoch is opened (open.lua). A recoverer of an earlier term is turned
+-- away, so that one that slept cannot undo the work of its successor.
 --
 -- KEYS  1 certificate
 -- ARGV  1 term of the recovery lease  2 the new epoch

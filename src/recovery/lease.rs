@@ -26,6 +26,8 @@ pub struct Lease {
     pub term: i64,
     /// The epoch to build under this lease.
     pub epoch: Epoch,
+    /// Names this ledger among all; it never changes.
+    pub ledger: String,
 }
 
 impl Lease {
@@ -49,6 +51,7 @@ impl Lease {
             "epoch": epoch.to_string(),
             "term": {"$add": [{"$max": ["$term", known]}, 1_i64]},
             "until": until(),
+            "ledger": {"$ifNull": ["$ledger", Epoch::new().to_string()]},
         }}];
         let collection = leases.clone();
         let taken = mongo::run("take the recovery lease", async move {
@@ -58,9 +61,25 @@ impl Lease {
             }
             collection.find_one_and_update(free, taken).return_document(ReturnDocument::After).await
         });
-        let term = taken.await?.and_then(|lease| lease.get_i64("term").ok());
-        let holder = holder.to_owned();
-        Ok(term.map(|term| Lease { leases, partition, holder, term, epoch }))
+        let Some(taken) = taken.await? else { return Ok(None) };
+        let (Ok(term), Ok(ledger)) = (taken.get_i64("term"), taken.get_str("ledger")) else {
+            let source = format!("the lease {taken} is damaged").into();
+            return Err(Failure::MongoDb { operation: "take the recovery lease", source });
+        };
+        let (holder, ledger) = (holder.to_owned(), ledger.to_owned());
+        Ok(Some(Lease { leases, partition, holder, term, epoch, ledger }))
+    }
+
+    /// The name of this database's ledger, once anybody has recovered with it.
+    pub(super) async fn ledger(
+        database: &Database,
+        partition: PartitionId,
+    ) -> Result<Option<String>, Failure> {
+        let leases: Collection<Document> = database.collection("recovery");
+        let found = mongo::run("read the recovery lease", async move {
+            leases.find_one(doc! {"_id": id(partition)}).await
+        });
+        Ok(found.await?.and_then(|lease| lease.get_str("ledger").map(str::to_owned).ok()))
     }
 
     /// Renews the lease. `false` means that somebody else holds it now.

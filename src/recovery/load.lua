@@ -1,13 +1,16 @@
 #!lua flags=allow-oom
 -- Puts a coupon into Redis: the only way in. Its holders and free serials were computed from the
--- ledger and what is in flight, and lie in staging keys. Refuses if the coupon is there already, so
--- that a loader that slept cannot put an old picture over a new one.
+-- ledger and what is in flight, and lie in staging keys. Refuses if the coupon is there already, or if
+-- any was retired since the computing began, so that a loader that slept cannot put an old picture
+-- over a new one.
 --
--- KEYS  1 certificate  2 coupon  3 holders  4 free  5 staged holders  6 staged free
+-- KEYS  1 certificate  2 counters  3 loaded coupons  4 coupon  5 holders  6 free
+--       7 staged holders  8 staged free
 -- ARGV  1 epoch  2 '1' if the epoch is being built, '0' if it is open  3 staged holders  4 staged free
---       then field, value, … of the coupon
+--       5 how often coupons had been retired when the computing began, then field, value, … of the coupon
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', what}: what is
---   'loaded', 'present' (nothing was done) or 'incomplete' (the staging keys have expired)
+--   'loaded', 'present', 'retired' (one was meanwhile) or 'incomplete' (the staging keys have expired);
+--   nothing was done but for the first
 --@certificate
 if ARGV[2] == '1' then
   if redis.call('HGET', KEYS[1], 'building') ~= ARGV[1] then return {'uncertified'} end
@@ -15,17 +18,22 @@ else
   local fault = certificate_fault(KEYS[1], ARGV[1])
   if fault then return fault end
 end
-if redis.call('EXISTS', KEYS[2]) == 1 then
-  redis.call('UNLINK', KEYS[5], KEYS[6])
-  return {'ok', 'present'}
+local refused
+if redis.call('EXISTS', KEYS[4]) == 1 then
+  refused = 'present'
+elseif (redis.call('HGET', KEYS[2], 'retired') or '0') ~= ARGV[5] then
+  refused = 'retired'
+elseif redis.call('HLEN', KEYS[7]) ~= tonumber(ARGV[3]) or redis.call('SCARD', KEYS[8]) ~= tonumber(ARGV[4]) then
+  refused = 'incomplete'
 end
-if redis.call('HLEN', KEYS[5]) ~= tonumber(ARGV[3]) or redis.call('SCARD', KEYS[6]) ~= tonumber(ARGV[4]) then
-  redis.call('UNLINK', KEYS[5], KEYS[6])
-  return {'ok', 'incomplete'}
+if refused then
+  redis.call('UNLINK', KEYS[7], KEYS[8])
+  return {'ok', refused}
 end
-redis.call('UNLINK', KEYS[3], KEYS[4])
-for from = 5, 6 do
+redis.call('UNLINK', KEYS[5], KEYS[6])
+for from = 7, 8 do
   if redis.call('PERSIST', KEYS[from]) == 1 then redis.call('RENAME', KEYS[from], KEYS[from - 2]) end
 end
-redis.call('HSET', KEYS[2], unpack(ARGV, 5))
+redis.call('HSET', KEYS[4], unpack(ARGV, 6))
+redis.call('SADD', KEYS[3], redis.call('HGET', KEYS[4], 'id'))
 return {'ok', 'loaded'}

@@ -3,20 +3,37 @@
 //! A partition's data may be used only under its certificate: the open epoch, and the Redis instance
 //! that it was opened on. Every script checks it (`certificate.lua`). A restart, a flush, a rewind, a
 //! promoted replica: the certificate does not fit, every script refuses, the API answers 503, and one
-//! recoverer ([`Keeper`], under a lease in MongoDB) rebuilds the partition under a new epoch from
-//! the ledger and from what is still in flight. The first boot is a recovery of nothing.
+//! recoverer ([`Keeper`], under a lease in MongoDB) recovers: data that is intact is certified as it
+//! is (`verify`); else the partition is rebuilt under a new epoch from the ledger and from what is
+//! still in flight (`rebuild`). The first boot is a recovery of nothing.
+//!
+//! A coupon gets into Redis by a rebuild or by the [`Loader`], through one script, and out again by
+//! [`retire`] when it is over.
 
-mod check;
+mod certificate;
 mod epoch;
+mod forget;
 mod keeper;
 mod lease;
 mod load;
+mod picture;
+mod progress;
 mod rebuild;
+mod recover;
+mod refill;
+mod retire;
 mod settings;
+mod staging;
+mod survivors;
+mod units;
+mod verify;
 
-pub use check::is_certified;
+pub use certificate::is_certified;
 pub use epoch::Epoch;
-pub use keeper::Keeper;
-pub use load::{Loaded, load};
-pub use rebuild::{Rebuilt, rebuild};
+pub use keeper::{Keeper, Kept, wrong_ledger};
+pub use lease::Lease;
+pub use load::{Loaded, Loader};
+pub use progress::{Step, Watch, unwatched};
+pub use recover::{How, Recovered, Recovery};
+pub use retire::{KEPT_AFTER_END, keep_retiring, loaded, retire};
 pub use settings::{Durability, check as check_settings};

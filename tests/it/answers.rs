@@ -2,7 +2,6 @@
 
 use coupon_system::coupon::Coupon;
 use coupon_system::http::Code;
-use coupon_system::recovery;
 use serde_json::json;
 
 use crate::helpers::{Answer, System, at};
@@ -52,7 +51,7 @@ async fn a_coupon_that_cannot_be_requested_says_why() {
     for (id, code, variant) in variants {
         let variant = Coupon { id: id.parse().expect("an id"), ..variant };
         system.backends.coupons.insert(&variant).await.expect("it is written");
-        recovery::load(system.partition(), &system.backends.ledger, &variant).await.expect("it is loaded");
+        system.backends.loader().load(&variant.id).await.expect("it is loaded");
         let answer = system.client.issue("u0", id, None).await;
         is_problem(&answer, 409, code);
         assert_eq!(answer.body["retryable"], json!(["not-started", "paused"].contains(&code)));

@@ -192,7 +192,7 @@ const ROWS: &[Row] = {
         (names::BREAKER_OPEN, &[], Break, Worker, To(1.0)),
         (names::BREAKER_OPENED, &[], Break, Worker, To(1.0)),
         (names::CPU_SECONDS, &[], Work, Api, Up),
-        (names::RECOVERIES, &["result=\"opened\""], Recover, Api, Up),
+        (names::RECOVERIES, &["result=\"rebuilt\""], Recover, Api, Up),
         (names::RECOVERY_SECONDS, &[], Recover, Api, Up),
         (names::CERTIFIED, &[], Uncertify, Api, To(0.0)),
         (names::STALE, &[], LoseRedis, Api, To(1.0)),
@@ -386,7 +386,7 @@ impl Stage {
                         (self.api.get("/readyz").await.status == 200).then_some(())
                     })
                     .await;
-                    (self.scrape(Of::Api).await.sum(names::RECOVERIES, &["result=\"opened\""])? > 0.0)
+                    (self.scrape(Of::Api).await.sum(names::RECOVERIES, &["result=\"rebuilt\""])? > 0.0)
                         .then_some(())
                 })
                 .await;

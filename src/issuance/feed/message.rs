@@ -1,5 +1,5 @@
 //! The announcement of an outcome on the partition's channel: text, fields with a space between, none
-//! of which can hold one.
+//! of which can hold one. (The other announcement there is `epoch` and the epoch that was opened.)
 //!
 //! `id I serial nth acceptedAtMs decidedAtMs coupon user`, or, with `-` for no serial and `1` for a
 //! lost one, `id R reason serial lost acceptedAtMs decidedAtMs coupon user`.
@@ -13,6 +13,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 
 use crate::issuance::{Decision, Outcome};
+use crate::recovery::Epoch;
 
 /// The announcement of a decision.
 pub(in crate::issuance) fn write(decision: &Decision) -> String {
@@ -33,7 +34,23 @@ pub(in crate::issuance) fn write(decision: &Decision) -> String {
     )
 }
 
-/// Reads an announcement. Strictly: only what [`write`] writes.
+/// What can be heard on the channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Heard {
+    Outcome(Decision),
+    /// This epoch was opened.
+    Epoch(Epoch),
+}
+
+/// Reads an announcement. Strictly: only what is written.
+pub(super) fn hear(text: &str) -> Result<Heard, String> {
+    match text.strip_prefix("epoch ") {
+        Some(epoch) => epoch.parse().map(Heard::Epoch).map_err(|_| format!("{epoch:?} is no epoch")),
+        None => read(text).map(Heard::Outcome),
+    }
+}
+
+/// Reads the announcement of an outcome.
 pub(super) fn read(text: &str) -> Result<Decision, String> {
     let mut fields = text.split(' ');
     let mut next = |name: &str| fields.next().ok_or_else(|| format!("no {name}"));

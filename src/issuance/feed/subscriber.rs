@@ -1,6 +1,6 @@
 //! The background task that hears of outcomes: one in each API process, on a connection of its own.
 //! Reads: the partition's channel. Writes: the outcome cache of [`Lookup`]. Wakes: whoever waits for
-//! an announced issuance; and [the look](super::look) after each connection, for what was not heard
+//! an announced issuance, or for anything when another epoch was opened; and [the look](super::look) after each connection, for what was not heard
 //! while there was none.
 //!
 //! It is lossy, as pub/sub is: nothing may depend on it but how soon a waiter wakes.
@@ -12,7 +12,8 @@ use redis::Msg;
 use redis::aio::{PubSubSink, PubSubStream};
 use tokio::time::timeout;
 
-use super::{Feed, message};
+use super::Feed;
+use super::message::{self, Heard};
 use crate::Failure;
 use crate::backoff::Backoff;
 use crate::issuance::lookup::Found;
@@ -86,14 +87,16 @@ async fn hear(feed: &Feed, mut sink: PubSubSink, mut stream: PubSubStream) {
 
 fn take(feed: &Feed, announced: &Msg) {
     let bytes = announced.get_payload_bytes();
-    match std::str::from_utf8(bytes).map_err(|error| error.to_string()).and_then(message::read) {
-        Ok(decision) => {
+    match std::str::from_utf8(bytes).map_err(|error| error.to_string()).and_then(message::hear) {
+        // Whoever waits is looked up again because of it.
+        Ok(Heard::Epoch(epoch)) => feed.partition.set_epoch(epoch),
+        Ok(Heard::Outcome(decision)) => {
             let id = decision.id;
             let decision = feed.lookup.learn(decision);
             feed.waiters.tell(id, Found::Decided(decision));
         }
         Err(why) => {
-            tracing::debug!(bytes = bytes.len(), why, "skipped what is no announcement of an outcome")
+            tracing::debug!(bytes = bytes.len(), why, "skipped what is no announcement")
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::Failure;
 use crate::coupon::CouponId;
 use crate::user::UserId;
 use crate::{metrics, mongo};
-use record::{ISSUED, REJECTED, Record, decision, uuid};
+use record::{HeldRecord, ISSUED, REJECTED, Record, decision, uuid};
 
 /// The name of the ledger's collection.
 pub const COLLECTION: &str = "user_coupons";
@@ -152,11 +152,20 @@ impl Ledger {
     /// The issued units of a coupon that follow `after`, all of one user's in a row. An empty page is
     /// the end.
     pub async fn issued_page(&self, coupon: &CouponId, after: Option<&Held>) -> Result<Vec<Held>, Failure> {
-        let options =
-            FindOptions::builder().sort(queries::by_user()).hint(indexes::by_user_hint()).limit(PAGE).build();
-        let found =
-            self.find("read the coupon's holders", queries::issued_after(coupon, after), options).await?;
-        found.iter().map(held).collect()
+        let records = self.records.clone_with_type::<HeldRecord>();
+        let filter = queries::issued_after(coupon, after);
+        let found = mongo::run("read the coupon's holders", async move {
+            let cursor = records
+                .find(filter)
+                .projection(HeldRecord::projection())
+                .sort(queries::by_user())
+                .hint(indexes::by_user_hint())
+                .limit(PAGE)
+                .batch_size(PAGE_SIZE)
+                .await?;
+            cursor.try_collect::<Vec<_>>().await
+        });
+        found.await?.into_iter().map(HeldRecord::parse).collect()
     }
 
     /// The ids of a coupon's rejected issuances that follow `after`. An empty page is the end.
@@ -187,6 +196,8 @@ impl Ledger {
 
 /// Documents in one page of [`Ledger::issued_page`].
 const PAGE: i64 = 5_000;
+/// The same, so that a page is one answer.
+const PAGE_SIZE: u32 = 5_000;
 
 fn held(decision: &Decision) -> Result<Held, Failure> {
     match decision.outcome {

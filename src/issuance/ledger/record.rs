@@ -1,8 +1,9 @@
 //! The shape of a ledger document, and its way to and from a [`Decision`].
 
-use mongodb::bson::{DateTime, Uuid};
+use mongodb::bson::{DateTime, Document, Uuid, doc};
 use serde::{Deserialize, Serialize};
 
+use super::Held;
 use crate::Failure;
 use crate::issuance::{Decision, IssuanceId, Outcome};
 use crate::mongo::{from_bson_time, to_bson_time};
@@ -78,6 +79,36 @@ impl From<&Decision> for Record {
 pub(super) fn decision(record: Record) -> Result<Decision, Failure> {
     let id = record.id;
     parse(record).map_err(|why| damaged(id, why))
+}
+
+/// What an issued document says of its unit, and no more: a coupon has up to millions.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct HeldRecord {
+    #[serde(rename = "_id")]
+    id: Uuid,
+    user_id: String,
+    serial: i64,
+    nth: i32,
+}
+
+impl HeldRecord {
+    pub(super) fn projection() -> Document {
+        doc! {"userId": 1, "serial": 1, "nth": 1}
+    }
+
+    pub(super) fn parse(self) -> Result<Held, Failure> {
+        let id = self.id;
+        let parse = || {
+            Ok::<_, String>(Held {
+                id: IssuanceId::from_bytes(id.bytes()).ok_or("its id")?,
+                user: self.user_id.parse()?,
+                serial: u32::try_from(self.serial).map_err(|_| "its serial")?,
+                nth: u8::try_from(self.nth).map_err(|_| "its nth")?,
+            })
+        };
+        parse().map_err(|why| damaged(id, why))
+    }
 }
 
 fn parse(record: Record) -> Result<Decision, String> {

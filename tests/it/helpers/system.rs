@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use coupon_system::api;
 use coupon_system::boot::{self, Backends};
 use coupon_system::config::ApiCommand;
 use coupon_system::coupon::{Coupon, CouponId, Created, Stock, Validity, stock};
@@ -16,7 +17,6 @@ use coupon_system::partition::Partition;
 use coupon_system::queue::{Entry, Read, Reader, Which};
 use coupon_system::user::User;
 use coupon_system::worker::{Decider, Pace, Worker};
-use coupon_system::{api, recovery};
 use jiff::{SignedDuration, Timestamp};
 use mongodb::bson::doc;
 use tempfile::TempDir;
@@ -153,7 +153,7 @@ impl System {
         ends_at: Timestamp,
     ) -> CouponId {
         let coupon = self.coupon_record(id, total, per_user, starts_at, ends_at).await;
-        recovery::load(self.partition(), &self.backends.ledger, &coupon).await.expect("it is loaded");
+        self.backends.loader().load(&coupon.id).await.expect("it is loaded");
         coupon.id
     }
 

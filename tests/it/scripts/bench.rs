@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use coupon_system::boot::{self, Backends};
 use coupon_system::config::{MongoConfig, RedisConfig};
-use coupon_system::coupon::{Coupon, CouponId, Stock, stock};
+use coupon_system::coupon::{Coupon, CouponId, Created, Stock, stock};
 use coupon_system::dev::servers::{Persistence, RedisOptions, RedisServer};
 use coupon_system::issuance::IssuanceId;
 use coupon_system::issuance::lookup::read_in_flight;
@@ -12,7 +12,8 @@ use coupon_system::issuance::reserve::{Request, Reserved, reserve};
 use coupon_system::keys::{EpochKeys, GROUP, PartitionId};
 use coupon_system::partition::Partition;
 use coupon_system::queue::{Entry, Read, Reader, Which};
-use coupon_system::recovery::{self, Durability, Loaded};
+use coupon_system::recovery::{Durability, Loaded};
+use mongodb::bson::{Document, doc};
 use redis::FromRedisValue;
 use tempfile::TempDir;
 
@@ -53,8 +54,10 @@ impl Bench {
         assert!(self.backends.keeper().ensure().await.expect("a recovery"));
     }
 
-    /// Forgets everything: an empty Redis under a new epoch.
+    /// Forgets everything: no coupons, and an empty Redis under a new epoch.
     pub async fn empty(&self) {
+        let coupons = self.backends.database.collection::<Document>("coupons");
+        coupons.delete_many(doc! {}).await.expect("they are deleted");
         self.run::<()>("FLUSHALL", &[]).await;
         self.recover().await;
     }
@@ -88,7 +91,15 @@ impl Bench {
     }
 
     pub async fn load(&self, coupon: &Coupon) -> Loaded {
-        recovery::load(self.partition(), &self.backends.ledger, coupon).await.expect("it is loaded")
+        self.record(coupon).await;
+        self.backends.loader().load(&coupon.id).await.expect("it is loaded")
+    }
+
+    /// Writes a coupon's record, over any of an earlier test case.
+    pub async fn record(&self, coupon: &Coupon) {
+        let coupons = self.backends.database.collection::<Document>("coupons");
+        coupons.delete_one(doc! {"_id": coupon.id.as_str()}).await.expect("it is deleted");
+        assert_eq!(self.backends.coupons.insert(coupon).await.expect("it is written"), Created::New);
     }
 
     /// Reserves one batch.

@@ -251,7 +251,7 @@ fn time_of(answer: &Reserved) -> Option<Timestamp> {
         Reserved::Accepted(Queued { progress, .. }) | Reserved::Replayed(Queued { progress, .. }) => {
             Some(progress.now)
         }
-        Reserved::NotStarted { now, .. } => Some(*now),
+        Reserved::NotStarted { now, .. } | Reserved::NotLoaded { now } => Some(*now),
         _ => None,
     }
 }

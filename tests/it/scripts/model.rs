@@ -216,7 +216,7 @@ impl Model {
     ) -> Reserved {
         let offer = &self.coupons[&request.coupon];
         if !offer.loaded {
-            return Reserved::NotLoaded;
+            return Reserved::NotLoaded { now };
         }
         if let Some(known) = self.deduplicated(offer, request, now) {
             return known;

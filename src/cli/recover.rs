@@ -1,0 +1,124 @@
+//! `couponctl recover`: what API and worker processes do by themselves, by hand and with progress.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::progress::Progress;
+use crate::boot;
+use crate::config::{MongoConfig, RedisConfig};
+use crate::recovery::{How, Kept, Recovered, Step, Watch, is_certified};
+use crate::shutdown;
+
+/// How often it is asked again whether another process has finished.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Gets the data in Redis certified again, by hand.
+///
+/// API and worker processes do this by themselves; nothing needs to be stopped. Data that is intact is
+/// certified as it is. Else, or with --rebuild, it is built anew from MongoDB and from what is still in
+/// flight. Meanwhile every request is answered 503. May be broken off and repeated.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  couponctl recover
+  couponctl recover --rebuild --redis-url redis://10.0.0.5:6379")]
+pub struct Recover {
+    /// Build the data anew, even if it is certified or belongs to another MongoDB database
+    #[arg(long)]
+    rebuild: bool,
+    #[command(flatten)]
+    redis: RedisConfig,
+    #[command(flatten)]
+    mongodb: MongoConfig,
+    /// Print JSON: {"result": "certified" | "verified" | "rebuilt", "inFlight", "decided", "coupons", "seconds"}
+    #[arg(long)]
+    json: bool,
+}
+
+impl Recover {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let backends = match self.rebuild {
+            true => boot::connect_to_any(&self.redis, &self.mongodb).await?,
+            false => boot::connect(&self.redis, &self.mongodb).await?,
+        };
+        let shutdown = shutdown::on_signal()?;
+        let started = Instant::now();
+        let progress = Progress::start();
+        let shown = progress.clone();
+        let watch: Watch = Arc::new(move |step: &Step| show(&shown, step));
+        let how = if self.rebuild { How::Rebuild } else { How::VerifyFirst };
+        let keeper = backends.keeper();
+        let kept = loop {
+            if how == How::VerifyFirst && is_certified(&backends.partition).await? {
+                break Kept::Before;
+            }
+            match keeper.recover(how, &watch, &shutdown).await? {
+                Kept::ByAnother => progress.say("another process recovers; waiting for it"),
+                Kept::Recovered(Recovered::Superseded) => {}
+                kept => break kept,
+            }
+            wait(&shutdown).await?;
+        };
+        progress.finish();
+        self.print(kept, started.elapsed());
+        Ok(())
+    }
+
+    fn print(&self, kept: Kept, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let (result, in_flight, decided, coupons) = match kept {
+            Kept::Recovered(Recovered::Verified { in_flight, coupons }) => {
+                ("verified", Some(in_flight), None, Some(coupons))
+            }
+            Kept::Recovered(Recovered::Rebuilt { survivors, decided, coupons }) => {
+                ("rebuilt", Some(survivors), Some(decided), Some(coupons))
+            }
+            _ => ("certified", None, None, None),
+        };
+        if self.json {
+            println!(
+                "{}",
+                json!({"result": result, "inFlight": in_flight, "decided": decided, "coupons": coupons, "seconds": seconds})
+            );
+            return;
+        }
+        match kept {
+            Kept::Recovered(Recovered::Verified { in_flight, coupons }) => println!(
+                "The data was intact and is certified again: {coupons} coupons, {in_flight} in flight ({seconds:.1} s)."
+            ),
+            Kept::Recovered(Recovered::Rebuilt { survivors, decided, coupons }) => println!(
+                "Rebuilt and certified: {coupons} coupons, {survivors} in flight, {decided} were decided already ({seconds:.1} s)."
+            ),
+            _ => println!("The data is certified; there is nothing to recover (--rebuild builds it anew)."),
+        }
+    }
+}
+
+async fn wait(shutdown: &CancellationToken) -> anyhow::Result<()> {
+    tokio::select! {
+        () = shutdown.cancelled() => anyhow::bail!("broken off; API and worker processes recover by themselves"),
+        () = tokio::time::sleep(LOOK_EVERY) => Ok(()),
+    }
+}
+
+fn show(progress: &Progress, step: &Step) {
+    match step {
+        Step::Closed => progress.say("closed: requests are answered 503 from here on"),
+        Step::Read { in_flight } => progress.say(&format!("{in_flight} in flight")),
+        Step::Compared { coupon, number, of } => {
+            progress.at(&format!("comparing {coupon} with the ledger"), *number as u64, *of as u64);
+        }
+        Step::Damaged { why } => progress.say(&format!("it must be built anew: {why}")),
+        Step::Sorted { undecided } => progress.say(&format!("{undecided} of them undecided")),
+        Step::Loading { coupon, number, of, records, of_records } => {
+            progress.at(&format!("coupon {number} of {of}, {coupon}: issued units"), *records, *of_records);
+        }
+        Step::Queueing { entries, of } => progress.at("queue entries", *entries as u64, *of as u64),
+        Step::Built => progress.say("built"),
+        Step::Opened => progress.say("open: requests are accepted again"),
+    }
+}

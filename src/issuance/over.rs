@@ -1,0 +1,25 @@
+//! Answering a request for a coupon that is over and was retired from Redis: the ledger knows all that
+//! there is to know. Nothing of such a coupon is in flight, and nothing of it can be had any more.
+
+use super::reserve::{Request, Reserved};
+use super::{Ledger, Outcome};
+use crate::Failure;
+use crate::coupon::Coupon;
+
+/// The answer that the reserve script would give: replays by key and limits come before "it is over".
+pub async fn answer(ledger: &Ledger, coupon: &Coupon, request: &Request) -> Result<Reserved, Failure> {
+    if request.id.is_keyed()
+        && let Some(decision) = ledger.decisions(&[request.id]).await?.remove(&request.id)
+    {
+        return Ok(match decision.outcome {
+            Outcome::Issued { .. } => Reserved::ReplayIssued(request.id),
+            Outcome::Rejected { .. } => Reserved::ReplayRejected(request.id),
+        });
+    }
+    let held = ledger.held_by(&coupon.id, &request.user).await?;
+    if held.len() >= usize::from(coupon.per_user) {
+        let issued = held.into_iter().map(|held| held.id).collect();
+        return Ok(Reserved::AtLimit { issued, in_flight: Vec::new() });
+    }
+    Ok(if coupon.archived { Reserved::Archived } else { Reserved::Ended })
+}

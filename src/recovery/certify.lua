@@ -1,0 +1,20 @@
+#!lua flags=allow-oom
+-- Opens the epoch that was open last again, because its data was found intact: compare-and-set on the
+-- term and the recoverer's epoch, on the very instance that was looked at.
+--
+-- KEYS  1 certificate  2 stream  3 counters
+-- ARGV  1 term  2 the recoverer's own epoch  3 the epoch that is intact  4 group
+-- Returns {'opened'}, {'superseded'} (somebody else recovers), or {'incomplete', what is missing}
+local held = redis.call('HMGET', KEYS[1], 'state', 'term', 'building', 'building_on', 'epoch')
+if held[1] ~= 'closed' or held[2] ~= ARGV[1] or held[3] ~= ARGV[2] then return {'superseded'} end
+local info = redis.call('INFO', 'server', 'replication')
+local run_id = string.match(info, 'run_id:(%x+)')
+if held[4] ~= run_id then return {'incomplete', 'redis restarted meanwhile'} end
+if held[5] ~= ARGV[3] then return {'incomplete', 'the certificate of that epoch'} end
+local groups = redis.pcall('XINFO', 'GROUPS', KEYS[2])
+if groups.err or not groups[1] or groups[1][2] ~= ARGV[4] then return {'incomplete', 'consumer group'} end
+if redis.call('EXISTS', KEYS[3]) == 0 then return {'incomplete', 'counters'} end
+redis.call('HSET', KEYS[1], 'state', 'open', 'run_id', run_id,
+  'replid', string.match(info, 'master_replid:(%x+)'))
+redis.call('HDEL', KEYS[1], 'building', 'building_on')
+return {'opened'}

@@ -1,0 +1,87 @@
+//! Deleting the keys of old epochs, and finding which there are.
+
+use std::sync::LazyLock;
+
+use redis::Script;
+
+use super::Epoch;
+use crate::Failure;
+use crate::keys::{self, EpochKeys};
+use crate::partition::{Call, Partition, script};
+
+static FORGET: LazyLock<Script> = LazyLock::new(|| script(include_str!("forget.lua")));
+
+/// Keys in one page of the walk, about.
+const PAGE: usize = 1_000;
+
+/// Whether the keys were deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Forgotten {
+    All,
+    /// Somebody else recovers by now: nothing more was deleted.
+    Superseded,
+}
+
+/// Deletes the keys of every epoch but some, as the recoverer of `mine`.
+pub(super) async fn all_but(
+    partition: &Partition,
+    mine: &EpochKeys,
+    kept: &[&EpochKeys],
+) -> Result<Forgotten, Failure> {
+    let mut walk = Walk::new(partition);
+    while let Some(page) = walk.next().await? {
+        let old: Vec<_> =
+            page.into_iter().filter(|key| !kept.iter().any(|kept| key.starts_with(kept.prefix()))).collect();
+        if old.is_empty() {
+            continue;
+        }
+        let mut call = Call::default();
+        call.key(mine.certificate()).arg(mine.epoch().to_string());
+        for key in old {
+            call.key(key);
+        }
+        if partition.invoke(&FORGET, "delete an old epoch", &call).await?.text()? != "forgotten" {
+            return Ok(Forgotten::Superseded);
+        }
+    }
+    Ok(Forgotten::All)
+}
+
+/// Every epoch that has something in flight, the oldest first.
+pub(super) async fn epochs_in_flight(partition: &Partition) -> Result<Vec<EpochKeys>, Failure> {
+    let mut epochs = Vec::new();
+    let mut walk = Walk::new(partition);
+    while let Some(page) = walk.next().await? {
+        epochs.extend(page.iter().filter_map(|key| keys::epoch_of_in_flight(partition.id(), key)));
+    }
+    epochs.sort_by_key(|epoch: &Epoch| epoch.to_string());
+    Ok(epochs.into_iter().map(|epoch| EpochKeys::new(partition.id(), epoch)).collect())
+}
+
+/// A walk through all keys of epochs, a page at a time.
+struct Walk<'a> {
+    partition: &'a Partition,
+    /// `None` at the end.
+    cursor: Option<u64>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(partition: &'a Partition) -> Self {
+        Walk { partition, cursor: Some(0) }
+    }
+
+    async fn next(&mut self) -> Result<Option<Vec<String>>, Failure> {
+        let Some(cursor) = self.cursor else { return Ok(None) };
+        let (next, page): (u64, Vec<String>) = redis::cmd("SCAN")
+            .arg(cursor)
+            .arg("MATCH")
+            .arg(keys::any_epoch(self.partition.id()))
+            .arg("COUNT")
+            .arg(PAGE)
+            .query_async(&mut self.partition.connection())
+            .await
+            .map_err(Failure::redis("look through the keys"))?;
+        self.cursor = Some(next).filter(|next| *next != 0);
+        Ok(Some(page))
+    }
+}

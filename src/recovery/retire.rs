@@ -1,0 +1,134 @@
+//! Taking coupons that are over out of Redis: memory is for those that can be asked for. From then on
+//! the ledger answers ([`crate::issuance::over`]).
+
+use std::collections::HashSet;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use redis::Script;
+use tokio_util::sync::CancellationToken;
+
+use super::survivors;
+use crate::Failure;
+use crate::coupon::CouponId;
+use crate::keys::EpochKeys;
+use crate::partition::{Partition, Under, script};
+
+static OVER: LazyLock<Script> = LazyLock::new(|| script(include_str!("over.lua")));
+static RETIRE: LazyLock<Script> = LazyLock::new(|| script(include_str!("retire.lua")));
+
+/// How often coupons that are over are looked for.
+const EVERY: Duration = Duration::from_secs(60);
+/// A campaign that has just ended is still asked for a lot, and Redis answers that more cheaply.
+pub const KEPT_AFTER_END: Duration = Duration::from_secs(3600);
+/// Coupons in one script.
+const BATCH: usize = 200;
+
+/// Retires until `shutdown`. Idempotent and without input; every API process runs it. Reads: loaded
+/// coupons, what is in flight. Writes: takes loaded coupons away.
+pub async fn keep_retiring(partition: Arc<Partition>, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        match retire(&partition, KEPT_AFTER_END).await {
+            Ok(retired) => {
+                for coupon in retired {
+                    tracing::info!(%coupon, "retired the coupon from Redis: it is over");
+                }
+            }
+            Err(failure) => tracing::debug!(error = failure.chain(), "nothing can be retired now"),
+        }
+    }
+}
+
+/// Retires the coupons that are archived, or ended so long ago, and have nothing in flight.
+pub async fn retire(partition: &Partition, kept_after_end: Duration) -> Result<Vec<CouponId>, Failure> {
+    let keys = partition.keys();
+    let mut over = Vec::new();
+    for coupons in loaded(partition, &keys).await?.chunks(BATCH) {
+        over.extend(at_rest(partition, &keys, coupons, kept_after_end).await?);
+    }
+    if over.is_empty() {
+        return Ok(Vec::new());
+    }
+    // Only now: what has come into flight before they were seen to be over is found.
+    let found = survivors::read(partition, std::slice::from_ref(&keys)).await?;
+    if !found.damaged.is_empty() {
+        // Nobody knows which coupon that is of.
+        return Ok(Vec::new());
+    }
+    let in_flight: HashSet<_> =
+        found.survivors.into_iter().map(|survivor| survivor.in_flight.coupon).collect();
+    over.retain(|(coupon, _)| !in_flight.contains(coupon));
+    let mut retired = Vec::new();
+    for coupons in over.chunks(BATCH) {
+        retired.extend(take_out(partition, &keys, coupons).await?);
+    }
+    Ok(retired)
+}
+
+/// The coupons that are loaded in an epoch.
+pub async fn loaded(partition: &Partition, keys: &EpochKeys) -> Result<Vec<CouponId>, Failure> {
+    let failed = || Failure::redis("read which coupons are loaded");
+    let mut ids: Vec<String> = redis::cmd("SMEMBERS")
+        .arg(keys.loaded())
+        .query_async(&mut partition.connection())
+        .await
+        .map_err(failed())?;
+    ids.sort_unstable();
+    ids.iter()
+        .map(|id| {
+            id.parse().map_err(|why: String| Failure::Redis {
+                operation: "read which coupons are loaded",
+                source: why.into(),
+            })
+        })
+        .collect()
+}
+
+/// Those of some loaded coupons that are over and at rest, with their generations.
+async fn at_rest(
+    partition: &Partition,
+    keys: &EpochKeys,
+    coupons: &[CouponId],
+    kept_after_end: Duration,
+) -> Result<Vec<(CouponId, String)>, Failure> {
+    let asked = partition.call_under(keys, &OVER, "look for coupons that are over", |keys, call| {
+        call.arg(u64::try_from(kept_after_end.as_millis()).unwrap_or(u64::MAX));
+        for coupon in coupons {
+            call.key(keys.coupon(coupon)).key(keys.free(coupon));
+        }
+    });
+    let Under::Epoch(mut reply) = asked.await? else { return Ok(Vec::new()) };
+    let mut over = Vec::new();
+    for coupon in coupons {
+        let generation = reply.text()?;
+        if !generation.is_empty() {
+            over.push((coupon.clone(), generation));
+        }
+    }
+    Ok(over)
+}
+
+async fn take_out(
+    partition: &Partition,
+    keys: &EpochKeys,
+    coupons: &[(CouponId, String)],
+) -> Result<Vec<CouponId>, Failure> {
+    let asked = partition.call_under(keys, &RETIRE, "retire coupons", |keys, call| {
+        call.key(keys.counters()).key(keys.loaded());
+        for (coupon, generation) in coupons {
+            call.key(keys.coupon(coupon)).key(keys.holders(coupon)).key(keys.free(coupon)).arg(generation);
+        }
+    });
+    let Under::Epoch(mut reply) = asked.await? else { return Ok(Vec::new()) };
+    let mut retired = Vec::new();
+    for (coupon, _) in coupons {
+        if reply.text()? == "1" {
+            retired.push(coupon.clone());
+        }
+    }
+    Ok(retired)
+}
