@@ -4,7 +4,11 @@ use coupon_system::Failure;
 use coupon_system::coupon::stock;
 use coupon_system::recovery::{self, Loaded};
 
-use crate::helpers::{System, at, eventually};
+use coupon_system::queue::dead;
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::helpers::{CTL, System, at, eventually};
 
 async fn redis_command(system: &System, words: &[&str]) {
     let mut command = redis::cmd(words[0]);
@@ -242,4 +246,82 @@ async fn while_somebody_else_recovers_a_keeper_asks_at_a_measured_pace() {
     eventually("a while passes", async || (started.elapsed().as_millis() > 1_500).then_some(())).await;
     let asked = calls().await - before;
     assert!(asked < 40, "{asked} calls in a second and a half");
+}
+
+/// `couponctl recover --json`: its exit code, what it printed, and what it said meanwhile.
+async fn recover(system: &System, database: &str, flags: &[&str]) -> (Option<i32>, Value, String) {
+    let mut command = Command::new(CTL);
+    command.args(["recover", "--json", "--redis-url", &system.redis.url()]);
+    command.args(["--mongodb-uri", &system.mongodb_uri, "--mongodb-database", database]).args(flags);
+    let output = command.output().await.expect("it runs");
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_default(), said)
+}
+
+#[tokio::test]
+async fn by_hand_a_recovery_shows_its_steps_and_leaves_alone_what_is_certified() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 3, 1).await;
+    system.accepted("u0", &coupon).await;
+    let before = system.keys().epoch();
+    let (code, result, _) = recover(&system, &system.database, &[]).await;
+    assert_eq!((code, &result["result"]), (Some(0), &json!("certified")));
+
+    let (code, result, said) = recover(&system, &system.database, &["--rebuild"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(
+        (&result["result"], &result["inFlight"], &result["coupons"]),
+        (&json!("rebuilt"), &json!(1), &json!(1))
+    );
+    for step in ["closed", "1 in flight", "1 of them undecided", "built", "open"] {
+        assert!(said.contains(step), "no {step:?} in:\n{said}");
+    }
+    recovered(&system).await;
+    assert_ne!(system.keys().epoch(), before);
+    assert_eq!(system.stock(&coupon).await.reserved, 1);
+}
+
+#[tokio::test]
+async fn another_database_on_the_same_redis_is_refused_until_it_is_told_to_take_over() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 3, 1).await;
+    let another = crate::helpers::database();
+    let (code, _, said) = recover(&system, &another, &[]).await;
+    assert_eq!(code, Some(5), "{said}");
+    assert!(said.contains("another MongoDB database") && said.contains("--rebuild"), "{said}");
+    assert_eq!(system.stock(&coupon).await.remaining, 3, "and it changed nothing");
+
+    let (code, result, said) = recover(&system, &another, &["--rebuild"]).await;
+    assert_eq!((code, &result["coupons"]), (Some(0), &json!(0)), "{said}");
+    let (code, ..) = recover(&system, &another, &[]).await;
+    assert_eq!(code, Some(0), "it is this one's now");
+    let (code, ..) = recover(&system, &system.database, &[]).await;
+    assert_eq!(code, Some(5), "and no longer that one's");
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_still_one_after_a_rebuild_and_can_be_redriven() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 3, 1).await;
+    let (dead_id, id) = (system.accepted("u0", &coupon).await, system.accepted("u1", &coupon).await);
+    let entries = system.take_entries().await;
+    let why = "a reason with spaces";
+    let keys = system.keys();
+    assert!(
+        dead::set_aside(system.partition(), &keys, &entries[0].entry, dead_id, 3, why).await.expect("done")
+    );
+    let before = dead::get(system.partition(), dead_id).await.expect("a look").expect("a dead letter");
+
+    let (code, ..) = recover(&system, &system.database, &["--rebuild"]).await;
+    assert_eq!(code, Some(0));
+    recovered(&system).await;
+    let after = dead::get(system.partition(), dead_id).await.expect("a look").expect("a dead letter");
+    assert_eq!((after.set_aside_at, after.attempts, &after.why), (before.set_aside_at, 3, &before.why));
+    system.worker();
+    assert_eq!(system.client.decided(&id.to_string()).await.state(), "issued");
+    assert!(system.is_in_flight(dead_id).await, "no worker was given it");
+    assert!(dead::redrive(system.partition(), dead_id).await.expect("an answer"));
+    assert_eq!(system.client.decided(&dead_id.to_string()).await.state(), "issued");
+    system.settled(&coupon).await;
+    assert_eq!(system.queue().await, (0, 0));
 }

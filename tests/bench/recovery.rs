@@ -1,0 +1,150 @@
+//! How long recovery takes with a large coupon: `cargo bench --bench recovery [-- RECORDS]`.
+//!
+//! Real servers, Redis with fsync-always. The ledger is filled with issued records (a million if not
+//! told otherwise), then: a rebuild of them; `kill -9` of redis-server and its restart with the data
+//! intact, twice (before and after Redis has compacted its append-only file). Each is timed to the first
+//! call that is accepted again, and the peak of this process's memory is told.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use coupon_system::boot::{self, Backends};
+use coupon_system::config::{MongoConfig, RedisConfig};
+use coupon_system::coupon::{Coupon, Validity, stock};
+use coupon_system::dev::servers::{MongoOptions, MongoServer, RedisOptions, RedisServer};
+use coupon_system::issuance::{Decision, IssuanceId, Outcome};
+use coupon_system::keys::PartitionId;
+use coupon_system::recovery::{Durability, How, Step, Watch};
+use futures::{TryStreamExt, stream};
+use jiff::{SignedDuration, Timestamp};
+use tokio_util::sync::CancellationToken;
+
+const RECORDS: u32 = 1_000_000;
+/// Records in one insert, and inserts at once.
+const BATCH: u32 = 5_000;
+const AT_ONCE: usize = 4;
+/// Between two looks whether it is open again.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let records = std::env::args().find_map(|word| word.parse().ok()).unwrap_or(RECORDS);
+    let folder = tempfile::tempdir()?;
+    let mongodb = MongoServer::start(MongoOptions::new(folder.path().join("mongodb"))).await?;
+    let mut redis = RedisServer::start(RedisOptions::new(folder.path().join("redis"))).await?;
+    let backends = boot::connect(
+        &RedisConfig { redis_url: redis.url(), redis_durability: Durability::Always },
+        &MongoConfig { mongodb_uri: mongodb.url(), mongodb_database: "bench".into() },
+    )
+    .await?;
+    let keeper = backends.keeper();
+    keeper.ensure().await?;
+    let coupon = coupon(records)?;
+    backends.coupons.insert(&coupon).await?;
+
+    let started = Instant::now();
+    fill(&backends, &coupon, records).await?;
+    println!("{records} records inserted: {:.1} s", started.elapsed().as_secs_f64());
+
+    let watch: Watch = Arc::new(|step: &Step| {
+        if !matches!(step, Step::Loading { .. }) {
+            println!("  {step:?}");
+        }
+    });
+    let before = peak_megabytes();
+    let started = Instant::now();
+    keeper.recover(How::Rebuild, &watch, &CancellationToken::new()).await?;
+    println!(
+        "rebuild: {:.1} s; peak memory {} MB, {before} MB before it",
+        started.elapsed().as_secs_f64(),
+        peak_megabytes()
+    );
+
+    let stop = CancellationToken::new();
+    let keeping = tokio::spawn(keeper.run(stop.clone()));
+    for compacted in [false, true] {
+        if compacted {
+            compact(&backends).await?;
+        }
+        let epoch = backends.partition.keys().epoch();
+        let started = Instant::now();
+        redis.kill().await?;
+        redis.restart().await?;
+        let restarted = started.elapsed();
+        while stock::read(&backends.partition, std::slice::from_ref(&coupon.id)).await.is_err() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        println!(
+            "intact restart{}: {:.2} s of 503, of which redis-server took {:.2} s; same epoch: {}",
+            if compacted { ", compacted" } else { "" },
+            started.elapsed().as_secs_f64(),
+            restarted.as_secs_f64(),
+            backends.partition.keys().epoch() == epoch
+        );
+    }
+    stop.cancel();
+    keeping.await?;
+    Ok(())
+}
+
+fn coupon(total: u32) -> anyhow::Result<Coupon> {
+    let now = Timestamp::from_millisecond(Timestamp::now().as_millisecond())?;
+    Ok(Coupon {
+        id: "bench".parse().map_err(anyhow::Error::msg)?,
+        name: "bench".into(),
+        total,
+        per_user: 1,
+        starts_at: now,
+        ends_at: now + SignedDuration::from_hours(1),
+        discount: None,
+        min_order_amount: None,
+        validity: Validity::Unlimited,
+        paused: false,
+        archived: false,
+        generation: 1,
+        created_at: now,
+    })
+}
+
+async fn fill(backends: &Backends, coupon: &Coupon, records: u32) -> anyhow::Result<()> {
+    let firsts = (1..=records).step_by(BATCH as usize);
+    stream::iter(firsts.map(anyhow::Ok))
+        .try_for_each_concurrent(AT_ONCE, async |first| {
+            let serials = first..=records.min(first + BATCH - 1);
+            let decisions: Vec<_> = serials.map(|serial| issued(coupon, serial)).collect::<Result<_, _>>()?;
+            backends.ledger.insert(&decisions).await?;
+            Ok(())
+        })
+        .await
+}
+
+fn issued(coupon: &Coupon, serial: u32) -> anyhow::Result<Decision> {
+    Ok(Decision {
+        id: IssuanceId::generate(PartitionId::ONE),
+        coupon: coupon.id.clone(),
+        user: format!("user-{serial}").parse().map_err(anyhow::Error::msg)?,
+        outcome: Outcome::Issued { serial, nth: 1 },
+        accepted_at: coupon.created_at,
+        decided_at: coupon.created_at,
+    })
+}
+
+/// Lets Redis rewrite its append-only file, and waits for it.
+async fn compact(backends: &Backends) -> anyhow::Result<()> {
+    let mut connection = backends.partition.connection();
+    redis::cmd("BGREWRITEAOF").query_async::<()>(&mut connection).await?;
+    loop {
+        let info: String = redis::cmd("INFO").arg("persistence").query_async(&mut connection).await?;
+        if info.contains("aof_rewrite_in_progress:0") && info.contains("aof_rewrite_scheduled:0") {
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The most memory that this process has had resident, in MB; 0 where that is not told.
+fn peak_megabytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
+}

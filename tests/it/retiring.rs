@@ -1,0 +1,171 @@
+//! Coupons that are over leave Redis, and the ledger answers for them; nothing of them is forgotten.
+
+use std::time::Duration;
+
+use coupon_system::coupon::{Change, Changed, CouponId};
+use coupon_system::keys::EpochKeys;
+use coupon_system::queue::dead;
+use coupon_system::recovery;
+use coupon_system::worker::Decided;
+use serde_json::json;
+
+use crate::helpers::{System, at, eventually};
+
+async fn retire(system: &System) -> Vec<CouponId> {
+    recovery::retire(system.partition(), Duration::ZERO).await.expect("a look")
+}
+
+/// Ends a coupon, by its record and in Redis.
+async fn end(system: &System, coupon: &CouponId) {
+    let body = json!({"endsAt": at(0).to_string()});
+    let answer =
+        system.client.send(system.client.request("PATCH", &format!("/coupons/{coupon}")).json(&body)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    eventually("it has ended", async || {
+        let answer = system.client.get(&format!("/coupons/{coupon}")).await;
+        (answer.body["status"] == "ended").then_some(())
+    })
+    .await;
+}
+
+async fn is_loaded(system: &System, coupon: &CouponId) -> bool {
+    let loaded = recovery::loaded(system.partition(), &system.keys()).await.expect("a look");
+    loaded.contains(coupon)
+}
+
+#[tokio::test]
+async fn a_coupon_that_is_over_is_retired_and_the_ledger_answers_for_it() {
+    let system = System::start().await;
+    system.users("u", 4).await;
+    let coupon = system.coupon("c", 3, 1).await;
+    system.coupon("current", 3, 1).await;
+    let issued = system.client.issue("u0", "c", Some("k0")).await.id();
+    let rejected = system.client.issue("u1", "c", Some("k1")).await.id();
+    let entries = system.take_entries().await;
+    system.decider().process(&system.keys(), &entries[..1]).await.expect("it is issued");
+    let entry = &entries[1];
+    let (partition, keys) = (system.partition(), system.keys());
+    assert!(dead::set_aside(partition, &keys, &entry.entry, entry.id, 3, "why").await.expect("set aside"));
+    dead::discard(partition, &system.backends.ledger, entry.id).await.expect("discarded");
+    assert_eq!(retire(&system).await, [], "it can still be asked for");
+
+    end(&system, &coupon).await;
+    assert_eq!(retire(&system).await, std::slice::from_ref(&coupon));
+    assert!(!is_loaded(&system, &coupon).await);
+    assert_eq!(kept_keys(&system, &keys, &coupon).await, Vec::<String>::new());
+    assert_eq!(retire(&system).await, [], "once");
+
+    let again = system.client.issue("u0", "c", Some("k0")).await;
+    assert_eq!((again.status, again.id()), (200, issued.clone()));
+    let again = system.client.issue("u1", "c", Some("k1")).await;
+    assert_eq!((again.status, again.code()), (409, "discarded"));
+    assert_eq!(system.client.issue("u0", "c", None).await.code(), "already-issued");
+    assert_eq!(system.client.issue("u2", "c", None).await.code(), "ended");
+    assert_eq!(system.client.get(&format!("/issuances/{issued}")).await.state(), "issued");
+    assert_eq!(system.client.get(&format!("/issuances/{rejected}")).await.state(), "rejected");
+    let shown = system.client.get("/coupons/c").await.body["stock"].clone();
+    assert_eq!(shown, json!({"total": 3, "remaining": 2, "reserved": 0, "issued": 1}));
+    assert!(!is_loaded(&system, &coupon).await, "nobody's question brings it back");
+}
+
+async fn kept_keys(system: &System, keys: &EpochKeys, coupon: &CouponId) -> Vec<String> {
+    let all: Vec<String> = redis::cmd("KEYS")
+        .arg("*")
+        .query_async(&mut system.partition().connection())
+        .await
+        .expect("the keys");
+    let mine = [keys.coupon(coupon), keys.holders(coupon), keys.free(coupon)];
+    all.into_iter().filter(|key| mine.contains(key)).collect()
+}
+
+#[tokio::test]
+async fn a_coupon_with_something_in_flight_stays_until_it_is_decided() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 3, 1).await;
+    let id = system.accepted("u0", &coupon).await;
+    let entries = system.take_entries().await;
+    end(&system, &coupon).await;
+    assert_eq!(retire(&system).await, []);
+    // As after a rebuild that found its unit taken: by the counts alone nothing would be reserved.
+    let keys = system.keys();
+    let value: String = redis::cmd("HGET")
+        .arg(keys.in_flight())
+        .arg(id.as_bytes().as_slice())
+        .query_async(&mut system.partition().connection())
+        .await
+        .expect("it is in flight");
+    let without = value.replacen(" 1 ", " 0 ", 1);
+    let mut unit_lost = redis::pipe();
+    unit_lost.hset(keys.in_flight(), id.as_bytes().as_slice(), without).ignore();
+    unit_lost.sadd(keys.free(&coupon), 1).ignore();
+    unit_lost.query_async::<()>(&mut system.partition().connection()).await.expect("it is lost");
+    assert_eq!(retire(&system).await, [], "the in-flight hash says that somebody waits");
+
+    let mut entry = entries[0].clone();
+    entry.serial = None;
+    system.decider().process(&keys, &[entry]).await.expect("it gets another unit");
+    assert_eq!(retire(&system).await, [coupon]);
+}
+
+#[tokio::test]
+async fn a_loader_that_slept_cannot_bring_back_what_was_before_the_retirement() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 3, 1).await;
+    let keys = system.keys();
+    // What a loader would have staged before anybody had a unit.
+    let retired_then = 0;
+    system.accepted("u0", &coupon).await;
+    let entries = system.take_entries().await;
+    let decided: Decided = system.decider().decide(&keys, &entries).await.expect("decided");
+    assert_eq!(decided.settlements.len(), 1);
+    system.decider().process(&keys, &entries).await.expect("settled");
+    end(&system, &coupon).await;
+    assert_eq!(retire(&system).await, std::slice::from_ref(&coupon));
+
+    let load = include_str!("../../src/recovery/load.lua")
+        .replace("--@certificate\n", include_str!("../../src/recovery/certificate.lua"));
+    let (holders, free) = keys.staging("slept");
+    let answer: Vec<String> = redis::Script::new(&load)
+        .key(keys.certificate())
+        .key(keys.counters())
+        .key(keys.loaded())
+        .key(keys.coupon(&coupon))
+        .key(keys.holders(&coupon))
+        .key(keys.free(&coupon))
+        .key(holders)
+        .key(free)
+        .arg(keys.epoch().to_string())
+        .arg("0")
+        .arg("0")
+        .arg("0")
+        .arg(retired_then)
+        .arg("id")
+        .arg("c")
+        .arg("total")
+        .arg("3")
+        .invoke_async(&mut system.partition().connection())
+        .await
+        .expect("an answer");
+    assert_eq!(answer, ["ok", "retired"]);
+    assert!(!is_loaded(&system, &coupon).await);
+}
+
+#[tokio::test]
+async fn a_retired_coupon_whose_end_is_put_off_can_be_had_again() {
+    let system = System::start().await;
+    system.users("u", 2).await;
+    let coupon = system.coupon("c", 2, 1).await;
+    system.worker();
+    let id = system.client.issue("u0", "c", None).await.id();
+    system.client.decided(&id).await;
+    system.settled(&coupon).await;
+    end(&system, &coupon).await;
+    assert_eq!(retire(&system).await, std::slice::from_ref(&coupon));
+    let longer = Change::Edit { name: None, starts_at: None, ends_at: Some(at(60)) };
+    let changed = system.backends.coupons.change(&coupon, &longer, None).await.expect("it is changed");
+    assert!(matches!(changed, Changed::Now(_)));
+    assert_eq!(system.client.issue("u0", "c", None).await.code(), "already-issued");
+    let id = system.client.issue("u1", "c", None).await.id();
+    assert_eq!(system.client.decided(&id).await.body["serial"], 2);
+    assert!(is_loaded(&system, &coupon).await);
+}
