@@ -12,12 +12,12 @@ use futures::stream;
 use tokio::time::Instant;
 
 use super::App;
-use super::issuances::{To, decided_issuance, known, queued_issuance};
+use super::issuances::{To, decided_issuance, known, nowhere, queued_issuance};
 use super::query::Query;
 use super::wire::problem::Problem as ProblemBody;
 use crate::http::problem::jittered_ms;
 use crate::http::request::RequestId;
-use crate::http::{Code, Language, Problem};
+use crate::http::{Language, Problem};
 use crate::issuance::feed::{LOOK_EVERY, Waiter};
 use crate::issuance::lookup::Found;
 use crate::issuance::reserve::Progress;
@@ -60,7 +60,7 @@ pub async fn events(
     let id = known(&id)?;
     let (found, waiter) = app.feed.watch(id).await?;
     if found == Found::Nowhere {
-        return Err(Problem::new(Code::IssuanceNotFound));
+        return Err(nowhere(&app, id));
     }
     let telling = Telling {
         app,

@@ -19,6 +19,7 @@ use crate::issuance::lookup::Found;
 use crate::issuance::reserve::{Progress, Queued, Request, Reserved};
 use crate::issuance::{Decision, IdempotencyKey, InFlight, IssuanceId, Outcome, Reason, over};
 use crate::keys::PartitionId;
+use crate::metrics;
 use crate::user::UserId;
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -268,7 +269,20 @@ pub async fn get(
             let to = To { language: Language::of(&headers), request_id: &request_id };
             Ok(axum::Json(decided_issuance(&app, &decision, to)).into_response())
         }
-        Found::Nowhere => Err(Problem::new(Code::IssuanceNotFound)),
+        Found::Nowhere => Err(nowhere(&app, id)),
+    }
+}
+
+/// The problem of an id that is neither in flight nor decided. One from before Redis's data was built
+/// anew may have been accepted, and lost with what Redis lost.
+pub(super) fn nowhere(app: &App, id: IssuanceId) -> Problem {
+    let problem = Problem::new(Code::IssuanceNotFound);
+    match (id.made_at(), app.partition.keys().epoch().began_at()) {
+        (Some(made_at), Some(began_at)) if made_at < began_at => {
+            metrics::LOST.increment(1);
+            problem.with("redisRebuiltAt", began_at.to_string())
+        }
+        _ => problem,
     }
 }
 

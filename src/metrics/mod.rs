@@ -68,6 +68,7 @@ pub(crate) fn start() {
             &CLAIMED,
             &RESTORED,
             &DEAD_LETTERED,
+            &LOST,
             &BREAKER_OPENED,
         ] {
             LazyLock::force(counter);
@@ -110,7 +111,7 @@ macro_rules! handles {
 }
 
 handles! {
-    Counter counter: ACCEPTED REPLAYED ISSUED ACCEPTED_NOT_ISSUED CLAIMED RESTORED DEAD_LETTERED BREAKER_OPENED;
+    Counter counter: ACCEPTED REPLAYED ISSUED ACCEPTED_NOT_ISSUED CLAIMED RESTORED DEAD_LETTERED BREAKER_OPENED LOST;
     Histogram histogram: RESERVE_BATCH RESERVE_SECONDS LEDGER_INSERT_SECONDS SETTLE_SECONDS RECOVERY_SECONDS;
 }
 

@@ -194,6 +194,7 @@ const ROWS: &[Row] = {
         (names::CPU_SECONDS, &[], Work, Api, Up),
         (names::RECOVERIES, &["result=\"rebuilt\""], Recover, Api, Up),
         (names::RECOVERY_SECONDS, &[], Recover, Api, Up),
+        (names::LOST, &[], Recover, Api, Up),
         (names::CERTIFIED, &[], Uncertify, Api, To(0.0)),
         (names::STALE, &[], LoseRedis, Api, To(1.0)),
     ]
@@ -380,6 +381,7 @@ impl Stage {
             }
             Action::Recover => {
                 self.stop_worker().await;
+                let lost = IssuanceId::generate(PartitionId::ONE);
                 eventually("this API rebuilds", async || {
                     self.redis(&["DEL", &certificate(PartitionId::ONE)]).await;
                     eventually("somebody rebuilds", async || {
@@ -390,6 +392,8 @@ impl Stage {
                         .then_some(())
                 })
                 .await;
+                let answer = self.api.get(&format!("/issuances/{lost}")).await;
+                assert_eq!((answer.status, answer.body["redisRebuiltAt"].is_string()), (404, true));
             }
             Action::Uncertify => {
                 let until = DateTime::from_millis(at(600).as_millisecond());
