@@ -9,7 +9,8 @@
 --       then for each outcome: number of its coupon (1 is the first), entry id, issuance id (16 bytes),
 --       'I' issued or 'R' rejected, the serial in the ledger ('' for none), '1' if a rejection gives
 --       that serial back or '0' if it is lost to another record, '1' if the id was made from a key,
---       the ids (16 bytes each) of what a user rejected as already issued holds, the message to publish
+--       what a user rejected as already issued holds (26 bytes each: id, serial in ten digits),
+--       the message to publish
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', answer, …}: '1' settled, '0' guarded off
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
@@ -17,16 +18,18 @@ if fault then return fault end
 
 -- Takes a unit out of the free ones. One that was never handed out is free by the counter alone:
 -- then those below it join the set. Not over any gap, for a script must stay short: a unit so far off
--- stays free until somebody gets it, meets the ledger and is given another.
+-- stays free until the audit takes it out. Whether it was taken.
 local function take(coupon, free, serial)
   serial = tonumber(serial)
   local next_serial = tonumber(redis.call('HGET', coupon, 'next'))
+  if serial - next_serial > 1000 then return false end
   if serial < next_serial then
     redis.call('SREM', free, serial)
-  elseif serial - next_serial <= 1000 then
+  else
     for unit = next_serial, serial - 1 do redis.call('SADD', free, string.format('%.0f', unit)) end
     redis.call('HSET', coupon, 'next', string.format('%.0f', serial + 1))
   end
+  return true
 end
 
 -- Read everything first: an error here is before the first write.
@@ -73,13 +76,24 @@ for item = 1, count do
         -- (It may be a fresh one: reserved again under the id of an older rejection.)
         local lost = serial == held_serial and ARGV[at + 6] == '0'
         if held_serial ~= '0' and not lost then redis.call('SADD', KEYS[key + 2], held_serial) end
-        -- The ids that the ledger says the user holds stay in dedupe, or come into it: else each
-        -- further request would be accepted and rejected again.
         local held, rest, known = redis.call('HGET', KEYS[key + 1], user) or '', {}, {[id] = true}
-        held = held .. ARGV[at + 8]
         for i = 1, #held, 16 do
           local other = string.sub(held, i, i + 15)
           if not known[other] then rest[#rest + 1] = other end
+          known[other] = true
+        end
+        -- What the ledger says the user holds comes into dedupe, else each further request would be
+        -- accepted and rejected again; and into the accounts with it, for whoever is in dedupe and not
+        -- in flight is counted. One in flight counts when it is settled.
+        for i = 1, #ARGV[at + 8], 26 do
+          local other = string.sub(ARGV[at + 8], i, i + 15)
+          if not known[other] then
+            local waits = redis.call('HEXISTS', KEYS[3], other) == 1
+            if waits or take(KEYS[key], KEYS[key + 2], string.sub(ARGV[at + 8], i + 16, i + 25)) then
+              rest[#rest + 1] = other
+              if not waits then issued[key] = (issued[key] or 0) + 1 end
+            end
+          end
           known[other] = true
         end
         if #rest > 0 then

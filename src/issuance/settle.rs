@@ -7,8 +7,9 @@ use std::time::Instant;
 use redis::Script;
 
 use super::feed::message;
+use super::ledger::Held;
 use super::numbered::Numbered;
-use super::{Decision, IssuanceId, Outcome, metered};
+use super::{Decision, Outcome, metered};
 use crate::Failure;
 use crate::keys::{EpochKeys, GROUP, outcome_channel};
 use crate::partition::{Partition, Under, script};
@@ -32,7 +33,7 @@ pub struct Settlement {
     pub entry: String,
     pub decision: Decision,
     /// Of a user who was rejected as already issued: what they hold by the ledger.
-    pub holds: Vec<IssuanceId>,
+    pub holds: Vec<Held>,
 }
 
 /// Settles a batch of decided entries, read under the epoch of `keys`.
@@ -70,7 +71,7 @@ async fn call(
                     .arg(serial.map(|serial| serial.to_string()).unwrap_or_default())
                     .arg(u8::from(given_back))
                     .arg(u8::from(decision.id.is_keyed()))
-                    .arg(holds.iter().flat_map(|id| *id.as_bytes()).collect::<Vec<u8>>())
+                    .arg(holds.iter().flat_map(held).collect::<Vec<u8>>())
                     .arg(message::write(decision));
             }
         })
@@ -84,6 +85,11 @@ async fn call(
             _ => Err(reply.wrong()),
         })
         .collect()
+}
+
+/// An id and a serial, as the script reads them.
+fn held(held: &Held) -> Vec<u8> {
+    [held.id.as_bytes().as_slice(), format!("{:010}", held.serial).as_bytes()].concat()
 }
 
 /// The most entries of one call: a script must stay short.

@@ -162,8 +162,7 @@ impl Decider {
     async fn adopt<'a>(&self, entry: &Entry, winner: Decision) -> Result<Step<'a>, Failure> {
         let holds = match winner.outcome {
             Outcome::Rejected { reason: Reason::AlreadyIssued, .. } => {
-                let held = self.ledger.held_by(&entry.coupon, &entry.user).await?;
-                held.into_iter().map(|held| held.id).collect()
+                self.ledger.held_by(&entry.coupon, &entry.user).await?
             }
             _ => Vec::new(),
         };
