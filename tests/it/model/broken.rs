@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use stateright::{Checker, HasDiscoveries, Model};
 
 use super::properties::*;
-use super::settings::{AGAIN, FIRST, NOTHING, peace};
+use super::settings::{AGAIN, FIRST, NOTHING, peace, three};
 use super::state::State;
 use super::{Action, Bounds, Protocol, Variant};
 
@@ -124,6 +124,23 @@ fn with_a_count_instead_of_serials_a_late_insert_oversells() {
     assert!(matches!(last.action, Action::Work { .. }));
     assert_eq!((last.after.ledger.issued().len(), last.after.ledger.total), (2, 1));
     assert!(last.after.history.data_lost);
+}
+
+#[test]
+fn without_the_index_on_units_a_late_insert_oversells() {
+    let setting = Protocol { total: 1, bounds: Bounds { flushes: 1, ..NOTHING }, ..peace() };
+    let last = breaks(Variant::NoUnitIndex, NEVER_OVERSOLD, setting);
+    assert!(matches!(last.action, Action::Work { .. }));
+    assert!(last.after.ledger.issued_records().all(|(_, serial, _)| serial == 1), "the same unit, twice");
+}
+
+#[test]
+fn without_the_index_on_users_a_late_insert_gives_somebody_more_than_the_limit() {
+    let setting = Protocol { requests: three(), bounds: Bounds { flushes: 1, ..NOTHING }, ..peace() };
+    let last = breaks(Variant::NoUserIndex, NEVER_TWICE, setting);
+    assert!(matches!(last.action, Action::Work { .. }));
+    assert!(last.after.history.data_lost);
+    assert_eq!(last.after.ledger.issued().and([0, 2].into_iter().collect()).len(), 2);
 }
 
 #[test]

@@ -48,10 +48,12 @@ impl Ledger {
 
     pub fn insert(&mut self, protocol: &Protocol, id: Id, record: Record) -> Inserted {
         let user = protocol.user(id);
+        let no_unit_index = matches!(protocol.variant, Variant::CountInsteadOfSerials | Variant::NoUnitIndex);
+        let no_user_index = protocol.variant == Variant::NoUserIndex;
         let taken = self.issued_records().any(|(other, serial, nth)| match record {
             Record::Issued { serial: mine, nth: my_nth } => {
-                (serial == mine && protocol.variant != Variant::CountInsteadOfSerials)
-                    || (protocol.user(other) == user && nth == my_nth)
+                (serial == mine && !no_unit_index)
+                    || (protocol.user(other) == user && nth == my_nth && !no_user_index)
             }
             Record::Rejected { .. } => false,
         });

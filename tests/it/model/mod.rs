@@ -26,7 +26,7 @@
 //! The model goes beyond the scripts in two places, both after a loss of Redis's data. Of a user who is
 //! rejected as already issued, settle brings what they hold into dedupe *and* into the accounts; and the
 //! audit looks at the unit of a known id too. Without them the accounts never agree again: the variants
-//! `HoldsWithoutAdoption` and `AdoptsByIdOnly` show it.
+//! [`Variant::HoldsWithoutAdoption`] and [`Variant::AdoptsByIdOnly`] show it.
 //!
 //! # What is left out
 //!
@@ -57,8 +57,8 @@
 //! | flush, discard, one unit | 59,068 |
 //! | flush twice, two units a user | 79,211 |
 //! | flush and restart | 36,637 |
-//! | rewind, rebuild, discard | 205,402 |
-//! | rewind, verify, discard | 194,133 |
+//! | rewind, rebuild | 37,407 |
+//! | rewind, verify, discard, one unit | 22,601 |
 //! | rewind, verify, restock | 74,848 |
 //! | restart, rewind, verify | 34,077 |
 //! | a recoverer sleeps: flush | 171,712 |
@@ -67,7 +67,7 @@
 //! | two loaders, restock, discard | 6,313 |
 //! | a loader and a flush | 2,586 |
 //!
-//! All of it, the broken ones too, took 32 s of one core in an unoptimised build. With `--nocapture` the
+//! All of it, the broken ones too, took 28 s of processor time in an unoptimised build. With `--nocapture` the
 //! tests tell how many states there were, and the story of each breach.
 
 mod broken;

@@ -19,6 +19,10 @@ pub enum Variant {
     DedupeOnlyInFlight,
     /// Stock is a counter, and the ledger has no unit to hold only once.
     CountInsteadOfSerials,
+    /// The ledger lacks the index that holds a unit once.
+    NoUnitIndex,
+    /// The ledger lacks the index that holds a user's nth unit once.
+    NoUserIndex,
     /// A verification reads the ledger before what is in flight, and that only once.
     VerifyReadsLedgerFirst,
     /// A recoverer opens what it built without asking whether it is still its turn.
