@@ -7,6 +7,7 @@ mod faults;
 mod helpers;
 mod issuing;
 mod metrics;
+mod model;
 mod openapi;
 mod processes;
 mod queries;

@@ -1,0 +1,41 @@
+//! Settings: each goes deep into one dimension. All of them at once would be too many states.
+
+use super::{Bounds, Protocol, Request, Variant};
+
+/// The first user's request, made from a key: it is sent again and again.
+pub const FIRST: Request = Request { user: 0, keyed: true };
+/// The second user's.
+pub const SECOND: Request = Request { user: 1, keyed: false };
+/// The first user's further request, which is another issuance.
+pub const AGAIN: Request = Request { user: 0, keyed: false };
+
+pub const NOTHING: Bounds = Bounds {
+    restocks: 0,
+    restarts: 0,
+    flushes: 0,
+    rewinds: 0,
+    certificates_lost: 0,
+    steals: 0,
+    recoverers_stopped: 0,
+    discards: 0,
+};
+
+/// Two users, two units, two workers and one recoverer; nothing happens to them.
+pub fn peace() -> Protocol {
+    Protocol {
+        variant: Variant::Sound,
+        requests: vec![FIRST, SECOND],
+        total: 2,
+        per_user: 1,
+        workers: 2,
+        recoverers: 1,
+        loaders: 0,
+        verify: false,
+        bounds: NOTHING,
+        witnesses: Vec::new(),
+    }
+}
+
+pub fn three() -> Vec<Request> {
+    vec![FIRST, SECOND, AGAIN]
+}
