@@ -5,13 +5,31 @@
 //! that what merely moved while it was looked at is no false alarm. A repair mends what is
 //! only a drift of accounts. `watch` is the task that does the cheap part all the time.
 
+mod adopt;
 mod bracket;
+mod count;
+mod cover;
 mod figures;
+mod finding;
+mod flights;
+mod full;
+mod look;
+mod mend;
+mod records;
+mod reservations;
+mod run;
+mod serials;
+mod units;
 
 use std::sync::Arc;
 
+pub use adopt::Adopted;
 pub use bracket::Bracket;
 pub use figures::Figures;
+pub use finding::{Finding, Kind, Severity};
+pub use full::{Audited, Settling};
+pub use mend::Mended;
+pub use run::{COUPONS_MAX, Report};
 
 use crate::Failure;
 use crate::coupon::CouponStore;
