@@ -13,6 +13,7 @@ mod figures;
 mod finding;
 mod flights;
 mod full;
+mod loaded;
 mod look;
 mod mend;
 mod records;

@@ -188,7 +188,7 @@ impl<'a> Repair<'a> {
         let done = self.call(&PUT_BACK, |keys, call| {
             call.key(keys.stream()).key(keys.in_flight()).key(keys.counters()).key(keys.coupon(self.coupon));
             call.key(keys.holders(self.coupon)).key(keys.free(self.coupon));
-            call.arg(id.as_bytes().as_slice()).arg(entry).arg(u8::from(its_own));
+            call.arg(id.as_bytes().as_slice()).arg(entry).arg(u8::from(its_own)).arg(GROUP);
         });
         Ok(match done.await?.as_str() {
             "put back" => Mended::Now,
