@@ -12,9 +12,10 @@
 //! | `coupon:{n}:E:dead` | hash | issuance id (16 bytes) → why its entry was set aside |
 //! | `coupon:{n}:E:workers` | hash | consumer → when it last said that it lives (ms), and of itself |
 //! | `coupon:{n}:E:counters` | hash | `accepted`: the sequence number given last; `settled`: how many were settled; `paused`: whether the service is |
-//! | `coupon:{n}:E:coupon:C` | hash | a loaded coupon: total, next serial, limit, window, state, settled |
+//! | `coupon:{n}:E:coupon:C` | hash | a loaded coupon: total, next serial, limit, window, state, settled; `audit`: the token of the latest repair |
 //! | `coupon:{n}:E:holders:C` | hash | user → the ids (16 bytes each) held or in flight; `!` + id → a rejected id that came from a key |
 //! | `coupon:{n}:E:free:C` | set | serials that were given back |
+//! | `coupon:{n}:E:audit-turn` | string | that some process has the turn at auditing; expires by itself |
 //! | `coupon:{n}:E:load:T:holders`, `…:free` | | a load under way (T: its token); expires by itself |
 //! | `coupon:{n}:damaged` | hash | in-flight values that a rebuild could not read; normally missing |
 //!
@@ -154,6 +155,11 @@ impl EpochKeys {
         format!("{}free:{coupon}", self.prefix)
     }
 
+    /// Whose turn at auditing it is.
+    pub fn audit_turn(&self) -> String {
+        format!("{}audit-turn", self.prefix)
+    }
+
     /// Holders and free serials of a load under way, in this order.
     pub fn staging(&self, token: &str) -> (String, String) {
         (format!("{}load:{token}:holders", self.prefix), format!("{}load:{token}:free", self.prefix))
@@ -179,6 +185,7 @@ mod tests {
             keys.coupon(&coupon),
             keys.holders(&coupon),
             keys.free(&coupon),
+            keys.audit_turn(),
             holders,
             free,
         ] {

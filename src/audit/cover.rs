@@ -129,8 +129,11 @@ impl Look<'_> {
         let missing = self.found.findings.iter_mut().filter(|found| found.kind == Kind::RecordMissing);
         let missing: Vec<_> = missing.collect();
         if serials.len() > missing.len() {
+            let kept =
+                (!missing.is_empty()).then(|| "kept back: it may belong to a missing record".to_owned());
             let leaked = serials.iter().map(|serial| Finding {
                 serial: Some(*serial),
+                detail: kept.clone(),
                 ..Finding::new(Kind::SerialLeaked, Some(&self.coupon.id))
             });
             let leaked: Vec<_> = leaked.collect();

@@ -34,6 +34,13 @@ pub struct Audited {
     pub settled: u64,
 }
 
+impl Audited {
+    pub(super) fn of(coupon: &Coupon, bracket: Option<Bracket>) -> Self {
+        let coupon = coupon.id.clone();
+        Audited { coupon, bracket, findings: Vec::new(), more: 0, counted: false, settled: 0 }
+    }
+}
+
 /// What an audit may do besides looking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settling {
@@ -143,7 +150,7 @@ impl Found {
 
     fn audited(self, coupon: &Coupon, bracket: Option<Bracket>) -> Audited {
         let Found { findings, more, counted, settled, .. } = self;
-        Audited { coupon: coupon.id.clone(), bracket, findings, more, counted, settled }
+        Audited { findings, more, counted, settled, ..Audited::of(coupon, bracket) }
     }
 
     /// The serials that a kind of finding is about.

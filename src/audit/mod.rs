@@ -1,9 +1,9 @@
 //! Proof, while the system goes on: do Redis's accounts and the ledger agree, and unit by unit?
 //!
-//! [`Auditor::bracket`] is cheap: three numbers a coupon. The full audit reads every unit and every
-//! issuance of a coupon, in pages: what it cannot explain is read again before it is a finding, so
-//! that what merely moved while it was looked at is no false alarm. A repair mends what is
-//! only a drift of accounts. `watch` is the task that does the cheap part all the time.
+//! [`Auditor::bracket`] is cheap: three numbers a coupon. [`Auditor::full`] reads every unit and every
+//! issuance of a coupon, in pages: what it cannot explain is read again before it is a [`Finding`], so
+//! that what merely moved while it was looked at is no false alarm. [`Auditor::repair`] mends what is
+//! only a drift of accounts. [`watch`] is the task that does the cheap part all the time.
 
 mod adopt;
 mod bracket;
@@ -21,6 +21,7 @@ mod reservations;
 mod run;
 mod serials;
 mod units;
+mod watch;
 
 use std::sync::Arc;
 
@@ -29,8 +30,8 @@ pub use bracket::Bracket;
 pub use figures::Figures;
 pub use finding::{Finding, Kind, Severity};
 pub use full::{Audited, Settling};
-pub use mend::Mended;
 pub use run::{COUPONS_MAX, Report};
+pub use watch::watch;
 
 use crate::Failure;
 use crate::coupon::CouponStore;

@@ -1,7 +1,7 @@
 //! Auditing many coupons, and repairing those that need it.
 
 use super::bracket::EPOCHS_MAX;
-use super::finding::{Finding, Severity};
+use super::finding::{Finding, Kind, Severity};
 use super::full::{Audited, Settling};
 use super::mend::{Mended, Repair, adopt_only};
 use super::{Auditor, Stop};
@@ -20,8 +20,8 @@ pub struct Report {
     pub coupons: Vec<Audited>,
     /// What belongs to no coupon.
     pub queue: Vec<Finding>,
-    /// What a repair did, or left: in the order of its passes.
-    pub mended: Vec<(Finding, Mended)>,
+    /// What a repair mended, in this order.
+    pub mended: Vec<Finding>,
 }
 
 impl Report {
@@ -39,6 +39,29 @@ impl Report {
 }
 
 impl Auditor {
+    /// Brackets those of the coupons that are loaded.
+    pub async fn brackets(
+        &self,
+        coupons: &[Coupon],
+        mut done: impl FnMut(&Audited),
+    ) -> Result<Report, Failure> {
+        let mut report = Report::default();
+        for coupon in coupons {
+            let mut bracket = self.bracket(&coupon.id).await?;
+            if bracket.is_some_and(|bracket| !bracket.holds()) {
+                bracket = self.bracket(&coupon.id).await?;
+            }
+            let Some(bracket) = bracket else { continue };
+            let mut audited = Audited::of(coupon, Some(bracket));
+            if !bracket.holds() {
+                audited.findings.push(Finding::new(Kind::FiguresDisagree, Some(&coupon.id)));
+            }
+            done(&audited);
+            report.coupons.push(audited);
+        }
+        Ok(report)
+    }
+
     /// Audits coupons unit by unit; at most [`COUPONS_MAX`] share one look at the queue. `done` hears
     /// of each as it is done.
     pub async fn full(
@@ -107,11 +130,7 @@ impl Auditor {
         Ok(report)
     }
 
-    async fn repair_one(
-        &self,
-        coupon: &Coupon,
-        mended: &mut Vec<(Finding, Mended)>,
-    ) -> Result<Audited, Failure> {
+    async fn repair_one(&self, coupon: &Coupon, mended: &mut Vec<Finding>) -> Result<Audited, Failure> {
         for _ in 0..PASSES_MAX {
             match self.repair_pass(coupon, mended).await {
                 Ok(Some(left)) => return Ok(left),
@@ -124,11 +143,7 @@ impl Auditor {
     }
 
     /// One pass; what is left, if nothing was mended.
-    async fn repair_pass(
-        &self,
-        coupon: &Coupon,
-        mended: &mut Vec<(Finding, Mended)>,
-    ) -> Result<Option<Audited>, Stop> {
+    async fn repair_pass(&self, coupon: &Coupon, mended: &mut Vec<Finding>) -> Result<Option<Audited>, Stop> {
         let keys = self.partition.keys();
         // Before anything is read: what is in flight later, and was leaked, was not given back before.
         let repair = Repair::begin(self, &keys, &coupon.id).await?;
@@ -137,9 +152,8 @@ impl Auditor {
         let Some(mut repair) = repair else { return Ok(Some(audited)) };
         let outcomes = repair.mend(&audited.findings).await?;
         let any = outcomes.contains(&Mended::Now) || audited.settled > 0;
-        mended.extend(
-            audited.findings.iter().cloned().zip(outcomes).filter(|(_, outcome)| *outcome == Mended::Now),
-        );
+        let done = audited.findings.iter().zip(outcomes).filter(|(_, outcome)| *outcome == Mended::Now);
+        mended.extend(done.map(|(finding, _)| finding.clone()));
         Ok((!any).then_some(audited))
     }
 

@@ -1,8 +1,9 @@
 //! `couponctl`: noun, then verb.
 //!
-//! `dev` and `check` have the servers in hand. Everything else goes through the HTTP API alone,
+//! `dev`, `check` and `audit` have the servers in hand. Everything else goes through the HTTP API alone,
 //! knows no more than its JSON, and so works against any deployment.
 
+mod audit;
 mod check;
 pub mod client;
 mod completion;
@@ -22,7 +23,7 @@ use clap::{Parser, Subcommand};
 
 /// Runs, steers and examines the Coupon System.
 ///
-/// `dev` starts everything on this machine and `check` examines an environment. The other commands
+/// `dev` starts everything on this machine, `check` examines an environment and `audit` its accounts. The other commands
 /// talk to a running API, named by --api-url or COUPON_API_URL. Each has an example in its --help.
 #[derive(Debug, Parser)]
 #[command(
@@ -42,7 +43,9 @@ Exit codes:
   0  ok
   1  failed, or the API answered with a problem
   2  the command is wrong
-  5  the environment is wrong (dev, check)"
+  3  the accounts drifted (audit)
+  4  a promise is broken (audit)
+  5  the environment is wrong (dev, check, audit)"
 )]
 pub struct Command {
     #[command(subcommand)]
@@ -53,6 +56,7 @@ pub struct Command {
 enum Task {
     Dev(dev::Dev),
     Check(check::Check),
+    Audit(audit::Audit),
     Coupon(coupon::Coupon),
     User(user::User),
     Issue(issue::Issue),
@@ -71,6 +75,7 @@ impl Command {
         let ended = match self.task {
             Task::Dev(dev) => dev.run().await,
             Task::Check(check) => check.run().await,
+            Task::Audit(audit) => audit.run().await,
             Task::Coupon(coupon) => coupon.run().await,
             Task::User(user) => user.run().await,
             Task::Issue(issue) => issue.run().await,

@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+use crate::audit::Kind as Damage;
 use names::{ALL, Kind};
 
 static RECORDER: LazyLock<PrometheusHandle> = LazyLock::new(|| {
@@ -69,6 +70,8 @@ pub(crate) fn start() {
             &RESTORED,
             &DEAD_LETTERED,
             &BREAKER_OPENED,
+            &AUDITED,
+            &ADOPTED,
         ] {
             LazyLock::force(counter);
         }
@@ -77,13 +80,14 @@ pub(crate) fn start() {
         {
             LazyLock::force(histogram);
         }
-        for family in [&REFUSED, &REJECTED, &RECOVERIES] {
+        for family in [&REFUSED, &REJECTED, &RECOVERIES, &AUDIT_FINDINGS] {
             LazyLock::force(family);
         }
         for cache in [&OUTCOME_CACHE, &USER_CACHE] {
             LazyLock::force(cache);
         }
         BREAKER_OPEN.increment(0.0);
+        AUDIT_LAST.increment(0.0);
     });
     LazyLock::force(&STARTED);
 }
@@ -110,7 +114,8 @@ macro_rules! handles {
 }
 
 handles! {
-    Counter counter: ACCEPTED REPLAYED ISSUED ACCEPTED_NOT_ISSUED CLAIMED RESTORED DEAD_LETTERED BREAKER_OPENED;
+    Counter counter: ACCEPTED REPLAYED ISSUED ACCEPTED_NOT_ISSUED CLAIMED RESTORED DEAD_LETTERED BREAKER_OPENED
+        AUDITED ADOPTED;
     Histogram histogram: RESERVE_BATCH RESERVE_SECONDS LEDGER_INSERT_SECONDS SETTLE_SECONDS RECOVERY_SECONDS;
 }
 
@@ -118,6 +123,18 @@ handles! {
 pub static BREAKER_OPEN: LazyLock<Gauge> = LazyLock::new(|| {
     LazyLock::force(&RECORDER);
     metrics::gauge!(names::BREAKER_OPEN)
+});
+
+/// See [`names`].
+pub static AUDIT_LAST: LazyLock<Gauge> = LazyLock::new(|| {
+    LazyLock::force(&RECORDER);
+    metrics::gauge!(names::AUDIT_LAST)
+});
+
+/// See [`names`].
+pub static AUDIT_FINDINGS: LazyLock<Family> = LazyLock::new(|| {
+    let codes: Vec<_> = Damage::ALL.iter().map(|damage| damage.code()).collect();
+    Family::new(names::AUDIT_FINDINGS, "code", &codes)
 });
 
 /// See [`names`].

@@ -35,7 +35,7 @@ scripts! {
 
 /// What became of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mended {
+pub(super) enum Mended {
     Now,
     /// It has changed since it was found, or too much goes on: look again.
     NotNow,

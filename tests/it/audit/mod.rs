@@ -2,6 +2,7 @@
 //! said to be beyond mending; and what merely moves is never taken for damage.
 
 mod broken;
+mod command;
 mod drifted;
 mod running;
 

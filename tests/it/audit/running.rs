@@ -67,6 +67,8 @@ async fn audits_among_thousands_of_requests_and_rejections_never_give_a_false_al
         request.expect("no panic");
     }
     system.settled(&coupon).await;
+    let rejected = system.backends.ledger.rejected_page(&coupon, None).await.expect("a page");
+    assert!(rejected.len() > 50, "only {} were rejected", rejected.len());
     done.store(true, Ordering::Relaxed);
     assert!(auditing.await.expect("no false alarm") > 3);
     assert!(accepted.load(Ordering::Relaxed) >= 3_000);
@@ -102,6 +104,33 @@ async fn a_late_insert_after_a_loss_is_adopted_and_its_user_and_its_unit_are_cou
     let again = system.client.issue("u0", "c", None).await;
     assert_eq!((again.status, again.code()), (409, "already-issued"));
     assert_eq!(system.stock(&coupon).await.remaining, 2);
+}
+
+#[tokio::test]
+async fn a_late_insert_is_adopted_by_the_api_itself_and_nothing_else_is_mended_by_itself() {
+    let system = System::start_with(&["--audit-every", "1"]).await;
+    let coupon = system.coupon("c", 9, 1).await;
+    let other = system.coupon("other", 9, 1).await;
+    let late = Decision {
+        id: coupon_system::issuance::IssuanceId::generate(system.partition().id()),
+        coupon: coupon.clone(),
+        user: "late".parse().expect("an id"),
+        outcome: Outcome::Issued { serial: 4, nth: 1 },
+        accepted_at: at(0),
+        decided_at: at(0),
+    };
+    let drifted: redis::RedisResult<i64> = redis::cmd("HINCRBY")
+        .arg(system.keys().coupon(&other))
+        .arg(&["settled", "2"])
+        .query_async(&mut system.partition().connection())
+        .await;
+    drifted.expect("it is changed");
+    system.backends.ledger.insert(&[late]).await.expect("it is written");
+    eventually("it is adopted", async || (system.stock(&coupon).await.issued == 1).then_some(())).await;
+    let report = system.audited().await;
+    let left: Vec<_> = report.findings().map(|found| (found.kind, found.coupon.clone())).collect();
+    assert_eq!(left, [(Kind::CountDrifted, Some(other))]);
+    assert_eq!(system.stock(&coupon).await.remaining, 8);
 }
 
 #[tokio::test]
