@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::table::{Column, clean, number, table, words};
 use crate::Failure;
 use crate::audit::{Audited, Auditor, Bracket, Finding, Kind, Report, Settling, Severity};
-use crate::boot::{self, Fault, SetUpError};
+use crate::boot::{self, Backends, Fault, SetUpError};
 use crate::config::{MongoConfig, RedisConfig};
 use crate::coupon::{Coupon, CouponId};
 use crate::recovery;
@@ -76,6 +76,13 @@ pub(super) struct Audit {
 impl Audit {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let backends = boot::open(&self.redis, &self.mongodb).await?;
+        let ended = self.run_on(&backends).await;
+        // Else the driver's own tasks may complain, when the program ends, that others are gone.
+        backends.database.client().clone().shutdown().immediate(true).await;
+        ended
+    }
+
+    async fn run_on(&self, backends: &Backends) -> anyhow::Result<()> {
         match recovery::is_certified(&backends.partition).await {
             Ok(true) => {}
             Ok(false) => return Err(Failure::Uncertified.into()),

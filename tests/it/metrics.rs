@@ -197,7 +197,7 @@ const ROWS: &[Row] = {
         (names::AUDITED, &[], InsertLate, Api, Up),
         (names::AUDIT_LAST, &[], InsertLate, Api, Up),
         (names::AUDIT_FINDINGS, &["code=\"record-not-counted\""], InsertLate, Api, Up),
-        (names::ADOPTED, &[], InsertLate, Api, To(1.0)),
+        (names::ADOPTED, &[], InsertLate, Api, Up),
         (names::RECOVERIES, &["result=\"opened\""], Recover, Api, Up),
         (names::RECOVERY_SECONDS, &[], Recover, Api, Up),
         (names::CERTIFIED, &[], Uncertify, Api, To(0.0)),
