@@ -9,6 +9,7 @@ use super::figures::{Figures, figures};
 use super::{Auditor, Stop};
 use crate::Failure;
 use crate::coupon::CouponId;
+use crate::keys::EpochKeys;
 
 /// How often it is begun again because another epoch was opened.
 pub(super) const EPOCHS_MAX: usize = 5;
@@ -38,7 +39,7 @@ impl Auditor {
     /// Brackets one coupon; `None` if it is not loaded.
     pub async fn bracket(&self, coupon: &CouponId) -> Result<Option<Bracket>, Failure> {
         for _ in 0..EPOCHS_MAX {
-            match self.bracket_once(coupon).await {
+            match self.bracket_under(&self.partition.keys(), coupon).await {
                 Err(Stop::AnotherEpoch) => {}
                 Err(Stop::Failed(failure)) => return Err(failure),
                 Ok(bracket) => return Ok(bracket),
@@ -47,12 +48,15 @@ impl Auditor {
         Err(Failure::Uncertified)
     }
 
-    pub(super) async fn bracket_once(&self, coupon: &CouponId) -> Result<Option<Bracket>, Stop> {
-        let keys = self.partition.keys();
+    pub(super) async fn bracket_under(
+        &self,
+        keys: &EpochKeys,
+        coupon: &CouponId,
+    ) -> Result<Option<Bracket>, Stop> {
         let coupons = std::slice::from_ref(coupon);
-        let before = figures(&self.partition, &keys, coupons).await?;
+        let before = figures(&self.partition, keys, coupons).await?;
         let issued = self.ledger.issued_count(coupon).await?;
-        let after = figures(&self.partition, &keys, coupons).await?;
+        let after = figures(&self.partition, keys, coupons).await?;
         Ok(match (before.coupons.as_slice(), after.coupons.as_slice()) {
             ([Some(before)], [Some(now)]) => Some(Bracket {
                 settled_before: before.settled,

@@ -170,6 +170,12 @@ impl Finding {
         }
     }
 
+    /// Whether a repair would try it. Not where its unit may belong to a missing record.
+    pub fn is_mendable(&self) -> bool {
+        let kept_back = self.kind == Kind::SerialLeaked && self.detail.is_some();
+        self.kind.severity() != Severity::Broken && !kept_back
+    }
+
     /// Whether it is damage, and not something that passes by itself.
     pub fn is_damage(&self) -> bool {
         self.kind.severity() > Severity::Passing

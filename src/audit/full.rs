@@ -111,10 +111,10 @@ impl Auditor {
         look.holders().await?;
         look.units().await?;
         look.count().await?;
-        let mut bracket = self.bracket_once(&coupon.id).await?;
+        let mut bracket = self.bracket_under(&scene.keys, &coupon.id).await?;
         if bracket.is_some_and(|bracket| !bracket.holds()) && look.found.findings.is_empty() {
             // What was between two looks may be settled at the next one.
-            bracket = self.bracket_once(&coupon.id).await?;
+            bracket = self.bracket_under(&scene.keys, &coupon.id).await?;
             if bracket.is_some_and(|bracket| !bracket.holds()) {
                 look.found.add([Finding::new(Kind::FiguresDisagree, Some(&coupon.id))]);
             }

@@ -66,13 +66,17 @@ pub(super) struct Confirmed {
     pub kind: Kind,
     pub in_flight: Option<InFlight>,
     pub decision: Option<Decision>,
+    /// Whether the user's dedupe has it.
+    counted: bool,
 }
 
 impl Confirmed {
     pub(super) fn finding(&self, coupon: &CouponId) -> Finding {
         let Suspicion { id, user, serial, entry, second, .. } = self.suspicion.clone();
         let in_flight = self.in_flight.as_ref();
+        let strange = self.kind == Kind::InFlightLost && !self.counted;
         Finding {
+            detail: strange.then(|| "its user's dedupe does not have it: nothing is put back".to_owned()),
             serial: serial.or_else(|| in_flight.and_then(|held| held.serial)),
             issuances: std::iter::once(id).chain(second).collect(),
             user: user
@@ -127,7 +131,8 @@ impl Auditor {
                     && judge(suspicion, &before, decision.as_ref()) == Some(kind)
                 {
                     let suspicion = suspicion.clone();
-                    left.push(Confirmed { suspicion, kind, in_flight: after.in_flight, decision });
+                    let Seen { in_flight, counted, .. } = after;
+                    left.push(Confirmed { suspicion, kind, in_flight, decision, counted });
                 }
             }
         }

@@ -29,7 +29,7 @@ pub use adopt::Adopted;
 pub use bracket::Bracket;
 pub use figures::Figures;
 pub use finding::{Finding, Kind, Severity};
-pub use full::{Audited, Settling};
+pub use full::{Audited, FINDINGS_MAX, Settling};
 pub use run::{COUPONS_MAX, Report};
 pub use watch::watch;
 

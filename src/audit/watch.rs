@@ -1,5 +1,5 @@
 //! The background task, in every API process, that proves the accounts all the time. Idempotent and
-//! without input; every [`ApiConfig::audit_every`](crate::config::ApiConfig) seconds.
+//! without input; every [`audit_every`](crate::config::ApiLimits::audit_every) seconds.
 //!
 //! Brackets every loaded coupon. Where the numbers do not stand in order twice, it audits that coupon in
 //! full, settles what is decided, adopts late inserts (they are what a recovery can leave by itself), and
@@ -98,6 +98,11 @@ impl Auditor {
             None => 0,
         };
         metrics::ADOPTED.increment(adopted);
+        if damage.is_empty() {
+            let settled = report.coupons.first().map_or(0, |audited| audited.settled);
+            tracing::info!(coupon = %coupon.id, settled, "the accounts agree with the ledger again");
+            return Ok(());
+        }
         let told: Vec<_> = damage.iter().take(LOGGED_MAX).map(ToString::to_string).collect();
         tracing::error!(
             coupon = %coupon.id, count = damage.len(), adopted, findings = told.join("; "),

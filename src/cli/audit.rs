@@ -144,7 +144,7 @@ impl Audit {
         if !self.dry_run {
             return Vec::new();
         }
-        report.findings().filter(|finding| finding.kind.severity() != Severity::Broken).collect()
+        report.findings().filter(|finding| finding.is_mendable()).collect()
     }
 
     fn to_text(&self, report: &Report) -> String {

@@ -1,6 +1,7 @@
 //! The audit has teeth: each kind of damage is planted alone, found under its own name, and mended or
 //! said to be beyond mending; and what merely moves is never taken for damage.
 
+mod bench;
 mod broken;
 mod command;
 mod drifted;
