@@ -40,6 +40,17 @@ pub struct Backends {
 #[error("{}", .0.join("\n"))]
 pub struct SetUpError(pub Vec<String>);
 
+/// A command did its work, and what it saw is not as it must be.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// A figure is beyond what is accepted.
+    #[error("{0}")]
+    Threshold(String),
+    /// What must always hold does not.
+    #[error("{0}")]
+    Invariant(String),
+}
+
 /// Connects, without asserting anything yet.
 pub async fn open(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends, SetUpError> {
     let partition = Partition::new(PartitionId::ONE, &redis.redis_url)
@@ -138,10 +149,13 @@ pub async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, SetUpE
     })
 }
 
-/// Turns a process's end into its exit code: 0 ok, 1 failed, 2 usage, 5 set-up.
+/// Turns a process's end into its exit code: 0 ok, 1 failed, 2 usage, 3 threshold, 4 invariant,
+/// 5 set-up.
 pub fn exit(ended: anyhow::Result<()>) -> ExitCode {
     const FAILED: u8 = 1;
     const USAGE: u8 = 2;
+    const THRESHOLD: u8 = 3;
+    const INVARIANT: u8 = 4;
     const SET_UP: u8 = 5;
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -152,7 +166,12 @@ pub fn exit(ended: anyhow::Result<()>) -> ExitCode {
                 return ExitCode::from(USAGE);
             }
             eprintln!("error: {error:#}");
-            ExitCode::from(if error.is::<SetUpError>() { SET_UP } else { FAILED })
+            ExitCode::from(match error.downcast_ref::<Fault>() {
+                Some(Fault::Threshold(_)) => THRESHOLD,
+                Some(Fault::Invariant(_)) => INVARIANT,
+                None if error.is::<SetUpError>() => SET_UP,
+                None => FAILED,
+            })
         }
     }
 }

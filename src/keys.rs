@@ -13,9 +13,11 @@
 //! | `coupon:{n}:E:workers` | hash | consumer → when it last said that it lives (ms), and of itself |
 //! | `coupon:{n}:E:counters` | hash | `accepted`: the sequence number given last; `settled`: how many were settled; `paused`: whether the service is; `retired`: how often coupons were |
 //! | `coupon:{n}:E:loaded` | set | the ids of the loaded coupons |
-//! | `coupon:{n}:E:coupon:C` | hash | a loaded coupon: total, next serial, limit, window, state, settled |
+//! | `coupon:{n}:E:coupon:C` | hash | a loaded coupon: total, next serial, limit, window, state, settled; `audit`: the token of the latest repair |
 //! | `coupon:{n}:E:holders:C` | hash | user → the ids (16 bytes each) held or in flight; `!` + id → a rejected id that came from a key |
 //! | `coupon:{n}:E:free:C` | set | serials that were given back |
+//! | `coupon:{n}:E:audit-turn` | string | that some process has the turn at auditing; expires by itself |
+//! | `coupon:{n}:E:audited` | string | how often everything was audited in full since the last recovery |
 //! | `coupon:{n}:E:load:T:holders`, `…:free` | | a load under way (T: its token); expires by itself |
 //! | `coupon:{n}:E:built` | string | written last by a rebuild, and gone once the epoch is open |
 //! | `coupon:{n}:damaged` | hash | in-flight values that a rebuild could not read; normally missing |
@@ -146,6 +148,11 @@ impl EpochKeys {
         format!("{}loaded", self.prefix)
     }
 
+    /// How often everything was audited in full since the last recovery.
+    pub fn audited(&self) -> String {
+        format!("{}audited", self.prefix)
+    }
+
     /// Says that a rebuild is complete.
     pub fn built(&self) -> String {
         format!("{}built", self.prefix)
@@ -164,6 +171,11 @@ impl EpochKeys {
     /// Its serials that were given back.
     pub fn free(&self, coupon: &CouponId) -> String {
         format!("{}free:{coupon}", self.prefix)
+    }
+
+    /// Whose turn at auditing it is.
+    pub fn audit_turn(&self) -> String {
+        format!("{}audit-turn", self.prefix)
     }
 
     /// Holders and free serials of a load under way, in this order.
@@ -190,9 +202,11 @@ mod tests {
             keys.workers(),
             keys.loaded(),
             keys.built(),
+            keys.audited(),
             keys.coupon(&coupon),
             keys.holders(&coupon),
             keys.free(&coupon),
+            keys.audit_turn(),
             holders,
             free,
         ] {

@@ -25,8 +25,8 @@
 //!
 //! # Layout
 //!
-//! Imports run one way: `cli` → `dev` → `api`, `worker` → `recovery`, `issuance`, `queue`, `coupon`,
-//! `user` → `keys`. `api` and `worker` do not know each other.
+//! Imports run one way: `cli` → `dev` → `api`, `worker` → `audit`, `recovery`, `issuance`, `queue`,
+//! `coupon`, `user` → `keys`. `api` and `worker` do not know each other.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -35,6 +35,7 @@
 //! | [`issuance`] | reserve, decide, settle, look up, wait |
 //! | [`queue`] | the stream |
 //! | [`recovery`] | the certificate, loading coupons, rebuilding |
+//! | [`audit`] | whether Redis and the ledger agree, unit by unit; mending what drifted |
 //! | [`worker`] | the drain loop |
 //! | [`http`], [`api`] | server and problems; routes, wire types, OpenAPI, pages |
 //! | [`dev`] | redis-server and mongod as child processes; the whole system on one machine |
@@ -43,6 +44,7 @@
 //! | [`metrics`] | the table of metrics, and handles to count with |
 
 pub mod api;
+pub mod audit;
 mod backoff;
 pub mod batch;
 pub mod boot;

@@ -19,6 +19,7 @@ mod wait;
 pub mod wire;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mongodb::Database;
 use quick_cache::sync::Cache;
@@ -26,6 +27,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::{self, Auditor};
 use crate::boot::{self, Backends};
 use crate::config::ApiConfig;
 use crate::coupon::{CouponId, CouponStore, Validity, steer};
@@ -66,6 +68,8 @@ pub struct App {
     validities: Cache<CouponId, Validity>,
     links: Links,
     pace: Pace,
+    /// `None` audits nothing.
+    audit_every: Option<Duration>,
     metrics: Arc<Watch>,
 }
 
@@ -101,6 +105,7 @@ impl App {
             validities: Cache::new(VALIDITIES_CACHED),
             links: Links::new(config.public_url.as_deref())?,
             pace: Pace::default(),
+            audit_every: (limits.audit_every > 0).then(|| Duration::from_secs(limits.audit_every.into())),
         }))
     }
 
@@ -131,7 +136,7 @@ pub async fn run(
     serve(listener, app, &backends, shutdown).await
 }
 
-/// Serves the API on `listener`, and keeps the partition certified, until `shutdown`: the one that
+/// Serves the API on `listener`, keeps the partition certified and its accounts audited, until `shutdown`: the one that
 /// `app` was started with.
 pub async fn serve(
     listener: TcpListener,
@@ -149,8 +154,13 @@ pub async fn serve(
         drained.clone(),
     ));
     let retiring = tokio::spawn(recovery::keep_retiring(Arc::clone(&backends.partition), drained.clone()));
+    let auditing = app.audit_every.map(|every| {
+        let Backends { partition, ledger, coupons, .. } = backends.clone();
+        tokio::spawn(audit::watch(Auditor::new(partition, ledger, coupons), every, drained.clone()))
+    });
     server::serve(listener, router(app), shutdown).await;
     drained.cancel();
-    let _ = tokio::join!(keeping, reconciling, retiring);
+    let auditing = futures::future::OptionFuture::from(auditing);
+    let _ = tokio::join!(keeping, reconciling, retiring, auditing);
     Ok(())
 }

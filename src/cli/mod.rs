@@ -1,8 +1,9 @@
 //! `couponctl`: noun, then verb.
 //!
-//! `dev`, `check` and `recover` have the servers in hand. Everything else goes through the HTTP API alone,
+//! `dev`, `check`, `recover` and `audit` have the servers in hand. Everything else goes through the HTTP API alone,
 //! knows no more than its JSON, and so works against any deployment.
 
+mod audit;
 mod check;
 pub mod client;
 mod completion;
@@ -24,8 +25,9 @@ use clap::{Parser, Subcommand};
 
 /// Runs, steers and examines the Coupon System.
 ///
-/// `dev` starts everything on this machine, `check` examines an environment and `recover` mends its
-/// Redis. The other commands talk to a running API, named by --api-url or COUPON_API_URL. Each has an example in its --help.
+/// `dev` starts everything on this machine, `check` examines an environment, `recover` mends its Redis and
+/// `audit` proves its accounts. The other commands talk to a running API, named by --api-url or
+/// COUPON_API_URL. Each has an example in its --help.
 #[derive(Debug, Parser)]
 #[command(
     name = "couponctl",
@@ -44,7 +46,9 @@ Exit codes:
   0  ok
   1  failed, or the API answered with a problem
   2  the command is wrong
-  5  the environment is wrong (dev, check, recover)"
+  3  the accounts drifted (audit)
+  4  a promise is broken (audit)
+  5  the environment is wrong (dev, check, recover, audit)"
 )]
 pub struct Command {
     #[command(subcommand)]
@@ -56,6 +60,7 @@ enum Task {
     Dev(dev::Dev),
     Check(check::Check),
     Recover(recover::Recover),
+    Audit(audit::Audit),
     Coupon(coupon::Coupon),
     User(user::User),
     Issue(issue::Issue),
@@ -75,6 +80,7 @@ impl Command {
             Task::Dev(dev) => dev.run().await,
             Task::Check(check) => check.run().await,
             Task::Recover(recover) => recover.run().await,
+            Task::Audit(audit) => audit.run().await,
             Task::Coupon(coupon) => coupon.run().await,
             Task::User(user) => user.run().await,
             Task::Issue(issue) => issue.run().await,

@@ -80,6 +80,10 @@ pub struct ApiLimits {
     #[arg(long, env = "COUPON_BACKLOG_MAX", default_value_t = 1_000_000)]
     pub backlog_max: u64,
 
+    /// Seconds between two audits of the accounts, by one of all API processes; 0 for none
+    #[arg(long, env = "COUPON_AUDIT_EVERY", value_name = "SECONDS", default_value_t = 30)]
+    pub audit_every: u32,
+
     /// Decided outcomes kept in memory for polls
     #[arg(long, env = "COUPON_OUTCOME_CACHE", default_value_t = 200_000)]
     pub outcome_cache: usize,

@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
+use crate::audit::Kind as Damage;
 use names::{ALL, Kind};
 
 static RECORDER: LazyLock<PrometheusHandle> = LazyLock::new(|| {
@@ -70,6 +71,8 @@ pub(crate) fn start() {
             &DEAD_LETTERED,
             &LOST,
             &BREAKER_OPENED,
+            &AUDITED,
+            &ADOPTED,
         ] {
             LazyLock::force(counter);
         }
@@ -78,13 +81,14 @@ pub(crate) fn start() {
         {
             LazyLock::force(histogram);
         }
-        for family in [&REFUSED, &REJECTED, &RECOVERIES] {
+        for family in [&REFUSED, &REJECTED, &RECOVERIES, &AUDIT_FINDINGS] {
             LazyLock::force(family);
         }
         for cache in [&OUTCOME_CACHE, &USER_CACHE] {
             LazyLock::force(cache);
         }
         BREAKER_OPEN.increment(0.0);
+        AUDIT_LAST.increment(0.0);
     });
     LazyLock::force(&STARTED);
 }
@@ -111,7 +115,8 @@ macro_rules! handles {
 }
 
 handles! {
-    Counter counter: ACCEPTED REPLAYED ISSUED ACCEPTED_NOT_ISSUED CLAIMED RESTORED DEAD_LETTERED BREAKER_OPENED LOST;
+    Counter counter: ACCEPTED REPLAYED ISSUED ACCEPTED_NOT_ISSUED CLAIMED RESTORED DEAD_LETTERED BREAKER_OPENED
+        LOST AUDITED ADOPTED;
     Histogram histogram: RESERVE_BATCH RESERVE_SECONDS LEDGER_INSERT_SECONDS SETTLE_SECONDS RECOVERY_SECONDS;
 }
 
@@ -119,6 +124,18 @@ handles! {
 pub static BREAKER_OPEN: LazyLock<Gauge> = LazyLock::new(|| {
     LazyLock::force(&RECORDER);
     metrics::gauge!(names::BREAKER_OPEN)
+});
+
+/// See [`names`].
+pub static AUDIT_LAST: LazyLock<Gauge> = LazyLock::new(|| {
+    LazyLock::force(&RECORDER);
+    metrics::gauge!(names::AUDIT_LAST)
+});
+
+/// See [`names`].
+pub static AUDIT_FINDINGS: LazyLock<Family> = LazyLock::new(|| {
+    let codes: Vec<_> = Damage::ALL.iter().map(|damage| damage.code()).collect();
+    Family::new(names::AUDIT_FINDINGS, "code", &codes)
 });
 
 /// See [`names`].

@@ -125,6 +125,16 @@ metrics! {
     STALE GAUGE "coupon_figures_stale" []
         "1 if queue, stock or certificate could not be read at the last try: then their figures are old.";
 
+    // Audits, of an API: the processes take turns, so add the counters up and take the max of the time.
+    AUDITED COUNTER "coupon_audited_coupons_total" []
+        "Loaded coupons whose accounts were compared with the ledger.";
+    AUDIT_FINDINGS COUNTER "coupon_audit_findings_total" ["code": "those of couponctl audit"]
+        "Pieces of damage that a full audit found, by code. One that is not mended is found each time. Alert on any increase.";
+    ADOPTED COUNTER "coupon_audit_adopted_total" []
+        "Late inserts that were counted: records that were written after a recovery had read the ledger.";
+    AUDIT_LAST GAUGE "coupon_audit_last_timestamp_seconds" []
+        "When this process ended an audit of all loaded coupons, since the Unix epoch; 0 if it never did.";
+
     // Caches, of an API.
     CACHE_LOOKUPS COUNTER "coupon_cache_lookups_total" ["cache": "outcomes, users", "result": "hit, miss"]
         "Looks into the caches of outcomes and of registered users.";

@@ -87,7 +87,7 @@ pub(super) async fn certify(
     last: &EpochKeys,
 ) -> Result<Opening, Failure> {
     let mut call = Call::default();
-    call.key(last.certificate()).key(last.stream()).key(last.counters());
+    call.key(last.certificate()).key(last.stream()).key(last.counters()).key(last.audited());
     call.arg(lease.term).arg(lease.epoch.to_string()).arg(last.epoch().to_string()).arg(GROUP);
     opening(partition.invoke(&CERTIFY, "open the certificate", &call).await?)
 }

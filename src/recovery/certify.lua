@@ -2,7 +2,7 @@
 -- Opens the epoch that was open last again, because its data was found intact: compare-and-set on the
 -- term and the recoverer's epoch, on the very instance that was looked at.
 --
--- KEYS  1 certificate  2 stream  3 counters
+-- KEYS  1 certificate  2 stream  3 counters  4 rounds of the full audit
 -- ARGV  1 term  2 the recoverer's own epoch  3 the epoch that is intact  4 group
 -- Returns {'opened'}, {'superseded'} (somebody else recovers), or {'incomplete', what is missing}
 local held = redis.call('HMGET', KEYS[1], 'state', 'term', 'building', 'building_on', 'epoch')
@@ -17,4 +17,5 @@ if redis.call('EXISTS', KEYS[3]) == 0 then return {'incomplete', 'counters'} end
 redis.call('HSET', KEYS[1], 'state', 'open', 'run_id', run_id,
   'replid', string.match(info, 'master_replid:(%x+)'))
 redis.call('HDEL', KEYS[1], 'building', 'building_on')
+redis.call('DEL', KEYS[4])
 return {'opened'}

@@ -1,13 +1,14 @@
 //! How long recovery takes with a large coupon: `cargo bench --bench recovery [-- RECORDS]`.
 //!
 //! Real servers, Redis with fsync-always. The ledger is filled with issued records (a million if not
-//! told otherwise), then: a rebuild of them; `kill -9` of redis-server and its restart with the data
-//! intact, twice (before and after Redis has compacted its append-only file). Each is timed to the first
-//! call that is accepted again, and the peak of this process's memory is told.
+//! told otherwise), then: a rebuild of them; an audit; `kill -9` of redis-server and its restart with the
+//! data intact, twice (before and after Redis has compacted its append-only file), each timed to the
+//! first call that is accepted again. The peak of this process's memory is told.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use coupon_system::audit::{Auditor, Settling};
 use coupon_system::boot::{self, Backends};
 use coupon_system::config::{MongoConfig, RedisConfig};
 use coupon_system::coupon::{Coupon, Validity, stock};
@@ -60,6 +61,8 @@ async fn main() -> anyhow::Result<()> {
         peak_megabytes()
     );
 
+    audit(&backends, &coupon).await?;
+
     let stop = CancellationToken::new();
     let keeping = tokio::spawn(keeper.run(stop.clone()));
     for compacted in [false, true] {
@@ -84,6 +87,23 @@ async fn main() -> anyhow::Result<()> {
     }
     stop.cancel();
     keeping.await?;
+    Ok(())
+}
+
+async fn audit(backends: &Backends, coupon: &Coupon) -> anyhow::Result<()> {
+    let Backends { partition, ledger, coupons, .. } = backends.clone();
+    let auditor = Auditor::new(partition, ledger, coupons);
+    let started = Instant::now();
+    let bracket = auditor.bracket(&coupon.id).await?;
+    println!("bracket: {:.2} s; holds: {:?}", started.elapsed().as_secs_f64(), bracket.map(|b| b.holds()));
+    let started = Instant::now();
+    let report = auditor.full(std::slice::from_ref(coupon), Settling::LookOnly, |_| {}).await?;
+    println!(
+        "full audit: {:.1} s; {} findings; peak memory {} MB",
+        started.elapsed().as_secs_f64(),
+        report.findings().count(),
+        peak_megabytes()
+    );
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 //! own in one shared mongod.
 
 mod answers;
+mod audit;
 mod ctl;
 mod faults;
 mod helpers;

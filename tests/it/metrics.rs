@@ -110,6 +110,8 @@ enum Action {
     Work,
     /// The certificate goes, until this API was the one to rebuild.
     Recover,
+    /// A record that Redis knows nothing of.
+    InsertLate,
     /// The certificate is closed, and nobody can rebuild.
     Uncertify,
     LoseRedis,
@@ -192,6 +194,10 @@ const ROWS: &[Row] = {
         (names::BREAKER_OPEN, &[], Break, Worker, To(1.0)),
         (names::BREAKER_OPENED, &[], Break, Worker, To(1.0)),
         (names::CPU_SECONDS, &[], Work, Api, Up),
+        (names::AUDITED, &[], InsertLate, Api, Up),
+        (names::AUDIT_LAST, &[], InsertLate, Api, Up),
+        (names::AUDIT_FINDINGS, &["code=\"record-not-counted\""], InsertLate, Api, Up),
+        (names::ADOPTED, &[], InsertLate, Api, Up),
         (names::RECOVERIES, &["result=\"rebuilt\""], Recover, Api, Up),
         (names::RECOVERY_SECONDS, &[], Recover, Api, Up),
         (names::LOST, &[], Recover, Api, Up),
@@ -214,7 +220,7 @@ impl Stage {
         let system = System::start().await;
         system.users("u", 30).await;
         let mut api = program(API, &system);
-        api.args(["--listen", "127.0.0.1:0"]);
+        api.args(["--listen", "127.0.0.1:0", "--audit-every", "1"]);
         let (child, address) = serving(api).await;
         Stage { system, api: Client::new(address), _api: child, worker: None, queued: Vec::new() }
     }
@@ -266,6 +272,20 @@ impl Stage {
     async fn refuse_records_of(&self, user: &str) {
         let change = doc! {"collMod": "user_coupons", "validator": {"userId": {"$ne": user}}};
         self.system.backends.database.run_command(change).await.expect("it is changed");
+    }
+
+    /// A record of unit 1 that nobody reserved.
+    async fn insert_by_ghost(&self, coupon: CouponId) {
+        let ghost = Decision {
+            id: IssuanceId::generate(PartitionId::ONE),
+            coupon,
+            user: "ghost".parse().expect("an id"),
+            outcome: Outcome::Issued { serial: 1, nth: 1 },
+            accepted_at: at(0),
+            decided_at: at(0),
+        };
+        let inserted = self.system.backends.ledger.insert(&[ghost]).await.expect("it is written");
+        assert_eq!(inserted, [Inserted::Decided]);
     }
 
     async fn perform(&mut self, action: Action) {
@@ -324,16 +344,7 @@ impl Stage {
                 self.stop_worker().await;
                 let coupon = self.system.coupon("lost", 1, 1).await;
                 self.request("u3", &coupon).await;
-                let ghost = Decision {
-                    id: IssuanceId::generate(PartitionId::ONE),
-                    coupon,
-                    user: "ghost".parse().expect("an id"),
-                    outcome: Outcome::Issued { serial: 1, nth: 1 },
-                    accepted_at: at(0),
-                    decided_at: at(0),
-                };
-                let inserted = self.system.backends.ledger.insert(&[ghost]).await.expect("it is written");
-                assert_eq!(inserted, [Inserted::Decided]);
+                self.insert_by_ghost(coupon).await;
                 self.start_worker().await;
             }
             Action::Die => {
@@ -394,6 +405,10 @@ impl Stage {
                 .await;
                 let answer = self.api.get(&format!("/issuances/{lost}")).await;
                 assert_eq!((answer.status, answer.body["redisRebuiltAt"].is_string()), (404, true));
+            }
+            Action::InsertLate => {
+                let coupon = self.system.coupon("late", 1, 1).await;
+                self.insert_by_ghost(coupon).await;
             }
             Action::Uncertify => {
                 let until = DateTime::from_millis(at(600).as_millisecond());

@@ -4,6 +4,7 @@
 //! That no unit is issued twice and that nobody holds more than the limit are not checks of ours but
 //! unique indexes ([`indexes`]).
 
+mod audit;
 pub mod indexes;
 mod record;
 
@@ -22,6 +23,7 @@ use crate::Failure;
 use crate::coupon::CouponId;
 use crate::user::UserId;
 use crate::{metrics, mongo};
+pub use audit::IssuedRecords;
 use record::{HeldRecord, ISSUED, REJECTED, Record, decision, uuid};
 
 /// The name of the ledger's collection.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use coupon_system::api;
+use coupon_system::audit::{Auditor, Report, Settling};
 use coupon_system::boot::{self, Backends};
 use coupon_system::config::ApiCommand;
 use coupon_system::coupon::{Coupon, CouponId, Created, Stock, Validity, stock};
@@ -89,6 +90,10 @@ impl System {
         ];
         command.extend(["--mongodb-database", &database]);
         command.extend(flags);
+        // What a test plants is left for the test to find.
+        if !flags.contains(&"--audit-every") {
+            command.extend(["--audit-every", "0"]);
+        }
         let command = ApiCommand::parse_from(command);
         let backends = boot::connect(&command.redis, &command.mongodb).await.expect("the servers fit");
         assert!(backends.keeper().ensure().await.expect("a first recovery"));
@@ -263,6 +268,36 @@ impl System {
             .await
             .expect("a count");
         (length, pending)
+    }
+
+    /// Audits Redis against the ledger.
+    pub fn auditor(&self) -> Auditor {
+        let Backends { partition, ledger, coupons, .. } = self.backends.clone();
+        Auditor::new(partition, ledger, coupons)
+    }
+
+    /// Audits every coupon, unit by unit; settles nothing.
+    pub async fn audited(&self) -> Report {
+        let auditor = self.auditor();
+        let (mut coupons, mut last) = (Vec::new(), None);
+        loop {
+            let page = auditor.coupons_after(last.as_ref()).await.expect("the coupons");
+            last = page.last().cloned();
+            coupons.extend(page);
+            if last.is_none() {
+                return auditor.full(&coupons, Settling::LookOnly, |_| {}).await.expect("an audit");
+            }
+        }
+    }
+
+    /// Asserts that every unit and every issuance of every coupon is where it should be.
+    pub async fn audited_clean(&self) {
+        let report = self.audited().await;
+        let findings: Vec<_> = report.findings().map(ToString::to_string).collect();
+        assert!(findings.is_empty(), "{findings:#?}");
+        for audited in report.coupons {
+            assert!(audited.bracket.is_none_or(|bracket| bracket.holds()), "{audited:?}");
+        }
     }
 
     /// The serials that the ledger says are issued, in order.

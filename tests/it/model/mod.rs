@@ -23,11 +23,6 @@
 //!   whenever it is there, and counts an id that Redis does not know. An API process loads a coupon; a
 //!   restock reaches MongoDB first.
 //!
-//! The model goes beyond the scripts in two places, both after a loss of Redis's data. Of a user who is
-//! rejected as already issued, settle brings what they hold into dedupe *and* into the accounts; and the
-//! audit looks at the unit of a known id too. Without them the accounts never agree again: the variants
-//! [`Variant::HoldsWithoutAdoption`] and [`Variant::AdoptsByIdOnly`] show it.
-//!
 //! # What is left out
 //!
 //! Batches: entries of one meet only in unordered inserts, which are independent. Windows, pausing and the

@@ -1,0 +1,66 @@
+//! Adoption: counting an issued record that Redis knows nothing of. A worker that slept through a
+//! recovery leaves one when it wakes and inserts what it had in hand. Idempotent by the record's id.
+
+use std::sync::LazyLock;
+
+use redis::Script;
+
+use super::Stop;
+use crate::Failure;
+use crate::coupon::{CouponId, MAX_TOTAL};
+use crate::issuance::IssuanceId;
+use crate::keys::EpochKeys;
+use crate::partition::{Partition, Under, script};
+use crate::user::UserId;
+
+static ADOPT: LazyLock<Script> = LazyLock::new(|| script(include_str!("adopt.lua")));
+
+/// Units that one call moves into the free set: a script must stay short.
+pub(super) const UNITS_A_CALL: u32 = 1_000;
+/// The largest coupon needs no more calls than this.
+pub(super) const CALLS_MAX: u32 = MAX_TOTAL / UNITS_A_CALL + 1;
+
+/// What became of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adopted {
+    Now,
+    /// Its id is in its user's dedupe: it was counted.
+    Before,
+    /// It will be counted when it is settled.
+    InFlight,
+    /// Its coupon is not in Redis; a load will count it.
+    NotLoaded,
+    /// Its serial is beyond the total that Redis knows.
+    BeyondTotal,
+}
+
+/// Adopts an issued record, read under the epoch of `keys`.
+pub(super) async fn adopt(
+    partition: &Partition,
+    keys: &EpochKeys,
+    coupon: &CouponId,
+    id: IssuanceId,
+    user: &UserId,
+    serial: u32,
+) -> Result<Adopted, Stop> {
+    for _ in 0..CALLS_MAX {
+        let called = partition.call_under(keys, &ADOPT, "adopt a record", |keys, call| {
+            call.key(keys.in_flight())
+                .key(keys.coupon(coupon))
+                .key(keys.holders(coupon))
+                .key(keys.free(coupon));
+            call.arg(id.as_bytes().as_slice()).arg(user.as_str()).arg(serial).arg(UNITS_A_CALL);
+        });
+        let Under::Epoch(mut reply) = called.await? else { return Err(Stop::AnotherEpoch) };
+        return Ok(match reply.text()?.as_str() {
+            "more" => continue,
+            "adopted" => Adopted::Now,
+            "counted" => Adopted::Before,
+            "in-flight" => Adopted::InFlight,
+            "unloaded" => Adopted::NotLoaded,
+            "beyond" => Adopted::BeyondTotal,
+            _ => return Err(reply.wrong().into()),
+        });
+    }
+    Err(Failure::Overloaded { operation: "adopt a record" }.into())
+}

@@ -1,0 +1,70 @@
+//! The bracket: three numbers that must stand in order, read while the system goes on.
+//!
+//! First what Redis has settled, then what the ledger has issued, then what Redis has out of stock. A
+//! unit is out of stock before it is in the ledger, and in the ledger before it is settled; none of
+//! these is ever undone for an issued one. So settled (earlier) ≤ issued ≤ out (later), whatever goes on
+//! in between. With nothing in flight at the last look, all that is out must be settled, and issued.
+
+use super::figures::{Figures, figures};
+use super::{Auditor, Stop};
+use crate::Failure;
+use crate::coupon::CouponId;
+use crate::keys::EpochKeys;
+
+/// How often it is begun again because another epoch was opened.
+pub(super) const EPOCHS_MAX: usize = 5;
+
+/// What the three looks saw of one loaded coupon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bracket {
+    /// Settled by Redis, before the ledger was asked.
+    pub settled_before: u64,
+    /// Issued by the ledger.
+    pub issued: u64,
+    /// Redis, after the ledger was asked.
+    pub after: Figures,
+    /// Whether nothing of any coupon was in flight at the last look.
+    pub at_rest: bool,
+}
+
+impl Bracket {
+    /// Whether the numbers stand in order.
+    pub fn holds(&self) -> bool {
+        let in_order = self.settled_before <= self.issued && self.issued <= self.after.out();
+        in_order && (!self.at_rest || self.after.settled == self.after.out())
+    }
+}
+
+impl Auditor {
+    /// Brackets one coupon; `None` if it is not loaded.
+    pub async fn bracket(&self, coupon: &CouponId) -> Result<Option<Bracket>, Failure> {
+        for _ in 0..EPOCHS_MAX {
+            match self.bracket_under(&self.partition.keys(), coupon).await {
+                Err(Stop::AnotherEpoch) => {}
+                Err(Stop::Failed(failure)) => return Err(failure),
+                Ok(bracket) => return Ok(bracket),
+            }
+        }
+        Err(Failure::Uncertified)
+    }
+
+    pub(super) async fn bracket_under(
+        &self,
+        keys: &EpochKeys,
+        coupon: &CouponId,
+    ) -> Result<Option<Bracket>, Stop> {
+        let coupons = std::slice::from_ref(coupon);
+        let before = figures(&self.partition, keys, coupons).await?;
+        let issued = self.ledger.issued_count(coupon).await?;
+        let after = figures(&self.partition, keys, coupons).await?;
+        Ok(match (before.coupons.as_slice(), after.coupons.as_slice()) {
+            ([Some(before)], [Some(now)]) => Some(Bracket {
+                settled_before: before.settled,
+                issued,
+                after: *now,
+                at_rest: after.in_flight == 0,
+            }),
+            _ => None,
+        })
+    }
+}

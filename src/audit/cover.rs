@@ -1,0 +1,168 @@
+//! The units of a coupon: free, reserved, issued, each exactly one of these; and how many are settled.
+
+use std::collections::HashMap;
+
+use super::Stop;
+use super::figures::figures;
+use super::finding::{Finding, Kind};
+use super::flights::{PAGE, Pages};
+use super::full::{FINDINGS_MAX, Look};
+use super::look::Suspicion;
+use super::serials::Serials;
+use super::units::SOUGHT_MAX;
+use crate::Failure;
+use crate::coupon::MAX_TOTAL;
+use crate::issuance::IssuanceId;
+
+impl Look<'_> {
+    /// The free set against what is issued and in flight, and that every unit is somewhere.
+    pub(super) async fn units(&mut self) -> Result<(), Stop> {
+        let Some(first) = self.figures else { return Ok(()) };
+        let mut holders: HashMap<u32, IssuanceId> = HashMap::new();
+        for (id, serial) in self.in_flight.iter().filter(|(_, serial)| **serial > 0) {
+            holders.insert(*serial, *id);
+        }
+        let issued = self.found.issued.take().unwrap_or_else(|| Serials::up_to(0));
+        let coupons = std::slice::from_ref(&self.coupon.id);
+        let now = figures(&self.auditor.partition, &self.keys, coupons).await?;
+        // The next serial only grows, so whatever was seen in flight or issued is below it by now.
+        let Some(Some(now)) = now.coupons.first() else { return Ok(()) };
+        let next = u32::try_from(now.next).unwrap_or(u32::MAX);
+
+        let mut free = Serials::up_to(MAX_TOTAL);
+        let (mut taken, mut unknown) = (Vec::new(), Vec::new());
+        let mut scan = Pages::new("SSCAN", self.keys.free(&self.coupon.id));
+        while let Some(page) = scan.next::<Vec<Vec<u8>>>(self.auditor).await? {
+            for member in page {
+                let serial = std::str::from_utf8(&member).ok().and_then(|text| text.parse::<u32>().ok());
+                let canonical = serial.filter(|serial| serial.to_string().as_bytes() == member);
+                match canonical {
+                    Some(serial) if (1..next).contains(&serial) => {
+                        let is_taken = issued.contains(serial) || holders.contains_key(&serial);
+                        if free.insert(serial) && is_taken && taken.len() < FINDINGS_MAX {
+                            taken.push(serial);
+                        }
+                    }
+                    _ if unknown.len() < FINDINGS_MAX => unknown.push(member),
+                    _ => self.found.more += 1,
+                }
+            }
+        }
+        self.unknown(unknown).await?;
+        let above = (next..=self.coupon.total).filter(|serial| issued.contains(*serial));
+        taken
+            .extend(above.chain(holders.keys().copied().filter(|serial| *serial >= next)).take(FINDINGS_MAX));
+        self.taken(taken, &issued, &holders).await?;
+
+        let end = u32::try_from(first.next.min(first.total + 1)).unwrap_or(u32::MAX);
+        let lost = self.found.serials_of(Kind::InFlightLost);
+        let mut sought: Vec<u32> = (1..end)
+            .filter(|serial| !issued.contains(*serial) && !free.contains(*serial))
+            .filter(|serial| !holders.contains_key(serial) && !lost.contains(serial))
+            .take(SOUGHT_MAX + 1)
+            .collect();
+        if sought.len() > SOUGHT_MAX {
+            sought.truncate(SOUGHT_MAX);
+            self.found.more += 1;
+        }
+        let leaked = self.auditor.nowhere(&self.keys, &self.coupon.id, sought).await?;
+        self.leaked(leaked);
+        Ok(())
+    }
+
+    /// Members of the free set that are no unit, or would be handed out by the counter as well.
+    async fn unknown(&mut self, members: Vec<Vec<u8>>) -> Result<(), Stop> {
+        for member in members {
+            let (next, is_free): (Option<u32>, bool) = redis::pipe()
+                .atomic()
+                .cmd("HGET")
+                .arg(self.keys.coupon(&self.coupon.id))
+                .arg("next")
+                .cmd("SISMEMBER")
+                .arg(self.keys.free(&self.coupon.id))
+                .arg(&member)
+                .query_async(&mut self.auditor.partition.connection())
+                .await
+                .map_err(Failure::redis("look into the free set"))?;
+            let text = String::from_utf8_lossy(&member).into_owned();
+            let serial = text.parse::<u32>().ok().filter(|serial| serial.to_string() == text);
+            let known = next.is_none_or(|next| serial.is_some_and(|serial| (1..next).contains(&serial)));
+            if is_free && !known {
+                let finding = Finding { serial, detail: Some(text), ..self.finding(Kind::FreeUnknown) };
+                self.found.add([finding]);
+            }
+        }
+        Ok(())
+    }
+
+    /// Units that are free, and issued or in flight as well.
+    async fn taken(
+        &mut self,
+        serials: Vec<u32>,
+        issued: &Serials,
+        holders: &HashMap<u32, IssuanceId>,
+    ) -> Result<(), Stop> {
+        let mut suspicions = Vec::new();
+        for serial in &serials {
+            if let Some(id) = holders.get(serial) {
+                let suspicion = Suspicion::of(Kind::SerialFreeAndInFlight, *id);
+                suspicions.push(Suspicion { serial: Some(*serial), ..suspicion });
+            }
+        }
+        let serials: Vec<_> = serials.into_iter().filter(|serial| issued.contains(*serial)).collect();
+        for chunk in serials.chunks(PAGE) {
+            for held in self.auditor.ledger.holders_of(&self.coupon.id, chunk).await? {
+                suspicions.push(Suspicion {
+                    user: Some(held.user),
+                    serial: Some(held.serial),
+                    ..Suspicion::of(Kind::SerialFreeAndIssued, held.id)
+                });
+            }
+        }
+        let confirmed = self.confirm(suspicions).await?;
+        self.add(&confirmed);
+        Ok(())
+    }
+
+    /// Units that are nowhere. Where records are missing, they are theirs as far as anybody can tell.
+    fn leaked(&mut self, serials: Vec<u32>) {
+        let missing = self.found.findings.iter_mut().filter(|found| found.kind == Kind::RecordMissing);
+        let missing: Vec<_> = missing.collect();
+        if serials.len() > missing.len() {
+            let kept =
+                (!missing.is_empty()).then(|| "kept back: it may belong to a missing record".to_owned());
+            let leaked = serials.iter().map(|serial| Finding {
+                serial: Some(*serial),
+                detail: kept.clone(),
+                ..Finding::new(Kind::SerialLeaked, Some(&self.coupon.id))
+            });
+            let leaked: Vec<_> = leaked.collect();
+            self.found.add(leaked);
+            return;
+        }
+        let all = serials.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+        let alone = serials.len() == 1 && missing.len() == 1;
+        for found in missing {
+            if alone {
+                found.serial = serials.first().copied();
+            } else if !serials.is_empty() {
+                found.detail = Some(format!("its unit is one of {all}"));
+            }
+        }
+    }
+
+    /// How many are settled, if a quiet moment can be found.
+    pub(super) async fn count(&mut self) -> Result<(), Stop> {
+        let Some(quiet) = self.auditor.quiet(&self.keys, &self.coupon.id).await? else { return Ok(()) };
+        self.found.counted = true;
+        // What is not counted may have been adopted meanwhile; of an orphan nobody knows.
+        let most = quiet.issued - quiet.issued_in_flight + self.found.missing;
+        let least = most.saturating_sub(self.found.not_counted + self.found.orphans);
+        let settled = quiet.figures.settled;
+        if settled < least || settled > most {
+            let detail = Some(format!("{settled} settled, {} issued", quiet.issued - quiet.issued_in_flight));
+            self.found.add([Finding { detail, ..self.finding(Kind::CountDrifted) }]);
+        }
+        Ok(())
+    }
+}

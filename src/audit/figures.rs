@@ -1,0 +1,93 @@
+//! What Redis says of coupons in numbers, read in one script under one epoch.
+
+use std::sync::LazyLock;
+
+use redis::Script;
+
+use super::Stop;
+use crate::coupon::CouponId;
+use crate::keys::{EpochKeys, damaged};
+use crate::partition::{Partition, Under, script};
+
+static FIGURES: LazyLock<Script> = LazyLock::new(|| script(include_str!("figures.lua")));
+
+/// The most coupons of one call: a script must stay short.
+pub(super) const BATCH_MAX: usize = 200;
+
+/// A loaded coupon in Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Figures {
+    pub total: u64,
+    /// The serial to hand out next, once no released one is left.
+    pub next: u64,
+    /// Issued, as far as Redis was told.
+    pub settled: u64,
+    /// Released serials.
+    pub free: u64,
+    pub generation: i64,
+}
+
+impl Figures {
+    /// Units that are not free: reserved or issued.
+    pub fn out(&self) -> u64 {
+        self.next.saturating_sub(1).saturating_sub(self.free)
+    }
+
+    /// Units that are taken and not settled.
+    pub fn reserved(&self) -> u64 {
+        self.out().saturating_sub(self.settled)
+    }
+
+    /// Units that are free.
+    pub fn remaining(&self) -> u64 {
+        (self.total + 1).saturating_sub(self.next) + self.free
+    }
+}
+
+/// Some coupons and the queue at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Moment {
+    /// Of every coupon.
+    pub in_flight: u64,
+    /// Reservations of this epoch, of every coupon.
+    pub accepted: u64,
+    /// In-flight values that a rebuild could not read.
+    pub set_aside: u64,
+    /// The stream entry that was appended last.
+    pub last_entry: String,
+    /// `None` for a coupon that is not loaded.
+    pub coupons: Vec<Option<Figures>>,
+}
+
+/// Reads the figures of at most [`BATCH_MAX`] coupons.
+pub(super) async fn figures(
+    partition: &Partition,
+    keys: &EpochKeys,
+    coupons: &[CouponId],
+) -> Result<Moment, Stop> {
+    let called = partition.call_under(keys, &FIGURES, "read the figures", |keys, call| {
+        call.key(keys.stream()).key(keys.in_flight()).key(keys.counters()).key(damaged(keys.partition()));
+        for coupon in coupons {
+            call.key(keys.coupon(coupon)).key(keys.free(coupon));
+        }
+    });
+    let Under::Epoch(mut reply) = called.await? else { return Err(Stop::AnotherEpoch) };
+    let (in_flight, accepted, set_aside) = (reply.number()?, reply.number()?, reply.number()?);
+    let last_entry = reply.text()?;
+    let mut found = Vec::with_capacity(coupons.len());
+    for _ in coupons {
+        let mut held = reply.list()?;
+        if held.len() == 0 {
+            found.push(None);
+            continue;
+        }
+        found.push(Some(Figures {
+            total: held.number()?,
+            next: held.number()?,
+            settled: held.number()?,
+            free: held.number()?,
+            generation: i64::try_from(held.number()?).map_err(|_| held.wrong())?,
+        }));
+    }
+    Ok(Moment { in_flight, accepted, set_aside, last_entry, coupons: found })
+}

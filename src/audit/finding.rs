@@ -1,0 +1,226 @@
+//! What an audit can find: every kind of damage, what it means and what to do about it.
+
+use std::fmt;
+
+use crate::coupon::CouponId;
+use crate::issuance::IssuanceId;
+use crate::user::UserId;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// No damage: it is being dealt with.
+    Passing,
+    /// The accounts are wrong. A repair mends it.
+    Drift,
+    /// What was promised does not hold. It needs a person.
+    Broken,
+}
+
+impl Severity {
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Severity::Passing => "passing",
+            Severity::Drift => "drift",
+            Severity::Broken => "broken",
+        }
+    }
+}
+
+macro_rules! kinds {
+    ($($kind:ident $code:literal $severity:ident $means:literal $advice:literal;)*) => {
+        /// A kind of damage. Codes are stable.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Kind {
+            $(#[doc = $means] $kind,)*
+        }
+
+        impl Kind {
+            /// All there are.
+            pub const ALL: &[Kind] = &[$(Kind::$kind),*];
+
+            /// The name on the wire, in kebab case.
+            pub fn code(self) -> &'static str {
+                match self { $(Kind::$kind => $code),* }
+            }
+
+            /// How bad it is.
+            pub fn severity(self) -> Severity {
+                match self { $(Kind::$kind => Severity::$severity),* }
+            }
+
+            /// What it means, in a sentence.
+            pub fn means(self) -> &'static str {
+                match self { $(Kind::$kind => $means),* }
+            }
+
+            /// What to do about it, in a sentence.
+            pub fn advice(self) -> &'static str {
+                match self { $(Kind::$kind => $advice),* }
+            }
+        }
+    };
+}
+
+kinds! {
+    RecordMissing "record-missing" Broken
+        "Redis counts an issuance for this user that the ledger has no record of, and nothing waits to be decided: its record was deleted."
+        "Restore the record from a backup of MongoDB; its unit is kept out of stock until then.";
+    UnitIssuedTwice "unit-issued-twice" Broken
+        "Two issued records hold the same unit: the unique index was missing when the second was written."
+        "Revoke one of them, or restock and give it another unit; make the index again (couponctl check says how).";
+    LimitExceeded "limit-exceeded" Broken
+        "A user holds more of this coupon than the limit allows, or two records claim the same place within it."
+        "Revoke what is too much; make the index again if it is missing (couponctl check says how).";
+    SerialBeyondTotal "serial-beyond-total" Broken
+        "An issued record holds a unit beyond the coupon's total: more was issued than there is."
+        "Restock the coupon so that the unit exists, or revoke the record.";
+    CouponAhead "coupon-ahead" Broken
+        "Redis knows a larger total, or a later change, than the coupon's record: MongoDB lost a change, perhaps by restoring a backup."
+        "Make the operator's change again (couponctl coupon restock, edit), until the record is not behind.";
+    InFlightUnreadable "in-flight-unreadable" Broken
+        "The in-flight value of an accepted issuance cannot be read, so nobody can settle it."
+        "Look at the value in Redis and correct it by hand, after the pattern in src/issuance/flight.rs.";
+    InFlightSetAside "in-flight-set-aside" Broken
+        "A rebuild met in-flight values that it could not read and set them aside: those issuances were never decided."
+        "Read them (HGETALL of the key coupon:{n}:damaged), answer the users, then delete the key.";
+    InFlightNotLoaded "in-flight-not-loaded" Broken
+        "Issuances of this coupon are in flight, but the coupon is not loaded: its units are not counted."
+        "Delete the key coupon:{n}:certificate: everything is refused for a moment and rebuilt, this coupon included.";
+    EntryUnreadable "entry-unreadable" Broken
+        "A stream entry cannot be read, so its issuance waits for ever, unless it is in flight and gets a fresh entry."
+        "Read it with XRANGE; run the version that wrote it, or delete it if its issuance is decided.";
+    HoldersUnreadable "holders-unreadable" Broken
+        "What Redis counts for this user is no list of ids."
+        "Delete the key coupon:{n}:certificate: everything is refused for a moment and rebuilt from the ledger.";
+    SerialFreeAndIssued "serial-free-and-issued" Drift
+        "Redis would hand out a unit that the ledger says is issued; its next request would be given another."
+        "Run with --repair: the unit is taken out of the free ones.";
+    SerialFreeAndInFlight "serial-free-and-in-flight" Drift
+        "Redis would hand out a unit that is reserved for another request."
+        "Run with --repair: the unit is taken out of the free ones.";
+    SerialInFlightTwice "serial-in-flight-twice" Drift
+        "Two requests have the same unit reserved; the ledger will give it to one of them."
+        "Run with --repair: the later one gets a unit of its own.";
+    SerialInFlightAndIssued "serial-in-flight-and-issued" Drift
+        "A request has a unit reserved that another record holds in the ledger."
+        "A worker gives it another unit; or run with --repair.";
+    FreeUnknown "free-unknown" Drift
+        "The free set holds something that is no unit, or a unit that the counter will hand out as well."
+        "Run with --repair: it is taken out of the set.";
+    SerialLeaked "serial-leaked" Drift
+        "A unit is neither free, nor reserved, nor issued: nobody can get it."
+        "Run with --repair: the unit is given back.";
+    RecordNotCounted "record-not-counted" Drift
+        "The ledger has an issued record that Redis does not count: it was written after a recovery had read the ledger."
+        "The API adopts it by itself; or run with --repair.";
+    RejectionCounted "rejection-counted" Drift
+        "Redis counts a rejected issuance as one that the user holds, so the user is turned away."
+        "Run with --repair: it is not counted any more.";
+    InFlightLost "in-flight-lost" Drift
+        "A stream entry is undecided, and its in-flight value is gone: what a worker decides about it would not be settled."
+        "Run with --repair: the in-flight value is put back from the entry.";
+    EntryOrphaned "entry-orphaned" Drift
+        "A stream entry is decided and not in flight any more: it waits for nothing."
+        "Run with --repair: the entry is deleted.";
+    CountDrifted "count-drifted" Drift
+        "Redis counts another number of issued units than the ledger has, though every unit is where it should be."
+        "Run with --repair: the count is set right when nothing of the coupon is in flight.";
+    FiguresDisagree "figures-disagree" Drift
+        "Settled, issued and out of stock do not stand in order."
+        "Run with --full: it names the units.";
+    DecidedInFlight "decided-in-flight" Passing
+        "The ledger has decided this issuance, and Redis was not told."
+        "Nothing: a full audit settles it.";
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+/// One piece of damage.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    pub kind: Kind,
+    /// `None` where it belongs to no coupon, or cannot be told.
+    pub coupon: Option<CouponId>,
+    pub serial: Option<u32>,
+    /// The issuances that are concerned; of two with one unit, both.
+    pub issuances: Vec<IssuanceId>,
+    pub user: Option<UserId>,
+    /// The stream entry, if it is about one.
+    pub entry: Option<String>,
+    /// What was seen, where the kind alone does not say it.
+    pub detail: Option<String>,
+}
+
+impl Finding {
+    pub(super) fn new(kind: Kind, coupon: Option<&CouponId>) -> Self {
+        Finding {
+            kind,
+            coupon: coupon.cloned(),
+            serial: None,
+            issuances: Vec::new(),
+            user: None,
+            entry: None,
+            detail: None,
+        }
+    }
+
+    /// Whether a repair would try it. Not where its unit may belong to a missing record.
+    pub fn is_mendable(&self) -> bool {
+        let kept_back = self.kind == Kind::SerialLeaked && self.detail.is_some();
+        self.kind.severity() != Severity::Broken && !kept_back
+    }
+
+    /// Whether it is damage, and not something that passes by itself.
+    pub fn is_damage(&self) -> bool {
+        self.kind.severity() > Severity::Passing
+    }
+}
+
+/// One line: the code, and what it is about.
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.code())?;
+        if let Some(coupon) = &self.coupon {
+            write!(f, " coupon={coupon}")?;
+        }
+        if let Some(serial) = self.serial {
+            write!(f, " serial={serial}")?;
+        }
+        for id in &self.issuances {
+            write!(f, " issuance={id}")?;
+        }
+        if let Some(user) = &self.user {
+            write!(f, " user={user}")?;
+        }
+        if let Some(entry) = &self.entry {
+            write!(f, " entry={entry}")?;
+        }
+        if let Some(detail) = &self.detail {
+            write!(f, " ({detail})")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_kebab_case_and_every_kind_says_what_it_means_and_what_to_do() {
+        let mut codes: Vec<_> = Kind::ALL.iter().map(|kind| kind.code()).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), Kind::ALL.len());
+        for kind in Kind::ALL {
+            assert!(kind.code().bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{kind}");
+            assert!(kind.means().ends_with('.') && kind.advice().ends_with('.'), "{kind}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What the queue holds, read once for all coupons of an audit: the in-flight hash, then the stream.
+
+use std::collections::{HashMap, HashSet};
+
+use redis::streams::StreamRangeReply;
+
+use super::Auditor;
+use super::finding::{Finding, Kind};
+use crate::Failure;
+use crate::coupon::CouponId;
+use crate::issuance::{InFlight, IssuanceId};
+use crate::keys::EpochKeys;
+use crate::queue::Entry;
+use crate::queue::entry::decode;
+
+/// Fields, members or entries in one command.
+pub(super) const PAGE: usize = 2_000;
+
+/// The serials of what is in flight, by coupon; 0 for none.
+#[derive(Default)]
+pub(super) struct Flights {
+    pub by_coupon: HashMap<CouponId, HashMap<IssuanceId, u32>>,
+    /// Entries whose issuance was not in flight.
+    pub strays: HashMap<CouponId, Vec<Entry>>,
+    /// What cannot be read.
+    pub findings: Vec<Finding>,
+}
+
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+impl Auditor {
+    /// Reads the in-flight hash, then the stream up to `last`, the entry that was the last one before:
+    /// so an entry that is found was in flight all the while.
+    pub(super) async fn flights(&self, keys: &EpochKeys, last: &str) -> Result<Flights, Failure> {
+        let mut flights = Flights::default();
+        let mut unreadable = HashSet::new();
+        let mut scan = Pages::new("HSCAN", keys.in_flight());
+        while let Some(page) = scan.next::<Pairs>(self).await? {
+            for (id, value) in page {
+                let parsed = std::str::from_utf8(&value).ok().and_then(|text| text.parse::<InFlight>().ok());
+                let issuance = <[u8; 16]>::try_from(id.as_slice()).ok().and_then(IssuanceId::from_bytes);
+                match (issuance, parsed) {
+                    (Some(id), Some(held)) => {
+                        let of_coupon = flights.by_coupon.entry(held.coupon).or_default();
+                        of_coupon.insert(id, held.serial.unwrap_or(0));
+                    }
+                    (issuance, _) if unreadable.insert(id.clone()) => flights.findings.push(Finding {
+                        issuances: issuance.into_iter().collect(),
+                        detail: Some(format!("{:?}", String::from_utf8_lossy(&value))),
+                        ..Finding::new(Kind::InFlightUnreadable, None)
+                    }),
+                    _ => {}
+                }
+            }
+        }
+        let mut from = "-".to_owned();
+        loop {
+            let page: StreamRangeReply = redis::cmd("XRANGE")
+                .arg(keys.stream())
+                .arg(&from)
+                .arg(last)
+                .arg("COUNT")
+                .arg(PAGE)
+                .query_async(&mut self.partition.connection())
+                .await
+                .map_err(Failure::redis("read the stream"))?;
+            let Some(end) = page.ids.last() else { return Ok(flights) };
+            from = format!("({}", end.id);
+            for entry in page.ids {
+                match decode(entry.id, &entry.map) {
+                    Ok(entry) => {
+                        let in_flight = flights.by_coupon.get(&entry.coupon);
+                        if in_flight.is_none_or(|held| !held.contains_key(&entry.id)) {
+                            flights.strays.entry(entry.coupon.clone()).or_default().push(entry);
+                        }
+                    }
+                    Err(wrong) => flights.findings.push(Finding {
+                        entry: Some(wrong.entry),
+                        detail: Some(wrong.why),
+                        ..Finding::new(Kind::EntryUnreadable, None)
+                    }),
+                }
+            }
+        }
+    }
+}
+
+/// A walk through a hash or a set, a page at a time. What is there all the while is seen, perhaps
+/// more than once.
+pub(super) struct Pages {
+    command: &'static str,
+    key: String,
+    /// `None` at the end.
+    cursor: Option<u64>,
+}
+
+impl Pages {
+    pub(super) fn new(command: &'static str, key: String) -> Self {
+        Pages { command, key, cursor: Some(0) }
+    }
+
+    pub(super) async fn next<T: redis::FromRedisValue>(
+        &mut self,
+        auditor: &Auditor,
+    ) -> Result<Option<T>, Failure> {
+        let Some(cursor) = self.cursor else { return Ok(None) };
+        let (next, page): (u64, T) = redis::cmd(self.command)
+            .arg(&self.key)
+            .arg(cursor)
+            .arg("COUNT")
+            .arg(PAGE)
+            .query_async(&mut auditor.partition.connection())
+            .await
+            .map_err(Failure::redis("look through a key"))?;
+        self.cursor = Some(next).filter(|next| *next != 0);
+        Ok(Some(page))
+    }
+}

@@ -1,0 +1,184 @@
+//! The full audit: every unit and every issuance of a coupon, in pages, while the system goes on.
+//!
+//! The order of reading keeps false suspicions few: the figures, then what is in flight, then the
+//! ledger, then dedupe, then the free units. A unit that was in flight and is issued, or one that was
+//! free and still is, is seen where it is; the few that moved otherwise are read again.
+
+use std::collections::{HashMap, HashSet};
+
+use super::figures::{BATCH_MAX, Figures, figures};
+use super::finding::{Finding, Kind};
+use super::flights::Flights;
+use super::look::{Confirmed, Suspicion};
+use super::serials::Serials;
+use super::{Auditor, Bracket, Stop};
+use crate::coupon::{Coupon, CouponId};
+use crate::issuance::IssuanceId;
+use crate::keys::EpochKeys;
+
+/// Findings of one coupon that are kept; more of them are only counted.
+pub const FINDINGS_MAX: usize = 5_000;
+
+/// What was found out about one coupon.
+#[derive(Debug, Clone)]
+pub struct Audited {
+    pub coupon: CouponId,
+    /// `None` if it is not loaded: then only the ledger was looked at.
+    pub bracket: Option<Bracket>,
+    pub findings: Vec<Finding>,
+    /// Findings, or suspicions, beyond [`FINDINGS_MAX`].
+    pub more: u64,
+    /// Whether the count of settled units could be compared: not while too much goes on.
+    pub counted: bool,
+    /// Decided issuances that Redis had not been told of, and was.
+    pub settled: u64,
+}
+
+impl Audited {
+    pub(super) fn of(coupon: &Coupon, bracket: Option<Bracket>) -> Self {
+        let coupon = coupon.id.clone();
+        Audited { coupon, bracket, findings: Vec::new(), more: 0, counted: false, settled: 0 }
+    }
+}
+
+/// What an audit may do besides looking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settling {
+    /// Settle what is decided and still in flight.
+    Settle,
+    LookOnly,
+}
+
+/// What is known of a whole batch of coupons before each is looked at.
+pub(super) struct Scene {
+    pub keys: EpochKeys,
+    figures: HashMap<CouponId, Figures>,
+    flights: Flights,
+    set_aside: u64,
+}
+
+impl Scene {
+    /// What belongs to no coupon that is audited, and is found once.
+    pub(super) fn findings(&self) -> Vec<Finding> {
+        let mut findings = self.flights.findings.clone();
+        if self.set_aside > 0 {
+            let detail = Some(format!("{} of them", self.set_aside));
+            findings.push(Finding { detail, ..Finding::new(Kind::InFlightSetAside, None) });
+        }
+        findings
+    }
+}
+
+impl Auditor {
+    /// Reads the figures of the coupons, and then what is in flight.
+    pub(super) async fn scene(&self, keys: &EpochKeys, coupons: &[Coupon]) -> Result<Scene, Stop> {
+        let ids: Vec<_> = coupons.iter().map(|coupon| coupon.id.clone()).collect();
+        let mut known = HashMap::new();
+        let (mut last, mut set_aside) = ("0-0".to_owned(), 0);
+        for batch in ids.chunks(BATCH_MAX) {
+            let moment = figures(&self.partition, keys, batch).await?;
+            let loaded = batch.iter().cloned().zip(moment.coupons);
+            known.extend(loaded.filter_map(|(id, figures)| Some((id, figures?))));
+            (last, set_aside) = (moment.last_entry, moment.set_aside);
+        }
+        let flights = self.flights(keys, &last).await?;
+        Ok(Scene { keys: keys.clone(), figures: known, flights, set_aside })
+    }
+
+    /// Audits one coupon of a scene.
+    pub(super) async fn audit_one(
+        &self,
+        scene: &mut Scene,
+        coupon: &Coupon,
+        settling: Settling,
+    ) -> Result<Audited, Stop> {
+        let mut look = Look {
+            auditor: self,
+            keys: scene.keys.clone(),
+            coupon,
+            figures: scene.figures.get(&coupon.id).copied(),
+            in_flight: scene.flights.by_coupon.remove(&coupon.id).unwrap_or_default(),
+            found: Found::default(),
+        };
+        look.ledger().await?;
+        if look.figures.is_none() {
+            look.not_loaded().await?;
+            return Ok(look.found.audited(coupon, None));
+        }
+        look.record().await?;
+        look.strays(scene.flights.strays.remove(&coupon.id).unwrap_or_default()).await?;
+        look.decided(settling).await?;
+        look.holders().await?;
+        look.units().await?;
+        look.count().await?;
+        let mut bracket = self.bracket_under(&scene.keys, &coupon.id).await?;
+        if bracket.is_some_and(|bracket| !bracket.holds()) && look.found.findings.is_empty() {
+            // What was between two looks may be settled at the next one.
+            bracket = self.bracket_under(&scene.keys, &coupon.id).await?;
+            if bracket.is_some_and(|bracket| !bracket.holds()) {
+                look.found.add([Finding::new(Kind::FiguresDisagree, Some(&coupon.id))]);
+            }
+        }
+        Ok(look.found.audited(coupon, bracket))
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Found {
+    pub findings: Vec<Finding>,
+    pub more: u64,
+    pub counted: bool,
+    pub settled: u64,
+    pub issued: Option<Serials>,
+    /// Issued records that Redis does not count, those among them whose promise is broken included.
+    pub not_counted: u64,
+    /// Orphans that are issued: whether they were counted nobody can tell.
+    pub orphans: u64,
+    pub missing: u64,
+}
+
+impl Found {
+    pub(super) fn add(&mut self, findings: impl IntoIterator<Item = Finding>) {
+        for finding in findings {
+            if self.findings.len() < FINDINGS_MAX {
+                self.findings.push(finding);
+            } else {
+                self.more += 1;
+            }
+        }
+    }
+
+    fn audited(self, coupon: &Coupon, bracket: Option<Bracket>) -> Audited {
+        let Found { findings, more, counted, settled, .. } = self;
+        Audited { findings, more, counted, settled, ..Audited::of(coupon, bracket) }
+    }
+
+    /// The serials that a kind of finding is about.
+    pub(super) fn serials_of(&self, kind: Kind) -> HashSet<u32> {
+        self.findings.iter().filter(|found| found.kind == kind).filter_map(|found| found.serial).collect()
+    }
+}
+
+/// The look at one coupon.
+pub(super) struct Look<'a> {
+    pub auditor: &'a Auditor,
+    pub keys: EpochKeys,
+    pub coupon: &'a Coupon,
+    pub figures: Option<Figures>,
+    pub in_flight: HashMap<IssuanceId, u32>,
+    pub found: Found,
+}
+
+impl Look<'_> {
+    pub(super) fn finding(&self, kind: Kind) -> Finding {
+        Finding::new(kind, Some(&self.coupon.id))
+    }
+
+    pub(super) async fn confirm(&self, suspicions: Vec<Suspicion>) -> Result<Vec<Confirmed>, Stop> {
+        self.auditor.confirm(&self.keys, &self.coupon.id, suspicions).await
+    }
+
+    pub(super) fn add(&mut self, confirmed: &[Confirmed]) {
+        self.found.add(confirmed.iter().map(|confirmed| confirmed.finding(&self.coupon.id)));
+    }
+}

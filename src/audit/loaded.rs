@@ -1,0 +1,13 @@
+//! Which coupons there are to audit.
+
+use super::{Auditor, COUPONS_MAX};
+use crate::Failure;
+use crate::coupon::Coupon;
+
+impl Auditor {
+    /// At most [`COUPONS_MAX`] coupons, newest first, from after one of them.
+    pub async fn coupons_after(&self, after: Option<&Coupon>) -> Result<Vec<Coupon>, Failure> {
+        let after = after.map(|coupon| (coupon.created_at, coupon.id.clone()));
+        self.coupons.list(after, COUPONS_MAX).await
+    }
+}

@@ -1,0 +1,213 @@
+//! Suspicions, and reading them again: what merely moved while it was looked at is no damage.
+//!
+//! Everything about one suspicion is read from Redis in one script, then from the ledger, then from
+//! Redis again; it is damage only if both looks say so. Where the order matters: a decision is in the
+//! ledger before its in-flight value goes, and an id is in its user's dedupe before it is decided.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use redis::Script;
+
+use super::finding::{Finding, Kind};
+use super::{Auditor, Stop};
+use crate::coupon::CouponId;
+use crate::issuance::settle::Settlement;
+use crate::issuance::{Decision, InFlight, IssuanceId, Outcome};
+use crate::keys::EpochKeys;
+use crate::partition::{Reply, Under, script};
+use crate::user::UserId;
+
+static LOOK: LazyLock<Script> = LazyLock::new(|| script(include_str!("look.lua")));
+
+/// Suspicions in one script.
+const BATCH: usize = 200;
+/// Between two confirmations of the same suspicions.
+const PAUSE: Duration = Duration::from_millis(50);
+/// A worker settles what it has decided well within this.
+const SETTLING: Duration = Duration::from_secs(1);
+
+/// What might be damage.
+#[derive(Debug, Clone)]
+pub(super) struct Suspicion {
+    pub kind: Kind,
+    pub id: IssuanceId,
+    /// Empty where it does not matter.
+    pub user: Option<UserId>,
+    pub serial: Option<u32>,
+    pub entry: Option<String>,
+    /// Of two with one unit, the other one.
+    pub second: Option<IssuanceId>,
+}
+
+impl Suspicion {
+    pub(super) fn of(kind: Kind, id: IssuanceId) -> Self {
+        Suspicion { kind, id, user: None, serial: None, entry: None, second: None }
+    }
+}
+
+/// What Redis says of one suspicion.
+struct Seen {
+    loaded: bool,
+    /// Something is in flight under its id, be it readable or not.
+    present: bool,
+    in_flight: Option<InFlight>,
+    counted: bool,
+    entry_there: bool,
+    free: bool,
+    second: Option<InFlight>,
+}
+
+/// A suspicion that was confirmed, and what was seen with it.
+#[derive(Debug, Clone)]
+pub(super) struct Confirmed {
+    pub suspicion: Suspicion,
+    /// It may be another kind than was suspected.
+    pub kind: Kind,
+    pub in_flight: Option<InFlight>,
+    pub decision: Option<Decision>,
+    /// Whether the user's dedupe has it.
+    counted: bool,
+}
+
+impl Confirmed {
+    pub(super) fn finding(&self, coupon: &CouponId) -> Finding {
+        let Suspicion { id, user, serial, entry, second, .. } = self.suspicion.clone();
+        let in_flight = self.in_flight.as_ref();
+        let strange = self.kind == Kind::InFlightLost && !self.counted;
+        Finding {
+            detail: strange.then(|| "its user's dedupe does not have it: nothing is put back".to_owned()),
+            serial: serial.or_else(|| in_flight.and_then(|held| held.serial)),
+            issuances: std::iter::once(id).chain(second).collect(),
+            user: user
+                .or_else(|| in_flight.map(|held| held.user.clone()))
+                .or_else(|| self.decision.as_ref().map(|decision| decision.user.clone())),
+            entry,
+            ..Finding::new(self.kind, Some(coupon))
+        }
+    }
+
+    /// How a decision that Redis was not told of is settled.
+    pub(super) fn settlement(&self) -> Option<Settlement> {
+        let (in_flight, decision) = (self.in_flight.as_ref()?, self.decision.clone()?);
+        Some(Settlement { entry: in_flight.entry.clone(), decision, holds: Vec::new() })
+    }
+}
+
+impl Auditor {
+    /// Reads suspicions about one coupon again, twice, and keeps what is damage each time.
+    pub(super) async fn confirm(
+        &self,
+        keys: &EpochKeys,
+        coupon: &CouponId,
+        suspicions: Vec<Suspicion>,
+    ) -> Result<Vec<Confirmed>, Stop> {
+        let left = self.still(keys, coupon, suspicions).await?;
+        if left.is_empty() {
+            return Ok(left);
+        }
+        let decided = left.iter().any(|confirmed| confirmed.kind == Kind::DecidedInFlight);
+        tokio::time::sleep(if decided { SETTLING } else { PAUSE }).await;
+        let again = left.into_iter().map(|confirmed| confirmed.suspicion).collect();
+        self.still(keys, coupon, again).await
+    }
+
+    async fn still(
+        &self,
+        keys: &EpochKeys,
+        coupon: &CouponId,
+        suspicions: Vec<Suspicion>,
+    ) -> Result<Vec<Confirmed>, Stop> {
+        let mut left = Vec::new();
+        for batch in suspicions.chunks(BATCH) {
+            let before = self.look(keys, coupon, batch).await?;
+            let ids: Vec<_> = batch.iter().map(|suspicion| suspicion.id).collect();
+            let mut decisions = self.ledger.decisions(&ids).await?;
+            let after = self.look(keys, coupon, batch).await?;
+            for ((suspicion, before), after) in batch.iter().zip(before).zip(after) {
+                let decision = decisions.remove(&suspicion.id);
+                let kind = judge(suspicion, &after, decision.as_ref());
+                if let Some(kind) = kind
+                    && judge(suspicion, &before, decision.as_ref()) == Some(kind)
+                {
+                    let suspicion = suspicion.clone();
+                    let Seen { in_flight, counted, .. } = after;
+                    left.push(Confirmed { suspicion, kind, in_flight, decision, counted });
+                }
+            }
+        }
+        Ok(left)
+    }
+
+    async fn look(
+        &self,
+        keys: &EpochKeys,
+        coupon: &CouponId,
+        suspicions: &[Suspicion],
+    ) -> Result<Vec<Seen>, Stop> {
+        let called = self.partition.call_under(keys, &LOOK, "look again", |keys, call| {
+            call.key(keys.stream()).key(keys.in_flight()).key(keys.coupon(coupon));
+            call.key(keys.holders(coupon)).key(keys.free(coupon));
+            for suspicion in suspicions {
+                call.arg(suspicion.id.as_bytes().as_slice())
+                    .arg(suspicion.user.as_ref().map_or("", UserId::as_str))
+                    .arg(suspicion.entry.as_deref().unwrap_or_default())
+                    .arg(suspicion.serial.unwrap_or(0))
+                    .arg(suspicion.second.map(|id| id.as_bytes().to_vec()).unwrap_or_default());
+            }
+        });
+        let Under::Epoch(mut reply) = called.await? else { return Err(Stop::AnotherEpoch) };
+        // A coupon that was retired meanwhile has nothing in Redis that could be wrong.
+        let loaded = reply.number()? == 1;
+        suspicions.iter().map(|_| Ok(Seen { loaded, ..seen(reply.list()?)? })).collect()
+    }
+}
+
+fn seen(mut reply: Reply) -> Result<Seen, Stop> {
+    let in_flight = |value: Vec<u8>| String::from_utf8(value).ok()?.parse().ok();
+    let value = reply.bytes()?;
+    Ok(Seen {
+        loaded: true,
+        present: !value.is_empty(),
+        in_flight: in_flight(value),
+        counted: reply.number()? == 1,
+        entry_there: reply.number()? == 1,
+        free: reply.number()? == 1,
+        second: in_flight(reply.bytes()?),
+    })
+}
+
+/// What a suspicion is, by one look at Redis and the decision there is.
+fn judge(suspicion: &Suspicion, seen: &Seen, decision: Option<&Decision>) -> Option<Kind> {
+    if !seen.loaded {
+        return None;
+    }
+    let outcome = decision.map(|decision| decision.outcome);
+    let in_flight = seen.in_flight.as_ref();
+    let holds = |held: Option<&InFlight>| {
+        suspicion.serial.is_some() && held.is_some_and(|held| held.serial == suspicion.serial)
+    };
+    let issued = matches!(outcome, Some(Outcome::Issued { .. }));
+    let found = match suspicion.kind {
+        Kind::RecordMissing | Kind::RejectionCounted if seen.counted && !seen.present => {
+            return match outcome {
+                None => Some(Kind::RecordMissing),
+                Some(Outcome::Rejected { .. }) => Some(Kind::RejectionCounted),
+                Some(Outcome::Issued { .. }) => None,
+            };
+        }
+        Kind::InFlightLost | Kind::EntryOrphaned if seen.entry_there && !seen.present => {
+            let decided = outcome.is_some();
+            return Some(if decided { Kind::EntryOrphaned } else { Kind::InFlightLost });
+        }
+        Kind::RecordNotCounted => issued && !seen.counted && !seen.present,
+        Kind::DecidedInFlight => outcome.is_some() && in_flight.is_some(),
+        // Until it is settled, its unit may be free: settling takes it.
+        Kind::SerialFreeAndIssued => issued && seen.free && seen.counted && !seen.present,
+        Kind::SerialFreeAndInFlight => outcome.is_none() && seen.free && holds(in_flight),
+        Kind::SerialInFlightAndIssued => outcome.is_none() && holds(in_flight),
+        Kind::SerialInFlightTwice => outcome.is_none() && holds(in_flight) && holds(seen.second.as_ref()),
+        _ => false,
+    };
+    found.then_some(suspicion.kind)
+}

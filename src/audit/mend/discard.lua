@@ -1,0 +1,16 @@
+#!lua flags=allow-oom
+-- Takes out of the free set what is no unit below the next one.
+--
+-- KEYS  1 certificate  2 coupon  3 free
+-- ARGV  1 epoch  2 member
+-- Returns {'uncertified'} or {'stale', epoch}, or {'ok', 'discarded', 'moved' (it is a unit by now) or 'unloaded'}
+--@certificate
+local fault = certificate_fault(KEYS[1], ARGV[1])
+if fault then return fault end
+
+local next_serial = tonumber(redis.call('HGET', KEYS[2], 'next'))
+if not next_serial then return {'ok', 'unloaded'} end
+local serial = string.match(ARGV[2], '^[1-9]%d*$') and tonumber(ARGV[2])
+if serial and serial < next_serial then return {'ok', 'moved'} end
+redis.call('SREM', KEYS[3], ARGV[2])
+return {'ok', 'discarded'}

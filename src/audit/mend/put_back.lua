@@ -1,0 +1,44 @@
+#!lua flags=allow-oom
+-- Puts an in-flight value back that was lost, from its stream entry. Only if it is still missing, its
+-- user's dedupe still has the id, and the entry is still there. Its unit stays its own only if nobody
+-- can get it otherwise; else it has none, and a worker finds it another: then it gets a fresh entry that
+-- says so, for the two must agree.
+--
+-- KEYS  1 certificate  2 stream  3 in-flight  4 counters  5 coupon  6 holders  7 free
+-- ARGV  1 epoch  2 issuance id (16 bytes)  3 entry id  4 '1' if nobody else has its unit, else '0'
+--       5 group
+-- Returns {'uncertified'} or {'stale', epoch}, or {'ok', what}: what is 'put back', 'present', 'gone' (the
+--   entry is), 'strange' (the user's dedupe does not have it) or 'unloaded'
+--@certificate
+local fault = certificate_fault(KEYS[1], ARGV[1])
+if fault then return fault end
+
+local next_serial = tonumber(redis.call('HGET', KEYS[5], 'next'))
+if not next_serial then return {'ok', 'unloaded'} end
+if redis.call('HEXISTS', KEYS[3], ARGV[2]) == 1 then return {'ok', 'present'} end
+local found = redis.call('XRANGE', KEYS[2], ARGV[3], ARGV[3])[1]
+if not found then return {'ok', 'gone'} end
+local entry = {}
+for i = 1, #found[2], 2 do entry[found[2][i]] = found[2][i + 1] end
+if entry.id ~= ARGV[2] then return {'ok', 'gone'} end
+local settled = redis.call('HGET', KEYS[4], 'settled') or 0
+local held, counted = redis.call('HGET', KEYS[6], entry.user) or '', false
+for i = 1, #held, 16 do counted = counted or string.sub(held, i, i + 15) == ARGV[2] end
+if not counted then return {'ok', 'strange'} end
+
+local serial = entry.serial
+if ARGV[4] ~= '1' or tonumber(serial) >= next_serial or redis.call('SISMEMBER', KEYS[7], serial) == 1 then
+  serial = '0'
+end
+local name = ARGV[3]
+if serial ~= entry.serial then
+  redis.call('XACK', KEYS[2], ARGV[5], name)
+  redis.call('XDEL', KEYS[2], name)
+  name = redis.call('XADD', KEYS[2], '*', 'v', '1', 'id', ARGV[2], 'coupon', entry.coupon, 'user', entry.user,
+    'serial', serial, 'nth', entry.nth, 'at', entry.at)
+end
+-- Its place in the queue is lost as well: the first that is not settled.
+local place = string.format('%.0f', tonumber(settled) + 1)
+redis.call('HSET', KEYS[3], ARGV[2],
+  table.concat({name, serial, place, entry.at, entry.nth, entry.coupon, entry.user}, ' '))
+return {'ok', 'put back'}

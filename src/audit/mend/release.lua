@@ -1,0 +1,22 @@
+#!lua flags=allow-oom
+-- Gives back units that an audit found nowhere. The token says that no other repair has begun since,
+-- and that this one has not done this before: each call leaves the next token, so that one that is
+-- repeated, its answer lost, finds the first one's. A unit that is nowhere can be reserved only after
+-- somebody gave it back, and nobody else may.
+--
+-- KEYS  1 certificate  2 coupon  3 free
+-- ARGV  1 epoch  2 token  3 the next token, then serials
+-- Returns {'uncertified'} or {'stale', epoch}, or {'ok', 'released' or 'superseded'}
+--@certificate
+local fault = certificate_fault(KEYS[1], ARGV[1])
+if fault then return fault end
+
+local state = redis.call('HMGET', KEYS[2], 'audit', 'next', 'total')
+if state[1] ~= ARGV[2] then return {'ok', 'superseded'} end
+redis.call('SCARD', KEYS[3]) -- an error here, if the key is of a wrong type, is before the first write
+redis.call('HSET', KEYS[2], 'audit', ARGV[3])
+for at = 4, #ARGV do
+  local serial = tonumber(ARGV[at])
+  if serial < tonumber(state[2]) and serial <= tonumber(state[3]) then redis.call('SADD', KEYS[3], ARGV[at]) end
+end
+return {'ok', 'released'}

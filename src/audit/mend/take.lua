@@ -1,0 +1,34 @@
+#!lua flags=allow-oom
+-- Takes a unit out of the free ones: one that the ledger has issued, which it is for ever, or one that
+-- is in flight, if it still is.
+--
+-- KEYS  1 certificate  2 in-flight  3 coupon  4 free
+-- ARGV  1 epoch  2 serial  3 the id (16 bytes) it is in flight for, '' if it is issued
+--       4 how many units a call may move at most
+-- Returns {'uncertified'} or {'stale', epoch}, or {'ok', what}: what is 'taken', 'moved' (it is not in
+--   flight any more), 'unloaded' or 'more' (the call must be repeated)
+--@certificate
+local fault = certificate_fault(KEYS[1], ARGV[1])
+if fault then return fault end
+
+local next_serial = tonumber(redis.call('HGET', KEYS[3], 'next'))
+if not next_serial then return {'ok', 'unloaded'} end
+if ARGV[3] ~= '' then
+  local value = redis.call('HGET', KEYS[2], ARGV[3])
+  if not value or string.match(value, '^%S+ (%S+) ') ~= ARGV[2] then return {'ok', 'moved'} end
+end
+redis.call('SCARD', KEYS[4]) -- an error here, if the key is of a wrong type, is before the first write
+
+local serial = tonumber(ARGV[2])
+local last = math.min(serial - 1, next_serial + tonumber(ARGV[4]) - 1)
+for unit = next_serial, last do redis.call('SADD', KEYS[4], string.format('%.0f', unit)) end
+if last < serial - 1 then
+  redis.call('HSET', KEYS[3], 'next', string.format('%.0f', last + 1))
+  return {'ok', 'more'}
+end
+if serial >= next_serial then
+  redis.call('HSET', KEYS[3], 'next', string.format('%.0f', serial + 1))
+else
+  redis.call('SREM', KEYS[4], ARGV[2])
+end
+return {'ok', 'taken'}

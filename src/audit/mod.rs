@@ -1,0 +1,67 @@
+//! Proof, while the system goes on: do Redis's accounts and the ledger agree, and unit by unit?
+//!
+//! [`Auditor::bracket`] is cheap: three numbers a coupon. [`Auditor::full`] reads every unit and every
+//! issuance of a coupon, in pages: what it cannot explain is read again before it is a [`Finding`], so
+//! that what merely moved while it was looked at is no false alarm. [`Auditor::repair`] mends what is
+//! only a drift of accounts. [`watch`] is the task that does the cheap part all the time.
+
+mod adopt;
+mod bracket;
+mod count;
+mod cover;
+mod figures;
+mod finding;
+mod flights;
+mod full;
+mod loaded;
+mod look;
+mod mend;
+mod records;
+mod reservations;
+mod run;
+mod serials;
+mod units;
+mod watch;
+
+use std::sync::Arc;
+
+pub use adopt::Adopted;
+pub use bracket::Bracket;
+pub use figures::Figures;
+pub use finding::{Finding, Kind, Severity};
+pub use full::{Audited, FINDINGS_MAX, Settling};
+pub use run::{COUPONS_MAX, Report};
+pub use watch::watch;
+
+use crate::Failure;
+use crate::coupon::CouponStore;
+use crate::issuance::Ledger;
+use crate::partition::Partition;
+
+/// Audits the coupons of one partition. Cheap to clone.
+#[derive(Clone)]
+pub struct Auditor {
+    partition: Arc<Partition>,
+    ledger: Ledger,
+    coupons: CouponStore,
+}
+
+impl Auditor {
+    /// An auditor of a partition, its ledger and its coupons.
+    pub fn new(partition: Arc<Partition>, ledger: Ledger, coupons: CouponStore) -> Self {
+        Auditor { partition, ledger, coupons }
+    }
+}
+
+/// Why a look was given up.
+pub(crate) enum Stop {
+    /// Another epoch is open: what was read belongs to none. Begin again.
+    AnotherEpoch,
+    Failed(Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Stop::Failed(failure)
+    }
+}

@@ -1,0 +1,173 @@
+//! The ledger's side of a coupon: each unit once, each user within the limit, each record counted.
+
+use std::collections::{HashMap, HashSet};
+
+use super::Stop;
+use super::figures::figures;
+use super::finding::{Finding, Kind};
+use super::flights::PAGE;
+use super::full::Look;
+use super::look::{Confirmed, Suspicion};
+use super::serials::Serials;
+use crate::Failure;
+use crate::coupon::MAX_TOTAL;
+use crate::issuance::IssuanceId;
+use crate::issuance::ledger::Held;
+use crate::user::UserId;
+
+impl Look<'_> {
+    /// Every issued record: its unit, its user's limit, and that Redis counts it.
+    pub(super) async fn ledger(&mut self) -> Result<(), Stop> {
+        let mut issued = Serials::up_to(MAX_TOTAL);
+        let mut twice = HashSet::new();
+        let mut beyond = Vec::new();
+        let mut over: Vec<UserId> = Vec::new();
+        let mut user: Vec<Held> = Vec::new();
+        let mut records = self.auditor.ledger.issued_records(&self.coupon.id).await?;
+        let mut uncounted = Vec::new();
+        loop {
+            let page = records.next().await?;
+            if page.is_empty() {
+                break;
+            }
+            for held in &page {
+                if held.serial == 0 || held.serial > self.coupon.total {
+                    beyond.push(held.clone());
+                } else if !issued.insert(held.serial) {
+                    twice.insert(held.serial);
+                }
+                if user.first().is_some_and(|first| first.user != held.user) {
+                    user.clear();
+                }
+                // One more than the limit is enough to tell.
+                if user.len() <= usize::from(self.coupon.per_user) {
+                    user.push(held.clone());
+                }
+                let too_many = user.len() > usize::from(self.coupon.per_user);
+                let same_nth = user.iter().filter(|other| other.nth == held.nth).count() > 1;
+                if (too_many || same_nth || held.nth > self.coupon.per_user)
+                    && over.last() != Some(&held.user)
+                {
+                    over.push(held.user.clone());
+                }
+            }
+            if self.figures.is_some() {
+                uncounted.extend(self.uncounted(page).await?);
+            }
+        }
+        self.found.issued = Some(issued);
+        let broken = self.broken(twice, beyond, over).await?;
+        self.found.not_counted = uncounted.len() as u64;
+        let adoptable: Vec<_> =
+            uncounted.into_iter().filter(|confirmed| !broken.contains(&confirmed.suspicion.id)).collect();
+        self.add(&adoptable);
+        Ok(())
+    }
+
+    /// Of some records, those that Redis does not count.
+    async fn uncounted(&self, page: Vec<Held>) -> Result<Vec<Confirmed>, Stop> {
+        let page: Vec<_> = page.into_iter().filter(|held| !self.in_flight.contains_key(&held.id)).collect();
+        let mut suspicions = Vec::new();
+        for chunk in page.chunks(PAGE) {
+            let mut command = redis::cmd("HMGET");
+            command.arg(self.keys.holders(&self.coupon.id));
+            for held in chunk {
+                command.arg(held.user.as_str());
+            }
+            let counted: Vec<Option<Vec<u8>>> = command
+                .query_async(&mut self.auditor.partition.connection())
+                .await
+                .map_err(Failure::redis("read who holds the coupon"))?;
+            for (held, counted) in chunk.iter().zip(counted) {
+                let is_counted = counted.is_some_and(|ids| ids.chunks(16).any(|id| id == held.id.as_bytes()));
+                if !is_counted {
+                    suspicions.push(Suspicion {
+                        user: Some(held.user.clone()),
+                        serial: Some(held.serial),
+                        ..Suspicion::of(Kind::RecordNotCounted, held.id)
+                    });
+                }
+            }
+        }
+        self.confirm(suspicions).await
+    }
+
+    /// Broken promises, read once more from the ledger. Returns the issuances that are concerned.
+    async fn broken(
+        &mut self,
+        twice: HashSet<u32>,
+        beyond: Vec<Held>,
+        over: Vec<UserId>,
+    ) -> Result<HashSet<IssuanceId>, Stop> {
+        let mut findings = Vec::new();
+        let twice: Vec<_> = twice.into_iter().collect();
+        for serials in twice.chunks(PAGE) {
+            let mut by_serial: HashMap<u32, Vec<Held>> = HashMap::new();
+            for held in self.auditor.ledger.holders_of(&self.coupon.id, serials).await? {
+                by_serial.entry(held.serial).or_default().push(held);
+            }
+            for (serial, held) in by_serial.into_iter().filter(|(_, held)| held.len() > 1) {
+                let issuances = held.iter().map(|held| held.id).collect();
+                findings.push(Finding {
+                    serial: Some(serial),
+                    issuances,
+                    ..self.finding(Kind::UnitIssuedTwice)
+                });
+            }
+        }
+        if !beyond.is_empty() {
+            // The record is read after the ledger: it may have grown meanwhile.
+            let total = self.auditor.coupons.get(&self.coupon.id).await?.map_or(0, |coupon| coupon.total);
+            for held in beyond.into_iter().filter(|held| held.serial == 0 || held.serial > total) {
+                findings.push(Finding {
+                    serial: Some(held.serial),
+                    issuances: vec![held.id],
+                    user: Some(held.user),
+                    ..self.finding(Kind::SerialBeyondTotal)
+                });
+            }
+        }
+        for user in over {
+            let held = self.auditor.ledger.held_by(&self.coupon.id, &user).await?;
+            let places: HashSet<_> = held.iter().map(|held| held.nth).collect();
+            let limit = self.coupon.per_user;
+            if held.len() > limit.into() || places.len() < held.len() || places.iter().any(|nth| *nth > limit)
+            {
+                let issuances = held.iter().map(|held| held.id).collect();
+                findings.push(Finding { user: Some(user), issuances, ..self.finding(Kind::LimitExceeded) });
+            }
+        }
+        let ids = findings.iter().flat_map(|finding| finding.issuances.iter().copied()).collect();
+        self.found.add(findings);
+        Ok(ids)
+    }
+
+    /// A coupon that Redis does not have can have nothing in flight.
+    pub(super) async fn not_loaded(&mut self) -> Result<(), Stop> {
+        if self.in_flight.is_empty() {
+            return Ok(());
+        }
+        let again = self.auditor.flights_of(&self.keys, &self.coupon.id).await?;
+        let now = figures(&self.auditor.partition, &self.keys, std::slice::from_ref(&self.coupon.id)).await?;
+        let mut ids: Vec<_> = again.into_keys().filter(|id| self.in_flight.contains_key(id)).collect();
+        ids.sort_unstable();
+        if now.coupons == [None] && !ids.is_empty() {
+            self.found.add([Finding { issuances: ids, ..self.finding(Kind::InFlightNotLoaded) }]);
+        }
+        Ok(())
+    }
+
+    /// Redis must not be ahead of the record, which is changed first.
+    pub(super) async fn record(&mut self) -> Result<(), Stop> {
+        let Some(figures) = self.figures else { return Ok(()) };
+        let Some(record) = self.auditor.coupons.get(&self.coupon.id).await? else { return Ok(()) };
+        if figures.total > record.total.into() || figures.generation > record.generation {
+            let detail = format!(
+                "total {} in Redis and {} in the record, generation {} and {}",
+                figures.total, record.total, figures.generation, record.generation
+            );
+            self.found.add([Finding { detail: Some(detail), ..self.finding(Kind::CouponAhead) }]);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,141 @@
+//! Redis's side of a coupon: what is queued, and what is counted for each user.
+
+use std::collections::{HashMap, HashSet};
+
+use super::Stop;
+use super::finding::{Finding, Kind};
+use super::flights::{PAGE, Pages};
+use super::full::{Look, Settling};
+use super::look::{Confirmed, Suspicion};
+use crate::issuance::settle::{self, settle};
+use crate::issuance::{IssuanceId, Outcome};
+use crate::queue::Entry;
+use crate::user::UserId;
+
+impl Look<'_> {
+    /// Stream entries whose issuance was not in flight.
+    pub(super) async fn strays(&mut self, strays: Vec<Entry>) -> Result<(), Stop> {
+        let suspicions = strays.into_iter().map(|entry| Suspicion {
+            user: Some(entry.user),
+            serial: entry.serial,
+            entry: Some(entry.entry),
+            ..Suspicion::of(Kind::EntryOrphaned, entry.id)
+        });
+        let confirmed = self.confirm(suspicions.collect()).await?;
+        let orphans = confirmed.iter().filter(|confirmed| {
+            let decision = confirmed.decision.as_ref();
+            decision.is_some_and(|decision| matches!(decision.outcome, Outcome::Issued { .. }))
+        });
+        self.found.orphans = orphans.count() as u64;
+        self.add(&confirmed);
+        Ok(())
+    }
+
+    /// Decisions that Redis was not told of, and units in flight that are somebody else's.
+    pub(super) async fn decided(&mut self, settling: Settling) -> Result<(), Stop> {
+        let ids: Vec<_> = self.in_flight.keys().copied().collect();
+        let (mut decided, mut undecided) = (Vec::new(), Vec::new());
+        for chunk in ids.chunks(PAGE) {
+            let decisions = self.auditor.ledger.decisions(chunk).await?;
+            for id in chunk {
+                if decisions.contains_key(id) {
+                    decided.push(Suspicion::of(Kind::DecidedInFlight, *id));
+                } else {
+                    undecided.push(*id);
+                }
+            }
+        }
+        let decided = self.confirm(decided).await?;
+        if settling == Settling::Settle {
+            self.settle(&decided).await?;
+        }
+        self.add(&decided);
+
+        let mut suspicions = Vec::new();
+        let mut first: HashMap<u32, IssuanceId> = HashMap::new();
+        undecided.sort_unstable();
+        for id in undecided {
+            let serial = self.in_flight[&id];
+            let suspect =
+                |kind, second| Suspicion { serial: Some(serial), second, ..Suspicion::of(kind, id) };
+            if serial == 0 {
+                continue;
+            }
+            if self.found.issued.as_ref().is_some_and(|issued| issued.contains(serial)) {
+                suspicions.push(suspect(Kind::SerialInFlightAndIssued, None));
+            } else if let Some(other) = first.insert(serial, id) {
+                suspicions.push(suspect(Kind::SerialInFlightTwice, Some(other)));
+            }
+        }
+        let confirmed = self.confirm(suspicions).await?;
+        self.add(&confirmed);
+        Ok(())
+    }
+
+    async fn settle(&mut self, decided: &[Confirmed]) -> Result<(), Stop> {
+        let mut settlements = Vec::new();
+        for confirmed in decided {
+            let Some(mut settlement) = confirmed.settlement() else { continue };
+            let held = self.auditor.ledger.held_by(&self.coupon.id, &settlement.decision.user).await?;
+            settlement.holds = held;
+            settlements.push(settlement);
+        }
+        for batch in settlements.chunks(settle::BATCH_MAX) {
+            for settled in settle(&self.auditor.partition, &self.keys, batch).await? {
+                match settled {
+                    settle::Settled::Now => self.found.settled += 1,
+                    settle::Settled::Before => {}
+                    settle::Settled::AnotherEpoch => return Err(Stop::AnotherEpoch),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What Redis counts, user by user: each id must be in flight or issued.
+    pub(super) async fn holders(&mut self) -> Result<(), Stop> {
+        let mut scan = Pages::new("HSCAN", self.keys.holders(&self.coupon.id));
+        let mut seen = HashSet::new();
+        // One that still has its stream entry is not missing: it is undecided. A scan may repeat itself.
+        let lost = self.found.findings.iter().filter(|found| found.kind == Kind::InFlightLost);
+        let mut told: HashSet<IssuanceId> = lost.flat_map(|found| found.issuances.iter().copied()).collect();
+        while let Some(page) = scan.next::<Vec<(Vec<u8>, Vec<u8>)>>(self.auditor).await? {
+            let mut counted = Vec::new();
+            for (field, ids) in page.into_iter().filter(|(field, _)| !field.starts_with(b"!")) {
+                let user = std::str::from_utf8(&field).ok().and_then(|user| user.parse::<UserId>().ok());
+                let (chunks, rest) = ids.as_chunks::<16>();
+                let ids: Option<Vec<_>> = chunks.iter().map(|id| IssuanceId::from_bytes(*id)).collect();
+                match (user, ids) {
+                    (Some(user), Some(ids)) if rest.is_empty() => {
+                        let ids = ids.into_iter().filter(|id| !self.in_flight.contains_key(id));
+                        counted.extend(ids.map(|id| (id, user.clone())));
+                    }
+                    (user, _) => {
+                        let detail = Some(format!("{:?}", String::from_utf8_lossy(&field)));
+                        let finding = Finding { user, detail, ..self.finding(Kind::HoldersUnreadable) };
+                        if seen.insert(field) {
+                            self.found.add([finding]);
+                        }
+                    }
+                }
+            }
+            let mut suspicions = Vec::new();
+            for chunk in counted.chunks(PAGE) {
+                let ids: Vec<_> = chunk.iter().map(|(id, _)| *id).collect();
+                let issued = self.auditor.ledger.issued_among(&ids).await?;
+                for (id, user) in chunk.iter().filter(|(id, _)| !issued.contains(id)) {
+                    suspicions.push(Suspicion {
+                        user: Some(user.clone()),
+                        ..Suspicion::of(Kind::RecordMissing, *id)
+                    });
+                }
+            }
+            let mut confirmed = self.confirm(suspicions).await?;
+            confirmed.retain(|confirmed| told.insert(confirmed.suspicion.id));
+            let missing = confirmed.iter().filter(|confirmed| confirmed.kind == Kind::RecordMissing);
+            self.found.missing += missing.count() as u64;
+            self.add(&confirmed);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,165 @@
+//! Auditing many coupons, and repairing those that need it.
+
+use super::bracket::EPOCHS_MAX;
+use super::finding::{Finding, Kind, Severity};
+use super::full::{Audited, Settling};
+use super::mend::{Mended, Repair, adopt_only};
+use super::{Auditor, Stop};
+use crate::Failure;
+use crate::coupon::{Coupon, CouponId};
+use crate::keys::EpochKeys;
+
+/// Coupons that share one look at the queue.
+pub const COUPONS_MAX: usize = 200;
+/// Mending one thing may show another (an orphan's unit, once its entry is gone).
+const PASSES_MAX: usize = 4;
+
+/// What an audit came to.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    pub coupons: Vec<Audited>,
+    /// What belongs to no coupon.
+    pub queue: Vec<Finding>,
+    /// What a repair mended, in this order.
+    pub mended: Vec<Finding>,
+}
+
+impl Report {
+    /// All findings that are left.
+    pub fn findings(&self) -> impl Iterator<Item = &Finding> {
+        self.queue.iter().chain(self.coupons.iter().flat_map(|audited| &audited.findings))
+    }
+
+    /// The worst of them; `None` if there is no damage.
+    pub fn worst(&self) -> Option<Severity> {
+        let more = self.coupons.iter().any(|audited| audited.more > 0).then_some(Severity::Drift);
+        let found = self.findings().map(|finding| finding.kind.severity()).max();
+        found.max(more).filter(|severity| *severity > Severity::Passing)
+    }
+}
+
+impl Auditor {
+    /// Brackets those of the coupons that are loaded.
+    pub async fn brackets(
+        &self,
+        coupons: &[Coupon],
+        mut done: impl FnMut(&Audited),
+    ) -> Result<Report, Failure> {
+        let mut report = Report::default();
+        for coupon in coupons {
+            let mut bracket = self.bracket(&coupon.id).await?;
+            if bracket.is_some_and(|bracket| !bracket.holds()) {
+                bracket = self.bracket(&coupon.id).await?;
+            }
+            let Some(bracket) = bracket else { continue };
+            let mut audited = Audited::of(coupon, Some(bracket));
+            if !bracket.holds() {
+                audited.findings.push(Finding::new(Kind::FiguresDisagree, Some(&coupon.id)));
+            }
+            done(&audited);
+            report.coupons.push(audited);
+        }
+        Ok(report)
+    }
+
+    /// Audits coupons unit by unit; at most [`COUPONS_MAX`] share one look at the queue. `done` hears
+    /// of each as it is done.
+    pub async fn full(
+        &self,
+        coupons: &[Coupon],
+        settling: Settling,
+        mut done: impl FnMut(&Audited),
+    ) -> Result<Report, Failure> {
+        let mut report = Report::default();
+        for (number, page) in coupons.chunks(COUPONS_MAX).enumerate() {
+            let (audited, queue) = self.full_page(page, settling, &mut done).await?;
+            report.coupons.extend(audited);
+            // Every page looks at the whole queue: it is told once.
+            if number == 0 {
+                report.queue = queue;
+            }
+        }
+        Ok(report)
+    }
+
+    async fn full_page(
+        &self,
+        coupons: &[Coupon],
+        settling: Settling,
+        done: &mut impl FnMut(&Audited),
+    ) -> Result<(Vec<Audited>, Vec<Finding>), Failure> {
+        'epochs: for _ in 0..EPOCHS_MAX {
+            let keys = self.partition.keys();
+            let mut scene = match self.scene(&keys, coupons).await {
+                Ok(scene) => scene,
+                Err(Stop::AnotherEpoch) => continue,
+                Err(Stop::Failed(failure)) => return Err(failure),
+            };
+            let mut all = Vec::with_capacity(coupons.len());
+            for coupon in coupons {
+                match self.audit_one(&mut scene, coupon, settling).await {
+                    Ok(audited) => {
+                        done(&audited);
+                        all.push(audited);
+                    }
+                    Err(Stop::AnotherEpoch) => continue 'epochs,
+                    Err(Stop::Failed(failure)) => return Err(failure),
+                }
+            }
+            return Ok((all, scene.findings()));
+        }
+        Err(Failure::Uncertified)
+    }
+
+    /// Audits coupons, mends what can be mended, and audits again what was mended: the report says what
+    /// is left.
+    pub async fn repair(
+        &self,
+        coupons: &[Coupon],
+        mut done: impl FnMut(&Audited),
+    ) -> Result<Report, Failure> {
+        let mut report = self.full(coupons, Settling::Settle, &mut done).await?;
+        for place in 0..report.coupons.len() {
+            if report.coupons[place].findings.is_empty() {
+                continue;
+            }
+            let id = &report.coupons[place].coupon;
+            let Some(coupon) = coupons.iter().find(|coupon| coupon.id == *id) else { continue };
+            report.coupons[place] = self.repair_one(coupon, &mut report.mended).await?;
+        }
+        Ok(report)
+    }
+
+    async fn repair_one(&self, coupon: &Coupon, mended: &mut Vec<Finding>) -> Result<Audited, Failure> {
+        for _ in 0..PASSES_MAX {
+            match self.repair_pass(coupon, mended).await {
+                Ok(Some(left)) => return Ok(left),
+                Ok(None) | Err(Stop::AnotherEpoch) => {}
+                Err(Stop::Failed(failure)) => return Err(failure),
+            }
+        }
+        let audited = self.full(std::slice::from_ref(coupon), Settling::Settle, |_| {}).await?.coupons.pop();
+        audited.ok_or(Failure::Uncertified)
+    }
+
+    /// One pass; what is left, if nothing was mended.
+    async fn repair_pass(&self, coupon: &Coupon, mended: &mut Vec<Finding>) -> Result<Option<Audited>, Stop> {
+        let keys = self.partition.keys();
+        // Before anything is read: what is in flight later, and was leaked, was not given back before.
+        let repair = Repair::begin(self, &keys, &coupon.id).await?;
+        let mut scene = self.scene(&keys, std::slice::from_ref(coupon)).await?;
+        let audited = self.audit_one(&mut scene, coupon, Settling::Settle).await?;
+        let Some(mut repair) = repair else { return Ok(Some(audited)) };
+        let outcomes = repair.mend(&audited.findings).await?;
+        let any = outcomes.contains(&Mended::Now) || audited.settled > 0;
+        let done = audited.findings.iter().zip(outcomes).filter(|(_, outcome)| *outcome == Mended::Now);
+        mended.extend(done.map(|(finding, _)| finding.clone()));
+        Ok((!any).then_some(audited))
+    }
+
+    /// Adopts the late inserts among the findings of an audit. Returns how many there were.
+    pub async fn adopt(&self, coupon: &CouponId, findings: &[Finding]) -> Result<u64, Failure> {
+        let keys: EpochKeys = self.partition.keys();
+        adopt_only(self, &keys, coupon, findings).await
+    }
+}

@@ -1,0 +1,108 @@
+//! Units that are nowhere: proving a negative while everything moves.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use redis::Script;
+
+use super::{Auditor, Stop};
+use crate::coupon::CouponId;
+use crate::issuance::IssuanceId;
+use crate::keys::EpochKeys;
+use crate::partition::{Under, script};
+
+static UNITS: LazyLock<Script> = LazyLock::new(|| script(include_str!("units.lua")));
+
+/// In-flight values that one script looks at. A hash with no more is read at one moment.
+const PAGE: usize = 2_000;
+/// A unit that is given back and reserved again between two pages of one search may be missed by it,
+/// but not by so many in a row.
+const SEARCHES: usize = 3;
+const PAUSE: Duration = Duration::from_millis(50);
+/// Units that are searched for at once.
+pub(super) const SOUGHT_MAX: usize = 5_000;
+/// Of these in one script.
+const SERIALS: usize = 1_000;
+
+impl Auditor {
+    /// Those of `serials`, all below the next one, that are neither free, nor in flight, nor issued.
+    pub(super) async fn nowhere(
+        &self,
+        keys: &EpochKeys,
+        coupon: &CouponId,
+        mut serials: Vec<u32>,
+    ) -> Result<Vec<u32>, Stop> {
+        for search in 0..SEARCHES {
+            if search > 0 && !serials.is_empty() {
+                tokio::time::sleep(PAUSE).await;
+            }
+            let mut left = Vec::new();
+            for chunk in serials.chunks(SERIALS) {
+                let mut seen = HashSet::new();
+                self.in_flight_of(keys, coupon, chunk, |free, in_flight| {
+                    seen.extend(free);
+                    seen.extend(in_flight.iter().map(|(_, serial)| *serial));
+                })
+                .await?;
+                // After the in-flight hash: whatever left it as issued is in the ledger by now.
+                let holders = self.ledger.holders_of(coupon, chunk).await?;
+                seen.extend(holders.iter().map(|held| held.serial));
+                left.extend(chunk.iter().filter(|serial| !seen.contains(serial)));
+            }
+            serials = left;
+        }
+        Ok(serials)
+    }
+
+    /// What a coupon has in flight, read afresh.
+    pub(super) async fn flights_of(
+        &self,
+        keys: &EpochKeys,
+        coupon: &CouponId,
+    ) -> Result<HashMap<IssuanceId, u32>, Stop> {
+        let mut found = HashMap::new();
+        self.in_flight_of(keys, coupon, &[], |_, in_flight| found.extend(in_flight)).await?;
+        Ok(found)
+    }
+
+    /// Walks through what is in flight, and tells page by page which of `serials` are free and what of
+    /// the coupon is in flight.
+    async fn in_flight_of(
+        &self,
+        keys: &EpochKeys,
+        coupon: &CouponId,
+        serials: &[u32],
+        mut page: impl FnMut(Vec<u32>, Vec<(IssuanceId, u32)>),
+    ) -> Result<(), Stop> {
+        let mut cursor = "0".to_owned();
+        loop {
+            let called = self.partition.call_under(keys, &UNITS, "look for units", |keys, call| {
+                call.key(keys.in_flight()).key(keys.coupon(coupon)).key(keys.free(coupon));
+                call.arg(&cursor).arg(PAGE).arg(coupon.as_str());
+                for serial in serials {
+                    call.arg(*serial);
+                }
+            });
+            let Under::Epoch(mut reply) = called.await? else { return Err(Stop::AnotherEpoch) };
+            cursor = reply.text()?;
+            let (mut free, mut flights) = (reply.list()?, reply.list()?);
+            let mut are_free = Vec::with_capacity(free.len());
+            while free.len() > 0 {
+                are_free.push(u32::try_from(free.number()?).map_err(|_| free.wrong())?);
+            }
+            let mut in_flight = Vec::with_capacity(flights.len() / 2);
+            while flights.len() > 0 {
+                let (id, serial) = (flights.bytes()?, flights.number()?);
+                let id = <[u8; 16]>::try_from(id).ok().and_then(IssuanceId::from_bytes);
+                if let (Some(id), Ok(serial)) = (id, u32::try_from(serial)) {
+                    in_flight.push((id, serial));
+                }
+            }
+            page(are_free, in_flight);
+            if cursor == "0" {
+                return Ok(());
+            }
+        }
+    }
+}

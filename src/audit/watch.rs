@@ -1,0 +1,130 @@
+//! The background task, in every API process, that proves the accounts all the time. Idempotent and
+//! without input; every [`audit_every`](crate::config::ApiLimits::audit_every) seconds.
+//!
+//! Brackets every loaded coupon. Where the numbers do not stand in order twice, it audits that coupon in
+//! full, settles what is decided, adopts late inserts (they are what a recovery can leave by itself), and
+//! logs the rest as an error: repairs are an operator's. The first rounds after a recovery audit every
+//! coupon in full: while much is in flight, a few late inserts fit into the bracket.
+//!
+//! Reads: coupons, the ledger, Redis. Writes: what settling and adopting write. Counting the ledger is
+//! work for MongoDB, so the processes take turns, by a key that expires: were there two at once, they
+//! would only do the same twice.
+
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use redis::AsyncCommands;
+use tokio_util::sync::CancellationToken;
+
+use super::Auditor;
+use super::finding::Finding;
+use super::full::Settling;
+use crate::coupon::Coupon;
+use crate::{Failure, metrics, recovery};
+
+/// Between the two brackets of a coupon whose numbers do not stand in order.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Rounds after a recovery that audit in full.
+const FULL_ROUNDS: u64 = 2;
+/// A round that took long is followed by a pause this many times as long: the audit is to be felt by nobody.
+const SHARE: u32 = 20;
+/// Findings of a coupon in one line of the log.
+const LOGGED_MAX: usize = 20;
+
+/// Audits until `shutdown`, about as often as `every`.
+pub async fn watch(auditor: Auditor, every: Duration, shutdown: CancellationToken) {
+    let mut took = Duration::ZERO;
+    loop {
+        // With some jitter, so that it is not always the same process's turn.
+        let pause = every.max(took * SHARE).mul_f64(rand::random_range(0.9..1.1));
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        let started = Instant::now();
+        let audited = tokio::select! {
+            // A round that is broken off is begun anew by another process.
+            () = shutdown.cancelled() => return,
+            audited = auditor.round(every) => audited,
+        };
+        took = started.elapsed();
+        if let Err(failure) = audited {
+            tracing::debug!(error = failure.chain(), "the accounts cannot be audited now");
+        }
+    }
+}
+
+impl Auditor {
+    async fn round(&self, every: Duration) -> Result<(), Failure> {
+        if !self.has_turn(every).await? {
+            return Ok(());
+        }
+        let keys = self.partition.keys();
+        let failed = || Failure::redis("look how often it was audited in full");
+        let mut connection = self.partition.connection();
+        let rounds: Option<u64> = connection.get(keys.audited()).await.map_err(failed())?;
+        let in_full = rounds.unwrap_or(0) < FULL_ROUNDS;
+        for id in recovery::loaded(&self.partition, &keys).await? {
+            // A coupon that is loaded has a record.
+            let Some(coupon) = self.coupons.get(&id).await? else { continue };
+            if in_full || self.disagrees(&coupon).await? {
+                self.look_unit_by_unit(&coupon).await?;
+            }
+            metrics::AUDITED.increment(1);
+        }
+        if in_full {
+            connection.incr::<_, _, u64>(keys.audited(), 1).await.map_err(failed())?;
+        }
+        metrics::AUDIT_LAST.set(Timestamp::now().as_second() as f64);
+        Ok(())
+    }
+
+    /// Whether this round is this process's.
+    async fn has_turn(&self, every: Duration) -> Result<bool, Failure> {
+        // Shorter than a round, so that the next one is somebody's.
+        let lasts = every.mul_f64(0.8).as_millis();
+        let taken: Option<String> = redis::cmd("SET")
+            .arg(self.partition.keys().audit_turn())
+            .arg(crate::random_id())
+            .arg("NX")
+            .arg("PX")
+            .arg(u64::try_from(lasts).unwrap_or(u64::MAX).max(1))
+            .query_async(&mut self.partition.connection())
+            .await
+            .map_err(Failure::redis("take a turn at auditing"))?;
+        Ok(taken.is_some())
+    }
+
+    /// Whether a coupon's numbers do not stand in order, twice.
+    async fn disagrees(&self, coupon: &Coupon) -> Result<bool, Failure> {
+        if self.bracket(&coupon.id).await?.is_none_or(|bracket| bracket.holds()) {
+            return Ok(false);
+        }
+        tokio::time::sleep(PAUSE).await;
+        Ok(self.bracket(&coupon.id).await?.is_some_and(|bracket| !bracket.holds()))
+    }
+
+    async fn look_unit_by_unit(&self, coupon: &Coupon) -> Result<(), Failure> {
+        let report = self.full(std::slice::from_ref(coupon), Settling::Settle, |_| {}).await?;
+        let damage: Vec<&Finding> = report.findings().filter(|finding| finding.is_damage()).collect();
+        for finding in &damage {
+            metrics::AUDIT_FINDINGS.count(finding.kind.code());
+        }
+        let adopted = match report.coupons.first() {
+            Some(audited) => self.adopt(&coupon.id, &audited.findings).await?,
+            None => 0,
+        };
+        metrics::ADOPTED.increment(adopted);
+        if damage.is_empty() {
+            let settled = report.coupons.first().map_or(0, |audited| audited.settled);
+            tracing::debug!(coupon = %coupon.id, settled, "the accounts agree with the ledger again");
+            return Ok(());
+        }
+        let told: Vec<_> = damage.iter().take(LOGGED_MAX).map(ToString::to_string).collect();
+        tracing::error!(
+            coupon = %coupon.id, count = damage.len(), adopted, findings = told.join("; "),
+            "the accounts do not agree with the ledger; couponctl audit --full says what to do"
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,314 @@
+//! `couponctl audit`: whether Redis and the ledger agree, and mending what drifted.
+
+use std::io::Write;
+
+use clap::Args;
+use console::Term;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::table::{Column, clean, number, table, words};
+use crate::Failure;
+use crate::audit::{Audited, Auditor, Bracket, Finding, Kind, Report, Settling, Severity};
+use crate::boot::{self, Backends, Fault, SetUpError};
+use crate::config::{MongoConfig, RedisConfig};
+use crate::coupon::{Coupon, CouponId};
+use crate::recovery;
+
+/// Proves that Redis and the ledger agree, unit by unit; mends what drifted.
+///
+/// Works while the system goes on, and connects to Redis and MongoDB by itself.
+///
+/// Without --full it brackets every loaded coupon: what Redis has settled, then what the ledger has
+/// issued, then what Redis has out of stock must stand in this order. That is cheap, and sees that
+/// something is wrong, but not what.
+///
+/// With --full it reads every unit and every issuance, and names each that is wrong. What it cannot
+/// explain it reads again before it says so. It settles what is decided and Redis was not told of;
+/// without --repair it changes nothing else.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  couponctl audit
+  couponctl audit --full --coupon summer
+  couponctl audit --full --repair --dry-run
+  couponctl audit --full --repair --json > audit.json
+
+A finding is \"broken\" (a promise does not hold: it needs a person; what to do is
+said with it), \"drift\" (the accounts are wrong: --repair mends them) or \"passing\"
+(being dealt with, and no damage).
+
+JSON is one object: at, epoch, full, repair (null, \"dry-run\", \"done\"), verdict
+(\"clean\", \"drift\", \"broken\"), coupons [{coupon, loaded, holds, total, settledBefore,
+issued, settledAfter, reserved, free, counted, settledNow, moreFindings}], findings
+that are left, and mended or (with --dry-run) wouldMend [{code, severity, coupon,
+serial, issuances, user, entry, detail, means, advice}]. What does not apply is null.
+
+Exit codes:
+  0  clean, or all mended
+  1  it could not be finished
+  2  the command is wrong
+  3  drift is left
+  4  something is broken
+  5  the environment is wrong")]
+pub(super) struct Audit {
+    /// Audit this coupon, and no other
+    #[arg(long, value_name = "ID")]
+    coupon: Option<CouponId>,
+    /// Read every unit and every issuance
+    #[arg(long)]
+    full: bool,
+    /// Mend what drifted, and audit again; implies --full
+    #[arg(long)]
+    repair: bool,
+    /// Say what --repair would mend, and change nothing
+    #[arg(long, requires = "repair")]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    redis: RedisConfig,
+    #[command(flatten)]
+    mongodb: MongoConfig,
+}
+
+impl Audit {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let backends = boot::open(&self.redis, &self.mongodb).await?;
+        let ended = self.run_on(&backends).await;
+        // Else the driver's own tasks may complain, when the program ends, that others are gone.
+        backends.database.client().clone().shutdown().immediate(true).await;
+        ended
+    }
+
+    async fn run_on(&self, backends: &Backends) -> anyhow::Result<()> {
+        match recovery::is_certified(&backends.partition).await {
+            Ok(true) => {}
+            Ok(false) => return Err(Failure::Uncertified.into()),
+            Err(failure) => return Err(away("Redis", &failure)),
+        }
+        let auditor =
+            Auditor::new(backends.partition.clone(), backends.ledger.clone(), backends.coupons.clone());
+        let mut progress = Progress::start();
+        let mut report = Report::default();
+        match &self.coupon {
+            Some(id) => {
+                let found = backends.coupons.get(id).await.map_err(|failure| away("MongoDB", &failure))?;
+                let coupon = found.ok_or_else(|| anyhow::anyhow!("there is no coupon {id}"))?;
+                self.audit(&auditor, &[coupon], &mut progress, &mut report).await?;
+            }
+            None => {
+                let mut last: Option<Coupon> = None;
+                loop {
+                    let page = auditor.coupons_after(last.as_ref()).await;
+                    let page = page.map_err(|failure| away("MongoDB", &failure))?;
+                    let Some(next) = page.last().cloned() else { break };
+                    last = Some(next);
+                    self.audit(&auditor, &page, &mut progress, &mut report).await?;
+                }
+            }
+        }
+        progress.end();
+        let epoch = backends.partition.keys().epoch().to_string();
+        let shown = if self.json { self.to_json(&report, &epoch)? } else { self.to_text(&report) };
+        write!(std::io::stdout(), "{shown}")?;
+        verdict(&report)
+    }
+
+    /// Audits one page of coupons as it was asked for, and adds to the report.
+    async fn audit(
+        &self,
+        auditor: &Auditor,
+        page: &[Coupon],
+        progress: &mut Progress,
+        report: &mut Report,
+    ) -> Result<(), Failure> {
+        let mut audited = if self.repair && !self.dry_run {
+            auditor.repair(page, |audited| progress.audited(audited)).await?
+        } else if self.full || self.repair {
+            let settling = if self.dry_run { Settling::LookOnly } else { Settling::Settle };
+            auditor.full(page, settling, |audited| progress.audited(audited)).await?
+        } else {
+            auditor.brackets(page, |audited| progress.audited(audited)).await?
+        };
+        report.coupons.append(&mut audited.coupons);
+        report.mended.append(&mut audited.mended);
+        // Every page looks at the whole queue.
+        report.queue = audited.queue;
+        Ok(())
+    }
+
+    /// What a repair would mend.
+    fn mendable<'a>(&self, report: &'a Report) -> Vec<&'a Finding> {
+        if !self.dry_run {
+            return Vec::new();
+        }
+        report.findings().filter(|finding| finding.is_mendable()).collect()
+    }
+
+    fn to_text(&self, report: &Report) -> String {
+        let rows = report.coupons.iter().map(row).collect();
+        let mut text = table(COLUMNS, rows, "there is no loaded coupon; --full audits the others");
+        let settled: u64 = report.coupons.iter().map(|audited| audited.settled).sum();
+        if settled > 0 {
+            text.push_str(&format!(
+                "\nsettled {settled} decided issuances that Redis had not been told of\n"
+            ));
+        }
+        for finding in &report.mended {
+            text.push_str(&format!("\nmended  {}\n", clean(&finding.to_string())));
+        }
+        for finding in report.findings() {
+            let severity = finding.kind.severity().as_str();
+            let (means, advice) = (finding.kind.means(), finding.kind.advice());
+            text.push_str(&format!("\n{severity:<7} {}\n", clean(&finding.to_string())));
+            text.push_str(&format!("        {means}\n        {advice}\n"));
+        }
+        for finding in self.mendable(report) {
+            text.push_str(&format!("\nwould mend  {}\n", clean(&finding.to_string())));
+        }
+        for audited in report.coupons.iter().filter(|audited| audited.more > 0) {
+            let (coupon, more) = (&audited.coupon, audited.more);
+            text.push_str(&format!("\n{coupon}: at least {more} more findings are not shown\n"));
+        }
+        text
+    }
+
+    fn to_json(&self, report: &Report, epoch: &str) -> anyhow::Result<String> {
+        let coupons: Vec<_> = report.coupons.iter().map(coupon_to_json).collect();
+        let findings: Vec<_> = report.findings().map(finding_to_json).collect();
+        let mended: Vec<_> = report.mended.iter().map(finding_to_json).collect();
+        let would: Vec<_> = self.mendable(report).into_iter().map(finding_to_json).collect();
+        let mut body = json!({
+            "at": Timestamp::now(),
+            "epoch": epoch,
+            "full": self.full || self.repair,
+            "repair": match (self.repair, self.dry_run) {
+                (false, _) => Value::Null,
+                (true, true) => "dry-run".into(),
+                (true, false) => "done".into(),
+            },
+            "verdict": report.worst().map_or("clean", Severity::as_str),
+            "coupons": coupons,
+            "findings": findings,
+            "mended": mended,
+        });
+        if self.dry_run {
+            body["wouldMend"] = would.into();
+        }
+        Ok(format!("{}\n", serde_json::to_string_pretty(&body)?))
+    }
+}
+
+/// A server that does not answer is wrong with the environment, not with the accounts.
+fn away(server: &str, failure: &Failure) -> anyhow::Error {
+    SetUpError(vec![format!("{server} does not answer: {}; is it running?", failure.chain())]).into()
+}
+
+fn verdict(report: &Report) -> anyhow::Result<()> {
+    let count = |severity| report.findings().filter(|found| found.kind.severity() == severity).count();
+    let (broken, drift) = (count(Severity::Broken), count(Severity::Drift));
+    match report.worst() {
+        Some(Severity::Broken) => Err(Fault::Invariant(format!(
+            "{broken} findings break a promise and need a person; {drift} more are drift"
+        ))
+        .into()),
+        Some(Severity::Drift) => {
+            Err(Fault::Threshold(format!("the accounts drifted: {drift} findings; see above")).into())
+        }
+        Some(Severity::Passing) | None => Ok(()),
+    }
+}
+
+const COLUMNS: &[Column] = &[
+    words("COUPON"),
+    words("HOLDS"),
+    number("SETTLED"),
+    number("ISSUED"),
+    number("THEN SETTLED"),
+    number("RESERVED"),
+    number("FREE"),
+    number("FINDINGS"),
+];
+
+fn row(audited: &Audited) -> Vec<String> {
+    let findings = audited.findings.len() as u64 + audited.more;
+    let mut row = vec![audited.coupon.to_string()];
+    match &audited.bracket {
+        Some(bracket) => row.extend([
+            if bracket.holds() { "yes" } else { "NO" }.to_owned(),
+            bracket.settled_before.to_string(),
+            bracket.issued.to_string(),
+            bracket.after.settled.to_string(),
+            bracket.after.reserved().to_string(),
+            bracket.after.remaining().to_string(),
+        ]),
+        None => row.extend(["not loaded", "-", "-", "-", "-", "-"].map(str::to_owned)),
+    }
+    row.push(findings.to_string());
+    row
+}
+
+fn coupon_to_json(audited: &Audited) -> Value {
+    let figure = |of: fn(&Bracket) -> u64| audited.bracket.as_ref().map(of);
+    json!({
+        "coupon": audited.coupon.as_str(),
+        "loaded": audited.bracket.is_some(),
+        "holds": audited.bracket.map(|bracket| bracket.holds()),
+        "total": figure(|bracket| bracket.after.total),
+        "settledBefore": figure(|bracket| bracket.settled_before),
+        "issued": figure(|bracket| bracket.issued),
+        "settledAfter": figure(|bracket| bracket.after.settled),
+        "reserved": figure(|bracket| bracket.after.reserved()),
+        "free": figure(|bracket| bracket.after.remaining()),
+        "counted": audited.counted,
+        "settledNow": audited.settled,
+        "moreFindings": audited.more,
+    })
+}
+
+fn finding_to_json(finding: &Finding) -> Value {
+    let kind: Kind = finding.kind;
+    json!({
+        "code": kind.code(),
+        "severity": kind.severity().as_str(),
+        "coupon": finding.coupon.as_ref().map(CouponId::as_str),
+        "serial": finding.serial,
+        "issuances": finding.issuances.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "user": finding.user.as_ref().map(|user| user.as_str()),
+        "entry": finding.entry,
+        "detail": finding.detail,
+        "means": kind.means(),
+        "advice": kind.advice(),
+    })
+}
+
+/// Tells on standard error how far it is: a line that changes on a terminal, a line each elsewhere.
+struct Progress {
+    term: Term,
+    done: usize,
+}
+
+impl Progress {
+    fn start() -> Self {
+        Progress { term: Term::stderr(), done: 0 }
+    }
+
+    fn audited(&mut self, audited: &Audited) {
+        self.done += 1;
+        let line = format!("audited coupon={} findings={}", audited.coupon, audited.findings.len());
+        // Progress that nobody can be told of stops no audit.
+        let _ = if self.term.is_term() {
+            self.term.clear_line().and_then(|()| self.term.write_str(&format!("{} {line}", self.done)))
+        } else {
+            self.term.write_line(&line)
+        };
+    }
+
+    fn end(&self) {
+        if self.term.is_term() {
+            let _ = self.term.clear_line();
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Promises that somebody broke by hand: found and named, and left to a person.
+
+use coupon_system::audit::{Kind, Severity};
+use coupon_system::issuance::IssuanceId;
+use coupon_system::keys::{PartitionId, damaged};
+use mongodb::bson::{Document, Uuid, doc};
+
+use super::Stage;
+use crate::helpers::at;
+
+impl Stage {
+    fn records(&self) -> mongodb::Collection<Document> {
+        self.system.backends.database.collection("user_coupons")
+    }
+
+    async fn drop_index(&self, name: &str) {
+        self.records().drop_index(name).await.expect("it is dropped");
+    }
+
+    async fn delete_record(&self, id: IssuanceId) {
+        let id = Uuid::from_bytes(*id.as_bytes());
+        let deleted = self.records().delete_one(doc! {"_id": id}).await.expect("it is deleted");
+        assert_eq!(deleted.deleted_count, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_record_is_found_with_its_unit_which_is_not_given_away() {
+    let stage = Stage::start().await;
+    stage.delete_record(stage.issued[3]).await;
+    let found = stage.finds(Kind::RecordMissing, Some(4), &[stage.issued[3]]).await;
+    assert_eq!(found.user.as_ref().map(|user| user.as_str()), Some("u3"));
+    assert_eq!(found.kind.severity(), Severity::Broken);
+    stage.stays(Kind::RecordMissing).await;
+    assert_eq!(stage.system.stock(&stage.coupon).await.remaining, 12);
+}
+
+#[tokio::test]
+async fn where_records_are_missing_no_leaked_unit_is_given_back() {
+    let stage = Stage::start().await;
+    stage.delete_record(stage.issued[3]).await;
+    stage.change("SREM", &[stage.free_key().as_bytes(), b"9"]).await;
+    for report in [stage.system.audited().await, stage.repaired().await] {
+        let found: Vec<_> = report.findings().map(|found| (found.kind, found.serial)).collect();
+        assert_eq!(
+            found,
+            [(Kind::RecordMissing, None), (Kind::SerialLeaked, Some(4)), (Kind::SerialLeaked, Some(9))]
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_unit_that_was_issued_twice_is_found_with_both_records() {
+    let stage = Stage::start().await;
+    stage.drop_index("unit_issued_once").await;
+    let second = stage.late("twin", 2, 1).await;
+    stage.finds(Kind::UnitIssuedTwice, Some(2), &[stage.issued[1], second]).await;
+    stage.stays(Kind::UnitIssuedTwice).await;
+}
+
+#[tokio::test]
+async fn a_user_with_more_than_the_limit_is_found() {
+    let stage = Stage::start().await;
+    let ids = [stage.issued[0], stage.late("u0", 10, 2).await, stage.late("u0", 11, 3).await];
+    let found = stage.finds(Kind::LimitExceeded, None, &ids).await;
+    assert_eq!(found.user.as_ref().map(|user| user.as_str()), Some("u0"));
+    stage.stays(Kind::LimitExceeded).await;
+}
+
+#[tokio::test]
+async fn two_records_with_one_place_in_the_limit_are_found_without_the_index_too() {
+    let stage = Stage::start().await;
+    stage.drop_index("user_within_limit").await;
+    let second = stage.late("u0", 10, 1).await;
+    stage.finds(Kind::LimitExceeded, None, &[stage.issued[0], second]).await;
+}
+
+#[tokio::test]
+async fn a_unit_beyond_the_total_is_found() {
+    let stage = Stage::start().await;
+    let id = stage.late("late", 21, 1).await;
+    stage.finds(Kind::SerialBeyondTotal, Some(21), &[id]).await;
+    stage.stays(Kind::SerialBeyondTotal).await;
+}
+
+#[tokio::test]
+async fn a_coupon_whose_record_went_back_in_time_is_found() {
+    let stage = Stage::start().await;
+    let _: i64 = stage.redis("HSET", (stage.coupon_key(), "total", 30)).await;
+    let found = stage.finds(Kind::CouponAhead, None, &[]).await;
+    assert!(found.detail.is_some_and(|detail| detail.contains("30 in Redis and 20")));
+    stage.stays(Kind::CouponAhead).await;
+}
+
+#[tokio::test]
+async fn an_in_flight_value_that_cannot_be_read_is_found() {
+    let stage = Stage::start().await;
+    let id = IssuanceId::generate(PartitionId::ONE);
+    stage.change("HSET", &[stage.system.keys().in_flight().as_bytes(), id.as_bytes(), b"damaged"]).await;
+    let found = stage.finds(Kind::InFlightUnreadable, None, &[id]).await;
+    assert_eq!(found.detail.as_deref(), Some("\"damaged\""));
+}
+
+#[tokio::test]
+async fn what_a_rebuild_set_aside_is_found() {
+    let stage = Stage::start().await;
+    stage.change("HSET", &[damaged(PartitionId::ONE).as_bytes(), b"id", b"value"]).await;
+    stage.finds(Kind::InFlightSetAside, None, &[]).await;
+}
+
+#[tokio::test]
+async fn a_stream_entry_that_cannot_be_read_is_found() {
+    let stage = Stage::start().await;
+    let entry: String = stage.redis("XADD", (stage.system.keys().stream(), "*", "v", "9")).await;
+    let found = stage.finds(Kind::EntryUnreadable, None, &[]).await;
+    assert_eq!(found.entry, Some(entry));
+}
+
+#[tokio::test]
+async fn a_users_ids_that_cannot_be_read_are_found() {
+    let stage = Stage::start().await;
+    stage.change("HSET", &[stage.holders_key().as_bytes(), b"u9", b"short"]).await;
+    let found = stage.finds(Kind::HoldersUnreadable, None, &[]).await;
+    assert_eq!(found.user.as_ref().map(|user| user.as_str()), Some("u9"));
+    stage.stays(Kind::HoldersUnreadable).await;
+}
+
+#[tokio::test]
+async fn a_coupon_that_is_gone_from_redis_with_requests_in_flight_is_found() {
+    let stage = Stage::start().await;
+    stage.change("DEL", &[stage.coupon_key().as_bytes()]).await;
+    let queued: Vec<_> = stage.queued.iter().map(|entry| entry.id).collect();
+    stage.finds(Kind::InFlightNotLoaded, None, &queued).await;
+}
+
+#[tokio::test]
+async fn of_a_coupon_that_is_not_loaded_the_ledger_is_audited() {
+    let stage = Stage::start().await;
+    stage.system.coupon_record("cold", 2, 1, at(-60), at(-30)).await;
+    stage.system.audited_clean().await;
+    let id = IssuanceId::generate(PartitionId::ONE);
+    let record = doc! {
+        "_id": Uuid::from_bytes(*id.as_bytes()), "outcome": "issued", "couponId": "cold", "userId": "u0",
+        "serial": 3_i64, "nth": 1, "acceptedAt": mongodb::bson::DateTime::now(),
+        "decidedAt": mongodb::bson::DateTime::now(),
+    };
+    stage.records().insert_one(record).await.expect("it is written");
+    let found = stage.finds(Kind::SerialBeyondTotal, Some(3), &[id]).await;
+    assert_eq!(found.coupon.map(|coupon| coupon.to_string()).as_deref(), Some("cold"));
+}
