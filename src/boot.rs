@@ -40,6 +40,17 @@ pub struct Backends {
 #[error("{}", .0.join("\n"))]
 pub struct SetUpError(pub Vec<String>);
 
+/// What was measured is not what was demanded; a sentence each.
+#[derive(Debug, thiserror::Error)]
+pub enum Judged {
+    /// A threshold was missed.
+    #[error("missed: {}", .0.join("; "))]
+    ThresholdMissed(Vec<String>),
+    /// A promise of the service was broken.
+    #[error("broken: {}", .0.join("; "))]
+    InvariantBroken(Vec<String>),
+}
+
 /// Connects, without asserting anything yet.
 pub async fn open(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends, SetUpError> {
     let partition = Partition::new(PartitionId::ONE, &redis.redis_url)
@@ -119,10 +130,13 @@ pub async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, SetUpE
     })
 }
 
-/// Turns a process's end into its exit code: 0 ok, 1 failed, 2 usage, 5 set-up.
+/// Turns a process's end into its exit code: 0 ok, 1 failed, 2 usage, 3 threshold missed, 4 invariant
+/// broken, 5 set-up.
 pub fn exit(ended: anyhow::Result<()>) -> ExitCode {
     const FAILED: u8 = 1;
     const USAGE: u8 = 2;
+    const THRESHOLD: u8 = 3;
+    const INVARIANT: u8 = 4;
     const SET_UP: u8 = 5;
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -133,7 +147,12 @@ pub fn exit(ended: anyhow::Result<()>) -> ExitCode {
                 return ExitCode::from(USAGE);
             }
             eprintln!("error: {error:#}");
-            ExitCode::from(if error.is::<SetUpError>() { SET_UP } else { FAILED })
+            ExitCode::from(match error.downcast_ref::<Judged>() {
+                Some(Judged::ThresholdMissed(_)) => THRESHOLD,
+                Some(Judged::InvariantBroken(_)) => INVARIANT,
+                None if error.is::<SetUpError>() => SET_UP,
+                None => FAILED,
+            })
         }
     }
 }

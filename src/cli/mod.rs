@@ -1,7 +1,8 @@
 //! `couponctl`: noun, then verb.
 //!
-//! `dev` and `check` have the servers in hand. Everything else goes through the HTTP API alone,
-//! knows no more than its JSON, and so works against any deployment.
+//! `dev` and `check` have the servers in hand; `rush` reads the ledger where it is told where that
+//! is. Everything else goes through the HTTP API alone, knows no more than its JSON, and so works
+//! against any deployment.
 
 mod check;
 pub mod client;
@@ -12,6 +13,7 @@ mod dev;
 mod issue;
 mod prompt;
 mod queue;
+mod rush;
 mod service;
 mod table;
 mod user;
@@ -37,12 +39,15 @@ Examples:
   couponctl user create u1
   couponctl issue u1 summer --wait
   couponctl watch
+  couponctl rush --users 10000
 
 Exit codes:
   0  ok
   1  failed, or the API answered with a problem
   2  the command is wrong
-  5  the environment is wrong (dev, check)"
+  3  a threshold was missed (rush)
+  4  a promise was broken (rush)
+  5  the environment is wrong (dev, check, rush)"
 )]
 pub struct Command {
     #[command(subcommand)]
@@ -62,6 +67,7 @@ enum Task {
     DeadLetter(dead_letter::DeadLetter),
     Service(service::Service),
     Watch(watch::Watch),
+    Rush(rush::Rush),
     Completion(completion::Completion),
 }
 
@@ -80,6 +86,7 @@ impl Command {
             Task::DeadLetter(dead_letter) => dead_letter.run().await,
             Task::Service(service) => service.run().await,
             Task::Watch(watch) => watch.run().await,
+            Task::Rush(rush) => rush.run().await,
             Task::Completion(completion) => completion.run(),
         };
         match ended {

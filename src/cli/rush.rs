@@ -1,0 +1,410 @@
+//! `couponctl rush`: a rehearsal of a campaign, and its verdict.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::{ArgAction, Args};
+use console::Term;
+
+use super::client::{ApiUrl, print};
+use super::table::{details, fit, number, sentence, table, words};
+use crate::boot::{Judged, SetUpError};
+use crate::coupon::{CouponId, MAX_TOTAL};
+use crate::issuance::Ledger;
+use crate::load::arrivals::Shape;
+use crate::load::expect::Expectation;
+use crate::load::people::{Follow, People, Retry};
+use crate::load::report::{Percentiles, Report};
+use crate::load::rush::{self, Phase, Settings};
+use crate::load::sample::Sample;
+use crate::load::verdict;
+use crate::{mongo, shutdown};
+
+const DURATION_SECONDS: f64 = 10.0;
+const USERS: u64 = 10_000;
+const REQUESTS_MAX: f64 = 10_000_000.0;
+const USERS_MAX: i64 = 2_000_000;
+/// Where progress goes to no terminal, a line in this time.
+const LINE_EVERY: Duration = Duration::from_secs(2);
+
+/// Rehearses a campaign against a deployment, and judges what came of it.
+///
+/// Sends requests when they are planned, however slow the service is; follows every accepted one to
+/// its outcome; then compares what users were told with what the service holds. Each user sends an
+/// Idempotency-Key of this run, so sending again is the same attempt.
+///
+/// Each user comes once. Two of --users, --rate and --duration give the third; with all three, users
+/// come again in turn. Ctrl-C ends the sending, and what was sent is judged.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  couponctl rush --users 20000 --duration 5
+  couponctl rush --coupon summer --user-prefix u --users 1000 --rate 200
+  couponctl rush --users 100000 --arrivals spike --double-clicks 0.1 --early-birds 0.05 \\
+      --expect 'accept.p99<500ms' --expect 'dropped<=0' --report rush.html
+
+Expectations compare (<, <=, >, >=) one of: accept, refuse, outcome or send with .p50, .p90, .p99,
+.p999 or .max (a time: us, ms, s); sellout, drain (a time); dropped, faults, backlog.peak;
+rate.offered, rate.accepted, rate.issued (per second).
+
+Exit codes:
+  0  every promise was kept, every expectation met
+  1  failed
+  2  the command is wrong
+  3  an expectation was missed
+  4  a promise was broken: oversold, duplicates, lost, stuck, unexpected or indeterminate
+  5  the run could not be set up")]
+pub(super) struct Rush {
+    /// The API to load
+    #[arg(
+        long,
+        alias = "api-url",
+        env = "COUPON_API_URL",
+        default_value = "http://127.0.0.1:3000",
+        value_name = "URL"
+    )]
+    url: ApiUrl,
+
+    /// How requests are spread over the time
+    #[arg(long, value_enum, default_value = "constant")]
+    arrivals: Shape,
+
+    /// Requests per second, on average
+    #[arg(long, value_parser = positive)]
+    rate: Option<f64>,
+
+    /// Seconds from the first request to the last (10 if nothing else says so)
+    #[arg(long, value_name = "SECONDS", value_parser = positive)]
+    duration: Option<f64>,
+
+    /// Users who come (10000 if nothing else says so); registered for the run
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=USERS_MAX as u64))]
+    users: Option<u64>,
+
+    /// Use users that there are, named by this and a number from 0
+    #[arg(long, value_name = "PREFIX", value_parser = prefix)]
+    user_prefix: Option<String>,
+
+    /// Request a coupon that there is, instead of one made for the run
+    #[arg(long, value_name = "ID", conflicts_with = "total")]
+    coupon: Option<CouponId>,
+
+    /// Units of the coupon that is made (half as many as users if not given)
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=u64::from(MAX_TOTAL)))]
+    total: Option<u64>,
+
+    /// The share of requests, 0 to 1, that are sent twice within milliseconds
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    double_clicks: f64,
+
+    /// The share of users, 0 to 1, who also come before the coupon opens
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    early_birds: f64,
+
+    /// What users do who are told 503 or nothing: storm ignores Retry-After
+    #[arg(long, value_enum, default_value = "none")]
+    retry: Retry,
+
+    /// How users learn their outcome
+    #[arg(long, value_enum, default_value = "poll")]
+    follow: Follow,
+
+    /// Makes the same plan as an earlier run (random if not given; the report tells it)
+    #[arg(long)]
+    seed: Option<u64>,
+
+    /// Connections for requests; half as many again follow them
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=20_000))]
+    connections: u64,
+
+    /// Requests that are due and not answered; those beyond it are dropped, and counted
+    #[arg(long, value_name = "REQUESTS", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    in_flight_max: u64,
+
+    /// The longest that an answer is waited for
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = positive)]
+    answer_max: f64,
+
+    /// The longest that undecided requests are followed after the last one was sent
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = positive)]
+    drain_max: f64,
+
+    /// Users who are asked, after the run, for what they hold
+    #[arg(long, value_name = "USERS", default_value_t = 10_000)]
+    verify: u64,
+
+    /// Read the ledger itself, too, to judge by it
+    #[arg(long, env = "COUPON_MONGODB_URI", hide_env_values = true, value_name = "URI")]
+    mongodb_uri: Option<String>,
+
+    /// The database of the ledger
+    #[arg(long, env = "COUPON_MONGODB_DATABASE", default_value = "coupon", value_name = "NAME")]
+    mongodb_database: String,
+
+    /// What must be measured, such as 'accept.p99<50ms'; may be repeated
+    #[arg(long, value_name = "EXPECTATION", action = ArgAction::Append)]
+    expect: Vec<Expectation>,
+
+    /// Write a report with plots, a page that needs nothing but itself
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+
+    /// Print the report as JSON instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value <= 1e7 => Ok(value),
+        _ => Err("must be a number above 0".into()),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("must be a number from 0 to 1".into()),
+    }
+}
+
+fn prefix(text: &str) -> Result<String, String> {
+    // As long as the largest number may be.
+    format!("{text}{USERS_MAX}").parse::<crate::user::UserId>().map(|_| text.to_owned())
+}
+
+impl Rush {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let settings = self.settings()?;
+        let ledger = match &self.mongodb_uri {
+            None => None,
+            Some(uri) => {
+                let database = mongo::connect(uri, &self.mongodb_database).await;
+                let database = database
+                    .map_err(|error| SetUpError(vec![format!("--mongodb-uri is no MongoDB URI: {error}")]))?;
+                Some(Ledger::new(&database))
+            }
+        };
+        // Where the report cannot be written, nobody wants to hear it after the run.
+        if let Some(path) = &self.report {
+            std::fs::write(path, "").with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        let stop = shutdown::on_signal()?;
+        let progress = Progress::new(&settings);
+        let measured = rush::run(&settings, &stop, &|phase, seen| progress.tell(phase, seen)).await?;
+        let users_max = usize::try_from(self.verify).unwrap_or(usize::MAX);
+        let verdict = verdict::judge(&settings, &measured, users_max, ledger.as_ref()).await;
+        progress.end();
+        let verdict = verdict.context("the run cannot be judged")?;
+        let report = Report::new(settings, measured, verdict, &self.expect);
+        if let Some(path) = &self.report {
+            std::fs::write(path, report.html()?)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        print(&if self.json { serde_json::to_string_pretty(&report)? } else { tables(&report) })?;
+        judged(&report)
+    }
+
+    fn settings(&self) -> anyhow::Result<Settings> {
+        let (users, rate, duration) = (self.users.map(|users| users as f64), self.rate, self.duration);
+        let (users, requests, duration) = match (users, rate, duration) {
+            (Some(users), Some(rate), Some(duration)) => (users, rate * duration, duration),
+            (Some(users), Some(rate), None) => (users, users, users / rate),
+            (Some(users), None, duration) => (users, users, duration.unwrap_or(DURATION_SECONDS)),
+            (None, Some(rate), duration) => {
+                let duration = duration.unwrap_or(DURATION_SECONDS);
+                (rate * duration, rate * duration, duration)
+            }
+            (None, None, duration) => (USERS as f64, USERS as f64, duration.unwrap_or(DURATION_SECONDS)),
+        };
+        let (users, requests) = (users.ceil(), requests.ceil());
+        let fits = requests <= REQUESTS_MAX && users <= USERS_MAX as f64;
+        if !fits {
+            let why = format!(
+                "{requests} requests of {users} users: there can be {REQUESTS_MAX} of {USERS_MAX} at most\n"
+            );
+            return Err(clap::Error::raw(clap::error::ErrorKind::ValueValidation, why).into());
+        }
+        let ms = |seconds: f64| (seconds * 1_000.0) as u64;
+        Ok(Settings {
+            url: self.url.to_string(),
+            arrivals: self.arrivals,
+            requests: requests as usize,
+            users: users as usize,
+            duration_ms: ms(duration).max(1),
+            user_prefix: self.user_prefix.clone(),
+            coupon: self.coupon.as_ref().map(ToString::to_string),
+            total: self.total.unwrap_or((users as u64 / 2).clamp(1, MAX_TOTAL.into())),
+            double_clicks: self.double_clicks,
+            early_birds: self.early_birds,
+            retry: self.retry,
+            follow: self.follow,
+            seed: self.seed.unwrap_or_else(rand::random),
+            connections: self.connections as usize,
+            in_flight_max: usize::try_from(self.in_flight_max).unwrap_or(usize::MAX),
+            answer_max_ms: ms(self.answer_max).max(1),
+            drain_max_ms: ms(self.drain_max),
+        })
+    }
+}
+
+/// The exit of a run that was judged.
+fn judged(report: &Report) -> anyhow::Result<()> {
+    let broken: Vec<String> = report
+        .verdict
+        .judged
+        .iter()
+        .filter(|one| !one.ok)
+        .map(|one| format!("{} {} ({})", one.count, one.what, one.means))
+        .collect();
+    if !broken.is_empty() {
+        return Err(Judged::InvariantBroken(broken).into());
+    }
+    let missed: Vec<String> =
+        report.expectations.iter().filter(|met| !met.ok).map(ToString::to_string).collect();
+    if missed.is_empty() { Ok(()) } else { Err(Judged::ThresholdMissed(missed).into()) }
+}
+
+/// How far it is, on standard error: one line that changes on a terminal, a line now and then elsewhere.
+struct Progress {
+    term: Option<Term>,
+    requests: usize,
+    seed: u64,
+    shown: Mutex<(Option<Phase>, Instant)>,
+}
+
+impl Progress {
+    fn new(settings: &Settings) -> Self {
+        let term = Term::stderr();
+        Progress {
+            term: term.is_term().then_some(term),
+            requests: settings.requests,
+            seed: settings.seed,
+            shown: Mutex::new((None, Instant::now())),
+        }
+    }
+
+    fn tell(&self, phase: Phase, seen: Option<(&Arc<People>, Option<Sample>)>) {
+        let text = match (phase, seen) {
+            (Phase::SettingUp, _) | (_, None) => format!("setting up: users, a coupon (seed {})", self.seed),
+            (phase, Some((people, latest))) => {
+                let name = match phase {
+                    Phase::Draining => "draining",
+                    Phase::Judging => "judging",
+                    _ => "sending",
+                };
+                let live = &people.live;
+                let left = latest.and_then(|sample| sample.stock).map(|stock| stock.remaining);
+                let backlog = latest.and_then(|sample| sample.backlog);
+                let known = |number: Option<u64>| number.map_or("?".into(), |number| number.to_string());
+                format!(
+                    "{name} sent={} of={} accepted={} refused={} issued={} left={} backlog={} dropped={} unanswered={}",
+                    live.sent.get(),
+                    people.plan.visits.len().max(self.requests),
+                    live.accepted.get(),
+                    live.refused.get(),
+                    live.issued.get(),
+                    known(left),
+                    known(backlog),
+                    live.dropped.get(),
+                    live.faults.get(),
+                )
+            }
+        };
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        // Progress that nobody can see hinders nothing.
+        let _ = match &self.term {
+            Some(term) => {
+                let width = usize::from(term.size().1);
+                term.clear_line().and_then(|()| term.write_str(&fit(&text, width)))
+            }
+            None if shown.0 == Some(phase) && shown.1.elapsed() < LINE_EVERY => return,
+            None => writeln!(std::io::stderr(), "{text}"),
+        };
+        *shown = (Some(phase), Instant::now());
+    }
+
+    fn end(&self) {
+        if let Some(term) = &self.term {
+            let _ = term.clear_line();
+        }
+    }
+}
+
+/// A report for people.
+fn tables(report: &Report) -> String {
+    let (figures, settings) = (&report.figures, &report.settings);
+    let rate = |rate: Option<f64>| rate.map(|rate| format!("{rate:.0}/s"));
+    let ms = |ms: Option<f64>| ms.map(|ms| format!("{ms:.0} ms"));
+    let mut text = details(&[
+        ("url", Some(settings.url.clone())),
+        ("coupon", Some(format!("{}, {} units", report.coupon, report.total))),
+        ("seed", Some(settings.seed.to_string())),
+        ("ended", report.ended_early.then(|| "early, by a signal".into())),
+        (
+            "sent",
+            Some(format!("{} of {} planned, {} dropped", figures.sent, figures.planned, figures.dropped)),
+        ),
+        ("accepted", Some(format!("{}, and {} replayed", figures.accepted, figures.replayed))),
+        ("offered rate", rate(figures.offered_per_second)),
+        ("accepted rate", rate(figures.accepted_per_second)),
+        ("issued rate", rate(figures.issued_per_second)),
+        ("sold out after", ms(figures.sell_out_ms)),
+        ("peak backlog", figures.backlog_peak.map(|peak| peak.to_string())),
+        ("drained after", ms(figures.drain_ms)),
+        ("generator", Some(format!("{:.2} s of processor time", figures.generator_cpu_seconds))),
+    ]);
+    let latencies = [
+        ("accept", report.latency.accept),
+        ("refuse", report.latency.refuse),
+        ("outcome", report.latency.outcome),
+        ("send", report.latency.send),
+    ];
+    let row = |(name, percentiles): &(&str, Option<Percentiles>)| {
+        let one = percentiles.as_ref()?;
+        let mut row = vec![(*name).to_owned(), one.count.to_string()];
+        let times = [one.p50_ms, one.p90_ms, one.p99_ms, one.p999_ms, one.max_ms];
+        row.extend(times.map(|ms| format!("{ms:.1}")));
+        Some(row)
+    };
+    let columns = ["COUNT", "P50 ms", "P90", "P99", "P99.9", "MAX"].map(number);
+    let columns: Vec<_> = std::iter::once(words("LATENCY")).chain(columns).collect();
+    text.push('\n');
+    text.push_str(&table(&columns, latencies.iter().filter_map(row).collect(), "Nothing was answered."));
+    let counted = |(name, count): (&&str, &u64)| vec![(*name).to_owned(), count.to_string()];
+    text.push('\n');
+    text.push_str(&table(
+        &[words("ANSWER"), number("COUNT")],
+        report.answers.iter().map(counted).collect(),
+        "No answers.",
+    ));
+    text.push('\n');
+    text.push_str(&table(
+        &[words("OUTCOME"), number("COUNT")],
+        report.outcomes.iter().map(counted).collect(),
+        "No outcomes.",
+    ));
+    let judged = report.verdict.judged.iter().map(|one| {
+        let ok = if one.ok { "ok" } else { "FAILED" };
+        let says = if one.named.is_empty() { one.means.to_owned() } else { one.named.join("; ") };
+        vec![one.what.to_owned(), ok.to_owned(), one.count.to_string(), says]
+    });
+    text.push('\n');
+    text.push_str(&table(
+        &[words("VERDICT"), words(""), number("COUNT"), sentence("")],
+        judged.collect(),
+        "Nothing was judged.",
+    ));
+    let by = match report.verdict.records_read {
+        Some(records) => format!("and {records} records of the ledger"),
+        None => "the ledger was not read (--mongodb-uri)".into(),
+    };
+    text.push_str(&format!("judged by what {} users hold; {by}\n", report.verdict.users_asked));
+    for met in &report.expectations {
+        text.push_str(&format!("{} {met}\n", if met.ok { "met   " } else { "MISSED" }));
+    }
+    text
+}
