@@ -117,12 +117,11 @@ impl Connection {
 
     /// Sends a request and reads its answer.
     pub async fn exchange(&mut self, request: &[u8], within: Duration) -> Result<Answer<'_>, Fault> {
-        let read = tokio::time::timeout(within, self.attempt(request)).await.unwrap_or_else(|_| {
-            Err(match self.stream {
-                Some(_) => Fault::TimedOut,
-                None => Fault::NoConnection(std::io::ErrorKind::TimedOut),
-            })
-        });
+        let read = match tokio::time::timeout(within, self.attempt(request)).await {
+            Ok(read) => read,
+            Err(_) if self.stream.is_some() => Err(Fault::TimedOut),
+            Err(_) => Err(Fault::NoConnection(std::io::ErrorKind::TimedOut)),
+        };
         self.used_at = Instant::now();
         match read {
             Ok(head) => {

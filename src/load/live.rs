@@ -10,6 +10,7 @@ use hdrhistogram::Histogram;
 /// Findings that are named one by one; the others are only counted.
 const NAMED_MAX: usize = 5;
 const SIGNIFICANT_DIGITS: u8 = 3;
+const LATENCY_MAX_US: u64 = 24 * 3_600 * 1_000_000;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -65,8 +66,9 @@ pub struct Latency(Mutex<Histogram<u64>>);
 
 impl Default for Latency {
     fn default() -> Self {
-        let histogram = Histogram::new(SIGNIFICANT_DIGITS).unwrap_or_else(|_| unreachable!("3 is allowed"));
-        Latency(Mutex::new(histogram))
+        // From a microsecond to a day: a fixed size, which three digits fit into.
+        let histogram = Histogram::new_with_max(LATENCY_MAX_US, SIGNIFICANT_DIGITS);
+        Latency(Mutex::new(histogram.unwrap_or_else(|_| unreachable!("3 digits are allowed"))))
     }
 }
 

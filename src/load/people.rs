@@ -74,6 +74,9 @@ pub struct Person {
     pub told: Told,
     /// A request of theirs was never answered: it may have been accepted.
     pub is_unanswered: bool,
+    /// An answer said that it is accepted, and was no replay: there can be one. It need not be the
+    /// first, as answers overtake each other.
+    is_told_first: bool,
 }
 
 /// See the module's documentation.
@@ -177,13 +180,18 @@ impl People {
         if visit.click == Click::Early && now < self.start + self.plan.opening {
             self.unexpected(visit, answer.status, "before the opening");
         }
-        let known = self.change(user, |person| {
+        let (known, is_told_twice) = self.change(user, |person| {
             let known = person.id;
             if known.is_none() {
                 (person.id, person.planned, person.told) = (Some(id), Some(planned), Told::Accepted);
             }
-            known
+            let is_told_twice = !answer.is_replay && person.is_told_first;
+            person.is_told_first |= !answer.is_replay;
+            (known, is_told_twice)
         });
+        if is_told_twice {
+            self.unexpected(visit, answer.status, "twice, and not as a replay");
+        }
         match known {
             None => {
                 self.live.accepted.one();
@@ -204,10 +212,7 @@ impl People {
             }
             Some(known) if known == id => {
                 self.live.replayed.one();
-                self.live.answer(if answer.is_replay { "replayed" } else { "accepted again" });
-                if !answer.is_replay {
-                    self.unexpected(visit, answer.status, "for a known id, and not as a replay");
-                }
+                self.live.answer("replayed");
             }
             Some(known) => self.unexpected(visit, answer.status, &format!("with {id} after {known}")),
         }

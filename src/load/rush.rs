@@ -136,13 +136,11 @@ pub async fn run(settings: &Settings, stop: &CancellationToken, tell: Tell<'_>) 
         }
     }
     let (sent_at, ended_early) = (Instant::now(), stop.is_cancelled());
-    let mut drain = None;
     let deadline = sent_at + Duration::from_millis(settings.drain_max_ms);
     while Instant::now() < deadline {
         tell(Phase::Draining, Some((&people, *sampler.latest.borrow())));
-        let now = offer.start.elapsed();
-        drain = drain.or_else(|| drained(&people, *sampler.latest.borrow(), sent_at - offer.start, now));
-        if drain.is_some() && following.pending() == 0 {
+        let latest = *sampler.latest.borrow();
+        if following.pending() == 0 && latest.is_some_and(|sample| is_drained(&people, &sample)) {
             break;
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -151,6 +149,7 @@ pub async fn run(settings: &Settings, stop: &CancellationToken, tell: Tell<'_>) 
     over.cancel();
     following.ended().await;
     let samples = sampler.ended().await;
+    let drain = drained(&people, &samples);
     tell(Phase::Judging, Some((&people, samples.last().copied())));
     ask_the_undecided(settings, &people).await;
     let sending = sent_at.saturating_duration_since(offer.start);
@@ -170,11 +169,18 @@ impl Settings {
     }
 }
 
-/// How long the drain took, if a look after the sending found nothing reserved.
-fn drained(people: &People, latest: Option<Sample>, sent: Duration, now: Duration) -> Option<Duration> {
-    let seen_at = Duration::from_millis(latest?.at_ms);
-    let last_accept = people.live.last_accept.get().unwrap_or(sent);
-    (latest?.stock?.reserved == 0 && seen_at > sent).then(|| seen_at.min(now).saturating_sub(last_accept))
+/// Whether nothing of the coupon was reserved any more when this was seen.
+fn is_drained(people: &People, sample: &Sample) -> bool {
+    let seen_at = Duration::from_millis(sample.at_ms);
+    let follows = people.live.last_accept.get().is_none_or(|accepted| accepted < seen_at);
+    follows && sample.stock.is_some_and(|stock| stock.reserved == 0)
+}
+
+/// How long the drain took.
+fn drained(people: &People, samples: &[Sample]) -> Option<Duration> {
+    let last_accept = people.live.last_accept.get()?;
+    let first = samples.iter().rev().take_while(|sample| is_drained(people, sample)).last()?;
+    Some(Duration::from_millis(first.at_ms) - last_accept)
 }
 
 /// Asks once more for every outcome that a user was not told.

@@ -13,6 +13,7 @@ mod queries;
 mod recovery;
 mod replays;
 mod resources;
+mod rush;
 mod scripts;
 mod settling;
 mod steering;
