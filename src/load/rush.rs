@@ -21,6 +21,8 @@ use crate::boot::SetUpError;
 
 /// Connections for what follows a request, for each connection for requests.
 const FOLLOWING_SHARE: usize = 2;
+/// What is asked after the run is not measured, and may take its time.
+const ASK_MAX: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What a run is asked to be.
@@ -193,7 +195,7 @@ async fn ask_the_undecided(settings: &Settings, people: &Arc<People>) {
 /// Sends the requests of a crowd as fast as they are answered.
 pub(super) async fn ask<C: Crowd + Asks>(settings: &Settings, crowd: Arc<C>) {
     let schedule: Arc<[Duration]> = vec![Duration::ZERO; crowd.count()].into();
-    let bounds = Bounds { in_flight_max: usize::MAX, ..settings.bounds() };
+    let bounds = Bounds { in_flight_max: usize::MAX, answer_max: ASK_MAX, ..settings.bounds() };
     let target = Arc::clone(&crowd.people().target);
     open_loop::run(&target, schedule, Instant::now(), bounds, crowd, CancellationToken::new()).await;
 }

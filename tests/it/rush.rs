@@ -236,7 +236,7 @@ async fn a_coupon_and_users_that_there_are_are_used_and_those_who_hold_it_are_to
     system.users("guest-", 60).await;
     let coupon = system.coupon("c", 100, 1).await;
     let words = ["--coupon", "c", "--user-prefix", "guest-", "--users", "60", "--duration", "0.3"];
-    let first = run(&system, &words).await;
+    let first = run(&system, &[&words[..], &["--follow", "none"]].concat()).await;
     first.assert_kept();
     assert_eq!((first.figure("issued"), first.report["total"].as_u64()), (60, Some(100)));
     let second = run(&system, &words).await;
@@ -246,17 +246,45 @@ async fn a_coupon_and_users_that_there_are_are_used_and_those_who_hold_it_are_to
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backlog_at_its_bound_is_retried_as_told_until_everybody_has_a_unit() {
+async fn those_who_meet_a_full_backlog_try_again_when_they_are_told_to_until_all_have_a_unit() {
     let system = System::start_with(&["--backlog-max", "5"]).await;
+    let words = ["--users", "40", "--total", "40", "--duration", "0.1", "--retry", "patient"];
+    let run = rush(&system, &words).spawn().expect("it starts");
+    eventually("the backlog is full", async || {
+        (system.client.get("/queue").await.body["backlog"] == 5).then_some(())
+    })
+    .await;
     system.worker();
-    let words = ["--users", "100", "--total", "100", "--duration", "0.1"];
-    let mut patient = words.to_vec();
-    patient.extend(["--retry", "storm"]);
-    let ended = run(&system, &patient).await;
+    let ended = ended(run).await;
     ended.assert_kept();
-    assert_eq!((ended.figure("accepted"), ended.figure("issued")), (100, 100));
-    assert_eq!(ended.report["answers"]["overloaded"].as_u64().unwrap_or(0), ended.figure("retries"));
-    assert_eq!(ended.figure("sent"), 100 + ended.figure("retries"));
+    assert_eq!((ended.figure("accepted"), ended.figure("issued")), (40, 40));
+    assert!(ended.figure("retries") > 0);
+    assert_eq!(ended.report["answers"]["overloaded"].as_u64(), Some(ended.figure("retries")));
+    assert_eq!(ended.figure("sent"), 40 + ended.figure("retries"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_became_of_requests_without_an_answer_is_found_out() {
+    let mut system = System::start().await;
+    system.worker();
+    let words = ["--users", "600", "--total", "600", "--duration", "3", "--answer-max", "0.3"];
+    let mut command = rush(&system, &words);
+    command.args(["--mongodb-uri", &system.mongodb_uri, "--mongodb-database", &system.database]);
+    let run = command.spawn().expect("it starts");
+    coupon_of_the_run(&system, 20).await;
+    // Longer than anybody waits for an answer; what Redis was sent until then, it does afterwards.
+    system.redis.pause().await.expect("it is paused");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    system.redis.resume().expect("it goes on");
+    let ended = ended(run).await;
+    assert_eq!(ended.code, Some(0), "{}\n{}", ended.err, ended.report["verdict"]);
+    let (kept, unanswered) = ended.judged("indeterminate");
+    assert!(kept && unanswered > 0, "{}", ended.report["verdict"]);
+    let after_all =
+        ended.report["verdict"]["recordsRead"].as_u64().expect("a count") - ended.figure("issued");
+    assert!(after_all > 0, "none of them was issued after all");
+    let says = format!("{after_all} of {unanswered} were issued after all");
+    assert!(ended.report["verdict"].to_string().contains(&says), "{says}: {}", ended.report["verdict"]);
 }
 
 #[tokio::test]

@@ -1,29 +1,22 @@
 //! What a run proved: what each user was told against what the service holds, and against the ledger
 //! itself where it can be read.
 
+mod holdings;
+
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::Arc;
 
-use rand::SeedableRng;
-use rand::rngs::StdRng;
-use rand::seq::SliceRandom;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
+use self::holdings::{Holdings, holdings};
 use super::api::Api;
 use super::live::{Finding, lock};
-use super::open_loop::Crowd;
 use super::people::{People, Told};
-use super::rush::{Asks, Measured, Settings, ask};
+use super::rush::{Measured, Settings};
 use super::sample::Stock;
-use super::{Answer, Fault};
 use crate::Failure;
 use crate::issuance::ledger::Held;
 use crate::issuance::{IssuanceId, Ledger};
-
-/// What could not be asked is asked again this often.
-const ROUNDS_MAX: usize = 4;
-const ROUND_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// One promise, and whether it was kept.
 #[derive(Debug, Clone, Serialize)]
@@ -51,13 +44,6 @@ pub struct Verdict {
     pub records_read: Option<u64>,
     /// Units of the coupon at the end, as the service says.
     pub stock: Option<Stock>,
-}
-
-/// A unit as `GET /user-coupons/{user}` lists it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Unit {
-    id: IssuanceId,
-    serial: u32,
 }
 
 #[derive(Default)]
@@ -327,77 +313,4 @@ async fn read(ledger: &Ledger, coupon: &str) -> Result<Vec<Held>, Failure> {
         }
         records.extend(page);
     }
-}
-
-/// What some users hold of the coupon, as the service lists it.
-struct Holdings {
-    people: Arc<People>,
-    /// Who is asked.
-    wanted: Vec<u32>,
-    units: Arc<Mutex<HashMap<u32, Vec<Unit>>>>,
-}
-
-async fn holdings(settings: &Settings, people: &Arc<People>, users_max: usize) -> Holdings {
-    let (mut wanted, mut others): (Vec<u32>, Vec<u32>) =
-        (0..people.count() as u32).partition(|user| is_indeterminate(people, *user));
-    others.shuffle(&mut StdRng::seed_from_u64(settings.seed));
-    // Those first who were told that they hold one.
-    others.sort_by_key(|user| !matches!(people.person(*user).told, Told::Issued { .. }));
-    others.retain(|user| people.person(*user).told != Told::Nothing);
-    wanted.extend(others.into_iter().take(users_max));
-    let units = Arc::<Mutex<HashMap<u32, Vec<Unit>>>>::default();
-    for round in 0..ROUNDS_MAX {
-        let unknown: Vec<u32> =
-            wanted.iter().copied().filter(|user| !lock(&units).contains_key(user)).collect();
-        if unknown.is_empty() {
-            break;
-        }
-        if round > 0 {
-            tokio::time::sleep(ROUND_AFTER).await;
-        }
-        let asking = Holdings { people: Arc::clone(people), wanted: unknown, units: Arc::clone(&units) };
-        ask(settings, Arc::new(asking)).await;
-    }
-    Holdings { people: Arc::clone(people), wanted, units }
-}
-
-impl Asks for Holdings {
-    fn people(&self) -> &People {
-        &self.people
-    }
-
-    fn count(&self) -> usize {
-        self.wanted.len()
-    }
-}
-
-/// A page of units.
-#[derive(Deserialize)]
-struct Page {
-    items: Vec<Item>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Item {
-    id: String,
-    coupon_id: String,
-    serial: u32,
-}
-
-impl Crowd for Holdings {
-    fn write(&self, number: usize, request: &mut Vec<u8>) {
-        let path = format!("/user-coupons/{}?limit=500", self.people.id(self.wanted[number]));
-        self.people.target.write("GET", &path, "", b"", request);
-    }
-
-    fn answered(&self, number: usize, _: Instant, _: Instant, answer: Result<Answer<'_>, Fault>) {
-        let Ok(Answer { status: 200, body, .. }) = answer else { return };
-        let Ok(page) = serde_json::from_slice::<Page>(body) else { return };
-        let ours = page.items.into_iter().filter(|item| item.coupon_id == self.people.coupon);
-        let units = ours.filter_map(|item| Some(Unit { id: item.id.parse().ok()?, serial: item.serial }));
-        lock(&self.units).insert(self.wanted[number], units.collect());
-    }
-
-    fn dropped(&self, _: usize) {}
 }

@@ -1,25 +1,24 @@
 //! `couponctl rush`: a rehearsal of a campaign, and its verdict.
 
-use std::io::Write;
+mod progress;
+mod tables;
+
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{ArgAction, Args};
-use console::Term;
 
+use self::progress::Progress;
+use self::tables::tables;
 use super::client::{ApiUrl, print};
-use super::table::{details, fit, number, sentence, table, words};
 use crate::boot::{Judged, SetUpError};
 use crate::coupon::{CouponId, MAX_TOTAL};
 use crate::issuance::Ledger;
 use crate::load::arrivals::Shape;
 use crate::load::expect::Expectation;
-use crate::load::people::{Follow, People, Retry};
-use crate::load::report::{Percentiles, Report};
-use crate::load::rush::{self, Phase, Settings};
-use crate::load::sample::Sample;
+use crate::load::people::{Follow, Retry};
+use crate::load::report::Report;
+use crate::load::rush::{self, Settings};
 use crate::load::verdict;
 use crate::{mongo, shutdown};
 
@@ -27,8 +26,6 @@ const DURATION_SECONDS: f64 = 10.0;
 const USERS: u64 = 10_000;
 const REQUESTS_MAX: f64 = 10_000_000.0;
 const USERS_MAX: i64 = 2_000_000;
-/// Where progress goes to no terminal, a line in this time.
-const LINE_EVERY: Duration = Duration::from_secs(2);
 
 /// Rehearses a campaign against a deployment, and judges what came of it.
 ///
@@ -114,7 +111,7 @@ pub(super) struct Rush {
 
     /// Makes the same plan as an earlier run (random if not given; the report tells it)
     #[arg(long)]
-    seed: Option<u64>,
+    seed: Option<u32>,
 
     /// Connections for requests; half as many again follow them
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=20_000))]
@@ -242,7 +239,7 @@ impl Rush {
             early_birds: self.early_birds,
             retry: self.retry,
             follow: self.follow,
-            seed: self.seed.unwrap_or_else(rand::random),
+            seed: self.seed.unwrap_or_else(rand::random).into(),
             connections: self.connections as usize,
             in_flight_max: usize::try_from(self.in_flight_max).unwrap_or(usize::MAX),
             answer_max_ms: ms(self.answer_max).max(1),
@@ -266,145 +263,4 @@ fn judged(report: &Report) -> anyhow::Result<()> {
     let missed: Vec<String> =
         report.expectations.iter().filter(|met| !met.ok).map(ToString::to_string).collect();
     if missed.is_empty() { Ok(()) } else { Err(Judged::ThresholdMissed(missed).into()) }
-}
-
-/// How far it is, on standard error: one line that changes on a terminal, a line now and then elsewhere.
-struct Progress {
-    term: Option<Term>,
-    requests: usize,
-    seed: u64,
-    shown: Mutex<(Option<Phase>, Instant)>,
-}
-
-impl Progress {
-    fn new(settings: &Settings) -> Self {
-        let term = Term::stderr();
-        Progress {
-            term: term.is_term().then_some(term),
-            requests: settings.requests,
-            seed: settings.seed,
-            shown: Mutex::new((None, Instant::now())),
-        }
-    }
-
-    fn tell(&self, phase: Phase, seen: Option<(&Arc<People>, Option<Sample>)>) {
-        let text = match (phase, seen) {
-            (Phase::SettingUp, _) | (_, None) => format!("setting up: users, a coupon (seed {})", self.seed),
-            (phase, Some((people, latest))) => {
-                let name = match phase {
-                    Phase::Draining => "draining",
-                    Phase::Judging => "judging",
-                    _ => "sending",
-                };
-                let live = &people.live;
-                let left = latest.and_then(|sample| sample.stock).map(|stock| stock.remaining);
-                let backlog = latest.and_then(|sample| sample.backlog);
-                let known = |number: Option<u64>| number.map_or("?".into(), |number| number.to_string());
-                format!(
-                    "{name} sent={} of={} accepted={} refused={} issued={} left={} backlog={} dropped={} unanswered={}",
-                    live.sent.get(),
-                    people.plan.visits.len().max(self.requests),
-                    live.accepted.get(),
-                    live.refused.get(),
-                    live.issued.get(),
-                    known(left),
-                    known(backlog),
-                    live.dropped.get(),
-                    live.faults.get(),
-                )
-            }
-        };
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        // Progress that nobody can see hinders nothing.
-        let _ = match &self.term {
-            Some(term) => {
-                let width = usize::from(term.size().1);
-                term.clear_line().and_then(|()| term.write_str(&fit(&text, width)))
-            }
-            None if shown.0 == Some(phase) && shown.1.elapsed() < LINE_EVERY => return,
-            None => writeln!(std::io::stderr(), "{text}"),
-        };
-        *shown = (Some(phase), Instant::now());
-    }
-
-    fn end(&self) {
-        if let Some(term) = &self.term {
-            let _ = term.clear_line();
-        }
-    }
-}
-
-/// A report for people.
-fn tables(report: &Report) -> String {
-    let (figures, settings) = (&report.figures, &report.settings);
-    let rate = |rate: Option<f64>| rate.map(|rate| format!("{rate:.0}/s"));
-    let ms = |ms: Option<f64>| ms.map(|ms| format!("{ms:.0} ms"));
-    let mut text = details(&[
-        ("url", Some(settings.url.clone())),
-        ("coupon", Some(format!("{}, {} units", report.coupon, report.total))),
-        ("seed", Some(settings.seed.to_string())),
-        ("ended", report.ended_early.then(|| "early, by a signal".into())),
-        (
-            "sent",
-            Some(format!("{} of {} planned, {} dropped", figures.sent, figures.planned, figures.dropped)),
-        ),
-        ("accepted", Some(format!("{}, and {} replayed", figures.accepted, figures.replayed))),
-        ("offered rate", rate(figures.offered_per_second)),
-        ("accepted rate", rate(figures.accepted_per_second)),
-        ("issued rate", rate(figures.issued_per_second)),
-        ("sold out after", ms(figures.sell_out_ms)),
-        ("peak backlog", figures.backlog_peak.map(|peak| peak.to_string())),
-        ("drained after", ms(figures.drain_ms)),
-        ("generator", Some(format!("{:.2} s of processor time", figures.generator_cpu_seconds))),
-    ]);
-    let latencies = [
-        ("accept", report.latency.accept),
-        ("refuse", report.latency.refuse),
-        ("outcome", report.latency.outcome),
-        ("send", report.latency.send),
-    ];
-    let row = |(name, percentiles): &(&str, Option<Percentiles>)| {
-        let one = percentiles.as_ref()?;
-        let mut row = vec![(*name).to_owned(), one.count.to_string()];
-        let times = [one.p50_ms, one.p90_ms, one.p99_ms, one.p999_ms, one.max_ms];
-        row.extend(times.map(|ms| format!("{ms:.1}")));
-        Some(row)
-    };
-    let columns = ["COUNT", "P50 ms", "P90", "P99", "P99.9", "MAX"].map(number);
-    let columns: Vec<_> = std::iter::once(words("LATENCY")).chain(columns).collect();
-    text.push('\n');
-    text.push_str(&table(&columns, latencies.iter().filter_map(row).collect(), "Nothing was answered."));
-    let counted = |(name, count): (&&str, &u64)| vec![(*name).to_owned(), count.to_string()];
-    text.push('\n');
-    text.push_str(&table(
-        &[words("ANSWER"), number("COUNT")],
-        report.answers.iter().map(counted).collect(),
-        "No answers.",
-    ));
-    text.push('\n');
-    text.push_str(&table(
-        &[words("OUTCOME"), number("COUNT")],
-        report.outcomes.iter().map(counted).collect(),
-        "No outcomes.",
-    ));
-    let judged = report.verdict.judged.iter().map(|one| {
-        let ok = if one.ok { "ok" } else { "FAILED" };
-        let says = if one.named.is_empty() { one.means.to_owned() } else { one.named.join("; ") };
-        vec![one.what.to_owned(), ok.to_owned(), one.count.to_string(), says]
-    });
-    text.push('\n');
-    text.push_str(&table(
-        &[words("VERDICT"), words(""), number("COUNT"), sentence("")],
-        judged.collect(),
-        "Nothing was judged.",
-    ));
-    let by = match report.verdict.records_read {
-        Some(records) => format!("and {records} records of the ledger"),
-        None => "the ledger was not read (--mongodb-uri)".into(),
-    };
-    text.push_str(&format!("judged by what {} users hold; {by}\n", report.verdict.users_asked));
-    for met in &report.expectations {
-        text.push_str(&format!("{} {met}\n", if met.ok { "met   " } else { "MISSED" }));
-    }
-    text
 }
