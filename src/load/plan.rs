@@ -15,7 +15,7 @@ const DOUBLE_CLICK_MS: std::ops::Range<f64> = 1.0..50.0;
 pub(super) const EARLY: Duration = Duration::from_secs(2);
 const EARLY_UNTIL: Duration = Duration::from_millis(1_800);
 /// The first regular arrival comes this much after the opening, for the same reason.
-const OPENING_MARGIN: Duration = Duration::from_millis(50);
+pub(super) const OPENING_MARGIN: Duration = Duration::from_millis(50);
 
 /// How many come, and how.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::api::Api;
-use super::plan::EARLY;
+use super::plan::{EARLY, OPENING_MARGIN};
 
 /// Users in one call; the service takes no more.
 const REGISTER_MAX: usize = 100_000;
@@ -114,7 +114,10 @@ pub(super) async fn take(api: &mut Api, id: &str, has_early_birds: bool) -> Resu
         Some("open" | "scheduled") => {}
         status => return Err(format!("coupon {id} is {}", status.unwrap_or("of no known status"))),
     }
-    let start = (seen + opens_in).checked_sub(lead).unwrap_or(seen).max(Instant::now() + START_AFTER);
+    // The plan of a run with early birds has its own margin.
+    let margin = if opens_in.is_zero() || has_early_birds { Duration::ZERO } else { OPENING_MARGIN };
+    let start =
+        (seen + opens_in + margin).checked_sub(lead).unwrap_or(seen).max(Instant::now() + START_AFTER);
     Ok(Offer {
         id: id.to_owned(),
         total: stock.total,

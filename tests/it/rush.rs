@@ -295,6 +295,8 @@ async fn a_run_that_cannot_be_set_up_ends_with_5_and_nonsense_with_2() {
         (&["--coupon", "nothing"][..], "coupon-not-found"),
         (&["--coupon", "c", "--early-birds", "0.5", "--users", "10"], "early birds"),
         (&["--url", "http://127.0.0.1:1"], "does not answer"),
+        (&["--mongodb-uri", "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=200"], "--mongodb-uri"),
+        (&["--report", "/nowhere/report.html"], "--report"),
     ] {
         let ended = run(&system, words).await;
         assert_eq!(ended.code, Some(5), "{words:?}: {}", ended.err);

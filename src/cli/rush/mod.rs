@@ -176,18 +176,12 @@ fn prefix(text: &str) -> Result<String, String> {
 impl Rush {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let settings = self.settings()?;
-        let ledger = match &self.mongodb_uri {
-            None => None,
-            Some(uri) => {
-                let database = mongo::connect(uri, &self.mongodb_database).await;
-                let database = database
-                    .map_err(|error| SetUpError(vec![format!("--mongodb-uri is no MongoDB URI: {error}")]))?;
-                Some(Ledger::new(&database))
-            }
-        };
+        let ledger = self.ledger().await?;
         // Where the report cannot be written, nobody wants to hear it after the run.
         if let Some(path) = &self.report {
-            std::fs::write(path, "").with_context(|| format!("cannot write {}", path.display()))?;
+            std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(|error| {
+                SetUpError(vec![format!("cannot write {} (--report): {error}", path.display())])
+            })?;
         }
         let stop = shutdown::on_signal()?;
         let progress = Progress::new(&settings);
@@ -203,6 +197,18 @@ impl Rush {
         }
         print(&if self.json { serde_json::to_string_pretty(&report)? } else { tables(&report) })?;
         judged(&report)
+    }
+
+    /// The ledger, if it is to be read; asked once, so that it is not found away after the run.
+    async fn ledger(&self) -> anyhow::Result<Option<Ledger>> {
+        let Some(uri) = &self.mongodb_uri else { return Ok(None) };
+        let wrong =
+            |why: String| SetUpError(vec![format!("the ledger cannot be read (--mongodb-uri): {why}")]);
+        let database = mongo::connect(uri, &self.mongodb_database).await;
+        let ledger = Ledger::new(&database.map_err(|error| wrong(error.to_string()))?);
+        let any = "rush".parse().map_err(wrong)?;
+        ledger.issued_count(&any).await.map_err(|failure| wrong(failure.chain()))?;
+        Ok(Some(ledger))
     }
 
     fn settings(&self) -> anyhow::Result<Settings> {
