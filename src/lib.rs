@@ -25,8 +25,8 @@
 //!
 //! # Layout
 //!
-//! Imports run one way: `cli` → `dev` → `api`, `worker` → `audit`, `recovery`, `issuance`, `queue`,
-//! `coupon`, `user` → `keys`. `api` and `worker` do not know each other.
+//! Imports run one way: `cli` → `dev`, `load` → `api`, `worker` → `audit`, `recovery`, `issuance`,
+//! `queue`, `coupon`, `user` → `keys`. `api` and `worker` do not know each other.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -39,6 +39,7 @@
 //! | [`worker`] | the drain loop |
 //! | [`http`], [`api`] | server and problems; routes, wire types, OpenAPI, pages |
 //! | [`dev`] | redis-server and mongod as child processes; the whole system on one machine |
+//! | [`load`] | requests as planned, what users were told, the judgement |
 //! | [`cli`] | `couponctl` |
 //! | [`partition`], [`mongo`], [`keys`], [`batch`] | Redis and MongoDB as everyone uses them |
 //! | [`metrics`] | the table of metrics, and handles to count with |
@@ -56,6 +57,7 @@ mod failure;
 pub mod http;
 pub mod issuance;
 pub mod keys;
+pub mod load;
 pub mod metrics;
 pub mod mongo;
 pub mod partition;

@@ -57,7 +57,7 @@ enum Lang {
 
 /// The base of the API: http or https, with a path where the service lives under one.
 #[derive(Debug, Clone)]
-struct ApiUrl(reqwest::Url);
+pub(super) struct ApiUrl(reqwest::Url);
 
 impl FromStr for ApiUrl {
     type Err = String;
@@ -97,12 +97,7 @@ impl ApiUrl {
 /// Begins a client of HTTP. Every one must begin here: TLS is done with the one crypto provider and
 /// the compiled-in authorities that the drivers of Redis and MongoDB use too.
 pub fn builder() -> anyhow::Result<reqwest::ClientBuilder> {
-    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let tls = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
-        .with_safe_default_protocol_versions()
-        .context("TLS cannot be set up")?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let tls = crate::http::tls::client().context("TLS cannot be set up")?;
     Ok(reqwest::Client::builder().tls_backend_preconfigured(tls))
 }
 

@@ -1,7 +1,8 @@
 //! `couponctl`: noun, then verb.
 //!
-//! `dev`, `check`, `recover` and `audit` have the servers in hand. Everything else goes through the HTTP API alone,
-//! knows no more than its JSON, and so works against any deployment.
+//! `dev`, `check`, `recover` and `audit` have the servers in hand; `rush` reads the ledger where it is
+//! told where that is. Everything else goes through the HTTP API alone, knows no more than its JSON, and
+//! so works against any deployment.
 
 mod audit;
 mod check;
@@ -15,6 +16,7 @@ mod progress;
 mod prompt;
 mod queue;
 mod recover;
+mod rush;
 mod service;
 mod table;
 mod user;
@@ -41,14 +43,15 @@ Examples:
   couponctl user create u1
   couponctl issue u1 summer --wait
   couponctl watch
+  couponctl rush --users 10000
 
 Exit codes:
   0  ok
   1  failed, or the API answered with a problem
   2  the command is wrong
-  3  the accounts drifted (audit)
-  4  a promise is broken (audit)
-  5  the environment is wrong (dev, check, recover, audit)"
+  3  a threshold was missed, or the accounts drifted (rush, audit)
+  4  a promise is broken (rush, audit)
+  5  the environment is wrong (dev, check, recover, audit, rush)"
 )]
 pub struct Command {
     #[command(subcommand)]
@@ -70,6 +73,7 @@ enum Task {
     DeadLetter(dead_letter::DeadLetter),
     Service(service::Service),
     Watch(watch::Watch),
+    Rush(rush::Rush),
     Completion(completion::Completion),
 }
 
@@ -90,6 +94,7 @@ impl Command {
             Task::DeadLetter(dead_letter) => dead_letter.run().await,
             Task::Service(service) => service.run().await,
             Task::Watch(watch) => watch.run().await,
+            Task::Rush(rush) => rush.run().await,
             Task::Completion(completion) => completion.run(),
         };
         match ended {

@@ -1,4 +1,4 @@
-//! What API and worker share: the server, problems, and reading requests strictly.
+//! What API and worker share: the server, problems, and reading requests strictly; and TLS of clients.
 
 pub mod fields;
 pub mod health;
@@ -7,6 +7,7 @@ pub mod metrics;
 pub mod problem;
 pub mod request;
 pub mod server;
+pub mod tls;
 
 pub use fields::Fields;
 pub use language::Language;

@@ -16,6 +16,7 @@ mod recovery;
 mod replays;
 mod resources;
 mod retiring;
+mod rush;
 mod scripts;
 mod settling;
 mod steering;

@@ -1,0 +1,276 @@
+//! `couponctl rush`: a rehearsal of a campaign, and its verdict.
+
+mod progress;
+mod tables;
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{ArgAction, Args};
+
+use self::progress::Progress;
+use self::tables::tables;
+use super::client::{ApiUrl, print};
+use crate::boot::{Fault, SetUpError};
+use crate::coupon::{CouponId, MAX_TOTAL};
+use crate::issuance::Ledger;
+use crate::load::arrivals::Shape;
+use crate::load::expect::Expectation;
+use crate::load::people::{Follow, Retry};
+use crate::load::report::Report;
+use crate::load::rush::{self, Settings};
+use crate::load::verdict;
+use crate::{mongo, shutdown};
+
+const DURATION_SECONDS: f64 = 10.0;
+const USERS: u64 = 10_000;
+const REQUESTS_MAX: f64 = 10_000_000.0;
+const USERS_MAX: i64 = 2_000_000;
+
+/// Rehearses a campaign against a deployment, and judges what came of it.
+///
+/// Sends requests when they are planned, however slow the service is; follows every accepted one to
+/// its outcome; then compares what users were told with what the service holds. Each user sends an
+/// Idempotency-Key of this run, so sending again is the same attempt.
+///
+/// Each user comes once. Two of --users, --rate and --duration give the third; with all three, users
+/// come again in turn. Ctrl-C ends the sending, and what was sent is judged.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  couponctl rush --users 20000 --duration 5
+  couponctl rush --coupon summer --user-prefix u --users 1000 --rate 200
+  couponctl rush --users 100000 --arrivals spike --double-clicks 0.1 --early-birds 0.05 \\
+      --expect 'accept.p99<500ms' --expect 'dropped<=0' --report rush.html
+
+Expectations compare (<, <=, >, >=) one of: accept, refuse, outcome or send with .p50, .p90, .p99,
+.p999 or .max (a time: us, ms, s); sellout, drain (a time); dropped, faults, backlog.peak;
+rate.offered, rate.accepted, rate.issued (per second).
+
+Exit codes:
+  0  every promise was kept, every expectation met
+  1  failed
+  2  the command is wrong
+  3  an expectation was missed
+  4  a promise was broken: oversold, duplicates, lost, stuck, unexpected or indeterminate
+  5  the run could not be set up")]
+pub(super) struct Rush {
+    /// The API to load
+    #[arg(
+        long,
+        alias = "api-url",
+        env = "COUPON_API_URL",
+        default_value = "http://127.0.0.1:3000",
+        value_name = "URL"
+    )]
+    url: ApiUrl,
+
+    /// How requests are spread over the time
+    #[arg(long, value_enum, default_value = "constant")]
+    arrivals: Shape,
+
+    /// Requests per second, on average
+    #[arg(long, value_parser = positive)]
+    rate: Option<f64>,
+
+    /// Seconds from the first request to the last (10 if nothing else says so)
+    #[arg(long, value_name = "SECONDS", value_parser = positive)]
+    duration: Option<f64>,
+
+    /// Users who come (10000 if nothing else says so); registered for the run
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=USERS_MAX as u64))]
+    users: Option<u64>,
+
+    /// Use users that there are, named by this and a number from 0
+    #[arg(long, value_name = "PREFIX", value_parser = prefix)]
+    user_prefix: Option<String>,
+
+    /// Request a coupon that there is, instead of one made for the run
+    #[arg(long, value_name = "ID", conflicts_with = "total")]
+    coupon: Option<CouponId>,
+
+    /// Units of the coupon that is made (half as many as users if not given)
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=u64::from(MAX_TOTAL)))]
+    total: Option<u64>,
+
+    /// The share of requests, 0 to 1, that are sent twice within milliseconds
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    double_clicks: f64,
+
+    /// The share of users, 0 to 1, who also come before the coupon opens
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    early_birds: f64,
+
+    /// What users do who are told 503 or nothing: storm ignores Retry-After
+    #[arg(long, value_enum, default_value = "none")]
+    retry: Retry,
+
+    /// How users learn their outcome
+    #[arg(long, value_enum, default_value = "poll")]
+    follow: Follow,
+
+    /// Makes the same plan as an earlier run (random if not given; the report tells it)
+    #[arg(long)]
+    seed: Option<u32>,
+
+    /// Connections for requests; half as many again follow them
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=20_000))]
+    connections: u64,
+
+    /// Requests that are due and not answered; those beyond it are dropped, and counted
+    #[arg(long, value_name = "REQUESTS", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    in_flight_max: u64,
+
+    /// The longest that an answer is waited for
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = positive)]
+    answer_max: f64,
+
+    /// The longest that undecided requests are followed after the last one was sent
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = positive)]
+    drain_max: f64,
+
+    /// Users who are asked, after the run, for what they hold
+    #[arg(long, value_name = "USERS", default_value_t = 10_000)]
+    verify: u64,
+
+    /// Read the ledger itself, too, to judge by it
+    #[arg(long, env = "COUPON_MONGODB_URI", hide_env_values = true, value_name = "URI")]
+    mongodb_uri: Option<String>,
+
+    /// The database of the ledger
+    #[arg(long, env = "COUPON_MONGODB_DATABASE", default_value = "coupon", value_name = "NAME")]
+    mongodb_database: String,
+
+    /// What must be measured, such as 'accept.p99<50ms'; may be repeated
+    #[arg(long, value_name = "EXPECTATION", action = ArgAction::Append)]
+    expect: Vec<Expectation>,
+
+    /// Write a report with plots, a page that needs nothing but itself
+    #[arg(long, value_name = "FILE.html")]
+    report: Option<PathBuf>,
+
+    /// Print the report as JSON instead of tables
+    #[arg(long)]
+    json: bool,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value > 0.0 && value <= 1e7 => Ok(value),
+        _ => Err("must be a number above 0".into()),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("must be a number from 0 to 1".into()),
+    }
+}
+
+fn prefix(text: &str) -> Result<String, String> {
+    // As long as the largest number may be.
+    format!("{text}{USERS_MAX}").parse::<crate::user::UserId>().map(|_| text.to_owned())
+}
+
+impl Rush {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let settings = self.settings()?;
+        let ledger = self.ledger().await?;
+        // Where the report cannot be written, nobody wants to hear it after the run.
+        if let Some(path) = &self.report {
+            std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(|error| {
+                SetUpError(vec![format!("cannot write {} (--report): {error}", path.display())])
+            })?;
+        }
+        let stop = shutdown::on_signal()?;
+        let progress = Progress::new(&settings);
+        let measured = rush::run(&settings, &stop, &|phase, seen| progress.tell(phase, seen)).await?;
+        let users_max = usize::try_from(self.verify).unwrap_or(usize::MAX);
+        let verdict = verdict::judge(&settings, &measured, users_max, ledger.as_ref()).await;
+        progress.end();
+        let verdict = verdict.context("the run cannot be judged")?;
+        let report = Report::new(settings, measured, verdict, &self.expect);
+        if let Some(path) = &self.report {
+            std::fs::write(path, report.html()?)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        print(&if self.json { serde_json::to_string_pretty(&report)? } else { tables(&report) })?;
+        judged(&report)
+    }
+
+    /// The ledger, if it is to be read; asked once, so that it is not found away after the run.
+    async fn ledger(&self) -> anyhow::Result<Option<Ledger>> {
+        let Some(uri) = &self.mongodb_uri else { return Ok(None) };
+        let wrong =
+            |why: String| SetUpError(vec![format!("the ledger cannot be read (--mongodb-uri): {why}")]);
+        let database = mongo::connect(uri, &self.mongodb_database).await;
+        let ledger = Ledger::new(&database.map_err(|error| wrong(error.to_string()))?);
+        let any = "rush".parse().map_err(wrong)?;
+        ledger.issued_count(&any).await.map_err(|failure| wrong(failure.chain()))?;
+        Ok(Some(ledger))
+    }
+
+    fn settings(&self) -> anyhow::Result<Settings> {
+        let (users, rate, duration) = (self.users.map(|users| users as f64), self.rate, self.duration);
+        let (users, requests, duration) = match (users, rate, duration) {
+            (Some(users), Some(rate), Some(duration)) => (users, rate * duration, duration),
+            (Some(users), Some(rate), None) => (users, users, users / rate),
+            (Some(users), None, duration) => (users, users, duration.unwrap_or(DURATION_SECONDS)),
+            (None, Some(rate), duration) => {
+                let duration = duration.unwrap_or(DURATION_SECONDS);
+                (rate * duration, rate * duration, duration)
+            }
+            (None, None, duration) => (USERS as f64, USERS as f64, duration.unwrap_or(DURATION_SECONDS)),
+        };
+        let (users, requests) = (users.ceil(), requests.ceil());
+        let fits = requests <= REQUESTS_MAX && users <= USERS_MAX as f64;
+        if !fits {
+            let why = format!(
+                "{requests} requests of {users} users: there can be {REQUESTS_MAX} of {USERS_MAX} at most\n"
+            );
+            return Err(clap::Error::raw(clap::error::ErrorKind::ValueValidation, why).into());
+        }
+        let ms = |seconds: f64| (seconds * 1_000.0) as u64;
+        Ok(Settings {
+            url: self.url.to_string(),
+            arrivals: self.arrivals,
+            requests: requests as usize,
+            users: users as usize,
+            duration_ms: ms(duration).max(1),
+            user_prefix: self.user_prefix.clone(),
+            coupon: self.coupon.as_ref().map(ToString::to_string),
+            total: self.total.unwrap_or((users as u64 / 2).clamp(1, MAX_TOTAL.into())),
+            double_clicks: self.double_clicks,
+            early_birds: self.early_birds,
+            retry: self.retry,
+            follow: self.follow,
+            seed: self.seed.unwrap_or_else(rand::random).into(),
+            connections: self.connections as usize,
+            in_flight_max: usize::try_from(self.in_flight_max).unwrap_or(usize::MAX),
+            answer_max_ms: ms(self.answer_max).max(1),
+            drain_max_ms: ms(self.drain_max),
+        })
+    }
+}
+
+/// The exit of a run that was judged.
+fn judged(report: &Report) -> anyhow::Result<()> {
+    let broken: Vec<String> = report
+        .verdict
+        .judged
+        .iter()
+        .filter(|one| !one.ok)
+        .map(|one| format!("{} {} ({})", one.count, one.what, one.means))
+        .collect();
+    if !broken.is_empty() {
+        return Err(Fault::Invariant(format!("broken: {}", broken.join("; "))).into());
+    }
+    let missed: Vec<String> =
+        report.expectations.iter().filter(|met| !met.ok).map(ToString::to_string).collect();
+    if missed.is_empty() {
+        Ok(())
+    } else {
+        Err(Fault::Threshold(format!("missed: {}", missed.join("; "))).into())
+    }
+}

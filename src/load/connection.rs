@@ -1,0 +1,320 @@
+//! One kept HTTP/1.1 connection: a request's bytes out, its answer's few facts in.
+//!
+//! A load generator shares the machine with what it measures, so it does the least there is to do: one
+//! write, mostly one read, no header map, no copy of the body. One request at a time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::target::{Stream, Target};
+
+/// A connection that was idle for this long is made anew: the server may be about to close it.
+const IDLE_MAX: Duration = Duration::from_secs(5);
+const HEADERS_MAX: usize = 64;
+/// The longest head and body that are taken in.
+const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+const READ_BYTES: usize = 8 * 1024;
+
+/// See the module's documentation. Connects when it has to.
+pub struct Connection {
+    target: Arc<Target>,
+    stream: Option<Box<dyn Stream>>,
+    used_at: Instant,
+    /// The answer being read; the last one until then.
+    buffer: Vec<u8>,
+    /// A body that came in chunks, put together.
+    whole: Vec<u8>,
+}
+
+/// What was answered.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer<'a> {
+    pub status: u16,
+    /// Of `Retry-After`, where it is a number of seconds.
+    pub retry_after: Option<Duration>,
+    /// Of `Idempotent-Replayed`.
+    pub is_replay: bool,
+    pub body: &'a [u8],
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// No connection could be made: the request was not sent.
+    NoConnection(std::io::ErrorKind),
+    /// It was sent, and no answer came in time.
+    TimedOut,
+    /// It was sent, perhaps not whole, and the connection broke.
+    BrokenOff,
+    /// What came is not HTTP.
+    NotHttp,
+}
+
+impl Fault {
+    /// A name for tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Fault::NoConnection(_) => "no connection",
+            Fault::TimedOut => "timed out",
+            Fault::BrokenOff => "broken off",
+            Fault::NotHttp => "not HTTP",
+        }
+    }
+
+    /// Whether what was asked for may have happened all the same.
+    pub fn may_have_happened(self) -> bool {
+        !matches!(self, Fault::NoConnection(_))
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Fault::NoConnection(kind) => write!(f, "no connection: {kind}"),
+            other => f.write_str(other.as_str()),
+        }
+    }
+}
+
+/// What the head of an answer says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Head {
+    bytes: usize,
+    status: u16,
+    retry_after: Option<Duration>,
+    is_replay: bool,
+    length: Length,
+    closes: bool,
+}
+
+/// How far the body goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Length {
+    Bytes(usize),
+    Chunks,
+    ToTheEnd,
+}
+
+impl Connection {
+    /// A connection to be made with the first request, or by [`Connection::open`].
+    pub fn new(target: Arc<Target>) -> Self {
+        let (buffer, whole) = (Vec::with_capacity(READ_BYTES), Vec::new());
+        Connection { target, stream: None, used_at: Instant::now(), buffer, whole }
+    }
+
+    /// Connects now, if it is not.
+    pub async fn open(&mut self) -> Result<(), Fault> {
+        if self.stream.is_none() || self.used_at.elapsed() > IDLE_MAX {
+            self.stream = None;
+            let connected = self.target.connect().await;
+            self.stream = Some(connected.map_err(|error| Fault::NoConnection(error.kind()))?);
+            self.used_at = Instant::now();
+        }
+        Ok(())
+    }
+
+    /// Sends a request and reads its answer.
+    pub async fn exchange(&mut self, request: &[u8], within: Duration) -> Result<Answer<'_>, Fault> {
+        let read = match tokio::time::timeout(within, self.attempt(request)).await {
+            Ok(read) => read,
+            Err(_) if self.stream.is_some() => Err(Fault::TimedOut),
+            Err(_) => Err(Fault::NoConnection(std::io::ErrorKind::TimedOut)),
+        };
+        self.used_at = Instant::now();
+        match read {
+            Ok(head) => {
+                if head.closes {
+                    self.stream = None;
+                }
+                let body = match head.length {
+                    Length::Chunks => &self.whole[..],
+                    _ => &self.buffer[head.bytes..],
+                };
+                Ok(Answer {
+                    status: head.status,
+                    retry_after: head.retry_after,
+                    is_replay: head.is_replay,
+                    body,
+                })
+            }
+            Err(fault) => {
+                self.stream = None;
+                Err(fault)
+            }
+        }
+    }
+
+    async fn attempt(&mut self, request: &[u8]) -> Result<Head, Fault> {
+        self.open().await?;
+        let stream = self.stream.as_mut().ok_or(Fault::BrokenOff)?;
+        self.buffer.clear();
+        stream.write_all(request).await.map_err(|_| Fault::BrokenOff)?;
+        let mut head = None;
+        loop {
+            if head.is_none() {
+                head = read_head(&self.buffer)?;
+                if let Some(found) = head
+                    && found.status < 200
+                {
+                    // An interim answer; the real one follows.
+                    self.buffer.drain(..found.bytes);
+                    head = None;
+                    continue;
+                }
+            }
+            let is_whole = match head {
+                None => false,
+                Some(Head { bytes, length: Length::Bytes(length), .. }) => {
+                    self.buffer.len() >= bytes + length
+                }
+                Some(Head { bytes, length: Length::Chunks, .. }) => {
+                    unchunk(&self.buffer[bytes..], &mut self.whole)?
+                }
+                Some(Head { length: Length::ToTheEnd, .. }) => false,
+            };
+            match head {
+                Some(found) if is_whole => return Ok(found),
+                _ if self.buffer.len() > ANSWER_BYTES_MAX => return Err(Fault::NotHttp),
+                _ => {}
+            }
+            self.buffer.reserve(READ_BYTES);
+            let read = stream.read_buf(&mut self.buffer).await.map_err(|_| Fault::BrokenOff)?;
+            if read == 0 {
+                return match head {
+                    Some(found) if found.length == Length::ToTheEnd => Ok(found),
+                    _ => Err(Fault::BrokenOff),
+                };
+            }
+        }
+    }
+}
+
+/// Reads a head, if it is all there.
+fn read_head(bytes: &[u8]) -> Result<Option<Head>, Fault> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut headers);
+    let parsed = match response.parse(bytes) {
+        Ok(httparse::Status::Complete(parsed)) => parsed,
+        Ok(httparse::Status::Partial) => return Ok(None),
+        Err(_) => return Err(Fault::NotHttp),
+    };
+    let status = response.code.ok_or(Fault::NotHttp)?;
+    let mut head = Head {
+        bytes: parsed,
+        status,
+        retry_after: None,
+        is_replay: false,
+        length: if status == 204 || status == 304 { Length::Bytes(0) } else { Length::ToTheEnd },
+        closes: response.version == Some(0),
+    };
+    for header in response.headers.iter() {
+        let value = std::str::from_utf8(header.value).unwrap_or_default().trim();
+        let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+        if is("content-length") {
+            head.length = Length::Bytes(value.parse().map_err(|_| Fault::NotHttp)?);
+        } else if is("transfer-encoding") {
+            head.length = Length::Chunks;
+        } else if is("retry-after") {
+            head.retry_after = value.parse().ok().map(Duration::from_secs);
+        } else if is("idempotent-replayed") {
+            head.is_replay = value == "true";
+        } else if is("connection") {
+            head.closes |= value.eq_ignore_ascii_case("close");
+        }
+    }
+    head.closes |= head.length == Length::ToTheEnd;
+    Ok(Some(head))
+}
+
+/// Puts chunks together. `false` while more are to come.
+fn unchunk(mut chunks: &[u8], whole: &mut Vec<u8>) -> Result<bool, Fault> {
+    whole.clear();
+    loop {
+        match httparse::parse_chunk_size(chunks) {
+            Ok(httparse::Status::Complete((begins, 0))) => {
+                // Trailers, if any, end with an empty line.
+                let trailers = &chunks[begins..];
+                return Ok(
+                    trailers.starts_with(b"\r\n") || trailers.windows(4).any(|four| four == b"\r\n\r\n")
+                );
+            }
+            Ok(httparse::Status::Complete((begins, length))) => {
+                let length = usize::try_from(length).map_err(|_| Fault::NotHttp)?;
+                let ends = begins.checked_add(length).ok_or(Fault::NotHttp)?;
+                let Some(rest) = chunks.get(ends..).filter(|rest| rest.len() >= 2) else { return Ok(false) };
+                if !rest.starts_with(b"\r\n") {
+                    return Err(Fault::NotHttp);
+                }
+                whole.extend_from_slice(&chunks[begins..ends]);
+                chunks = &rest[2..];
+            }
+            Ok(httparse::Status::Partial) => return Ok(false),
+            Err(_) => return Err(Fault::NotHttp),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+
+    /// Answers each request of one connection with the next of `answers`, a byte at a time.
+    async fn serve(answers: &'static [&'static str]) -> Connection {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = Target::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            for answer in answers {
+                let mut request = [0; 1_000];
+                assert!(stream.read(&mut request).await.unwrap() > 0);
+                for byte in answer.as_bytes() {
+                    stream.write_all(&[*byte]).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+        Connection::new(Arc::new(target))
+    }
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn answers_are_read_whole_however_they_are_cut_and_framed() {
+        let mut connection = serve(&[
+            "HTTP/1.1 202 Accepted\r\nRetry-After: 2\r\nidempotent-replayed: true\r\nContent-Length: 5\r\n\r\nhello",
+            "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n\
+             3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n",
+            "HTTP/1.1 204 No Content\r\n\r\n",
+            "HTTP/1.1 200 OK\r\n\r\nto the end",
+        ])
+        .await;
+        let answer = connection.exchange(b"GET", LONG).await.unwrap();
+        assert_eq!((answer.status, answer.body, answer.is_replay), (202, &b"hello"[..], true));
+        assert_eq!(answer.retry_after, Some(Duration::from_secs(2)));
+        let answer = connection.exchange(b"GET", LONG).await.unwrap();
+        assert_eq!((answer.status, answer.body, answer.is_replay), (200, &b"abcde"[..], false));
+        let answer = connection.exchange(b"GET", LONG).await.unwrap();
+        assert_eq!((answer.status, answer.body), (204, &b""[..]));
+        let answer = connection.exchange(b"GET", LONG).await.unwrap();
+        assert_eq!((answer.status, answer.body), (200, &b"to the end"[..]));
+        let fault = connection.exchange(b"GET", LONG).await.unwrap_err();
+        assert_eq!(fault, Fault::NoConnection(std::io::ErrorKind::ConnectionRefused));
+    }
+
+    #[tokio::test]
+    async fn no_answer_is_told_apart_by_whether_the_request_may_have_arrived() {
+        let mut cut = serve(&["HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nshort"]).await;
+        assert_eq!(cut.exchange(b"GET", LONG).await.unwrap_err(), Fault::BrokenOff);
+        let mut odd = serve(&["SSH-2.0-OpenSSH_9.2\r\n"]).await;
+        assert_eq!(odd.exchange(b"GET", LONG).await.unwrap_err(), Fault::NotHttp);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = Target::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let mut silent = Connection::new(Arc::new(target));
+        let fault = silent.exchange(b"GET", Duration::from_millis(20)).await.unwrap_err();
+        assert_eq!((fault, fault.may_have_happened()), (Fault::TimedOut, true));
+    }
+}

@@ -1,0 +1,255 @@
+//! What follows a request: asking for its outcome, or sending it again. On connections of their own,
+//! so that it never stands in the way of arrivals.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::api::Issuance;
+use super::connection::{Answer, Connection, Fault};
+use super::people::{Follow, People, Told, code};
+use super::plan::{Click, Visit};
+
+/// Whatever the service says, it is asked again after this long at least and at most.
+const ASK_AGAIN: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(5);
+/// When asking met a problem that passes.
+const AFTER_PROBLEM: Duration = Duration::from_secs(1);
+/// How long an answer is held with [`Follow::Wait`].
+const WAIT_SECONDS: u64 = 10;
+
+/// Something to be done, for one user.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Task {
+    pub due: Instant,
+    pub user: u32,
+    pub what: What,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum What {
+    /// Ask for the outcome.
+    Ask,
+    /// Send the request again.
+    TryAgain { click: Click, planned: Instant, tries: u8 },
+}
+
+impl Ord for Task {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.due.cmp(&other.due)
+    }
+}
+
+impl PartialOrd for Task {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Eq for Task {}
+
+impl PartialEq for Task {
+    fn eq(&self, other: &Self) -> bool {
+        self.due == other.due
+    }
+}
+
+/// Where tasks are put: by user, so that one user's stay in one order. A user has a handful at most,
+/// which bounds them all.
+pub(super) struct Later {
+    lanes: Vec<UnboundedSender<Task>>,
+    pending: Arc<AtomicUsize>,
+}
+
+/// Where they are taken from.
+pub(super) struct Lanes {
+    inboxes: Vec<UnboundedReceiver<Task>>,
+    pending: Arc<AtomicUsize>,
+}
+
+/// As many lanes as there are connections for it.
+pub(super) fn lanes(connections: usize) -> (Later, Lanes) {
+    let (lanes, inboxes) = (0..connections.max(1)).map(|_| unbounded_channel()).unzip();
+    let pending = Arc::<AtomicUsize>::default();
+    (Later { lanes, pending: Arc::clone(&pending) }, Lanes { inboxes, pending })
+}
+
+impl Later {
+    pub fn put(&self, task: Task) {
+        self.pending.fetch_add(1, Ordering::Relaxed);
+        let lane = &self.lanes[task.user as usize % self.lanes.len()];
+        if lane.send(task).is_err() {
+            // The run is over.
+            self.pending.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The lanes at work.
+pub(super) struct Following {
+    working: JoinSet<()>,
+    pending: Arc<AtomicUsize>,
+}
+
+impl Lanes {
+    /// Begins to work on what is put, until `over`.
+    pub fn start(self, people: &Arc<People>, answer_max: Duration, over: &CancellationToken) -> Following {
+        let mut working = JoinSet::new();
+        for inbox in self.inboxes {
+            let lane = Lane {
+                inbox,
+                tasks: BinaryHeap::new(),
+                connection: Connection::new(Arc::clone(&people.target)),
+                request: Vec::new(),
+                people: Arc::clone(people),
+                answer_max,
+                pending: Arc::clone(&self.pending),
+            };
+            let over = over.clone();
+            working.spawn(async move {
+                // What is under way changes nothing, or is accounted for as unanswered.
+                over.run_until_cancelled(lane.run()).await;
+            });
+        }
+        Following { working, pending: self.pending }
+    }
+}
+
+impl Following {
+    /// How many tasks are not done.
+    pub fn pending(&self) -> usize {
+        self.pending.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the lanes to end.
+    pub async fn ended(self) {
+        self.working.join_all().await;
+    }
+}
+
+struct Lane {
+    inbox: UnboundedReceiver<Task>,
+    tasks: BinaryHeap<Reverse<Task>>,
+    connection: Connection,
+    request: Vec<u8>,
+    people: Arc<People>,
+    answer_max: Duration,
+    pending: Arc<AtomicUsize>,
+}
+
+impl Lane {
+    async fn run(mut self) {
+        loop {
+            while let Ok(task) = self.inbox.try_recv() {
+                self.tasks.push(Reverse(task));
+            }
+            let due = self.tasks.peek().map(|Reverse(task)| task.due);
+            let arrived = match due {
+                Some(due) if due <= Instant::now() => {
+                    if let Some(Reverse(task)) = self.tasks.pop() {
+                        self.work(task).await;
+                    }
+                    continue;
+                }
+                Some(due) => tokio::time::timeout_at(due.into(), self.inbox.recv()).await,
+                None => Ok(self.inbox.recv().await),
+            };
+            match arrived {
+                Ok(Some(task)) => self.tasks.push(Reverse(task)),
+                Ok(None) => return,
+                Err(_) => {}
+            }
+        }
+    }
+
+    async fn work(&mut self, task: Task) {
+        self.request.clear();
+        let people = &self.people;
+        match task.what {
+            What::TryAgain { click, planned, tries } => {
+                people.write_request(task.user, &mut self.request);
+                // Until it is answered, it is not: the run may end before.
+                let before =
+                    people.change(task.user, |person| std::mem::replace(&mut person.is_unanswered, true));
+                let answer = self.connection.exchange(&self.request, self.answer_max).await;
+                if answer.is_ok() {
+                    people.change(task.user, |person| person.is_unanswered = before);
+                }
+                people.take(Visit { user: task.user, click }, planned, tries, answer);
+            }
+            What::Ask => {
+                let Some(id) = people.person(task.user).id else { return };
+                let (wait, within) = match people.follow {
+                    Follow::Wait => {
+                        (format!("?wait={WAIT_SECONDS}"), self.answer_max + Duration::from_secs(WAIT_SECONDS))
+                    }
+                    _ => (String::new(), self.answer_max),
+                };
+                people.target.write("GET", &format!("/issuances/{id}{wait}"), "", b"", &mut self.request);
+                let answer = self.connection.exchange(&self.request, within).await;
+                people.live.polls.one();
+                if let Asked::Again(after) = asked(people, task.user, answer) {
+                    self.tasks.push(Reverse(Task { due: Instant::now() + after, ..task }));
+                    return;
+                }
+            }
+        }
+        self.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What came of asking for an outcome.
+pub(super) enum Asked {
+    /// The user knows it, or never will.
+    Over,
+    /// Ask again after this.
+    Again(Duration),
+}
+
+/// Takes the answer to `GET /issuances/{id}` in.
+pub(super) fn asked(people: &People, user: u32, answer: Result<Answer<'_>, Fault>) -> Asked {
+    let Ok(answer) = answer else { return Asked::Again(AFTER_PROBLEM) };
+    let wrong = |what: &str| {
+        let (user, status) = (people.id(user), answer.status);
+        people.live.unexpected(|| format!("{user}: asking for the outcome was answered {status} {what}"));
+        Asked::Over
+    };
+    match answer.status {
+        200 => {}
+        404 => {
+            people.decided(user, Told::Lost, "lost: 404 after 202");
+            let id = people.person(user).id.map(|id| id.to_string()).unwrap_or_default();
+            people.live.lost(|| format!("{id} of {}: 404 after 202", people.id(user)));
+            return Asked::Over;
+        }
+        408 | 429 | 503 => return Asked::Again(answer.retry_after.unwrap_or(AFTER_PROBLEM)),
+        _ => return wrong(""),
+    }
+    let Ok(issuance) = serde_json::from_slice::<Issuance<'_>>(answer.body) else {
+        return wrong("without one");
+    };
+    match (&*issuance.state, issuance.serial, issuance.problem) {
+        ("queued", ..) => {
+            let after = Duration::from_millis(issuance.poll_after_ms.unwrap_or(0));
+            Asked::Again(after.clamp(*ASK_AGAIN.start(), *ASK_AGAIN.end()))
+        }
+        ("issued", Some(serial), _) => {
+            people.decided(user, Told::Issued { serial }, "issued");
+            Asked::Over
+        }
+        ("rejected", _, Some(problem)) => match code(&problem.code) {
+            Some(code) => {
+                people.decided(user, Told::Rejected, code.as_str());
+                Asked::Over
+            }
+            None => wrong("with a rejection without a reason"),
+        },
+        _ => wrong("with a state that there is not"),
+    }
+}

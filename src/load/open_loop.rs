@@ -1,0 +1,104 @@
+//! Sends requests when they are planned, whatever became of those before, over a fixed number of kept
+//! connections.
+//!
+//! A request that is due while every connection is busy waits, and its time runs from the moment it
+//! was planned: a service that is slow is not asked less, nor flattered. With every moment at zero
+//! it is a closed loop: each connection sends as soon as it is answered.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::{Answer, Connection, Fault};
+use super::target::Target;
+
+/// What is sent, and what is made of the answers. Shared by all connections.
+pub trait Crowd: Send + Sync + 'static {
+    /// Appends the bytes of the request with this number.
+    fn write(&self, number: usize, request: &mut Vec<u8>);
+
+    /// Takes its answer in. It was planned for, and sent at, these moments.
+    fn answered(&self, number: usize, planned: Instant, sent: Instant, answer: Result<Answer<'_>, Fault>);
+
+    /// It was not sent: too many were waiting.
+    fn dropped(&self, number: usize);
+}
+
+/// How much the generator takes on.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Connections, each with one request at a time.
+    pub connections: usize,
+    /// Requests that are due and not answered; those beyond it are dropped.
+    pub in_flight_max: usize,
+    /// The longest that an answer is waited for.
+    pub answer_max: Duration,
+}
+
+/// Sends request `n` at `schedule[n]` after `start`, in order, until all are answered or dropped.
+/// After `stop` no more are sent.
+pub async fn run<C: Crowd>(
+    target: &Arc<Target>,
+    schedule: Arc<[Duration]>,
+    start: Instant,
+    bounds: Bounds,
+    crowd: Arc<C>,
+    stop: CancellationToken,
+) {
+    let next = Arc::new(AtomicUsize::new(0));
+    let mut lanes = JoinSet::new();
+    for _ in 0..bounds.connections.min(schedule.len()) {
+        lanes.spawn(lane(
+            Connection::new(Arc::clone(target)),
+            Arc::clone(&schedule),
+            Arc::clone(&next),
+            start,
+            bounds,
+            Arc::clone(&crowd),
+            stop.clone(),
+        ));
+    }
+    lanes.join_all().await;
+}
+
+async fn lane<C: Crowd>(
+    mut connection: Connection,
+    schedule: Arc<[Duration]>,
+    next: Arc<AtomicUsize>,
+    start: Instant,
+    bounds: Bounds,
+    crowd: Arc<C>,
+    stop: CancellationToken,
+) {
+    // Ahead of time, so that the first requests do not pay for it; if it fails, they tell.
+    let _ = connection.open().await;
+    let mut request = Vec::new();
+    while !stop.is_cancelled() {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        let Some(offset) = schedule.get(number) else { return };
+        let planned = start + *offset;
+        let now = Instant::now();
+        if planned > now {
+            tokio::select! {
+                () = tokio::time::sleep_until(planned.into()) => {}
+                () = stop.cancelled() => return,
+            }
+        } else if waiting(&schedule, number, now - start) + bounds.connections > bounds.in_flight_max {
+            crowd.dropped(number);
+            continue;
+        }
+        request.clear();
+        crowd.write(number, &mut request);
+        let sent = Instant::now();
+        let answer = connection.exchange(&request, bounds.answer_max).await;
+        crowd.answered(number, planned, sent, answer);
+    }
+}
+
+/// How many are due after this one.
+fn waiting(schedule: &[Duration], number: usize, elapsed: Duration) -> usize {
+    schedule[number..].partition_point(|at| *at <= elapsed).saturating_sub(1)
+}

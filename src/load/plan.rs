@@ -1,0 +1,136 @@
+//! Who sends what when: every request that is planned before the run, in order.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+
+use super::arrivals::Shape;
+
+/// A second click follows the first within these.
+const DOUBLE_CLICK_MS: std::ops::Range<f64> = 1.0..50.0;
+/// Early birds come in this time before the opening, and not in the last of it, so that clocks need
+/// not agree to the millisecond.
+pub(super) const EARLY: Duration = Duration::from_secs(2);
+const EARLY_UNTIL: Duration = Duration::from_millis(1_800);
+/// The first regular arrival comes this much after the opening, for the same reason.
+pub(super) const OPENING_MARGIN: Duration = Duration::from_millis(50);
+
+/// How many come, and how.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Crowding {
+    pub shape: Shape,
+    /// Regular arrivals.
+    pub arrivals: usize,
+    /// From the first arrival to the last.
+    pub duration: Duration,
+    /// Users there are. With more arrivals than users, they come again in turn.
+    pub users: usize,
+    /// The share of arrivals, 0 to 1, that send the same request again within milliseconds.
+    pub double_clicks: f64,
+    /// The share of users, 0 to 1, that also come before the opening.
+    pub early_birds: f64,
+    pub seed: u64,
+}
+
+/// Why somebody sends a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Click {
+    /// Before the opening.
+    Early,
+    Regular,
+    /// The same as just before.
+    Double,
+}
+
+/// One planned request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Visit {
+    /// Which user, from 0.
+    pub user: u32,
+    pub click: Click,
+}
+
+/// All planned requests.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// When each is due, after the start; in order.
+    pub moments: Vec<Duration>,
+    pub visits: Vec<Visit>,
+    /// When the coupon opens, after the start.
+    pub opening: Duration,
+}
+
+impl Plan {
+    /// Plans a run. The same numbers give the same plan.
+    pub fn new(crowding: &Crowding) -> Self {
+        let mut rng = StdRng::seed_from_u64(crowding.seed);
+        let has_early = crowding.early_birds > 0.0;
+        let (opening, first) =
+            if has_early { (EARLY, EARLY + OPENING_MARGIN) } else { (Duration::ZERO, Duration::ZERO) };
+        let mut planned: Vec<(Duration, Visit)> = Vec::with_capacity(crowding.arrivals);
+        for (number, moment) in
+            crowding.shape.schedule(crowding.arrivals, crowding.duration, &mut rng).into_iter().enumerate()
+        {
+            let user = (number % crowding.users.max(1)) as u32;
+            planned.push((first + moment, Visit { user, click: Click::Regular }));
+            if crowding.double_clicks > 0.0 && rng.random::<f64>() < crowding.double_clicks {
+                let after = Duration::from_secs_f64(rng.random_range(DOUBLE_CLICK_MS) / 1_000.0);
+                planned.push((first + moment + after, Visit { user, click: Click::Double }));
+            }
+        }
+        if has_early {
+            for user in 0..crowding.users.min(crowding.arrivals) as u32 {
+                if rng.random::<f64>() < crowding.early_birds {
+                    let moment = EARLY_UNTIL.mul_f64(rng.random());
+                    planned.push((moment, Visit { user, click: Click::Early }));
+                }
+            }
+        }
+        planned.sort_by_key(|(moment, _)| *moment);
+        let (moments, visits) = planned.into_iter().unzip();
+        Plan { moments, visits, opening }
+    }
+
+    /// How many are due within `elapsed`.
+    pub fn due(&self, elapsed: Duration) -> usize {
+        self.moments.partition_point(|moment| *moment <= elapsed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn second_clicks_follow_first_ones_and_early_birds_come_before_the_opening(
+            arrivals in 1_usize..500, users in 1_usize..500, double_clicks in 0.0_f64..=1.0,
+            early_birds in 0.0_f64..=1.0, seed: u64,
+        ) {
+            let crowding = Crowding {
+                shape: Shape::Poisson, arrivals, users, double_clicks, early_birds, seed,
+                duration: Duration::from_secs(3),
+            };
+            let plan = Plan::new(&crowding);
+            prop_assert!(plan.moments.is_sorted());
+            prop_assert_eq!(plan.moments.len(), plan.visits.len());
+            let mut regular = vec![0_usize; users];
+            let mut double = vec![0_usize; users];
+            for (moment, visit) in plan.moments.iter().zip(&plan.visits) {
+                let user = visit.user as usize;
+                match visit.click {
+                    Click::Early => prop_assert!(*moment < plan.opening),
+                    Click::Regular => { prop_assert!(*moment >= plan.opening); regular[user] += 1; }
+                    Click::Double => { double[user] += 1; prop_assert!(double[user] <= regular[user]); }
+                }
+            }
+            prop_assert_eq!(regular.iter().sum::<usize>(), arrivals);
+            let (least, most) = (regular.iter().min(), regular.iter().max());
+            prop_assert!(most.zip(least).is_some_and(|(most, least)| most - least <= 1), "in turn");
+            if double_clicks == 1.0 { prop_assert_eq!(regular, double); }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Looks at coupon and queue again and again while a run goes on, through the API.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::api::Api;
+use super::live::lock;
+use super::people::People;
+
+const EVERY: Duration = Duration::from_millis(100);
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// When there are so many, every second one is left out, and from then on half as many are kept.
+const SAMPLES_MAX: usize = 1_200;
+
+/// Units of the coupon at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stock {
+    pub total: u64,
+    pub remaining: u64,
+    pub reserved: u64,
+    pub issued: u64,
+}
+
+impl Stock {
+    /// Of a coupon as answered.
+    pub fn of(coupon: &Value) -> Option<Stock> {
+        let number = |name: &str| coupon["stock"][name].as_u64();
+        Some(Stock {
+            total: number("total")?,
+            remaining: number("remaining")?,
+            reserved: number("reserved")?,
+            issued: number("issued")?,
+        })
+    }
+}
+
+/// One look.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sample {
+    /// After the start of the run.
+    pub at_ms: u64,
+    /// Requests that were due by then, and those that were sent, from the start.
+    pub offered: u64,
+    pub sent: u64,
+    /// Accepted requests and told outcomes, from the start.
+    pub accepted: u64,
+    pub told: u64,
+    /// What the service says of the coupon; null where it did not answer.
+    pub stock: Option<Stock>,
+    /// Accepted and not decided, of all coupons.
+    pub backlog: Option<u64>,
+}
+
+/// Looks until `over`. Tells the last look as it is made.
+pub(super) struct Sampler {
+    samples: Arc<Mutex<Vec<Sample>>>,
+    pub latest: watch::Receiver<Option<Sample>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Sampler {
+    pub fn start(people: Arc<People>, over: CancellationToken) -> Self {
+        let samples = Arc::<Mutex<Vec<Sample>>>::default();
+        let (tell, latest) = watch::channel(None);
+        let kept = Arc::clone(&samples);
+        let task = tokio::spawn(async move {
+            let mut api = Api::new(Arc::clone(&people.target));
+            let coupon = format!("/coupons/{}", people.coupon);
+            let mut ticks = tokio::time::interval_at(people.start.into(), EVERY);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut keep = Keep::default();
+            loop {
+                tokio::select! {
+                    _ = ticks.tick() => {}
+                    () = over.cancelled() => return,
+                }
+                let sample = look(&mut api, &coupon, &people).await;
+                tell.send_replace(Some(sample));
+                keep.add(&mut lock(&kept), sample);
+            }
+        });
+        Sampler { samples, latest, task }
+    }
+
+    /// All looks, once it is over.
+    pub async fn ended(self) -> Vec<Sample> {
+        // It does nothing that could panic; if it did, what was seen until then still counts.
+        let _ = self.task.await;
+        std::mem::take(&mut *lock(&self.samples))
+    }
+}
+
+async fn look(api: &mut Api, coupon: &str, people: &People) -> Sample {
+    let stock = match api.look(coupon, ANSWER_MAX).await {
+        Ok((200, body)) => Stock::of(&body),
+        _ => None,
+    };
+    let backlog = match api.look("/queue", ANSWER_MAX).await {
+        Ok((200, body)) => body["backlog"].as_u64(),
+        _ => None,
+    };
+    let elapsed = Instant::now().saturating_duration_since(people.start);
+    let live = &people.live;
+    Sample {
+        at_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
+        offered: people.plan.due(elapsed) as u64,
+        sent: live.sent.get(),
+        accepted: live.accepted.get(),
+        told: live.issued.get() + live.rejected.get(),
+        stock,
+        backlog,
+    }
+}
+
+/// Keeps samples at equal distances, and not too many.
+#[derive(Debug)]
+struct Keep {
+    seen: usize,
+    every: usize,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Keep { seen: 0, every: 1 }
+    }
+}
+
+impl Keep {
+    fn add(&mut self, samples: &mut Vec<Sample>, sample: Sample) {
+        if self.seen.is_multiple_of(self.every) {
+            samples.push(sample);
+        }
+        self.seen += 1;
+        if samples.len() >= SAMPLES_MAX {
+            let mut number = 0;
+            samples.retain(|_| {
+                number += 1;
+                number % 2 == 1
+            });
+            self.every *= 2;
+        }
+    }
+}
