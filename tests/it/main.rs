@@ -6,6 +6,7 @@ mod ctl;
 mod faults;
 mod helpers;
 mod issuing;
+mod losses;
 mod metrics;
 mod openapi;
 mod processes;
