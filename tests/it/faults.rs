@@ -23,7 +23,8 @@ async fn twenty_thousand_rush_for_five_thousand_while_one_worker_is_killed_and_o
     let system = System::start().await;
     let coupon = system.coupon("c", TOTAL, 1).await;
     let users = system.users("u", 20_000).await;
-    let (mut doomed, sleeper, steady) = (worker(&system).await, worker(&system).await, worker(&system).await);
+    let (mut doomed, sleeper, steady) =
+        (worker(&system, &[]).await, worker(&system, &[]).await, worker(&system, &[]).await);
     let tally = Arc::new(Tally::default());
     let rush = rush(&system, users, &tally, NotFound::IsAFault);
 
@@ -55,7 +56,7 @@ async fn mongodb_away_for_twenty_seconds_in_mid_rush_rejects_nothing_and_uses_no
     let system = System::start_on(mongodb.url(), &[]).await;
     let coupon = system.coupon("c", TOTAL, 1).await;
     let users = system.users("u", 4_000).await;
-    let workers = [worker(&system).await, worker(&system).await];
+    let workers = [worker(&system, &[]).await, worker(&system, &[]).await];
     let tally = Arc::new(Tally::default());
     let rush = rush(&system, users, &tally, NotFound::IsAFault);
 
@@ -79,7 +80,7 @@ async fn workers_restarted_one_after_another_under_load_leave_nothing_behind() {
     let system = System::start().await;
     let coupon = system.coupon("c", TOTAL, 1).await;
     let users = system.users("u", TOTAL as usize).await;
-    let mut workers = vec![worker(&system).await, worker(&system).await];
+    let mut workers = vec![worker(&system, &[]).await, worker(&system, &[]).await];
     let tally = Arc::new(Tally::default());
     let done = Arc::new(AtomicBool::new(false));
     let rush = rush(&system, users, &tally, NotFound::IsAFault);
@@ -93,7 +94,7 @@ async fn workers_restarted_one_after_another_under_load_leave_nothing_behind() {
     while !done.load(Ordering::Relaxed) || restarts < 2 {
         let old = workers.remove(0);
         assert_eq!(stopped(old).await.code(), Some(0), "a drained worker ends well");
-        workers.push(worker(&system).await);
+        workers.push(worker(&system, &[]).await);
         restarts += 1;
     }
     let mut serials = rush.await.expect("no panic").expect("no panic");
@@ -115,7 +116,7 @@ async fn a_worker_that_cannot_finish_hands_over_within_the_bound_and_a_second_si
         MongoServer::start(MongoOptions::new(folder.path().join("mongodb"))).await.expect("it starts");
     let system = System::start_on(mongodb.url(), &[]).await;
     let coupon = system.coupon("c", 4, 1).await;
-    let (patient, hurried) = (worker(&system).await, worker(&system).await);
+    let (patient, hurried) = (worker(&system, &[]).await, worker(&system, &[]).await);
     eventually("both live", async || {
         let beats = coupon_system::queue::registry::beats(system.partition()).await.expect("the beats");
         (beats.len() == 2).then_some(())

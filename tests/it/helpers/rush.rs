@@ -26,7 +26,7 @@ pub struct Tally {
     pub repeated: AtomicU64,
     /// Accepted requests that were 404 later, and made anew.
     pub lost: AtomicU64,
-    /// Of those made anew: the user held the coupon after all.
+    /// Requests that were repeated, or made anew, and whose users held the coupon by then.
     pub already_issued: AtomicU64,
     /// Of those accepted: rejected in the end.
     pub rejected: AtomicU64,
@@ -47,7 +47,15 @@ pub enum NotFound {
     IsTheTruth,
 }
 
-/// How one user's rush ended.
+/// What a request came to.
+enum Requested {
+    Accepted(String),
+    /// The user holds it: a request before was accepted, and its answer lost.
+    Holds(String),
+    SoldOut,
+}
+
+/// How following an accepted request ended.
 enum Ended {
     Issued(u64),
     Refused,
@@ -69,9 +77,14 @@ pub fn rush(
             let (client, gate, tally) = (system.client.clone(), Arc::clone(&gate), Arc::clone(tally));
             tokio::spawn(async move {
                 loop {
-                    let id = {
+                    let requested = {
                         let _turn = gate.acquire().await.expect("it is open");
-                        request(&client, &user, &tally, not_found).await?
+                        request(&client, &user, &tally, not_found).await
+                    };
+                    let id = match requested {
+                        Requested::Accepted(id) => id,
+                        Requested::Holds(link) => return client.get(&link).await.body["serial"].as_u64(),
+                        Requested::SoldOut => return None,
                     };
                     match follow(&client, &id, &tally, not_found).await {
                         Ended::Issued(serial) => return Some(serial),
@@ -88,25 +101,27 @@ pub fn rush(
     })
 }
 
-async fn request(client: &Client, user: &str, tally: &Tally, not_found: NotFound) -> Option<String> {
+async fn request(client: &Client, user: &str, tally: &Tally, not_found: NotFound) -> Requested {
+    let mut may_hold = not_found == NotFound::IsTheTruth;
     loop {
         let answer = client.issue(user, "c", None).await;
         match (answer.status, answer.code()) {
             (202, _) => {
                 Tally::count(&tally.accepted);
-                return Some(answer.id());
+                return Requested::Accepted(answer.id());
             }
             (409, "sold-out") => {
                 Tally::count(&tally.sold_out);
-                return None;
+                return Requested::SoldOut;
             }
-            // Decided by a worker that had the lost entry in hand.
-            (409, "already-issued") if not_found == NotFound::IsTheTruth => {
+            (409, "already-issued") if may_hold => {
                 Tally::count(&tally.already_issued);
-                return None;
+                return Requested::Holds(answer.body["userCoupons"][0].as_str().expect("a link").to_owned());
             }
             (503, _) => {
                 Tally::count(&tally.repeated);
+                // Nobody knows whether it was accepted.
+                may_hold = true;
                 tokio::time::sleep(POLL_EVERY).await;
             }
             _ => panic!("{user}: {answer:?}"),

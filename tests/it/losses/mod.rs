@@ -5,4 +5,21 @@
 //! `COUPON_TEST_ROUNDS` says how often the long ones go round (`COUPON_TEST_ROUNDS=100 cargo test --test it
 //! -- losses::kills`).
 
+mod busy;
+mod failover;
 mod kills;
+mod lost_data;
+mod recoverers;
+mod storm;
+
+use coupon_system::recovery::{How, Kept, Recovered, unwatched};
+use tokio_util::sync::CancellationToken;
+
+use crate::helpers::System;
+
+/// Rebuilds the partition, whether it needs that or not.
+async fn rebuild(system: &System) {
+    let keeper = system.backends.keeper();
+    let kept = keeper.recover(How::Rebuild, &unwatched(), &CancellationToken::new()).await;
+    assert!(matches!(kept, Ok(Kept::Recovered(Recovered::Rebuilt { .. }))), "{kept:?}");
+}
