@@ -75,10 +75,7 @@ pub(super) async fn rebuild(recovery: &Recovery<'_>, last: Option<EpochKeys>) ->
     }
     watch(&Step::Opened);
     partition.set_epoch(lease.epoch);
-    // The outage is over; what this leaves behind, the next rebuild takes.
-    if let Err(failure) = forget::all_but(partition, &keys, &[&keys]).await {
-        tracing::warn!(error = failure.chain(), "keys of old epochs could not be deleted yet");
-    }
+    forget::leftovers(partition, &keys).await;
     Ok(Recovered::Rebuilt { survivors: built.in_flight, decided: decisions.len(), coupons })
 }
 
