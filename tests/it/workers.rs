@@ -162,47 +162,6 @@ async fn one_poison_entry_among_a_hundred_is_set_aside_alone_and_issued_when_red
     assert!(!dead::redrive(system.partition(), ids[50]).await.expect("an answer"), "it is one no more");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn redis_killed_again_and_again_under_load_leaves_the_accounts_right() {
-    let mut system = System::start().await;
-    let coupon = system.coupon("c", 3_000, 1).await;
-    let users = system.users("u", 1_000).await;
-    system.worker();
-    system.worker();
-    let mut ids = Vec::new();
-    for round in 0..4 {
-        for user in &users[round * 250..(round + 1) * 250] {
-            let answer = system.client.issue(user, "c", None).await;
-            if answer.status == 202 {
-                ids.push(answer.id());
-            }
-        }
-        system.redis.kill().await.expect("it is killed");
-        system.redis.restart().await.expect("it is back");
-    }
-    for id in &ids {
-        let decided = eventually("it is decided", async || {
-            let answer = system.client.get(&format!("/issuances/{id}")).await;
-            assert!([200, 503].contains(&answer.status), "never 404: {answer:?}");
-            (answer.status == 200 && answer.state() != "queued").then_some(answer)
-        })
-        .await;
-        assert_eq!(decided.state(), "issued");
-    }
-    let stock = eventually("everything is settled", async || {
-        let (_, stocks) =
-            coupon_system::coupon::stock::read(system.partition(), std::slice::from_ref(&coupon))
-                .await
-                .ok()?;
-        stocks[0].filter(|stock| stock.reserved == 0)
-    })
-    .await;
-    let serials = system.issued_serials(&coupon).await;
-    assert_eq!(usize::try_from(stock.issued).ok(), Some(serials.len()), "counted once each");
-    assert!(serials.windows(2).all(|pair| pair[0] < pair[1]));
-    assert!(serials.len() >= ids.len());
-}
-
 #[tokio::test]
 async fn dead_letters_are_listed_shown_redriven_and_discarded_over_http() {
     let system = System::start().await;

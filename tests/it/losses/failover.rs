@@ -55,7 +55,7 @@ async fn a_promoted_replica_that_lacks_acknowledged_writes_is_rebuilt_from_the_l
     tell(&mut replica, &["CONFIG", "SET", "port", &port]).await;
     recovered(&storm.system).await;
     assert_ne!(storm.system.keys().epoch(), epoch, "it was rebuilt");
-    storm.is_over("failed over").await;
+    storm.ends("failed over").await;
 }
 
 #[tokio::test]

@@ -58,7 +58,7 @@ async fn a_redis_emptied_in_mid_rush_oversells_nothing_and_everybody_gets_a_last
         recovered(&storm.system).await;
         assert_ne!(storm.system.keys().epoch(), before);
     }
-    storm.is_over("emptied").await;
+    storm.ends("emptied").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -74,7 +74,7 @@ async fn an_older_copy_of_the_data_since_which_units_were_decided_is_rebuilt() {
     issued(&storm.system, &storm.coupon, FIRST_WAVE + chance.random_range(1..=TOTAL / 5)).await;
     put_back(&mut storm.system, &older).await;
     assert_ne!(storm.system.keys().epoch(), epoch, "it was rebuilt");
-    storm.is_over("older than what was decided").await;
+    storm.ends("older than what was decided").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -89,7 +89,7 @@ async fn an_older_copy_of_the_data_since_which_nothing_was_decided_is_certified_
     put_back(&mut storm.system, &older).await;
     assert_eq!(storm.system.keys().epoch(), epoch, "nothing in it contradicts the ledger");
     storm.work().await;
-    let lost = storm.is_over("older than what was accepted").await;
+    let lost = storm.ends("older than what was accepted").await;
     assert!(lost > 0, "what was accepted since the copy is not in it");
 }
 
@@ -108,5 +108,5 @@ async fn a_redis_whose_folder_is_gone_comes_back_empty_and_is_rebuilt() {
     storm.system.redis.restart().await.expect("it is back");
     recovered(&storm.system).await;
     assert_ne!(storm.system.keys().epoch(), epoch);
-    storm.is_over("folder gone").await;
+    storm.ends("folder gone").await;
 }

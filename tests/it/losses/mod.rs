@@ -9,8 +9,12 @@ mod busy;
 mod failover;
 mod kills;
 mod lost_data;
+mod pending;
 mod recoverers;
+mod set_up;
+mod sleepers;
 mod storm;
+mod verifying;
 
 use coupon_system::recovery::{How, Kept, Recovered, unwatched};
 use tokio_util::sync::CancellationToken;

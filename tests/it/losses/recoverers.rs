@@ -85,6 +85,36 @@ fn begin(system: &System, found: Found, watch: Watch) -> JoinHandle<Result<Kept,
     tokio::spawn(async move { keeper.recover(how, &watch, &CancellationToken::new()).await })
 }
 
+/// A recoverer that sleeps when it first comes to a step.
+struct Sleeper {
+    asleep: mpsc::Receiver<()>,
+    wake: mpsc::Sender<()>,
+}
+
+impl Sleeper {
+    fn at(step: &'static str) -> (Watch, Self) {
+        let (tell, asleep) = mpsc::channel::<()>();
+        let (wake, woken) = mpsc::channel::<()>();
+        let (woken, once) = (Mutex::new(woken), AtomicBool::new(false));
+        let watch: Watch = Arc::new(move |now| {
+            if name(now) == step && !once.swap(true, Ordering::SeqCst) {
+                tell.send(()).expect("the test waits");
+                tokio::task::block_in_place(|| woken.lock().expect("one sleeper").recv()).expect("a word");
+            }
+        });
+        (watch, Sleeper { asleep, wake })
+    }
+
+    /// Waits until it sleeps.
+    fn sleeps(&self) {
+        tokio::task::block_in_place(|| self.asleep.recv()).expect("it comes there");
+    }
+
+    fn wakes(&self) {
+        self.wake.send(()).expect("it sleeps");
+    }
+}
+
 /// As if the time had passed.
 async fn the_lease_runs_out(system: &System) {
     let leases = system.backends.database.collection::<Document>("recovery");
@@ -171,23 +201,14 @@ async fn whatever_step_a_recoverer_sleeps_at_it_changes_nothing_after_another_ha
             let when = format!("{found:?}, slept at {step}");
             let busy = Busy::make(&system, &format!("{found:?}-{step}")).await;
             find(&system, &busy, found).await;
-            let (asleep, sleeps) = mpsc::channel::<()>();
-            let (wake, woken) = mpsc::channel::<()>();
-            let (woken, once) = (Mutex::new(woken), AtomicBool::new(false));
-            let sleeper: Watch = Arc::new(move |now| {
-                if name(now) == *step && !once.swap(true, Ordering::SeqCst) {
-                    asleep.send(()).expect("the test waits");
-                    tokio::task::block_in_place(|| woken.lock().expect("one sleeper").recv())
-                        .expect("a word");
-                }
-            });
-            let late = begin(&system, found, sleeper);
-            tokio::task::block_in_place(|| sleeps.recv()).expect("it came there");
+            let (watch, sleeper) = Sleeper::at(step);
+            let late = begin(&system, found, watch);
+            sleeper.sleeps();
             the_lease_runs_out(&system).await;
             another_finishes(&system).await;
             let open = everything_open(&system).await;
 
-            wake.send(()).expect("it sleeps");
+            sleeper.wakes();
             let late = late.await.expect("no panic");
             let opened_before = *step == "Opened";
             assert_eq!(
@@ -218,4 +239,28 @@ async fn while_somebody_holds_the_lease_nobody_else_recovers() {
     let kept = begin(&system, Found::Intact, unwatched()).await.expect("no panic").expect("it recovers");
     assert!(matches!(kept, Kept::Recovered(Recovered::Verified { .. })), "{kept:?}");
     busy.ends_well(&system, "in turn").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_redis_that_restarts_twice_while_it_is_verified_is_verified_in_the_end() {
+    let mut system = System::start().await;
+    let busy = Busy::make(&system, "c").await;
+    let before = system.keys().epoch();
+    for step in ["Read", "Compared"] {
+        find(&system, &busy, Found::Intact).await;
+        let (watch, sleeper) = Sleeper::at(step);
+        let late = begin(&system, Found::Intact, watch);
+        sleeper.sleeps();
+        for _ in 0..2 {
+            system.redis.kill().await.expect("it is killed");
+            system.redis.restart().await.expect("it is back");
+        }
+        sleeper.wakes();
+        let late = late.await.expect("no panic");
+        assert!(late.is_err(), "what it looked at is another process's: {late:?}");
+        another_finishes(&system).await;
+        assert_eq!(system.keys().epoch(), before, "nothing was lost");
+        nothing_else_is_left(&system, step).await;
+    }
+    busy.ends_well(&system, "restarted").await;
 }

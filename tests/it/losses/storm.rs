@@ -66,7 +66,7 @@ impl Storm {
 
     /// Waits until every user has a last word and all workers have stopped, and holds everything against
     /// the ledger. Returns how many accepted requests were lost.
-    pub async fn is_over(self, what: &str) -> u64 {
+    pub async fn ends(self, what: &str) -> u64 {
         let Storm { system, coupon, workers, tally, second_wave, waves } = self;
         assert_eq!(second_wave.len(), 0, "all have come");
         let waves = join_all(waves).await;
