@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use redis::Script;
 
 use super::Step;
-use super::certificate::{Opening, opening};
+use super::certificate::{Opening, opening, restarted};
 use super::forget::{self, Forgotten, epochs_in_flight};
 use super::picture::{Place, load_into};
 use super::recover::{Recovered, Recovery};
@@ -66,6 +66,7 @@ pub(super) async fn rebuild(recovery: &Recovery<'_>, last: Option<EpochKeys>) ->
     match open(recovery, &keys, &built).await? {
         Opening::Opened => {}
         Opening::Superseded => return Ok(Recovered::Superseded),
+        Opening::Restarted => return Err(restarted()),
         Opening::Incomplete(what) => {
             return Err(Failure::Redis {
                 operation: "open the certificate",

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Step;
-use super::certificate::{Closed, Opening, certify, close};
+use super::certificate::{Closed, Opening, certify, close, restarted};
 use super::forget;
 use super::lease::{LASTS, Lease};
 use super::progress::Watch;
@@ -85,6 +85,7 @@ impl Recovery<'_> {
                     return Ok(Some(Recovered::Verified { in_flight, coupons }));
                 }
                 Opening::Superseded => return Ok(Some(Recovered::Superseded)),
+                Opening::Restarted => return Err(restarted()),
                 Opening::Incomplete(what) => format!("{what}: missing"),
             },
         };

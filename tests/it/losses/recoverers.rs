@@ -55,8 +55,12 @@ const FIRST: &str = "the first recoverer";
 /// A keeper in a process of its own, as far as Redis and MongoDB can tell.
 fn keeper(system: &System, holder: &str) -> Keeper {
     let partition = Partition::new(PartitionId::ONE, &system.redis.url()).expect("a URL");
+    keeper_on(system, Arc::new(partition), holder)
+}
+
+fn keeper_on(system: &System, partition: Arc<Partition>, holder: &str) -> Keeper {
     let backends = &system.backends;
-    Keeper::new(Arc::new(partition), backends.database.clone(), backends.durability, holder.into())
+    Keeper::new(partition, backends.database.clone(), backends.durability, holder.into())
 }
 
 /// Brings Redis into that state, with the lease held for the first recoverer, so that it comes first.
@@ -249,12 +253,25 @@ async fn a_redis_that_restarts_twice_while_it_is_verified_is_verified_in_the_end
     for step in ["Read", "Compared"] {
         find(&system, &busy, Found::Intact).await;
         let (watch, sleeper) = Sleeper::at(step);
-        let late = begin(&system, Found::Intact, watch);
+        let watch: Watch = Arc::new(move |now| {
+            assert_ne!(name(now), "Damaged", "it was not: it is to be looked at again, not rebuilt");
+            watch(now);
+        });
+        // On a connection that others use too, and so find broken before it does.
+        let keeper = keeper_on(&system, Arc::clone(&system.backends.partition), FIRST);
+        let late =
+            tokio::spawn(
+                async move { keeper.recover(How::VerifyFirst, &watch, &CancellationToken::new()).await },
+            );
         sleeper.sleeps();
         for _ in 0..2 {
             system.redis.kill().await.expect("it is killed");
             system.redis.restart().await.expect("it is back");
         }
+        eventually("the connection is whole again", async || {
+            is_certified(system.partition()).await.is_ok().then_some(())
+        })
+        .await;
         sleeper.wakes();
         let late = late.await.expect("no panic");
         assert!(late.is_err(), "what it looked at is another process's: {late:?}");
