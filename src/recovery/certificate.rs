@@ -76,8 +76,18 @@ pub(super) enum Opening {
     Opened,
     /// Somebody else recovers, or has done so.
     Superseded,
+    /// Redis restarted since the closing, so it stays closed: what was looked at must be looked at again.
+    Restarted,
     /// Something is missing, so it stays closed.
     Incomplete(String),
+}
+
+/// The failure of a recovery during which Redis restarted.
+pub(super) fn restarted() -> Failure {
+    Failure::Redis {
+        operation: "open the certificate",
+        source: "Redis restarted meanwhile; its data is looked at again".into(),
+    }
 }
 
 /// Opens the epoch that was open last again, as it is.
@@ -97,6 +107,7 @@ pub(super) fn opening(mut reply: Reply) -> Result<Opening, Failure> {
     match reply.text()?.as_str() {
         "opened" => Ok(Opening::Opened),
         "superseded" => Ok(Opening::Superseded),
+        "restarted" => Ok(Opening::Restarted),
         "incomplete" => Ok(Opening::Incomplete(reply.text()?)),
         _ => Err(reply.wrong()),
     }

@@ -4,12 +4,13 @@
 --
 -- KEYS  1 certificate  2 stream  3 counters  4 rounds of the full audit
 -- ARGV  1 term  2 the recoverer's own epoch  3 the epoch that is intact  4 group
--- Returns {'opened'}, {'superseded'} (somebody else recovers), or {'incomplete', what is missing}
+-- Returns {'opened'}, {'superseded'} (somebody else recovers), {'restarted'} (this is not the
+--   instance that was closed), or {'incomplete', what is missing}
 local held = redis.call('HMGET', KEYS[1], 'state', 'term', 'building', 'building_on', 'epoch')
 if held[1] ~= 'closed' or held[2] ~= ARGV[1] or held[3] ~= ARGV[2] then return {'superseded'} end
 local info = redis.call('INFO', 'server', 'replication')
 local run_id = string.match(info, 'run_id:(%x+)')
-if held[4] ~= run_id then return {'incomplete', 'redis restarted meanwhile'} end
+if held[4] ~= run_id then return {'restarted'} end
 if held[5] ~= ARGV[3] then return {'incomplete', 'the certificate of that epoch'} end
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[2])
 if groups.err or not groups[1] or groups[1][2] ~= ARGV[4] then return {'incomplete', 'consumer group'} end

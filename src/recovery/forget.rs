@@ -47,6 +47,14 @@ pub(super) async fn all_but(
     Ok(Forgotten::All)
 }
 
+/// Deletes what is not of the epoch that was just opened: what was there before, and what recoverers that
+/// died have half-built. The outage is over; what this leaves behind, the next recovery takes.
+pub(super) async fn leftovers(partition: &Partition, opened: &EpochKeys) {
+    if let Err(failure) = all_but(partition, opened, &[opened]).await {
+        tracing::warn!(error = failure.chain(), "keys of old epochs could not be deleted yet");
+    }
+}
+
 /// Every epoch that has something in flight, the oldest first.
 pub(super) async fn epochs_in_flight(partition: &Partition) -> Result<Vec<EpochKeys>, Failure> {
     let mut epochs = Vec::new();

@@ -5,12 +5,13 @@
 -- KEYS  1 certificate  2 stream  3 in-flight  4 dead  5 loaded coupons  6 build marker
 -- ARGV  1 term  2 epoch  3 group  4 how many are in flight  5 how many of them are dead letters
 --       6 how many coupons are loaded  7 which ledger it was built from  8 channel of the outcomes
--- Returns {'opened'}, {'superseded'} (somebody else recovers), or {'incomplete', what is missing}
+-- Returns {'opened'}, {'superseded'} (somebody else recovers), {'restarted'} (this is not the
+--   instance that was closed), or {'incomplete', what is missing}
 local held = redis.call('HMGET', KEYS[1], 'state', 'term', 'building', 'building_on')
 if held[1] ~= 'closed' or held[2] ~= ARGV[1] or held[3] ~= ARGV[2] then return {'superseded'} end
 local info = redis.call('INFO', 'server', 'replication')
 local run_id = string.match(info, 'run_id:(%x+)')
-if held[4] ~= run_id then return {'incomplete', 'redis restarted meanwhile'} end
+if held[4] ~= run_id then return {'restarted'} end
 if redis.call('GET', KEYS[6]) ~= ARGV[2] then return {'incomplete', 'build marker'} end
 if redis.call('HLEN', KEYS[3]) ~= tonumber(ARGV[4]) then return {'incomplete', 'in-flight entries'} end
 if redis.call('XLEN', KEYS[2]) ~= tonumber(ARGV[4]) then return {'incomplete', 'stream entries'} end

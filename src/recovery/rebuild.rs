@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use redis::Script;
 
 use super::Step;
-use super::certificate::{Opening, opening};
+use super::certificate::{Opening, opening, restarted};
 use super::forget::{self, Forgotten, epochs_in_flight};
 use super::picture::{Place, load_into};
 use super::recover::{Recovered, Recovery};
@@ -66,6 +66,7 @@ pub(super) async fn rebuild(recovery: &Recovery<'_>, last: Option<EpochKeys>) ->
     match open(recovery, &keys, &built).await? {
         Opening::Opened => {}
         Opening::Superseded => return Ok(Recovered::Superseded),
+        Opening::Restarted => return Err(restarted()),
         Opening::Incomplete(what) => {
             return Err(Failure::Redis {
                 operation: "open the certificate",
@@ -75,10 +76,7 @@ pub(super) async fn rebuild(recovery: &Recovery<'_>, last: Option<EpochKeys>) ->
     }
     watch(&Step::Opened);
     partition.set_epoch(lease.epoch);
-    // The outage is over; what this leaves behind, the next rebuild takes.
-    if let Err(failure) = forget::all_but(partition, &keys, &[&keys]).await {
-        tracing::warn!(error = failure.chain(), "keys of old epochs could not be deleted yet");
-    }
+    forget::leftovers(partition, &keys).await;
     Ok(Recovered::Rebuilt { survivors: built.in_flight, decided: decisions.len(), coupons })
 }
 

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::Step;
-use super::certificate::{Closed, Opening, certify, close};
+use super::certificate::{Closed, Opening, certify, close, restarted};
+use super::forget;
 use super::lease::{LASTS, Lease};
 use super::progress::Watch;
 use super::rebuild::rebuild;
@@ -80,9 +81,11 @@ impl Recovery<'_> {
                 Opening::Opened => {
                     (self.watch)(&Step::Opened);
                     self.partition.set_epoch(last.epoch());
+                    forget::leftovers(self.partition, last).await;
                     return Ok(Some(Recovered::Verified { in_flight, coupons }));
                 }
                 Opening::Superseded => return Ok(Some(Recovered::Superseded)),
+                Opening::Restarted => return Err(restarted()),
                 Opening::Incomplete(what) => format!("{what}: missing"),
             },
         };

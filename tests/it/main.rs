@@ -7,6 +7,7 @@ mod ctl;
 mod faults;
 mod helpers;
 mod issuing;
+mod losses;
 mod metrics;
 mod model;
 mod openapi;

@@ -1,11 +1,17 @@
 //! What the tests stand on: servers, the system on them, and a client.
 
+mod accounts;
+mod chance;
 mod client;
 mod processes;
+mod rush;
 mod servers;
 mod system;
 
+pub use accounts::{accounts_hold, recovered};
+pub use chance::{chance, rounds};
 pub use client::{Answer, Client};
-pub use processes::{API, CTL, WORKER, program, send, serving, stopped};
+pub use processes::{API, CTL, WORKER, program, send, serving, stopped, worker};
+pub use rush::{NotFound, POLL_EVERY, Tally, issued, rush};
 pub use servers::{database, mongodb, redis};
 pub use system::{System, at, eventually};

@@ -40,6 +40,13 @@ pub async fn serving(mut command: Command) -> (Child, std::net::SocketAddr) {
     (child, address)
 }
 
+/// Starts a worker process, with more flags.
+pub async fn worker(system: &System, flags: &[&str]) -> Child {
+    let mut worker = program(WORKER, system);
+    worker.args(["--metrics-listen", "127.0.0.1:0"]).args(flags);
+    serving(worker).await.0
+}
+
 pub async fn stopped(mut child: Child) -> std::process::ExitStatus {
     send(&child, Signal::TERM);
     child.wait().await.expect("it ends")

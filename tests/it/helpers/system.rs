@@ -144,6 +144,13 @@ impl System {
         self.partition().keys()
     }
 
+    /// Lets Redis do what the words say.
+    pub async fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        command.query_async(&mut self.partition().connection()).await.expect("Redis does it")
+    }
+
     /// Makes a coupon that can be requested now.
     pub async fn coupon(&self, id: &str, total: u32, per_user: u8) -> CouponId {
         self.coupon_within(id, total, per_user, at(-3600), at(3600)).await

@@ -1,0 +1,159 @@
+//! A rush: many users request one coupon, and a poller of its own follows each accepted request to its
+//! end, whatever breaks meanwhile.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use coupon_system::coupon::CouponId;
+use futures::future::join_all;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use super::{Client, System, eventually};
+
+/// Requests on their way at once.
+const AT_ONCE: usize = 256;
+/// A poller asks again after this; the service would allow it sooner.
+pub const POLL_EVERY: Duration = Duration::from_millis(200);
+
+/// What became of a rush.
+#[derive(Default)]
+pub struct Tally {
+    pub accepted: AtomicU64,
+    pub sold_out: AtomicU64,
+    /// Requests and polls that had to be repeated, because the answer was 503.
+    pub repeated: AtomicU64,
+    /// Accepted requests that were 404 later, and made anew.
+    pub lost: AtomicU64,
+    /// Requests that were repeated, or made anew, and whose users held the coupon by then.
+    pub already_issued: AtomicU64,
+    /// Of those accepted: rejected in the end.
+    pub rejected: AtomicU64,
+}
+
+impl Tally {
+    fn count(figure: &AtomicU64) {
+        figure.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// What it means that an accepted request is not found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotFound {
+    /// The promise is broken.
+    IsAFault,
+    /// Redis lost what it had acknowledged, and the user tries again.
+    IsTheTruth,
+}
+
+/// What a request came to.
+enum Requested {
+    Accepted(String),
+    /// The user holds it: a request before was accepted, and its answer lost.
+    Holds(String),
+    SoldOut,
+}
+
+/// How following an accepted request ended.
+enum Ended {
+    Issued(u64),
+    Refused,
+    NotFound,
+}
+
+/// Lets every user request the coupon `c`, and a poller follow each accepted request to its end.
+/// Returns the serials that were issued.
+pub fn rush(
+    system: &System,
+    users: Vec<String>,
+    tally: &Arc<Tally>,
+    not_found: NotFound,
+) -> JoinHandle<Vec<u64>> {
+    let gate = Arc::new(Semaphore::new(AT_ONCE));
+    let tasks: Vec<_> = users
+        .into_iter()
+        .map(|user| {
+            let (client, gate, tally) = (system.client.clone(), Arc::clone(&gate), Arc::clone(tally));
+            tokio::spawn(async move {
+                loop {
+                    let requested = {
+                        let _turn = gate.acquire().await.expect("it is open");
+                        request(&client, &user, &tally, not_found).await
+                    };
+                    let id = match requested {
+                        Requested::Accepted(id) => id,
+                        Requested::Holds(link) => return client.get(&link).await.body["serial"].as_u64(),
+                        Requested::SoldOut => return None,
+                    };
+                    match follow(&client, &id, &tally, not_found).await {
+                        Ended::Issued(serial) => return Some(serial),
+                        Ended::Refused => return None,
+                        Ended::NotFound => Tally::count(&tally.lost),
+                    }
+                }
+            })
+        })
+        .collect();
+    tokio::spawn(async move {
+        let ended = join_all(tasks).await;
+        ended.into_iter().filter_map(|ended| ended.expect("no panic")).collect()
+    })
+}
+
+async fn request(client: &Client, user: &str, tally: &Tally, not_found: NotFound) -> Requested {
+    let mut may_hold = not_found == NotFound::IsTheTruth;
+    loop {
+        let answer = client.issue(user, "c", None).await;
+        match (answer.status, answer.code()) {
+            (202, _) => {
+                Tally::count(&tally.accepted);
+                return Requested::Accepted(answer.id());
+            }
+            (409, "sold-out") => {
+                Tally::count(&tally.sold_out);
+                return Requested::SoldOut;
+            }
+            (409, "already-issued") if may_hold => {
+                Tally::count(&tally.already_issued);
+                return Requested::Holds(answer.body["userCoupons"][0].as_str().expect("a link").to_owned());
+            }
+            (503, _) => {
+                Tally::count(&tally.repeated);
+                // Nobody knows whether it was accepted.
+                may_hold = true;
+                tokio::time::sleep(POLL_EVERY).await;
+            }
+            _ => panic!("{user}: {answer:?}"),
+        }
+    }
+}
+
+async fn follow(client: &Client, id: &str, tally: &Tally, not_found: NotFound) -> Ended {
+    loop {
+        let answer = client.get(&format!("/issuances/{id}")).await;
+        match (answer.status, answer.state()) {
+            (200, "issued") => return Ended::Issued(answer.body["serial"].as_u64().expect("a serial")),
+            (200, "queued") => tokio::time::sleep(POLL_EVERY).await,
+            (503, _) => {
+                Tally::count(&tally.repeated);
+                tokio::time::sleep(POLL_EVERY).await;
+            }
+            (200, "rejected") if not_found == NotFound::IsTheTruth => {
+                Tally::count(&tally.rejected);
+                return Ended::Refused;
+            }
+            (404, _) if not_found == NotFound::IsTheTruth => return Ended::NotFound,
+            _ => panic!("{id}: {answer:?}"),
+        }
+    }
+}
+
+/// Waits until the ledger has so many issued units of the coupon, whether Redis is there or not.
+pub async fn issued(system: &System, coupon: &CouponId, count: u32) {
+    eventually("so many are issued", async || {
+        let issued = system.backends.ledger.issued_count(coupon).await;
+        issued.is_ok_and(|issued| issued >= count.into()).then_some(())
+    })
+    .await;
+}

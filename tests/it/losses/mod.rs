@@ -1,0 +1,29 @@
+//! What is promised when Redis loses something: killed, emptied, put back to an older state, failed over;
+//! with recoverers, workers and API processes that die or sleep meanwhile.
+//!
+//! Each test prints the seed of its random choices; `COUPON_TEST_SEED` repeats them, and
+//! `COUPON_TEST_ROUNDS` says how often the long ones go round (`COUPON_TEST_ROUNDS=100 cargo test --test it
+//! -- losses::kills`).
+
+mod busy;
+mod failover;
+mod kills;
+mod lost_data;
+mod pending;
+mod recoverers;
+mod set_up;
+mod sleepers;
+mod storm;
+mod verifying;
+
+use coupon_system::recovery::{How, Kept, Recovered, unwatched};
+use tokio_util::sync::CancellationToken;
+
+use crate::helpers::System;
+
+/// Rebuilds the partition, whether it needs that or not.
+async fn rebuild(system: &System) {
+    let keeper = system.backends.keeper();
+    let kept = keeper.recover(How::Rebuild, &unwatched(), &CancellationToken::new()).await;
+    assert!(matches!(kept, Ok(Kept::Recovered(Recovered::Rebuilt { .. }))), "{kept:?}");
+}

@@ -1,0 +1,112 @@
+//! A rush through which Redis loses something that it had acknowledged.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use coupon_system::coupon::CouponId;
+use futures::future::join_all;
+use tokio::process::Child;
+use tokio::task::JoinHandle;
+
+use super::rebuild;
+use crate::helpers::{NotFound, System, Tally, accounts_hold, eventually, recovered, rush, stopped, worker};
+
+pub const TOTAL: u32 = 1_500;
+/// Accepted before the first worker starts, so that there is a backlog to lose.
+const BACKLOG: u32 = 750;
+/// Users of the first wave: fewer than there are units.
+pub const FIRST_WAVE: u32 = 1_000;
+const USERS: usize = 2_500;
+
+/// See the module's documentation.
+pub struct Storm {
+    pub system: System,
+    pub coupon: CouponId,
+    pub workers: Vec<Child>,
+    pub tally: Arc<Tally>,
+    /// Users who have not come yet.
+    second_wave: Vec<String>,
+    waves: Vec<JoinHandle<Vec<u64>>>,
+}
+
+impl Storm {
+    /// Lets the first wave of users come. No worker runs yet.
+    pub async fn start() -> Self {
+        let system = System::start().await;
+        let coupon = system.coupon("c", TOTAL, 1).await;
+        let mut users = system.users("u", USERS).await;
+        let second_wave = users.split_off(FIRST_WAVE as usize);
+        let tally = Arc::default();
+        let waves = vec![rush(&system, users, &tally, NotFound::IsTheTruth)];
+        Storm { system, coupon, workers: Vec::new(), tally, second_wave, waves }
+    }
+
+    /// Lets all the others come.
+    pub fn second_wave(&mut self) {
+        let users = std::mem::take(&mut self.second_wave);
+        self.waves.push(rush(&self.system, users, &self.tally, NotFound::IsTheTruth));
+    }
+
+    /// Starts two workers on a backlog. Their batches are small, so that it lasts.
+    pub async fn work(&mut self) {
+        self.accepted(BACKLOG).await;
+        for _ in 0..2 {
+            let worker = worker(&self.system, &["--batch", "10", "--concurrency", "2"]);
+            self.workers.push(worker.await);
+        }
+    }
+
+    /// Waits until so many requests were accepted.
+    pub async fn accepted(&self, count: u32) {
+        eventually("so many are accepted", async || {
+            (self.tally.accepted.load(Ordering::Relaxed) >= count.into()).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until every user has a last word and all workers have stopped, and holds everything against
+    /// the ledger. Returns how many accepted requests were lost.
+    pub async fn ends(self, what: &str) -> u64 {
+        let Storm { system, coupon, workers, tally, second_wave, waves } = self;
+        assert_eq!(second_wave.len(), 0, "all have come");
+        let waves = join_all(waves).await;
+        let mut told: Vec<u64> = waves.into_iter().flat_map(|serials| serials.expect("no panic")).collect();
+        recovered(&system).await;
+        eventually("nothing is in flight", async || (system.queue().await == (0, 0)).then_some(())).await;
+        for worker in workers {
+            assert_eq!(stopped(worker).await.code(), Some(0));
+        }
+        // What a worker had in hand it may have decided after a rebuild had read the ledger. No unit is
+        // issued twice by that, but Redis learns of such a record only when it is looked for.
+        let known = system.stock(&coupon).await;
+        rebuild(&system).await;
+        let stock = accounts_hold(&system, &coupon).await;
+        let late = stock.issued - known.issued;
+        assert_eq!(late, known.reserved, "{known:?} before, {stock:?} after");
+
+        let count = |figure: &std::sync::atomic::AtomicU64| figure.load(Ordering::Relaxed);
+        let lost = count(&tally.lost);
+        eprintln!(
+            "{what}: {} accepted, {lost} of them lost, {} told that they hold it, {} rejected, {} sold out, {} times 503; \
+             {late} decided late",
+            count(&tally.accepted),
+            count(&tally.already_issued),
+            count(&tally.rejected),
+            count(&tally.sold_out),
+            count(&tally.repeated),
+        );
+        told.sort_unstable();
+        assert!(told.is_sorted_by(|a, b| a < b), "two users were told of one unit");
+        let issued = system.issued_serials(&coupon).await;
+        assert_eq!(issued, (1..=TOTAL).collect::<Vec<_>>(), "all that there is was issued");
+        // Everybody else was refused, or holds what nobody told them of: they were 404 once.
+        let untold = u64::from(TOTAL) - told.len() as u64;
+        assert!(untold <= lost, "{untold} units went to nobody who knows, and {lost} requests were lost");
+        assert_eq!(
+            told.len() as u64 + count(&tally.rejected) + count(&tally.sold_out),
+            USERS as u64,
+            "everybody has a last word"
+        );
+        lost
+    }
+}
