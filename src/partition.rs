@@ -6,9 +6,10 @@
 //! certified the call fails and whoever recovers is woken.
 
 use std::sync::RwLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{Client, IntoConnectionInfo, Script, ToRedisArgs, Value};
 use tokio::sync::{Notify, watch};
@@ -34,6 +35,8 @@ pub struct Partition {
     connection: RwLock<ConnectionManager>,
     timeouts: AtomicU32,
     epoch: watch::Sender<Epoch>,
+    /// When the certificate was opened, in milliseconds; 0 while that is not known.
+    opened_at: AtomicU64,
     /// Woken by each call that found nothing certified.
     pub(crate) uncertified: Notify,
 }
@@ -75,6 +78,7 @@ impl Partition {
             client,
             timeouts: AtomicU32::new(0),
             epoch: watch::Sender::new(Epoch::UNKNOWN),
+            opened_at: AtomicU64::new(0),
             uncertified: Notify::new(),
         })
     }
@@ -110,6 +114,16 @@ impl Partition {
 
     pub(crate) fn set_epoch(&self, epoch: Epoch) {
         self.epoch.send_if_modified(|known| std::mem::replace(known, epoch) != epoch);
+    }
+
+    pub(crate) fn set_opened_at(&self, ms: u64) {
+        self.opened_at.store(ms, Ordering::Relaxed);
+    }
+
+    /// When the data was last recovered, by Redis's clock; `None` while that is not known.
+    pub fn opened_at(&self) -> Option<Timestamp> {
+        let ms = i64::try_from(self.opened_at.load(Ordering::Relaxed)).ok()?;
+        Timestamp::from_millisecond(ms).ok().filter(|_| ms > 0)
     }
 
     /// Tells when another epoch was heard of.

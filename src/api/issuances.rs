@@ -273,14 +273,14 @@ pub async fn get(
     }
 }
 
-/// The problem of an id that is neither in flight nor decided. One from before Redis's data was built
-/// anew may have been accepted, and lost with what Redis lost.
+/// The problem of an id that is neither in flight nor decided. One from before Redis's data was last
+/// recovered may have been accepted, and lost with what Redis lost.
 pub(super) fn nowhere(app: &App, id: IssuanceId) -> Problem {
     let problem = Problem::new(Code::IssuanceNotFound);
-    match (id.made_at(), app.partition.keys().epoch().began_at()) {
-        (Some(made_at), Some(began_at)) if made_at < began_at => {
+    match (id.made_at(), app.partition.opened_at()) {
+        (Some(made_at), Some(recovered_at)) if made_at < recovered_at => {
             metrics::LOST.increment(1);
-            problem.with("redisRebuiltAt", began_at.to_string())
+            problem.with("redisRecoveredAt", recovered_at.to_string())
         }
         _ => problem,
     }

@@ -67,19 +67,14 @@ impl IssuanceId {
 
     /// When it was made, by the clock of the API; `None` for one that was made from a key.
     pub fn made_at(&self) -> Option<Timestamp> {
-        time_of(&self.0)
+        let (seconds, nanoseconds) = self.0.get_timestamp()?.to_unix();
+        Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanoseconds).ok()?).ok()
     }
 
     /// Whether it was made from an `Idempotency-Key`.
     pub fn is_keyed(&self) -> bool {
         self.0.get_version_num() == 8
     }
-}
-
-/// The time in a UUIDv7.
-pub(crate) fn time_of(uuid: &Uuid) -> Option<Timestamp> {
-    let (seconds, nanoseconds) = uuid.get_timestamp()?.to_unix();
-    Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanoseconds).ok()?).ok()
 }
 
 impl FromStr for IssuanceId {

@@ -18,7 +18,6 @@ pub mod settle;
 
 pub use feed::Feed;
 pub use flight::InFlight;
-pub(crate) use id::time_of;
 pub use id::{IdempotencyKey, IssuanceId};
 pub use ledger::Ledger;
 pub use lookup::Lookup;

@@ -121,7 +121,7 @@ metrics! {
     RECOVERY_SECONDS OUTAGE "coupon_recovery_seconds" []
         "How long a recovery took, whatever its result.";
     LOST COUNTER "coupon_lost_answers_total" []
-        "Polls answered 404 for an id from before Redis's data was last rebuilt: accepted and lost with it, or made up. A client that polls on counts each time.";
+        "Polls answered 404 for an id from before Redis's data was last recovered: accepted and lost with it, or made up. A client that polls on counts each time.";
     STALE GAUGE "coupon_figures_stale" []
         "1 if queue, stock or certificate could not be read at the last try: then their figures are old.";
 

@@ -8,8 +8,8 @@ local function certificate_fault(key, epoch)
   local held = redis.call('HMGET', key, 'state', 'epoch', 'run_id', 'replid')
   if held[1] ~= 'open' then return {'uncertified'} end
   local info = redis.call('INFO', 'server', 'replication')
-  if not string.find(info, 'run_id:' .. held[3], 1, true)
-    or not string.find(info, 'master_replid:' .. held[4], 1, true) then
+  if not string.find(info, 'run_id:' .. held[3] .. '\r', 1, true)
+    or not string.find(info, 'master_replid:' .. held[4] .. '\r', 1, true) then
     return {'uncertified'}
   end
   if held[2] ~= epoch then return {'stale', held[2]} end

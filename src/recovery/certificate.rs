@@ -14,13 +14,16 @@ static CHECK: LazyLock<Script> = LazyLock::new(|| script(include_str!("check.lua
 static CLOSE: LazyLock<Script> = LazyLock::new(|| script(include_str!("close.lua")));
 static CERTIFY: LazyLock<Script> = LazyLock::new(|| script(include_str!("certify.lua")));
 
-/// Whether the partition's data may be used. Learns the open epoch on the way.
+/// Whether the partition's data may be used. Learns on the way which epoch is open, and since when.
 pub async fn is_certified(partition: &Partition) -> Result<bool, Failure> {
     let asked = partition.call_quietly(&CHECK, "check the certificate", |keys, call| {
         call.key(keys.stream()).arg(GROUP);
     });
     match asked.await {
-        Ok(_) => Ok(true),
+        Ok(mut reply) => {
+            partition.set_opened_at(reply.number()?);
+            Ok(true)
+        }
         Err(Failure::Uncertified) => Ok(false),
         Err(failure) => Err(failure),
     }

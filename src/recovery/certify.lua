@@ -15,8 +15,9 @@ if held[5] ~= ARGV[3] then return {'incomplete', 'the certificate of that epoch'
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[2])
 if groups.err or not groups[1] or groups[1][2] ~= ARGV[4] then return {'incomplete', 'consumer group'} end
 if redis.call('EXISTS', KEYS[3]) == 0 then return {'incomplete', 'counters'} end
+local time = redis.call('TIME')
 redis.call('HSET', KEYS[1], 'state', 'open', 'run_id', run_id,
-  'replid', string.match(info, 'master_replid:(%x+)'))
+  'replid', string.match(info, 'master_replid:(%x+)'), 'opened_at', string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
 redis.call('HDEL', KEYS[1], 'building', 'building_on')
 redis.call('DEL', KEYS[4])
 return {'opened'}

@@ -3,10 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use jiff::Timestamp;
 use uuid::Uuid;
-
-use crate::issuance::time_of;
 
 /// A UUIDv7, never used again; part of every key's name. See [`crate::keys`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,11 +14,6 @@ impl Epoch {
     #[expect(clippy::new_without_default, reason = "every call gives another one")]
     pub fn new() -> Self {
         Epoch(Uuid::now_v7())
-    }
-
-    /// When it was begun, by the clock of whoever recovered.
-    pub fn began_at(&self) -> Option<Timestamp> {
-        time_of(&self.0)
     }
 
     /// No generation at all: what is asked with before the open one is known.

@@ -404,7 +404,7 @@ impl Stage {
                 })
                 .await;
                 let answer = self.api.get(&format!("/issuances/{lost}")).await;
-                assert_eq!((answer.status, answer.body["redisRebuiltAt"].is_string()), (404, true));
+                assert_eq!((answer.status, answer.body["redisRecoveredAt"].is_string()), (404, true));
             }
             Action::InsertLate => {
                 let coupon = self.system.coupon("late", 1, 1).await;

@@ -1,5 +1,6 @@
 //! What must hold when everything is over.
 
+use coupon_system::audit::Settling;
 use coupon_system::coupon::{CouponId, Stock};
 use coupon_system::queue::dead;
 use coupon_system::recovery::is_certified;
@@ -14,8 +15,17 @@ pub async fn recovered(system: &System) {
     .await;
 }
 
+/// Does what the background task does for a coupon that it audits in full: settles what is decided, and
+/// adopts late inserts. Returns how many it adopted.
+pub async fn adopted(system: &System, coupon: &CouponId) -> u64 {
+    let auditor = system.auditor();
+    let record = system.backends.coupons.get(coupon).await.expect("a look").expect("its record");
+    let report = auditor.full(&[record], Settling::Settle, |_| {}).await.expect("an audit");
+    auditor.adopt(coupon, &report.coupons[0].findings).await.expect("an answer")
+}
+
 /// Waits until nothing is in flight, then holds Redis's account of the coupon against the ledger's,
-/// unit by unit.
+/// unit by unit, in two ways: by plain sets, and by the audit.
 pub async fn accounts_hold(system: &System, coupon: &CouponId) -> Stock {
     recovered(system).await;
     eventually("nothing is in flight", async || (system.queue().await == (0, 0)).then_some(())).await;
@@ -34,5 +44,6 @@ pub async fn accounts_hold(system: &System, coupon: &CouponId) -> Stock {
     assert_eq!(taken, (1..next).collect::<Vec<_>>(), "each unit below the next is free or issued");
     let (letters, _) = dead::scan(system.partition(), 0, 10).await.expect("a look");
     assert_eq!(letters, []);
+    system.audited_clean().await;
     stock
 }

@@ -8,7 +8,7 @@ mod rush;
 mod servers;
 mod system;
 
-pub use accounts::{accounts_hold, recovered};
+pub use accounts::{accounts_hold, adopted, recovered};
 pub use chance::{chance, rounds};
 pub use client::{Answer, Client};
 pub use processes::{API, CTL, WORKER, program, send, serving, stopped, worker};
