@@ -34,6 +34,15 @@ impl<'a> Numbered<'a> {
         }
     }
 
+    /// Numbers and counts: which of `all` belong to each coupon, in the order of the coupons.
+    pub(super) fn grouped(&self, all: impl Iterator<Item = &'a CouponId>) -> Vec<Vec<usize>> {
+        let mut groups = vec![Vec::new(); self.coupons.len()];
+        for (place, coupon) in all.enumerate() {
+            groups[self.number(coupon) - 1].push(place);
+        }
+        groups
+    }
+
     /// The number of a coupon that was numbered.
     pub(super) fn number(&self, coupon: &CouponId) -> usize {
         self.numbers[coupon]

@@ -6,164 +6,166 @@
 -- KEYS  1 certificate  2 stream  3 in-flight  4 dead  5 counters
 --       then for each coupon: coupon, holders, free
 -- ARGV  1 epoch  2 the largest backlog
---       then for each request: number of its coupon (1 is the first), user, issuance id (16 bytes),
---       '1' if the id was made from a key, else '0'
+--       then for each coupon: how many requests, then for each: user, issuance id (16 bytes)
 -- Returns {'uncertified'} or {'stale', epoch}, or
 --       {'ok', now in ms, sequence numbers given before, settled, dead, answer, …}, each answer
 --   'A'                       accepted; its sequence number is the next one
---   'R' id value              replay of an issuance in flight, and its in-flight value
+--   'R' id value              replay of an issuance in flight, and its in-flight value ('-' for the entry
+--                             of one that was accepted in this very batch)
 --   'K' id                    replay by key of one that was issued
 --   'J' id                    replay by key of one that was rejected
 --   'H' n held in-flight      as many as the limit allows: n (one byte) ids held, then those in flight
 --   'S' sold out   'E' ended   'P' paused (it, or the whole service)   'X' archived   'L' coupon not loaded   'B' backlog full
 --   'N' startsAt in ms        not started
+--
+-- Hot: what is done for each request is done with as few calls and as few new strings as possible.
+-- (Numbers are written with %d: Lua's own way is the slow %.14g.)
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
-local time = redis.call('TIME')
+local call, byte, sub, format, concat = redis.call, string.byte, string.sub, string.format, table.concat
+local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local dead = redis.call('HLEN', KEYS[4])
-local backlog = redis.call('HLEN', KEYS[3]) - dead
-local backlog_max = tonumber(ARGV[2])
-local counters = redis.call('HMGET', KEYS[5], 'accepted', 'settled', 'paused')
+local at = format('%d', now)
+local dead = call('HLEN', KEYS[4])
+local room = tonumber(ARGV[2]) - call('HLEN', KEYS[3]) + dead
+local counters = call('HMGET', KEYS[5], 'accepted', 'settled', 'paused')
 local sequence = tonumber(counters[1] or 0)
-redis.call('XLEN', KEYS[2]) -- an error here, if the key is of a wrong type, is before the first write
+call('XLEN', KEYS[2]) -- an error here, if the key is of a wrong type, is before the first write
 
--- Read: what every coupon is, and what its users hold.
-local coupons, answers = {}, {}
-for item = 1, (#ARGV - 2) / 4 do
-  local at = 3 + (item - 1) * 4
-  local number = tonumber(ARGV[at])
-  local coupon = coupons[number]
-  if not coupon then
-    local key = 6 + (number - 1) * 3
-    coupon = {key = KEYS[key], holders = KEYS[key + 1], free = KEYS[key + 2],
-              fields = {}, items = {}, entries = {}, next_free = 1, taken = 0}
-    coupons[number] = coupon
-  end
-  local fields = coupon.fields
-  fields[#fields + 1] = ARGV[at + 1]
-  if ARGV[at + 3] == '1' then fields[#fields + 1] = '!' .. ARGV[at + 2] end
-  coupon.items[#coupon.items + 1] = item
-end
-for _, coupon in pairs(coupons) do
-  local state = redis.call('HMGET', coupon.key,
-    'id', 'total', 'next', 'per_user', 'starts_at', 'ends_at', 'paused', 'archived')
-  coupon.id = state[1]
-  if coupon.id then
-    coupon.total, coupon.next, coupon.per_user = tonumber(state[2]), tonumber(state[3]), tonumber(state[4])
-    coupon.starts_at, coupon.ends_at = tonumber(state[5]), tonumber(state[6])
-    coupon.paused, coupon.archived = state[7] == '1', state[8] == '1'
-    local held = redis.call('HMGET', coupon.holders, unpack(coupon.fields))
-    coupon.held = {}
-    for i, field in ipairs(coupon.fields) do coupon.held[field] = held[i] or nil end
-    coupon.free_serials = redis.call('SRANDMEMBER', coupon.free, #coupon.items)
-  end
-end
+local accepted, accepted_ids, accepted_values = 0, {}, {} -- in order
+local values_now = {} -- ids accepted in this very batch → their values but for the entry
+local reply = {'ok', now, sequence, tonumber(counters[2] or 0), dead}
 
--- Decide.
-local accepted = {} -- in order: {coupon, user, id, serial, nth}
-local in_flight_now = {} -- ids accepted in this very batch → their place in `accepted`
+-- An id from a key is a UUIDv8, any other a UUIDv7.
+local function is_keyed(id) return byte(id, 7) >= 128 end
 
 local function in_flight_value(id)
-  local place = in_flight_now[id]
-  if place then return place end
-  return redis.call('HGET', KEYS[3], id)
+  local value = values_now[id]
+  if value then return '- ' .. value end
+  return call('HGET', KEYS[3], id)
 end
 
-local function at_limit(held, count)
+local function at_limit(held)
   local issued, waiting = {}, {}
-  for i = 1, count do
-    local other = string.sub(held, i * 16 - 15, i * 16)
+  for i = 1, #held, 16 do
+    local other = sub(held, i, i + 15)
     local kind = in_flight_value(other) and waiting or issued
     kind[#kind + 1] = other
   end
-  return 'H' .. string.char(#issued) .. table.concat(issued) .. table.concat(waiting)
+  return 'H' .. string.char(#issued) .. concat(issued) .. concat(waiting)
 end
 
-local function decide(coupon, user, id, keyed)
-  if not coupon.id then return 'L' end
-  local held = coupon.held[user] or ''
-  local count = #held / 16
-  for i = 1, count do
-    if string.sub(held, i * 16 - 15, i * 16) == id then
+-- The answer to somebody who holds something, or has it in flight, or has used a key; nil if they may
+-- have one more.
+local function deduplicated(held, id, rejected, per_user)
+  for i = 1, #held, 16 do
+    if sub(held, i, i + 15) == id then
       local value = in_flight_value(id)
-      if value then return {'R', id, value} end
-      return 'K' .. id
+      return value and 'R' .. id .. value or 'K' .. id
     end
   end
-  if keyed then
-    if coupon.held['!' .. id] then return 'J' .. id end
+  if is_keyed(id) then
+    if rejected then return 'J' .. id end
   else
-    for i = count, 1, -1 do
-      local other = string.sub(held, i * 16 - 15, i * 16)
+    for i = #held - 15, 1, -16 do
+      local other = sub(held, i, i + 15)
       local value = in_flight_value(other)
-      if value then return {'R', other, value} end
+      if value then return 'R' .. other .. value end
     end
   end
-  if count >= coupon.per_user then return at_limit(held, count) end
-  if coupon.archived then return 'X' end
-  if now >= coupon.ends_at then return 'E' end
-  if coupon.paused or counters[3] == '1' then return 'P' end
-  if now < coupon.starts_at then return 'N' .. string.format('%.0f', coupon.starts_at) end
-  if backlog + #accepted >= backlog_max then return 'B' end
-  local serial = coupon.free_serials[coupon.next_free]
-  if serial then
-    coupon.next_free = coupon.next_free + 1
-  elseif coupon.next + coupon.taken <= coupon.total then
-    serial = string.format('%.0f', coupon.next + coupon.taken)
-    coupon.taken = coupon.taken + 1
-  else
-    return 'S'
-  end
-  coupon.held[user] = held .. id
-  accepted[#accepted + 1] = {coupon, user, id, serial, count + 1}
-  in_flight_now[id] = #accepted
-  return 'A'
+  if #held >= per_user * 16 then return at_limit(held) end
 end
 
-for item = 1, (#ARGV - 2) / 4 do
-  local at = 3 + (item - 1) * 4
-  answers[item] = decide(coupons[tonumber(ARGV[at])], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3] == '1')
+-- Why nobody can have this coupon now; nil if they can.
+local function closed(state)
+  if state[8] == '1' then return 'X' end
+  if now >= tonumber(state[6]) then return 'E' end
+  if state[7] == '1' or counters[3] == '1' then return 'P' end
+  if now < tonumber(state[5]) then return 'N' .. state[5] end
+end
+
+-- Decides the requests ARGV[first], …, ARGV[last] for one coupon, and returns what is to be written.
+local function decide(key, first, last)
+  local answers = #reply
+  local state = call('HMGET', KEYS[key],
+    'id', 'total', 'next', 'per_user', 'starts_at', 'ends_at', 'paused', 'archived')
+  if not state[1] then
+    for _ = first, last, 2 do
+      answers = answers + 1
+      reply[answers] = 'L'
+    end
+    return nil
+  end
+  local fields = {}
+  for item = first, last, 2 do fields[#fields + 1] = ARGV[item] end
+  for item = first, last, 2 do
+    local id = ARGV[item + 1]
+    if is_keyed(id) then fields[#fields + 1] = '!' .. id end
+  end
+  local found, held = call('HMGET', KEYS[key + 1], unpack(fields)), {}
+  for i = 1, #fields do held[fields[i]] = found[i] end
+  local free = call('SRANDMEMBER', KEYS[key + 2], (last - first + 1) / 2)
+
+  local coupon, total, next_serial, per_user = state[1], tonumber(state[2]), tonumber(state[3]), tonumber(state[4])
+  local refused = closed(state)
+  local holders, holders_count, freed, fresh = {}, 0, 0, 0
+  for item = first, last, 2 do
+    local user, id, answer = ARGV[item], ARGV[item + 1], nil
+    local holds = held[user]
+    if holds or is_keyed(id) then answer = deduplicated(holds or '', id, held['!' .. id], per_user) end
+    answer = answer or refused
+    if not answer and accepted >= room then answer = 'B' end
+    if not answer then
+      local serial = free[freed + 1]
+      if serial then
+        freed = freed + 1
+      elseif next_serial + fresh <= total then
+        serial = format('%d', next_serial + fresh)
+        fresh = fresh + 1
+      end
+      if serial then
+        accepted = accepted + 1
+        holds = holds and holds .. id or id
+        held[user] = holds
+        local value = format('%s %d %s %d %s %s', serial, sequence + accepted, at, #holds / 16, coupon, user)
+        accepted_ids[accepted], accepted_values[accepted], values_now[id] = id, value, value
+        holders[holders_count + 1], holders[holders_count + 2] = user, holds
+        holders_count = holders_count + 2
+        answer = 'A'
+      else
+        answer = 'S'
+      end
+    end
+    answers = answers + 1
+    reply[answers] = answer
+  end
+  return holders_count > 0 and {key = key, holders = holders, free = free, freed = freed, fresh = fresh}
+end
+
+local changed = {}
+local arg, key = 3, 6
+while arg <= #ARGV do
+  local last = arg + ARGV[arg] * 2
+  changed[#changed + 1] = decide(key, arg + 1, last) or nil
+  arg, key = last + 1, key + 3
 end
 
 -- Write.
-if #accepted > 0 then
+if accepted > 0 then
   local in_flight = {}
-  for place, unit in ipairs(accepted) do
-    local coupon, user, id, serial, nth = unpack(unit)
-    local order = string.format('%.0f', sequence + place)
-    local at = string.format('%.0f', now)
-    local entry = redis.call('XADD', KEYS[2], '*', 'v', '1', 'id', id, 'coupon', coupon.id, 'user', user,
-      'serial', serial, 'nth', nth, 'at', at)
-    local value = table.concat({entry, serial, order, at, nth, coupon.id, user}, ' ')
-    in_flight[#in_flight + 1] = id
-    in_flight[#in_flight + 1] = value
-    unit[6] = value
-    coupon.entries[#coupon.entries + 1] = user
-    coupon.entries[#coupon.entries + 1] = coupon.held[user]
+  for place = 1, accepted do
+    local id, value = accepted_ids[place], accepted_values[place]
+    in_flight[place * 2 - 1] = id
+    in_flight[place * 2] = call('XADD', KEYS[2], '*', '2', id .. value) .. ' ' .. value
   end
-  redis.call('HSET', KEYS[3], unpack(in_flight))
-  redis.call('HSET', KEYS[5], 'accepted', string.format('%.0f', sequence + #accepted))
-  for _, coupon in pairs(coupons) do
-    if #coupon.entries > 0 then
-      redis.call('HSET', coupon.holders, unpack(coupon.entries))
-      if coupon.taken > 0 then redis.call('HINCRBY', coupon.key, 'next', coupon.taken) end
-      if coupon.next_free > 1 then
-        redis.call('SREM', coupon.free, unpack(coupon.free_serials, 1, coupon.next_free - 1))
-      end
-    end
+  call('HSET', KEYS[3], unpack(in_flight))
+  call('HSET', KEYS[5], 'accepted', format('%d', sequence + accepted))
+  for _, coupon in ipairs(changed) do
+    call('HSET', KEYS[coupon.key + 1], unpack(coupon.holders))
+    if coupon.fresh > 0 then call('HINCRBY', KEYS[coupon.key], 'next', coupon.fresh) end
+    if coupon.freed > 0 then call('SREM', KEYS[coupon.key + 2], unpack(coupon.free, 1, coupon.freed)) end
   end
-end
-
-local reply = {'ok', now, sequence, tonumber(counters[2] or 0), dead}
-for item, answer in ipairs(answers) do
-  if type(answer) == 'table' then
-    local value = answer[3]
-    if type(value) == 'number' then value = accepted[value][6] end
-    answer = answer[1] .. answer[2] .. value
-  end
-  reply[item + 5] = answer
 end
 return reply

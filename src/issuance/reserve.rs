@@ -117,72 +117,91 @@ impl Reservations {
     }
 }
 
-/// Makes one batch of reservations: one call of `reserve.lua`.
+/// Makes one batch of reservations: one call of `reserve.lua`. Coupon by coupon in the order in which
+/// they first appear; those for one coupon in their order.
 pub async fn reserve(
     partition: &Partition,
     requests: &[Request],
     backlog_max: u64,
 ) -> Result<Vec<Reserved>, Failure> {
     let coupons = Numbered::new(requests.iter().map(|request| &request.coupon));
+    let groups = coupons.grouped(requests.iter().map(|request| &request.coupon));
     let mut reply = partition
         .call(&RESERVE, "reserve", |keys, call| {
             coupons.add_keys(keys, call);
             call.arg(backlog_max);
-            for request in requests {
-                call.arg(coupons.number(&request.coupon))
-                    .arg(request.user.as_str())
-                    .arg(request.id.as_bytes().as_slice())
-                    .arg(u8::from(request.id.is_keyed()));
+            for group in &groups {
+                call.arg(group.len());
+                for request in group.iter().map(|place| &requests[*place]) {
+                    call.arg(request.user.as_str()).arg(request.id.as_bytes().as_slice());
+                }
             }
         })
         .await?;
     let now = time(&mut reply)?;
-    let (mut sequence, settled, dead) = (reply.number()?, reply.number()?, reply.number()?);
-    requests
-        .iter()
-        .map(|request| {
-            let answer = reply.bytes()?;
-            let Some((kind, rest)) = answer.split_first() else { return Err(reply.wrong()) };
-            Ok(match kind {
-                b'A' => {
-                    sequence += 1;
-                    let progress = Progress::new(now, sequence, settled, dead);
-                    Reserved::Accepted(Queued { id: request.id, accepted_at: now, progress })
-                }
-                b'R' => {
-                    let (id, value) = rest.split_at_checked(16).ok_or_else(|| reply.wrong())?;
-                    let held = in_flight(value).ok_or_else(|| reply.wrong())?;
-                    let progress = Progress::new(now, held.sequence, settled, dead);
-                    Reserved::Replayed(Queued {
-                        id: id_of(id, &reply)?,
-                        accepted_at: held.accepted_at,
-                        progress,
-                    })
-                }
-                b'K' => Reserved::ReplayIssued(id_of(rest, &reply)?),
-                b'J' => Reserved::ReplayRejected(id_of(rest, &reply)?),
-                b'H' => {
-                    let (issued, ids) = rest.split_first().ok_or_else(|| reply.wrong())?;
-                    let ids = ids.chunks(16).map(|id| id_of(id, &reply)).collect::<Result<Vec<_>, _>>()?;
-                    let (issued, in_flight) =
-                        ids.split_at_checked(usize::from(*issued)).ok_or_else(|| reply.wrong())?;
-                    Reserved::AtLimit { issued: issued.to_vec(), in_flight: in_flight.to_vec() }
-                }
-                b'S' => Reserved::SoldOut,
-                b'N' => {
-                    let ms = std::str::from_utf8(rest).ok().and_then(|text| text.parse().ok());
-                    let starts_at = ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
-                    Reserved::NotStarted { now, starts_at: starts_at.ok_or_else(|| reply.wrong())? }
-                }
-                b'E' => Reserved::Ended,
-                b'P' => Reserved::Paused,
-                b'X' => Reserved::Archived,
-                b'L' => Reserved::NotLoaded { now },
-                b'B' => Reserved::BacklogFull,
-                _ => return Err(reply.wrong()),
-            })
+    let (sequence, settled, dead) = (reply.number()?, reply.number()?, reply.number()?);
+    let mut batch = Batch { now, sequence, settled, dead };
+    let mut answers = Vec::with_capacity(requests.len());
+    for place in groups.into_iter().flatten() {
+        answers.push((place, batch.answer(&mut reply, requests[place].id)?));
+    }
+    answers.sort_unstable_by_key(|(place, _)| *place);
+    Ok(answers.into_iter().map(|(_, answer)| answer).collect())
+}
+
+/// What the answers of one batch share.
+struct Batch {
+    now: Timestamp,
+    /// The sequence number given last.
+    sequence: u64,
+    settled: u64,
+    dead: u64,
+}
+
+impl Batch {
+    fn progress(&self, sequence: u64) -> Progress {
+        Progress::new(self.now, sequence, self.settled, self.dead)
+    }
+
+    /// Reads the next answer, to the request with this id.
+    fn answer(&mut self, reply: &mut Reply, id: IssuanceId) -> Result<Reserved, Failure> {
+        let now = self.now;
+        let answer = reply.bytes()?;
+        let Some((kind, rest)) = answer.split_first() else { return Err(reply.wrong()) };
+        Ok(match kind {
+            b'A' => {
+                self.sequence += 1;
+                Reserved::Accepted(Queued { id, accepted_at: now, progress: self.progress(self.sequence) })
+            }
+            b'R' => {
+                let (id, value) = rest.split_at_checked(16).ok_or_else(|| reply.wrong())?;
+                let held = in_flight(value).ok_or_else(|| reply.wrong())?;
+                let progress = self.progress(held.sequence);
+                Reserved::Replayed(Queued { id: id_of(id, reply)?, accepted_at: held.accepted_at, progress })
+            }
+            b'K' => Reserved::ReplayIssued(id_of(rest, reply)?),
+            b'J' => Reserved::ReplayRejected(id_of(rest, reply)?),
+            b'H' => {
+                let (issued, ids) = rest.split_first().ok_or_else(|| reply.wrong())?;
+                let ids = ids.chunks(16).map(|id| id_of(id, reply)).collect::<Result<Vec<_>, _>>()?;
+                let (issued, in_flight) =
+                    ids.split_at_checked(usize::from(*issued)).ok_or_else(|| reply.wrong())?;
+                Reserved::AtLimit { issued: issued.to_vec(), in_flight: in_flight.to_vec() }
+            }
+            b'S' => Reserved::SoldOut,
+            b'N' => {
+                let ms = std::str::from_utf8(rest).ok().and_then(|text| text.parse().ok());
+                let starts_at = ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
+                Reserved::NotStarted { now, starts_at: starts_at.ok_or_else(|| reply.wrong())? }
+            }
+            b'E' => Reserved::Ended,
+            b'P' => Reserved::Paused,
+            b'X' => Reserved::Archived,
+            b'L' => Reserved::NotLoaded { now },
+            b'B' => Reserved::BacklogFull,
+            _ => return Err(reply.wrong()),
         })
-        .collect()
+    }
 }
 
 pub(super) fn time(reply: &mut Reply) -> Result<Timestamp, Failure> {

@@ -16,11 +16,10 @@ local dead = redis.call('HLEN', KEYS[4])
 local oldest = ''
 local first = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', math.min(dead, tonumber(ARGV[2])) + 1)
 for _, entry in ipairs(first) do
-  local fields = {}
-  for i = 1, #entry[2], 2 do fields[entry[2][i]] = entry[2][i + 1] end
-  if not fields.id or redis.call('HEXISTS', KEYS[4], fields.id) == 0 then
+  local id, at = string.sub(entry[2][2], 1, 16), string.match(string.sub(entry[2][2], 17), '^%d+ %d+ (%d+) ')
+  if redis.call('HEXISTS', KEYS[4], id) == 0 then
     -- An entry that was appended anew keeps its request's time.
-    oldest = fields.at or string.match(entry[1], '^%d+')
+    oldest = at or string.match(entry[1], '^%d+')
     break
   end
 end

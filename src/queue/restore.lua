@@ -27,8 +27,7 @@ local scan = redis.call('HSCAN', KEYS[3], ARGV[3], 'COUNT', ARGV[4])
 local reply = {'ok', scan[1]}
 for i = 1, #scan[2], 2 do
   local id, value = scan[2][i], scan[2][i + 1]
-  local entry, serial, sequence, at, nth, coupon, user =
-    string.match(value, '^(%S+) (%S+) (%S+) (%S+) (%S+) (%S+) (%S+)$')
+  local entry, rest = string.match(value, '^(%S+) (%S+ %S+ %S+ %S+ %S+ %S+)$')
   if entry then
     local lost = #redis.call('XRANGE', KEYS[2], entry, entry) == 0
     if not lost then
@@ -38,9 +37,8 @@ for i = 1, #scan[2], 2 do
       if lost then redis.call('XDEL', KEYS[2], entry) end
     end
     if lost then
-      local fresh = redis.call('XADD', KEYS[2], '*', 'v', '1', 'id', id, 'coupon', coupon, 'user', user,
-        'serial', serial, 'nth', nth, 'at', at)
-      redis.call('HSET', KEYS[3], id, table.concat({fresh, serial, sequence, at, nth, coupon, user}, ' '))
+      local fresh = redis.call('XADD', KEYS[2], '*', '2', id .. rest)
+      redis.call('HSET', KEYS[3], id, fresh .. ' ' .. rest)
       reply[#reply + 1] = id
     end
   end

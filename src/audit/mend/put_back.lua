@@ -18,27 +18,26 @@ if not next_serial then return {'ok', 'unloaded'} end
 if redis.call('HEXISTS', KEYS[3], ARGV[2]) == 1 then return {'ok', 'present'} end
 local found = redis.call('XRANGE', KEYS[2], ARGV[3], ARGV[3])[1]
 if not found then return {'ok', 'gone'} end
-local entry = {}
-for i = 1, #found[2], 2 do entry[found[2][i]] = found[2][i + 1] end
-if entry.id ~= ARGV[2] then return {'ok', 'gone'} end
+local id, text = string.sub(found[2][2], 1, 16), string.sub(found[2][2], 17)
+local named, at, nth, coupon, user = string.match(text, '^(%d+) %d+ (%d+) (%d+) (%S+) (%S+)$')
+if id ~= ARGV[2] or not named then return {'ok', 'gone'} end
 local settled = redis.call('HGET', KEYS[4], 'settled') or 0
-local held, counted = redis.call('HGET', KEYS[6], entry.user) or '', false
+local held, counted = redis.call('HGET', KEYS[6], user) or '', false
 for i = 1, #held, 16 do counted = counted or string.sub(held, i, i + 15) == ARGV[2] end
 if not counted then return {'ok', 'strange'} end
 
-local serial = entry.serial
+local serial = named
 if ARGV[4] ~= '1' or tonumber(serial) >= next_serial or redis.call('SISMEMBER', KEYS[7], serial) == 1 then
   serial = '0'
 end
+-- Its place in the queue may have been another in an earlier epoch: it is the first that is not settled.
+local place = string.format('%.0f', tonumber(settled) + 1)
+local rest = table.concat({serial, place, at, nth, coupon, user}, ' ')
 local name = ARGV[3]
-if serial ~= entry.serial then
+if serial ~= named then
   redis.call('XACK', KEYS[2], ARGV[5], name)
   redis.call('XDEL', KEYS[2], name)
-  name = redis.call('XADD', KEYS[2], '*', 'v', '1', 'id', ARGV[2], 'coupon', entry.coupon, 'user', entry.user,
-    'serial', serial, 'nth', entry.nth, 'at', entry.at)
+  name = redis.call('XADD', KEYS[2], '*', '2', ARGV[2] .. rest)
 end
--- Its place in the queue is lost as well: the first that is not settled.
-local place = string.format('%.0f', tonumber(settled) + 1)
-redis.call('HSET', KEYS[3], ARGV[2],
-  table.concat({name, serial, place, entry.at, entry.nth, entry.coupon, entry.user}, ' '))
+redis.call('HSET', KEYS[3], ARGV[2], name .. ' ' .. rest)
 return {'ok', 'put back'}

@@ -196,7 +196,8 @@ impl Model {
         Model { coupons, ..Model::default() }
     }
 
-    /// Answers a batch: one request after the other.
+    /// Answers a batch: one request after the other, coupon by coupon in the order in which they first
+    /// appear.
     pub fn reserve(
         &mut self,
         requests: &[Request],
@@ -204,7 +205,15 @@ impl Model {
         now: Timestamp,
         mut choose: impl FnMut(&Self, &Request) -> Chosen,
     ) -> Vec<Reserved> {
-        requests.iter().map(|request| self.reserve_one(request, backlog_max, now, &mut choose)).collect()
+        let first =
+            |place: &usize| requests.iter().position(|request| request.coupon == requests[*place].coupon);
+        let mut order: Vec<usize> = (0..requests.len()).collect();
+        order.sort_by_key(first);
+        let mut answers = vec![None; requests.len()];
+        for place in order {
+            answers[place] = Some(self.reserve_one(&requests[place], backlog_max, now, &mut choose));
+        }
+        answers.into_iter().flatten().collect()
     }
 
     fn reserve_one(
