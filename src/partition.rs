@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, IntoConnectionInfo, Script, ToRedisArgs, Value};
+use redis::{
+    Arg, Client, Cmd, ErrorKind, IntoConnectionInfo, RedisError, Script, ServerErrorKind, ToRedisArgs, Value,
+};
 use tokio::sync::{Notify, watch};
 
 use crate::Failure;
@@ -25,6 +27,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection that timed out this many times in a row is replaced: the manager itself replaces
 /// only one that broke.
 const TIMEOUTS_MAX: u32 = 3;
+const NO_SCRIPT: ErrorKind = ErrorKind::Server(ServerErrorKind::NoScript);
 /// How often a call is repeated because the epoch moved on under it.
 const EPOCH_MOVES_MAX: usize = 3;
 
@@ -47,11 +50,11 @@ pub(crate) fn script(source: &str) -> Script {
     Script::new(&source.replace("--@certificate\n", check))
 }
 
-/// The keys and arguments of one call, in order.
+/// The keys and arguments of one call, in order. The arguments lie in one buffer: there are hundreds.
 #[derive(Default)]
 pub(crate) struct Call {
     keys: Vec<String>,
-    args: Vec<Vec<u8>>,
+    args: Cmd,
 }
 
 impl Call {
@@ -61,8 +64,20 @@ impl Call {
     }
 
     pub(crate) fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Self {
-        self.args.extend(arg.to_redis_args());
+        self.args.arg(arg);
         self
+    }
+
+    /// The command that calls the script with this hash.
+    fn command(&self, hash: &str) -> Cmd {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(hash).arg(self.keys.len()).arg(&self.keys);
+        for arg in self.args.args_iter() {
+            if let Arg::Simple(arg) = arg {
+                command.arg(arg);
+            }
+        }
+        command
     }
 }
 
@@ -212,16 +227,17 @@ impl Partition {
         operation: &'static str,
         call: &Call,
     ) -> Result<Reply, Failure> {
-        let mut invocation = script.prepare_invoke();
-        for key in &call.keys {
-            invocation.key(key);
+        let command = call.command(script.get_hash());
+        let mut connection = self.connection();
+        let mut called = command.query_async(&mut connection).await;
+        // A Redis that has just started knows no scripts.
+        if called.as_ref().is_err_and(|error: &RedisError| error.kind() == NO_SCRIPT) {
+            called = match script.load_async(&mut connection).await {
+                Ok(_) => command.query_async(&mut connection).await,
+                Err(error) => Err(error),
+            };
         }
-        for arg in &call.args {
-            invocation.arg(arg.as_slice());
-        }
-        let values: Vec<Value> = self
-            .noting_timeouts(invocation.invoke_async(&mut self.connection()).await)
-            .map_err(Failure::redis(operation))?;
+        let values: Vec<Value> = self.noting_timeouts(called).map_err(Failure::redis(operation))?;
         Ok(Reply { operation, values: values.into_iter() })
     }
 
