@@ -57,10 +57,11 @@ pub(super) enum Closed {
     Superseded,
 }
 
-/// Closes the certificate, as the holder of a lease.
-pub(super) async fn close(partition: &Partition, lease: &Lease) -> Result<Closed, Failure> {
+/// Closes the certificate, as the holder of a lease; `take_over`: even one of another ledger.
+pub(super) async fn close(partition: &Partition, lease: &Lease, take_over: bool) -> Result<Closed, Failure> {
     let mut call = Call::default();
     call.key(keys::certificate(partition.id())).arg(lease.term).arg(lease.epoch.to_string());
+    call.arg(&lease.ledger).arg(u8::from(take_over));
     let mut reply = partition.invoke(&CLOSE, "close the certificate", &call).await?;
     if reply.text()? != "closed" {
         return Ok(Closed::Superseded);

@@ -59,7 +59,7 @@ impl Recovery<'_> {
     }
 
     async fn close_and_open(&self, how: How) -> Result<Recovered, Failure> {
-        let last = match close(self.partition, self.lease).await? {
+        let last = match close(self.partition, self.lease, how == How::Rebuild).await? {
             Closed::Superseded => return Ok(Recovered::Superseded),
             Closed::After(last) => last,
         };
