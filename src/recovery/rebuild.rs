@@ -39,8 +39,13 @@ pub(super) async fn rebuild(recovery: &Recovery<'_>, last: Option<EpochKeys>) ->
         // The certificate is gone. Where it alone is, what was in flight is still there.
         None => epochs_in_flight(partition).await?,
     };
-    // What recoverers before us left half-built: else each failed attempt adds another copy.
-    let kept: Vec<&EpochKeys> = old.iter().chain([&keys]).collect();
+    // All that is not read here goes first: else the data must fit twice, and each failed attempt adds another
+    // copy. From here on the old epoch cannot be certified any more.
+    if forget::unfit(partition, &keys, &old).await? == Forgotten::Superseded {
+        return Ok(Recovered::Superseded);
+    }
+    let in_flight = old.iter().flat_map(|old| [old.in_flight(), old.dead()]);
+    let kept: Vec<String> = in_flight.chain([keys.prefix().to_owned()]).collect();
     if forget::all_but(partition, &keys, &kept).await? == Forgotten::Superseded {
         return Ok(Recovered::Superseded);
     }
