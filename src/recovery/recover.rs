@@ -76,8 +76,7 @@ impl Recovery<'_> {
     async fn verified(&self, last: &EpochKeys) -> Result<Option<Recovered>, Failure> {
         let why = match verify(self.partition, last, self.ledger, self.coupons, self.watch).await? {
             Verified::Damaged(why) => why,
-            Verified::Intact { in_flight, coupons } => match certify(self.partition, self.lease, last).await?
-            {
+            Verified::Intact { in_flight, coupons } => match self.certified(last).await? {
                 Opening::Opened => {
                     (self.watch)(&Step::Opened);
                     self.partition.set_epoch(last.epoch());
@@ -91,6 +90,10 @@ impl Recovery<'_> {
         };
         (self.watch)(&Step::Damaged { why });
         Ok(None)
+    }
+
+    async fn certified(&self, last: &EpochKeys) -> Result<Opening, Failure> {
+        certify(self.partition, self.lease, last, self.services.get().await?).await
     }
 
     /// Renews the lease until it is lost. That MongoDB is away for a moment does not lose it yet.
