@@ -102,8 +102,8 @@ async fn place_coupons(
     let of = by_coupon.len();
     let (mut queue, mut placed) = (Vec::new(), 0);
     for (number, (id, survivors)) in by_coupon.iter_mut().enumerate() {
-        match recovery.coupons.get(id).await? {
-            Some(coupon) => {
+        let placed_now = match recovery.coupons.get(id).await {
+            Ok(Some(coupon)) => {
                 let place = Place {
                     partition: recovery.partition,
                     keys,
@@ -113,11 +113,18 @@ async fn place_coupons(
                     number: number + 1,
                     of,
                 };
-                load_into(&place, recovery.ledger, &coupon, survivors).await?;
-                placed += 1;
+                load_into(&place, recovery.ledger, &coupon, survivors).await.map(drop)
             }
-            // Coupons are never deleted: what is in flight for one that is gone still gets its answer.
-            None => tracing::error!(coupon = %id, "a coupon with issuances in flight has no record"),
+            Ok(None) => Err(Failure::Damaged { what: "the record of a coupon", why: "it is gone".into() }),
+            Err(failure) => Err(failure),
+        };
+        match placed_now {
+            Ok(()) => placed += 1,
+            // It stays closed alone, not all the others with it: what is in flight for it is kept.
+            Err(damaged @ Failure::Damaged { .. }) => {
+                tracing::error!(coupon = %id, error = damaged.chain(), "the coupon cannot be loaded; it is left out");
+            }
+            Err(failure) => return Err(failure),
         }
         queue.append(survivors);
     }

@@ -74,7 +74,11 @@ impl Recovery<'_> {
 
     /// Certifies the data as it is. `None` if it is not what was left there.
     async fn verified(&self, last: &EpochKeys) -> Result<Option<Recovered>, Failure> {
-        let why = match verify(self.partition, last, self.ledger, self.coupons, self.watch).await? {
+        let verified = match verify(self.partition, last, self.ledger, self.coupons, self.watch).await {
+            Err(damaged @ Failure::Damaged { .. }) => Verified::Damaged(damaged.chain()),
+            verified => verified?,
+        };
+        let why = match verified {
             Verified::Damaged(why) => why,
             Verified::Intact { in_flight, coupons } => match self.certified(last).await? {
                 Opening::Opened => {
