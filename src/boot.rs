@@ -16,7 +16,7 @@ use crate::issuance::Ledger;
 use crate::issuance::ledger::indexes;
 use crate::keys::PartitionId;
 use crate::partition::Partition;
-use crate::recovery::{self, Durability, Keeper, Loader};
+use crate::recovery::{self, Durability, Keeper, Lease, Loader};
 use crate::user::UserStore;
 use crate::{Failure, mongo};
 
@@ -98,6 +98,11 @@ pub async fn connect_to_any(redis: &RedisConfig, mongodb: &MongoConfig) -> Resul
         async || indexes::ensure(&backends.database).await,
     )
     .await?;
+    let ledger = patiently("MongoDB does not tell which ledger this is", async || {
+        Lease::ledger(&backends.database, backends.partition.id()).await
+    })
+    .await?;
+    backends.partition.belongs_to(&ledger);
     let wrong: Vec<_> = findings.wrong.into_iter().chain(missing).collect();
     if wrong.is_empty() { Ok(backends) } else { Err(SetUpError(wrong)) }
 }

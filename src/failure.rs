@@ -24,6 +24,9 @@ pub enum Failure {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
+    /// What was read is there, and no program of this version can have written it. Asking again does not help.
+    #[error("{what} cannot be read: {why}")]
+    Damaged { what: &'static str, why: String },
     /// What a whole batch met.
     #[error(transparent)]
     Batch(Arc<Failure>),
@@ -35,12 +38,25 @@ pub enum Failure {
 impl Failure {
     /// Names the Redis operation that failed.
     pub fn redis(operation: &'static str) -> impl FnOnce(redis::RedisError) -> Failure {
-        move |source| Failure::Redis { operation, source: source.into() }
+        move |source| match source.kind() {
+            _ if source.code() == Some("WRONGTYPE") => {
+                Failure::Damaged { what: "data in Redis", why: source.to_string() }
+            }
+            redis::ErrorKind::UnexpectedReturnType => {
+                Failure::Damaged { what: "data in Redis", why: source.to_string() }
+            }
+            _ => Failure::Redis { operation, source: source.into() },
+        }
     }
 
     /// Names the MongoDB operation that failed.
     pub fn mongodb(operation: &'static str) -> impl FnOnce(mongodb::error::Error) -> Failure {
-        move |source| Failure::MongoDb { operation, source: source.into() }
+        move |source| match &*source.kind {
+            mongodb::error::ErrorKind::BsonDeserialization(_) | mongodb::error::ErrorKind::Bson(_) => {
+                Failure::Damaged { what: "a record in MongoDB", why: source.to_string() }
+            }
+            _ => Failure::MongoDb { operation, source: source.into() },
+        }
     }
 
     /// The share that one request has in the failure of its batch.

@@ -38,6 +38,8 @@ pub struct Partition {
     connection: RwLock<ConnectionManager>,
     timeouts: AtomicU32,
     epoch: watch::Sender<Epoch>,
+    /// The ledger that this process decides in; data of another's is never used. `None` while unknown.
+    ledger: RwLock<Option<String>>,
     /// When the certificate was opened, in milliseconds; 0 while that is not known.
     opened_at: AtomicU64,
     /// Woken by each call that found nothing certified.
@@ -93,6 +95,7 @@ impl Partition {
             client,
             timeouts: AtomicU32::new(0),
             epoch: watch::Sender::new(Epoch::UNKNOWN),
+            ledger: RwLock::new(None),
             opened_at: AtomicU64::new(0),
             uncertified: Notify::new(),
         })
@@ -125,6 +128,23 @@ impl Partition {
     /// The keys of the epoch that was open when last heard of.
     pub fn keys(&self) -> EpochKeys {
         EpochKeys::new(self.id, *self.epoch.borrow())
+    }
+
+    /// Says which ledger this process decides in. From then on an epoch of another ledger is taken for
+    /// uncertified: what is reserved there would be decided where nobody looks for it.
+    pub(crate) fn belongs_to(&self, ledger: &str) {
+        *self.ledger.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(ledger.to_owned());
+    }
+
+    /// Reads which epoch is open from the rest of a reply that says "stale".
+    pub(crate) fn open_epoch(&self, reply: &mut Reply) -> Result<Epoch, Failure> {
+        let epoch = reply.text()?.parse().map_err(|_| reply.wrong())?;
+        let (held, ours) =
+            (reply.text()?, self.ledger.read().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        match &*ours {
+            Some(ours) if !held.is_empty() && *ours != held => Err(Failure::Uncertified),
+            _ => Ok(epoch),
+        }
     }
 
     pub(crate) fn set_epoch(&self, epoch: Epoch) {
@@ -212,10 +232,7 @@ impl Partition {
         let mut reply = self.invoke(script, operation, &call).await?;
         match reply.text()?.as_str() {
             "ok" => Ok(Answer::Ok(reply)),
-            "stale" => match reply.text()?.parse() {
-                Ok(open) => Ok(Answer::Stale(open)),
-                Err(_) => Err(reply.wrong()),
-            },
+            "stale" => Ok(Answer::Stale(self.open_epoch(&mut reply)?)),
             _ => Err(Failure::Uncertified),
         }
     }

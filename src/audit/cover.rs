@@ -156,11 +156,12 @@ impl Look<'_> {
         let Some(quiet) = self.auditor.quiet(&self.keys, &self.coupon.id).await? else { return Ok(()) };
         self.found.counted = true;
         // What is not counted may have been adopted meanwhile; of an orphan nobody knows.
-        let most = quiet.issued - quiet.issued_in_flight + self.found.missing;
+        let settled_by_ledger = quiet.issued.saturating_sub(quiet.issued_in_flight);
+        let most = settled_by_ledger + self.found.missing;
         let least = most.saturating_sub(self.found.not_counted + self.found.orphans);
         let settled = quiet.figures.settled;
         if settled < least || settled > most {
-            let detail = Some(format!("{settled} settled, {} issued", quiet.issued - quiet.issued_in_flight));
+            let detail = Some(format!("{settled} settled, {settled_by_ledger} issued"));
             self.found.add([Finding { detail, ..self.finding(Kind::CountDrifted) }]);
         }
         Ok(())

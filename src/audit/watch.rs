@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::Auditor;
 use super::finding::Finding;
 use super::full::Settling;
-use crate::coupon::Coupon;
+use crate::coupon::{Coupon, CouponId};
 use crate::{Failure, metrics, recovery};
 
 /// Between the two brackets of a coupon whose numbers do not stand in order.
@@ -64,19 +64,32 @@ impl Auditor {
         let mut connection = self.partition.connection();
         let rounds: Option<u64> = connection.get(keys.audited()).await.map_err(failed())?;
         let in_full = rounds.unwrap_or(0) < FULL_ROUNDS;
+        let mut damaged = None;
         for id in recovery::loaded(&self.partition, &keys).await? {
-            // A coupon that is loaded has a record.
-            let Some(coupon) = self.coupons.get(&id).await? else { continue };
-            if in_full || self.disagrees(&coupon).await? {
-                self.look_unit_by_unit(&coupon).await?;
+            match self.look_at(&id, in_full).await {
+                Ok(()) => metrics::AUDITED.increment(1),
+                // It must not keep the others from being audited.
+                Err(failure @ Failure::Damaged { .. }) => {
+                    tracing::error!(coupon = %id, error = failure.chain(), "the coupon cannot be audited");
+                    damaged = Some(failure);
+                }
+                Err(failure) => return Err(failure),
             }
-            metrics::AUDITED.increment(1);
+        }
+        if let Some(damaged) = damaged {
+            return Err(damaged);
         }
         if in_full {
             connection.incr::<_, _, u64>(keys.audited(), 1).await.map_err(failed())?;
         }
         metrics::AUDIT_LAST.set(Timestamp::now().as_second() as f64);
         Ok(())
+    }
+
+    async fn look_at(&self, id: &CouponId, in_full: bool) -> Result<(), Failure> {
+        // A coupon that is loaded has a record.
+        let Some(coupon) = self.coupons.get(id).await? else { return Ok(()) };
+        if in_full || self.disagrees(&coupon).await? { self.look_unit_by_unit(&coupon).await } else { Ok(()) }
     }
 
     /// Whether this round is this process's.

@@ -1,7 +1,7 @@
 //! Coupons in MongoDB: the collection `coupons`, by id.
 
 use jiff::Timestamp;
-use mongodb::bson::{DateTime, doc};
+use mongodb::bson::{DateTime, Document, doc};
 use mongodb::options::{FindOptions, ReturnDocument};
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
@@ -170,16 +170,16 @@ impl CouponStore {
     }
 
     /// The coupons that operators changed since a moment, at most `CHANGED_MAX`, the oldest change
-    /// first.
+    /// first. A damaged record is left out.
     pub async fn changed_since(&self, moment: Timestamp) -> Result<Vec<Coupon>, Failure> {
-        let coupons = self.coupons.clone();
+        let coupons = self.coupons.clone_with_type::<Document>();
         let options = FindOptions::builder().sort(doc! {"changedAt": 1}).limit(CHANGED_MAX).build();
         let found = mongo::run("read the changed coupons", async move {
             let cursor =
                 coupons.find(doc! {"changedAt": {"$gte": to_bson_time(moment)}}).with_options(options);
             futures::TryStreamExt::try_collect::<Vec<_>>(cursor.await?).await
         });
-        found.await?.into_iter().map(Coupon::try_from).collect()
+        Ok(readable(found.await?))
     }
 
     /// At most `limit` of the coupons that may be asked for at `now` or later, newest first, and how
@@ -201,15 +201,31 @@ impl CouponStore {
         Ok((records.into_iter().map(Coupon::try_from).collect::<Result<_, _>>()?, left_out))
     }
 
-    /// The coupons that may be asked for at `now` or later.
+    /// The coupons that may be asked for at `now` or later. A damaged record is left out.
     pub async fn current(&self, now: Timestamp) -> Result<Vec<Coupon>, Failure> {
-        let coupons = self.coupons.clone();
+        let coupons = self.coupons.clone_with_type::<Document>();
         let found = mongo::run("read the current coupons", async move {
             let cursor = coupons.find(doc! {"endsAt": {"$gt": to_bson_time(now)}, "archived": false}).await?;
             futures::TryStreamExt::try_collect::<Vec<_>>(cursor).await
         });
-        found.await?.into_iter().map(Coupon::try_from).collect()
+        Ok(readable(found.await?))
     }
+}
+
+/// The coupons of these records. One that is damaged is left out: it must not be the others' trouble.
+fn readable(records: Vec<Document>) -> Vec<Coupon> {
+    let mut coupons = Vec::with_capacity(records.len());
+    for record in records {
+        let id = record.get("_id").cloned();
+        let parsed = mongodb::bson::deserialize_from_document::<Record>(record)
+            .map_err(|error| Failure::Damaged { what: "the record of a coupon", why: error.to_string() })
+            .and_then(Coupon::try_from);
+        match parsed {
+            Ok(coupon) => coupons.push(coupon),
+            Err(failure) => tracing::error!(?id, error = failure.chain(), "a coupon is left out"),
+        }
+    }
+    coupons
 }
 
 impl From<&Coupon> for Record {
@@ -255,10 +271,8 @@ impl TryFrom<Record> for Coupon {
 
     fn try_from(record: Record) -> Result<Self, Failure> {
         let id = record.id.clone();
-        Coupon::parse(record).map_err(|why| Failure::MongoDb {
-            operation: "read the coupon",
-            source: format!("the record of coupon {id:?} is damaged: {why}").into(),
-        })
+        Coupon::parse(record)
+            .map_err(|why| Failure::Damaged { what: "the record of a coupon", why: format!("{id:?}: {why}") })
     }
 }
 

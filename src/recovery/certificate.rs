@@ -9,6 +9,7 @@ use super::lease::Lease;
 use crate::Failure;
 use crate::keys::{self, EpochKeys, GROUP};
 use crate::partition::{Call, Partition, Reply, script};
+use crate::service::Service;
 
 static CHECK: LazyLock<Script> = LazyLock::new(|| script(include_str!("check.lua")));
 static CLOSE: LazyLock<Script> = LazyLock::new(|| script(include_str!("close.lua")));
@@ -57,10 +58,11 @@ pub(super) enum Closed {
     Superseded,
 }
 
-/// Closes the certificate, as the holder of a lease.
-pub(super) async fn close(partition: &Partition, lease: &Lease) -> Result<Closed, Failure> {
+/// Closes the certificate, as the holder of a lease; `take_over`: even one of another ledger.
+pub(super) async fn close(partition: &Partition, lease: &Lease, take_over: bool) -> Result<Closed, Failure> {
     let mut call = Call::default();
     call.key(keys::certificate(partition.id())).arg(lease.term).arg(lease.epoch.to_string());
+    call.arg(&lease.ledger).arg(u8::from(take_over));
     let mut reply = partition.invoke(&CLOSE, "close the certificate", &call).await?;
     if reply.text()? != "closed" {
         return Ok(Closed::Superseded);
@@ -93,15 +95,17 @@ pub(super) fn restarted() -> Failure {
     }
 }
 
-/// Opens the epoch that was open last again, as it is.
+/// Opens the epoch that was open last again, as it is, with the service in this state.
 pub(super) async fn certify(
     partition: &Partition,
     lease: &Lease,
     last: &EpochKeys,
+    service: Service,
 ) -> Result<Opening, Failure> {
     let mut call = Call::default();
     call.key(last.certificate()).key(last.stream()).key(last.counters()).key(last.audited());
     call.arg(lease.term).arg(lease.epoch.to_string()).arg(last.epoch().to_string()).arg(GROUP);
+    call.arg(service.generation).arg(u8::from(service.paused));
     opening(partition.invoke(&CERTIFY, "open the certificate", &call).await?)
 }
 

@@ -1,9 +1,11 @@
 #!lua flags=allow-oom
 -- Opens the epoch that was open last again, because its data was found intact: compare-and-set on the
--- term and the recoverer's epoch, on the very instance that was looked at.
+-- term and the recoverer's epoch, on the very instance that was looked at. The state of the service is
+-- brought up to its record in the same moment, so that a pause that Redis missed holds from the first request.
 --
 -- KEYS  1 certificate  2 stream  3 counters  4 rounds of the full audit
 -- ARGV  1 term  2 the recoverer's own epoch  3 the epoch that is intact  4 group
+--       5 generation of the service's state  6 '1' if the service is paused
 -- Returns {'opened'}, {'superseded'} (somebody else recovers), {'restarted'} (this is not the
 --   instance that was closed), or {'incomplete', what is missing}
 local held = redis.call('HMGET', KEYS[1], 'state', 'term', 'building', 'building_on', 'epoch')
@@ -15,6 +17,9 @@ if held[5] ~= ARGV[3] then return {'incomplete', 'the certificate of that epoch'
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[2])
 if groups.err or not groups[1] or groups[1][2] ~= ARGV[4] then return {'incomplete', 'consumer group'} end
 if redis.call('EXISTS', KEYS[3]) == 0 then return {'incomplete', 'counters'} end
+if tonumber(ARGV[5]) > tonumber(redis.call('HGET', KEYS[3], 'service_generation') or -1) then
+  redis.call('HSET', KEYS[3], 'service_generation', ARGV[5], 'paused', ARGV[6])
+end
 local time = redis.call('TIME')
 redis.call('HSET', KEYS[1], 'state', 'open', 'run_id', run_id,
   'replid', string.match(info, 'master_replid:(%x+)'), 'opened_at', string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))

@@ -22,35 +22,53 @@ pub(super) enum Forgotten {
     Superseded,
 }
 
-/// Deletes the keys of every epoch but some, as the recoverer of `mine`.
+/// Deletes the streams and counters of epochs, as the recoverer of `mine`: without them none of these can be
+/// certified, however far their other keys are deleted.
+pub(super) async fn unfit(
+    partition: &Partition,
+    mine: &EpochKeys,
+    epochs: &[EpochKeys],
+) -> Result<Forgotten, Failure> {
+    let keys: Vec<_> = epochs.iter().flat_map(|epoch| [epoch.stream(), epoch.counters()]).collect();
+    if keys.is_empty() { Ok(Forgotten::All) } else { forget(partition, mine, keys).await }
+}
+
+/// Deletes the keys of all epochs but those that begin with one of `kept`, as the recoverer of `mine`.
 pub(super) async fn all_but(
     partition: &Partition,
     mine: &EpochKeys,
-    kept: &[&EpochKeys],
+    kept: &[String],
 ) -> Result<Forgotten, Failure> {
     let mut walk = Walk::new(partition);
     while let Some(page) = walk.next().await? {
         let old: Vec<_> =
-            page.into_iter().filter(|key| !kept.iter().any(|kept| key.starts_with(kept.prefix()))).collect();
+            page.into_iter().filter(|key| !kept.iter().any(|kept| key.starts_with(kept))).collect();
         if old.is_empty() {
             continue;
         }
-        let mut call = Call::default();
-        call.key(mine.certificate()).arg(mine.epoch().to_string());
-        for key in old {
-            call.key(key);
-        }
-        if partition.invoke(&FORGET, "delete an old epoch", &call).await?.text()? != "forgotten" {
+        if forget(partition, mine, old).await? == Forgotten::Superseded {
             return Ok(Forgotten::Superseded);
         }
     }
     Ok(Forgotten::All)
 }
 
+async fn forget(partition: &Partition, mine: &EpochKeys, keys: Vec<String>) -> Result<Forgotten, Failure> {
+    let mut call = Call::default();
+    call.key(mine.certificate()).arg(mine.epoch().to_string());
+    for key in keys {
+        call.key(key);
+    }
+    Ok(match partition.invoke(&FORGET, "delete an old epoch", &call).await?.text()?.as_str() {
+        "forgotten" => Forgotten::All,
+        _ => Forgotten::Superseded,
+    })
+}
+
 /// Deletes what is not of the epoch that was just opened: what was there before, and what recoverers that
 /// died have half-built. The outage is over; what this leaves behind, the next recovery takes.
 pub(super) async fn leftovers(partition: &Partition, opened: &EpochKeys) {
-    if let Err(failure) = all_but(partition, opened, &[opened]).await {
+    if let Err(failure) = all_but(partition, opened, &[opened.prefix().to_owned()]).await {
         tracing::warn!(error = failure.chain(), "keys of old epochs could not be deleted yet");
     }
 }

@@ -130,6 +130,7 @@ impl Keeper {
         let Some(lease) = Lease::take(&self.database, self.partition.id(), &self.holder, known).await? else {
             return Ok(Kept::ByAnother);
         };
+        self.partition.belongs_to(&lease.ledger);
         // Somebody may have recovered between our look and our lease.
         if how == How::VerifyFirst && is_certified(&self.partition).await? {
             give_back(lease).await;
@@ -171,7 +172,7 @@ impl Keeper {
 pub async fn wrong_ledger(partition: &Partition, database: &Database) -> Result<Option<String>, Failure> {
     let Some(held) = certificate::read(partition).await?.ledger else { return Ok(None) };
     let ours = Lease::ledger(database, partition.id()).await?;
-    Ok((ours.as_deref() != Some(held.as_str())).then(|| {
+    Ok((ours != held).then(|| {
         "the data in Redis belongs to another MongoDB database than --mongodb-database: point --redis-url and \
          --mongodb-uri at a pair, or, if this database is to take that Redis over, run `couponctl recover --rebuild`"
             .to_owned()

@@ -70,16 +70,23 @@ impl Lease {
         Ok(Some(Lease { leases, partition, holder, term, epoch, ledger }))
     }
 
-    /// The name of this database's ledger, once anybody has recovered with it.
-    pub(super) async fn ledger(
-        database: &Database,
-        partition: PartitionId,
-    ) -> Result<Option<String>, Failure> {
+    /// The name of this database's ledger. It gets one if it has none.
+    pub(crate) async fn ledger(database: &Database, partition: PartitionId) -> Result<String, Failure> {
         let leases: Collection<Document> = database.collection("recovery");
-        let found = mongo::run("read the recovery lease", async move {
-            leases.find_one(doc! {"_id": id(partition)}).await
+        let named = vec![doc! {"$set": {
+            "term": {"$ifNull": ["$term", 0_i64]},
+            "until": {"$ifNull": ["$until", DateTime::from_millis(0)]},
+            "ledger": {"$ifNull": ["$ledger", Epoch::new().to_string()]},
+        }}];
+        let lease = mongo::run("read the recovery lease", async move {
+            leases
+                .find_one_and_update(doc! {"_id": id(partition)}, named)
+                .upsert(true)
+                .return_document(ReturnDocument::After)
+                .await
         });
-        Ok(found.await?.and_then(|lease| lease.get_str("ledger").map(str::to_owned).ok()))
+        let name = lease.await?.and_then(|lease| lease.get_str("ledger").map(str::to_owned).ok());
+        name.ok_or_else(|| Failure::Damaged { what: "the recovery lease", why: "it names no ledger".into() })
     }
 
     /// Renews the lease. `false` means that somebody else holds it now.

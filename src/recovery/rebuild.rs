@@ -39,8 +39,13 @@ pub(super) async fn rebuild(recovery: &Recovery<'_>, last: Option<EpochKeys>) ->
         // The certificate is gone. Where it alone is, what was in flight is still there.
         None => epochs_in_flight(partition).await?,
     };
-    // What recoverers before us left half-built: else each failed attempt adds another copy.
-    let kept: Vec<&EpochKeys> = old.iter().chain([&keys]).collect();
+    // All that is not read here goes first: else the data must fit twice, and each failed attempt adds another
+    // copy. From here on the old epoch cannot be certified any more.
+    if forget::unfit(partition, &keys, &old).await? == Forgotten::Superseded {
+        return Ok(Recovered::Superseded);
+    }
+    let in_flight = old.iter().flat_map(|old| [old.in_flight(), old.dead()]);
+    let kept: Vec<String> = in_flight.chain([keys.prefix().to_owned()]).collect();
     if forget::all_but(partition, &keys, &kept).await? == Forgotten::Superseded {
         return Ok(Recovered::Superseded);
     }
@@ -97,8 +102,8 @@ async fn place_coupons(
     let of = by_coupon.len();
     let (mut queue, mut placed) = (Vec::new(), 0);
     for (number, (id, survivors)) in by_coupon.iter_mut().enumerate() {
-        match recovery.coupons.get(id).await? {
-            Some(coupon) => {
+        let placed_now = match recovery.coupons.get(id).await {
+            Ok(Some(coupon)) => {
                 let place = Place {
                     partition: recovery.partition,
                     keys,
@@ -108,11 +113,18 @@ async fn place_coupons(
                     number: number + 1,
                     of,
                 };
-                load_into(&place, recovery.ledger, &coupon, survivors).await?;
-                placed += 1;
+                load_into(&place, recovery.ledger, &coupon, survivors).await.map(drop)
             }
-            // Coupons are never deleted: what is in flight for one that is gone still gets its answer.
-            None => tracing::error!(coupon = %id, "a coupon with issuances in flight has no record"),
+            Ok(None) => Err(Failure::Damaged { what: "the record of a coupon", why: "it is gone".into() }),
+            Err(failure) => Err(failure),
+        };
+        match placed_now {
+            Ok(()) => placed += 1,
+            // It stays closed alone, not all the others with it: what is in flight for it is kept.
+            Err(damaged @ Failure::Damaged { .. }) => {
+                tracing::error!(coupon = %id, error = damaged.chain(), "the coupon cannot be loaded; it is left out");
+            }
+            Err(failure) => return Err(failure),
         }
         queue.append(survivors);
     }

@@ -59,7 +59,7 @@ impl Recovery<'_> {
     }
 
     async fn close_and_open(&self, how: How) -> Result<Recovered, Failure> {
-        let last = match close(self.partition, self.lease).await? {
+        let last = match close(self.partition, self.lease, how == How::Rebuild).await? {
             Closed::Superseded => return Ok(Recovered::Superseded),
             Closed::After(last) => last,
         };
@@ -74,10 +74,13 @@ impl Recovery<'_> {
 
     /// Certifies the data as it is. `None` if it is not what was left there.
     async fn verified(&self, last: &EpochKeys) -> Result<Option<Recovered>, Failure> {
-        let why = match verify(self.partition, last, self.ledger, self.coupons, self.watch).await? {
+        let verified = match verify(self.partition, last, self.ledger, self.coupons, self.watch).await {
+            Err(damaged @ Failure::Damaged { .. }) => Verified::Damaged(damaged.chain()),
+            verified => verified?,
+        };
+        let why = match verified {
             Verified::Damaged(why) => why,
-            Verified::Intact { in_flight, coupons } => match certify(self.partition, self.lease, last).await?
-            {
+            Verified::Intact { in_flight, coupons } => match self.certified(last).await? {
                 Opening::Opened => {
                     (self.watch)(&Step::Opened);
                     self.partition.set_epoch(last.epoch());
@@ -91,6 +94,10 @@ impl Recovery<'_> {
         };
         (self.watch)(&Step::Damaged { why });
         Ok(None)
+    }
+
+    async fn certified(&self, last: &EpochKeys) -> Result<Opening, Failure> {
+        certify(self.partition, self.lease, last, self.services.get().await?).await
     }
 
     /// Renews the lease until it is lost. That MongoDB is away for a moment does not lose it yet.

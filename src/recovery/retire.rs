@@ -80,9 +80,9 @@ pub async fn loaded(partition: &Partition, keys: &EpochKeys) -> Result<Vec<Coupo
     ids.sort_unstable();
     ids.iter()
         .map(|id| {
-            id.parse().map_err(|why: String| Failure::Redis {
-                operation: "read which coupons are loaded",
-                source: why.into(),
+            id.parse().map_err(|why: String| Failure::Damaged {
+                what: "a member of the loaded coupons",
+                why: format!("{id:?} {why}"),
             })
         })
         .collect()

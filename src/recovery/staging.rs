@@ -130,13 +130,10 @@ impl<'a> Staging<'a> {
                     source: "what was staged has expired; try again".into(),
                 }),
             },
-            "stale" => match reply.text()?.parse() {
-                Ok(open) => {
-                    self.partition.set_epoch(open);
-                    Ok(Placed::Outdated)
-                }
-                Err(_) => Err(reply.wrong()),
-            },
+            "stale" => {
+                self.partition.set_epoch(self.partition.open_epoch(&mut reply)?);
+                Ok(Placed::Outdated)
+            }
             _ => Err(Failure::Uncertified),
         }
     }

@@ -46,7 +46,7 @@ pub(super) async fn read(partition: &Partition, epochs: &[EpochKeys]) -> Result<
         scan(partition, &keys.in_flight(), |id, value| match parse(&id, &value) {
             // HSCAN may give a field more than once.
             Some((key, in_flight)) => {
-                drop(found.insert(key, Survivor { id: key, in_flight, dead: dead.remove(&id) }));
+                drop(found.insert(key, Survivor { id: key, in_flight, dead: dead.get(&id).cloned() }));
             }
             None => damaged.push((id, value)),
         })

@@ -124,10 +124,11 @@ async fn read_held(
     let mut pipeline = redis::pipe();
     pipeline.cmd("HMGET").arg(keys.coupon(coupon)).arg(&["total", "generation", "next", "settled"]);
     pipeline.cmd("SCARD").arg(keys.free(coupon));
-    let (held, free): (Vec<Option<u64>>, u64) = pipeline
+    let (held, free): (Vec<Option<String>>, u64) = pipeline
         .query_async(&mut partition.connection())
         .await
         .map_err(Failure::redis("read what Redis holds of a coupon"))?;
+    let held: Vec<Option<u64>> = held.into_iter().map(|text| text?.parse().ok()).collect();
     let [Some(total), Some(generation), Some(next), Some(settled)] = held[..] else { return Ok(None) };
     Ok(Some(Held { total, generation: i64::try_from(generation).unwrap_or(i64::MAX), next, settled, free }))
 }

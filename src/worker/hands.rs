@@ -20,6 +20,10 @@ use crate::recovery::Epoch;
 /// An entry that MongoDB refuses is tried this many times, alone, before it is set aside.
 pub const ATTEMPTS_MAX: u32 = 3;
 
+/// What is unclear about one entry alone (its coupon's record is damaged, say) is tried this many times in
+/// a row; then the hand is for others, and the sweep brings it back.
+const UNCLEAR_MAX: u32 = 5;
+
 pub(super) struct Hands {
     partition: Arc<Partition>,
     decider: Decider,
@@ -82,10 +86,12 @@ impl Hands {
         Batch { keys, entries, in_hand: Arc::clone(&self.in_hand) }
     }
 
-    /// Works on a batch until it is done, or `shutdown` finds it waiting: then others claim the rest.
+    /// Works on a batch until it is done, or what is left of it is for a later sweep, or `shutdown` finds it
+    /// waiting: then others claim the rest.
     pub(super) async fn work(&self, batch: Batch, shutdown: &CancellationToken) {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
         let mut rest = batch.entries.clone();
+        let mut unclear_rounds = 0;
         while !rest.is_empty() {
             match self.decider.process(&batch.keys, &rest).await {
                 Ok(Processed::AnotherEpoch) => {
@@ -105,6 +111,10 @@ impl Hands {
                         }
                     }
                     rest = unclear;
+                    unclear_rounds += 1;
+                    if unclear_rounds == UNCLEAR_MAX {
+                        return;
+                    }
                 }
                 Err(failure) => {
                     warn(rest.len(), &failure);
@@ -122,7 +132,7 @@ impl Hands {
     /// sets it aside when its attempts have run out. Only refusals use up attempts.
     async fn alone(&self, keys: &EpochKeys, entry: Entry, mut why: String, shutdown: &CancellationToken) {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
-        let mut attempts = 0;
+        let (mut attempts, mut unclear) = (0, 0);
         while attempts < ATTEMPTS_MAX {
             backoff.wait(shutdown).await;
             if shutdown.is_cancelled() {
@@ -136,7 +146,13 @@ impl Hands {
                         attempts += 1;
                         why = again;
                     }
-                    Some((_, Left::Unclear(failure))) => warn(1, &failure),
+                    Some((_, Left::Unclear(failure))) => {
+                        warn(1, &failure);
+                        unclear += 1;
+                        if unclear == UNCLEAR_MAX {
+                            return;
+                        }
+                    }
                 },
                 Err(failure) => warn(1, &failure),
             }

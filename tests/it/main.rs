@@ -17,6 +17,7 @@ mod recovery;
 mod replays;
 mod resources;
 mod retiring;
+mod review;
 mod rush;
 mod scripts;
 mod settling;

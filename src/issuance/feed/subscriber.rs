@@ -88,8 +88,9 @@ async fn hear(feed: &Feed, mut sink: PubSubSink, mut stream: PubSubStream) {
 fn take(feed: &Feed, announced: &Msg) {
     let bytes = announced.get_payload_bytes();
     match std::str::from_utf8(bytes).map_err(|error| error.to_string()).and_then(message::hear) {
-        // Whoever waits is looked up again because of it.
-        Ok(Heard::Epoch(epoch)) => feed.partition.set_epoch(epoch),
+        // Whoever waits is looked up again because of it. Only a script's answer says which epoch is open, and
+        // that it is of our ledger.
+        Ok(Heard::Epoch(_)) => feed.again.notify_one(),
         Ok(Heard::Outcome(decision)) => {
             let id = decision.id;
             let decision = feed.lookup.learn(decision);

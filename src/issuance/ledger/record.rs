@@ -39,10 +39,7 @@ pub(super) fn uuid(id: IssuanceId) -> Uuid {
 
 /// The failure of a document that this program cannot have written.
 pub(super) fn damaged(id: impl std::fmt::Display, why: impl std::fmt::Display) -> Failure {
-    Failure::MongoDb {
-        operation: "read the ledger",
-        source: format!("the ledger's document {id} is damaged: {why}").into(),
-    }
+    Failure::Damaged { what: "a record of the ledger", why: format!("{id}: {why}") }
 }
 
 impl From<&Decision> for Record {

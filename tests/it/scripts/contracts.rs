@@ -243,7 +243,7 @@ async fn reserve_fails_before_its_first_write_when_a_key_is_of_a_wrong_type() {
         // More than were given back, so that a unit is taken from each place.
         let requests = ["a", "b"].map(|user| request(user, &coupon));
         let answered = reserve(bench.partition(), &requests, NO_BACKLOG_MAX).await;
-        assert!(matches!(answered, Err(Failure::Redis { .. })), "{name}: {answered:?}");
+        assert!(matches!(answered, Err(Failure::Damaged { .. })), "{name}: {answered:?}");
         assert_eq!(bench.everything().await, before, "{name}");
     }
 }
@@ -256,7 +256,7 @@ async fn reassign_fails_before_its_first_write_when_a_key_is_of_a_wrong_type() {
         let before = bench.everything().await;
         let Entry { id, entry, serial, .. } = &entries[0];
         let answered = reassign(bench.partition(), &bench.keys(), &coupon, *id, entry, *serial).await;
-        assert!(matches!(answered, Err(Failure::Redis { .. })), "{name}: {answered:?}");
+        assert!(matches!(answered, Err(Failure::Damaged { .. })), "{name}: {answered:?}");
         assert_eq!(bench.everything().await, before, "{name}");
     }
 }
@@ -269,7 +269,7 @@ async fn settle_fails_before_its_first_write_when_a_key_is_of_a_wrong_type() {
         let before = bench.everything().await;
         let outcomes = [issued(&entries[0], entries[0].serial.expect("a unit")), given_back(&entries[1])];
         let answered = settle(bench.partition(), &bench.keys(), &outcomes).await;
-        assert!(matches!(answered, Err(Failure::Redis { .. })), "{name}: {answered:?}");
+        assert!(matches!(answered, Err(Failure::Damaged { .. })), "{name}: {answered:?}");
         assert_eq!(bench.everything().await, before, "{name}");
     }
 }
