@@ -59,8 +59,8 @@ impl Sizes {
         connections: 64,
         backlog: 4_000,
         latency_seconds: 2,
-        reservations: 2_560,
-        calls: 300,
+        reservations: 1_280,
+        calls: 200,
         weighed: 5_000,
         settled: &[0, 5_000, 20_000],
     };

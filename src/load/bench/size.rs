@@ -18,6 +18,8 @@ use crate::dev::servers::Persistence;
 
 /// Settled users that are made in one go: what is queued in between stays small.
 const STEP: u32 = 50_000;
+/// Rounds of a point. Their users settle too: few enough that they stay below the next point.
+const ROUNDS: u32 = 3;
 
 /// In order of data size.
 #[derive(Debug, Serialize)]
@@ -46,7 +48,7 @@ pub struct Point {
 pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Size> {
     let bed = Bed::make(lab, Persistence::None).await?;
     let most = lab.sizes.settled.iter().copied().max().unwrap_or(0);
-    let measured = lab.sizes.rounds as u32 * lab.sizes.settled.len() as u32 * lab.sizes.reservations;
+    let measured = ROUNDS * lab.sizes.settled.len() as u32 * lab.sizes.reservations;
     let coupon = bed.coupon(most + measured + BATCH_MAX).await?;
     let mut there = 0;
     // So that the first point does not pay for the scripts' first use.
@@ -83,7 +85,7 @@ async fn point(lab: &Lab<'_>, bed: &Bed, coupon: &CouponId, there: &mut u32) -> 
     let (settled, count) = (*there, lab.sizes.reservations);
     let redis_bytes = bed.redis_bytes().await?;
     let (mut micros, mut calls) = (Vec::new(), Vec::new());
-    for _ in 0..lab.sizes.rounds {
+    for _ in 0..ROUNDS {
         let before = bed.redis_cpu_us().await?;
         let queued = queue(bed, coupon, *there..*there + count, BATCH_MAX).await?;
         micros.push((bed.redis_cpu_us().await? - before) / f64::from(count));
