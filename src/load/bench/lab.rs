@@ -60,7 +60,7 @@ impl Sizes {
         backlog: 4_000,
         latency_seconds: 2,
         reservations: 1_280,
-        calls: 200,
+        calls: 100,
         weighed: 5_000,
         settled: &[0, 5_000, 20_000],
     };

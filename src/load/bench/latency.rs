@@ -22,6 +22,9 @@ use crate::load::rush::{self, Settings};
 
 /// The longest that an answer, and the drain, are waited for.
 const ANSWER_MAX_MS: u64 = 30_000;
+/// Connections, for each of a burst's. Half as many follow the requests, in turn, and someone who waits
+/// holds one: so many that it is free again when its turn comes.
+const CONNECTIONS_SHARE: usize = 4;
 /// The same arrivals in every run.
 const SEED: u64 = 1;
 
@@ -110,8 +113,7 @@ async fn half(lab: &Lab<'_>, api: &Program, requests: usize, follow: Follow) -> 
         retry: Retry::None,
         follow,
         seed: SEED,
-        // Someone who waits holds a connection; nobody may wait for one.
-        connections: lab.sizes.connections * 4,
+        connections: lab.sizes.connections * CONNECTIONS_SHARE,
         in_flight_max: usize::MAX,
         answer_max_ms: ANSWER_MAX_MS,
         drain_max_ms: ANSWER_MAX_MS,

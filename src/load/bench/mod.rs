@@ -69,6 +69,7 @@ pub async fn run(
         program::sibling("coupon-api")?;
         program::sibling("coupon-worker")?;
     }
+    usage::raise_file_limit();
     let sizes = if quick { Sizes::QUICK } else { Sizes::FULL };
     let lab = Lab::open(parent, sizes, tell).await?;
     // What is dropped in the middle takes its processes with it.
