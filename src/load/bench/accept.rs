@@ -9,11 +9,14 @@ use serde::Serialize;
 
 use super::bed::Bed;
 use super::burst::{Burnt, Burst, Cpu, MONGOD, REDIS, SERVER, WORKER};
-use super::lab::Lab;
+use super::lab::{Lab, Sizes};
 use super::program::Program;
 use super::report::{Row, Target, row};
 use super::spread::Spread;
 use crate::dev::servers::Persistence;
+
+/// The bare handler only repeats it: as long as the name of a coupon that there is.
+pub(super) const NO_COUPON: &str = "bench-abcdefghijkm";
 
 /// Accepted requests per second; ratios are those of one round each, and their median.
 #[derive(Debug, Serialize)]
@@ -70,25 +73,18 @@ pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Accept> {
         bed.register(sizes.burst).await?;
         // Each alone: an idle process costs little, but not nothing.
         let handler = bare_handler().await?;
-        let burst = Burst {
-            url: &handler.url(),
-            coupon: "bench-abcdefghijkm",
-            users: sizes.burst,
-            connections: sizes.connections,
-            watched: &[(SERVER, handler.pid())],
-        };
-        bare.add(burst.send().await?);
+        bare.add(to_bare(lab, &handler).send(NO_COUPON).await?);
         handler.stop().await?;
 
         let api = bed.api().await?;
         for kind in [&mut unseen, &mut seen] {
             let coupon = bed.coupon(sizes.burst).await?;
-            kind.add(service(lab, &bed, &api, None).await?.send_to(coupon.as_str()).await?);
+            kind.add(to_service(lab, &bed, &api, None)?.send(coupon.as_str()).await?);
             bed.drain(&coupon, sizes.burst).await?;
         }
         let coupon = bed.coupon(sizes.burst).await?;
         let worker = bed.worker().await?;
-        draining.add(service(lab, &bed, &api, Some(&worker)).await?.send_to(coupon.as_str()).await?);
+        draining.add(to_service(lab, &bed, &api, Some(&worker))?.send(coupon.as_str()).await?);
         bed.drained(&coupon, sizes.burst).await?;
         worker.stop().await?;
         api.stop().await?;
@@ -115,31 +111,24 @@ pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Accept> {
     })
 }
 
-/// A burst to the service, to be given its coupon.
-pub(super) struct ToService {
-    url: String,
-    users: u32,
-    connections: usize,
-    watched: Vec<(&'static str, u32)>,
+/// A burst to the bare handler.
+pub(super) fn to_bare(lab: &Lab<'_>, handler: &Program) -> Burst {
+    let Sizes { burst: users, connections, .. } = lab.sizes;
+    Burst { url: handler.url(), users, connections, watched: vec![(SERVER, handler.pid())] }
 }
 
-pub(super) async fn service(
+/// A burst to the service.
+pub(super) fn to_service(
     lab: &Lab<'_>,
     bed: &Bed,
     api: &Program,
     worker: Option<&Program>,
-) -> anyhow::Result<ToService> {
+) -> anyhow::Result<Burst> {
+    let Sizes { burst: users, connections, .. } = lab.sizes;
     let mut watched = vec![(SERVER, api.pid()), (MONGOD, lab.mongodb_pid()?)];
     watched.extend(bed.redis.pid().map(|pid| (REDIS, pid)));
     watched.extend(worker.map(|worker| (WORKER, worker.pid())));
-    Ok(ToService { url: api.url(), users: lab.sizes.burst, connections: lab.sizes.connections, watched })
-}
-
-impl ToService {
-    pub(super) async fn send_to(&self, coupon: &str) -> anyhow::Result<Burnt> {
-        let ToService { url, users, connections, watched } = self;
-        Burst { url, coupon, users: *users, connections: *connections, watched }.send().await
-    }
+    Ok(Burst { url: api.url(), users, connections, watched })
 }
 
 impl Accept {

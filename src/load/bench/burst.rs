@@ -18,14 +18,13 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 const ACCEPTED: u16 = 202;
 
 /// What is sent, to whom.
-pub(super) struct Burst<'a> {
-    pub url: &'a str,
-    pub coupon: &'a str,
+pub(super) struct Burst {
+    pub url: String,
     /// Users 0 to this one, each once.
     pub users: u32,
     pub connections: usize,
     /// Processes whose processor time is told, by name.
-    pub watched: &'a [(&'static str, u32)],
+    pub watched: Vec<(&'static str, u32)>,
 }
 
 /// What came of it.
@@ -92,13 +91,13 @@ impl Crowd for Senders {
     fn dropped(&self, _: usize) {}
 }
 
-impl Burst<'_> {
-    /// Sends it. An error, if not every request was accepted: its rate would be another thing's.
-    pub async fn send(&self) -> anyhow::Result<Burnt> {
-        let target = Arc::new(Target::new(self.url).map_err(anyhow::Error::msg)?);
+impl Burst {
+    /// Sends it, for this coupon. An error, if not every request was accepted: its rate would be another thing's.
+    pub async fn send(&self, coupon: &str) -> anyhow::Result<Burnt> {
+        let target = Arc::new(Target::new(&self.url).map_err(anyhow::Error::msg)?);
         let senders = Arc::new(Senders {
             target: Arc::clone(&target),
-            coupon: self.coupon.to_owned(),
+            coupon: coupon.to_owned(),
             began: Instant::now(),
             first_sent: AtomicU64::new(u64::MAX),
             last_answered: AtomicU64::new(0),
@@ -142,7 +141,7 @@ impl Burst<'_> {
 
     fn used(&self) -> anyhow::Result<Vec<(&'static str, Duration)>> {
         let mut used = vec![(GENERATOR, usage::own_cpu())];
-        for (name, pid) in self.watched {
+        for (name, pid) in &self.watched {
             used.push((name, usage::cpu(*pid)?));
         }
         Ok(used)

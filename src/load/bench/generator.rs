@@ -3,9 +3,9 @@
 
 use serde::Serialize;
 
-use super::accept::{bare_handler, service};
+use super::accept::{NO_COUPON, bare_handler, to_bare, to_service};
 use super::bed::Bed;
-use super::burst::{Burnt, Burst, Cpu, SERVER};
+use super::burst::{Burnt, Cpu};
 use super::lab::Lab;
 use super::report::{Row, row};
 use super::spread::Spread;
@@ -38,14 +38,7 @@ pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Generator> {
     let handler = bare_handler().await?;
     let mut bare = Vec::new();
     for _ in 0..sizes.rounds {
-        let burst = Burst {
-            url: &handler.url(),
-            coupon: "bench-abcdefghijkm",
-            users: sizes.burst,
-            connections: sizes.connections,
-            watched: &[(SERVER, handler.pid())],
-        };
-        bare.push(burst.send().await?);
+        bare.push(to_bare(lab, &handler).send(NO_COUPON).await?);
     }
     handler.stop().await?;
 
@@ -56,7 +49,7 @@ pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Generator> {
     let mut full = Vec::new();
     for _ in 0..sizes.rounds {
         let coupon = bed.coupon(sizes.burst).await?;
-        full.push(service(lab, &bed, &api, None).await?.send_to(coupon.as_str()).await?);
+        full.push(to_service(lab, &bed, &api, None)?.send(coupon.as_str()).await?);
         bed.drain(&coupon, sizes.burst).await?;
     }
     api.stop().await?;

@@ -8,7 +8,7 @@
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::accept::service;
+use super::accept::to_service;
 use super::bed::{Bed, USER_PREFIX};
 use super::lab::Lab;
 use super::program::Program;
@@ -62,7 +62,7 @@ pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Latency> {
     for _ in 0..sizes.rounds {
         let coupon = bed.coupon(sizes.burst).await?;
         let began = std::time::Instant::now();
-        service(lab, &bed, &api, None).await?.send_to(coupon.as_str()).await?;
+        to_service(lab, &bed, &api, None)?.send(coupon.as_str()).await?;
         bed.drained(&coupon, sizes.burst).await?;
         saturated.push(f64::from(sizes.burst) / began.elapsed().as_secs_f64());
     }

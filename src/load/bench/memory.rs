@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::accept::service;
+use super::accept::to_service;
 use super::bed::Bed;
 use super::lab::Lab;
 use super::report::{Row, row};
@@ -41,7 +41,7 @@ pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Memory> {
     };
     let (api_bytes_at_rest, worker_bytes_at_rest) = resident().await?;
     let coupon = bed.coupon(requests).await?;
-    service(lab, &bed, &api, None).await?.send_to(coupon.as_str()).await?;
+    to_service(lab, &bed, &api, None)?.send(coupon.as_str()).await?;
     bed.drained(&coupon, requests).await?;
     let (api_bytes_after, worker_bytes_after) = resident().await?;
     worker.stop().await?;
