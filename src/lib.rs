@@ -39,7 +39,7 @@
 //! | [`worker`] | the drain loop |
 //! | [`http`], [`api`] | server and problems; routes, wire types, OpenAPI, pages |
 //! | [`dev`] | redis-server and mongod as child processes; the whole system on one machine |
-//! | [`load`] | requests as planned, what users were told, the judgement |
+//! | [`load`] | requests as planned, what users were told, the judgement; the bench |
 //! | [`cli`] | `couponctl` |
 //! | [`partition`], [`mongo`], [`keys`], [`batch`] | Redis and MongoDB as everyone uses them |
 //! | [`metrics`] | the table of metrics, and handles to count with |

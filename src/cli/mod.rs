@@ -1,10 +1,11 @@
 //! `couponctl`: noun, then verb.
 //!
-//! `dev`, `check`, `recover` and `audit` have the servers in hand; `rush` reads the ledger where it is
+//! `dev`, `check`, `recover` and `audit` have the servers in hand; `bench` has its own; `rush` reads the ledger where it is
 //! told where that is. Everything else goes through the HTTP API alone, knows no more than its JSON, and
 //! so works against any deployment.
 
 mod audit;
+mod bench;
 mod check;
 pub mod client;
 mod completion;
@@ -28,7 +29,7 @@ use clap::{Parser, Subcommand};
 /// Runs, steers and examines the Coupon System.
 ///
 /// `dev` starts everything on this machine, `check` examines an environment, `recover` mends its Redis and
-/// `audit` proves its accounts. The other commands talk to a running API, named by --api-url or
+/// `audit` proves its accounts; `bench` measures on servers of its own. The other commands talk to a running API, named by --api-url or
 /// COUPON_API_URL. Each has an example in its --help.
 #[derive(Debug, Parser)]
 #[command(
@@ -49,9 +50,9 @@ Exit codes:
   0  ok
   1  failed, or the API answered with a problem
   2  the command is wrong
-  3  a threshold was missed, or the accounts drifted (rush, audit)
+  3  a threshold was missed, or the accounts drifted (rush, bench, audit)
   4  a promise is broken (rush, audit)
-  5  the environment is wrong (dev, check, recover, audit, rush)"
+  5  the environment is wrong (dev, check, recover, audit, rush, bench)"
 )]
 pub struct Command {
     #[command(subcommand)]
@@ -74,6 +75,7 @@ enum Task {
     Service(service::Service),
     Watch(watch::Watch),
     Rush(rush::Rush),
+    Bench(bench::Bench),
     Completion(completion::Completion),
 }
 
@@ -95,6 +97,7 @@ impl Command {
             Task::Service(service) => service.run().await,
             Task::Watch(watch) => watch.run().await,
             Task::Rush(rush) => rush.run().await,
+            Task::Bench(bench) => bench.run().await,
             Task::Completion(completion) => completion.run(),
         };
         match ended {

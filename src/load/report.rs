@@ -114,7 +114,7 @@ pub struct Percentiles {
 }
 
 impl Percentiles {
-    fn of(latency: &Latency) -> Option<Self> {
+    pub(super) fn of(latency: &Latency) -> Option<Self> {
         let ms = |us: u64| us as f64 / 1_000.0;
         latency.read(|histogram| {
             let at = |quantile| ms(histogram.value_at_quantile(quantile));

@@ -3,6 +3,7 @@
 
 mod answers;
 mod audit;
+mod bench;
 mod ctl;
 mod faults;
 mod helpers;

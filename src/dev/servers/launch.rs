@@ -40,7 +40,7 @@ static LAUNCHER: LazyLock<Sender<Job>> = LazyLock::new(|| {
 });
 
 /// Starts `command` as the leader of its own process group, to be killed when this process dies.
-pub(super) async fn spawn(mut command: Command) -> io::Result<Child> {
+pub(crate) async fn spawn(mut command: Command) -> io::Result<Child> {
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     #[cfg(target_os = "linux")]
     die_with_parent(&mut command);

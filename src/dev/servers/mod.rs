@@ -33,6 +33,7 @@ mod tests;
 use std::time::Duration;
 
 pub use find::{Installed, Program, find, find_all};
+pub(crate) use launch::spawn as spawn_child;
 pub use mongod::{MongoOptions, MongoServer};
 pub use redis::{Persistence, RedisOptions, RedisServer};
 pub use server::{Server, Spec};

@@ -1,0 +1,141 @@
+//! `couponctl bench`: what the system is held to, measured.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{ArgAction, Args, ValueEnum};
+
+use super::progress::Progress;
+use super::table::{number, sentence, table, words};
+use crate::boot::Fault;
+use crate::load::bench::report::{Report, Row};
+use crate::load::bench::{self, IS_RELEASE, Section, bare};
+use crate::shutdown;
+use crate::telemetry::{self, LogFormat};
+
+/// Measures how fast the system is, as ratios to something plain measured beside it.
+///
+/// Starts redis-server, mongod and the system's own programs in a temporary folder, and needs nothing
+/// else. Everything runs on this machine, so it should have nothing else to do.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  couponctl bench
+  couponctl bench --only accept --only drain
+  couponctl bench --quick --json > bench.json
+  couponctl bench --enforce
+
+Build with `cargo build --release`: figures of a debug build mean nothing. The
+folder must be on a disk like that of the Redis to come: most of what durability
+costs is the disk's (fsyncMicros says how much).
+
+JSON is one object: version, build, quick, cores, fsyncMicros, startedAt, targets
+[{name, value, atLeast or atMost, ok}], and an object a section, null if it was not
+measured: accept, drain, latency, redis, size, memory, generator, ready. The rows of
+the table are named as their fields; src/load/bench documents each. Where there were
+several rounds, a figure is {median, min, max, rounds}.
+
+Exit codes:
+  0  measured
+  1  it could not be finished
+  2  the command is wrong
+  3  a target was missed, and --enforce was given
+  5  the environment is wrong")]
+pub(super) struct Bench {
+    /// Measure this, and nothing else; may be repeated
+    #[arg(long, value_enum, value_name = "SECTION", action = ArgAction::Append)]
+    only: Vec<Section>,
+    /// Small sizes: rough figures, in about a minute
+    #[arg(long)]
+    quick: bool,
+    /// Exit with 3 if a target is missed
+    #[arg(long)]
+    enforce: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Where the temporary folder is made (the system's own place if not given)
+    #[arg(long, value_name = "FOLDER")]
+    folder: Option<PathBuf>,
+    /// Serve the handler that the service is compared with; the bench starts it by itself
+    #[arg(long, hide = true, exclusive = true)]
+    serve_bare: bool,
+}
+
+impl Bench {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let stop = shutdown::on_signal()?;
+        if self.serve_bare {
+            telemetry::start(LogFormat::Json, "info")?;
+            return bare::serve(stop).await;
+        }
+        if !IS_RELEASE && self.enforce {
+            let why =
+                "this is a debug build, whose figures mean nothing: build with `cargo build --release`\n";
+            return Err(clap::Error::raw(clap::error::ErrorKind::InvalidValue, why).into());
+        }
+        let progress = Progress::start();
+        if !IS_RELEASE {
+            progress.say("WARNING: this is a debug build, and its figures mean nothing; build with `cargo build --release`");
+        }
+        let sections = if self.only.is_empty() { Section::value_variants() } else { &self.only };
+        let folder = self.folder.clone().unwrap_or_else(std::env::temp_dir);
+        let measured = bench::run(&folder, sections, self.quick, &stop, &|what| progress.say(what)).await;
+        progress.finish();
+        let report = measured.context("the bench could not be finished")?;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&report)?);
+        } else {
+            print!("{}", tables(&report));
+        }
+        let missed: Vec<_> = report.targets.iter().filter(|target| !target.ok).collect();
+        if self.enforce && !missed.is_empty() {
+            let missed: Vec<_> = missed
+                .iter()
+                .map(|judged| {
+                    format!("{} is {}, and is to be {}", judged.name, plain(judged.value), judged.target)
+                })
+                .collect();
+            return Err(Fault::Threshold(format!("missed: {}", missed.join("; "))).into());
+        }
+        Ok(())
+    }
+}
+
+fn tables(report: &Report) -> String {
+    let columns =
+        [words("FIGURE"), number("VALUE"), words("ROUNDS"), words("TARGET"), words(""), sentence("OF")];
+    let mut text = format!(
+        "{} build, {} cores, {:.0} µs a sync to disk{}\n",
+        report.build,
+        report.cores,
+        report.fsync_micros,
+        if report.quick { ", quick" } else { "" }
+    );
+    for (name, rows) in report.sections() {
+        let rows = rows.iter().map(cells).collect();
+        text.push_str(&format!("\n{name}\n{}", table(&columns, rows, "nothing")));
+    }
+    text
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let ok = row.judged().map_or("", |judged| if judged.ok { "ok" } else { "MISSED" });
+    vec![
+        row.name.clone(),
+        plain(row.value),
+        row.range.map(|(min, max)| format!("{} – {}", plain(min), plain(max))).unwrap_or_default(),
+        row.target.map(|target| target.to_string()).unwrap_or_default(),
+        ok.into(),
+        row.says.clone(),
+    ]
+}
+
+/// As many digits as mean something.
+fn plain(value: f64) -> String {
+    match value.abs() {
+        large if large >= 100.0 => format!("{value:.0}"),
+        middle if middle >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}

@@ -1,0 +1,154 @@
+//! How fast the service accepts, over a bare handler under the same generator.
+//!
+//! Each round sends the same burst four times: to the bare handler; to the API process, which sees
+//! these users for the first time and must ask MongoDB for them; to the same with users that it has
+//! seen, for another coupon; and that once more while a worker process drains. Redis syncs its
+//! append-only file before each answer. But for the last, the queue is drained after the burst.
+
+use serde::Serialize;
+
+use super::bed::Bed;
+use super::burst::{Burnt, Burst, Cpu, MONGOD, REDIS, SERVER, WORKER};
+use super::lab::{Lab, Sizes};
+use super::program::Program;
+use super::report::{Row, Target, row};
+use super::spread::Spread;
+use crate::dev::servers::Persistence;
+
+/// The bare handler only repeats it: as long as the name of a coupon that there is.
+pub(super) const NO_COUPON: &str = "bench-abcdefghijkm";
+
+/// Accepted requests per second; ratios are those of one round each, and their median.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Accept {
+    /// The service, workers idle, users seen before, over the bare handler. To be 0.60 or more.
+    pub accepted_ratio: f64,
+    /// The same, with users seen for the first time.
+    pub accepted_first_sight_ratio: f64,
+    /// The same as the first, while one worker process drains.
+    pub accepted_while_draining_ratio: f64,
+    pub bare_per_second: Spread,
+    pub accepted_per_second: Spread,
+    pub first_sight_per_second: Spread,
+    pub while_draining_per_second: Spread,
+    /// Requests in a burst.
+    pub requests: u32,
+    pub connections: usize,
+    pub bare_cpu_micros: Cpu,
+    pub accepted_cpu_micros: Cpu,
+    pub first_sight_cpu_micros: Cpu,
+    pub while_draining_cpu_micros: Cpu,
+}
+
+/// The bursts of one kind.
+#[derive(Default)]
+struct Kind {
+    rates: Vec<f64>,
+    cpu: Vec<Cpu>,
+}
+
+impl Kind {
+    fn add(&mut self, burnt: Burnt) {
+        self.rates.push(burnt.accepted_per_second);
+        self.cpu.push(burnt.cpu);
+    }
+
+    fn figures(self) -> (Spread, Cpu) {
+        (Spread::of(self.rates), Cpu::median(&self.cpu))
+    }
+}
+
+/// Starts the bare handler as a process of its own.
+pub(super) async fn bare_handler() -> anyhow::Result<Program> {
+    Program::start(&std::env::current_exe()?, &["bench", "--serve-bare"]).await
+}
+
+pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Accept> {
+    let sizes = &lab.sizes;
+    let [mut bare, mut seen, mut unseen, mut draining]: [Kind; 4] = Default::default();
+    for round in 1..=sizes.rounds {
+        lab.say(&format!("accept: round {round} of {}", sizes.rounds));
+        let bed = Bed::make(lab, Persistence::FsyncAlways).await?;
+        bed.register(sizes.burst).await?;
+        // Each alone: an idle process costs little, but not nothing.
+        let handler = bare_handler().await?;
+        bare.add(to_bare(lab, &handler).send(NO_COUPON).await?);
+        handler.stop().await?;
+
+        let api = bed.api().await?;
+        for kind in [&mut unseen, &mut seen] {
+            let coupon = bed.coupon(sizes.burst).await?;
+            kind.add(to_service(lab, &bed, &api, None)?.send(coupon.as_str()).await?);
+            bed.drain(&coupon, sizes.burst).await?;
+        }
+        let coupon = bed.coupon(sizes.burst).await?;
+        let worker = bed.worker().await?;
+        draining.add(to_service(lab, &bed, &api, Some(&worker))?.send(coupon.as_str()).await?);
+        bed.drained(&coupon, sizes.burst).await?;
+        worker.stop().await?;
+        api.stop().await?;
+        bed.close().await?;
+    }
+    let (bare_per_second, bare_cpu_micros) = bare.figures();
+    let (accepted_per_second, accepted_cpu_micros) = seen.figures();
+    let (first_sight_per_second, first_sight_cpu_micros) = unseen.figures();
+    let (while_draining_per_second, while_draining_cpu_micros) = draining.figures();
+    Ok(Accept {
+        accepted_ratio: accepted_per_second.over(&bare_per_second).median,
+        accepted_first_sight_ratio: first_sight_per_second.over(&bare_per_second).median,
+        accepted_while_draining_ratio: while_draining_per_second.over(&bare_per_second).median,
+        bare_per_second,
+        accepted_per_second,
+        first_sight_per_second,
+        while_draining_per_second,
+        requests: sizes.burst,
+        connections: sizes.connections,
+        bare_cpu_micros,
+        accepted_cpu_micros,
+        first_sight_cpu_micros,
+        while_draining_cpu_micros,
+    })
+}
+
+/// A burst to the bare handler.
+pub(super) fn to_bare(lab: &Lab<'_>, handler: &Program) -> Burst {
+    let Sizes { burst: users, connections, .. } = lab.sizes;
+    Burst { url: handler.url(), users, connections, watched: vec![(SERVER, handler.pid())] }
+}
+
+/// A burst to the service.
+pub(super) fn to_service(
+    lab: &Lab<'_>,
+    bed: &Bed,
+    api: &Program,
+    worker: Option<&Program>,
+) -> anyhow::Result<Burst> {
+    let Sizes { burst: users, connections, .. } = lab.sizes;
+    let mut watched = vec![(SERVER, api.pid()), (MONGOD, lab.mongodb_pid()?)];
+    watched.extend(bed.redis.pid().map(|pid| (REDIS, pid)));
+    watched.extend(worker.map(|worker| (WORKER, worker.pid())));
+    Ok(Burst { url: api.url(), users, connections, watched })
+}
+
+impl Accept {
+    pub(super) fn rows(&self) -> Vec<Row> {
+        let cpu = &self.accepted_cpu_micros;
+        vec![
+            row("acceptedRatio", self.accepted_ratio, "service over bare handler, users seen before")
+                .with_target(Target::AtLeast(0.60)),
+            row("acceptedFirstSightRatio", self.accepted_first_sight_ratio, "users seen for the first time"),
+            row("acceptedWhileDrainingRatio", self.accepted_while_draining_ratio, "while a worker drains"),
+            row("barePerSecond", self.bare_per_second.median, "").over(&self.bare_per_second),
+            row("acceptedPerSecond", self.accepted_per_second.median, "").over(&self.accepted_per_second),
+            row("firstSightPerSecond", self.first_sight_per_second.median, "")
+                .over(&self.first_sight_per_second),
+            row("whileDrainingPerSecond", self.while_draining_per_second.median, "")
+                .over(&self.while_draining_per_second),
+            row("bareCpuMicros.server", self.bare_cpu_micros.server, "processor time per request"),
+            row("acceptedCpuMicros.server", cpu.server, "the same of the API process"),
+            row("acceptedCpuMicros.redis", cpu.redis, "the same of redis-server"),
+            row("acceptedCpuMicros.generator", cpu.generator, "the same of the generator"),
+        ]
+    }
+}

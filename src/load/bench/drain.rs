@@ -1,0 +1,144 @@
+//! How fast a worker drains, over a raw bulk insert of the same documents.
+//!
+//! Each round queues a backlog and lets one worker process drain it; then the very documents that it
+//! wrote are read back and inserted into a fresh collection with the same indexes and the same write
+//! concern, with as many inserts at once as a worker has, in batches of several sizes. The best size
+//! counts. Both are timed to the last durable document; the worker from the first that is seen, as its
+//! start is no part of it.
+
+use std::time::Instant;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use mongodb::bson::{RawDocumentBuf, doc};
+use serde::Serialize;
+
+use super::backlog::{BATCH_MAX, queue};
+use super::bed::Bed;
+use super::lab::Lab;
+use super::report::{Row, Target, row};
+use super::spread::Spread;
+use crate::dev::servers::Persistence;
+use crate::issuance::ledger::{COLLECTION, indexes};
+use crate::mongo;
+
+/// Sizes of raw inserts.
+const RAW_BATCHES: [usize; 3] = [500, 1_000, 2_000];
+/// Raw inserts at once: a worker's batches in hand, as shipped.
+const RAW_AT_ONCE: usize = 4;
+/// Workers at once.
+const WORKERS: [usize; 2] = [2, 4];
+
+/// Durable issuances per second.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Drain {
+    /// One worker process over the raw insert: the median of the rounds' ratios. To be 0.70 or more.
+    pub drain_ratio: f64,
+    /// One worker process.
+    pub drained_per_second: Spread,
+    /// The raw insert in batches of the best size.
+    pub raw_per_second: Spread,
+    /// That size.
+    pub raw_batch: usize,
+    /// By the number of worker processes: 1, 2, 4.
+    pub drain_scaling: Vec<Scaling>,
+    /// Entries in a backlog.
+    pub entries: u32,
+}
+
+/// So many worker processes drain one backlog.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Scaling {
+    pub workers: usize,
+    pub drained_per_second: f64,
+}
+
+pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Drain> {
+    let (rounds, entries) = (lab.sizes.rounds, lab.sizes.backlog);
+    let mut drained = Vec::new();
+    let mut raw = RAW_BATCHES.map(|batch| (batch, Vec::new()));
+    for round in 1..=rounds {
+        lab.say(&format!("drain: round {round} of {rounds}, one worker"));
+        let bed = Bed::make(lab, Persistence::FsyncAlways).await?;
+        drained.push(drain(&bed, entries, 1).await?);
+        lab.say(&format!("drain: round {round} of {rounds}, raw inserts"));
+        let documents = documents(&bed).await?;
+        for (batch, rates) in &mut raw {
+            rates.push(insert(lab, &documents, *batch).await?);
+        }
+        bed.close().await?;
+    }
+    let drained_per_second = Spread::of(drained);
+    let raw = raw.map(|(batch, rates)| (batch, Spread::of(rates)));
+    let best = raw.into_iter().max_by(|(_, one), (_, other)| one.median.total_cmp(&other.median));
+    let Some((raw_batch, raw_per_second)) = best else { unreachable!("there are three sizes") };
+    let mut drain_scaling = vec![Scaling { workers: 1, drained_per_second: drained_per_second.median }];
+    for workers in WORKERS {
+        lab.say(&format!("drain: {workers} workers"));
+        let bed = Bed::make(lab, Persistence::FsyncAlways).await?;
+        drain_scaling.push(Scaling { workers, drained_per_second: drain(&bed, entries, workers).await? });
+        bed.close().await?;
+    }
+    let drain_ratio = drained_per_second.over(&raw_per_second).median;
+    Ok(Drain { drain_ratio, drained_per_second, raw_per_second, raw_batch, drain_scaling, entries })
+}
+
+/// Queues a backlog, and lets workers drain it.
+async fn drain(bed: &Bed, entries: u32, workers: usize) -> anyhow::Result<f64> {
+    let coupon = bed.coupon(entries).await?;
+    queue(bed, &coupon, 0..entries, BATCH_MAX).await?;
+    let workers = futures::future::try_join_all((0..workers).map(|_| bed.worker()));
+    let (workers, drained) = tokio::join!(workers, bed.drained(&coupon, entries));
+    let (before, took) = drained?;
+    for worker in workers? {
+        worker.stop().await?;
+    }
+    Ok(f64::from(entries - before) / took.as_secs_f64())
+}
+
+/// Everything in the ledger.
+async fn documents(bed: &Bed) -> anyhow::Result<Vec<RawDocumentBuf>> {
+    let records = bed.backends.database.collection::<RawDocumentBuf>(COLLECTION);
+    let found =
+        mongo::run("read all records", async move { records.find(doc! {}).await?.try_collect().await });
+    Ok(found.await?)
+}
+
+/// Inserts documents into a database that has the indexes and nothing else.
+async fn insert(lab: &Lab<'_>, documents: &[RawDocumentBuf], batch: usize) -> anyhow::Result<f64> {
+    let database = mongo::connect(&lab.mongodb_uri(), &lab.next_name()).await?;
+    let missing = indexes::ensure(&database).await?;
+    anyhow::ensure!(missing.is_empty(), "{}", missing.join("; "));
+    let records = database.collection::<RawDocumentBuf>(COLLECTION);
+    let started = Instant::now();
+    stream::iter(documents.chunks(batch))
+        .map(|documents| {
+            let (records, documents) = (records.clone(), documents.to_vec());
+            mongo::run("insert", async move { records.insert_many(documents).ordered(false).await })
+        })
+        .buffer_unordered(RAW_AT_ONCE)
+        .try_collect::<Vec<_>>()
+        .await?;
+    let took = started.elapsed();
+    let whole = database.clone();
+    mongo::run("drop the database", async move { whole.drop().await }).await?;
+    database.client().clone().shutdown().immediate(true).await;
+    Ok(documents.len() as f64 / took.as_secs_f64())
+}
+
+impl Drain {
+    pub(super) fn rows(&self) -> Vec<Row> {
+        let mut rows = vec![
+            row("drainRatio", self.drain_ratio, "one worker over a raw insert of the same documents")
+                .with_target(Target::AtLeast(0.70)),
+            row("drainedPerSecond", self.drained_per_second.median, "").over(&self.drained_per_second),
+            row("rawPerSecond", self.raw_per_second.median, &format!("in batches of {}", self.raw_batch))
+                .over(&self.raw_per_second),
+        ];
+        rows.extend(self.drain_scaling.iter().map(|scaling| {
+            row(&format!("drainScaling, {}", scaling.workers), scaling.drained_per_second, "worker processes")
+        }));
+        rows
+    }
+}
