@@ -71,6 +71,10 @@ pub mod worker;
 
 pub use failure::Failure;
 
+/// A request makes and drops hundreds of small things.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Twelve letters and digits that nobody can guess and nothing else has: 60 random bits.
 pub(crate) fn random_id() -> String {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";

@@ -35,7 +35,9 @@ pub async fn complete(mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(RequestId(Arc::clone(&id)));
 
     let (route, method) = (request.extensions().get::<MatchedPath>().cloned(), request.method().clone());
-    let span = tracing::info_span!("request", request = &*id, method = %request.method(), path = request.uri().path());
+    let path = request.uri().clone();
+    // Every request pays for each field: what else there is to say is said at the end.
+    let span = tracing::info_span!("request", request = &*id);
     let mut response = next.run(request).instrument(span.clone()).await;
     let _entered = span.enter();
 
@@ -50,9 +52,9 @@ pub async fn complete(mut request: Request, next: Next) -> Response {
     }
     let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
-        tracing::error!(status = status.as_u16(), elapsed_ms, "answered with an error of ours");
+        tracing::error!(%method, path = path.path(), status = status.as_u16(), elapsed_ms, "answered with an error of ours");
     } else {
-        tracing::debug!(status = status.as_u16(), elapsed_ms, "answered");
+        tracing::debug!(%method, path = path.path(), status = status.as_u16(), elapsed_ms, "answered");
     }
     response
 }

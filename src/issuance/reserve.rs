@@ -16,8 +16,9 @@ use crate::user::UserId;
 
 static RESERVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("reserve.lua")));
 
-/// One script call holds Redis up for as long as its batch takes; two in flight keep both sides busy.
-const BOUNDS: Bounds = Bounds { batch: 128, calls: 2, waiting: 16_384 };
+/// One script call holds Redis up for as long as its batch takes, about two milliseconds for the largest.
+/// One call at a time: while it is under way the next batch grows, and larger batches cost less a request.
+const BOUNDS: Bounds = Bounds { batch: 256, calls: 1, waiting: 16_384 };
 
 /// Asks for one unit. The id is new, or made from the request's key.
 #[derive(Debug, Clone)]

@@ -145,10 +145,24 @@ impl Ledger {
         self.find("list what the user holds", queries::issued_to(user, after), options).await
     }
 
-    /// How many units of a coupon are issued.
+    /// How many units of a coupon are issued. Counted a part at a time, so that each ends well within the
+    /// bound of an operation; what is inserted meanwhile may be counted or not.
     pub async fn issued_count(&self, coupon: &CouponId) -> Result<u64, Failure> {
-        let (records, filter) = (self.records.clone(), queries::issued(coupon));
-        mongo::run("count the issued units", async move { records.count_documents(filter).await }).await
+        const OPERATION: &str = "count the issued units";
+        let (records, filter) = (self.records.clone_with_type::<HeldRecord>(), queries::issued(coupon));
+        let last = mongo::run(OPERATION, async move {
+            records.find_one(filter).projection(HeldRecord::projection()).sort(queries::highest_first()).await
+        });
+        let Some(last) = last.await?.map(HeldRecord::parse).transpose()? else { return Ok(0) };
+        let mut count = 0;
+        let mut above = 0;
+        while above < last.serial {
+            let upto = above.saturating_add(COUNTED_AT_ONCE).min(last.serial);
+            let (records, filter) = (self.records.clone(), queries::issued_between(coupon, above, upto));
+            count += mongo::run(OPERATION, async move { records.count_documents(filter).await }).await?;
+            above = upto;
+        }
+        Ok(count)
     }
 
     /// The issued units of a coupon that follow `after`, all of one user's in a row. An empty page is
@@ -196,6 +210,8 @@ impl Ledger {
     }
 }
 
+/// Serials in one part of [`Ledger::issued_count`]: a second or two of MongoDB's time.
+const COUNTED_AT_ONCE: u32 = 1_000_000;
 /// Documents in one page of [`Ledger::issued_page`].
 const PAGE: i64 = 5_000;
 /// The same, so that a page is one answer.
@@ -217,6 +233,18 @@ pub mod queries {
     /// Every issued unit of a coupon.
     pub fn issued(coupon: &CouponId) -> Document {
         doc! {"couponId": coupon.as_str(), "outcome": ISSUED}
+    }
+
+    /// Those with a serial above one and up to another.
+    pub fn issued_between(coupon: &CouponId, above: u32, upto: u32) -> Document {
+        let mut filter = issued(coupon);
+        filter.insert("serial", doc! {"$gt": i64::from(above), "$lte": i64::from(upto)});
+        filter
+    }
+
+    /// The order in which the highest serial comes first.
+    pub fn highest_first() -> Document {
+        doc! {"couponId": -1, "serial": -1}
     }
 
     /// The issued units of a coupon that follow one, in the order of [`by_user`].
