@@ -30,6 +30,7 @@ async fn what_was_decided_and_not_settled_is_counted_once_and_not_delivered_agai
     let again = system.accepted("u4", &busy.coupon).await;
     assert_ne!(again, busy.rejected);
     assert_eq!(system.stock(&busy.coupon).await.remaining, 3);
+    system.audited_clean().await;
 }
 
 #[tokio::test]
