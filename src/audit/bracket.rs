@@ -3,7 +3,8 @@
 //! First what Redis has settled, then what the ledger has issued, then what Redis has out of stock. A
 //! unit is out of stock before it is in the ledger, and in the ledger before it is settled; none of
 //! these is ever undone for an issued one. So settled (earlier) ≤ issued ≤ out (later), whatever goes on
-//! in between. With nothing in flight at the last look, all that is out must be settled, and issued.
+//! in between. With nothing in flight at the last look, all that is out must be settled, and issued; with
+//! nothing but dead letters, which nobody has decided, all that is issued must be settled.
 
 use super::figures::{Figures, figures};
 use super::{Auditor, Stop};
@@ -25,13 +26,17 @@ pub struct Bracket {
     pub after: Figures,
     /// Whether nothing of any coupon was in flight at the last look.
     pub at_rest: bool,
+    /// Whether nothing moved from the first look to the last, with nothing in flight but dead letters.
+    pub only_dead: bool,
 }
 
 impl Bracket {
     /// Whether the numbers stand in order.
     pub fn holds(&self) -> bool {
         let in_order = self.settled_before <= self.issued && self.issued <= self.after.out();
-        in_order && (!self.at_rest || self.after.settled == self.after.out())
+        in_order
+            && (!self.at_rest || self.after.settled == self.after.out())
+            && (!self.only_dead || self.issued == self.after.settled)
     }
 }
 
@@ -57,12 +62,14 @@ impl Auditor {
         let before = figures(&self.partition, keys, coupons).await?;
         let issued = self.ledger.issued_count(coupon).await?;
         let after = figures(&self.partition, keys, coupons).await?;
+        let still = before == after && after.in_flight == after.dead;
         Ok(match (before.coupons.as_slice(), after.coupons.as_slice()) {
             ([Some(before)], [Some(now)]) => Some(Bracket {
                 settled_before: before.settled,
                 issued,
                 after: *now,
                 at_rest: after.in_flight == 0,
+                only_dead: still,
             }),
             _ => None,
         })

@@ -49,6 +49,8 @@ impl Figures {
 pub(super) struct Moment {
     /// Of every coupon.
     pub in_flight: u64,
+    /// Dead letters among them.
+    pub dead: u64,
     /// Reservations of this epoch, of every coupon.
     pub accepted: u64,
     /// In-flight values that a rebuild could not read.
@@ -66,13 +68,18 @@ pub(super) async fn figures(
     coupons: &[CouponId],
 ) -> Result<Moment, Stop> {
     let called = partition.call_under(keys, &FIGURES, "read the figures", |keys, call| {
-        call.key(keys.stream()).key(keys.in_flight()).key(keys.counters()).key(damaged(keys.partition()));
+        call.key(keys.stream())
+            .key(keys.in_flight())
+            .key(keys.counters())
+            .key(damaged(keys.partition()))
+            .key(keys.dead());
         for coupon in coupons {
             call.key(keys.coupon(coupon)).key(keys.free(coupon));
         }
     });
     let Under::Epoch(mut reply) = called.await? else { return Err(Stop::AnotherEpoch) };
-    let (in_flight, accepted, set_aside) = (reply.number()?, reply.number()?, reply.number()?);
+    let (in_flight, dead) = (reply.number()?, reply.number()?);
+    let (accepted, set_aside) = (reply.number()?, reply.number()?);
     let last_entry = reply.text()?;
     let mut found = Vec::with_capacity(coupons.len());
     for _ in coupons {
@@ -89,5 +96,5 @@ pub(super) async fn figures(
             generation: i64::try_from(held.number()?).map_err(|_| held.wrong())?,
         }));
     }
-    Ok(Moment { in_flight, accepted, set_aside, last_entry, coupons: found })
+    Ok(Moment { in_flight, dead, accepted, set_aside, last_entry, coupons: found })
 }

@@ -1,5 +1,5 @@
 //! Load, and the judgement of what it did: `couponctl rush`; and how fast it is: `couponctl bench`
-//! ([`bench`]).
+//! ([`mod@bench`]).
 //!
 //! Requests are planned before the run ([`plan`], [`arrivals`]) and sent when they are due
 //! ([`open_loop`], over [`connection`]s that do the least there is to do); a [`people::People`] knows

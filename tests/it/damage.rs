@@ -10,7 +10,7 @@ use coupon_system::issuance::ledger::Inserted;
 use coupon_system::issuance::reserve::{Request, Reserved, reserve};
 use coupon_system::issuance::{Decision, IssuanceId, Outcome};
 use coupon_system::keys::PartitionId;
-use coupon_system::queue::claim;
+use coupon_system::queue::{claim, dead};
 use coupon_system::recovery::{How, Kept, is_certified, unwatched};
 use coupon_system::service::ServiceStore;
 use coupon_system::worker::Pace;
@@ -250,4 +250,19 @@ async fn a_pause_of_the_service_while_redis_was_away_holds_when_it_is_back() {
     assert!(soon(async || matches!(keeper.ensure().await, Ok(true))).await);
     let answer = system.reserve("u0", &coupon).await;
     assert!(format!("{answer:?}").contains("Paused"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_dead_letter_does_not_hide_a_late_insert_from_the_bracket() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 10, 1).await;
+    system.accepted("u0", &coupon).await;
+    let entry = system.take_entries().await.remove(0);
+    let (partition, keys) = (system.partition(), system.keys());
+    assert!(dead::set_aside(partition, &keys, &entry.entry, entry.id, 3, "why").await.expect("done"));
+    let bracket = system.auditor().bracket(&coupon).await.expect("a look").expect("loaded");
+    assert!(bracket.holds(), "a dead letter alone is no damage");
+    late(&system, "c", "u1", 5).await;
+    let bracket = system.auditor().bracket(&coupon).await.expect("a look").expect("loaded");
+    assert!(!bracket.holds(), "{bracket:?}");
 }
