@@ -46,10 +46,11 @@ pub struct Partition {
     pub(crate) uncertified: Notify,
 }
 
-/// Builds a script from a `.lua` file, with the check of the certificate put into its place.
+/// Builds a script from a `.lua` file, with what it shares with others put into its place.
 pub(crate) fn script(source: &str) -> Script {
     let check = include_str!("recovery/certificate.lua");
-    Script::new(&source.replace("--@certificate\n", check))
+    let take_unit = include_str!("audit/take_unit.lua");
+    Script::new(&source.replace("--@certificate\n", check).replace("--@take_unit\n", take_unit))
 }
 
 /// The keys and arguments of one call, in order. The arguments lie in one buffer: there are hundreds.

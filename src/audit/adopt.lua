@@ -9,6 +9,7 @@
 --   'adopted', 'counted' (it was), 'in-flight', 'unloaded', 'beyond' (the serial is beyond the total)
 --   or 'more' (the unit is so far above the next one that the call must be repeated)
 --@certificate
+--@take_unit
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
@@ -23,18 +24,7 @@ local serial, total, next_serial = tonumber(ARGV[4]), tonumber(state[2]), tonumb
 if serial > total then return {'ok', 'beyond'} end
 redis.call('SCARD', KEYS[5]) -- an error here, if the key is of a wrong type, is before the first write
 
--- Units from the next one on are free by the counter alone; those below the serial join the set.
-local last = math.min(serial - 1, next_serial + tonumber(ARGV[5]) - 1)
-for unit = next_serial, last do redis.call('SADD', KEYS[5], string.format('%.0f', unit)) end
-if last < serial - 1 then
-  redis.call('HSET', KEYS[3], 'next', string.format('%.0f', last + 1))
-  return {'ok', 'more'}
-end
-if serial >= next_serial then
-  redis.call('HSET', KEYS[3], 'next', string.format('%.0f', serial + 1))
-else
-  redis.call('SREM', KEYS[5], ARGV[4])
-end
+if not take_unit(KEYS[3], KEYS[5], next_serial, serial, tonumber(ARGV[5])) then return {'ok', 'more'} end
 redis.call('HSET', KEYS[4], ARGV[3], held .. ARGV[2])
 redis.call('HINCRBY', KEYS[3], 'settled', 1)
 return {'ok', 'adopted'}

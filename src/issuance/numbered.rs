@@ -7,6 +7,7 @@ use crate::keys::EpochKeys;
 use crate::partition::Call;
 
 /// Coupons and their numbers; 1 is the first.
+#[derive(Default)]
 pub(super) struct Numbered<'a> {
     coupons: Vec<&'a CouponId>,
     numbers: HashMap<&'a CouponId, usize>,
@@ -15,14 +16,30 @@ pub(super) struct Numbered<'a> {
 impl<'a> Numbered<'a> {
     /// Numbers coupons in the order of their first appearance.
     pub(super) fn new(all: impl Iterator<Item = &'a CouponId>) -> Self {
-        let (mut coupons, mut numbers) = (Vec::new(), HashMap::new());
+        let mut numbered = Numbered::default();
         for coupon in all {
-            numbers.entry(coupon).or_insert_with(|| {
-                coupons.push(coupon);
-                coupons.len()
-            });
+            numbered.add(coupon);
         }
-        Numbered { coupons, numbers }
+        numbered
+    }
+
+    /// The same, with the places of each coupon among `all`, coupon by coupon.
+    pub(super) fn grouped(all: impl Iterator<Item = &'a CouponId>) -> (Self, Vec<Vec<usize>>) {
+        let (mut numbered, mut groups) = (Numbered::default(), Vec::<Vec<usize>>::new());
+        for (place, coupon) in all.enumerate() {
+            let number = numbered.add(coupon);
+            groups.resize_with(numbered.coupons.len(), Vec::new);
+            groups[number - 1].push(place);
+        }
+        (numbered, groups)
+    }
+
+    /// The number of a coupon, a new one if it has none.
+    fn add(&mut self, coupon: &'a CouponId) -> usize {
+        *self.numbers.entry(coupon).or_insert_with(|| {
+            self.coupons.push(coupon);
+            self.coupons.len()
+        })
     }
 
     /// Adds the keys of the queue and of each coupon: stream, in flight, dead, counters; then coupon,
@@ -32,15 +49,6 @@ impl<'a> Numbered<'a> {
         for coupon in &self.coupons {
             call.key(keys.coupon(coupon)).key(keys.holders(coupon)).key(keys.free(coupon));
         }
-    }
-
-    /// Numbers and counts: which of `all` belong to each coupon, in the order of the coupons.
-    pub(super) fn grouped(&self, all: impl Iterator<Item = &'a CouponId>) -> Vec<Vec<usize>> {
-        let mut groups = vec![Vec::new(); self.coupons.len()];
-        for (place, coupon) in all.enumerate() {
-            groups[self.number(coupon) - 1].push(place);
-        }
-        groups
     }
 
     /// The number of a coupon that was numbered.

@@ -125,8 +125,7 @@ pub async fn reserve(
     requests: &[Request],
     backlog_max: u64,
 ) -> Result<Vec<Reserved>, Failure> {
-    let coupons = Numbered::new(requests.iter().map(|request| &request.coupon));
-    let groups = coupons.grouped(requests.iter().map(|request| &request.coupon));
+    let (coupons, groups) = Numbered::grouped(requests.iter().map(|request| &request.coupon));
     let mut reply = partition
         .call(&RESERVE, "reserve", |keys, call| {
             coupons.add_keys(keys, call);

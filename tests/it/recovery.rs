@@ -2,28 +2,12 @@
 
 use coupon_system::Failure;
 use coupon_system::coupon::stock;
-use coupon_system::recovery::{self, Loaded};
-
 use coupon_system::queue::dead;
+use coupon_system::recovery::{self, Loaded};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::helpers::{CTL, System, at, eventually};
-
-async fn redis_command(system: &System, words: &[&str]) {
-    let mut command = redis::cmd(words[0]);
-    command.arg(&words[1..]);
-    let done: redis::RedisResult<redis::Value> =
-        command.query_async(&mut system.partition().connection()).await;
-    done.expect("Redis does it");
-}
-
-async fn recovered(system: &System) {
-    eventually("the partition is certified again", async || {
-        matches!(recovery::is_certified(system.partition()).await, Ok(true)).then_some(())
-    })
-    .await;
-}
+use crate::helpers::{CTL, System, at, eventually, recovered};
 
 #[tokio::test]
 async fn the_first_boot_is_a_recovery_of_nothing() {
@@ -82,7 +66,7 @@ async fn a_flushed_redis_is_noticed_and_rebuilt_from_the_ledger() {
     }
     system.settled(&coupon).await;
     worker.cancel();
-    redis_command(&system, &["FLUSHALL"]).await;
+    system.command::<redis::Value>(&["FLUSHALL"]).await;
     recovered(&system).await;
     let stock = system.stock(&coupon).await;
     assert_eq!((stock.remaining, stock.reserved, stock.issued), (2, 0, 3));
@@ -103,7 +87,7 @@ async fn what_was_lost_with_redis_is_404_in_truth_and_its_unit_is_free_again() {
     system.users("u", 1).await;
     let coupon = system.coupon("c", 1, 1).await;
     let lost = system.client.issue("u0", "c", None).await.id();
-    redis_command(&system, &["FLUSHALL"]).await;
+    system.command::<redis::Value>(&["FLUSHALL"]).await;
     let refused = system.client.get(&format!("/issuances/{lost}")).await;
     assert!([503, 404].contains(&refused.status), "{refused:?}");
     recovered(&system).await;
@@ -117,7 +101,7 @@ async fn after_a_rebuild_an_old_workers_late_insert_cannot_oversell() {
     let coupon = system.coupon("c", 2, 1).await;
     system.accepted("u0", &coupon).await;
     let (old_keys, old_entries) = (system.keys(), system.take_entries().await);
-    redis_command(&system, &["FLUSHALL"]).await;
+    system.command::<redis::Value>(&["FLUSHALL"]).await;
     recovered(&system).await;
     // Units 1 and 2 are handed out again while the old worker still has unit 1 in hand.
     system.accepted("u1", &coupon).await;
@@ -143,7 +127,9 @@ async fn after_a_rebuild_an_old_workers_late_insert_cannot_oversell() {
 async fn two_keepers_at_once_rebuild_once() {
     let system = System::start().await;
     let first = system.keys().epoch();
-    redis_command(&system, &["DEL", &coupon_system::keys::certificate(system.partition().id())]).await;
+    system
+        .command::<redis::Value>(&["DEL", &coupon_system::keys::certificate(system.partition().id())])
+        .await;
     let (one, two) = (system.backends.keeper(), system.backends.keeper());
     let (one, two) = tokio::join!(one.ensure(), two.ensure());
     one.expect("no failure");
@@ -211,7 +197,9 @@ async fn a_missing_group_is_rebuilt_and_what_was_accepted_is_decided() {
     let coupon = system.coupon("c", 3, 1).await;
     let id = system.accepted("u0", &coupon).await;
     system.worker();
-    redis_command(&system, &["XGROUP", "DESTROY", &system.keys().stream(), coupon_system::keys::GROUP]).await;
+    system
+        .command::<redis::Value>(&["XGROUP", "DESTROY", &system.keys().stream(), coupon_system::keys::GROUP])
+        .await;
     let late = system.accepted("u1", &coupon).await;
     for id in [id, late] {
         let decided = eventually("it is decided", async || {
@@ -231,7 +219,7 @@ async fn while_somebody_else_recovers_a_keeper_asks_at_a_measured_pace() {
     let leases = system.backends.database.collection::<mongodb::bson::Document>("recovery");
     let held = mongodb::bson::doc! {"$set": {"holder": "slow", "until": mongodb::bson::DateTime::from_millis(at(600).as_millisecond())}};
     leases.update_one(mongodb::bson::doc! {}, held).await.expect("it is held");
-    redis_command(&system, &["HSET", &certificate, "state", "closed"]).await;
+    system.command::<redis::Value>(&["HSET", &certificate, "state", "closed"]).await;
     let calls = async || {
         let stats: String = redis::cmd("INFO")
             .arg("commandstats")

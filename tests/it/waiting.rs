@@ -71,18 +71,11 @@ async fn discard(system: &System, entry: &Entry) {
     system.decider().process(&system.keys(), entries).await.expect("it is settled");
 }
 
-async fn redis_command(system: &System, parts: &[&str]) -> redis::Value {
-    let mut command = redis::cmd(parts[0]);
-    command.arg(&parts[1..]);
-    command.query_async(&mut system.partition().connection()).await.expect("an answer")
-}
-
 /// Waits until the API listens to the outcomes.
 async fn until_subscribed(system: &System) {
     let channel = outcome_channel(system.partition().id());
     eventually("the API listens", async || {
-        let counted = redis_command(system, &["PUBSUB", "NUMSUB", &channel]).await;
-        let (_, count): (String, u64) = redis::from_redis_value(counted).expect("a count");
+        let (_, count): (String, u64) = system.command(&["PUBSUB", "NUMSUB", &channel]).await;
         (count > 0).then_some(())
     })
     .await;
@@ -251,7 +244,7 @@ async fn a_lost_feed_delays_those_who_wait_by_about_a_second_at_most() {
     until_subscribed(&system).await;
     let polls = waiting_polls(&system, 100).await;
     let decided = decide(&system).await;
-    redis_command(&system, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    system.command::<redis::Value>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     let delays = delays(polls, &settle_all(&system, decided, 50).await).await;
     eprintln!("the feed lost: median {:?}, longest {:?}", delays[50], delays[99]);
     assert!(delays[99] < Duration::from_secs(2), "longest {:?}", delays[99]);
@@ -264,8 +257,8 @@ async fn without_any_feed_those_who_wait_are_found_by_a_few_calls_a_second() {
     const POLLS: usize = 500;
     let system = System::start().await;
     until_subscribed(&system).await;
-    redis_command(&system, &["ACL", "SETUSER", "default", "-subscribe"]).await;
-    redis_command(&system, &["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    system.command::<redis::Value>(&["ACL", "SETUSER", "default", "-subscribe"]).await;
+    system.command::<redis::Value>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     let polls = waiting_polls(&system, POLLS).await;
 
     let before = script_calls(&system).await;
@@ -283,8 +276,7 @@ async fn without_any_feed_those_who_wait_are_found_by_a_few_calls_a_second() {
 
 /// How many scripts Redis has run.
 async fn script_calls(system: &System) -> u64 {
-    let told = redis_command(system, &["INFO", "commandstats"]).await;
-    let told: String = redis::from_redis_value(told).expect("text");
+    let told: String = system.command(&["INFO", "commandstats"]).await;
     let line = told.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).expect("a count");
     line.split(',').next().and_then(|calls| calls.parse().ok()).expect("a number")
 }
@@ -299,7 +291,7 @@ async fn garbage_on_the_channel_harms_nothing() {
     let halves = format!("{id} I 1");
     let other_way = format!("{id} I 01 1 1 1 c u0");
     for garbage in ["", "garbage", "\0\u{1}", halves.as_str(), other_way.as_str(), &"x".repeat(100_000)] {
-        redis_command(&system, &["PUBLISH", &channel, garbage]).await;
+        system.command::<redis::Value>(&["PUBLISH", &channel, garbage]).await;
     }
     assert_eq!(system.client.get(&format!("/issuances/{id}")).await.state(), "queued");
     assert_eq!(system.app.waiting(), 1, "it waits on");
@@ -314,7 +306,7 @@ async fn what_waits_for_an_issuance_that_redis_lost_is_told_so() {
     let (id, poll) = polls.drain().next().expect("one");
     let mut stream = Events::open(&system, id).await;
     assert_eq!(stream.next().await.expect("an event").0, "queued");
-    redis_command(&system, &["FLUSHALL"]).await;
+    system.command::<redis::Value>(&["FLUSHALL"]).await;
     let (lost, _) = promptly(poll).await;
     assert_eq!((lost.status, lost.code()), (404, "issuance-not-found"), "{lost:?}");
     assert_eq!(stream.next().await, None);

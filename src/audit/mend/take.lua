@@ -8,6 +8,7 @@
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', what}: what is 'taken', 'moved' (it is not in
 --   flight any more), 'unloaded' or 'more' (the call must be repeated)
 --@certificate
+--@take_unit
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
@@ -19,16 +20,5 @@ if ARGV[3] ~= '' then
 end
 redis.call('SCARD', KEYS[4]) -- an error here, if the key is of a wrong type, is before the first write
 
-local serial = tonumber(ARGV[2])
-local last = math.min(serial - 1, next_serial + tonumber(ARGV[4]) - 1)
-for unit = next_serial, last do redis.call('SADD', KEYS[4], string.format('%.0f', unit)) end
-if last < serial - 1 then
-  redis.call('HSET', KEYS[3], 'next', string.format('%.0f', last + 1))
-  return {'ok', 'more'}
-end
-if serial >= next_serial then
-  redis.call('HSET', KEYS[3], 'next', string.format('%.0f', serial + 1))
-else
-  redis.call('SREM', KEYS[4], ARGV[2])
-end
+if not take_unit(KEYS[3], KEYS[4], next_serial, tonumber(ARGV[2]), tonumber(ARGV[4])) then return {'ok', 'more'} end
 return {'ok', 'taken'}
