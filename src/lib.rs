@@ -31,6 +31,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`config`] | every flag and variable, a struct a topic |
+//! | [`access`] | who sends a request |
 //! | [`coupon`], [`user`], [`service`] | the offer; who may have it; whether anything is accepted |
 //! | [`issuance`] | reserve, decide, settle, look up, wait |
 //! | [`queue`] | the stream |
@@ -44,6 +45,7 @@
 //! | [`partition`], [`mongo`], [`keys`], [`batch`] | Redis and MongoDB as everyone uses them |
 //! | [`metrics`] | the table of metrics, and handles to count with |
 
+pub mod access;
 pub mod api;
 pub mod audit;
 mod backoff;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::routing::get;
-use axum::{Json, Router, middleware};
+use axum::{Extension, Json, Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 use utoipa_axum::router::OpenApiRouter;
@@ -17,6 +17,7 @@ use super::{
     App, coupons, docs, issuance_events, issuances, live, operations, pages, service, steering, user_coupons,
     users, wait,
 };
+use crate::access::Caller;
 use crate::http::{metrics, request};
 
 const BODY_MAX_BYTES: usize = 64 * 1024;
@@ -40,6 +41,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/assets/try.css", get(pages::try_it_style))
         .route("/assets/try.js", get(pages::try_it_script))
         .merge(swagger)
+        .layer(Extension(Caller::Open))
         .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_MAX))
         .layer(CatchPanicLayer::custom(request::panicked))

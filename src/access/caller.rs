@@ -1,0 +1,38 @@
+//! The sender of a request, as far as it is known.
+
+use crate::user::UserId;
+
+/// Who sends a request. The router puts one into every request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// Nobody is asked who they are: everything is allowed.
+    Open,
+    /// Somebody without credentials.
+    Anonymous,
+    /// An end user.
+    User(UserId),
+    /// A person or program with a key.
+    Key { id: String, name: String, role: Role },
+}
+
+/// What a key allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Runs campaigns: everything.
+    Operator,
+    /// The shop's other systems: redeem, export, request for a user.
+    Service,
+    /// Looks, and changes nothing.
+    Viewer,
+}
+
+impl std::fmt::Display for Caller {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Caller::Open => out.write_str("open"),
+            Caller::Anonymous => out.write_str("anonymous"),
+            Caller::User(user) => write!(out, "user {user}"),
+            Caller::Key { id, name, .. } => write!(out, "key {id} ({name})"),
+        }
+    }
+}

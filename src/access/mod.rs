@@ -1,0 +1,5 @@
+//! Who sends a request.
+
+mod caller;
+
+pub use caller::{Caller, Role};
