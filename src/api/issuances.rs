@@ -13,7 +13,7 @@ use super::wire::issuance::{self as wire, Issuance, RequestIssuance};
 use super::wire::problem::Problem as ProblemBody;
 use super::{App, wait};
 use crate::http::problem::jittered_ms;
-use crate::http::request::{Json as Body, RequestId};
+use crate::http::request::{RawJson, RequestId};
 use crate::http::{Code, Language, Problem};
 use crate::issuance::lookup::Found;
 use crate::issuance::reserve::{Progress, Queued, Request, Reserved};
@@ -61,10 +61,10 @@ pub async fn request(
     Extension(RequestId(request_id)): Extension<RequestId>,
     headers: HeaderMap,
     query: Query,
-    Body(body): Body,
+    RawJson(body): RawJson,
 ) -> Result<Response, Problem> {
     let wait = wait::read(query)?;
-    let (user, coupon) = wire::request(body)?;
+    let (user, coupon) = wire::request(&body)?;
     let key = idempotency_key(&headers)?;
     if let Some(registered) = &app.registered
         && !registered.contains(&user).await?
@@ -217,9 +217,9 @@ fn accepted(app: &App, request: &Request, queued: &Queued) -> Response {
         (header::RETRY_AFTER, wait.poll_after_ms.div_ceil(1_000).to_string()),
     ];
     let issuance = Issuance::Queued {
-        id: queued.id.to_string(),
-        coupon_id: request.coupon.to_string(),
-        user_id: request.user.to_string(),
+        id: queued.id,
+        coupon_id: request.coupon.clone(),
+        user_id: request.user.clone(),
         ahead: queued.progress.ahead,
         estimated_wait_ms: wait.estimated_ms,
         poll_after_ms: wait.poll_after_ms,
@@ -301,9 +301,9 @@ pub(super) fn queued_issuance(
 ) -> (Issuance, Wait) {
     let wait = app.pace.wait(progress);
     let issuance = Issuance::Queued {
-        id: id.to_string(),
-        coupon_id: in_flight.coupon.to_string(),
-        user_id: in_flight.user.to_string(),
+        id,
+        coupon_id: in_flight.coupon.clone(),
+        user_id: in_flight.user.clone(),
         ahead: progress.ahead,
         estimated_wait_ms: wait.estimated_ms,
         poll_after_ms: wait.poll_after_ms,
@@ -314,8 +314,7 @@ pub(super) fn queued_issuance(
 
 /// A decided issuance on the wire.
 pub(super) fn decided_issuance(app: &App, decision: &Decision, to: To<'_>) -> Issuance {
-    let (id, coupon_id) = (decision.id.to_string(), decision.coupon.to_string());
-    let user_id = decision.user.to_string();
+    let (id, coupon_id, user_id) = (decision.id, decision.coupon.clone(), decision.user.clone());
     let (accepted_at, decided_at) = (decision.accepted_at, decision.decided_at);
     match decision.outcome {
         Outcome::Issued { serial, .. } => {

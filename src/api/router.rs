@@ -6,8 +6,8 @@ use std::time::Duration;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::routing::get;
-use axum::{Extension, Json, Router, middleware};
-use tower_http::catch_panic::CatchPanicLayer;
+use axum::{Extension, Json, Router};
+use tower::ServiceBuilder;
 use tower_http::timeout::TimeoutLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -18,7 +18,8 @@ use super::{
     users, wait,
 };
 use crate::access::Caller;
-use crate::http::{metrics, request};
+use crate::http::metrics;
+use crate::http::request::CompleteLayer;
 
 const BODY_MAX_BYTES: usize = 64 * 1024;
 /// From the head of a request to the head of its answer: the longest wait for an outcome, and what it
@@ -41,11 +42,14 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/assets/try.css", get(pages::try_it_style))
         .route("/assets/try.js", get(pages::try_it_script))
         .merge(swagger)
-        .layer(Extension(Caller::Open))
-        .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
-        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_MAX))
-        .layer(CatchPanicLayer::custom(request::panicked))
-        .layer(middleware::from_fn(request::complete))
+        // All in one: each call of `Router::layer` boxes every request once more.
+        .layer(
+            ServiceBuilder::new()
+                .layer(CompleteLayer)
+                .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_MAX))
+                .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
+                .layer(Extension(Caller::Open)),
+        )
 }
 
 /// The documented routes.

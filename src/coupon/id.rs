@@ -58,6 +58,12 @@ impl fmt::Display for CouponId {
     }
 }
 
+impl serde::Serialize for CouponId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

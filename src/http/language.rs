@@ -1,7 +1,7 @@
 //! English or Korean, by `Accept-Language`.
 
-use axum::http::HeaderMap;
 use axum::http::header::ACCEPT_LANGUAGE;
+use axum::http::{HeaderMap, HeaderValue};
 
 /// A language that answers are written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -14,7 +14,12 @@ pub enum Language {
 impl Language {
     /// The one that the client likes better; English where it says nothing of the two.
     pub fn of(headers: &HeaderMap) -> Self {
-        let Some(wanted) = headers.get(ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()) else {
+        Language::accepted(headers.get(ACCEPT_LANGUAGE))
+    }
+
+    /// The same, of the value of `Accept-Language`.
+    pub fn accepted(value: Option<&HeaderValue>) -> Self {
+        let Some(wanted) = value.and_then(|value| value.to_str().ok()) else {
             return Language::English;
         };
         let mut best = (0.0, Language::English);

@@ -1,15 +1,23 @@
 //! What happens to every request: it gets an id, its problems get their words, it is logged once.
 
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, MatchedPath, Request};
-use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::Next;
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::CatchUnwind;
 use serde_json::Value;
+use tower::{Layer, Service};
 use tracing::Instrument;
+use tracing::instrument::Instrumented;
 
 use super::{Code, Language, Problem, metrics};
 
@@ -23,40 +31,119 @@ const REQUEST_ID_MAX: usize = 64;
 #[derive(Debug, Clone)]
 pub struct RequestId(pub Arc<str>);
 
-/// Gives the request an id, and completes its answer. The outermost layer.
-pub async fn complete(mut request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|id| {
-        (1..=REQUEST_ID_MAX).contains(&id.len())
-            && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-    });
-    let id: Arc<str> = given.map_or_else(|| crate::random_id().into(), Into::into);
-    let language = Language::of(request.headers());
-    request.extensions_mut().insert(RequestId(Arc::clone(&id)));
+/// Gives each request an id and completes its answer. The outermost layer, and one of its own rather
+/// than a function of axum's: those box each request twice.
+#[derive(Debug, Clone, Copy)]
+pub struct CompleteLayer;
 
-    let (route, method) = (request.extensions().get::<MatchedPath>().cloned(), request.method().clone());
-    let path = request.uri().clone();
-    // Every request pays for each field: what else there is to say is said at the end.
-    let span = tracing::info_span!("request", request = &*id);
-    let mut response = next.run(request).instrument(span.clone()).await;
-    let _entered = span.enter();
+impl<S> Layer<S> for CompleteLayer {
+    type Service = Complete<S>;
 
-    let status = response.status();
-    let mut code = "";
-    if status.is_client_error() || status.is_server_error() {
-        code = complete_problem(&mut response, language, &id).as_str();
+    fn layer(&self, inner: S) -> Complete<S> {
+        Complete { inner }
     }
-    metrics::answered(route.as_ref(), &method, response.status(), code, started.elapsed());
-    if let Ok(value) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(REQUEST_ID, value);
+}
+
+/// The service of [`CompleteLayer`].
+#[derive(Debug, Clone)]
+pub struct Complete<S> {
+    inner: S,
+}
+
+impl<S> Service<Request> for Complete<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Completing<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
     }
-    let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
-        tracing::error!(%method, path = path.path(), status = status.as_u16(), elapsed_ms, "answered with an error of ours");
-    } else {
-        tracing::debug!(%method, path = path.path(), status = status.as_u16(), elapsed_ms, "answered");
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let asked = Asked::of(&request);
+        request.extensions_mut().insert(RequestId(Arc::clone(&asked.id)));
+        // Every request pays for each field: what else there is to say is said at the end.
+        let span = tracing::info_span!("request", request = &*asked.id);
+        let answering = AssertUnwindSafe(self.inner.call(request)).catch_unwind().instrument(span);
+        Completing { answering, asked }
     }
-    response
+}
+
+pin_project_lite::pin_project! {
+    /// The answer to come, of [`Complete`].
+    pub struct Completing<F> {
+        #[pin]
+        answering: Instrumented<CatchUnwind<AssertUnwindSafe<F>>>,
+        asked: Asked,
+    }
+}
+
+impl<F: Future<Output = Result<Response, Infallible>>> Future for Completing<F> {
+    type Output = Result<Response, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let response = match ready!(this.answering.as_mut().poll(context)) {
+            Ok(answered) => answered?,
+            // The panic itself is logged by the hook.
+            Err(_) => Problem::new(Code::Internal).into_response(),
+        };
+        let _entered = this.answering.span().enter();
+        Poll::Ready(Ok(this.asked.complete(response)))
+    }
+}
+
+/// What of a request is needed when it is answered.
+struct Asked {
+    started: Instant,
+    id: Arc<str>,
+    route: Option<MatchedPath>,
+    method: Method,
+    uri: Uri,
+    accept_language: Option<HeaderValue>,
+}
+
+impl Asked {
+    fn of(request: &Request) -> Self {
+        let headers = request.headers();
+        let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|id| {
+            (1..=REQUEST_ID_MAX).contains(&id.len())
+                && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        });
+        Asked {
+            started: Instant::now(),
+            id: given.map_or_else(|| crate::random_id().into(), Into::into),
+            route: request.extensions().get::<MatchedPath>().cloned(),
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            accept_language: headers.get(header::ACCEPT_LANGUAGE).cloned(),
+        }
+    }
+
+    fn complete(&self, mut response: Response) -> Response {
+        let status = response.status();
+        let mut code = "";
+        if status.is_client_error() || status.is_server_error() {
+            let language = Language::accepted(self.accept_language.as_ref());
+            code = complete_problem(&mut response, language, &self.id).as_str();
+        }
+        let elapsed = self.started.elapsed();
+        metrics::answered(self.route.as_ref(), &self.method, response.status(), code, elapsed);
+        if let Ok(value) = HeaderValue::from_str(&self.id) {
+            response.headers_mut().insert(REQUEST_ID, value);
+        }
+        let (method, path, status) = (&self.method, self.uri.path(), response.status());
+        let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
+            tracing::error!(%method, path, status = status.as_u16(), elapsed_ms, "answered with an error of ours");
+        } else {
+            tracing::debug!(%method, path, status = status.as_u16(), elapsed_ms, "answered");
+        }
+        response
+    }
 }
 
 /// Puts the problem's words into an answer; also where the framework, not a handler, refused.
@@ -82,9 +169,28 @@ fn complete_problem(response: &mut Response, language: Language, request_id: &st
     problem.code
 }
 
-/// The answer to a handler that panicked.
-pub fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
-    Problem::new(Code::Internal).into_response()
+/// A body of bounded size that says of itself that it is JSON.
+pub struct RawJson(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for RawJson {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        if !kind.is_some_and(is_json) {
+            return Err(Problem::new(Code::UnsupportedMediaType));
+        }
+        let read = Bytes::from_request(request, state).await;
+        read.map(RawJson).map_err(|rejection| match rejection.into_response().status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::TooLarge),
+            _ => Problem::new(Code::Malformed).with_detail("The body did not arrive whole."),
+        })
+    }
+}
+
+fn is_json(kind: &str) -> bool {
+    let essence = kind.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json") || essence.to_ascii_lowercase().ends_with("+json")
 }
 
 /// A JSON body of bounded size, not yet made sense of.
@@ -94,21 +200,13 @@ impl<S: Send + Sync> FromRequest<S> for Json {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let essence =
-            kind.and_then(|kind| kind.split(';').next()).map(|kind| kind.trim().to_ascii_lowercase());
-        if !essence.is_some_and(|kind| kind == "application/json" || kind.ends_with("+json")) {
-            return Err(Problem::new(Code::UnsupportedMediaType));
-        }
-        let bytes = bytes::Bytes::from_request(request, state).await.map_err(|rejection| match rejection
-            .into_response()
-            .status()
-        {
-            StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::TooLarge),
-            _ => Problem::new(Code::Malformed).with_detail("The body did not arrive whole."),
-        })?;
-        serde_json::from_slice(&bytes).map(Json).map_err(|error| {
-            Problem::new(Code::Malformed).with_detail(format!("The body is not JSON: {error}."))
-        })
+        let RawJson(body) = RawJson::from_request(request, state).await?;
+        parsed(&body).map(Json)
     }
+}
+
+/// The JSON of a body.
+pub fn parsed(body: &[u8]) -> Result<Value, Problem> {
+    serde_json::from_slice(body)
+        .map_err(|error| Problem::new(Code::Malformed).with_detail(format!("The body is not JSON: {error}.")))
 }

@@ -20,6 +20,9 @@ static RESERVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("reserve
 /// One call at a time: while it is under way the next batch grows, and larger batches cost less a request.
 const BOUNDS: Bounds = Bounds { batch: 256, calls: 1, waiting: 16_384 };
 
+/// Digits of the length of an answer at most: it is a value of Redis's, of 512 MiB at most.
+const LENGTH_DIGITS_MAX: usize = 9;
+
 /// Asks for one unit. The id is new, or made from the request's key.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -140,67 +143,78 @@ pub async fn reserve(
         .await?;
     let now = time(&mut reply)?;
     let (sequence, settled, dead) = (reply.number()?, reply.number()?, reply.number()?);
-    let mut batch = Batch { now, sequence, settled, dead };
+    let letters = reply.bytes()?;
+    let mut read = Answers { now, sequence, settled, dead, rest: &letters };
     let mut answers = Vec::with_capacity(requests.len());
     for place in groups.into_iter().flatten() {
-        answers.push((place, batch.answer(&mut reply, requests[place].id)?));
+        let answer = read.next(requests[place].id).ok_or_else(|| reply.wrong())?;
+        answers.push((place, answer));
     }
     answers.sort_unstable_by_key(|(place, _)| *place);
     Ok(answers.into_iter().map(|(_, answer)| answer).collect())
 }
 
-/// What the answers of one batch share.
-struct Batch {
+/// The answers of one batch that are still to be read, and what they share.
+struct Answers<'a> {
     now: Timestamp,
     /// The sequence number given last.
     sequence: u64,
     settled: u64,
     dead: u64,
+    rest: &'a [u8],
 }
 
-impl Batch {
-    fn progress(&self, sequence: u64) -> Progress {
-        Progress::new(self.now, sequence, self.settled, self.dead)
-    }
-
-    /// Reads the next answer, to the request with this id.
-    fn answer(&mut self, reply: &mut Reply, id: IssuanceId) -> Result<Reserved, Failure> {
+impl<'a> Answers<'a> {
+    /// Reads the next answer, to the request with this id; `None` if it has another shape than the
+    /// script's contract says.
+    fn next(&mut self, id: IssuanceId) -> Option<Reserved> {
         let now = self.now;
-        let answer = reply.bytes()?;
-        let Some((kind, rest)) = answer.split_first() else { return Err(reply.wrong()) };
-        Ok(match kind {
+        let (letter, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(match letter {
             b'A' => {
                 self.sequence += 1;
                 Reserved::Accepted(Queued { id, accepted_at: now, progress: self.progress(self.sequence) })
             }
             b'R' => {
-                let (id, value) = rest.split_at_checked(16).ok_or_else(|| reply.wrong())?;
-                let held = in_flight(value).ok_or_else(|| reply.wrong())?;
+                let (id, value) = self.more()?.split_at_checked(16)?;
+                let held = in_flight(value)?;
                 let progress = self.progress(held.sequence);
-                Reserved::Replayed(Queued { id: id_of(id, reply)?, accepted_at: held.accepted_at, progress })
+                Reserved::Replayed(Queued { id: id_of(id)?, accepted_at: held.accepted_at, progress })
             }
-            b'K' => Reserved::ReplayIssued(id_of(rest, reply)?),
-            b'J' => Reserved::ReplayRejected(id_of(rest, reply)?),
+            b'K' => Reserved::ReplayIssued(id_of(self.more()?)?),
+            b'J' => Reserved::ReplayRejected(id_of(self.more()?)?),
             b'H' => {
-                let (issued, ids) = rest.split_first().ok_or_else(|| reply.wrong())?;
-                let ids = ids.chunks(16).map(|id| id_of(id, reply)).collect::<Result<Vec<_>, _>>()?;
-                let (issued, in_flight) =
-                    ids.split_at_checked(usize::from(*issued)).ok_or_else(|| reply.wrong())?;
+                let (issued, ids) = self.more()?.split_first()?;
+                let ids = ids.chunks(16).map(id_of).collect::<Option<Vec<_>>>()?;
+                let (issued, in_flight) = ids.split_at_checked(usize::from(*issued))?;
                 Reserved::AtLimit { issued: issued.to_vec(), in_flight: in_flight.to_vec() }
             }
             b'S' => Reserved::SoldOut,
             b'N' => {
-                let ms = std::str::from_utf8(rest).ok().and_then(|text| text.parse().ok());
-                let starts_at = ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
-                Reserved::NotStarted { now, starts_at: starts_at.ok_or_else(|| reply.wrong())? }
+                let ms = std::str::from_utf8(self.more()?).ok()?.parse().ok()?;
+                Reserved::NotStarted { now, starts_at: Timestamp::from_millisecond(ms).ok()? }
             }
             b'E' => Reserved::Ended,
             b'P' => Reserved::Paused,
             b'X' => Reserved::Archived,
             b'L' => Reserved::NotLoaded { now },
             b'B' => Reserved::BacklogFull,
-            _ => return Err(reply.wrong()),
+            _ => return None,
         })
+    }
+
+    /// What follows the letter: its length, a colon, and so many bytes.
+    fn more(&mut self) -> Option<&'a [u8]> {
+        let colon = self.rest.iter().take(LENGTH_DIGITS_MAX + 1).position(|byte| *byte == b':')?;
+        let length = std::str::from_utf8(&self.rest[..colon]).ok()?.parse().ok()?;
+        let (more, rest) = self.rest[colon + 1..].split_at_checked(length)?;
+        self.rest = rest;
+        Some(more)
+    }
+
+    fn progress(&self, sequence: u64) -> Progress {
+        Progress::new(self.now, sequence, self.settled, self.dead)
     }
 }
 
@@ -213,6 +227,6 @@ pub(super) fn in_flight(value: &[u8]) -> Option<InFlight> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-fn id_of(bytes: &[u8], reply: &Reply) -> Result<IssuanceId, Failure> {
-    <[u8; 16]>::try_from(bytes).ok().and_then(IssuanceId::from_bytes).ok_or_else(|| reply.wrong())
+fn id_of(bytes: &[u8]) -> Option<IssuanceId> {
+    <[u8; 16]>::try_from(bytes).ok().and_then(IssuanceId::from_bytes)
 }

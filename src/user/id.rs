@@ -36,3 +36,9 @@ impl fmt::Display for UserId {
         f.write_str(&self.0)
     }
 }
+
+impl serde::Serialize for UserId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}

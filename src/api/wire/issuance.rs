@@ -1,14 +1,17 @@
 //! Issuances on the wire.
 
+use std::borrow::Cow;
+
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::coupon::CouponId;
 use crate::http::fields::{self, Fields};
+use crate::http::request;
 use crate::http::{Code, Problem};
-use crate::issuance::Reason;
+use crate::issuance::{IssuanceId, Reason};
 use crate::user::UserId;
 
 /// One accepted request and what became of it.
@@ -18,11 +21,11 @@ pub enum Issuance {
     /// Waiting for its decision. It has no serial yet: a conflict may still change it.
     Queued {
         #[schema(value_type = String, format = Uuid)]
-        id: String,
-        #[schema(example = "summer")]
-        coupon_id: String,
-        #[schema(example = "u1")]
-        user_id: String,
+        id: IssuanceId,
+        #[schema(value_type = String, example = "summer")]
+        coupon_id: CouponId,
+        #[schema(value_type = String, example = "u1")]
+        user_id: UserId,
         /// How many are decided before it, about.
         #[schema(example = 412)]
         ahead: u64,
@@ -37,11 +40,11 @@ pub enum Issuance {
     /// The user holds a unit.
     Issued {
         #[schema(value_type = String, format = Uuid)]
-        id: String,
-        #[schema(example = "summer")]
-        coupon_id: String,
-        #[schema(example = "u1")]
-        user_id: String,
+        id: IssuanceId,
+        #[schema(value_type = String, example = "summer")]
+        coupon_id: CouponId,
+        #[schema(value_type = String, example = "u1")]
+        user_id: UserId,
         /// The number of the unit, from 1 to the coupon's total.
         #[schema(example = 17)]
         serial: u32,
@@ -56,11 +59,11 @@ pub enum Issuance {
     /// There is no unit for it.
     Rejected {
         #[schema(value_type = String, format = Uuid)]
-        id: String,
-        #[schema(example = "summer")]
-        coupon_id: String,
-        #[schema(example = "u1")]
-        user_id: String,
+        id: IssuanceId,
+        #[schema(value_type = String, example = "summer")]
+        coupon_id: CouponId,
+        #[schema(value_type = String, example = "u1")]
+        user_id: UserId,
         /// Why: `already-issued`, `sold-out` or `discarded`.
         #[schema(value_type = crate::api::wire::problem::Problem)]
         problem: Value,
@@ -104,10 +107,48 @@ pub struct RequestIssuance {
     coupon_id: String,
 }
 
-/// Reads who wants which coupon from a body.
-pub fn request(body: Value) -> Result<(UserId, CouponId), Problem> {
-    let mut fields = Fields::of(body)?;
+/// The same, for reading it at once.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Plain<'a> {
+    #[serde(borrow)]
+    user_id: Cow<'a, str>,
+    #[serde(borrow)]
+    coupon_id: Cow<'a, str>,
+}
+
+/// Reads who wants which coupon from a body. What is right is read at once; whatever else it is, it is
+/// read again, field by field, to tell all that is wrong with it.
+pub fn request(body: &[u8]) -> Result<(UserId, CouponId), Problem> {
+    if let Ok(plain) = serde_json::from_slice::<Plain<'_>>(body)
+        && let (Ok(user), Ok(coupon)) = (plain.user_id.parse(), plain.coupon_id.parse())
+    {
+        return Ok((user, coupon));
+    }
+    let mut fields = Fields::of(request::parsed(body)?)?;
     let user = fields.required("userId", fields::parsed::<UserId>);
     let coupon = fields.required("couponId", fields::parsed::<CouponId>);
     fields.finish(user.zip(coupon))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_reads_the_same_at_once_and_field_by_field() {
+        let (user, coupon) = request(br#" {"couponId": "summ\u0065r", "userId": "u1"} "#).unwrap();
+        assert_eq!((user.as_str(), coupon.as_str()), ("u1", "summer"));
+        let wrong = [
+            (&b"{"[..], Code::Malformed),
+            (b"[]", Code::Invalid),
+            (br#"{"userId": "u1"}"#, Code::Invalid),
+            (br#"{"userId": "u1", "couponId": "no/slash"}"#, Code::Invalid),
+            (br#"{"userId": "u1", "couponId": "summer", "more": 1}"#, Code::Invalid),
+            (br#"{"userId": 1, "couponId": "summer"}"#, Code::Invalid),
+        ];
+        for (body, code) in wrong {
+            assert_eq!(request(body).unwrap_err().code, code, "{}", String::from_utf8_lossy(body));
+        }
+    }
 }
