@@ -1,8 +1,11 @@
 //! Natural batching: what arrives while the previous call is in flight goes into the next one. No
-//! delay is added: a lone request is sent at once.
+//! delay is added: a lone request is sent at once. A request that would wait too long for its turn is
+//! refused at once: when more comes than can be done, those who are let in do not wait for long.
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -17,19 +20,41 @@ pub struct Bounds {
     pub calls: usize,
     /// Requests waiting for a call; one more is refused at once.
     pub waiting: usize,
+    /// How long a request may have to wait for its call, as far as can be told from the calls before;
+    /// one that would wait longer is refused at once.
+    pub wait: Duration,
 }
 
 /// Collects requests into calls. Cheap to clone; ends when all of its clones are dropped.
 pub struct Batcher<Q, A> {
     operation: &'static str,
+    bounds: Bounds,
     sender: mpsc::Sender<Waiting<Q, A>>,
+    pace: Arc<CallTime>,
+}
+
+/// How long a call takes, in microseconds: each new one counts for an eighth.
+#[derive(Default)]
+struct CallTime(AtomicU64);
+
+impl CallTime {
+    fn took(&self, time: Duration) {
+        let (new, known) = (u64::try_from(time.as_micros()).unwrap_or(u64::MAX), self.get());
+        // Calls that end together may overwrite each other: an estimate all the same.
+        self.0.store(known - known / 8 + new / 8, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 type Waiting<Q, A> = (Q, oneshot::Sender<Result<A, Failure>>);
 
 impl<Q, A> Clone for Batcher<Q, A> {
     fn clone(&self) -> Self {
-        Batcher { operation: self.operation, sender: self.sender.clone() }
+        let Batcher { operation, bounds, sender, pace } = self;
+        Batcher { operation, bounds: *bounds, sender: sender.clone(), pace: Arc::clone(pace) }
     }
 }
 
@@ -43,6 +68,8 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
         let (sender, mut receiver) = mpsc::channel::<Waiting<Q, A>>(bounds.waiting);
         let permits = Arc::new(Semaphore::new(bounds.calls));
         let call = Arc::new(call);
+        let pace = Arc::<CallTime>::default();
+        let told = Arc::clone(&pace);
         tokio::spawn(async move {
             let mut batch = Vec::with_capacity(bounds.batch);
             // The permit comes first: the batch is whatever is waiting once a call may be made.
@@ -56,9 +83,11 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
                 if requests.is_empty() {
                     continue;
                 }
-                let call = Arc::clone(&call);
+                let (call, pace) = (Arc::clone(&call), Arc::clone(&told));
                 tokio::spawn(async move {
+                    let began = Instant::now();
                     let results = call(requests).await;
+                    pace.took(began.elapsed());
                     drop(permit);
                     debug_assert_eq!(results.len(), answers.len(), "one answer a request");
                     for (answer, result) in answers.into_iter().zip(results) {
@@ -68,16 +97,25 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
                 });
             }
         });
-        Batcher { operation, sender }
+        Batcher { operation, bounds, sender, pace }
     }
 
     /// Asks, and waits for the answer.
     pub async fn ask(&self, request: Q) -> Result<A, Failure> {
+        let overloaded = || Failure::Overloaded { operation: self.operation };
+        if self.wait_expected() > self.bounds.wait {
+            return Err(overloaded());
+        }
         let (sender, receiver) = oneshot::channel();
-        self.sender
-            .try_send((request, sender))
-            .map_err(|_| Failure::Overloaded { operation: self.operation })?;
-        receiver.await.map_err(|_| Failure::Overloaded { operation: self.operation })?
+        self.sender.try_send((request, sender)).map_err(|_| overloaded())?;
+        receiver.await.map_err(|_| overloaded())?
+    }
+
+    /// The time of the calls that come before the one that a request would go into now.
+    fn wait_expected(&self) -> Duration {
+        let waiting = self.sender.max_capacity() - self.sender.capacity();
+        let calls_before = waiting / self.bounds.batch / self.bounds.calls;
+        Duration::from_micros(self.pace.get().saturating_mul(calls_before as u64))
     }
 }
 
@@ -92,12 +130,14 @@ mod tests {
     use super::*;
     use std::sync::Mutex;
 
+    const LONG: Duration = Duration::from_secs(60);
+
     #[tokio::test]
     async fn what_arrives_during_a_call_goes_into_the_next_one() {
         let sizes = Arc::new(Mutex::new(Vec::new()));
         let gate = Arc::new(Semaphore::new(0));
         let (seen, opened) = (sizes.clone(), gate.clone());
-        let bounds = Bounds { batch: 8, calls: 1, waiting: 100 };
+        let bounds = Bounds { batch: 8, calls: 1, waiting: 100, wait: LONG };
         let batcher = Batcher::start("count", bounds, move |requests: Vec<u32>| {
             let (seen, opened) = (seen.clone(), opened.clone());
             async move {
@@ -124,7 +164,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_refuses_at_once() {
-        let bounds = Bounds { batch: 1, calls: 1, waiting: 1 };
+        let bounds = Bounds { batch: 1, calls: 1, waiting: 1, wait: LONG };
         let batcher: Batcher<(), ()> =
             Batcher::start("wait", bounds, |_| async { std::future::pending().await });
         let asking: Vec<_> = (0..10)
@@ -135,5 +175,28 @@ mod tests {
             .collect();
         let (refused, _, _) = futures::future::select_all(asking).await;
         assert!(matches!(refused.unwrap(), Err(Failure::Overloaded { .. })));
+    }
+
+    #[tokio::test]
+    async fn who_would_wait_too_long_is_refused_at_once() {
+        let took = Duration::from_millis(50);
+        let bounds = Bounds { batch: 2, calls: 1, waiting: 100, wait: Duration::from_millis(20) };
+        let batcher: Batcher<(), ()> = Batcher::start("wait", bounds, move |requests: Vec<()>| async move {
+            tokio::time::sleep(took).await;
+            requests.into_iter().map(Ok).collect()
+        });
+        // Nothing is known yet: the queue takes them all.
+        let all = |count: usize| futures::future::join_all((0..count).map(|_| batcher.ask(())));
+        assert!(all(4).await.iter().all(Result::is_ok));
+        // By now a call is known to take long, if not by how much.
+        let answers = all(20).await;
+        let let_in = answers.iter().filter(|answer| answer.is_ok()).count();
+        assert!((2..=6).contains(&let_in), "{let_in} of 20 were let in");
+        assert!(
+            answers
+                .iter()
+                .flat_map(|answer| answer.as_ref().err())
+                .all(|why| { matches!(why, Failure::Overloaded { .. }) })
+        );
     }
 }

@@ -31,7 +31,7 @@ use crate::audit::{self, Auditor};
 use crate::boot::{self, Backends};
 use crate::config::ApiConfig;
 use crate::coupon::{CouponId, CouponStore, Validity, steer};
-use crate::http::metrics::{CacheSize, Watch};
+use crate::http::metrics::{Sizes, Watch};
 use crate::http::server;
 use crate::issuance::{Feed, Ledger, Lookup, Reservations};
 use crate::partition::Partition;
@@ -86,9 +86,10 @@ impl App {
         let registered = limits
             .require_registered_users
             .then(|| RegisteredUsers::start(backends.users.clone(), limits.user_cache));
-        let caches = cache_sizes(&lookup, registered.as_ref());
+        let feed = Feed::start(Arc::clone(partition), lookup.clone(), stopping.clone());
+        let sizes = sizes(&feed, &lookup, registered.as_ref());
         Ok(Arc::new(App {
-            metrics: Watch::start(Arc::clone(partition), backends.coupons.clone(), caches),
+            metrics: Watch::start(Arc::clone(partition), backends.coupons.clone(), sizes),
             partition: Arc::clone(partition),
             database: backends.database.clone(),
             coupons: backends.coupons.clone(),
@@ -96,7 +97,7 @@ impl App {
             services: ServiceStore::new(&backends.database),
             ledger: backends.ledger.clone(),
             reservations: Reservations::start(Arc::clone(partition), limits.backlog_max),
-            feed: Feed::start(Arc::clone(partition), lookup.clone(), stopping.clone()),
+            feed,
             listeners: Arc::new(Semaphore::new(live::LISTENERS_MAX)),
             stopping,
             lookup,
@@ -115,12 +116,13 @@ impl App {
     }
 }
 
-/// What the metrics tell of the caches.
-fn cache_sizes(lookup: &Lookup, registered: Option<&RegisteredUsers>) -> Vec<CacheSize> {
-    let lookup = lookup.clone();
-    let mut sizes: Vec<CacheSize> = vec![("outcomes", Box::new(move || lookup.cached()))];
+/// What the metrics tell of what the process holds.
+fn sizes(feed: &Feed, lookup: &Lookup, registered: Option<&RegisteredUsers>) -> Sizes {
+    let (feed, lookup) = (feed.clone(), lookup.clone());
+    let mut sizes = Sizes { waiters: Some(Box::new(move || feed.waiting())), caches: Vec::new() };
+    sizes.caches.push(("outcomes", Box::new(move || lookup.cached())));
     if let Some(registered) = registered.cloned() {
-        sizes.push(("users", Box::new(move || registered.cached())));
+        sizes.caches.push(("users", Box::new(move || registered.cached())));
     }
     sizes
 }

@@ -10,7 +10,7 @@ use mongodb::bson::doc;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::metrics::{self, Watch};
+use super::metrics::{self, Sizes, Watch};
 use super::problem::jittered_ms;
 use super::{Code, Problem};
 use crate::coupon::CouponStore;
@@ -85,7 +85,7 @@ impl Part {
 
 /// The routes of a process that serves nothing else.
 pub fn router(partition: Arc<Partition>, database: Database) -> axum::Router {
-    let watch = Watch::start(Arc::clone(&partition), CouponStore::new(&database), Vec::new());
+    let watch = Watch::start(Arc::clone(&partition), CouponStore::new(&database), Sizes::default());
     let probe = move || {
         let (partition, database) = (Arc::clone(&partition), database.clone());
         async move { Readiness::probe(&partition, &database).await }

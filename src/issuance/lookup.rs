@@ -5,6 +5,7 @@
 //! matters: a decision is in the ledger before its issuance leaves the in-flight hash.
 
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use quick_cache::sync::Cache;
 use redis::Script;
@@ -18,8 +19,8 @@ use crate::{Failure, metrics};
 
 static LOOKUP: LazyLock<Script> = LazyLock::new(|| script(include_str!("lookup.lua")));
 
-const REDIS_BOUNDS: Bounds = Bounds { batch: 256, calls: 2, waiting: 32_768 };
-const LEDGER_BOUNDS: Bounds = Bounds { batch: 256, calls: 4, waiting: 32_768 };
+const REDIS_BOUNDS: Bounds = Bounds { batch: 256, calls: 2, waiting: 32_768, wait: Duration::from_secs(2) };
+const LEDGER_BOUNDS: Bounds = Bounds { batch: 256, calls: 4, waiting: 32_768, wait: Duration::from_secs(2) };
 
 /// Linearizable reads at once.
 const CERTAIN_MAX: usize = 16;

@@ -1,7 +1,7 @@
 //! Taking a unit and queueing the issuance, atomically, many requests in one script.
 
 use std::sync::{Arc, LazyLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use redis::Script;
@@ -18,7 +18,7 @@ static RESERVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("reserve
 
 /// One script call holds Redis up for as long as its batch takes, about two milliseconds for the largest.
 /// One call at a time: while it is under way the next batch grows, and larger batches cost less a request.
-const BOUNDS: Bounds = Bounds { batch: 256, calls: 1, waiting: 16_384 };
+const BOUNDS: Bounds = Bounds { batch: 256, calls: 1, waiting: 16_384, wait: Duration::from_millis(200) };
 
 /// Digits of the length of an answer at most: it is a value of Redis's, of 512 MiB at most.
 const LENGTH_DIGITS_MAX: usize = 9;

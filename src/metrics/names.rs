@@ -135,7 +135,9 @@ metrics! {
     AUDIT_LAST GAUGE "coupon_audit_last_timestamp_seconds" []
         "When this process ended an audit of all loaded coupons, since the Unix epoch; 0 if it never did.";
 
-    // Caches, of an API.
+    // Waiters and caches, of an API.
+    WAITERS GAUGE "coupon_waiters" []
+        "Requests and streams that wait for an outcome now.";
     CACHE_LOOKUPS COUNTER "coupon_cache_lookups_total" ["cache": "outcomes, users", "result": "hit, miss"]
         "Looks into the caches of outcomes and of registered users.";
     CACHE_ENTRIES GAUGE "coupon_cache_entries" ["cache": "outcomes, users"]

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use quick_cache::sync::Cache;
 
@@ -12,7 +13,7 @@ use super::{UserId, UserStore};
 use crate::batch::{Batcher, Bounds, all_failed};
 use crate::{Failure, metrics};
 
-const BOUNDS: Bounds = Bounds { batch: 512, calls: 4, waiting: 16_384 };
+const BOUNDS: Bounds = Bounds { batch: 512, calls: 4, waiting: 16_384, wait: Duration::from_millis(500) };
 
 /// Knows registered users. Cheap to clone.
 #[derive(Clone)]

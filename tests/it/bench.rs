@@ -36,7 +36,9 @@ async fn a_quick_bench_of_redis_tells_every_documented_figure() {
     for name in ["/cores", "/fsyncMicros", "/redis/entries"] {
         positive(&report, name);
     }
-    for section in ["accept", "drain", "latency", "size", "memory", "generator", "ready"] {
+    for section in
+        ["accept", "drain", "latency", "waiting", "overload", "size", "memory", "generator", "ready"]
+    {
         assert!(report.get(section).is_some_and(Value::is_null), "{section} was not asked for");
     }
     let per_reservation = positive(&report, "/redis/redisCpuMicrosPerReservation");
@@ -66,6 +68,25 @@ async fn a_quick_bench_of_redis_tells_every_documented_figure() {
     }
     let left = std::fs::read_dir(folder.path()).expect("the folder is there").count();
     assert_eq!(left, 0, "the bench cleans up");
+}
+
+#[tokio::test]
+async fn held_polls_and_overload_are_measured_and_end_with_everything_decided() {
+    // Whoever is not told, or not issued what was accepted, ends the bench with an error.
+    let output = bench(&["--quick", "--only", "waiting", "--only", "overload", "--json"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(positive(&report, "/waiting/waiters"), 1_000.0);
+    for name in ["toldP50Ms", "toldP99Ms", "acceptedRatio", "stormPerSecond", "stormP99Ms", "apiBytes"] {
+        positive(&report, &format!("/waiting/{name}"));
+    }
+    let capacity = positive(&report, "/overload/capacityPerSecond");
+    assert_eq!(positive(&report, "/overload/atCapacity/offeredPerSecond"), capacity);
+    let times = positive(&report, "/overload/overloaded/offeredPerSecond") / capacity;
+    assert!((times - 5.0).abs() < 1e-6, "{times}");
+    for name in ["accepted", "acceptP99Ms", "apiBytesMax"] {
+        positive(&report, &format!("/overload/overloaded/{name}"));
+    }
 }
 
 #[tokio::test]

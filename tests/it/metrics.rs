@@ -85,6 +85,8 @@ fn check_labels(labels: &str) {
 enum Action {
     /// Makes a coupon, and gets three requests for it accepted while no worker runs.
     Accept,
+    /// Waits for one of them, which nobody decides.
+    Wait,
     /// One of them again.
     Repeat,
     /// A coupon that has no unit left, one that ended, one that is not open, and one that is held.
@@ -158,6 +160,7 @@ const ROWS: &[Row] = {
         (names::STOCK_RESERVED, &["coupon=\"queued\""], Accept, Api, To(3.0)),
         (names::CACHE_LOOKUPS, &["cache=\"users\"", "result=\"miss\""], Accept, Api, Up),
         (names::CACHE_ENTRIES, &["cache=\"users\""], Accept, Api, Up),
+        (names::WAITERS, &[], Wait, Api, To(1.0)),
         (names::REPLAYED, &[], Repeat, Api, Up),
         (names::CACHE_LOOKUPS, &["cache=\"users\"", "result=\"hit\""], Repeat, Api, Up),
         (names::REFUSED, &["code=\"sold-out\""], Refuse, Api, Up),
@@ -297,6 +300,10 @@ impl Stage {
                     let id = self.request(user, &coupon).await;
                     self.queued.push(id);
                 }
+            }
+            Action::Wait => {
+                let path = format!("/issuances/{}?wait=30", self.queued[0]);
+                tokio::spawn(self.api.request("GET", &path).send());
             }
             Action::Repeat => {
                 assert!(self.api.issue("u0", "queued", None).await.is_replay());

@@ -11,7 +11,7 @@ use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get};
 
 pub(super) use requests::answered;
-pub use watch::{COUPONS_MAX, CacheSize, Watch};
+pub use watch::{COUPONS_MAX, Sizes, Watch};
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 

@@ -25,8 +25,17 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Coupons whose stock is shown: the newest of the current ones.
 pub const COUPONS_MAX: usize = 50;
 
-/// A cache's name, and how many entries it has.
-pub type CacheSize = (&'static str, Box<dyn Fn() -> usize + Send + Sync>);
+/// A number of things now.
+pub type Size = Box<dyn Fn() -> usize + Send + Sync>;
+
+/// What the process itself holds.
+#[derive(Default)]
+pub struct Sizes {
+    /// Who waits for an outcome; `None` where nobody can.
+    pub waiters: Option<Size>,
+    /// The entries of each cache, by its name.
+    pub caches: Vec<(&'static str, Size)>,
+}
 
 /// See the module's documentation. Looks until it is dropped.
 pub struct Watch {
@@ -36,13 +45,13 @@ pub struct Watch {
 
 impl Watch {
     /// Starts looking.
-    pub fn start(partition: Arc<Partition>, coupons: CouponStore, caches: Vec<CacheSize>) -> Arc<Self> {
+    pub fn start(partition: Arc<Partition>, coupons: CouponStore, sizes: Sizes) -> Arc<Self> {
         counted::start();
         let text = Arc::new(Mutex::new(String::new()));
         let mut seen = Seen {
             partition,
             coupons,
-            caches,
+            sizes,
             certified: false,
             queue: None,
             stocks: Vec::new(),
@@ -71,7 +80,7 @@ impl Watch {
 struct Seen {
     partition: Arc<Partition>,
     coupons: CouponStore,
-    caches: Vec<CacheSize>,
+    sizes: Sizes,
     certified: bool,
     queue: Option<(Backlog, usize)>,
     stocks: Vec<(CouponId, Option<Stock>)>,
@@ -131,7 +140,10 @@ impl Seen {
                 gauge!(names::STOCK_ISSUED, "coupon" => coupon.to_string()).set(stock.issued);
             }
             gauge!(names::STOCK_LEFT_OUT).set(self.left_out as f64);
-            for (cache, size) in &self.caches {
+            if let Some(waiters) = &self.sizes.waiters {
+                gauge!(names::WAITERS).set(waiters() as f64);
+            }
+            for (cache, size) in &self.sizes.caches {
                 gauge!(names::CACHE_ENTRIES, "cache" => *cache).set(size() as f64);
             }
             process::set();

@@ -125,7 +125,7 @@ pub(super) fn to_service(
     worker: Option<&Program>,
 ) -> anyhow::Result<Burst> {
     let Sizes { burst: users, connections, .. } = lab.sizes;
-    let mut watched = vec![(SERVER, api.pid()), (MONGOD, lab.mongodb_pid()?)];
+    let mut watched = vec![(SERVER, api.pid()), (MONGOD, bed.mongodb_pid()?)];
     watched.extend(bed.redis.pid().map(|pid| (REDIS, pid)));
     watched.extend(worker.map(|worker| (WORKER, worker.pid())));
     Ok(Burst { url: api.url(), users, connections, watched })

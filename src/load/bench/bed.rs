@@ -1,5 +1,5 @@
-//! A test bed: a redis-server and a database of its own, empty and certified, and the system's
-//! programs on them.
+//! A test bed: a redis-server and a mongod of its own, empty and certified, and the system's programs
+//! on them. No bed inherits the caches, files and checkpoints of the one before.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,13 +13,14 @@ use super::program::{Program, sibling};
 use crate::boot::{self, Backends};
 use crate::config::{MongoConfig, RedisConfig};
 use crate::coupon::{Coupon, CouponId, Stock, Validity, stock};
-use crate::dev::servers::{Persistence, RedisOptions, RedisServer};
+use crate::dev::servers::{MongoOptions, MongoServer, Persistence, RedisOptions, RedisServer};
 use crate::load::api::Api;
 use crate::load::target::Target;
-use crate::mongo;
 use crate::recovery::Durability;
 use crate::user::{User, UserId};
 
+/// Every bed has a mongod of its own.
+const DATABASE: &str = "bench";
 /// Users in one insert.
 const REGISTER_BATCH: usize = 10_000;
 /// While nothing moves for so long, it is not going to.
@@ -34,6 +35,7 @@ const READY_MAX: Duration = Duration::from_secs(30);
 /// See the module's documentation.
 pub(super) struct Bed {
     pub redis: RedisServer,
+    mongodb: MongoServer,
     pub backends: Backends,
     redis_config: RedisConfig,
     mongodb_config: MongoConfig,
@@ -51,29 +53,28 @@ pub(super) const USER_PREFIX: &str = "user-";
 impl Bed {
     /// Starts an empty one.
     pub async fn make(lab: &Lab<'_>, persistence: Persistence) -> anyhow::Result<Self> {
-        let name = lab.next_name();
-        let folder = lab.folder().join(&name);
-        let redis = RedisServer::start(RedisOptions { persistence, ..RedisOptions::new(&folder) }).await?;
+        let folder = lab.next_folder();
+        let redis = RedisOptions { persistence, ..RedisOptions::new(folder.join("redis")) };
+        let mongodb = MongoOptions::new(folder.join("mongodb"));
+        let (redis, mongodb) = tokio::try_join!(RedisServer::start(redis), MongoServer::start(mongodb))?;
         let redis_durability = match persistence {
             Persistence::FsyncAlways => Durability::Always,
             _ => Durability::None,
         };
         let redis_config = RedisConfig { redis_url: redis.url(), redis_durability };
-        let mongodb_config = MongoConfig { mongodb_uri: lab.mongodb_uri(), mongodb_database: name };
+        let mongodb_config = MongoConfig { mongodb_uri: mongodb.url(), mongodb_database: DATABASE.into() };
         let backends = boot::connect(&redis_config, &mongodb_config).await?;
         if !backends.keeper().ensure().await? {
             bail!("an empty Redis could not be certified");
         }
-        Ok(Bed { redis, backends, redis_config, mongodb_config, folder })
+        Ok(Bed { redis, mongodb, backends, redis_config, mongodb_config, folder })
     }
 
     /// Takes it down, with its data.
     pub async fn close(mut self) -> anyhow::Result<()> {
+        self.backends.database.client().clone().shutdown().immediate(true).await;
         self.redis.kill().await?;
-        let database = self.backends.database.clone();
-        let whole = database.clone();
-        mongo::run("drop the database", async move { whole.drop().await }).await?;
-        database.client().clone().shutdown().immediate(true).await;
+        self.mongodb.kill().await?;
         std::fs::remove_dir_all(&self.folder).context("cannot delete a folder of the bench")
     }
 
@@ -115,6 +116,11 @@ impl Bed {
             self.backends.users.insert(users).await?;
         }
         Ok(())
+    }
+
+    /// Of mongod.
+    pub fn mongodb_pid(&self) -> anyhow::Result<u32> {
+        self.mongodb.pid().context("mongod has ended")
     }
 
     fn backing(&self) -> Vec<&str> {

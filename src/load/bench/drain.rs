@@ -1,13 +1,14 @@
 //! How fast a worker drains, over a raw bulk insert of the same documents.
 //!
 //! Each round queues a backlog and lets one worker process drain it; then the very documents that it
-//! wrote are read back and inserted into a fresh collection with the same indexes and the same write
-//! concern, with as many inserts at once as a worker has, in batches of several sizes. The best size
-//! counts. Both are timed to the last durable document; the worker from the first that is seen, as its
-//! start is no part of it.
+//! wrote are read back and inserted with the same indexes and the same write concern, with as many
+//! inserts at once as a worker has, in batches of several sizes. The best size counts. Each has a
+//! mongod of its own. Both are timed to the last durable document; the worker from the first that is
+//! seen, as its start is no part of it.
 
 use std::time::Instant;
 
+use anyhow::Context;
 use futures::{StreamExt, TryStreamExt, stream};
 use mongodb::bson::{RawDocumentBuf, doc};
 use serde::Serialize;
@@ -17,7 +18,7 @@ use super::bed::Bed;
 use super::lab::Lab;
 use super::report::{Row, Target, row};
 use super::spread::Spread;
-use crate::dev::servers::Persistence;
+use crate::dev::servers::{MongoOptions, MongoServer, Persistence};
 use crate::issuance::ledger::{COLLECTION, indexes};
 use crate::mongo;
 
@@ -105,9 +106,11 @@ async fn documents(bed: &Bed) -> anyhow::Result<Vec<RawDocumentBuf>> {
     Ok(found.await?)
 }
 
-/// Inserts documents into a database that has the indexes and nothing else.
+/// Inserts documents into a MongoDB that has the indexes and nothing else.
 async fn insert(lab: &Lab<'_>, documents: &[RawDocumentBuf], batch: usize) -> anyhow::Result<f64> {
-    let database = mongo::connect(&lab.mongodb_uri(), &lab.next_name()).await?;
+    let folder = lab.next_folder();
+    let mut mongodb = MongoServer::start(MongoOptions::new(&folder)).await?;
+    let database = mongo::connect(&mongodb.url(), "bench").await?;
     let missing = indexes::ensure(&database).await?;
     anyhow::ensure!(missing.is_empty(), "{}", missing.join("; "));
     let records = database.collection::<RawDocumentBuf>(COLLECTION);
@@ -121,9 +124,9 @@ async fn insert(lab: &Lab<'_>, documents: &[RawDocumentBuf], batch: usize) -> an
         .try_collect::<Vec<_>>()
         .await?;
     let took = started.elapsed();
-    let whole = database.clone();
-    mongo::run("drop the database", async move { whole.drop().await }).await?;
     database.client().clone().shutdown().immediate(true).await;
+    mongodb.kill().await?;
+    std::fs::remove_dir_all(&folder).context("cannot delete a folder of the bench")?;
     Ok(documents.len() as f64 / took.as_secs_f64())
 }
 

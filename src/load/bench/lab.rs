@@ -1,8 +1,7 @@
-//! Where the bench works: a temporary folder, a mongod in it, and how much of everything there is to
-//! be.
+//! Where the bench works: a temporary folder, and how much of everything there is to be.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
@@ -11,7 +10,7 @@ use tempfile::TempDir;
 
 use super::spread::Spread;
 use crate::boot::SetUpError;
-use crate::dev::servers::{MongoOptions, MongoServer, find_all};
+use crate::dev::servers::find_all;
 
 const FSYNCS: usize = 100;
 const FSYNC_BYTES: usize = 4_096;
@@ -29,6 +28,10 @@ pub struct Sizes {
     pub backlog: u32,
     /// How long requests come at half the saturated rate.
     pub latency_seconds: u32,
+    /// Polls that are held at once.
+    pub waiters: u32,
+    /// How long requests come at capacity, and at five times that.
+    pub overload_seconds: u32,
     /// Reservations, and calls, of one figure of Redis's at most.
     pub reservations: u32,
     pub calls: u32,
@@ -46,6 +49,8 @@ impl Sizes {
         connections: 256,
         backlog: 100_000,
         latency_seconds: 15,
+        waiters: 15_000,
+        overload_seconds: 8,
         reservations: 25_600,
         calls: 3_000,
         weighed: 100_000,
@@ -59,6 +64,8 @@ impl Sizes {
         connections: 64,
         backlog: 4_000,
         latency_seconds: 2,
+        waiters: 1_000,
+        overload_seconds: 1,
         reservations: 1_280,
         calls: 100,
         weighed: 5_000,
@@ -71,16 +78,14 @@ pub type Tell<'a> = &'a (dyn Fn(&str) + Sync);
 
 /// See the module's documentation.
 pub struct Lab<'a> {
-    mongodb: MongoServer,
-    beds: AtomicU32,
+    names: AtomicU32,
     pub(super) sizes: Sizes,
     tell: Tell<'a>,
-    // Last, so that it is deleted after mongod has ended.
     folder: TempDir,
 }
 
 impl<'a> Lab<'a> {
-    /// Makes a folder inside `parent`, and starts mongod in it.
+    /// Makes a folder inside `parent`, and finds the server programs.
     pub async fn open(parent: &Path, sizes: Sizes, tell: Tell<'a>) -> anyhow::Result<Self> {
         let made = std::fs::create_dir_all(parent)
             .and_then(|()| tempfile::Builder::new().prefix("coupon-bench-").tempdir_in(parent));
@@ -88,13 +93,11 @@ impl<'a> Lab<'a> {
             SetUpError(vec![format!("no folder can be made in {} (--folder): {error}", parent.display())])
         })?;
         find_all(tell).await?;
-        let mongodb = MongoServer::start(MongoOptions::new(folder.path().join("mongodb"))).await?;
-        Ok(Lab { mongodb, beds: AtomicU32::new(0), sizes, tell, folder })
+        Ok(Lab { names: AtomicU32::new(0), sizes, tell, folder })
     }
 
-    /// Stops mongod and deletes the folder.
-    pub async fn close(mut self) -> anyhow::Result<()> {
-        self.mongodb.kill().await?;
+    /// Deletes the folder.
+    pub fn close(self) -> anyhow::Result<()> {
         self.folder.close().context("the folder of the bench cannot be deleted")
     }
 
@@ -106,18 +109,9 @@ impl<'a> Lab<'a> {
         self.folder.path()
     }
 
-    pub(super) fn mongodb_uri(&self) -> String {
-        self.mongodb.url()
-    }
-
-    /// Of mongod.
-    pub(super) fn mongodb_pid(&self) -> anyhow::Result<u32> {
-        self.mongodb.pid().context("mongod has ended")
-    }
-
-    /// A name for a folder and a database that nothing else has.
-    pub(super) fn next_name(&self) -> String {
-        format!("bench-{}", self.beds.fetch_add(1, Ordering::Relaxed))
+    /// A folder in it that nothing else has; it is not made.
+    pub(super) fn next_folder(&self) -> PathBuf {
+        self.folder().join(format!("bench-{}", self.names.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// How long it takes to write a page to the folder's disk for good, in microseconds: most of what

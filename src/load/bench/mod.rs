@@ -2,9 +2,10 @@
 //! in one run, what the system is held to. Rates depend on the machine; what counts is what they are
 //! over something plain that ran beside them.
 //!
-//! A section a file: [`accept`], [`drain`], [`latency`], [`redis`], [`size`], [`memory`],
-//! [`generator`], [`ready`]. They work in a [`Lab`] (mongod, a folder), each on `bed`s (an empty Redis
-//! and database), with the real programs (`program`), `burst`s of requests and `backlog`s.
+//! A section a file: [`accept`], [`drain`], [`latency`], [`redis`], [`waiting`],
+//! [`overload`], [`size`], [`memory`],
+//! [`generator`], [`ready`]. They work in a [`Lab`] (a folder), each on `bed`s (an empty Redis and
+//! MongoDB), with the real programs (`program`), `burst`s of requests and `backlog`s.
 
 pub mod accept;
 mod backlog;
@@ -16,6 +17,7 @@ pub mod generator;
 pub mod lab;
 pub mod latency;
 pub mod memory;
+pub mod overload;
 mod program;
 pub mod ready;
 pub mod redis;
@@ -23,6 +25,7 @@ pub mod report;
 pub mod size;
 pub mod spread;
 mod usage;
+pub mod waiting;
 
 use std::path::Path;
 
@@ -43,6 +46,10 @@ pub enum Section {
     Latency,
     /// Processor time and memory of Redis
     Redis,
+    /// Thousands of held polls, and a storm of polls
+    Waiting,
+    /// Five times what it can take
+    Overload,
     /// Cost beside a million settled users
     Size,
     /// Resident memory of the programs
@@ -74,7 +81,7 @@ pub async fn run(
     let lab = Lab::open(parent, sizes, tell).await?;
     // What is dropped in the middle takes its processes with it.
     let measured = stop.run_until_cancelled(measure(&lab, sections, quick)).await;
-    let closed = lab.close().await;
+    let closed = lab.close();
     let report = measured.unwrap_or_else(|| anyhow::bail!("broken off"))?;
     closed.map(|()| report)
 }
@@ -83,7 +90,13 @@ impl Section {
     fn needs_programs(self) -> bool {
         matches!(
             self,
-            Section::Accept | Section::Drain | Section::Latency | Section::Memory | Section::Generator
+            Section::Accept
+                | Section::Drain
+                | Section::Latency
+                | Section::Waiting
+                | Section::Overload
+                | Section::Memory
+                | Section::Generator
         )
     }
 }
@@ -101,6 +114,8 @@ async fn measure(lab: &Lab<'_>, sections: &[Section], quick: bool) -> anyhow::Re
         drain: None,
         latency: None,
         redis: None,
+        waiting: None,
+        overload: None,
         size: None,
         memory: None,
         generator: None,
@@ -112,6 +127,8 @@ async fn measure(lab: &Lab<'_>, sections: &[Section], quick: bool) -> anyhow::Re
             Section::Drain => report.drain = Some(drain::measure(lab).await?),
             Section::Latency => report.latency = Some(latency::measure(lab).await?),
             Section::Redis => report.redis = Some(redis::measure(lab).await?),
+            Section::Waiting => report.waiting = Some(waiting::measure(lab).await?),
+            Section::Overload => report.overload = Some(overload::measure(lab).await?),
             Section::Size => report.size = Some(size::measure(lab).await?),
             Section::Memory => report.memory = Some(memory::measure(lab).await?),
             Section::Generator => report.generator = Some(generator::measure(lab).await?),

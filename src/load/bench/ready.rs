@@ -36,7 +36,7 @@ pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Ready> {
 }
 
 async fn start(lab: &Lab<'_>) -> anyhow::Result<f64> {
-    let folder = lab.folder().join(lab.next_name());
+    let folder = lab.next_folder();
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["dev", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&folder);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
