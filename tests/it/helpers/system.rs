@@ -94,13 +94,14 @@ impl System {
         if !flags.contains(&"--audit-every") {
             command.extend(["--audit-every", "0"]);
         }
+        command.push("--open");
         let command = ApiCommand::parse_from(command);
         let backends = boot::connect(&command.redis, &command.mongodb).await.expect("the servers fit");
         assert!(backends.keeper().ensure().await.expect("a first recovery"));
         let listener = TcpListener::bind(command.api.listen).await.expect("a free port");
         let client = Client::new(listener.local_addr().expect("an address"));
         let stop = CancellationToken::new();
-        let app = api::App::start(&backends, &command.api, stop.clone()).expect("it starts");
+        let app = api::App::start(&backends, &command.api, stop.clone()).await.expect("it starts");
         let (behind, stopping, served) = (backends.clone(), stop.clone(), Arc::clone(&app));
         let serving = tokio::spawn(async move { api::serve(listener, served, &behind, stopping).await });
         System { client, backends, redis, mongodb_uri, database, app, serving, stop, _folder: folder }
