@@ -24,8 +24,6 @@ pub(super) struct Key {
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
-    #[command(flatten)]
-    mongodb: MongoConfig,
 }
 
 #[derive(Debug, Subcommand)]
@@ -52,21 +50,30 @@ standard output, and the rest on standard error.")]
         /// Do nothing if there is a key already that is not revoked
         #[arg(long)]
         if_none: bool,
+        #[command(flatten)]
+        mongodb: MongoConfig,
     },
     /// Lists keys, newest first, revoked ones too
     #[command(after_long_help = "Example:\n  couponctl key list")]
-    List,
+    List {
+        #[command(flatten)]
+        mongodb: MongoConfig,
+    },
     /// Revokes a key for good
     #[command(after_long_help = "Example:\n  couponctl key revoke k3v9x2m4q7ab")]
     Revoke {
         /// The key's id, as the list has it: what stands between cpn_ and the next _
         id: String,
+        #[command(flatten)]
+        mongodb: MongoConfig,
     },
 }
 
 impl Key {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let MongoConfig { mongodb_uri, mongodb_database } = &self.mongodb;
+        let (Verb::Create { mongodb, .. } | Verb::List { mongodb } | Verb::Revoke { mongodb, .. }) =
+            &self.verb;
+        let MongoConfig { mongodb_uri, mongodb_database } = mongodb;
         let database = mongo::connect(mongodb_uri, mongodb_database)
             .await
             .map_err(|error| SetUpError(vec![format!("--mongodb-uri is no MongoDB URI: {error}")]))?;
@@ -78,8 +85,8 @@ impl Key {
 
     async fn run_on(&self, store: &KeyStore) -> anyhow::Result<()> {
         match &self.verb {
-            Verb::Create { name, role, if_none } => self.create(store, name, *role, *if_none).await,
-            Verb::List => {
+            Verb::Create { name, role, if_none, .. } => self.create(store, name, *role, *if_none).await,
+            Verb::List { .. } => {
                 let keys = store.list().await.map_err(away)?;
                 if self.json {
                     let items: Vec<Value> = keys.iter().map(to_json).collect();
@@ -94,7 +101,7 @@ impl Key {
                 }
                 print(&text)
             }
-            Verb::Revoke { id } => {
+            Verb::Revoke { id, .. } => {
                 let (key, says) = match store.revoke(id).await.map_err(away)? {
                     Revoked::Now(key) => (key, "revoked: it stops to work within"),
                     Revoked::Before(key) => (key, "was revoked before; it stopped to work within"),

@@ -14,10 +14,16 @@ pub const CTL: &str = env!("CARGO_BIN_EXE_couponctl");
 
 /// A program on the system's servers; an API that asks nobody for credentials.
 pub fn program(path: &str, system: &System) -> Command {
-    let mut command = Command::new(path);
+    let mut command = program_as_it_is(path, system);
     if path == API {
         command.arg("--open");
     }
+    command
+}
+
+/// A program on the system's servers, with no other flag.
+pub fn program_as_it_is(path: &str, system: &System) -> Command {
+    let mut command = Command::new(path);
     command
         .args(["--redis-url", &system.redis.url(), "--mongodb-uri", &system.mongodb_uri])
         .args(["--mongodb-database", &system.database])
