@@ -31,7 +31,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`config`] | every flag and variable, a struct a topic |
-//! | [`access`] | who sends a request |
+//! | [`access`] | who sends a request, what they may do, what operators did |
 //! | [`coupon`], [`user`], [`service`] | the offer; who may have it; whether anything is accepted |
 //! | [`issuance`] | reserve, decide, settle, look up, wait |
 //! | [`queue`] | the stream |

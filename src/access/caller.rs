@@ -26,6 +26,40 @@ pub enum Role {
     Viewer,
 }
 
+impl Caller {
+    /// Whether they may ask and be told about `user`; what keys may, their role says.
+    pub fn may_speak_for(&self, user: &UserId) -> bool {
+        match self {
+            Caller::Open | Caller::Key { .. } => true,
+            Caller::Anonymous => false,
+            Caller::User(subject) => subject == user,
+        }
+    }
+}
+
+impl Role {
+    /// All there are.
+    pub const ALL: [Role; 3] = [Role::Operator, Role::Service, Role::Viewer];
+
+    /// The name in records and commands.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Role::Operator => "operator",
+            Role::Service => "service",
+            Role::Viewer => "viewer",
+        }
+    }
+}
+
+impl std::str::FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let role = Role::ALL.into_iter().find(|role| role.as_str() == text);
+        role.ok_or_else(|| "must be operator, service or viewer".into())
+    }
+}
+
 impl std::fmt::Display for Caller {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

@@ -1,5 +1,21 @@
-//! Who sends a request.
+//! Who sends a request, what they may do, and what operators did.
+//!
+//! A program or person of the shop has an API key ([`key`], kept in MongoDB, held in memory by
+//! [`keyring`]); an end user has a token that the shop signs ([`token`]). Both come in
+//! `Authorization: Bearer …`. Each route is for an [`Audience`]. What operators do is recorded
+//! ([`action`]) before it is done.
 
+pub mod action;
+mod audience;
 mod caller;
+mod credentials;
+pub mod key;
+mod key_store;
+pub mod keyring;
+pub mod token;
 
+pub use action::ActionLog;
+pub use audience::{Admission, Audience};
 pub use caller::{Caller, Role};
+pub use credentials::{Access, Identified, Refusal};
+pub use key_store::{ACTIVE_MAX, Kept, KeyStore, LISTED_MAX, Revoked};

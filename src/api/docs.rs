@@ -1,10 +1,14 @@
-//! The OpenAPI document. Each handler describes itself; what all have in common is added here.
+//! The OpenAPI document. Each handler describes itself; what all have in common is added here: who may
+//! call, and the problems that any route can answer with.
 
 use utoipa::openapi::path::{Operation, PathItem};
-use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{Components, ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 use utoipa::{OpenApi as _, ToSchema};
 
+use super::router::{Group, Side, documented};
 use super::wire::problem::Problem;
+use crate::access::{Audience, Role};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -12,7 +16,10 @@ use super::wire::problem::Problem;
         title = "Coupon System",
         description = "First-come-first-served coupons. Request one with `POST /user-coupons`, and ask what became of it \
                        at the `Location` of the answer: *accepted* is not yet *issued*.\n\n\
-                       Every 4xx and 5xx answer is a problem (RFC 9457), in English or Korean by `Accept-Language`."
+                       Every 4xx and 5xx answer is a problem (RFC 9457), in English or Korean by `Accept-Language`.\n\n\
+                       Users send a token that the shop signed, and act for themselves; programs and people of the shop \
+                       send an API key (`couponctl key create`). Both as `Authorization: Bearer …`. Where the service \
+                       runs open, nobody is asked."
     ),
     tags(
         (name = "issuances", description = "Request a coupon, and ask what became of the request"),
@@ -27,18 +34,56 @@ use super::wire::problem::Problem;
 )]
 pub(super) struct Docs;
 
-/// The document that is served at `/openapi.json`.
-pub fn openapi() -> OpenApi {
-    super::router::described().into_openapi()
+const KEY: &str = "key";
+const TOKEN: &str = "token";
+
+/// The document that is served at `/openapi.json`, of the routes that a listener serves.
+pub fn openapi(side: Side) -> OpenApi {
+    let mut document = Docs::openapi();
+    for Group { audience, routes } in documented().into_iter().filter(|group| side.has(group.audience)) {
+        let mut described = routes.into_openapi();
+        add_access(&mut described, audience);
+        document.merge(described);
+    }
+    add_common_problems(&mut document);
+    add_schemes(document.components.get_or_insert_default());
+    document
 }
 
-/// What every document starts from.
-pub(super) fn base() -> OpenApi {
-    Docs::openapi()
+fn add_schemes(components: &mut Components) {
+    let scheme = |format: &str, description: &str| {
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format(format);
+        SecurityScheme::Http(bearer.description(Some(description)).build())
+    };
+    let key = scheme("cpn_…", "An API key of a program or person of the shop");
+    let token = scheme("JWT", "A token of a user, who is its subject");
+    components.add_security_scheme(KEY, key);
+    components.add_security_scheme(TOKEN, token);
+}
+
+/// Adds who may call, and what the others are answered.
+fn add_access(document: &mut OpenApi, audience: Audience) {
+    if audience == Audience::Anyone {
+        return;
+    }
+    let mut security = vec![SecurityRequirement::new::<_, [&str; 0], _>(KEY, [])];
+    if audience.has_users() {
+        security.push(SecurityRequirement::new::<_, [&str; 0], _>(TOKEN, []));
+    }
+    let mut may: Vec<&str> = if audience.has_users() { vec!["the user"] } else { vec![] };
+    may.extend(audience.roles().iter().copied().map(Role::as_str));
+    let forbidden = format!("`forbidden`: it is for {}", may.join(", "));
+    for item in document.paths.paths.values_mut() {
+        for (operation, _) in operations(item) {
+            operation.security = Some(security.clone());
+            add(operation, "401", "`unauthenticated`: no credentials, or none that are good");
+            add(operation, "403", &forbidden);
+        }
+    }
 }
 
 /// Adds the problems that any route can answer with.
-pub(super) fn add_common_problems(document: &mut OpenApi) {
+fn add_common_problems(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
         if path == "/healthz" {
             continue;
@@ -60,7 +105,8 @@ pub(super) fn add_common_problems(document: &mut OpenApi) {
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = (&mut Operation, bool)> {
-    [&mut item.get, &mut item.post, &mut item.patch].into_iter().flatten().map(|operation| {
+    let all = [&mut item.get, &mut item.post, &mut item.patch, &mut item.put, &mut item.delete];
+    all.into_iter().flatten().map(|operation| {
         let has_body = operation.request_body.is_some();
         (operation, has_body)
     })

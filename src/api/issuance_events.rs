@@ -12,9 +12,10 @@ use futures::stream;
 use tokio::time::Instant;
 
 use super::App;
-use super::issuances::{To, decided_issuance, known, nowhere, queued_issuance};
+use super::issuances::{To, decided_issuance, is_seen_by, known, not_here, nowhere, queued_issuance};
 use super::query::Query;
 use super::wire::problem::Problem as ProblemBody;
+use crate::access::Caller;
 use crate::http::problem::jittered_ms;
 use crate::http::request::RequestId;
 use crate::http::{Language, Problem};
@@ -51,6 +52,7 @@ pub(super) const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-ac
 )]
 pub async fn events(
     State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
     Extension(RequestId(request_id)): Extension<RequestId>,
     headers: HeaderMap,
     Path(id): Path<String>,
@@ -61,6 +63,9 @@ pub async fn events(
     let (found, waiter) = app.feed.watch(id).await?;
     if found == Found::Nowhere {
         return Err(nowhere(&app, id));
+    }
+    if !is_seen_by(&caller, &found) {
+        return Err(not_here(&app, id));
     }
     let telling = Telling {
         app,

@@ -6,12 +6,15 @@ use std::time::Duration;
 use axum::extract::{Extension, Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
 
+use super::guard::only_for;
 use super::pace::Wait;
 use super::query::Query;
 use super::wire::issuance::{self as wire, Issuance, RequestIssuance};
 use super::wire::problem::Problem as ProblemBody;
 use super::{App, wait};
+use crate::access::Caller;
 use crate::http::problem::jittered_ms;
 use crate::http::request::{RawJson, RequestId};
 use crate::http::{Code, Language, Problem};
@@ -58,6 +61,7 @@ const BACKLOG_RETRY_MS: u64 = 2_000;
 )]
 pub async fn request(
     State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
     Extension(RequestId(request_id)): Extension<RequestId>,
     headers: HeaderMap,
     query: Query,
@@ -65,6 +69,7 @@ pub async fn request(
 ) -> Result<Response, Problem> {
     let wait = wait::read(query)?;
     let (user, coupon) = wire::request(&body)?;
+    only_for(&caller, &user)?;
     let key = idempotency_key(&headers)?;
     if let Some(registered) = &app.registered
         && !registered.contains(&user).await?
@@ -248,6 +253,7 @@ fn replayed(mut response: Response) -> Response {
 )]
 pub async fn get(
     State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
     Extension(RequestId(request_id)): Extension<RequestId>,
     headers: HeaderMap,
     Path(id): Path<String>,
@@ -255,10 +261,18 @@ pub async fn get(
 ) -> Result<Response, Problem> {
     let wait = wait::read(query)?;
     let id = known(&id)?;
+    let wait = match &caller {
+        // Whose it is must be known before anybody waits for it.
+        Caller::User(_) if wait.is_some() && !is_seen_by(&caller, &app.lookup.find(id).await?) => None,
+        _ => wait,
+    };
     let found = match wait {
         Some(wait) => app.feed.find_decided(id, wait).await?,
         None => app.lookup.find(id).await?,
     };
+    if !is_seen_by(&caller, &found) {
+        return Err(not_here(&app, id));
+    }
     match found {
         Found::Queued { in_flight, progress } => {
             let (issuance, wait) = queued_issuance(&app, id, &in_flight, &progress);
@@ -273,17 +287,37 @@ pub async fn get(
     }
 }
 
+/// Whether the caller may be told what was found. Somebody else's is as if it were not there.
+pub(super) fn is_seen_by(caller: &Caller, found: &Found) -> bool {
+    match found {
+        Found::Queued { in_flight, .. } => caller.may_speak_for(&in_flight.user),
+        Found::Decided(decision) => caller.may_speak_for(&decision.user),
+        Found::Nowhere => true,
+    }
+}
+
 /// The problem of an id that is neither in flight nor decided. One from before Redis's data was last
 /// recovered may have been accepted, and lost with what Redis lost.
 pub(super) fn nowhere(app: &App, id: IssuanceId) -> Problem {
-    let problem = Problem::new(Code::IssuanceNotFound);
-    match (id.made_at(), app.partition.opened_at()) {
-        (Some(made_at), Some(recovered_at)) if made_at < recovered_at => {
-            metrics::LOST.increment(1);
-            problem.with("redisRecoveredAt", recovered_at.to_string())
-        }
-        _ => problem,
+    if older_than_data(app, id).is_some() {
+        metrics::LOST.increment(1);
     }
+    not_here(app, id)
+}
+
+/// The same, for an id that is not there for the caller.
+pub(super) fn not_here(app: &App, id: IssuanceId) -> Problem {
+    let problem = Problem::new(Code::IssuanceNotFound);
+    match older_than_data(app, id) {
+        Some(recovered_at) => problem.with("redisRecoveredAt", recovered_at.to_string()),
+        None => problem,
+    }
+}
+
+/// When Redis's data was last recovered, if the id is from before.
+fn older_than_data(app: &App, id: IssuanceId) -> Option<Timestamp> {
+    let (made_at, recovered_at) = (id.made_at()?, app.partition.opened_at()?);
+    (made_at < recovered_at).then_some(recovered_at)
 }
 
 /// The id of an issuance that may be one of ours.

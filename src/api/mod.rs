@@ -1,7 +1,9 @@
 //! The API: routes, handlers, wire types, documentation and the try-it page.
 
+mod actions;
 mod coupons;
 mod docs;
+mod guard;
 mod issuance_events;
 mod issuances;
 mod links;
@@ -10,6 +12,7 @@ mod operations;
 mod pace;
 mod pages;
 mod query;
+mod record;
 mod router;
 mod service;
 mod steering;
@@ -27,6 +30,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{Access, ActionLog};
 use crate::audit::{self, Auditor};
 use crate::boot::{self, Backends};
 use crate::config::ApiConfig;
@@ -41,7 +45,7 @@ use crate::user::{RegisteredUsers, UserStore};
 pub use docs::openapi;
 use links::Links;
 use pace::Pace;
-pub use router::router;
+pub use router::{Side, router};
 
 /// Coupons whose validity is remembered.
 const VALIDITIES_CACHED: usize = 10_000;
@@ -71,15 +75,23 @@ pub struct App {
     /// `None` audits nothing.
     audit_every: Option<Duration>,
     metrics: Arc<Watch>,
+    access: Arc<Access>,
+    actions: ActionLog,
 }
 
 impl App {
     /// Starts what the handlers work with. With `stopping`, every request that waits is answered.
-    pub fn start(
+    pub async fn start(
         backends: &Backends,
         config: &ApiConfig,
         stopping: CancellationToken,
     ) -> anyhow::Result<Arc<Self>> {
+        let tokens = config.access.tokens()?;
+        let access = Access::start(config.access.open, tokens, &backends.database, &stopping).await?;
+        if access.is_open() {
+            tracing::warn!("open: nobody is asked for credentials");
+        }
+        let access = Arc::new(access);
         let partition = &backends.partition;
         let limits = &config.limits;
         let lookup = Lookup::start(Arc::clone(partition), backends.ledger.clone(), limits.outcome_cache);
@@ -87,7 +99,7 @@ impl App {
             .require_registered_users
             .then(|| RegisteredUsers::start(backends.users.clone(), limits.user_cache));
         let feed = Feed::start(Arc::clone(partition), lookup.clone(), stopping.clone());
-        let sizes = sizes(&feed, &lookup, registered.as_ref());
+        let sizes = sizes(&feed, &lookup, registered.as_ref(), &access);
         Ok(Arc::new(App {
             metrics: Watch::start(Arc::clone(partition), backends.coupons.clone(), sizes),
             partition: Arc::clone(partition),
@@ -107,6 +119,8 @@ impl App {
             links: Links::new(config.public_url.as_deref())?,
             pace: Pace::default(),
             audit_every: (limits.audit_every > 0).then(|| Duration::from_secs(limits.audit_every.into())),
+            actions: ActionLog::start(&backends.database),
+            access,
         }))
     }
 
@@ -117,36 +131,58 @@ impl App {
 }
 
 /// What the metrics tell of what the process holds.
-fn sizes(feed: &Feed, lookup: &Lookup, registered: Option<&RegisteredUsers>) -> Sizes {
-    let (feed, lookup) = (feed.clone(), lookup.clone());
+fn sizes(feed: &Feed, lookup: &Lookup, registered: Option<&RegisteredUsers>, access: &Arc<Access>) -> Sizes {
+    let (feed, lookup, access) = (feed.clone(), lookup.clone(), Arc::clone(access));
     let mut sizes = Sizes { waiters: Some(Box::new(move || feed.waiting())), caches: Vec::new() };
     sizes.caches.push(("outcomes", Box::new(move || lookup.cached())));
+    sizes.caches.push(("tokens", Box::new(move || access.tokens_remembered())));
     if let Some(registered) = registered.cloned() {
         sizes.caches.push(("users", Box::new(move || registered.cached())));
     }
     sizes
 }
 
+/// Where the API is served.
+pub struct Listeners {
+    pub public: TcpListener,
+    /// Where operators' routes are served, beside all others; they are then not on the public one.
+    pub operators: Option<TcpListener>,
+}
+
+impl From<TcpListener> for Listeners {
+    fn from(public: TcpListener) -> Self {
+        Listeners { public, operators: None }
+    }
+}
+
 /// Runs an API process until `shutdown`.
 pub async fn run(
-    listener: TcpListener,
+    public: TcpListener,
     backends: Backends,
     config: &ApiConfig,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let app = App::start(&backends, config, shutdown.clone())?;
-    serve(listener, app, &backends, shutdown).await
+    let operators = match config.access.operator_listen {
+        Some(address) => Some(boot::bind(address, "--operator-listen").await?),
+        None => None,
+    };
+    let app = App::start(&backends, config, shutdown.clone()).await?;
+    serve(Listeners { public, operators }, app, &backends, shutdown).await
 }
 
-/// Serves the API on `listener`, keeps the partition certified and its accounts audited, until `shutdown`: the one that
+/// Serves the API, keeps the partition certified and its accounts audited, until `shutdown`: the one that
 /// `app` was started with.
 pub async fn serve(
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     app: Arc<App>,
     backends: &Backends,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    tracing::info!(listen = %boot::address(&listener)?, "serving the API");
+    let Listeners { public, operators } = listeners.into();
+    if let Some(operators) = &operators {
+        tracing::info!(operator_listen = %boot::address(operators)?, "serving operators");
+    }
+    tracing::info!(listen = %boot::address(&public)?, "serving the API");
     let drained = CancellationToken::new();
     let keeping = tokio::spawn(backends.keeper().run(drained.clone()));
     let reconciling = tokio::spawn(steer::reconcile(
@@ -160,7 +196,11 @@ pub async fn serve(
         let Backends { partition, ledger, coupons, .. } = backends.clone();
         tokio::spawn(audit::watch(Auditor::new(partition, ledger, coupons), every, drained.clone()))
     });
-    server::serve(listener, router(app), shutdown).await;
+    let side = if operators.is_some() { Side::Public } else { Side::Whole };
+    let serving_operators = operators
+        .map(|operators| server::serve(operators, router(Arc::clone(&app), Side::Whole), shutdown.clone()));
+    let serving_operators = futures::future::OptionFuture::from(serving_operators);
+    tokio::join!(server::serve(public, router(app, side), shutdown), serving_operators);
     drained.cancel();
     let auditing = futures::future::OptionFuture::from(auditing);
     let _ = tokio::join!(keeping, reconciling, retiring, auditing);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use jiff::Timestamp;
 
 use super::App;
@@ -11,6 +11,7 @@ use super::query::Query;
 use super::wire::page::{Asked, Page, cursor};
 use super::wire::problem::Problem as ProblemBody;
 use super::wire::user_coupon::{UserCoupon, UserCouponStatus};
+use crate::access::Caller;
 use crate::coupon::{CouponId, Validity};
 use crate::http::{Code, Problem};
 use crate::issuance::{Decision, IssuanceId, Outcome};
@@ -32,6 +33,7 @@ use crate::user::UserId;
 )]
 pub async fn list(
     State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
     Path(user): Path<String>,
     mut query: Query,
 ) -> Result<Json<Page<UserCoupon>>, Problem> {
@@ -39,6 +41,10 @@ pub async fn list(
     let asked: Asked<IssuanceId> = Asked::read(&mut query)?;
     let wanted: Option<UserCouponStatus> = query.take("status", str::parse)?;
     query.finish()?;
+    // Before anything tells whether there is such a user.
+    if !caller.may_speak_for(&user) {
+        return Err(Problem::new(Code::UserNotFound));
+    }
     if let Some(registered) = &app.registered
         && !registered.contains(&user).await?
     {
@@ -66,12 +72,16 @@ pub async fn list(
 )]
 pub async fn get(
     State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
     Path((user, id)): Path<(String, String)>,
 ) -> Result<Json<UserCoupon>, Problem> {
     let not_found = || Problem::new(Code::UserCouponNotFound);
     let id: IssuanceId = id.parse().map_err(|_| not_found())?;
     let decision = app.lookup.decided(id).await?.ok_or_else(not_found)?;
-    if decision.user.as_str() != user || !matches!(decision.outcome, Outcome::Issued { .. }) {
+    if !caller.may_speak_for(&decision.user)
+        || decision.user.as_str() != user
+        || !matches!(decision.outcome, Outcome::Issued { .. })
+    {
         return Err(not_found());
     }
     held(&app, std::slice::from_ref(&*decision)).await?.pop().map(Json).ok_or_else(not_found)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -14,6 +14,7 @@ use super::user_coupons::held;
 use super::wire::page::{Asked, Page, cursor};
 use super::wire::problem::Problem as ProblemBody;
 use super::wire::user::{self as wire, CreateUser};
+use crate::access::Caller;
 use crate::http::request::Json as Body;
 use crate::http::{Code, Problem};
 use crate::user::{User, UserId};
@@ -107,9 +108,14 @@ pub async fn list(State(app): State<Arc<App>>, mut query: Query) -> Result<Json<
 )]
 pub async fn get(
     State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<wire::UserWithCoupons>, Problem> {
     let id: UserId = id.parse().map_err(|_| Problem::new(Code::UserNotFound))?;
+    // Before anything tells whether there is such a user.
+    if !caller.may_speak_for(&id) {
+        return Err(Problem::new(Code::UserNotFound));
+    }
     let (user, coupons) =
         tokio::try_join!(async { app.users.get(&id).await.map_err(Problem::from) }, async {
             let newest = app.ledger.issued_to(&id, None, HELD_TOLD).await?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use reqwest::Method;
-use reqwest::header::{ACCEPT_LANGUAGE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT_LANGUAGE, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::table;
@@ -33,6 +33,10 @@ pub(super) struct Target {
     )]
     api_url: ApiUrl,
 
+    /// The API key, or a user's token, to send
+    #[arg(long, global = true, env = "COUPON_TOKEN", hide_env_values = true)]
+    token: Option<Token>,
+
     /// The language of problems and reasons
     #[arg(long, global = true, value_enum)]
     lang: Option<Lang>,
@@ -47,6 +51,35 @@ pub(super) struct ApiArgs {
     /// Print the API's JSON unchanged instead of tables; a problem too
     #[arg(long, global = true)]
     json: bool,
+}
+
+/// Something to be sent as `Authorization: Bearer`, and shown to nobody.
+#[derive(Clone)]
+pub(super) struct Token(String);
+
+impl FromStr for Token {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("must be a key (cpn_…) or a token, without spaces".into());
+        }
+        Ok(Token(text.into()))
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+impl Token {
+    /// What is sent.
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -111,6 +144,11 @@ impl Target {
                 Lang::Ko => "ko",
             };
             headers.insert(ACCEPT_LANGUAGE, HeaderValue::from_static(tag));
+        }
+        if let Some(token) = &self.token {
+            let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.as_str()))?;
+            bearer.set_sensitive(true);
+            headers.insert(AUTHORIZATION, bearer);
         }
         let mut http = builder()?
             .default_headers(headers)
@@ -384,8 +422,11 @@ fn next_step(code: &str, problem: &Value, repeatable: bool) -> String {
         "ended" => "`couponctl coupon edit COUPON --ends-at TIME` makes it last longer",
         "paused" => "`couponctl coupon resume COUPON`, or `couponctl service resume` if all is paused",
         "archived" => "an archived coupon stays archived; make another with `couponctl coupon create`",
+        "unauthenticated" => "give an API key with --token or COUPON_TOKEN; `couponctl key create` makes one",
+        "forbidden" => "use a key whose role allows it: `couponctl key create --help` tells the roles",
         "not-found" | "method-not-allowed" => {
-            "that API does not know this request: check --api-url, and that both are of one version"
+            "that API does not know this request: check --api-url (operators' routes may have an address of their \
+             own), and that both are of one version"
         }
         "internal" => "find the request id in the API's log",
         _ if problem["retryable"] == true && !repeatable => {
@@ -424,7 +465,8 @@ mod tests {
 
     #[test]
     fn a_client_can_be_built_where_nothing_else_is_set_up() {
-        let target = Target { api_url: "https://shop.example".parse().unwrap(), lang: Some(Lang::Ko) };
+        let target =
+            Target { api_url: "https://shop.example".parse().unwrap(), token: None, lang: Some(Lang::Ko) };
         assert!(target.open().is_ok());
     }
 

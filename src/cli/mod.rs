@@ -1,9 +1,10 @@
 //! `couponctl`: noun, then verb.
 //!
-//! `dev`, `check`, `recover` and `audit` have the servers in hand; `bench` has its own; `rush` reads the ledger where it is
+//! `dev`, `check`, `recover`, `audit` and `key` have the servers in hand; `bench` has its own; `rush` reads the ledger where it is
 //! told where that is. Everything else goes through the HTTP API alone, knows no more than its JSON, and
 //! so works against any deployment.
 
+mod action;
 mod audit;
 mod bench;
 mod check;
@@ -13,6 +14,7 @@ mod coupon;
 mod dead_letter;
 mod dev;
 mod issue;
+mod key;
 mod progress;
 mod prompt;
 mod queue;
@@ -29,8 +31,9 @@ use clap::{Parser, Subcommand};
 /// Runs, steers and examines the Coupon System.
 ///
 /// `dev` starts everything on this machine, `check` examines an environment, `recover` mends its Redis and
-/// `audit` proves its accounts; `bench` measures on servers of its own. The other commands talk to a running API, named by --api-url or
-/// COUPON_API_URL. Each has an example in its --help.
+/// `audit` proves its accounts; `key` makes API keys; `bench` measures on servers of its own. The other commands
+/// talk to a running API, named by --api-url or COUPON_API_URL, with the key in --token or COUPON_TOKEN. Each has
+/// an example in its --help.
 #[derive(Debug, Parser)]
 #[command(
     name = "couponctl",
@@ -52,7 +55,7 @@ Exit codes:
   2  the command is wrong
   3  a threshold was missed, or the accounts drifted (rush, bench, audit)
   4  a promise is broken (rush, audit)
-  5  the environment is wrong (dev, check, recover, audit, rush, bench)"
+  5  the environment is wrong (dev, check, recover, audit, key, rush, bench)"
 )]
 pub struct Command {
     #[command(subcommand)]
@@ -65,6 +68,7 @@ enum Task {
     Check(check::Check),
     Recover(recover::Recover),
     Audit(audit::Audit),
+    Key(key::Key),
     Coupon(coupon::Coupon),
     User(user::User),
     Issue(issue::Issue),
@@ -72,6 +76,7 @@ enum Task {
     Queue(queue::Queue),
     Worker(worker::Worker),
     DeadLetter(dead_letter::DeadLetter),
+    Action(action::Action),
     Service(service::Service),
     Watch(watch::Watch),
     Rush(rush::Rush),
@@ -87,6 +92,7 @@ impl Command {
             Task::Check(check) => check.run().await,
             Task::Recover(recover) => recover.run().await,
             Task::Audit(audit) => audit.run().await,
+            Task::Key(key) => key.run().await,
             Task::Coupon(coupon) => coupon.run().await,
             Task::User(user) => user.run().await,
             Task::Issue(issue) => issue.run().await,
@@ -94,6 +100,7 @@ impl Command {
             Task::Queue(queue) => queue.run().await,
             Task::Worker(worker) => worker.run().await,
             Task::DeadLetter(dead_letter) => dead_letter.run().await,
+            Task::Action(action) => action.run().await,
             Task::Service(service) => service.run().await,
             Task::Watch(watch) => watch.run().await,
             Task::Rush(rush) => rush.run().await,

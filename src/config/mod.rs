@@ -1,9 +1,13 @@
 //! Every setting: a struct a topic, each field with its flag and its variable. A flag wins over its
 //! variable; there are no other sources. What must fit together is checked at boot ([`crate::boot`]).
 
+mod access;
+
 use std::net::SocketAddr;
 
 use clap::{Args, Parser};
+
+pub use access::AccessConfig;
 
 use crate::recovery::Durability;
 use crate::telemetry::LogFormat;
@@ -64,6 +68,9 @@ pub struct ApiConfig {
     /// Where clients reach the API, if elsewhere; its path is put before every link
     #[arg(long, env = "COUPON_PUBLIC_URL")]
     pub public_url: Option<String>,
+
+    #[command(flatten)]
+    pub access: AccessConfig,
 
     #[command(flatten)]
     pub limits: ApiLimits,

@@ -10,8 +10,9 @@ use jiff::ToSpan;
 use tokio_util::sync::CancellationToken;
 
 use super::servers::{MongoOptions, MongoServer, RedisOptions, RedisServer, find_all};
-use crate::boot::{self, Backends};
-use crate::config::{ApiConfig, ApiLimits, MongoConfig, PaceConfig, RedisConfig};
+use crate::access::KeyStore;
+use crate::boot::{self, Backends, SetUpError};
+use crate::config::{AccessConfig, ApiConfig, ApiLimits, MongoConfig, PaceConfig, RedisConfig};
 use crate::coupon::{Coupon, CouponId, Discount, Validity};
 use crate::recovery::Durability;
 use crate::user::{User, UserId};
@@ -53,6 +54,9 @@ pub struct Options {
     pace: PaceConfig,
 
     #[command(flatten)]
+    access: AccessConfig,
+
+    #[command(flatten)]
     limits: ApiLimits,
 }
 
@@ -76,7 +80,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let ended = match started {
         None => Ok(()),
         Some(Err(error)) => Err(error),
-        Some(Ok(backends)) => serve(&options, listener, backends, shutdown).await,
+        Some(Ok((backends, access))) => serve(&options, access, listener, backends, shutdown).await,
     };
     // Last: the workers have drained by now.
     for stopped in [
@@ -96,7 +100,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     ended
 }
 
-async fn start(options: &Options, servers: &mut Servers) -> anyhow::Result<Backends> {
+async fn start(options: &Options, servers: &mut Servers) -> anyhow::Result<(Backends, AccessConfig)> {
     let data_dir = &options.data_dir;
     if options.fresh && data_dir.exists() {
         empty(data_dir)?;
@@ -121,10 +125,31 @@ async fn start(options: &Options, servers: &mut Servers) -> anyhow::Result<Backe
     let redis = RedisConfig { redis_url, redis_durability: Durability::Always };
     let mongodb = MongoConfig { mongodb_uri, mongodb_database: options.mongodb_database.clone() };
     let backends = boot::connect(&redis, &mongodb).await?;
+    let access = access(options, &backends).await?;
     backends.keeper().ensure().await?;
     demo(&backends).await?;
-    banner(options, &redis, &mongodb);
-    Ok(backends)
+    banner(options, &access, &redis, &mongodb);
+    Ok((backends, access))
+}
+
+/// Open, unless there are credentials; and to others than this machine only if somebody says so.
+async fn access(options: &Options, backends: &Backends) -> anyhow::Result<AccessConfig> {
+    let mut access = options.access.clone();
+    let has_credentials =
+        access.tokens()?.is_some() || !KeyStore::new(&backends.database).active().await?.is_empty();
+    if has_credentials || access.open {
+        return Ok(access);
+    }
+    let others = [Some(options.listen), access.operator_listen];
+    if let Some(reached) = others.into_iter().flatten().find(|address| !address.ip().is_loopback()) {
+        let why = format!(
+            "{reached} is reached from other machines, and `dev` asks nobody for credentials: listen on 127.0.0.1, \
+             or say that you mean it with --open (COUPON_OPEN=true)"
+        );
+        return Err(SetUpError(vec![why]).into());
+    }
+    access.open = true;
+    Ok(access)
 }
 
 /// Deletes the data of earlier runs: only what a run of ours has made.
@@ -140,11 +165,13 @@ fn empty(data_dir: &Path) -> anyhow::Result<()> {
 
 async fn serve(
     options: &Options,
+    access: AccessConfig,
     listener: tokio::net::TcpListener,
     backends: Backends,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let config = ApiConfig { listen: options.listen, public_url: None, limits: options.limits.clone() };
+    let config =
+        ApiConfig { listen: options.listen, public_url: None, access, limits: options.limits.clone() };
     let workers = (0..options.workers).map(|_| {
         let worker = Worker::new(
             backends.partition.clone(),
@@ -200,11 +227,21 @@ fn demo_coupon() -> anyhow::Result<CouponId> {
     "summer".parse().map_err(anyhow::Error::msg)
 }
 
-fn banner(options: &Options, redis: &RedisConfig, mongodb: &MongoConfig) {
+fn banner(options: &Options, access: &AccessConfig, redis: &RedisConfig, mongodb: &MongoConfig) {
     let url = format!("http://{}", options.listen);
     let data = match (&options.redis_url, &options.mongodb_uri) {
         (Some(_), Some(_)) => "in the servers given".to_owned(),
         _ => format!("{} (kept; --fresh empties it)", options.data_dir.display()),
+    };
+    let (who, token) = match access.open {
+        true if options.listen.ip().is_loopback() => {
+            ("open to everyone on this machine: no credentials are asked for", "")
+        }
+        true => ("OPEN TO EVERYONE who reaches it: no credentials are asked for", ""),
+        false => (
+            "for who has an API key (`couponctl key create` on this MongoDB) or a user's token",
+            "-H \"authorization: Bearer $COUPON_TOKEN\" ",
+        ),
     };
     println!(
         "
@@ -216,13 +253,13 @@ fn banner(options: &Options, redis: &RedisConfig, mongodb: &MongoConfig) {
   Redis      {}
   MongoDB    {}
   Data       {data}
-  Access     open to everyone on this machine: no credentials are asked for
+  Access     {who}
 
   Request the coupon \"summer\" for the user \"u1\", ask what became of it, and try again:
 
-  curl -si {url}/user-coupons -H 'content-type: application/json' -d '{{\"userId\":\"u1\",\"couponId\":\"summer\"}}'
-  curl -s {url}/user-coupons/u1
-  curl -si {url}/user-coupons -H 'content-type: application/json' -d '{{\"userId\":\"u1\",\"couponId\":\"summer\"}}'
+  curl -si {url}/user-coupons {token}-H 'content-type: application/json' -d '{{\"userId\":\"u1\",\"couponId\":\"summer\"}}'
+  curl -s {token}{url}/user-coupons/u1
+  curl -si {url}/user-coupons {token}-H 'content-type: application/json' -d '{{\"userId\":\"u1\",\"couponId\":\"summer\"}}'
 ",
         without_password(&redis.redis_url),
         without_password(&mongodb.mongodb_uri),

@@ -88,6 +88,12 @@ codes! {
     UserExists "user-exists" CONFLICT
         "User exists" "A user with this id exists already; nothing was changed."
         "이미 있는 사용자" "이 아이디의 사용자가 이미 있습니다. 변경된 것은 없습니다."
+    Unauthenticated "unauthenticated" UNAUTHORIZED
+        "Unauthenticated" "This needs credentials, and there were none that are good: send a token or an API key that is neither expired nor revoked, as Authorization: Bearer."
+        "인증되지 않음" "유효한 인증 정보가 필요합니다. 만료되거나 폐기되지 않은 토큰 또는 API 키를 Authorization: Bearer 헤더로 보내세요."
+    Forbidden "forbidden" FORBIDDEN
+        "Forbidden" "These credentials are good, and do not allow this."
+        "권한 없음" "인증 정보는 유효하지만 이 요청을 할 권한이 없습니다."
     Malformed "malformed" BAD_REQUEST
         "Malformed" "The body is not JSON."
         "잘못된 형식" "본문이 JSON이 아닙니다."

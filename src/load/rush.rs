@@ -30,6 +30,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 #[serde(rename_all = "camelCase")]
 pub struct Settings {
     pub url: String,
+    /// The API key that is sent with every request. In no report.
+    #[serde(skip)]
+    pub token: Option<String>,
     pub arrivals: Shape,
     /// Regular requests, without second clicks and early birds.
     pub requests: usize,
@@ -84,7 +87,7 @@ pub type Tell<'a> = &'a (dyn Fn(Phase, Option<(&Arc<People>, Option<Sample>)>) +
 /// Runs it. `stop` ends the sending early; what was accepted is followed all the same.
 pub async fn run(settings: &Settings, stop: &CancellationToken, tell: Tell<'_>) -> anyhow::Result<Measured> {
     let set_up = |why: String| SetUpError(vec![why]);
-    let target = Arc::new(Target::new(&settings.url).map_err(set_up)?);
+    let target = Arc::new(Target::new(&settings.url).map_err(set_up)?.with_token(settings.token.as_deref()));
     tell(Phase::SettingUp, None);
     let mut api = Api::new(Arc::clone(&target));
     let name = format!("rush-{}", crate::random_id());

@@ -22,6 +22,8 @@ pub struct Target {
     /// The path that the service lives under; empty or `/a/b`.
     prefix: String,
     tls: Option<(TlsConnector, ServerName<'static>)>,
+    /// The whole line of the header, or nothing.
+    authorization: String,
 }
 
 /// A connection's two ways.
@@ -51,7 +53,15 @@ impl Target {
             host,
             port,
             tls,
+            authorization: String::new(),
         })
+    }
+
+    /// Sends an API key, or a user's token, with every request.
+    pub fn with_token(mut self, token: Option<&str>) -> Self {
+        self.authorization =
+            token.map(|token| format!("authorization: Bearer {token}\r\n")).unwrap_or_default();
+        self
     }
 
     /// The URL without a slash at its end.
@@ -61,8 +71,8 @@ impl Target {
 
     /// Appends a request. `headers` are whole lines, each with its `\r\n`.
     pub fn write(&self, method: &str, path: &str, headers: &str, body: &[u8], request: &mut Vec<u8>) {
-        for part in [method, " ", &self.prefix, path, " HTTP/1.1\r\nhost: ", &self.authority, "\r\n", headers]
-        {
+        let line = [method, " ", &self.prefix, path, " HTTP/1.1\r\nhost: ", &self.authority, "\r\n"];
+        for part in line.into_iter().chain([self.authorization.as_str(), headers]) {
             request.extend_from_slice(part.as_bytes());
         }
         if !body.is_empty() {

@@ -81,10 +81,10 @@ pub(crate) fn start() {
         {
             LazyLock::force(histogram);
         }
-        for family in [&REFUSED, &REJECTED, &RECOVERIES, &AUDIT_FINDINGS] {
+        for family in [&REFUSED, &REJECTED, &RECOVERIES, &AUDIT_FINDINGS, &CREDENTIALS_STALE] {
             LazyLock::force(family);
         }
-        for cache in [&OUTCOME_CACHE, &USER_CACHE] {
+        for cache in [&OUTCOME_CACHE, &USER_CACHE, &TOKEN_CACHE] {
             LazyLock::force(cache);
         }
         BREAKER_OPEN.increment(0.0);
@@ -158,6 +158,13 @@ pub static OUTCOME_CACHE: LazyLock<CacheLookups> = LazyLock::new(|| CacheLookups
 
 /// See [`names::CACHE_LOOKUPS`].
 pub static USER_CACHE: LazyLock<CacheLookups> = LazyLock::new(|| CacheLookups::new("users"));
+
+/// See [`names::CACHE_LOOKUPS`].
+pub static TOKEN_CACHE: LazyLock<CacheLookups> = LazyLock::new(|| CacheLookups::new("tokens"));
+
+/// See [`names`].
+pub static CREDENTIALS_STALE: LazyLock<Family> =
+    LazyLock::new(|| Family::new(names::CREDENTIALS_STALE, "source", &["keys", "tokens"]));
 
 /// A counter for each of a few known values of one label.
 pub struct Family(Vec<(&'static str, Counter)>);

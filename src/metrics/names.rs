@@ -135,13 +135,17 @@ metrics! {
     AUDIT_LAST GAUGE "coupon_audit_last_timestamp_seconds" []
         "When this process ended an audit of all loaded coupons, since the Unix epoch; 0 if it never did.";
 
+    // Access, of an API.
+    CREDENTIALS_STALE COUNTER "coupon_credentials_stale_total" ["source": "keys, tokens"]
+        "Times that API keys, or the keys of users' tokens, could not be read anew, and those of before went on. Alert on an increase that lasts: what was revoked meanwhile still works.";
+
     // Waiters and caches, of an API.
     WAITERS GAUGE "coupon_waiters" []
         "Requests and streams that wait for an outcome now.";
-    CACHE_LOOKUPS COUNTER "coupon_cache_lookups_total" ["cache": "outcomes, users", "result": "hit, miss"]
-        "Looks into the caches of outcomes and of registered users.";
-    CACHE_ENTRIES GAUGE "coupon_cache_entries" ["cache": "outcomes, users"]
-        "Entries in the caches of outcomes and of registered users.";
+    CACHE_LOOKUPS COUNTER "coupon_cache_lookups_total" ["cache": "outcomes, users, tokens", "result": "hit, miss"]
+        "Looks into the caches of outcomes, of registered users and of verified tokens.";
+    CACHE_ENTRIES GAUGE "coupon_cache_entries" ["cache": "outcomes, users, tokens"]
+        "Entries in the caches of outcomes, of registered users and of verified tokens.";
 
     // The process (Linux).
     RESIDENT_BYTES GAUGE "process_resident_memory_bytes" []

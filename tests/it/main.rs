@@ -1,6 +1,7 @@
 //! The whole system on real servers: every test has a redis-server of its own and a database of its
 //! own in one shared mongod.
 
+mod access;
 mod answers;
 mod audit;
 mod bench;

@@ -30,6 +30,9 @@ const STRINGS = {
   userMade: ['Registered {id}.', '{id} 사용자를 등록했어요.'], userFound: ['{id} exists already; using it.', '이미 등록된 {id} 사용자로 진행해요.'],
   userGone: ['The user of last time is not registered here any more.', '지난번에 쓰던 사용자가 더는 등록되어 있지 않아요.'],
   badUser: ['An id has 1 to 64 letters, digits or . _ : @ -', 'ID는 영문, 숫자, . _ : @ - 로 1~64자까지 쓸 수 있어요.'],
+  access: ['Access', '인증'], token: ['Token or API key', '토큰 또는 API 키'], useToken: ['Use it', '사용'],
+  needsToken: ['This service asks for credentials. They stay in this tab.', '인증 정보가 필요한 서비스예요. 입력한 값은 이 탭에만 남아요.'],
+  tokenUser: ['{id} is the subject of the token.', '토큰의 사용자는 {id} 님이에요.'],
   press: ['Request coupon', '쿠폰 받기'], pressTwice: ['Press twice', '두 번 누르기'],
   twiceHint: ['“Press twice” sends two requests at once, as an impatient thumb does.', '‘두 번 누르기’는 급한 마음에 연달아 누른 것처럼 요청 두 개를 동시에 보내요.'],
   idle: ['Press the button: the answer and what follows appear here.', '버튼을 누르면 응답과 이후 과정이 여기에 나타나요.'],
@@ -70,6 +73,7 @@ const state = {
   rush: null, // the rush on show: { phase, coupon, n, stop, users, accepted, decided, issued, soldOut, others, times }
 };
 let lang = recall('localStorage', 'lang') ?? (navigator.language.toLowerCase().startsWith('ko') ? 'ko' : 'en');
+let token = recall('sessionStorage', 'token') ?? ''; // an API key or a user's token, once the service asked for one
 let clockSkew = 0; // the server's clock minus ours: a coupon that starts now must not start in the server's future
 let following = new AbortController(); // aborted when the user, the coupon or the request changes
 let refreshing = new AbortController();
@@ -158,11 +162,13 @@ async function call(method, path, { body, key, signal, group, through = (work) =
   const headers = { Accept: 'application/json, application/problem+json', 'Accept-Language': lang };
   if (body) headers['Content-Type'] = 'application/json';
   if (key) headers['Idempotency-Key'] = key;
+  if (token) headers.Authorization = 'Bearer $COUPON_TOKEN'; // as the log shows it
+  const sentHeaders = token ? { ...headers, Authorization: `Bearer ${token}` } : headers;
   return through(async () => {
     const answer = { status: 0, headers: new Headers(), body: null }, sent = performance.now();
     const limits = [AbortSignal.timeout(CALL_TIMEOUT_MS), signal].filter(Boolean);
     try {
-      const response = await fetch(path, { method, headers, cache: 'no-store', signal: AbortSignal.any(limits), body: body && JSON.stringify(body) });
+      const response = await fetch(path, { method, headers: sentHeaders, cache: 'no-store', signal: AbortSignal.any(limits), body: body && JSON.stringify(body) });
       Object.assign(answer, { status: response.status, headers: response.headers });
       answer.body = await response.json();
     } catch { // no connection, no time, or no JSON: judged below
@@ -170,6 +176,7 @@ async function call(method, path, { body, key, signal, group, through = (work) =
     }
     answer.ms = Math.round(performance.now() - sent);
     judge(answer);
+    if (answer.status === 401 || answer.status === 403) askForToken();
     record({ method, path, sentHeaders: headers, sentBody: body, group, at: new Date(), ...answer });
     return answer;
   });
@@ -214,9 +221,27 @@ async function follow(issuance, options, onNews = () => {}) {
 }
 
 async function register(id, options) {
+  if (id === subject()) return { ok: true, existed: true, registered: true }; // users cannot register themselves
   const answer = await callAgain('POST', 'users', { ...options, body: { id } });
   const existed = answer.problem?.code === 'user-exists';
   return { ...answer, existed, registered: answer.ok || existed };
+}
+
+// Access
+
+/** The user whom the token is of; nothing for an API key. */
+function subject() {
+  try { return JSON.parse(atob(token.split('.')[1].replaceAll('-', '+').replaceAll('_', '/'))).sub; } catch { return undefined; }
+}
+
+function askForToken() { $('access').hidden = false; }
+
+function useToken(event) {
+  event.preventDefault();
+  token = $('token').value.trim();
+  remember('sessionStorage', 'token', token);
+  const id = subject();
+  if (id) { forgetRun(); chooseUser(id, ['tokenUser', { id }]); } else refreshHeld();
 }
 
 // Coupons
@@ -348,7 +373,7 @@ function chooseUser(id, note) {
 
 /** Registers the id if it is new, or a random one without an id, and makes it the user. False if that did not work. */
 async function useUser(typed, signal) {
-  const id = typed || `guest-${hex(6)}`;
+  const id = typed || subject() || `guest-${hex(6)}`;
   $('user-id').value = id;
   if (markField($('user-id'), !$('user-id').checkValidity())) {
     state.userNote = ['badUser'];
@@ -362,6 +387,7 @@ async function useUser(typed, signal) {
 }
 
 function renderUser() {
+  setText($('access-note'), t('needsToken'));
   setText($('user-note'), state.userNote ? t(...state.userNote) : state.userId ? '' : t('noUser'));
 }
 
@@ -607,7 +633,8 @@ function rawTexts(exchange) {
 
 function curl({ method, path, sentHeaders, sentBody }) {
   const quote = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-  const headers = Object.entries(sentHeaders).map(([name, value]) => `-H ${quote(`${name}: ${value}`)}`);
+  // The shell puts the token in: it is not shown here.
+  const headers = Object.entries(sentHeaders).map(([name, value]) => name === 'Authorization' ? `-H "${name}: ${value}"` : `-H ${quote(`${name}: ${value}`)}`);
   const body = sentBody ? [`--data ${quote(JSON.stringify(sentBody))}`] : [];
   return ['curl -i', `-X ${method}`, quote(new URL(path, document.baseURI).href), ...headers, ...body].join(' ');
 }
@@ -627,6 +654,9 @@ async function copyText(node) {
 
 $('chosen').append(clone('stock'));
 $('user-id').value = state.userId;
+$('token').value = token;
+$('access').hidden = !token;
+$('token-form').onsubmit = useToken;
 $('make').onsubmit = makeCoupon;
 $('user').onsubmit = (event) => { event.preventDefault(); useUser($('user-id').value.trim(), forgetRun()); };
 $('random-user').onclick = () => useUser('', forgetRun());

@@ -1,6 +1,7 @@
 //! What goes over the wire: JSON in camelCase, times in RFC 3339 with `Z`. One file a resource; each
 //! reads requests into domain types, and writes domain types as answers.
 
+pub mod action;
 pub mod coupon;
 pub mod issuance;
 pub mod page;

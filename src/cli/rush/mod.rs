@@ -10,7 +10,7 @@ use clap::{ArgAction, Args};
 
 use self::progress::Progress;
 use self::tables::tables;
-use super::client::{ApiUrl, print};
+use super::client::{ApiUrl, Token, print};
 use crate::boot::{Fault, SetUpError};
 use crate::coupon::{CouponId, MAX_TOTAL};
 use crate::issuance::Ledger;
@@ -64,6 +64,10 @@ pub(super) struct Rush {
         value_name = "URL"
     )]
     url: ApiUrl,
+
+    /// The operator's API key to send with every request
+    #[arg(long, env = "COUPON_TOKEN", hide_env_values = true)]
+    token: Option<Token>,
 
     /// How requests are spread over the time
     #[arg(long, value_enum, default_value = "constant")]
@@ -234,6 +238,7 @@ impl Rush {
         let ms = |seconds: f64| (seconds * 1_000.0) as u64;
         Ok(Settings {
             url: self.url.to_string(),
+            token: self.token.as_ref().map(|token| token.as_str().to_owned()),
             arrivals: self.arrivals,
             requests: requests as usize,
             users: users as usize,

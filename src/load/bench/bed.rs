@@ -147,7 +147,7 @@ impl Bed {
     /// Starts an API process, with the settings of production, and waits until it is ready.
     pub async fn api(&self) -> anyhow::Result<Program> {
         let mut arguments = self.backing();
-        arguments.extend(["--listen", "127.0.0.1:0"]);
+        arguments.extend(["--listen", "127.0.0.1:0", "--open"]);
         let program = Program::start(&sibling("coupon-api")?, &arguments).await?;
         ready(&program).await?;
         Ok(program)

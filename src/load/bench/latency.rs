@@ -101,6 +101,7 @@ struct Times {
 async fn half(lab: &Lab<'_>, api: &Program, requests: usize, follow: Follow) -> anyhow::Result<Times> {
     let settings = Settings {
         url: api.url(),
+        token: None,
         arrivals: Shape::Poisson,
         requests,
         users: requests,

@@ -106,6 +106,7 @@ async fn load(lab: &Lab<'_>, bed: &Bed, api: &Program, rate: f64) -> anyhow::Res
     let coupon = bed.coupon(total).await?;
     let settings = Settings {
         url: api.url(),
+        token: None,
         arrivals: Shape::Poisson,
         requests,
         users: requests,

@@ -9,6 +9,7 @@ use serde_json::Value;
 pub struct Client {
     http: reqwest::Client,
     base: String,
+    bearer: Option<String>,
 }
 
 /// An answer, read to its end.
@@ -50,7 +51,12 @@ impl Client {
     pub fn new(address: SocketAddr) -> Self {
         let builder = coupon_system::cli::client::builder().expect("TLS");
         let http = builder.pool_max_idle_per_host(600).no_proxy().build().expect("a client");
-        Client { http, base: format!("http://{address}") }
+        Client { http, base: format!("http://{address}"), bearer: None }
+    }
+
+    /// The same, with credentials.
+    pub fn with(&self, bearer: &str) -> Self {
+        Client { bearer: Some(bearer.to_owned()), ..self.clone() }
     }
 
     /// Where the API is.
@@ -60,7 +66,11 @@ impl Client {
 
     /// A request to be completed by the test.
     pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
-        self.http.request(method.parse().expect("a method"), format!("{}{path}", self.base))
+        let request = self.http.request(method.parse().expect("a method"), format!("{}{path}", self.base));
+        match &self.bearer {
+            Some(bearer) => request.bearer_auth(bearer),
+            None => request,
+        }
     }
 
     pub async fn send(&self, request: reqwest::RequestBuilder) -> Answer {

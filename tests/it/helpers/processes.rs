@@ -12,8 +12,17 @@ pub const API: &str = env!("CARGO_BIN_EXE_coupon-api");
 pub const WORKER: &str = env!("CARGO_BIN_EXE_coupon-worker");
 pub const CTL: &str = env!("CARGO_BIN_EXE_couponctl");
 
-/// A program on the system's servers.
+/// A program on the system's servers; an API that asks nobody for credentials.
 pub fn program(path: &str, system: &System) -> Command {
+    let mut command = program_as_it_is(path, system);
+    if path == API {
+        command.arg("--open");
+    }
+    command
+}
+
+/// A program on the system's servers, with no other flag.
+pub fn program_as_it_is(path: &str, system: &System) -> Command {
     let mut command = Command::new(path);
     command
         .args(["--redis-url", &system.redis.url(), "--mongodb-uri", &system.mongodb_uri])

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use coupon_system::access::key::Key;
+use coupon_system::access::{Kept, KeyStore, Role};
 use coupon_system::api;
 use coupon_system::audit::{Auditor, Report, Settling};
 use coupon_system::boot::{self, Backends};
@@ -49,9 +51,18 @@ pub fn at(seconds: i64) -> Timestamp {
     Timestamp::from_millisecond(moment.as_millisecond()).expect("a moment")
 }
 
+/// Makes an API key: what is kept of it, and what its owner sends.
+pub async fn api_key(store: &KeyStore, role: Role) -> (Key, String) {
+    let (key, text) = Key::generate(role.as_str(), role).expect("a name");
+    assert_eq!(store.insert(&key).await.expect("it is kept"), Kept::New);
+    (key, text)
+}
+
 /// An API in this process, with servers of its own behind it.
 pub struct System {
     pub client: Client,
+    /// Of the operators' listener, if there is one.
+    pub operators_client: Option<Client>,
     pub backends: Backends,
     pub redis: RedisServer,
     pub mongodb_uri: String,
@@ -76,8 +87,27 @@ impl System {
 
     /// The same, on a mongod of the test's own.
     pub async fn start_on(mongodb_uri: String, flags: &[&str]) -> Self {
-        let (redis, folder) = redis().await;
+        let flags = [flags, &["--open"]].concat();
+        Self::start_in(mongodb_uri, database(), &flags).await
+    }
+
+    /// The same, with an API that asks for credentials: a key for each of `roles` is made first.
+    pub async fn start_closed(roles: &[Role], flags: &[&str]) -> (Self, Vec<String>) {
+        Self::start_closed_on(mongodb().await, roles, flags).await
+    }
+
+    pub async fn start_closed_on(mongodb_uri: String, roles: &[Role], flags: &[&str]) -> (Self, Vec<String>) {
         let database = database();
+        let connected = coupon_system::mongo::connect(&mongodb_uri, &database).await.expect("a URI");
+        let mut keys = Vec::new();
+        for role in roles {
+            keys.push(api_key(&KeyStore::new(&connected), *role).await.1);
+        }
+        (Self::start_in(mongodb_uri, database, flags).await, keys)
+    }
+
+    async fn start_in(mongodb_uri: String, database: String, flags: &[&str]) -> Self {
+        let (redis, folder) = redis().await;
         let redis_url = redis.url();
         let mut command = vec![
             "coupon-api",
@@ -97,13 +127,31 @@ impl System {
         let command = ApiCommand::parse_from(command);
         let backends = boot::connect(&command.redis, &command.mongodb).await.expect("the servers fit");
         assert!(backends.keeper().ensure().await.expect("a first recovery"));
-        let listener = TcpListener::bind(command.api.listen).await.expect("a free port");
-        let client = Client::new(listener.local_addr().expect("an address"));
+        let public = TcpListener::bind(command.api.listen).await.expect("a free port");
+        let client = Client::new(public.local_addr().expect("an address"));
+        let operators = match command.api.access.operator_listen {
+            Some(address) => Some(TcpListener::bind(address).await.expect("a free port")),
+            None => None,
+        };
+        let operators_client =
+            operators.as_ref().map(|listener| Client::new(listener.local_addr().expect("an address")));
+        let listeners = api::Listeners { public, operators };
         let stop = CancellationToken::new();
-        let app = api::App::start(&backends, &command.api, stop.clone()).expect("it starts");
+        let app = api::App::start(&backends, &command.api, stop.clone()).await.expect("it starts");
         let (behind, stopping, served) = (backends.clone(), stop.clone(), Arc::clone(&app));
-        let serving = tokio::spawn(async move { api::serve(listener, served, &behind, stopping).await });
-        System { client, backends, redis, mongodb_uri, database, app, serving, stop, _folder: folder }
+        let serving = tokio::spawn(async move { api::serve(listeners, served, &behind, stopping).await });
+        System {
+            client,
+            operators_client,
+            backends,
+            redis,
+            mongodb_uri,
+            database,
+            app,
+            serving,
+            stop,
+            _folder: folder,
+        }
     }
 
     /// Asks API and workers to stop, and waits until the API has answered whatever was in hand.

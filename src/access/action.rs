@@ -1,0 +1,233 @@
+//! What operators did: who, when, what, on what, and how it ended. MongoDB's `operator_actions`.
+//!
+//! Written before an action is done, so that none is without its record, and completed after it. One
+//! that was never completed ended in a crash: it may have happened. Records are kept for ever.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use mongodb::bson::{self, DateTime, Document, doc};
+use mongodb::{Collection, Database};
+use serde::{Deserialize, Serialize};
+
+use super::Caller;
+use crate::Failure;
+use crate::batch::{Batcher, Bounds, all_failed};
+use crate::mongo::{self, from_bson_time, to_bson_time};
+
+const COLLECTION: &str = "operator_actions";
+const BOUNDS: Bounds = Bounds { batch: 256, calls: 4, waiting: 8_192, wait: Duration::from_secs(2) };
+
+/// The id of an action: later ones are greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ActionId(uuid::Uuid);
+
+/// An action as it begins.
+#[derive(Debug, Clone)]
+pub struct Begun {
+    pub id: ActionId,
+    pub at: Timestamp,
+    pub caller: Caller,
+    /// Method and route, such as `POST /coupons/{id}/pause`.
+    pub action: String,
+    /// Path and query, such as `/coupons/summer/pause`.
+    pub target: String,
+    pub request_id: String,
+}
+
+/// How an action ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    pub at: Timestamp,
+    /// The status of the answer.
+    pub status: u16,
+    /// The code of the problem that was answered.
+    pub code: Option<String>,
+    /// What was made.
+    pub location: Option<String>,
+}
+
+/// An action as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Action {
+    pub id: ActionId,
+    pub at: Timestamp,
+    /// The name of the key, or `open`.
+    pub who: String,
+    pub key_id: Option<String>,
+    pub action: String,
+    pub target: String,
+    pub request_id: String,
+    /// `None`: it is being done, or its process ended in the middle of it.
+    pub ended: Option<Ended>,
+}
+
+/// Keeps the record. Cheap to clone.
+#[derive(Clone)]
+pub struct ActionLog {
+    actions: Collection<Record>,
+    begin: Batcher<Record, ()>,
+    end: Batcher<(ActionId, Ended), ()>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Record {
+    #[serde(rename = "_id")]
+    id: bson::Uuid,
+    at: DateTime,
+    who: String,
+    key_id: Option<String>,
+    action: String,
+    target: String,
+    request_id: String,
+    ended_at: Option<DateTime>,
+    status: Option<i32>,
+    code: Option<String>,
+    location: Option<String>,
+}
+
+impl ActionId {
+    /// A new one, greater than those that this process made before.
+    pub fn generate() -> Self {
+        ActionId(uuid::Uuid::now_v7())
+    }
+
+    fn to_bson(self) -> bson::Uuid {
+        bson::Uuid::from_bytes(*self.0.as_bytes())
+    }
+}
+
+impl std::fmt::Display for ActionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::str::FromStr for ActionId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, uuid::Error> {
+        text.parse().map(ActionId)
+    }
+}
+
+impl ActionLog {
+    /// The record of this database.
+    pub fn start(database: &Database) -> Self {
+        let actions: Collection<Record> = database.collection(COLLECTION);
+        let inserting = actions.clone();
+        let begin = Batcher::start("record the operator's action", BOUNDS, move |records: Vec<Record>| {
+            let actions = inserting.clone();
+            async move {
+                let count = records.len();
+                let written = mongo::run("record the operator's action", async move {
+                    actions.insert_many(records).ordered(false).await
+                });
+                match written.await {
+                    Ok(_) => (0..count).map(|_| Ok(())).collect(),
+                    Err(failure) => all_failed(count, failure),
+                }
+            }
+        });
+        let database = database.clone();
+        let end =
+            Batcher::start("record how an action ended", BOUNDS, move |ended: Vec<(ActionId, Ended)>| {
+                let database = database.clone();
+                async move {
+                    let count = ended.len();
+                    let updates: Vec<Document> =
+                        ended.into_iter().map(|(id, ended)| update(id, ended)).collect();
+                    let written = mongo::run("record how an action ended", async move {
+                        let command = doc! {
+                            "update": COLLECTION,
+                            "updates": updates,
+                            "ordered": false,
+                            "writeConcern": {"w": "majority", "j": true},
+                        };
+                        database.run_command(command).await
+                    });
+                    match written.await {
+                        Ok(_) => (0..count).map(|_| Ok(())).collect(),
+                        Err(failure) => all_failed(count, failure),
+                    }
+                }
+            });
+        ActionLog { actions, begin, end }
+    }
+
+    /// Writes down what is about to be done. Only then may it be done.
+    pub async fn begin(&self, begun: Begun) -> Result<(), Failure> {
+        self.begin.ask(Record::from(begun)).await
+    }
+
+    /// Writes down how it ended.
+    pub async fn end(&self, id: ActionId, ended: Ended) -> Result<(), Failure> {
+        self.end.ask((id, ended)).await
+    }
+
+    /// At most `limit` actions, newest first, from after the one that is named.
+    pub async fn list(&self, after: Option<ActionId>, limit: usize) -> Result<Vec<Action>, Failure> {
+        let actions = self.actions.clone();
+        let filter = after.map_or_else(Document::new, |id| doc! {"_id": {"$lt": id.to_bson()}});
+        let found = mongo::run("list the operators' actions", async move {
+            let found = actions.find(filter).sort(doc! {"_id": -1});
+            let found = found.limit(i64::try_from(limit).unwrap_or(i64::MAX)).await?;
+            futures::TryStreamExt::try_collect::<Vec<_>>(found).await
+        });
+        Ok(found.await?.into_iter().map(Action::from).collect())
+    }
+}
+
+fn update(id: ActionId, ended: Ended) -> Document {
+    let change = doc! {
+        "endedAt": to_bson_time(ended.at),
+        "status": i32::from(ended.status),
+        "code": ended.code,
+        "location": ended.location,
+    };
+    doc! {"q": {"_id": id.to_bson()}, "u": {"$set": change}}
+}
+
+impl From<Begun> for Record {
+    fn from(begun: Begun) -> Self {
+        let (key_id, who) = match begun.caller {
+            Caller::Key { id, name, .. } => (Some(id), name),
+            other => (None, other.to_string()),
+        };
+        Record {
+            id: begun.id.to_bson(),
+            at: to_bson_time(begun.at),
+            who,
+            key_id,
+            action: begun.action,
+            target: begun.target,
+            request_id: begun.request_id,
+            ended_at: None,
+            status: None,
+            code: None,
+            location: None,
+        }
+    }
+}
+
+impl From<Record> for Action {
+    fn from(record: Record) -> Self {
+        let ended = record.ended_at.map(|at| Ended {
+            at: from_bson_time(at),
+            status: record.status.and_then(|status| u16::try_from(status).ok()).unwrap_or(0),
+            code: record.code,
+            location: record.location,
+        });
+        Action {
+            id: ActionId(uuid::Uuid::from_bytes(record.id.bytes())),
+            at: from_bson_time(record.at),
+            who: record.who,
+            key_id: record.key_id,
+            action: record.action,
+            target: record.target,
+            request_id: record.request_id,
+            ended,
+        }
+    }
+}

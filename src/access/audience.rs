@@ -1,0 +1,114 @@
+//! Who may use a route.
+
+use super::{Caller, Role};
+
+/// For whom a route is. Every route has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Everybody, without credentials.
+    Anyone,
+    /// The user whom a request is for, and who acts for any user.
+    Requesters,
+    /// The user whom an answer is about, and every key.
+    Readers,
+    /// Who redeems what users hold.
+    Redeemers,
+    /// The shop's other systems, and every other key.
+    Keys,
+    /// Who collects metrics: every key, on the operators' side.
+    Scrapers,
+    /// Who watches the service.
+    Watchers,
+    /// Who runs the service. What they change is recorded.
+    Operators,
+}
+
+/// Whether somebody may use a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    Admitted,
+    /// It is not known who it is.
+    WhoIsIt,
+    /// It is known, and may not.
+    Forbidden,
+}
+
+impl Audience {
+    /// All there are.
+    pub const ALL: [Audience; 8] = [
+        Audience::Anyone,
+        Audience::Requesters,
+        Audience::Readers,
+        Audience::Redeemers,
+        Audience::Keys,
+        Audience::Scrapers,
+        Audience::Watchers,
+        Audience::Operators,
+    ];
+
+    /// Whether end users may use it; whose record an answer is about, its handler must look at.
+    pub fn has_users(self) -> bool {
+        matches!(self, Audience::Anyone | Audience::Requesters | Audience::Readers)
+    }
+
+    /// The keys that may use it.
+    pub fn roles(self) -> &'static [Role] {
+        use Role::{Operator, Service, Viewer};
+        match self {
+            Audience::Anyone | Audience::Readers | Audience::Keys | Audience::Scrapers => {
+                &[Operator, Service, Viewer]
+            }
+            Audience::Requesters | Audience::Redeemers => &[Operator, Service],
+            Audience::Watchers => &[Operator, Viewer],
+            Audience::Operators => &[Operator],
+        }
+    }
+
+    /// Whether it is kept off the public listener where operators have one of their own.
+    pub fn is_operators_side(self) -> bool {
+        matches!(self, Audience::Scrapers | Audience::Watchers | Audience::Operators)
+    }
+
+    /// Whether what is done there is recorded.
+    pub fn is_recorded(self) -> bool {
+        matches!(self, Audience::Redeemers | Audience::Operators)
+    }
+
+    /// Whether `caller` may use it.
+    pub fn admits(self, caller: &Caller) -> Admission {
+        let may = match caller {
+            _ if self == Audience::Anyone => true,
+            Caller::Open => true,
+            Caller::Anonymous => return Admission::WhoIsIt,
+            Caller::User(_) => self.has_users(),
+            Caller::Key { role, .. } => self.roles().contains(role),
+        };
+        if may { Admission::Admitted } else { Admission::Forbidden }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_may_everything_viewers_change_nothing_and_nobody_unknown_gets_in() {
+        let key = |role| Caller::Key { id: "k".into(), name: "k".into(), role };
+        for audience in Audience::ALL {
+            assert_eq!(audience.admits(&Caller::Open), Admission::Admitted);
+            assert_eq!(audience.admits(&key(Role::Operator)), Admission::Admitted);
+            if audience != Audience::Anyone {
+                assert_eq!(audience.admits(&Caller::Anonymous), Admission::WhoIsIt);
+            }
+            if audience.is_recorded() || audience == Audience::Requesters {
+                assert_eq!(audience.admits(&key(Role::Viewer)), Admission::Forbidden, "{audience:?}");
+            } else {
+                assert_eq!(audience.admits(&key(Role::Viewer)), Admission::Admitted, "{audience:?}");
+            }
+            if audience.is_operators_side() || audience.is_recorded() {
+                let user = Caller::User("u1".parse().unwrap());
+                assert_eq!(audience.admits(&user), Admission::Forbidden, "{audience:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The active API keys, in memory.
+//!
+//! Reads MongoDB's `api_keys` every [`REFRESH_EVERY`], and for a key that is not known, at most once in
+//! [`ASK_EVERY`]. So a new key works at once, and a revoked one stops to within [`REVOKED_WITHIN`]. While
+//! MongoDB does not answer, the last known keys go on.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::key::{Key, SecretHash, Shown};
+use super::{Caller, KeyStore};
+use crate::{Failure, metrics};
+
+/// Between two readings of all keys.
+const REFRESH_EVERY: Duration = Duration::from_secs(2);
+/// Between two readings that unknown keys cause.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// A request with an unknown key is not held for longer.
+const ASK_MAX: Duration = Duration::from_secs(3);
+/// A revoked key stops to work within this, while MongoDB answers within seconds.
+pub const REVOKED_WITHIN: Duration = Duration::from_secs(5);
+
+/// See the module's documentation.
+pub struct Keyring {
+    store: KeyStore,
+    known: RwLock<Arc<HashMap<String, Known>>>,
+    /// The last reading for an unknown key: when, and whether it succeeded.
+    asked: Mutex<Option<(Instant, bool)>>,
+}
+
+struct Known {
+    hash: SecretHash,
+    caller: Caller,
+}
+
+/// What is known of a key that was shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    Known(Caller),
+    /// The id is known, and the secret is another.
+    WrongSecret,
+    /// Perhaps it is new: see [`Keyring::ask`].
+    Unknown,
+}
+
+impl Keyring {
+    /// Reads the keys.
+    pub async fn read(store: KeyStore) -> Result<Self, Failure> {
+        let known = by_id(store.active().await?);
+        Ok(Keyring { store, known: RwLock::new(Arc::new(known)), asked: Mutex::new(None) })
+    }
+
+    /// How many keys are active, as far as is known.
+    pub fn active(&self) -> usize {
+        self.known().len()
+    }
+
+    /// Whose key it is.
+    pub fn owner(&self, shown: &Shown) -> Owner {
+        match self.known().get(&shown.id) {
+            Some(known) if known.hash == shown.hash => Owner::Known(known.caller.clone()),
+            Some(_) => Owner::WrongSecret,
+            None => Owner::Unknown,
+        }
+    }
+
+    /// Whose key it is, for one that is not known: reads the keys again, unless somebody just did.
+    /// `None`: nobody's. An error says that it cannot be known now.
+    pub async fn ask(&self, shown: &Shown) -> Result<Option<Caller>, Unclear> {
+        let asking = async {
+            let mut asked = self.asked.lock().await;
+            match *asked {
+                Some((at, known)) if at.elapsed() < ASK_EVERY => known,
+                _ => {
+                    // Before the reading: one that is given up counts as failed.
+                    *asked = Some((Instant::now(), false));
+                    let known = self.refresh().await;
+                    *asked = Some((Instant::now(), known));
+                    known
+                }
+            }
+        };
+        if !tokio::time::timeout(ASK_MAX, asking).await.unwrap_or(false) {
+            return Err(Unclear);
+        }
+        match self.owner(shown) {
+            Owner::Known(caller) => Ok(Some(caller)),
+            Owner::WrongSecret | Owner::Unknown => Ok(None),
+        }
+    }
+
+    /// Keeps the keys fresh until `stop`.
+    pub async fn keep_fresh(self: Arc<Self>, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(REFRESH_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // The first one is at once, and the keys were just read.
+        ticks.tick().await;
+        let mut fresh = true;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+            }
+            let was_fresh = std::mem::replace(&mut fresh, self.refresh().await);
+            if was_fresh && !fresh {
+                tracing::warn!("API keys cannot be read: those that are known go on, revoked ones too");
+            } else if !was_fresh && fresh {
+                tracing::info!("API keys are read again");
+            }
+        }
+    }
+
+    /// Reads the keys; returns whether that succeeded.
+    async fn refresh(&self) -> bool {
+        match self.store.active().await {
+            Ok(keys) => {
+                let known = Arc::new(by_id(keys));
+                *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
+                true
+            }
+            Err(failure) => {
+                tracing::debug!(error = failure.chain(), "the API keys could not be read");
+                metrics::CREDENTIALS_STALE.count("keys");
+                false
+            }
+        }
+    }
+
+    fn known(&self) -> Arc<HashMap<String, Known>> {
+        Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// It cannot be known now whose key it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unclear;
+
+fn by_id(keys: Vec<Key>) -> HashMap<String, Known> {
+    let known = keys.into_iter().map(|Key { id, name, role, hash, .. }| {
+        (id.clone(), Known { hash, caller: Caller::Key { id, name, role } })
+    });
+    known.collect()
+}

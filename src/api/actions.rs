@@ -1,0 +1,31 @@
+//! What operators did.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+
+use super::App;
+use super::query::Query;
+use super::wire::action::Action;
+use super::wire::page::{Asked, Page, cursor};
+use crate::access::action::ActionId;
+use crate::http::Problem;
+
+/// What operators did, newest first: who, when, what, and how it ended. Kept for ever.
+#[utoipa::path(
+    get, path = "/operator-actions", tag = "operations",
+    params(
+        ("limit" = Option<u32>, Query, minimum = 1, description = "50 if not given, at most 500"),
+        ("cursor" = Option<String>, Query, description = "The `nextCursor` of the page before"),
+    ),
+    responses((status = 200, body = Page<Action>))
+)]
+pub async fn list(State(app): State<Arc<App>>, mut query: Query) -> Result<Json<Page<Action>>, Problem> {
+    let asked: Asked<ActionId> = Asked::read(&mut query)?;
+    query.finish()?;
+    let actions = app.actions.list(asked.after.map(|(_, id)| id), asked.limit).await?;
+    let last = actions.last().filter(|_| actions.len() == asked.limit);
+    let next_cursor = last.map(|last| cursor(last.at, last.id));
+    Ok(Json(Page { items: actions.into_iter().map(Action::from).collect(), next_cursor }))
+}

@@ -1,0 +1,70 @@
+//! Records what operators do: before it is done, and how it ended. What cannot be recorded is not done.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::extract::{Extension, MatchedPath, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+use tracing::Instrument;
+
+use crate::access::action::{ActionId, Begun, Ended};
+use crate::access::{ActionLog, Caller};
+use crate::http::request::RequestId;
+use crate::http::{Code, Problem};
+
+/// A longer path and query is cut.
+const TARGET_CHARS_MAX: usize = 300;
+
+/// Around every route whose audience is recorded.
+pub async fn record(
+    State(log): State<ActionLog>,
+    Extension(caller): Extension<Caller>,
+    Extension(RequestId(request_id)): Extension<RequestId>,
+    route: MatchedPath,
+    request: Request,
+    next: Next,
+) -> Response {
+    // It changes nothing.
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    let id = ActionId::generate();
+    let target = request.uri().path_and_query().map(|target| target.as_str()).unwrap_or_default();
+    let begun = Begun {
+        id,
+        at: crate::now_in_milliseconds(),
+        caller,
+        action: format!("{} {}", request.method(), route.as_str()),
+        target: target.chars().take(TARGET_CHARS_MAX).collect(),
+        request_id: request_id.to_string(),
+    };
+    if let Err(failure) = log.begin(begun).await {
+        return Problem::from(failure).into_response();
+    }
+    // A client that breaks off does not break off what it began, nor its record.
+    let doing = async move {
+        let done = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+        let response = done.unwrap_or_else(|_| Problem::new(Code::Internal).into_response());
+        if let Err(failure) = log.end(id, ended(&response)).await {
+            tracing::error!(action = %id, error = failure.chain(), "how an action ended could not be recorded");
+        }
+        response
+    };
+    let done = tokio::spawn(doing.in_current_span()).await;
+    done.unwrap_or_else(|_| Problem::new(Code::Internal).into_response())
+}
+
+fn ended(response: &Response) -> Ended {
+    let status: StatusCode = response.status();
+    let code = response.extensions().get::<Arc<Problem>>().map(|problem| problem.code.as_str().to_owned());
+    let location = |headers: &HeaderMap| Some(headers.get(header::LOCATION)?.to_str().ok()?.to_owned());
+    Ended {
+        at: crate::now_in_milliseconds(),
+        status: status.as_u16(),
+        code,
+        location: location(response.headers()),
+    }
+}

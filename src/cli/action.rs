@@ -1,0 +1,72 @@
+//! `couponctl action`.
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::client::{ApiArgs, Request};
+use super::table::{aside, cell, more, rows, table, time, words};
+
+/// Shows what operators did.
+#[derive(Debug, Args)]
+pub(super) struct Action {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    api: ApiArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Lists operators' actions, newest first: who, when, what, and how it ended
+    #[command(after_long_help = "Example:\n  couponctl action list --limit 10")]
+    List {
+        /// Actions on a page, up to 500
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=500))]
+        limit: Option<u16>,
+        /// Where to go on, as the page before says
+        #[arg(long)]
+        cursor: Option<String>,
+    },
+}
+
+impl Action {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let session = self.api.open()?;
+        let Verb::List { limit, cursor } = self.verb;
+        let request = Request::get("/operator-actions").query("limit", limit).query("cursor", cursor);
+        session.send_and_show(request, list).await
+    }
+}
+
+fn list(page: &Value) -> String {
+    let columns = [
+        words("WHEN"),
+        words("WHO"),
+        aside("KEY"),
+        words("METHOD"),
+        words("TARGET"),
+        words("ENDED"),
+        aside("REQUEST"),
+    ];
+    let rows = rows(page, |action| {
+        let method = cell(action, "/action");
+        vec![
+            time(action, "/at"),
+            cell(action, "/who"),
+            cell(action, "/keyId"),
+            method.split(' ').next().unwrap_or_default().to_owned(),
+            cell(action, "/target"),
+            ended(action),
+            cell(action, "/requestId"),
+        ]
+    });
+    table(&columns, rows, "No actions.") + &more(page)
+}
+
+fn ended(action: &Value) -> String {
+    match (action["status"].as_u64(), action["code"].as_str()) {
+        (None, _) => "unknown".into(),
+        (Some(status), None) => status.to_string(),
+        (Some(status), Some(code)) => format!("{status} {code}"),
+    }
+}

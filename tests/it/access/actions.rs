@@ -1,0 +1,81 @@
+//! The record of what operators do.
+
+use coupon_system::access::Role;
+use mongodb::bson::doc;
+use serde_json::{Value, json};
+
+use super::closed;
+use crate::helpers::{Client, System};
+
+async fn actions(client: &Client) -> Vec<Value> {
+    client.get("/operator-actions").await.body["items"].as_array().expect("items").clone()
+}
+
+#[tokio::test]
+async fn what_operators_do_is_recorded_with_who_and_how_it_ended_also_what_fails() {
+    let (system, keys, _folder) = closed(&[Role::Operator, Role::Viewer]).await;
+    system.coupon("c", 10, 1).await;
+    let (operator, viewer) = (system.client.with(&keys[0]), system.client.with(&keys[1]));
+    let pause = operator.request("POST", "/coupons/c/pause").header("x-request-id", "r-1");
+    assert_eq!(system.client.send(pause).await.status, 200);
+    assert_eq!(operator.post("/coupons/nothing/pause", Value::Null).await.status, 404);
+    assert_eq!(operator.post("/users", json!({"id": "hong"})).await.status, 201);
+    assert_eq!(operator.post("/users", json!({"nonsense": 1})).await.status, 422);
+    let random = operator.post("/users/random?count=3", Value::Null).await;
+    assert_eq!(random.status, 201);
+    // Neither looking nor being refused is an action.
+    assert_eq!(operator.get("/queue").await.status, 200);
+    assert_eq!(viewer.post("/coupons/c/resume", Value::Null).await.status, 403);
+
+    let recorded = actions(&viewer).await;
+    let key_id = keys[0].split('_').nth(1).expect("an id");
+    let expected = [
+        ("POST /users/random", "/users/random?count=3", 201, Value::Null, Value::Null),
+        ("POST /users", "/users", 422, json!("invalid"), Value::Null),
+        ("POST /users", "/users", 201, Value::Null, json!("/users/hong")),
+        ("POST /coupons/{id}/pause", "/coupons/nothing/pause", 404, json!("coupon-not-found"), Value::Null),
+        ("POST /coupons/{id}/pause", "/coupons/c/pause", 200, Value::Null, Value::Null),
+    ];
+    assert_eq!(recorded.len(), expected.len(), "{recorded:#?}");
+    for (action, (what, target, status, code, location)) in recorded.iter().zip(expected) {
+        assert_eq!((&action["who"], &action["keyId"]), (&json!("operator"), &json!(key_id)));
+        assert_eq!((&action["action"], &action["target"]), (&json!(what), &json!(target)));
+        assert_eq!((&action["status"], &action["code"]), (&json!(status), &code), "{target}");
+        assert_eq!(action["location"], location, "{target}");
+        assert!(action["endedAt"].as_str() >= action["at"].as_str(), "{action}");
+    }
+    assert_eq!(recorded[4]["requestId"], "r-1");
+
+    // Page by page it is the same.
+    let (mut paged, mut path) = (Vec::new(), "/operator-actions?limit=2".to_owned());
+    loop {
+        let page = viewer.get(&path).await.body;
+        paged.extend(page["items"].as_array().expect("items").clone());
+        match page["nextCursor"].as_str() {
+            Some(cursor) => path = format!("/operator-actions?limit=2&cursor={cursor}"),
+            None => break,
+        }
+    }
+    assert_eq!(paged, recorded);
+}
+
+#[tokio::test]
+async fn what_cannot_be_recorded_is_not_done() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 10, 1).await;
+    assert_eq!(system.client.post("/coupons/c/resume", Value::Null).await.status, 200);
+    let recorded = actions(&system.client).await;
+    assert_eq!(
+        (recorded.len(), &recorded[0]["who"], &recorded[0]["keyId"]),
+        (1, &json!("open"), &Value::Null)
+    );
+
+    let refuse = doc! {"collMod": "operator_actions", "validator": {"who": "nobody"}};
+    system.backends.database.run_command(refuse).await.expect("it is changed");
+    let refused = system.client.post("/coupons/c/pause", Value::Null).await;
+    assert_eq!((refused.status, refused.code()), (503, "unavailable"));
+    assert_eq!(system.client.get("/coupons/c").await.body["status"], "open");
+    // Users are not held up by it.
+    system.users("u", 1).await;
+    assert_eq!(system.client.issue("u0", coupon.as_str(), None).await.status, 202);
+}
