@@ -25,8 +25,8 @@
 //!
 //! # Layout
 //!
-//! Imports run one way: `cli` → `dev`, `load` → `api`, `worker` → `audit`, `recovery`, `issuance`,
-//! `queue`, `coupon`, `user` → `keys`. `api` and `worker` do not know each other.
+//! Imports run one way: `cli` → `dev`, `load` → `api`, `worker` → `audit`, `recovery`, `redemption`,
+//! `issuance`, `queue`, `coupon`, `user` → `keys`. `api` and `worker` do not know each other.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -35,6 +35,7 @@
 //! | [`coupon`], [`user`], [`service`] | the offer; who may have it; whether anything is accepted |
 //! | [`issuance`] | reserve, decide, settle, look up, wait |
 //! | [`queue`] | the stream |
+//! | [`redemption`] | using a held coupon, undoing it, revoking it |
 //! | [`recovery`] | the certificate, loading coupons, rebuilding |
 //! | [`audit`] | whether Redis and the ledger agree, unit by unit; mending what drifted |
 //! | [`worker`] | the drain loop |
@@ -65,6 +66,7 @@ pub mod mongo;
 pub mod partition;
 pub mod queue;
 pub mod recovery;
+pub mod redemption;
 pub mod service;
 pub mod shutdown;
 pub mod telemetry;

@@ -228,7 +228,7 @@ fn accepted(app: &App, request: &Request, queued: &Queued) -> Response {
     (StatusCode::ACCEPTED, headers, axum::Json(issuance)).into_response()
 }
 
-fn replayed(mut response: Response) -> Response {
+pub(super) fn replayed(mut response: Response) -> Response {
     response.headers_mut().insert(REPLAYED, TRUE);
     response
 }

@@ -10,6 +10,7 @@ mod operations;
 mod pace;
 mod pages;
 mod query;
+mod redemption;
 mod router;
 mod service;
 mod steering;
@@ -36,6 +37,7 @@ use crate::http::server;
 use crate::issuance::{Feed, Ledger, Lookup, Reservations};
 use crate::partition::Partition;
 use crate::recovery::{self, Loader};
+use crate::redemption::RedemptionStore;
 use crate::service::ServiceStore;
 use crate::user::{RegisteredUsers, UserStore};
 pub use docs::openapi;
@@ -56,6 +58,7 @@ pub struct App {
     ledger: Ledger,
     reservations: Reservations,
     lookup: Lookup,
+    redemptions: RedemptionStore,
     feed: Feed,
     /// `None` trusts the caller's ids.
     registered: Option<RegisteredUsers>,
@@ -100,6 +103,7 @@ impl App {
             listeners: Arc::new(Semaphore::new(live::LISTENERS_MAX)),
             stopping,
             lookup,
+            redemptions: RedemptionStore::new(&backends.database),
             registered,
             loader: backends.loader(),
             validities: Cache::new(VALIDITIES_CACHED),

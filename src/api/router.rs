@@ -14,8 +14,8 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
-    App, coupons, docs, issuance_events, issuances, live, operations, pages, service, steering, user_coupons,
-    users, wait,
+    App, coupons, docs, issuance_events, issuances, live, operations, pages, redemption, service, steering,
+    user_coupons, users, wait,
 };
 use crate::access::Caller;
 use crate::http::{metrics, request};
@@ -62,6 +62,10 @@ pub(super) fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(coupons::get, steering::edit))
         .routes(routes!(service::alive))
         .routes(routes!(service::ready))
+        // Services and operators.
+        .routes(routes!(redemption::use_it))
+        .routes(routes!(redemption::restore))
+        .routes(routes!(redemption::revoke))
         // Operators.
         .routes(routes!(users::list, users::create))
         .routes(routes!(users::create_random))

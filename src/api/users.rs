@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::App;
 use super::query::Query;
-use super::user_coupons::held;
+use super::user_coupons::shown;
 use super::wire::page::{Asked, Page, cursor};
 use super::wire::problem::Problem as ProblemBody;
 use super::wire::user::{self as wire, CreateUser};
@@ -112,8 +112,8 @@ pub async fn get(
     let id: UserId = id.parse().map_err(|_| Problem::new(Code::UserNotFound))?;
     let (user, coupons) =
         tokio::try_join!(async { app.users.get(&id).await.map_err(Problem::from) }, async {
-            let newest = app.ledger.issued_to(&id, None, HELD_TOLD).await?;
-            held(&app, &newest).await
+            let newest = app.redemptions.held_by(&id, None, HELD_TOLD).await?;
+            stream::iter(&newest).then(|holding| shown(&app, holding)).try_collect::<Vec<_>>().await
         },)?;
     let user = user.ok_or_else(|| Problem::new(Code::UserNotFound))?;
     Ok(Json(wire::UserWithCoupons { user: user.into(), coupons }))

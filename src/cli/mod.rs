@@ -21,6 +21,7 @@ mod rush;
 mod service;
 mod table;
 mod user;
+mod user_coupon;
 mod watch;
 mod worker;
 
@@ -67,6 +68,7 @@ enum Task {
     Audit(audit::Audit),
     Coupon(coupon::Coupon),
     User(user::User),
+    UserCoupon(user_coupon::UserCoupon),
     Issue(issue::Issue),
     Issuance(issue::Issuance),
     Queue(queue::Queue),
@@ -89,6 +91,7 @@ impl Command {
             Task::Audit(audit) => audit.run().await,
             Task::Coupon(coupon) => coupon.run().await,
             Task::User(user) => user.run().await,
+            Task::UserCoupon(user_coupon) => user_coupon.run().await,
             Task::Issue(issue) => issue.run().await,
             Task::Issuance(issuance) => issuance.run().await,
             Task::Queue(queue) => queue.run().await,

@@ -16,6 +16,7 @@ mod openapi;
 mod processes;
 mod queries;
 mod recovery;
+mod redeeming;
 mod replays;
 mod resources;
 mod retiring;

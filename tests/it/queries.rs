@@ -1,8 +1,9 @@
 //! Every query of MongoDB is served by an index: asked of the server's own planner.
 
-use coupon_system::issuance::IssuanceId;
 use coupon_system::issuance::ledger::{Held, queries};
+use coupon_system::issuance::{Decision, IssuanceId, Outcome};
 use coupon_system::keys::PartitionId;
+use coupon_system::redemption;
 use mongodb::bson::{Bson, Document, doc};
 
 use crate::helpers::{System, at};
@@ -42,6 +43,14 @@ async fn no_query_reads_a_collection_from_end_to_end_or_sorts_in_memory() {
     system.users("u", 1).await;
     let id = IssuanceId::generate(PartitionId::ONE);
     let held = Held { id, user: "u0".parse().expect("an id"), serial: 1, nth: 1 };
+    let decision = Decision {
+        id,
+        coupon: coupon.clone(),
+        user: held.user.clone(),
+        outcome: Outcome::Issued { serial: 1, nth: 1 },
+        accepted_at: at(0),
+        decided_at: at(0),
+    };
     let now = mongodb::bson::DateTime::now();
     let newest = doc! {"createdAt": -1, "_id": -1};
     let after = doc! {"$or": [{"createdAt": {"$lt": now}}, {"createdAt": now, "_id": {"$lt": "x"}}]};
@@ -63,6 +72,8 @@ async fn no_query_reads_a_collection_from_end_to_end_or_sorts_in_memory() {
         ),
         ("rejected", "user_coupons", queries::rejected_after(&coupon, None), doc! {"_id": 1}),
         ("next rejected", "user_coupons", queries::rejected_after(&coupon, Some(id)), doc! {"_id": 1}),
+        ("user coupon", "user_coupons", redemption::queries::issued(id), doc! {}),
+        ("use", "user_coupons", redemption::queries::unchanged(&decision, 1, Some(at(0))), doc! {}),
         ("coupons", "coupons", doc! {}, newest.clone()),
         ("next coupons", "coupons", after.clone(), newest.clone()),
         ("current coupons", "coupons", doc! {"archived": false, "endsAt": {"$gt": now}}, doc! {}),

@@ -24,7 +24,8 @@ use crate::coupon::CouponId;
 use crate::user::UserId;
 use crate::{metrics, mongo};
 pub use audit::IssuedRecords;
-use record::{HeldRecord, ISSUED, REJECTED, Record, decision, uuid};
+use record::{HeldRecord, REJECTED, Record, decision};
+pub(crate) use record::{ISSUED, decision_of, fields, uuid};
 
 /// The name of the ledger's collection.
 pub const COLLECTION: &str = "user_coupons";
@@ -128,21 +129,6 @@ impl Ledger {
 
     async fn held(&self, operation: &'static str, filter: Document) -> Result<Vec<Held>, Failure> {
         self.find(operation, filter, FindOptions::default()).await?.iter().map(held).collect()
-    }
-
-    /// At most `limit` units that a user holds, newest first, from after the one that a cursor names
-    /// (its time of issue and id).
-    pub async fn issued_to(
-        &self,
-        user: &UserId,
-        after: Option<(Timestamp, IssuanceId)>,
-        limit: usize,
-    ) -> Result<Vec<Decision>, Failure> {
-        let options = FindOptions::builder()
-            .sort(queries::newest_first())
-            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
-            .build();
-        self.find("list what the user holds", queries::issued_to(user, after), options).await
     }
 
     /// How many units of a coupon are issued. Counted a part at a time, so that each ends well within the
