@@ -25,7 +25,7 @@
 //!
 //! # Layout
 //!
-//! Imports run one way: `cli` → `dev`, `load` → `api`, `worker` → `audit`, `recovery`, `redemption`,
+//! Imports run one way: `cli` → `dev`, `load` → `api`, `worker` → `audit`, `privacy`, `recovery`, `redemption`,
 //! `issuance`, `queue`, `coupon`, `user` → `keys`. `api` and `worker` do not know each other.
 //!
 //! | module | what it is |
@@ -38,6 +38,7 @@
 //! | [`redemption`] | using a held coupon, undoing it, revoking it |
 //! | [`recovery`] | the certificate, loading coupons, rebuilding |
 //! | [`audit`] | whether Redis and the ledger agree, unit by unit; mending what drifted |
+//! | [`privacy`] | deleting users while the accounts still add up; what is not kept for ever |
 //! | [`worker`] | the drain loop |
 //! | [`http`], [`api`] | server and problems; routes, wire types, OpenAPI, pages |
 //! | [`dev`] | redis-server and mongod as child processes; the whole system on one machine |
@@ -64,6 +65,7 @@ pub mod load;
 pub mod metrics;
 pub mod mongo;
 pub mod partition;
+pub mod privacy;
 pub mod queue;
 pub mod recovery;
 pub mod redemption;

@@ -66,9 +66,7 @@ pub async fn request(
     let wait = wait::read(query)?;
     let (user, coupon) = wire::request(body)?;
     let key = idempotency_key(&headers)?;
-    if let Some(registered) = &app.registered
-        && !registered.contains(&user).await?
-    {
+    if !app.knows(&user).await? {
         return Err(Problem::new(Code::UserNotFound));
     }
     let id = match &key {
@@ -94,6 +92,10 @@ pub async fn request(
             let decided = app.lookup.decided(id).await?;
             let decision =
                 decided.ok_or_else(|| Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(1_000)))?;
+            if decision.user != request.user {
+                // Somebody had the user's id before, and was deleted.
+                return Err(Problem::new(Code::Discarded).with_header(REPLAYED, TRUE));
+            }
             match decision.outcome {
                 Outcome::Issued { .. } => {
                     Ok(replayed(axum::Json(decided_issuance(&app, &decision, to)).into_response()))

@@ -25,9 +25,10 @@ use std::time::Duration;
 use mongodb::Database;
 use quick_cache::sync::Cache;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::Failure;
 use crate::audit::{self, Auditor};
 use crate::boot::{self, Backends};
 use crate::config::ApiConfig;
@@ -36,10 +37,11 @@ use crate::http::metrics::{CacheSize, Watch};
 use crate::http::server;
 use crate::issuance::{Feed, Ledger, Lookup, Reservations};
 use crate::partition::Partition;
+use crate::privacy::{Eraser, Learner, Retention};
 use crate::recovery::{self, Loader};
 use crate::redemption::RedemptionStore;
 use crate::service::ServiceStore;
-use crate::user::{RegisteredUsers, UserStore};
+use crate::user::{Deletions, RegisteredUsers, UserId, UserStore};
 pub use docs::openapi;
 use links::Links;
 use pace::Pace;
@@ -62,6 +64,11 @@ pub struct App {
     feed: Feed,
     /// `None` trusts the caller's ids.
     registered: Option<RegisteredUsers>,
+    deletions: Arc<Deletions>,
+    deletion_delay: Duration,
+    /// Told that a deletion is due.
+    deletion_due: Arc<Notify>,
+    tombstone_retention_days: u32,
     /// Places for those who listen to the live figures.
     listeners: Arc<Semaphore>,
     /// Cancelled when the process is asked to stop.
@@ -85,10 +92,17 @@ impl App {
     ) -> anyhow::Result<Arc<Self>> {
         let partition = &backends.partition;
         let limits = &config.limits;
-        let lookup = Lookup::start(Arc::clone(partition), backends.ledger.clone(), limits.outcome_cache);
-        let registered = limits
-            .require_registered_users
-            .then(|| RegisteredUsers::start(backends.users.clone(), limits.user_cache));
+        let deletion_delay = Duration::from_secs(limits.user_deletion_delay.into());
+        let deletions = Arc::new(Deletions::new(deletion_delay));
+        let lookup = Lookup::start(
+            Arc::clone(partition),
+            backends.ledger.clone(),
+            Arc::clone(&deletions),
+            limits.outcome_cache,
+        );
+        let registered = limits.require_registered_users.then(|| {
+            RegisteredUsers::start(backends.users.clone(), Arc::clone(&deletions), limits.user_cache)
+        });
         let caches = cache_sizes(&lookup, registered.as_ref());
         Ok(Arc::new(App {
             metrics: Watch::start(Arc::clone(partition), backends.coupons.clone(), caches),
@@ -105,12 +119,24 @@ impl App {
             lookup,
             redemptions: RedemptionStore::new(&backends.database),
             registered,
+            deletions,
+            deletion_delay,
+            deletion_due: Arc::default(),
+            tombstone_retention_days: limits.tombstone_retention_days,
             loader: backends.loader(),
             validities: Cache::new(VALIDITIES_CACHED),
             links: Links::new(config.public_url.as_deref())?,
             pace: Pace::default(),
             audit_every: (limits.audit_every > 0).then(|| Duration::from_secs(limits.audit_every.into())),
         }))
+    }
+
+    /// Whether the user may request and be asked about: registered, if that is required, and not deleted.
+    async fn knows(&self, user: &UserId) -> Result<bool, Failure> {
+        match &self.registered {
+            Some(registered) => registered.contains(user).await,
+            None => Ok(!user.is_pseudonym() && !self.deletions.contains(user)?),
+        }
     }
 
     /// How many requests and streams wait for an outcome now.
@@ -162,9 +188,28 @@ pub async fn serve(
         let Backends { partition, ledger, coupons, .. } = backends.clone();
         tokio::spawn(audit::watch(Auditor::new(partition, ledger, coupons), every, drained.clone()))
     });
+    let learner = Learner {
+        users: app.users.clone(),
+        deletions: Arc::clone(&app.deletions),
+        registered: app.registered.clone(),
+        lookup: app.lookup.clone(),
+        due: Arc::clone(&app.deletion_due),
+    };
+    let Backends { partition, ledger, coupons, .. } = backends.clone();
+    let eraser = Eraser::new(Arc::clone(&partition), ledger.clone());
+    let retention = Retention::new(partition, ledger, coupons, app.tombstone_retention_days);
+    let forgetting = tokio::spawn({
+        let (due, drained) = (Arc::clone(&app.deletion_due), drained.clone());
+        async move {
+            let retaining = async {
+                futures::future::OptionFuture::from(retention.map(|it| it.run(drained.clone()))).await
+            };
+            tokio::join!(learner.run(drained.clone()), eraser.run(due, drained.clone()), retaining);
+        }
+    });
     server::serve(listener, router(app), shutdown).await;
     drained.cancel();
     let auditing = futures::future::OptionFuture::from(auditing);
-    let _ = tokio::join!(keeping, reconciling, retiring, auditing);
+    let _ = tokio::join!(keeping, reconciling, retiring, auditing, forgetting);
     Ok(())
 }

@@ -69,7 +69,7 @@ pub(super) fn described() -> OpenApiRouter<Arc<App>> {
         // Operators.
         .routes(routes!(users::list, users::create))
         .routes(routes!(users::create_random))
-        .routes(routes!(users::get))
+        .routes(routes!(users::get, users::delete))
         .routes(routes!(steering::pause))
         .routes(routes!(steering::resume))
         .routes(routes!(steering::archive))

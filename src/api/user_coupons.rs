@@ -46,9 +46,7 @@ pub async fn list(
     let asked: Asked<IssuanceId> = Asked::read(&mut query)?;
     let wanted: Option<UserCouponStatus> = query.take("status", str::parse)?;
     query.finish()?;
-    if let Some(registered) = &app.registered
-        && !registered.contains(&user).await?
-    {
+    if !app.knows(&user).await? {
         return Err(Problem::new(Code::UserNotFound));
     }
     let (mut items, mut after) = (Vec::new(), asked.after);

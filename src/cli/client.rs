@@ -176,6 +176,10 @@ impl Request {
         Self::new(Method::PATCH, path)
     }
 
+    pub fn delete(path: impl Into<String>) -> Self {
+        Self::new(Method::DELETE, path)
+    }
+
     pub fn body(mut self, body: Value) -> Self {
         self.body = Some(body);
         self

@@ -13,6 +13,7 @@ mod losses;
 mod metrics;
 mod model;
 mod openapi;
+mod privacy;
 mod processes;
 mod queries;
 mod recovery;

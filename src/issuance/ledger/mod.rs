@@ -7,6 +7,7 @@
 mod audit;
 pub mod indexes;
 mod record;
+mod renaming;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ use mongodb::{Collection, Database};
 use super::{Decision, IssuanceId};
 use crate::Failure;
 use crate::coupon::CouponId;
-use crate::user::UserId;
+use crate::user::{UserId, UserStore};
 use crate::{metrics, mongo};
 pub use audit::IssuedRecords;
 use record::{HeldRecord, REJECTED, Record, decision};
@@ -37,6 +38,7 @@ const LINEARIZABLE_MAX: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Ledger {
     records: Collection<Record>,
+    users: UserStore,
 }
 
 /// What became of one document of an insert.
@@ -62,7 +64,7 @@ pub struct Held {
 impl Ledger {
     /// The ledger of this database.
     pub fn new(database: &Database) -> Self {
-        Ledger { records: database.collection(COLLECTION) }
+        Ledger { records: database.collection(COLLECTION), users: UserStore::new(database) }
     }
 
     /// Inserts decisions. An `Err` means that nothing is known about any of them: success by
@@ -215,6 +217,8 @@ fn held(decision: &Decision) -> Result<Held, Failure> {
 /// The filters and orders that the ledger is asked with. Each must be served by an index.
 pub mod queries {
     use super::*;
+
+    pub use super::renaming::queries::{held_by_any, of, rejected_before};
 
     /// Every issued unit of a coupon.
     pub fn issued(coupon: &CouponId) -> Document {
