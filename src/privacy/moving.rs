@@ -15,8 +15,8 @@ use crate::user::Deletion;
 static MOVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("move.lua")));
 static OUTDATE: LazyLock<Script> = LazyLock::new(|| script(include_str!("outdate.lua")));
 
-/// Coupons in one script.
-const BATCH: usize = 200;
+/// Coupons in one script: of each, a user may hold a hundred units.
+const BATCH: usize = 50;
 
 /// Whether the user's name stays beside the pseudonym.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use coupon_system::Failure;
 use coupon_system::privacy::{Erased, Eraser};
 use coupon_system::user::{Deletion, Marked};
 use mongodb::bson::{Document, doc};
@@ -197,8 +198,8 @@ async fn rebuilds_while_users_are_deleted_count_every_record_once() {
     let coupon = system.coupon("c", 1_000, 1).await;
     let worker = system.worker();
     // Names that the pseudonyms fall between: their records move in both directions.
-    let (before, after) = (system.users("a-mover-", 60).await, system.users("z-mover-", 60).await);
-    for user in before.iter().chain(&after).chain(&system.users("m", 60).await) {
+    let (before, after) = (system.users("a-mover-", 25).await, system.users("z-mover-", 25).await);
+    for user in before.iter().chain(&after).chain(&system.users("m", 25).await) {
         system.accepted(user, &coupon).await;
     }
     system.settled(&coupon).await;
@@ -220,6 +221,35 @@ async fn rebuilds_while_users_are_deleted_count_every_record_once() {
         }
     }
     assert_eq!(traces(&system, "mover-").await, Vec::<String>::new());
-    assert_eq!(system.stock(&coupon).await.issued, 180);
+    assert_eq!(system.stock(&coupon).await.issued, 75);
+    system.audited_clean().await;
+}
+
+#[tokio::test]
+async fn a_deletion_does_nothing_where_redis_is_damaged_or_not_certified() {
+    let mut system = System::start().await;
+    let (coupon, damaged) = (system.coupon("c", 10, 1).await, system.coupon("d", 10, 1).await);
+    system.client.post("/users", json!({"id": USER})).await;
+    system.accepted(USER, &coupon).await;
+    let entries = system.take_entries().await;
+    system.decider().process(&system.keys(), &entries).await.expect("it is issued");
+    system.stop().await;
+    let deletion = break_off(&system, Broken::Marked).await;
+    let (keys, held) = (system.keys(), traces(&system, USER).await);
+    assert_eq!(held.len(), 3, "user, record and holder: {held:?}");
+
+    let _: String = system.command(&["SET", &keys.holders(&damaged), "something else"]).await;
+    let refused = eraser(&system).erase(&deletion, at(10)).await;
+    assert!(matches!(refused, Err(Failure::Damaged { .. })), "{refused:?}");
+    assert_eq!(traces(&system, USER).await, held);
+    let _: u64 = system.command(&["DEL", &keys.holders(&damaged)]).await;
+
+    let _: String = system.command(&["RENAME", &keys.certificate(), "aside"]).await;
+    let refused = eraser(&system).erase(&deletion, at(10)).await;
+    assert!(matches!(refused, Err(Failure::Uncertified)), "{refused:?}");
+    let _: String = system.command(&["RENAME", "aside", &keys.certificate()]).await;
+    assert_eq!(traces(&system, USER).await, held);
+    assert_eq!(eraser(&system).erase(&deletion, at(10)).await.expect("an answer"), Erased::Done);
+    assert_eq!(traces(&system, USER).await, Vec::<String>::new());
     system.audited_clean().await;
 }
