@@ -11,12 +11,13 @@
 //! | `coupon:{n}:E:in-flight` | hash | issuance id (16 bytes) → `entry serial seq acceptedAtMs nth coupon user` |
 //! | `coupon:{n}:E:dead` | hash | issuance id (16 bytes) → why its entry was set aside |
 //! | `coupon:{n}:E:workers` | hash | consumer → when it last said that it lives (ms), and of itself |
-//! | `coupon:{n}:E:counters` | hash | `accepted`: the sequence number given last; `settled`: how many were settled; `paused`: whether the service is; `retired`: how often coupons were |
+//! | `coupon:{n}:E:counters` | hash | `accepted`: the sequence number given last; `settled`: how many were settled; `paused`: whether the service is; `retired`: how often loads under way were outdated, because coupons were retired or records renamed |
 //! | `coupon:{n}:E:loaded` | set | the ids of the loaded coupons |
 //! | `coupon:{n}:E:coupon:C` | hash | a loaded coupon: total, next serial, limit, window, state, settled; `audit`: the token of the latest repair |
-//! | `coupon:{n}:E:holders:C` | hash | user → the ids (16 bytes each) held or in flight; `!` + id → a rejected id that came from a key |
+//! | `coupon:{n}:E:holders:C` | hash | user → the ids (16 bytes each) held or in flight; `!` + id → an id that came from a key and is used up: rejected, or its user was deleted |
 //! | `coupon:{n}:E:free:C` | set | serials that were given back |
 //! | `coupon:{n}:E:audit-turn` | string | that some process has the turn at auditing; expires by itself |
+//! | `coupon:{n}:E:erase-turn`, `…:retain-turn` | string | that some process has the turn at carrying deletions out, or at deleting old rejections; expire by themselves |
 //! | `coupon:{n}:E:audited` | string | how often everything was audited in full since the last recovery |
 //! | `coupon:{n}:E:load:T:holders`, `…:free` | | a load under way (T: its token); expires by itself |
 //! | `coupon:{n}:E:built` | string | written last by a rebuild, and gone once the epoch is open |
@@ -178,6 +179,16 @@ impl EpochKeys {
         format!("{}audit-turn", self.prefix)
     }
 
+    /// Whose turn at carrying deletions out it is.
+    pub fn erase_turn(&self) -> String {
+        format!("{}erase-turn", self.prefix)
+    }
+
+    /// Whose turn at deleting old rejections it is.
+    pub fn retain_turn(&self) -> String {
+        format!("{}retain-turn", self.prefix)
+    }
+
     /// Holders and free serials of a load under way, in this order.
     pub fn staging(&self, token: &str) -> (String, String) {
         (format!("{}load:{token}:holders", self.prefix), format!("{}load:{token}:free", self.prefix))
@@ -207,6 +218,8 @@ mod tests {
             keys.holders(&coupon),
             keys.free(&coupon),
             keys.audit_turn(),
+            keys.erase_turn(),
+            keys.retain_turn(),
             holders,
             free,
         ] {

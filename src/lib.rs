@@ -25,8 +25,8 @@
 //!
 //! # Layout
 //!
-//! Imports run one way: `cli` → `dev`, `load` → `api`, `worker` → `audit`, `recovery`, `issuance`,
-//! `queue`, `coupon`, `user` → `keys`. `api` and `worker` do not know each other.
+//! Imports run one way: `cli` → `dev`, `load` → `api`, `worker` → `audit`, `privacy`, `recovery`, `redemption`,
+//! `issuance`, `queue`, `coupon`, `user` → `keys`. `api` and `worker` do not know each other.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -35,8 +35,10 @@
 //! | [`coupon`], [`user`], [`service`] | the offer; who may have it; whether anything is accepted |
 //! | [`issuance`] | reserve, decide, settle, look up, wait |
 //! | [`queue`] | the stream |
+//! | [`redemption`] | using a held coupon, undoing it, revoking it |
 //! | [`recovery`] | the certificate, loading coupons, rebuilding |
 //! | [`audit`] | whether Redis and the ledger agree, unit by unit; mending what drifted |
+//! | [`privacy`] | deleting users while the accounts still add up; what is not kept for ever |
 //! | [`worker`] | the drain loop |
 //! | [`http`], [`api`] | server and problems; routes, wire types, OpenAPI, pages |
 //! | [`dev`] | redis-server and mongod as child processes; the whole system on one machine |
@@ -63,8 +65,10 @@ pub mod load;
 pub mod metrics;
 pub mod mongo;
 pub mod partition;
+pub mod privacy;
 pub mod queue;
 pub mod recovery;
+pub mod redemption;
 pub mod service;
 pub mod shutdown;
 pub mod telemetry;

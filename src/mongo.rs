@@ -80,17 +80,18 @@ pub(crate) fn from_bson_time(moment: DateTime) -> Timestamp {
     Timestamp::from_millisecond(moment.timestamp_millis()).unwrap_or(Timestamp::MAX)
 }
 
-/// At most `limit` documents, newest first by `createdAt`, from after the one of this time and id.
+/// At most `limit` documents that fit `filter`, newest first by `createdAt`, from after the one of this time and id.
 pub(crate) async fn newest_first_page<T>(
     operation: &'static str,
     collection: &Collection<T>,
+    mut filter: Document,
     after: Option<(Timestamp, &str)>,
     limit: usize,
 ) -> Result<Vec<T>, Failure>
 where
     T: DeserializeOwned + Send + Sync + Unpin + 'static,
 {
-    let filter = after.map_or_else(Document::new, |(time, id)| after_newest_first("createdAt", time, id));
+    filter.extend(after.map(|(time, id)| after_newest_first("createdAt", time, id)).unwrap_or_default());
     let collection = collection.clone();
     let options = FindOptions::builder()
         .sort(doc! {"createdAt": -1, "_id": -1})

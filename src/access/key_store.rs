@@ -92,7 +92,7 @@ impl KeyStore {
 
     /// All keys, revoked ones too, newest first: at most [`LISTED_MAX`].
     pub async fn list(&self) -> Result<Vec<Key>, Failure> {
-        let found = mongo::newest_first_page("list the API keys", &self.keys, None, LISTED_MAX);
+        let found = mongo::newest_first_page("list the API keys", &self.keys, doc! {}, None, LISTED_MAX);
         found.await?.into_iter().map(Key::try_from).collect()
     }
 

@@ -71,9 +71,7 @@ pub async fn request(
     let (user, coupon) = wire::request(&body)?;
     only_for(&caller, &user)?;
     let key = idempotency_key(&headers)?;
-    if let Some(registered) = &app.registered
-        && !registered.contains(&user).await?
-    {
+    if !app.knows(&user).await? {
         return Err(Problem::new(Code::UserNotFound));
     }
     let id = match &key {
@@ -99,6 +97,10 @@ pub async fn request(
             let decided = app.lookup.decided(id).await?;
             let decision =
                 decided.ok_or_else(|| Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(1_000)))?;
+            if decision.user != request.user {
+                // Somebody had the user's id before, and was deleted.
+                return Err(Problem::new(Code::Discarded).with_header(REPLAYED, TRUE));
+            }
             match decision.outcome {
                 Outcome::Issued { .. } => {
                     Ok(replayed(axum::Json(decided_issuance(&app, &decision, to)).into_response()))
@@ -233,7 +235,7 @@ fn accepted(app: &App, request: &Request, queued: &Queued) -> Response {
     (StatusCode::ACCEPTED, headers, axum::Json(issuance)).into_response()
 }
 
-fn replayed(mut response: Response) -> Response {
+pub(super) fn replayed(mut response: Response) -> Response {
     response.headers_mut().insert(REPLAYED, TRUE);
     response
 }

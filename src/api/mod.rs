@@ -13,6 +13,7 @@ mod pace;
 mod pages;
 mod query;
 mod record;
+mod redemption;
 mod router;
 mod service;
 mod steering;
@@ -27,9 +28,10 @@ use std::time::Duration;
 use mongodb::Database;
 use quick_cache::sync::Cache;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use crate::Failure;
 use crate::access::{Access, ActionLog};
 use crate::audit::{self, Auditor};
 use crate::boot::{self, Backends};
@@ -39,9 +41,11 @@ use crate::http::metrics::{Sizes, Watch};
 use crate::http::server;
 use crate::issuance::{Feed, Ledger, Lookup, Reservations};
 use crate::partition::Partition;
+use crate::privacy::{Eraser, Learner, Retention};
 use crate::recovery::{self, Loader};
+use crate::redemption::RedemptionStore;
 use crate::service::ServiceStore;
-use crate::user::{RegisteredUsers, UserStore};
+use crate::user::{Deletions, RegisteredUsers, UserId, UserStore};
 pub use docs::openapi;
 use links::Links;
 use pace::Pace;
@@ -60,9 +64,15 @@ pub struct App {
     ledger: Ledger,
     reservations: Reservations,
     lookup: Lookup,
+    redemptions: RedemptionStore,
     feed: Feed,
     /// `None` trusts the caller's ids.
     registered: Option<RegisteredUsers>,
+    deletions: Arc<Deletions>,
+    deletion_delay: Duration,
+    /// Told that a deletion is due.
+    deletion_due: Arc<Notify>,
+    tombstone_retention_days: u32,
     /// Places for those who listen to the live figures.
     listeners: Arc<Semaphore>,
     /// Cancelled when the process is asked to stop.
@@ -94,10 +104,17 @@ impl App {
         let access = Arc::new(access);
         let partition = &backends.partition;
         let limits = &config.limits;
-        let lookup = Lookup::start(Arc::clone(partition), backends.ledger.clone(), limits.outcome_cache);
-        let registered = limits
-            .require_registered_users
-            .then(|| RegisteredUsers::start(backends.users.clone(), limits.user_cache));
+        let deletion_delay = Duration::from_secs(limits.user_deletion_delay.into());
+        let deletions = Arc::new(Deletions::new(deletion_delay));
+        let lookup = Lookup::start(
+            Arc::clone(partition),
+            backends.ledger.clone(),
+            Arc::clone(&deletions),
+            limits.outcome_cache,
+        );
+        let registered = limits.require_registered_users.then(|| {
+            RegisteredUsers::start(backends.users.clone(), Arc::clone(&deletions), limits.user_cache)
+        });
         let feed = Feed::start(Arc::clone(partition), lookup.clone(), stopping.clone());
         let sizes = sizes(&feed, &lookup, registered.as_ref(), &access);
         Ok(Arc::new(App {
@@ -113,7 +130,12 @@ impl App {
             listeners: Arc::new(Semaphore::new(live::LISTENERS_MAX)),
             stopping,
             lookup,
+            redemptions: RedemptionStore::new(&backends.database),
             registered,
+            deletions,
+            deletion_delay,
+            deletion_due: Arc::default(),
+            tombstone_retention_days: limits.tombstone_retention_days,
             loader: backends.loader(),
             validities: Cache::new(VALIDITIES_CACHED),
             links: Links::new(config.public_url.as_deref())?,
@@ -122,6 +144,14 @@ impl App {
             actions: ActionLog::start(&backends.database),
             access,
         }))
+    }
+
+    /// Whether the user may request and be asked about: registered, if that is required, and not deleted.
+    async fn knows(&self, user: &UserId) -> Result<bool, Failure> {
+        match &self.registered {
+            Some(registered) => registered.contains(user).await,
+            None => Ok(!user.is_pseudonym() && !self.deletions.contains(user)?),
+        }
     }
 
     /// How many requests and streams wait for an outcome now.
@@ -196,6 +226,25 @@ pub async fn serve(
         let Backends { partition, ledger, coupons, .. } = backends.clone();
         tokio::spawn(audit::watch(Auditor::new(partition, ledger, coupons), every, drained.clone()))
     });
+    let learner = Learner {
+        users: app.users.clone(),
+        deletions: Arc::clone(&app.deletions),
+        registered: app.registered.clone(),
+        lookup: app.lookup.clone(),
+        due: Arc::clone(&app.deletion_due),
+    };
+    let Backends { partition, ledger, coupons, .. } = backends.clone();
+    let eraser = Eraser::new(Arc::clone(&partition), ledger.clone());
+    let retention = Retention::new(partition, ledger, coupons, app.tombstone_retention_days);
+    let forgetting = tokio::spawn({
+        let (due, drained) = (Arc::clone(&app.deletion_due), drained.clone());
+        async move {
+            let retaining = async {
+                futures::future::OptionFuture::from(retention.map(|it| it.run(drained.clone()))).await
+            };
+            tokio::join!(learner.run(drained.clone()), eraser.run(due, drained.clone()), retaining);
+        }
+    });
     let side = if operators.is_some() { Side::Public } else { Side::Whole };
     let serving_operators = operators
         .map(|operators| server::serve(operators, router(Arc::clone(&app), Side::Whole), shutdown.clone()));
@@ -203,6 +252,6 @@ pub async fn serve(
     tokio::join!(server::serve(public, router(app, side), shutdown), serving_operators);
     drained.cancel();
     let auditing = futures::future::OptionFuture::from(auditing);
-    let _ = tokio::join!(keeping, reconciling, retiring, auditing);
+    let _ = tokio::join!(keeping, reconciling, retiring, auditing, forgetting);
     Ok(())
 }

@@ -15,8 +15,8 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::guard::Guard;
 use super::{
-    App, actions, coupons, docs, issuance_events, issuances, live, operations, pages, record, service,
-    steering, user_coupons, users, wait,
+    App, actions, coupons, docs, issuance_events, issuances, live, operations, pages, record, redemption,
+    service, steering, user_coupons, users, wait,
 };
 use crate::access::Audience;
 use crate::http::metrics;
@@ -105,9 +105,17 @@ pub(super) fn documented() -> Vec<Group> {
                 .routes(routes!(actions::list)),
         ),
         group(
+            Audience::Redeemers,
+            OpenApiRouter::new()
+                .routes(routes!(redemption::use_it))
+                .routes(routes!(redemption::restore))
+                .routes(routes!(redemption::revoke)),
+        ),
+        group(
             Audience::Operators,
             OpenApiRouter::new()
                 .routes(routes!(coupons::create))
+                .routes(routes!(users::delete))
                 .routes(routes!(steering::edit))
                 .routes(routes!(users::create))
                 .routes(routes!(users::create_random))

@@ -4,25 +4,31 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Extension, Path, State};
-use jiff::Timestamp;
 
 use super::App;
 use super::query::Query;
+use super::redemption::is_named;
 use super::wire::page::{Asked, Page, cursor};
 use super::wire::problem::Problem as ProblemBody;
+use super::wire::redemption::UserCouponWithHistory;
 use super::wire::user_coupon::{UserCoupon, UserCouponStatus};
 use crate::access::Caller;
 use crate::coupon::{CouponId, Validity};
 use crate::http::{Code, Problem};
-use crate::issuance::{Decision, IssuanceId, Outcome};
+use crate::issuance::IssuanceId;
+use crate::redemption::Holding;
 use crate::user::UserId;
+
+/// With a status, a page has to look at more than it shows: so many at a time, so often at most.
+const LOOKED_AT_ONCE: usize = 500;
+const LOOKS_MAX: usize = 10;
 
 /// What a user holds, newest first.
 #[utoipa::path(
     get, path = "/user-coupons/{userId}", tag = "user coupons",
     params(
         ("userId" = String, Path, example = "u1"),
-        ("status" = Option<UserCouponStatus>, Query, description = "Only these; a page may then have fewer than `limit`"),
+        ("status" = Option<UserCouponStatus>, Query, description = "Only these, as they are now; where many others are in between, a page may have fewer than `limit`"),
         ("limit" = Option<u32>, Query, minimum = 1, description = "50 if not given, at most 500"),
         ("cursor" = Option<String>, Query, description = "The `nextCursor` of the page before"),
     ),
@@ -42,23 +48,36 @@ pub async fn list(
     let wanted: Option<UserCouponStatus> = query.take("status", str::parse)?;
     query.finish()?;
     // Before anything tells whether there is such a user.
-    if !caller.may_speak_for(&user) {
+    if !caller.may_speak_for(&user) || !app.knows(&user).await? {
         return Err(Problem::new(Code::UserNotFound));
     }
-    if let Some(registered) = &app.registered
-        && !registered.contains(&user).await?
-    {
-        return Err(Problem::new(Code::UserNotFound));
+    let (mut items, mut after) = (Vec::new(), asked.after);
+    let at_once = if wanted.is_some() { LOOKED_AT_ONCE } else { asked.limit };
+    for _ in 0..LOOKS_MAX {
+        let holdings = app.redemptions.held_by(&user, after, at_once).await?;
+        let is_last = holdings.len() < at_once;
+        for holding in &holdings {
+            let item = shown(&app, holding).await?;
+            after = Some((holding.decision.decided_at, holding.decision.id));
+            if wanted.is_none_or(|wanted| item.status == wanted) {
+                items.push(item);
+            }
+            if items.len() == asked.limit {
+                break;
+            }
+        }
+        if is_last && items.len() < asked.limit {
+            return Ok(Json(Page { items, next_cursor: None }));
+        }
+        if items.len() == asked.limit {
+            break;
+        }
     }
-    let decisions = app.ledger.issued_to(&user, asked.after, asked.limit).await?;
-    let last = decisions.last().filter(|_| decisions.len() == asked.limit);
-    let next_cursor = last.map(|last| cursor(last.decided_at, last.id));
-    let mut items = held(&app, &decisions).await?;
-    items.retain(|item| wanted.is_none_or(|wanted| item.status == wanted));
+    let next_cursor = after.map(|(time, id)| cursor(time, id));
     Ok(Json(Page { items, next_cursor }))
 }
 
-/// One unit that a user holds.
+/// One unit that a user holds, with its history.
 #[utoipa::path(
     get, path = "/user-coupons/{userId}/{id}", tag = "user coupons",
     params(
@@ -66,7 +85,7 @@ pub async fn list(
         ("id" = String, Path, description = "The id of its issuance"),
     ),
     responses(
-        (status = 200, body = UserCoupon),
+        (status = 200, body = UserCouponWithHistory),
         (status = 404, description = "`user-coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
@@ -74,31 +93,30 @@ pub async fn get(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
     Path((user, id)): Path<(String, String)>,
-) -> Result<Json<UserCoupon>, Problem> {
+) -> Result<Json<UserCouponWithHistory>, Problem> {
+    let held = found(&app, &caller, &user, &id).await?;
+    let validity = validity(&app, &held.decision.coupon).await?;
+    Ok(Json(UserCouponWithHistory::new(&held, &validity, is_named(&caller))))
+}
+
+/// The coupon that a path names.
+pub(super) async fn found(app: &App, caller: &Caller, user: &str, id: &str) -> Result<Holding, Problem> {
     let not_found = || Problem::new(Code::UserCouponNotFound);
+    let user: UserId = user.parse().map_err(|_| not_found())?;
     let id: IssuanceId = id.parse().map_err(|_| not_found())?;
-    let decision = app.lookup.decided(id).await?.ok_or_else(not_found)?;
-    if !caller.may_speak_for(&decision.user)
-        || decision.user.as_str() != user
-        || !matches!(decision.outcome, Outcome::Issued { .. })
-    {
+    if !caller.may_speak_for(&user) {
         return Err(not_found());
     }
-    held(&app, std::slice::from_ref(&*decision)).await?.pop().map(Json).ok_or_else(not_found)
+    app.redemptions.get(&user, id).await?.ok_or_else(not_found)
 }
 
-/// The units of issued decisions, as they are now.
-pub(super) async fn held(app: &App, decisions: &[Decision]) -> Result<Vec<UserCoupon>, Problem> {
-    let now = Timestamp::now();
-    let mut units = Vec::with_capacity(decisions.len());
-    for decision in decisions {
-        let validity = validity(app, &decision.coupon).await?;
-        units.extend(UserCoupon::new(decision, &validity, now));
-    }
-    Ok(units)
+/// A held unit as it is now.
+pub(super) async fn shown(app: &App, holding: &Holding) -> Result<UserCoupon, Problem> {
+    Ok(UserCoupon::new(holding, &validity(app, &holding.decision.coupon).await?))
 }
 
-async fn validity(app: &App, coupon: &CouponId) -> Result<Validity, Problem> {
+/// How long units of a coupon are valid.
+pub(super) async fn validity(app: &App, coupon: &CouponId) -> Result<Validity, Problem> {
     if let Some(known) = app.validities.get(coupon) {
         return Ok(known);
     }

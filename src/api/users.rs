@@ -10,14 +10,15 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::App;
 use super::query::Query;
-use super::user_coupons::held;
+use super::user_coupons::shown;
 use super::wire::page::{Asked, Page, cursor};
 use super::wire::problem::Problem as ProblemBody;
 use super::wire::user::{self as wire, CreateUser};
 use crate::access::Caller;
+use crate::http::problem::jittered_ms;
 use crate::http::request::Json as Body;
 use crate::http::{Code, Problem};
-use crate::user::{User, UserId};
+use crate::user::{DELETIONS_MAX, Marked, User, UserId};
 
 const RANDOM_MAX: usize = 100_000;
 /// Users in one insert, and inserts at once.
@@ -97,6 +98,35 @@ pub async fn list(State(app): State<Arc<App>>, mut query: Query) -> Result<Json<
     Ok(Json(Page { items: users.into_iter().map(wire::User::from).collect(), next_cursor }))
 }
 
+/// Delete a user, for an operator. From now on they are unknown; within `--user-deletion-delay` (five
+/// minutes, and what is in flight) their records carry a pseudonym, and no process remembers them. What was
+/// issued stays issued. Safe to repeat. The same id can be registered anew after that, by a new person.
+#[utoipa::path(
+    delete, path = "/users/{id}", tag = "users",
+    params(("id" = String, Path, example = "u1")),
+    responses(
+        (status = 202, description = "They are being deleted", body = wire::UserDeletion),
+        (status = 404, description = "`user-not-found`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn delete(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
+    let id: UserId = id.parse().map_err(|_| Problem::new(Code::UserNotFound))?;
+    // Where the caller's ids are trusted, users have records without having been registered.
+    let unregistered = app.registered.is_none() && app.ledger.has_records_of(&id).await?;
+    if id.is_pseudonym() {
+        return Err(Problem::new(Code::UserNotFound));
+    }
+    match app.users.mark_deleted(&id, app.deletion_delay, unregistered).await? {
+        Marked::As(deletion) => {
+            Ok((StatusCode::ACCEPTED, Json(wire::UserDeletion::from(deletion))).into_response())
+        }
+        Marked::Unknown => Err(Problem::new(Code::UserNotFound)),
+        Marked::TooMany => Err(Problem::new(Code::Overloaded)
+            .with_detail(format!("{DELETIONS_MAX} users are being deleted; more must wait."))
+            .retry_after_ms(jittered_ms(60_000))),
+    }
+}
+
 /// One user, with the newest of what they hold.
 #[utoipa::path(
     get, path = "/users/{id}", tag = "users",
@@ -118,8 +148,8 @@ pub async fn get(
     }
     let (user, coupons) =
         tokio::try_join!(async { app.users.get(&id).await.map_err(Problem::from) }, async {
-            let newest = app.ledger.issued_to(&id, None, HELD_TOLD).await?;
-            held(&app, &newest).await
+            let newest = app.redemptions.held_by(&id, None, HELD_TOLD).await?;
+            stream::iter(&newest).then(|holding| shown(&app, holding)).try_collect::<Vec<_>>().await
         },)?;
     let user = user.ok_or_else(|| Problem::new(Code::UserNotFound))?;
     Ok(Json(wire::UserWithCoupons { user: user.into(), coupons }))

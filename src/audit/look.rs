@@ -200,7 +200,11 @@ fn judge(suspicion: &Suspicion, seen: &Seen, decision: Option<&Decision>) -> Opt
             let decided = outcome.is_some();
             return Some(if decided { Kind::EntryOrphaned } else { Kind::InFlightLost });
         }
-        Kind::RecordNotCounted => issued && !seen.counted && !seen.present,
+        // Of a user who is being deleted it may have got another name since it was read.
+        Kind::RecordNotCounted => {
+            let same = decision.map(|decision| &decision.user) == suspicion.user.as_ref();
+            issued && same && !seen.counted && !seen.present
+        }
         Kind::DecidedInFlight => outcome.is_some() && in_flight.is_some(),
         // Until it is settled, its unit may be free: settling takes it.
         Kind::SerialFreeAndIssued => issued && seen.free && seen.counted && !seen.present,

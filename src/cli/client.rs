@@ -214,6 +214,10 @@ impl Request {
         Self::new(Method::PATCH, path)
     }
 
+    pub fn delete(path: impl Into<String>) -> Self {
+        Self::new(Method::DELETE, path)
+    }
+
     pub fn body(mut self, body: Value) -> Self {
         self.body = Some(body);
         self
@@ -417,6 +421,9 @@ fn next_step(code: &str, problem: &Value, repeatable: bool) -> String {
         "coupon-exists" => "choose another id, or look at that one with `couponctl coupon show ID`",
         "user-exists" => "choose another id, or look at that one with `couponctl user show ID`",
         "already-issued" => "`couponctl user show USER` shows what the user holds",
+        "already-used" | "not-used" | "expired" | "revoked" => {
+            "`couponctl user-coupon get USER ID` shows what became of it"
+        }
         "sold-out" => "`couponctl coupon restock COUPON UNITS` adds units",
         "not-started" => "wait for it, or open it now with `couponctl coupon edit COUPON --starts-at TIME`",
         "ended" => "`couponctl coupon edit COUPON --ends-at TIME` makes it last longer",

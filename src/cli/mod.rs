@@ -23,6 +23,7 @@ mod rush;
 mod service;
 mod table;
 mod user;
+mod user_coupon;
 mod watch;
 mod worker;
 
@@ -71,6 +72,7 @@ enum Task {
     Key(key::Key),
     Coupon(coupon::Coupon),
     User(user::User),
+    UserCoupon(user_coupon::UserCoupon),
     Issue(issue::Issue),
     Issuance(issue::Issuance),
     Queue(queue::Queue),
@@ -95,6 +97,7 @@ impl Command {
             Task::Key(key) => key.run().await,
             Task::Coupon(coupon) => coupon.run().await,
             Task::User(user) => user.run().await,
+            Task::UserCoupon(user_coupon) => user_coupon.run().await,
             Task::Issue(issue) => issue.run().await,
             Task::Issuance(issuance) => issuance.run().await,
             Task::Queue(queue) => queue.run().await,

@@ -4,10 +4,11 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::client::{ApiArgs, Request};
+use super::prompt::Yes;
 use super::table::{aside, cell, details, more, number, rows, sentence, table, time, value, words};
 use crate::user::UserId;
 
-/// Registers users and shows what they hold.
+/// Registers and deletes users and shows what they hold.
 #[derive(Debug, Args)]
 pub(super) struct User {
     #[command(subcommand)]
@@ -50,6 +51,14 @@ enum Verb {
         /// The user's id
         id: UserId,
     },
+    /// Deletes a user: their records are anonymised, and the accounts still add up
+    #[command(after_long_help = "Example:\n  couponctl user delete u1 --yes")]
+    Delete {
+        /// The user's id
+        id: UserId,
+        #[command(flatten)]
+        yes: Yes,
+    },
 }
 
 impl User {
@@ -68,6 +77,10 @@ impl User {
             Verb::List { limit, cursor } => {
                 let request = Request::get("/users").query("limit", limit).query("cursor", cursor);
                 session.send_and_show(request, list).await
+            }
+            Verb::Delete { id, yes } => {
+                yes.or_ask(&format!("Delete user {id}, for good, and anonymise their records?"))?;
+                session.send_and_show(Request::delete(format!("/users/{id}")), deletion).await
             }
             Verb::Show { id } => {
                 session.send_and_show(Request::get(format!("/users/{id}")), user_with_coupons).await
@@ -109,6 +122,13 @@ fn user_with_coupons(body: &Value) -> String {
         ]
     });
     format!("{}\n{}", user(body), table(&columns, rows.collect(), "Holds no coupons."))
+}
+
+fn deletion(body: &Value) -> String {
+    format!(
+        "Unknown to everybody from now on; the records are anonymised once nothing is in flight, from {} on.",
+        cell(body, "/anonymisedFrom")
+    )
 }
 
 fn created(body: &Value) -> String {

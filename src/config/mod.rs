@@ -91,6 +91,17 @@ pub struct ApiLimits {
     #[arg(long, env = "COUPON_AUDIT_EVERY", value_name = "SECONDS", default_value_t = 30)]
     pub audit_every: u32,
 
+    /// Seconds from the request to delete a user until their records are anonymised, at least 1; the same on
+    /// every API. One that has not reached MongoDB for half as long asks it about every user
+    #[arg(long, env = "COUPON_USER_DELETION_DELAY", value_name = "SECONDS", default_value_t = 300,
+        value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub user_deletion_delay: u32,
+
+    /// Days that the record of a rejection is kept after its coupon ended; 0 for ever
+    #[arg(long, env = "COUPON_TOMBSTONE_RETENTION_DAYS", value_name = "DAYS", default_value_t = 400,
+        value_parser = clap::value_parser!(u32).range(0..=36_500))]
+    pub tombstone_retention_days: u32,
+
     /// Decided outcomes kept in memory for polls
     #[arg(long, env = "COUPON_OUTCOME_CACHE", default_value_t = 200_000)]
     pub outcome_cache: usize,

@@ -12,7 +12,7 @@ pub use id::CouponId;
 pub(crate) use id::check_id;
 pub use status::Status;
 pub use stock::Stock;
-pub use store::{Change, Changed, CouponStore, Created};
+pub use store::{Change, Changed, CouponStore, Created, ended_before};
 pub use validity::{Duration, Validity};
 
 use jiff::Timestamp;

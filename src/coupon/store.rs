@@ -13,6 +13,9 @@ use crate::mongo::{self, from_bson_time, to_bson_time};
 /// Coupons in one answer of [`CouponStore::changed_since`].
 const CHANGED_MAX: i64 = 10_000;
 
+/// Coupons in one answer of [`CouponStore::ended_before`].
+const ENDED_MAX: i64 = 100_000;
+
 /// Keeps coupons.
 #[derive(Clone)]
 pub struct CouponStore {
@@ -123,7 +126,7 @@ impl CouponStore {
         limit: usize,
     ) -> Result<Vec<Coupon>, Failure> {
         let after = after.as_ref().map(|(created_at, id)| (*created_at, id.as_str()));
-        let found = mongo::newest_first_page("list the coupons", &self.coupons, after, limit);
+        let found = mongo::newest_first_page("list the coupons", &self.coupons, doc! {}, after, limit);
         found.await?.into_iter().map(Coupon::try_from).collect()
     }
 
@@ -201,6 +204,16 @@ impl CouponStore {
         Ok((records.into_iter().map(Coupon::try_from).collect::<Result<_, _>>()?, left_out))
     }
 
+    /// At most [`ENDED_MAX`] coupons that ended before a moment.
+    pub async fn ended_before(&self, moment: Timestamp) -> Result<Vec<CouponId>, Failure> {
+        let (coupons, filter) = (self.coupons.clone_with_type::<Document>(), ended_before(moment));
+        let found = mongo::run("read the coupons that ended", async move {
+            let cursor = coupons.find(filter).projection(doc! {"_id": 1}).limit(ENDED_MAX).await?;
+            futures::TryStreamExt::try_collect::<Vec<_>>(cursor).await
+        });
+        Ok(found.await?.iter().filter_map(|coupon| coupon.get_str("_id").ok()?.parse().ok()).collect())
+    }
+
     /// The coupons that may be asked for at `now` or later. A damaged record is left out.
     pub async fn current(&self, now: Timestamp) -> Result<Vec<Coupon>, Failure> {
         let coupons = self.coupons.clone_with_type::<Document>();
@@ -210,6 +223,11 @@ impl CouponStore {
         });
         Ok(readable(found.await?))
     }
+}
+
+/// The coupons that ended before a moment. Served by an index.
+pub fn ended_before(moment: Timestamp) -> Document {
+    doc! {"archived": {"$in": [true, false]}, "endsAt": {"$lt": to_bson_time(moment)}}
 }
 
 /// The coupons of these records. One that is damaged is left out: it must not be the others' trouble.

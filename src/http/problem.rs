@@ -82,6 +82,18 @@ codes! {
     UserCouponNotFound "user-coupon-not-found" NOT_FOUND
         "User coupon not found" "This user holds no coupon with this id."
         "보유 쿠폰을 찾을 수 없음" "이 사용자는 이 아이디의 쿠폰을 가지고 있지 않습니다."
+    AlreadyUsed "already-used" CONFLICT
+        "Already used" "This coupon was used for something else; see usedAt."
+        "이미 사용한 쿠폰" "다른 용도로 이미 사용한 쿠폰입니다. usedAt을 확인하세요."
+    NotUsed "not-used" CONFLICT
+        "Not used" "This coupon is not used: there is no use to undo."
+        "사용하지 않은 쿠폰" "사용하지 않은 쿠폰이라 되돌릴 사용 내역이 없습니다."
+    Expired "expired" CONFLICT
+        "Expired" "This coupon is not valid any more; see validUntil."
+        "유효기간이 지난 쿠폰" "쿠폰의 유효기간이 지났습니다. validUntil을 확인하세요."
+    Revoked "revoked" CONFLICT
+        "Revoked" "This coupon was taken away for good."
+        "회수된 쿠폰" "회수되어 더는 사용할 수 없는 쿠폰입니다."
     CouponExists "coupon-exists" CONFLICT
         "Coupon exists" "A coupon with this id exists already; nothing was changed."
         "이미 있는 쿠폰" "이 아이디의 쿠폰이 이미 있습니다. 변경된 것은 없습니다."

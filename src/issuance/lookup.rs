@@ -15,6 +15,7 @@ use super::reserve::{Progress, in_flight, time};
 use super::{Decision, InFlight, IssuanceId, Ledger};
 use crate::batch::{Batcher, Bounds, all_failed};
 use crate::partition::{Partition, script};
+use crate::user::Deletions;
 use crate::{Failure, metrics};
 
 static LOOKUP: LazyLock<Script> = LazyLock::new(|| script(include_str!("lookup.lua")));
@@ -39,6 +40,7 @@ pub struct Lookup {
     ledger: Ledger,
     /// Decided outcomes only, so it is never stale.
     decided: Arc<Cache<IssuanceId, Arc<Decision>>>,
+    deletions: Arc<Deletions>,
     /// Reads for certain are dear, and those who ask for nonsense must not crowd out the others.
     certain: Arc<Semaphore>,
     redis: Batcher<IssuanceId, Option<(InFlight, Progress)>>,
@@ -46,8 +48,14 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// Starts the batchers, with an outcome cache for `cached` decisions.
-    pub fn start(partition: Arc<Partition>, ledger: Ledger, cached: usize) -> Self {
+    /// Starts the batchers, with an outcome cache for `cached` decisions; none of users who are being
+    /// deleted, for their records are about to change.
+    pub fn start(
+        partition: Arc<Partition>,
+        ledger: Ledger,
+        deletions: Arc<Deletions>,
+        cached: usize,
+    ) -> Self {
         let redis = Batcher::start("look up", REDIS_BOUNDS, move |ids: Vec<IssuanceId>| {
             let partition = Arc::clone(&partition);
             async move {
@@ -70,6 +78,7 @@ impl Lookup {
         Lookup {
             ledger,
             decided: Arc::new(Cache::new(cached)),
+            deletions,
             certain: Arc::new(Semaphore::new(CERTAIN_MAX)),
             redis,
             mongodb,
@@ -109,10 +118,17 @@ impl Lookup {
         Ok(found.map(|decision| self.learn(decision)))
     }
 
+    /// Forgets the decisions that `gone` names.
+    pub(crate) fn forget(&self, gone: impl Fn(&Decision) -> bool) {
+        self.decided.retain(|_, decision| !gone(decision));
+    }
+
     /// Remembers a decision that stands: read from the ledger, or announced by who settled it.
     pub(super) fn learn(&self, decision: Decision) -> Arc<Decision> {
         let decision = Arc::new(decision);
-        self.decided.insert(decision.id, Arc::clone(&decision));
+        if !self.deletions.lists(&decision.user) {
+            self.decided.insert(decision.id, Arc::clone(&decision));
+        }
         decision
     }
 }

@@ -81,7 +81,15 @@ pub(crate) fn start() {
         {
             LazyLock::force(histogram);
         }
-        for family in [&REFUSED, &REJECTED, &RECOVERIES, &AUDIT_FINDINGS, &CREDENTIALS_STALE] {
+        for family in [
+            &REFUSED,
+            &REJECTED,
+            &RECOVERIES,
+            &AUDIT_FINDINGS,
+            &CREDENTIALS_STALE,
+            &REDEEMED,
+            &REDEMPTION_REFUSED,
+        ] {
             LazyLock::force(family);
         }
         for cache in [&OUTCOME_CACHE, &USER_CACHE, &TOKEN_CACHE] {
@@ -151,6 +159,15 @@ pub static REJECTED: LazyLock<Family> =
 /// See [`names`].
 pub static RECOVERIES: LazyLock<Family> = LazyLock::new(|| {
     Family::new(names::RECOVERIES, "result", &["verified", "rebuilt", "superseded", "failed"])
+});
+
+/// See [`names`].
+pub static REDEEMED: LazyLock<Family> =
+    LazyLock::new(|| Family::new(names::REDEEMED, "change", &["used", "restored", "revoked"]));
+
+/// See [`names`].
+pub static REDEMPTION_REFUSED: LazyLock<Family> = LazyLock::new(|| {
+    Family::new(names::REDEMPTION_REFUSED, "code", &["already-used", "not-used", "expired", "revoked"])
 });
 
 /// See [`names::CACHE_LOOKUPS`].

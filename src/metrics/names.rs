@@ -89,6 +89,12 @@ metrics! {
     BREAKER_OPENED COUNTER "coupon_worker_breaker_opened_total" []
         "Times that a worker's breaker opened.";
 
+    // Redemption, in an API.
+    REDEEMED COUNTER "coupon_redemptions_total" ["change": "used, restored, revoked"]
+        "Held coupons used, uses undone, coupons revoked. Repetitions of the same request are not counted.";
+    REDEMPTION_REFUSED COUNTER "coupon_redemptions_refused_total" ["code": "already-used, not-used, expired, revoked"]
+        "Uses and other changes of held coupons that were refused, by problem code.";
+
     // The queue, as every process sees it: take the max of them.
     BACKLOG GAUGE "coupon_backlog_issuances" []
         "Accepted and not decided, without dead letters.";

@@ -1,15 +1,15 @@
 #!lua flags=allow-oom
 -- Puts a coupon into Redis: the only way in. Its holders and free serials were computed from the
 -- ledger and what is in flight, and lie in staging keys. Refuses if the coupon is there already, or if
--- any was retired since the computing began, so that a loader that slept cannot put an old picture
--- over a new one.
+-- any was retired, or records were renamed, since the computing began, so that a loader that slept cannot
+-- put an old picture over a new one.
 --
 -- KEYS  1 certificate  2 counters  3 loaded coupons  4 coupon  5 holders  6 free
 --       7 staged holders  8 staged free
 -- ARGV  1 epoch  2 '1' if the epoch is being built, '0' if it is open  3 staged holders  4 staged free
---       5 how often coupons had been retired when the computing began, then field, value, … of the coupon
+--       5 how often that had happened when the computing began, then field, value, … of the coupon
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', what}: what is
---   'loaded', 'present', 'retired' (one was meanwhile) or 'incomplete' (the staging keys have expired);
+--   'loaded', 'present', 'retired' (it happened meanwhile) or 'incomplete' (the staging keys have expired);
 --   nothing was done but for the first
 --@certificate
 if ARGV[2] == '1' then

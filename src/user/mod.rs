@@ -1,12 +1,17 @@
 //! Registered users: only they may take stock (unless the operator trusts the caller's ids).
+//!
+//! A user who is deleted is marked first ([`UserStore::mark_deleted`]); what becomes of their records is
+//! the matter of [`crate::privacy`]. Until that is done the id is taken, and nobody's.
 
+mod deletions;
 mod id;
 mod registered;
 mod store;
 
+pub use deletions::Deletions;
 pub use id::UserId;
 pub use registered::RegisteredUsers;
-pub use store::UserStore;
+pub use store::{DELETIONS_MAX, Marked, UserStore, queries};
 
 use jiff::Timestamp;
 
@@ -17,4 +22,16 @@ pub struct User {
     /// 1 to 100 characters.
     pub name: String,
     pub created_at: Timestamp,
+}
+
+/// A user who is being deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deletion {
+    pub user: UserId,
+    /// What their records will say instead.
+    pub pseudonym: UserId,
+    /// When it was asked for, by MongoDB's clock.
+    pub asked_at: Timestamp,
+    /// From then on no process accepts anything of this user, by MongoDB's clock.
+    pub due: Timestamp,
 }

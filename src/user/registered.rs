@@ -1,7 +1,8 @@
 //! Who may take stock: unknown users are turned away before the script, so that they take none.
 //!
 //! Users are remembered in the process once they were seen in MongoDB; that somebody is unknown is
-//! never remembered, because they may register the next moment.
+//! never remembered, because they may register the next moment. What is remembered counts only while the
+//! process hears of deletions ([`Deletions`]); those who are being deleted are forgotten.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use quick_cache::sync::Cache;
 
-use super::{UserId, UserStore};
+use super::{Deletions, UserId, UserStore};
 use crate::batch::{Batcher, Bounds, all_failed};
 use crate::{Failure, metrics};
 
@@ -19,12 +20,13 @@ const BOUNDS: Bounds = Bounds { batch: 512, calls: 4, waiting: 16_384, wait: Dur
 #[derive(Clone)]
 pub struct RegisteredUsers {
     known: Arc<Cache<UserId, ()>>,
+    deletions: Arc<Deletions>,
     store: Batcher<UserId, bool>,
 }
 
 impl RegisteredUsers {
     /// Starts the batcher, with room for `cached` users in memory.
-    pub fn start(store: UserStore, cached: usize) -> Self {
+    pub fn start(store: UserStore, deletions: Arc<Deletions>, cached: usize) -> Self {
         let store = Batcher::start("look the user up", BOUNDS, move |ids: Vec<UserId>| {
             let store = store.clone();
             async move {
@@ -37,7 +39,7 @@ impl RegisteredUsers {
                 }
             }
         });
-        RegisteredUsers { known: Arc::new(Cache::new(cached)), store }
+        RegisteredUsers { known: Arc::new(Cache::new(cached)), deletions, store }
     }
 
     /// How many users are remembered.
@@ -45,9 +47,21 @@ impl RegisteredUsers {
         self.known.len()
     }
 
-    /// Whether the user is registered.
+    /// Forgets some users, who are asked for again.
+    pub(crate) fn forget<'a>(&self, users: impl IntoIterator<Item = &'a UserId>) {
+        for user in users {
+            self.known.remove(user);
+        }
+    }
+
+    /// Forgets all.
+    pub(crate) fn forget_all(&self) {
+        self.known.clear();
+    }
+
+    /// Whether the user is registered, and not being deleted.
     pub async fn contains(&self, id: &UserId) -> Result<bool, Failure> {
-        if self.known.get(id).is_some() {
+        if self.known.get(id).is_some() && self.deletions.is_fresh() {
             metrics::USER_CACHE.hit();
             return Ok(true);
         }

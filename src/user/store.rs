@@ -1,18 +1,36 @@
 //! Users in MongoDB: the collection `users`, by id.
 
+use std::time::Duration;
+
+use futures::TryStreamExt;
 use jiff::Timestamp;
 use mongodb::bson::{DateTime, Document, doc};
 use mongodb::error::ErrorKind;
+use mongodb::options::{FindOptions, ReturnDocument};
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
 
-use super::{User, UserId};
+use super::{Deletion, User, UserId};
 use crate::Failure;
 use crate::mongo::{self, from_bson_time, to_bson_time};
+
+/// Deletions that are not done at most; one more must wait.
+pub const DELETIONS_MAX: u32 = 10_000;
+
+/// What became of a user who was to be deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Marked {
+    /// They are being deleted, from now on or since before.
+    As(Deletion),
+    Unknown,
+    /// [`DELETIONS_MAX`] others are being deleted.
+    TooMany,
+}
 
 /// Keeps users.
 #[derive(Clone)]
 pub struct UserStore {
+    database: Database,
     users: Collection<Record>,
 }
 
@@ -28,7 +46,7 @@ struct Record {
 impl UserStore {
     /// The users of this database.
     pub fn new(database: &Database) -> Self {
-        UserStore { users: database.collection("users") }
+        UserStore { database: database.clone(), users: database.collection("users") }
     }
 
     /// Registers users. Returns, in order, whether each was new.
@@ -59,19 +77,19 @@ impl UserStore {
 
     /// One user.
     pub async fn get(&self, id: &UserId) -> Result<Option<User>, Failure> {
-        let (users, id) = (self.users.clone(), id.as_str().to_owned());
-        let found = mongo::run("read the user", async move { users.find_one(doc! {"_id": id}).await });
+        let (users, filter) = (self.users.clone(), queries::one(id));
+        let found = mongo::run("read the user", async move { users.find_one(filter).await });
         found.await?.map(User::try_from).transpose()
     }
 
     /// Which of `ids` are registered.
     pub async fn registered(&self, ids: &[UserId]) -> Result<Vec<UserId>, Failure> {
         let wanted: Vec<&str> = ids.iter().map(UserId::as_str).collect();
-        let filter = doc! {"_id": {"$in": wanted}};
+        let filter = doc! {"_id": {"$in": wanted}, "deletedAt": null};
         let users = self.users.clone_with_type::<Document>();
         let found = mongo::run("look the users up", async move {
             let cursor = users.find(filter).projection(doc! {"_id": 1}).await?;
-            futures::TryStreamExt::try_collect::<Vec<_>>(cursor).await
+            cursor.try_collect::<Vec<_>>().await
         });
         let found = found.await?;
         Ok(found.iter().filter_map(|user| user.get_str("_id").ok()?.parse().ok()).collect())
@@ -81,8 +99,89 @@ impl UserStore {
     /// time and id).
     pub async fn list(&self, after: Option<(Timestamp, UserId)>, limit: usize) -> Result<Vec<User>, Failure> {
         let after = after.as_ref().map(|(created_at, id)| (*created_at, id.as_str()));
-        let found = mongo::newest_first_page("list the users", &self.users, after, limit);
+        let found =
+            mongo::newest_first_page("list the users", &self.users, queries::not_deleted(), after, limit);
         found.await?.into_iter().map(User::try_from).collect()
+    }
+
+    /// Marks a user as deleted: from now on they are unknown to all that asks MongoDB, and `delay` later to
+    /// everyone. With `unregistered`, also one who was never registered. Repeated, it changes nothing.
+    pub async fn mark_deleted(
+        &self,
+        user: &UserId,
+        delay: Duration,
+        unregistered: bool,
+    ) -> Result<Marked, Failure> {
+        let id = user.as_str().to_owned();
+        let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
+        let pseudonym = UserId::pseudonym();
+        let update = vec![doc! {"$set": {
+            "name": pseudonym.as_str(),
+            "createdAt": {"$ifNull": ["$createdAt", "$$NOW"]},
+            "pseudonym": pseudonym.as_str(),
+            "deletedAt": "$$NOW",
+            "dueAt": {"$add": ["$$NOW", delay_ms]},
+        }}];
+        let users = self.users.clone_with_type::<Document>();
+        let marked = mongo::run("mark the user as deleted", async move {
+            let pending = users.count_documents(queries::deleted()).await?;
+            let marked = doc! {"_id": &id, "deletedAt": {"$exists": true}};
+            if let Some(before) = users.find_one(marked.clone()).await? {
+                return Ok(Some(Some(before)));
+            }
+            if pending >= DELETIONS_MAX.into() {
+                return Ok(None);
+            }
+            let changed = users
+                .find_one_and_update(doc! {"_id": &id, "deletedAt": null}, update)
+                .upsert(unregistered)
+                .return_document(ReturnDocument::After)
+                .await;
+            match changed {
+                Ok(Some(changed)) => Ok(Some(Some(changed))),
+                // Somebody else marks at the same time.
+                Ok(None) => users.find_one(marked).await.map(Some),
+                Err(error) if mongo::is_duplicate_key(&error) => users.find_one(marked).await.map(Some),
+                Err(error) => Err(error),
+            }
+        });
+        match marked.await? {
+            None => Ok(Marked::TooMany),
+            Some(None) => Ok(Marked::Unknown),
+            Some(Some(document)) => deletion(&document).map(Marked::As),
+        }
+    }
+
+    /// The users who are being deleted, the longest first, and MongoDB's time.
+    pub async fn deletions(&self) -> Result<(Vec<Deletion>, Timestamp), Failure> {
+        let (users, database) = (self.users.clone_with_type::<Document>(), self.database.clone());
+        let options =
+            FindOptions::builder().sort(doc! {"deletedAt": 1}).limit(i64::from(DELETIONS_MAX)).build();
+        let found = mongo::run("read who is being deleted", async move {
+            // Its answer carries the time even where nobody is being deleted.
+            let clock = database.run_command(doc! {"hello": 1}).await?;
+            let cursor = users.find(queries::deleted()).with_options(options).await?;
+            Ok((cursor.try_collect::<Vec<_>>().await?, clock))
+        });
+        let (found, clock) = found.await?;
+        let now = clock.get_datetime("localTime").map(|time| from_bson_time(*time));
+        let now = now.map_err(|_| damaged("the clock of MongoDB"))?;
+        let mut deletions = Vec::with_capacity(found.len());
+        for document in &found {
+            match deletion(document) {
+                Ok(deletion) => deletions.push(deletion),
+                // It must not be the others' trouble.
+                Err(failure) => tracing::error!(error = failure.chain(), "a user cannot be deleted"),
+            }
+        }
+        Ok((deletions, now))
+    }
+
+    /// Ends a deletion: the id can be registered anew.
+    pub async fn remove_deleted(&self, deletion: &Deletion) -> Result<(), Failure> {
+        let filter = doc! {"_id": deletion.user.as_str(), "pseudonym": deletion.pseudonym.as_str()};
+        let users = self.users.clone();
+        mongo::run("remove the deleted user", async move { users.delete_one(filter).await }).await.map(drop)
     }
 }
 
@@ -104,5 +203,42 @@ impl TryFrom<Record> for User {
             name: record.name,
             created_at: from_bson_time(record.created_at),
         })
+    }
+}
+
+fn deletion(document: &Document) -> Result<Deletion, Failure> {
+    let text = |name: &str| document.get_str(name).ok().and_then(|text| text.parse().ok());
+    let time = |name: &str| document.get_datetime(name).ok().map(|time| from_bson_time(*time));
+    match (text("_id"), text("pseudonym"), time("deletedAt"), time("dueAt")) {
+        (Some(user), Some(pseudonym), Some(asked_at), Some(due)) => {
+            Ok(Deletion { user, pseudonym, asked_at, due })
+        }
+        _ => Err(damaged("it is neither a user nor one who is being deleted")),
+    }
+}
+
+fn damaged(why: &str) -> Failure {
+    Failure::Damaged { what: "the record of a user", why: why.into() }
+}
+
+/// The filters that users are asked with. Each must be served by an index.
+pub mod queries {
+    use super::*;
+
+    // `null` is what a missing field is equal to.
+
+    /// One user who is not being deleted.
+    pub fn one(id: &UserId) -> Document {
+        doc! {"_id": id.as_str(), "deletedAt": null}
+    }
+
+    /// Those who are not being deleted.
+    pub fn not_deleted() -> Document {
+        doc! {"deletedAt": null}
+    }
+
+    /// Those who are.
+    pub fn deleted() -> Document {
+        doc! {"deletedAt": {"$exists": true}}
     }
 }

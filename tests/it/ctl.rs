@@ -273,3 +273,33 @@ async fn help_teaches_and_completions_are_made() {
         ended.assert(0, &["dead-letter"], &[]);
     }
 }
+
+#[tokio::test]
+async fn a_held_coupon_is_used_restored_and_revoked_and_its_user_deleted() {
+    let system = System::start().await;
+    system.worker();
+    system.users("u", 1).await;
+    system.coupon("c", 3, 1).await;
+    let id = system.client.issue("u0", "c", None).await.id();
+    system.client.decided(&id).await;
+    run(&system, &["user-coupon", "list", "u0", "--status", "active"]).await.assert(0, &[&id, "active"], &[]);
+    run(&system, &["user-coupon", "use", "u0", &id, "order-1"]).await.assert(
+        0,
+        &["used", "order-1", "open"],
+        &[],
+    );
+    let other = run(&system, &["user-coupon", "use", "u0", &id, "order-2"]).await;
+    other.assert(1, &[], &["already-used", "next: `couponctl user-coupon get"]);
+    run(&system, &["user-coupon", "restore", "u0", &id, "order-1"]).await.assert(
+        0,
+        &["active", "restored"],
+        &[],
+    );
+    run(&system, &["user-coupon", "revoke", "u0", &id]).await.assert(2, &[], &["--yes"]);
+    run(&system, &["user-coupon", "revoke", "u0", &id, "--yes"]).await.assert(0, &["revoked"], &[]);
+    let shown = run(&system, &["user-coupon", "get", "u0", &id, "--json"]).await.json();
+    assert_eq!(shown["history"].as_array().map(Vec::len), Some(4));
+    run(&system, &["user", "delete", "u0"]).await.assert(2, &[], &["--yes"]);
+    run(&system, &["user", "delete", "u0", "--yes"]).await.assert(0, &["Unknown to everybody"], &[]);
+    run(&system, &["user", "delete", "nobody", "--yes"]).await.assert(1, &[], &["user-not-found"]);
+}

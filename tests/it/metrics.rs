@@ -98,6 +98,8 @@ enum Action {
     Issue,
     /// Asks for an outcome, twice.
     Poll,
+    /// Uses what was issued, again with another reference, undoes it and revokes it.
+    Redeem,
     /// A request whose unit is lost, and no other is there.
     Reject,
     /// A worker dies with an entry in hand.
@@ -186,6 +188,11 @@ const ROWS: &[Row] = {
         (names::CACHE_ENTRIES, &["cache=\"outcomes\""], Issue, Api, Up),
         (names::CACHE_LOOKUPS, &["cache=\"outcomes\"", "result=\"hit\""], Poll, Api, Up),
         (names::CACHE_LOOKUPS, &["cache=\"outcomes\"", "result=\"miss\""], Poll, Api, Up),
+        (names::REDEEMED, &["change=\"used\""], Redeem, Api, To(1.0)),
+        (names::REDEEMED, &["change=\"restored\""], Redeem, Api, To(1.0)),
+        (names::REDEEMED, &["change=\"revoked\""], Redeem, Api, To(1.0)),
+        (names::REDEMPTION_REFUSED, &["code=\"already-used\""], Redeem, Api, To(1.0)),
+        (names::REDEMPTION_REFUSED, &["code=\"not-used\""], Redeem, Api, To(1.0)),
         (names::REJECTED, &["reason=\"sold-out\""], Reject, Worker, To(1.0)),
         (names::ACCEPTED_NOT_ISSUED, &[], Reject, Worker, To(1.0)),
         (names::CLAIMED, &[], Die, Worker, To(1.0)),
@@ -346,6 +353,21 @@ impl Stage {
                 self.api.decided(&self.queued[0].to_string()).await;
                 // What was decided is in the cache before anybody polls; what nobody was told of is not.
                 self.api.get("/issuances/019a0b1c-2d3e-7000-8f00-000000000000").await;
+            }
+            Action::Redeem => {
+                let link = self.api.get(&format!("/issuances/{}", self.queued[0])).await.body["userCoupon"]
+                    .as_str()
+                    .expect("a link")
+                    .to_owned();
+                for (verb, body) in [
+                    ("use", serde_json::json!({"reference": "o1"})),
+                    ("use", serde_json::json!({"reference": "o2"})),
+                    ("restore", serde_json::json!({})),
+                    ("restore", serde_json::json!({})),
+                    ("revoke", serde_json::json!({})),
+                ] {
+                    self.api.post(&format!("{link}/{verb}"), body).await;
+                }
             }
             Action::Reject => {
                 self.stop_worker().await;

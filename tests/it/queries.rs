@@ -1,8 +1,11 @@
 //! Every query of MongoDB is served by an index: asked of the server's own planner.
 
-use coupon_system::issuance::IssuanceId;
+use coupon_system::coupon::ended_before;
 use coupon_system::issuance::ledger::{Held, queries};
+use coupon_system::issuance::{Decision, IssuanceId, Outcome};
 use coupon_system::keys::PartitionId;
+use coupon_system::redemption;
+use coupon_system::user::queries as users;
 use mongodb::bson::{Bson, Document, doc};
 
 use crate::helpers::{System, at};
@@ -42,6 +45,14 @@ async fn no_query_reads_a_collection_from_end_to_end_or_sorts_in_memory() {
     system.users("u", 1).await;
     let id = IssuanceId::generate(PartitionId::ONE);
     let held = Held { id, user: "u0".parse().expect("an id"), serial: 1, nth: 1 };
+    let decision = Decision {
+        id,
+        coupon: coupon.clone(),
+        user: held.user.clone(),
+        outcome: Outcome::Issued { serial: 1, nth: 1 },
+        accepted_at: at(0),
+        decided_at: at(0),
+    };
     let now = mongodb::bson::DateTime::now();
     let newest = doc! {"createdAt": -1, "_id": -1};
     let after = doc! {"$or": [{"createdAt": {"$lt": now}}, {"createdAt": now, "_id": {"$lt": "x"}}]};
@@ -63,11 +74,20 @@ async fn no_query_reads_a_collection_from_end_to_end_or_sorts_in_memory() {
         ),
         ("rejected", "user_coupons", queries::rejected_after(&coupon, None), doc! {"_id": 1}),
         ("next rejected", "user_coupons", queries::rejected_after(&coupon, Some(id)), doc! {"_id": 1}),
+        ("user coupon", "user_coupons", redemption::queries::issued(id), doc! {}),
+        ("use", "user_coupons", redemption::queries::unchanged(&decision, 1, Some(at(0))), doc! {}),
+        ("held by any", "user_coupons", queries::held_by_any(&coupon, &[&user, &user]), doc! {}),
+        ("issued of user", "user_coupons", queries::of(&user, "issued"), doc! {}),
+        ("rejected of user", "user_coupons", queries::of(&user, "rejected"), doc! {}),
+        ("old rejections", "user_coupons", queries::rejected_before(&coupon, at(0)), doc! {}),
+        ("ended coupons", "coupons", ended_before(at(0)), doc! {}),
+        ("one user", "users", users::one(&user), doc! {}),
+        ("deletions", "users", users::deleted(), doc! {"deletedAt": 1}),
         ("coupons", "coupons", doc! {}, newest.clone()),
         ("next coupons", "coupons", after.clone(), newest.clone()),
         ("current coupons", "coupons", doc! {"archived": false, "endsAt": {"$gt": now}}, doc! {}),
         ("changed coupons", "coupons", doc! {"changedAt": {"$gte": now}}, doc! {"changedAt": 1}),
-        ("users", "users", doc! {}, newest.clone()),
+        ("users", "users", users::not_deleted(), newest.clone()),
         ("next users", "users", after, newest),
         ("registered", "users", doc! {"_id": {"$in": ["u0"]}}, doc! {}),
     ] {

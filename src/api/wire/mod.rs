@@ -7,6 +7,7 @@ pub mod issuance;
 pub mod page;
 pub mod problem;
 pub mod queue;
+pub mod redemption;
 pub mod service;
 pub mod user;
 pub mod user_coupon;

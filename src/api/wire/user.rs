@@ -49,6 +49,23 @@ impl From<user::User> for User {
     }
 }
 
+/// A user who is being deleted.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UserDeletion {
+    #[schema(value_type = String, format = DateTime)]
+    deleted_at: Timestamp,
+    /// From then on, and as soon as nothing of theirs is in flight, their records carry a pseudonym.
+    #[schema(value_type = String, format = DateTime)]
+    anonymised_from: Timestamp,
+}
+
+impl From<user::Deletion> for UserDeletion {
+    fn from(deletion: user::Deletion) -> Self {
+        UserDeletion { deleted_at: deletion.asked_at, anonymised_from: deletion.due }
+    }
+}
+
 // Documents a body; `create` reads it.
 /// A new user.
 #[derive(ToSchema)]
@@ -68,5 +85,8 @@ pub fn create(body: Value, now: Timestamp) -> Result<user::User, Problem> {
     let mut fields = Fields::of(body)?;
     let id = fields.optional("id", fields::parsed::<UserId>).unwrap_or_else(UserId::generate);
     let name = fields.optional("name", fields::words(NAME_MAX)).unwrap_or_else(|| id.to_string());
+    if id.is_pseudonym() {
+        fields.wrong("id", "must not begin as the pseudonyms of deleted users do");
+    }
     fields.finish(Some(user::User { id, name, created_at: now }))
 }

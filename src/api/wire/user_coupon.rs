@@ -5,7 +5,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::coupon::Validity;
-use crate::issuance::{Decision, Outcome};
+use crate::issuance::Outcome;
+use crate::redemption::{Holding, State};
 
 /// A unit of a coupon that a user holds.
 #[derive(Debug, Serialize, ToSchema)]
@@ -60,24 +61,33 @@ impl std::str::FromStr for UserCouponStatus {
 }
 
 impl UserCoupon {
-    /// A held unit as it is at `now`; `None` if the issuance was rejected.
-    pub fn new(decision: &Decision, validity: &Validity, now: Timestamp) -> Option<Self> {
-        let Outcome::Issued { serial, nth } = decision.outcome else { return None };
+    /// A held unit as it was read, at the moment that it was.
+    pub fn new(held: &Holding, validity: &Validity) -> Self {
+        let decision = &held.decision;
+        let (serial, nth) = match decision.outcome {
+            Outcome::Issued { serial, nth } => (serial, nth),
+            Outcome::Rejected { .. } => (0, 0),
+        };
         let valid_until = validity.end(decision.decided_at);
-        Some(UserCoupon {
+        let (status, used_at, reference) = match &held.redemption.state {
+            State::Revoked => (UserCouponStatus::Revoked, None, None),
+            State::Used { at, reference } => (UserCouponStatus::Used, Some(*at), reference.as_ref()),
+            State::Active if valid_until.is_some_and(|end| held.now >= end) => {
+                (UserCouponStatus::Expired, None, None)
+            }
+            State::Active => (UserCouponStatus::Active, None, None),
+        };
+        UserCoupon {
             id: decision.id.to_string(),
             coupon_id: decision.coupon.to_string(),
             user_id: decision.user.to_string(),
             serial,
             nth,
-            status: match valid_until {
-                Some(end) if now >= end => UserCouponStatus::Expired,
-                _ => UserCouponStatus::Active,
-            },
+            status,
             issued_at: decision.decided_at,
             valid_until,
-            used_at: None,
-            reference: None,
-        })
+            used_at,
+            reference: reference.map(ToString::to_string),
+        }
     }
 }

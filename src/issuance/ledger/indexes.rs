@@ -18,39 +18,54 @@ struct Wanted {
     name: &'static str,
     keys: Document,
     unique: bool,
-    only: Option<&'static str>,
+    only: Option<Document>,
 }
 
 fn wanted() -> Vec<Wanted> {
-    let issued = Some(ISSUED);
+    let issued = || Some(doc! {"outcome": ISSUED});
+    let rejected = || Some(doc! {"outcome": REJECTED});
     vec![
         Wanted {
             collection: COLLECTION,
             name: "unit_issued_once",
             keys: doc! {"couponId": 1, "serial": 1},
             unique: true,
-            only: issued,
+            only: issued(),
         },
         Wanted {
             collection: COLLECTION,
             name: "user_within_limit",
             keys: super::queries::by_user(),
             unique: true,
-            only: issued,
+            only: issued(),
         },
         Wanted {
             collection: COLLECTION,
             name: "held_newest_first",
             keys: doc! {"userId": 1, "decidedAt": -1, "_id": -1},
             unique: false,
-            only: issued,
+            only: issued(),
         },
         Wanted {
             collection: COLLECTION,
             name: "rejected_of_coupon",
             keys: doc! {"couponId": 1, "_id": 1},
             unique: false,
-            only: Some(REJECTED),
+            only: rejected(),
+        },
+        Wanted {
+            collection: COLLECTION,
+            name: "rejected_of_user",
+            keys: doc! {"userId": 1},
+            unique: false,
+            only: rejected(),
+        },
+        Wanted {
+            collection: "users",
+            name: "being_deleted",
+            keys: doc! {"deletedAt": 1},
+            unique: false,
+            only: Some(doc! {"deletedAt": {"$exists": true}}),
         },
         Wanted {
             collection: "coupons",
@@ -84,15 +99,11 @@ fn wanted() -> Vec<Wanted> {
 }
 
 impl Wanted {
-    fn filter(&self) -> Option<Document> {
-        self.only.map(|outcome| doc! {"outcome": outcome})
-    }
-
     fn model(&self) -> IndexModel {
         let options = IndexOptions::builder()
             .name(self.name.to_owned())
             .unique(self.unique)
-            .partial_filter_expression(self.filter())
+            .partial_filter_expression(self.only.clone())
             .build();
         IndexModel::builder().keys(self.keys.clone()).options(options).build()
     }
@@ -101,7 +112,7 @@ impl Wanted {
         let options = found.options.clone().unwrap_or_default();
         found.keys == self.keys
             && options.unique.unwrap_or(false) == self.unique
-            && options.partial_filter_expression == self.filter()
+            && options.partial_filter_expression == self.only
             && options.sparse != Some(true)
             && options.collation.is_none()
     }
@@ -111,8 +122,8 @@ impl Wanted {
         if self.unique {
             options.insert("unique", true);
         }
-        if let Some(filter) = self.filter() {
-            options.insert("partialFilterExpression", filter);
+        if let Some(filter) = &self.only {
+            options.insert("partialFilterExpression", filter.clone());
         }
         format!("db.{}.createIndex({}, {})", self.collection, self.keys, options)
     }

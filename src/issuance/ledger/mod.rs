@@ -7,6 +7,7 @@
 mod audit;
 pub mod indexes;
 mod record;
+mod renaming;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -21,10 +22,11 @@ use mongodb::{Collection, Database};
 use super::{Decision, IssuanceId};
 use crate::Failure;
 use crate::coupon::CouponId;
-use crate::user::UserId;
+use crate::user::{UserId, UserStore};
 use crate::{metrics, mongo};
 pub use audit::IssuedRecords;
-use record::{HeldRecord, ISSUED, REJECTED, Record, decision, uuid};
+use record::{HeldRecord, REJECTED, Record, decision};
+pub(crate) use record::{ISSUED, decision_of, fields, uuid};
 
 /// The name of the ledger's collection.
 pub const COLLECTION: &str = "user_coupons";
@@ -36,6 +38,7 @@ const LINEARIZABLE_MAX: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Ledger {
     records: Collection<Record>,
+    users: UserStore,
 }
 
 /// What became of one document of an insert.
@@ -61,7 +64,7 @@ pub struct Held {
 impl Ledger {
     /// The ledger of this database.
     pub fn new(database: &Database) -> Self {
-        Ledger { records: database.collection(COLLECTION) }
+        Ledger { records: database.collection(COLLECTION), users: UserStore::new(database) }
     }
 
     /// Inserts decisions. An `Err` means that nothing is known about any of them: success by
@@ -128,21 +131,6 @@ impl Ledger {
 
     async fn held(&self, operation: &'static str, filter: Document) -> Result<Vec<Held>, Failure> {
         self.find(operation, filter, FindOptions::default()).await?.iter().map(held).collect()
-    }
-
-    /// At most `limit` units that a user holds, newest first, from after the one that a cursor names
-    /// (its time of issue and id).
-    pub async fn issued_to(
-        &self,
-        user: &UserId,
-        after: Option<(Timestamp, IssuanceId)>,
-        limit: usize,
-    ) -> Result<Vec<Decision>, Failure> {
-        let options = FindOptions::builder()
-            .sort(queries::newest_first())
-            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
-            .build();
-        self.find("list what the user holds", queries::issued_to(user, after), options).await
     }
 
     /// How many units of a coupon are issued. Counted a part at a time, so that each ends well within the
@@ -229,6 +217,8 @@ fn held(decision: &Decision) -> Result<Held, Failure> {
 /// The filters and orders that the ledger is asked with. Each must be served by an index.
 pub mod queries {
     use super::*;
+
+    pub use super::renaming::queries::{held_by_any, of, rejected_before};
 
     /// Every issued unit of a coupon.
     pub fn issued(coupon: &CouponId) -> Document {

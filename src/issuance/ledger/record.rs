@@ -1,6 +1,6 @@
 //! The shape of a ledger document, and its way to and from a [`Decision`].
 
-use mongodb::bson::{DateTime, Document, Uuid, doc};
+use mongodb::bson::{self, DateTime, Document, Uuid, doc};
 use serde::{Deserialize, Serialize};
 
 use super::Held;
@@ -8,7 +8,7 @@ use crate::Failure;
 use crate::issuance::{Decision, IssuanceId, Outcome};
 use crate::mongo::{from_bson_time, to_bson_time};
 
-pub(super) const ISSUED: &str = "issued";
+pub(crate) const ISSUED: &str = "issued";
 pub(super) const REJECTED: &str = "rejected";
 
 /// Ids are [`mongodb::bson::Uuid`] everywhere: other ways to write a UUID give another encoding, and
@@ -33,7 +33,7 @@ pub(super) struct Record {
     decided_at: DateTime,
 }
 
-pub(super) fn uuid(id: IssuanceId) -> Uuid {
+pub(crate) fn uuid(id: IssuanceId) -> Uuid {
     Uuid::from_bytes(*id.as_bytes())
 }
 
@@ -76,6 +76,20 @@ impl From<&Decision> for Record {
 pub(super) fn decision(record: Record) -> Result<Decision, Failure> {
     let id = record.id;
     parse(record).map_err(|why| damaged(id, why))
+}
+
+/// The fields of a decision, for a projection.
+pub(crate) fn fields() -> Document {
+    doc! {
+        "outcome": 1, "couponId": 1, "userId": 1, "serial": 1, "nth": 1, "reason": 1, "lost": 1,
+        "acceptedAt": 1, "decidedAt": 1,
+    }
+}
+
+/// The decision that a document holds, whatever else it holds.
+pub(crate) fn decision_of(document: Document) -> Result<Decision, Failure> {
+    let id = document.get("_id").map(ToString::to_string).unwrap_or_default();
+    bson::deserialize_from_document(document).map_err(|error| damaged(id, error)).and_then(decision)
 }
 
 /// What an issued document says of its unit, and no more: a coupon has up to millions.

@@ -1,0 +1,163 @@
+//! The shop uses held coupons, undoes uses, and takes coupons away. Every answer is the coupon with its
+//! history; every request is safe to repeat.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Extension, FromRequest, OptionalFromRequest, Path, Request, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+
+use super::App;
+use super::issuances::replayed;
+use super::user_coupons::{found, validity};
+use super::wire::problem::Problem as ProblemBody;
+use super::wire::redemption::{
+    RestoreUserCoupon, UseUserCoupon, UserCouponWithHistory, restore_of, revoke_of, use_of,
+};
+use crate::access::{Caller, Role};
+use crate::http::request::Json as Body;
+use crate::http::{Code, Problem};
+use crate::metrics;
+use crate::redemption::{Change, Changed, Refusal, USES_MAX};
+
+/// Use a coupon, for a service or an operator. One of many wins; the others get 409.
+///
+/// Idempotent by its reference: the same one again gets the same answer, `Idempotent-Replayed: true`,
+/// whatever the time. A reference whose use was restored does not use the coupon again: use another.
+#[utoipa::path(
+    post, path = "/user-coupons/{userId}/{id}/use", tag = "user coupons", request_body = UseUserCoupon,
+    params(("userId" = String, Path, example = "u1"), ("id" = String, Path, description = "The id of its issuance")),
+    responses(
+        (status = 200, description = "It is used, for this reference", body = UserCouponWithHistory,
+            headers(("Idempotent-Replayed" = bool))),
+        (status = 404, description = "`user-coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`already-used` with `usedAt`, for services and operators also `reference`; `expired`; `revoked`",
+            body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn use_it(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(path): Path<(String, String)>,
+    Body(body): Body,
+) -> Result<Response, Problem> {
+    change(&app, &caller, path, use_of(body)?).await
+}
+
+/// Undo a use, for a service or an operator: the order was cancelled.
+///
+/// With a `reference` it undoes the use with that one only, and is idempotent: repeated, it undoes no
+/// later use. Without one, a repetition is answered `not-used`. Whether the coupon is still valid is
+/// another matter.
+#[utoipa::path(
+    post, path = "/user-coupons/{userId}/{id}/restore", tag = "user coupons",
+    request_body = Option<RestoreUserCoupon>,
+    params(("userId" = String, Path, example = "u1"), ("id" = String, Path, description = "The id of its issuance")),
+    responses(
+        (status = 200, description = "It is not used, or not by this reference any more", body = UserCouponWithHistory,
+            headers(("Idempotent-Replayed" = bool))),
+        (status = 404, description = "`user-coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`not-used`, `revoked`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn restore(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(path): Path<(String, String)>,
+    body: Option<Body>,
+) -> Result<Response, Problem> {
+    change(&app, &caller, path, restore_of(body.map(|Body(body)| body))?).await
+}
+
+/// Take a coupon away for good, for a service or an operator, used or not. It frees neither the unit nor
+/// the user's limit. Safe to repeat.
+#[utoipa::path(
+    post, path = "/user-coupons/{userId}/{id}/revoke", tag = "user coupons",
+    params(("userId" = String, Path, example = "u1"), ("id" = String, Path, description = "The id of its issuance")),
+    responses(
+        (status = 200, description = "It is revoked", body = UserCouponWithHistory,
+            headers(("Idempotent-Replayed" = bool))),
+        (status = 404, description = "`user-coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn revoke(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(path): Path<(String, String)>,
+    body: Option<Body>,
+) -> Result<Response, Problem> {
+    change(&app, &caller, path, revoke_of(body.map(|Body(body)| body))?).await
+}
+
+async fn change(
+    app: &App,
+    caller: &Caller,
+    (user, id): (String, String),
+    change: Change,
+) -> Result<Response, Problem> {
+    let held = found(app, caller, &user, &id).await?;
+    let validity = validity(app, &held.decision.coupon).await?;
+    let end = validity.end(held.decision.decided_at);
+    let answer = |held| Json(UserCouponWithHistory::new(&held, &validity, is_named(caller))).into_response();
+    match app.redemptions.change(held, &change, end, &caller.to_string()).await? {
+        Changed::Now(held) => {
+            metrics::REDEEMED.count(change.what().as_str());
+            Ok(answer(held))
+        }
+        Changed::Before(held) => Ok(replayed(answer(held))),
+        Changed::NotFound => Err(Problem::new(Code::UserCouponNotFound)),
+        Changed::Refused(_, refusal) => {
+            let problem = refused(refusal, caller);
+            metrics::REDEMPTION_REFUSED.count(problem.code.as_str());
+            Err(problem)
+        }
+    }
+}
+
+fn refused(refusal: Refusal, caller: &Caller) -> Problem {
+    match refusal {
+        Refusal::Used { at, reference } => {
+            let problem = Problem::new(Code::AlreadyUsed).with("usedAt", at.to_string());
+            match reference.filter(|_| sees_references(caller)) {
+                Some(reference) => problem.with("reference", reference.as_str()),
+                None => problem,
+            }
+        }
+        Refusal::Spent => Problem::new(Code::AlreadyUsed).with_detail(
+            "This reference used the coupon before, and that use was restored; use another reference.",
+        ),
+        Refusal::UsedUp => Problem::new(Code::AlreadyUsed).with_detail(format!(
+            "This coupon was used and restored {USES_MAX} times; it cannot be used again."
+        )),
+        Refusal::NotUsed => Problem::new(Code::NotUsed),
+        Refusal::UsedForAnother => Problem::new(Code::NotUsed)
+            .with_detail("This coupon is used, but not for this reference; nothing was changed."),
+        Refusal::Expired { end } => Problem::new(Code::Expired).with("validUntil", end.to_string()),
+        Refusal::Revoked => Problem::new(Code::Revoked),
+    }
+}
+
+/// Whether the answer says who did what.
+pub(super) fn is_named(caller: &Caller) -> bool {
+    matches!(caller, Caller::Open | Caller::Key { .. })
+}
+
+fn sees_references(caller: &Caller) -> bool {
+    matches!(caller, Caller::Open | Caller::Key { role: Role::Operator | Role::Service, .. })
+}
+
+/// A body that may be missing: nothing is sent, and no media type is said.
+impl<S: Send + Sync> OptionalFromRequest<S> for Body {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Option<Self>, Problem> {
+        let headers = request.headers();
+        let length = headers.get(header::CONTENT_LENGTH).map_or("", |value| value.to_str().unwrap_or("?"));
+        let nothing = ["", "0"].contains(&length) && !headers.contains_key(header::TRANSFER_ENCODING);
+        if nothing && !headers.contains_key(header::CONTENT_TYPE) {
+            return Ok(None);
+        }
+        <Body as FromRequest<S>>::from_request(request, state).await.map(Some)
+    }
+}

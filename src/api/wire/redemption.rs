@@ -1,0 +1,118 @@
+//! Redemption on the wire: its bodies, and a held coupon with what became of it.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::user_coupon::UserCoupon;
+use crate::coupon::Validity;
+use crate::http::Problem;
+use crate::http::fields::{self, Fields};
+use crate::redemption::{Change, Holding, Reference, What};
+
+/// A held coupon and its history.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UserCouponWithHistory {
+    #[serde(flatten)]
+    pub coupon: UserCoupon,
+    /// Its issue and every change since, the oldest first.
+    pub history: Vec<Event>,
+}
+
+/// One thing that became of a held coupon.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Event {
+    event: EventKind,
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    /// What it was used for, of a use and its undoing.
+    reference: Option<String>,
+    /// Who did it. Null for the issue, and towards end users.
+    by: Option<String>,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum EventKind {
+    Issued,
+    Used,
+    Restored,
+    Revoked,
+}
+
+impl From<What> for EventKind {
+    fn from(what: What) -> Self {
+        match what {
+            What::Used => EventKind::Used,
+            What::Restored => EventKind::Restored,
+            What::Revoked => EventKind::Revoked,
+        }
+    }
+}
+
+impl UserCouponWithHistory {
+    /// A held coupon as it was read; `named` tells who did what.
+    pub fn new(held: &Holding, validity: &Validity, named: bool) -> Self {
+        let issued =
+            Event { event: EventKind::Issued, at: held.decision.decided_at, reference: None, by: None };
+        let changes = held.redemption.history.iter().map(|change| Event {
+            event: change.what.into(),
+            at: change.at,
+            reference: change.reference.as_ref().map(ToString::to_string),
+            by: named.then(|| change.by.clone()),
+        });
+        UserCouponWithHistory {
+            coupon: UserCoupon::new(held, validity),
+            history: std::iter::once(issued).chain(changes).collect(),
+        }
+    }
+}
+
+// Documents a body; `use_of` reads it.
+/// A use.
+#[derive(ToSchema)]
+#[schema(example = json!({"reference": "order-20261123-17"}))]
+#[expect(dead_code, reason = "documents a body that is read field by field")]
+pub struct UseUserCoupon {
+    /// What it is used for, such as an order's number: visible characters. The same one again is the same use.
+    #[schema(min_length = 1, max_length = 128)]
+    reference: String,
+}
+
+// Documents a body; `restore_of` reads it.
+/// The undoing of a use.
+#[derive(ToSchema)]
+#[schema(example = json!({"reference": "order-20261123-17"}))]
+#[expect(dead_code, reason = "documents a body that is read field by field")]
+pub struct RestoreUserCoupon {
+    /// Undoes the use with this reference, and no other.
+    #[schema(min_length = 1, max_length = 128)]
+    reference: Option<String>,
+}
+
+/// Reads a use from a body.
+pub fn use_of(body: Value) -> Result<Change, Problem> {
+    let mut fields = Fields::of(body)?;
+    let reference = fields.required("reference", fields::parsed::<Reference>);
+    fields.finish(reference.map(|reference| Change::Use { reference }))
+}
+
+/// Reads the undoing of a use from a body, which may be missing.
+pub fn restore_of(body: Option<Value>) -> Result<Change, Problem> {
+    let Some(body) = body else { return Ok(Change::Restore { reference: None }) };
+    let mut fields = Fields::of(body)?;
+    let reference = fields.optional("reference", fields::parsed::<Reference>);
+    fields.finish(Some(Change::Restore { reference }))
+}
+
+/// Reads a revocation from a body, which may be missing and says nothing.
+pub fn revoke_of(body: Option<Value>) -> Result<Change, Problem> {
+    match body {
+        None => Ok(Change::Revoke),
+        Some(body) => Fields::of(body)?.finish(Some(Change::Revoke)),
+    }
+}

@@ -1,0 +1,183 @@
+//! `couponctl user-coupon`.
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
+
+use super::client::{ApiArgs, Request};
+use super::prompt::Yes;
+use super::table::{aside, cell, details, more, number, rows, sentence, table, time, value, words};
+use crate::issuance::IssuanceId;
+use crate::redemption::Reference;
+use crate::user::UserId;
+
+/// Shows what users hold, uses it, undoes uses and takes coupons away.
+#[derive(Debug, Args)]
+pub(super) struct UserCoupon {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    api: ApiArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Lists what a user holds, newest first
+    #[command(after_long_help = "Example:\n  couponctl user-coupon list u1 --status active")]
+    List {
+        /// The user's id
+        user: UserId,
+        /// Only those with this status
+        #[arg(long, value_enum)]
+        status: Option<Status>,
+        /// User coupons on a page, up to 500
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=500))]
+        limit: Option<u16>,
+        /// Where to go on, as the page before says
+        #[arg(long)]
+        cursor: Option<String>,
+    },
+    /// Shows one, with what became of it
+    #[command(
+        visible_alias = "show",
+        after_long_help = "Example:\n  couponctl user-coupon get u1 01a206a0-caad-7000-95cf-bcf9c90eb941"
+    )]
+    Get(Which),
+    /// Uses one; safe to repeat with the same reference
+    #[command(after_long_help = "\
+Example:
+  couponctl user-coupon use u1 01a206a0-caad-7000-95cf-bcf9c90eb941 order-17")]
+    Use {
+        #[command(flatten)]
+        which: Which,
+        /// What it is used for, such as the number of an order
+        reference: Reference,
+    },
+    /// Undoes a use
+    #[command(after_long_help = "\
+Example:
+  couponctl user-coupon restore u1 01a206a0-caad-7000-95cf-bcf9c90eb941 order-17")]
+    Restore {
+        #[command(flatten)]
+        which: Which,
+        /// Undo the use with this reference only; then it is safe to repeat
+        reference: Option<Reference>,
+    },
+    /// Takes one away, for good; its unit stays issued
+    #[command(after_long_help = "\
+Example:
+  couponctl user-coupon revoke u1 01a206a0-caad-7000-95cf-bcf9c90eb941 --yes")]
+    Revoke {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        yes: Yes,
+    },
+}
+
+/// One user coupon.
+#[derive(Debug, Args)]
+struct Which {
+    /// The user's id
+    user: UserId,
+    /// The user coupon: the id of its issuance
+    id: IssuanceId,
+}
+
+impl Which {
+    fn path(&self) -> String {
+        format!("/user-coupons/{}/{}", self.user, self.id)
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Status {
+    Active,
+    Used,
+    Expired,
+    Revoked,
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Status::Active => "active",
+            Status::Used => "used",
+            Status::Expired => "expired",
+            Status::Revoked => "revoked",
+        })
+    }
+}
+
+impl UserCoupon {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let session = self.api.open()?;
+        let request = match self.verb {
+            Verb::List { user, status, limit, cursor } => {
+                let request = Request::get(format!("/user-coupons/{user}")).query("status", status);
+                return session
+                    .send_and_show(request.query("limit", limit).query("cursor", cursor), list)
+                    .await;
+            }
+            Verb::Get(which) => Request::get(which.path()),
+            Verb::Use { which, reference } => {
+                Request::post(format!("{}/use", which.path())).body(json!({"reference": reference.as_str()}))
+            }
+            Verb::Restore { which, reference } => {
+                let request =
+                    Request::post(format!("{}/restore", which.path())).repeatable(reference.is_some());
+                request.body(json!({"reference": reference.as_ref().map(Reference::as_str)}))
+            }
+            Verb::Revoke { which, yes } => {
+                yes.or_ask(&format!("Take user coupon {} of {} away, for good?", which.id, which.user))?;
+                Request::post(format!("{}/revoke", which.path()))
+            }
+        };
+        session.send_and_show(request, user_coupon).await
+    }
+}
+
+fn list(page: &Value) -> String {
+    let columns = [
+        words("USER COUPON"),
+        words("COUPON"),
+        number("SERIAL"),
+        words("STATUS"),
+        words("ISSUED"),
+        aside("VALID UNTIL"),
+        aside("USED"),
+        sentence("REFERENCE"),
+    ];
+    let rows = rows(page, |held| {
+        vec![
+            cell(held, "/id"),
+            cell(held, "/couponId"),
+            cell(held, "/serial"),
+            cell(held, "/status"),
+            time(held, "/issuedAt"),
+            time(held, "/validUntil"),
+            time(held, "/usedAt"),
+            cell(held, "/reference"),
+        ]
+    });
+    let nothing = if page["nextCursor"].is_null() { "No user coupons." } else { "None on this page." };
+    table(&columns, rows, nothing) + &more(page)
+}
+
+fn user_coupon(held: &Value) -> String {
+    let columns = [words("WHEN"), words("EVENT"), words("REFERENCE"), sentence("BY")];
+    let history = held["history"].as_array().into_iter().flatten().map(|event| {
+        vec![time(event, "/at"), cell(event, "/event"), cell(event, "/reference"), cell(event, "/by")]
+    });
+    let properties = details(&[
+        ("user coupon", value(held, "/id")),
+        ("coupon", value(held, "/couponId")),
+        ("user", value(held, "/userId")),
+        ("serial", value(held, "/serial")),
+        ("status", value(held, "/status")),
+        ("issued", value(held, "/issuedAt")),
+        ("valid until", value(held, "/validUntil")),
+        ("used", value(held, "/usedAt")),
+        ("reference", value(held, "/reference")),
+    ]);
+    format!("{properties}\n{}", table(&columns, history.collect(), ""))
+}

@@ -1,0 +1,184 @@
+//! Giving a deleted user's records a pseudonym: the only change of what a decision says. Unit, place and
+//! outcome stay, so the accounts do; the references of uses, which the shop could connect with the user,
+//! go.
+
+use std::collections::HashMap;
+
+use futures::TryStreamExt;
+use jiff::Timestamp;
+use mongodb::bson::{Bson, Document, Uuid, doc};
+use serde::Deserialize;
+
+use super::record::{HeldRecord, ISSUED, REJECTED};
+use super::{Held, Ledger};
+use crate::Failure;
+use crate::access::Caller;
+use crate::coupon::CouponId;
+use crate::issuance::IssuanceId;
+use crate::mongo::{self, to_bson_time};
+use crate::user::{Deletion, UserId, UserStore};
+
+/// Users in one question.
+const USERS_ASKED_MAX: usize = 1_000;
+
+#[derive(Deserialize)]
+struct IssuedLine {
+    #[serde(rename = "_id")]
+    id: Uuid,
+    #[serde(rename = "couponId")]
+    coupon: String,
+}
+
+impl Ledger {
+    /// Whose records these are.
+    pub fn users(&self) -> &UserStore {
+        &self.users
+    }
+
+    /// Whether a user has any record, issued or rejected.
+    pub async fn has_records_of(&self, user: &UserId) -> Result<bool, Failure> {
+        for outcome in [ISSUED, REJECTED] {
+            let (records, filter) = (self.records.clone_with_type::<Document>(), queries::of(user, outcome));
+            let found = mongo::run("look for records of the user", async move {
+                records.find_one(filter).projection(doc! {"_id": 1}).await
+            });
+            if found.await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The issued records of a user that were accepted before a moment, and those of their pseudonym, by
+    /// coupon.
+    pub async fn issued_by_coupon(
+        &self,
+        deletion: &Deletion,
+        before: Timestamp,
+    ) -> Result<HashMap<CouponId, Vec<IssuanceId>>, Failure> {
+        let mut by_coupon: HashMap<CouponId, Vec<IssuanceId>> = HashMap::new();
+        // In this order: a record that is renamed meanwhile is seen twice rather than never.
+        for name in [&deletion.user, &deletion.pseudonym] {
+            let records = self.records.clone_with_type::<IssuedLine>();
+            let filter = queries::of_before(name, ISSUED, before);
+            let found = mongo::run("read what the user holds", async move {
+                records.find(filter).projection(doc! {"couponId": 1}).await?.try_collect::<Vec<_>>().await
+            });
+            for line in found.await? {
+                let wrong = || super::record::damaged(line.id, "its id or its coupon");
+                let coupon = line.coupon.parse().map_err(|_| wrong())?;
+                let id = IssuanceId::from_bytes(line.id.bytes()).ok_or_else(wrong)?;
+                let ids = by_coupon.entry(coupon).or_default();
+                if !ids.contains(&id) {
+                    ids.push(id);
+                }
+            }
+        }
+        Ok(by_coupon)
+    }
+
+    /// The units of a coupon that some users hold.
+    pub async fn held_by_any(&self, coupon: &CouponId, users: &[&UserId]) -> Result<Vec<Held>, Failure> {
+        let mut held = Vec::new();
+        for users in users.chunks(USERS_ASKED_MAX) {
+            let records = self.records.clone_with_type::<HeldRecord>();
+            let filter = queries::held_by_any(coupon, users);
+            let found = mongo::run("read what the users hold", async move {
+                let cursor = records.find(filter).projection(HeldRecord::projection()).await?;
+                cursor.try_collect::<Vec<_>>().await
+            });
+            for record in found.await? {
+                held.push(record.parse()?);
+            }
+        }
+        Ok(held)
+    }
+
+    /// Renames the records of a user that were accepted before a moment. May be repeated; an `Err` leaves
+    /// open how many are renamed.
+    pub async fn rename(&self, deletion: &Deletion, before: Timestamp) -> Result<u64, Failure> {
+        let pseudonym = deletion.pseudonym.as_str();
+        let literal = |text: &str| doc! {"$literal": text};
+        let by = |user: &UserId| literal(&Caller::User(user.clone()).to_string());
+        let who = doc! {"$cond": [
+            {"$eq": ["$$event.by", by(&deletion.user)]}, by(&deletion.pseudonym), "$$event.by",
+        ]};
+        let event = doc! {"what": "$$event.what", "at": "$$event.at", "by": who};
+        let history = doc! {"$map": {"input": "$redemption.history", "as": "event", "in": event}};
+        let redeemed: Vec<Document> = vec![
+            doc! {"$set": {"userId": literal(pseudonym), "redemption.history": history}},
+            doc! {"$unset": "redemption.reference"},
+        ];
+        let plain = doc! {"$set": {"userId": pseudonym}};
+        let mut renamed = 0;
+        for (outcome, is_redeemed) in [(ISSUED, true), (ISSUED, false), (REJECTED, false)] {
+            let mut filter = queries::of_before(&deletion.user, outcome, before);
+            filter.insert("redemption", if is_redeemed { doc! {"$exists": true}.into() } else { Bson::Null });
+            let records = self.records.clone();
+            let (redeemed, plain) = (redeemed.clone(), plain.clone());
+            let updated = mongo::run("rename the records of a deleted user", async move {
+                if is_redeemed {
+                    records.update_many(filter, redeemed).await
+                } else {
+                    records.update_many(filter, plain).await
+                }
+            });
+            renamed += updated.await?.modified_count;
+        }
+        Ok(renamed)
+    }
+
+    /// At most `limit` rejections of a coupon that were decided before a moment.
+    pub async fn old_rejections(
+        &self,
+        coupon: &CouponId,
+        before: Timestamp,
+        limit: i64,
+    ) -> Result<Vec<IssuanceId>, Failure> {
+        let (records, filter) = (self.records.clone(), queries::rejected_before(coupon, before));
+        let found = mongo::run("look for old rejections", async move {
+            records.find(filter).limit(limit).await?.try_collect::<Vec<_>>().await
+        });
+        found.await?.into_iter().map(|record| super::decision(record).map(|decision| decision.id)).collect()
+    }
+
+    /// Deletes rejections: what is issued stays, whatever `ids` says. Returns how many there were.
+    pub async fn delete_rejections(&self, ids: &[IssuanceId]) -> Result<u64, Failure> {
+        let all: Vec<_> = ids.iter().copied().map(super::uuid).collect();
+        let records = self.records.clone();
+        let deleted = mongo::run("delete old rejections", async move {
+            records.delete_many(doc! {"_id": {"$in": all}, "outcome": REJECTED}).await
+        });
+        Ok(deleted.await?.deleted_count)
+    }
+}
+
+/// See [`super::queries`].
+pub(super) mod queries {
+    use super::*;
+
+    /// The records of a user with an outcome.
+    pub fn of(user: &UserId, outcome: &str) -> Document {
+        doc! {"userId": user.as_str(), "outcome": outcome}
+    }
+
+    /// Those that were accepted before a moment.
+    pub fn of_before(user: &UserId, outcome: &str, moment: Timestamp) -> Document {
+        let mut filter = of(user, outcome);
+        filter.insert("acceptedAt", doc! {"$lt": to_bson_time(moment)});
+        filter
+    }
+
+    /// The units of a coupon that some users hold.
+    pub fn held_by_any(coupon: &CouponId, users: &[&UserId]) -> Document {
+        let users: Vec<&str> = users.iter().map(|user| user.as_str()).collect();
+        doc! {"couponId": coupon.as_str(), "userId": {"$in": users}, "outcome": ISSUED}
+    }
+
+    /// The rejections of a coupon that were decided before a moment.
+    pub fn rejected_before(coupon: &CouponId, before: Timestamp) -> Document {
+        doc! {
+            "couponId": coupon.as_str(), "outcome": REJECTED, "decidedAt": {"$lt": to_bson_time(before)},
+        }
+    }
+}

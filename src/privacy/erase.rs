@@ -1,0 +1,149 @@
+//! The background task, in every API process, that carries deletions out. Idempotent and without input;
+//! signalled by whoever learns that one is due, and periodic.
+//!
+//! Reads: marked users, the ledger, what Redis holds of loaded coupons. Writes: the names in the ledger
+//! and in Redis, and removes the marked user at the end. Wakes nobody. The processes take turns, by a key
+//! that expires: were there two at once, they would only do the same twice.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::has_turn;
+use super::moving::{Mode, Moved, bring, outdate_loads};
+use crate::issuance::Ledger;
+use crate::keys::EpochKeys;
+use crate::partition::Partition;
+use crate::user::Deletion;
+use crate::{Failure, recovery};
+
+/// Between two rounds, if nobody signals.
+const EVERY: Duration = Duration::from_secs(5);
+/// Between two rounds, whoever signals.
+const PAUSE: Duration = Duration::from_millis(200);
+/// A turn; a round may take longer, and then somebody else may repeat it.
+const TURN: Duration = Duration::from_secs(2);
+/// Deletions of one round.
+const ROUND_MAX: usize = 1_000;
+/// A deletion that cannot be carried out for so long after it was due is told of.
+const OVERDUE: SignedDuration = SignedDuration::from_mins(10);
+/// Rounds between two times that it is told.
+const TOLD_EVERY: u64 = 100;
+
+/// What became of a deletion in one round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Erased {
+    /// Nothing is left of the user, and the user's document is gone.
+    Done,
+    /// Something of theirs is in flight: it waits. A dead letter must be redriven or discarded.
+    InFlight,
+    /// Redis counts something for them that the ledger has not issued: `couponctl audit --full` tells.
+    Damaged,
+    /// Another epoch was opened, or a record came in the meantime: the next round.
+    Again,
+}
+
+/// Carries deletions out.
+#[derive(Clone)]
+pub struct Eraser {
+    partition: Arc<Partition>,
+    ledger: Ledger,
+}
+
+impl Eraser {
+    /// An eraser for a partition and its ledger.
+    pub fn new(partition: Arc<Partition>, ledger: Ledger) -> Self {
+        Eraser { partition, ledger }
+    }
+
+    /// Carries out what is due, until `shutdown`.
+    pub async fn run(self, due: Arc<Notify>, shutdown: CancellationToken) {
+        let mut rounds = 0_u64;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(EVERY) => {}
+                () = due.notified() => {}
+            }
+            rounds += 1;
+            // Between the steps of a round anything may happen; it is taken up again.
+            if let Err(failure) = self.round(rounds.is_multiple_of(TOLD_EVERY)).await {
+                tracing::debug!(error = failure.chain(), "deletions cannot be carried out now");
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
+    }
+
+    async fn round(&self, tells: bool) -> Result<(), Failure> {
+        let (deletions, now) = self.ledger.users().deletions().await?;
+        let due: Vec<_> = deletions.iter().filter(|deletion| deletion.due <= now).take(ROUND_MAX).collect();
+        if due.is_empty() || !has_turn(&self.partition, EpochKeys::erase_turn, TURN).await? {
+            return Ok(());
+        }
+        let mut overdue = 0;
+        for deletion in due {
+            match self.erase(deletion, now).await {
+                Ok(Erased::Done) => {
+                    tracing::info!(pseudonym = %deletion.pseudonym, "a deleted user's records are anonymous now");
+                }
+                // What is damaged must not keep the others waiting.
+                Ok(_) | Err(Failure::Damaged { .. }) => {
+                    overdue += u64::from(now.duration_since(deletion.due) > OVERDUE);
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        if tells && overdue > 0 {
+            tracing::warn!(
+                overdue,
+                "users cannot be deleted: something of theirs is a dead letter, or damaged (couponctl \
+                 dead-letter list, couponctl audit --full)"
+            );
+        }
+        Ok(())
+    }
+
+    /// Carries one deletion out that is due, as far as it goes. `now` is MongoDB's time before it was seen
+    /// to be marked: only what was accepted before is this user's for certain.
+    pub async fn erase(&self, deletion: &Deletion, now: Timestamp) -> Result<Erased, Failure> {
+        let keys = self.partition.keys();
+        match self.bring(&keys, deletion, now, Mode::Copy).await? {
+            Moved::InFlight => return Ok(Erased::InFlight),
+            Moved::AnotherEpoch => return Ok(Erased::Again),
+            Moved::All | Moved::Left => {}
+        }
+        self.ledger.rename(deletion, now).await?;
+        if !outdate_loads(&self.partition, &keys).await? {
+            return Ok(Erased::Again);
+        }
+        match self.bring(&keys, deletion, now, Mode::Move).await? {
+            Moved::InFlight => return Ok(Erased::InFlight),
+            Moved::AnotherEpoch => return Ok(Erased::Again),
+            Moved::Left => return Ok(Erased::Damaged),
+            Moved::All => {}
+        }
+        if self.ledger.has_records_of(&deletion.user).await? {
+            return Ok(Erased::Again);
+        }
+        self.ledger.users().remove_deleted(deletion).await?;
+        Ok(Erased::Done)
+    }
+
+    async fn bring(
+        &self,
+        keys: &EpochKeys,
+        deletion: &Deletion,
+        now: Timestamp,
+        mode: Mode,
+    ) -> Result<Moved, Failure> {
+        let issued = self.ledger.issued_by_coupon(deletion, now).await?;
+        let loaded = recovery::loaded(&self.partition, keys).await?;
+        bring(&self.partition, keys, deletion, &loaded, &issued, mode).await
+    }
+}

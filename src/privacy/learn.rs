@@ -1,0 +1,89 @@
+//! The background task, in every API process, that hears of deletions. Idempotent and without input;
+//! periodic.
+//!
+//! Reads: marked users. Writes: what this process remembers of users and of outcomes. Wakes the task that
+//! carries deletions out, once one is due.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::Failure;
+use crate::issuance::Lookup;
+use crate::user::{Deletions, RegisteredUsers, UserId, UserStore};
+
+/// Between two looks at most.
+const EVERY_MAX: Duration = Duration::from_secs(2);
+/// Looks within the time that a list is fresh, so that one may fail.
+const LOOKS: u32 = 5;
+
+/// Hears of deletions.
+pub struct Learner {
+    pub users: UserStore,
+    pub deletions: Arc<Deletions>,
+    /// `None` where the caller's ids are trusted.
+    pub registered: Option<RegisteredUsers>,
+    pub lookup: Lookup,
+    /// Told that a deletion is due.
+    pub due: Arc<Notify>,
+}
+
+/// What the looks before saw.
+#[derive(Default)]
+struct Seen {
+    /// When the latest one began.
+    at: Option<Instant>,
+    /// User and pseudonym.
+    pending: HashSet<(UserId, UserId)>,
+    /// Who was new among them: what was read just before may be remembered just after.
+    new: HashSet<UserId>,
+}
+
+impl Learner {
+    /// Looks until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let every = (self.deletions.fresh_for() / LOOKS).min(EVERY_MAX);
+        let mut seen = Seen::default();
+        loop {
+            if let Err(failure) = self.look(&mut seen).await {
+                tracing::debug!(error = failure.chain(), "cannot hear of deletions now");
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(every) => {}
+            }
+        }
+    }
+
+    async fn look(&self, seen: &mut Seen) -> Result<(), Failure> {
+        let started = Instant::now();
+        let (deletions, now) = self.users.deletions().await?;
+        // A deletion may have come and gone unheard.
+        if seen.at.is_some_and(|before| before.elapsed() > self.deletions.fresh_for()) {
+            if let Some(registered) = &self.registered {
+                registered.forget_all();
+            }
+            self.lookup.forget(|_| true);
+        }
+        let pending: HashSet<_> =
+            deletions.iter().map(|one| (one.user.clone(), one.pseudonym.clone())).collect();
+        let users: HashSet<_> = pending.iter().map(|(user, _)| user.clone()).collect();
+        // First, so that nothing of them is remembered anew.
+        self.deletions.learn(started, users.clone());
+        if let Some(registered) = &self.registered {
+            registered.forget(&users);
+        }
+        let new: HashSet<_> = pending.difference(&seen.pending).map(|(user, _)| user.clone()).collect();
+        if !new.is_empty() || !seen.new.is_empty() {
+            self.lookup.forget(|decision| new.contains(&decision.user) || seen.new.contains(&decision.user));
+        }
+        *seen = Seen { at: Some(started), pending, new };
+        if deletions.iter().any(|one| one.due <= now) {
+            self.due.notify_one();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,78 @@
+//! Redis's part of a deletion: what it counts for the user comes under the pseudonym.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use redis::Script;
+
+use crate::Failure;
+use crate::coupon::CouponId;
+use crate::issuance::IssuanceId;
+use crate::keys::EpochKeys;
+use crate::partition::{Partition, Under, script};
+use crate::user::Deletion;
+
+static MOVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("move.lua")));
+static OUTDATE: LazyLock<Script> = LazyLock::new(|| script(include_str!("outdate.lua")));
+
+/// Coupons in one script: of each, a user may hold a hundred units.
+const BATCH: usize = 50;
+
+/// Whether the user's name stays beside the pseudonym.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    Copy,
+    Move,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moved {
+    All,
+    /// Something of the user is in flight.
+    InFlight,
+    /// Redis counts more for the user than the ledger has issued.
+    Left,
+    /// Another epoch is open: begin again.
+    AnotherEpoch,
+}
+
+/// Brings the user's issuances of some loaded coupons under the pseudonym.
+pub(super) async fn bring(
+    partition: &Partition,
+    keys: &EpochKeys,
+    deletion: &Deletion,
+    coupons: &[CouponId],
+    issued: &HashMap<CouponId, Vec<IssuanceId>>,
+    mode: Mode,
+) -> Result<Moved, Failure> {
+    let mut moved = Moved::All;
+    for coupons in coupons.chunks(BATCH) {
+        let called = partition.call_under(keys, &MOVE, "move what a deleted user holds", |keys, call| {
+            call.key(keys.in_flight());
+            call.arg(deletion.user.as_str()).arg(deletion.pseudonym.as_str());
+            call.arg(if mode == Mode::Move { "move" } else { "copy" });
+            for coupon in coupons {
+                let ids = issued.get(coupon).into_iter().flatten();
+                call.key(keys.holders(coupon));
+                call.arg(ids.flat_map(|id| *id.as_bytes()).collect::<Vec<u8>>());
+            }
+        });
+        let Under::Epoch(mut reply) = called.await? else { return Ok(Moved::AnotherEpoch) };
+        match reply.text()?.as_str() {
+            "done" => {}
+            "left" => moved = Moved::Left,
+            "in-flight" => return Ok(Moved::InFlight),
+            _ => return Err(reply.wrong()),
+        }
+    }
+    Ok(moved)
+}
+
+/// Makes loads that have read the ledger begin anew. `false` if another epoch is open.
+pub(super) async fn outdate_loads(partition: &Partition, keys: &EpochKeys) -> Result<bool, Failure> {
+    let called = partition.call_under(keys, &OUTDATE, "begin loads anew", |keys, call| {
+        call.key(keys.counters());
+    });
+    Ok(matches!(called.await?, Under::Epoch(_)))
+}

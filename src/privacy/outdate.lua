@@ -1,0 +1,13 @@
+#!lua flags=allow-oom
+-- Makes every load of a coupon that is being computed begin anew (load.lua refuses it), because records
+-- were renamed since it read them.
+--
+-- KEYS  1 certificate  2 counters
+-- ARGV  1 epoch
+-- Returns {'uncertified'} or {'stale', epoch}, or {'ok', 'outdated'}
+--@certificate
+local fault = certificate_fault(KEYS[1], ARGV[1])
+if fault then return fault end
+
+redis.call('HINCRBY', KEYS[2], 'retired', 1)
+return {'ok', 'outdated'}

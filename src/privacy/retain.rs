@@ -1,0 +1,123 @@
+//! The background task, in every API process, that deletes rejections of coupons that ended long ago.
+//! Idempotent and without input; periodic.
+//!
+//! A rejection is kept as long as a repetition of its request could be answered with it: a key's request
+//! is recognised by it. Where the coupon has been over for the whole retention, a repetition is answered
+//! that it is over. Issued records are kept: they are the accounts.
+//!
+//! Reads: coupons, the ledger, what is in flight. Writes: deletes rejections from the ledger. Wakes nobody.
+//! The processes take turns, by a key that expires.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio_util::sync::CancellationToken;
+
+use super::has_turn;
+use crate::Failure;
+use crate::coupon::{CouponId, CouponStore};
+use crate::issuance::Ledger;
+use crate::issuance::lookup::read_in_flight;
+use crate::keys::EpochKeys;
+use crate::partition::Partition;
+
+/// Between two rounds.
+const EVERY: Duration = Duration::from_secs(3_600);
+/// A round that fails is tried again after this.
+const AGAIN: Duration = Duration::from_secs(60);
+/// Rejections in one step.
+const BATCH: i64 = 1_000;
+/// Steps in one round; the next one goes on.
+const STEPS_MAX: usize = 1_000;
+
+/// What one round came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retained {
+    /// Coupons that ended before.
+    pub coupons: usize,
+    /// Rejections that were deleted.
+    pub deleted: u64,
+}
+
+/// Deletes what is kept no longer.
+#[derive(Clone)]
+pub struct Retention {
+    partition: Arc<Partition>,
+    ledger: Ledger,
+    coupons: CouponStore,
+    /// How long rejections are kept after the coupon's end.
+    kept: SignedDuration,
+}
+
+impl Retention {
+    /// Keeps rejections for `days` days after the end of their coupon; `None` for 0, which is for ever.
+    pub fn new(partition: Arc<Partition>, ledger: Ledger, coupons: CouponStore, days: u32) -> Option<Self> {
+        let kept = SignedDuration::from_hours(24 * i64::from(days));
+        (days > 0).then_some(Retention { partition, ledger, coupons, kept })
+    }
+
+    /// Deletes until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        // Not all of them as soon as they start.
+        let mut pause = AGAIN.mul_f64(rand::random_range(0.5..1.5));
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = match self.take_turn().await {
+                Ok(()) => EVERY,
+                Err(failure) => {
+                    tracing::debug!(error = failure.chain(), "old rejections cannot be deleted now");
+                    AGAIN
+                }
+            };
+        }
+    }
+
+    async fn take_turn(&self) -> Result<(), Failure> {
+        if has_turn(&self.partition, EpochKeys::retain_turn, EVERY.mul_f64(0.8)).await? {
+            let Retained { coupons, deleted } = self.round(Timestamp::now()).await?;
+            if deleted > 0 {
+                tracing::info!(coupons, deleted, "deleted rejections of coupons that ended long ago");
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes, as seen at `now`.
+    pub async fn round(&self, now: Timestamp) -> Result<Retained, Failure> {
+        let mut retained = Retained { coupons: 0, deleted: 0 };
+        let Ok(before) = now.checked_sub(self.kept) else { return Ok(retained) };
+        let mut steps = 0;
+        for coupon in self.coupons.ended_before(before).await? {
+            retained.coupons += 1;
+            loop {
+                steps += 1;
+                let (found, deleted) = self.step(&coupon, before).await?;
+                retained.deleted += deleted;
+                if found < BATCH as usize || deleted == 0 {
+                    break;
+                }
+                if steps >= STEPS_MAX {
+                    return Ok(retained);
+                }
+            }
+        }
+        Ok(retained)
+    }
+
+    /// One step of a coupon: how many were found, and how many deleted.
+    async fn step(&self, coupon: &CouponId, before: Timestamp) -> Result<(usize, u64), Failure> {
+        let found = self.ledger.old_rejections(coupon, before, BATCH).await?;
+        if found.is_empty() {
+            return Ok((0, 0));
+        }
+        // One that is still to be settled must stay: without it its entry would be decided anew.
+        let in_flight = read_in_flight(&self.partition, &found).await?;
+        let settled: Vec<_> =
+            found.iter().zip(in_flight).filter(|(_, held)| held.is_none()).map(|(id, _)| *id).collect();
+        Ok((found.len(), self.ledger.delete_rejections(&settled).await?))
+    }
+}

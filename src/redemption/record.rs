@@ -1,0 +1,63 @@
+//! The sub-document `redemption` of an issued record, and its way from there. Missing means: never used.
+
+use mongodb::bson::{self, DateTime, Document};
+use serde::Deserialize;
+
+use super::{Event, Redemption, State, What};
+use crate::mongo::from_bson_time;
+
+/// The name of the sub-document.
+pub(super) const FIELD: &str = "redemption";
+
+pub(super) const ACTIVE: &str = "active";
+pub(super) const USED: &str = "used";
+pub(super) const REVOKED: &str = "revoked";
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Record {
+    status: String,
+    used_at: Option<DateTime>,
+    reference: Option<String>,
+    version: i64,
+    history: Vec<EventRecord>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EventRecord {
+    what: String,
+    at: DateTime,
+    reference: Option<String>,
+    by: String,
+}
+
+/// What the sub-document says, or what is wrong with it.
+pub(super) fn redemption(document: Document) -> Result<Redemption, String> {
+    let record: Record = bson::deserialize_from_document(document).map_err(|error| error.to_string())?;
+    let state = match (record.status.as_str(), record.used_at) {
+        (ACTIVE, None) => State::Active,
+        (USED, Some(at)) => State::Used {
+            at: from_bson_time(at),
+            reference: record.reference.map(|text| text.parse()).transpose()?,
+        },
+        (REVOKED, _) => State::Revoked,
+        (status, used_at) => return Err(format!("its redemption is {status:?}, used at {used_at:?}")),
+    };
+    let history = record.history.into_iter().map(event).collect::<Result<_, _>>()?;
+    Ok(Redemption { state, version: record.version, history })
+}
+
+fn event(record: EventRecord) -> Result<Event, String> {
+    Ok(Event {
+        what: match record.what.as_str() {
+            USED => What::Used,
+            "restored" => What::Restored,
+            REVOKED => What::Revoked,
+            other => return Err(format!("{other:?} is no change of a redemption")),
+        },
+        at: from_bson_time(record.at),
+        reference: record.reference.map(|text| text.parse()).transpose()?,
+        by: record.by,
+    })
+}

@@ -1,0 +1,254 @@
+//! Redemptions in MongoDB: a sub-document of the issued record. Every change is one compare-and-set on
+//! the record's id, its user, that it is issued, and the version that was read; MongoDB's clock decides
+//! about validity and writes the times. Whoever comes second reads again, and is told what there is.
+//!
+//! Reads are majority reads on the primary, never from a cache. That there is no such coupon is said only
+//! after a linearizable read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use jiff::Timestamp;
+use mongodb::bson::{self, DateTime, Document, doc};
+use mongodb::options::{FindOptions, ReadConcern, ReturnDocument};
+use mongodb::{Collection, Database};
+use tokio::sync::Semaphore;
+
+use super::record::{ACTIVE, FIELD, REVOKED, USED, redemption};
+use super::{Change, Redemption, Refusal, Verdict};
+use crate::Failure;
+use crate::issuance::ledger::{self, COLLECTION};
+use crate::issuance::{Decision, IssuanceId};
+use crate::mongo::{self, from_bson_time, to_bson_time};
+use crate::user::UserId;
+
+/// Changes and looks at once, so that a rush on one coupon leaves MongoDB to the others.
+const AT_ONCE: usize = 64;
+/// Those that wait for their turn; one more is refused.
+const WAITING_MAX: usize = 16_384;
+/// How often a change begins anew because another one came between.
+const ATTEMPTS_MAX: usize = 5;
+/// Waiting for a majority to confirm that this primary still leads must end.
+const LINEARIZABLE_MAX: Duration = Duration::from_secs(5);
+/// What is kept of the name of who made a change, in characters.
+const BY_MAX: usize = 200;
+
+/// A coupon that a user holds, as it is at a moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// Its issue. Never a rejection.
+    pub decision: Decision,
+    pub redemption: Redemption,
+    /// MongoDB's time of this reading.
+    pub now: Timestamp,
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    Now(Holding),
+    /// It was made before; nothing was changed.
+    Before(Holding),
+    Refused(Holding, Refusal),
+    /// This user holds no such coupon (any more).
+    NotFound,
+}
+
+/// See the module's documentation. Cheap to clone.
+#[derive(Clone)]
+pub struct RedemptionStore {
+    records: Collection<Document>,
+    turns: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+}
+
+impl RedemptionStore {
+    /// The redemptions of this database.
+    pub fn new(database: &Database) -> Self {
+        RedemptionStore {
+            records: database.collection(COLLECTION),
+            turns: Arc::new(Semaphore::new(AT_ONCE)),
+            waiting: Arc::new(Semaphore::new(WAITING_MAX)),
+        }
+    }
+
+    /// A coupon that a user holds.
+    pub async fn get(&self, user: &UserId, id: IssuanceId) -> Result<Option<Holding>, Failure> {
+        let _turn = self.turn("read the user coupon").await?;
+        self.read(user, id).await
+    }
+
+    /// At most `limit` coupons that a user holds, newest first, from after the one that a cursor names
+    /// (its time of issue and id).
+    pub async fn held_by(
+        &self,
+        user: &UserId,
+        after: Option<(Timestamp, IssuanceId)>,
+        limit: usize,
+    ) -> Result<Vec<Holding>, Failure> {
+        let options = FindOptions::builder()
+            .sort(ledger::queries::newest_first())
+            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
+            .projection(fields())
+            .build();
+        let (records, filter) = (self.records.clone(), ledger::queries::issued_to(user, after));
+        let found = mongo::run("list what the user holds", async move {
+            records.find(filter).with_options(options).await?.try_collect::<Vec<_>>().await
+        });
+        found.await?.into_iter().map(holding).collect()
+    }
+
+    /// Makes a change of `held`, which is valid until `end`, in the name of `by`. An `Err` leaves open
+    /// whether it was made; the same change again finds out.
+    pub async fn change(
+        &self,
+        held: Holding,
+        change: &Change,
+        end: Option<Timestamp>,
+        by: &str,
+    ) -> Result<Changed, Failure> {
+        let _turn = self.turn("change the user coupon").await?;
+        let (user, id) = (held.decision.user.clone(), held.decision.id);
+        let mut held = held;
+        for _ in 0..ATTEMPTS_MAX {
+            match held.redemption.judge(change, end, held.now) {
+                Verdict::Made => return Ok(Changed::Before(held)),
+                Verdict::Refused(refusal) => return Ok(Changed::Refused(held, refusal)),
+                Verdict::Make => {}
+            }
+            if let Some(changed) = self.compare_and_set(&held, change, end, by).await? {
+                return Ok(Changed::Now(changed));
+            }
+            match self.read(&user, id).await? {
+                Some(now) => held = now,
+                None => return Ok(Changed::NotFound),
+            }
+        }
+        Err(Failure::Overloaded { operation: "change the user coupon" })
+    }
+
+    /// `None` if the record is not as it was read, or not valid any more.
+    async fn compare_and_set(
+        &self,
+        held: &Holding,
+        change: &Change,
+        end: Option<Timestamp>,
+        by: &str,
+    ) -> Result<Option<Holding>, Failure> {
+        let end = end.filter(|_| matches!(change, Change::Use { .. }));
+        let filter = queries::unchanged(&held.decision, held.redemption.version, end);
+        let update = update(change, held, by);
+        let records = self.records.clone();
+        let changed = mongo::run("change the user coupon", async move {
+            records
+                .find_one_and_update(filter, update)
+                .projection(fields())
+                .return_document(ReturnDocument::After)
+                .await
+        });
+        changed.await?.map(holding).transpose()
+    }
+
+    async fn read(&self, user: &UserId, id: IssuanceId) -> Result<Option<Holding>, Failure> {
+        let (records, filter) = (self.records.clone(), queries::issued(id));
+        let found = mongo::run("read the user coupon", async move {
+            match records.find_one(filter.clone()).projection(fields()).await? {
+                Some(found) => Ok(Some(found)),
+                None => {
+                    records
+                        .find_one(filter)
+                        .projection(fields())
+                        .read_concern(ReadConcern::linearizable())
+                        .max_time(LINEARIZABLE_MAX)
+                        .await
+                }
+            }
+        });
+        let found = found.await?.map(holding).transpose()?;
+        Ok(found.filter(|holding| holding.decision.user == *user))
+    }
+
+    async fn turn(&self, operation: &'static str) -> Result<impl Drop + '_, Failure> {
+        let overloaded = || Failure::Overloaded { operation };
+        let waiting = self.waiting.try_acquire().map_err(|_| overloaded())?;
+        let turn = self.turns.acquire().await.map_err(|_| overloaded())?;
+        drop(waiting);
+        Ok(turn)
+    }
+}
+
+/// The fields of the ledger's record, the redemption, and MongoDB's time.
+fn fields() -> Document {
+    let mut fields = ledger::fields();
+    fields.insert(FIELD, 1);
+    fields.insert("now", "$$NOW");
+    fields
+}
+
+fn holding(mut document: Document) -> Result<Holding, Failure> {
+    let id = document.get("_id").map(ToString::to_string).unwrap_or_default();
+    let wrong = |why: String| Failure::Damaged { what: "a redemption", why: format!("{id}: {why}") };
+    let now =
+        document.get_datetime("now").map(|now| from_bson_time(*now)).map_err(|e| wrong(e.to_string()))?;
+    let redemption = match document.remove(FIELD) {
+        None => Redemption::default(),
+        Some(bson::Bson::Document(inner)) => redemption(inner).map_err(wrong)?,
+        Some(other) => return Err(wrong(format!("it is {other}"))),
+    };
+    Ok(Holding { decision: ledger::decision_of(document)?, redemption, now })
+}
+
+/// What a change writes. What callers name is only ever a literal in it.
+fn update(change: &Change, held: &Holding, by: &str) -> Vec<Document> {
+    let by: String = by.chars().take(BY_MAX).collect();
+    let gone = "$$REMOVE";
+    let literal = |text: &str| doc! {"$literal": text};
+    let mut event = doc! {"what": change.what().as_str(), "at": "$$NOW", "by": literal(&by)};
+    let (status, used_at, reference) = match change {
+        Change::Use { reference } => {
+            event.insert("reference", literal(reference.as_str()));
+            (USED, "$$NOW", literal(reference.as_str()).into())
+        }
+        Change::Restore { .. } => {
+            // The reference of the use that is undone.
+            if let super::State::Used { reference: Some(reference), .. } = &held.redemption.state {
+                event.insert("reference", literal(reference.as_str()));
+            }
+            (ACTIVE, gone, bson::Bson::from(gone))
+        }
+        Change::Revoke => (REVOKED, gone, gone.into()),
+    };
+    let history = doc! {"$concatArrays": [{"$ifNull": [format!("${FIELD}.history"), []]}, [event]]};
+    vec![doc! {"$set": {FIELD: {
+        "status": status,
+        "usedAt": used_at,
+        "reference": reference,
+        "version": held.redemption.version + 1,
+        "history": history,
+    }}}]
+}
+
+/// The filters that redemptions are asked and changed with. Each must be served by an index.
+pub mod queries {
+    use super::*;
+
+    /// An issued record.
+    pub fn issued(id: IssuanceId) -> Document {
+        doc! {"_id": ledger::uuid(id), "outcome": ledger::ISSUED}
+    }
+
+    /// The same, if it still belongs to this user, its redemption has this version, and it is valid.
+    pub fn unchanged(decision: &Decision, version: i64, end: Option<Timestamp>) -> Document {
+        let mut filter = issued(decision.id);
+        filter.insert("userId", decision.user.as_str());
+        // `null` is what a missing field is.
+        let version = Some(version).filter(|version| *version > 0);
+        filter.insert(format!("{FIELD}.version"), version);
+        if let Some(end) = end {
+            let end: DateTime = to_bson_time(end);
+            filter.insert("$expr", doc! {"$lt": ["$$NOW", end]});
+        }
+        filter
+    }
+}

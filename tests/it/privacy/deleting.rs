@@ -1,0 +1,213 @@
+//! Deletions as an operator asks for them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use coupon_system::queue::dead;
+use coupon_system::recovery;
+use mongodb::bson::{Document, doc};
+use serde_json::json;
+
+use super::{delete, gone, traces};
+use crate::helpers::{
+    API, Client, NotFound, System, Tally, accounts_hold, at, eventually, program, recovered, rush, serving,
+};
+
+const USER: &str = "victim-7f3a@example.com";
+
+/// Short, for a test: still twice what a process may go without hearing of deletions.
+const DELAY: &[&str] = &["--user-deletion-delay", "2"];
+
+async fn register(system: &System, user: &str) {
+    assert_eq!(system.client.post("/users", json!({"id": user})).await.status, 201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_is_deleted_while_others_rush_and_leaves_no_trace_and_the_accounts_hold() {
+    let system = System::start_with(DELAY).await;
+    register(&system, USER).await;
+    let crowd = system.users("u", 400).await;
+    let rushed = system.coupon("c", 200, 1).await;
+    let several = system.coupon("several", 10, 3).await;
+    let over = system.coupon("over", 5, 1).await;
+    let mut api = program(API, &system);
+    api.args(["--listen", "127.0.0.1:0"]).args(DELAY);
+    let (_other, address) = serving(api).await;
+    let other = Client::new(address);
+
+    // Rejected: discarded by an operator, after it was set aside.
+    let entry = {
+        other.issue(USER, "several", Some("discarded")).await.id();
+        system.take_entries().await.remove(0)
+    };
+    let (partition, keys) = (system.partition(), system.keys());
+    assert!(dead::set_aside(partition, &keys, &entry.entry, entry.id, 3, "why").await.expect("set aside"));
+    dead::discard(partition, &system.backends.ledger, entry.id).await.expect("discarded");
+
+    // Issued, used, revoked; of a coupon that is in Redis no more.
+    system.worker();
+    let mut held = Vec::new();
+    for (coupon, key) in [("c", None), ("several", Some("k1")), ("several", Some("k2")), ("over", Some("k3"))]
+    {
+        let id = other.issue(USER, coupon, key).await.id();
+        held.push(other.decided(&id).await.body["userCoupon"].as_str().expect("a link").to_owned());
+    }
+    let reference = json!({"reference": format!("order-of-{USER}")});
+    assert_eq!(system.client.post(&format!("{}/use", held[1]), reference).await.status, 200);
+    assert_eq!(system.client.post(&format!("{}/revoke", held[2]), json!({})).await.status, 200);
+    let ended = system.client.request("PATCH", "/coupons/over").json(&json!({"endsAt": at(0).to_string()}));
+    assert_eq!(system.client.send(ended).await.status, 200);
+    eventually("it is retired", async || {
+        let retired = recovery::retire(system.partition(), Duration::ZERO).await.expect("a look");
+        retired.contains(&over).then_some(())
+    })
+    .await;
+    assert!(traces(&system, USER).await.len() > 5);
+
+    let tally = Arc::new(Tally::default());
+    let others = rush(&system, crowd, &tally, NotFound::IsAFault);
+    let asked = Instant::now();
+    let answer = delete(&system, USER).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let again = delete(&system, USER).await;
+    assert_eq!((again.status, &again.body), (202, &answer.body));
+    assert_eq!(system.client.get(&format!("/users/{USER}")).await.code(), "user-not-found");
+    assert_eq!(system.client.post("/users", json!({"id": USER})).await.code(), "user-exists");
+    // The other process had seen the user, and hears of it soon enough.
+    eventually("nobody accepts anything of the user", async || {
+        let answer = other.issue(USER, "several", Some("k1")).await;
+        (answer.code() == "user-not-found").then_some(())
+    })
+    .await;
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    gone(&system, USER).await;
+    assert!(asked.elapsed() >= Duration::from_secs(2), "not before it was due");
+    assert_eq!(others.await.expect("no panic").len(), 199);
+
+    assert_eq!(traces(&system, USER).await, Vec::<String>::new());
+    for coupon in [&rushed, &several] {
+        accounts_hold(&system, coupon).await;
+    }
+    let records = system.backends.database.collection::<Document>("user_coupons");
+    let renamed = doc! {"userId": {"$regex": "^deleted:"}};
+    assert_eq!(records.count_documents(renamed).await.expect("a count"), 5);
+    assert_eq!(delete(&system, USER).await.code(), "user-not-found");
+
+    // Nor does any process remember: what it tells of an issuance is what the ledger says by now.
+    let id = held[1].rsplit('/').next().expect("an id");
+    for client in [&system.client, &other] {
+        let shown = eventually("it is forgotten", async || {
+            let shown = client.get(&format!("/issuances/{id}")).await;
+            (!shown.body.to_string().contains(USER)).then_some(shown)
+        })
+        .await;
+        assert!(shown.body["userId"].as_str().is_some_and(|user| user.starts_with("deleted:")), "{shown:?}");
+        let kept = client.get(shown.body["userCoupon"].as_str().expect("a link")).await;
+        assert_eq!((&kept.body["status"], &kept.body["reference"]), (&json!("used"), &json!(null)));
+        assert_eq!(kept.body["history"][1]["event"], "used");
+    }
+
+    // A rebuild finds nothing else.
+    let _: u64 = system.command(&["DEL", &system.keys().certificate()]).await;
+    recovered(&system).await;
+    assert_eq!(traces(&system, USER).await, Vec::<String>::new());
+    system.audited_clean().await;
+}
+
+#[tokio::test]
+async fn the_same_id_registered_anew_is_a_new_person() {
+    let system = System::start_with(&["--user-deletion-delay", "1"]).await;
+    let coupon = system.coupon("c", 10, 1).await;
+    register(&system, USER).await;
+    system.worker();
+    let old = system.client.issue(USER, "c", Some("key")).await.id();
+    system.client.decided(&old).await;
+    assert_eq!(delete(&system, USER).await.status, 202);
+    gone(&system, USER).await;
+
+    register(&system, USER).await;
+    assert_eq!(system.client.get(&format!("/user-coupons/{USER}")).await.body["items"], json!([]));
+    for is_rebuilt in [false, true] {
+        if is_rebuilt {
+            let _: u64 = system.command(&["DEL", &system.keys().certificate()]).await;
+            recovered(&system).await;
+        }
+        // The key was the old one's: it gives the new one neither their coupon nor another.
+        let replayed = eventually("it answers", async || {
+            let answer = system.client.issue(USER, "c", Some("key")).await;
+            (answer.status != 503).then_some(answer)
+        })
+        .await;
+        assert_eq!((replayed.status, replayed.code()), (409, "discarded"), "{replayed:?}");
+    }
+    let fresh = system.client.issue(USER, "c", None).await;
+    assert_eq!(fresh.status, 202);
+    assert_eq!(system.client.decided(&fresh.id()).await.state(), "issued");
+    assert_eq!(system.client.issue(USER, "c", None).await.code(), "already-issued");
+    let stock = accounts_hold(&system, &coupon).await;
+    assert_eq!((stock.issued, stock.remaining), (2, 8));
+}
+
+#[tokio::test]
+async fn a_deletion_waits_for_what_is_in_flight() {
+    let system = System::start_with(&["--user-deletion-delay", "1"]).await;
+    let coupon = system.coupon("c", 10, 1).await;
+    register(&system, USER).await;
+    let id = system.client.issue(USER, "c", None).await.id();
+    let entries = system.take_entries().await;
+    let keys = system.keys();
+    let set_aside =
+        dead::set_aside(system.partition(), &keys, &entries[0].entry, entries[0].id, 3, "why").await;
+    assert!(set_aside.expect("an answer"));
+    assert_eq!(delete(&system, USER).await.status, 202);
+    let (deletions, _) = system.backends.users.deletions().await.expect("a look");
+    eventually("it is due", async || {
+        let (_, now) = system.backends.users.deletions().await.expect("a look");
+        (now >= deletions[0].due).then_some(())
+    })
+    .await;
+    let eraser = coupon_system::privacy::Eraser::new(
+        Arc::clone(&system.backends.partition),
+        system.backends.ledger.clone(),
+    );
+    let erased = eraser.erase(&deletions[0], at(10)).await.expect("an answer");
+    assert_eq!(erased, coupon_system::privacy::Erased::InFlight);
+    assert!(!traces(&system, USER).await.is_empty());
+    assert_eq!(system.client.get(&format!("/issuances/{id}")).await.state(), "queued");
+
+    let discarded = system.client.post(&format!("/dead-letters/{id}/discard"), json!({})).await;
+    assert_eq!(discarded.status, 200, "{discarded:?}");
+    gone(&system, USER).await;
+    assert_eq!(traces(&system, USER).await, Vec::<String>::new());
+    accounts_hold(&system, &coupon).await;
+}
+
+#[tokio::test]
+async fn who_is_unknown_cannot_be_deleted_and_nobody_can_be_called_as_the_deleted_are() {
+    let system = System::start().await;
+    for unknown in ["nobody", "deleted:abc", "%24ne", "x%2Fy"] {
+        let answer = delete(&system, unknown).await;
+        assert_eq!((answer.status, answer.code()), (404, "user-not-found"), "{unknown}");
+    }
+    let answer = system.client.post("/users", json!({"id": "deleted:abc"})).await;
+    assert_eq!((answer.status, answer.body["errors"][0]["pointer"].as_str()), (422, Some("#/id")));
+}
+
+#[tokio::test]
+async fn where_ids_are_trusted_a_user_who_was_never_registered_can_be_deleted() {
+    let flags = ["--require-registered-users", "false", "--user-deletion-delay", "1"];
+    let system = System::start_with(&flags).await;
+    let coupon = system.coupon("c", 10, 1).await;
+    system.worker();
+    let id = system.client.issue(USER, "c", None).await.id();
+    system.client.decided(&id).await;
+    assert_eq!(delete(&system, "nobody").await.code(), "user-not-found");
+    assert_eq!(delete(&system, USER).await.status, 202);
+    eventually("it is heard of", async || {
+        (system.client.issue(USER, "c", None).await.code() == "user-not-found").then_some(())
+    })
+    .await;
+    gone(&system, USER).await;
+    assert_eq!(traces(&system, USER).await, Vec::<String>::new());
+    accounts_hold(&system, &coupon).await;
+}

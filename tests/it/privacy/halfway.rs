@@ -1,0 +1,255 @@
+//! Deletions that are broken off, and what else goes on meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use coupon_system::Failure;
+use coupon_system::privacy::{Erased, Eraser};
+use coupon_system::user::{Deletion, Marked};
+use mongodb::bson::{Document, doc};
+use rand::RngExt;
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::traces;
+use crate::helpers::{
+    API, Client, System, at, chance, eventually, program, recovered, rounds, send, serving,
+};
+
+const USER: &str = "halfway-user";
+
+/// How far a deletion came before it was broken off.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Broken {
+    Marked,
+    /// Redis counts the user under both names; the ledger knows the old one.
+    Copied,
+    /// The ledger knows the new name; Redis counts the user under both.
+    Renamed,
+    /// The same, but one record of three was not renamed yet.
+    HalfRenamed,
+}
+
+fn eraser(system: &System) -> Eraser {
+    Eraser::new(Arc::clone(&system.backends.partition), system.backends.ledger.clone())
+}
+
+async fn records_must(system: &System, validator: Document) {
+    let changed =
+        system.backends.database.run_command(doc! {"collMod": "user_coupons", "validator": validator});
+    changed.await.expect("it is changed");
+}
+
+/// Breaks a deletion off.
+async fn break_off(system: &System, broken: Broken) -> Deletion {
+    let users = &system.backends.users;
+    let marked = users.mark_deleted(&USER.parse().expect("an id"), Duration::ZERO, false).await;
+    let Marked::As(deletion) = marked.expect("an answer") else { panic!("the user is registered") };
+    if broken != Broken::Marked {
+        // MongoDB takes no pseudonym: the copying is done, and then it fails.
+        records_must(system, doc! {"userId": {"$not": {"$regex": "^deleted:"}}}).await;
+        eraser(system).erase(&deletion, at(10)).await.expect_err("it is refused");
+        records_must(system, doc! {}).await;
+    }
+    if matches!(broken, Broken::Renamed | Broken::HalfRenamed) {
+        let ledger = &system.backends.ledger;
+        assert_eq!(ledger.rename(&deletion, at(10)).await.expect("an answer"), 3);
+    }
+    if broken == Broken::HalfRenamed {
+        let records = system.backends.database.collection::<Document>("user_coupons");
+        let (one, back) =
+            (doc! {"userId": deletion.pseudonym.as_str(), "nth": 2}, doc! {"$set": {"userId": USER}});
+        assert_eq!(records.update_one(one, back).await.expect("an answer").modified_count, 1);
+    }
+    deletion
+}
+
+#[tokio::test]
+async fn wherever_it_is_broken_off_the_accounts_hold_through_a_rebuild_and_a_load_and_it_can_be_ended() {
+    for broken in [Broken::Marked, Broken::Copied, Broken::Renamed, Broken::HalfRenamed] {
+        // Nobody but this test carries it out.
+        let mut system = System::start().await;
+        let coupon = system.coupon("c", 10, 3).await;
+        system.users("u", 1).await;
+        system.client.post("/users", json!({"id": USER})).await;
+        let worker = system.worker();
+        for (user, key) in [(USER, "k1"), (USER, "k2"), (USER, "k3"), ("u0", "k1")] {
+            let id = system.client.issue(user, "c", Some(key)).await.id();
+            system.client.decided(&id).await;
+        }
+        system.settled(&coupon).await;
+        worker.cancel();
+        system.stop().await;
+        let deletion = break_off(&system, broken).await;
+        system.audited_clean().await;
+
+        // The coupon leaves Redis and is loaded again.
+        let keys = system.keys();
+        let _: u64 = system
+            .command(&["DEL", &keys.coupon(&coupon), &keys.holders(&coupon), &keys.free(&coupon)])
+            .await;
+        system.backends.loader().load(&coupon).await.expect("it is loaded");
+        system.audited_clean().await;
+
+        // Everything is built anew.
+        let _: u64 = system.command(&["DEL", &keys.certificate()]).await;
+        assert!(system.backends.keeper().ensure().await.expect("a recovery"));
+        recovered(&system).await;
+        system.audited_clean().await;
+        assert_eq!(system.stock(&coupon).await.issued, 4, "{broken:?}");
+
+        for _ in 0..2 {
+            let erased = eraser(&system).erase(&deletion, at(10)).await.expect("an answer");
+            assert_eq!(erased, Erased::Done, "{broken:?}");
+            assert_eq!(traces(&system, USER).await, Vec::<String>::new(), "{broken:?}");
+            system.audited_clean().await;
+        }
+        assert_eq!(system.stock(&coupon).await.issued, 4, "{broken:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_slept_in_the_middle_of_a_deletion_takes_nothing_of_the_next_person() {
+    let mut system = System::start().await;
+    let coupon = system.coupon("c", 10, 1).await;
+    system.client.post("/users", json!({"id": USER})).await;
+    system.stop().await;
+    let deletion = break_off(&system, Broken::Marked).await;
+    let (_, slept) = system.backends.users.deletions().await.expect("a look");
+    assert_eq!(eraser(&system).erase(&deletion, slept).await.expect("an answer"), Erased::Done);
+
+    eventually("the clock goes on", async || (at(0) > slept).then_some(())).await;
+    let user =
+        coupon_system::user::User { id: USER.parse().expect("an id"), name: USER.into(), created_at: at(0) };
+    assert_eq!(system.backends.users.insert(&[user]).await.expect("an answer"), [true]);
+    system.accepted(USER, &coupon).await;
+    let entries = system.take_entries().await;
+    system.decider().process(&system.keys(), &entries).await.expect("it is issued");
+    // It wakes.
+    assert_ne!(eraser(&system).erase(&deletion, slept).await.expect("an answer"), Erased::Done);
+    let held = system.backends.ledger.held_by(&coupon, &USER.parse().expect("an id")).await.expect("a look");
+    assert_eq!(held.len(), 1);
+    assert!(system.backends.users.get(&USER.parse().expect("an id")).await.expect("a look").is_some());
+    system.audited_clean().await;
+}
+
+/// Users of one round, each with two coupons.
+const USERS: usize = 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_api_that_is_killed_in_the_middle_leaves_a_deletion_that_the_next_one_ends() {
+    let mut chance = chance();
+    let mut system = System::start().await;
+    let coupons = [system.coupon("c", 1_000, 1).await, system.coupon("d", 1_000, 1).await];
+    system.worker();
+    let mut all = Vec::new();
+    for round in 0..rounds(4) {
+        let users = system.users(&format!("killed-{round}-"), USERS).await;
+        for user in &users {
+            for coupon in &coupons {
+                system.accepted(user, coupon).await;
+            }
+        }
+        all.push(users);
+    }
+    for coupon in &coupons {
+        system.settled(coupon).await;
+    }
+    system.stop().await;
+    let start = async || {
+        let mut api = program(API, &system);
+        api.args(["--listen", "127.0.0.1:0", "--user-deletion-delay", "1"]);
+        serving(api).await
+    };
+    for users in &all {
+        let (mut child, address) = start().await;
+        let client = Client::new(address);
+        for user in users {
+            let answer = eventually("it answers", async || {
+                let answer = client.send(client.request("DELETE", &format!("/users/{user}"))).await;
+                (answer.status != 503).then_some(answer)
+            })
+            .await;
+            assert_eq!(answer.status, 202, "{answer:?}");
+        }
+        // A second later they are due, and carried out within a fraction of one.
+        tokio::time::sleep(Duration::from_millis(chance.random_range(900..1_700))).await;
+        send(&child, Signal::KILL);
+        child.wait().await.expect("it ends");
+        system.audited_clean().await;
+    }
+    let (_child, _) = start().await;
+    eventually("all are gone", async || {
+        let (deletions, _) = system.backends.users.deletions().await.expect("a look");
+        deletions.is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(traces(&system, "killed-").await, Vec::<String>::new());
+    system.audited_clean().await;
+    for coupon in &coupons {
+        assert_eq!(system.stock(coupon).await.issued as usize, USERS * all.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rebuilds_while_users_are_deleted_count_every_record_once() {
+    const REBUILDS_MIN: usize = 5;
+    let system = System::start_with(&["--user-deletion-delay", "1"]).await;
+    let coupon = system.coupon("c", 1_000, 1).await;
+    let worker = system.worker();
+    // Names that the pseudonyms fall between: their records move in both directions.
+    let (before, after) = (system.users("a-mover-", 25).await, system.users("z-mover-", 25).await);
+    for user in before.iter().chain(&after).chain(&system.users("m", 25).await) {
+        system.accepted(user, &coupon).await;
+    }
+    system.settled(&coupon).await;
+    worker.cancel();
+    for user in before.iter().chain(&after) {
+        assert_eq!(super::delete(&system, user).await.status, 202);
+    }
+    let mut rebuilds = 0;
+    loop {
+        let _: u64 = system.command(&["DEL", &system.keys().certificate()]).await;
+        recovered(&system).await;
+        rebuilds += 1;
+        let report = system.audited().await;
+        let findings: Vec<_> = report.findings().map(ToString::to_string).collect();
+        assert!(findings.is_empty(), "after {rebuilds} rebuilds: {findings:#?}");
+        let (deletions, _) = system.backends.users.deletions().await.expect("a look");
+        if deletions.is_empty() && rebuilds >= REBUILDS_MIN {
+            break;
+        }
+    }
+    assert_eq!(traces(&system, "mover-").await, Vec::<String>::new());
+    assert_eq!(system.stock(&coupon).await.issued, 75);
+    system.audited_clean().await;
+}
+
+#[tokio::test]
+async fn a_deletion_does_nothing_where_redis_is_damaged_or_not_certified() {
+    let mut system = System::start().await;
+    let (coupon, damaged) = (system.coupon("c", 10, 1).await, system.coupon("d", 10, 1).await);
+    system.client.post("/users", json!({"id": USER})).await;
+    system.accepted(USER, &coupon).await;
+    let entries = system.take_entries().await;
+    system.decider().process(&system.keys(), &entries).await.expect("it is issued");
+    system.stop().await;
+    let deletion = break_off(&system, Broken::Marked).await;
+    let (keys, held) = (system.keys(), traces(&system, USER).await);
+    assert_eq!(held.len(), 3, "user, record and holder: {held:?}");
+
+    let _: String = system.command(&["SET", &keys.holders(&damaged), "something else"]).await;
+    let refused = eraser(&system).erase(&deletion, at(10)).await;
+    assert!(matches!(refused, Err(Failure::Damaged { .. })), "{refused:?}");
+    assert_eq!(traces(&system, USER).await, held);
+    let _: u64 = system.command(&["DEL", &keys.holders(&damaged)]).await;
+
+    let _: String = system.command(&["RENAME", &keys.certificate(), "aside"]).await;
+    let refused = eraser(&system).erase(&deletion, at(10)).await;
+    assert!(matches!(refused, Err(Failure::Uncertified)), "{refused:?}");
+    let _: String = system.command(&["RENAME", "aside", &keys.certificate()]).await;
+    assert_eq!(traces(&system, USER).await, held);
+    assert_eq!(eraser(&system).erase(&deletion, at(10)).await.expect("an answer"), Erased::Done);
+    assert_eq!(traces(&system, USER).await, Vec::<String>::new());
+    system.audited_clean().await;
+}

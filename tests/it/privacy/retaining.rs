@@ -1,0 +1,66 @@
+//! Rejections are not kept for ever.
+
+use std::sync::Arc;
+
+use coupon_system::issuance::{Decision, IssuanceId, Outcome, Reason};
+use coupon_system::keys::PartitionId;
+use coupon_system::privacy::{Retained, Retention};
+
+use crate::helpers::{System, at};
+
+const DAY: i64 = 24 * 3_600;
+
+/// Writes a record that is so many days old.
+async fn record(system: &System, coupon: &str, id: IssuanceId, days: i64, outcome: Outcome) -> IssuanceId {
+    let decision = Decision {
+        id,
+        coupon: coupon.parse().expect("an id"),
+        user: "u0".parse().expect("an id"),
+        outcome,
+        accepted_at: at(-days * DAY),
+        decided_at: at(-days * DAY),
+    };
+    system.backends.ledger.insert(&[decision]).await.expect("it is written");
+    id
+}
+
+#[tokio::test]
+async fn rejections_go_when_their_coupon_has_been_over_for_long_and_nothing_else_does() {
+    const REJECTED: Outcome = Outcome::Rejected { reason: Reason::Discarded, serial: None, lost: false };
+    let system = System::start().await;
+    let new = || IssuanceId::generate(PartitionId::ONE);
+    system.coupon_record("old", 10, 1, at(-500 * DAY), at(-450 * DAY)).await;
+    system.coupon_record("recent", 10, 1, at(-500 * DAY), at(-300 * DAY)).await;
+    let open = system.coupon("open", 10, 1).await;
+    let in_flight = system.accepted("u1", &open).await;
+    let gone = [
+        record(&system, "old", new(), 460, REJECTED).await,
+        record(&system, "old", new(), 451, REJECTED).await,
+    ];
+    let kept = [
+        record(&system, "old", new(), 460, Outcome::Issued { serial: 1, nth: 1 }).await,
+        // Decided late, and perhaps to be repeated.
+        record(&system, "old", new(), 10, REJECTED).await,
+        // Not settled yet.
+        record(&system, "old", in_flight, 460, REJECTED).await,
+        record(&system, "recent", new(), 460, REJECTED).await,
+        record(&system, "open", new(), 460, REJECTED).await,
+    ];
+    let backends = &system.backends;
+    let retention = |days| {
+        Retention::new(
+            Arc::clone(&backends.partition),
+            backends.ledger.clone(),
+            backends.coupons.clone(),
+            days,
+        )
+    };
+    assert!(retention(0).is_none(), "0 keeps them for ever");
+    let retention = retention(400).expect("a retention");
+    let round = retention.round(at(0)).await.expect("an answer");
+    assert_eq!(round, Retained { coupons: 1, deleted: 2 });
+    let left = backends.ledger.decisions(&[gone.as_slice(), &kept].concat()).await.expect("a look");
+    assert!(gone.iter().all(|id| !left.contains_key(id)), "{left:?}");
+    assert!(kept.iter().all(|id| left.contains_key(id)), "{left:?}");
+    assert_eq!(retention.round(at(0)).await.expect("an answer"), Retained { coupons: 1, deleted: 0 });
+}
