@@ -13,6 +13,7 @@ use super::servers::{MongoOptions, MongoServer, RedisOptions, RedisServer, find_
 use crate::boot::{self, Backends};
 use crate::config::{ApiConfig, ApiLimits, MongoConfig, PaceConfig, RedisConfig};
 use crate::coupon::{Coupon, CouponId, Discount, Validity};
+use crate::http::files;
 use crate::recovery::Durability;
 use crate::user::{User, UserId};
 use crate::worker::Worker;
@@ -65,6 +66,7 @@ struct Servers {
 
 /// Runs everything until the first signal.
 pub async fn run(options: Options) -> anyhow::Result<()> {
+    files::raise_limit();
     let shutdown = shutdown::on_signal()?;
     // Before anything is started, or emptied: a second copy must not disturb the first.
     let listener = boot::bind(options.listen, "--listen").await?;

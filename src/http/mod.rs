@@ -1,6 +1,7 @@
 //! What API and worker share: the server, problems, and reading requests strictly; and TLS of clients.
 
 pub mod fields;
+pub mod files;
 pub mod health;
 pub mod language;
 pub mod metrics;

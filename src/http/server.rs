@@ -12,22 +12,23 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::files;
+
 /// After the request to stop, requests in hand may take this long.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
 /// The head of a request must arrive within this.
 const HEADER_READ_MAX: Duration = Duration::from_secs(15);
-/// Connections open at once; more wait to be accepted.
-const CONNECTIONS_MAX: usize = 60_000;
 /// An accept that fails (no file descriptors left) is tried again after this.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
-/// Serves until `shutdown`; then stops accepting and finishes what is in hand, within a bound.
+/// Serves until `shutdown`; then stops accepting and finishes what is in hand, within a bound. As many
+/// connections are open at once as the limit of open files has room for; more wait to be accepted.
 pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ_MAX);
     builder.http2().timer(TokioTimer::new());
     let graceful = GracefulShutdown::new();
-    let connections = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let connections = std::sync::Arc::new(Semaphore::new(files::connections_max()));
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
