@@ -35,6 +35,7 @@
 //! | [`coupon`], [`user`], [`service`] | the offer; who may have it; whether anything is accepted |
 //! | [`issuance`] | reserve, decide, settle, look up, wait |
 //! | [`queue`] | the stream |
+//! | [`limits`] | how often one user or address may ask |
 //! | [`recovery`] | the certificate, loading coupons, rebuilding |
 //! | [`audit`] | whether Redis and the ledger agree, unit by unit; mending what drifted |
 //! | [`worker`] | the drain loop |
@@ -59,6 +60,7 @@ mod failure;
 pub mod http;
 pub mod issuance;
 pub mod keys;
+pub mod limits;
 pub mod load;
 pub mod metrics;
 pub mod mongo;

@@ -12,7 +12,9 @@ use super::wire::problem::Problem;
         title = "Coupon System",
         description = "First-come-first-served coupons. Request one with `POST /user-coupons`, and ask what became of it \
                        at the `Location` of the answer: *accepted* is not yet *issued*.\n\n\
-                       Every 4xx and 5xx answer is a problem (RFC 9457), in English or Korean by `Accept-Language`."
+                       Every 4xx and 5xx answer is a problem (RFC 9457), in English or Korean by `Accept-Language`. \
+                       Whatever the route, path and query of more than 8 KiB are answered 414, and a head of more than 32 KiB \
+                       or 100 headers 431."
     ),
     tags(
         (name = "issuances", description = "Request a coupon, and ask what became of the request"),
@@ -47,9 +49,11 @@ pub(super) fn add_common_problems(document: &mut OpenApi) {
             add(operation, "422", "`invalid`: a wrong shape or value; see `errors`");
             if has_body {
                 add(operation, "400", "`malformed`: not JSON");
+                add(operation, "408", "`timeout`: the body took longer than 10 s to arrive");
                 add(operation, "413", "`too-large`");
                 add(operation, "415", "`unsupported-media-type`");
             }
+            add(operation, "429", "`rate-limited`: safe to repeat after `Retry-After`; see `RateLimit`");
             add(
                 operation,
                 "503",

@@ -15,6 +15,7 @@ use super::App;
 use super::issuances::{To, decided_issuance, known, nowhere, queued_issuance};
 use super::query::Query;
 use super::wire::problem::Problem as ProblemBody;
+use crate::access::Caller;
 use crate::http::problem::jittered_ms;
 use crate::http::request::RequestId;
 use crate::http::{Language, Problem};
@@ -52,10 +53,12 @@ pub(super) const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-ac
 pub async fn events(
     State(app): State<Arc<App>>,
     Extension(RequestId(request_id)): Extension<RequestId>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     Path(id): Path<String>,
     query: Query,
 ) -> Result<Response, Problem> {
+    app.user_limit.count(&caller, None).await?;
     query.finish()?;
     let id = known(&id)?;
     let (found, waiter) = app.feed.watch(id).await?;

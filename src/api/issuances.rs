@@ -12,6 +12,7 @@ use super::query::Query;
 use super::wire::issuance::{self as wire, Issuance, RequestIssuance};
 use super::wire::problem::Problem as ProblemBody;
 use super::{App, wait};
+use crate::access::Caller;
 use crate::http::problem::jittered_ms;
 use crate::http::request::{Json as Body, RequestId};
 use crate::http::{Code, Language, Problem};
@@ -59,12 +60,14 @@ const BACKLOG_RETRY_MS: u64 = 2_000;
 pub async fn request(
     State(app): State<Arc<App>>,
     Extension(RequestId(request_id)): Extension<RequestId>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     query: Query,
     Body(body): Body,
 ) -> Result<Response, Problem> {
     let wait = wait::read(query)?;
     let (user, coupon) = wire::request(body)?;
+    app.user_limit.count(&caller, Some(&user)).await?;
     let key = idempotency_key(&headers)?;
     if let Some(registered) = &app.registered
         && !registered.contains(&user).await?
@@ -249,10 +252,12 @@ fn replayed(mut response: Response) -> Response {
 pub async fn get(
     State(app): State<Arc<App>>,
     Extension(RequestId(request_id)): Extension<RequestId>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     Path(id): Path<String>,
     query: Query,
 ) -> Result<Response, Problem> {
+    app.user_limit.count(&caller, None).await?;
     let wait = wait::read(query)?;
     let id = known(&id)?;
     let found = match wait {

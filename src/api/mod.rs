@@ -2,6 +2,7 @@
 
 mod coupons;
 mod docs;
+mod doors;
 mod issuance_events;
 mod issuances;
 mod links;
@@ -13,6 +14,7 @@ mod query;
 mod router;
 mod service;
 mod steering;
+mod swagger;
 mod user_coupons;
 mod users;
 mod wait;
@@ -31,14 +33,16 @@ use crate::audit::{self, Auditor};
 use crate::boot::{self, Backends};
 use crate::config::ApiConfig;
 use crate::coupon::{CouponId, CouponStore, Validity, steer};
+use crate::http::cors::Origins;
 use crate::http::metrics::{CacheSize, Watch};
-use crate::http::server;
+use crate::http::server::{self, Bounds};
 use crate::issuance::{Feed, Ledger, Lookup, Reservations};
 use crate::partition::Partition;
 use crate::recovery::{self, Loader};
 use crate::service::ServiceStore;
 use crate::user::{RegisteredUsers, UserStore};
 pub use docs::openapi;
+use doors::{AddressLimit, UserLimit};
 use links::Links;
 use pace::Pace;
 pub use router::router;
@@ -71,6 +75,11 @@ pub struct App {
     /// `None` audits nothing.
     audit_every: Option<Duration>,
     metrics: Arc<Watch>,
+    bounds: Bounds,
+    user_limit: UserLimit,
+    address_limit: Option<AddressLimit>,
+    /// `None` lets no site's scripts read.
+    origins: Option<Origins>,
 }
 
 impl App {
@@ -105,6 +114,10 @@ impl App {
             validities: Cache::new(VALIDITIES_CACHED),
             links: Links::new(config.public_url.as_deref())?,
             pace: Pace::default(),
+            bounds: limits.doors.bounds(),
+            user_limit: UserLimit::start(&limits.doors, partition),
+            address_limit: AddressLimit::start(&limits.doors, partition),
+            origins: Origins::new(&limits.doors.cors_origins),
             audit_every: (limits.audit_every > 0).then(|| Duration::from_secs(limits.audit_every.into())),
         }))
     }
@@ -158,7 +171,7 @@ pub async fn serve(
         let Backends { partition, ledger, coupons, .. } = backends.clone();
         tokio::spawn(audit::watch(Auditor::new(partition, ledger, coupons), every, drained.clone()))
     });
-    server::serve(listener, router(app), shutdown).await;
+    server::serve(listener, router(Arc::clone(&app)), app.bounds, shutdown).await;
     drained.cancel();
     let auditing = futures::future::OptionFuture::from(auditing);
     let _ = tokio::join!(keeping, reconciling, retiring, auditing);

@@ -6,19 +6,19 @@ use std::time::Duration;
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::routing::get;
-use axum::{Extension, Json, Router, middleware};
+use axum::{Extension, Router, middleware};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
-    App, coupons, docs, issuance_events, issuances, live, operations, pages, service, steering, user_coupons,
-    users, wait,
+    App, coupons, docs, doors, issuance_events, issuances, live, operations, pages, service, steering,
+    swagger, user_coupons, users, wait,
 };
 use crate::access::Caller;
-use crate::http::{metrics, request};
+use crate::http::parameters::Parameters;
+use crate::http::{cors, metrics, request};
 
 const BODY_MAX_BYTES: usize = 64 * 1024;
 /// From the head of a request to the head of its answer: the longest wait for an outcome, and what it
@@ -27,25 +27,34 @@ const REQUEST_MAX: Duration = wait::WAIT_MAX.saturating_add(Duration::from_secs(
 
 /// The whole API.
 pub fn router(app: Arc<App>) -> Router {
-    let (routes, _) = described().split_for_parts();
-    let document = Json(docs::openapi());
-    // Relative, so that it works under a path prefix too.
-    let swagger = SwaggerUi::new("/docs").config(Config::new(["../openapi.json"]));
+    let (routes, document) = described().split_for_parts();
+    let parameters = Arc::new(Parameters::of(&document));
+    let swagger = swagger::router(document, app.links.prefix());
     let metrics = metrics::route(&app.metrics);
-    routes
+    let (address_limit, origins) = (app.address_limit.clone(), app.origins.clone());
+    let routes = routes
         .with_state(app)
         .route("/metrics", metrics)
-        .route("/openapi.json", get(async move || document.clone()))
         .route("/", get(pages::try_it))
         .route("/favicon.ico", get(async || StatusCode::NO_CONTENT))
         .route("/assets/try.css", get(pages::try_it_style))
         .route("/assets/try.js", get(pages::try_it_script))
-        .merge(swagger)
+        .merge(swagger);
+    // Layers that cost, and are there only if they do something.
+    let routes = match address_limit {
+        Some(limit) => routes.layer(middleware::from_fn_with_state(limit, doors::count_address)),
+        None => routes,
+    };
+    let routes = routes
         .layer(Extension(Caller::Open))
         .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_MAX))
-        .layer(CatchPanicLayer::custom(request::panicked))
-        .layer(middleware::from_fn(request::complete))
+        .layer(CatchPanicLayer::custom(request::panicked));
+    let routes = match origins {
+        Some(origins) => routes.layer(middleware::from_fn_with_state(origins, cors::complete)),
+        None => routes,
+    };
+    routes.layer(middleware::from_fn_with_state(parameters, request::complete))
 }
 
 /// The documented routes.

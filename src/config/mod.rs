@@ -1,6 +1,8 @@
 //! Every setting: a struct a topic, each field with its flag and its variable. A flag wins over its
 //! variable; there are no other sources. What must fit together is checked at boot ([`crate::boot`]).
 
+mod doors;
+
 use std::net::SocketAddr;
 
 use clap::{Args, Parser};
@@ -8,6 +10,7 @@ use clap::{Args, Parser};
 use crate::recovery::Durability;
 use crate::telemetry::LogFormat;
 use crate::worker::Pace;
+pub use doors::DoorsConfig;
 
 /// Where Redis is, and how durable it must be.
 #[derive(Debug, Clone, Args)]
@@ -91,6 +94,9 @@ pub struct ApiLimits {
     /// Registered users kept in memory
     #[arg(long, env = "COUPON_USER_CACHE", default_value_t = 1_000_000)]
     pub user_cache: usize,
+
+    #[command(flatten)]
+    pub doors: DoorsConfig,
 }
 
 /// How much a worker takes on.

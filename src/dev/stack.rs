@@ -26,6 +26,10 @@ pub struct Options {
     #[arg(long, env = "COUPON_LISTEN", default_value = "127.0.0.1:3000")]
     listen: SocketAddr,
 
+    /// Where clients reach the API, if elsewhere; its path is put before every link
+    #[arg(long, env = "COUPON_PUBLIC_URL")]
+    public_url: Option<String>,
+
     /// Where the two servers keep their data
     #[arg(long, env = "COUPON_DATA_DIR", default_value = ".coupon/dev")]
     data_dir: PathBuf,
@@ -146,7 +150,8 @@ async fn serve(
     backends: Backends,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let config = ApiConfig { listen: options.listen, public_url: None, limits: options.limits.clone() };
+    let public_url = options.public_url.clone();
+    let config = ApiConfig { listen: options.listen, public_url, limits: options.limits.clone() };
     let workers = (0..options.workers).map(|_| {
         let worker = Worker::new(
             backends.partition.clone(),

@@ -1,17 +1,19 @@
 //! What happens to every request: it gets an id, its problems get their words, it is logged once.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::{FromRequest, MatchedPath, Request};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::extract::{FromRequest, MatchedPath, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tracing::Instrument;
 
-use super::{Code, Language, Problem, metrics};
+use super::parameters::Parameters;
+use super::strict::Strict;
+use super::{Code, Language, Problem, headers, metrics};
 
 /// The header of the id that a request goes by, here and in the logs.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -19,12 +21,23 @@ pub const REQUEST_ID: &str = "x-request-id";
 /// A client may give the id; this much of it.
 const REQUEST_ID_MAX: usize = 64;
 
+/// Path and query of a request; a head may be longer.
+const URI_MAX_BYTES: usize = 8 * 1024;
+
+/// From the head of a request, its body must arrive within this.
+const BODY_READ_MAX: Duration = Duration::from_secs(10);
+
 /// The id of a request. In the request's extensions.
 #[derive(Debug, Clone)]
 pub struct RequestId(pub Arc<str>);
 
-/// Gives the request an id, and completes its answer. The outermost layer.
-pub async fn complete(mut request: Request, next: Next) -> Response {
+/// Gives the request an id, and completes its answer; refuses what no handler needs to see. The outermost
+/// layer.
+pub async fn complete(
+    State(parameters): State<Arc<Parameters>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let started = Instant::now();
     let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|id| {
         (1..=REQUEST_ID_MAX).contains(&id.len())
@@ -38,7 +51,10 @@ pub async fn complete(mut request: Request, next: Next) -> Response {
     let path = request.uri().clone();
     // Every request pays for each field: what else there is to say is said at the end.
     let span = tracing::info_span!("request", request = &*id);
-    let mut response = next.run(request).instrument(span.clone()).await;
+    let mut response = match refused(&path, route.as_ref(), &method, &parameters) {
+        Some(problem) => problem.into_response(),
+        None => next.run(request).instrument(span.clone()).await,
+    };
     let _entered = span.enter();
 
     let status = response.status();
@@ -50,6 +66,7 @@ pub async fn complete(mut request: Request, next: Next) -> Response {
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
+    headers::complete(response.headers_mut());
     let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
         tracing::error!(%method, path = path.path(), status = status.as_u16(), elapsed_ms, "answered with an error of ours");
@@ -57,6 +74,20 @@ pub async fn complete(mut request: Request, next: Next) -> Response {
         tracing::debug!(%method, path = path.path(), status = status.as_u16(), elapsed_ms, "answered");
     }
     response
+}
+
+/// What is wrong with a request, whatever its route does.
+fn refused(
+    uri: &Uri,
+    route: Option<&MatchedPath>,
+    method: &Method,
+    parameters: &Parameters,
+) -> Option<Problem> {
+    if uri.path_and_query().is_some_and(|path| path.as_str().len() > URI_MAX_BYTES) {
+        return Some(Problem::new(Code::UriTooLong));
+    }
+    let unknown = parameters.unknown(route, method, uri.query()?)?;
+    Some(Problem::invalid_parameter(&unknown, "is not a parameter of this request"))
 }
 
 /// Puts the problem's words into an answer; also where the framework, not a handler, refused.
@@ -79,6 +110,10 @@ fn complete_problem(response: &mut Response, language: Language, request_id: &st
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::CONTENT_LANGUAGE, HeaderValue::from_static(language.tag()));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // The rest of the request is not waited for.
+    if matches!(problem.code, Code::Timeout | Code::TooLarge) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     problem.code
 }
 
@@ -100,14 +135,14 @@ impl<S: Send + Sync> FromRequest<S> for Json {
         if !essence.is_some_and(|kind| kind == "application/json" || kind.ends_with("+json")) {
             return Err(Problem::new(Code::UnsupportedMediaType));
         }
-        let bytes = bytes::Bytes::from_request(request, state).await.map_err(|rejection| match rejection
-            .into_response()
-            .status()
-        {
+        let reading = bytes::Bytes::from_request(request, state);
+        let read = tokio::time::timeout(BODY_READ_MAX, reading).await;
+        let read = read.map_err(|_| Problem::new(Code::Timeout))?;
+        let bytes = read.map_err(|rejection| match rejection.into_response().status() {
             StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::TooLarge),
             _ => Problem::new(Code::Malformed).with_detail("The body did not arrive whole."),
         })?;
-        serde_json::from_slice(&bytes).map(Json).map_err(|error| {
+        serde_json::from_slice(&bytes).map(|Strict(value)| Json(value)).map_err(|error| {
             Problem::new(Code::Malformed).with_detail(format!("The body is not JSON: {error}."))
         })
     }

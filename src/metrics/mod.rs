@@ -73,6 +73,7 @@ pub(crate) fn start() {
             &BREAKER_OPENED,
             &AUDITED,
             &ADOPTED,
+            &UNLIMITED,
         ] {
             LazyLock::force(counter);
         }
@@ -81,7 +82,7 @@ pub(crate) fn start() {
         {
             LazyLock::force(histogram);
         }
-        for family in [&REFUSED, &REJECTED, &RECOVERIES, &AUDIT_FINDINGS] {
+        for family in [&REFUSED, &REJECTED, &RECOVERIES, &AUDIT_FINDINGS, &DROPPED, &LIMITED] {
             LazyLock::force(family);
         }
         for cache in [&OUTCOME_CACHE, &USER_CACHE] {
@@ -89,6 +90,7 @@ pub(crate) fn start() {
         }
         BREAKER_OPEN.increment(0.0);
         AUDIT_LAST.increment(0.0);
+        CONNECTIONS.increment(0.0);
     });
     LazyLock::force(&STARTED);
 }
@@ -116,7 +118,7 @@ macro_rules! handles {
 
 handles! {
     Counter counter: ACCEPTED REPLAYED ISSUED ACCEPTED_NOT_ISSUED CLAIMED RESTORED DEAD_LETTERED BREAKER_OPENED
-        LOST AUDITED ADOPTED;
+        LOST AUDITED ADOPTED UNLIMITED;
     Histogram histogram: RESERVE_BATCH RESERVE_SECONDS LEDGER_INSERT_SECONDS SETTLE_SECONDS RECOVERY_SECONDS;
 }
 
@@ -125,6 +127,20 @@ pub static BREAKER_OPEN: LazyLock<Gauge> = LazyLock::new(|| {
     LazyLock::force(&RECORDER);
     metrics::gauge!(names::BREAKER_OPEN)
 });
+
+/// See [`names`].
+pub static CONNECTIONS: LazyLock<Gauge> = LazyLock::new(|| {
+    LazyLock::force(&RECORDER);
+    metrics::gauge!(names::CONNECTIONS)
+});
+
+/// See [`names`].
+pub static DROPPED: LazyLock<Family> =
+    LazyLock::new(|| Family::new(names::DROPPED, "reason", &["slow-head", "slow-reader", "address"]));
+
+/// See [`names`].
+pub static LIMITED: LazyLock<Family> =
+    LazyLock::new(|| Family::new(names::LIMITED, "limit", &["user", "address"]));
 
 /// See [`names`].
 pub static AUDIT_LAST: LazyLock<Gauge> = LazyLock::new(|| {
