@@ -1,5 +1,7 @@
 //! The OpenAPI document. Each handler describes itself; what all have in common is added here.
 
+use std::collections::HashMap;
+
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 use utoipa::{OpenApi as _, ToSchema};
@@ -37,6 +39,25 @@ pub fn openapi() -> OpenApi {
 /// What every document starts from.
 pub(super) fn base() -> OpenApi {
     Docs::openapi()
+}
+
+/// Gives operations of one name names of their own, with their tag before it: generated clients and
+/// links into the document go by them.
+pub(super) fn tell_operations_apart(document: &mut OpenApi) {
+    let mut seen = HashMap::<String, usize>::new();
+    for item in document.paths.paths.values_mut() {
+        for id in operations(item).filter_map(|(operation, _)| operation.operation_id.clone()) {
+            *seen.entry(id).or_default() += 1;
+        }
+    }
+    for item in document.paths.paths.values_mut() {
+        for (operation, _) in operations(item) {
+            let (Some(id), Some(tags)) = (&mut operation.operation_id, &operation.tags) else { continue };
+            if seen.get(id).is_some_and(|times| *times > 1) {
+                *id = format!("{}_{id}", tags.join("_").replace(' ', "_"));
+            }
+        }
+    }
 }
 
 /// Adds the problems that any route can answer with.

@@ -89,5 +89,6 @@ pub(super) fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(operations::redrive))
         .routes(routes!(operations::discard));
     docs::add_common_problems(routes.get_openapi_mut());
+    docs::tell_operations_apart(routes.get_openapi_mut());
     routes
 }

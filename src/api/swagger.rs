@@ -18,8 +18,9 @@ use utoipa_swagger_ui::{Config, serve};
 use super::pages;
 use crate::http::{Code, Problem};
 
-/// Its styles are set from its scripts, some as elements and attributes of their own.
-const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; \
+/// The one style that its script adds to the page is named by its hash; tests/browser/pages finds out when
+/// another version has another.
+const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'sha256-RL3ie0nH+Lzz2YNqQN83mnU0J1ot4QL7b99vMdIX99w='; connect-src 'self'; \
      img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The routes of Swagger UI and of the document, whose paths are under `prefix`.

@@ -40,4 +40,16 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-ThreadingHTTPServer(("127.0.0.1", LISTEN), Handler).serve_forever()
+class Server(ThreadingHTTPServer):
+    # A rush comes at once, and a connection that is turned away is tried again.
+    request_queue_size = 256
+    daemon_threads = True
+
+    def handle_error(self, *_):
+        error = sys.exc_info()[1]
+        # Who leaves a page breaks its streams off.
+        if not isinstance(error, ConnectionError):
+            super().handle_error(*_)
+
+
+Server(("127.0.0.1", LISTEN), Handler).serve_forever()
