@@ -35,15 +35,18 @@ impl UserLimit {
     /// that it names. Who has a key is not counted: a shop's own systems ask for many users.
     pub(super) async fn count(&self, caller: &Caller, named: Option<&UserId>) -> Result<(), Problem> {
         let Some(limiter) = &self.0 else { return Ok(()) };
-        let user = match caller {
-            Caller::Key { .. } => None,
-            Caller::User(user) => Some(user),
-            Caller::Open | Caller::Anonymous => named,
-        };
-        match user {
+        match counted(caller, named) {
             None => Ok(()),
             Some(user) => admit(limiter, user.as_str()).await,
         }
+    }
+}
+
+fn counted<'a>(caller: &'a Caller, named: Option<&'a UserId>) -> Option<&'a UserId> {
+    match caller {
+        Caller::Key { .. } => None,
+        Caller::User(user) => Some(user),
+        Caller::Open | Caller::Anonymous => named,
     }
 }
 
@@ -98,4 +101,20 @@ async fn admit(limiter: &Limiter, who: &str) -> Result<(), Problem> {
         },
     );
     Err(problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::Role;
+
+    #[test]
+    fn a_request_counts_for_who_sends_it_and_a_key_for_nobody() {
+        let [me, other]: [UserId; 2] = ["me", "other"].map(|id| id.parse().unwrap());
+        let key = Caller::Key { id: "k".into(), name: "shop".into(), role: Role::Service };
+        assert_eq!(counted(&key, Some(&other)), None);
+        assert_eq!(counted(&Caller::User(me.clone()), Some(&other)), Some(&me));
+        assert_eq!(counted(&Caller::Open, Some(&other)), Some(&other));
+        assert_eq!(counted(&Caller::Open, None), None);
+    }
 }
