@@ -1,7 +1,7 @@
 //! How often one user, or one address, may ask: token buckets that all API processes share.
 //!
-//! The buckets are in Redis ([`shared`]), but a request mostly needs no word from there: each process
-//! lets everyone have a share of the limit of its own ([`local`]) and asks only about those who use it
+//! The buckets are in Redis (`shared`), but a request mostly needs no word from there: each process
+//! lets everyone have a share of the limit of its own (`local`) and asks only about those who use it
 //! up. What was had unasked is paid back with the next question. So nobody who asks as people do costs
 //! Redis anything, and whoever is over the limit is turned away here until the time is over.
 //!
