@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use coupon_system::config::ApiCommand;
+use coupon_system::http::files;
 use coupon_system::{api, boot, shutdown, telemetry};
 
 #[tokio::main]
@@ -13,6 +14,7 @@ async fn main() -> ExitCode {
 
 async fn run(command: ApiCommand) -> anyhow::Result<()> {
     telemetry::start(command.log.log_format, &command.log.log)?;
+    files::raise_limit();
     let shutdown = shutdown::on_signal()?;
     let listener = boot::bind(command.api.listen, "--listen").await?;
     let backends = boot::connect(&command.redis, &command.mongodb).await?;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use coupon_system::config::WorkerCommand;
+use coupon_system::http::files;
 use coupon_system::{boot, shutdown, telemetry, worker};
 
 #[tokio::main]
@@ -13,6 +14,7 @@ async fn main() -> ExitCode {
 
 async fn run(command: WorkerCommand) -> anyhow::Result<()> {
     telemetry::start(command.log.log_format, &command.log.log)?;
+    files::raise_limit();
     let shutdown = shutdown::on_signal()?;
     let listener = boot::bind(command.worker.metrics_listen, "--metrics-listen").await?;
     let backends = boot::connect(&command.redis, &command.mongodb).await?;

@@ -1,8 +1,8 @@
 //! Every Redis key, the group and the hash tag, in one place.
 //!
 //! All keys of a partition share the hash tag `{n}`, so they live in one slot and one script may
-//! touch them together. All of them but the certificate carry the epoch: data of another
-//! generation can never be mistaken for this one's.
+//! touch them together. All of them but the certificate, the limits and what is
+//! damaged carry the epoch: data of another generation can never be mistaken for this one's.
 //!
 //! | key | type | holds |
 //! |---|---|---|
@@ -21,6 +21,7 @@
 //! | `coupon:{n}:E:audited` | string | how often everything was audited in full since the last recovery |
 //! | `coupon:{n}:E:load:T:holders`, `…:free` | | a load under way (T: its token); expires by itself |
 //! | `coupon:{n}:E:built` | string | written last by a rebuild, and gone once the epoch is open |
+//! | `coupon:{n}:limit:K:H` | string | tokens left to a user or an address (K), by a hash of its name (H), and when; expires by itself |
 //! | `coupon:{n}:damaged` | hash | in-flight values that a rebuild could not read; normally missing |
 //!
 //! Outcomes are published on the channel `coupon:{n}:outcomes`.
@@ -72,6 +73,12 @@ pub fn outcome_channel(partition: PartitionId) -> String {
 /// In-flight values that could not be read at a rebuild, by id: for a person to look at.
 pub fn damaged(partition: PartitionId) -> String {
     format!("coupon:{{{partition}}}:damaged")
+}
+
+/// The bucket of one user or address. It belongs to no epoch; `name` has no dash, so that it is not
+/// taken for one either.
+pub fn limit(partition: PartitionId, kind: &str, name: &str) -> String {
+    format!("coupon:{{{partition}}}:limit:{kind}:{name}")
 }
 
 /// The epoch whose in-flight hash this key is.

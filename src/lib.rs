@@ -36,6 +36,7 @@
 //! | [`issuance`] | reserve, decide, settle, look up, wait |
 //! | [`queue`] | the stream |
 //! | [`redemption`] | using a held coupon, undoing it, revoking it |
+//! | [`limits`] | how often one user or address may ask |
 //! | [`recovery`] | the certificate, loading coupons, rebuilding |
 //! | [`audit`] | whether Redis and the ledger agree, unit by unit; mending what drifted |
 //! | [`privacy`] | deleting users while the accounts still add up; what is not kept for ever |
@@ -61,6 +62,7 @@ mod failure;
 pub mod http;
 pub mod issuance;
 pub mod keys;
+pub mod limits;
 pub mod load;
 pub mod metrics;
 pub mod mongo;

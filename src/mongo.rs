@@ -1,4 +1,7 @@
 //! The connection to MongoDB, and the one way to run an operation on it.
+//!
+//! What a client sends never becomes an operator of a query: those who write filters are given parsed
+//! types (ids, moments, numbers), and no file that talks to MongoDB knows a JSON value.
 
 use std::future::Future;
 use std::time::Duration;
@@ -105,4 +108,37 @@ where
 pub(crate) fn after_newest_first(field: &str, time: Timestamp, id: impl Into<Bson>) -> Document {
     let time = to_bson_time(time);
     doc! {"$or": [{field: {"$lt": time}}, {field: time, "_id": {"$lt": id.into()}}]}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    fn rust_files(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                rust_files(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+
+    #[test]
+    fn no_file_that_writes_filters_knows_a_json_value() {
+        let mut files = Vec::new();
+        rust_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+        let read = files.iter().map(|path| (path, std::fs::read_to_string(path).expect("a text")));
+        let filters: Vec<_> = read.filter(|(_, text)| text.contains("doc! {")).collect();
+        assert!(filters.len() > 10, "they are written otherwise now");
+        for (path, text) in filters {
+            // A test says what it looks for.
+            let is_this = path.ends_with("mongo.rs");
+            assert!(
+                is_this || !text.contains("serde_json::{") && !text.contains("serde_json::Value"),
+                "{path:?}"
+            );
+        }
+    }
 }

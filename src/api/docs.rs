@@ -1,6 +1,8 @@
 //! The OpenAPI document. Each handler describes itself; what all have in common is added here: who may
 //! call, and the problems that any route can answer with.
 
+use std::collections::HashMap;
+
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Components, ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
@@ -16,7 +18,9 @@ use crate::access::{Audience, Role};
         title = "Coupon System",
         description = "First-come-first-served coupons. Request one with `POST /user-coupons`, and ask what became of it \
                        at the `Location` of the answer: *accepted* is not yet *issued*.\n\n\
-                       Every 4xx and 5xx answer is a problem (RFC 9457), in English or Korean by `Accept-Language`.\n\n\
+                       Every 4xx and 5xx answer is a problem (RFC 9457), in English or Korean by `Accept-Language`. \
+                       Whatever the route, path and query of more than 8 KiB are answered 414, and a head of more than 32 KiB \
+                       or 100 headers 431.\n\n\
                        Users send a token that the shop signed, and act for themselves; programs and people of the shop \
                        send an API key (`couponctl key create`). Both as `Authorization: Bearer …`. Where the service \
                        runs open, nobody is asked."
@@ -46,6 +50,7 @@ pub fn openapi(side: Side) -> OpenApi {
         document.merge(described);
     }
     add_common_problems(&mut document);
+    tell_operations_apart(&mut document);
     add_schemes(document.components.get_or_insert_default());
     document
 }
@@ -82,6 +87,25 @@ fn add_access(document: &mut OpenApi, audience: Audience) {
     }
 }
 
+/// Gives operations of one name names of their own, with their tag before it: generated clients and
+/// links into the document go by them.
+fn tell_operations_apart(document: &mut OpenApi) {
+    let mut seen = HashMap::<String, usize>::new();
+    for item in document.paths.paths.values_mut() {
+        for id in operations(item).filter_map(|(operation, _)| operation.operation_id.clone()) {
+            *seen.entry(id).or_default() += 1;
+        }
+    }
+    for item in document.paths.paths.values_mut() {
+        for (operation, _) in operations(item) {
+            let (Some(id), Some(tags)) = (&mut operation.operation_id, &operation.tags) else { continue };
+            if seen.get(id).is_some_and(|times| *times > 1) {
+                *id = format!("{}_{id}", tags.join("_").replace(' ', "_"));
+            }
+        }
+    }
+}
+
 /// Adds the problems that any route can answer with.
 fn add_common_problems(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
@@ -92,9 +116,11 @@ fn add_common_problems(document: &mut OpenApi) {
             add(operation, "422", "`invalid`: a wrong shape or value; see `errors`");
             if has_body {
                 add(operation, "400", "`malformed`: not JSON");
+                add(operation, "408", "`timeout`: the body took longer than 10 s to arrive");
                 add(operation, "413", "`too-large`");
                 add(operation, "415", "`unsupported-media-type`");
             }
+            add(operation, "429", "`rate-limited`: safe to repeat after `Retry-After`; see `RateLimit`");
             add(
                 operation,
                 "503",

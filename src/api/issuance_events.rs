@@ -58,6 +58,7 @@ pub async fn events(
     Path(id): Path<String>,
     query: Query,
 ) -> Result<Response, Problem> {
+    app.user_limit.count(&caller, None).await?;
     query.finish()?;
     let id = known(&id)?;
     let (found, waiter) = app.feed.watch(id).await?;

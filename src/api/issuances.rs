@@ -70,6 +70,7 @@ pub async fn request(
     let wait = wait::read(query)?;
     let (user, coupon) = wire::request(&body)?;
     only_for(&caller, &user)?;
+    app.user_limit.count(&caller, Some(&user)).await?;
     let key = idempotency_key(&headers)?;
     if !app.knows(&user).await? {
         return Err(Problem::new(Code::UserNotFound));
@@ -261,6 +262,7 @@ pub async fn get(
     Path(id): Path<String>,
     query: Query,
 ) -> Result<Response, Problem> {
+    app.user_limit.count(&caller, None).await?;
     let wait = wait::read(query)?;
     let id = known(&id)?;
     let wait = match &caller {

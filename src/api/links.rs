@@ -23,6 +23,11 @@ impl Links {
         Ok(Links { prefix: url.path().trim_end_matches('/').to_owned() })
     }
 
+    /// The path of the public URL, without a slash at its end.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     pub fn coupon(&self, id: &CouponId) -> String {
         format!("{}/coupons/{id}", self.prefix)
     }

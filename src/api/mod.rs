@@ -3,6 +3,7 @@
 mod actions;
 mod coupons;
 mod docs;
+mod doors;
 mod guard;
 mod issuance_events;
 mod issuances;
@@ -17,6 +18,7 @@ mod redemption;
 mod router;
 mod service;
 mod steering;
+mod swagger;
 mod user_coupons;
 mod users;
 mod wait;
@@ -37,8 +39,9 @@ use crate::audit::{self, Auditor};
 use crate::boot::{self, Backends};
 use crate::config::ApiConfig;
 use crate::coupon::{CouponId, CouponStore, Validity, steer};
+use crate::http::cors::Origins;
 use crate::http::metrics::{Sizes, Watch};
-use crate::http::server;
+use crate::http::server::{self, Bounds};
 use crate::issuance::{Feed, Ledger, Lookup, Reservations};
 use crate::partition::Partition;
 use crate::privacy::{Eraser, Learner, Retention};
@@ -47,6 +50,7 @@ use crate::redemption::RedemptionStore;
 use crate::service::ServiceStore;
 use crate::user::{Deletions, RegisteredUsers, UserId, UserStore};
 pub use docs::openapi;
+use doors::{AddressLimit, UserLimit};
 use links::Links;
 use pace::Pace;
 pub use router::{Side, router};
@@ -87,6 +91,11 @@ pub struct App {
     metrics: Arc<Watch>,
     access: Arc<Access>,
     actions: ActionLog,
+    bounds: Bounds,
+    user_limit: UserLimit,
+    address_limit: Option<AddressLimit>,
+    /// `None` lets no site's scripts read.
+    origins: Option<Origins>,
 }
 
 impl App {
@@ -140,6 +149,10 @@ impl App {
             validities: Cache::new(VALIDITIES_CACHED),
             links: Links::new(config.public_url.as_deref())?,
             pace: Pace::default(),
+            bounds: limits.doors.bounds(),
+            user_limit: UserLimit::start(&limits.doors, partition),
+            address_limit: AddressLimit::start(&limits.doors, partition),
+            origins: Origins::new(&limits.doors.cors_origins),
             audit_every: (limits.audit_every > 0).then(|| Duration::from_secs(limits.audit_every.into())),
             actions: ActionLog::start(&backends.database),
             access,
@@ -246,10 +259,12 @@ pub async fn serve(
         }
     });
     let side = if operators.is_some() { Side::Public } else { Side::Whole };
-    let serving_operators = operators
-        .map(|operators| server::serve(operators, router(Arc::clone(&app), Side::Whole), shutdown.clone()));
+    let serve = |listener, side| {
+        server::serve(listener, router(Arc::clone(&app), side), app.bounds, shutdown.clone())
+    };
+    let serving_operators = operators.map(|operators| serve(operators, Side::Whole));
     let serving_operators = futures::future::OptionFuture::from(serving_operators);
-    tokio::join!(server::serve(public, router(app, side), shutdown), serving_operators);
+    tokio::join!(serve(public, side), serving_operators);
     drained.cancel();
     let auditing = futures::future::OptionFuture::from(auditing);
     let _ = tokio::join!(keeping, reconciling, retiring, auditing, forgetting);

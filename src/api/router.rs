@@ -1,32 +1,26 @@
 //! The routes, by who may use them, and what every request passes through.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
 use axum::routing::get;
-use axum::{Json, Router, middleware};
+use axum::{Router, middleware};
 use tower::ServiceBuilder;
-use tower_http::timeout::TimeoutLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
-use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::guard::Guard;
 use super::{
-    App, actions, coupons, docs, issuance_events, issuances, live, operations, pages, record, redemption,
-    service, steering, user_coupons, users, wait,
+    App, actions, coupons, docs, doors, issuance_events, issuances, live, operations, pages, record,
+    redemption, service, steering, swagger, user_coupons, users,
 };
 use crate::access::Audience;
-use crate::http::metrics;
+use crate::http::parameters::Parameters;
 use crate::http::request::CompleteLayer;
+use crate::http::{cors, metrics};
 
 const BODY_MAX_BYTES: usize = 64 * 1024;
-/// From the head of a request to the head of its answer: the longest wait for an outcome, and what it
-/// may take to read the request before and to look up after it.
-const REQUEST_MAX: Duration = wait::WAIT_MAX.saturating_add(Duration::from_secs(15));
-
 /// Which routes a listener serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -59,14 +53,21 @@ pub fn router(app: Arc<App>, side: Side) -> Router {
         if audience.is_recorded() {
             routes = routes.route_layer(middleware::from_fn_with_state(app.actions.clone(), record::record));
         }
+        // Layers that cost, and are there only if they do something.
+        if let Some(limit) = &app.address_limit {
+            let limit = middleware::from_fn_with_state(limit.clone(), doors::count_address);
+            routes = routes.route_layer(limit);
+        }
         // The last one is the outermost: first of all it is asked who it is.
         all = all.merge(routes.route_layer(Guard { access: Arc::clone(&app.access), audience }));
     }
+    let parameters = Arc::new(Parameters::of(&docs::openapi(side)));
+    let cors = app.origins.clone().map(|origins| middleware::from_fn_with_state(origins, cors::complete));
     // All in one: each call of `Router::layer` boxes every request once more.
     all.with_state(app).layer(
         ServiceBuilder::new()
-            .layer(CompleteLayer)
-            .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, REQUEST_MAX))
+            .layer(CompleteLayer { parameters })
+            .option_layer(cors)
             .layer(DefaultBodyLimit::max(BODY_MAX_BYTES)),
     )
 }
@@ -133,11 +134,8 @@ pub(super) fn documented() -> Vec<Group> {
 
 /// The documentation itself, the pages, and metrics.
 fn undocumented(app: &App, side: Side) -> [Group; 2] {
-    let document = Json(docs::openapi(side));
-    // Relative, so that it works under a path prefix too.
-    let swagger = SwaggerUi::new("/docs").config(Config::new(["../openapi.json"]));
+    let swagger = swagger::router(docs::openapi(side), app.links.prefix());
     let pages = Router::new()
-        .route("/openapi.json", get(async move || document.clone()))
         .route("/", get(pages::try_it))
         .route("/favicon.ico", get(async || StatusCode::NO_CONTENT))
         .route("/assets/try.css", get(pages::try_it_style))

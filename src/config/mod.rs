@@ -2,6 +2,7 @@
 //! variable; there are no other sources. What must fit together is checked at boot ([`crate::boot`]).
 
 mod access;
+mod doors;
 
 use std::net::SocketAddr;
 
@@ -12,6 +13,7 @@ pub use access::AccessConfig;
 use crate::recovery::Durability;
 use crate::telemetry::LogFormat;
 use crate::worker::Pace;
+pub use doors::DoorsConfig;
 
 /// Where Redis is, and how durable it must be.
 #[derive(Debug, Clone, Args)]
@@ -109,6 +111,9 @@ pub struct ApiLimits {
     /// Registered users kept in memory
     #[arg(long, env = "COUPON_USER_CACHE", default_value_t = 1_000_000)]
     pub user_cache: usize,
+
+    #[command(flatten)]
+    pub doors: DoorsConfig,
 }
 
 /// How much a worker takes on.

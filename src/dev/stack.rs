@@ -14,6 +14,7 @@ use crate::access::KeyStore;
 use crate::boot::{self, Backends, SetUpError};
 use crate::config::{AccessConfig, ApiConfig, ApiLimits, MongoConfig, PaceConfig, RedisConfig};
 use crate::coupon::{Coupon, CouponId, Discount, Validity};
+use crate::http::files;
 use crate::recovery::Durability;
 use crate::user::{User, UserId};
 use crate::worker::Worker;
@@ -25,6 +26,10 @@ pub struct Options {
     /// The address to serve the API on
     #[arg(long, env = "COUPON_LISTEN", default_value = "127.0.0.1:3000")]
     listen: SocketAddr,
+
+    /// Where clients reach the API, if elsewhere; its path is put before every link
+    #[arg(long, env = "COUPON_PUBLIC_URL")]
+    public_url: Option<String>,
 
     /// Where the two servers keep their data
     #[arg(long, env = "COUPON_DATA_DIR", default_value = ".coupon/dev")]
@@ -69,6 +74,7 @@ struct Servers {
 
 /// Runs everything until the first signal.
 pub async fn run(options: Options) -> anyhow::Result<()> {
+    files::raise_limit();
     let shutdown = shutdown::on_signal()?;
     // Before anything is started, or emptied: a second copy must not disturb the first.
     let listener = boot::bind(options.listen, "--listen").await?;
@@ -170,8 +176,8 @@ async fn serve(
     backends: Backends,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let config =
-        ApiConfig { listen: options.listen, public_url: None, access, limits: options.limits.clone() };
+    let public_url = options.public_url.clone();
+    let config = ApiConfig { listen: options.listen, public_url, access, limits: options.limits.clone() };
     let workers = (0..options.workers).map(|_| {
         let worker = Worker::new(
             backends.partition.clone(),

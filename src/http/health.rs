@@ -94,5 +94,5 @@ pub fn router(partition: Arc<Partition>, database: Database) -> axum::Router {
         .route("/healthz", axum::routing::get(async || "ok"))
         .route("/readyz", axum::routing::get(probe))
         .route("/metrics", metrics::route(&watch))
-        .layer(super::request::CompleteLayer)
+        .layer(super::request::CompleteLayer::default())
 }

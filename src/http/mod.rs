@@ -1,12 +1,20 @@
 //! What API and worker share: the server, problems, and reading requests strictly; and TLS of clients.
 
+pub mod addresses;
+mod connection;
+pub mod cors;
 pub mod fields;
+pub mod files;
+pub mod forwarded;
+mod headers;
 pub mod health;
 pub mod language;
 pub mod metrics;
+pub mod parameters;
 pub mod problem;
 pub mod request;
 pub mod server;
+mod strict;
 pub mod tls;
 
 pub use fields::Fields;

@@ -115,6 +115,15 @@ codes! {
     TooLarge "too-large" PAYLOAD_TOO_LARGE
         "Too large" "The body is larger than 64 KiB."
         "본문이 너무 큼" "본문이 64 KiB보다 큽니다."
+    UriTooLong "uri-too-long" URI_TOO_LONG
+        "URI too long" "Path and query are longer than 8 KiB."
+        "URI가 너무 김" "경로와 쿼리가 8 KiB보다 깁니다."
+    HeadTooLarge "head-too-large" REQUEST_HEADER_FIELDS_TOO_LARGE
+        "Headers too large" "The head of the request is larger than 32 KiB, or has more than 100 headers."
+        "헤더가 너무 큼" "요청 헤더가 32 KiB보다 크거나 100개가 넘습니다."
+    RateLimited "rate-limited" TOO_MANY_REQUESTS
+        "Too many requests" "This client asks too often. It is safe to repeat this request after Retry-After."
+        "요청이 너무 잦음" "요청이 너무 잦습니다. Retry-After만큼 기다린 뒤 같은 요청을 다시 보내도 안전합니다."
     UnsupportedMediaType "unsupported-media-type" UNSUPPORTED_MEDIA_TYPE
         "Unsupported media type" "The body must be JSON: send Content-Type: application/json."
         "지원하지 않는 미디어 타입" "본문은 JSON이어야 합니다. Content-Type: application/json으로 보내세요."
@@ -145,7 +154,7 @@ impl Code {
     /// Whether the same request may succeed later.
     pub fn is_retryable(self) -> bool {
         use Code::*;
-        matches!(self, NotStarted | Paused | Timeout | Overloaded | Unavailable | WarmingUp)
+        matches!(self, NotStarted | Paused | Timeout | RateLimited | Overloaded | Unavailable | WarmingUp)
     }
 }
 

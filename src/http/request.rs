@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{FromRequest, MatchedPath, Request};
@@ -13,13 +13,15 @@ use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::CatchUnwind;
+use futures::future::{CatchUnwind, Either, Ready, ready};
 use serde_json::Value;
 use tower::{Layer, Service};
 use tracing::Instrument;
 use tracing::instrument::Instrumented;
 
-use super::{Code, Language, Problem, metrics};
+use super::parameters::Parameters;
+use super::strict::Strict;
+use super::{Code, Language, Problem, headers, metrics};
 
 /// The header of the id that a request goes by, here and in the logs.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -27,20 +29,29 @@ pub const REQUEST_ID: &str = "x-request-id";
 /// A client may give the id; this much of it.
 const REQUEST_ID_MAX: usize = 64;
 
+/// Path and query of a request; a head may be longer.
+const URI_MAX_BYTES: usize = 8 * 1024;
+
+/// From the head of a request, its body must arrive within this.
+const BODY_READ_MAX: Duration = Duration::from_secs(10);
+
 /// The id of a request. In the request's extensions.
 #[derive(Debug, Clone)]
 pub struct RequestId(pub Arc<str>);
 
-/// Gives each request an id and completes its answer. The outermost layer, and one of its own rather
+/// Gives each request an id and completes its answer; refuses what no handler needs to see. The outermost layer, and one of its own rather
 /// than a function of axum's: those box each request twice.
-#[derive(Debug, Clone, Copy)]
-pub struct CompleteLayer;
+#[derive(Debug, Clone, Default)]
+pub struct CompleteLayer {
+    /// Of the query.
+    pub parameters: Arc<Parameters>,
+}
 
 impl<S> Layer<S> for CompleteLayer {
     type Service = Complete<S>;
 
     fn layer(&self, inner: S) -> Complete<S> {
-        Complete { inner }
+        Complete { inner, parameters: Arc::clone(&self.parameters) }
     }
 }
 
@@ -48,6 +59,7 @@ impl<S> Layer<S> for CompleteLayer {
 #[derive(Debug, Clone)]
 pub struct Complete<S> {
     inner: S,
+    parameters: Arc<Parameters>,
 }
 
 impl<S> Service<Request> for Complete<S>
@@ -67,8 +79,11 @@ where
         request.extensions_mut().insert(RequestId(Arc::clone(&asked.id)));
         // Every request pays for each field: what else there is to say is said at the end.
         let span = tracing::info_span!("request", request = &*asked.id);
-        let answering = AssertUnwindSafe(self.inner.call(request)).catch_unwind().instrument(span);
-        Completing { answering, asked }
+        let answer = match refused(&asked.uri, asked.route.as_ref(), &asked.method, &self.parameters) {
+            Some(problem) => Either::Right(ready(Ok(problem.into_response()))),
+            None => Either::Left(self.inner.call(request)),
+        };
+        Completing { answering: AssertUnwindSafe(answer).catch_unwind().instrument(span), asked }
     }
 }
 
@@ -76,7 +91,7 @@ pin_project_lite::pin_project! {
     /// The answer to come, of [`Complete`].
     pub struct Completing<F> {
         #[pin]
-        answering: Instrumented<CatchUnwind<AssertUnwindSafe<F>>>,
+        answering: Instrumented<CatchUnwind<AssertUnwindSafe<Either<F, Ready<Result<Response, Infallible>>>>>>,
         asked: Asked,
     }
 }
@@ -86,7 +101,7 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Completing<F> 
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let response = match ready!(this.answering.as_mut().poll(context)) {
+        let response = match std::task::ready!(this.answering.as_mut().poll(context)) {
             Ok(answered) => answered?,
             // The panic itself is logged by the hook.
             Err(_) => Problem::new(Code::Internal).into_response(),
@@ -135,6 +150,7 @@ impl Asked {
         if let Ok(value) = HeaderValue::from_str(&self.id) {
             response.headers_mut().insert(REQUEST_ID, value);
         }
+        headers::complete(response.headers_mut());
         let (method, path, status) = (&self.method, self.uri.path(), response.status());
         let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
@@ -144,6 +160,20 @@ impl Asked {
         }
         response
     }
+}
+
+/// What is wrong with a request, whatever its route does.
+fn refused(
+    uri: &Uri,
+    route: Option<&MatchedPath>,
+    method: &Method,
+    parameters: &Parameters,
+) -> Option<Problem> {
+    if uri.path_and_query().is_some_and(|path| path.as_str().len() > URI_MAX_BYTES) {
+        return Some(Problem::new(Code::UriTooLong));
+    }
+    let unknown = parameters.unknown(route, method, uri.query()?)?;
+    Some(Problem::invalid_parameter(&unknown, "is not a parameter of this request"))
 }
 
 /// Puts the problem's words into an answer; also where the framework, not a handler, refused.
@@ -166,6 +196,10 @@ fn complete_problem(response: &mut Response, language: Language, request_id: &st
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::CONTENT_LANGUAGE, HeaderValue::from_static(language.tag()));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // The rest of the request is not waited for.
+    if matches!(problem.code, Code::Timeout | Code::TooLarge) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     problem.code
 }
 
@@ -180,7 +214,8 @@ impl<S: Send + Sync> FromRequest<S> for RawJson {
         if !kind.is_some_and(is_json) {
             return Err(Problem::new(Code::UnsupportedMediaType));
         }
-        let read = Bytes::from_request(request, state).await;
+        let reading = tokio::time::timeout(BODY_READ_MAX, Bytes::from_request(request, state));
+        let read = reading.await.map_err(|_| Problem::new(Code::Timeout))?;
         read.map(RawJson).map_err(|rejection| match rejection.into_response().status() {
             StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::TooLarge),
             _ => Problem::new(Code::Malformed).with_detail("The body did not arrive whole."),
@@ -208,5 +243,6 @@ impl<S: Send + Sync> FromRequest<S> for Json {
 /// The JSON of a body.
 pub fn parsed(body: &[u8]) -> Result<Value, Problem> {
     serde_json::from_slice(body)
+        .map(|Strict(value)| value)
         .map_err(|error| Problem::new(Code::Malformed).with_detail(format!("The body is not JSON: {error}.")))
 }

@@ -1,46 +1,92 @@
 //! Serving a router on a listener until it is asked to stop. The listener is the caller's, so tests
 //! use port 0.
+//!
+//! HTTP/1.1 only. Browsers speak HTTP/2 over TLS alone, which is ended in front of this server, and
+//! what stands there speaks HTTP/1.1 to it unless told otherwise; so HTTP/2 would serve nobody, and
+//! its streams, resets and compressed headers would each need bounds of their own.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use axum::http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+
+use super::addresses::{Peer, Places};
+use super::connection::{Connection, InHand};
+use super::files;
+use crate::metrics;
 
 /// After the request to stop, requests in hand may take this long.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
-/// The head of a request must arrive within this.
-const HEADER_READ_MAX: Duration = Duration::from_secs(15);
-/// Connections open at once; more wait to be accepted.
-const CONNECTIONS_MAX: usize = 60_000;
+/// From the end of a request to the head of the next one. Longer than the minute after which load
+/// balancers are used to end what idles: whoever sends must be the one who ends it.
+const IDLE_MAX: Duration = Duration::from_secs(75);
+/// Request line and headers together. How many headers there may be is hyper's bound: 100.
+const HEAD_MAX_BYTES: usize = 32 * 1024;
+/// What is read ahead of a request, or held of an answer, for one connection.
+const BUFFER_MAX_BYTES: usize = 64 * 1024;
 /// An accept that fails (no file descriptors left) is tried again after this.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
+/// How many connections are served.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Open at once; more wait to be accepted.
+    pub connections: usize,
+    /// Open at once from one place; more are closed. `None` counts nothing.
+    pub per_address: Option<usize>,
+}
+
+impl Default for Bounds {
+    /// As many as the limit of open files has room for, wherever they come from.
+    fn default() -> Self {
+        Bounds { connections: files::connections_max(), per_address: None }
+    }
+}
+
 /// Serves until `shutdown`; then stops accepting and finishes what is in hand, within a bound.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ_MAX);
-    builder.http2().timer(TokioTimer::new());
+pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, shutdown: CancellationToken) {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE_MAX)
+        .max_header_size(HEAD_MAX_BYTES)
+        .max_buf_size(BUFFER_MAX_BYTES);
     let graceful = GracefulShutdown::new();
-    let connections = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let connections = Arc::new(Semaphore::new(bounds.connections));
+    let places = bounds.per_address.map(Places::new);
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = accept(&listener, &connections) => accepted,
         };
-        let Some((stream, permit)) = accepted else { continue };
-        let service = TowerToHyperService::new(router.clone());
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-        let connection = graceful.watch(connection);
+        let Some((stream, peer, permit)) = accepted else { continue };
+        let counted = places.as_ref().map(|places| places.enter(peer.ip()));
+        if let Some(None) = counted {
+            metrics::DROPPED.count("address");
+            continue;
+        }
+        let in_hand = InHand::default();
+        let connection = TokioIo::new(Connection::new(stream, in_hand.clone()));
+        let router = TowerToHyperService::new(router.clone());
+        let service = Requests { in_hand, peer: Peer(peer.ip()), router };
+        let connection = graceful.watch(builder.serve_connection(connection, service));
+        metrics::CONNECTIONS.increment(1.0);
         tokio::spawn(async move {
             // A client that breaks off is no event.
             let _ = connection.await;
-            drop(permit);
+            metrics::CONNECTIONS.decrement(1.0);
+            drop((permit, counted));
         });
     }
     drop(listener);
@@ -51,19 +97,38 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
 
 async fn accept(
     listener: &TcpListener,
-    connections: &std::sync::Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    connections: &Arc<Semaphore>,
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let permit = connections.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => {
+        Ok((stream, peer)) => {
             // An answer is one small write: waiting for more to send with it only delays it.
             let _ = stream.set_nodelay(true);
-            Some((stream, permit))
+            Some((stream, peer, permit))
         }
         Err(error) => {
             tracing::warn!(%error, "a connection could not be accepted");
             tokio::time::sleep(ACCEPT_RETRY).await;
             None
         }
+    }
+}
+
+/// The router, given the requests of one connection, each with where it comes from.
+struct Requests {
+    in_hand: InHand,
+    peer: Peer,
+    router: TowerToHyperService<Router>,
+}
+
+impl Service<Request<Incoming>> for Requests {
+    type Response = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Response;
+    type Error = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Error;
+    type Future = <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        self.in_hand.begin();
+        request.extensions_mut().insert(self.peer);
+        self.router.call(request)
     }
 }

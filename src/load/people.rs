@@ -25,7 +25,7 @@ const STORM_MS: std::ops::Range<u64> = 10..100;
 /// Somebody who came this long after the opening must not be told that it has not started.
 const OPENED_SURELY: Duration = Duration::from_secs(1);
 
-/// What users do who are told 503, or nothing.
+/// What users do who are told 429, 503, or nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Retry {
@@ -238,7 +238,7 @@ impl People {
             Code::AlreadyIssued | Code::Discarded => true,
             // An operator may do this in the middle of a run.
             Code::Ended | Code::Paused | Code::Archived => true,
-            Code::Overloaded | Code::Unavailable | Code::WarmingUp | Code::Timeout => {
+            Code::Overloaded | Code::RateLimited | Code::Unavailable | Code::WarmingUp | Code::Timeout => {
                 let after = problem.and_then(|problem| problem.retry_after_ms).map(Duration::from_millis);
                 if self.retry != Retry::None && tries < RETRIES_MAX {
                     return self.try_again(visit, planned, tries, after.or(answer.retry_after));

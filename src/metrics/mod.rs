@@ -73,6 +73,7 @@ pub(crate) fn start() {
             &BREAKER_OPENED,
             &AUDITED,
             &ADOPTED,
+            &UNLIMITED,
         ] {
             LazyLock::force(counter);
         }
@@ -89,6 +90,8 @@ pub(crate) fn start() {
             &CREDENTIALS_STALE,
             &REDEEMED,
             &REDEMPTION_REFUSED,
+            &DROPPED,
+            &LIMITED,
         ] {
             LazyLock::force(family);
         }
@@ -97,6 +100,7 @@ pub(crate) fn start() {
         }
         BREAKER_OPEN.increment(0.0);
         AUDIT_LAST.increment(0.0);
+        CONNECTIONS.increment(0.0);
     });
     LazyLock::force(&STARTED);
 }
@@ -124,7 +128,7 @@ macro_rules! handles {
 
 handles! {
     Counter counter: ACCEPTED REPLAYED ISSUED ACCEPTED_NOT_ISSUED CLAIMED RESTORED DEAD_LETTERED BREAKER_OPENED
-        LOST AUDITED ADOPTED;
+        LOST AUDITED ADOPTED UNLIMITED;
     Histogram histogram: RESERVE_BATCH RESERVE_SECONDS LEDGER_INSERT_SECONDS SETTLE_SECONDS RECOVERY_SECONDS;
 }
 
@@ -133,6 +137,20 @@ pub static BREAKER_OPEN: LazyLock<Gauge> = LazyLock::new(|| {
     LazyLock::force(&RECORDER);
     metrics::gauge!(names::BREAKER_OPEN)
 });
+
+/// See [`names`].
+pub static CONNECTIONS: LazyLock<Gauge> = LazyLock::new(|| {
+    LazyLock::force(&RECORDER);
+    metrics::gauge!(names::CONNECTIONS)
+});
+
+/// See [`names`].
+pub static DROPPED: LazyLock<Family> =
+    LazyLock::new(|| Family::new(names::DROPPED, "reason", &["slow-head", "slow-reader", "address"]));
+
+/// See [`names`].
+pub static LIMITED: LazyLock<Family> =
+    LazyLock::new(|| Family::new(names::LIMITED, "limit", &["user", "address"]));
 
 /// See [`names`].
 pub static AUDIT_LAST: LazyLock<Gauge> = LazyLock::new(|| {

@@ -54,6 +54,14 @@ metrics! {
     REQUEST_SECONDS LATENCY "http_request_duration_seconds"
         ["method": "eight", "route": "templates, or unmatched"]
         "From the head of a request to its answer.";
+    CONNECTIONS GAUGE "http_connections_open" []
+        "Connections of clients that are open.";
+    DROPPED COUNTER "http_connections_dropped_total" ["reason": "three"]
+        "Connections ended because of their client: slow-head (a request did not arrive in time), slow-reader (an answer was not read), address (too many from one).";
+    LIMITED COUNTER "http_rate_limited_total" ["limit": "user, address"]
+        "Requests answered 429, by the limit that they were over.";
+    UNLIMITED COUNTER "http_rate_limit_unanswered_total" []
+        "Requests that the limiter let pass because Redis did not answer it.";
 
     // Reserving, in an API.
     RESERVE_BATCH BATCH "coupon_reserve_batch_requests" []

@@ -138,7 +138,7 @@ pub async fn run(
     let router = health::router(Arc::clone(&backends.partition), backends.database.clone());
     // Health is served, and the certificate kept, until the last batch is done.
     let drained = CancellationToken::new();
-    let serving = tokio::spawn(server::serve(listener, router, drained.clone()));
+    let serving = tokio::spawn(server::serve(listener, router, server::Bounds::default(), drained.clone()));
     let keeping = tokio::spawn(backends.keeper().run(drained.clone()));
     Worker::new(backends.partition, backends.ledger, backends.coupons, pace).run(shutdown).await;
     drained.cancel();

@@ -15,7 +15,7 @@ use coupon_system::queue::{Read, Reader, Which};
 use mongodb::bson::{DateTime, Document, doc};
 use tokio::process::Child;
 
-use crate::helpers::{API, Client, System, WORKER, at, eventually, program, serving, stopped};
+use crate::helpers::{API, Client, Raw, System, WORKER, at, eventually, program, serving, stopped};
 
 /// A series: its name, and its labels as they were written.
 type Series = BTreeMap<(String, String), f64>;
@@ -110,6 +110,10 @@ enum Action {
     Poison,
     /// Settling fails.
     Break,
+    /// More connections than may come from one address.
+    Crowd,
+    /// One user asks again and again.
+    Hammer,
     /// The API uses a second of processor time.
     Work,
     /// The certificate goes, until this API was the one to rebuild.
@@ -120,6 +124,9 @@ enum Action {
     Uncertify,
     LoseRedis,
 }
+
+/// Connections that may come from one address.
+const CROWD: usize = 50;
 
 /// How a metric moves.
 #[derive(Debug, Clone, Copy)]
@@ -176,6 +183,9 @@ const ROWS: &[Row] = {
             Api,
             Up,
         ),
+        (names::CONNECTIONS, &[], Crowd, Api, Up),
+        (names::DROPPED, &["reason=\"address\""], Crowd, Api, Up),
+        (names::LIMITED, &["limit=\"user\""], Hammer, Api, Up),
         (names::STOCK_LEFT_OUT, &[], MakeMany, Api, Up),
         (names::RESIDENT_BYTES, &[], Nothing, Worker, Up),
         (names::OPEN_FDS, &[], Nothing, Worker, Up),
@@ -213,6 +223,7 @@ const ROWS: &[Row] = {
         (names::LOST, &[], Recover, Api, Up),
         (names::CERTIFIED, &[], Uncertify, Api, To(0.0)),
         (names::STALE, &[], LoseRedis, Api, To(1.0)),
+        (names::UNLIMITED, &[], LoseRedis, Api, Up),
     ]
 };
 
@@ -223,6 +234,7 @@ struct Stage {
     _api: Child,
     worker: Option<(Child, Client)>,
     queued: Vec<IssuanceId>,
+    crowd: Vec<Raw>,
 }
 
 impl Stage {
@@ -231,8 +243,16 @@ impl Stage {
         system.users("u", 30).await;
         let mut api = program(API, &system);
         api.args(["--listen", "127.0.0.1:0", "--audit-every", "1"]);
+        api.args(["--connections-per-address", &CROWD.to_string()]);
         let (child, address) = serving(api).await;
-        Stage { system, api: Client::new(address), _api: child, worker: None, queued: Vec::new() }
+        Stage {
+            system,
+            api: Client::new(address),
+            _api: child,
+            worker: None,
+            queued: Vec::new(),
+            crowd: Vec::new(),
+        }
     }
 
     async fn scrape(&self, of: Of) -> Scrape {
@@ -330,6 +350,12 @@ impl Stage {
                 let lost: Vec<_> = entries.into_iter().filter(|entry| entry.id == lost).collect();
                 system.decider().process(&system.keys(), &lost).await.expect("it is decided");
             }
+            Action::Crowd => {
+                for _ in 0..=CROWD {
+                    self.crowd.push(Raw::connect(self.api.address()).await);
+                }
+            }
+            Action::Hammer => while self.api.issue("u9", "none", None).await.status != 429 {},
             Action::MakeMany => {
                 for number in 0..60 {
                     system.coupon(&format!("many{number}"), 1, 1).await;
@@ -444,12 +470,17 @@ impl Stage {
                 self.lease(doc! {"holder": "slow", "until": until}).await;
                 self.redis(&["HSET", &certificate(PartitionId::ONE), "state", "closed"]).await;
             }
-            Action::LoseRedis => self.system.redis.kill().await.expect("it is killed"),
+            Action::LoseRedis => {
+                self.system.redis.kill().await.expect("it is killed");
+                for _ in 0..10 {
+                    self.api.issue("u10", "none", None).await;
+                }
+            }
         }
     }
 
     /// Mends what an action broke.
-    async fn mend(&self, action: Action) {
+    async fn mend(&mut self, action: Action) {
         match action {
             Action::Break => {
                 let counters = self.system.keys().counters();
@@ -459,6 +490,7 @@ impl Stage {
                 })
                 .await;
             }
+            Action::Crowd => self.crowd.clear(),
             Action::Uncertify => {
                 self.lease(doc! {"until": DateTime::from_millis(0)}).await;
                 eventually("it is certified again", async || {

@@ -11,6 +11,17 @@ async fn the_served_openapi_document_is_the_one_that_was_agreed_on() {
 }
 
 #[tokio::test]
+async fn every_operation_has_a_name_of_its_own() {
+    let document = coupon_system::api::openapi(coupon_system::api::Side::Whole);
+    let document = serde_json::to_value(&document).expect("JSON");
+    let items = document["paths"].as_object().expect("paths").values();
+    let operations: Vec<_> = items.flat_map(|item| item.as_object().expect("operations").values()).collect();
+    let names: std::collections::HashSet<_> =
+        operations.iter().map(|operation| operation["operationId"].as_str().expect("a name")).collect();
+    assert_eq!(names.len(), operations.len());
+}
+
+#[tokio::test]
 async fn every_documented_get_without_parameters_answers() {
     let system = System::start().await;
     let document = system.client.get("/openapi.json").await.body;

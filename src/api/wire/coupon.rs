@@ -170,7 +170,7 @@ impl From<coupon::Stock> for Stock {
 #[expect(dead_code, reason = "documents a body that is read field by field")]
 pub struct CreateCoupon {
     /// Generated if missing.
-    #[schema(pattern = "^[A-Za-z0-9._-]{1,64}$")]
+    #[schema(pattern = "^(?!\\.{1,2}$)[A-Za-z0-9._-]{1,64}$")]
     id: Option<String>,
     #[schema(min_length = 1, max_length = 100)]
     name: String,

@@ -101,9 +101,9 @@ impl From<Reason> for Code {
 #[schema(rename_all = "camelCase", example = json!({"userId": "u1", "couponId": "summer"}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
 pub struct RequestIssuance {
-    #[schema(pattern = "^[A-Za-z0-9._:@-]{1,64}$")]
+    #[schema(pattern = "^(?!\\.{1,2}$)[A-Za-z0-9._:@-]{1,64}$")]
     user_id: String,
-    #[schema(pattern = "^[A-Za-z0-9._-]{1,64}$")]
+    #[schema(pattern = "^(?!\\.{1,2}$)[A-Za-z0-9._-]{1,64}$")]
     coupon_id: String,
 }
 

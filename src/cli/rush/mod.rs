@@ -13,6 +13,7 @@ use self::tables::tables;
 use super::client::{ApiUrl, Token, print};
 use crate::boot::{Fault, SetUpError};
 use crate::coupon::{CouponId, MAX_TOTAL};
+use crate::http::files;
 use crate::issuance::Ledger;
 use crate::load::arrivals::Shape;
 use crate::load::expect::Expectation;
@@ -187,6 +188,7 @@ impl Rush {
                 SetUpError(vec![format!("cannot write {} (--report): {error}", path.display())])
             })?;
         }
+        files::raise_limit();
         let stop = shutdown::on_signal()?;
         let progress = Progress::new(&settings);
         let measured = rush::run(&settings, &stop, &|phase, seen| progress.tell(phase, seen)).await?;

@@ -32,6 +32,7 @@ use std::path::Path;
 use clap::ValueEnum;
 use tokio_util::sync::CancellationToken;
 
+use crate::http::files;
 pub use lab::{Lab, Sizes, Tell};
 pub use report::Report;
 
@@ -76,7 +77,7 @@ pub async fn run(
         program::sibling("coupon-api")?;
         program::sibling("coupon-worker")?;
     }
-    usage::raise_file_limit();
+    files::raise_limit();
     let sizes = if quick { Sizes::QUICK } else { Sizes::FULL };
     let lab = Lab::open(parent, sizes, tell).await?;
     // What is dropped in the middle takes its processes with it.

@@ -2,17 +2,6 @@
 
 use std::time::Duration;
 
-/// Lets this process, and those that it starts, have as many open files as the system allows: each
-/// connection is one.
-pub(super) fn raise_file_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // Where it is refused, the bench may still get by, and else says that it has no connection.
-    let _ = setrlimit(Resource::Nofile, limit);
-}
-
 /// The processor time that this process has used.
 pub(super) fn own_cpu() -> Duration {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);

@@ -64,6 +64,11 @@ impl Client {
         &self.base
     }
 
+    /// The address in it.
+    pub fn address(&self) -> SocketAddr {
+        self.base.trim_start_matches("http://").parse().expect("an address")
+    }
+
     /// A request to be completed by the test.
     pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         let request = self.http.request(method.parse().expect("a method"), format!("{}{path}", self.base));

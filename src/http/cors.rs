@@ -1,0 +1,117 @@
+//! Which sites' scripts may read answers (CORS). None may, unless its origin is named; a browser then
+//! keeps the answer from the script, whatever was done for the request. No credentials that a browser
+//! adds by itself are ever allowed: whoever asks says who they are in `Authorization`.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PATCH, DELETE");
+const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
+    "authorization, content-type, idempotency-key, accept-language, x-request-id, last-event-id",
+);
+const ANSWER_HEADERS: HeaderValue = HeaderValue::from_static(
+    "location, retry-after, idempotent-replayed, ratelimit, ratelimit-policy, x-request-id, content-language, content-disposition",
+);
+/// How long a browser may remember it, in seconds: no browser does for longer.
+const REMEMBERED: HeaderValue = HeaderValue::from_static("7200");
+const ORIGIN: HeaderValue = HeaderValue::from_static("origin");
+
+/// An origin as browsers write it: `https://shop.example`, with a port if it is not the usual one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Origin(HeaderValue);
+
+impl std::str::FromStr for Origin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is no origin such as https://shop.example or http://localhost:8080");
+        let uri: Uri = text.parse().map_err(|_| wrong())?;
+        let (scheme, authority) = (uri.scheme_str().ok_or_else(wrong)?, uri.authority().ok_or_else(wrong)?);
+        let usual = if scheme == "https" { 443 } else { 80 };
+        // Compared byte by byte with what a browser sends, which has none of what is refused here.
+        let is_one = ["http", "https"].contains(&scheme)
+            && text == format!("{scheme}://{authority}")
+            && !authority.as_str().contains(['@', '*'])
+            && authority.port_u16() != Some(usual)
+            && !text.bytes().any(|byte| byte.is_ascii_uppercase());
+        if is_one { HeaderValue::from_str(text).map(Origin).map_err(|_| wrong()) } else { Err(wrong()) }
+    }
+}
+
+/// The origins whose scripts may read. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Origins(Arc<HashSet<HeaderValue>>);
+
+impl Origins {
+    /// `None` if there are none: then nothing is to be said.
+    pub fn new(origins: &[Origin]) -> Option<Self> {
+        let origins: HashSet<_> = origins.iter().map(|origin| origin.0.clone()).collect();
+        (!origins.is_empty()).then(|| Origins(Arc::new(origins)))
+    }
+}
+
+/// Answers what a browser asks beforehand, and says with every answer who may read it.
+pub async fn complete(State(origins): State<Origins>, request: Request, next: Next) -> Response {
+    let allowed = request.headers().get(header::ORIGIN).filter(|origin| origins.0.contains(*origin)).cloned();
+    let asks_beforehand = *request.method() == Method::OPTIONS
+        && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let mut response = match (&allowed, asks_beforehand) {
+        (Some(_), true) => beforehand(),
+        _ => next.run(request).await,
+    };
+    let headers: &mut HeaderMap = response.headers_mut();
+    // Also without an origin: what is kept for one must not be given to another.
+    headers.append(header::VARY, ORIGIN);
+    if let Some(origin) = allowed {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, ANSWER_HEADERS);
+    }
+    response
+}
+
+fn beforehand() -> Response {
+    let headers = [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, METHODS),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS),
+        (header::ACCESS_CONTROL_MAX_AGE, REMEMBERED),
+    ];
+    (StatusCode::NO_CONTENT, headers).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_written_as_browsers_do() {
+        for right in
+            ["https://shop.example", "http://localhost:8080", "http://127.0.0.1", "http://[::1]:3000"]
+        {
+            assert!(right.parse::<Origin>().is_ok(), "{right}");
+        }
+        for wrong in [
+            "",
+            "*",
+            "null",
+            "shop.example",
+            "https://",
+            "https://shop.example/",
+            "https://shop.example/x",
+            "https://Shop.example",
+            "https://shop.example:443",
+            "http://shop.example:80",
+            "ftp://shop.example",
+            "https://a@shop.example",
+            "https://*.shop.example",
+            "https://shop.example?x",
+            " https://shop.example",
+        ] {
+            assert!(wrong.parse::<Origin>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! What this process knows of those who ask: how much of its own share of the limit somebody has had,
+//! and until when Redis has to be asked, or need not be because the answer is known.
+//!
+//! Bounded: who has had nothing for a while is forgotten. Where there is no room to remember
+//! somebody, Redis is asked.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use super::shared::Answer;
+use super::{ANSWER_MAX, Rate};
+
+/// Each process lets pass this share of the limit without asking.
+const SHARE: f64 = 0.25;
+/// Locks, so that processors seldom wait for each other.
+const SHARDS: usize = 64;
+/// Remembered in one shard, about 64 bytes each.
+const REMEMBERED_MAX: usize = 4_096;
+/// A full shard is looked through for those to forget no more often than this.
+const FORGET_EVERY_MS: u64 = 1_000;
+
+/// See the module's documentation.
+pub(super) struct Local {
+    rate: Rate,
+    started: Instant,
+    hasher: RandomState,
+    shards: Vec<Mutex<Shard>>,
+}
+
+#[derive(Default)]
+struct Shard {
+    known: HashMap<u64, Known>,
+    looked_through_at: u64,
+}
+
+/// Times are milliseconds since the start.
+#[derive(Debug, Clone, Copy, Default)]
+struct Known {
+    /// Tokens that were had here and not told to Redis, less those that have come back.
+    had: f64,
+    at: u64,
+    /// Until then every request is a question.
+    ask_until: u64,
+    /// Until then the answer is no.
+    limited_until: u64,
+}
+
+/// What can be said without Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Said {
+    Admitted,
+    Limited {
+        retry_after: Duration,
+    },
+    /// Redis must be asked, and told of so many tokens that were had before this one.
+    Ask {
+        debt: u32,
+    },
+}
+
+impl Local {
+    pub fn new(rate: Rate) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Local { rate, started: Instant::now(), hasher: RandomState::new(), shards }
+    }
+
+    /// Counts one request.
+    pub fn say(&self, who: &str) -> Said {
+        self.say_at(who, self.now())
+    }
+
+    /// Remembers what Redis said.
+    pub fn learn(&self, who: &str, answer: Answer) {
+        self.learn_at(who, answer, self.now());
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn say_at(&self, who: &str, now: u64) -> Said {
+        let (share, regained) = (f64::from(self.rate.burst) * SHARE, self.rate.per_second * SHARE / 1_000.0);
+        let name = self.hasher.hash_one(who);
+        let mut shard = self.shard(name);
+        if shard.known.len() >= REMEMBERED_MAX && !shard.known.contains_key(&name) {
+            shard.forget(now, regained);
+            if shard.known.len() >= REMEMBERED_MAX {
+                return Said::Ask { debt: 0 };
+            }
+        }
+        let known = shard.known.entry(name).or_insert(Known { at: now, ..Known::default() });
+        if now < known.limited_until {
+            return Said::Limited { retry_after: Duration::from_millis(known.limited_until - now) };
+        }
+        known.regain(now, regained);
+        if now >= known.ask_until && known.had + 1.0 <= share {
+            known.had += 1.0;
+            return Said::Admitted;
+        }
+        let debt = known.had as u32;
+        known.had = 0.0;
+        // Those who come before the answer ask too: else each of them would have a share anew.
+        known.ask_until = known.ask_until.max(now + ANSWER_MAX.as_millis() as u64);
+        Said::Ask { debt }
+    }
+
+    fn learn_at(&self, who: &str, answer: Answer, now: u64) {
+        let name = self.hasher.hash_one(who);
+        let mut shard = self.shard(name);
+        let Some(known) = shard.known.get_mut(&name) else { return };
+        match answer {
+            Answer::Admitted { ask_for } => known.ask_until = now + ask_for.as_millis() as u64,
+            Answer::Limited { retry_after } => {
+                known.limited_until = now + retry_after.as_millis() as u64;
+                // Then the bucket has one token, and others may be after it.
+                known.ask_until = known.ask_until.max(known.limited_until + ANSWER_MAX.as_millis() as u64);
+            }
+        }
+    }
+
+    fn shard(&self, name: u64) -> std::sync::MutexGuard<'_, Shard> {
+        let shard = &self.shards[name as usize % SHARDS];
+        shard.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Shard {
+    /// Forgets those of whom there is nothing to know any more.
+    fn forget(&mut self, now: u64, regained: f64) {
+        if now < self.looked_through_at + FORGET_EVERY_MS {
+            return;
+        }
+        self.looked_through_at = now;
+        self.known.retain(|_, known| {
+            known.regain(now, regained);
+            known.had > 0.0 || now < known.ask_until.max(known.limited_until)
+        });
+    }
+}
+
+impl Known {
+    /// What has come back since.
+    fn regain(&mut self, now: u64, per_ms: f64) {
+        self.had = (self.had - now.saturating_sub(self.at) as f64 * per_ms).max(0.0);
+        self.at = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RATE: Rate = Rate { per_second: 10.0, burst: 20 };
+
+    #[test]
+    fn a_share_passes_unasked_and_is_told_with_the_first_question() {
+        let local = Local::new(RATE);
+        for _ in 0..5 {
+            assert_eq!(local.say_at("u", 0), Said::Admitted);
+        }
+        assert_eq!(local.say_at("u", 0), Said::Ask { debt: 5 });
+        assert_eq!(local.say_at("u", 0), Said::Ask { debt: 0 }, "before the answer");
+        assert_eq!(local.say_at("v", 0), Said::Admitted, "somebody else");
+        local.learn_at("u", Answer::Admitted { ask_for: Duration::ZERO }, 1);
+        assert_eq!(local.say_at("u", 1), Said::Admitted, "the bucket is more than half full");
+        local.learn_at("u", Answer::Admitted { ask_for: Duration::from_millis(500) }, 1);
+        assert_eq!(local.say_at("u", 500), Said::Ask { debt: 0 });
+    }
+
+    #[test]
+    fn who_is_limited_is_turned_away_without_asking_until_the_time_is_over() {
+        let local = Local::new(RATE);
+        while local.say_at("u", 0) == Said::Admitted {}
+        local.learn_at("u", Answer::Limited { retry_after: Duration::from_millis(100) }, 0);
+        assert_eq!(local.say_at("u", 40), Said::Limited { retry_after: Duration::from_millis(60) });
+        assert_eq!(local.say_at("u", 100), Said::Ask { debt: 0 });
+    }
+
+    #[test]
+    fn the_share_comes_back_and_whoever_has_had_nothing_is_forgotten() {
+        let local = Local::new(RATE);
+        for _ in 0..5 {
+            local.say_at("u", 0);
+        }
+        assert_eq!(local.say_at("u", 400), Said::Admitted, "2.5 a second");
+        let (shard, regained) = (local.hasher.hash_one("u"), 0.0025);
+        local.shard(shard).forget(1_500, regained);
+        assert_eq!(local.shard(shard).known.len(), 1);
+        local.shard(shard).forget(2_500, regained);
+        assert_eq!(local.shard(shard).known.len(), 0);
+    }
+
+    #[test]
+    fn who_cannot_be_remembered_is_asked_about() {
+        let local = Local::new(RATE);
+        let most = SHARDS * REMEMBERED_MAX;
+        let asked =
+            (0..2 * most).filter(|n| local.say_at(&format!("u{n}"), 0) == Said::Ask { debt: 0 }).count();
+        let remembered: usize = local.shards.iter().map(|shard| shard.lock().unwrap().known.len()).sum();
+        assert!(remembered <= most && asked >= most, "{remembered} {asked}");
+    }
+}

@@ -1,0 +1,130 @@
+//! How often one user, or one address, may ask: token buckets that all API processes share.
+//!
+//! The buckets are in Redis (`shared`), but a request mostly needs no word from there: each process
+//! lets everyone have a share of the limit of its own (`local`) and asks only about those who use it
+//! up. What was had unasked is paid back with the next question. So nobody who asks as people do costs
+//! Redis anything, and whoever is over the limit is turned away here until the time is over.
+//!
+//! With `n` processes somebody may so get at most `n` such shares above the limit, once.
+//!
+//! Limits protect the service; they are no part of its promise. What the limiter cannot say, because
+//! Redis is away, full or slow, it lets pass, and counts.
+
+mod local;
+mod shared;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::local::{Local, Said};
+use self::shared::{Answer, Question, Shared};
+use crate::metrics;
+use crate::partition::Partition;
+
+/// An answer of Redis is waited for no longer than this.
+const ANSWER_MAX: Duration = Duration::from_millis(250);
+
+/// A bucket's size, and how fast it fills.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rate {
+    /// Tokens per second; a request takes one.
+    pub per_second: f64,
+    /// Tokens in a full bucket.
+    pub burst: u32,
+}
+
+impl Rate {
+    /// How long an empty bucket takes to fill, in whole seconds, at least one.
+    pub fn window_seconds(&self) -> u64 {
+        (f64::from(self.burst) / self.per_second).ceil().max(1.0) as u64
+    }
+}
+
+/// What is counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    User,
+    Address,
+}
+
+impl Kind {
+    /// The name, in keys, metrics and `RateLimit` fields.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::User => "user",
+            Kind::Address => "address",
+        }
+    }
+}
+
+/// Whether a request may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    Admitted,
+    /// Not before this.
+    Limited {
+        retry_after: Duration,
+    },
+}
+
+/// Counts the requests of one kind. Cheap to clone.
+#[derive(Clone)]
+pub struct Limiter {
+    kind: Kind,
+    rate: Rate,
+    local: Arc<Local>,
+    shared: Shared,
+}
+
+impl Limiter {
+    /// Starts a limiter on the Redis of a partition.
+    pub fn start(kind: Kind, rate: Rate, partition: Arc<Partition>) -> Self {
+        Limiter {
+            kind,
+            rate,
+            local: Arc::new(Local::new(rate)),
+            shared: Shared::start(kind, rate, partition),
+        }
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// Counts one request of `who`.
+    pub async fn admit(&self, who: &str) -> Admission {
+        let admission = match self.local.say(who) {
+            Said::Admitted => return Admission::Admitted,
+            Said::Limited { retry_after } => Admission::Limited { retry_after },
+            Said::Ask { debt } => self.ask(who, debt).await,
+        };
+        if admission != Admission::Admitted {
+            metrics::LIMITED.count(self.kind.as_str());
+        }
+        admission
+    }
+
+    async fn ask(&self, who: &str, debt: u32) -> Admission {
+        let asked = self.shared.ask(Question { who: who.into(), debt });
+        match tokio::time::timeout(ANSWER_MAX, asked).await {
+            Ok(Ok(answer)) => {
+                self.local.learn(who, answer);
+                match answer {
+                    Answer::Admitted { .. } => Admission::Admitted,
+                    Answer::Limited { retry_after } => Admission::Limited { retry_after },
+                }
+            }
+            silent => {
+                if let Ok(Err(failure)) = silent {
+                    tracing::debug!(error = failure.chain(), "the limiter let a request pass unasked");
+                }
+                metrics::UNLIMITED.increment(1);
+                Admission::Admitted
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! The buckets in Redis, asked in natural batches.
+
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use redis::Script;
+use sha2::{Digest, Sha256};
+
+use super::{Kind, Rate};
+use crate::batch::{Batcher, Bounds, all_failed};
+use crate::partition::{Call, Partition, script};
+use crate::{Failure, keys};
+
+static TAKE: LazyLock<Script> = LazyLock::new(|| script(include_str!("take.lua")));
+
+const BOUNDS: Bounds = Bounds { batch: 256, calls: 2, waiting: 4_096, wait: Duration::from_secs(1) };
+
+/// How much of the hash of a name is in its key.
+const NAME_BYTES: usize = 16;
+
+/// Takes one token, after those that were had unasked.
+pub(super) struct Question {
+    pub who: Box<str>,
+    pub debt: u32,
+}
+
+/// What the bucket said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    Admitted {
+        /// Until the bucket is half full again; until then ask each time.
+        ask_for: Duration,
+    },
+    Limited {
+        /// Until there is a token.
+        retry_after: Duration,
+    },
+}
+
+/// See the module's documentation. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Shared {
+    batcher: Batcher<Question, Answer>,
+}
+
+impl Shared {
+    pub fn start(kind: Kind, rate: Rate, partition: Arc<Partition>) -> Self {
+        let batcher = Batcher::start("take tokens", BOUNDS, move |questions: Vec<Question>| {
+            let partition = Arc::clone(&partition);
+            async move {
+                match take(&partition, kind, rate, &questions).await {
+                    Ok(answers) => answers.into_iter().map(Ok).collect(),
+                    Err(failure) => all_failed(questions.len(), failure),
+                }
+            }
+        });
+        Shared { batcher }
+    }
+
+    pub async fn ask(&self, question: Question) -> Result<Answer, Failure> {
+        self.batcher.ask(question).await
+    }
+}
+
+/// Asks about a batch: one call of `take.lua`.
+async fn take(
+    partition: &Partition,
+    kind: Kind,
+    rate: Rate,
+    questions: &[Question],
+) -> Result<Vec<Answer>, Failure> {
+    let mut call = Call::default();
+    call.arg(rate.per_second).arg(rate.burst);
+    for question in questions {
+        call.key(keys::limit(partition.id(), kind.as_str(), &name(&question.who))).arg(question.debt);
+    }
+    let mut reply = partition.invoke(&TAKE, "take tokens", &call).await?;
+    questions
+        .iter()
+        .map(|_| {
+            let (retry_ms, half_ms) = (reply.number()?, reply.number()?);
+            Ok(match retry_ms {
+                0 => Answer::Admitted { ask_for: Duration::from_millis(half_ms) },
+                _ => Answer::Limited { retry_after: Duration::from_millis(retry_ms) },
+            })
+        })
+        .collect()
+}
+
+/// A name of fixed length that says nothing of the person.
+fn name(who: &str) -> String {
+    use std::fmt::Write;
+
+    Sha256::digest(who).iter().take(NAME_BYTES).fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}

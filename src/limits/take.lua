@@ -1,0 +1,41 @@
+-- Takes tokens out of buckets. A bucket that is not there is full.
+--
+-- KEYS    1.. buckets: "tokens ms", what it held and when
+-- ARGV    1 tokens per second, 2 tokens in a full bucket
+--         3.. for each key, the tokens that were had unasked: they are taken in any case, and the
+--         bucket may owe them, at most as many as it holds when full
+-- Returns for each key: 0 if one more token was taken, else milliseconds until there is one (at least
+--         1); milliseconds until the bucket is half full (0 if it is)
+--
+-- No certificate is asked for: a bucket belongs to no epoch and says nothing of stock. One that is
+-- lost, or older than it should be, lets somebody ask a little more, and nothing else.
+-- A question that is refused, and owes nothing, writes nothing: whoever asks in vain costs no fsync.
+-- Each bucket expires when it would be full.
+
+local rate, burst = tonumber(ARGV[1]) / 1000, tonumber(ARGV[2])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local answers = {}
+
+for place, key in ipairs(KEYS) do
+  local debt = tonumber(ARGV[2 + place])
+  local tokens = burst
+  local held, at = string.match(redis.call('GET', key) or '', '^(%S+) (%d+)$')
+  if held then
+    -- A clock that was set back must not take anything away.
+    tokens = math.min(burst, tonumber(held) + math.max(0, now - tonumber(at)) * rate)
+  end
+  tokens = math.max(-burst, tokens - debt)
+  local taken = tokens >= 1
+  if taken then
+    tokens = tokens - 1
+  end
+  if taken or debt > 0 then
+    local full = math.ceil((burst - tokens) / rate)
+    redis.call('SET', key, string.format('%.3f %.0f', tokens, now), 'PX', string.format('%.0f', full + 1))
+  end
+  answers[2 * place - 1] = taken and 0 or math.max(1, math.ceil((1 - tokens) / rate))
+  answers[2 * place] = math.max(0, math.ceil((burst / 2 - tokens) / rate))
+end
+
+return answers

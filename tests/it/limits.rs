@@ -1,0 +1,175 @@
+//! How often one may ask: shared by all API processes, and no part of the promise.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use coupon_system::metrics::names;
+use coupon_system::recovery::is_certified;
+use futures::future::join_all;
+use tokio::process::Child;
+
+use crate::helpers::{API, Answer, Client, System, eventually, program, recovered, serving};
+
+async fn api(system: &System, flags: &[&str]) -> (Child, SocketAddr) {
+    let mut api = program(API, system);
+    api.args(["--listen", "127.0.0.1:0", "--audit-every", "0"]).args(flags);
+    serving(api).await
+}
+
+async fn buckets(system: &System) -> Vec<String> {
+    system.command(&["KEYS", "coupon:{0}:limit:*"]).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_users_limit_is_one_for_all_api_processes() {
+    const BURST: usize = 20;
+    /// What a process lets pass without asking.
+    const SHARE: usize = BURST / 4;
+    let system = System::start().await;
+    system.users("u", 2).await;
+    system.coupon("c", 9, 1).await;
+    let flags = ["--user-rate", "1", "--user-burst", "20"];
+    let (one, two) = tokio::join!(api(&system, &flags), api(&system, &flags));
+    let clients = [Client::new(one.1), Client::new(two.1)];
+
+    let asked = Instant::now();
+    // Concurrent ones too: what is not answered yet must not count as nothing.
+    let answers = join_all((0..150).map(|number| clients[number % 2].issue("u0", "c", None))).await;
+    let admitted = answers.iter().filter(|answer| answer.status == 202).count();
+    let limited: Vec<_> = answers.into_iter().filter(|answer| answer.status == 429).collect();
+    assert_eq!(admitted + limited.len(), 150);
+    let most = BURST + 2 * SHARE + asked.elapsed().as_secs() as usize + 1;
+    assert!((BURST..=most).contains(&admitted), "{admitted} of {BURST}, at most {most}");
+    for answer in &limited {
+        is_limited(answer, "user", "20;w=20");
+    }
+    assert_eq!(clients[0].issue("u1", "c", None).await.status, 202, "somebody else");
+    assert_eq!(buckets(&system).await.len(), 1, "who asks as people do is not in Redis");
+
+    for client in &clients {
+        eventually("limited in both", async || {
+            (client.issue("u0", "c", None).await.status == 429).then_some(())
+        })
+        .await;
+    }
+    eventually("the user may ask again", async || {
+        (clients[0].issue("u0", "c", None).await.status == 202).then_some(())
+    })
+    .await;
+    let expires: i64 = system.command(&["PTTL", &buckets(&system).await[0]]).await;
+    assert!((1..=41_000).contains(&expires), "{expires}");
+}
+
+/// What is true of every 429.
+fn is_limited(answer: &Answer, limit: &str, policy: &str) {
+    assert_eq!((answer.status, answer.code()), (429, "rate-limited"), "{answer:?}");
+    let retry_ms = answer.body["retryAfterMs"].as_u64().expect("a time");
+    let seconds = retry_ms.div_ceil(1_000);
+    assert!(retry_ms > 0);
+    assert_eq!(answer.body["limit"], limit);
+    assert_eq!(answer.body["retryable"], true);
+    assert_eq!(answer.header("retry-after"), seconds.to_string());
+    assert_eq!(answer.header("ratelimit-policy"), format!("\"{limit}\";q={policy}"));
+    assert_eq!(answer.header("ratelimit"), format!("\"{limit}\";r=0;t={seconds}"));
+}
+
+/// A request that a proxy passes on.
+async fn forwarded(system: &System, path: &str, name: &str, value: &str) -> Answer {
+    let request = system.client.request("GET", path).header(name, value).header("accept-language", "ko");
+    system.client.send(request).await
+}
+
+const ADDRESS: [&str; 4] = ["--address-rate", "0.01", "--address-burst", "3"];
+
+#[tokio::test]
+async fn an_address_is_what_a_trusted_proxy_says_and_nothing_that_a_client_writes() {
+    let flags = [&ADDRESS[..], &["--trusted-proxies", "127.0.0.0/8,10.0.0.0/8"]].concat();
+    let system = System::start_with(&flags).await;
+    let xff = "x-forwarded-for";
+    for number in 0..3 {
+        // In front, what a client made up; between, a proxy of ours.
+        let value = format!("203.0.113.{number}, 198.51.100.1, 10.0.0.7");
+        assert_eq!(forwarded(&system, "/coupons", xff, &value).await.status, 200);
+    }
+    let answer = forwarded(&system, "/coupons", xff, "203.0.113.9, 198.51.100.1").await;
+    is_limited(&answer, "address", "3;w=300");
+    assert_eq!(answer.body["title"], "요청이 너무 잦음");
+    assert_eq!(forwarded(&system, "/openapi.json", xff, "198.51.100.1").await.status, 429, "any route");
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(forwarded(&system, path, xff, "198.51.100.1").await.status, 200, "{path}");
+    }
+    assert_eq!(forwarded(&system, "/coupons", xff, "198.51.100.2").await.status, 200, "somebody else");
+    // A /64 is one customer's.
+    for number in 0..3 {
+        let value = format!("2001:db8:0:1::{number}");
+        assert_eq!(forwarded(&system, "/coupons", xff, &value).await.status, 200);
+    }
+    assert_eq!(forwarded(&system, "/coupons", xff, "2001:db8:0:1:f::").await.status, 429);
+    assert_eq!(forwarded(&system, "/coupons", xff, "2001:db8:0:2::").await.status, 200);
+    // The header that the proxies do not write says nothing: all these come from the proxy itself.
+    for number in 0..3 {
+        let value = format!("for=198.51.100.{}", 100 + number);
+        assert_eq!(forwarded(&system, "/coupons", "forwarded", &value).await.status, 200);
+    }
+    assert_eq!(forwarded(&system, "/coupons", "forwarded", "for=198.51.100.200").await.status, 429);
+}
+
+#[tokio::test]
+async fn without_trusted_proxies_nobody_says_where_they_come_from() {
+    let system = System::start_with(&ADDRESS).await;
+    for number in 0..3 {
+        let value = format!("198.51.100.{number}");
+        assert_eq!(forwarded(&system, "/coupons", "x-forwarded-for", &value).await.status, 200);
+    }
+    assert_eq!(forwarded(&system, "/coupons", "x-forwarded-for", "198.51.100.9").await.status, 429);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_limiter_cannot_say_it_lets_pass_and_counts() {
+    let mut system = System::start().await;
+    // Soon asked again: until then, the last answer holds.
+    let (_api, address) = api(&system, &["--address-rate", "0.5", "--address-burst", "3"]).await;
+    let client = Client::new(address);
+    while client.get("/coupons").await.status != 429 {}
+
+    let set = async |value: &str| {
+        let set: String = system.command(&["CONFIG", "SET", "maxmemory", value]).await;
+        assert_eq!(set, "OK");
+    };
+    set("1").await;
+    let passed = async || {
+        let text = client.request("GET", "/metrics").send().await.expect("an answer").text().await;
+        let text = text.expect("a text");
+        let line = text.lines().find_map(|line| line.strip_prefix(names::UNLIMITED)?.strip_prefix(' '));
+        line.expect("it is served").parse::<u64>().expect("a number")
+    };
+    eventually("full, it lets pass", async || {
+        (client.get("/coupons").await.status == 200 && passed().await > 0).then_some(())
+    })
+    .await;
+    set("0").await;
+    eventually("it limits again", async || (client.get("/coupons").await.status == 429).then_some(())).await;
+
+    let before = passed().await;
+    system.redis.kill().await.expect("it is killed");
+    eventually("gone, it lets pass", async || {
+        (client.get("/coupons").await.status == 200 && passed().await > before).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_recovery_deletes_the_keys_of_old_epochs_and_leaves_the_limits() {
+    let system = System::start_with(&ADDRESS).await;
+    while system.client.get("/coupons").await.status != 429 {}
+    let before = buckets(&system).await;
+    assert_eq!(before.len(), 1);
+    let old = system.keys();
+    let deleted: u64 = system.command(&["DEL", &old.certificate(), &old.counters()]).await;
+    assert_eq!(deleted, 2);
+    recovered(&system).await;
+    assert!(is_certified(system.partition()).await.expect("an answer") && system.keys() != old);
+    assert_eq!(buckets(&system).await, before);
+    let left: Vec<String> = system.command(&["KEYS", &format!("{}*", old.prefix())]).await;
+    assert!(left.is_empty(), "{left:?}");
+}

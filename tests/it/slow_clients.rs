@@ -1,0 +1,150 @@
+//! Clients who are slow, on purpose or not: they are dropped in time, and hold nobody up meanwhile.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use coupon_system::metrics::names;
+use futures::future::join_all;
+use tokio::process::Child;
+use tokio_util::sync::CancellationToken;
+
+use crate::helpers::{API, Client, Raw, System, eventually, program, serving};
+
+/// Of each kind.
+const HEADS: usize = 334;
+const BODIES: usize = 333;
+const READERS: usize = 333;
+/// From first to last, every slow client is gone by then. The longest bound is 15 s.
+const GONE_MAX: Duration = Duration::from_secs(35);
+/// The normal client's worst answer, on a machine that does other things too.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+const GROWTH_MAX_BYTES: f64 = 128.0 * 1024.0 * 1024.0;
+
+async fn api(system: &System, flags: &[&str]) -> (Child, SocketAddr) {
+    let mut api = program(API, system);
+    api.args(["--listen", "127.0.0.1:0", "--audit-every", "0"]).args(flags);
+    serving(api).await
+}
+
+/// A figure of the API itself, its labels included in the name.
+async fn figure(client: &Client, name: &str) -> f64 {
+    let text = client.request("GET", "/metrics").send().await.expect("an answer").text().await;
+    let text = text.expect("a text");
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in {text}")).parse().expect("a number")
+}
+
+fn dropped(reason: &str) -> String {
+    format!("{}{{reason=\"{reason}\"}}", names::DROPPED)
+}
+
+/// A head that never ends; every other time behind a whole request.
+async fn slow_head(address: SocketAddr, is_second: bool) {
+    let mut raw = Raw::connect(address).await;
+    if is_second {
+        raw.send("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it is taken");
+        assert_eq!(raw.answer().await.status, 200);
+    }
+    raw.drip(&[b"GET /healthz HTTP/1.1\r\nx: ".as_slice(), &[b'y'; 60]].concat()).await;
+    assert!(raw.answers().await.is_empty(), "no request, no answer");
+}
+
+/// A body that never ends.
+async fn slow_body(address: SocketAddr) {
+    let mut raw = Raw::connect(address).await;
+    let head = "POST /user-coupons HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n";
+    raw.send(head).await.expect("it is taken");
+    raw.drip(&[b' '; 60]).await;
+    let answers = raw.answers().await;
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert_eq!((answers[0].status, answers[0].code().as_str()), (408, "timeout"));
+    assert!(answers[0].head.contains("connection: close"));
+}
+
+/// Asks for much, and reads none of it.
+async fn slow_reader(address: SocketAddr, end: CancellationToken) {
+    let mut raw = Raw::connect(address).await;
+    raw.send("GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nhost: x\r\n\r\n".repeat(20))
+        .await
+        .expect("it is taken");
+    end.cancelled().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_slow_clients_hold_nobody_up_and_are_dropped() {
+    let system = System::start().await;
+    system.users("u", 1).await;
+    system.coupon("c", 1, 1).await;
+    let (_api, address) = api(&system, &["--user-rate", "0"]).await;
+    let client = Client::new(address);
+    assert_eq!(client.issue("u0", "c", None).await.status, 202);
+    let before = figure(&client, names::RESIDENT_BYTES).await;
+
+    let (started, end) = (Instant::now(), CancellationToken::new());
+    let heads = (0..HEADS).map(|number| tokio::spawn(slow_head(address, number % 2 == 0)));
+    let bodies = (0..BODIES).map(|_| tokio::spawn(slow_body(address)));
+    let asking: Vec<_> = heads.chain(bodies).collect();
+    let readers: Vec<_> = (0..READERS).map(|_| tokio::spawn(slow_reader(address, end.clone()))).collect();
+    eventually("all are connected", async || {
+        (figure(&client, names::CONNECTIONS).await > (HEADS + BODIES + READERS) as f64).then_some(())
+    })
+    .await;
+
+    let (mut worst, mut most) = (Duration::ZERO, before);
+    let gone = dropped("slow-reader");
+    while asking.iter().any(|task| !task.is_finished()) || figure(&client, &gone).await < READERS as f64 {
+        let asked = Instant::now();
+        let answer = client.issue("u0", "c", None).await;
+        assert_eq!((answer.status, answer.is_replay()), (202, true), "{answer:?}");
+        worst = worst.max(asked.elapsed());
+        most = most.max(figure(&client, names::RESIDENT_BYTES).await);
+        assert!(started.elapsed() < GONE_MAX, "some are not dropped");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    eprintln!(
+        "worst answer {worst:?}, grown by {:.1} MiB, all gone after {:?}",
+        (most - before) / 1_048_576.0,
+        started.elapsed()
+    );
+    assert!(worst < ANSWER_MAX, "a normal client waited for {worst:?}");
+    assert!(most - before < GROWTH_MAX_BYTES, "grown by {} bytes", most - before);
+    for ended in join_all(asking).await {
+        ended.expect("it went as it should");
+    }
+    assert_eq!(figure(&client, &dropped("slow-head")).await, HEADS as f64);
+    end.cancel();
+    join_all(readers).await;
+    eventually("no connection is left but the client's", async || {
+        (figure(&client, names::CONNECTIONS).await <= 2.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_or_idles_for_long_is_no_slow_client() {
+    let system = System::start().await;
+    system.users("u", 1).await;
+    system.coupon("c", 1, 1).await;
+    let address = system.client.address();
+    let mut idle = Raw::connect(address).await;
+    idle.send("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it is taken");
+    assert_eq!(idle.answer().await.status, 200);
+
+    // The body after the head, so that bytes come in while the request is in hand. No worker: it waits.
+    let mut waiting = Raw::connect(address).await;
+    let body = r#"{"userId":"u0","couponId":"c"}"#;
+    let head = format!(
+        "POST /user-coupons?wait=18 HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+         expect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    waiting.send(head).await.expect("it is taken");
+    assert_eq!(waiting.answer().await.status, 100);
+    let asked = Instant::now();
+    waiting.send(body).await.expect("it is taken");
+    assert_eq!(waiting.answer().await.status, 202);
+    assert!(asked.elapsed() >= Duration::from_secs(18), "it did wait");
+
+    idle.send("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it is taken");
+    assert_eq!(idle.answer().await.status, 200, "for longer than a head may take");
+}
