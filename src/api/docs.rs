@@ -1,9 +1,11 @@
-//! The OpenAPI document. Each handler describes itself; what all have in common is added here.
+//! The OpenAPI document. Each handler describes itself; what all have in common is added by
+//! [`super::documented`].
 
-use utoipa::openapi::path::{Operation, PathItem};
-use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
-use utoipa::{OpenApi as _, ToSchema};
+use utoipa::OpenApi as _;
+use utoipa::openapi::OpenApi;
 
+use super::wire::export::ExportEnd;
+use super::wire::outcome::{OutcomeLine, OutcomesEnd};
 use super::wire::problem::Problem;
 
 #[derive(utoipa::OpenApi)]
@@ -18,12 +20,13 @@ use super::wire::problem::Problem;
         (name = "issuances", description = "Request a coupon, and ask what became of the request"),
         (name = "user coupons", description = "What users hold"),
         (name = "coupons", description = "The offers"),
+        (name = "exports", description = "For the shop's other systems: everything that is held, and every outcome"),
         (name = "users", description = "Who may request"),
         (name = "steering", description = "Pause, resume, restock, archive, edit"),
         (name = "operations", description = "Workers and dead letters"),
         (name = "service", description = "Health"),
     ),
-    components(schemas(Problem, super::live::Figures))
+    components(schemas(Problem, super::live::Figures, ExportEnd, OutcomeLine, OutcomesEnd))
 )]
 pub(super) struct Docs;
 
@@ -35,43 +38,4 @@ pub fn openapi() -> OpenApi {
 /// What every document starts from.
 pub(super) fn base() -> OpenApi {
     Docs::openapi()
-}
-
-/// Adds the problems that any route can answer with.
-pub(super) fn add_common_problems(document: &mut OpenApi) {
-    for (path, item) in &mut document.paths.paths {
-        if path == "/healthz" {
-            continue;
-        }
-        for (operation, has_body) in operations(item) {
-            add(operation, "422", "`invalid`: a wrong shape or value; see `errors`");
-            if has_body {
-                add(operation, "400", "`malformed`: not JSON");
-                add(operation, "413", "`too-large`");
-                add(operation, "415", "`unsupported-media-type`");
-            }
-            add(
-                operation,
-                "503",
-                "`overloaded`, `unavailable`, `warming-up`: safe to repeat after `Retry-After`",
-            );
-        }
-    }
-}
-
-fn operations(item: &mut PathItem) -> impl Iterator<Item = (&mut Operation, bool)> {
-    [&mut item.get, &mut item.post, &mut item.patch].into_iter().flatten().map(|operation| {
-        let has_body = operation.request_body.is_some();
-        (operation, has_body)
-    })
-}
-
-fn add(operation: &mut Operation, status: &str, description: &str) {
-    operation.responses.responses.entry(status.to_owned()).or_insert_with(|| {
-        let content =
-            ContentBuilder::new().schema(Some(RefOr::Ref(Ref::from_schema_name(Problem::name())))).build();
-        let response =
-            ResponseBuilder::new().description(description).content("application/problem+json", content);
-        RefOr::T(response.build())
-    });
 }

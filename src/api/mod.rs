@@ -2,14 +2,18 @@
 
 mod coupons;
 mod docs;
+mod documented;
+mod exports;
 mod issuance_events;
 mod issuances;
 mod links;
 mod live;
 mod operations;
+mod outcomes;
 mod pace;
 mod pages;
-mod query;
+mod problems;
+pub mod query;
 mod router;
 mod service;
 mod steering;
@@ -61,6 +65,9 @@ pub struct App {
     registered: Option<RegisteredUsers>,
     /// Places for those who listen to the live figures.
     listeners: Arc<Semaphore>,
+    /// Places for those who export, and who follow the outcomes.
+    exports: Arc<Semaphore>,
+    followers: Arc<Semaphore>,
     /// Cancelled when the process is asked to stop.
     stopping: CancellationToken,
     loader: Loader,
@@ -98,6 +105,8 @@ impl App {
             reservations: Reservations::start(Arc::clone(partition), limits.backlog_max),
             feed: Feed::start(Arc::clone(partition), lookup.clone(), stopping.clone()),
             listeners: Arc::new(Semaphore::new(live::LISTENERS_MAX)),
+            exports: Arc::new(Semaphore::new(exports::EXPORTS_MAX)),
+            followers: Arc::new(Semaphore::new(outcomes::FOLLOWERS_MAX)),
             stopping,
             lookup,
             registered,

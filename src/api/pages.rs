@@ -1,7 +1,10 @@
-//! The try-it page: pick a coupon, request it, watch it become issued.
+//! The pages for people: the try-it page (pick a coupon, request it, watch it become issued), and what
+//! the pages of text have in common. They work under any path, and without anything inline.
 
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+
+use crate::http::Language;
 
 /// Scripts and styles of our own only.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; \
@@ -19,7 +22,46 @@ pub async fn try_it_script() -> Response {
     page("text/javascript; charset=utf-8", include_str!("pages/try.js"))
 }
 
-fn page(content_type: &'static str, text: &'static str) -> Response {
+/// How to be a good client: the text of [`client_script`], explained.
+pub async fn developers() -> Response {
+    let script = escaped(include_str!("pages/client.js"));
+    let body = include_str!("pages/developers.html").replace("{{client.js}}", &script);
+    html(document(Language::English, "For client developers", "", &body))
+}
+
+/// The client that [`developers`] shows.
+pub async fn client_script() -> Response {
+    page("text/javascript; charset=utf-8", include_str!("pages/client.js"))
+}
+
+/// The style of the pages of text.
+pub async fn style() -> Response {
+    page("text/css; charset=utf-8", include_str!("pages/pages.css"))
+}
+
+/// A page of text. `up` leads from its path to the root of the service: it may live under a path.
+pub(super) fn document(language: Language, title: &str, up: &str, body: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"{}\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title} · Coupon System</title>\n\
+         <link rel=\"icon\" href=\"{up}favicon.ico\">\n\
+         <link rel=\"stylesheet\" href=\"{up}assets/pages.css\">\n</head>\n<body>\n<main>\n{body}</main>\n\
+         </body>\n</html>\n",
+        language.tag(),
+    )
+}
+
+/// A page of HTML.
+pub(super) fn html(text: String) -> Response {
+    page("text/html; charset=utf-8", text)
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+fn page(content_type: &'static str, text: impl IntoResponse) -> Response {
     let headers = [
         (header::CONTENT_TYPE, content_type),
         (header::CONTENT_SECURITY_POLICY, CONTENT_POLICY),

@@ -14,8 +14,8 @@ use utoipa_axum::routes;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use super::{
-    App, coupons, docs, issuance_events, issuances, live, operations, pages, service, steering, user_coupons,
-    users, wait,
+    App, coupons, docs, documented, exports, issuance_events, issuances, live, operations, outcomes, pages,
+    problems, service, steering, user_coupons, users, wait,
 };
 use crate::access::Caller;
 use crate::http::{metrics, request};
@@ -40,6 +40,9 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/favicon.ico", get(async || StatusCode::NO_CONTENT))
         .route("/assets/try.css", get(pages::try_it_style))
         .route("/assets/try.js", get(pages::try_it_script))
+        .route("/developers", get(pages::developers))
+        .route("/assets/client.js", get(pages::client_script))
+        .route("/assets/pages.css", get(pages::style))
         .merge(swagger)
         .layer(Extension(Caller::Open))
         .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
@@ -57,9 +60,14 @@ pub(super) fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(issuance_events::events))
         .routes(routes!(user_coupons::list))
         .routes(routes!(user_coupons::get))
+        // The shop's other systems.
+        .routes(routes!(exports::user_coupons))
+        .routes(routes!(outcomes::outcomes))
         // Anyone.
         .routes(routes!(coupons::list, coupons::create))
         .routes(routes!(coupons::get, steering::edit))
+        .routes(routes!(problems::list))
+        .routes(routes!(problems::get))
         .routes(routes!(service::alive))
         .routes(routes!(service::ready))
         // Operators.
@@ -79,6 +87,6 @@ pub(super) fn described() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(operations::dead_letter))
         .routes(routes!(operations::redrive))
         .routes(routes!(operations::discard));
-    docs::add_common_problems(routes.get_openapi_mut());
+    documented::add_common_problems(routes.get_openapi_mut());
     routes
 }

@@ -12,7 +12,10 @@ mod completion;
 mod coupon;
 mod dead_letter;
 mod dev;
+mod export;
 mod issue;
+mod lines;
+mod outcome;
 mod progress;
 mod prompt;
 mod queue;
@@ -69,6 +72,7 @@ enum Task {
     User(user::User),
     Issue(issue::Issue),
     Issuance(issue::Issuance),
+    Outcome(outcome::Outcome),
     Queue(queue::Queue),
     Worker(worker::Worker),
     DeadLetter(dead_letter::DeadLetter),
@@ -91,6 +95,7 @@ impl Command {
             Task::User(user) => user.run().await,
             Task::Issue(issue) => issue.run().await,
             Task::Issuance(issuance) => issuance.run().await,
+            Task::Outcome(outcome) => outcome.run().await,
             Task::Queue(queue) => queue.run().await,
             Task::Worker(worker) => worker.run().await,
             Task::DeadLetter(dead_letter) => dead_letter.run().await,

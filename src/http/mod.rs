@@ -1,5 +1,7 @@
 //! What API and worker share: the server, problems, and reading requests strictly; and TLS of clients.
 
+pub mod accept;
+pub mod advice;
 pub mod fields;
 pub mod health;
 pub mod language;

@@ -88,6 +88,9 @@ codes! {
     UserExists "user-exists" CONFLICT
         "User exists" "A user with this id exists already; nothing was changed."
         "이미 있는 사용자" "이 아이디의 사용자가 이미 있습니다. 변경된 것은 없습니다."
+    CursorExpired "cursor-expired" GONE
+        "Cursor expired" "What came after this place is no longer remembered. Take a new place, export, then follow from the new place."
+        "만료된 커서" "이 위치 이후의 기록이 더는 남아 있지 않습니다. 새 위치를 받은 뒤 내보내기를 하고, 그 위치부터 이어서 읽으세요."
     Malformed "malformed" BAD_REQUEST
         "Malformed" "The body is not JSON."
         "잘못된 형식" "본문이 JSON이 아닙니다."

@@ -68,6 +68,8 @@ fn complete_problem(response: &mut Response, language: Language, request_id: &st
             StatusCode::METHOD_NOT_ALLOWED => Problem::new(Code::MethodNotAllowed).into(),
             StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::TooLarge).into(),
             StatusCode::REQUEST_TIMEOUT => Problem::new(Code::Timeout).into(),
+            // The framework's own word for a path that is no text.
+            StatusCode::BAD_REQUEST => Problem::new(Code::NotFound).into(),
             status if status.is_client_error() => Problem::new(Code::Malformed).into(),
             _ => Arc::new(Problem::new(Code::Internal)),
         },
@@ -82,8 +84,11 @@ fn complete_problem(response: &mut Response, language: Language, request_id: &st
     problem.code
 }
 
-/// The answer to a handler that panicked.
-pub fn panicked(_: Box<dyn std::any::Any + Send + 'static>) -> Response {
+/// The answer to a handler that panicked. What it said is for the log, beside the request's id.
+pub fn panicked(said: Box<dyn std::any::Any + Send + 'static>) -> Response {
+    let text =
+        said.downcast_ref::<&str>().copied().or_else(|| said.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(panic = text.unwrap_or_default(), "a handler panicked");
     Problem::new(Code::Internal).into_response()
 }
 

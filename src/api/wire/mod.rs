@@ -2,7 +2,9 @@
 //! reads requests into domain types, and writes domain types as answers.
 
 pub mod coupon;
+pub mod export;
 pub mod issuance;
+pub mod outcome;
 pub mod page;
 pub mod problem;
 pub mod queue;
