@@ -40,7 +40,7 @@ const NO_PLACE_RETRY_MS: u64 = 10_000;
     params(
         ("id" = String, Path, example = "summer"),
         ("format" = Option<Format>, Query, description = "Before `Accept`; `ndjson` if neither says"),
-        ("after" = Option<u32>, Query, description = "Only serials above this one; 0 if not given"),
+        ("after" = Option<u64>, Query, maximum = 4294967295_i64, description = "Only serials above this one; 0 if not given"),
     ),
     responses(
         (status = 200, description = "Each line is a UserCoupon, the last an ExportEnd", content(

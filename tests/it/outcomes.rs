@@ -257,9 +257,15 @@ async fn followers_are_bounded_and_whoever_leaves_leaves_no_cursor() {
             .expect("a total")
     };
     let before = cursors().await;
-    // One of them may find its place taken by a look.
-    let waiting: Vec<_> =
-        (0..20).map(|_| tokio::spawn(system.client.request("GET", "/outcomes?wait=30").send())).collect();
+    let waiting: Vec<_> = (0..16)
+        .map(|_| {
+            let client = system.client.clone();
+            tokio::spawn(async move {
+                // A look below may have taken its place.
+                while client.get("/outcomes?wait=30").await.status == 503 {}
+            })
+        })
+        .collect();
     let refused = eventually("all places are taken", async || {
         let answer = system.client.get("/outcomes").await;
         (answer.status == 503).then_some(answer)

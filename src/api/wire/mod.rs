@@ -2,6 +2,7 @@
 //! reads requests into domain types, and writes domain types as answers.
 
 pub mod coupon;
+pub mod event;
 pub mod export;
 pub mod issuance;
 pub mod outcome;

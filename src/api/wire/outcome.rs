@@ -10,7 +10,7 @@ use crate::issuance::{Decision, Outcome};
 
 /// One line of the feed: what was decided. Its last line is an [`OutcomesEnd`].
 #[derive(Debug, Serialize, ToSchema)]
-#[serde(tag = "outcome", rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[serde(tag = "outcome", rename_all = "camelCase")]
 pub enum OutcomeLine {
     Issued {
         #[serde(flatten)]

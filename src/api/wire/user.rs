@@ -52,6 +52,7 @@ impl From<user::User> for User {
 // Documents a body; `create` reads it.
 /// A new user.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(example = json!({"id": "hong", "name": "홍길동"}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
 pub struct CreateUser {
@@ -59,7 +60,7 @@ pub struct CreateUser {
     #[schema(pattern = "^[A-Za-z0-9._:@-]{1,64}$")]
     id: Option<String>,
     /// The id if missing.
-    #[schema(min_length = 1, max_length = 100)]
+    #[schema(min_length = 1, max_length = 100, pattern = r"^\P{Cc}*[^\p{Cc}\s]\P{Cc}*$")]
     name: Option<String>,
 }
 
