@@ -174,7 +174,11 @@ pub struct CreateCoupon {
     /// Generated if missing.
     #[schema(pattern = "^[A-Za-z0-9._-]{1,64}$")]
     id: Option<String>,
-    #[schema(min_length = 1, max_length = 100, pattern = r"^\P{Cc}*[^\p{Cc}\s]\P{Cc}*$")]
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x20\x7f-\xa0][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     name: String,
     #[schema(minimum = 1, maximum = 10000000)]
     total: u32,
@@ -296,7 +300,11 @@ pub fn wrong_restock(why: String) -> Problem {
 #[schema(example = json!({"name": "가을 할인", "endsAt": "2037-01-01T00:00:00Z"}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
 pub struct EditCoupon {
-    #[schema(min_length = 1, max_length = 100, pattern = r"^\P{Cc}*[^\p{Cc}\s]\P{Cc}*$")]
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x20\x7f-\xa0][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     name: Option<String>,
     /// Until it started.
     #[schema(format = DateTime)]

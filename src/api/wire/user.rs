@@ -60,7 +60,11 @@ pub struct CreateUser {
     #[schema(pattern = "^[A-Za-z0-9._:@-]{1,64}$")]
     id: Option<String>,
     /// The id if missing.
-    #[schema(min_length = 1, max_length = 100, pattern = r"^\P{Cc}*[^\p{Cc}\s]\P{Cc}*$")]
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x20\x7f-\xa0][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     name: Option<String>,
 }
 
