@@ -89,11 +89,7 @@ async fn answer(
         if read.is_empty() && Instant::now() < deadline && !app.stopping.is_cancelled() {
             continue;
         }
-        // A full answer may end amid what MongoDB sent at once.
-        let place = match read.last() {
-            Some(last) if read.len() == limit => Some(last.after.clone()),
-            _ => follower.place(),
-        };
+        let place = follower.place();
         let place =
             place.ok_or_else(|| Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(1_000)))?;
         let lines = wire::lines(read, &place).map_err(|error| {
