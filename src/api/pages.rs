@@ -1,7 +1,7 @@
 //! The pages for people: the try-it page (pick a coupon, request it, watch it become issued), and what
 //! the pages of text have in common. They work under any path, and without anything inline.
 
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::http::Language;
@@ -23,10 +23,15 @@ pub async fn try_it_script() -> Response {
 }
 
 /// How to be a good client: the text of [`client_script`], explained.
-pub async fn developers() -> Response {
-    let script = escaped(include_str!("pages/client.js"));
-    let body = include_str!("pages/developers.html").replace("{{client.js}}", &script);
-    html(document(Language::English, "For client developers", "", &body))
+pub async fn developers(headers: HeaderMap) -> Response {
+    let language = Language::of(&headers);
+    let (title, body) = match language {
+        Language::English => ("For client developers", include_str!("pages/developers.html")),
+        Language::Korean => ("클라이언트 개발자를 위하여", include_str!("pages/developers.ko.html")),
+    };
+    let body = body.replace("{{client.js}}", &escaped(include_str!("pages/client.js")));
+    let page = html(document(language, title, "", &body));
+    ([(header::VARY, "accept-language")], page).into_response()
 }
 
 /// The client that [`developers`] shows.

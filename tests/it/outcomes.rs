@@ -68,8 +68,10 @@ async fn issued(system: &System, coupon: &CouponId, user: &str, serial: u32) {
 /// A mongod of the test's own, and a system on it.
 async fn alone() -> (System, MongoServer, TempDir) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mongodb =
-        MongoServer::start(MongoOptions::new(folder.path().join("mongodb"))).await.expect("it starts");
+    let mut options = MongoOptions::new(folder.path().join("mongodb"));
+    // It remembers at least what came after its last checkpoint: let there be one a second.
+    options.extra_args = ["--syncdelay", "1"].map(Into::into).to_vec();
+    let mongodb = MongoServer::start(options).await.expect("it starts");
     let system = System::start_on(mongodb.url(), &["--require-registered-users=false"]).await;
     (system, mongodb, folder)
 }
@@ -282,13 +284,19 @@ async fn followers_are_bounded_and_whoever_leaves_leaves_no_cursor() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_place_that_mongodb_has_forgotten_is_gone_and_no_mongodb_is_unavailable() {
-    const FILLER_BYTES: usize = 4 << 20;
+    // Twelve of these are twice what this mongod remembers.
+    const FILLER_BYTES: usize = 12 << 20;
+    const FILLERS: usize = 12;
     let (system, mut mongodb, _folder) = alone().await;
     let coupon = system.coupon("c", 10, 1).await;
     let place = told(&system, "").await.after;
     issued(&system, &coupon, "u1", 1).await;
     assert_eq!(told(&system, &format!("?after={place}")).await.outcomes.len(), 1);
     let filler = system.backends.database.collection::<Document>("filler");
+    // A look reads all that there is after the place, so the history goes first.
+    for _ in 0..FILLERS {
+        filler.insert_one(doc! {"filler": "x".repeat(FILLER_BYTES)}).await.expect("written");
+    }
     let gone = eventually("the history is overwritten", async || {
         filler.insert_one(doc! {"filler": "x".repeat(FILLER_BYTES)}).await.expect("written");
         let answer = system.client.get(&format!("/outcomes?after={place}")).await;

@@ -187,17 +187,22 @@ async fn a_path_that_is_no_text_is_no_path() {
 #[tokio::test]
 async fn the_page_for_developers_shows_the_client_that_it_serves() {
     let system = System::start().await;
-    let text = async |path: &str| {
-        let response = system.client.request("GET", path).send().await.expect("an answer");
+    let text = async |path: &str, language: &str| {
+        let request = system.client.request("GET", path).header("accept-language", language);
+        let response = request.send().await.expect("an answer");
         assert_eq!(response.status(), 200, "{path}");
         let policy = response.headers()["content-security-policy"].to_str().expect("text");
         assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
         response.text().await.expect("a body")
     };
-    let (page, script) = (text("/developers").await, text("/assets/client.js").await);
-    let shown = page.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
-    assert!(shown.contains(&script));
+    let script = text("/assets/client.js", "en").await;
     assert!(script.lines().count() <= 42);
-    assert!(!page.contains("{{") && !page.contains("<script") && !page.contains("style="));
-    assert!(text("/assets/pages.css").await.contains("main {"));
+    for (language, heading) in [("en", "For client developers"), ("ko", "클라이언트 개발자를 위하여")]
+    {
+        let page = text("/developers", language).await;
+        let shown = page.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&");
+        assert!(shown.contains(&script) && shown.contains(heading));
+        assert!(!page.contains("{{") && !page.contains("<script") && !page.contains("style="));
+    }
+    assert!(text("/assets/pages.css", "en").await.contains("main {"));
 }
