@@ -1,5 +1,5 @@
 //! The OpenAPI document. Each handler describes itself; what all have in common is added here: who may
-//! call, and the problems that any route can answer with.
+//! call; [`super::problems_of`] adds the problems.
 
 use std::collections::HashMap;
 
@@ -8,7 +8,10 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
 use utoipa::openapi::{Components, ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 use utoipa::{OpenApi as _, ToSchema};
 
+use super::problems_of;
 use super::router::{Group, Side, documented};
+use super::wire::export::ExportEnd;
+use super::wire::outcome::{OutcomeLine, OutcomesEnd};
 use super::wire::problem::Problem;
 use crate::access::{Audience, Role};
 
@@ -29,12 +32,13 @@ use crate::access::{Audience, Role};
         (name = "issuances", description = "Request a coupon, and ask what became of the request"),
         (name = "user coupons", description = "What users hold"),
         (name = "coupons", description = "The offers"),
+        (name = "exports", description = "For the shop's other systems: everything that is held, and every outcome"),
         (name = "users", description = "Who may request"),
         (name = "steering", description = "Pause, resume, restock, archive, edit"),
         (name = "operations", description = "Workers and dead letters"),
         (name = "service", description = "Health"),
     ),
-    components(schemas(Problem, super::live::Figures))
+    components(schemas(Problem, super::live::Figures, ExportEnd, OutcomeLine, OutcomesEnd))
 )]
 pub(super) struct Docs;
 
@@ -49,7 +53,7 @@ pub fn openapi(side: Side) -> OpenApi {
         add_access(&mut described, audience);
         document.merge(described);
     }
-    add_common_problems(&mut document);
+    problems_of::add_common(&mut document);
     tell_operations_apart(&mut document);
     add_schemes(document.components.get_or_insert_default());
     document
@@ -79,7 +83,7 @@ fn add_access(document: &mut OpenApi, audience: Audience) {
     may.extend(audience.roles().iter().copied().map(Role::as_str));
     let forbidden = format!("`forbidden`: it is for {}", may.join(", "));
     for item in document.paths.paths.values_mut() {
-        for (operation, _) in operations(item) {
+        for operation in operations(item) {
             operation.security = Some(security.clone());
             add(operation, "401", "`unauthenticated`: no credentials, or none that are good");
             add(operation, "403", &forbidden);
@@ -92,12 +96,12 @@ fn add_access(document: &mut OpenApi, audience: Audience) {
 fn tell_operations_apart(document: &mut OpenApi) {
     let mut seen = HashMap::<String, usize>::new();
     for item in document.paths.paths.values_mut() {
-        for id in operations(item).filter_map(|(operation, _)| operation.operation_id.clone()) {
+        for id in operations(item).filter_map(|operation| operation.operation_id.clone()) {
             *seen.entry(id).or_default() += 1;
         }
     }
     for item in document.paths.paths.values_mut() {
-        for (operation, _) in operations(item) {
+        for operation in operations(item) {
             let (Some(id), Some(tags)) = (&mut operation.operation_id, &operation.tags) else { continue };
             if seen.get(id).is_some_and(|times| *times > 1) {
                 *id = format!("{}_{id}", tags.join("_").replace(' ', "_"));
@@ -106,36 +110,9 @@ fn tell_operations_apart(document: &mut OpenApi) {
     }
 }
 
-/// Adds the problems that any route can answer with.
-fn add_common_problems(document: &mut OpenApi) {
-    for (path, item) in &mut document.paths.paths {
-        if path == "/healthz" {
-            continue;
-        }
-        for (operation, has_body) in operations(item) {
-            add(operation, "422", "`invalid`: a wrong shape or value; see `errors`");
-            if has_body {
-                add(operation, "400", "`malformed`: not JSON");
-                add(operation, "408", "`timeout`: the body took longer than 10 s to arrive");
-                add(operation, "413", "`too-large`");
-                add(operation, "415", "`unsupported-media-type`");
-            }
-            add(operation, "429", "`rate-limited`: safe to repeat after `Retry-After`; see `RateLimit`");
-            add(
-                operation,
-                "503",
-                "`overloaded`, `unavailable`, `warming-up`: safe to repeat after `Retry-After`",
-            );
-        }
-    }
-}
-
-fn operations(item: &mut PathItem) -> impl Iterator<Item = (&mut Operation, bool)> {
-    let all = [&mut item.get, &mut item.post, &mut item.patch, &mut item.put, &mut item.delete];
-    all.into_iter().flatten().map(|operation| {
-        let has_body = operation.request_body.is_some();
-        (operation, has_body)
-    })
+pub(super) fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    let all = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
+    all.into_iter().flatten()
 }
 
 fn add(operation: &mut Operation, status: &str, description: &str) {

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::App;
 use super::issuances::{To, decided_issuance, is_seen_by, known, not_here, nowhere, queued_issuance};
 use super::query::Query;
+use super::wire::event::ServerEvent;
 use super::wire::problem::Problem as ProblemBody;
 use crate::access::Caller;
 use crate::http::problem::jittered_ms;
@@ -46,7 +47,7 @@ pub(super) const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-ac
     params(("id" = String, Path, description = "From the answer to the request")),
     responses(
         (status = 200, description = "Events named `queued`, `issued`, `rejected`; the data of each is an Issuance in JSON",
-            body = String, content_type = "text/event-stream"),
+            body = ServerEvent, content_type = "text/event-stream"),
         (status = 404, description = "`issuance-not-found`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]

@@ -43,7 +43,7 @@ const BACKLOG_RETRY_MS: u64 = 2_000;
 #[utoipa::path(
     post, path = "/user-coupons", tag = "issuances", request_body = RequestIssuance,
     params(
-        ("Idempotency-Key" = Option<String>, Header, description = "Names this attempt: 1 to 255 visible ASCII characters"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$", description = "Names this attempt: 1 to 255 visible ASCII characters"),
         ("wait" = Option<u32>, Query, minimum = 0, description = "Seconds to wait for the outcome, at most 30; 0 if not given"),
     ),
     responses(

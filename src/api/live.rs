@@ -20,6 +20,7 @@ use super::coupons::with_stock;
 use super::issuance_events::{KEEP_ALIVE, STREAM_MAX, UNBUFFERED};
 use super::query::Query;
 use super::wire::coupon::Coupon;
+use super::wire::event::ServerEvent;
 use super::wire::queue::{Queue, Worker};
 use crate::http::problem::jittered_ms;
 use crate::http::{Code, Problem};
@@ -47,7 +48,7 @@ pub struct Figures {
 #[utoipa::path(
     get, path = "/events", operation_id = "live_figures", tag = "operations",
     responses((status = 200, description = "Events named `figures`; the data of each is a Figures in JSON",
-        body = String, content_type = "text/event-stream"))
+        body = ServerEvent, content_type = "text/event-stream"))
 )]
 pub async fn events(State(app): State<Arc<App>>, query: Query) -> Result<Response, Problem> {
     query.finish()?;

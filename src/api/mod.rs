@@ -4,15 +4,19 @@ mod actions;
 mod coupons;
 mod docs;
 mod doors;
+mod exports;
 mod guard;
 mod issuance_events;
 mod issuances;
 mod links;
 mod live;
 mod operations;
+mod outcomes;
 mod pace;
 mod pages;
-mod query;
+mod problems;
+mod problems_of;
+pub mod query;
 mod record;
 mod redemption;
 mod router;
@@ -79,6 +83,9 @@ pub struct App {
     tombstone_retention_days: u32,
     /// Places for those who listen to the live figures.
     listeners: Arc<Semaphore>,
+    /// Places for those who export, and who follow the outcomes.
+    exports: Arc<Semaphore>,
+    followers: Arc<Semaphore>,
     /// Cancelled when the process is asked to stop.
     stopping: CancellationToken,
     loader: Loader,
@@ -137,6 +144,8 @@ impl App {
             reservations: Reservations::start(Arc::clone(partition), limits.backlog_max),
             feed,
             listeners: Arc::new(Semaphore::new(live::LISTENERS_MAX)),
+            exports: Arc::new(Semaphore::new(exports::EXPORTS_MAX)),
+            followers: Arc::new(Semaphore::new(outcomes::FOLLOWERS_MAX)),
             stopping,
             lookup,
             redemptions: RedemptionStore::new(&backends.database),

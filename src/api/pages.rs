@@ -1,7 +1,10 @@
-//! The try-it page: pick a coupon, request it, watch it become issued.
+//! The pages for people: the try-it page (pick a coupon, request it, watch it become issued), and what
+//! the pages of text have in common. They work under any path, and without anything inline.
 
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+
+use crate::http::Language;
 
 /// Scripts and styles of our own only.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; \
@@ -17,6 +20,50 @@ pub async fn try_it_style() -> Response {
 
 pub async fn try_it_script() -> Response {
     page("text/javascript; charset=utf-8", CONTENT_POLICY, include_str!("pages/try.js"))
+}
+
+/// How to be a good client: the text of [`client_script`], explained.
+pub async fn developers(headers: HeaderMap) -> Response {
+    let language = Language::of(&headers);
+    let (title, body) = match language {
+        Language::English => ("For client developers", include_str!("pages/developers.html")),
+        Language::Korean => ("클라이언트 개발자를 위하여", include_str!("pages/developers.ko.html")),
+    };
+    let body = body.replace("{{client.js}}", &escaped(include_str!("pages/client.js")));
+    let page = html(document(language, title, "", &body));
+    ([(header::VARY, "accept-language")], page).into_response()
+}
+
+/// The client that [`developers`] shows.
+pub async fn client_script() -> Response {
+    page("text/javascript; charset=utf-8", CONTENT_POLICY, include_str!("pages/client.js"))
+}
+
+/// The style of the pages of text.
+pub async fn style() -> Response {
+    page("text/css; charset=utf-8", CONTENT_POLICY, include_str!("pages/pages.css"))
+}
+
+/// A page of text. `up` leads from its path to the root of the service: it may live under a path.
+pub(super) fn document(language: Language, title: &str, up: &str, body: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"{}\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title} · Coupon System</title>\n\
+         <link rel=\"icon\" href=\"{up}favicon.ico\">\n\
+         <link rel=\"stylesheet\" href=\"{up}assets/pages.css\">\n</head>\n<body>\n<main>\n{body}</main>\n\
+         </body>\n</html>\n",
+        language.tag(),
+    )
+}
+
+/// A page of HTML.
+pub(super) fn html(text: String) -> Response {
+    page("text/html; charset=utf-8", CONTENT_POLICY, text)
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 /// A page, or a part of one, with what it may do.

@@ -15,13 +15,16 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let RawQuery(raw) = RawQuery::from_request_parts(parts, state).await.unwrap_or(RawQuery(None));
-        let raw = raw.unwrap_or_default();
-        let parameters = form_urlencoded::parse(raw.as_bytes()).into_owned().collect();
-        Ok(Query { parameters })
+        Ok(Query::of(&raw.unwrap_or_default()))
     }
 }
 
 impl Query {
+    /// The parameters of what follows the question mark.
+    pub fn of(raw: &str) -> Self {
+        Query { parameters: form_urlencoded::parse(raw.as_bytes()).into_owned().collect() }
+    }
+
     /// Reads a parameter, if it is there.
     pub fn take<T>(
         &mut self,

@@ -12,7 +12,7 @@ use tracing::Instrument;
 
 use crate::access::action::{ActionId, Begun, Ended};
 use crate::access::{ActionLog, Caller};
-use crate::http::request::RequestId;
+use crate::http::request::{RequestId, panicked};
 use crate::http::{Code, Problem};
 
 /// A longer path and query is cut.
@@ -47,7 +47,7 @@ pub async fn record(
     // A client that breaks off does not break off what it began, nor its record.
     let doing = async move {
         let done = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-        let response = done.unwrap_or_else(|_| Problem::new(Code::Internal).into_response());
+        let response = done.unwrap_or_else(|said| panicked(&*said));
         if let Err(failure) = log.end(id, ended(&response)).await {
             tracing::error!(action = %id, error = failure.chain(), "how an action ended could not be recorded");
         }

@@ -12,8 +12,8 @@ use utoipa_axum::routes;
 
 use super::guard::Guard;
 use super::{
-    App, actions, coupons, docs, doors, issuance_events, issuances, live, operations, pages, record,
-    redemption, service, steering, swagger, user_coupons, users,
+    App, actions, coupons, docs, doors, exports, issuance_events, issuances, live, operations, outcomes,
+    pages, problems, record, redemption, service, steering, swagger, user_coupons, users,
 };
 use crate::access::Audience;
 use crate::http::parameters::Parameters;
@@ -91,8 +91,14 @@ pub(super) fn documented() -> Vec<Group> {
             OpenApiRouter::new()
                 .routes(routes!(coupons::list))
                 .routes(routes!(coupons::get))
+                .routes(routes!(problems::list))
+                .routes(routes!(problems::get))
                 .routes(routes!(service::alive))
                 .routes(routes!(service::ready)),
+        ),
+        group(
+            Audience::Keys,
+            OpenApiRouter::new().routes(routes!(exports::user_coupons)).routes(routes!(outcomes::outcomes)),
         ),
         group(
             Audience::Watchers,
@@ -140,6 +146,9 @@ fn undocumented(app: &App, side: Side) -> [Group; 2] {
         .route("/favicon.ico", get(async || StatusCode::NO_CONTENT))
         .route("/assets/try.css", get(pages::try_it_style))
         .route("/assets/try.js", get(pages::try_it_script))
+        .route("/developers", get(pages::developers))
+        .route("/assets/client.js", get(pages::client_script))
+        .route("/assets/pages.css", get(pages::style))
         .merge(swagger);
     let metrics = Router::new().route("/metrics", metrics::route(&app.metrics));
     [

@@ -13,11 +13,14 @@ use reqwest::Method;
 use reqwest::header::{ACCEPT_LANGUAGE, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
+use super::lines::Lines;
 use super::table;
 
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// A little longer than the API gives itself.
 const ANSWER_MAX: Duration = Duration::from_secs(35);
+/// An answer of lines may go on for as long as an export takes.
+const LINES_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Where the API is.
 #[derive(Debug, Clone, Args)]
@@ -245,6 +248,29 @@ impl Request {
 impl Api {
     /// Sends a request and reads its answer to the end.
     pub async fn send(&self, request: Request) -> Result<Answer, CallError> {
+        let repeatable = request.repeatable;
+        let response = self.prepare(request).send().await.map_err(|source| self.no_answer(source))?;
+        self.read(response, repeatable).await
+    }
+
+    /// Sends a request for lines of JSON, to be read as they come for as long as they do.
+    pub async fn lines(&self, request: Request) -> Result<Lines, CallError> {
+        let repeatable = request.repeatable;
+        let sent = self.prepare(request).timeout(LINES_MAX).send();
+        let response = sent.await.map_err(|source| self.no_answer(source))?;
+        if !response.status().is_success() {
+            let not_the_api =
+                CallError::NotTheApi { base: self.base.clone(), status: response.status().as_u16() };
+            return Err(self.read(response, repeatable).await.err().unwrap_or(not_the_api));
+        }
+        Ok(Lines::new(self.clone(), response))
+    }
+
+    pub(super) fn no_answer(&self, source: reqwest::Error) -> CallError {
+        CallError::NoAnswer { base: self.base.clone(), source }
+    }
+
+    fn prepare(&self, request: Request) -> reqwest::RequestBuilder {
         let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(request.query).finish();
         let mark = if query.is_empty() { "" } else { "?" };
         let url = format!("{}{}{mark}{query}", self.base, request.path);
@@ -255,15 +281,16 @@ impl Api {
         if let Some(body) = request.body {
             sent = sent.json(&body);
         }
-        let no_answer = |source| CallError::NoAnswer { base: self.base.clone(), source };
-        let response = sent.send().await.map_err(no_answer)?;
+        sent
+    }
+
+    async fn read(&self, response: reqwest::Response, repeatable: bool) -> Result<Answer, CallError> {
         let status = response.status();
-        let raw = response.text().await.map_err(no_answer)?;
+        let raw = response.text().await.map_err(|source| self.no_answer(source))?;
         let body = serde_json::from_str::<Value>(&raw).ok();
         match body {
             Some(body) if status.is_success() => Ok(Answer { body, raw }),
             Some(body) if body["code"].is_string() => {
-                let repeatable = request.repeatable;
                 Err(CallError::Problem { answer: Answer { body, raw }, repeatable })
             }
             _ => Err(CallError::NotTheApi { base: self.base.clone(), status: status.as_u16() }),

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::client::{ApiArgs, Request};
+use super::export::Export;
 use super::prompt::Yes;
 use super::table::{Column, aside, cell, details, more, number, rows, sentence, table, time, value, words};
 use crate::coupon::{CouponId, Currency, Duration, MAX_PER_USER, MAX_TOTAL};
@@ -40,6 +41,7 @@ enum Verb {
         /// The coupon's id
         id: CouponId,
     },
+    Export(Export),
     Edit(Edit),
     /// Stops accepting requests for a coupon; what was accepted is honoured
     #[command(after_long_help = "Example:\n  couponctl coupon pause summer")]
@@ -184,6 +186,7 @@ impl Coupon {
                 let request = Request::get("/coupons").query("status", status).query("limit", limit);
                 return session.send_and_show(request.query("cursor", cursor), list).await;
             }
+            Verb::Export(export) => return export.run(&session.api).await,
             Verb::Create(create) => {
                 let named = create.id.is_some();
                 Request::post("/coupons").body(create.body()).repeatable(named)

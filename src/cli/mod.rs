@@ -13,8 +13,11 @@ mod completion;
 mod coupon;
 mod dead_letter;
 mod dev;
+mod export;
 mod issue;
 mod key;
+mod lines;
+mod outcome;
 mod progress;
 mod prompt;
 mod queue;
@@ -75,6 +78,7 @@ enum Task {
     UserCoupon(user_coupon::UserCoupon),
     Issue(issue::Issue),
     Issuance(issue::Issuance),
+    Outcome(outcome::Outcome),
     Queue(queue::Queue),
     Worker(worker::Worker),
     DeadLetter(dead_letter::DeadLetter),
@@ -100,6 +104,7 @@ impl Command {
             Task::UserCoupon(user_coupon) => user_coupon.run().await,
             Task::Issue(issue) => issue.run().await,
             Task::Issuance(issuance) => issuance.run().await,
+            Task::Outcome(outcome) => outcome.run().await,
             Task::Queue(queue) => queue.run().await,
             Task::Worker(worker) => worker.run().await,
             Task::DeadLetter(dead_letter) => dead_letter.run().await,

@@ -118,9 +118,19 @@ pub fn words(max: usize) -> impl Fn(Value) -> Result<String, String> {
 pub fn whole<T: TryFrom<u64>>(least: u64, most: u64) -> impl Fn(Value) -> Result<T, String> {
     move |value| {
         let wrong = || format!("must be a whole number from {least} to {most}");
-        let number = value.as_u64().filter(|number| (least..=most).contains(number)).ok_or_else(wrong)?;
+        let number = unsigned(&value).filter(|number| (least..=most).contains(number)).ok_or_else(wrong)?;
         T::try_from(number).map_err(|_| wrong())
     }
+}
+
+/// A whole number; some languages write every number with a fraction, and JSON makes no difference.
+fn unsigned(value: &Value) -> Option<u64> {
+    /// From here on a fraction would be lost without a trace.
+    const EXACT_MAX: f64 = 9_007_199_254_740_991.0;
+    let with_fraction = || value.as_f64().filter(|number| (0.0..=EXACT_MAX).contains(number));
+    value
+        .as_u64()
+        .or_else(|| with_fraction().filter(|number| number.fract() == 0.0).map(|number| number as u64))
 }
 
 /// A moment in RFC 3339, with any offset, in the years that the database can order; whole milliseconds.
@@ -154,6 +164,15 @@ mod tests {
         let pointers: Vec<_> =
             body["errors"].as_array().unwrap().iter().map(|e| e["pointer"].as_str().unwrap()).collect();
         assert_eq!(pointers, ["#/total", "#/name", "#/nested/amount", "#/nested/more", "#/extra"]);
+    }
+
+    #[test]
+    fn a_whole_number_may_be_written_with_a_fraction_of_nothing() {
+        let of = |text: &str| whole::<u32>(1, 10_000_000)(serde_json::from_str(text).unwrap()).ok();
+        assert_eq!((of("17"), of("17.0"), of("1e7")), (Some(17), Some(17), Some(10_000_000)));
+        for wrong in ["17.5", "0.0", "-1", "-1.0", "1e300", "10000001.0", "\"17\"", "true"] {
+            assert_eq!(of(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

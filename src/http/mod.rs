@@ -1,6 +1,8 @@
 //! What API and worker share: the server, problems, and reading requests strictly; and TLS of clients.
 
+pub mod accept;
 pub mod addresses;
+pub mod advice;
 mod connection;
 pub mod cors;
 pub mod fields;

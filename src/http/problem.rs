@@ -106,6 +106,9 @@ codes! {
     Forbidden "forbidden" FORBIDDEN
         "Forbidden" "These credentials are good, and do not allow this."
         "권한 없음" "인증 정보는 유효하지만 이 요청을 할 권한이 없습니다."
+    CursorExpired "cursor-expired" GONE
+        "Cursor expired" "What came after this place is no longer remembered. Take a new place, export, then follow from the new place."
+        "만료된 커서" "이 위치 이후의 기록이 더는 남아 있지 않습니다. 새 위치를 받은 뒤 내보내기를 하고, 그 위치부터 이어서 읽으세요."
     Malformed "malformed" BAD_REQUEST
         "Malformed" "The body is not JSON."
         "잘못된 형식" "본문이 JSON이 아닙니다."

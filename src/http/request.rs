@@ -1,5 +1,6 @@
 //! What happens to every request: it gets an id, its problems get their words, it is logged once.
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -101,12 +102,12 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Completing<F> 
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let response = match std::task::ready!(this.answering.as_mut().poll(context)) {
-            Ok(answered) => answered?,
-            // The panic itself is logged by the hook.
-            Err(_) => Problem::new(Code::Internal).into_response(),
-        };
+        let answered = std::task::ready!(this.answering.as_mut().poll(context));
         let _entered = this.answering.span().enter();
+        let response = match answered {
+            Ok(answered) => answered?,
+            Err(said) => panicked(&*said),
+        };
         Poll::Ready(Ok(this.asked.complete(response)))
     }
 }
@@ -185,6 +186,8 @@ fn complete_problem(response: &mut Response, language: Language, request_id: &st
             StatusCode::METHOD_NOT_ALLOWED => Problem::new(Code::MethodNotAllowed).into(),
             StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::TooLarge).into(),
             StatusCode::REQUEST_TIMEOUT => Problem::new(Code::Timeout).into(),
+            // The framework's own word for a path that is no text.
+            StatusCode::BAD_REQUEST => Problem::new(Code::NotFound).into(),
             status if status.is_client_error() => Problem::new(Code::Malformed).into(),
             _ => Arc::new(Problem::new(Code::Internal)),
         },
@@ -201,6 +204,14 @@ fn complete_problem(response: &mut Response, language: Language, request_id: &st
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     problem.code
+}
+
+/// The answer to a handler that panicked. What it said is for the log, beside the request's id.
+pub fn panicked(said: &(dyn Any + Send)) -> Response {
+    let text =
+        said.downcast_ref::<&str>().copied().or_else(|| said.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(panic = text.unwrap_or_default(), "a handler panicked");
+    Problem::new(Code::Internal).into_response()
 }
 
 /// A body of bounded size that says of itself that it is JSON.

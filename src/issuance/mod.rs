@@ -41,6 +41,16 @@ pub struct Decision {
     pub decided_at: Timestamp,
 }
 
+impl Decision {
+    /// The unit that was issued, if it was.
+    pub fn serial(&self) -> Option<u32> {
+        match self.outcome {
+            Outcome::Issued { serial, .. } => Some(serial),
+            Outcome::Rejected { .. } => None,
+        }
+    }
+}
+
 /// How an issuance ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {

@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use super::record::{ACTIVE, FIELD, REVOKED, USED, redemption};
 use super::{Change, Redemption, Refusal, Verdict};
 use crate::Failure;
+use crate::coupon::CouponId;
 use crate::issuance::ledger::{self, COLLECTION};
 use crate::issuance::{Decision, IssuanceId};
 use crate::mongo::{self, from_bson_time, to_bson_time};
@@ -33,6 +34,9 @@ const ATTEMPTS_MAX: usize = 5;
 const LINEARIZABLE_MAX: Duration = Duration::from_secs(5);
 /// What is kept of the name of who made a change, in characters.
 const BY_MAX: usize = 200;
+
+/// Units in one page of [`RedemptionStore::units_after`].
+pub const UNITS_PAGE: usize = 1_000;
 
 /// A coupon that a user holds, as it is at a moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +98,21 @@ impl RedemptionStore {
             .build();
         let (records, filter) = (self.records.clone(), ledger::queries::issued_to(user, after));
         let found = mongo::run("list what the user holds", async move {
+            records.find(filter).with_options(options).await?.try_collect::<Vec<_>>().await
+        });
+        found.await?.into_iter().map(holding).collect()
+    }
+
+    /// At most [`UNITS_PAGE`] units of a coupon that are held, with a serial above `after`, by serial. A
+    /// page with fewer is the last.
+    pub async fn units_after(&self, coupon: &CouponId, after: u32) -> Result<Vec<Holding>, Failure> {
+        let options = FindOptions::builder()
+            .sort(ledger::queries::by_serial())
+            .limit(i64::try_from(UNITS_PAGE).unwrap_or(i64::MAX))
+            .projection(fields())
+            .build();
+        let (records, filter) = (self.records.clone(), ledger::queries::units_after(coupon, after));
+        let found = mongo::run("export a coupon's units", async move {
             records.find(filter).with_options(options).await?.try_collect::<Vec<_>>().await
         });
         found.await?.into_iter().map(holding).collect()

@@ -47,20 +47,21 @@ pub struct Coupon {
 
 /// What the coupon takes off the price.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[serde(tag = "type", rename_all = "camelCase")]
 pub enum Discount {
     Fixed {
-        #[schema(example = 5000)]
+        #[schema(example = 5000, minimum = 1, maximum = 1000000000000_i64)]
         amount: u64,
-        #[schema(example = "KRW")]
+        #[schema(example = "KRW", pattern = "^[A-Z]{3}$")]
         currency: String,
     },
+    #[serde(rename_all = "camelCase")]
     Percent {
-        #[schema(example = 10)]
+        #[schema(example = 10, minimum = 1, maximum = 100)]
         percent: u8,
-        #[schema(example = 10000)]
+        #[schema(example = 10000, minimum = 1, maximum = 1000000000000_i64)]
         max_amount: Option<u64>,
-        #[schema(example = "KRW")]
+        #[schema(example = "KRW", pattern = "^[A-Z]{3}$")]
         currency: String,
     },
 }
@@ -162,7 +163,8 @@ impl From<coupon::Stock> for Stock {
 // Documents a body; `create` reads it.
 /// A new coupon.
 #[derive(ToSchema)]
-#[schema(rename_all = "camelCase", example = json!({
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({
     "id": "autumn", "name": "가을 할인", "total": 100, "perUser": 1,
     "startsAt": "2026-01-01T00:00:00+09:00", "endsAt": "2036-01-01T00:00:00+09:00",
     "discount": {"type": "fixed", "amount": 5000, "currency": "KRW"}, "minOrderAmount": 20000, "validFor": "P30D"
@@ -172,7 +174,11 @@ pub struct CreateCoupon {
     /// Generated if missing.
     #[schema(pattern = "^(?!\\.{1,2}$)[A-Za-z0-9._-]{1,64}$")]
     id: Option<String>,
-    #[schema(min_length = 1, max_length = 100)]
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x20\x7f-\xa0][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     name: String,
     #[schema(minimum = 1, maximum = 10000000)]
     total: u32,
@@ -183,6 +189,7 @@ pub struct CreateCoupon {
     #[schema(format = DateTime)]
     ends_at: String,
     discount: Option<Discount>,
+    #[schema(minimum = 0, maximum = 1000000000000_i64)]
     min_order_amount: Option<u64>,
     /// Not together with `validFor`.
     #[schema(format = DateTime)]
@@ -265,6 +272,7 @@ fn discount(fields: &mut Fields) -> Option<coupon::Discount> {
 // Documents a body; `restock` reads it.
 /// How many units to add.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(example = json!({"add": 100}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
 pub struct Restock {
@@ -288,10 +296,15 @@ pub fn wrong_restock(why: String) -> Problem {
 // Documents a body; `edit` reads it.
 /// What to change of a coupon.
 #[derive(ToSchema)]
-#[schema(rename_all = "camelCase", example = json!({"name": "가을 할인", "endsAt": "2037-01-01T00:00:00Z"}))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"name": "가을 할인", "endsAt": "2037-01-01T00:00:00Z"}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
 pub struct EditCoupon {
-    #[schema(min_length = 1, max_length = 100)]
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x20\x7f-\xa0][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     name: Option<String>,
     /// Until it started.
     #[schema(format = DateTime)]

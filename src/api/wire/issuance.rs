@@ -16,9 +16,10 @@ use crate::user::UserId;
 
 /// One accepted request and what became of it.
 #[derive(Debug, Serialize, ToSchema)]
-#[serde(tag = "state", rename_all = "camelCase", rename_all_fields = "camelCase")]
+#[serde(tag = "state", rename_all = "camelCase")]
 pub enum Issuance {
     /// Waiting for its decision. It has no serial yet: a conflict may still change it.
+    #[serde(rename_all = "camelCase")]
     Queued {
         #[schema(value_type = String, format = Uuid)]
         id: IssuanceId,
@@ -38,6 +39,7 @@ pub enum Issuance {
         accepted_at: Timestamp,
     },
     /// The user holds a unit.
+    #[serde(rename_all = "camelCase")]
     Issued {
         #[schema(value_type = String, format = Uuid)]
         id: IssuanceId,
@@ -57,6 +59,7 @@ pub enum Issuance {
         user_coupon: String,
     },
     /// There is no unit for it.
+    #[serde(rename_all = "camelCase")]
     Rejected {
         #[schema(value_type = String, format = Uuid)]
         id: IssuanceId,
@@ -98,7 +101,8 @@ impl From<Reason> for Code {
 // Documents a body; `request` reads it.
 /// Who wants which coupon.
 #[derive(ToSchema)]
-#[schema(rename_all = "camelCase", example = json!({"userId": "u1", "couponId": "summer"}))]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"userId": "u1", "couponId": "summer"}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
 pub struct RequestIssuance {
     #[schema(pattern = "^(?!\\.{1,2}$)[A-Za-z0-9._:@-]{1,64}$")]

@@ -3,7 +3,10 @@
 
 pub mod action;
 pub mod coupon;
+pub mod event;
+pub mod export;
 pub mod issuance;
+pub mod outcome;
 pub mod page;
 pub mod problem;
 pub mod queue;

@@ -69,6 +69,7 @@ impl From<user::Deletion> for UserDeletion {
 // Documents a body; `create` reads it.
 /// A new user.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(example = json!({"id": "hong", "name": "홍길동"}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
 pub struct CreateUser {
@@ -76,7 +77,11 @@ pub struct CreateUser {
     #[schema(pattern = "^(?!\\.{1,2}$)[A-Za-z0-9._:@-]{1,64}$")]
     id: Option<String>,
     /// The id if missing.
-    #[schema(min_length = 1, max_length = 100)]
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x20\x7f-\xa0][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     name: Option<String>,
 }
 

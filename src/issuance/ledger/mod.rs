@@ -5,6 +5,7 @@
 //! unique indexes ([`indexes`]).
 
 mod audit;
+pub mod follow;
 pub mod indexes;
 mod record;
 mod renaming;
@@ -235,6 +236,18 @@ pub mod queries {
     /// The order in which the highest serial comes first.
     pub fn highest_first() -> Document {
         doc! {"couponId": -1, "serial": -1}
+    }
+
+    /// The issued units of a coupon with a serial above one.
+    pub fn units_after(coupon: &CouponId, after: u32) -> Document {
+        let mut filter = issued(coupon);
+        filter.insert("serial", doc! {"$gt": i64::from(after)});
+        filter
+    }
+
+    /// The order of serials, in which [`units_after`] are exported.
+    pub fn by_serial() -> Document {
+        doc! {"couponId": 1, "serial": 1}
     }
 
     /// The issued units of a coupon that follow one, in the order of [`by_user`].

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 
+use super::contract::assert_documented;
+
 /// Talks to one API.
 #[derive(Clone)]
 pub struct Client {
@@ -78,11 +80,15 @@ impl Client {
         }
     }
 
+    /// Sends a request. Its answer must be documented.
     pub async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
-        let response = request.send().await.expect("an answer");
+        let request = request.build().expect("a request");
+        let (method, path) = (request.method().to_string(), request.url().path().to_owned());
+        let response = self.http.execute(request).await.expect("an answer");
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let bytes = response.bytes().await.expect("a body");
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        assert_documented(&method, &path, status, &body);
         Answer { status, headers, body }
     }
 

@@ -3,6 +3,7 @@
 mod accounts;
 mod chance;
 mod client;
+mod contract;
 mod processes;
 mod raw;
 mod rush;

@@ -1,0 +1,160 @@
+//! Exports: all units of a coupon, streamed. A page is read when the client has taken the one before,
+//! so an export holds one page, however large the coupon and however slow the client.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use futures::stream;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::App;
+use super::query::Query;
+use super::user_coupons::shown;
+use super::wire::export::{self as wire, ExportEnd, Format};
+use super::wire::problem::Problem as ProblemBody;
+use crate::coupon::CouponId;
+use crate::http::problem::jittered_ms;
+use crate::http::{Code, Problem};
+use crate::redemption::UNITS_PAGE;
+
+/// Exports under way at once; one more is answered 503.
+pub(super) const EXPORTS_MAX: usize = 8;
+/// Who found no place should stay away for about this long.
+const NO_PLACE_RETRY_MS: u64 = 10_000;
+
+/// All units of a coupon that are held, by serial.
+///
+/// NDJSON: a line a unit, and at the end a line with `end`, `count` and `after`; an export without it was
+/// cut. CSV (RFC 4180): a row a unit, under a row of titles; it has no last row, so a client must heed
+/// whether the transfer was complete. A cell that a spreadsheet would take for a formula has an apostrophe
+/// before it (as has one that begins with an apostrophe).
+///
+/// A cut export goes on with `after`, the last serial that came; a CSV then has no titles, so that the
+/// parts can be put together. What is issued while an export runs may be in it or not: `GET /outcomes`
+/// tells. For services and operators.
+#[utoipa::path(
+    get, path = "/coupons/{id}/user-coupons", operation_id = "export_user_coupons", tag = "exports",
+    params(
+        ("id" = String, Path, example = "summer"),
+        ("format" = Option<Format>, Query, description = "Before `Accept`; `ndjson` if neither says"),
+        ("after" = Option<u64>, Query, maximum = 4294967295_i64, description = "Only serials above this one; 0 if not given"),
+    ),
+    responses(
+        (status = 200, description = "Each line is a UserCoupon, the last an ExportEnd", content(
+            (String = "application/x-ndjson"),
+            (String = "text/csv"),
+        )),
+        (status = 404, description = "`coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn user_coupons(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    mut query: Query,
+) -> Result<Response, Problem> {
+    let format = query.take("format", str::parse)?.unwrap_or_else(|| Format::accepted(&headers));
+    let after = query.take("after", serial)?;
+    query.finish()?;
+    let not_found = || Problem::new(Code::CouponNotFound);
+    let coupon: CouponId = id.parse().map_err(|_| not_found())?;
+    let place = Arc::clone(&app.exports).try_acquire_owned();
+    let place =
+        place.map_err(|_| Problem::new(Code::Overloaded).retry_after_ms(jittered_ms(NO_PLACE_RETRY_MS)))?;
+    app.coupons.get(&coupon).await?.ok_or_else(not_found)?;
+
+    let file = format!("attachment; filename=\"{coupon}.{}\"", format.extension());
+    let mut export =
+        Export { app, coupon, format, after: after.unwrap_or(0), count: 0, next: Next::Page, _place: place };
+    // What goes wrong with the first page is still told as a problem.
+    let mut first = export.page().await?;
+    if format == Format::Csv && after.is_none() {
+        first = [wire::titles(), first].concat().into();
+    }
+    let rest = stream::try_unfold(export, Export::next);
+    let parts = futures::StreamExt::chain(stream::iter([Ok(first)]), rest);
+    let headers = [
+        (header::CONTENT_TYPE, format.media_type()),
+        (header::CONTENT_DISPOSITION, file.as_str()),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::VARY, "accept"),
+    ];
+    Ok((headers, Body::from_stream(parts)).into_response())
+}
+
+fn serial(text: &str) -> Result<u32, String> {
+    let parsed = text.parse().ok().filter(|_| text.bytes().all(|digit| digit.is_ascii_digit()));
+    parsed.ok_or_else(|| "must be a serial: a whole number from 0 to 4294967295".into())
+}
+
+/// An export under way.
+struct Export {
+    app: Arc<App>,
+    coupon: CouponId,
+    format: Format,
+    /// The last serial that was read.
+    after: u32,
+    /// Units so far.
+    count: u64,
+    next: Next,
+    _place: OwnedSemaphorePermit,
+}
+
+enum Next {
+    Page,
+    /// The line that says that it is whole.
+    End,
+    Nothing,
+}
+
+impl Export {
+    /// The next part. An error breaks the transfer off, which is how the client learns of it.
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>, std::io::Error> {
+        if self.app.stopping.is_cancelled() {
+            return Err(std::io::Error::other("the service stops"));
+        }
+        let part = match self.next {
+            Next::Page => self.page().await.map_err(|problem| {
+                tracing::warn!(coupon = %self.coupon, after = self.after, code = problem.code.as_str(), "an export was broken off");
+                std::io::Error::other("the next page cannot be read")
+            })?,
+            Next::End => self.end().map_err(std::io::Error::other)?,
+            Next::Nothing => return Ok(None),
+        };
+        Ok(Some((part, self)))
+    }
+
+    async fn page(&mut self) -> Result<Bytes, Problem> {
+        let held = self.app.redemptions.units_after(&self.coupon, self.after).await?;
+        let mut units = Vec::with_capacity(held.len());
+        for holding in &held {
+            units.push(shown(&self.app, holding).await?);
+        }
+        if held.len() < UNITS_PAGE {
+            self.next = match self.format {
+                Format::Ndjson => Next::End,
+                Format::Csv => Next::Nothing,
+            };
+        }
+        self.after = held.last().and_then(|last| last.decision.serial()).unwrap_or(self.after);
+        self.count += units.len() as u64;
+        let written = match self.format {
+            Format::Ndjson => wire::lines(&units),
+            Format::Csv => wire::table(&units),
+        };
+        written.map_err(|error| {
+            tracing::error!(%error, "a unit cannot be written");
+            Problem::new(Code::Internal)
+        })
+    }
+
+    fn end(&mut self) -> serde_json::Result<Bytes> {
+        self.next = Next::Nothing;
+        let mut line = serde_json::to_vec(&ExportEnd::new(self.count, self.after))?;
+        line.push(b'\n');
+        Ok(line.into())
+    }
+}

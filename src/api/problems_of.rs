@@ -1,0 +1,87 @@
+//! Which problems each operation can answer with: those that its handler names, and those that any of
+//! its kind can, which are added here. A description names codes in backticks; tests hold every answer
+//! against it.
+
+use utoipa::ToSchema;
+use utoipa::openapi::path::{Operation, ParameterIn};
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
+
+use super::docs::operations;
+use super::wire::problem::Problem;
+use crate::http::Code;
+
+/// What any request can meet, before there is a handler or instead of its answer.
+const ANYWHERE: [Code; 2] = [Code::UriTooLong, Code::Internal];
+/// These ask nothing of Redis or MongoDB.
+const ALONE: [&str; 3] = ["/healthz", "/problems", "/problems/{code}"];
+/// This tells what is the matter itself.
+const READY: &str = "/readyz";
+/// These ask MongoDB only, whatever Redis goes through.
+const WITHOUT_REDIS: [&str; 6] = [
+    "/users",
+    "/users/random",
+    "/users/{id}",
+    "/user-coupons/{userId}",
+    "/coupons/{id}/user-coupons",
+    "/outcomes",
+];
+
+/// Adds the problems that operations can answer with by their kind.
+pub(super) fn add_common(document: &mut OpenApi) {
+    for (path, item) in &mut document.paths.paths {
+        let path = path.as_str();
+        for operation in operations(item) {
+            for code in common(path, operation) {
+                add(operation, code);
+            }
+        }
+    }
+}
+
+fn common(path: &str, operation: &Operation) -> Vec<Code> {
+    let has_body = operation.request_body.is_some();
+    let takes = |places: &[ParameterIn]| {
+        let parameters = operation.parameters.iter().flatten();
+        parameters.into_iter().any(|parameter| match parameter {
+            RefOr::T(parameter) => places.contains(&parameter.parameter_in),
+            RefOr::Ref(_) => false,
+        })
+    };
+    let mut codes = ANYWHERE.to_vec();
+    if has_body {
+        codes.extend([Code::Malformed, Code::Timeout, Code::TooLarge, Code::UnsupportedMediaType]);
+    }
+    if has_body || takes(&[ParameterIn::Query, ParameterIn::Header]) {
+        codes.push(Code::Invalid);
+    }
+    if takes(&[ParameterIn::Path]) {
+        // A path that is no text.
+        codes.push(Code::NotFound);
+    }
+    if !ALONE.contains(&path) && path != READY {
+        codes.extend([Code::RateLimited, Code::Overloaded, Code::Unavailable]);
+        if !WITHOUT_REDIS.contains(&path) {
+            codes.push(Code::WarmingUp);
+        }
+    }
+    codes
+}
+
+/// Adds a code to what an operation answers, unless its handler names it.
+fn add(operation: &mut Operation, code: Code) {
+    let named = format!("`{}`", code.as_str());
+    let responses = &mut operation.responses.responses;
+    match responses.get_mut(code.status().as_str()) {
+        Some(RefOr::T(response)) if !response.description.contains(&named) => {
+            response.description = format!("{}, {named}", response.description);
+        }
+        Some(_) => {}
+        None => {
+            let schema = RefOr::Ref(Ref::from_schema_name(Problem::name()));
+            let content = ContentBuilder::new().schema(Some(schema)).build();
+            let response =
+                ResponseBuilder::new().description(named).content("application/problem+json", content);
+            responses.insert(code.status().as_str().to_owned(), RefOr::T(response.build()));
+        }
+    }
+}

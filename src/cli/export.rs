@@ -1,0 +1,168 @@
+//! `couponctl coupon export`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+
+use super::client::{Api, CallError, Request};
+use super::lines::{Line, Next};
+use super::progress::Progress;
+use crate::api::wire::export::{titles, units};
+use crate::coupon::CouponId;
+
+/// An export that breaks off without having got anything more is gone on with this often.
+const FRUITLESS_MAX: u32 = 5;
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Between two looks at how much there is, in lines.
+const SHOWN_EVERY: u64 = 500;
+
+/// Writes all held units of a coupon, by serial, to a file or to standard output.
+///
+/// Goes on by itself where the transfer breaks off. Units that are issued meanwhile may be in it or not;
+/// `couponctl outcome follow` tells of those. In CSV, a cell that a spreadsheet would take for a formula
+/// has an apostrophe before it.
+#[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  couponctl coupon export summer > summer.ndjson
+  couponctl coupon export summer --format csv --output summer.csv
+  couponctl coupon export summer --format csv --output summer.csv --after 1700")]
+pub(super) struct Export {
+    /// The coupon's id
+    id: CouponId,
+    /// How it is written
+    #[arg(long, value_enum, default_value_t = Format::Ndjson)]
+    format: Format,
+    /// Write to this file, which must not exist unless --after is given: then it is written on
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Only serials above this one
+    #[arg(long, value_name = "SERIAL")]
+    after: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Ndjson,
+    Csv,
+}
+
+/// An export under way.
+struct Writing {
+    out: BufWriter<Box<dyn Write + Send>>,
+    format: Format,
+    /// The last serial that was written.
+    after: u32,
+    count: u64,
+}
+
+/// How one transfer ended.
+enum Ended {
+    Whole,
+    Cut(String),
+}
+
+impl Export {
+    pub(super) async fn run(self, api: &Api) -> anyhow::Result<()> {
+        let coupon = api.send(Request::get(format!("/coupons/{}", self.id))).await?;
+        let issued = coupon.body["stock"]["issued"].as_u64();
+        let mut writing = Writing {
+            out: BufWriter::new(self.open()?),
+            format: self.format,
+            after: self.after.unwrap_or(0),
+            count: 0,
+        };
+        if self.format == Format::Csv && self.after.is_none() {
+            writing.out.write_all(&titles())?;
+        }
+        let progress = Progress::start();
+        let ended = self.write(api, &mut writing, &progress, issued).await;
+        progress.finish();
+        writing.out.flush()?;
+        let Writing { after, count, .. } = writing;
+        ended.with_context(|| format!("{count} units were written; `--after {after}` goes on from there"))?;
+        if self.output.is_some() {
+            eprintln!("{count} units written; the last serial is {after}");
+        }
+        Ok(())
+    }
+
+    fn open(&self) -> anyhow::Result<Box<dyn Write + Send>> {
+        let Some(path) = &self.output else { return Ok(Box::new(std::io::stdout())) };
+        let file: Result<File, _> = match self.after {
+            None => OpenOptions::new().write(true).create_new(true).open(path),
+            Some(_) => OpenOptions::new().append(true).create(true).open(path),
+        };
+        Ok(Box::new(file.with_context(|| format!("cannot write to {}", path.display()))?))
+    }
+
+    async fn write(
+        &self,
+        api: &Api,
+        writing: &mut Writing,
+        progress: &Progress,
+        issued: Option<u64>,
+    ) -> anyhow::Result<()> {
+        let mut fruitless = 0;
+        loop {
+            let before = writing.after;
+            let why = match self.transfer(api, writing, progress, issued).await {
+                Ok(Ended::Whole) => return Ok(()),
+                Ok(Ended::Cut(why)) => why,
+                Err(error) => match error.downcast::<CallError>() {
+                    Ok(error) if error.is_retryable() => error.to_string(),
+                    Ok(error) => return Err(error.into()),
+                    Err(error) => return Err(error),
+                },
+            };
+            fruitless = if writing.after > before { 0 } else { fruitless + 1 };
+            if fruitless >= FRUITLESS_MAX {
+                bail!("the export breaks off again and again: {why}");
+            }
+            progress.say(&format!("broken off after serial {}, going on: {why}", writing.after));
+            tokio::time::sleep(RETRY_AFTER).await;
+        }
+    }
+
+    async fn transfer(
+        &self,
+        api: &Api,
+        writing: &mut Writing,
+        progress: &Progress,
+        issued: Option<u64>,
+    ) -> anyhow::Result<Ended> {
+        let request = Request::get(format!("/coupons/{}/user-coupons", self.id))
+            .query("format", Some("ndjson"))
+            .query("after", Some(writing.after));
+        let mut lines = api.lines(request).await?;
+        loop {
+            match lines.next().await {
+                Next::Line(line) if line.body["end"] == true => return Ok(Ended::Whole),
+                Next::Line(line) => writing.unit(&line)?,
+                Next::End => return Ok(Ended::Cut("its last line is missing".into())),
+                Next::Cut(why) => return Ok(Ended::Cut(why)),
+            }
+            if writing.count.is_multiple_of(SHOWN_EVERY) {
+                progress.at("units", writing.count, issued.unwrap_or(writing.count).max(writing.count));
+            }
+        }
+    }
+}
+
+impl Writing {
+    fn unit(&mut self, line: &Line) -> anyhow::Result<()> {
+        let serial = line.body["serial"].as_u64().and_then(|serial| u32::try_from(serial).ok());
+        let serial = serial.context("a line has no serial: is this the API?")?;
+        match self.format {
+            Format::Ndjson => writeln!(self.out, "{}", line.raw)?,
+            Format::Csv => self.out.write_all(&units([&line.body]))?,
+        }
+        self.after = serial;
+        self.count += 1;
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! `couponctl outcome`.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::client::{ApiArgs, CallError, Request, Session, print};
+use super::lines::{Line, Next};
+use super::table::{cell, clean, time};
+
+/// How long the API is asked to hold an empty answer.
+const WAIT_SECONDS: u32 = 25;
+/// After an answer that was cut or did not come.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Tells what is decided.
+#[derive(Debug, Args)]
+pub(super) struct Outcome {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    api: ApiArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Prints a line for every outcome as it is decided; ends on Ctrl-C, and says where to go on
+    #[command(after_long_help = "\
+Examples:
+  couponctl outcome follow
+  couponctl outcome follow --json --after gmWg_wAAAAE >> outcomes.ndjson")]
+    Follow {
+        /// Go on from here, an `after` of an earlier run; now if not given
+        #[arg(long, value_name = "PLACE")]
+        after: Option<String>,
+        /// End when there is no more for now
+        #[arg(long)]
+        once: bool,
+    },
+}
+
+impl Outcome {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let session = self.api.open()?;
+        let Verb::Follow { after, once } = self.verb;
+        let mut place = after;
+        let interrupted = tokio::signal::ctrl_c();
+        let ended = tokio::select! {
+            ended = follow(&session, &mut place, once) => ended,
+            stopped = interrupted => Ok(stopped?),
+        };
+        if let Some(place) = place {
+            eprintln!("`couponctl outcome follow --after {place}` goes on from here");
+        }
+        ended
+    }
+}
+
+async fn follow(session: &Session, place: &mut Option<String>, once: bool) -> anyhow::Result<()> {
+    let mut told_of_trouble = false;
+    loop {
+        let wait = if once { 0 } else { WAIT_SECONDS };
+        let began = place.is_some();
+        match answer(session, place, wait).await {
+            Ok(Answered::Nothing) if once => return Ok(()),
+            Ok(Answered::Nothing | Answered::Outcomes) => told_of_trouble = false,
+            Ok(Answered::Cut(why)) => trouble(&mut told_of_trouble, &why).await,
+            // Somebody who names the wrong API should hear it at once; later it may come back.
+            Err(error) => match error.downcast::<CallError>() {
+                Ok(error) if began && error.is_retryable() => {
+                    trouble(&mut told_of_trouble, &error.to_string()).await;
+                }
+                Ok(error) => return Err(error.into()),
+                Err(error) => return Err(error),
+            },
+        }
+    }
+}
+
+async fn trouble(told: &mut bool, why: &str) {
+    if !std::mem::replace(told, true) {
+        eprintln!("going on in a moment: {why}");
+    }
+    tokio::time::sleep(RETRY_AFTER).await;
+}
+
+/// What one answer had.
+enum Answered {
+    Outcomes,
+    Nothing,
+    Cut(String),
+}
+
+async fn answer(session: &Session, place: &mut Option<String>, wait: u32) -> anyhow::Result<Answered> {
+    let request = Request::get("/outcomes").query("after", place.clone()).query("wait", Some(wait));
+    let mut lines = session.api.lines(request).await?;
+    let mut answered = Answered::Nothing;
+    loop {
+        match lines.next().await {
+            Next::Line(line) => {
+                *place = line.body["after"].as_str().map(str::to_owned).or(place.take());
+                if line.body["end"] == true {
+                    return Ok(answered);
+                }
+                let words = if session.is_json() { line.raw } else { words(&line) };
+                print(&words)?;
+                answered = Answered::Outcomes;
+            }
+            Next::End => return Ok(Answered::Cut("the last line of the answer is missing".into())),
+            Next::Cut(why) => return Ok(Answered::Cut(why)),
+        }
+    }
+}
+
+fn words(line: &Line) -> String {
+    let body = &line.body;
+    let what = match body["outcome"].as_str() {
+        Some("issued") => format!("issued    #{}", cell(body, "/serial")),
+        Some("rejected") => format!("rejected  {}", cell(body, "/reason")),
+        _ => cell(body, "/outcome"),
+    };
+    let (at, coupon, user) = (time(body, "/decidedAt"), cell(body, "/couponId"), cell(body, "/userId"));
+    clean(&format!("{at}  {coupon}  {user}  {what}  {}", cell(body, "/id")))
+}

@@ -1,0 +1,246 @@
+//! Decisions as they are made, from a MongoDB change stream over the ledger's inserts. Several workers
+//! insert at the same time and an insert may land late, so no order of the documents themselves lets a
+//! reader go on without missing one; the order in which a majority took them does.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use mongodb::Collection;
+use mongodb::bson::{Document, deserialize_from_bson, doc, serialize_to_bson};
+use mongodb::change_stream::ChangeStream;
+use mongodb::change_stream::event::{ChangeStreamEvent, OperationType, ResumeToken};
+use mongodb::error::ErrorKind;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::record::{Record, decision};
+use super::{IssuanceId, Ledger};
+use crate::issuance::Decision;
+use crate::keys::PartitionId;
+use crate::{Failure, mongo};
+
+/// How long MongoDB waits for the next decision before it says that there is none now. Somebody who
+/// waits longer asks again; somebody who was told decisions gets those of so much longer with them.
+const AWAIT_MAX: Duration = Duration::from_millis(200);
+/// Where decisions keep coming, a read ends after this.
+const READ_MAX: Duration = Duration::from_secs(2);
+/// Bytes of a place that somebody may give us; MongoDB's have about a hundred.
+const PLACE_MAX_BYTES: usize = 512;
+
+/// A place between two decisions, as MongoDB names it. Text that fits into a URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place(Vec<u8>);
+
+/// A decision, and the place after it.
+#[derive(Debug)]
+pub struct Followed {
+    pub after: Place,
+    pub what: What,
+}
+
+/// What was inserted.
+#[derive(Debug)]
+pub enum What {
+    Decided(Decision),
+    /// No program of this version can have written it. Whoever follows must not be stopped by it, nor
+    /// believe that there was nothing.
+    Damaged {
+        id: String,
+    },
+}
+
+/// What following starts with.
+pub enum Start {
+    Following(Follower),
+    /// MongoDB does not remember this place any more, or never knew it.
+    Gone,
+    /// It is no place at all.
+    NotAPlace,
+}
+
+/// What a read found.
+pub enum Read {
+    /// In order; none where nothing came in time.
+    Decisions(Vec<Followed>),
+    /// The place was forgotten meanwhile, or the ledger dropped.
+    Gone,
+}
+
+/// Somebody who follows. MongoDB's cursor is closed when it is dropped.
+pub struct Follower {
+    stream: ChangeStream<ChangeStreamEvent<Document>>,
+    /// Given back only when the cursor is, however early the client leaves.
+    _seat: OwnedSemaphorePermit,
+}
+
+impl Ledger {
+    /// Follows the decisions after a place, or those from now on. `seat` is held as long as MongoDB is
+    /// kept busy.
+    pub async fn follow(&self, after: Option<&Place>, seat: OwnedSemaphorePermit) -> Result<Start, Failure> {
+        let records = self.records.clone_with_type::<Document>();
+        let token = after.map(Place::token).transpose()?;
+        let started = mongo::run("follow the ledger", async move {
+            match open(&records, token.clone()).await {
+                Ok(stream) => Ok(Start::Following(Follower { stream, _seat: seat })),
+                Err(error) if is_gone(&error) => Ok(Start::Gone),
+                // MongoDB has dozens of errors for a token that it stumbles over: it is the token if
+                // there is none without it.
+                Err(error) => match (&*error.kind, token) {
+                    (ErrorKind::Command(_), Some(_)) if open(&records, None).await.is_ok() => {
+                        Ok(Start::NotAPlace)
+                    }
+                    _ => Err(error),
+                },
+            }
+        });
+        let started = started.await?;
+        if after.is_none() && matches!(started, Start::Following(_)) {
+            self.catch_up().await?;
+        }
+        Ok(started)
+    }
+
+    /// Waits until a majority has all that this primary had before: what is read from then on with
+    /// majority has every decision from before a place that was just taken. A linearizable read does
+    /// that, whatever it looks for.
+    async fn catch_up(&self) -> Result<(), Failure> {
+        self.decision_for_certain(IssuanceId::generate(PartitionId::ONE)).await.map(|_| ())
+    }
+}
+
+async fn open(
+    records: &Collection<Document>,
+    after: Option<ResumeToken>,
+) -> mongodb::error::Result<ChangeStream<ChangeStreamEvent<Document>>> {
+    let inserts = doc! {"$match": {"operationType": "insert"}};
+    records.watch().pipeline([inserts]).max_await_time(AWAIT_MAX).resume_after(after).await
+}
+
+impl Follower {
+    /// The place after all that was read; `None` if MongoDB never named one.
+    pub fn place(&self) -> Option<Place> {
+        Place::of(&self.stream.resume_token()?)
+    }
+
+    /// Reads at most `limit` decisions: as soon as there is one, those that come with it; none if none
+    /// comes soon.
+    pub async fn read(mut self, limit: usize) -> Result<(Self, Read), Failure> {
+        mongo::run("follow the ledger", async move {
+            let started = Instant::now();
+            let mut read = Vec::new();
+            while read.len() < limit && started.elapsed() < READ_MAX {
+                match self.stream.next_if_any().await {
+                    Ok(Some(event)) => match followed(event) {
+                        Some(followed) => read.push(followed),
+                        None => return Ok((self, Read::Gone)),
+                    },
+                    Ok(None) if self.stream.is_alive() => break,
+                    Ok(None) => return Ok((self, Read::Gone)),
+                    // What was read stands; the next read meets the error again.
+                    Err(_) if !read.is_empty() => break,
+                    Err(error) if is_gone(&error) => return Ok((self, Read::Gone)),
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok((self, Read::Decisions(read)))
+        })
+        .await
+    }
+}
+
+/// A decision out of an event; `None` where the ledger itself went away.
+fn followed(event: ChangeStreamEvent<Document>) -> Option<Followed> {
+    let after = Place::of(&event.id)?;
+    let (OperationType::Insert, Some(document)) = (event.operation_type, event.full_document) else {
+        return None;
+    };
+    let id = document.get("_id").map_or_else(String::new, |id| match id {
+        mongodb::bson::Bson::Binary(binary) => {
+            binary.to_uuid().map_or_else(|_| "no UUID".into(), |id| id.to_string())
+        }
+        other => other.to_string(),
+    });
+    let record = deserialize_from_bson::<Record>(document.into());
+    let parsed = record.map_err(|why| super::record::damaged(&id, why)).and_then(decision);
+    let what = match parsed {
+        Ok(decision) => What::Decided(decision),
+        Err(failure) => {
+            tracing::error!(error = failure.chain(), "told those who follow of a damaged record");
+            What::Damaged { id }
+        }
+    };
+    Some(Followed { after, what })
+}
+
+/// Whether MongoDB does not have a place in its history any more, or has it in another one.
+fn is_gone(error: &mongodb::error::Error) -> bool {
+    const CHANGE_STREAM_FATAL_ERROR: i32 = 280;
+    const CHANGE_STREAM_HISTORY_LOST: i32 = 286;
+    let ErrorKind::Command(error) = &*error.kind else { return false };
+    [CHANGE_STREAM_FATAL_ERROR, CHANGE_STREAM_HISTORY_LOST].contains(&error.code)
+}
+
+/// The member of a resume token that all of it is in: hexadecimal digits.
+const DATA: &str = "_data";
+
+impl Place {
+    fn of(token: &ResumeToken) -> Option<Self> {
+        let token = serialize_to_bson(token).ok()?;
+        let data = token.as_document()?.get_str(DATA).ok()?;
+        Some(Place(from_hex(data)?))
+    }
+
+    fn token(&self) -> Result<ResumeToken, Failure> {
+        let data: String = self.0.iter().map(|byte| format!("{byte:02X}")).collect();
+        deserialize_from_bson(doc! {DATA: data}.into())
+            .map_err(|why| Failure::Damaged { what: "a place in the ledger's history", why: why.to_string() })
+    }
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes();
+    let pairs = digits.chunks(2).map(|pair| {
+        let [high, low] = pair.try_into().ok()?;
+        let value = |digit: u8| char::from(digit).to_digit(16);
+        u8::try_from(value(high)? * 16 + value(low)?).ok()
+    });
+    pairs.collect()
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&URL_SAFE_NO_PAD.encode(&self.0))
+    }
+}
+
+impl FromStr for Place {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok();
+        let fits = bytes.filter(|bytes| (1..=PLACE_MAX_BYTES).contains(&bytes.len()));
+        fits.map(Place).ok_or_else(|| "must be the `after` of an earlier line or answer".to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_survives_text_and_the_drivers_token() {
+        let token: ResumeToken = deserialize_from_bson(doc! {DATA: "8265A0FF"}.into()).unwrap();
+        let place = Place::of(&token).unwrap();
+        assert_eq!(place.to_string().parse(), Ok(place.clone()));
+        assert_eq!(place.token().unwrap(), token);
+    }
+
+    #[test]
+    fn what_is_no_place_is_refused() {
+        for wrong in ["", "!!", "a b", &"A".repeat(2_000)] {
+            assert!(wrong.parse::<Place>().is_err(), "{wrong}");
+        }
+    }
+}

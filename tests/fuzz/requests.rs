@@ -1,0 +1,94 @@
+//! Whatever a client sends is read into domain types, or is a problem; through the code that the
+//! handlers use. The first byte chooses what the rest is.
+
+#![no_main]
+
+use std::str::FromStr;
+
+use coupon_system::api::query::Query;
+use coupon_system::api::wire::page::Asked;
+use coupon_system::api::wire::{coupon, issuance, user};
+use coupon_system::coupon::CouponId;
+use coupon_system::http::Language;
+use coupon_system::issuance::ledger::follow::Place;
+use coupon_system::issuance::{IdempotencyKey, IssuanceId};
+use coupon_system::keys::PartitionId;
+use coupon_system::user::UserId;
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+
+fuzz_target!(|data: &[u8]| {
+    let Some((kind, rest)) = data.split_first() else { return };
+    match kind % 4 {
+        0 => body(rest),
+        1 => query(rest),
+        2 => ids(rest),
+        _ => headers(rest),
+    }
+});
+
+/// A body, as each of the handlers reads it.
+fn body(data: &[u8]) {
+    let Ok(body) = serde_json::from_slice::<Value>(data) else { return };
+    let now = "2026-11-23T11:00:00Z".parse().expect("a moment");
+    if let Ok((user, coupon)) = issuance::request(body.clone()) {
+        assert_eq!(user.as_str().parse(), Ok(user.clone()));
+        assert_eq!(coupon.as_str().parse(), Ok(coupon.clone()));
+    }
+    match coupon::create(body.clone(), now) {
+        Ok(made) => {
+            assert!(made.total >= 1 && made.per_user >= 1 && made.starts_at < made.ends_at);
+            // What was made can be edited, shown and asked for its validity.
+            let _ = coupon::edit(body.clone(), &made, now);
+            let _ = made.validity.end(now);
+            let shown = serde_json::to_string(&coupon::Coupon::new(made, None, now));
+            assert!(shown.is_ok_and(|text| serde_json::from_str::<Value>(&text).is_ok()));
+        }
+        Err(problem) => {
+            let told = problem.to_value(Language::Korean, "r");
+            assert!(told["errors"].as_array().is_some_and(|errors| !errors.is_empty()));
+        }
+    }
+    let _ = coupon::restock(body.clone());
+    let _ = user::create(body, now);
+}
+
+/// A query, as lists and feeds read it.
+fn query(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let mut query = Query::of(text);
+    let asked = Asked::<IssuanceId>::read(&mut query);
+    assert!(asked.is_err() || asked.is_ok_and(|asked| (1..=500).contains(&asked.limit)));
+    if let Ok(Some(place)) = query.take("after", Place::from_str) {
+        assert_eq!(place.to_string().parse(), Ok(place));
+    }
+    let _ = query.finish();
+}
+
+/// The parts of a path.
+fn ids(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(id) = text.parse::<IssuanceId>() {
+        assert_eq!(id.to_string().parse(), Ok(id));
+        let _ = (id.made_at(), id.partition(), id.is_keyed());
+    }
+    let _ = text.parse::<coupon_system::coupon::Duration>();
+    for word in text.split('/') {
+        if let Ok(id) = word.parse::<CouponId>() {
+            // It is put into the names of keys, and between spaces.
+            assert!(!id.as_str().contains(|c: char| c.is_whitespace() || "{}:/\\".contains(c)));
+        }
+        if let Ok(id) = word.parse::<UserId>() {
+            assert!(!id.as_str().contains(|c: char| c.is_whitespace() || "{}/\\".contains(c)));
+        }
+    }
+}
+
+/// An `Idempotency-Key`, and the issuance that it leads to.
+fn headers(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(key) = text.parse::<IdempotencyKey>() else { return };
+    let (user, coupon) = ("u".parse().expect("an id"), "c".parse().expect("an id"));
+    let id = IssuanceId::from_key(PartitionId::ONE, &user, &coupon, &key);
+    assert!(id.is_keyed() && id.partition() == PartitionId::ONE);
+}

@@ -1,0 +1,203 @@
+//! Exports: everything that is held of a coupon, whole or recognisably not.
+
+use std::collections::BTreeSet;
+
+use coupon_system::coupon::CouponId;
+use coupon_system::issuance::ledger::Inserted;
+use coupon_system::issuance::{Decision, IssuanceId, Outcome, Reason};
+use coupon_system::keys::PartitionId;
+use futures::future::join_all;
+use mongodb::bson::{Document, doc};
+use serde_json::Value;
+
+use crate::helpers::{CTL, System, at, eventually};
+
+/// Units in one insert.
+const BATCH: u32 = 2_000;
+
+/// Puts issued units of a coupon into the ledger, one a user.
+async fn issued(system: &System, coupon: &CouponId, serials: impl Iterator<Item = u32>) {
+    let decisions: Vec<Decision> = serials
+        .map(|serial| Decision {
+            id: IssuanceId::generate(PartitionId::ONE),
+            coupon: coupon.clone(),
+            user: format!("@u{serial}").parse().expect("an id"),
+            outcome: Outcome::Issued { serial, nth: 1 },
+            accepted_at: at(0),
+            decided_at: at(0),
+        })
+        .collect();
+    for batch in decisions.chunks(BATCH as usize) {
+        let inserted = system.backends.ledger.insert(batch).await.expect("written");
+        assert!(inserted.iter().all(|inserted| *inserted == Inserted::Decided));
+    }
+}
+
+/// The text of an export, and its media type.
+async fn exported(system: &System, query: &str, accept: &str) -> (String, String) {
+    let request = system.client.request("GET", &format!("/coupons/c/user-coupons{query}"));
+    let response = request.header("accept", accept).send().await.expect("an answer");
+    assert_eq!(response.status(), 200);
+    let kind = response.headers()["content-type"].to_str().expect("text").to_owned();
+    (kind, response.text().await.expect("a whole body"))
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[tokio::test]
+async fn an_export_has_every_unit_by_serial_and_says_that_it_is_whole() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 10_000, 1).await;
+    issued(&system, &coupon, (1..=2_500).rev().filter(|serial| serial % 7 != 0)).await;
+    let rejection = Decision {
+        id: IssuanceId::generate(PartitionId::ONE),
+        coupon: coupon.clone(),
+        user: "u".parse().expect("an id"),
+        outcome: Outcome::Rejected { reason: Reason::Discarded, serial: Some(7), lost: false },
+        accepted_at: at(0),
+        decided_at: at(0),
+    };
+    system.backends.ledger.insert(&[rejection]).await.expect("written");
+    let expected: Vec<u64> = (1..=2_500).filter(|serial| serial % 7 != 0).collect();
+
+    let (kind, text) = exported(&system, "", "*/*").await;
+    assert_eq!(kind, "application/x-ndjson");
+    let mut all = lines(&text);
+    let end = all.pop().expect("a last line");
+    assert_eq!(end, serde_json::json!({"end": true, "count": expected.len(), "after": 2_500}));
+    let serials: Vec<u64> = all.iter().map(|unit| unit["serial"].as_u64().expect("a serial")).collect();
+    assert_eq!(serials, expected);
+    let one = &all[0];
+    let link = format!("/user-coupons/@u1/{}", one["id"].as_str().expect("an id"));
+    assert_eq!(*one, system.client.get(&link).await.body, "a line is the unit as it is read alone");
+
+    let (_, rest) = exported(&system, "?after=2497", "*/*").await;
+    let rest = lines(&rest);
+    assert_eq!(rest[0]["serial"], 2_498);
+    assert_eq!(rest.last().expect("an end")["count"], 2);
+    let (_, none) = exported(&system, "?after=4294967295", "*/*").await;
+    assert_eq!(lines(&none), [serde_json::json!({"end": true, "count": 0, "after": u32::MAX})]);
+}
+
+#[tokio::test]
+async fn a_csv_export_is_rfc_4180_and_its_parts_can_be_put_together() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 3_000, 1).await;
+    issued(&system, &coupon, 1..=1_200).await;
+    let (kind, whole) = exported(&system, "", "text/csv").await;
+    assert_eq!(kind, "text/csv; charset=utf-8");
+    let mut reader = csv::Reader::from_reader(whole.as_bytes());
+    let titles: Vec<String> = reader.headers().expect("titles").iter().map(str::to_owned).collect();
+    let (_, ndjson) = exported(&system, "?format=ndjson", "text/csv").await;
+    let units = lines(&ndjson);
+    let members: BTreeSet<&String> = units[0].as_object().expect("an object").keys().collect();
+    assert_eq!(members, titles.iter().collect(), "the columns are the members of a unit");
+    let rows: Vec<csv::StringRecord> = reader.records().map(|row| row.expect("a row")).collect();
+    assert_eq!(rows.len(), 1_200);
+    for (row, unit) in rows.iter().zip(&units) {
+        for (title, cell) in titles.iter().zip(row) {
+            let member = match &unit[title] {
+                Value::Null => String::new(),
+                Value::String(text) if title == "userId" => format!("'{text}"),
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            assert_eq!(cell, member, "{title}");
+        }
+    }
+    let (_, rest) = exported(&system, "?after=700&format=csv", "*/*").await;
+    assert!(whole.ends_with(&rest) && rest.lines().count() == 500, "no titles in the middle");
+}
+
+#[tokio::test]
+async fn an_export_that_is_cut_can_be_told_from_a_whole_one_and_gone_on_with() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 10_000, 1).await;
+    issued(&system, &coupon, 1..=3_500).await;
+    let ledger = system.backends.database.collection::<Document>("user_coupons");
+    ledger.update_one(doc! {"serial": 2_500_i64}, doc! {"$unset": {"nth": ""}}).await.expect("changed");
+
+    for format in ["ndjson", "csv"] {
+        let path = format!("/coupons/c/user-coupons?format={format}");
+        let mut response = system.client.request("GET", &path).send().await.expect("an answer");
+        let mut text = Vec::new();
+        let cut = loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) => text.extend_from_slice(&chunk),
+                Ok(None) => break false,
+                Err(_) => break true,
+            }
+        };
+        assert!(cut, "the transfer of {format} looks complete");
+        let text = String::from_utf8(text).expect("UTF-8");
+        assert!(text.lines().count() >= 1_000 && !text.contains("\"end\""), "{format}");
+    }
+    let (_, rest) = exported(&system, "?after=2500", "*/*").await;
+    assert_eq!(lines(&rest).last().expect("an end")["count"], 1_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exports_at_once_are_bounded_and_a_client_that_leaves_makes_room() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 1_000_000, 1).await;
+    // More than the buffers between server and client hold.
+    issued(&system, &coupon, 1..=40_000).await;
+    let open =
+        async || system.client.request("GET", "/coupons/c/user-coupons").send().await.expect("an answer");
+    let held = join_all((0..8).map(|_| open())).await;
+    assert!(held.iter().all(|response| response.status() == 200));
+    let refused = system.client.get("/coupons/c/user-coupons").await;
+    assert_eq!((refused.status, refused.code()), (503, "overloaded"));
+    assert!(refused.header("retry-after").parse::<u32>().expect("seconds") >= 10);
+    drop(held);
+    eventually("there is room again", async || (open().await.status() == 200).then_some(())).await;
+}
+
+#[tokio::test]
+async fn an_export_of_what_there_is_not_or_with_nonsense_is_a_problem() {
+    let system = System::start().await;
+    system.coupon("c", 1, 1).await;
+    for (path, status, code) in [
+        ("/coupons/none/user-coupons", 404, "coupon-not-found"),
+        ("/coupons/a%20b/user-coupons", 404, "coupon-not-found"),
+        ("/coupons/c/user-coupons?after=-1", 422, "invalid"),
+        ("/coupons/c/user-coupons?after=%2B1", 422, "invalid"),
+        ("/coupons/c/user-coupons?after=4294967296", 422, "invalid"),
+        ("/coupons/c/user-coupons?format=xml", 422, "invalid"),
+        ("/coupons/c/user-coupons?more=1", 422, "invalid"),
+    ] {
+        let answer = system.client.get(path).await;
+        assert_eq!((answer.status, answer.code()), (status, code), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn couponctl_exports_to_a_file_and_goes_on_where_it_ended() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 10_000, 1).await;
+    issued(&system, &coupon, 1..=1_100).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("c.csv").to_str().expect("text").to_owned();
+    let run = async |words: &[&str]| {
+        let mut command = tokio::process::Command::new(CTL);
+        command.args(["coupon", "export", "c", "--format", "csv", "--output", &file]).args(words);
+        command.env("COUPON_API_URL", system.client.base()).output().await.expect("it runs")
+    };
+    assert!(run(&[]).await.status.success());
+    issued(&system, &coupon, 1_101..=1_300).await;
+    assert!(!run(&[]).await.status.success(), "it does not write over what is there");
+    let more = run(&["--after", "1100"]).await;
+    let said = String::from_utf8_lossy(&more.stderr).into_owned();
+    assert!(more.status.success() && said.contains("200 units written; the last serial is 1300"), "{said}");
+    let (_, whole) = exported(&system, "?format=csv", "*/*").await;
+    assert_eq!(std::fs::read_to_string(&file).expect("the file"), whole);
+
+    let mut command = tokio::process::Command::new(CTL);
+    let printed = command.args(["coupon", "export", "c"]).env("COUPON_API_URL", system.client.base());
+    let printed = printed.output().await.expect("it runs").stdout;
+    let (_, ndjson) = exported(&system, "", "*/*").await;
+    let units = ndjson.rsplit_once("{\"end\"").expect("an end").0;
+    assert_eq!(String::from_utf8(printed).expect("UTF-8"), units);
+}
