@@ -6,7 +6,7 @@ use std::str::FromStr;
 /// Characters of a reference at most.
 pub const REFERENCE_MAX: usize = 128;
 
-/// The number of an order, or the like: 1 to [`REFERENCE_MAX`] visible ASCII characters, no space among them.
+/// The number of an order, or the like: 1 to 128 visible ASCII characters, no space among them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference(String);
 
