@@ -12,9 +12,7 @@ use super::App;
 use super::issuances::replayed;
 use super::user_coupons::{found, validity};
 use super::wire::problem::Problem as ProblemBody;
-use super::wire::redemption::{
-    RestoreUserCoupon, UseUserCoupon, UserCouponWithHistory, restore_of, revoke_of, use_of,
-};
+use super::wire::redemption::{RestoreUserCoupon, UseUserCoupon, UserCouponWithHistory, restore_of, use_of};
 use crate::access::{Caller, Role};
 use crate::http::request::Json as Body;
 use crate::http::{Code, Problem};
@@ -85,9 +83,8 @@ pub async fn revoke(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
     Path(path): Path<(String, String)>,
-    body: Option<Body>,
 ) -> Result<Response, Problem> {
-    change(&app, &caller, path, revoke_of(body.map(|Body(body)| body))?).await
+    change(&app, &caller, path, Change::Revoke).await
 }
 
 async fn change(

@@ -204,7 +204,7 @@ impl CouponStore {
         Ok((records.into_iter().map(Coupon::try_from).collect::<Result<_, _>>()?, left_out))
     }
 
-    /// At most [`ENDED_MAX`] coupons that ended before a moment.
+    /// At most `ENDED_MAX` coupons that ended before a moment.
     pub async fn ended_before(&self, moment: Timestamp) -> Result<Vec<CouponId>, Failure> {
         let (coupons, filter) = (self.coupons.clone_with_type::<Document>(), ended_before(moment));
         let found = mongo::run("read the coupons that ended", async move {

@@ -69,8 +69,12 @@ impl Eraser {
                 () = due.notified() => {}
             }
             rounds += 1;
-            // Between the steps of a round anything may happen; it is taken up again.
-            if let Err(failure) = self.round(rounds.is_multiple_of(TOLD_EVERY)).await {
+            let ended = tokio::select! {
+                // A round that is broken off is taken up again, by this or another process.
+                () = shutdown.cancelled() => return,
+                ended = self.round(rounds.is_multiple_of(TOLD_EVERY)) => ended,
+            };
+            if let Err(failure) = ended {
                 tracing::debug!(error = failure.chain(), "deletions cannot be carried out now");
             }
             tokio::select! {

@@ -48,7 +48,11 @@ impl Learner {
         let every = (self.deletions.fresh_for() / LOOKS).min(EVERY_MAX);
         let mut seen = Seen::default();
         loop {
-            if let Err(failure) = self.look(&mut seen).await {
+            let looked = tokio::select! {
+                () = shutdown.cancelled() => return,
+                looked = self.look(&mut seen) => looked,
+            };
+            if let Err(failure) = looked {
                 tracing::debug!(error = failure.chain(), "cannot hear of deletions now");
             }
             tokio::select! {

@@ -2,8 +2,8 @@
 //!
 //! `DELETE /users/{id}` marks the user ([`crate::user::UserStore::mark_deleted`]) and gives them a
 //! pseudonym. From then on they are unknown to MongoDB. An API process remembers users without asking, so
-//! it [`learn`]s of deletions all the time, and stops trusting its memory when it has not for half of the
-//! time after which a deletion is due. Once it is due, [`erase`] waits until nothing of the user is in flight,
+//! it learns of deletions all the time ([`Learner`]), and stops trusting its memory when it has not for half of the
+//! time after which a deletion is due. Once it is due, the [`Eraser`] waits until nothing of the user is in flight,
 //! renames their records, and at last removes the user: then the id can be registered anew, by a new
 //! person who holds nothing.
 //!
@@ -18,7 +18,7 @@
 //! A process that slept in the middle renames nothing of the new person: it renames what was accepted
 //! before it saw the mark. A worker that slept inserts by an id that is decided, and adopts that.
 //!
-//! [`retain`] deletes rejections of coupons that ended long ago.
+//! [`Retention`] deletes rejections of coupons that ended long ago.
 
 mod erase;
 mod learn;

@@ -66,7 +66,12 @@ impl Retention {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
-            pause = match self.take_turn().await {
+            let ended = tokio::select! {
+                // The next round goes on where this one is broken off.
+                () = shutdown.cancelled() => return,
+                ended = self.take_turn() => ended,
+            };
+            pause = match ended {
                 Ok(()) => EVERY,
                 Err(failure) => {
                     tracing::debug!(error = failure.chain(), "old rejections cannot be deleted now");

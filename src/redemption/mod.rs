@@ -1,6 +1,6 @@
 //! Using a held coupon: use, undo the use, take the coupon away. Separate from its issue: the outcome in
 //! the ledger is written once and stays; what is kept of the redemption lies beside it in the same
-//! document, and each change of it is one compare-and-set ([`store`]).
+//! document, and each change of it is one compare-and-set ([`RedemptionStore`]).
 //!
 //! What each change means is decided here, from what is held and from the moment alone ([`Redemption::judge`]).
 

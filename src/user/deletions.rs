@@ -1,5 +1,5 @@
 //! What one process knows of the users who are being deleted: the list, and how old it is. Made fresh all
-//! the time by [`crate::privacy::learn`].
+//! the time by [`crate::privacy::Learner`].
 //!
 //! What is remembered of users may be trusted only while the list is fresh: a deletion is carried out so
 //! long after it was asked for that by then every process has either heard of it or stopped trusting.

@@ -128,6 +128,7 @@ async fn a_use_can_be_undone_and_then_another_one_made_but_a_late_repetition_mak
     assert_eq!((late.status, late.is_replay(), late.body["status"].as_str()), (200, true, Some("used")));
 
     // A body is not needed.
+    assert_eq!(use_it(&system, &path, "o3").await.code(), "already-used");
     let bare = system.client.send(system.client.request("POST", &format!("{path}/restore"))).await;
     assert_eq!(bare.status, 200, "{bare:?}");
     let all = [("issued", "-"), ("used", "o1"), ("restored", "o1"), ("used", "o2"), ("restored", "o2")];
@@ -152,7 +153,6 @@ async fn a_revoked_coupon_is_taken_away_and_its_unit_and_place_stay_taken() {
     for answer in [use_it(&system, &path, "o1").await, restore(&system, &path, None).await] {
         refused(&answer, "revoked");
     }
-    assert_eq!(system.client.post(&revoke, json!({"why": "x"})).await.status, 422);
     assert_eq!(system.client.issue("u0", "c", None).await.code(), "already-issued");
     let stock = crate::helpers::accounts_hold(&system, &coupon).await;
     assert_eq!((stock.issued, stock.remaining), (1, 9));

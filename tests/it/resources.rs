@@ -50,10 +50,13 @@ async fn a_coupon_is_made_shown_and_requested_at_once() {
     let held = system.client.get(&link).await;
     assert_eq!((held.status, held.body["serial"].clone()), (200, json!(1)));
     assert_eq!(held.body["status"], "active");
+    let mut listed = held.body.clone();
+    let history = listed.as_object_mut().expect("an object").remove("history").expect("a history");
+    assert_eq!(history[0]["at"], listed["issuedAt"]);
     assert!(moment(&held.body["validUntil"]) > moment(&held.body["issuedAt"]));
     let user = system.client.get("/users/u0").await;
-    assert_eq!(user.body["coupons"], json!([held.body]));
-    assert_eq!(system.client.get("/user-coupons/u0?status=active").await.body["items"], json!([held.body]));
+    assert_eq!(user.body["coupons"], json!([listed]));
+    assert_eq!(system.client.get("/user-coupons/u0?status=active").await.body["items"], json!([listed]));
     assert_eq!(system.client.get("/user-coupons/u0?status=expired").await.body["items"], json!([]));
     let somebody_elses = link.replace("/u0/", "/u1/");
     assert_eq!(system.client.get(&somebody_elses).await.code(), "user-coupon-not-found");

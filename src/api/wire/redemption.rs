@@ -78,8 +78,9 @@ impl UserCouponWithHistory {
 #[schema(example = json!({"reference": "order-20261123-17"}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
 pub struct UseUserCoupon {
-    /// What it is used for, such as an order's number: visible characters. The same one again is the same use.
-    #[schema(min_length = 1, max_length = 128)]
+    /// What it is used for, such as an order's number: visible ASCII characters. The same one again is the
+    /// same use.
+    #[schema(pattern = "^[!-~]{1,128}$")]
     reference: String,
 }
 
@@ -90,7 +91,7 @@ pub struct UseUserCoupon {
 #[expect(dead_code, reason = "documents a body that is read field by field")]
 pub struct RestoreUserCoupon {
     /// Undoes the use with this reference, and no other.
-    #[schema(min_length = 1, max_length = 128)]
+    #[schema(pattern = "^[!-~]{1,128}$")]
     reference: Option<String>,
 }
 
@@ -101,18 +102,12 @@ pub fn use_of(body: Value) -> Result<Change, Problem> {
     fields.finish(reference.map(|reference| Change::Use { reference }))
 }
 
-/// Reads the undoing of a use from a body, which may be missing.
+/// Reads the undoing of a use from a body, which may be missing or null.
 pub fn restore_of(body: Option<Value>) -> Result<Change, Problem> {
-    let Some(body) = body else { return Ok(Change::Restore { reference: None }) };
+    let Some(body) = body.filter(|body| !body.is_null()) else {
+        return Ok(Change::Restore { reference: None });
+    };
     let mut fields = Fields::of(body)?;
     let reference = fields.optional("reference", fields::parsed::<Reference>);
     fields.finish(Some(Change::Restore { reference }))
-}
-
-/// Reads a revocation from a body, which may be missing and says nothing.
-pub fn revoke_of(body: Option<Value>) -> Result<Change, Problem> {
-    match body {
-        None => Ok(Change::Revoke),
-        Some(body) => Fields::of(body)?.finish(Some(Change::Revoke)),
-    }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use coupon_system::dev::servers::{MongoOptions, MongoServer};
 use coupon_system::queue::dead;
 use coupon_system::recovery;
 use mongodb::bson::{Document, doc};
@@ -210,4 +211,29 @@ async fn where_ids_are_trusted_a_user_who_was_never_registered_can_be_deleted() 
     gone(&system, USER).await;
     assert_eq!(traces(&system, USER).await, Vec::<String>::new());
     accounts_hold(&system, &coupon).await;
+}
+
+#[tokio::test]
+async fn an_api_that_cannot_hear_of_deletions_stops_trusting_what_it_remembers() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut mongodb =
+        MongoServer::start(MongoOptions::new(folder.path().join("mongodb"))).await.expect("it starts");
+    let system = System::start_on(mongodb.url(), DELAY).await;
+    system.coupon("c", 10, 1).await;
+    system.coupon("d", 10, 1).await;
+    register(&system, USER).await;
+    assert_eq!(system.client.issue(USER, "c", None).await.status, 202);
+    mongodb.pause().await.expect("it is paused");
+    eventually("it says that it cannot know", async || {
+        let answer = system.client.issue(USER, "d", Some("k")).await;
+        assert!(matches!(answer.status, 202 | 503), "{answer:?}");
+        (answer.code() == "unavailable").then_some(())
+    })
+    .await;
+    mongodb.resume().expect("it goes on");
+    eventually("it trusts again", async || {
+        let answer = system.client.issue(USER, "d", Some("k")).await;
+        (answer.status == 202).then_some(())
+    })
+    .await;
 }
