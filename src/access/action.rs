@@ -30,6 +30,8 @@ pub struct Begun {
     pub action: String,
     /// Path and query, such as `/coupons/summer/pause`.
     pub target: String,
+    /// The body that was sent, where it changes an offer.
+    pub input: Option<String>,
     pub request_id: String,
 }
 
@@ -55,6 +57,8 @@ pub struct Action {
     pub key_id: Option<String>,
     pub action: String,
     pub target: String,
+    /// The body that was sent, where it changes an offer.
+    pub input: Option<String>,
     pub request_id: String,
     /// `None`: it is being done, or its process ended in the middle of it.
     pub ended: Option<Ended>,
@@ -78,6 +82,7 @@ struct Record {
     key_id: Option<String>,
     action: String,
     target: String,
+    input: Option<String>,
     request_id: String,
     ended_at: Option<DateTime>,
     status: Option<i32>,
@@ -200,6 +205,7 @@ impl From<Begun> for Record {
             key_id,
             action: begun.action,
             target: begun.target,
+            input: begun.input,
             request_id: begun.request_id,
             ended_at: None,
             status: None,
@@ -224,6 +230,7 @@ impl From<Record> for Action {
             key_id: record.key_id,
             action: record.action,
             target: record.target,
+            input: record.input,
             request_id: record.request_id,
             ended,
         }
