@@ -16,9 +16,9 @@ use super::{Caller, KeyStore};
 use crate::{Failure, metrics};
 
 /// Between two readings of all keys.
-const REFRESH_EVERY: Duration = Duration::from_secs(2);
+pub const REFRESH_EVERY: Duration = Duration::from_secs(2);
 /// Between two readings that unknown keys cause.
-const ASK_EVERY: Duration = Duration::from_secs(1);
+pub const ASK_EVERY: Duration = Duration::from_secs(1);
 /// A request with an unknown key is not held for longer.
 const ASK_MAX: Duration = Duration::from_secs(3);
 /// A revoked key stops to work within this, while MongoDB answers within seconds.
