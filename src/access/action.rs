@@ -32,6 +32,8 @@ pub struct Begun {
     pub action: String,
     /// Path and query, such as `/coupons/summer/pause`.
     pub target: String,
+    /// The body that was sent, where it changes an offer.
+    pub input: Option<String>,
     pub request_id: String,
 }
 
@@ -57,6 +59,8 @@ pub struct Action {
     pub key_id: Option<String>,
     pub action: String,
     pub target: String,
+    /// The body that was sent, where it changes an offer.
+    pub input: Option<String>,
     pub request_id: String,
     /// `None`: it is being done, or its process ended in the middle of it.
     pub ended: Option<Ended>,
@@ -80,6 +84,7 @@ struct Record {
     key_id: Option<String>,
     action: String,
     target: String,
+    input: Option<String>,
     request_id: String,
     ended_at: Option<DateTime>,
     status: Option<i32>,
@@ -202,6 +207,7 @@ impl From<Begun> for Record {
             key_id,
             action: begun.action,
             target: begun.target,
+            input: begun.input,
             request_id: begun.request_id,
             ended_at: None,
             status: None,
@@ -226,6 +232,7 @@ impl From<Record> for Action {
             key_id: record.key_id,
             action: record.action,
             target: record.target,
+            input: record.input,
             request_id: record.request_id,
             ended,
         }

@@ -1,8 +1,9 @@
 //! The active API keys, in memory.
 //!
 //! Reads MongoDB's `api_keys` every [`REFRESH_EVERY`], and for a key that is not known, at most once in
-//! [`ASK_EVERY`]. So a new key works at once, and a revoked one stops to within [`REVOKED_WITHIN`]. While
-//! MongoDB does not answer, the last known keys go on.
+//! [`ASK_EVERY`]. So a new key works at once, and a revoked one stops within [`REVOKED_WITHIN`]. While
+//! MongoDB does not answer, the last known keys go on. A stream that is open goes on to its end, within
+//! minutes.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -16,12 +17,12 @@ use super::{Caller, KeyStore};
 use crate::{Failure, metrics};
 
 /// Between two readings of all keys.
-const REFRESH_EVERY: Duration = Duration::from_secs(2);
+pub const REFRESH_EVERY: Duration = Duration::from_secs(2);
 /// Between two readings that unknown keys cause.
-const ASK_EVERY: Duration = Duration::from_secs(1);
+pub const ASK_EVERY: Duration = Duration::from_secs(1);
 /// A request with an unknown key is not held for longer.
 const ASK_MAX: Duration = Duration::from_secs(3);
-/// A revoked key stops to work within this, while MongoDB answers within seconds.
+/// A revoked key stops working within this, while MongoDB answers within seconds.
 pub const REVOKED_WITHIN: Duration = Duration::from_secs(5);
 
 /// See the module's documentation.

@@ -265,13 +265,9 @@ pub async fn get(
     app.user_limit.count(&caller, None).await?;
     let wait = wait::read(query)?;
     let id = known(&id)?;
-    let wait = match &caller {
-        // Whose it is must be known before anybody waits for it.
-        Caller::User(_) if wait.is_some() && !is_seen_by(&caller, &app.lookup.find(id).await?) => None,
-        _ => wait,
-    };
     let found = match wait {
-        Some(wait) => app.feed.find_decided(id, wait).await?,
+        // Whose it is must be known before it is waited for.
+        Some(wait) => app.feed.find_decided_if(id, wait, |found| is_seen_by(&caller, found)).await?,
         None => app.lookup.find(id).await?,
     };
     if !is_seen_by(&caller, &found) {

@@ -114,8 +114,11 @@ impl App {
     ) -> anyhow::Result<Arc<Self>> {
         let tokens = config.access.tokens()?;
         let access = Access::start(config.access.open, tokens, &backends.database, &stopping).await?;
-        if access.is_open() {
-            tracing::warn!("open: nobody is asked for credentials");
+        match &access {
+            Access::Open => tracing::warn!("open: nobody is asked for credentials"),
+            Access::Closed { keys, tokens } => {
+                tracing::info!(keys = keys.active(), tokens = tokens.is_some(), "credentials are asked for");
+            }
         }
         let access = Arc::new(access);
         let partition = &backends.partition;

@@ -3,7 +3,8 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use axum::extract::{Extension, MatchedPath, Request, State};
+use axum::body::{Body, Bytes};
+use axum::extract::{Extension, FromRequest, MatchedPath, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -17,6 +18,10 @@ use crate::http::{Code, Problem};
 
 /// A longer path and query is cut.
 const TARGET_CHARS_MAX: usize = 300;
+/// A longer body is cut.
+const INPUT_CHARS_MAX: usize = 2_000;
+/// Bodies of these routes are recorded: what they change is an offer. Others may name people, and are not.
+const INPUT_OF: &str = "/coupons";
 
 /// Around every route whose audience is recorded.
 pub async fn record(
@@ -31,6 +36,10 @@ pub async fn record(
     if request.method().is_safe() {
         return next.run(request).await;
     }
+    let (request, input) = match take_input(&route, request).await {
+        Ok(taken) => taken,
+        Err(problem) => return problem.into_response(),
+    };
     let id = ActionId::generate();
     let target = request.uri().path_and_query().map(|target| target.as_str()).unwrap_or_default();
     let begun = Begun {
@@ -39,6 +48,7 @@ pub async fn record(
         caller,
         action: format!("{} {}", request.method(), route.as_str()),
         target: target.chars().take(TARGET_CHARS_MAX).collect(),
+        input,
         request_id: request_id.to_string(),
     };
     if let Err(failure) = log.begin(begun).await {
@@ -55,6 +65,21 @@ pub async fn record(
     };
     let done = tokio::spawn(doing.in_current_span()).await;
     done.unwrap_or_else(|_| Problem::new(Code::Internal).into_response())
+}
+
+/// Reads the body, if it is to be recorded, and puts it back.
+async fn take_input(route: &MatchedPath, request: Request) -> Result<(Request, Option<String>), Problem> {
+    if !route.as_str().starts_with(INPUT_OF) {
+        return Ok((request, None));
+    }
+    let (parts, body) = request.into_parts();
+    let whole = Bytes::from_request(Request::from_parts(parts.clone(), body), &()).await;
+    let whole = whole.map_err(|rejection| match rejection.into_response().status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::TooLarge),
+        _ => Problem::new(Code::Malformed).with_detail("The body did not arrive whole."),
+    })?;
+    let input: String = String::from_utf8_lossy(&whole).chars().take(INPUT_CHARS_MAX).collect();
+    Ok((Request::from_parts(parts, Body::from(whole)), Some(input).filter(|input| !input.is_empty())))
 }
 
 fn ended(response: &Response) -> Ended {

@@ -45,6 +45,7 @@ fn list(page: &Value) -> String {
         aside("KEY"),
         words("METHOD"),
         words("TARGET"),
+        aside("INPUT"),
         words("ENDED"),
         aside("REQUEST"),
     ];
@@ -56,6 +57,7 @@ fn list(page: &Value) -> String {
             cell(action, "/keyId"),
             method.split(' ').next().unwrap_or_default().to_owned(),
             cell(action, "/target"),
+            cell(action, "/input"),
             ended(action),
             cell(action, "/requestId"),
         ]

@@ -103,8 +103,8 @@ impl Key {
             }
             Verb::Revoke { id, .. } => {
                 let (key, says) = match store.revoke(id).await.map_err(away)? {
-                    Revoked::Now(key) => (key, "revoked: it stops to work within"),
-                    Revoked::Before(key) => (key, "was revoked before; it stopped to work within"),
+                    Revoked::Now(key) => (key, "revoked: it stops working within"),
+                    Revoked::Before(key) => (key, "was revoked before; and stopped within"),
                     Revoked::NotFound => {
                         anyhow::bail!("there is no key {id:?}; `couponctl key list` shows what there is")
                     }

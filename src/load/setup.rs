@@ -15,7 +15,7 @@ const PAGE: usize = 500;
 /// A page may hold others' users; beyond so many pages for each of ours something is wrong.
 const PAGES_PER_NEEDED_MAX: usize = 4;
 /// Between the making of the coupon and the start of the run: connections are made in it.
-const START_AFTER: Duration = Duration::from_millis(300);
+const START_AFTER: Duration = Duration::from_millis(500);
 /// A coupon that opens later than this is not waited for.
 const OPENING_WAIT_MAX: Duration = Duration::from_secs(600);
 /// A coupon that is made for a run is gone by itself after a day.

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use coupon_system::access::{KeyStore, Role};
 use coupon_system::coupon::CouponId;
 use coupon_system::http::Code;
 use coupon_system::http::metrics::COUPONS_MAX;
@@ -13,9 +14,13 @@ use coupon_system::keys::{PartitionId, certificate};
 use coupon_system::metrics::names::{self, Kind};
 use coupon_system::queue::{Read, Reader, Which};
 use mongodb::bson::{DateTime, Document, doc};
+use tempfile::TempDir;
 use tokio::process::Child;
 
-use crate::helpers::{API, Client, Raw, System, WORKER, at, eventually, program, serving, stopped};
+use crate::access::token_flags;
+use crate::helpers::{
+    API, Client, Raw, System, WORKER, api_key, at, eventually, program, program_as_it_is, serving, stopped,
+};
 
 /// A series: its name, and its labels as they were written.
 type Series = BTreeMap<(String, String), f64>;
@@ -116,6 +121,8 @@ enum Action {
     Hammer,
     /// The API uses a second of processor time.
     Work,
+    /// The secret of users' tokens becomes none.
+    SpoilSecret,
     /// The certificate goes, until this API was the one to rebuild.
     Recover,
     /// A record that Redis knows nothing of.
@@ -214,6 +221,7 @@ const ROWS: &[Row] = {
         (names::BREAKER_OPEN, &[], Break, Worker, To(1.0)),
         (names::BREAKER_OPENED, &[], Break, Worker, To(1.0)),
         (names::CPU_SECONDS, &[], Work, Api, Up),
+        (names::CREDENTIALS_STALE, &["source=\"tokens\""], SpoilSecret, Api, Up),
         (names::AUDITED, &[], InsertLate, Api, Up),
         (names::AUDIT_LAST, &[], InsertLate, Api, Up),
         (names::AUDIT_FINDINGS, &["code=\"record-not-counted\""], InsertLate, Api, Up),
@@ -235,24 +243,21 @@ struct Stage {
     worker: Option<(Child, Client)>,
     queued: Vec<IssuanceId>,
     crowd: Vec<Raw>,
+    folder: TempDir,
 }
 
 impl Stage {
     async fn start() -> Self {
         let system = System::start().await;
         system.users("u", 30).await;
-        let mut api = program(API, &system);
-        api.args(["--listen", "127.0.0.1:0", "--audit-every", "1"]);
+        let folder = tempfile::tempdir().expect("a folder");
+        let (_, key) = api_key(&KeyStore::new(&system.backends.database), Role::Operator).await;
+        let mut api = program_as_it_is(API, &system);
+        api.args(["--listen", "127.0.0.1:0", "--audit-every", "1"]).args(token_flags(&folder));
         api.args(["--connections-per-address", &CROWD.to_string()]);
         let (child, address) = serving(api).await;
-        Stage {
-            system,
-            api: Client::new(address),
-            _api: child,
-            worker: None,
-            queued: Vec::new(),
-            crowd: Vec::new(),
-        }
+        let api = Client::new(address).with(&key);
+        Stage { system, api, _api: child, worker: None, queued: Vec::new(), crowd: Vec::new(), folder }
     }
 
     async fn scrape(&self, of: Of) -> Scrape {
@@ -435,6 +440,9 @@ impl Stage {
                 self.redis(&["RENAME", &counters, "kept"]).await;
                 self.redis(&["SET", &counters, "damaged"]).await;
                 self.start_worker().await;
+            }
+            Action::SpoilSecret => {
+                std::fs::write(self.folder.path().join("secret"), "short").expect("it is written");
             }
             Action::Work => {
                 eventually("the API has worked for a second", async || {

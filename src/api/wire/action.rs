@@ -26,6 +26,9 @@ pub struct Action {
     /// Path and query.
     #[schema(example = "/coupons/summer/pause")]
     target: String,
+    /// The body that was sent, cut after 2,000 characters; only of what changes a coupon.
+    #[schema(example = "{\"add\":100}")]
+    input: Option<String>,
     /// Names the request in the server's logs.
     request_id: String,
     /// Null while it is being done; if it stays so, the process ended in the middle, and it may have
@@ -55,6 +58,7 @@ impl From<action::Action> for Action {
             key_id: action.key_id,
             action: action.action,
             target: action.target,
+            input: action.input,
             request_id: action.request_id,
             ended_at,
             status,

@@ -47,8 +47,18 @@ impl Feed {
     /// Finds an issuance; one that is queued is waited for until it is decided, for `longest` at most.
     /// What is found then is the present state, also when the process stops or too many wait.
     pub async fn find_decided(&self, id: IssuanceId, longest: Duration) -> Result<Found, Failure> {
+        self.find_decided_if(id, longest, |_| true).await
+    }
+
+    /// The same; but where `may_wait` does not like what is found at first, that is the answer at once.
+    pub async fn find_decided_if(
+        &self,
+        id: IssuanceId,
+        longest: Duration,
+        may_wait: impl FnOnce(&Found) -> bool,
+    ) -> Result<Found, Failure> {
         let (found, waiter) = self.watch(id).await?;
-        let Some(mut waiter) = waiter else { return Ok(found) };
+        let Some(mut waiter) = waiter.filter(|_| may_wait(&found)) else { return Ok(found) };
         match tokio::time::timeout(longest, waiter.ended()).await {
             Ok(Some(found @ Found::Decided(_))) => Ok(found),
             // The deadline, the end of the process, or something to be certain of.

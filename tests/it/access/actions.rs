@@ -1,14 +1,20 @@
 //! The record of what operators do.
 
 use coupon_system::access::Role;
+use jiff::Timestamp;
 use mongodb::bson::doc;
 use serde_json::{Value, json};
 
 use super::closed;
-use crate::helpers::{Client, System};
+use crate::helpers::{Answer, Client, System};
 
 async fn actions(client: &Client) -> Vec<Value> {
     client.get("/operator-actions").await.body["items"].as_array().expect("items").clone()
+}
+
+/// Posts without a body.
+async fn send(client: &Client, path: &str) -> Answer {
+    client.send(client.request("POST", path)).await
 }
 
 #[tokio::test]
@@ -18,18 +24,23 @@ async fn what_operators_do_is_recorded_with_who_and_how_it_ended_also_what_fails
     let (operator, viewer) = (system.client.with(&keys[0]), system.client.with(&keys[1]));
     let pause = operator.request("POST", "/coupons/c/pause").header("x-request-id", "r-1");
     assert_eq!(system.client.send(pause).await.status, 200);
-    assert_eq!(operator.post("/coupons/nothing/pause", Value::Null).await.status, 404);
+    assert_eq!(send(&operator, "/coupons/nothing/pause").await.status, 404);
     assert_eq!(operator.post("/users", json!({"id": "hong"})).await.status, 201);
     assert_eq!(operator.post("/users", json!({"nonsense": 1})).await.status, 422);
-    let random = operator.post("/users/random?count=3", Value::Null).await;
+    let random = send(&operator, "/users/random?count=3").await;
     assert_eq!(random.status, 201);
+    assert_eq!(operator.post("/coupons/c/restock", json!({"add": 5})).await.status, 200);
+    assert_eq!(operator.post("/coupons/c/restock", json!("x".repeat(100_000))).await.status, 413);
     // Neither looking nor being refused is an action.
     assert_eq!(operator.get("/queue").await.status, 200);
-    assert_eq!(viewer.post("/coupons/c/resume", Value::Null).await.status, 403);
+    assert_eq!(send(&viewer, "/coupons/c/resume").await.status, 403);
 
     let recorded = actions(&viewer).await;
     let key_id = keys[0].split('_').nth(1).expect("an id");
+    // Who is registered is nobody's business here.
+    let input = |target| if target == "/coupons/c/restock" { json!("{\"add\":5}") } else { Value::Null };
     let expected = [
+        ("POST /coupons/{id}/restock", "/coupons/c/restock", 200, Value::Null, Value::Null),
         ("POST /users/random", "/users/random?count=3", 201, Value::Null, Value::Null),
         ("POST /users", "/users", 422, json!("invalid"), Value::Null),
         ("POST /users", "/users", 201, Value::Null, json!("/users/hong")),
@@ -41,10 +52,11 @@ async fn what_operators_do_is_recorded_with_who_and_how_it_ended_also_what_fails
         assert_eq!((&action["who"], &action["keyId"]), (&json!("operator"), &json!(key_id)));
         assert_eq!((&action["action"], &action["target"]), (&json!(what), &json!(target)));
         assert_eq!((&action["status"], &action["code"]), (&json!(status), &code), "{target}");
-        assert_eq!(action["location"], location, "{target}");
-        assert!(action["endedAt"].as_str() >= action["at"].as_str(), "{action}");
+        assert_eq!((&action["location"], &action["input"]), (&location, &input(target)), "{target}");
+        let time = |name: &str| action[name].as_str().and_then(|time| time.parse::<Timestamp>().ok());
+        assert!(time("at").is_some() && time("endedAt") >= time("at"), "{action}");
     }
-    assert_eq!(recorded[4]["requestId"], "r-1");
+    assert_eq!(recorded[5]["requestId"], "r-1");
 
     // Page by page it is the same.
     let (mut paged, mut path) = (Vec::new(), "/operator-actions?limit=2".to_owned());
@@ -63,7 +75,7 @@ async fn what_operators_do_is_recorded_with_who_and_how_it_ended_also_what_fails
 async fn what_cannot_be_recorded_is_not_done() {
     let system = System::start().await;
     let coupon = system.coupon("c", 10, 1).await;
-    assert_eq!(system.client.post("/coupons/c/resume", Value::Null).await.status, 200);
+    assert_eq!(send(&system.client, "/coupons/c/resume").await.status, 200);
     let recorded = actions(&system.client).await;
     assert_eq!(
         (recorded.len(), &recorded[0]["who"], &recorded[0]["keyId"]),
@@ -72,7 +84,7 @@ async fn what_cannot_be_recorded_is_not_done() {
 
     let refuse = doc! {"collMod": "operator_actions", "validator": {"who": "nobody"}};
     system.backends.database.run_command(refuse).await.expect("it is changed");
-    let refused = system.client.post("/coupons/c/pause", Value::Null).await;
+    let refused = send(&system.client, "/coupons/c/pause").await;
     assert_eq!((refused.status, refused.code()), (503, "unavailable"));
     assert_eq!(system.client.get("/coupons/c").await.body["status"], "open");
     // Users are not held up by it.
