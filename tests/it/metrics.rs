@@ -234,6 +234,7 @@ impl Stage {
         let mut api = program(API, &system);
         api.args(["--listen", "127.0.0.1:0", "--audit-every", "1"]);
         api.args(["--connections-per-address", &CROWD.to_string()]);
+        api.args(["--user-rate", "1", "--user-burst", "8"]);
         let (child, address) = serving(api).await;
         Stage {
             system,
