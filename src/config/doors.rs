@@ -18,12 +18,13 @@ pub struct DoorsConfig {
     #[arg(long, env = "COUPON_CONNECTIONS_PER_ADDRESS", value_name = "NUMBER", default_value_t = 0)]
     pub connections_per_address: usize,
 
-    /// Requests and polls per second of one user, over all API processes; 0 for no limit
-    #[arg(long, env = "COUPON_USER_RATE", value_name = "PER_SECOND", default_value_t = 10.0, value_parser = rate)]
+    /// Requests and polls per second of one user, over all API processes; 0 for no limit. Twice as many as
+    /// somebody sends who polls as soon as the answers allow
+    #[arg(long, env = "COUPON_USER_RATE", value_name = "PER_SECOND", default_value_t = 20.0, value_parser = rate)]
     pub user_rate: f64,
 
     /// As many may come at once
-    #[arg(long, env = "COUPON_USER_BURST", value_name = "NUMBER", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, env = "COUPON_USER_BURST", value_name = "NUMBER", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub user_burst: u32,
 
     /// Requests of any kind per second from one address (IPv6: a /64), over all API processes; 0 for no limit:

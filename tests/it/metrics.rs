@@ -255,6 +255,7 @@ impl Stage {
         let mut api = program_as_it_is(API, &system);
         api.args(["--listen", "127.0.0.1:0", "--audit-every", "1"]).args(token_flags(&folder));
         api.args(["--connections-per-address", &CROWD.to_string()]);
+        api.args(["--user-rate", "1", "--user-burst", "8"]);
         let (child, address) = serving(api).await;
         let api = Client::new(address).with(&key);
         Stage { system, api, _api: child, worker: None, queued: Vec::new(), crowd: Vec::new(), folder }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use serde_json::json;
@@ -210,4 +211,16 @@ async fn dev_is_ready_walks_its_own_curl_lines_and_leaves_nothing_behind() {
 
     assert_eq!(stopped(dev).await.code(), Some(0));
     assert!(redis::Client::open(redis).expect("a URL").get_connection().is_err(), "its Redis is gone");
+}
+
+#[tokio::test]
+async fn a_process_whose_log_nobody_reads_stops_when_it_is_told_to() {
+    let system = System::start().await;
+    let mut api = program(API, &system);
+    let mut child = api.args(["--listen", "127.0.0.1:0", "--log-format", "json"]).spawn().expect("it starts");
+    let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
+    while !lines.next_line().await.expect("a line").expect("it serves").contains("\"listen\"") {}
+    drop(lines);
+    let ended = tokio::time::timeout(Duration::from_secs(40), stopped(child)).await.expect("it ends");
+    assert_eq!(ended.code(), Some(0));
 }
