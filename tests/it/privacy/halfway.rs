@@ -193,13 +193,14 @@ async fn an_api_that_is_killed_in_the_middle_leaves_a_deletion_that_the_next_one
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rebuilds_while_users_are_deleted_count_every_record_once() {
-    const REBUILDS_MIN: usize = 5;
+    /// From then on the deletions may come to their end, which each rebuild puts off.
+    const REBUILDS_MAX: usize = 60;
     let system = System::start_with(&["--user-deletion-delay", "1"]).await;
     let coupon = system.coupon("c", 1_000, 1).await;
     let worker = system.worker();
     // Names that the pseudonyms fall between: their records move in both directions.
-    let (before, after) = (system.users("a-mover-", 25).await, system.users("z-mover-", 25).await);
-    for user in before.iter().chain(&after).chain(&system.users("m", 25).await) {
+    let (before, after) = (system.users("a-mover-", 12).await, system.users("z-mover-", 12).await);
+    for user in before.iter().chain(&after).chain(&system.users("m", 12).await) {
         system.accepted(user, &coupon).await;
     }
     system.settled(&coupon).await;
@@ -209,19 +210,21 @@ async fn rebuilds_while_users_are_deleted_count_every_record_once() {
     }
     let mut rebuilds = 0;
     loop {
-        let _: u64 = system.command(&["DEL", &system.keys().certificate()]).await;
-        recovered(&system).await;
-        rebuilds += 1;
+        if rebuilds < REBUILDS_MAX {
+            let _: u64 = system.command(&["DEL", &system.keys().certificate()]).await;
+            recovered(&system).await;
+            rebuilds += 1;
+        }
         let report = system.audited().await;
         let findings: Vec<_> = report.findings().map(ToString::to_string).collect();
         assert!(findings.is_empty(), "after {rebuilds} rebuilds: {findings:#?}");
         let (deletions, _) = system.backends.users.deletions().await.expect("a look");
-        if deletions.is_empty() && rebuilds >= REBUILDS_MIN {
+        if deletions.is_empty() {
             break;
         }
     }
     assert_eq!(traces(&system, "mover-").await, Vec::<String>::new());
-    assert_eq!(system.stock(&coupon).await.issued, 75);
+    assert_eq!(system.stock(&coupon).await.issued, 36);
     system.audited_clean().await;
 }
 
