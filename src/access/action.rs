@@ -14,8 +14,11 @@ use super::Caller;
 use crate::Failure;
 use crate::batch::{Batcher, Bounds, all_failed};
 use crate::mongo::{self, from_bson_time, to_bson_time};
+use crate::user::UserId;
 
 const COLLECTION: &str = "operator_actions";
+/// Where a user is named: users are deleted, and the record stays.
+pub const NAMED: &str = "{user}";
 const BOUNDS: Bounds = Bounds { batch: 256, calls: 4, waiting: 8_192, wait: Duration::from_secs(2) };
 
 /// The id of an action: later ones are greater.
@@ -30,8 +33,11 @@ pub struct Begun {
     pub caller: Caller,
     /// Method and route, such as `POST /coupons/{id}/pause`.
     pub action: String,
-    /// Path and query, such as `/coupons/summer/pause`.
+    /// Path and query, such as `/coupons/summer/pause`. A user whom it names is left out of it:
+    /// [`NAMED`] stands there.
     pub target: String,
+    /// The user whom it names.
+    pub about: Option<UserId>,
     /// The body that was sent, where it changes an offer.
     pub input: Option<String>,
     pub request_id: String,
@@ -45,8 +51,12 @@ pub struct Ended {
     pub status: u16,
     /// The code of the problem that was answered.
     pub code: Option<String>,
-    /// What was made.
+    /// What was made. A user whom it names is left out of it, as in [`Begun::target`].
     pub location: Option<String>,
+    /// The user who was made.
+    pub about: Option<UserId>,
+    /// There is no such user as the target names.
+    pub is_about_nobody: bool,
 }
 
 /// An action as it is listed.
@@ -84,6 +94,8 @@ struct Record {
     key_id: Option<String>,
     action: String,
     target: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    about: Option<String>,
     input: Option<String>,
     request_id: String,
     ended_at: Option<DateTime>,
@@ -184,14 +196,42 @@ impl ActionLog {
     }
 }
 
+/// Names a deleted user by a pseudonym wherever actions on them are recorded.
+pub async fn rename(database: &Database, user: &UserId, pseudonym: &UserId) -> Result<(), Failure> {
+    let actions = database.collection::<Document>(COLLECTION);
+    let (filter, change) = (queries::about(user), doc! {"$set": {"about": pseudonym.as_str()}});
+    let renamed = mongo::run("rename a deleted user in the record of actions", async move {
+        actions.update_many(filter, change).await
+    });
+    renamed.await.map(|_| ())
+}
+
+/// What is asked of MongoDB; tests ask it how it would answer.
+pub mod queries {
+    use super::*;
+
+    /// The actions that name a user.
+    pub fn about(user: &UserId) -> Document {
+        doc! {"about": user.as_str()}
+    }
+}
+
 fn update(id: ActionId, ended: Ended) -> Document {
-    let change = doc! {
+    let mut change = doc! {
         "endedAt": to_bson_time(ended.at),
         "status": i32::from(ended.status),
         "code": ended.code,
         "location": ended.location,
     };
-    doc! {"q": {"_id": id.to_bson()}, "u": {"$set": change}}
+    if let Some(user) = &ended.about {
+        change.insert("about", user.as_str());
+    }
+    let mut change = doc! {"$set": change};
+    // Who is no user, perhaps no more, is not remembered for having been asked for.
+    if ended.is_about_nobody {
+        change.insert("$unset", doc! {"about": ""});
+    }
+    doc! {"q": {"_id": id.to_bson()}, "u": change}
 }
 
 impl From<Begun> for Record {
@@ -207,6 +247,7 @@ impl From<Begun> for Record {
             key_id,
             action: begun.action,
             target: begun.target,
+            about: begun.about.map(|user| user.to_string()),
             input: begun.input,
             request_id: begun.request_id,
             ended_at: None,
@@ -219,11 +260,17 @@ impl From<Begun> for Record {
 
 impl From<Record> for Action {
     fn from(record: Record) -> Self {
+        let named = |text: String| match &record.about {
+            Some(user) => text.replacen(NAMED, user, 1),
+            None => text,
+        };
         let ended = record.ended_at.map(|at| Ended {
             at: from_bson_time(at),
             status: record.status.and_then(|status| u16::try_from(status).ok()).unwrap_or(0),
             code: record.code,
-            location: record.location,
+            location: record.location.map(named),
+            about: None,
+            is_about_nobody: false,
         });
         Action {
             id: ActionId(uuid::Uuid::from_bytes(record.id.bytes())),
@@ -231,7 +278,7 @@ impl From<Record> for Action {
             who: record.who,
             key_id: record.key_id,
             action: record.action,
-            target: record.target,
+            target: named(record.target),
             input: record.input,
             request_id: record.request_id,
             ended,

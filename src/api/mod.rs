@@ -76,6 +76,8 @@ pub struct App {
     feed: Feed,
     /// `None` trusts the caller's ids.
     registered: Option<RegisteredUsers>,
+    /// Users that are remembered at most.
+    user_cache: usize,
     deletions: Arc<Deletions>,
     deletion_delay: Duration,
     /// Told that a deletion is due.
@@ -153,6 +155,7 @@ impl App {
             lookup,
             redemptions: RedemptionStore::new(&backends.database),
             registered,
+            user_cache: limits.user_cache,
             deletions,
             deletion_delay,
             deletion_due: Arc::default(),
@@ -251,6 +254,9 @@ pub async fn serve(
         let Backends { partition, ledger, coupons, .. } = backends.clone();
         tokio::spawn(audit::watch(Auditor::new(partition, ledger, coupons), every, drained.clone()))
     });
+    let warming = app.registered.clone().map(|registered| {
+        tokio::spawn(registered.keep_warm(app.users.clone(), app.user_cache, drained.clone()))
+    });
     let learner = Learner {
         users: app.users.clone(),
         deletions: Arc::clone(&app.deletions),
@@ -259,7 +265,7 @@ pub async fn serve(
         due: Arc::clone(&app.deletion_due),
     };
     let Backends { partition, ledger, coupons, .. } = backends.clone();
-    let eraser = Eraser::new(Arc::clone(&partition), ledger.clone());
+    let eraser = Eraser::new(Arc::clone(&partition), ledger.clone(), app.database.clone());
     let retention = Retention::new(partition, ledger, coupons, app.tombstone_retention_days);
     let forgetting = tokio::spawn({
         let (due, drained) = (Arc::clone(&app.deletion_due), drained.clone());
@@ -279,6 +285,7 @@ pub async fn serve(
     tokio::join!(serve(public, side), serving_operators);
     drained.cancel();
     let auditing = futures::future::OptionFuture::from(auditing);
-    let _ = tokio::join!(keeping, reconciling, retiring, auditing, forgetting);
+    let warming = futures::future::OptionFuture::from(warming);
+    let _ = tokio::join!(keeping, reconciling, retiring, auditing, forgetting, warming);
     Ok(())
 }

@@ -11,7 +11,8 @@ use super::wire::problem::Problem;
 use crate::http::Code;
 
 /// What any request can meet, before there is a handler or instead of its answer.
-const ANYWHERE: [Code; 2] = [Code::UriTooLong, Code::Internal];
+/// A query that the operation does not know is invalid.
+const ANYWHERE: [Code; 3] = [Code::UriTooLong, Code::Invalid, Code::Internal];
 /// These ask nothing of Redis or MongoDB.
 const ALONE: [&str; 3] = ["/healthz", "/problems", "/problems/{code}"];
 /// This tells what is the matter itself.
@@ -40,21 +41,15 @@ pub(super) fn add_common(document: &mut OpenApi) {
 
 fn common(path: &str, operation: &Operation) -> Vec<Code> {
     let has_body = operation.request_body.is_some();
-    let takes = |places: &[ParameterIn]| {
-        let parameters = operation.parameters.iter().flatten();
-        parameters.into_iter().any(|parameter| match parameter {
-            RefOr::T(parameter) => places.contains(&parameter.parameter_in),
-            RefOr::Ref(_) => false,
-        })
-    };
+    let has_path = operation.parameters.iter().flatten().any(|parameter| match parameter {
+        RefOr::T(parameter) => parameter.parameter_in == ParameterIn::Path,
+        RefOr::Ref(_) => false,
+    });
     let mut codes = ANYWHERE.to_vec();
     if has_body {
         codes.extend([Code::Malformed, Code::Timeout, Code::TooLarge, Code::UnsupportedMediaType]);
     }
-    if has_body || takes(&[ParameterIn::Query, ParameterIn::Header]) {
-        codes.push(Code::Invalid);
-    }
-    if takes(&[ParameterIn::Path]) {
+    if has_path {
         // A path that is no text.
         codes.push(Code::NotFound);
     }

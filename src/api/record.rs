@@ -3,19 +3,22 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use axum::body::{Body, Bytes};
-use axum::extract::{Extension, FromRequest, MatchedPath, Request, State};
+use axum::body::Body;
+use axum::extract::{Extension, MatchedPath, RawPathParams, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use tracing::Instrument;
 
-use crate::access::action::{ActionId, Begun, Ended};
+use crate::access::action::{ActionId, Begun, Ended, NAMED};
 use crate::access::{ActionLog, Caller};
-use crate::http::request::{RequestId, panicked};
+use crate::http::request::{RequestId, panicked, read_body};
 use crate::http::{Code, Problem};
+use crate::user::UserId;
 
+/// Where users are; what follows in a path is one's name.
+const USERS: &str = "/users";
 /// A longer path and query is cut.
 const TARGET_CHARS_MAX: usize = 300;
 /// A longer body is cut.
@@ -29,6 +32,7 @@ pub async fn record(
     Extension(caller): Extension<Caller>,
     Extension(RequestId(request_id)): Extension<RequestId>,
     route: MatchedPath,
+    parameters: RawPathParams,
     request: Request,
     next: Next,
 ) -> Response {
@@ -41,13 +45,18 @@ pub async fn record(
         Err(problem) => return problem.into_response(),
     };
     let id = ActionId::generate();
-    let target = request.uri().path_and_query().map(|target| target.as_str()).unwrap_or_default();
+    let about = user_in(&route, &parameters);
+    let target = match about {
+        Some(_) => without_user(&route, &parameters),
+        None => request.uri().path_and_query().map(|target| target.as_str()).unwrap_or_default().to_owned(),
+    };
     let begun = Begun {
         id,
         at: crate::now_in_milliseconds(),
         caller,
         action: format!("{} {}", request.method(), route.as_str()),
         target: target.chars().take(TARGET_CHARS_MAX).collect(),
+        about,
         input,
         request_id: request_id.to_string(),
     };
@@ -58,7 +67,7 @@ pub async fn record(
     let doing = async move {
         let done = AssertUnwindSafe(next.run(request)).catch_unwind().await;
         let response = done.unwrap_or_else(|said| panicked(&*said));
-        if let Err(failure) = log.end(id, ended(&response)).await {
+        if let Err(failure) = log.end(id, ended(&route, &response)).await {
             tracing::error!(action = %id, error = failure.chain(), "how an action ended could not be recorded");
         }
         response
@@ -73,23 +82,43 @@ async fn take_input(route: &MatchedPath, request: Request) -> Result<(Request, O
         return Ok((request, None));
     }
     let (parts, body) = request.into_parts();
-    let whole = Bytes::from_request(Request::from_parts(parts.clone(), body), &()).await;
-    let whole = whole.map_err(|rejection| match rejection.into_response().status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::TooLarge),
-        _ => Problem::new(Code::Malformed).with_detail("The body did not arrive whole."),
-    })?;
+    let whole = read_body(Request::from_parts(parts.clone(), body), &()).await?;
     let input: String = String::from_utf8_lossy(&whole).chars().take(INPUT_CHARS_MAX).collect();
     Ok((Request::from_parts(parts, Body::from(whole)), Some(input).filter(|input| !input.is_empty())))
 }
 
-fn ended(response: &Response) -> Ended {
+/// The user whom a path names.
+fn user_in(route: &MatchedPath, parameters: &RawPathParams) -> Option<UserId> {
+    let is_user = |name: &str| name == "userId" || (name == "id" && route.as_str().starts_with(USERS));
+    parameters.iter().find(|(name, _)| is_user(name))?.1.parse().ok()
+}
+
+/// The path, without the user whom it names.
+fn without_user(route: &MatchedPath, parameters: &RawPathParams) -> String {
+    let user = if route.as_str().starts_with(USERS) { "{id}" } else { "{userId}" };
+    let path = route.as_str().replacen(user, NAMED, 1);
+    let others = parameters.iter().filter(|(name, _)| format!("{{{name}}}") != user);
+    others.fold(path, |path, (name, value)| path.replacen(&format!("{{{name}}}"), value, 1))
+}
+
+fn ended(route: &MatchedPath, response: &Response) -> Ended {
     let status: StatusCode = response.status();
-    let code = response.extensions().get::<Arc<Problem>>().map(|problem| problem.code.as_str().to_owned());
+    let code = response.extensions().get::<Arc<Problem>>().map(|problem| problem.code);
     let location = |headers: &HeaderMap| Some(headers.get(header::LOCATION)?.to_str().ok()?.to_owned());
+    let mut location = location(response.headers());
+    let mut about = None;
+    if route.as_str() == USERS
+        && let Some((path, user)) = location.as_deref().and_then(|made| made.rsplit_once('/'))
+    {
+        about = user.parse().ok();
+        location = Some(format!("{path}/{NAMED}"));
+    }
     Ended {
         at: crate::now_in_milliseconds(),
         status: status.as_u16(),
-        code,
-        location: location(response.headers()),
+        code: code.map(|code| code.as_str().to_owned()),
+        location,
+        about,
+        is_about_nobody: matches!(code, Some(Code::UserNotFound | Code::UserCouponNotFound)),
     }
 }

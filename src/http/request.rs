@@ -225,13 +225,18 @@ impl<S: Send + Sync> FromRequest<S> for RawJson {
         if !kind.is_some_and(is_json) {
             return Err(Problem::new(Code::UnsupportedMediaType));
         }
-        let reading = tokio::time::timeout(BODY_READ_MAX, Bytes::from_request(request, state));
-        let read = reading.await.map_err(|_| Problem::new(Code::Timeout))?;
-        read.map(RawJson).map_err(|rejection| match rejection.into_response().status() {
-            StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::TooLarge),
-            _ => Problem::new(Code::Malformed).with_detail("The body did not arrive whole."),
-        })
+        read_body(request, state).await.map(RawJson)
     }
+}
+
+/// Reads a body of bounded size, within a bound.
+pub async fn read_body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+    let reading = tokio::time::timeout(BODY_READ_MAX, Bytes::from_request(request, state));
+    let read = reading.await.map_err(|_| Problem::new(Code::Timeout))?;
+    read.map_err(|rejection| match rejection.into_response().status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::TooLarge),
+        _ => Problem::new(Code::Malformed).with_detail("The body did not arrive whole."),
+    })
 }
 
 fn is_json(kind: &str) -> bool {

@@ -1,19 +1,21 @@
 //! The background task, in every API process, that carries deletions out. Idempotent and without input;
 //! signalled by whoever learns that one is due, and periodic.
 //!
-//! Reads: marked users, the ledger, what Redis holds of loaded coupons. Writes: the names in the ledger
-//! and in Redis, and removes the marked user at the end. Wakes nobody. The processes take turns, by a key
+//! Reads: marked users, the ledger, what Redis holds of loaded coupons. Writes: the names in the ledger,
+//! in the record of actions and in Redis, and removes the marked user at the end. Wakes nobody. The processes take turns, by a key
 //! that expires: were there two at once, they would only do the same twice.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use mongodb::Database;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::has_turn;
 use super::moving::{Mode, Moved, bring, outdate_loads};
+use crate::access::action;
 use crate::issuance::Ledger;
 use crate::keys::EpochKeys;
 use crate::partition::Partition;
@@ -51,12 +53,13 @@ pub enum Erased {
 pub struct Eraser {
     partition: Arc<Partition>,
     ledger: Ledger,
+    database: Database,
 }
 
 impl Eraser {
-    /// An eraser for a partition and its ledger.
-    pub fn new(partition: Arc<Partition>, ledger: Ledger) -> Self {
-        Eraser { partition, ledger }
+    /// An eraser for a partition and its ledger, which is in `database`.
+    pub fn new(partition: Arc<Partition>, ledger: Ledger, database: Database) -> Self {
+        Eraser { partition, ledger, database }
     }
 
     /// Carries out what is due, until `shutdown`.
@@ -135,6 +138,7 @@ impl Eraser {
         if self.ledger.has_records_of(&deletion.user).await? {
             return Ok(Erased::Again);
         }
+        action::rename(&self.database, &deletion.user, &deletion.pseudonym).await?;
         self.ledger.users().remove_deleted(deletion).await?;
         Ok(Erased::Done)
     }

@@ -7,6 +7,7 @@ mod deletions;
 mod id;
 mod registered;
 mod store;
+mod warm;
 
 pub use deletions::Deletions;
 pub use id::UserId;

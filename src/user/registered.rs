@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 
@@ -47,6 +47,17 @@ impl RegisteredUsers {
         self.known.len()
     }
 
+    /// Remembers users who were read by a question asked at `asked`. What is so old that a deletion may
+    /// have come and gone meanwhile is not remembered.
+    pub(super) fn remember(&self, asked: Instant, users: impl Iterator<Item = UserId>) {
+        for user in users {
+            if asked.elapsed() > self.deletions.fresh_for() {
+                return;
+            }
+            self.known.insert(user, ());
+        }
+    }
+
     /// Forgets some users, who are asked for again.
     pub(crate) fn forget<'a>(&self, users: impl IntoIterator<Item = &'a UserId>) {
         for user in users {
@@ -66,9 +77,10 @@ impl RegisteredUsers {
             return Ok(true);
         }
         metrics::USER_CACHE.miss();
+        let asked = Instant::now();
         let registered = self.store.ask(id.clone()).await?;
         if registered {
-            self.known.insert(id.clone(), ());
+            self.remember(asked, std::iter::once(id.clone()));
         }
         Ok(registered)
     }

@@ -104,6 +104,34 @@ impl UserStore {
         found.await?.into_iter().map(User::try_from).collect()
     }
 
+    /// The ids of at most `limit` users with the times of their registration, newest first, from after one.
+    pub(super) async fn newest(
+        &self,
+        after: Option<(Timestamp, UserId)>,
+        limit: usize,
+    ) -> Result<Vec<(Timestamp, UserId)>, Failure> {
+        let mut filter = queries::not_deleted();
+        if let Some((created_at, id)) = &after {
+            filter.extend(mongo::after_newest_first("createdAt", *created_at, id.as_str()));
+        }
+        let options = FindOptions::builder()
+            .sort(doc! {"createdAt": -1, "_id": -1})
+            .projection(doc! {"createdAt": 1})
+            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
+            .build();
+        let users = self.users.clone_with_type::<Document>();
+        let found = mongo::run("read users ahead", async move {
+            users.find(filter).with_options(options).await?.try_collect::<Vec<_>>().await
+        });
+        let read = |user: &Document| {
+            Some((
+                from_bson_time(*user.get_datetime("createdAt").ok()?),
+                user.get_str("_id").ok()?.parse().ok()?,
+            ))
+        };
+        Ok(found.await?.iter().filter_map(read).collect())
+    }
+
     /// Marks a user as deleted: from now on they are unknown to all that asks MongoDB, and `delay` later to
     /// everyone. With `unregistered`, also one who was never registered. Repeated, it changes nothing.
     pub async fn mark_deleted(

@@ -71,7 +71,9 @@ async fn an_export_has_every_unit_by_serial_and_says_that_it_is_whole() {
     assert_eq!(serials, expected);
     let one = &all[0];
     let link = format!("/user-coupons/@u1/{}", one["id"].as_str().expect("an id"));
-    assert_eq!(*one, system.client.get(&link).await.body, "a line is the unit as it is read alone");
+    let mut alone = system.client.get(&link).await.body;
+    alone.as_object_mut().expect("an object").remove("history");
+    assert_eq!(*one, alone, "a line is the unit as it is read alone, without its history");
 
     let (_, rest) = exported(&system, "?after=2497", "*/*").await;
     let rest = lines(&rest);

@@ -1,5 +1,6 @@
 //! Every query of MongoDB is served by an index: asked of the server's own planner.
 
+use coupon_system::access::action;
 use coupon_system::coupon::ended_before;
 use coupon_system::issuance::ledger::{Held, queries};
 use coupon_system::issuance::{Decision, IssuanceId, Outcome};
@@ -90,6 +91,7 @@ async fn no_query_reads_a_collection_from_end_to_end_or_sorts_in_memory() {
         ("changed coupons", "coupons", doc! {"changedAt": {"$gte": now}}, doc! {"changedAt": 1}),
         ("users", "users", users::not_deleted(), newest.clone()),
         ("next users", "users", after, newest),
+        ("actions about", "operator_actions", action::queries::about(&user), doc! {}),
         ("registered", "users", doc! {"_id": {"$in": ["u0"]}}, doc! {}),
     ] {
         let stages = plan(&system, collection, filter, sort).await;

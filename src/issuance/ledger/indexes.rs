@@ -95,6 +95,13 @@ fn wanted() -> Vec<Wanted> {
             unique: false,
             only: None,
         },
+        Wanted {
+            collection: "operator_actions",
+            name: "about_user",
+            keys: doc! {"about": 1},
+            unique: false,
+            only: Some(doc! {"about": {"$exists": true}}),
+        },
     ]
 }
 

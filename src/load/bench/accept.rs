@@ -1,9 +1,12 @@
 //! How fast the service accepts, over a bare handler under the same generator.
 //!
-//! Each round sends the same burst four times: to the bare handler; to the API process, which sees
-//! these users for the first time and must ask MongoDB for them; to the same with users that it has
-//! seen, for another coupon; and that once more while a worker process drains. Redis syncs its
-//! append-only file before each answer. But for the last, the queue is drained after the burst.
+//! Each round sends the same burst again and again: to the bare handler; to an API process that
+//! remembers no users, and must ask MongoDB for each; to one that knows them; to that while a worker
+//! process drains; and to one that also asks each user for a token (HS256), which it has seen before.
+//! Redis syncs its append-only file before each answer. But for the one that says so, the queue is
+//! drained after the burst.
+
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -13,6 +16,7 @@ use super::lab::{Lab, Sizes};
 use super::program::Program;
 use super::report::{Row, Target, row};
 use super::spread::Spread;
+use super::tokens;
 use crate::dev::servers::Persistence;
 
 /// The bare handler only repeats it: as long as the name of a coupon that there is.
@@ -28,10 +32,15 @@ pub struct Accept {
     pub accepted_first_sight_ratio: f64,
     /// The same as the first, while one worker process drains.
     pub accepted_while_draining_ratio: f64,
+    /// With users' tokens over without, in the same round. To be 0.95 or more.
+    pub authenticated_ratio: f64,
     pub bare_per_second: Spread,
     pub accepted_per_second: Spread,
     pub first_sight_per_second: Spread,
     pub while_draining_per_second: Spread,
+    pub authenticated_per_second: Spread,
+    /// With tokens that are seen for the first time.
+    pub token_first_sight_per_second: Spread,
     /// Requests in a burst.
     pub requests: u32,
     pub connections: usize,
@@ -39,6 +48,8 @@ pub struct Accept {
     pub accepted_cpu_micros: Cpu,
     pub first_sight_cpu_micros: Cpu,
     pub while_draining_cpu_micros: Cpu,
+    pub authenticated_cpu_micros: Cpu,
+    pub token_first_sight_cpu_micros: Cpu,
 }
 
 /// The bursts of one kind.
@@ -66,7 +77,8 @@ pub(super) async fn bare_handler() -> anyhow::Result<Program> {
 
 pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Accept> {
     let sizes = &lab.sizes;
-    let [mut bare, mut seen, mut unseen, mut draining]: [Kind; 4] = Default::default();
+    let [mut bare, mut unseen, mut seen, mut draining, mut fresh, mut known]: [Kind; 6] = Default::default();
+    let tokens: Arc<[String]> = tokens::headers(sizes.burst).into();
     for round in 1..=sizes.rounds {
         lab.say(&format!("accept: round {round} of {}", sizes.rounds));
         let bed = Bed::make(lab, Persistence::FsyncAlways).await?;
@@ -76,45 +88,76 @@ pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Accept> {
         bare.add(to_bare(lab, &handler).send(NO_COUPON).await?);
         handler.stop().await?;
 
+        let forgetful = bed.api_with(&["--open", "--user-cache", "1"]).await?;
+        unseen.add(drained_burst(&bed, to_service(lab, &bed, &forgetful, None)?).await?);
+        forgetful.stop().await?;
+
         let api = bed.api().await?;
-        for kind in [&mut unseen, &mut seen] {
-            let coupon = bed.coupon(sizes.burst).await?;
-            kind.add(to_service(lab, &bed, &api, None)?.send(coupon.as_str()).await?);
-            bed.drain(&coupon, sizes.burst).await?;
-        }
+        // Until it knows them all.
+        drained_burst(&bed, to_service(lab, &bed, &api, None)?).await?;
+        seen.add(drained_burst(&bed, to_service(lab, &bed, &api, None)?).await?);
         let coupon = bed.coupon(sizes.burst).await?;
         let worker = bed.worker().await?;
         draining.add(to_service(lab, &bed, &api, Some(&worker))?.send(coupon.as_str()).await?);
         bed.drained(&coupon, sizes.burst).await?;
         worker.stop().await?;
         api.stop().await?;
+
+        let flags = tokens::flags(bed.folder())?;
+        let guarded = bed.api_with(&flags.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+        for kind in [&mut fresh, &mut known] {
+            let burst = Burst { headers: Arc::clone(&tokens), ..to_service(lab, &bed, &guarded, None)? };
+            kind.add(drained_burst(&bed, burst).await?);
+        }
+        guarded.stop().await?;
         bed.close().await?;
     }
     let (bare_per_second, bare_cpu_micros) = bare.figures();
     let (accepted_per_second, accepted_cpu_micros) = seen.figures();
     let (first_sight_per_second, first_sight_cpu_micros) = unseen.figures();
     let (while_draining_per_second, while_draining_cpu_micros) = draining.figures();
+    let (token_first_sight_per_second, token_first_sight_cpu_micros) = fresh.figures();
+    let (authenticated_per_second, authenticated_cpu_micros) = known.figures();
     Ok(Accept {
         accepted_ratio: accepted_per_second.over(&bare_per_second).median,
         accepted_first_sight_ratio: first_sight_per_second.over(&bare_per_second).median,
         accepted_while_draining_ratio: while_draining_per_second.over(&bare_per_second).median,
+        authenticated_ratio: authenticated_per_second.over(&accepted_per_second).median,
         bare_per_second,
         accepted_per_second,
         first_sight_per_second,
         while_draining_per_second,
+        authenticated_per_second,
+        token_first_sight_per_second,
         requests: sizes.burst,
         connections: sizes.connections,
         bare_cpu_micros,
         accepted_cpu_micros,
         first_sight_cpu_micros,
         while_draining_cpu_micros,
+        authenticated_cpu_micros,
+        token_first_sight_cpu_micros,
     })
+}
+
+/// Sends a burst for a coupon of its own, and drains it after.
+async fn drained_burst(bed: &Bed, burst: Burst) -> anyhow::Result<Burnt> {
+    let coupon = bed.coupon(burst.users).await?;
+    let burnt = burst.send(coupon.as_str()).await?;
+    bed.drain(&coupon, burst.users).await?;
+    Ok(burnt)
 }
 
 /// A burst to the bare handler.
 pub(super) fn to_bare(lab: &Lab<'_>, handler: &Program) -> Burst {
     let Sizes { burst: users, connections, .. } = lab.sizes;
-    Burst { url: handler.url(), users, connections, watched: vec![(SERVER, handler.pid())] }
+    Burst {
+        url: handler.url(),
+        users,
+        connections,
+        headers: Arc::default(),
+        watched: vec![(SERVER, handler.pid())],
+    }
 }
 
 /// A burst to the service.
@@ -128,7 +171,7 @@ pub(super) fn to_service(
     let mut watched = vec![(SERVER, api.pid()), (MONGOD, bed.mongodb_pid()?)];
     watched.extend(bed.redis.pid().map(|pid| (REDIS, pid)));
     watched.extend(worker.map(|worker| (WORKER, worker.pid())));
-    Ok(Burst { url: api.url(), users, connections, watched })
+    Ok(Burst { url: api.url(), users, connections, headers: Arc::default(), watched })
 }
 
 impl Accept {
@@ -139,14 +182,25 @@ impl Accept {
                 .with_target(Target::AtLeast(0.60)),
             row("acceptedFirstSightRatio", self.accepted_first_sight_ratio, "users seen for the first time"),
             row("acceptedWhileDrainingRatio", self.accepted_while_draining_ratio, "while a worker drains"),
+            row("authenticatedRatio", self.authenticated_ratio, "with users' tokens over without")
+                .with_target(Target::AtLeast(0.95)),
             row("barePerSecond", self.bare_per_second.median, "").over(&self.bare_per_second),
             row("acceptedPerSecond", self.accepted_per_second.median, "").over(&self.accepted_per_second),
             row("firstSightPerSecond", self.first_sight_per_second.median, "")
                 .over(&self.first_sight_per_second),
             row("whileDrainingPerSecond", self.while_draining_per_second.median, "")
                 .over(&self.while_draining_per_second),
+            row("authenticatedPerSecond", self.authenticated_per_second.median, "tokens seen before")
+                .over(&self.authenticated_per_second),
+            row("tokenFirstSightPerSecond", self.token_first_sight_per_second.median, "tokens seen first")
+                .over(&self.token_first_sight_per_second),
             row("bareCpuMicros.server", self.bare_cpu_micros.server, "processor time per request"),
             row("acceptedCpuMicros.server", cpu.server, "the same of the API process"),
+            row(
+                "authenticatedCpuMicros.server",
+                self.authenticated_cpu_micros.server,
+                "the same with tokens",
+            ),
             row("acceptedCpuMicros.redis", cpu.redis, "the same of redis-server"),
             row("acceptedCpuMicros.generator", cpu.generator, "the same of the generator"),
         ]

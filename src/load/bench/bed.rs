@@ -1,7 +1,7 @@
 //! A test bed: a redis-server and a mongod of its own, empty and certified, and the system's programs
 //! on them. No bed inherits the caches, files and checkpoints of the one before.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -13,7 +13,7 @@ use super::program::{Program, sibling};
 use crate::boot::{self, Backends};
 use crate::config::{MongoConfig, RedisConfig};
 use crate::coupon::{Coupon, CouponId, Stock, Validity, stock};
-use crate::dev::servers::{MongoOptions, MongoServer, Persistence, RedisOptions, RedisServer};
+use crate::dev::servers::{MongoServer, Persistence, RedisOptions, RedisServer};
 use crate::load::api::Api;
 use crate::load::target::Target;
 use crate::recovery::Durability;
@@ -55,7 +55,7 @@ impl Bed {
     pub async fn make(lab: &Lab<'_>, persistence: Persistence) -> anyhow::Result<Self> {
         let folder = lab.next_folder();
         let redis = RedisOptions { persistence, ..RedisOptions::new(folder.join("redis")) };
-        let mongodb = MongoOptions::new(folder.join("mongodb"));
+        let mongodb = lab.mongod(folder.join("mongodb"));
         let (redis, mongodb) = tokio::try_join!(RedisServer::start(redis), MongoServer::start(mongodb))?;
         let redis_durability = match persistence {
             Persistence::FsyncAlways => Durability::Always,
@@ -118,6 +118,11 @@ impl Bed {
         Ok(())
     }
 
+    /// Its folder, with the data of the servers.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Of mongod.
     pub fn mongodb_pid(&self) -> anyhow::Result<u32> {
         self.mongodb.pid().context("mongod has ended")
@@ -146,8 +151,14 @@ impl Bed {
 
     /// Starts an API process, with the settings of production, and waits until it is ready.
     pub async fn api(&self) -> anyhow::Result<Program> {
+        self.api_with(&["--open"]).await
+    }
+
+    /// The same with more flags, which say whom it lets in.
+    pub async fn api_with(&self, flags: &[&str]) -> anyhow::Result<Program> {
         let mut arguments = self.backing();
-        arguments.extend(["--listen", "127.0.0.1:0", "--open"]);
+        arguments.extend(["--listen", "127.0.0.1:0"]);
+        arguments.extend(flags);
         let program = Program::start(&sibling("coupon-api")?, &arguments).await?;
         ready(&program).await?;
         Ok(program)

@@ -23,6 +23,8 @@ pub(super) struct Burst {
     /// Users 0 to this one, each once.
     pub users: u32,
     pub connections: usize,
+    /// Lines of headers for each user; none if there is none.
+    pub headers: Arc<[String]>,
     /// Processes whose processor time is told, by name.
     pub watched: Vec<(&'static str, u32)>,
 }
@@ -54,6 +56,7 @@ pub struct Cpu {
 struct Senders {
     target: Arc<Target>,
     coupon: String,
+    headers: Arc<[String]>,
     began: Instant,
     /// Nanoseconds after `began`.
     first_sent: AtomicU64,
@@ -71,9 +74,10 @@ impl Senders {
 
 impl Crowd for Senders {
     fn write(&self, number: usize, request: &mut Vec<u8>) {
+        let headers = self.headers.get(number).map_or("", String::as_str);
         let user = user(u32::try_from(number).unwrap_or(u32::MAX));
         let body = format!(r#"{{"userId":"{user}","couponId":"{}"}}"#, self.coupon);
-        self.target.write("POST", "/user-coupons", "", body.as_bytes(), request);
+        self.target.write("POST", "/user-coupons", headers, body.as_bytes(), request);
     }
 
     fn answered(&self, _: usize, _: Instant, sent: Instant, answer: Result<Answer<'_>, Fault>) {
@@ -98,6 +102,7 @@ impl Burst {
         let senders = Arc::new(Senders {
             target: Arc::clone(&target),
             coupon: coupon.to_owned(),
+            headers: Arc::clone(&self.headers),
             began: Instant::now(),
             first_sent: AtomicU64::new(u64::MAX),
             last_answered: AtomicU64::new(0),

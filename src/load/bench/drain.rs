@@ -18,7 +18,7 @@ use super::bed::Bed;
 use super::lab::Lab;
 use super::report::{Row, Target, row};
 use super::spread::Spread;
-use crate::dev::servers::{MongoOptions, MongoServer, Persistence};
+use crate::dev::servers::{MongoServer, Persistence};
 use crate::issuance::ledger::{COLLECTION, indexes};
 use crate::mongo;
 
@@ -109,7 +109,7 @@ async fn documents(bed: &Bed) -> anyhow::Result<Vec<RawDocumentBuf>> {
 /// Inserts documents into a MongoDB that has the indexes and nothing else.
 async fn insert(lab: &Lab<'_>, documents: &[RawDocumentBuf], batch: usize) -> anyhow::Result<f64> {
     let folder = lab.next_folder();
-    let mut mongodb = MongoServer::start(MongoOptions::new(&folder)).await?;
+    let mut mongodb = MongoServer::start(lab.mongod(folder.clone())).await?;
     let database = mongo::connect(&mongodb.url(), "bench").await?;
     let missing = indexes::ensure(&database).await?;
     anyhow::ensure!(missing.is_empty(), "{}", missing.join("; "));

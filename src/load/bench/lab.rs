@@ -10,8 +10,9 @@ use tempfile::TempDir;
 
 use super::spread::Spread;
 use crate::boot::SetUpError;
-use crate::dev::servers::find_all;
+use crate::dev::servers::{MongoOptions, find_all};
 
+const MONGODB_CACHE_GB: f64 = 1.0;
 const FSYNCS: usize = 100;
 const FSYNC_BYTES: usize = 4_096;
 
@@ -107,6 +108,12 @@ impl<'a> Lab<'a> {
 
     pub(super) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// A mongod for a folder, with a cache that holds all that is written to it: the disk's turns at
+    /// evicting are not what is measured.
+    pub(super) fn mongod(&self, folder: PathBuf) -> MongoOptions {
+        MongoOptions { cache_gb: MONGODB_CACHE_GB, ..MongoOptions::new(folder) }
     }
 
     /// A folder in it that nothing else has; it is not made.

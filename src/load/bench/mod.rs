@@ -24,6 +24,7 @@ pub mod redis;
 pub mod report;
 pub mod size;
 pub mod spread;
+mod tokens;
 mod usage;
 pub mod waiting;
 

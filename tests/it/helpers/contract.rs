@@ -50,10 +50,13 @@ fn operation(method: &str, path: &str) -> Option<&'static Operation> {
 }
 
 /// Asserts that an answer is one of those that the operation documents. What no operation is for is not
-/// looked at.
+/// looked at, nor what a listener says that does not serve the operation.
 #[track_caller]
 pub fn assert_documented(method: &str, path: &str, status: u16, body: &Value) {
     let Some(operation) = operation(method, path) else { return };
+    if status == 404 && body["code"] == "not-found" || status == 405 {
+        return;
+    }
     let Some(described) = operation.responses.get(status.to_string()) else {
         panic!("{method} {path} answers {status}, which is not documented: {body}");
     };

@@ -31,7 +31,11 @@ enum Broken {
 }
 
 fn eraser(system: &System) -> Eraser {
-    Eraser::new(Arc::clone(&system.backends.partition), system.backends.ledger.clone())
+    Eraser::new(
+        Arc::clone(&system.backends.partition),
+        system.backends.ledger.clone(),
+        system.backends.database.clone(),
+    )
 }
 
 async fn records_must(system: &System, validator: Document) {
@@ -239,7 +243,7 @@ async fn a_deletion_does_nothing_where_redis_is_damaged_or_not_certified() {
     system.stop().await;
     let deletion = break_off(&system, Broken::Marked).await;
     let (keys, held) = (system.keys(), traces(&system, USER).await);
-    assert_eq!(held.len(), 3, "user, record and holder: {held:?}");
+    assert_eq!(held.len(), 4, "user, record, holder, and that an operator registered them: {held:?}");
 
     let _: String = system.command(&["SET", &keys.holders(&damaged), "something else"]).await;
     let refused = eraser(&system).erase(&deletion, at(10)).await;

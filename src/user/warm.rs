@@ -1,0 +1,69 @@
+//! The background task, in every API process that asks who is registered, that remembers users before
+//! they come: when a campaign opens, everybody comes for the first time. Idempotent and without input;
+//! periodic.
+//!
+//! Reads: users, the newest first; at the start as many as are remembered, then those who are new.
+//! Writes: what this process remembers. Wakes nobody. A hint: who is missed is asked for when they come.
+
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio_util::sync::CancellationToken;
+
+use super::{RegisteredUsers, UserId, UserStore};
+use crate::Failure;
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(1);
+/// Users in one read.
+const PAGE: usize = 10_000;
+/// Those who were registered so long before the newest that was seen are looked for again: the processes
+/// that register have clocks of their own.
+const OVERLAP: SignedDuration = SignedDuration::from_secs(10);
+
+impl RegisteredUsers {
+    /// Remembers users until `shutdown`, `room` of them at the start.
+    pub async fn keep_warm(self, store: UserStore, room: usize, shutdown: CancellationToken) {
+        let mut newest = None;
+        loop {
+            let looked = tokio::select! {
+                () = shutdown.cancelled() => return,
+                looked = self.look(&store, room, newest) => looked,
+            };
+            match looked {
+                Ok(seen) => newest = seen.or(newest),
+                Err(failure) => {
+                    tracing::debug!(error = failure.chain(), "users cannot be read ahead now");
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(EVERY) => {}
+            }
+        }
+    }
+
+    /// Remembers those who were registered since `known`. Returns when the newest was.
+    async fn look(
+        &self,
+        store: &UserStore,
+        room: usize,
+        known: Option<Timestamp>,
+    ) -> Result<Option<Timestamp>, Failure> {
+        let since = known.map(|known| known.saturating_sub(OVERLAP).unwrap_or(known));
+        let (mut newest, mut after, mut read) = (None, None::<(Timestamp, UserId)>, 0);
+        while read < room {
+            let asked = Instant::now();
+            let page = store.newest(after.take(), PAGE.min(room - read)).await?;
+            read += page.len();
+            newest = newest.or(page.first().map(|(created_at, _)| *created_at));
+            let is_last = page.len() < PAGE || page.last().is_some_and(|(at, _)| Some(*at) < since);
+            after = page.last().cloned();
+            self.remember(asked, page.into_iter().map(|(_, id)| id));
+            if is_last {
+                break;
+            }
+        }
+        Ok(newest)
+    }
+}
