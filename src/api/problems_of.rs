@@ -12,7 +12,7 @@ use crate::http::Code;
 
 /// What any request can meet, before there is a handler or instead of its answer.
 /// A query that the operation does not know is invalid.
-const ANYWHERE: [Code; 3] = [Code::UriTooLong, Code::Invalid, Code::Internal];
+const ANYWHERE: [Code; 4] = [Code::UriTooLong, Code::HeadTooLarge, Code::Invalid, Code::Internal];
 /// These ask nothing of Redis or MongoDB.
 const ALONE: [&str; 3] = ["/healthz", "/problems", "/problems/{code}"];
 /// This tells what is the matter itself.
