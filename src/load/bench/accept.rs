@@ -92,24 +92,30 @@ pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Accept> {
         unseen.add(drained_burst(&bed, to_service(lab, &bed, &forgetful, None)?).await?);
         forgetful.stop().await?;
 
-        let api = bed.api().await?;
-        // Until it knows them all.
-        drained_burst(&bed, to_service(lab, &bed, &api, None)?).await?;
-        seen.add(drained_burst(&bed, to_service(lab, &bed, &api, None)?).await?);
-        let coupon = bed.coupon(sizes.burst).await?;
-        let worker = bed.worker().await?;
-        draining.add(to_service(lab, &bed, &api, Some(&worker))?.send(coupon.as_str()).await?);
-        bed.drained(&coupon, sizes.burst).await?;
-        worker.stop().await?;
-        api.stop().await?;
-
         let flags = tokens::flags(bed.folder())?;
+        let open = bed.api().await?;
         let guarded = bed.api_with(&flags.iter().map(String::as_str).collect::<Vec<_>>()).await?;
-        for kind in [&mut fresh, &mut known] {
-            let burst = Burst { headers: Arc::clone(&tokens), ..to_service(lab, &bed, &guarded, None)? };
-            kind.add(drained_burst(&bed, burst).await?);
+        let with_tokens = |guarded: &Program| {
+            anyhow::Ok(Burst { headers: Arc::clone(&tokens), ..to_service(lab, &bed, guarded, None)? })
+        };
+        // Until they know them all.
+        drained_burst(&bed, to_service(lab, &bed, &open, None)?).await?;
+        fresh.add(drained_burst(&bed, with_tokens(&guarded)?).await?);
+        // Side by side, and each as often first as second: what the system does beside is not the same.
+        if round % 2 == 0 {
+            seen.add(drained_burst(&bed, to_service(lab, &bed, &open, None)?).await?);
+            known.add(drained_burst(&bed, with_tokens(&guarded)?).await?);
+        } else {
+            known.add(drained_burst(&bed, with_tokens(&guarded)?).await?);
+            seen.add(drained_burst(&bed, to_service(lab, &bed, &open, None)?).await?);
         }
         guarded.stop().await?;
+        let coupon = bed.coupon(sizes.burst).await?;
+        let worker = bed.worker().await?;
+        draining.add(to_service(lab, &bed, &open, Some(&worker))?.send(coupon.as_str()).await?);
+        bed.drained(&coupon, sizes.burst).await?;
+        worker.stop().await?;
+        open.stop().await?;
         bed.close().await?;
     }
     let (bare_per_second, bare_cpu_micros) = bare.figures();

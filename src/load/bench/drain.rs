@@ -65,10 +65,11 @@ pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Drain> {
         drained.push(drain(&bed, entries, 1).await?);
         lab.say(&format!("drain: round {round} of {rounds}, raw inserts"));
         let documents = documents(&bed).await?;
+        // Its mongod still writes to disk what it has taken in, and would do so beside the next one.
+        bed.close().await?;
         for (batch, rates) in &mut raw {
             rates.push(insert(lab, &documents, *batch).await?);
         }
-        bed.close().await?;
     }
     let drained_per_second = Spread::of(drained);
     let raw = raw.map(|(batch, rates)| (batch, Spread::of(rates)));

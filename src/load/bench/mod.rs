@@ -12,6 +12,7 @@ mod backlog;
 pub mod bare;
 mod bed;
 pub mod burst;
+mod cores;
 pub mod drain;
 pub mod generator;
 pub mod lab;

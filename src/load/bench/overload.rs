@@ -1,35 +1,42 @@
 //! Five times what the system can take: what is accepted is accepted as soon as at capacity, the rest
 //! is turned away at once, memory stays bounded, and everything accepted is decided.
 //!
-//! Capacity is the rate at which one API process accepts while one worker process drains, as fast as it
-//! goes. Requests come at random (Poisson) at that rate, then at five times that rate, each timed from
-//! the moment it was planned for; nobody tries again.
+//! The generator has half of the cores and the system the others, so that it is the system that is
+//! short of something. Capacity is the rate at which one API process accepts while one worker process
+//! drains, as fast as it goes. Requests come at random (Poisson) at that rate, then at five times that
+//! rate, each timed from the moment it was planned for; nobody tries again.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::to_service;
-use super::bed::{Bed, USER_PREFIX};
+use super::bed::{Bed, user};
+use super::cores::{confine, halves};
 use super::lab::Lab;
 use super::program::Program;
-use super::report::{Row, Target, row};
+use super::report::{Row, Target as Wanted, row};
 use super::spread::Spread;
 use super::usage;
+use crate::coupon::CouponId;
 use crate::dev::servers::Persistence;
 use crate::load::arrivals::Shape;
-use crate::load::people::{Follow, Retry};
+use crate::load::live::Latency;
+use crate::load::open_loop::{self, Bounds, Crowd};
 use crate::load::report::Percentiles;
-use crate::load::rush::{self, Settings};
+use crate::load::{Answer, Fault, Target};
 
 /// How many times capacity comes.
 const TIMES: f64 = 5.0;
 /// Connections, for each of a burst's: one that is turned away at once is free at once.
 const CONNECTIONS_SHARE: usize = 8;
-const ANSWER_MAX_MS: u64 = 30_000;
-const DRAIN_MAX_MS: u64 = 120_000;
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// The same arrivals in every run.
 const SEED: u64 = 1;
 const MEMORY_LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -52,19 +59,20 @@ pub struct Overload {
 pub struct Load {
     pub offered_per_second: f64,
     pub accepted_per_second: f64,
-    pub accepted: u64,
+    pub accepted: u32,
     /// Turned away with 503.
-    pub refused: u64,
+    pub refused: u32,
     pub accept_p50_ms: f64,
     pub accept_p99_ms: f64,
     /// To the 503; 0 where there was none.
     pub refuse_p50_ms: f64,
     pub refuse_p99_ms: f64,
-    /// To the moment of sending: what the generator itself adds to these.
+    /// To the moment of sending: what the generator itself adds to these, and how long requests wait
+    /// for a connection.
     pub send_p99_ms: f64,
     /// The most resident memory of the API process meanwhile.
     pub api_bytes_max: u64,
-    /// From the last request to the moment when everything accepted was issued.
+    /// From the last answer to the moment when everything accepted was issued.
     pub drain_seconds: f64,
 }
 
@@ -73,84 +81,133 @@ pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Overload> {
     lab.say("overload: the capacity");
     let bed = Bed::make(lab, Persistence::FsyncAlways).await?;
     bed.register(sizes.burst).await?;
-    let api = bed.api().await?;
-    let worker = bed.worker().await?;
+    let (api, worker) = (bed.api().await?, bed.worker().await?);
+    let halves = halves()?;
+    if let Some([system, generator]) = &halves {
+        let redis = bed.redis.pid().context("redis-server has ended")?;
+        for pid in [api.pid(), worker.pid(), redis, bed.mongodb_pid()?] {
+            confine(pid, system)?;
+        }
+        confine(std::process::id(), generator)?;
+    }
+    let measured = confined(lab, &bed, &api).await;
+    if let Some([system, generator]) = &halves {
+        confine(std::process::id(), &(system.start..generator.end))?;
+    }
+    let measured = measured?;
+    worker.stop().await?;
+    api.stop().await?;
+    bed.close().await?;
+    Ok(measured)
+}
+
+async fn confined(lab: &Lab<'_>, bed: &Bed, api: &Program) -> anyhow::Result<Overload> {
+    let sizes = &lab.sizes;
     let mut rates = Vec::new();
     // The first sees the users for the first time, and does not count.
     for _ in 0..=sizes.rounds {
         let coupon = bed.coupon(sizes.burst).await?;
-        let burnt = to_service(lab, &bed, &api, None)?.send(coupon.as_str()).await?;
+        let burnt = to_service(lab, bed, api, None)?.send(coupon.as_str()).await?;
         bed.drained(&coupon, sizes.burst).await?;
         rates.push(burnt.accepted_per_second);
     }
     let capacity_per_second = Spread::of(rates.split_off(1)).median;
     lab.say(&format!("overload: {capacity_per_second:.0} per second"));
-    let at_capacity = load(lab, &bed, &api, capacity_per_second).await?;
+    let at_capacity = load(lab, bed, api, capacity_per_second).await?;
     lab.say(&format!("overload: {:.0} per second", capacity_per_second * TIMES));
-    let overloaded = load(lab, &bed, &api, capacity_per_second * TIMES).await?;
-    worker.stop().await?;
-    api.stop().await?;
-    bed.close().await?;
+    let overloaded = load(lab, bed, api, capacity_per_second * TIMES).await?;
     let latency_ratio = overloaded.accept_p99_ms / at_capacity.accept_p99_ms;
     Ok(Overload { latency_ratio, capacity_per_second, at_capacity, overloaded })
 }
 
-/// Sends requests at a rate, by users who are known to the API, and waits until all that were accepted
-/// are issued.
+/// Users who each ask once.
+struct Askers {
+    target: Arc<Target>,
+    coupon: CouponId,
+    accepted: AtomicU32,
+    refused: AtomicU32,
+    accept: Latency,
+    refuse: Latency,
+    send: Latency,
+}
+
+const ACCEPTED: u16 = 202;
+const REFUSED: u16 = 503;
+
+impl Crowd for Askers {
+    fn write(&self, number: usize, request: &mut Vec<u8>) {
+        let user = user(u32::try_from(number).unwrap_or(u32::MAX));
+        let body = format!(r#"{{"userId":"{user}","couponId":"{}"}}"#, self.coupon);
+        self.target.write("POST", "/user-coupons", "", body.as_bytes(), request);
+    }
+
+    fn answered(&self, _: usize, planned: Instant, sent: Instant, answer: Result<Answer<'_>, Fault>) {
+        self.send.record(sent - planned);
+        let (count, latency) = match answer {
+            Ok(answer) if answer.status == ACCEPTED => (&self.accepted, &self.accept),
+            Ok(answer) if answer.status == REFUSED => (&self.refused, &self.refuse),
+            _ => return,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        latency.record(planned.elapsed());
+    }
+
+    fn dropped(&self, _: usize) {}
+}
+
+/// Sends requests at a rate, and waits until all that were accepted are issued.
 async fn load(lab: &Lab<'_>, bed: &Bed, api: &Program, rate: f64) -> anyhow::Result<Load> {
-    let sizes = &lab.sizes;
-    let seconds = f64::from(sizes.overload_seconds);
-    let requests = (rate * seconds).ceil() as usize;
-    let total = u32::try_from(requests)?;
-    bed.register(total).await?;
-    let coupon = bed.coupon(total).await?;
-    let settings = Settings {
-        url: api.url(),
-        token: None,
-        arrivals: Shape::Poisson,
-        requests,
-        users: requests,
-        duration_ms: u64::from(sizes.overload_seconds) * 1_000,
-        user_prefix: Some(USER_PREFIX.into()),
-        coupon: Some(coupon.to_string()),
-        total: requests as u64,
-        double_clicks: 0.0,
-        early_birds: 0.0,
-        retry: Retry::None,
-        follow: Follow::None,
-        seed: SEED,
-        connections: sizes.connections * CONNECTIONS_SHARE,
+    let time = Duration::from_secs(lab.sizes.overload_seconds.into());
+    let requests = (rate * time.as_secs_f64()).ceil() as u32;
+    bed.register(requests).await?;
+    let coupon = bed.coupon(requests).await?;
+    let schedule = Shape::Poisson.schedule(requests as usize, time, &mut StdRng::seed_from_u64(SEED));
+    let target = Arc::new(Target::new(&api.url()).map_err(anyhow::Error::msg)?);
+    let askers = Arc::new(Askers {
+        target: Arc::clone(&target),
+        coupon: coupon.clone(),
+        accepted: AtomicU32::new(0),
+        refused: AtomicU32::new(0),
+        accept: Latency::default(),
+        refuse: Latency::default(),
+        send: Latency::default(),
+    });
+    let bounds = Bounds {
+        connections: lab.sizes.connections * CONNECTIONS_SHARE,
         in_flight_max: usize::MAX,
-        answer_max_ms: ANSWER_MAX_MS,
-        drain_max_ms: DRAIN_MAX_MS,
+        answer_max: ANSWER_MAX,
     };
     let over = CancellationToken::new();
     let memory = tokio::spawn(most_memory(api.pid(), over.clone()));
-    let measured = rush::run(&settings, &CancellationToken::new(), &|_, _| {}).await?;
+    let began = Instant::now();
+    open_loop::run(&target, schedule.into(), began, bounds, Arc::clone(&askers), CancellationToken::new())
+        .await;
+    let (sending, answered) = (began.elapsed(), Instant::now());
     over.cancel();
-    let live = &measured.people.live;
-    let (accepted, refused) = (live.accepted.get(), live.refused.get());
-    let answers = live.answers();
-    ensure!(accepted + refused == requests as u64, "not every request was answered 202 or 503: {answers:?}");
-    let drained = Instant::now();
-    bed.drained(&coupon, u32::try_from(accepted)?).await?;
-    let stock = bed.stock(&coupon).await?;
-    ensure!(u64::from(stock.issued) == accepted, "{accepted} were accepted, and {} issued", stock.issued);
-    let accept = Percentiles::of(&live.accept).context("nothing was accepted")?;
-    let refuse = Percentiles::of(&live.refuse);
-    let drain = measured.drain.unwrap_or_else(|| drained.elapsed());
+    let [accepted, refused] = [&askers.accepted, &askers.refused].map(|count| count.load(Ordering::Relaxed));
+    ensure!(
+        accepted + refused == requests,
+        "{} were answered neither 202 nor 503",
+        requests - accepted - refused
+    );
+    bed.drained(&coupon, accepted).await?;
+    let drain_seconds = answered.elapsed().as_secs_f64();
+    let issued = bed.stock(&coupon).await?.issued;
+    ensure!(issued == accepted, "{accepted} were accepted, and {issued} issued");
+    let accept = Percentiles::of(&askers.accept).context("nothing was accepted")?;
+    let refuse = Percentiles::of(&askers.refuse);
     Ok(Load {
         offered_per_second: rate,
-        accepted_per_second: accepted as f64 / measured.sending.as_secs_f64(),
+        accepted_per_second: f64::from(accepted) / sending.as_secs_f64(),
         accepted,
         refused,
         accept_p50_ms: accept.p50_ms,
         accept_p99_ms: accept.p99_ms,
         refuse_p50_ms: refuse.as_ref().map_or(0.0, |refuse| refuse.p50_ms),
         refuse_p99_ms: refuse.as_ref().map_or(0.0, |refuse| refuse.p99_ms),
-        send_p99_ms: Percentiles::of(&live.send).context("nothing was sent")?.p99_ms,
+        send_p99_ms: Percentiles::of(&askers.send).context("nothing was sent")?.p99_ms,
         api_bytes_max: memory.await??,
-        drain_seconds: drain.as_secs_f64(),
+        drain_seconds,
     })
 }
 
@@ -171,20 +228,20 @@ impl Overload {
                 self.latency_ratio,
                 "accept p99 at five times capacity over that at capacity",
             )
-            .with_target(Target::AtMost(2.0)),
+            .with_target(Wanted::AtMost(2.0)),
             row("capacityPerSecond", self.capacity_per_second, "accepted while one worker drains"),
         ];
         for (name, load) in [("atCapacity", &self.at_capacity), ("overloaded", &self.overloaded)] {
             let row = |field: &str, value: f64, says: &str| row(&format!("{name}.{field}"), value, says);
             rows.extend([
                 row("acceptedPerSecond", load.accepted_per_second, "all of them issued after"),
-                row("refused", load.refused as f64, &format!("503; {} accepted", load.accepted)),
+                row("refused", load.refused.into(), &format!("503; {} accepted", load.accepted)),
                 row("acceptP50Ms", load.accept_p50_ms, "to the 202"),
                 row("acceptP99Ms", load.accept_p99_ms, ""),
                 row("refuseP99Ms", load.refuse_p99_ms, "to the 503"),
                 row("sendP99Ms", load.send_p99_ms, "of these, before it was even sent"),
                 row("apiBytesMax", load.api_bytes_max as f64, "resident"),
-                row("drainSeconds", load.drain_seconds, "after the last request"),
+                row("drainSeconds", load.drain_seconds, "after the last answer"),
             ]);
         }
         rows
