@@ -55,7 +55,7 @@ pub struct Ended {
     pub location: Option<String>,
     /// The user who was made.
     pub about: Option<UserId>,
-    /// There is no such user as the target names.
+    /// It was refused before it was known whether there is such a user as the target names.
     pub is_about_nobody: bool,
 }
 
@@ -162,7 +162,13 @@ impl ActionLog {
                             "ordered": false,
                             "writeConcern": {"w": "majority", "j": true},
                         };
-                        database.run_command(command).await
+                        let reply = database.run_command(command).await?;
+                        // The driver takes a command that was carried out in part for a success.
+                        let refused = ["writeErrors", "writeConcernError"].map(|name| reply.get(name));
+                        match refused.into_iter().flatten().next() {
+                            None => Ok(()),
+                            Some(why) => Err(mongodb::error::Error::custom(why.to_string())),
+                        }
                     });
                     match written.await {
                         Ok(_) => (0..count).map(|_| Ok(())).collect(),
@@ -227,7 +233,8 @@ fn update(id: ActionId, ended: Ended) -> Document {
         change.insert("about", user.as_str());
     }
     let mut change = doc! {"$set": change};
-    // Who is no user, perhaps no more, is not remembered for having been asked for.
+    // Who is no user, perhaps no more, is not remembered for having been asked for: nothing would ever
+    // rename them.
     if ended.is_about_nobody {
         change.insert("$unset", doc! {"about": ""});
     }

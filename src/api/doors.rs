@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -63,23 +63,54 @@ impl AddressLimit {
         let limiter = Limiter::start(Kind::Address, config.address_limit()?, Arc::clone(partition));
         Some(AddressLimit { limiter, proxies: Arc::new(config.proxies()) })
     }
+
+    /// Counts a request, if it is not one that must always get its answer.
+    async fn count(&self, place: Option<Place>) -> Result<(), Problem> {
+        match place {
+            Some(place) => admit(&self.limiter, &place.to_string()).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Where a request comes from; `None` if it is not counted, whoever sends it.
+    fn place(&self, request: &Request) -> Option<Place> {
+        let Peer(peer) = request.extensions().get().copied()?;
+        let counts = !EXEMPT.contains(&request.uri().path());
+        counts.then(|| Place::of(self.proxies.client(peer, request.headers())))
+    }
 }
 
-/// Counts a request of an address. Behind the layer that finds out who the caller is.
+/// Counts a request of an address. Behind the layer that finds out who the caller is: who has a key is
+/// not counted.
 pub(super) async fn count_address(
     State(limit): State<AddressLimit>,
     request: Request,
     next: Next,
 ) -> Response {
     let has_key = matches!(request.extensions().get(), Some(Caller::Key { .. }));
-    let peer = request.extensions().get::<Peer>().copied();
-    if let Some(Peer(peer)) = peer.filter(|_| !has_key && !EXEMPT.contains(&request.uri().path())) {
-        let place = Place::of(limit.proxies.client(peer, request.headers()));
-        if let Err(problem) = admit(&limit.limiter, &place.to_string()).await {
-            return problem.into_response();
-        }
+    let place = if has_key { None } else { limit.place(&request) };
+    match limit.count(place).await {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
     }
-    next.run(request).await
+}
+
+/// Counts a request that is turned away because it is not known who sends it. Before that layer, which
+/// lets no such request through to [`count_address`].
+pub(super) async fn count_stranger(
+    State(limit): State<AddressLimit>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let place = limit.place(&request);
+    let response = next.run(request).await;
+    if response.status() != StatusCode::UNAUTHORIZED {
+        return response;
+    }
+    match limit.count(place).await {
+        Ok(()) => response,
+        Err(problem) => problem.into_response(),
+    }
 }
 
 async fn admit(limiter: &Limiter, who: &str) -> Result<(), Problem> {

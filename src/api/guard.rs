@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Either};
@@ -17,6 +18,7 @@ use tower::{Layer, Service};
 
 use crate::access::key::Shown;
 use crate::access::{Access, Admission, Audience, Caller, Identified, Refusal};
+use crate::http::cors::Origins;
 use crate::http::problem::jittered_ms;
 use crate::http::{Code, Problem};
 use crate::user::UserId;
@@ -26,6 +28,27 @@ use crate::user::UserId;
 pub struct Guard {
     pub access: Arc<Access>,
     pub audience: Audience,
+    /// What is known of the pages that browsers send requests from.
+    pub pages: Arc<Pages>,
+}
+
+/// Whose pages may act through a browser, where nobody is asked who they are.
+pub struct Pages {
+    /// Those of the service itself, where it is reached under another name than it hears.
+    pub own: Option<Authority>,
+    pub origins: Option<Origins>,
+}
+
+impl Pages {
+    /// Whether a page of somebody else sent this. Browsers send what needs no reading from any page to
+    /// any place, also to one that only this machine reaches; but they say from where.
+    fn are_not_behind(&self, headers: &HeaderMap) -> bool {
+        let Some(origin) = headers.get(header::ORIGIN) else { return false };
+        let page = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, page)| page);
+        let heard = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let is_own = page.is_some() && (page == heard || page == self.own.as_ref().map(Authority::as_str));
+        !is_own && !self.origins.as_ref().is_some_and(|origins| origins.allow(origin))
+    }
 }
 
 /// What may be done with a request.
@@ -37,7 +60,13 @@ enum Let {
 }
 
 impl Guard {
-    fn judge(&self, headers: &HeaderMap) -> Let {
+    fn judge(&self, method: &Method, headers: &HeaderMap) -> Let {
+        if self.access.is_open() && !method.is_safe() && self.pages.are_not_behind(headers) {
+            return Let::Away(Problem::new(Code::Forbidden).with_detail(
+                "A page of another site sent this, and nobody is asked for credentials here. --cors-origins names \
+                 the sites that may.",
+            ));
+        }
         if self.audience == Audience::Anyone {
             return Let::In(if self.access.is_open() { Caller::Open } else { Caller::Anonymous });
         }
@@ -120,7 +149,7 @@ where
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        match self.guard.judge(request.headers()) {
+        match self.guard.judge(request.method(), request.headers()) {
             Let::In(caller) => {
                 request.extensions_mut().insert(caller);
                 Either::Left(self.inner.call(request))

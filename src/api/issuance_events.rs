@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Extension, Path, State};
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
@@ -33,8 +33,10 @@ pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const QUEUED_EVERY_MIN: Duration = LOOK_EVERY.saturating_sub(Duration::from_millis(100));
 /// Clients whose stream ended connect again after one to two times this: not all at once.
 const RECONNECT_MS: u64 = 1_000;
-/// Asks the proxies that would collect an answer to pass this one on as it comes.
-pub(super) const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
+/// What streams say of themselves: proxies that would collect an answer are to pass this one on as it
+/// comes, and nobody is to keep it.
+pub(super) const STREAMED: [(HeaderName, &str); 2] =
+    [(HeaderName::from_static("x-accel-buffering"), "no"), (header::CACHE_CONTROL, "no-store")];
 
 /// What becomes of a request, as it happens.
 ///
@@ -84,7 +86,7 @@ pub async fn events(
         Some((Ok::<_, Infallible>(event), telling))
     });
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
-    Ok(([UNBUFFERED], Sse::new(events).keep_alive(keep_alive)).into_response())
+    Ok((STREAMED, Sse::new(events).keep_alive(keep_alive)).into_response())
 }
 
 /// A stream under way.

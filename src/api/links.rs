@@ -1,6 +1,7 @@
 //! Links in answers: absolute paths, under the path of the public URL.
 
 use anyhow::Context;
+use axum::http::uri::Authority;
 
 use crate::coupon::CouponId;
 use crate::issuance::IssuanceId;
@@ -9,23 +10,30 @@ use crate::user::UserId;
 /// Makes links.
 pub struct Links {
     prefix: String,
+    authority: Option<Authority>,
 }
 
 impl Links {
     /// Links under the path of `public_url`.
     pub fn new(public_url: Option<&str>) -> anyhow::Result<Self> {
-        let Some(url) = public_url else { return Ok(Links { prefix: String::new() }) };
+        let Some(url) = public_url else { return Ok(Links { prefix: String::new(), authority: None }) };
         let url: axum::http::Uri = url.parse().with_context(|| format!("--public-url {url:?} is no URL"))?;
         anyhow::ensure!(
             url.host().is_some() && url.query().is_none(),
             "--public-url must be like https://shop.example/coupons"
         );
-        Ok(Links { prefix: url.path().trim_end_matches('/').to_owned() })
+        let prefix = url.path().trim_end_matches('/').to_owned();
+        Ok(Links { prefix, authority: url.authority().cloned() })
     }
 
     /// The path of the public URL, without a slash at its end.
     pub fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// Host and port of the public URL.
+    pub fn authority(&self) -> Option<&Authority> {
+        self.authority.as_ref()
     }
 
     pub fn coupon(&self, id: &CouponId) -> String {

@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 
 use super::App;
 use super::coupons::with_stock;
-use super::issuance_events::{KEEP_ALIVE, STREAM_MAX, UNBUFFERED};
+use super::issuance_events::{KEEP_ALIVE, STREAM_MAX, STREAMED};
 use super::query::Query;
 use super::wire::coupon::Coupon;
 use super::wire::event::ServerEvent;
@@ -63,7 +63,7 @@ pub async fn events(State(app): State<Arc<App>>, query: Query) -> Result<Respons
         Some((Ok::<_, Infallible>(event), telling))
     });
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
-    Ok(([UNBUFFERED], Sse::new(events).keep_alive(keep_alive)).into_response())
+    Ok((STREAMED, Sse::new(events).keep_alive(keep_alive)).into_response())
 }
 
 /// A listener who found no place should stay away for about this long.

@@ -276,13 +276,16 @@ pub async fn serve(
             tokio::join!(learner.run(drained.clone()), eraser.run(due, drained.clone()), retaining);
         }
     });
-    let side = if operators.is_some() { Side::Public } else { Side::Whole };
-    let serve = |listener, side| {
-        server::serve(listener, router(Arc::clone(&app), side), app.bounds, shutdown.clone())
+    let serve = |listener, side, bounds| {
+        server::serve(listener, router(Arc::clone(&app), side), bounds, shutdown.clone())
     };
-    let serving_operators = operators.map(|operators| serve(operators, Side::Whole));
-    let serving_operators = futures::future::OptionFuture::from(serving_operators);
-    tokio::join!(serve(public, side), serving_operators);
+    match operators {
+        None => serve(public, Side::Whole, app.bounds).await,
+        Some(operators) => {
+            let (of_public, of_operators) = app.bounds.split();
+            tokio::join!(serve(public, Side::Public, of_public), serve(operators, Side::Whole, of_operators));
+        }
+    }
     drained.cancel();
     let auditing = futures::future::OptionFuture::from(auditing);
     let warming = futures::future::OptionFuture::from(warming);

@@ -15,7 +15,7 @@ use crate::access::action::{ActionId, Begun, Ended, NAMED};
 use crate::access::{ActionLog, Caller};
 use crate::http::request::{RequestId, panicked, read_body};
 use crate::http::{Code, Problem};
-use crate::user::UserId;
+use crate::issuance::IssuanceId;
 
 /// Where users are; what follows in a path is one's name.
 const USERS: &str = "/users";
@@ -45,11 +45,13 @@ pub async fn record(
         Err(problem) => return problem.into_response(),
     };
     let id = ActionId::generate();
-    let about = user_in(&route, &parameters);
-    let target = match about {
+    let user = user_in(&route, &parameters);
+    let target = match user {
         Some(_) => without_user(&route, &parameters),
         None => request.uri().path_and_query().map(|target| target.as_str()).unwrap_or_default().to_owned(),
     };
+    // What is no user's name is nobody's, and not kept: it may be a person's all the same.
+    let about = user.and_then(|user| user.parse().ok());
     let begun = Begun {
         id,
         at: crate::now_in_milliseconds(),
@@ -87,18 +89,20 @@ async fn take_input(route: &MatchedPath, request: Request) -> Result<(Request, O
     Ok((Request::from_parts(parts, Body::from(whole)), Some(input).filter(|input| !input.is_empty())))
 }
 
-/// The user whom a path names.
-fn user_in(route: &MatchedPath, parameters: &RawPathParams) -> Option<UserId> {
+/// The part of a path where a user is named.
+fn user_in<'a>(route: &MatchedPath, parameters: &'a RawPathParams) -> Option<&'a str> {
     let is_user = |name: &str| name == "userId" || (name == "id" && route.as_str().starts_with(USERS));
-    parameters.iter().find(|(name, _)| is_user(name))?.1.parse().ok()
+    parameters.iter().find(|(name, _)| is_user(name)).map(|(_, user)| user)
 }
 
-/// The path, without the user whom it names.
+/// The path, without the user whom it names. Of what else it has only the id of an issuance is kept: who
+/// confuses the two names the user in its place.
 fn without_user(route: &MatchedPath, parameters: &RawPathParams) -> String {
     let user = if route.as_str().starts_with(USERS) { "{id}" } else { "{userId}" };
     let path = route.as_str().replacen(user, NAMED, 1);
     let others = parameters.iter().filter(|(name, _)| format!("{{{name}}}") != user);
-    others.fold(path, |path, (name, value)| path.replacen(&format!("{{{name}}}"), value, 1))
+    let issuances = others.filter_map(|(name, value)| Some((name, value.parse::<IssuanceId>().ok()?)));
+    issuances.fold(path, |path, (name, id)| path.replacen(&format!("{{{name}}}"), &id.to_string(), 1))
 }
 
 fn ended(route: &MatchedPath, response: &Response) -> Ended {
@@ -119,6 +123,6 @@ fn ended(route: &MatchedPath, response: &Response) -> Ended {
         code: code.map(|code| code.as_str().to_owned()),
         location,
         about,
-        is_about_nobody: matches!(code, Some(Code::UserNotFound | Code::UserCouponNotFound)),
+        is_about_nobody: status.is_client_error() && status != StatusCode::CONFLICT,
     }
 }

@@ -4,21 +4,21 @@ use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
-use axum::routing::get;
+use axum::routing::{any, get};
 use axum::{Router, middleware};
 use tower::ServiceBuilder;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::guard::Guard;
+use super::guard::{Guard, Pages};
 use super::{
     App, actions, coupons, docs, doors, exports, issuance_events, issuances, live, operations, outcomes,
     pages, problems, record, redemption, service, steering, swagger, user_coupons, users,
 };
 use crate::access::Audience;
+use crate::http::metrics;
 use crate::http::parameters::Parameters;
 use crate::http::request::CompleteLayer;
-use crate::http::{cors, metrics};
 
 const BODY_MAX_BYTES: usize = 64 * 1024;
 /// Which routes a listener serves.
@@ -45,6 +45,7 @@ pub(super) struct Group {
 /// The API as one listener serves it.
 pub fn router(app: Arc<App>, side: Side) -> Router {
     let mut all = Router::new();
+    let pages = Arc::new(Pages { own: app.links.authority().cloned(), origins: app.origins.clone() });
     for Group { audience, routes } in documented().into_iter().chain(undocumented(&app, side)) {
         if !side.has(audience) {
             continue;
@@ -59,15 +60,23 @@ pub fn router(app: Arc<App>, side: Side) -> Router {
             routes = routes.route_layer(limit);
         }
         // The last one is the outermost: first of all it is asked who it is.
-        all = all.merge(routes.route_layer(Guard { access: Arc::clone(&app.access), audience }));
+        let (access, pages) = (Arc::clone(&app.access), Arc::clone(&pages));
+        routes = routes.route_layer(Guard { access, audience, pages });
+        if let Some(limit) = &app.address_limit {
+            routes = routes.route_layer(middleware::from_fn_with_state(limit.clone(), doors::count_stranger));
+        }
+        all = all.merge(routes);
+    }
+    if let Some(limit) = &app.address_limit {
+        let limit = middleware::from_fn_with_state(limit.clone(), doors::count_address);
+        all = all.fallback_service(any(async || StatusCode::NOT_FOUND).layer(limit));
     }
     let parameters = Arc::new(Parameters::of(&docs::openapi(side)));
-    let cors = app.origins.clone().map(|origins| middleware::from_fn_with_state(origins, cors::complete));
+    let origins = app.origins.clone();
     // All in one: each call of `Router::layer` boxes every request once more.
     all.with_state(app).layer(
         ServiceBuilder::new()
-            .layer(CompleteLayer { parameters })
-            .option_layer(cors)
+            .layer(CompleteLayer { parameters, origins })
             .layer(DefaultBodyLimit::max(BODY_MAX_BYTES)),
     )
 }

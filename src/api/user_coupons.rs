@@ -43,6 +43,7 @@ pub async fn list(
     Path(user): Path<String>,
     mut query: Query,
 ) -> Result<Json<Page<UserCoupon>>, Problem> {
+    app.user_limit.count(&caller, None).await?;
     let user: UserId = user.parse().map_err(|_| Problem::new(Code::UserNotFound))?;
     let asked: Asked<IssuanceId> = Asked::read(&mut query)?;
     let wanted: Option<UserCouponStatus> = query.take("status", str::parse)?;
@@ -94,6 +95,7 @@ pub async fn get(
     Extension(caller): Extension<Caller>,
     Path((user, id)): Path<(String, String)>,
 ) -> Result<Json<UserCouponWithHistory>, Problem> {
+    app.user_limit.count(&caller, None).await?;
     let held = found(&app, &caller, &user, &id).await?;
     let validity = validity(&app, &held.decision.coupon).await?;
     Ok(Json(UserCouponWithHistory::new(&held, &validity, is_named(&caller))))

@@ -141,6 +141,7 @@ pub async fn get(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<wire::UserWithCoupons>, Problem> {
+    app.user_limit.count(&caller, None).await?;
     let id: UserId = id.parse().map_err(|_| Problem::new(Code::UserNotFound))?;
     // Before anything tells whether there is such a user.
     if !caller.may_speak_for(&id) {

@@ -18,8 +18,8 @@ pub struct DoorsConfig {
     #[arg(long, env = "COUPON_CONNECTIONS_PER_ADDRESS", value_name = "NUMBER", default_value_t = 0)]
     pub connections_per_address: usize,
 
-    /// Requests and polls per second of one user, over all API processes; 0 for no limit. Twice as many as
-    /// somebody sends who polls as soon as the answers allow
+    /// Requests per second of one user, polls among them, over all API processes; 0 for no limit. Twice as
+    /// many as somebody sends who polls as soon as the answers allow
     #[arg(long, env = "COUPON_USER_RATE", value_name = "PER_SECOND", default_value_t = 20.0, value_parser = rate)]
     pub user_rate: f64,
 

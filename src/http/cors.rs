@@ -5,9 +5,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PATCH, DELETE");
@@ -15,7 +14,8 @@ const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
     "authorization, content-type, idempotency-key, accept-language, x-request-id, last-event-id",
 );
 const ANSWER_HEADERS: HeaderValue = HeaderValue::from_static(
-    "location, retry-after, idempotent-replayed, ratelimit, ratelimit-policy, x-request-id, content-language, content-disposition",
+    "location, retry-after, idempotent-replayed, ratelimit, ratelimit-policy, x-request-id, content-language, \
+     content-disposition, next-after, www-authenticate",
 );
 /// How long a browser may remember it, in seconds: no browser does for longer.
 const REMEMBERED: HeaderValue = HeaderValue::from_static("7200");
@@ -53,25 +53,46 @@ impl Origins {
         let origins: HashSet<_> = origins.iter().map(|origin| origin.0.clone()).collect();
         (!origins.is_empty()).then(|| Origins(Arc::new(origins)))
     }
+
+    /// Whether scripts of this origin may read.
+    pub fn allow(&self, origin: &HeaderValue) -> bool {
+        self.0.contains(origin)
+    }
 }
 
-/// Answers what a browser asks beforehand, and says with every answer who may read it.
-pub async fn complete(State(origins): State<Origins>, request: Request, next: Next) -> Response {
-    let allowed = request.headers().get(header::ORIGIN).filter(|origin| origins.0.contains(*origin)).cloned();
-    let asks_beforehand = *request.method() == Method::OPTIONS
-        && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    let mut response = match (&allowed, asks_beforehand) {
-        (Some(_), true) => beforehand(),
-        _ => next.run(request).await,
-    };
-    let headers: &mut HeaderMap = response.headers_mut();
-    // Also without an origin: what is kept for one must not be given to another.
-    headers.append(header::VARY, ORIGIN);
-    if let Some(origin) = allowed {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, ANSWER_HEADERS);
+/// What a request asks, where some origins' scripts may read.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// The origin that it comes from, if that one's scripts may read.
+    allowed: Option<HeaderValue>,
+    is_beforehand: bool,
+}
+
+impl Asked {
+    /// Reads it off a request.
+    pub fn of(origins: &Origins, request: &Request) -> Self {
+        let headers = request.headers();
+        let origin = headers.get(header::ORIGIN).filter(|origin| origins.allow(origin));
+        let is_beforehand = *request.method() == Method::OPTIONS
+            && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        Asked { allowed: origin.cloned(), is_beforehand }
     }
-    response
+
+    /// The answer to what a browser asks before it sends a request: no handler is for that.
+    pub fn answer_beforehand(&self) -> Option<Response> {
+        (self.is_beforehand && self.allowed.is_some()).then(beforehand)
+    }
+
+    /// Says with an answer who may read it: with every one, for a problem whose code a script cannot
+    /// read is no help to it.
+    pub fn complete(&self, headers: &mut HeaderMap) {
+        // Also without an origin: what is kept for one must not be given to another.
+        headers.append(header::VARY, ORIGIN);
+        if let Some(origin) = &self.allowed {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, ANSWER_HEADERS);
+        }
+    }
 }
 
 fn beforehand() -> Response {

@@ -20,9 +20,10 @@ use tower::{Layer, Service};
 use tracing::Instrument;
 use tracing::instrument::Instrumented;
 
+use super::cors::Origins;
 use super::parameters::Parameters;
 use super::strict::Strict;
-use super::{Code, Language, Problem, headers, metrics};
+use super::{Code, Language, Problem, cors, headers, metrics};
 
 /// The header of the id that a request goes by, here and in the logs.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -46,13 +47,15 @@ pub struct RequestId(pub Arc<str>);
 pub struct CompleteLayer {
     /// Of the query.
     pub parameters: Arc<Parameters>,
+    /// Whose scripts may read answers; `None` says nothing of it.
+    pub origins: Option<Origins>,
 }
 
 impl<S> Layer<S> for CompleteLayer {
     type Service = Complete<S>;
 
     fn layer(&self, inner: S) -> Complete<S> {
-        Complete { inner, parameters: Arc::clone(&self.parameters) }
+        Complete { inner, parameters: Arc::clone(&self.parameters), origins: self.origins.clone() }
     }
 }
 
@@ -61,6 +64,7 @@ impl<S> Layer<S> for CompleteLayer {
 pub struct Complete<S> {
     inner: S,
     parameters: Arc<Parameters>,
+    origins: Option<Origins>,
 }
 
 impl<S> Service<Request> for Complete<S>
@@ -76,12 +80,12 @@ where
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        let asked = Asked::of(&request);
+        let asked = Asked::of(&request, self.origins.as_ref());
         request.extensions_mut().insert(RequestId(Arc::clone(&asked.id)));
         // Every request pays for each field: what else there is to say is said at the end.
         let span = tracing::info_span!("request", request = &*asked.id);
-        let answer = match refused(&asked.uri, asked.route.as_ref(), &asked.method, &self.parameters) {
-            Some(problem) => Either::Right(ready(Ok(problem.into_response()))),
+        let answer = match asked.answer(&self.parameters) {
+            Some(response) => Either::Right(ready(Ok(response))),
             None => Either::Left(self.inner.call(request)),
         };
         Completing { answering: AssertUnwindSafe(answer).catch_unwind().instrument(span), asked }
@@ -120,10 +124,12 @@ struct Asked {
     method: Method,
     uri: Uri,
     accept_language: Option<HeaderValue>,
+    /// `None` where nothing is said of who may read.
+    cors: Option<cors::Asked>,
 }
 
 impl Asked {
-    fn of(request: &Request) -> Self {
+    fn of(request: &Request, origins: Option<&Origins>) -> Self {
         let headers = request.headers();
         let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|id| {
             (1..=REQUEST_ID_MAX).contains(&id.len())
@@ -136,7 +142,17 @@ impl Asked {
             method: request.method().clone(),
             uri: request.uri().clone(),
             accept_language: headers.get(header::ACCEPT_LANGUAGE).cloned(),
+            cors: origins.map(|origins| cors::Asked::of(origins, request)),
         }
+    }
+
+    /// The answer, where no handler is asked.
+    fn answer(&self, parameters: &Parameters) -> Option<Response> {
+        let beforehand = self.cors.as_ref().and_then(cors::Asked::answer_beforehand);
+        beforehand.or_else(|| {
+            let problem = refused(&self.uri, self.route.as_ref(), &self.method, parameters)?;
+            Some(problem.into_response())
+        })
     }
 
     fn complete(&self, mut response: Response) -> Response {
@@ -152,6 +168,9 @@ impl Asked {
             response.headers_mut().insert(REQUEST_ID, value);
         }
         headers::complete(response.headers_mut());
+        if let Some(cors) = &self.cors {
+            cors.complete(response.headers_mut());
+        }
         let (method, path, status) = (&self.method, self.uri.path(), response.status());
         let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
         if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {

@@ -54,6 +54,18 @@ impl Default for Bounds {
     }
 }
 
+impl Bounds {
+    /// The same for two listeners of one process: together they take no more, and whoever fills the first
+    /// one leaves room on the second.
+    pub fn split(self) -> (Self, Self) {
+        /// Of the connections, the second listener has one in so many.
+        const SECOND: usize = 8;
+        let second = self.connections.div_ceil(SECOND);
+        let first = self.connections.saturating_sub(second).max(1);
+        (Bounds { connections: first, ..self }, Bounds { connections: second, ..self })
+    }
+}
+
 /// Serves until `shutdown`; then stops accepting and finishes what is in hand, within a bound.
 pub async fn serve(listener: TcpListener, router: Router, bounds: Bounds, shutdown: CancellationToken) {
     let mut builder = http1::Builder::new();
@@ -130,5 +142,17 @@ impl Service<Request<Incoming>> for Requests {
         self.in_hand.begin();
         request.extensions_mut().insert(self.peer);
         self.router.call(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_listeners_take_no_more_than_one() {
+        let (first, second) = Bounds { connections: 1_000, per_address: Some(3) }.split();
+        assert_eq!((first.connections, second.connections), (875, 125));
+        assert_eq!((first.per_address, second.per_address), (Some(3), Some(3)));
     }
 }

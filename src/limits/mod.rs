@@ -5,7 +5,8 @@
 //! up. What was had unasked is paid back with the next question. So nobody who asks as people do costs
 //! Redis anything, and whoever is over the limit is turned away here until the time is over.
 //!
-//! With `n` processes somebody may so get at most `n` such shares above the limit, once.
+//! With `n` processes somebody may so get at most `n` quarters of the burst above the limit, once, and
+//! `n` thirty-seconds of the rate.
 //!
 //! Limits protect the service; they are no part of its promise. What the limiter cannot say, because
 //! Redis is away, full or slow, it lets pass, and counts.

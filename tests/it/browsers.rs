@@ -1,5 +1,6 @@
 //! What browsers are told: whose scripts may call, and what may be done with an answer.
 
+use coupon_system::access::Role;
 use serde_json::Value;
 
 use crate::helpers::{API, Answer, Raw, System, program};
@@ -19,12 +20,17 @@ async fn only_the_shops_own_scripts_may_call() {
     let open = System::start_with(&["--cors-origins", "https://shop.example,http://localhost:8080"]).await;
     let closed = System::start().await;
     let unknown = "/issuances/019a0b1c-2d3e-7000-8f00-000000000000";
+    let too_long = format!("/coupons?cursor={}", "y".repeat(9 * 1024));
     for (system, origin, method, path, status, allowed) in [
         (&open, SHOP, "OPTIONS", "/user-coupons", 204, true),
         (&open, "http://localhost:8080", "OPTIONS", "/user-coupons", 204, true),
         (&open, SHOP, "GET", "/coupons", 200, true),
         (&open, SHOP, "GET", unknown, 404, true),
         (&open, SHOP, "POST", "/user-coupons", 415, true),
+        // Refused before there is a handler: a script must see why.
+        (&open, SHOP, "GET", "/coupons?unknown=1", 422, true),
+        (&open, SHOP, "GET", &too_long, 414, true),
+        (&open, SHOP, "GET", "/nowhere", 404, true),
         (&open, "https://shop.example.evil", "OPTIONS", "/user-coupons", 405, false),
         (&open, "http://shop.example", "OPTIONS", "/user-coupons", 405, false),
         (&open, "https://sub.shop.example", "GET", "/coupons", 200, false),
@@ -50,17 +56,49 @@ async fn only_the_shops_own_scripts_may_call() {
             &["authorization", "content-type", "idempotency-key", "accept-language"],
         ),
         ("access-control-max-age", &["7200"]),
+        ("cache-control", &["no-store"]),
     ] {
         assert!(named.iter().all(|name| asked.header(header).contains(name)), "{header}: {asked:?}");
     }
     let answer = ask(&open, "GET", "/coupons", &[("origin", SHOP)]).await;
-    for name in
-        ["location", "retry-after", "idempotent-replayed", "ratelimit", "ratelimit-policy", "x-request-id"]
-    {
+    for name in [
+        "location",
+        "retry-after",
+        "idempotent-replayed",
+        "ratelimit",
+        "ratelimit-policy",
+        "x-request-id",
+        "next-after",
+        "www-authenticate",
+    ] {
         assert!(answer.header("access-control-expose-headers").contains(name), "{name}: {answer:?}");
     }
     assert_eq!(ask(&open, "OPTIONS", "/coupons", &[("origin", SHOP)]).await.status, 405, "it asks nothing");
     assert_eq!(ask(&open, "GET", "/coupons", &[]).await.header("vary"), "origin");
+}
+
+#[tokio::test]
+async fn where_nobody_is_asked_a_page_of_another_site_does_nothing_through_a_browser() {
+    let flags = ["--cors-origins", SHOP, "--public-url", "https://coupons.example/api"];
+    let system = System::start_with(&flags).await;
+    system.coupon("c", 1, 1).await;
+    let own = format!("http://{}", system.client.address());
+    for (origin, status) in [
+        ("https://evil.example", 403),
+        ("http://localhost:1", 403),
+        ("null", 403),
+        (own.as_str(), 200),
+        ("https://coupons.example", 200),
+        (SHOP, 200),
+    ] {
+        let answer = ask(&system, "POST", "/coupons/c/pause", &[("origin", origin)]).await;
+        assert_eq!(answer.status, status, "{origin}: {answer:?}");
+        assert_eq!(ask(&system, "GET", "/queue", &[("origin", origin)]).await.status, 200, "{origin} looks");
+    }
+    // Whoever is asked for credentials has to put them in, which needs no such rule.
+    let (closed, keys) = System::start_closed(&[Role::Operator], &[]).await;
+    let resumed = closed.client.with(&keys[0]).request("POST", "/resume").header("origin", "null");
+    assert_eq!(closed.client.send(resumed).await.status, 200);
 }
 
 #[tokio::test]
@@ -121,8 +159,7 @@ async fn every_answer_of_every_route_tells_browsers_to_leave_it_alone() {
         let content = header("content-type");
         let is_page =
             ["text/html", "text/css", "text/javascript"].iter().any(|kind| content.starts_with(kind));
-        let streams = content == "text/event-stream";
-        let expected = if is_page || streams { "no-cache" } else { "no-store" };
+        let expected = if is_page { "no-cache" } else { "no-store" };
         assert_eq!(caching, expected, "{method} {path}");
         if is_page {
             let policy = header("content-security-policy");

@@ -3,11 +3,13 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use coupon_system::access::Role;
 use coupon_system::metrics::names;
 use coupon_system::recovery::is_certified;
 use futures::future::join_all;
 use tokio::process::Child;
 
+use crate::access::{token, token_flags};
 use crate::helpers::{API, Answer, Client, System, eventually, program, recovered, serving};
 
 async fn api(system: &System, flags: &[&str]) -> (Child, SocketAddr) {
@@ -122,6 +124,51 @@ async fn without_trusted_proxies_nobody_says_where_they_come_from() {
         assert_eq!(forwarded(&system, "/coupons", "x-forwarded-for", &value).await.status, 200);
     }
     assert_eq!(forwarded(&system, "/coupons", "x-forwarded-for", "198.51.100.9").await.status, 429);
+}
+
+#[tokio::test]
+async fn who_shows_bad_credentials_or_seeks_routes_is_counted_by_the_address_and_who_has_a_key_is_not() {
+    let (system, keys) = System::start_closed(&[Role::Viewer], &ADDRESS).await;
+    let stranger = system.client.with("nonsense");
+    let unknown = system.client.with(&format!("cpn_nobody_{}", "0".repeat(64)));
+    assert_eq!(stranger.get("/queue").await.status, 401);
+    assert_eq!(unknown.get("/queue").await.status, 401);
+    assert_eq!(system.client.get("/nowhere").await.status, 404);
+    for path in ["/queue", "/users/u1", "/nowhere", "/coupons"] {
+        is_limited(&stranger.get(path).await, "address", "3;w=300");
+        is_limited(&unknown.get(path).await, "address", "3;w=300");
+    }
+    // Whoever collects metrics with the wrong key is told so.
+    assert_eq!(stranger.get("/metrics").await.status, 401);
+    for _ in 0..5 {
+        assert_eq!(system.client.with(&keys[0]).get("/queue").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn whatever_a_user_asks_for_counts() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let flags = token_flags(&folder);
+    let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    flags.extend(["--user-rate", "0.01", "--user-burst", "4"]);
+    let (system, _) = System::start_closed(&[], &flags).await;
+    system.users("u", 9).await;
+    let none = "019a0b1c-2d3e-7000-8f00-000000000000";
+    let paths = [
+        "/users/u{n}".to_owned(),
+        "/user-coupons/u{n}".to_owned(),
+        format!("/user-coupons/u{{n}}/{none}"),
+        format!("/issuances/{none}"),
+        format!("/issuances/{none}/events"),
+    ];
+    for (number, path) in paths.iter().enumerate() {
+        let path = path.replace("{n}", &number.to_string());
+        let user = system.client.with(&token(&format!("u{number}")));
+        for _ in 0..4 {
+            assert_ne!(user.get(&path).await.status, 429, "{path}");
+        }
+        is_limited(&user.get(&path).await, "user", "4;w=400");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

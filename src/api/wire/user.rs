@@ -11,6 +11,8 @@ use crate::http::fields::{self, Fields};
 use crate::user::{self, UserId};
 
 const NAME_MAX: usize = 100;
+/// At `/users/random` is a route of its own: a user of this name could be neither looked at nor deleted.
+const NO_ID: &str = "random";
 
 /// A registered user.
 #[derive(Debug, Serialize, ToSchema)]
@@ -92,6 +94,9 @@ pub fn create(body: Value, now: Timestamp) -> Result<user::User, Problem> {
     let name = fields.optional("name", fields::words(NAME_MAX)).unwrap_or_else(|| id.to_string());
     if id.is_pseudonym() {
         fields.wrong("id", "must not begin as the pseudonyms of deleted users do");
+    }
+    if id.as_str() == NO_ID {
+        fields.wrong("id", "must not be the name of a route");
     }
     fields.finish(Some(user::User { id, name, created_at: now }))
 }

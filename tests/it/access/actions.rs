@@ -1,8 +1,10 @@
 //! The record of what operators do.
 
-use coupon_system::access::Role;
+use coupon_system::access::action::{ActionId, Begun, Ended};
+use coupon_system::access::{ActionLog, Caller, Role};
+use futures::TryStreamExt;
 use jiff::Timestamp;
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
 
 use super::closed;
@@ -90,4 +92,80 @@ async fn what_cannot_be_recorded_is_not_done() {
     // Users are not held up by it.
     system.users("u", 1).await;
     assert_eq!(system.client.issue("u0", coupon.as_str(), None).await.status, 202);
+}
+
+#[tokio::test]
+async fn a_user_is_named_apart_from_the_rest_however_a_path_names_them() {
+    let (system, keys, _folder) = closed(&[Role::Operator]).await;
+    let operator = system.client.with(&keys[0]);
+    let held = system.coupon("held", 10, 1).await;
+    let user = "shop:hong@x.kr";
+    assert_eq!(operator.post("/users", json!({"id": user})).await.status, 201);
+    let issued = operator.issue(user, held.as_str(), None).await.id();
+    let worker = system.worker();
+    operator.decided(&issued).await;
+    worker.cancel();
+
+    let reference = || json!({"reference": "order-1"});
+    let encoded = "shop%3Ahong%40x%2ekr";
+    let used = operator.post(&format!("/user-coupons/{encoded}/{issued}/use"), reference()).await;
+    assert_eq!(used.status, 200);
+    let again = operator.post(&format!("/user-coupons/{user}/{issued}/use"), json!({"reference": "2"})).await;
+    assert_eq!(again.code(), "already-used");
+    assert_eq!(operator.send(operator.request("DELETE", &format!("/users/{encoded}"))).await.status, 202);
+    // None of these changes anything. What they name may be somebody all the same.
+    let nothing_done = [
+        operator.post(&format!("/user-coupons/{user}/{issued}/use"), json!({"nonsense": 1})).await,
+        operator.post(&format!("/user-coupons/{issued}/{user}/use"), reference()).await,
+        send(&operator, "/user-coupons/hong@x.kr%20/hong@x.kr/revoke").await,
+        operator.send(operator.request("DELETE", "/users/hong@x.kr%20")).await,
+        operator.send(operator.request("DELETE", "/users/nobody-hong@x.kr")).await,
+        operator.send(operator.request("PUT", &format!("/users/{user}"))).await,
+    ];
+    let statuses = nothing_done.map(|answer| answer.status);
+    assert_eq!(statuses, [422, 404, 404, 404, 404, 405]);
+
+    let records = system.backends.database.collection::<Document>("operator_actions");
+    let records: Vec<Document> =
+        records.find(doc! {}).sort(doc! {"_id": 1}).await.expect("a read").try_collect().await.expect("all");
+    let about = |record: &Document| record.get_str("about").unwrap_or_default().to_owned();
+    let named: Vec<String> = records.iter().map(about).collect();
+    let nobody = [""; 6].map(str::to_owned);
+    assert_eq!(named, [&[user; 4].map(str::to_owned)[..], &nobody].concat(), "{records:#?}");
+    for mut record in records {
+        record.remove("about");
+        assert!(!record.to_string().contains("hong"), "{record}");
+    }
+}
+
+#[tokio::test]
+async fn an_end_that_is_not_written_is_told() {
+    let system = System::start().await;
+    let log = ActionLog::start(&system.backends.database);
+    let id = ActionId::generate();
+    let begun = Begun {
+        id,
+        at: Timestamp::now(),
+        caller: Caller::Open,
+        action: "POST /pause".into(),
+        target: "/pause".into(),
+        about: None,
+        input: None,
+        request_id: "r".into(),
+    };
+    log.begin(begun).await.expect("it is written");
+    let ended = || Ended {
+        at: Timestamp::now(),
+        status: 200,
+        code: None,
+        location: None,
+        about: None,
+        is_about_nobody: false,
+    };
+    let refuse = doc! {"collMod": "operator_actions", "validator": {"status": null}};
+    system.backends.database.run_command(refuse).await.expect("it is changed");
+    assert!(log.end(id, ended()).await.is_err());
+    let allow = doc! {"collMod": "operator_actions", "validator": {}};
+    system.backends.database.run_command(allow).await.expect("it is changed");
+    log.end(id, ended()).await.expect("it is written");
 }

@@ -5,6 +5,7 @@ mod command;
 mod hidden;
 mod keys;
 mod operators;
+mod spellings;
 mod starting;
 mod table;
 mod tokens;
@@ -24,6 +25,9 @@ pub const SECRET: &str = "a secret that the shop and the service share";
 pub const ISSUER: &str = "https://shop.example";
 pub const AUDIENCE: &str = "coupons";
 
+/// Tests ask until something happens.
+pub const UNLIMITED: [&str; 2] = ["--user-rate", "0"];
+
 /// The flags of an API that takes tokens with the secret in a file of the folder.
 pub fn token_flags(folder: &TempDir) -> Vec<String> {
     let file = folder.path().join("secret");
@@ -37,7 +41,8 @@ pub fn token_flags(folder: &TempDir) -> Vec<String> {
 pub async fn closed(roles: &[Role]) -> (System, Vec<String>, TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
     let flags = token_flags(&folder);
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    flags.extend(UNLIMITED);
     let (system, keys) = System::start_closed(roles, &flags).await;
     (system, keys, folder)
 }

@@ -11,7 +11,8 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyP
 use serde_json::{Value, json};
 
 use super::{
-    AUDIENCE, ISSUER, SECRET, claims, claims_with, closed, hs256, seconds_from_now, signed, unsigned,
+    AUDIENCE, ISSUER, SECRET, UNLIMITED, claims, claims_with, closed, hs256, seconds_from_now, signed,
+    unsigned,
 };
 use crate::helpers::{System, eventually};
 
@@ -120,7 +121,7 @@ async fn with_set(file: &Path, algorithm: &str, keys: &[Value]) -> System {
     std::fs::write(file, json!({"keys": keys}).to_string()).expect("it is written");
     let file = file.to_str().expect("UTF-8");
     let flags = ["--jwt-algorithm", algorithm, "--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE];
-    let flags = [&flags[..], &["--jwt-jwks-file", file]].concat();
+    let flags = [&flags[..], &["--jwt-jwks-file", file], &UNLIMITED].concat();
     let (system, _) = System::start_closed(&[], &flags).await;
     system.users("u", 2).await;
     system
