@@ -119,6 +119,7 @@ fn ended(route: &MatchedPath, response: &Response) -> Ended {
         code: code.map(|code| code.as_str().to_owned()),
         location,
         about,
-        is_about_nobody: matches!(code, Some(Code::UserNotFound | Code::UserCouponNotFound)),
+        // A conflict is with what the user has. Of any other refusal nobody knows whether there is such a user.
+        is_about_nobody: status.is_client_error() && status != StatusCode::CONFLICT,
     }
 }
