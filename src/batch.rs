@@ -199,4 +199,25 @@ mod tests {
                 .all(|why| { matches!(why, Failure::Overloaded { .. }) })
         );
     }
+
+    #[tokio::test]
+    async fn after_a_long_stall_it_soon_lets_in_as_many_as_before() {
+        let bounds = Bounds { batch: 2, calls: 1, waiting: 1_000, wait: Duration::from_millis(20) };
+        let batcher: Batcher<(), ()> = Batcher::start("wait", bounds, |requests: Vec<()>| async move {
+            requests.into_iter().map(Ok).collect()
+        });
+        for _ in 0..20 {
+            batcher.pace.took(Duration::from_secs(10));
+        }
+        let all = async |count: usize| {
+            let answers = futures::future::join_all((0..count).map(|_| batcher.ask(()))).await;
+            answers.iter().filter(|answer| answer.is_ok()).count()
+        };
+        assert!(all(20).await < 20, "nobody can tell yet that it is over");
+        // One at a time is always let in, and each call that is short again says so.
+        for _ in 0..200 {
+            assert_eq!(all(1).await, 1);
+        }
+        assert_eq!(all(20).await, 20);
+    }
 }

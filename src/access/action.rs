@@ -55,7 +55,7 @@ pub struct Ended {
     pub location: Option<String>,
     /// The user who was made.
     pub about: Option<UserId>,
-    /// It was refused before it was known whether there is such a user as the target names.
+    /// Nothing was done, and there may be no such user as the target names.
     pub is_about_nobody: bool,
 }
 

@@ -176,6 +176,10 @@ async fn reserve(app: &App, request: &Request) -> Result<Reserved, Problem> {
             return Ok(over::answer(&app.ledger, &coupon, request).await?);
         }
         app.loader.load(&coupon.id).await?;
+        // That may have taken so long that by now they are deleted.
+        if !app.knows(&request.user).await? {
+            return Err(Problem::new(Code::UserNotFound));
+        }
     }
     Err(Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(1_000)))
 }

@@ -123,6 +123,7 @@ fn ended(route: &MatchedPath, response: &Response) -> Ended {
         code: code.map(|code| code.as_str().to_owned()),
         location,
         about,
+        // A conflict is with what the user has. Of any other refusal nobody knows whether there is such a user.
         is_about_nobody: status.is_client_error() && status != StatusCode::CONFLICT,
     }
 }

@@ -89,7 +89,13 @@ impl Eraser {
 
     async fn round(&self, tells: bool) -> Result<(), Failure> {
         let (deletions, now) = self.ledger.users().deletions().await?;
-        let due: Vec<_> = deletions.iter().filter(|deletion| deletion.due <= now).take(ROUND_MAX).collect();
+        let mut due: Vec<_> = deletions.iter().filter(|deletion| deletion.due <= now).collect();
+        if due.len() > ROUND_MAX {
+            // Those that must wait, for a dead letter say, must not keep the others from their turn.
+            let first = rand::random_range(..due.len());
+            due.rotate_left(first);
+            due.truncate(ROUND_MAX);
+        }
         if due.is_empty() || !has_turn(&self.partition, EpochKeys::erase_turn, TURN).await? {
             return Ok(());
         }
@@ -120,7 +126,13 @@ impl Eraser {
     /// to be marked: only what was accepted before is this user's for certain.
     pub async fn erase(&self, deletion: &Deletion, now: Timestamp) -> Result<Erased, Failure> {
         let keys = self.partition.keys();
-        match self.bring(&keys, deletion, now, Mode::Copy).await? {
+        let mut copied = self.bring(&keys, deletion, now, Mode::Copy).await?;
+        if copied == Moved::Left {
+            // What was settled since the ledger was read looks as if it were not issued. It must be copied
+            // before its record is renamed; by now the ledger has it.
+            copied = self.bring(&keys, deletion, now, Mode::Copy).await?;
+        }
+        match copied {
             Moved::InFlight => return Ok(Erased::InFlight),
             Moved::AnotherEpoch => return Ok(Erased::Again),
             Moved::All | Moved::Left => {}

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -34,8 +35,8 @@ pub struct Learner {
 /// What the looks before saw.
 #[derive(Default)]
 struct Seen {
-    /// When the latest one began.
-    at: Option<Instant>,
+    /// MongoDB's time of the latest one.
+    at: Option<Timestamp>,
     /// User and pseudonym.
     pending: HashSet<(UserId, UserId)>,
     /// Who was new among them: what was read just before may be remembered just after.
@@ -65,8 +66,12 @@ impl Learner {
     async fn look(&self, seen: &mut Seen) -> Result<(), Failure> {
         let started = Instant::now();
         let (deletions, now) = self.users.deletions().await?;
-        // A deletion may have come and gone unheard.
-        if seen.at.is_some_and(|before| before.elapsed() > self.deletions.fresh_for()) {
+        // A deletion may have come and gone unheard, be it before the first look. MongoDB's clock, which says
+        // when one is due, goes on while this machine sleeps; its own may not.
+        let slept = seen
+            .at
+            .is_some_and(|before| now.duration_since(before).unsigned_abs() > self.deletions.fresh_for());
+        if slept || !self.deletions.is_fresh() {
             if let Some(registered) = &self.registered {
                 registered.forget_all();
             }
@@ -84,7 +89,7 @@ impl Learner {
         if !new.is_empty() || !seen.new.is_empty() {
             self.lookup.forget(|decision| new.contains(&decision.user) || seen.new.contains(&decision.user));
         }
-        *seen = Seen { at: Some(started), pending, new };
+        *seen = Seen { at: Some(now), pending, new };
         if deletions.iter().any(|one| one.due <= now) {
             self.due.notify_one();
         }

@@ -28,6 +28,8 @@ use crate::user::UserId;
 const AT_ONCE: usize = 64;
 /// Those that wait for their turn; one more is refused.
 const WAITING_MAX: usize = 16_384;
+/// The longest that a turn is waited for: those before may each wait for MongoDB in vain.
+const TURN_MAX: Duration = Duration::from_secs(5);
 /// How often a change begins anew because another one came between.
 const ATTEMPTS_MAX: usize = 5;
 /// Waiting for a majority to confirm that this primary still leads must end.
@@ -191,9 +193,9 @@ impl RedemptionStore {
     async fn turn(&self, operation: &'static str) -> Result<impl Drop + '_, Failure> {
         let overloaded = || Failure::Overloaded { operation };
         let waiting = self.waiting.try_acquire().map_err(|_| overloaded())?;
-        let turn = self.turns.acquire().await.map_err(|_| overloaded())?;
+        let turn = tokio::time::timeout(TURN_MAX, self.turns.acquire()).await;
         drop(waiting);
-        Ok(turn)
+        turn.map_err(|_| overloaded())?.map_err(|_| overloaded())
     }
 }
 

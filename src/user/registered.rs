@@ -51,10 +51,12 @@ impl RegisteredUsers {
     /// have come and gone meanwhile is not remembered.
     pub(super) fn remember(&self, asked: Instant, users: impl Iterator<Item = UserId>) {
         for user in users {
+            self.known.insert(user.clone(), ());
+            // After it: the process may have slept before it.
             if asked.elapsed() > self.deletions.fresh_for() {
+                self.known.remove(&user);
                 return;
             }
-            self.known.insert(user, ());
         }
     }
 

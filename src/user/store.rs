@@ -104,15 +104,21 @@ impl UserStore {
         found.await?.into_iter().map(User::try_from).collect()
     }
 
-    /// The ids of at most `limit` users with the times of their registration, newest first, from after one.
+    /// The ids of at most `limit` users with the times of their registration, newest first: from after one,
+    /// or those that were registered since a moment.
     pub(super) async fn newest(
         &self,
+        since: Option<Timestamp>,
         after: Option<(Timestamp, UserId)>,
         limit: usize,
     ) -> Result<Vec<(Timestamp, UserId)>, Failure> {
         let mut filter = queries::not_deleted();
-        if let Some((created_at, id)) = &after {
-            filter.extend(mongo::after_newest_first("createdAt", *created_at, id.as_str()));
+        match (&after, since) {
+            (Some((created_at, id)), _) => {
+                filter.extend(mongo::after_newest_first("createdAt", *created_at, id.as_str()));
+            }
+            (None, Some(since)) => filter.extend(queries::since(since)),
+            (None, None) => {}
         }
         let options = FindOptions::builder()
             .sort(doc! {"createdAt": -1, "_id": -1})
@@ -263,6 +269,11 @@ pub mod queries {
     /// Those who are not being deleted.
     pub fn not_deleted() -> Document {
         doc! {"deletedAt": null}
+    }
+
+    /// Those who were registered since a moment.
+    pub fn since(moment: Timestamp) -> Document {
+        doc! {"createdAt": {"$gte": to_bson_time(moment)}}
     }
 
     /// Those who are.

@@ -17,21 +17,23 @@ use crate::Failure;
 const EVERY: Duration = Duration::from_secs(1);
 /// Users in one read.
 const PAGE: usize = 10_000;
-/// Those who were registered so long before the newest that was seen are looked for again: the processes
-/// that register have clocks of their own.
+/// Those who were registered so long before the last look are looked for again: the processes that
+/// register have clocks of their own.
 const OVERLAP: SignedDuration = SignedDuration::from_secs(10);
 
 impl RegisteredUsers {
     /// Remembers users until `shutdown`, `room` of them at the start.
     pub async fn keep_warm(self, store: UserStore, room: usize, shutdown: CancellationToken) {
-        let mut newest = None;
+        let mut since = None;
         loop {
+            let began = Timestamp::now();
             let looked = tokio::select! {
                 () = shutdown.cancelled() => return,
-                looked = self.look(&store, room, newest) => looked,
+                looked = self.look(&store, room, since) => looked,
             };
             match looked {
-                Ok(seen) => newest = seen.or(newest),
+                // Not since the newest of them: who came before that with many others would be read for ever.
+                Ok(()) => since = began.checked_sub(OVERLAP).ok(),
                 Err(failure) => {
                     tracing::debug!(error = failure.chain(), "users cannot be read ahead now");
                 }
@@ -43,20 +45,13 @@ impl RegisteredUsers {
         }
     }
 
-    /// Remembers those who were registered since `known`. Returns when the newest was.
-    async fn look(
-        &self,
-        store: &UserStore,
-        room: usize,
-        known: Option<Timestamp>,
-    ) -> Result<Option<Timestamp>, Failure> {
-        let since = known.map(|known| known.saturating_sub(OVERLAP).unwrap_or(known));
-        let (mut newest, mut after, mut read) = (None, None::<(Timestamp, UserId)>, 0);
+    /// Remembers those who were registered since a moment, or all, but no more than there is room for.
+    async fn look(&self, store: &UserStore, room: usize, since: Option<Timestamp>) -> Result<(), Failure> {
+        let (mut after, mut read) = (None::<(Timestamp, UserId)>, 0);
         while read < room {
             let asked = Instant::now();
-            let page = store.newest(after.take(), PAGE.min(room - read)).await?;
+            let page = store.newest(since, after.take(), PAGE.min(room - read)).await?;
             read += page.len();
-            newest = newest.or(page.first().map(|(created_at, _)| *created_at));
             let is_last = page.len() < PAGE || page.last().is_some_and(|(at, _)| Some(*at) < since);
             after = page.last().cloned();
             self.remember(asked, page.into_iter().map(|(_, id)| id));
@@ -64,6 +59,6 @@ impl RegisteredUsers {
                 break;
             }
         }
-        Ok(newest)
+        Ok(())
     }
 }

@@ -34,4 +34,5 @@ mod settling;
 mod slow_clients;
 mod steering;
 mod waiting;
+mod warming;
 mod workers;

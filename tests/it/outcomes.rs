@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::helpers::{CTL, System, at, chance, eventually, send, worker};
+use crate::helpers::{CTL, System, at, chance, eventually, fail, obedient_mongodb, send, worker};
 
 /// What an answer told.
 #[derive(Debug)]
@@ -309,6 +309,25 @@ async fn a_place_that_mongodb_has_forgotten_is_gone_and_no_mongodb_is_unavailabl
     mongodb.kill().await.expect("it is killed");
     let away = system.client.get(&format!("/outcomes?after={place}")).await;
     assert_eq!((away.status, away.code()), (503, "unavailable"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_place_that_mongodb_stumbles_over_once_is_as_good_as_ever() {
+    const INTERRUPTED: i32 = 11_601;
+    let (mongodb, _folder) = obedient_mongodb().await;
+    let system = System::start_on(mongodb.url(), &[]).await;
+    let coupon = system.coupon("c", 10, 1).await;
+    let place = told(&system, "").await.after;
+    issued(&system, &coupon, "u1", 1).await;
+    let how = doc! {
+        "failCommands": ["aggregate"], "errorCode": INTERRUPTED,
+        "namespace": format!("{}.user_coupons", system.database),
+    };
+    fail(&system, doc! {"times": 1}, how.clone()).await;
+    assert_eq!(told(&system, &format!("?after={place}")).await.outcomes.len(), 1);
+    fail(&system, "alwaysOn", how).await;
+    let away = system.client.get(&format!("/outcomes?after={place}")).await;
+    assert_eq!((away.status, away.code()), (503, "unavailable"), "{away:?}");
 }
 
 #[tokio::test]

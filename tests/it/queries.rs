@@ -90,7 +90,8 @@ async fn no_query_reads_a_collection_from_end_to_end_or_sorts_in_memory() {
         ("current coupons", "coupons", doc! {"archived": false, "endsAt": {"$gt": now}}, doc! {}),
         ("changed coupons", "coupons", doc! {"changedAt": {"$gte": now}}, doc! {"changedAt": 1}),
         ("users", "users", users::not_deleted(), newest.clone()),
-        ("next users", "users", after, newest),
+        ("next users", "users", after, newest.clone()),
+        ("new users", "users", users::since(at(0)), newest),
         ("actions about", "operator_actions", action::queries::about(&user), doc! {}),
         ("registered", "users", doc! {"_id": {"$in": ["u0"]}}, doc! {}),
     ] {

@@ -1,7 +1,7 @@
 //! Using held coupons: one use of many wins, the same one again is the same, and the accounts do not care.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use coupon_system::coupon::{Coupon, CouponId, Validity};
 use futures::future::join_all;
@@ -9,7 +9,7 @@ use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
 use tokio::sync::Barrier;
 
-use crate::helpers::{Answer, System, at, eventually};
+use crate::helpers::{Answer, System, at, eventually, obedient_mongodb};
 
 /// A user coupon that `u0` holds, as a path.
 async fn held(system: &System, coupon: &CouponId) -> String {
@@ -304,4 +304,24 @@ async fn a_coupon_can_be_used_and_restored_fifty_times() {
     }
     refused(&use_it(&system, &path, "o50").await, "already-used");
     assert_eq!(system.client.get(&path).await.body["history"].as_array().map(Vec::len), Some(101));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_while_mongodb_is_silent_is_answered_whoever_was_there_before() {
+    /// Several times as many as may ask at once.
+    const ASKING: usize = 250;
+    let (mut mongodb, _folder) = obedient_mongodb().await;
+    let system = System::start_on(mongodb.url(), &[]).await;
+    mongodb.pause().await.expect("it is paused");
+    let started = Instant::now();
+    let path = "/user-coupons/u0/01a206a0-caad-7000-95cf-bcf9c90eb941";
+    let answers = join_all((0..ASKING).map(|_| system.client.get(path))).await;
+    assert!(answers.iter().all(|answer| answer.status == 503));
+    // An operation, and a wait for a turn.
+    assert!(started.elapsed() < Duration::from_secs(18), "{:?}", started.elapsed());
+    mongodb.resume().expect("it goes on");
+    eventually("it answers again", async || {
+        (system.client.get(path).await.code() == "user-coupon-not-found").then_some(())
+    })
+    .await;
 }

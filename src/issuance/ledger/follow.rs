@@ -86,10 +86,16 @@ impl Ledger {
                 Ok(stream) => Ok(Start::Following(Follower { stream, _seat: seat })),
                 Err(error) if is_gone(&error) => Ok(Start::Gone),
                 // MongoDB has dozens of errors for a token that it stumbles over: it is the token if
-                // there is none without it.
-                Err(error) => match (&*error.kind, token) {
-                    (ErrorKind::Command(_), Some(_)) if open(&records, None).await.is_ok() => {
-                        Ok(Start::NotAPlace)
+                // there is none without it, and one again with it.
+                Err(error) => match token.filter(|_| is_refusal(&error)) {
+                    Some(token) if open(&records, None).await.is_ok() => {
+                        // Or it was busy with itself at first, and the token is as good as any.
+                        match open(&records, Some(token)).await {
+                            Ok(stream) => Ok(Start::Following(Follower { stream, _seat: seat })),
+                            Err(again) if is_gone(&again) => Ok(Start::Gone),
+                            Err(again) if is_refusal(&again) => Ok(Start::NotAPlace),
+                            Err(again) => Err(again),
+                        }
                     }
                     _ => Err(error),
                 },
@@ -172,6 +178,11 @@ fn followed(event: ChangeStreamEvent<Document>) -> Option<Followed> {
         }
     };
     Some(Followed { after, what })
+}
+
+/// Whether MongoDB answered, and would not.
+fn is_refusal(error: &mongodb::error::Error) -> bool {
+    matches!(&*error.kind, ErrorKind::Command(_))
 }
 
 /// Whether MongoDB does not have a place in its history any more, or has it in another one.

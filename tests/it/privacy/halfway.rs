@@ -1,10 +1,14 @@
 //! Deletions that are broken off, and what else goes on meanwhile.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use coupon_system::Failure;
+use coupon_system::issuance::settle::{Settled, settle};
+use coupon_system::issuance::{Decision, Outcome, Reason};
 use coupon_system::privacy::{Erased, Eraser};
+use coupon_system::queue::Entry;
 use coupon_system::user::{Deletion, Marked};
 use mongodb::bson::{Document, doc};
 use rand::RngExt;
@@ -13,7 +17,7 @@ use serde_json::json;
 
 use super::traces;
 use crate::helpers::{
-    API, Client, System, at, chance, eventually, program, recovered, rounds, send, serving,
+    API, Client, System, adopted, at, chance, eventually, program, recovered, rounds, send, serving,
 };
 
 const USER: &str = "halfway-user";
@@ -42,6 +46,17 @@ async fn records_must(system: &System, validator: Document) {
     let changed =
         system.backends.database.run_command(doc! {"collMod": "user_coupons", "validator": validator});
     changed.await.expect("it is changed");
+}
+
+fn decision(entry: &Entry, outcome: Outcome) -> Decision {
+    Decision {
+        id: entry.id,
+        coupon: entry.coupon.clone(),
+        user: entry.user.clone(),
+        outcome,
+        accepted_at: entry.accepted_at,
+        decided_at: at(0),
+    }
 }
 
 /// Breaks a deletion off.
@@ -134,6 +149,52 @@ async fn who_slept_in_the_middle_of_a_deletion_takes_nothing_of_the_next_person(
     let held = system.backends.ledger.held_by(&coupon, &USER.parse().expect("an id")).await.expect("a look");
     assert_eq!(held.len(), 1);
     assert!(system.backends.users.get(&USER.parse().expect("an id")).await.expect("a look").is_some());
+    system.audited_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_settled_while_a_deletion_looks_is_counted_once() {
+    let mut system = System::start().await;
+    let coupon = system.coupon("c", 10, 2).await;
+    system.client.post("/users", json!({"id": USER})).await;
+    // Of one of theirs MongoDB will not take the pseudonym: the deletion ends after the issued ones.
+    let rejected = system.accepted(USER, &coupon).await;
+    let entries = system.take_entries().await;
+    let outcome = Outcome::Rejected { reason: Reason::Discarded, serial: entries[0].serial, lost: false };
+    system.backends.ledger.insert(&[decision(&entries[0], outcome)]).await.expect("it is written");
+    system.decider().process(&system.keys(), &entries).await.expect("it is rejected");
+    assert!(!system.is_in_flight(rejected).await);
+    system.accepted(USER, &coupon).await;
+    let entries = system.take_entries().await;
+    system.stop().await;
+    let deletion = break_off(&system, Broken::Marked).await;
+    records_must(&system, doc! {"$nor": [{"outcome": "rejected", "userId": {"$regex": "^deleted:"}}]}).await;
+
+    // It has read the ledger, and is about to ask Redis.
+    let database = &system.backends.database;
+    database.run_command(doc! {"profile": 2}).await.expect("it is watched");
+    system.redis.pause().await.expect("it is paused");
+    let (one, of) = (eraser(&system), deletion.clone());
+    let erasing = tokio::spawn(async move { one.erase(&of, at(10)).await });
+    let watched = database.collection::<Document>("system.profile");
+    let reads = doc! {"op": "query", "ns": format!("{}.user_coupons", system.database)};
+    eventually("it has read what they hold", async || {
+        (watched.count_documents(reads.clone()).await.expect("a count") >= 2).then_some(())
+    })
+    .await;
+    let (partition, keys) = (Arc::clone(&system.backends.partition), system.keys());
+    let decided = system.decider().decide(&keys, &entries).await.expect("it is issued");
+    let mut settling = pin!(settle(&partition, &keys, &decided.settlements));
+    assert!(futures::poll!(&mut settling).is_pending(), "it is on its way to Redis");
+    system.redis.resume().expect("it goes on");
+    assert_eq!(settling.await.expect("an answer"), [Settled::Now]);
+    erasing.await.expect("no panic").expect_err("MongoDB refuses");
+
+    system.audited_clean().await;
+    assert_eq!(adopted(&system, &coupon).await, 0);
+    records_must(&system, doc! {}).await;
+    assert_eq!(eraser(&system).erase(&deletion, at(10)).await.expect("an answer"), Erased::Done);
+    assert_eq!(system.stock(&coupon).await.issued, 1);
     system.audited_clean().await;
 }
 

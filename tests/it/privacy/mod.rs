@@ -2,6 +2,7 @@
 
 mod deleting;
 mod halfway;
+mod hearing;
 mod retaining;
 
 use coupon_system::keys::{EpochKeys, PartitionId};
