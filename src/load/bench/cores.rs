@@ -11,7 +11,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 /// The cores of what is loaded, and those of the generator; `None` where there is one only.
 pub(super) fn halves() -> anyhow::Result<Option<[Range<usize>; 2]>> {
     let cores = std::thread::available_parallelism()?.get();
-    Ok((cores > 1).then(|| [0..cores / 2, cores / 2..cores]))
+    Ok((cores > 1).then_some([0..cores / 2, cores / 2..cores]))
 }
 
 /// Keeps all threads of a process, and those that they start, on these cores.
