@@ -100,3 +100,16 @@ pub fn create(body: Value, now: Timestamp) -> Result<user::User, Problem> {
     }
     fields.finish(Some(user::User { id, name, created_at: now }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_user_is_not_named_as_a_route_or_a_pseudonym() {
+        for (id, is_fine) in [("random", false), ("deleted:x", false), ("Random", true), ("random1", true)] {
+            assert_eq!(create(json!({"id": id}), Timestamp::now()).is_ok(), is_fine, "{id}");
+        }
+    }
+}
