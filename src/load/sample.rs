@@ -58,7 +58,7 @@ pub struct Sample {
     pub backlog: Option<u64>,
 }
 
-/// Looks until `over`. Tells the last look as it is made.
+/// Looks until `over`, and once more then. Tells the last look as it is made.
 pub(super) struct Sampler {
     samples: Arc<Mutex<Vec<Sample>>>,
     pub latest: watch::Receiver<Option<Sample>>,
@@ -77,11 +77,16 @@ impl Sampler {
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             let mut keep = Keep::default();
             loop {
-                tokio::select! {
-                    _ = ticks.tick() => {}
-                    () = over.cancelled() => return,
-                }
+                let is_last = tokio::select! {
+                    _ = ticks.tick() => false,
+                    () = over.cancelled() => true,
+                };
                 let sample = look(&mut api, &coupon, &people).await;
+                // How it ended is kept, whatever else is left out.
+                if is_last {
+                    lock(&kept).push(sample);
+                    return;
+                }
                 tell.send_replace(Some(sample));
                 keep.add(&mut lock(&kept), sample);
             }
