@@ -53,10 +53,17 @@ pub struct Ended {
     pub code: Option<String>,
     /// What was made. A user whom it names is left out of it, as in [`Begun::target`].
     pub location: Option<String>,
+}
+
+/// Whom an action names, once it has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum About {
+    /// Whom it named when it began, if anybody.
+    AsBegun,
     /// The user who was made.
-    pub about: Option<UserId>,
+    Made(UserId),
     /// Nothing was done, and there may be no such user as the target names.
-    pub is_about_nobody: bool,
+    Nobody,
 }
 
 /// An action as it is listed.
@@ -81,7 +88,7 @@ pub struct Action {
 pub struct ActionLog {
     actions: Collection<Record>,
     begin: Batcher<Record, ()>,
-    end: Batcher<(ActionId, Ended), ()>,
+    end: Batcher<(ActionId, Ended, About), ()>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -148,13 +155,15 @@ impl ActionLog {
             }
         });
         let database = database.clone();
-        let end =
-            Batcher::start("record how an action ended", BOUNDS, move |ended: Vec<(ActionId, Ended)>| {
+        let end = Batcher::start(
+            "record how an action ended",
+            BOUNDS,
+            move |ended: Vec<(ActionId, Ended, About)>| {
                 let database = database.clone();
                 async move {
                     let count = ended.len();
                     let updates: Vec<Document> =
-                        ended.into_iter().map(|(id, ended)| update(id, ended)).collect();
+                        ended.into_iter().map(|(id, ended, about)| update(id, ended, about)).collect();
                     let written = mongo::run("record how an action ended", async move {
                         let command = doc! {
                             "update": COLLECTION,
@@ -175,7 +184,8 @@ impl ActionLog {
                         Err(failure) => all_failed(count, failure),
                     }
                 }
-            });
+            },
+        );
         ActionLog { actions, begin, end }
     }
 
@@ -185,8 +195,8 @@ impl ActionLog {
     }
 
     /// Writes down how it ended.
-    pub async fn end(&self, id: ActionId, ended: Ended) -> Result<(), Failure> {
-        self.end.ask((id, ended)).await
+    pub async fn end(&self, id: ActionId, ended: Ended, about: About) -> Result<(), Failure> {
+        self.end.ask((id, ended, about)).await
     }
 
     /// At most `limit` actions, newest first, from after the one that is named.
@@ -222,21 +232,28 @@ pub mod queries {
     }
 }
 
-fn update(id: ActionId, ended: Ended) -> Document {
-    let mut change = doc! {
+fn update(id: ActionId, ended: Ended, about: About) -> Document {
+    let mut set = doc! {
         "endedAt": to_bson_time(ended.at),
         "status": i32::from(ended.status),
         "code": ended.code,
         "location": ended.location,
     };
-    if let Some(user) = &ended.about {
-        change.insert("about", user.as_str());
+    let mut unset = doc! {};
+    match about {
+        About::AsBegun => {}
+        About::Made(user) => {
+            set.insert("about", user.as_str());
+        }
+        // Who is no user, perhaps no more, is not remembered for having been asked for: nothing would ever
+        // rename them.
+        About::Nobody => {
+            unset.insert("about", "");
+        }
     }
-    let mut change = doc! {"$set": change};
-    // Who is no user, perhaps no more, is not remembered for having been asked for: nothing would ever
-    // rename them.
-    if ended.is_about_nobody {
-        change.insert("$unset", doc! {"about": ""});
+    let mut change = doc! {"$set": set};
+    if !unset.is_empty() {
+        change.insert("$unset", unset);
     }
     doc! {"q": {"_id": id.to_bson()}, "u": change}
 }
@@ -276,8 +293,6 @@ impl From<Record> for Action {
             status: record.status.and_then(|status| u16::try_from(status).ok()).unwrap_or(0),
             code: record.code,
             location: record.location.map(named),
-            about: None,
-            is_about_nobody: false,
         });
         Action {
             id: ActionId(uuid::Uuid::from_bytes(record.id.bytes())),

@@ -2,12 +2,10 @@
 //! its kind can, which are added here. A description names codes in backticks; tests hold every answer
 //! against it.
 
-use utoipa::ToSchema;
 use utoipa::openapi::path::{Operation, ParameterIn};
-use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
+use utoipa::openapi::{OpenApi, RefOr};
 
-use super::docs::operations;
-use super::wire::problem::Problem;
+use super::docs::{operations, problem};
 use crate::http::Code;
 
 /// What any request can meet, before there is a handler or instead of its answer.
@@ -72,11 +70,7 @@ fn add(operation: &mut Operation, code: Code) {
         }
         Some(_) => {}
         None => {
-            let schema = RefOr::Ref(Ref::from_schema_name(Problem::name()));
-            let content = ContentBuilder::new().schema(Some(schema)).build();
-            let response =
-                ResponseBuilder::new().description(named).content("application/problem+json", content);
-            responses.insert(code.status().as_str().to_owned(), RefOr::T(response.build()));
+            responses.insert(code.status().as_str().to_owned(), problem(&named));
         }
     }
 }

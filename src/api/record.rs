@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use tracing::Instrument;
 
-use crate::access::action::{ActionId, Begun, Ended, NAMED};
+use crate::access::action::{About, ActionId, Begun, Ended, NAMED};
 use crate::access::{ActionLog, Caller};
 use crate::http::request::{RequestId, panicked, read_body};
 use crate::http::{Code, Problem};
@@ -69,7 +69,8 @@ pub async fn record(
     let doing = async move {
         let done = AssertUnwindSafe(next.run(request)).catch_unwind().await;
         let response = done.unwrap_or_else(|said| panicked(&*said));
-        if let Err(failure) = log.end(id, ended(&route, &response)).await {
+        let (ended, about) = ended(&route, &response);
+        if let Err(failure) = log.end(id, ended, about).await {
             tracing::error!(action = %id, error = failure.chain(), "how an action ended could not be recorded");
         }
         response
@@ -105,25 +106,24 @@ fn without_user(route: &MatchedPath, parameters: &RawPathParams) -> String {
     issuances.fold(path, |path, (name, id)| path.replacen(&format!("{{{name}}}"), &id.to_string(), 1))
 }
 
-fn ended(route: &MatchedPath, response: &Response) -> Ended {
+fn ended(route: &MatchedPath, response: &Response) -> (Ended, About) {
     let status: StatusCode = response.status();
     let code = response.extensions().get::<Arc<Problem>>().map(|problem| problem.code);
     let location = |headers: &HeaderMap| Some(headers.get(header::LOCATION)?.to_str().ok()?.to_owned());
     let mut location = location(response.headers());
-    let mut about = None;
+    let mut about = match status {
+        // It is with what the user has.
+        StatusCode::CONFLICT => About::AsBegun,
+        // Of any other refusal nobody knows whether there is such a user.
+        refused if refused.is_client_error() => About::Nobody,
+        _ => About::AsBegun,
+    };
     if route.as_str() == USERS
         && let Some((path, user)) = location.as_deref().and_then(|made| made.rsplit_once('/'))
     {
-        about = user.parse().ok();
+        about = user.parse().map_or(about, About::Made);
         location = Some(format!("{path}/{NAMED}"));
     }
-    Ended {
-        at: crate::now_in_milliseconds(),
-        status: status.as_u16(),
-        code: code.map(|code| code.as_str().to_owned()),
-        location,
-        about,
-        // A conflict is with what the user has. Of any other refusal nobody knows whether there is such a user.
-        is_about_nobody: status.is_client_error() && status != StatusCode::CONFLICT,
-    }
+    let code = code.map(|code| code.as_str().to_owned());
+    (Ended { at: crate::now_in_milliseconds(), status: status.as_u16(), code, location }, about)
 }

@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::routing::{any, get};
 use axum::{Router, middleware};
 use tower::ServiceBuilder;
+use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -46,7 +47,9 @@ pub(super) struct Group {
 pub fn router(app: Arc<App>, side: Side) -> Router {
     let mut all = Router::new();
     let pages = Arc::new(Pages { own: app.links.authority().cloned(), origins: app.origins.clone() });
-    for Group { audience, routes } in documented().into_iter().chain(undocumented(&app, side)) {
+    let document = docs::openapi(side);
+    let parameters = Arc::new(Parameters::of(&document));
+    for Group { audience, routes } in documented().into_iter().chain(undocumented(&app, document)) {
         if !side.has(audience) {
             continue;
         }
@@ -71,7 +74,6 @@ pub fn router(app: Arc<App>, side: Side) -> Router {
         let limit = middleware::from_fn_with_state(limit.clone(), doors::count_address);
         all = all.fallback_service(any(async || StatusCode::NOT_FOUND).layer(limit));
     }
-    let parameters = Arc::new(Parameters::of(&docs::openapi(side)));
     let origins = app.origins.clone();
     // All in one: each call of `Router::layer` boxes every request once more.
     all.with_state(app).layer(
@@ -148,8 +150,8 @@ pub(super) fn documented() -> Vec<Group> {
 }
 
 /// The documentation itself, the pages, and metrics.
-fn undocumented(app: &App, side: Side) -> [Group; 2] {
-    let swagger = swagger::router(docs::openapi(side), app.links.prefix());
+fn undocumented(app: &App, document: OpenApi) -> [Group; 2] {
+    let swagger = swagger::router(document, app.links.prefix());
     let pages = Router::new()
         .route("/", get(pages::try_it))
         .route("/favicon.ico", get(async || StatusCode::NO_CONTENT))

@@ -93,28 +93,31 @@ impl RedemptionStore {
         after: Option<(Timestamp, IssuanceId)>,
         limit: usize,
     ) -> Result<Vec<Holding>, Failure> {
-        let options = FindOptions::builder()
-            .sort(ledger::queries::newest_first())
-            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
-            .projection(fields())
-            .build();
-        let (records, filter) = (self.records.clone(), ledger::queries::issued_to(user, after));
-        let found = mongo::run("list what the user holds", async move {
-            records.find(filter).with_options(options).await?.try_collect::<Vec<_>>().await
-        });
-        found.await?.into_iter().map(holding).collect()
+        let filter = ledger::queries::issued_to(user, after);
+        self.page("list what the user holds", filter, ledger::queries::newest_first(), limit).await
     }
 
     /// At most [`UNITS_PAGE`] units of a coupon that are held, with a serial above `after`, by serial. A
     /// page with fewer is the last.
     pub async fn units_after(&self, coupon: &CouponId, after: u32) -> Result<Vec<Holding>, Failure> {
+        let filter = ledger::queries::units_after(coupon, after);
+        self.page("export a coupon's units", filter, ledger::queries::by_serial(), UNITS_PAGE).await
+    }
+
+    async fn page(
+        &self,
+        operation: &'static str,
+        filter: Document,
+        sort: Document,
+        limit: usize,
+    ) -> Result<Vec<Holding>, Failure> {
         let options = FindOptions::builder()
-            .sort(ledger::queries::by_serial())
-            .limit(i64::try_from(UNITS_PAGE).unwrap_or(i64::MAX))
+            .sort(sort)
+            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
             .projection(fields())
             .build();
-        let (records, filter) = (self.records.clone(), ledger::queries::units_after(coupon, after));
-        let found = mongo::run("export a coupon's units", async move {
+        let records = self.records.clone();
+        let found = mongo::run(operation, async move {
             records.find(filter).with_options(options).await?.try_collect::<Vec<_>>().await
         });
         found.await?.into_iter().map(holding).collect()

@@ -4,24 +4,13 @@ use std::sync::Arc;
 
 use coupon_system::issuance::ledger::Inserted;
 use coupon_system::issuance::settle::{Settled, settle};
-use coupon_system::issuance::{Decision, IssuanceId, Outcome, Reason};
+use coupon_system::issuance::{IssuanceId, Outcome, Reason};
 use coupon_system::keys::PartitionId;
 use coupon_system::queue::Entry;
 use futures::future::join_all;
 use tokio::sync::Barrier;
 
-use crate::helpers::{System, at};
-
-fn decision(entry: &Entry, outcome: Outcome) -> Decision {
-    Decision {
-        id: entry.id,
-        coupon: entry.coupon.clone(),
-        user: entry.user.clone(),
-        outcome,
-        accepted_at: entry.accepted_at,
-        decided_at: at(0),
-    }
-}
+use crate::helpers::{System, decision};
 
 /// A record that somebody else holds this unit: as a worker that slept through a rebuild leaves it.
 async fn taken_by_another(system: &System, entry: &Entry, user: &str, serial: u32) {

@@ -19,4 +19,4 @@ pub use processes::{API, CTL, WORKER, program, program_as_it_is, send, serving, 
 pub use raw::{Raw, RawAnswer};
 pub use rush::{NotFound, POLL_EVERY, Tally, issued, rush};
 pub use servers::{database, mongodb, redis};
-pub use system::{System, api_key, at, eventually};
+pub use system::{System, api_key, at, decision, eventually};

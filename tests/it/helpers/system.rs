@@ -12,9 +12,9 @@ use coupon_system::boot::{self, Backends};
 use coupon_system::config::ApiCommand;
 use coupon_system::coupon::{Coupon, CouponId, Created, Stock, Validity, stock};
 use coupon_system::dev::servers::RedisServer;
-use coupon_system::issuance::IssuanceId;
 use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reserve::{Request, Reserved, reserve};
+use coupon_system::issuance::{Decision, IssuanceId, Outcome};
 use coupon_system::keys::{EpochKeys, GROUP, PartitionId};
 use coupon_system::partition::Partition;
 use coupon_system::queue::{Entry, Read, Reader, Which};
@@ -42,6 +42,18 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
         }
         assert!(started.elapsed() < EVENTUALLY_MAX, "it never happened that {what}");
         tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// The decision about an entry, of now.
+pub fn decision(entry: &Entry, outcome: Outcome) -> Decision {
+    Decision {
+        id: entry.id,
+        coupon: entry.coupon.clone(),
+        user: entry.user.clone(),
+        outcome,
+        accepted_at: entry.accepted_at,
+        decided_at: at(0),
     }
 }
 

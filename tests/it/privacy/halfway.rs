@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use coupon_system::Failure;
 use coupon_system::issuance::settle::{Settled, settle};
-use coupon_system::issuance::{Decision, Outcome, Reason};
+use coupon_system::issuance::{Outcome, Reason};
 use coupon_system::privacy::{Erased, Eraser};
-use coupon_system::queue::Entry;
 use coupon_system::user::{Deletion, Marked};
 use mongodb::bson::{Document, doc};
 use rand::RngExt;
@@ -17,7 +16,7 @@ use serde_json::json;
 
 use super::traces;
 use crate::helpers::{
-    API, Client, System, adopted, at, chance, eventually, program, recovered, rounds, send, serving,
+    API, Client, System, adopted, at, chance, decision, eventually, program, recovered, rounds, send, serving,
 };
 
 const USER: &str = "halfway-user";
@@ -46,17 +45,6 @@ async fn records_must(system: &System, validator: Document) {
     let changed =
         system.backends.database.run_command(doc! {"collMod": "user_coupons", "validator": validator});
     changed.await.expect("it is changed");
-}
-
-fn decision(entry: &Entry, outcome: Outcome) -> Decision {
-    Decision {
-        id: entry.id,
-        coupon: entry.coupon.clone(),
-        user: entry.user.clone(),
-        outcome,
-        accepted_at: entry.accepted_at,
-        decided_at: at(0),
-    }
 }
 
 /// Breaks a deletion off.
