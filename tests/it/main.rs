@@ -12,6 +12,7 @@ mod doors;
 mod exports;
 mod faults;
 mod helpers;
+mod inserting;
 mod issuing;
 mod limits;
 mod losses;

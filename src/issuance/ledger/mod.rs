@@ -7,6 +7,7 @@
 mod audit;
 pub mod follow;
 pub mod indexes;
+mod order;
 mod record;
 mod renaming;
 
@@ -72,10 +73,11 @@ impl Ledger {
     /// complement is allowed only for the driver's own account of a bulk insert without a
     /// write-concern error.
     pub async fn insert(&self, decisions: &[Decision]) -> Result<Vec<Inserted>, Failure> {
-        let documents: Vec<Record> = decisions.iter().map(Record::from).collect();
-        let (records, count) = (self.records.clone(), documents.len());
+        let places = order::places(decisions);
+        let documents: Vec<Record> = places.iter().map(|place| Record::from(&decisions[*place])).collect();
+        let records = self.records.clone();
         let inserted = mongo::run("write the ledger", async move {
-            let mut outcomes = vec![Inserted::Decided; count];
+            let mut outcomes = vec![Inserted::Decided; places.len()];
             match records.insert_many(documents).ordered(false).await {
                 Ok(_) => Ok(outcomes),
                 Err(error) => {
@@ -84,7 +86,7 @@ impl Ledger {
                         return Err(error);
                     }
                     for failed in failed.write_errors.as_deref().unwrap_or_default() {
-                        outcomes[failed.index] = match failed.code {
+                        outcomes[places[failed.index]] = match failed.code {
                             mongo::DUPLICATE_KEY => Inserted::Conflict,
                             _ => Inserted::Refused(format!("{} ({})", failed.message, failed.code)),
                         };
