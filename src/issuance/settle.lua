@@ -7,11 +7,12 @@
 --       then for each coupon: coupon, holders, free
 -- ARGV  1 epoch  2 group  3 channel
 --       then for each outcome: number of its coupon (1 is the first), entry id, issuance id (16 bytes),
---       'I' issued or 'R' rejected, the serial in the ledger ('' for none), '1' if a rejection gives
---       that serial back or '0' if it is lost to another record, '1' if the id was made from a key,
---       what a user rejected as already issued holds (26 bytes each: id, serial in ten digits),
---       the message to publish
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', answer, …}: '1' settled, '0' guarded off
+--       the verdict, the announcement
+--       A verdict is 'I' and the serial; or 'R', '1' if the serial is given back or '0' if it is lost to
+--       another record, '1' if the id was made from a key or '0', the serial in ten digits (zeros for
+--       none), and what a user rejected as already issued holds (26 bytes each: id, serial in ten digits)
+-- Returns {'uncertified'} or {'stale', epoch}, or {'ok', answers}: a digit for each, 1 settled, 0 guarded off
+-- Publishes the announcements of what was settled as one message, a line each.
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
@@ -33,7 +34,7 @@ local function take(coupon, free, serial)
 end
 
 -- Read everything first: an error here is before the first write.
-local count = (#ARGV - 3) / 9
+local count = (#ARGV - 3) / 5
 local loaded = {}
 for key = 6, #KEYS, 3 do
   loaded[key] = redis.call('HEXISTS', KEYS[key], 'id') == 1
@@ -41,20 +42,20 @@ for key = 6, #KEYS, 3 do
   redis.call('SCARD', KEYS[key + 2])
 end
 local ids = {}
-for item = 1, count do ids[item] = ARGV[3 + (item - 1) * 9 + 3] end
+for item = 1, count do ids[item] = ARGV[item * 5 + 1] end
 local values = redis.call('HMGET', KEYS[3], unpack(ids))
-redis.call('HLEN', KEYS[4])
+local dead = redis.call('HLEN', KEYS[4])
 redis.call('HLEN', KEYS[5])
 redis.call('XLEN', KEYS[2])
 
-local entries, settled_ids, issued, seen, answers = {}, {}, {}, {}, {}
+local entries, settled_ids, issued, seen, answers, announced = {}, {}, {}, {}, {}, {}
 for item = 1, count do
-  local at = 3 + (item - 1) * 9
+  local at = item * 5 - 2
   local key = 6 + (tonumber(ARGV[at + 1]) - 1) * 3
-  local entry, id, outcome, serial = ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], ARGV[at + 5]
-  local held_entry, held_serial, user
+  local entry, id, verdict = ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
+  local held_entry, held_serial
   if values[item] and not seen[id] then
-    held_entry, held_serial, user = string.match(values[item], '^(%S+) (%S+) %S+ %S+ %S+ %S+ (%S+)$')
+    held_entry, held_serial = string.match(values[item], '^(%S+) (%S+) ')
   end
   if held_entry ~= entry then
     answers[item] = '0'
@@ -63,8 +64,10 @@ for item = 1, count do
     answers[item] = '1'
     entries[#entries + 1] = entry
     settled_ids[#settled_ids + 1] = id
+    announced[#announced + 1] = ARGV[at + 5]
     if loaded[key] then
-      if outcome == 'I' then
+      if string.byte(verdict) == 73 then -- I
+        local serial = string.sub(verdict, 2)
         issued[key] = (issued[key] or 0) + 1
         -- The unit that the ledger names is taken, whatever was in flight for it.
         if serial ~= held_serial then
@@ -74,8 +77,10 @@ for item = 1, count do
       else
         -- What is in flight goes back, unless the tombstone says that this very serial is lost.
         -- (It may be a fresh one: reserved again under the id of an older rejection.)
-        local lost = serial == held_serial and ARGV[at + 6] == '0'
+        local given_back, keyed = string.sub(verdict, 2, 2) == '1', string.sub(verdict, 3, 3) == '1'
+        local lost = not given_back and tonumber(string.sub(verdict, 4, 13)) == tonumber(held_serial)
         if held_serial ~= '0' and not lost then redis.call('SADD', KEYS[key + 2], held_serial) end
+        local user = string.match(values[item], '%S+$')
         local held, rest, known = redis.call('HGET', KEYS[key + 1], user) or '', {}, {[id] = true}
         for i = 1, #held, 16 do
           local other = string.sub(held, i, i + 15)
@@ -85,11 +90,11 @@ for item = 1, count do
         -- What the ledger says the user holds comes into dedupe, else each further request would be
         -- accepted and rejected again; and into the accounts with it, for whoever is in dedupe and not
         -- in flight is counted. One in flight counts when it is settled.
-        for i = 1, #ARGV[at + 8], 26 do
-          local other = string.sub(ARGV[at + 8], i, i + 15)
+        for i = 14, #verdict, 26 do
+          local other = string.sub(verdict, i, i + 15)
           if not known[other] then
             local waits = redis.call('HEXISTS', KEYS[3], other) == 1
-            if waits or take(KEYS[key], KEYS[key + 2], string.sub(ARGV[at + 8], i + 16, i + 25)) then
+            if waits or take(KEYS[key], KEYS[key + 2], string.sub(verdict, i + 16, i + 25)) then
               rest[#rest + 1] = other
               if not waits then issued[key] = (issued[key] or 0) + 1 end
             end
@@ -101,10 +106,9 @@ for item = 1, count do
         else
           redis.call('HDEL', KEYS[key + 1], user)
         end
-        if ARGV[at + 7] == '1' then redis.call('HSET', KEYS[key + 1], '!' .. id, '1') end
+        if keyed then redis.call('HSET', KEYS[key + 1], '!' .. id, '1') end
       end
     end
-    redis.call('PUBLISH', ARGV[3], ARGV[at + 9])
   end
 end
 
@@ -113,7 +117,8 @@ if #entries > 0 then
   redis.call('XACK', KEYS[2], ARGV[2], unpack(entries))
   redis.call('XDEL', KEYS[2], unpack(entries))
   redis.call('HDEL', KEYS[3], unpack(settled_ids))
-  redis.call('HDEL', KEYS[4], unpack(settled_ids))
+  if dead > 0 then redis.call('HDEL', KEYS[4], unpack(settled_ids)) end
   redis.call('HINCRBY', KEYS[5], 'settled', #entries)
+  redis.call('PUBLISH', ARGV[3], table.concat(announced, '\n'))
 end
-return {'ok', unpack(answers)}
+return {'ok', table.concat(answers)}

@@ -60,36 +60,43 @@ async fn call(
             coupons.add_keys(keys, call);
             call.arg(GROUP).arg(outcome_channel(keys.partition()));
             for Settlement { entry, decision, holds } in decided {
-                let (letter, serial, given_back) = match decision.outcome {
-                    Outcome::Issued { serial, .. } => ("I", Some(serial), false),
-                    Outcome::Rejected { serial, lost, .. } => ("R", serial, !lost),
-                };
                 call.arg(coupons.number(&decision.coupon))
                     .arg(entry)
                     .arg(decision.id.as_bytes().as_slice())
-                    .arg(letter)
-                    .arg(serial.map(|serial| serial.to_string()).unwrap_or_default())
-                    .arg(u8::from(given_back))
-                    .arg(u8::from(decision.id.is_keyed()))
-                    .arg(holds.iter().flat_map(held).collect::<Vec<u8>>())
+                    .arg(verdict(decision, holds))
                     .arg(message::write(decision));
             }
         })
         .await?;
     let Under::Epoch(mut reply) = reply else { return Ok(vec![Settled::AnotherEpoch; decided.len()]) };
-    decided
-        .iter()
-        .map(|_| match reply.text()?.as_str() {
-            "1" => Ok(Settled::Now),
-            "0" => Ok(Settled::Before),
+    let answers = reply.bytes()?;
+    if answers.len() != decided.len() {
+        return Err(reply.wrong());
+    }
+    answers
+        .into_iter()
+        .map(|answer| match answer {
+            b'1' => Ok(Settled::Now),
+            b'0' => Ok(Settled::Before),
             _ => Err(reply.wrong()),
         })
         .collect()
 }
 
-/// An id and a serial, as the script reads them.
-fn held(held: &Held) -> Vec<u8> {
-    [held.id.as_bytes().as_slice(), format!("{:010}", held.serial).as_bytes()].concat()
+/// The outcome, as the script reads it.
+fn verdict(decision: &Decision, holds: &[Held]) -> Vec<u8> {
+    match decision.outcome {
+        Outcome::Issued { serial, .. } => format!("I{serial}").into_bytes(),
+        Outcome::Rejected { serial, lost, .. } => {
+            let (given_back, keyed) = (u8::from(!lost), u8::from(decision.id.is_keyed()));
+            let mut verdict = format!("R{given_back}{keyed}{:010}", serial.unwrap_or(0)).into_bytes();
+            for held in holds {
+                verdict.extend_from_slice(held.id.as_bytes());
+                verdict.extend_from_slice(format!("{:010}", held.serial).as_bytes());
+            }
+            verdict
+        }
+    }
 }
 
 /// The most entries of one call: a script must stay short.

@@ -290,7 +290,9 @@ async fn garbage_on_the_channel_harms_nothing() {
     let channel = outcome_channel(system.partition().id());
     let halves = format!("{id} I 1");
     let other_way = format!("{id} I 01 1 1 1 c u0");
-    for garbage in ["", "garbage", "\0\u{1}", halves.as_str(), other_way.as_str(), &"x".repeat(100_000)] {
+    let long = "x".repeat(100_000);
+    let lines = format!("garbage\n\n{halves}\nepoch of");
+    for garbage in ["", "garbage", "\0\u{1}", &halves, &other_way, &lines, &long] {
         system.command::<redis::Value>(&["PUBLISH", &channel, garbage]).await;
     }
     assert_eq!(system.client.get(&format!("/issuances/{id}")).await.state(), "queued");

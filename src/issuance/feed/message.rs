@@ -1,5 +1,6 @@
 //! The announcement of an outcome on the partition's channel: text, fields with a space between, none
-//! of which can hold one. (The other announcement there is `epoch` and the epoch that was opened.)
+//! of which can hold one. A message has as many announcements as were settled at once, a line each.
+//! (The other message there is `epoch` and the epoch that was opened.)
 //!
 //! `id I serial nth acceptedAtMs decidedAtMs coupon user`, or, with `-` for no serial and `1` for a
 //! lost one, `id R reason serial lost acceptedAtMs decidedAtMs coupon user`.

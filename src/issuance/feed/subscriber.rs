@@ -87,17 +87,23 @@ async fn hear(feed: &Feed, mut sink: PubSubSink, mut stream: PubSubStream) {
 
 fn take(feed: &Feed, announced: &Msg) {
     let bytes = announced.get_payload_bytes();
-    match std::str::from_utf8(bytes).map_err(|error| error.to_string()).and_then(message::hear) {
-        // Whoever waits is looked up again because of it. Only a script's answer says which epoch is open, and
-        // that it is of our ledger.
-        Ok(Heard::Epoch(_)) => feed.again.notify_one(),
-        Ok(Heard::Outcome(decision)) => {
-            let id = decision.id;
-            let decision = feed.lookup.learn(decision);
-            feed.waiters.tell(id, Found::Decided(decision));
-        }
-        Err(why) => {
-            tracing::debug!(bytes = bytes.len(), why, "skipped what is no announcement")
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        tracing::debug!(bytes = bytes.len(), "skipped what is no text");
+        return;
+    };
+    for line in text.split('\n') {
+        match message::hear(line) {
+            // Whoever waits is looked up again because of it. Only a script's answer says which epoch is open,
+            // and that it is of our ledger.
+            Ok(Heard::Epoch(_)) => feed.again.notify_one(),
+            Ok(Heard::Outcome(decision)) => {
+                let id = decision.id;
+                let decision = feed.lookup.learn(decision);
+                feed.waiters.tell(id, Found::Decided(decision));
+            }
+            Err(why) => {
+                tracing::debug!(bytes = line.len(), why, "skipped what is no announcement")
+            }
         }
     }
 }
