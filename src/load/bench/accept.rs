@@ -65,6 +65,12 @@ impl Kind {
         self.cpu.push(burnt.cpu);
     }
 
+    /// Adds several bursts of one round as one.
+    fn add_mean(&mut self, bursts: Kind) {
+        self.rates.push(bursts.rates.iter().sum::<f64>() / bursts.rates.len() as f64);
+        self.cpu.extend(bursts.cpu);
+    }
+
     fn figures(self) -> (Spread, Cpu) {
         (Spread::of(self.rates), Cpu::median(&self.cpu))
     }
@@ -101,14 +107,18 @@ pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Accept> {
         // Until they know them all.
         drained_burst(&bed, to_service(lab, &bed, &open, None)?).await?;
         fresh.add(drained_burst(&bed, with_tokens(&guarded)?).await?);
-        // Side by side, and each as often first as second: what the system does beside is not the same.
-        if round % 2 == 0 {
-            seen.add(drained_burst(&bed, to_service(lab, &bed, &open, None)?).await?);
-            known.add(drained_burst(&bed, with_tokens(&guarded)?).await?);
-        } else {
-            known.add(drained_burst(&bed, with_tokens(&guarded)?).await?);
-            seen.add(drained_burst(&bed, to_service(lab, &bed, &open, None)?).await?);
+        // Side by side, and each once before and once after the other.
+        let mut pair = [Kind::default(), Kind::default()];
+        for guarded_first in [round % 2 == 0, round % 2 != 0] {
+            for is_guarded in [guarded_first, !guarded_first] {
+                let burst =
+                    if is_guarded { with_tokens(&guarded)? } else { to_service(lab, &bed, &open, None)? };
+                pair[usize::from(is_guarded)].add(drained_burst(&bed, burst).await?);
+            }
         }
+        let [without, with] = pair;
+        seen.add_mean(without);
+        known.add_mean(with);
         guarded.stop().await?;
         let coupon = bed.coupon(sizes.burst).await?;
         let worker = bed.worker().await?;

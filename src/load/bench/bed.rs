@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use jiff::SignedDuration;
+use mongodb::bson::doc;
 use redis::InfoDict;
 
 use super::lab::Lab;
@@ -16,6 +17,7 @@ use crate::coupon::{Coupon, CouponId, Stock, Validity, stock};
 use crate::dev::servers::{MongoServer, Persistence, RedisOptions, RedisServer};
 use crate::load::api::Api;
 use crate::load::target::Target;
+use crate::mongo;
 use crate::recovery::Durability;
 use crate::user::{User, UserId};
 
@@ -201,11 +203,15 @@ impl Bed {
         }
     }
 
-    /// Starts a worker, lets it drain, and ends it.
+    /// Starts a worker, lets it drain, and ends it. MongoDB has then written to its files what it will have
+    /// to: nothing of it is left to be done beside what is measured next.
     pub async fn drain(&self, coupon: &CouponId, issued: u32) -> anyhow::Result<()> {
         let worker = self.worker().await?;
         self.drained(coupon, issued).await?;
-        worker.stop().await
+        worker.stop().await?;
+        let admin = self.backends.database.client().database("admin");
+        mongo::run("write a checkpoint", async move { admin.run_command(doc! {"fsync": 1}).await }).await?;
+        Ok(())
     }
 
     async fn info(&self, section: &str) -> anyhow::Result<InfoDict> {
