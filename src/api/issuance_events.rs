@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Extension, Path, State};
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{HeaderName, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
@@ -57,7 +57,7 @@ pub async fn events(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
     Extension(RequestId(request_id)): Extension<RequestId>,
-    headers: HeaderMap,
+    language: Language,
     Path(id): Path<String>,
     query: Query,
 ) -> Result<Response, Problem> {
@@ -74,7 +74,7 @@ pub async fn events(
     let telling = Telling {
         app,
         id,
-        language: Language::of(&headers),
+        language,
         request_id,
         first: Some(found),
         waiter,

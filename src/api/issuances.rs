@@ -1,10 +1,12 @@
 //! Requesting a coupon, and asking what became of the request.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Extension, Path, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::extract::{Extension, FromRequestParts, Path, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 
@@ -63,7 +65,8 @@ pub async fn request(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
     Extension(RequestId(request_id)): Extension<RequestId>,
-    headers: HeaderMap,
+    language: Language,
+    key: GivenKey,
     query: Query,
     RawJson(body): RawJson,
 ) -> Result<Response, Problem> {
@@ -71,7 +74,7 @@ pub async fn request(
     let (user, coupon) = wire::request(&body)?;
     only_for(&caller, &user)?;
     app.user_limit.count(&caller, Some(&user)).await?;
-    let key = idempotency_key(&headers)?;
+    let key = key.parse()?;
     if !app.knows(&user).await? {
         return Err(Problem::new(Code::UserNotFound));
     }
@@ -80,14 +83,30 @@ pub async fn request(
         None => IssuanceId::generate(PartitionId::ONE),
     };
     let request = Request { id, coupon, user };
-    let to = To { language: Language::of(&headers), request_id: &request_id };
-    match reserve(&app, &request).await? {
-        Reserved::Accepted(queued) => {
-            tracing::debug!(issuance = %queued.id, partition = %queued.id.partition(), "accepted");
-            answer(&app, &request, queued, wait, to).await
-        }
+    let to = To { language, request_id: &request_id };
+    let reserved = reserve(&app, &request).await?;
+    if let Reserved::Accepted(queued) = &reserved {
+        tracing::debug!(issuance = %queued.id, partition = %queued.id.partition(), "accepted");
+    }
+    match reserved {
+        Reserved::Accepted(queued) if wait.is_none() => Ok(accepted(&app, &request, &queued)),
+        // In a box: what few requests need makes the future of all no larger.
+        reserved => Box::pin(conclude(&app, &request, reserved, wait, to)).await,
+    }
+}
+
+/// The answer to a request, whatever the script said to it.
+async fn conclude(
+    app: &App,
+    request: &Request,
+    reserved: Reserved,
+    wait: Option<Duration>,
+    to: To<'_>,
+) -> Result<Response, Problem> {
+    match reserved {
+        Reserved::Accepted(queued) => answer(app, request, queued, wait, to).await,
         Reserved::Replayed(queued) => {
-            let answered = answer(&app, &request, queued, wait, to).await;
+            let answered = answer(app, request, queued, wait, to).await;
             answered.map(replayed).map_err(|problem| match problem.code {
                 // There is nothing left that this would be a replay of.
                 Code::Unavailable => problem,
@@ -104,14 +123,14 @@ pub async fn request(
             }
             match decision.outcome {
                 Outcome::Issued { .. } => {
-                    Ok(replayed(axum::Json(decided_issuance(&app, &decision, to)).into_response()))
+                    Ok(replayed(axum::Json(decided_issuance(app, &decision, to)).into_response()))
                 }
                 Outcome::Rejected { reason, .. } => {
-                    Err(rejected(&app, id, reason).with_header(REPLAYED, TRUE))
+                    Err(rejected(app, id, reason).with_header(REPLAYED, TRUE))
                 }
             }
         }
-        refused => Err(refusal(&app, &request.user, refused)),
+        refused => Err(refusal(app, &request.user, refused)),
     }
 }
 
@@ -164,11 +183,15 @@ fn rejected(app: &App, id: IssuanceId, reason: Reason) -> Problem {
 /// Reserves. A coupon that Redis does not have is loaded first; one that is over is answered for from
 /// the ledger.
 async fn reserve(app: &App, request: &Request) -> Result<Reserved, Problem> {
+    match app.reservations.reserve(request.clone()).await? {
+        Reserved::NotLoaded { now } => Box::pin(load_and_reserve(app, request, now)).await,
+        answered => Ok(answered),
+    }
+}
+
+/// Reserves of a coupon that Redis did not have at this time of its clock.
+async fn load_and_reserve(app: &App, request: &Request, mut now: Timestamp) -> Result<Reserved, Problem> {
     for _ in 0..LOADS_MAX {
-        let now = match app.reservations.reserve(request.clone()).await? {
-            Reserved::NotLoaded { now } => now,
-            answered => return Ok(answered),
-        };
         let Some(coupon) = app.coupons.get(&request.coupon).await? else {
             return Err(Problem::new(Code::CouponNotFound));
         };
@@ -180,6 +203,10 @@ async fn reserve(app: &App, request: &Request) -> Result<Reserved, Problem> {
         if !app.knows(&request.user).await? {
             return Err(Problem::new(Code::UserNotFound));
         }
+        now = match app.reservations.reserve(request.clone()).await? {
+            Reserved::NotLoaded { now } => now,
+            answered => return Ok(answered),
+        };
     }
     Err(Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(1_000)))
 }
@@ -216,10 +243,23 @@ fn refusal(app: &App, user: &UserId, refused: Reserved) -> Problem {
     }
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
-    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-    let parsed = value.to_str().map_err(|_| "must be visible ASCII".to_string()).and_then(str::parse);
-    parsed.map(Some).map_err(|why| Problem::invalid_parameter("Idempotency-Key", why))
+/// The header that names an attempt, as it was sent.
+pub struct GivenKey(Option<HeaderValue>);
+
+impl<S: Sync> FromRequestParts<S> for GivenKey {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(GivenKey(parts.headers.get(IDEMPOTENCY_KEY).cloned()))
+    }
+}
+
+impl GivenKey {
+    fn parse(&self) -> Result<Option<IdempotencyKey>, Problem> {
+        let Some(value) = &self.0 else { return Ok(None) };
+        let parsed = value.to_str().map_err(|_| "must be visible ASCII".to_string()).and_then(str::parse);
+        parsed.map(Some).map_err(|why| Problem::invalid_parameter("Idempotency-Key", why))
+    }
 }
 
 fn accepted(app: &App, request: &Request, queued: &Queued) -> Response {
@@ -262,7 +302,7 @@ pub async fn get(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
     Extension(RequestId(request_id)): Extension<RequestId>,
-    headers: HeaderMap,
+    language: Language,
     Path(id): Path<String>,
     query: Query,
 ) -> Result<Response, Problem> {
@@ -284,7 +324,7 @@ pub async fn get(
             Ok((retry_after, axum::Json(issuance)).into_response())
         }
         Found::Decided(decision) => {
-            let to = To { language: Language::of(&headers), request_id: &request_id };
+            let to = To { language, request_id: &request_id };
             Ok(axum::Json(decided_issuance(&app, &decision, to)).into_response())
         }
         Found::Nowhere => Err(nowhere(&app, id)),
@@ -363,5 +403,23 @@ pub(super) fn decided_issuance(app: &App, decision: &Decision, to: To<'_>) -> Is
             let problem = Problem::new(reason.into()).to_value(to.language, to.request_id);
             Issuance::Rejected { id, coupon_id, user_id, problem, accepted_at, decided_at }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each request in hand has its future in memory, as a whole, whichever way it takes.
+    const FUTURE_BYTES_MAX: usize = 1_024;
+
+    fn size_of_future<A, B, C, D, E, F, G, R>(_: fn(A, B, C, D, E, F, G) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    #[test]
+    fn a_request_in_hand_is_small() {
+        let bytes = size_of_future(request);
+        assert!(bytes <= FUTURE_BYTES_MAX, "{bytes}");
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Extension, Path, State};
-use axum::http::HeaderMap;
 
 use super::App;
 use super::issuances::{To, decided_issuance};
@@ -109,13 +108,13 @@ pub async fn redrive(
 pub async fn discard(
     State(app): State<Arc<App>>,
     Extension(RequestId(request_id)): Extension<RequestId>,
-    headers: HeaderMap,
+    language: Language,
     Path(id): Path<String>,
 ) -> Result<Json<Issuance>, Problem> {
     let id = parse(&id)?;
     let decision = dead::discard(&app.partition, &app.ledger, id).await?.ok_or_else(no_dead_letter)?;
     tracing::info!(issuance = %id, partition = %id.partition(), "a dead letter was discarded");
-    let to = To { language: Language::of(&headers), request_id: &request_id };
+    let to = To { language, request_id: &request_id };
     Ok(Json(decided_issuance(&app, &decision, to)))
 }
 

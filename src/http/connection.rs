@@ -228,6 +228,8 @@ impl AsyncWrite for Connection {
         self.watch(context, written)
     }
 
+    /// Else hyper would copy each body whole into a buffer of the connection, were it a megabyte that nobody
+    /// reads.
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }

@@ -1,6 +1,10 @@
 //! English or Korean, by `Accept-Language`.
 
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
 use axum::http::header::ACCEPT_LANGUAGE;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 
 /// A language that answers are written in.
@@ -9,6 +13,14 @@ pub enum Language {
     #[default]
     English,
     Korean,
+}
+
+impl<S: Sync> FromRequestParts<S> for Language {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Language::of(&parts.headers))
+    }
 }
 
 impl Language {

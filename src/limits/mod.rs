@@ -101,7 +101,7 @@ impl Limiter {
         let admission = match self.local.say(who) {
             Said::Admitted => return Admission::Admitted,
             Said::Limited { retry_after } => Admission::Limited { retry_after },
-            Said::Ask { debt } => self.ask(who, debt).await,
+            Said::Ask { debt } => Box::pin(self.ask(who, debt)).await,
         };
         if admission != Admission::Admitted {
             metrics::LIMITED.count(self.kind.as_str());

@@ -78,6 +78,11 @@ impl RegisteredUsers {
             metrics::USER_CACHE.hit();
             return Ok(true);
         }
+        // In a box: most are known, and the future of each request is no larger for those who are not.
+        Box::pin(self.look_up(id)).await
+    }
+
+    async fn look_up(&self, id: &UserId) -> Result<bool, Failure> {
         metrics::USER_CACHE.miss();
         let asked = Instant::now();
         let registered = self.store.ask(id.clone()).await?;
