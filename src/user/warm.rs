@@ -17,15 +17,18 @@ use crate::Failure;
 const EVERY: Duration = Duration::from_secs(1);
 /// Users in one read.
 const PAGE: usize = 10_000;
-/// Those who were registered so long before the last look are looked for again: the processes that
-/// register have clocks of their own.
-const OVERLAP: SignedDuration = SignedDuration::from_secs(10);
+/// Those who were registered so long before the last look are looked for again, as an insert takes time.
+const OVERLAP: SignedDuration = SignedDuration::from_secs(1);
+/// One look of so many goes back further: the processes that register have clocks of their own. Not each
+/// look: a hundred thousand who were registered at once would be read again every second for as long.
+const FAR_LOOK_EVERY: usize = 10;
+const FAR_OVERLAP: SignedDuration = SignedDuration::from_secs(20);
 
 impl RegisteredUsers {
     /// Remembers users until `shutdown`, `room` of them at the start.
     pub async fn keep_warm(self, store: UserStore, room: usize, shutdown: CancellationToken) {
         let mut since = None;
-        loop {
+        for next in 1_usize.. {
             let began = Timestamp::now();
             let looked = tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -33,7 +36,10 @@ impl RegisteredUsers {
             };
             match looked {
                 // Not since the newest of them: who came before that with many others would be read for ever.
-                Ok(()) => since = began.checked_sub(OVERLAP).ok(),
+                Ok(()) => {
+                    let overlap = if next.is_multiple_of(FAR_LOOK_EVERY) { FAR_OVERLAP } else { OVERLAP };
+                    since = began.checked_sub(overlap).ok();
+                }
                 Err(failure) => {
                     tracing::debug!(error = failure.chain(), "users cannot be read ahead now");
                 }
