@@ -124,7 +124,9 @@ struct Plain<'a> {
 /// Reads who wants which coupon from a body. What is right is read at once; whatever else it is, it is
 /// read again, field by field, to tell all that is wrong with it.
 pub fn request(body: &[u8]) -> Result<(UserId, CouponId), Problem> {
-    if let Ok(plain) = serde_json::from_slice::<Plain<'_>>(body)
+    // Serde takes a list of the two for the object, too.
+    if body.trim_ascii_start().first() == Some(&b'{')
+        && let Ok(plain) = serde_json::from_slice::<Plain<'_>>(body)
         && let (Ok(user), Ok(coupon)) = (plain.user_id.parse(), plain.coupon_id.parse())
     {
         return Ok((user, coupon));
@@ -146,6 +148,7 @@ mod tests {
         let wrong = [
             (&b"{"[..], Code::Malformed),
             (b"[]", Code::Invalid),
+            (br#"["u1", "summer"]"#, Code::Invalid),
             (br#"{"userId": "u1"}"#, Code::Invalid),
             (br#"{"userId": "u1", "couponId": "no/slash"}"#, Code::Invalid),
             (br#"{"userId": "u1", "couponId": "summer", "more": 1}"#, Code::Invalid),

@@ -2,9 +2,10 @@
 //! on them. No bed inherits the caches, files and checkpoints of the one before.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use jiff::SignedDuration;
 use mongodb::bson::doc;
 use redis::InfoDict;
@@ -16,6 +17,7 @@ use crate::config::{MongoConfig, RedisConfig};
 use crate::coupon::{Coupon, CouponId, Stock, Validity, stock};
 use crate::dev::servers::{MongoServer, Persistence, RedisOptions, RedisServer};
 use crate::load::api::Api;
+use crate::load::connection::Connection;
 use crate::load::target::Target;
 use crate::mongo;
 use crate::recovery::Durability;
@@ -23,6 +25,7 @@ use crate::user::{User, UserId};
 
 /// Every bed has a mongod of its own.
 const DATABASE: &str = "bench";
+const REGISTERED_AGO: SignedDuration = SignedDuration::from_hours(1);
 /// Users in one insert.
 const REGISTER_BATCH: usize = 10_000;
 /// While nothing moves for so long, it is not going to.
@@ -104,9 +107,10 @@ impl Bed {
         Ok(id)
     }
 
-    /// Registers the users with the numbers 0 to `count`.
+    /// Registers the users with the numbers 0 to `count`: long ago, so that an API reads them ahead when it
+    /// starts, and never again.
     pub async fn register(&self, count: u32) -> anyhow::Result<()> {
-        let created_at = crate::now_in_milliseconds();
+        let created_at = crate::now_in_milliseconds() - REGISTERED_AGO;
         let users: Vec<User> = (0..count)
             .map(|number| {
                 let id: UserId = user(number).parse()?;
@@ -156,7 +160,15 @@ impl Bed {
         self.api_with(&["--open"]).await
     }
 
-    /// The same with more flags, which say whom it lets in.
+    /// The same, for the users 0 to `count`, whom it has read ahead: as those of a campaign when it opens.
+    pub async fn api_with_users(&self, count: u32) -> anyhow::Result<Program> {
+        self.register(count).await?;
+        let api = self.api().await?;
+        remembers(&api, count).await?;
+        Ok(api)
+    }
+
+    /// The same as [`Bed::api`] with more flags, which say whom it lets in.
     pub async fn api_with(&self, flags: &[&str]) -> anyhow::Result<Program> {
         let mut arguments = self.backing();
         arguments.extend(["--listen", "127.0.0.1:0"]);
@@ -251,9 +263,31 @@ impl Bed {
 }
 
 /// Waits until a program says that it is ready.
+/// Waits until an API remembers so many users.
+async fn remembers(program: &Program, users: u32) -> anyhow::Result<()> {
+    let target = Arc::new(Target::new(&program.url()).map_err(anyhow::Error::msg)?);
+    let mut request = Vec::new();
+    target.write("GET", "/metrics", "", b"", &mut request);
+    let mut connection = Connection::new(target);
+    let started = Instant::now();
+    loop {
+        let answer = connection.exchange(&request, READY_MAX).await.map_err(|fault| anyhow!("{fault}"))?;
+        let remembered = std::str::from_utf8(answer.body)?
+            .lines()
+            .find_map(|line| line.strip_prefix("coupon_cache_entries{cache=\"users\"} "))
+            .and_then(|number| number.parse().ok())
+            .unwrap_or(0);
+        if remembered >= users {
+            return Ok(());
+        }
+        ensure!(started.elapsed() < READY_MAX, "{remembered} of {users} users are remembered");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
 async fn ready(program: &Program) -> anyhow::Result<()> {
     let target = Target::new(&program.url()).map_err(anyhow::Error::msg)?;
-    let mut api = Api::new(std::sync::Arc::new(target));
+    let mut api = Api::new(Arc::new(target));
     let started = Instant::now();
     loop {
         match api.look("/readyz", READY_MAX).await {

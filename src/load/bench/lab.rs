@@ -31,6 +31,8 @@ pub struct Sizes {
     pub latency_seconds: u32,
     /// Polls that are held at once.
     pub waiters: u32,
+    /// Connections over which they come.
+    pub callers: usize,
     /// How long requests come at capacity, and at five times that.
     pub overload_seconds: u32,
     /// Reservations, and calls, of one figure of Redis's at most.
@@ -51,6 +53,7 @@ impl Sizes {
         backlog: 100_000,
         latency_seconds: 15,
         waiters: 15_000,
+        callers: 12_000,
         overload_seconds: 8,
         reservations: 25_600,
         calls: 3_000,
@@ -66,6 +69,7 @@ impl Sizes {
         backlog: 4_000,
         latency_seconds: 2,
         waiters: 1_000,
+        callers: 1_000,
         overload_seconds: 1,
         reservations: 1_280,
         calls: 100,

@@ -55,8 +55,7 @@ pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Latency> {
     let sizes = &lab.sizes;
     lab.say("latency: the saturated rate");
     let bed = Bed::make(lab, Persistence::FsyncAlways).await?;
-    bed.register(sizes.burst).await?;
-    let api = bed.api().await?;
+    let api = bed.api_with_users(sizes.burst).await?;
     let worker = bed.worker().await?;
     let mut saturated = Vec::new();
     for _ in 0..sizes.rounds {
@@ -69,7 +68,8 @@ pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Latency> {
     let saturated_per_second = Spread::of(saturated);
     let rate = saturated_per_second.median / 2.0;
     let requests = (rate * f64::from(sizes.latency_seconds)).ceil() as usize;
-    bed.register(u32::try_from(requests)?).await?;
+    api.stop().await?;
+    let api = bed.api_with_users(u32::try_from(requests)?).await?;
     lab.say(&format!("latency: {rate:.0} per second, followed with ?wait"));
     let waited = half(lab, &api, requests, Follow::Wait).await?;
     lab.say(&format!("latency: {rate:.0} per second, followed by polling"));

@@ -4,8 +4,10 @@
 //! The generator has half of the cores and the system the others, so that it is the system that is
 //! short of something. Capacity is the rate at which one API process accepts while one worker process
 //! drains, as fast as it goes. Requests come at random (Poisson) at that rate, then at five times that
-//! rate, each timed from the moment it was planned for; nobody tries again.
+//! rate, each timed from the moment it was planned for; nobody tries again. There are so many connections
+//! that whoever comes finds a free one: else they would wait in the generator, and not at the API.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -34,8 +36,8 @@ use crate::load::{Answer, Fault, Target};
 
 /// How many times capacity comes.
 const TIMES: f64 = 5.0;
-/// Connections, for each of a burst's: one that is turned away at once is free at once.
-const CONNECTIONS_SHARE: usize = 8;
+/// What one connection takes to be made.
+const CONNECTING: Duration = Duration::from_micros(250);
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// The same arrivals in every run.
 const SEED: u64 = 1;
@@ -77,47 +79,55 @@ pub struct Load {
 }
 
 pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Overload> {
-    let sizes = &lab.sizes;
     lab.say("overload: the capacity");
     let bed = Bed::make(lab, Persistence::FsyncAlways).await?;
-    bed.register(sizes.burst).await?;
-    let (api, worker) = (bed.api().await?, bed.worker().await?);
+    let worker = bed.worker().await?;
     let halves = halves()?;
     if let Some([system, generator]) = &halves {
         let redis = bed.redis.pid().context("redis-server has ended")?;
-        for pid in [api.pid(), worker.pid(), redis, bed.mongodb_pid()?] {
+        for pid in [worker.pid(), redis, bed.mongodb_pid()?] {
             confine(pid, system)?;
         }
         confine(std::process::id(), generator)?;
     }
-    let measured = confined(lab, &bed, &api).await;
+    let measured = confined(lab, &bed, halves.as_ref().map(|[system, _]| system)).await;
     if let Some([system, generator]) = &halves {
         confine(std::process::id(), &(system.start..generator.end))?;
     }
     let measured = measured?;
     worker.stop().await?;
-    api.stop().await?;
     bed.close().await?;
     Ok(measured)
 }
 
-async fn confined(lab: &Lab<'_>, bed: &Bed, api: &Program) -> anyhow::Result<Overload> {
+/// With an API on these cores.
+async fn confined(lab: &Lab<'_>, bed: &Bed, cores: Option<&Range<usize>>) -> anyhow::Result<Overload> {
     let sizes = &lab.sizes;
+    let api = confined_api(bed, sizes.burst, cores).await?;
     let mut rates = Vec::new();
-    // The first sees the users for the first time, and does not count.
-    for _ in 0..=sizes.rounds {
+    for _ in 0..sizes.rounds {
         let coupon = bed.coupon(sizes.burst).await?;
-        let burnt = to_service(lab, bed, api, None)?.send(coupon.as_str()).await?;
+        let burnt = to_service(lab, bed, &api, None)?.send(coupon.as_str()).await?;
         bed.drained(&coupon, sizes.burst).await?;
         rates.push(burnt.accepted_per_second);
     }
-    let capacity_per_second = Spread::of(rates.split_off(1)).median;
+    api.stop().await?;
+    let capacity_per_second = Spread::of(rates).median;
     lab.say(&format!("overload: {capacity_per_second:.0} per second"));
-    let at_capacity = load(lab, bed, api, capacity_per_second).await?;
+    let at_capacity = load(lab, bed, capacity_per_second, cores).await?;
     lab.say(&format!("overload: {:.0} per second", capacity_per_second * TIMES));
-    let overloaded = load(lab, bed, api, capacity_per_second * TIMES).await?;
+    let overloaded = load(lab, bed, capacity_per_second * TIMES, cores).await?;
     let latency_ratio = overloaded.accept_p99_ms / at_capacity.accept_p99_ms;
     Ok(Overload { latency_ratio, capacity_per_second, at_capacity, overloaded })
+}
+
+/// An API process on these cores that knows so many users.
+async fn confined_api(bed: &Bed, users: u32, cores: Option<&Range<usize>>) -> anyhow::Result<Program> {
+    let api = bed.api_with_users(users).await?;
+    if let Some(cores) = cores {
+        confine(api.pid(), cores)?;
+    }
+    Ok(api)
 }
 
 /// Users who each ask once.
@@ -156,10 +166,10 @@ impl Crowd for Askers {
 }
 
 /// Sends requests at a rate, and waits until all that were accepted are issued.
-async fn load(lab: &Lab<'_>, bed: &Bed, api: &Program, rate: f64) -> anyhow::Result<Load> {
+async fn load(lab: &Lab<'_>, bed: &Bed, rate: f64, cores: Option<&Range<usize>>) -> anyhow::Result<Load> {
     let time = Duration::from_secs(lab.sizes.overload_seconds.into());
     let requests = (rate * time.as_secs_f64()).ceil() as u32;
-    bed.register(requests).await?;
+    let api = confined_api(bed, requests, cores).await?;
     let coupon = bed.coupon(requests).await?;
     let schedule = Shape::Poisson.schedule(requests as usize, time, &mut StdRng::seed_from_u64(SEED));
     let target = Arc::new(Target::new(&api.url()).map_err(anyhow::Error::msg)?);
@@ -172,14 +182,11 @@ async fn load(lab: &Lab<'_>, bed: &Bed, api: &Program, rate: f64) -> anyhow::Res
         refuse: Latency::default(),
         send: Latency::default(),
     });
-    let bounds = Bounds {
-        connections: lab.sizes.connections * CONNECTIONS_SHARE,
-        in_flight_max: usize::MAX,
-        answer_max: ANSWER_MAX,
-    };
+    let bounds = Bounds { connections: lab.sizes.callers, in_flight_max: usize::MAX, answer_max: ANSWER_MAX };
     let over = CancellationToken::new();
     let memory = tokio::spawn(most_memory(api.pid(), over.clone()));
-    let began = Instant::now();
+    // By then all are connected.
+    let began = Instant::now() + CONNECTING * lab.sizes.callers as u32;
     open_loop::run(&target, schedule.into(), began, bounds, Arc::clone(&askers), CancellationToken::new())
         .await;
     let (sending, answered) = (began.elapsed(), Instant::now());
@@ -193,6 +200,8 @@ async fn load(lab: &Lab<'_>, bed: &Bed, api: &Program, rate: f64) -> anyhow::Res
     bed.drained(&coupon, accepted).await?;
     let drain_seconds = answered.elapsed().as_secs_f64();
     let issued = bed.stock(&coupon).await?.issued;
+    let api_bytes_max = memory.await??;
+    api.stop().await?;
     ensure!(issued == accepted, "{accepted} were accepted, and {issued} issued");
     let accept = Percentiles::of(&askers.accept).context("nothing was accepted")?;
     let refuse = Percentiles::of(&askers.refuse);
@@ -206,7 +215,7 @@ async fn load(lab: &Lab<'_>, bed: &Bed, api: &Program, rate: f64) -> anyhow::Res
         refuse_p50_ms: refuse.as_ref().map_or(0.0, |refuse| refuse.p50_ms),
         refuse_p99_ms: refuse.as_ref().map_or(0.0, |refuse| refuse.p99_ms),
         send_p99_ms: Percentiles::of(&askers.send).context("nothing was sent")?.p99_ms,
-        api_bytes_max: memory.await??,
+        api_bytes_max,
         drain_seconds,
     })
 }
