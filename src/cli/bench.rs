@@ -46,7 +46,7 @@ pub(super) struct Bench {
     /// Measure this, and nothing else; may be repeated
     #[arg(long, value_enum, value_name = "SECTION", action = ArgAction::Append)]
     only: Vec<Section>,
-    /// Small sizes: rough figures, in about a minute
+    /// Small sizes: rough figures, in less than two minutes
     #[arg(long)]
     quick: bool,
     /// Exit with 3 if a target is missed
