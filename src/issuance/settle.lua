@@ -53,9 +53,9 @@ for item = 1, count do
   local at = item * 5 - 2
   local key = 6 + (tonumber(ARGV[at + 1]) - 1) * 3
   local entry, id, verdict = ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  local held_entry, held_serial
+  local held_entry, held_serial, user
   if values[item] and not seen[id] then
-    held_entry, held_serial = string.match(values[item], '^(%S+) (%S+) ')
+    held_entry, held_serial, user = string.match(values[item], '^(%S+) (%S+) %S+ %S+ %S+ %S+ (%S+)$')
   end
   if held_entry ~= entry then
     answers[item] = '0'
@@ -80,7 +80,6 @@ for item = 1, count do
         local given_back, keyed = string.sub(verdict, 2, 2) == '1', string.sub(verdict, 3, 3) == '1'
         local lost = not given_back and tonumber(string.sub(verdict, 4, 13)) == tonumber(held_serial)
         if held_serial ~= '0' and not lost then redis.call('SADD', KEYS[key + 2], held_serial) end
-        local user = string.match(values[item], '%S+$')
         local held, rest, known = redis.call('HGET', KEYS[key + 1], user) or '', {}, {[id] = true}
         for i = 1, #held, 16 do
           local other = string.sub(held, i, i + 15)

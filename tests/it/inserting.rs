@@ -56,7 +56,7 @@ async fn inserts_of_neighbouring_units_do_not_step_over_each_others_keys() {
     let (mongod, _folder) = obedient_mongodb().await;
     let (ledger, database) = ledger(&mongod.url()).await;
     let before = skipped(&database).await;
-    let mut inserts = JoinSet::new();
+    let (mut inserts, mut outcomes) = (JoinSet::new(), Vec::new());
     for batch in 0..AT_ONCE * 4 {
         let ledger = ledger.clone();
         let units = batch * BATCH + 1..=(batch + 1) * BATCH;
@@ -65,10 +65,12 @@ async fn inserts_of_neighbouring_units_do_not_step_over_each_others_keys() {
             ledger.insert(&decisions).await.expect("it is written")
         });
         if inserts.len() == AT_ONCE as usize {
-            inserts.join_next().await;
+            let ended = inserts.join_next().await.expect("one of them");
+            outcomes.extend(ended.expect("no panic"));
         }
     }
-    let outcomes = inserts.join_all().await.concat();
+    outcomes.extend(inserts.join_all().await.concat());
+    assert_eq!(outcomes.len(), (AT_ONCE * 4 * BATCH) as usize);
     assert!(outcomes.iter().all(|one| *one == Inserted::Decided), "{outcomes:?}");
     let each = (skipped(&database).await - before) / i64::from(AT_ONCE * 4 * BATCH);
     assert!(each <= SKIPPED_MAX, "{each} keys were stepped over for each document");

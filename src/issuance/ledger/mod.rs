@@ -7,7 +7,7 @@
 mod audit;
 pub mod follow;
 pub mod indexes;
-mod order;
+pub(crate) mod order;
 mod record;
 mod renaming;
 

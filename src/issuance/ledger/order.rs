@@ -18,7 +18,14 @@ pub(super) fn places(decisions: &[Decision]) -> Vec<usize> {
     let mut places: Vec<usize> = (0..decisions.len()).collect();
     places.sort_by_key(unit);
     for one_coupon in places.chunk_by_mut(|one, other| unit(one).0 == unit(other).0) {
-        one_coupon.rotate_right(1);
+        arrange(one_coupon);
     }
     places
+}
+
+/// Brings what is in the order of its units, all of one coupon, into the order of inserts.
+pub(crate) fn arrange<T>(by_unit: &mut [T]) {
+    if !by_unit.is_empty() {
+        by_unit.rotate_right(1);
+    }
 }

@@ -22,7 +22,7 @@ use super::report::{Row, Target, row};
 use super::spread::Spread;
 use crate::dev::servers::{MongoServer, Persistence};
 use crate::issuance::ledger::queries::by_serial;
-use crate::issuance::ledger::{COLLECTION, indexes};
+use crate::issuance::ledger::{COLLECTION, indexes, order};
 use crate::mongo;
 
 /// Sizes of raw inserts.
@@ -138,7 +138,7 @@ async fn insert(
     lab: &Lab<'_>,
     documents: &[RawDocumentBuf],
     batch: usize,
-    order: Order,
+    inserted: Order,
 ) -> anyhow::Result<f64> {
     let folder = lab.next_folder();
     let mut mongodb = MongoServer::start(lab.mongod(folder.clone())).await?;
@@ -150,8 +150,8 @@ async fn insert(
     stream::iter(documents.chunks(batch))
         .map(|documents| {
             let (records, mut documents) = (records.clone(), documents.to_vec());
-            if order == Order::Ledgers {
-                documents.rotate_right(1);
+            if inserted == Order::Ledgers {
+                order::arrange(&mut documents);
             }
             mongo::run("insert", async move { records.insert_many(documents).ordered(false).await })
         })

@@ -31,7 +31,7 @@ pub struct Sizes {
     pub latency_seconds: u32,
     /// Polls that are held at once.
     pub waiters: u32,
-    /// Connections over which they come.
+    /// Connections over which the requests of an overload come.
     pub callers: usize,
     /// How long requests come at capacity, and at five times that.
     pub overload_seconds: u32,
