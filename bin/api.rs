@@ -16,7 +16,7 @@ async fn run(command: ApiCommand) -> anyhow::Result<()> {
     telemetry::start(command.log.log_format, &command.log.log)?;
     files::raise_limit();
     let shutdown = shutdown::on_signal()?;
-    let listener = boot::bind(command.api.listen, "--listen").await?;
+    let listener = boot::bind(command.api.listen, "--listen")?;
     let backends = boot::connect(&command.redis, &command.mongodb).await?;
     api::run(listener, backends, &command.api, shutdown).await
 }

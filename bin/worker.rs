@@ -16,7 +16,7 @@ async fn run(command: WorkerCommand) -> anyhow::Result<()> {
     telemetry::start(command.log.log_format, &command.log.log)?;
     files::raise_limit();
     let shutdown = shutdown::on_signal()?;
-    let listener = boot::bind(command.worker.metrics_listen, "--metrics-listen").await?;
+    let listener = boot::bind(command.worker.metrics_listen, "--metrics-listen")?;
     let backends = boot::connect(&command.redis, &command.mongodb).await?;
     worker::run(listener, backends, command.worker.pace.into(), shutdown).await
 }

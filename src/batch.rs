@@ -110,12 +110,17 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
     /// Asks, and waits for the answer.
     pub async fn ask(&self, request: Q) -> Result<A, Failure> {
         let overloaded = || Failure::Overloaded { operation: self.operation };
-        if self.wait_expected() > self.bounds.wait {
+        if self.refuses() {
             return Err(overloaded());
         }
         let (sender, receiver) = oneshot::channel();
         self.sender.try_send((request, sender)).map_err(|_| overloaded())?;
         receiver.await.map_err(|_| overloaded())?
+    }
+
+    /// Whether whoever asks now is refused.
+    pub fn refuses(&self) -> bool {
+        self.wait_expected() > self.bounds.wait || self.sender.capacity() == 0
     }
 
     /// The time of the calls that come before the one that a request would go into now.

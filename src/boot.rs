@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use mongodb::Database;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::config::{MongoConfig, RedisConfig};
 use crate::coupon::CouponStore;
@@ -22,6 +22,10 @@ use crate::{Failure, mongo};
 
 /// Servers that are only starting are waited for this long.
 const STARTUP_MAX: Duration = Duration::from_secs(30);
+/// Connections that are made and not yet accepted. The system keeps fewer if it is not allowed more
+/// (Linux: net.core.somaxconn), and what comes beyond that is tried again by the client's system only
+/// after a second.
+const CONNECTS_WAITING_MAX: u32 = 65_535;
 const STARTUP_RETRY: Duration = Duration::from_millis(250);
 
 /// Redis and MongoDB, checked and ready to be used. Cheap to clone.
@@ -141,8 +145,8 @@ impl Backends {
 }
 
 /// Binds a listener, or says what to do.
-pub async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, SetUpError> {
-    TcpListener::bind(address).await.map_err(|error| {
+pub fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, SetUpError> {
+    listen(address).map_err(|error| {
         let advice = match error.kind() {
             std::io::ErrorKind::AddrInUse => "another program serves there (a second copy?); stop it",
             std::io::ErrorKind::PermissionDenied => "it needs more rights",
@@ -152,6 +156,14 @@ pub async fn bind(address: SocketAddr, flag: &str) -> Result<TcpListener, SetUpE
             "cannot listen on {address}: {advice}, or give another with {flag} ({error})"
         )])
     })
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A restart need not wait for connections of the process before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(CONNECTS_WAITING_MAX)
 }
 
 /// Turns a process's end into its exit code: 0 ok, 1 failed, 2 usage, 3 threshold, 4 invariant,

@@ -5,6 +5,8 @@
 //! whose keys belong to an older epoch is told the open one and tries again here; when nothing is
 //! certified the call fails and whoever recovers is woken.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,6 +16,7 @@ use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{
     Arg, Client, Cmd, ErrorKind, IntoConnectionInfo, RedisError, Script, ServerErrorKind, ToRedisArgs, Value,
 };
+use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
 use crate::Failure;
@@ -36,6 +39,8 @@ pub struct Partition {
     id: PartitionId,
     client: Client,
     connection: RwLock<ConnectionManager>,
+    /// Where the connection is driven, whoever finds that it must be made anew. `None` outside of one.
+    home: Option<Handle>,
     timeouts: AtomicU32,
     epoch: watch::Sender<Epoch>,
     /// The ledger that this process decides in; data of another's is never used. `None` while unknown.
@@ -94,6 +99,7 @@ impl Partition {
             id,
             connection: RwLock::new(Self::connect(&client)?),
             client,
+            home: Handle::try_current().ok(),
             timeouts: AtomicU32::new(0),
             epoch: watch::Sender::new(Epoch::UNKNOWN),
             ledger: RwLock::new(None),
@@ -247,16 +253,27 @@ impl Partition {
     ) -> Result<Reply, Failure> {
         let command = call.command(script.get_hash());
         let mut connection = self.connection();
-        let mut called = command.query_async(&mut connection).await;
-        // A Redis that has just started knows no scripts.
-        if called.as_ref().is_err_and(|error: &RedisError| error.kind() == NO_SCRIPT) {
-            called = match script.load_async(&mut connection).await {
-                Ok(_) => command.query_async(&mut connection).await,
-                Err(error) => Err(error),
-            };
-        }
-        let values: Vec<Value> = self.noting_timeouts(called).map_err(Failure::redis(operation))?;
+        let called = self.at_home(async {
+            let called = command.query_async(&mut connection).await;
+            // A Redis that has just started knows no scripts.
+            if called.as_ref().is_err_and(|error: &RedisError| error.kind() == NO_SCRIPT) {
+                script.load_async(&mut connection).await?;
+                return command.query_async(&mut connection).await;
+            }
+            called
+        });
+        let values: Vec<Value> = self.noting_timeouts(called.await).map_err(Failure::redis(operation))?;
         Ok(Reply { operation, values: values.into_iter() })
+    }
+
+    /// What a connection starts while it is used, it starts at home.
+    async fn at_home<T>(&self, using: impl Future<Output = T>) -> T {
+        let mut using = pin!(using);
+        poll_fn(|context| {
+            let _entered = self.home.as_ref().map(Handle::enter);
+            using.as_mut().poll(context)
+        })
+        .await
     }
 
     fn noting_timeouts<T>(&self, result: redis::RedisResult<T>) -> redis::RedisResult<T> {

@@ -21,6 +21,7 @@ mod record;
 mod redemption;
 mod router;
 mod service;
+mod shedding;
 mod steering;
 mod swagger;
 mod user_coupons;
@@ -45,7 +46,8 @@ use crate::config::ApiConfig;
 use crate::coupon::{CouponId, CouponStore, Validity, steer};
 use crate::http::cors::Origins;
 use crate::http::metrics::{Sizes, Watch};
-use crate::http::server::{self, Bounds};
+use crate::http::server::{self, Bounds, Served, Shed};
+use crate::http::threads::Threads;
 use crate::issuance::{Feed, Ledger, Lookup, Reservations};
 use crate::partition::Partition;
 use crate::privacy::{Eraser, Learner, Retention};
@@ -58,6 +60,7 @@ use doors::{AddressLimit, UserLimit};
 use links::Links;
 use pace::Pace;
 pub use router::{Side, router};
+use shedding::Shedding;
 
 /// Coupons whose validity is remembered.
 const VALIDITIES_CACHED: usize = 10_000;
@@ -221,7 +224,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let operators = match config.access.operator_listen {
-        Some(address) => Some(boot::bind(address, "--operator-listen").await?),
+        Some(address) => Some(boot::bind(address, "--operator-listen")?),
         None => None,
     };
     let app = App::start(&backends, config, shutdown.clone()).await?;
@@ -241,6 +244,7 @@ pub async fn serve(
         tracing::info!(operator_listen = %boot::address(operators)?, "serving operators");
     }
     tracing::info!(listen = %boot::address(&public)?, "serving the API");
+    let threads = Threads::start()?;
     let drained = CancellationToken::new();
     let keeping = tokio::spawn(backends.keeper().run(drained.clone()));
     let reconciling = tokio::spawn(steer::reconcile(
@@ -277,7 +281,9 @@ pub async fn serve(
         }
     });
     let serve = |listener, side, bounds| {
-        server::serve(listener, router(Arc::clone(&app), side), bounds, shutdown.clone())
+        let shed: Arc<dyn Shed> = Arc::new(Shedding(Arc::clone(&app)));
+        let served = Served { router: router(Arc::clone(&app), side), shed: Some(shed) };
+        server::serve(listener, served, bounds, &threads, shutdown.clone())
     };
     match operators {
         None => serve(public, Side::Whole, app.bounds).await,

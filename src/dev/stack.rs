@@ -77,7 +77,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     files::raise_limit();
     let shutdown = shutdown::on_signal()?;
     // Before anything is started, or emptied: a second copy must not disturb the first.
-    let listener = boot::bind(options.listen, "--listen").await?;
+    let listener = boot::bind(options.listen, "--listen")?;
     let mut servers = Servers::default();
     let started = tokio::select! {
         started = start(&options, &mut servers) => Some(started),

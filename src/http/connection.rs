@@ -1,8 +1,9 @@
 //! A client's connection, so guarded that a client who is slow or broken costs little:
 //!
 //! - The head of a request must be there within [`HEAD_READ_MAX`] of its first byte, however steadily it
-//!   drips. Hyper's own bound counts from the end of the request before, so it bounds how long a
-//!   connection may idle.
+//!   drips, and its first byte within [`IDLE_MAX`] of the answer before. Hyper's own bound is one for
+//!   both, and sets a timer for each request; here one timer is left running, and looked at when it
+//!   has run down.
 //! - A write that gets nowhere for [`WRITE_STALL_MAX`] ends the connection: somebody asks and does not
 //!   read. Only a write that cannot go on arms the timer, so whoever waits for an outcome or listens to
 //!   events, where little is written, is left alone.
@@ -26,12 +27,17 @@ use crate::metrics;
 
 /// From the first byte of a request's head to its last; of the first request, from the connection on.
 const HEAD_READ_MAX: Duration = Duration::from_secs(15);
+/// From an answer to the first byte of the next request. Longer than the minute after which load balancers
+/// are used to end what idles: whoever sends must be the one who ends it.
+const IDLE_MAX: Duration = Duration::from_secs(75);
 /// A client who reads nothing for so long is gone, or wants to do harm.
 const WRITE_STALL_MAX: Duration = Duration::from_secs(10);
 /// How long what a client still sends is thrown away before the connection is closed.
 const LINGER_MAX: Duration = Duration::from_secs(1);
 /// Where in an answer its status begins: after "HTTP/1.1 ".
 const STATUS_AT: usize = 9;
+/// Up to so many it costs less to copy the bytes into one buffer than to have the system take them from several.
+const TOGETHER_MAX_BYTES: usize = 1024;
 const LINGER_READ_BYTES: usize = 4 * 1024;
 
 /// See the module's documentation.
@@ -40,7 +46,9 @@ pub(super) struct Connection {
     in_hand: InHand,
     /// When the head that is arriving began.
     head_since: Option<Instant>,
-    /// Runs while the rest of a head is waited for.
+    /// When the last answer was written.
+    idle_since: Instant,
+    /// Runs down at or before the moment until which a request is waited for.
     waiting: Option<Pin<Box<Sleep>>>,
     /// Runs while a write cannot go on.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -77,10 +85,12 @@ struct Refusal {
 impl Connection {
     /// Guards a connection. Whoever is given its requests says so to `in_hand`.
     pub fn new(stream: TcpStream, in_hand: InHand) -> Self {
+        let now = Instant::now();
         Connection {
             stream,
             in_hand,
-            head_since: Some(Instant::now()),
+            head_since: Some(now),
+            idle_since: now,
             waiting: None,
             stalled: None,
             lingering: None,
@@ -97,16 +107,31 @@ impl Connection {
         }
     }
 
-    /// Nothing comes in: whether the rest of a head has been waited for too long.
-    fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(since) = self.head_since.filter(|_| !self.in_hand.is()) else {
-            (self.head_since, self.waiting) = (None, None);
+    /// Nothing comes in: whether a request, or the rest of its head, has been waited for too long.
+    fn poll_wait(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.in_hand.is() {
+            self.head_since = None;
             return Poll::Pending;
-        };
-        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep_until(since + HEAD_READ_MAX)));
-        ready!(waiting.as_mut().poll(context));
-        metrics::DROPPED.count("slow-head");
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        }
+        let until = self.head_since.map_or(self.idle_since + IDLE_MAX, |since| since + HEAD_READ_MAX);
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if until < waiting.deadline() {
+            waiting.as_mut().reset(until);
+        }
+        while waiting.as_mut().poll(context).is_ready() {
+            if until <= waiting.deadline() {
+                return Poll::Ready(match self.head_since {
+                    Some(_) => {
+                        metrics::DROPPED.count("slow-head");
+                        Err(io::ErrorKind::TimedOut.into())
+                    }
+                    // As if the client had ended it.
+                    None => Ok(()),
+                });
+            }
+            waiting.as_mut().reset(until);
+        }
+        Poll::Pending
     }
 
     /// An answer, or a part of it, is written.
@@ -114,7 +139,7 @@ impl Connection {
         // "100 Continue" is no answer yet.
         if bytes.get(STATUS_AT) != Some(&b'1') {
             self.in_hand.end();
-            (self.head_since, self.waiting) = (None, None);
+            (self.head_since, self.idle_since) = (None, Instant::now());
         }
     }
 
@@ -143,6 +168,16 @@ impl Connection {
         self.refusal = None;
         self.watch(context, Poll::Ready(Ok(bare.len())))
     }
+}
+
+/// The slices in one, if they fit.
+fn joined<'a>(slices: &[IoSlice<'_>], into: &'a mut [u8]) -> Option<&'a [u8]> {
+    let mut length = 0;
+    for slice in slices {
+        into.get_mut(length..length + slice.len())?.copy_from_slice(slice);
+        length += slice.len();
+    }
+    Some(&into[..length])
 }
 
 /// The problem for what hyper answers by itself. Every answer of ours with these statuses has a body.
@@ -187,7 +222,7 @@ impl AsyncRead for Connection {
         let before = into.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, into);
         if read.is_pending() {
-            return self.poll_head(context);
+            return self.poll_wait(context);
         }
         if into.filled().len() > before {
             self.has_read();
@@ -224,6 +259,11 @@ impl AsyncWrite for Connection {
             return self.poll_write(context, head);
         }
         self.has_written(slices.first().map_or(&[], |first| first));
+        let mut together = [0; TOGETHER_MAX_BYTES];
+        if let Some(together) = joined(slices, &mut together) {
+            let written = Pin::new(&mut self.stream).poll_write(context, together);
+            return self.watch(context, written);
+        }
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
         self.watch(context, written)
     }
@@ -259,7 +299,39 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_idles_for_long_is_taken_for_gone_and_who_drips_for_slow() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (client, (stream, _)) = (client.expect("it connects"), accepted.expect("it connects"));
+        let in_hand = InHand::default();
+        let mut connection = Connection::new(stream, in_hand.clone());
+
+        client.try_write(b"GET / HTTP/1.1\r\n\r\n").expect("it is taken");
+        connection.read_u8().await.expect("a head");
+        in_hand.begin();
+        let waits = tokio::time::timeout(IDLE_MAX * 2, connection.read_exact(&mut [0; 64])).await;
+        assert!(waits.is_err(), "whose request is in hand may be silent");
+        connection.has_written(b"HTTP/1.1 200 OK\r\n\r\n");
+
+        let idle = Instant::now();
+        assert_eq!(connection.read(&mut [0]).await.expect("no fault of the client's"), 0);
+        assert!((IDLE_MAX..IDLE_MAX * 2).contains(&idle.elapsed()), "{:?}", idle.elapsed());
+
+        connection.has_written(b"HTTP/1.1 200 OK\r\n\r\n");
+        client.try_write(b"G").expect("it is taken");
+        connection.read_u8().await.expect("the beginning of a head");
+        let slow = Instant::now();
+        let error = connection.read_u8().await.expect_err("the rest does not come");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!((HEAD_READ_MAX..HEAD_READ_MAX * 2).contains(&slow.elapsed()), "{:?}", slow.elapsed());
+    }
 
     #[test]
     fn only_a_refusal_without_a_body_is_replaced() {

@@ -70,7 +70,7 @@ pub(super) struct Asked {
 
 impl Asked {
     /// Reads it off a request.
-    pub fn of(origins: &Origins, request: &Request) -> Self {
+    pub fn of<B>(origins: &Origins, request: &Request<B>) -> Self {
         let headers = request.headers();
         let origin = headers.get(header::ORIGIN).filter(|origin| origins.allow(origin));
         let is_beforehand = *request.method() == Method::OPTIONS

@@ -10,6 +10,7 @@ pub mod files;
 pub mod forwarded;
 mod headers;
 pub mod health;
+mod lag;
 pub mod language;
 pub mod metrics;
 pub mod parameters;
@@ -17,6 +18,7 @@ pub mod problem;
 pub mod request;
 pub mod server;
 mod strict;
+pub mod threads;
 pub mod tls;
 
 pub use fields::Fields;

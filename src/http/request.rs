@@ -81,14 +81,15 @@ where
 
     fn call(&mut self, mut request: Request) -> Self::Future {
         let asked = Asked::of(&request, self.origins.as_ref());
+        let route = request.extensions().get::<MatchedPath>().cloned();
         request.extensions_mut().insert(RequestId(Arc::clone(&asked.id)));
         // Every request pays for each field: what else there is to say is said at the end.
         let span = tracing::info_span!("request", request = &*asked.id);
-        let answer = match asked.answer(&self.parameters) {
+        let answer = match asked.answer(route.as_ref(), &self.parameters) {
             Some(response) => Either::Right(ready(Ok(response))),
             None => Either::Left(self.inner.call(request)),
         };
-        Completing { answering: AssertUnwindSafe(answer).catch_unwind().instrument(span), asked }
+        Completing { answering: AssertUnwindSafe(answer).catch_unwind().instrument(span), asked, route }
     }
 }
 
@@ -98,6 +99,7 @@ pin_project_lite::pin_project! {
         #[pin]
         answering: Instrumented<CatchUnwind<AssertUnwindSafe<Either<F, Ready<Result<Response, Infallible>>>>>>,
         asked: Asked,
+        route: Option<MatchedPath>,
     }
 }
 
@@ -112,15 +114,14 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Completing<F> 
             Ok(answered) => answered?,
             Err(said) => panicked(&*said),
         };
-        Poll::Ready(Ok(this.asked.complete(response)))
+        Poll::Ready(Ok(this.asked.complete(response, this.route.as_ref().map(MatchedPath::as_str))))
     }
 }
 
 /// What of a request is needed when it is answered.
-struct Asked {
+pub struct Asked {
     started: Instant,
     id: Arc<str>,
-    route: Option<MatchedPath>,
     method: Method,
     uri: Uri,
     accept_language: Option<HeaderValue>,
@@ -129,7 +130,8 @@ struct Asked {
 }
 
 impl Asked {
-    fn of(request: &Request, origins: Option<&Origins>) -> Self {
+    /// Reads it off a request.
+    pub fn of<B>(request: &Request<B>, origins: Option<&Origins>) -> Self {
         let headers = request.headers();
         let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|id| {
             (1..=REQUEST_ID_MAX).contains(&id.len())
@@ -138,7 +140,6 @@ impl Asked {
         Asked {
             started: Instant::now(),
             id: given.map_or_else(|| crate::random_id().into(), Into::into),
-            route: request.extensions().get::<MatchedPath>().cloned(),
             method: request.method().clone(),
             uri: request.uri().clone(),
             accept_language: headers.get(header::ACCEPT_LANGUAGE).cloned(),
@@ -147,15 +148,16 @@ impl Asked {
     }
 
     /// The answer, where no handler is asked.
-    fn answer(&self, parameters: &Parameters) -> Option<Response> {
+    fn answer(&self, route: Option<&MatchedPath>, parameters: &Parameters) -> Option<Response> {
         let beforehand = self.cors.as_ref().and_then(cors::Asked::answer_beforehand);
         beforehand.or_else(|| {
-            let problem = refused(&self.uri, self.route.as_ref(), &self.method, parameters)?;
+            let problem = refused(&self.uri, route, &self.method, parameters)?;
             Some(problem.into_response())
         })
     }
 
-    fn complete(&self, mut response: Response) -> Response {
+    /// Completes the answer, given on this route, and counts and logs it.
+    pub fn complete(&self, mut response: Response, route: Option<&str>) -> Response {
         let status = response.status();
         let mut code = "";
         if status.is_client_error() || status.is_server_error() {
@@ -163,7 +165,7 @@ impl Asked {
             code = complete_problem(&mut response, language, &self.id).as_str();
         }
         let elapsed = self.started.elapsed();
-        metrics::answered(self.route.as_ref(), &self.method, response.status(), code, elapsed);
+        metrics::answered(route, &self.method, response.status(), code, elapsed);
         if let Ok(value) = HeaderValue::from_str(&self.id) {
             response.headers_mut().insert(REQUEST_ID, value);
         }

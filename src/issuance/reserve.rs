@@ -119,6 +119,11 @@ impl Reservations {
     pub async fn reserve(&self, request: Request) -> Result<Reserved, Failure> {
         self.batcher.ask(request).await
     }
+
+    /// Whether whoever asks now is refused: there are more than can be reserved for soon.
+    pub fn refuses(&self) -> bool {
+        self.batcher.refuses()
+    }
 }
 
 /// Makes one batch of reservations: one call of `reserve.lua`. Coupon by coupon in the order in which

@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use crate::backoff::Backoff;
 use crate::boot::{self, Backends};
 use crate::coupon::CouponStore;
+use crate::http::threads::Threads;
 use crate::http::{health, server};
 use crate::issuance::Ledger;
 use crate::partition::Partition;
@@ -138,7 +139,11 @@ pub async fn run(
     let router = health::router(Arc::clone(&backends.partition), backends.database.clone());
     // Health is served, and the certificate kept, until the last batch is done.
     let drained = CancellationToken::new();
-    let serving = tokio::spawn(server::serve(listener, router, server::Bounds::default(), drained.clone()));
+    let threads = Threads::start()?;
+    let serving = tokio::spawn({
+        let drained = drained.clone();
+        async move { server::serve(listener, router, server::Bounds::default(), &threads, drained).await }
+    });
     let keeping = tokio::spawn(backends.keeper().run(drained.clone()));
     Worker::new(backends.partition, backends.ledger, backends.coupons, pace).run(shutdown).await;
     drained.cancel();

@@ -20,6 +20,7 @@ mod metrics;
 mod model;
 mod openapi;
 mod outcomes;
+mod overload;
 mod privacy;
 mod problems;
 mod processes;

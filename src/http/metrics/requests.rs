@@ -5,7 +5,6 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use axum::extract::MatchedPath;
 use axum::http::{Method, StatusCode};
 use metrics::{Counter, Histogram};
 
@@ -25,13 +24,13 @@ thread_local! {
 
 /// Counts an answered request. `code` is its problem's, or empty.
 pub(in crate::http) fn answered(
-    route: Option<&MatchedPath>,
+    route: Option<&str>,
     method: &Method,
     status: StatusCode,
     code: &'static str,
     elapsed: Duration,
 ) {
-    let route = route.map_or(UNMATCHED, MatchedPath::as_str);
+    let route = route.unwrap_or(UNMATCHED);
     let kind = (name(method), status.as_u16(), code);
     SEEN.with_borrow_mut(|seen| {
         let known = match seen.get_mut(route) {

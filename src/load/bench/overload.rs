@@ -2,14 +2,16 @@
 //! is turned away at once, memory stays bounded, and everything accepted is decided.
 //!
 //! The generator has half of the cores and the system the others, so that it is the system that is
-//! short of something. Capacity is the rate at which one API process accepts while one worker process
-//! drains, as fast as it goes. Requests come at random (Poisson) at that rate, then at five times that
-//! rate, each timed from the moment it was planned for; nobody tries again. There are so many connections
-//! that whoever comes finds a free one: else they would wait in the generator, and not at the API.
+//! short of something. Requests come at random (Poisson), each timed from the moment it was planned for;
+//! nobody tries again. There are so many connections that whoever comes finds a free one: else they would
+//! wait in the generator, and not at the API. Capacity is how many are accepted a second, by one API
+//! process while one worker process drains, of somewhat more than can be: as many as a few connections
+//! have accepted that always ask. Then they come at that rate, and at five times that rate.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -112,7 +114,8 @@ async fn confined(lab: &Lab<'_>, bed: &Bed, cores: Option<&Range<usize>>) -> any
         rates.push(burnt.accepted_per_second);
     }
     api.stop().await?;
-    let capacity_per_second = Spread::of(rates).median;
+    let more_than_capacity = Spread::of(rates).median;
+    let capacity_per_second = load(lab, bed, more_than_capacity, cores).await?.accepted_per_second;
     lab.say(&format!("overload: {capacity_per_second:.0} per second"));
     let at_capacity = load(lab, bed, capacity_per_second, cores).await?;
     lab.say(&format!("overload: {:.0} per second", capacity_per_second * TIMES));
@@ -139,6 +142,8 @@ struct Askers {
     accept: Latency,
     refuse: Latency,
     send: Latency,
+    /// How often anything else came of it.
+    otherwise: Mutex<BTreeMap<String, u32>>,
 }
 
 const ACCEPTED: u16 = 202;
@@ -156,7 +161,15 @@ impl Crowd for Askers {
         let (count, latency) = match answer {
             Ok(answer) if answer.status == ACCEPTED => (&self.accepted, &self.accept),
             Ok(answer) if answer.status == REFUSED => (&self.refused, &self.refuse),
-            _ => return,
+            other => {
+                let what = match other {
+                    Ok(answer) => answer.status.to_string(),
+                    Err(fault) => fault.as_str().to_owned(),
+                };
+                let mut otherwise = self.otherwise.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                *otherwise.entry(what).or_default() += 1;
+                return;
+            }
         };
         count.fetch_add(1, Ordering::Relaxed);
         latency.record(planned.elapsed());
@@ -181,6 +194,7 @@ async fn load(lab: &Lab<'_>, bed: &Bed, rate: f64, cores: Option<&Range<usize>>)
         accept: Latency::default(),
         refuse: Latency::default(),
         send: Latency::default(),
+        otherwise: Mutex::default(),
     });
     let bounds = Bounds { connections: lab.sizes.callers, in_flight_max: usize::MAX, answer_max: ANSWER_MAX };
     let over = CancellationToken::new();
@@ -192,11 +206,8 @@ async fn load(lab: &Lab<'_>, bed: &Bed, rate: f64, cores: Option<&Range<usize>>)
     let (sending, answered) = (began.elapsed(), Instant::now());
     over.cancel();
     let [accepted, refused] = [&askers.accepted, &askers.refused].map(|count| count.load(Ordering::Relaxed));
-    ensure!(
-        accepted + refused == requests,
-        "{} were answered neither 202 nor 503",
-        requests - accepted - refused
-    );
+    let otherwise = askers.otherwise.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+    ensure!(accepted + refused == requests, "some were answered neither 202 nor 503: {otherwise:?}");
     bed.drained(&coupon, accepted).await?;
     let drain_seconds = answered.elapsed().as_secs_f64();
     let issued = bed.stock(&coupon).await?.issued;

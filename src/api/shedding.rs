@@ -1,0 +1,38 @@
+//! Turning away whom there is no room for, before anything else is done for them: not who they are, not
+//! what they ask for. To be of any use a refusal must cost far less than what it saves.
+
+use std::sync::Arc;
+
+use axum::extract::Request;
+use axum::http::Method;
+use axum::response::{IntoResponse, Response};
+use hyper::body::Incoming;
+
+use super::App;
+use crate::http::problem::jittered_ms;
+use crate::http::request::Asked;
+use crate::http::server::Shed;
+use crate::http::{Code, Problem};
+
+/// What is turned away: requests for a coupon. Whoever asks what became of one is always heard.
+const PATH: &str = "/user-coupons";
+/// Whoever is turned away should stay away for about this long.
+const RETRY_MS: u64 = 1_000;
+
+/// See the module's documentation.
+pub(super) struct Shedding(pub Arc<App>);
+
+impl Shed for Shedding {
+    fn concerns(&self, request: &Request<Incoming>) -> bool {
+        request.method() == Method::POST && request.uri().path() == PATH
+    }
+
+    fn has_room(&self) -> bool {
+        !self.0.reservations.refuses()
+    }
+
+    fn refusal(&self, request: &Request<Incoming>) -> Response {
+        let problem = Problem::new(Code::Overloaded).retry_after_ms(jittered_ms(RETRY_MS));
+        Asked::of(request, self.0.origins.as_ref()).complete(problem.into_response(), Some(PATH))
+    }
+}
