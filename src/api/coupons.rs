@@ -17,6 +17,8 @@ use crate::Failure;
 use crate::coupon::{Coupon, CouponId, Created, Status, Stock, stock};
 use crate::http::request::Json as Body;
 use crate::http::{Code, Problem};
+use crate::issuance::Ledger;
+use crate::partition::Partition;
 
 /// A filter that few coupons pass is not followed for longer than this many pages.
 const FILTERED_PAGES_MAX: usize = 20;
@@ -39,7 +41,7 @@ pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Res
         tracing::warn!(coupon = %coupon.id, error = failure.chain(), "the new coupon will be loaded on demand");
     }
     let location = app.links.coupon(&coupon.id);
-    let coupon = with_stock(&app, vec![coupon]).await.pop();
+    let coupon = with_stock(&app.partition, &app.ledger, vec![coupon]).await.pop();
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(coupon)).into_response())
 }
 
@@ -55,9 +57,7 @@ pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Res
 pub async fn get(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<wire::Coupon>, Problem> {
     // An id that no coupon can have is one that none has.
     let id: CouponId = id.parse().map_err(|_| Problem::new(Code::CouponNotFound))?;
-    let coupon = app.coupons.get(&id).await?.ok_or_else(|| Problem::new(Code::CouponNotFound))?;
-    let coupon = with_stock(&app, vec![coupon]).await.pop();
-    coupon.map(Json).ok_or_else(|| Problem::new(Code::Internal))
+    app.looks.ask(id).await?.map(Json).ok_or_else(|| Problem::new(Code::CouponNotFound))
 }
 
 /// All coupons, newest first, with their live stock.
@@ -92,7 +92,7 @@ pub async fn list(
             page.last().filter(|_| page.len() == wanted_now).map(|last| (last.created_at, last.id.clone()));
         next_cursor = asked.after.as_ref().map(|(time, id)| cursor(*time, id));
         items.extend(
-            with_stock(&app, page)
+            with_stock(&app.partition, &app.ledger, page)
                 .await
                 .into_iter()
                 .filter(|coupon| wanted.is_none_or(|wanted| coupon.is(wanted))),
@@ -106,9 +106,13 @@ pub async fn list(
 
 /// Adds stock and status. Where Redis does not have a coupon, nothing of it is in flight and the
 /// ledger knows; where Redis is away the stock is unknown.
-pub(super) async fn with_stock(app: &App, coupons: Vec<Coupon>) -> Vec<wire::Coupon> {
+pub(super) async fn with_stock(
+    partition: &Partition,
+    ledger: &Ledger,
+    coupons: Vec<Coupon>,
+) -> Vec<wire::Coupon> {
     let ids: Vec<CouponId> = coupons.iter().map(|coupon| coupon.id.clone()).collect();
-    let (now, stocks) = match read_stock(app, &ids).await {
+    let (now, stocks) = match read_stock(partition, &ids).await {
         Ok((now, stocks)) => (now, stocks),
         Err(failure) => {
             tracing::debug!(error = failure.chain(), "the stock is unknown");
@@ -119,7 +123,7 @@ pub(super) async fn with_stock(app: &App, coupons: Vec<Coupon>) -> Vec<wire::Cou
     for (coupon, known) in coupons.into_iter().zip(stocks) {
         let stock = match known {
             Known::Live(stock) => Some(stock),
-            Known::NotLoaded => app.ledger.issued_count(&coupon.id).await.ok().map(|issued| {
+            Known::NotLoaded => ledger.issued_count(&coupon.id).await.ok().map(|issued| {
                 let issued = u32::try_from(issued).unwrap_or(u32::MAX).min(coupon.total);
                 Stock { total: coupon.total, remaining: coupon.total - issued, reserved: 0, issued }
             }),
@@ -137,7 +141,7 @@ enum Known {
     Unknown,
 }
 
-async fn read_stock(app: &App, ids: &[CouponId]) -> Result<(Timestamp, Vec<Known>), Failure> {
-    let (now, stocks) = stock::read(&app.partition, ids).await?;
+async fn read_stock(partition: &Partition, ids: &[CouponId]) -> Result<(Timestamp, Vec<Known>), Failure> {
+    let (now, stocks) = stock::read(partition, ids).await?;
     Ok((now, stocks.into_iter().map(|stock| stock.map_or(Known::NotLoaded, Known::Live)).collect()))
 }

@@ -10,6 +10,7 @@ mod issuance_events;
 mod issuances;
 mod links;
 mod live;
+mod looks;
 mod operations;
 mod outcomes;
 mod pace;
@@ -58,6 +59,7 @@ use crate::user::{Deletions, RegisteredUsers, UserId, UserStore};
 pub use docs::openapi;
 use doors::{AddressLimit, UserLimit};
 use links::Links;
+use looks::Looks;
 use pace::Pace;
 pub use router::{Side, router};
 use shedding::Shedding;
@@ -70,6 +72,7 @@ pub struct App {
     partition: Arc<Partition>,
     database: Database,
     coupons: CouponStore,
+    looks: Looks,
     users: UserStore,
     services: ServiceStore,
     ledger: Ledger,
@@ -146,6 +149,7 @@ impl App {
             partition: Arc::clone(partition),
             database: backends.database.clone(),
             coupons: backends.coupons.clone(),
+            looks: looks::start(backends.coupons.clone(), Arc::clone(partition), backends.ledger.clone()),
             users: backends.users.clone(),
             services: ServiceStore::new(&backends.database),
             ledger: backends.ledger.clone(),

@@ -17,8 +17,9 @@ use crate::user::UserId;
 static RESERVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("reserve.lua")));
 
 /// One script call holds Redis up for as long as its batch takes, about two milliseconds for the largest.
-/// One call at a time: while it is under way the next batch grows, and larger batches cost less a request.
-const BOUNDS: Bounds = Bounds { batch: 256, calls: 1, waiting: 16_384, wait: Duration::from_millis(200) };
+/// Two calls at a time: while Redis works on one, the other is made or read. With more the batches grow smaller,
+/// and small ones cost more a request.
+const BOUNDS: Bounds = Bounds { batch: 256, calls: 2, waiting: 16_384, wait: Duration::from_millis(200) };
 
 /// Digits of the length of an answer at most: it is a value of Redis's, of 512 MiB at most.
 const LENGTH_DIGITS_MAX: usize = 9;

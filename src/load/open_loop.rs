@@ -17,6 +17,9 @@ use super::target::Target;
 
 /// What is sent, and what is made of the answers. Shared by all connections.
 pub trait Crowd: Send + Sync + 'static {
+    /// Appends what each connection asks first of all, before anything is planned; nothing, if nothing.
+    fn write_first(&self, _request: &mut Vec<u8>) {}
+
     /// Appends the bytes of the request with this number.
     fn write(&self, number: usize, request: &mut Vec<u8>);
 
@@ -76,6 +79,10 @@ async fn lane<C: Crowd>(
     // Ahead of time, so that the first requests do not pay for it; if it fails, they tell.
     let _ = connection.open().await;
     let mut request = Vec::new();
+    crowd.write_first(&mut request);
+    if !request.is_empty() {
+        let _ = connection.exchange(&request, bounds.answer_max).await;
+    }
     while !stop.is_cancelled() {
         let number = next.fetch_add(1, Ordering::Relaxed);
         let Some(offset) = schedule.get(number) else { return };

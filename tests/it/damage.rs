@@ -14,7 +14,9 @@ use coupon_system::queue::{claim, dead};
 use coupon_system::recovery::{How, Kept, is_certified, unwatched};
 use coupon_system::service::ServiceStore;
 use coupon_system::worker::Pace;
+use futures::future::join_all;
 use mongodb::bson::{Document, doc};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::helpers::{System, at, database};
@@ -265,4 +267,37 @@ async fn a_dead_letter_does_not_hide_a_late_insert_from_the_bracket() {
     late(&system, "c", "u1", 5).await;
     let bracket = system.auditor().bracket(&coupon).await.expect("a look").expect("loaded");
     assert!(!bracket.holds(), "{bracket:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_who_look_at_once_only_those_at_a_damaged_coupon_are_not_told() {
+    const EACH: usize = 50;
+    let system = System::start().await;
+    for (id, total) in [("bad", 100), ("good", 100), ("other", 7)] {
+        system.coupon(id, total, 1).await;
+    }
+    damage_coupon(&system, "bad").await;
+    let scripts = async || {
+        let stats: String = system.command(&["INFO", "commandstats"]).await;
+        let calls =
+            stats.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")?.split(',').next());
+        calls.expect("scripts were called").parse::<usize>().expect("a number")
+    };
+    let before = scripts().await;
+    let looks = ["bad", "good", "other", "none"].iter().cycle().take(4 * EACH);
+    let answers =
+        join_all(looks.map(async |id| (*id, system.client.get(&format!("/coupons/{id}")).await))).await;
+    let read = scripts().await - before;
+    for (id, answer) in answers {
+        match id {
+            "bad" => assert_eq!(answer.status, 503, "{answer:?}"),
+            "none" => assert_eq!((answer.status, answer.code()), (404, "coupon-not-found")),
+            _ => {
+                let total = if id == "good" { 100 } else { 7 };
+                assert_eq!((&answer.body["id"], &answer.body["stock"]["total"]), (&json!(id), &json!(total)));
+            }
+        }
+    }
+    // Each answer would else be a script of its own, but for those without a record.
+    assert!(read < EACH, "{read} scripts for {} looks", 4 * EACH);
 }

@@ -207,3 +207,27 @@ async fn an_id_that_was_rejected_and_reserved_again_stays_rejected_and_leaks_no_
     let stock = system.stock(&coupon).await;
     assert_eq!((stock.remaining, stock.reserved, stock.issued), (2, 0, 1));
 }
+
+#[tokio::test]
+async fn a_damaged_in_flight_value_is_guarded_off_and_the_other_of_its_batch_is_settled() {
+    let system = System::start().await;
+    system.users("u", 2).await;
+    let coupon = system.coupon("c", 2, 1).await;
+    let ids = [system.accepted("u0", &coupon).await, system.accepted("u1", &coupon).await];
+    let entries = system.take_entries().await;
+    // The entry and the unit are right; whose it is, and of what, is gone.
+    let damaged = format!("{} 1 1", entries[0].entry);
+    let mut connection = system.partition().connection();
+    let mut change = redis::cmd("HSET");
+    change.arg(system.keys().in_flight()).arg(ids[0].as_bytes().as_slice()).arg(&damaged);
+    let () = change.query_async(&mut connection).await.expect("it is changed");
+
+    system.decider().process(&system.keys(), &entries).await.expect("both are decided");
+    let stock = system.stock(&coupon).await;
+    assert_eq!((stock.remaining, stock.reserved, stock.issued), (0, 1, 1), "one is settled, one is not");
+    let mut look = redis::cmd("HGET");
+    look.arg(system.keys().in_flight()).arg(ids[0].as_bytes().as_slice());
+    let held: Option<String> = look.query_async(&mut connection).await.expect("a look");
+    assert_eq!(held, Some(damaged), "nothing was done for it");
+    assert_eq!(system.issued_serials(&coupon).await, [1, 2], "the ledger has decided both");
+}

@@ -4,7 +4,7 @@
 //! The generator has half of the cores and the system the others, so that it is the system that is
 //! short of something. Requests come at random (Poisson), each timed from the moment it was planned for;
 //! nobody tries again. There are so many connections that whoever comes finds a free one: else they would
-//! wait in the generator, and not at the API. Capacity is how many are accepted a second, by one API
+//! wait in the generator, and not at the API. Whoever comes has looked at the coupon before. Capacity is how many are accepted a second, by one API
 //! process while one worker process drains, of somewhat more than can be: as many as a few connections
 //! have accepted that always ask. Then they come at that rate, and at five times that rate.
 
@@ -38,8 +38,8 @@ use crate::load::{Answer, Fault, Target};
 
 /// How many times capacity comes.
 const TIMES: f64 = 5.0;
-/// What one connection takes to be made.
-const CONNECTING: Duration = Duration::from_micros(250);
+/// What one connection takes to be made, and the coupon to be looked at.
+const CONNECTING: Duration = Duration::from_micros(500);
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// The same arrivals in every run.
 const SEED: u64 = 1;
@@ -150,6 +150,10 @@ const ACCEPTED: u16 = 202;
 const REFUSED: u16 = 503;
 
 impl Crowd for Askers {
+    fn write_first(&self, request: &mut Vec<u8>) {
+        self.target.write("GET", &format!("/coupons/{}", self.coupon), "", b"", request);
+    }
+
     fn write(&self, number: usize, request: &mut Vec<u8>) {
         let user = user(u32::try_from(number).unwrap_or(u32::MAX));
         let body = format!(r#"{{"userId":"{user}","couponId":"{}"}}"#, self.coupon);
@@ -199,7 +203,7 @@ async fn load(lab: &Lab<'_>, bed: &Bed, rate: f64, cores: Option<&Range<usize>>)
     let bounds = Bounds { connections: lab.sizes.callers, in_flight_max: usize::MAX, answer_max: ANSWER_MAX };
     let over = CancellationToken::new();
     let memory = tokio::spawn(most_memory(api.pid(), over.clone()));
-    // By then all are connected.
+    // By then all are connected, and have looked.
     let began = Instant::now() + CONNECTING * lab.sizes.callers as u32;
     open_loop::run(&target, schedule.into(), began, bounds, Arc::clone(&askers), CancellationToken::new())
         .await;

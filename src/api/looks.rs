@@ -1,0 +1,65 @@
+//! Looking at one coupon. Everybody does while they wait for the opening; so a coupon is read once for all
+//! who have come while it was being read the last time. What is shown is never older than the question.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream;
+
+use super::coupons::with_stock;
+use super::wire::coupon::Coupon;
+use crate::Failure;
+use crate::batch::{Batcher, Bounds};
+use crate::coupon::{CouponId, CouponStore, stock};
+use crate::issuance::Ledger;
+use crate::partition::Partition;
+
+const BOUNDS: Bounds =
+    Bounds { batch: stock::BATCH_MAX, calls: 4, waiting: 32_768, wait: Duration::from_secs(2) };
+/// Different coupons of one batch that are read from MongoDB at once.
+const READS_MAX: usize = 16;
+
+/// Reads coupons for those who look. Cheap to clone; `None` where there is no such coupon.
+pub(super) type Looks = Batcher<CouponId, Option<Coupon>>;
+
+/// Starts the batcher.
+pub(super) fn start(coupons: CouponStore, partition: Arc<Partition>, ledger: Ledger) -> Looks {
+    Batcher::start("read the coupon", BOUNDS, move |asked: Vec<CouponId>| {
+        let (coupons, partition, ledger) = (coupons.clone(), Arc::clone(&partition), ledger.clone());
+        async move {
+            let read = look(&coupons, &partition, &ledger, &asked).await;
+            asked
+                .iter()
+                .map(|id| read.get(id).cloned().unwrap_or(Ok(None)).map_err(|why| Failure::of_batch(&why)))
+                .collect()
+        }
+    })
+}
+
+/// Each coupon once. One that cannot be read is no other's failure.
+async fn look(
+    coupons: &CouponStore,
+    partition: &Partition,
+    ledger: &Ledger,
+    asked: &[CouponId],
+) -> HashMap<CouponId, Result<Option<Coupon>, Arc<Failure>>> {
+    let mut read: HashMap<CouponId, Result<Option<Coupon>, Arc<Failure>>> =
+        asked.iter().map(|id| (id.clone(), Ok(None))).collect();
+    let ids: Vec<CouponId> = read.keys().cloned().collect();
+    let records = stream::iter(ids).map(async |id| (coupons.get(&id).await, id)).buffer_unordered(READS_MAX);
+    let mut found = Vec::new();
+    for (record, id) in records.collect::<Vec<_>>().await {
+        match record {
+            Ok(Some(coupon)) => found.push(coupon),
+            Ok(None) => {}
+            Err(failure) => drop(read.insert(id, Err(Arc::new(failure)))),
+        }
+    }
+    let ids: Vec<CouponId> = found.iter().map(|coupon| coupon.id.clone()).collect();
+    for (id, coupon) in ids.into_iter().zip(with_stock(partition, ledger, found).await) {
+        read.insert(id, Ok(Some(coupon)));
+    }
+    read
+}
