@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 /// How long a queue may be for longer than a moment, as the time that one stands in it, in microseconds.
 const TARGET: u64 = 50_000;
 /// A moment, in microseconds.
-const INTERVAL: u64 = 100_000;
+const INTERVAL: u64 = 200_000;
 /// How many must have been looked at while one stood in the queue: else it is not they who make it long.
 const CROWD_MIN: u64 = 200;
 /// The time is cut into slices of so many microseconds. All who come in some of them are let in: one slice

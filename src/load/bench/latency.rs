@@ -3,7 +3,8 @@
 //! First the saturated rate: a burst of requests while one worker process drains, over the time from
 //! the first request to the last durable issuance; nobody asks for outcomes. Then requests come at
 //! random (Poisson) at half that rate, each timed from the moment it was planned for, and followed to
-//! its outcome: once with `?wait`, once by polling when the service says.
+//! its outcome: once with `?wait`, once by polling when the service says. Who is turned away comes again
+//! when told to, and has waited since the first time.
 
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -111,7 +112,7 @@ async fn half(lab: &Lab<'_>, api: &Program, requests: usize, follow: Follow) -> 
         total: requests as u64,
         double_clicks: 0.0,
         early_birds: 0.0,
-        retry: Retry::None,
+        retry: Retry::Patient,
         follow,
         seed: SEED,
         connections: lab.sizes.connections * CONNECTIONS_SHARE,

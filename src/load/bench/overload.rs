@@ -38,8 +38,9 @@ use crate::load::{Answer, Fault, Target};
 
 /// How many times capacity comes.
 const TIMES: f64 = 5.0;
-/// What one connection takes to be made, and the coupon to be looked at.
-const CONNECTING: Duration = Duration::from_micros(500);
+/// What one connection takes to be made, and the coupon to be looked at. Together they must take less time
+/// than a connection may idle ([`crate::load`] makes those anew).
+const CONNECTING: Duration = Duration::from_micros(250);
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// The same arrivals in every run.
 const SEED: u64 = 1;
