@@ -76,8 +76,7 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
             while let Ok(permit) = permits.clone().acquire_owned().await {
                 let Some(first) = receiver.recv().await else { return };
                 batch.push(first);
-                // Whoever is about to ask, asks first: what the sockets hold already goes into this call. On a
-                // busy machine calls are so larger and fewer; on an idle one it is one more look at the sockets.
+                // A moment for those who are about to ask: on a busy machine calls are so larger and fewer.
                 tokio::task::yield_now().await;
                 while batch.len() < bounds.batch
                     && let Ok(next) = receiver.try_recv()

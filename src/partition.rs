@@ -39,7 +39,8 @@ pub struct Partition {
     id: PartitionId,
     client: Client,
     connection: RwLock<ConnectionManager>,
-    /// Where the connection is driven, whoever finds that it must be made anew. `None` outside of one.
+    /// Where the connection is driven, also if a script's caller finds that it must be made anew. `None` if
+    /// this was made outside of any.
     home: Option<Handle>,
     timeouts: AtomicU32,
     epoch: watch::Sender<Epoch>,

@@ -13,7 +13,6 @@ use super::query::Query;
 use super::wire::coupon::{self as wire, CreateCoupon};
 use super::wire::page::{Asked, Page, cursor};
 use super::wire::problem::Problem as ProblemBody;
-use crate::Failure;
 use crate::coupon::{Coupon, CouponId, Created, Status, Stock, stock};
 use crate::http::request::Json as Body;
 use crate::http::{Code, Problem};
@@ -57,7 +56,8 @@ pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Res
 pub async fn get(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<wire::Coupon>, Problem> {
     // An id that no coupon can have is one that none has.
     let id: CouponId = id.parse().map_err(|_| Problem::new(Code::CouponNotFound))?;
-    app.looks.ask(id).await?.map(Json).ok_or_else(|| Problem::new(Code::CouponNotFound))
+    let looked = app.looks.ask(id).await?.ok_or_else(|| Problem::new(Code::CouponNotFound))?;
+    Ok(Json(looked.shown(&app.ledger).await))
 }
 
 /// All coupons, newest first, with their live stock.
@@ -104,44 +104,53 @@ pub async fn list(
     Ok(Json(Page { items, next_cursor }))
 }
 
-/// Adds stock and status. Where Redis does not have a coupon, nothing of it is in flight and the
-/// ledger knows; where Redis is away the stock is unknown.
+/// Adds stock and status.
 pub(super) async fn with_stock(
     partition: &Partition,
     ledger: &Ledger,
     coupons: Vec<Coupon>,
 ) -> Vec<wire::Coupon> {
+    let mut shown = Vec::with_capacity(coupons.len());
+    for looked in looked_at(partition, coupons).await {
+        shown.push(looked.shown(ledger).await);
+    }
+    shown
+}
+
+/// Adds what Redis knows.
+pub(super) async fn looked_at(partition: &Partition, coupons: Vec<Coupon>) -> Vec<Looked> {
     let ids: Vec<CouponId> = coupons.iter().map(|coupon| coupon.id.clone()).collect();
-    let (now, stocks) = match read_stock(partition, &ids).await {
-        Ok((now, stocks)) => (now, stocks),
+    let (now, stocks) = match stock::read(partition, &ids).await {
+        Ok((now, stocks)) => (now, stocks.into_iter().map(Some).collect()),
         Err(failure) => {
             tracing::debug!(error = failure.chain(), "the stock is unknown");
-            (Timestamp::now(), vec![Known::Unknown; ids.len()])
+            (Timestamp::now(), vec![None; ids.len()])
         }
     };
-    let mut answered = Vec::with_capacity(coupons.len());
-    for (coupon, known) in coupons.into_iter().zip(stocks) {
-        let stock = match known {
-            Known::Live(stock) => Some(stock),
-            Known::NotLoaded => ledger.issued_count(&coupon.id).await.ok().map(|issued| {
+    coupons.into_iter().zip(stocks).map(|(coupon, stock)| Looked { coupon, stock, now }).collect()
+}
+
+/// A coupon and what Redis knew of it at that moment.
+#[derive(Clone)]
+pub(super) struct Looked {
+    coupon: Coupon,
+    /// `None` while Redis is away, `Some(None)` where it does not have the coupon.
+    stock: Option<Option<Stock>>,
+    now: Timestamp,
+}
+
+impl Looked {
+    /// As it is shown. Where Redis does not have a coupon, nothing of it is in flight and the ledger
+    /// knows; where Redis is away the stock is unknown.
+    pub async fn shown(self, ledger: &Ledger) -> wire::Coupon {
+        let Looked { coupon, stock, now } = self;
+        let stock = match stock {
+            Some(None) => ledger.issued_count(&coupon.id).await.ok().map(|issued| {
                 let issued = u32::try_from(issued).unwrap_or(u32::MAX).min(coupon.total);
                 Stock { total: coupon.total, remaining: coupon.total - issued, reserved: 0, issued }
             }),
-            Known::Unknown => None,
+            known => known.flatten(),
         };
-        answered.push(wire::Coupon::new(coupon, stock, now));
+        wire::Coupon::new(coupon, stock, now)
     }
-    answered
-}
-
-#[derive(Clone, Copy)]
-enum Known {
-    Live(Stock),
-    NotLoaded,
-    Unknown,
-}
-
-async fn read_stock(partition: &Partition, ids: &[CouponId]) -> Result<(Timestamp, Vec<Known>), Failure> {
-    let (now, stocks) = stock::read(partition, ids).await?;
-    Ok((now, stocks.into_iter().map(|stock| stock.map_or(Known::NotLoaded, Known::Live)).collect()))
 }

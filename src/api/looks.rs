@@ -8,12 +8,10 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream;
 
-use super::coupons::with_stock;
-use super::wire::coupon::Coupon;
+use super::coupons::{Looked, looked_at};
 use crate::Failure;
 use crate::batch::{Batcher, Bounds};
 use crate::coupon::{CouponId, CouponStore, stock};
-use crate::issuance::Ledger;
 use crate::partition::Partition;
 
 const BOUNDS: Bounds =
@@ -22,14 +20,14 @@ const BOUNDS: Bounds =
 const READS_MAX: usize = 16;
 
 /// Reads coupons for those who look. Cheap to clone; `None` where there is no such coupon.
-pub(super) type Looks = Batcher<CouponId, Option<Coupon>>;
+pub(super) type Looks = Batcher<CouponId, Option<Looked>>;
 
 /// Starts the batcher.
-pub(super) fn start(coupons: CouponStore, partition: Arc<Partition>, ledger: Ledger) -> Looks {
+pub(super) fn start(coupons: CouponStore, partition: Arc<Partition>) -> Looks {
     Batcher::start("read the coupon", BOUNDS, move |asked: Vec<CouponId>| {
-        let (coupons, partition, ledger) = (coupons.clone(), Arc::clone(&partition), ledger.clone());
+        let (coupons, partition) = (coupons.clone(), Arc::clone(&partition));
         async move {
-            let read = look(&coupons, &partition, &ledger, &asked).await;
+            let read = look(&coupons, &partition, &asked).await;
             asked
                 .iter()
                 .map(|id| read.get(id).cloned().unwrap_or(Ok(None)).map_err(|why| Failure::of_batch(&why)))
@@ -42,10 +40,9 @@ pub(super) fn start(coupons: CouponStore, partition: Arc<Partition>, ledger: Led
 async fn look(
     coupons: &CouponStore,
     partition: &Partition,
-    ledger: &Ledger,
     asked: &[CouponId],
-) -> HashMap<CouponId, Result<Option<Coupon>, Arc<Failure>>> {
-    let mut read: HashMap<CouponId, Result<Option<Coupon>, Arc<Failure>>> =
+) -> HashMap<CouponId, Result<Option<Looked>, Arc<Failure>>> {
+    let mut read: HashMap<CouponId, Result<Option<Looked>, Arc<Failure>>> =
         asked.iter().map(|id| (id.clone(), Ok(None))).collect();
     let ids: Vec<CouponId> = read.keys().cloned().collect();
     let records = stream::iter(ids).map(async |id| (coupons.get(&id).await, id)).buffer_unordered(READS_MAX);
@@ -58,8 +55,8 @@ async fn look(
         }
     }
     let ids: Vec<CouponId> = found.iter().map(|coupon| coupon.id.clone()).collect();
-    for (id, coupon) in ids.into_iter().zip(with_stock(partition, ledger, found).await) {
-        read.insert(id, Ok(Some(coupon)));
+    for (id, looked) in ids.into_iter().zip(looked_at(partition, found).await) {
+        read.insert(id, Ok(Some(looked)));
     }
     read
 }

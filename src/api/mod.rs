@@ -149,7 +149,7 @@ impl App {
             partition: Arc::clone(partition),
             database: backends.database.clone(),
             coupons: backends.coupons.clone(),
-            looks: looks::start(backends.coupons.clone(), Arc::clone(partition), backends.ledger.clone()),
+            looks: looks::start(backends.coupons.clone(), Arc::clone(partition)),
             users: backends.users.clone(),
             services: ServiceStore::new(&backends.database),
             ledger: backends.ledger.clone(),

@@ -34,6 +34,7 @@ const IDLE_MAX: Duration = Duration::from_secs(75);
 const WRITE_STALL_MAX: Duration = Duration::from_secs(10);
 /// How long what a client still sends is thrown away before the connection is closed.
 const LINGER_MAX: Duration = Duration::from_secs(1);
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Where in an answer its status begins: after "HTTP/1.1 ".
 const STATUS_AT: usize = 9;
 /// Up to so many it costs less to copy the bytes into one buffer than to have the system take them from several.
@@ -109,18 +110,20 @@ impl Connection {
 
     /// Nothing comes in: whether a request, or the rest of its head, has been waited for too long.
     fn poll_wait(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.in_hand.is() {
-            self.head_since = None;
-            return Poll::Pending;
-        }
-        let until = self.head_since.map_or(self.idle_since + IDLE_MAX, |since| since + HEAD_READ_MAX);
+        // While a request is in hand nobody is too slow; but the timer must be left running, for hyper does
+        // not ask again once it is answered.
+        let in_hand = self.in_hand.is();
+        let since = if in_hand { None } else { self.head_since };
+        self.head_since = since;
+        let idle_since = if in_hand { Instant::now() } else { self.idle_since };
+        let until = since.map_or(idle_since + IDLE_MAX, |since| since + HEAD_READ_MAX);
         let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep_until(until)));
         if until < waiting.deadline() {
             waiting.as_mut().reset(until);
         }
         while waiting.as_mut().poll(context).is_ready() {
             if until <= waiting.deadline() {
-                return Poll::Ready(match self.head_since {
+                return Poll::Ready(match since {
                     Some(_) => {
                         metrics::DROPPED.count("slow-head");
                         Err(io::ErrorKind::TimedOut.into())
@@ -136,8 +139,8 @@ impl Connection {
 
     /// An answer, or a part of it, is written.
     fn has_written(&mut self, bytes: &[u8]) {
-        // "100 Continue" is no answer yet.
-        if bytes.get(STATUS_AT) != Some(&b'1') {
+        // "100 Continue" is no answer yet; hyper may write it together with one.
+        if !bytes.strip_prefix(CONTINUE).unwrap_or(bytes).is_empty() {
             self.in_hand.end();
             (self.head_since, self.idle_since) = (None, Instant::now());
         }
@@ -299,17 +302,70 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
+    use std::convert::Infallible;
+
+    use axum::http::Response;
+    use hyper::body::Incoming;
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn who_idles_for_long_is_taken_for_gone_and_who_drips_for_slow() {
+    async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let (client, (stream, _)) = (client.expect("it connects"), accepted.expect("it connects"));
+        (client.expect("it connects"), accepted.expect("it connects").0)
+    }
+
+    /// A request that is there at once, and whose answer takes so long; then silence.
+    async fn idles_after(answering: Duration) {
+        let (mut client, stream) = pair().await;
+        client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it is taken");
+        let in_hand = InHand::default();
+        let connection = TokioIo::new(Connection::new(stream, in_hand.clone()));
+        let service = service_fn(move |_: axum::http::Request<Incoming>| {
+            in_hand.begin();
+            async move {
+                tokio::time::sleep(answering).await;
+                Ok::<_, Infallible>(Response::new(String::from("done")))
+            }
+        });
+        let began = Instant::now();
+        tokio::spawn(http1::Builder::new().header_read_timeout(None).serve_connection(connection, service));
+        let mut answer = Vec::new();
+        let ended = tokio::time::timeout(IDLE_MAX * 10, client.read_to_end(&mut answer)).await;
+        ended.expect("it is ended").expect("it is ended well");
+        assert!(answer.ends_with(b"done"), "{:?}", String::from_utf8_lossy(&answer));
+        let idled = began.elapsed() - answering;
+        assert!((IDLE_MAX..IDLE_MAX * 2).contains(&idled), "ended after {idled:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_idles_is_ended_however_its_last_request_came_and_was_answered() {
+        for answering in [Duration::ZERO, HEAD_READ_MAX * 2, IDLE_MAX * 2] {
+            idles_after(answering).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_right_behind_a_100_is_an_answer() {
+        let (_client, stream) = pair().await;
+        let in_hand = InHand::default();
+        let mut connection = Connection::new(stream, in_hand.clone());
+        in_hand.begin();
+        connection.has_written(CONTINUE);
+        assert!(in_hand.is());
+        connection.has_written(&[CONTINUE, b"HTTP/1.1 400 Bad Request\r\n\r\n"].concat());
+        assert!(!in_hand.is());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_idles_for_long_is_taken_for_gone_and_who_drips_for_slow() {
+        let (client, stream) = pair().await;
         let in_hand = InHand::default();
         let mut connection = Connection::new(stream, in_hand.clone());
 

@@ -77,8 +77,17 @@ impl Lag {
         loop {
             self.queue.notified().await;
             let now = self.now();
+            self.forget_before(self.queued_at.load(Relaxed));
             self.note(now, self.waited(now));
             self.queued_at.store(0, Relaxed);
+        }
+    }
+
+    /// Nobody had come for a while: what was before that says nothing of those who come now.
+    fn forget_before(&self, come_at: u64) {
+        if come_at.saturating_sub(self.measured_at.load(Relaxed)) > INTERVAL {
+            self.kept_short.store(false, Relaxed);
+            self.otherwise_since.store(0, Relaxed);
         }
     }
 
@@ -179,6 +188,19 @@ mod tests {
         assert_eq!(turned_away(&lag, now + INTERVAL, LONG), 87, "it is short only now");
         lag.note(now + INTERVAL, 0);
         assert_eq!(turned_away(&lag, now + INTERVAL, LONG), 0);
+    }
+
+    #[test]
+    fn a_crowd_that_comes_after_a_silence_is_a_new_one() {
+        let lag = Lag::default();
+        lag.note(1, LONG);
+        lag.forget_before(1 + INTERVAL);
+        lag.note(1 + INTERVAL, LONG);
+        assert_eq!(turned_away(&lag, 1 + INTERVAL, LONG), 87, "it went on");
+        let later = 10 * INTERVAL * ONE_SLICE_IN * TIMES_MAX;
+        lag.forget_before(later);
+        lag.note(later, LONG);
+        assert_eq!(turned_away(&lag, later, LONG), 0);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! would stand in it behind thousands who ask, once for each step of the way: to be put into a batch, to
 //! be sent, to be answered. At five times what the system can take, next to nothing came of those whom it
 //! let in. So the steps are taken elsewhere, and what comes from there, an answer to somebody who was let
-//! in, is taken before anybody new.
+//! in or a new connection, is taken before the next request.
 
 use std::io;
 use std::sync::Arc;

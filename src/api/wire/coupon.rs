@@ -15,7 +15,7 @@ const AMOUNT_MAX: u64 = 1_000_000_000_000;
 const NAME_MAX: usize = 100;
 
 /// A coupon, with its live stock.
-#[derive(Debug, Clone, Serialize, ToSchema)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Coupon {
     #[schema(value_type = String, example = "summer")]
