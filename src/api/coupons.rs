@@ -40,7 +40,7 @@ pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Res
         tracing::warn!(coupon = %coupon.id, error = failure.chain(), "the new coupon will be loaded on demand");
     }
     let location = app.links.coupon(&coupon.id);
-    let coupon = with_stock(&app.partition, &app.ledger, vec![coupon]).await.pop();
+    let coupon = with_stock(&app, vec![coupon]).await.pop();
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(coupon)).into_response())
 }
 
@@ -92,7 +92,7 @@ pub async fn list(
             page.last().filter(|_| page.len() == wanted_now).map(|last| (last.created_at, last.id.clone()));
         next_cursor = asked.after.as_ref().map(|(time, id)| cursor(*time, id));
         items.extend(
-            with_stock(&app.partition, &app.ledger, page)
+            with_stock(&app, page)
                 .await
                 .into_iter()
                 .filter(|coupon| wanted.is_none_or(|wanted| coupon.is(wanted))),
@@ -105,14 +105,10 @@ pub async fn list(
 }
 
 /// Adds stock and status.
-pub(super) async fn with_stock(
-    partition: &Partition,
-    ledger: &Ledger,
-    coupons: Vec<Coupon>,
-) -> Vec<wire::Coupon> {
+pub(super) async fn with_stock(app: &App, coupons: Vec<Coupon>) -> Vec<wire::Coupon> {
     let mut shown = Vec::with_capacity(coupons.len());
-    for looked in looked_at(partition, coupons).await {
-        shown.push(looked.shown(ledger).await);
+    for looked in looked_at(&app.partition, coupons).await {
+        shown.push(looked.shown(&app.ledger).await);
     }
     shown
 }
@@ -121,35 +117,44 @@ pub(super) async fn with_stock(
 pub(super) async fn looked_at(partition: &Partition, coupons: Vec<Coupon>) -> Vec<Looked> {
     let ids: Vec<CouponId> = coupons.iter().map(|coupon| coupon.id.clone()).collect();
     let (now, stocks) = match stock::read(partition, &ids).await {
-        Ok((now, stocks)) => (now, stocks.into_iter().map(Some).collect()),
+        Ok((now, stocks)) => {
+            (now, stocks.into_iter().map(|stock| stock.map_or(Known::NotLoaded, Known::Live)).collect())
+        }
         Err(failure) => {
             tracing::debug!(error = failure.chain(), "the stock is unknown");
-            (Timestamp::now(), vec![None; ids.len()])
+            (Timestamp::now(), vec![Known::Unknown; ids.len()])
         }
     };
-    coupons.into_iter().zip(stocks).map(|(coupon, stock)| Looked { coupon, stock, now }).collect()
+    coupons.into_iter().zip(stocks).map(|(coupon, known)| Looked { coupon, known, now }).collect()
 }
 
 /// A coupon and what Redis knew of it at that moment.
 #[derive(Clone)]
 pub(super) struct Looked {
     coupon: Coupon,
-    /// `None` while Redis is away, `Some(None)` where it does not have the coupon.
-    stock: Option<Option<Stock>>,
+    known: Known,
     now: Timestamp,
+}
+
+#[derive(Clone, Copy)]
+enum Known {
+    Live(Stock),
+    NotLoaded,
+    Unknown,
 }
 
 impl Looked {
     /// As it is shown. Where Redis does not have a coupon, nothing of it is in flight and the ledger
     /// knows; where Redis is away the stock is unknown.
     pub async fn shown(self, ledger: &Ledger) -> wire::Coupon {
-        let Looked { coupon, stock, now } = self;
-        let stock = match stock {
-            Some(None) => ledger.issued_count(&coupon.id).await.ok().map(|issued| {
+        let Looked { coupon, known, now } = self;
+        let stock = match known {
+            Known::Live(stock) => Some(stock),
+            Known::NotLoaded => ledger.issued_count(&coupon.id).await.ok().map(|issued| {
                 let issued = u32::try_from(issued).unwrap_or(u32::MAX).min(coupon.total);
                 Stock { total: coupon.total, remaining: coupon.total - issued, reserved: 0, issued }
             }),
-            known => known.flatten(),
+            Known::Unknown => None,
         };
         wire::Coupon::new(coupon, stock, now)
     }

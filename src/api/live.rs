@@ -99,6 +99,6 @@ async fn read(app: &App) -> Result<Figures, Problem> {
     Ok(Figures {
         queue: backlog.into(),
         workers: beats.into_iter().map(|beat| Worker::new(beat, backlog.now)).collect(),
-        coupons: with_stock(&app.partition, &app.ledger, coupons).await,
+        coupons: with_stock(app, coupons).await,
     })
 }

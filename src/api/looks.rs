@@ -1,7 +1,7 @@
 //! Looking at one coupon. Everybody does while they wait for the opening; so a coupon is read once for all
 //! who have come while it was being read the last time. What is shown is never older than the question.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,35 +28,28 @@ pub(super) fn start(coupons: CouponStore, partition: Arc<Partition>) -> Looks {
         let (coupons, partition) = (coupons.clone(), Arc::clone(&partition));
         async move {
             let read = look(&coupons, &partition, &asked).await;
-            asked
-                .iter()
-                .map(|id| read.get(id).cloned().unwrap_or(Ok(None)).map_err(|why| Failure::of_batch(&why)))
-                .collect()
+            let answer = |id| read.get(id).cloned().transpose().map_err(|why| Failure::of_batch(&why));
+            asked.iter().map(answer).collect()
         }
     })
 }
 
-/// Each coupon once. One that cannot be read is no other's failure.
+/// Each coupon that there is, once. One that cannot be read is no other's failure.
 async fn look(
     coupons: &CouponStore,
     partition: &Partition,
     asked: &[CouponId],
-) -> HashMap<CouponId, Result<Option<Looked>, Arc<Failure>>> {
-    let mut read: HashMap<CouponId, Result<Option<Looked>, Arc<Failure>>> =
-        asked.iter().map(|id| (id.clone(), Ok(None))).collect();
-    let ids: Vec<CouponId> = read.keys().cloned().collect();
+) -> HashMap<CouponId, Result<Looked, Arc<Failure>>> {
+    let ids: HashSet<CouponId> = asked.iter().cloned().collect();
     let records = stream::iter(ids).map(async |id| (coupons.get(&id).await, id)).buffer_unordered(READS_MAX);
-    let mut found = Vec::new();
+    let (mut read, mut found) = (HashMap::new(), Vec::new());
     for (record, id) in records.collect::<Vec<_>>().await {
         match record {
-            Ok(Some(coupon)) => found.push(coupon),
-            Ok(None) => {}
+            Ok(coupon) => found.extend(coupon),
             Err(failure) => drop(read.insert(id, Err(Arc::new(failure)))),
         }
     }
     let ids: Vec<CouponId> = found.iter().map(|coupon| coupon.id.clone()).collect();
-    for (id, looked) in ids.into_iter().zip(looked_at(partition, found).await) {
-        read.insert(id, Ok(Some(looked)));
-    }
+    read.extend(ids.into_iter().zip(looked_at(partition, found).await.into_iter().map(Ok)));
     read
 }

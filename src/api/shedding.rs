@@ -9,15 +9,13 @@ use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 
 use super::App;
-use crate::http::problem::jittered_ms;
+use crate::Failure;
+use crate::http::Problem;
 use crate::http::request::Asked;
 use crate::http::server::Shed;
-use crate::http::{Code, Problem};
 
 /// What is turned away: requests for a coupon. Whoever asks what became of one is always heard.
 const PATH: &str = "/user-coupons";
-/// Whoever is turned away should stay away for about this long.
-const RETRY_MS: u64 = 1_000;
 
 /// See the module's documentation.
 pub(super) struct Shedding(pub Arc<App>);
@@ -32,7 +30,8 @@ impl Shed for Shedding {
     }
 
     fn refusal(&self, request: &Request<Incoming>) -> Response {
-        let problem = Problem::new(Code::Overloaded).retry_after_ms(jittered_ms(RETRY_MS));
+        // As where there is no room behind the router.
+        let problem = Problem::from(Failure::Overloaded { operation: "request a coupon" });
         Asked::of(request, self.0.origins.as_ref()).complete(problem.into_response(), Some(PATH))
     }
 }

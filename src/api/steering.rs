@@ -136,7 +136,7 @@ async fn answer(app: &App, changed: Changed) -> Result<Json<wire::Coupon>, Probl
     if let Err(failure) = steer::apply(&app.partition, service, std::slice::from_ref(&coupon)).await {
         tracing::warn!(coupon = %coupon.id, error = failure.chain(), "the change will reach Redis when it is back");
     }
-    let shown = with_stock(&app.partition, &app.ledger, vec![coupon]).await.pop();
+    let shown = with_stock(app, vec![coupon]).await.pop();
     shown.map(Json).ok_or_else(|| Problem::new(Code::Internal))
 }
 

@@ -26,7 +26,6 @@ pub struct Threads {
 }
 
 /// One of them.
-#[derive(Clone)]
 pub(super) struct Thread {
     pub handle: Handle,
     pub lag: Arc<Lag>,

@@ -262,7 +262,6 @@ impl Bed {
     }
 }
 
-/// Waits until a program says that it is ready.
 /// Waits until an API remembers so many users.
 async fn remembers(program: &Program, users: u32) -> anyhow::Result<()> {
     let target = Arc::new(Target::new(&program.url()).map_err(anyhow::Error::msg)?);
@@ -285,6 +284,7 @@ async fn remembers(program: &Program, users: u32) -> anyhow::Result<()> {
     }
 }
 
+/// Waits until a program says that it is ready.
 async fn ready(program: &Program) -> anyhow::Result<()> {
     let target = Target::new(&program.url()).map_err(anyhow::Error::msg)?;
     let mut api = Api::new(Arc::new(target));
