@@ -1,51 +1,41 @@
 //! More than one API process can do comes at once, and does not stop.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use coupon_system::http::files;
 use futures::future::join_all;
+use rustix::process::Signal;
 
-use crate::helpers::{API, Client, Raw, System, accounts_hold, program, serving};
+use crate::helpers::{API, Client, Raw, RawAnswer, System, accounts_hold, program, send, serving};
 
-/// Each has a connection, and asks again as soon as it is answered: far more than what one thread does
-/// in the time for which a queue may be long.
+/// Each has a connection, and has asked so often at once: far more than what one thread does in the time
+/// for which a queue may be long, and no less when this process is slower than the API.
 const PEOPLE: usize = 4_000;
-const STORM: Duration = Duration::from_secs(3);
+const ASKED: usize = 8;
 /// On a machine that does other things too.
 const CALM_MAX: Duration = Duration::from_secs(60);
 
-/// What one person saw.
-#[derive(Default)]
-struct Seen {
-    refused: usize,
-    accepted: bool,
+fn request(user: &str, connection: &str) -> String {
+    let body = format!(r#"{{"userId":"{user}","couponId":"c"}}"#);
+    format!(
+        "POST /user-coupons HTTP/1.1\r\nhost: x\r\nconnection: {connection}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
 }
 
-/// Asks while the storm lasts, and from then on until accepted.
-async fn asks(address: SocketAddr, user: String, until: Instant) -> Seen {
-    let mut raw = Raw::connect(address).await;
-    let body = format!(r#"{{"userId":"{user}","couponId":"c"}}"#);
-    let request = format!(
-        "POST /user-coupons HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let mut seen = Seen::default();
-    while Instant::now() < until || !seen.accepted {
-        assert!(until.elapsed() < CALM_MAX, "{user} is not let in when it is calm again");
-        raw.send(&request).await.expect("the connection is kept");
-        let answer = raw.answer().await;
-        match answer.status {
-            202 => seen.accepted = true,
-            503 => {
-                assert_eq!(answer.code(), "overloaded");
-                assert!(answer.head.contains("\r\nretry-after: "), "{answer:?}");
-                seen.refused += 1;
-            }
-            _ => panic!("{answer:?}"),
+/// How often they were refused, of so many answers.
+fn refusals(answers: &[RawAnswer]) -> usize {
+    let refused = |answer: &&RawAnswer| match answer.status {
+        202 => false,
+        503 => {
+            assert_eq!(answer.code(), "overloaded");
+            assert!(answer.head.contains("\r\nretry-after: "), "{answer:?}");
+            true
         }
-    }
-    seen
+        _ => panic!("{answer:?}"),
+    };
+    answers.iter().filter(refused).count()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -57,26 +47,41 @@ async fn some_are_turned_away_others_let_in_and_everyone_once_it_is_calm() {
     let mut api = program(API, &system);
     api.args(["--listen", "127.0.0.1:0", "--audit-every", "0", "--user-rate", "0"]);
     api.env("TOKIO_WORKER_THREADS", "1");
-    let (_api, address) = serving(api).await;
+    let (api, address) = serving(api).await;
 
-    let until = Instant::now() + STORM;
-    let storm: Vec<_> = users.into_iter().map(|user| tokio::spawn(asks(address, user, until))).collect();
-    let client = Client::new(address);
-    let (mut looks, mut let_in_meanwhile) = (0, 0);
-    while Instant::now() < until {
-        let coupon = client.get("/coupons/c").await;
-        assert_eq!(coupon.status, 200, "whoever only looks is never turned away");
-        looks += 1;
-        let stock = &coupon.body["stock"];
-        // Null until the first request has loaded it.
-        let_in_meanwhile = stock["remaining"].as_u64().map_or(0, |remaining| PEOPLE as u64 - remaining);
+    let mut people = join_all(users.iter().map(|_| Raw::connect(address))).await;
+    send(&api, Signal::STOP);
+    for (raw, user) in people.iter_mut().zip(&users) {
+        let asks = request(user, "keep-alive").repeat(ASKED - 1) + &request(user, "close");
+        raw.send(asks).await.expect("the system takes it for the API");
     }
-    let seen: Vec<Seen> = join_all(storm).await.into_iter().map(|task| task.expect("it went well")).collect();
-    let refused: usize = seen.iter().map(|seen| seen.refused).sum();
-    eprintln!("{refused} turned away, {let_in_meanwhile} let in meanwhile, {looks} looks");
+    send(&api, Signal::CONT);
+    let storm = tokio::spawn(join_all(people.into_iter().map(Raw::answers)));
+    let client = Client::new(address);
+    let mut looks = 0;
+    while !storm.is_finished() {
+        assert_eq!(client.get("/coupons/c").await.status, 200, "whoever only looks is never turned away");
+        looks += 1;
+    }
+    let answers = storm.await.expect("it went well");
+    assert!(answers.iter().all(|answers| answers.len() == ASKED), "everyone is answered");
+    let refused: usize = answers.iter().map(|answers| refusals(answers)).sum();
+    let asked = PEOPLE * ASKED;
+    eprintln!("{refused} of {asked} turned away; {looks} looks meanwhile");
     assert!(refused > 0, "nobody was turned away: this was no storm");
-    assert!(let_in_meanwhile > 0, "nobody was let in while it lasted");
+    assert!(refused < asked, "nobody was let in while it lasted");
 
+    let calm = Instant::now();
+    for user in &users {
+        loop {
+            let mut raw = Raw::connect(address).await;
+            raw.send(request(user, "close")).await.expect("it is sent");
+            if refusals(&raw.answers().await) == 0 {
+                break;
+            }
+            assert!(calm.elapsed() < CALM_MAX, "{user} is not let in when it is calm again");
+        }
+    }
     system.worker();
     assert_eq!(system.settled(&coupon).await.issued, PEOPLE as u32, "whoever was accepted has it");
     accounts_hold(&system, &coupon).await;
