@@ -21,8 +21,10 @@ use crate::boot::SetUpError;
 
 /// Connections for what follows a request, for each connection for requests.
 const FOLLOWING_SHARE: usize = 2;
-/// What is asked after the run is not measured, and may take its time.
+/// What is asked after the run is not measured, and may take its time; and it must crowd nobody: the
+/// service refuses what is more than a thousand reads of its database at once.
 const ASK_MAX: Duration = Duration::from_secs(30);
+const ASK_CONNECTIONS_MAX: usize = 256;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What a run is asked to be.
@@ -198,7 +200,8 @@ async fn ask_the_undecided(settings: &Settings, people: &Arc<People>) {
 /// Sends the requests of a crowd as fast as they are answered.
 pub(super) async fn ask<C: Crowd + Asks>(settings: &Settings, crowd: Arc<C>) {
     let schedule: Arc<[Duration]> = vec![Duration::ZERO; crowd.count()].into();
-    let bounds = Bounds { in_flight_max: usize::MAX, answer_max: ASK_MAX, ..settings.bounds() };
+    let connections = settings.connections.min(ASK_CONNECTIONS_MAX);
+    let bounds = Bounds { connections, in_flight_max: usize::MAX, answer_max: ASK_MAX, ..settings.bounds() };
     let target = Arc::clone(&crowd.people().target);
     open_loop::run(&target, schedule, Instant::now(), bounds, crowd, CancellationToken::new()).await;
 }
