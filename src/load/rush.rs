@@ -167,7 +167,7 @@ const TELL_EVERY: Duration = Duration::from_millis(200);
 
 impl Settings {
     /// How much the generator takes on.
-    pub(super) fn bounds(&self) -> Bounds {
+    fn bounds(&self) -> Bounds {
         Bounds {
             connections: self.connections,
             in_flight_max: self.in_flight_max,
@@ -201,7 +201,7 @@ async fn ask_the_undecided(settings: &Settings, people: &Arc<People>) {
 pub(super) async fn ask<C: Crowd + Asks>(settings: &Settings, crowd: Arc<C>) {
     let schedule: Arc<[Duration]> = vec![Duration::ZERO; crowd.count()].into();
     let connections = settings.connections.min(ASK_CONNECTIONS_MAX);
-    let bounds = Bounds { connections, in_flight_max: usize::MAX, answer_max: ASK_MAX, ..settings.bounds() };
+    let bounds = Bounds { connections, in_flight_max: usize::MAX, answer_max: ASK_MAX };
     let target = Arc::clone(&crowd.people().target);
     open_loop::run(&target, schedule, Instant::now(), bounds, crowd, CancellationToken::new()).await;
 }

@@ -65,6 +65,8 @@ async fn a_quick_bench_of_redis_tells_every_documented_figure() {
     for target in targets {
         let (value, at_most) = (positive(target, "/value"), positive(target, "/atMost"));
         assert_eq!(target["ok"], value <= at_most);
+        // Memory is the same in every build.
+        assert!(!target["name"].as_str().is_some_and(|name| name.contains("Bytes")) || target["ok"] == true);
     }
     let left = std::fs::read_dir(folder.path()).expect("the folder is there").count();
     assert_eq!(left, 0, "the bench cleans up");

@@ -261,24 +261,17 @@ async fn without_any_feed_those_who_wait_are_found_by_a_few_calls_a_second() {
     system.command::<redis::Value>(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
     let polls = waiting_polls(&system, POLLS).await;
 
-    let before = script_calls(&system).await;
+    let before = system.scripts_run().await;
     let looks = Duration::from_millis(2_500);
     let settled = timeout(looks, std::future::pending::<()>()).await;
     assert!(settled.is_err() && system.app.waiting() == POLLS);
-    let calls = script_calls(&system).await - before;
+    let calls = system.scripts_run().await - before;
     assert!(calls < 50, "{calls} calls for two or three looks and the keeper's");
 
     let decided = decide(&system).await;
     let delays = delays(polls, &settle_all(&system, decided, 50).await).await;
     eprintln!("no feed: median {:?}, longest {:?}", delays[POLLS / 2], delays[POLLS - 1]);
     assert!(delays[POLLS - 1] < Duration::from_secs(2), "longest {:?}", delays[POLLS - 1]);
-}
-
-/// How many scripts Redis has run.
-async fn script_calls(system: &System) -> u64 {
-    let told: String = system.command(&["INFO", "commandstats"]).await;
-    let line = told.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls=")).expect("a count");
-    line.split(',').next().and_then(|calls| calls.parse().ok()).expect("a number")
 }
 
 #[tokio::test]

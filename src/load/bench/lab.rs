@@ -27,7 +27,7 @@ pub struct Sizes {
     pub connections: usize,
     /// Entries of a backlog that is drained.
     pub backlog: u32,
-    /// How long requests come at half the saturated rate.
+    /// How long requests come at half of a saturated rate.
     pub latency_seconds: u32,
     /// Polls that are held at once.
     pub waiters: u32,

@@ -1,5 +1,6 @@
 //! The system under test: an API, as many workers as a test wants, and what is behind them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -288,6 +289,21 @@ impl System {
             (stock.reserved == 0).then_some(stock)
         })
         .await
+    }
+
+    /// How often each command has run in Redis so far, those of scripts too, by its name in small letters.
+    pub async fn commands_run(&self) -> BTreeMap<String, u64> {
+        let stats: String = self.command(&["INFO", "commandstats"]).await;
+        let counts = stats.lines().filter_map(|line| {
+            let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            Some((name.to_owned(), rest.split(',').next()?.parse().ok()?))
+        });
+        counts.collect()
+    }
+
+    /// How many calls of scripts Redis has run so far.
+    pub async fn scripts_run(&self) -> u64 {
+        self.commands_run().await.get("evalsha").copied().unwrap_or(0)
     }
 
     /// Reserves for one user, past the API.
