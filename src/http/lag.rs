@@ -31,7 +31,7 @@ const ONE_SLICE_IN: u128 = 8;
 const TIMES_MAX: u128 = 8;
 
 pub(super) struct Lag {
-    /// Of one thread, but for tests: it is never waited for.
+    /// Used by the one thread only, so nobody ever waits for it.
     state: Mutex<State>,
     /// Wakes the task that stands in the queue.
     somebody_came: Notify,
@@ -105,8 +105,8 @@ impl State {
 
     /// Nobody had come for a while: what was before that says nothing of those who come now.
     fn forget_before(&mut self, come_at: Instant) {
-        let is_new = |(measured_at, _)| come_at.saturating_duration_since(measured_at) > INTERVAL;
-        if self.measured.is_none_or(is_new) {
+        let is_old = |(measured_at, _)| come_at.saturating_duration_since(measured_at) > INTERVAL;
+        if self.measured.is_none_or(is_old) {
             self.kept_short = false;
             self.otherwise_since = None;
         }

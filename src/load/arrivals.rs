@@ -26,7 +26,7 @@ const SPIKE_SHARE: f64 = 0.5;
 const SPIKE_TIME: f64 = 0.1;
 
 impl Shape {
-    /// The moments of `count` arrivals, in order, all before `within`.
+    /// The moments of `count` arrivals, in order, all before `within`, or all at once if that is zero.
     ///
     /// Poisson arrivals are those of a Poisson process of which is known that it had `count` in that
     /// time: independent and equally likely at every moment.

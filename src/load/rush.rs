@@ -22,7 +22,7 @@ use crate::boot::SetUpError;
 /// Connections for what follows a request, for each connection for requests.
 const FOLLOWING_SHARE: usize = 2;
 /// What is asked after the run is not measured, and may take its time; and it must crowd nobody: the
-/// service refuses what is more than a thousand reads of its database at once.
+/// service refuses what is more than a thousand operations of its database at once.
 const ASK_MAX: Duration = Duration::from_secs(30);
 const ASK_CONNECTIONS_MAX: usize = 256;
 const LOOK_EVERY: Duration = Duration::from_millis(20);

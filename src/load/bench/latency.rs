@@ -6,8 +6,8 @@
 //! its outcome: once with `?wait`, once by polling when the service says. Who is turned away comes again
 //! when told to, and has waited since the first time.
 //!
-//! Those who follow are a good half of the load. So there is a second, larger rate: what is accepted and
-//! issued while nobody asks for outcomes. Half of that, followed, is more than half a load.
+//! Those who follow are nearly half of the load. So there is a second, larger rate: what is accepted and
+//! issued while nobody asks for outcomes. Half of that, followed, is far more than half a load.
 
 use std::time::{Duration, Instant};
 
@@ -51,9 +51,9 @@ pub struct Latency {
     /// To the outcome, followed by polling when `pollAfterMs` says.
     pub polled_outcome_p50_ms: f64,
     pub polled_outcome_p99_ms: f64,
-    /// To the moment of sending: what the generator itself adds to all of these.
+    /// To the moment of sending: what the generator itself adds, while followed with `?wait`.
     pub send_p99_ms: f64,
-    /// Requests whose outcome was measured, of each kind.
+    /// Requests whose outcome was measured, of either kind.
     pub requests: u64,
     /// Issued per second, from first request to last issuance, as fast as it goes while nobody asks.
     pub unfollowed_per_second: Spread,
@@ -92,7 +92,7 @@ pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Latency> {
     };
     let waited = spread(half, Follow::Wait, "with ?wait").await?;
     let polled = spread(half, Follow::Poll, "by polling").await?;
-    let crowded = spread(crowd, Follow::Wait, "with ?wait").await?;
+    let crowded = spread(crowd, Follow::Wait, "with ?wait, which is a crowd").await?;
     worker.stop().await?;
     api.stop().await?;
     bed.close().await?;
@@ -171,7 +171,7 @@ impl Latency {
             row("acceptP99Ms", self.accept_p99_ms, "to the 202"),
             row("acceptP50Ms", self.accept_p50_ms, ""),
             row("sendP99Ms", self.send_p99_ms, "of these, before it was even sent"),
-            row("saturatedPerSecond", self.saturated_per_second.median, "and every outcome told")
+            row("saturatedPerSecond", self.saturated_per_second.median, "issued, and every outcome told")
                 .over(&self.saturated_per_second),
             row("offeredPerSecond", self.offered_per_second, "half of it"),
             row("unfollowedPerSecond", self.unfollowed_per_second.median, "issued while nobody asks")
