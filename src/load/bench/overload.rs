@@ -4,9 +4,10 @@
 //! The generator has half of the cores and the system the others, so that it is the system that is
 //! short of something. Requests come at random (Poisson), each timed from the moment it was planned for;
 //! nobody tries again. There are so many connections that whoever comes finds a free one: else they would
-//! wait in the generator, and not at the API. Whoever comes has looked at the coupon before. Capacity is how many are accepted a second, by one API
-//! process while one worker process drains, of somewhat more than can be: as many as a few connections
-//! have accepted that always ask. Then they come at that rate, and at five times that rate.
+//! wait in the generator, and not at the API. Whoever comes has looked at the coupon before. Capacity is
+//! how many are accepted a second, by one API process while one worker process drains, of somewhat more
+//! than can be: as many as a few connections have accepted that always ask. Then they come at that rate,
+//! and at five times that rate.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
