@@ -14,12 +14,12 @@ use crate::http::Problem;
 
 /// What operators did, newest first: who, when, what, and how it ended. Kept for ever.
 #[utoipa::path(
-    get, path = "/operator-actions", tag = "operations",
+    get, path = "/operator-actions", operation_id = "listOperatorActions", tag = "operations",
     params(
         ("limit" = Option<u32>, Query, minimum = 1, description = "50 if not given, at most 500"),
         ("cursor" = Option<String>, Query, description = "The `nextCursor` of the page before"),
     ),
-    responses((status = 200, body = Page<Action>))
+    responses((status = 200, description = "A page of them", body = Page<Action>))
 )]
 pub async fn list(State(app): State<Arc<App>>, mut query: Query) -> Result<Json<Page<Action>>, Problem> {
     let asked: Asked<ActionId> = Asked::read(&mut query)?;

@@ -24,7 +24,7 @@ const FILTERED_PAGES_MAX: usize = 20;
 
 /// Make a coupon. It can be requested at once, or from `startsAt` on.
 #[utoipa::path(
-    post, path = "/coupons", tag = "coupons", request_body = CreateCoupon,
+    post, path = "/coupons", operation_id = "createCoupon", tag = "coupons", request_body = CreateCoupon,
     responses(
         (status = 201, description = "Made", body = wire::Coupon, headers(("Location" = String))),
         (status = 409, description = "`coupon-exists`", body = ProblemBody, content_type = "application/problem+json"),
@@ -46,10 +46,10 @@ pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Res
 
 /// One coupon, with its live stock.
 #[utoipa::path(
-    get, path = "/coupons/{id}", tag = "coupons",
+    get, path = "/coupons/{id}", operation_id = "getCoupon", tag = "coupons",
     params(("id" = String, Path, example = "summer")),
     responses(
-        (status = 200, body = wire::Coupon),
+        (status = 200, description = "The coupon", body = wire::Coupon),
         (status = 404, description = "`coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
@@ -62,13 +62,13 @@ pub async fn get(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<
 
 /// All coupons, newest first, with their live stock.
 #[utoipa::path(
-    get, path = "/coupons", tag = "coupons",
+    get, path = "/coupons", operation_id = "listCoupons", tag = "coupons",
     params(
         ("status" = Option<wire::Status>, Query, description = "Only these"),
         ("limit" = Option<u32>, Query, minimum = 1, description = "50 if not given, at most 500"),
         ("cursor" = Option<String>, Query, description = "The `nextCursor` of the page before"),
     ),
-    responses((status = 200, body = Page<wire::Coupon>))
+    responses((status = 200, description = "A page of them", body = Page<wire::Coupon>))
 )]
 pub async fn list(
     State(app): State<Arc<App>>,

@@ -1,16 +1,20 @@
 //! The OpenAPI document. Each handler describes itself; what all have in common is added here: who may
 //! call; [`super::problems_of`] adds the problems.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
+use serde_json::Value;
 use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::schema::{Discriminator, Object, SchemaType, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{Components, ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::openapi::{
+    Components, ContentBuilder, OpenApi, Ref, RefOr, Response, ResponseBuilder, Schema, Server,
+};
 use utoipa::{OpenApi as _, ToSchema};
 
 use super::problems_of;
 use super::router::{Group, Side, documented};
-use super::wire::export::ExportEnd;
+use super::wire::export::{ExportEnd, Format};
 use super::wire::outcome::{OutcomeLine, OutcomesEnd};
 use super::wire::problem::Problem;
 use crate::access::{Audience, Role};
@@ -24,6 +28,10 @@ use crate::access::{Audience, Role};
                        Every 4xx and 5xx answer is a problem (RFC 9457), in English or Korean by `Accept-Language`. \
                        Whatever the route, path and query of more than 8 KiB are answered 414, and a head of more than 32 KiB \
                        or 100 headers 431.\n\n\
+                       Later versions may add members to an answer, values to a `status`, a `state` or an `event`, and codes: \
+                       a client ignores a member, and bears a value, that it does not know.\n\n\
+                       Amounts of money are whole numbers of the currency's minor unit (ISO 4217): 500 is 5.00 USD, 500 KRW, \
+                       and 0.500 KWD.\n\n\
                        Users send a token that the shop signed, and act for themselves; programs and people of the shop \
                        send an API key (`couponctl key create`). Both as `Authorization: Bearer …`. Where the service \
                        runs open, nobody is asked."
@@ -38,7 +46,7 @@ use crate::access::{Audience, Role};
         (name = "operations", description = "Workers and dead letters"),
         (name = "service", description = "Health"),
     ),
-    components(schemas(Problem, super::live::Figures, ExportEnd, OutcomeLine, OutcomesEnd))
+    components(schemas(Problem, super::live::Figures, Format, ExportEnd, OutcomeLine, OutcomesEnd))
 )]
 pub(super) struct Docs;
 
@@ -54,8 +62,11 @@ pub fn openapi(side: Side) -> OpenApi {
         document.merge(described);
     }
     problems_of::add_common(&mut document);
-    tell_operations_apart(&mut document);
-    add_schemes(document.components.get_or_insert_default());
+    drop_null_parameters(&mut document);
+    let components = document.components.get_or_insert_default();
+    name_variants(components);
+    add_schemes(components);
+    document.servers = Some(vec![Server::new("/")]);
     document
 }
 
@@ -73,6 +84,9 @@ fn add_schemes(components: &mut Components) {
 /// Adds who may call, and what the others are answered.
 fn add_access(document: &mut OpenApi, audience: Audience) {
     if audience == Audience::Anyone {
+        for item in document.paths.paths.values_mut() {
+            operations(item).for_each(|operation| operation.security = Some(Vec::new()));
+        }
         return;
     }
     let mut security = vec![SecurityRequirement::new::<_, [&str; 0], _>(KEY, [])];
@@ -91,20 +105,54 @@ fn add_access(document: &mut OpenApi, audience: Audience) {
     }
 }
 
-/// Gives operations of one name names of their own, with their tag before it: generated clients and
-/// links into the document go by them.
-fn tell_operations_apart(document: &mut OpenApi) {
-    let mut seen = HashMap::<String, usize>::new();
-    for item in document.paths.paths.values_mut() {
-        for id in operations(item).filter_map(|operation| operation.operation_id.clone()) {
-            *seen.entry(id).or_default() += 1;
+/// Gives each variant of a union that one member tells apart a name, `QueuedIssuance`, and says which
+/// member it is, so that generated clients have a type for each and know how to choose.
+fn name_variants(components: &mut Components) {
+    let mut named = BTreeMap::new();
+    for (union, schema) in &mut components.schemas {
+        let RefOr::T(Schema::OneOf(union_schema)) = schema else { continue };
+        let tags: Option<Vec<_>> = union_schema.items.iter().map(tag).collect();
+        let Some(tags) = tags.filter(|tags| !tags.is_empty()) else { continue };
+        let mut discriminator = Discriminator::new(tags[0].0.clone());
+        for (variant, (_, value)) in union_schema.items.iter_mut().zip(tags) {
+            let name = format!("{}{}{union}", value[..1].to_uppercase(), &value[1..]);
+            let reference = Ref::from_schema_name(&name);
+            discriminator.mapping.insert(value, reference.ref_location.clone());
+            named.insert(name, std::mem::replace(variant, RefOr::Ref(reference)));
         }
+        union_schema.discriminator = Some(discriminator);
     }
+    components.schemas.append(&mut named);
+}
+
+/// The member of a variant that has only one value, and the value.
+fn tag(variant: &RefOr<Schema>) -> Option<(String, String)> {
+    let only_value = |property: &RefOr<Schema>| match property {
+        RefOr::T(Schema::Object(Object { enum_values: Some(values), .. })) => match values.as_slice() {
+            [Value::String(value)] => Some(value.clone()),
+            _ => None,
+        },
+        _ => None,
+    };
+    match variant {
+        RefOr::T(Schema::Object(object)) => {
+            object.properties.iter().find_map(|(name, property)| Some((name.clone(), only_value(property)?)))
+        }
+        RefOr::T(Schema::AllOf(parts)) => parts.items.iter().find_map(tag),
+        _ => None,
+    }
+}
+
+/// A parameter that may be missing is never null: a query and a header have no way to say so.
+fn drop_null_parameters(document: &mut OpenApi) {
     for item in document.paths.paths.values_mut() {
-        for operation in operations(item) {
-            let (Some(id), Some(tags)) = (&mut operation.operation_id, &operation.tags) else { continue };
-            if seen.get(id).is_some_and(|times| *times > 1) {
-                *id = format!("{}_{id}", tags.join("_").replace(' ', "_"));
+        for parameter in operations(item).flat_map(|operation| operation.parameters.iter_mut().flatten()) {
+            let RefOr::T(parameter) = parameter else { continue };
+            if let Some(RefOr::T(Schema::Object(schema))) = &mut parameter.schema
+                && let SchemaType::Array(types) = &schema.schema_type
+                && let [only] = types.iter().filter(|one| **one != Type::Null).collect::<Vec<_>>()[..]
+            {
+                schema.schema_type = SchemaType::Type(only.clone());
             }
         }
     }

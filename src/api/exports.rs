@@ -36,7 +36,7 @@ const NO_PLACE_RETRY_MS: u64 = 10_000;
 /// parts can be put together. What is issued while an export runs may be in it or not: `GET /outcomes`
 /// tells. For services and operators.
 #[utoipa::path(
-    get, path = "/coupons/{id}/user-coupons", operation_id = "export_user_coupons", tag = "exports",
+    get, path = "/coupons/{id}/user-coupons", operation_id = "exportUserCoupons", tag = "exports",
     params(
         ("id" = String, Path, example = "summer"),
         ("format" = Option<Format>, Query, description = "Before `Accept`; `ndjson` if neither says"),

@@ -45,7 +45,7 @@ pub(super) const STREAMED: [(HeaderName, &str); 2] =
 /// A stream may end undecided (after five minutes, or when the service restarts): connect again then,
 /// but not after `issued` or `rejected`.
 #[utoipa::path(
-    get, path = "/issuances/{id}/events", operation_id = "issuance_events", tag = "issuances",
+    get, path = "/issuances/{id}/events", operation_id = "streamIssuance", tag = "issuances",
     params(("id" = String, Path, description = "From the answer to the request")),
     responses(
         (status = 200, description = "Events named `queued`, `issued`, `rejected`; the data of each is an Issuance in JSON",

@@ -43,7 +43,7 @@ const BACKLOG_RETRY_MS: u64 = 2_000;
 ///
 /// With `wait` the answer is the outcome, if there is one in time: 201, or 409 with the reason.
 #[utoipa::path(
-    post, path = "/user-coupons", tag = "issuances", request_body = RequestIssuance,
+    post, path = "/user-coupons", operation_id = "requestIssuance", tag = "issuances", request_body = RequestIssuance,
     params(
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$", description = "Names this attempt: 1 to 255 visible ASCII characters"),
         ("wait" = Option<u32>, Query, minimum = 0, description = "Seconds to wait for the outcome, at most 30; 0 if not given"),
@@ -287,7 +287,7 @@ pub(super) fn replayed(mut response: Response) -> Response {
 
 /// What became of a request. With `wait`, as soon as it is decided.
 #[utoipa::path(
-    get, path = "/issuances/{id}", tag = "issuances",
+    get, path = "/issuances/{id}", operation_id = "getIssuance", tag = "issuances",
     params(
         ("id" = String, Path, description = "From the answer to the request"),
         ("wait" = Option<u32>, Query, minimum = 0, description = "Seconds to wait for the outcome, at most 30; 0 if not given"),

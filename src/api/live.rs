@@ -46,7 +46,7 @@ pub struct Figures {
 /// Server-sent events: `figures`, or `unavailable` while they cannot be read. A stream ends after five
 /// minutes, or when the service restarts: connect again.
 #[utoipa::path(
-    get, path = "/events", operation_id = "live_figures", tag = "operations",
+    get, path = "/events", operation_id = "streamFigures", tag = "operations",
     responses((status = 200, description = "Events named `figures`; the data of each is a Figures in JSON",
         body = ServerEvent, content_type = "text/event-stream"))
 )]

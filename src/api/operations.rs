@@ -22,13 +22,13 @@ use crate::queue::{dead, figures, registry};
 const PAGE: usize = 100;
 
 /// How much waits, and for how long.
-#[utoipa::path(get, path = "/queue", tag = "operations", responses((status = 200, body = Queue)))]
+#[utoipa::path(get, path = "/queue", operation_id = "getQueue", tag = "operations", responses((status = 200, description = "The queue, at the moment of `readAt`", body = Queue)))]
 pub async fn queue(State(app): State<Arc<App>>) -> Result<Json<Queue>, Problem> {
     Ok(Json(figures(&app.partition).await?.into()))
 }
 
 /// The workers that have said that they live.
-#[utoipa::path(get, path = "/workers", tag = "operations", responses((status = 200, body = Vec<Worker>)))]
+#[utoipa::path(get, path = "/workers", operation_id = "listWorkers", tag = "operations", responses((status = 200, description = "All of them", body = Vec<Worker>)))]
 pub async fn workers(State(app): State<Arc<App>>) -> Result<Json<Vec<Worker>>, Problem> {
     // Learns the open epoch, and the time by which heartbeats are judged.
     let (now, _) = stock::read(&app.partition, &[]).await?;
@@ -39,9 +39,9 @@ pub async fn workers(State(app): State<Arc<App>>) -> Result<Json<Vec<Worker>>, P
 
 /// The entries that were set aside, in no order.
 #[utoipa::path(
-    get, path = "/dead-letters", tag = "operations",
+    get, path = "/dead-letters", operation_id = "listDeadLetters", tag = "operations",
     params(("cursor" = Option<String>, Query, description = "The `nextCursor` of the page before")),
-    responses((status = 200, body = Page<DeadLetter>))
+    responses((status = 200, description = "A page of them", body = Page<DeadLetter>))
 )]
 pub async fn dead_letters(
     State(app): State<Arc<App>>,
@@ -58,10 +58,10 @@ pub async fn dead_letters(
 
 /// One entry that was set aside.
 #[utoipa::path(
-    get, path = "/dead-letters/{id}", tag = "operations",
+    get, path = "/dead-letters/{id}", operation_id = "getDeadLetter", tag = "operations",
     params(("id" = String, Path, description = "The issuance")),
     responses(
-        (status = 200, body = DeadLetter),
+        (status = 200, description = "The dead letter", body = DeadLetter),
         (status = 404, description = "`issuance-not-found`: it is no dead letter", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
@@ -75,7 +75,7 @@ pub async fn dead_letter(
 
 /// Send a dead letter through again, after its cause is mended.
 #[utoipa::path(
-    post, path = "/dead-letters/{id}/redrive", tag = "operations",
+    post, path = "/dead-letters/{id}/redrive", operation_id = "redriveDeadLetter", tag = "operations",
     params(("id" = String, Path, description = "The issuance")),
     responses(
         (status = 200, description = "On its way, as it was set aside", body = DeadLetter),
@@ -98,10 +98,10 @@ pub async fn redrive(
 /// Reject a dead letter for good; its unit is free again. Answers with what is decided: if a worker
 /// was first, that stands.
 #[utoipa::path(
-    post, path = "/dead-letters/{id}/discard", tag = "operations",
+    post, path = "/dead-letters/{id}/discard", operation_id = "discardDeadLetter", tag = "operations",
     params(("id" = String, Path, description = "The issuance")),
     responses(
-        (status = 200, body = Issuance),
+        (status = 200, description = "What is decided", body = Issuance),
         (status = 404, description = "`issuance-not-found`: it is no dead letter", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]

@@ -41,7 +41,7 @@ const NEXT_AFTER: HeaderName = HeaderName::from_static("next-after");
 /// coupon (`GET /coupons/{id}/user-coupons`), then follow from the place; what is in both has the same `id`.
 /// For services and operators.
 #[utoipa::path(
-    get, path = "/outcomes", operation_id = "outcomes", tag = "exports",
+    get, path = "/outcomes", operation_id = "followOutcomes", tag = "exports",
     params(
         ("after" = Option<String>, Query, description = "An `after` of an earlier answer; now if not given"),
         ("limit" = Option<u32>, Query, minimum = 1, description = "500 if not given, at most 5000"),

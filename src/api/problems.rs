@@ -14,8 +14,8 @@ use crate::http::{Code, Language, Problem};
 ///
 /// HTML for whoever likes it better than JSON.
 #[utoipa::path(
-    get, path = "/problems", operation_id = "problems", tag = "service",
-    responses((status = 200, content((Vec<ProblemKind> = "application/json"), (String = "text/html"))))
+    get, path = "/problems", operation_id = "listProblems", tag = "service",
+    responses((status = 200, description = "All of them", content((Vec<ProblemKind> = "application/json"), (String = "text/html"))))
 )]
 pub async fn list(headers: HeaderMap) -> Response {
     let language = Language::of(&headers);
@@ -39,10 +39,10 @@ pub async fn list(headers: HeaderMap) -> Response {
 ///
 /// HTML for whoever likes it better than JSON.
 #[utoipa::path(
-    get, path = "/problems/{code}", operation_id = "problem", tag = "service",
+    get, path = "/problems/{code}", operation_id = "getProblem", tag = "service",
     params(("code" = String, Path, example = "sold-out")),
     responses(
-        (status = 200, content((ProblemKind = "application/json"), (String = "text/html"))),
+        (status = 200, description = "The problem", content((ProblemKind = "application/json"), (String = "text/html"))),
         (status = 404, description = "`not-found`: there is no such problem", body = ProblemBody,
             content_type = "application/problem+json"),
     )

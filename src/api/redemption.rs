@@ -24,7 +24,7 @@ use crate::redemption::{Change, Changed, Refusal, USES_MAX};
 /// Idempotent by its reference: the same one again gets the same answer, `Idempotent-Replayed: true`,
 /// whatever the time. A reference whose use was restored does not use the coupon again: use another.
 #[utoipa::path(
-    post, path = "/user-coupons/{userId}/{id}/use", tag = "user coupons", request_body = UseUserCoupon,
+    post, path = "/user-coupons/{userId}/{id}/use", operation_id = "useUserCoupon", tag = "user coupons", request_body = UseUserCoupon,
     params(("userId" = String, Path, example = "u1"), ("id" = String, Path, description = "The id of its issuance")),
     responses(
         (status = 200, description = "It is used, for this reference", body = UserCouponWithHistory,
@@ -49,7 +49,7 @@ pub async fn use_it(
 /// later use. Without one, a repetition is answered `not-used`. Whether the coupon is still valid is
 /// another matter.
 #[utoipa::path(
-    post, path = "/user-coupons/{userId}/{id}/restore", tag = "user coupons",
+    post, path = "/user-coupons/{userId}/{id}/restore", operation_id = "restoreUserCoupon", tag = "user coupons",
     request_body = Option<RestoreUserCoupon>,
     params(("userId" = String, Path, example = "u1"), ("id" = String, Path, description = "The id of its issuance")),
     responses(
@@ -71,7 +71,7 @@ pub async fn restore(
 /// Take a coupon away for good, for a service or an operator, used or not. It frees neither the unit nor
 /// the user's limit. Safe to repeat.
 #[utoipa::path(
-    post, path = "/user-coupons/{userId}/{id}/revoke", tag = "user coupons",
+    post, path = "/user-coupons/{userId}/{id}/revoke", operation_id = "revokeUserCoupon", tag = "user coupons",
     params(("userId" = String, Path, example = "u1"), ("id" = String, Path, description = "The id of its issuance")),
     responses(
         (status = 200, description = "It is revoked", body = UserCouponWithHistory,

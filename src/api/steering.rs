@@ -22,9 +22,9 @@ const EDITS_MAX: usize = 5;
 
 /// Stop accepting requests for a coupon.
 #[utoipa::path(
-    post, path = "/coupons/{id}/pause", tag = "steering", params(("id" = String, Path, example = "summer")),
+    post, path = "/coupons/{id}/pause", operation_id = "pauseCoupon", tag = "steering", params(("id" = String, Path, example = "summer")),
     responses(
-        (status = 200, body = wire::Coupon),
+        (status = 200, description = "The coupon, paused", body = wire::Coupon),
         (status = 404, description = "`coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "`archived`", body = ProblemBody, content_type = "application/problem+json"),
     )
@@ -38,9 +38,9 @@ pub async fn pause(
 
 /// Accept requests for a paused coupon again.
 #[utoipa::path(
-    post, path = "/coupons/{id}/resume", tag = "steering", params(("id" = String, Path, example = "summer")),
+    post, path = "/coupons/{id}/resume", operation_id = "resumeCoupon", tag = "steering", params(("id" = String, Path, example = "summer")),
     responses(
-        (status = 200, body = wire::Coupon),
+        (status = 200, description = "The coupon, accepting requests again", body = wire::Coupon),
         (status = 404, description = "`coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "`archived`", body = ProblemBody, content_type = "application/problem+json"),
     )
@@ -54,9 +54,9 @@ pub async fn resume(
 
 /// Take a coupon out of the offer, for good.
 #[utoipa::path(
-    post, path = "/coupons/{id}/archive", tag = "steering", params(("id" = String, Path, example = "summer")),
+    post, path = "/coupons/{id}/archive", operation_id = "archiveCoupon", tag = "steering", params(("id" = String, Path, example = "summer")),
     responses(
-        (status = 200, body = wire::Coupon),
+        (status = 200, description = "The coupon, archived", body = wire::Coupon),
         (status = 404, description = "`coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "`archived`", body = ProblemBody, content_type = "application/problem+json"),
     )
@@ -70,10 +70,10 @@ pub async fn archive(
 
 /// Add units. Not safe to repeat: each adds again.
 #[utoipa::path(
-    post, path = "/coupons/{id}/restock", tag = "steering", request_body = Restock,
+    post, path = "/coupons/{id}/restock", operation_id = "restockCoupon", tag = "steering", request_body = Restock,
     params(("id" = String, Path, example = "summer")),
     responses(
-        (status = 200, body = wire::Coupon),
+        (status = 200, description = "The coupon, with the units added", body = wire::Coupon),
         (status = 404, description = "`coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "`archived`", body = ProblemBody, content_type = "application/problem+json"),
     )
@@ -90,10 +90,10 @@ pub async fn restock(
 /// Change the name, `startsAt` until it started, or `endsAt`: later, or a moment that is past to end
 /// it now.
 #[utoipa::path(
-    patch, path = "/coupons/{id}", tag = "steering", request_body = EditCoupon,
+    patch, path = "/coupons/{id}", operation_id = "editCoupon", tag = "steering", request_body = EditCoupon,
     params(("id" = String, Path, example = "summer")),
     responses(
-        (status = 200, body = wire::Coupon),
+        (status = 200, description = "The coupon, changed", body = wire::Coupon),
         (status = 404, description = "`coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "`archived`", body = ProblemBody, content_type = "application/problem+json"),
     )
@@ -145,13 +145,13 @@ fn parse(id: &str) -> Result<CouponId, Problem> {
 }
 
 /// Stop accepting any request. What was accepted is decided, and polling goes on.
-#[utoipa::path(post, path = "/pause", tag = "steering", responses((status = 200, body = Service)))]
+#[utoipa::path(post, path = "/pause", operation_id = "pauseService", tag = "steering", responses((status = 200, description = "The service, paused", body = Service)))]
 pub async fn pause_all(State(app): State<Arc<App>>) -> Result<Json<Service>, Problem> {
     set_paused(&app, true).await
 }
 
 /// Accept requests again.
-#[utoipa::path(post, path = "/resume", tag = "steering", responses((status = 200, body = Service)))]
+#[utoipa::path(post, path = "/resume", operation_id = "resumeService", tag = "steering", responses((status = 200, description = "The service, accepting requests again", body = Service)))]
 pub async fn resume_all(State(app): State<Arc<App>>) -> Result<Json<Service>, Problem> {
     set_paused(&app, false).await
 }

@@ -25,7 +25,7 @@ const LOOKS_MAX: usize = 10;
 
 /// What a user holds, newest first.
 #[utoipa::path(
-    get, path = "/user-coupons/{userId}", tag = "user coupons",
+    get, path = "/user-coupons/{userId}", operation_id = "listUserCoupons", tag = "user coupons",
     params(
         ("userId" = String, Path, example = "u1"),
         ("status" = Option<UserCouponStatus>, Query, description = "Only these, as they are now; where many others are in between, a page may have fewer than `limit`"),
@@ -33,7 +33,7 @@ const LOOKS_MAX: usize = 10;
         ("cursor" = Option<String>, Query, description = "The `nextCursor` of the page before"),
     ),
     responses(
-        (status = 200, body = Page<UserCoupon>),
+        (status = 200, description = "A page of them", body = Page<UserCoupon>),
         (status = 404, description = "`user-not-found`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
@@ -80,13 +80,13 @@ pub async fn list(
 
 /// One unit that a user holds, with its history.
 #[utoipa::path(
-    get, path = "/user-coupons/{userId}/{id}", tag = "user coupons",
+    get, path = "/user-coupons/{userId}/{id}", operation_id = "getUserCoupon", tag = "user coupons",
     params(
         ("userId" = String, Path, example = "u1"),
         ("id" = String, Path, description = "The id of its issuance"),
     ),
     responses(
-        (status = 200, body = UserCouponWithHistory),
+        (status = 200, description = "The user coupon, with its history", body = UserCouponWithHistory),
         (status = 404, description = "`user-coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]

@@ -31,7 +31,7 @@ const HELD_TOLD: usize = 20;
 
 /// Register a user.
 #[utoipa::path(
-    post, path = "/users", tag = "users", request_body = CreateUser,
+    post, path = "/users", operation_id = "createUser", tag = "users", request_body = CreateUser,
     responses(
         (status = 201, description = "Registered", body = wire::User, headers(("Location" = String))),
         (status = 409, description = "`user-exists`", body = ProblemBody, content_type = "application/problem+json"),
@@ -48,7 +48,7 @@ pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Res
 
 /// Register many users with random ids, for trials. Adds, never deletes.
 #[utoipa::path(
-    post, path = "/users/random", tag = "users",
+    post, path = "/users/random", operation_id = "createRandomUsers", tag = "users",
     params(("count" = u32, Query, minimum = 1, maximum = 100000, example = 1000)),
     responses((status = 201, description = "Registered", body = wire::CreatedUsers))
 )]
@@ -82,12 +82,12 @@ pub async fn create_random(State(app): State<Arc<App>>, mut query: Query) -> Res
 
 /// All users, newest first.
 #[utoipa::path(
-    get, path = "/users", tag = "users",
+    get, path = "/users", operation_id = "listUsers", tag = "users",
     params(
         ("limit" = Option<u32>, Query, minimum = 1, description = "50 if not given, at most 500"),
         ("cursor" = Option<String>, Query, description = "The `nextCursor` of the page before"),
     ),
-    responses((status = 200, body = Page<wire::User>))
+    responses((status = 200, description = "A page of them", body = Page<wire::User>))
 )]
 pub async fn list(State(app): State<Arc<App>>, mut query: Query) -> Result<Json<Page<wire::User>>, Problem> {
     let asked: Asked<UserId> = Asked::read(&mut query)?;
@@ -102,7 +102,7 @@ pub async fn list(State(app): State<Arc<App>>, mut query: Query) -> Result<Json<
 /// minutes, and what is in flight) their records carry a pseudonym, and no process remembers them. What was
 /// issued stays issued. Safe to repeat. The same id can be registered anew after that, by a new person.
 #[utoipa::path(
-    delete, path = "/users/{id}", tag = "users",
+    delete, path = "/users/{id}", operation_id = "deleteUser", tag = "users",
     params(("id" = String, Path, example = "u1")),
     responses(
         (status = 202, description = "They are being deleted", body = wire::UserDeletion),
@@ -129,10 +129,10 @@ pub async fn delete(State(app): State<Arc<App>>, Path(id): Path<String>) -> Resu
 
 /// One user, with the newest of what they hold.
 #[utoipa::path(
-    get, path = "/users/{id}", tag = "users",
+    get, path = "/users/{id}", operation_id = "getUser", tag = "users",
     params(("id" = String, Path, example = "u1")),
     responses(
-        (status = 200, body = wire::UserWithCoupons),
+        (status = 200, description = "The user", body = wire::UserWithCoupons),
         (status = 404, description = "`user-not-found`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]

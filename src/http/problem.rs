@@ -166,11 +166,11 @@ impl Code {
 pub struct FieldError {
     /// Where in the body, as a JSON pointer.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "#/startsAt")]
+    #[schema(required = false, value_type = String, example = "#/startsAt")]
     pub pointer: Option<String>,
     /// Which parameter of the query, the path or the headers.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = "limit")]
+    #[schema(required = false, value_type = String, example = "limit")]
     pub parameter: Option<String>,
     /// What it must be.
     pub detail: String,

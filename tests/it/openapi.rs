@@ -1,5 +1,9 @@
 //! The document that is served, and the pages.
 
+use std::collections::HashSet;
+
+use serde_json::Value;
+
 use crate::helpers::System;
 
 #[tokio::test]
@@ -10,15 +14,134 @@ async fn the_served_openapi_document_is_the_one_that_was_agreed_on() {
     insta::assert_json_snapshot!("openapi", served.body);
 }
 
-#[tokio::test]
-async fn every_operation_has_a_name_of_its_own() {
+/// The document, as the API serves it on a listener for everybody.
+fn document() -> Value {
     let document = coupon_system::api::openapi(coupon_system::api::Side::Whole);
-    let document = serde_json::to_value(&document).expect("JSON");
-    let items = document["paths"].as_object().expect("paths").values();
-    let operations: Vec<_> = items.flat_map(|item| item.as_object().expect("operations").values()).collect();
-    let names: std::collections::HashSet<_> =
-        operations.iter().map(|operation| operation["operationId"].as_str().expect("a name")).collect();
-    assert_eq!(names.len(), operations.len());
+    serde_json::to_value(&document).expect("JSON")
+}
+
+/// The operations of a document, with the method and the path of each.
+fn operations(document: &Value) -> Vec<(String, &Value)> {
+    let paths = document["paths"].as_object().expect("paths");
+    let operations = paths.iter().flat_map(|(path, item)| {
+        let item = item.as_object().expect("an item").iter();
+        item.map(move |(method, operation)| (format!("{} {path}", method.to_uppercase()), operation))
+    });
+    operations.collect()
+}
+
+/// Calls `visit` with every member of a document, and the pointer to it.
+fn walk(value: &Value, pointer: &str, visit: &mut impl FnMut(&str, &str, &Value)) {
+    let members: Vec<(String, &Value)> = match value {
+        Value::Object(members) => members.iter().map(|(name, member)| (name.clone(), member)).collect(),
+        Value::Array(items) => {
+            items.iter().enumerate().map(|(index, item)| (index.to_string(), item)).collect()
+        }
+        _ => return,
+    };
+    for (name, member) in members {
+        let inner = format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"));
+        visit(&inner, &name, member);
+        walk(member, &inner, visit);
+    }
+}
+
+#[test]
+fn every_operation_has_an_id_that_was_chosen_and_is_its_own() {
+    let document = document();
+    let mut ids = HashSet::new();
+    for (operation, described) in operations(&document) {
+        let id = described["operationId"].as_str().expect("an id");
+        // An id in snake case is the name of a Rust function: it was generated, and changes with it.
+        let is_chosen = id.chars().all(|c| c.is_ascii_alphanumeric())
+            && id.starts_with(|c: char| c.is_ascii_lowercase())
+            && id.contains(|c: char| c.is_ascii_uppercase());
+        assert!(is_chosen, "{operation}: give it an operation_id of a verb and a noun, not {id}");
+        assert!(ids.insert(id.to_owned()), "{operation}: {id} is another operation's, too");
+    }
+}
+
+#[test]
+fn every_response_says_what_it_is() {
+    let document = document();
+    for (operation, described) in operations(&document) {
+        for (status, response) in described["responses"].as_object().expect("responses") {
+            let description = response["description"].as_str().unwrap_or_default();
+            assert!(!description.is_empty(), "{operation}: {status} has no description");
+        }
+    }
+}
+
+#[test]
+fn every_reference_leads_somewhere() {
+    let document = document();
+    let (mut references, mut mapped) = (Vec::new(), 0);
+    walk(&document, "", &mut |pointer, name, value| {
+        if name == "$ref" {
+            references.push((pointer.to_owned(), value.as_str().expect("text").to_owned()));
+        }
+        if name == "mapping" {
+            let mapping = value.as_object().expect("a mapping").values();
+            references.extend(mapping.map(|to| (pointer.to_owned(), to.as_str().expect("text").to_owned())));
+            mapped += 1;
+        }
+    });
+    assert!(references.len() > 100 && mapped >= 3, "{} references, {mapped} unions", references.len());
+    for (pointer, to) in references {
+        let found = to.strip_prefix('#').and_then(|to| document.pointer(to));
+        assert!(found.is_some(), "{pointer} refers to {to}, which is not in the document");
+    }
+}
+
+#[test]
+fn every_pattern_is_one_that_engines_without_lookahead_take() {
+    let document = document();
+    let mut patterns = 0;
+    walk(&document, "", &mut |pointer, name, value| {
+        if let ("pattern", Some(pattern)) = (name, value.as_str()) {
+            patterns += 1;
+            // This engine has the syntax of RE2, as those of Go and of most others have.
+            assert!(regex::Regex::new(pattern).is_ok(), "{pointer}: {pattern}");
+        }
+    });
+    assert!(patterns > 0);
+}
+
+#[test]
+fn the_patterns_of_ids_take_what_the_service_takes() {
+    let document = document();
+    let pattern = |pointer: &str| {
+        let pattern = document.pointer(pointer).and_then(Value::as_str).expect("a pattern");
+        regex::Regex::new(pattern).expect("a pattern")
+    };
+    let coupons = ["CreateCoupon/properties/id", "RequestIssuance/properties/couponId"];
+    let users = ["CreateUser/properties/id", "RequestIssuance/properties/userId"];
+    let of = |names: [&str; 2]| names.map(|name| pattern(&format!("/components/schemas/{name}/pattern")));
+    let (coupons, users) = (of(coupons), of(users));
+    let (longest, longer, dots) = ("a".repeat(64), "a".repeat(65), ".".repeat(64));
+    let texts =
+        ["", ".", "..", "...", "a", "a.", ".a", "a:", ":a", "@", "a b", "/", "한", &longest, &longer, &dots];
+    for text in texts {
+        let coupon = text.parse::<coupon_system::coupon::CouponId>().is_ok();
+        let user = text.parse::<coupon_system::user::UserId>().is_ok();
+        assert_eq!([&coupons[0], &coupons[1]].map(|pattern| pattern.is_match(text)), [coupon; 2], "{text}");
+        assert_eq!([&users[0], &users[1]].map(|pattern| pattern.is_match(text)), [user; 2], "{text}");
+    }
+}
+
+#[test]
+fn the_states_of_an_issuance_are_types_of_their_own() {
+    let document = document();
+    let issuance = document.pointer("/components/schemas/Issuance").expect("a schema");
+    assert_eq!(issuance["discriminator"]["propertyName"], "state");
+    for (state, name) in
+        [("queued", "QueuedIssuance"), ("issued", "IssuedIssuance"), ("rejected", "RejectedIssuance")]
+    {
+        let reference = format!("#/components/schemas/{name}");
+        assert_eq!(issuance["discriminator"]["mapping"][state], reference);
+        let variant = document.pointer(&reference[1..]).expect("a schema");
+        assert_eq!(variant["properties"]["state"]["enum"], serde_json::json!([state]));
+    }
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ pub struct Action {
     /// The name of the key, or `open` where nobody is asked for credentials.
     #[schema(example = "hong")]
     who: String,
-    #[schema(example = "k3v9x2m4q7ab")]
+    #[schema(required = true, example = "k3v9x2m4q7ab")]
     key_id: Option<String>,
     /// Method and route.
     #[schema(example = "POST /coupons/{id}/pause")]
@@ -27,22 +27,22 @@ pub struct Action {
     #[schema(example = "/coupons/summer/pause")]
     target: String,
     /// The body that was sent, cut after 2,000 characters; only of what changes a coupon.
-    #[schema(example = "{\"add\":100}")]
+    #[schema(required = true, example = "{\"add\":100}")]
     input: Option<String>,
     /// Names the request in the server's logs.
     request_id: String,
     /// Null while it is being done; if it stays so, the process ended in the middle, and it may have
     /// happened.
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(required = true, value_type = Option<String>, format = DateTime)]
     ended_at: Option<Timestamp>,
     /// The status of the answer.
-    #[schema(example = 200)]
+    #[schema(required = true, example = 200)]
     status: Option<u16>,
     /// The code of the problem that was answered.
-    #[schema(example = "coupon-not-found")]
+    #[schema(required = true, example = "coupon-not-found")]
     code: Option<String>,
     /// What was made.
-    #[schema(example = "/coupons/summer")]
+    #[schema(required = true, example = "/coupons/summer")]
     location: Option<String>,
 }
 

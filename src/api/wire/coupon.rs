@@ -29,17 +29,20 @@ pub struct Coupon {
     starts_at: Timestamp,
     #[schema(value_type = String, format = DateTime)]
     ends_at: Timestamp,
+    #[schema(required = true)]
     discount: Option<Discount>,
-    #[schema(example = 20000)]
+    /// The least order that it can be used for, in the minor unit of the discount's currency.
+    #[schema(required = true, example = 20000)]
     min_order_amount: Option<u64>,
     /// Held units are valid until this moment, if it is the same for all.
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(required = true, value_type = Option<String>, format = DateTime)]
     valid_until: Option<Timestamp>,
     /// Held units are valid for this long from their issue (ISO 8601).
-    #[schema(example = "P30D")]
+    #[schema(required = true, example = "P30D")]
     valid_for: Option<String>,
     status: Status,
     /// Null while Redis is away.
+    #[schema(required = true)]
     stock: Option<Stock>,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
@@ -69,6 +72,7 @@ pub enum Discount {
 /// What the coupon is doing now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = CouponStatus)]
 pub enum Status {
     Scheduled,
     Open,
@@ -172,7 +176,9 @@ impl From<coupon::Stock> for Stock {
 #[expect(dead_code, reason = "documents a body that is read field by field")]
 pub struct CreateCoupon {
     /// Generated if missing.
-    #[schema(pattern = "^(?!\\.{1,2}$)[A-Za-z0-9._-]{1,64}$")]
+    #[schema(
+        pattern = "^([A-Za-z0-9_-]|[A-Za-z0-9_-][A-Za-z0-9._-]|[.][A-Za-z0-9_-]|[A-Za-z0-9._-]{3,64})$"
+    )]
     id: Option<String>,
     #[schema(
         min_length = 1,

@@ -11,7 +11,7 @@ use crate::http::accept::prefers;
 
 /// How an export is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
-#[schema(rename_all = "lowercase")]
+#[schema(rename_all = "lowercase", as = ExportFormat)]
 pub enum Format {
     /// A line of JSON each, and an [`ExportEnd`].
     Ndjson,

@@ -105,9 +105,13 @@ impl From<Reason> for Code {
 #[schema(example = json!({"userId": "u1", "couponId": "summer"}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
 pub struct RequestIssuance {
-    #[schema(pattern = "^(?!\\.{1,2}$)[A-Za-z0-9._:@-]{1,64}$")]
+    #[schema(
+        pattern = "^([A-Za-z0-9_:@-]|[A-Za-z0-9_:@-][A-Za-z0-9._:@-]|[.][A-Za-z0-9_:@-]|[A-Za-z0-9._:@-]{3,64})$"
+    )]
     user_id: String,
-    #[schema(pattern = "^(?!\\.{1,2}$)[A-Za-z0-9._-]{1,64}$")]
+    #[schema(
+        pattern = "^([A-Za-z0-9_-]|[A-Za-z0-9_-][A-Za-z0-9._-]|[.][A-Za-z0-9_-]|[A-Za-z0-9._-]{3,64})$"
+    )]
     coupon_id: String,
 }
 

@@ -20,6 +20,7 @@ const LIMIT_MAX: usize = 500;
 pub struct Page<T> {
     pub items: Vec<T>,
     /// For the next page: give it back as `cursor`. Null on the last page.
+    #[schema(required = true)]
     pub next_cursor: Option<String>,
 }
 

@@ -7,8 +7,7 @@ use crate::http::advice::advice;
 use crate::http::problem::FieldError;
 use crate::http::{Code, Language};
 
-/// Something is wrong (RFC 9457). Further members depend on the code: `startsAt`, `userCoupons`,
-/// `issuances`, `issuance`.
+/// Something is wrong (RFC 9457). Which of the members that may be missing are there depends on the code.
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "documents a body that is written elsewhere")]
@@ -22,7 +21,7 @@ pub struct Problem {
     status: u16,
     #[schema(example = "No unit of this coupon is left.")]
     detail: String,
-    /// What is wrong, for programs.
+    /// What is wrong, for programs: one of `GET /problems`. Later versions may have more.
     #[schema(example = "sold-out")]
     code: String,
     /// Names this request in the server's logs.
@@ -31,9 +30,38 @@ pub struct Problem {
     /// Whether the same request may succeed later.
     retryable: bool,
     /// Come back after this.
+    #[schema(required = false, value_type = u64, example = 1500)]
     retry_after_ms: Option<u64>,
-    /// Everything that is wrong with the request.
+    /// `invalid`: everything that is wrong with the request.
+    #[schema(required = false, value_type = Vec<FieldError>)]
     errors: Option<Vec<FieldError>>,
+    /// `not-started`: when the coupon can be requested.
+    #[schema(required = false, value_type = String, format = DateTime)]
+    starts_at: Option<String>,
+    /// `already-issued`: where the user's units of the coupon are.
+    #[schema(required = false, value_type = Vec<String>)]
+    user_coupons: Option<Vec<String>>,
+    /// `already-issued`: where the user's undecided requests for the coupon are.
+    #[schema(required = false, value_type = Vec<String>)]
+    issuances: Option<Vec<String>>,
+    /// Where a request is that was accepted, and then rejected with this problem.
+    #[schema(required = false, value_type = String, example = "/issuances/019a0b1c-2d3e-7000-8f00-000000000000")]
+    issuance: Option<String>,
+    /// `already-used`: when.
+    #[schema(required = false, value_type = String, format = DateTime)]
+    used_at: Option<String>,
+    /// `already-used`, to services and operators: for what.
+    #[schema(required = false, value_type = String)]
+    reference: Option<String>,
+    /// `expired`: since when.
+    #[schema(required = false, value_type = String, format = DateTime)]
+    valid_until: Option<String>,
+    /// `issuance-not-found`, for an id that is older: when Redis's data was last recovered.
+    #[schema(required = false, value_type = String, format = DateTime)]
+    redis_recovered_at: Option<String>,
+    /// `rate-limited`: whose limit it is, `user` or `address`.
+    #[schema(required = false, value_type = String, example = "user")]
+    limit: Option<String>,
 }
 
 /// A kind of problem: what is the same for every occurrence.

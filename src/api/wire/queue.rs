@@ -48,19 +48,21 @@ pub struct DeadLetter {
     #[schema(example = "Document failed validation (121)")]
     reason: String,
     /// What is in flight; null if nothing is any more.
+    #[schema(required = true)]
     payload: Option<Payload>,
 }
 
 /// What is in flight of an issuance.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = DeadLetterPayload)]
 pub struct Payload {
     #[schema(example = "summer")]
     coupon_id: String,
     #[schema(example = "u1")]
     user_id: String,
     /// The unit that is reserved for it.
-    #[schema(example = 17)]
+    #[schema(required = true, example = 17)]
     serial: Option<u32>,
     #[schema(value_type = String, format = DateTime)]
     accepted_at: Timestamp,
@@ -97,7 +99,7 @@ pub struct Queue {
     #[schema(example = 0)]
     dead_letters: u64,
     /// Since when the oldest of the backlog waits; null when nothing does.
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(required = true, value_type = Option<String>, format = DateTime)]
     oldest_at: Option<Timestamp>,
     /// Redis's time of this reading.
     #[schema(value_type = String, format = DateTime)]

@@ -24,19 +24,23 @@ pub struct UserCouponWithHistory {
 /// One thing that became of a held coupon.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = UserCouponEvent)]
 pub struct Event {
     event: EventKind,
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
     /// What it was used for, of a use and its undoing.
+    #[schema(required = true)]
     reference: Option<String>,
     /// Who did it. Null for the issue, and towards end users.
+    #[schema(required = true)]
     by: Option<String>,
 }
 
 /// What became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = UserCouponEventKind)]
 pub enum EventKind {
     Issued,
     Used,

@@ -76,7 +76,9 @@ impl From<user::Deletion> for UserDeletion {
 #[expect(dead_code, reason = "documents a body that is read field by field")]
 pub struct CreateUser {
     /// Generated if missing.
-    #[schema(pattern = "^(?!\\.{1,2}$)[A-Za-z0-9._:@-]{1,64}$")]
+    #[schema(
+        pattern = "^([A-Za-z0-9_:@-]|[A-Za-z0-9_:@-][A-Za-z0-9._:@-]|[.][A-Za-z0-9_:@-]|[A-Za-z0-9._:@-]{3,64})$"
+    )]
     id: Option<String>,
     /// The id if missing.
     #[schema(

@@ -28,11 +28,12 @@ pub struct UserCoupon {
     pub status: UserCouponStatus,
     #[schema(value_type = String, format = DateTime)]
     issued_at: Timestamp,
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(required = true, value_type = Option<String>, format = DateTime)]
     valid_until: Option<Timestamp>,
-    #[schema(value_type = Option<String>, format = DateTime)]
+    #[schema(required = true, value_type = Option<String>, format = DateTime)]
     used_at: Option<Timestamp>,
     /// What it was used for, such as an order's number.
+    #[schema(required = true)]
     reference: Option<String>,
 }
 
