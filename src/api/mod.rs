@@ -257,7 +257,11 @@ pub async fn serve(
         ServiceStore::new(&backends.database),
         drained.clone(),
     ));
-    let retiring = tokio::spawn(recovery::keep_retiring(Arc::clone(&backends.partition), drained.clone()));
+    let retiring = tokio::spawn(recovery::keep_retiring(
+        Arc::clone(&backends.partition),
+        backends.coupons.clone(),
+        drained.clone(),
+    ));
     let auditing = app.audit_every.map(|every| {
         let Backends { partition, ledger, coupons, .. } = backends.clone();
         tokio::spawn(audit::watch(Auditor::new(partition, ledger, coupons), every, drained.clone()))

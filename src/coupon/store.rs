@@ -1,5 +1,7 @@
 //! Coupons in MongoDB: the collection `coupons`, by id.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use mongodb::bson::{DateTime, Document, doc};
 use mongodb::options::{FindOptions, ReturnDocument};
@@ -15,6 +17,9 @@ const CHANGED_MAX: i64 = 10_000;
 
 /// Coupons in one answer of [`CouponStore::ended_before`].
 const ENDED_MAX: i64 = 100_000;
+
+/// The field that keeps how many units of a coupon that is over were issued.
+const FINAL_COUNT: &str = "finalCount";
 
 /// Keeps coupons.
 #[derive(Clone)]
@@ -212,6 +217,41 @@ impl CouponStore {
             futures::TryStreamExt::try_collect::<Vec<_>>(cursor).await
         });
         Ok(found.await?.iter().filter_map(|coupon| coupon.get_str("_id").ok()?.parse().ok()).collect())
+    }
+
+    /// Keeps with a coupon that is over how many of its units were issued in all. It holds for this
+    /// generation of the record only: whoever puts the end off, or restocks, changes the record.
+    pub async fn keep_final_count(&self, id: &CouponId, generation: i64, issued: u64) -> Result<(), Failure> {
+        let (coupons, filter) = (self.coupons.clone(), doc! {"_id": id.as_str(), "generation": generation});
+        let issued = i64::try_from(issued).unwrap_or(i64::MAX);
+        let kept = doc! {"$set": {FINAL_COUNT: {"issued": issued, "generation": generation}}};
+        mongo::run("keep the final count", async move { coupons.update_one(filter, kept).await })
+            .await
+            .map(drop)
+    }
+
+    /// How many units of these coupons were issued in all, where that is kept
+    /// ([`CouponStore::keep_final_count`]). Of no use for one that is not over.
+    pub async fn final_counts(&self, coupons: &[&Coupon]) -> Result<HashMap<CouponId, u32>, Failure> {
+        let ids: Vec<&str> = coupons.iter().map(|coupon| coupon.id.as_str()).collect();
+        let filter = doc! {"_id": {"$in": ids}, FINAL_COUNT: {"$exists": true}};
+        let records = self.coupons.clone_with_type::<Document>();
+        let found = mongo::run("read the final counts", async move {
+            let cursor = records.find(filter).projection(doc! {FINAL_COUNT: 1}).await?;
+            futures::TryStreamExt::try_collect::<Vec<_>>(cursor).await
+        });
+        let mut kept = HashMap::new();
+        for record in found.await? {
+            let read = || {
+                let id = record.get_str("_id").ok()?;
+                let count = record.get_document(FINAL_COUNT).ok()?;
+                let (generation, issued) = (count.get_i64("generation").ok()?, count.get_i64("issued").ok()?);
+                let coupon = coupons.iter().find(|coupon| coupon.id.as_str() == id)?;
+                Some((coupon, u32::try_from(issued).ok().filter(|_| generation == coupon.generation)?))
+            };
+            kept.extend(read().map(|(coupon, issued)| (coupon.id.clone(), issued)));
+        }
+        Ok(kept)
     }
 
     /// The coupons that may be asked for at `now` or later. A damaged record is left out.

@@ -6,7 +6,7 @@
 --
 -- KEYS  1 certificate  2 counters  3 loaded coupons, then for each coupon: coupon, holders, free
 -- ARGV  1 epoch, then the generation of each coupon as over.lua said it
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', '1' retired | '0' not, …}
+-- Returns {'uncertified'} or {'stale', epoch}, or {'ok', how many units were issued in all | '' not retired, …}
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
@@ -22,7 +22,7 @@ for item = 1, #ARGV - 1 do
     redis.call('SREM', KEYS[3], held[4])
     retired = true
   end
-  reply[#reply + 1] = at_rest and '1' or '0'
+  reply[#reply + 1] = at_rest and held[3] or ''
 end
 if retired then redis.call('HINCRBY', KEYS[2], 'retired', 1) end
 return reply

@@ -1,5 +1,6 @@
 //! Taking coupons that are over out of Redis: memory is for those that can be asked for. From then on
-//! the ledger answers ([`crate::issuance::over`]).
+//! the ledger answers ([`crate::issuance::over`]), and how many units were issued is kept with the
+//! coupon's record, so that nobody has to count them.
 
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::survivors;
 use crate::Failure;
-use crate::coupon::CouponId;
+use crate::coupon::{CouponId, CouponStore};
 use crate::keys::EpochKeys;
 use crate::partition::{Partition, Under, script};
 
@@ -25,14 +26,14 @@ pub const KEPT_AFTER_END: Duration = Duration::from_secs(3600);
 const BATCH: usize = 200;
 
 /// Retires until `shutdown`. Idempotent and without input; every API process runs it. Reads: loaded
-/// coupons, what is in flight. Writes: takes loaded coupons away.
-pub async fn keep_retiring(partition: Arc<Partition>, shutdown: CancellationToken) {
+/// coupons, what is in flight. Writes: takes loaded coupons away, and keeps their final counts.
+pub async fn keep_retiring(partition: Arc<Partition>, coupons: CouponStore, shutdown: CancellationToken) {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
         }
-        match retire(&partition, KEPT_AFTER_END).await {
+        match retire(&partition, &coupons, KEPT_AFTER_END).await {
             Ok(retired) => {
                 for coupon in retired {
                     tracing::info!(%coupon, "retired the coupon from Redis: it is over");
@@ -44,11 +45,15 @@ pub async fn keep_retiring(partition: Arc<Partition>, shutdown: CancellationToke
 }
 
 /// Retires the coupons that are archived, or ended so long ago, and have nothing in flight.
-pub async fn retire(partition: &Partition, kept_after_end: Duration) -> Result<Vec<CouponId>, Failure> {
+pub async fn retire(
+    partition: &Partition,
+    coupons: &CouponStore,
+    kept_after_end: Duration,
+) -> Result<Vec<CouponId>, Failure> {
     let keys = partition.keys();
     let mut over = Vec::new();
-    for coupons in loaded(partition, &keys).await?.chunks(BATCH) {
-        over.extend(at_rest(partition, &keys, coupons, kept_after_end).await?);
+    for batch in loaded(partition, &keys).await?.chunks(BATCH) {
+        over.extend(at_rest(partition, &keys, batch, kept_after_end).await?);
     }
     if over.is_empty() {
         return Ok(Vec::new());
@@ -63,8 +68,14 @@ pub async fn retire(partition: &Partition, kept_after_end: Duration) -> Result<V
         found.survivors.into_iter().map(|survivor| survivor.in_flight.coupon).collect();
     over.retain(|(coupon, _)| !in_flight.contains(coupon));
     let mut retired = Vec::new();
-    for coupons in over.chunks(BATCH) {
-        retired.extend(take_out(partition, &keys, coupons).await?);
+    for batch in over.chunks(BATCH) {
+        for (coupon, generation, issued) in take_out(partition, &keys, batch).await? {
+            // What is not kept is counted by whoever asks first.
+            if let Err(failure) = coupons.keep_final_count(&coupon, generation, issued).await {
+                tracing::warn!(%coupon, error = failure.chain(), "the final count could not be kept");
+            }
+            retired.push(coupon);
+        }
     }
     Ok(retired)
 }
@@ -112,11 +123,12 @@ async fn at_rest(
     Ok(over)
 }
 
+/// Those that were retired, with their generations and how many units of each were issued.
 async fn take_out(
     partition: &Partition,
     keys: &EpochKeys,
     coupons: &[(CouponId, String)],
-) -> Result<Vec<CouponId>, Failure> {
+) -> Result<Vec<(CouponId, i64, u64)>, Failure> {
     let asked = partition.call_under(keys, &RETIRE, "retire coupons", |keys, call| {
         call.key(keys.counters()).key(keys.loaded());
         for (coupon, generation) in coupons {
@@ -125,9 +137,11 @@ async fn take_out(
     });
     let Under::Epoch(mut reply) = asked.await? else { return Ok(Vec::new()) };
     let mut retired = Vec::new();
-    for (coupon, _) in coupons {
-        if reply.text()? == "1" {
-            retired.push(coupon.clone());
+    for (coupon, generation) in coupons {
+        let issued = reply.text()?;
+        if !issued.is_empty() {
+            let generation = generation.parse().map_err(|_| reply.wrong())?;
+            retired.push((coupon.clone(), generation, issued.parse().map_err(|_| reply.wrong())?));
         }
     }
     Ok(retired)

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::helpers::{System, at, eventually};
 
 async fn retire(system: &System) -> Vec<CouponId> {
-    recovery::retire(system.partition(), Duration::ZERO).await.expect("a look")
+    recovery::retire(system.partition(), &system.backends.coupons, Duration::ZERO).await.expect("a look")
 }
 
 /// Ends a coupon, by its record and in Redis.
@@ -168,4 +168,29 @@ async fn a_retired_coupon_whose_end_is_put_off_can_be_had_again() {
     let id = system.client.issue("u1", "c", None).await.id();
     assert_eq!(system.client.decided(&id).await.body["serial"], 2);
     assert!(is_loaded(&system, &coupon).await);
+}
+
+#[tokio::test]
+async fn what_was_issued_of_a_retired_coupon_is_kept_with_it_until_its_record_changes() {
+    let system = System::start().await;
+    system.users("u", 2).await;
+    let coupon = system.coupon("c", 3, 1).await;
+    system.worker();
+    for user in ["u0", "u1"] {
+        system.client.decided(&system.client.issue(user, "c", None).await.id()).await;
+    }
+    system.settled(&coupon).await;
+    let coupons = &system.backends.coupons;
+    let kept = async || {
+        let record = coupons.get(&coupon).await.expect("a look").expect("a record");
+        coupons.final_counts(&[&record]).await.expect("a look").remove(&coupon)
+    };
+    assert_eq!(kept().await, None);
+    end(&system, &coupon).await;
+    assert_eq!(retire(&system).await, std::slice::from_ref(&coupon));
+    assert_eq!(kept().await, Some(2));
+
+    let changed = coupons.change(&coupon, &Change::Restock { add: 1 }, None).await.expect("it is changed");
+    assert!(matches!(changed, Changed::Now(_)));
+    assert_eq!(kept().await, None, "more may be issued of it by now");
 }

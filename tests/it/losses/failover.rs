@@ -9,7 +9,7 @@ use coupon_system::issuance::settle::settle;
 use coupon_system::issuance::{IssuanceId, reassign};
 use coupon_system::keys::PartitionId;
 use coupon_system::queue::{self, dead, registry};
-use coupon_system::recovery::Lease;
+use coupon_system::recovery::{self, Lease};
 use rand::RngExt;
 use redis::aio::MultiplexedConnection;
 
@@ -94,7 +94,7 @@ async fn a_server_promoted_in_place_with_all_its_data_is_refused_by_every_script
         queue::claim(partition, &keys, "w", 10).await.err(),
         queue::restore(partition, None, 10).await.err(),
         queue::figures(partition).await.err(),
-        coupon_system::recovery::retire(partition, coupon_system::recovery::KEPT_AFTER_END).await.err(),
+        recovery::retire(partition, &system.backends.coupons, recovery::KEPT_AFTER_END).await.err(),
     ];
     for (number, refused) in refused.iter().enumerate() {
         assert!(matches!(refused, Some(Failure::Uncertified)), "number {number}: {refused:?}");

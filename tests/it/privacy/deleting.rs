@@ -59,7 +59,9 @@ async fn a_user_is_deleted_while_others_rush_and_leaves_no_trace_and_the_account
     let ended = system.client.request("PATCH", "/coupons/over").json(&json!({"endsAt": at(0).to_string()}));
     assert_eq!(system.client.send(ended).await.status, 200);
     eventually("it is retired", async || {
-        let retired = recovery::retire(system.partition(), Duration::ZERO).await.expect("a look");
+        let retired = recovery::retire(system.partition(), &system.backends.coupons, Duration::ZERO)
+            .await
+            .expect("a look");
         retired.contains(&over).then_some(())
     })
     .await;
