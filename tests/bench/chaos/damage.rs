@@ -1,0 +1,217 @@
+//! The kinds of damaged records, each with a coupon or a user of its own: what is wrong with one thing stays
+//! with it.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use coupon_system::boot;
+use coupon_system::config::{MongoConfig, RedisConfig};
+use coupon_system::issuance::IssuanceId;
+use coupon_system::issuance::reserve::{Request, Reserved, reserve};
+use coupon_system::keys::{EpochKeys, PartitionId, certificate};
+use coupon_system::recovery::Durability;
+use mongodb::Collection;
+use mongodb::bson::{DateTime, Document, Uuid, doc};
+
+use super::load::Load;
+use super::stack::Stack;
+
+/// A planting that takes longer has met a fault that lasts, and is left out.
+const PLANT_MAX: Duration = Duration::from_secs(40);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A ledger document with a reason of a later version; its issuance is in flight.
+    RecordUnreadable,
+    /// A coupon's record with a discount of a later version.
+    CouponUnreadable,
+    /// A loaded coupon's record is deleted.
+    CouponDeleted,
+    /// MongoDB's validator refuses each record of the coupon.
+    RecordsRefused,
+    InFlightDamaged,
+    EntryUnreadable,
+    DeadLetterDamaged,
+    HoldersDamaged,
+    FreeDamaged,
+    CouponStateDamaged,
+    /// The key of a coupon's holders has another type.
+    HoldersOfAnotherType,
+    UserUnreadable,
+    KeyUnreadable,
+}
+
+const ALL: [Kind; 13] = [
+    Kind::RecordUnreadable,
+    Kind::CouponUnreadable,
+    Kind::CouponDeleted,
+    Kind::RecordsRefused,
+    Kind::InFlightDamaged,
+    Kind::EntryUnreadable,
+    Kind::DeadLetterDamaged,
+    Kind::HoldersDamaged,
+    Kind::FreeDamaged,
+    Kind::CouponStateDamaged,
+    Kind::HoldersOfAnotherType,
+    Kind::UserUnreadable,
+    Kind::KeyUnreadable,
+];
+
+/// One damaged record, and the issuances that it must not swallow.
+#[derive(Debug)]
+pub struct Planted {
+    pub kind: Kind,
+    pub coupon: String,
+    /// Accepted requests that it may touch.
+    pub accepted: Vec<String>,
+}
+
+/// What was planted.
+pub struct Damage {
+    pub planted: Vec<Planted>,
+    round: u32,
+    seed: u64,
+}
+
+impl Damage {
+    pub fn new(seed: u64) -> Self {
+        Damage { planted: Vec::new(), round: 0, seed }
+    }
+
+    /// Plants one of each kind.
+    pub async fn plant(&mut self, stack: &Stack, load: &Load) {
+        for kind in ALL {
+            let coupon = format!("damaged-{:x}-{}-{}", self.seed & 0xffff, self.round, kind as u8);
+            let planting = plant(kind, &coupon, stack, load);
+            match tokio::time::timeout(PLANT_MAX, planting).await {
+                Ok(Ok(accepted)) => self.planted.push(Planted { kind, coupon, accepted }),
+                Ok(Err(error)) => println!("{:>7.1} s  {kind:?} was not planted: {error:#}", load.seconds()),
+                Err(_) => println!("{:>7.1} s  {kind:?} was not planted in time", load.seconds()),
+            }
+        }
+        self.round += 1;
+        println!("{:>7.1} s  planted one damaged record of each kind", load.seconds());
+    }
+}
+
+async fn plant(kind: Kind, coupon: &str, stack: &Stack, load: &Load) -> anyhow::Result<Vec<String>> {
+    let collection = |name: &str| -> Collection<Document> { stack.database.collection(name) };
+    let users: Vec<String> = (0..3).map(|number| format!("{coupon}.u{number}")).collect();
+    load.create(coupon, 100).await;
+    load.register(&users).await;
+    let mut accepted = Vec::new();
+    for user in &users[..2] {
+        if let Some((202, body, _)) = load.request(user, coupon, None).await {
+            accepted.extend(body["id"].as_str().map(str::to_owned));
+        }
+    }
+    let mut redis = stack.connection(stack.primary).await?;
+    let open: String = redis::cmd("HGET")
+        .arg(certificate(PartitionId::ONE))
+        .arg("epoch")
+        .query_async(&mut redis)
+        .await
+        .context("no epoch is open")?;
+    let keys =
+        EpochKeys::new(PartitionId::ONE, open.parse().map_err(|_| anyhow::anyhow!("{open} is no epoch"))?);
+    let id = coupon.parse().map_err(anyhow::Error::msg)?;
+    match kind {
+        Kind::RecordUnreadable => {
+            let issuance = IssuanceId::generate(PartitionId::ONE);
+            let now = DateTime::now();
+            let record = doc! {
+                "_id": Uuid::from_bytes(*issuance.as_bytes()), "outcome": "rejected", "reason": "of-a-later-version",
+                "couponId": coupon, "userId": &users[2], "acceptedAt": now, "decidedAt": now,
+            };
+            collection("user_coupons").insert_one(record).await?;
+            accepted.extend(reserve_as(stack, issuance, coupon, &users[2]).await?);
+        }
+        Kind::CouponUnreadable => {
+            let change = doc! {"$set": {"discount": {"type": "of-a-later-version", "factor": 2}}};
+            collection("coupons").update_one(doc! {"_id": coupon}, change).await?;
+        }
+        Kind::CouponDeleted => {
+            collection("coupons").delete_one(doc! {"_id": coupon}).await?;
+            let issuance = IssuanceId::generate(PartitionId::ONE);
+            accepted.extend(reserve_as(stack, issuance, coupon, &users[2]).await?);
+        }
+        Kind::RecordsRefused => {
+            let validator = doc! {"couponId": {"$not": {"$regex": format!("^damaged-.*-{}$", kind as u8)}}};
+            stack.database.run_command(doc! {"collMod": "user_coupons", "validator": validator}).await?;
+        }
+        Kind::InFlightDamaged => {
+            let issuance = IssuanceId::generate(PartitionId::ONE);
+            accepted.extend(reserve_as(stack, issuance, coupon, &users[2]).await?);
+            let field = issuance.as_bytes().as_slice();
+            redis::cmd("HSET")
+                .arg(keys.in_flight())
+                .arg(field)
+                .arg("no value")
+                .exec_async(&mut redis)
+                .await?;
+        }
+        Kind::EntryUnreadable => {
+            redis::cmd("XADD")
+                .arg(keys.stream())
+                .arg(&["*", "2", "too short"])
+                .exec_async(&mut redis)
+                .await?;
+        }
+        Kind::DeadLetterDamaged => {
+            let field = IssuanceId::generate(PartitionId::ONE);
+            let field = field.as_bytes().as_slice();
+            redis::cmd("HSET").arg(keys.dead()).arg(field).arg("no value").exec_async(&mut redis).await?;
+        }
+        Kind::HoldersDamaged => {
+            redis::cmd("HSET")
+                .arg(keys.holders(&id))
+                .arg(&users[2])
+                .arg("odd")
+                .exec_async(&mut redis)
+                .await?;
+        }
+        Kind::FreeDamaged => {
+            redis::cmd("SADD").arg(keys.free(&id)).arg("no unit").exec_async(&mut redis).await?;
+        }
+        Kind::CouponStateDamaged => {
+            let state = ["total", "many", "next", "some"];
+            redis::cmd("HSET").arg(keys.coupon(&id)).arg(&state).exec_async(&mut redis).await?;
+        }
+        Kind::HoldersOfAnotherType => {
+            redis::cmd("SET").arg(keys.holders(&id)).arg("no hash").exec_async(&mut redis).await?;
+        }
+        Kind::UserUnreadable => {
+            let damaged = doc! {"$set": {"name": 5, "createdAt": "long ago"}};
+            collection("users").update_one(doc! {"_id": &users[2]}, damaged).await?;
+        }
+        Kind::KeyUnreadable => {
+            collection("api_keys").insert_one(doc! {"_id": coupon, "role": "of-a-later-version"}).await?;
+        }
+    }
+    // Somebody asks for what is damaged: an answer of any kind is one, and must not hurt the others.
+    if let Some((202, body, _)) = load.request(&users[2], coupon, None).await {
+        accepted.extend(body["id"].as_str().map(str::to_owned));
+    }
+    Ok(accepted)
+}
+
+/// Reserves a unit under an id of one's own. Returns the id if it was accepted.
+async fn reserve_as(
+    stack: &Stack,
+    id: IssuanceId,
+    coupon: &str,
+    user: &str,
+) -> anyhow::Result<Option<String>> {
+    let redis = RedisConfig { redis_url: stack.redis_url(), redis_durability: Durability::Always };
+    let mongodb =
+        MongoConfig { mongodb_uri: stack.mongodb_uri(), mongodb_database: stack.database.name().into() };
+    let backends = boot::connect(&redis, &mongodb).await?;
+    let request = Request {
+        id,
+        coupon: coupon.parse().map_err(anyhow::Error::msg)?,
+        user: user.parse().map_err(anyhow::Error::msg)?,
+    };
+    let reserved = reserve(&backends.partition, &[request], u64::MAX >> 12).await;
+    backends.database.client().clone().shutdown().immediate(true).await;
+    Ok(matches!(reserved?.as_slice(), [Reserved::Accepted(_)]).then(|| id.to_string()))
+}
