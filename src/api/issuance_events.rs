@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Extension, Path, State};
-use axum::http::{HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
@@ -15,6 +15,7 @@ use super::App;
 use super::issuances::{To, decided_issuance, is_seen_by, known, not_here, nowhere, queued_issuance};
 use super::query::Query;
 use super::wire::event::ServerEvent;
+use super::wire::issuance::Issuance;
 use super::wire::problem::Problem as ProblemBody;
 use crate::access::Caller;
 use crate::http::problem::jittered_ms;
@@ -23,7 +24,7 @@ use crate::http::{Language, Problem};
 use crate::issuance::feed::{LOOK_EVERY, Waiter};
 use crate::issuance::lookup::Found;
 use crate::issuance::reserve::Progress;
-use crate::issuance::{Decision, InFlight, IssuanceId};
+use crate::issuance::{Decision, InFlight, IssuanceId, Outcome};
 
 /// A stream ends after this, decided or not; the client connects again.
 pub(super) const STREAM_MAX: Duration = Duration::from_secs(5 * 60);
@@ -33,6 +34,8 @@ pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 const QUEUED_EVERY_MIN: Duration = LOOK_EVERY.saturating_sub(Duration::from_millis(100));
 /// Clients whose stream ended connect again after one to two times this: not all at once.
 const RECONNECT_MS: u64 = 1_000;
+/// Names the last event that a client heard, when it connects again.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// What streams say of themselves: proxies that would collect an answer are to pass this one on as it
 /// comes, and nobody is to keep it.
 pub(super) const STREAMED: [(HeaderName, &str); 2] =
@@ -41,13 +44,21 @@ pub(super) const STREAMED: [(HeaderName, &str); 2] =
 /// What becomes of a request, as it happens.
 ///
 /// Server-sent events: `queued` at once, and again as fewer are ahead, at most once a second; then
-/// `issued` or `rejected`, and the stream ends. The data of each is the issuance as a poll tells it.
-/// A stream may end undecided (after five minutes, or when the service restarts): connect again then,
-/// but not after `issued` or `rejected`.
+/// `issued` or `rejected`, and the stream ends. The data of each is the issuance as a poll tells it, and
+/// its id is its name. A stream may end undecided (after five minutes, or when the service restarts):
+/// connect again then, with the last id as `Last-Event-ID`, as an `EventSource` does by itself. A client
+/// that has heard the outcome is answered 204, at which an `EventSource` comes to rest.
+///
+/// An `EventSource` also stops for good at 404, 429 or 503: then poll `GET /issuances/{id}`. It cannot send
+/// `Authorization`; a client that reads the stream with `fetch` can.
 #[utoipa::path(
     get, path = "/issuances/{id}/events", operation_id = "streamIssuance", tag = "issuances",
-    params(("id" = String, Path, description = "From the answer to the request")),
+    params(
+        ("id" = String, Path, description = "From the answer to the request"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event of an earlier stream"),
+    ),
     responses(
+        (status = 204, description = "The client has heard the outcome: there is nothing more to tell"),
         (status = 200, description = "Events named `queued`, `issued`, `rejected`; the data of each is an Issuance in JSON",
             body = ServerEvent, content_type = "text/event-stream"),
         (status = 404, description = "`issuance-not-found`", body = ProblemBody, content_type = "application/problem+json"),
@@ -58,6 +69,7 @@ pub async fn events(
     Extension(caller): Extension<Caller>,
     Extension(RequestId(request_id)): Extension<RequestId>,
     language: Language,
+    headers: HeaderMap,
     Path(id): Path<String>,
     query: Query,
 ) -> Result<Response, Problem> {
@@ -70,6 +82,11 @@ pub async fn events(
     }
     if !is_seen_by(&caller, &found) {
         return Err(not_here(&app, id));
+    }
+    if let (Found::Decided(decision), Some(heard)) = (&found, headers.get(LAST_EVENT_ID))
+        && heard == state(decision)
+    {
+        return Ok((StatusCode::NO_CONTENT, [(header::CACHE_CONTROL, "no-store")]).into_response());
     }
     let telling = Telling {
         app,
@@ -138,14 +155,26 @@ impl Telling {
         };
         self.queued = Some((progress.ahead, now));
         let (issuance, _) = queued_issuance(&self.app, self.id, in_flight, &progress);
-        let event = Event::default().event(issuance.state());
-        let event = if first { event.retry(Duration::from_millis(jittered_ms(RECONNECT_MS))) } else { event };
-        event.json_data(issuance).ok()
+        event(&issuance, first)
     }
 
     fn decided(&self, decision: &Decision) -> Option<Event> {
         let to = To { language: self.language, request_id: &self.request_id };
-        let issuance = decided_issuance(&self.app, decision, to);
-        Event::default().event(issuance.state()).json_data(issuance).ok()
+        event(&decided_issuance(&self.app, decision, to), self.queued.is_none())
+    }
+}
+
+/// What is told of an issuance; the first event of a stream also says when to connect again.
+fn event(issuance: &Issuance, first: bool) -> Option<Event> {
+    let event = Event::default().event(issuance.state()).id(issuance.state());
+    let event = if first { event.retry(Duration::from_millis(jittered_ms(RECONNECT_MS))) } else { event };
+    event.json_data(issuance).ok()
+}
+
+/// The id of the event that tells a decision.
+fn state(decision: &Decision) -> &'static str {
+    match decision.outcome {
+        Outcome::Issued { .. } => "issued",
+        Outcome::Rejected { .. } => "rejected",
     }
 }

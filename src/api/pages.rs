@@ -82,3 +82,26 @@ pub(super) fn page(
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::coupon::Currency;
+
+    #[test]
+    fn the_try_page_counts_every_currency_as_iso_4217_does() {
+        let script = include_str!("pages/try.js");
+        let table = script.split_once("const MINOR_DIGITS = {").and_then(|(_, rest)| rest.split_once("};"));
+        let pairs = table.expect("the table").0.split(',').filter_map(|pair| pair.split_once(':'));
+        let mut digits: std::collections::HashMap<&str, u32> =
+            pairs.map(|(code, digits)| (code.trim(), digits.trim().parse().expect("digits"))).collect();
+        let letters = || (b'A'..=b'Z').map(char::from);
+        let codes = letters().flat_map(|a| letters().flat_map(move |b| letters().map(move |c| [a, b, c])));
+        for code in codes.map(|code| code.iter().collect::<String>()) {
+            let currency: Currency = code.parse().expect("three letters");
+            if let Some(right) = currency.minor_digits() {
+                assert_eq!(digits.remove(&*code).unwrap_or(2), right, "{code}");
+            }
+        }
+        assert!(digits.is_empty(), "no currencies of ISO 4217: {digits:?}");
+    }
+}

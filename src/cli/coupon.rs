@@ -102,19 +102,19 @@ struct Create {
     /// When it ends
     #[arg(long, value_name = "TIME")]
     ends_at: Timestamp,
-    /// Take this amount off the price
+    /// Take this amount off the price, in the currency's minor unit: 500 is 5.00 USD, or 500 KRW
     #[arg(long, value_name = "AMOUNT", conflicts_with_all = ["percent_off", "max_amount"])]
     amount_off: Option<u64>,
     /// Take this part off the price
     #[arg(long, value_name = "PERCENT")]
     percent_off: Option<u8>,
-    /// With --percent-off: take off this at most
+    /// With --percent-off: take off this at most, in the currency's minor unit
     #[arg(long, value_name = "AMOUNT", requires = "percent_off")]
     max_amount: Option<u64>,
-    /// The currency of all amounts
+    /// The currency of all amounts (ISO 4217)
     #[arg(long, default_value = "KRW", value_parser = currency)]
     currency: String,
-    /// The least order that it can be used for
+    /// The least order that it can be used for, in the currency's minor unit
     #[arg(long, value_name = "AMOUNT")]
     min_order_amount: Option<u64>,
     /// Held units are valid until this moment
@@ -175,7 +175,11 @@ impl std::fmt::Display for Status {
 }
 
 fn currency(text: &str) -> Result<String, String> {
-    text.parse::<Currency>().map(|currency| currency.as_str().to_owned())
+    let currency: Currency = text.parse()?;
+    match currency.minor_digits() {
+        Some(_) => Ok(currency.as_str().to_owned()),
+        None => Err("must be the code of a currency with a minor unit (ISO 4217), such as KRW".into()),
+    }
 }
 
 impl Coupon {
@@ -292,7 +296,7 @@ fn coupon(coupon: &Value) -> String {
         ("starts", value(coupon, "/startsAt")),
         ("ends", value(coupon, "/endsAt")),
         ("discount", discount(&coupon["discount"])),
-        ("least order", value(coupon, "/minOrderAmount")),
+        ("least order", money(&coupon["minOrderAmount"], &coupon["discount"])),
         ("valid until", value(coupon, "/validUntil")),
         ("valid for", value(coupon, "/validFor")),
         ("created", value(coupon, "/createdAt")),
@@ -300,13 +304,55 @@ fn coupon(coupon: &Value) -> String {
 }
 
 fn discount(discount: &Value) -> Option<String> {
-    let currency = cell(discount, "/currency");
     match discount["type"].as_str()? {
-        "fixed" => Some(format!("{} {currency}", cell(discount, "/amount"))),
+        "fixed" => money(&discount["amount"], discount),
         "percent" => {
-            let most = value(discount, "/maxAmount").map(|most| format!(", at most {most} {currency}"));
+            let most = money(&discount["maxAmount"], discount).map(|most| format!(", at most {most}"));
             Some(format!("{} %{}", cell(discount, "/percent"), most.unwrap_or_default()))
         }
         _ => Some(discount.to_string()),
+    }
+}
+
+/// An amount in the currency of a discount, with the digits that the currency has; where they are not
+/// known, the amount as it is sent.
+fn money(amount: &Value, discount: &Value) -> Option<String> {
+    let amount = amount.as_u64()?;
+    let Some(code) = discount["currency"].as_str() else { return Some(amount.to_string()) };
+    Some(match code.parse().ok().and_then(|currency: Currency| currency.minor_digits()) {
+        Some(0) => format!("{amount} {code}"),
+        Some(digits) => {
+            let (unit, width) = (10_u64.pow(digits), digits as usize);
+            format!("{}.{:0width$} {code}", amount / unit, amount % unit)
+        }
+        None => format!("{amount} minor units of {code}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_amount_has_the_digits_of_its_currency() {
+        let shown = |amount: u64, code: &str| money(&json!(amount), &json!({"currency": code})).unwrap();
+        assert_eq!(shown(5000, "KRW"), "5000 KRW");
+        assert_eq!(shown(500, "USD"), "5.00 USD");
+        assert_eq!(shown(5, "USD"), "0.05 USD");
+        assert_eq!(shown(1_000_000_000_000, "EUR"), "10000000000.00 EUR");
+        assert_eq!(shown(1500, "KWD"), "1.500 KWD");
+        assert_eq!(shown(150, "HUF"), "1.50 HUF");
+        assert_eq!(shown(150, "UGX"), "150 UGX");
+        assert_eq!(shown(150, "ABC"), "150 minor units of ABC");
+        assert_eq!(money(&json!(20000), &Value::Null).as_deref(), Some("20000"));
+        assert_eq!(money(&Value::Null, &json!({"currency": "USD"})), None);
+    }
+
+    #[test]
+    fn a_discount_tells_its_amounts_in_money() {
+        let percent = json!({"type": "percent", "percent": 10, "maxAmount": 1050, "currency": "USD"});
+        assert_eq!(discount(&percent).as_deref(), Some("10 %, at most 10.50 USD"));
+        let fixed = json!({"type": "fixed", "amount": 500, "currency": "USD"});
+        assert_eq!(discount(&fixed).as_deref(), Some("5.00 USD"));
     }
 }

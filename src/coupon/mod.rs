@@ -36,7 +36,7 @@ pub struct Coupon {
     /// … and until just before this one.
     pub ends_at: Timestamp,
     pub discount: Option<Discount>,
-    /// In the discount's currency, smallest unit.
+    /// In the minor unit of the discount's currency.
     pub min_order_amount: Option<u64>,
     pub validity: Validity,
     pub paused: bool,
@@ -61,6 +61,12 @@ impl Currency {
     /// The code as text.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or("???")
+    }
+
+    /// How many digits the minor unit has, in which amounts are counted: 2 of USD, 0 of KRW. `None` where
+    /// ISO 4217 has no such currency, or no minor unit of it.
+    pub fn minor_digits(&self) -> Option<u32> {
+        iso_currency::Currency::from_code(self.as_str())?.exponent().map(u32::from)
     }
 }
 

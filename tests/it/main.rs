@@ -6,6 +6,7 @@ mod answers;
 mod audit;
 mod bench;
 mod browsers;
+mod clients;
 mod costs;
 mod ctl;
 mod damage;

@@ -18,6 +18,7 @@ const STRINGS = {
   scheduled: ['Scheduled', '시작 전'], open: ['Open', '진행 중'], paused: ['Paused', '일시 중지'], soldOut: ['Sold out', '소진'],
   ended: ['Ended', '종료'], archived: ['Archived', '보관됨'],
   fixedOff: ['{amount} off', '{amount} 할인'], percentOff: ['{percent}% off', '{percent}% 할인'],
+  minOrder: ['orders from {amount}', '{amount} 이상 주문 시'], minorUnits: ['{n} minor units of {currency}', '{currency} 최소 단위 {n}'],
   percentOffMax: ['{percent}% off, up to {amount}', '{percent}% 할인 (최대 {amount})'], perUserN: ['{n} per user', '1인당 {n}장'],
   starts: ['starts {when}', '{when} 시작'], ends: ['ends {when}', '{when} 종료'], endedWhen: ['ended {when}', '{when} 종료됨'],
   issuedN: ['Issued {n}', '발급 {n}'], reservedN: ['Reserved {n}', '처리 중 {n}'], leftN: ['Left {n}', '남음 {n}'], ofN: ['of {n}', '전체 {n}'],
@@ -64,6 +65,7 @@ const STRINGS = {
 
 const MAX_LOG = 80, MAX_ATTEMPTS = 6, RUSH_PARALLEL = 6, RUSH_WATCH_MS = 120_000, CALL_TIMEOUT_MS = 15_000;
 const PILLS = { open: 'good', scheduled: 'warn', paused: 'warn', soldOut: 'bad', active: 'good', revoked: 'bad', expired: 'bad' };
+const STATES = ['queued', 'issued', 'rejected'];
 const SHOWN_HEADERS = ['location', 'retry-after', 'idempotent-replayed', 'ratelimit', 'ratelimit-policy', 'content-language'];
 
 const state = {
@@ -132,11 +134,26 @@ function markField(field, wrong) { field?.setAttribute('aria-invalid', String(wr
 
 // Language, numbers, times
 
-function t(key, values = {}) { return STRINGS[key][lang === 'ko' ? 1 : 0].replace(/\{(\w+)\}/g, (_, name) => values[name] ?? ''); }
+// Digits of the minor unit (ISO 4217), in which amounts are counted, where they are not 2. Browsers count
+// some currencies otherwise, as prices are written; so are their own digits not asked for.
+const MINOR_DIGITS = {
+  BIF: 0, CLP: 0, DJF: 0, GNF: 0, ISK: 0, JPY: 0, KMF: 0, KRW: 0, PYG: 0, RWF: 0, UGX: 0, UYI: 0, VND: 0, VUV: 0, XAF: 0, XOF: 0, XPF: 0,
+  BHD: 3, IQD: 3, JOD: 3, KWD: 3, LYD: 3, OMR: 3, TND: 3, CLF: 4, UYW: 4,
+};
+
+/** A text of the page. What a later version of the service may say and the page has no words for stands for itself. */
+function t(key, values = {}) { return (STRINGS[key]?.[lang === 'ko' ? 1 : 0] ?? String(key)).replace(/\{(\w+)\}/g, (_, name) => values[name] ?? ''); }
 function number(n) { return Number(n).toLocaleString(lang); }
+/** An amount of minor units in words; nothing without one. */
 function money(amount, currency) {
+  if (typeof amount !== 'number') return '';
   if (lang === 'ko' && currency === 'KRW') return `${number(amount)}원`;
-  try { return new Intl.NumberFormat(lang, { style: 'currency', currency, maximumFractionDigits: 0 }).format(amount); } catch { return `${number(amount)} ${currency}`; }
+  const digits = MINOR_DIGITS[currency] ?? 2, known = !Intl.supportedValuesOf || Intl.supportedValuesOf('currency').includes(currency);
+  try {
+    const format = new Intl.NumberFormat(lang, { style: 'currency', currency, minimumFractionDigits: digits, maximumFractionDigits: digits });
+    if (known || currency in MINOR_DIGITS) return format.format(amount / 10 ** digits);
+  } catch { /* no currency at all */ }
+  return t('minorUnits', { n: number(amount), currency });
 }
 function relative(time) {
   const seconds = (Date.parse(time) - serverNow()) / 1000;
@@ -186,14 +203,17 @@ async function call(method, path, { body, key, signal, group, through = (work) =
 function judge(answer) {
   const { status, headers, body } = answer, date = Date.parse(headers.get('date'));
   if (date) clockSkew = Math.abs(date - Date.now()) > 2000 ? date - Date.now() : 0; // Date counts whole seconds
-  answer.ok = status >= 200 && status < 300 && body !== null;
+  const type = (headers.get('content-type') ?? '').split(';')[0].trim().toLowerCase();
+  answer.ok = status >= 200 && status < 300 && type === 'application/json' && typeof body === 'object' && body !== null;
   answer.replayed = headers.get('idempotent-replayed') === 'true';
   if (answer.ok) return;
-  answer.problem = body?.code && body.title ? body : { local: status ? 'strange' : 'network', status };
-  answer.repeatable = [0, 408, 429, 502, 503, 504].includes(status);
+  // A gateway or a login page on the way may answer, too: a problem is the service's own by its type.
+  const own = type === 'application/problem+json' && String(body?.type).endsWith(`/problems/${body?.code}`);
+  answer.problem = own ? body : { local: status ? 'strange' : 'network', status };
+  answer.repeatable = [0, 408, 429, 502, 503, 504].includes(status) || (!own && status < 400);
   answer.unsure = answer.repeatable || status >= 500 || Boolean(answer.problem.local); // it may have been accepted all the same
-  const seconds = Number.parseInt(headers.get('retry-after'), 10);
-  answer.retryMs = clamp(body?.retryAfterMs ?? (seconds >= 0 ? seconds * 1000 : 1500), 200, 60_000);
+  const after = headers.get('retry-after') ?? '', afterMs = /^\d+$/.test(after) ? after * 1000 : Date.parse(after) - serverNow();
+  answer.retryMs = clamp([own && body.retryAfterMs, afterMs].find((ms) => typeof ms === 'number' && ms >= 0) ?? 1500, 200, 60_000);
 }
 
 /** Repeats when the server asks for it, within bounds. Every use is safe to repeat: it carries its id or its key. */
@@ -208,11 +228,13 @@ async function callAgain(method, path, options, onRetry = () => {}) {
 
 /** Polls an issuance to its outcome, telling every news; stops when aborted or when the server refuses for good. */
 async function follow(issuance, options, onNews = () => {}) {
+  if (!STATES.includes(issuance.state)) return { issuance, problem: { local: 'strange', status: 200 } };
   while (issuance.state === 'queued' && !options.signal.aborted) {
     await pause(clamp(issuance.pollAfterMs ?? 250, 50, 2000), options.signal);
     const answer = await call('GET', `issuances/${part(issuance.id)}`, options);
     if (answer.aborted) break;
-    if (answer.ok) issuance = answer.body;
+    if (answer.ok && STATES.includes(answer.body.state)) issuance = answer.body;
+    else if (answer.ok) return { issuance, problem: { local: 'strange', status: answer.status } };
     else if (!answer.repeatable) return { issuance, problem: answer.problem };
     onNews({ issuance, problem: answer.problem, retryMs: answer.retryMs });
     if (!answer.ok) await pause(answer.retryMs, options.signal);
@@ -252,7 +274,7 @@ async function refreshCoupons() {
   const { signal } = refreshing = new AbortController();
   if (document.hidden) return;
   const list = await call('GET', 'coupons?limit=50', { signal, group: 'coupons' });
-  const coupons = list.ok ? [...list.body.items ?? []] : state.coupons;
+  const coupons = list.ok && Array.isArray(list.body.items) ? [...list.body.items] : state.coupons;
   if (list.ok && state.couponId && !coupons.some((c) => c.id === state.couponId)) { // chosen, but further down the list
     const one = await call('GET', `coupons/${part(state.couponId)}`, { signal, group: 'coupon' });
     if (one.ok) coupons.unshift(one.body); else if (one.status === 404) state.couponId = null;
@@ -277,10 +299,15 @@ function chooseCoupon(id) {
 /** Scrolls the list, not the page, to the chosen coupon. */
 function reveal() { $('coupons').scrollTop = (rows.get(state.couponId)?.offsetTop ?? 0) - $('coupons').offsetTop - 4; }
 
-function offerText({ id, discount, perUser }) {
-  const amount = discount && money(discount.amount ?? discount.maxAmount ?? 0, discount.currency);
-  const key = discount?.type === 'fixed' ? 'fixedOff' : discount?.maxAmount ? 'percentOffMax' : 'percentOff';
-  return [discount && t(key, { amount, percent: discount.percent }), t('perUserN', { n: number(perUser) }), id].filter(Boolean).join(' · ');
+function offText(discount) {
+  const { type, percent, amount, maxAmount, currency } = discount ?? {};
+  if (type === 'fixed') return t('fixedOff', { amount: money(amount, currency) });
+  if (type === 'percent') return t(maxAmount ? 'percentOffMax' : 'percentOff', { percent, amount: money(maxAmount, currency) });
+  return type;
+}
+function offerText({ id, discount, minOrderAmount, perUser }) {
+  const least = minOrderAmount && discount && t('minOrder', { amount: money(minOrderAmount, discount.currency) });
+  return [offText(discount), least, t('perUserN', { n: number(perUser) }), id].filter(Boolean).join(' · ');
 }
 function windowText({ startsAt, endsAt }) {
   const format = new Intl.DateTimeFormat(lang, { month: 'short', day: 'numeric', hour: '2-digit', minute: '2-digit', hourCycle: 'h23' });
@@ -396,7 +423,7 @@ async function refreshHeld() {
   const answer = id ? await call('GET', `user-coupons/${part(id)}`, { group: `held ${id}` }) : { ok: true, body: { items: [] } };
   if (id !== state.userId) return;
   if (answer.problem?.code === 'user-not-found') return chooseUser('', ['userGone']);
-  Object.assign(state, { held: answer.ok ? answer.body.items : state.held, heldProblem: answer.problem });
+  Object.assign(state, { held: answer.ok && Array.isArray(answer.body.items) ? answer.body.items : state.held, heldProblem: answer.problem });
   renderHeld();
 }
 
@@ -443,9 +470,9 @@ async function press(times) {
 }
 
 async function followRun(issuance, presses, tell, signal) {
-  tell({ presses, issuance, problem: issuance.problem, phase: issuance.state });
+  if (STATES.includes(issuance.state)) tell({ presses, issuance, problem: issuance.problem, phase: issuance.state });
   const end = await follow(issuance, { signal, group: `poll ${issuance.id}` }, (news) => tell({ ...news, phase: news.issuance.state }));
-  tell({ ...end, phase: end.problem ? 'rejected' : end.issuance.state });
+  tell({ presses, ...end, phase: end.problem?.local ? 'gaveUp' : end.problem ? 'rejected' : end.issuance.state });
 }
 
 function renderRun() {

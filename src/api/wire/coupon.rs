@@ -10,7 +10,7 @@ use crate::http::Problem;
 use crate::http::fields::{self, Fields};
 use crate::http::problem::FieldError;
 
-/// Amounts of money are whole numbers of the currency's smallest unit, at most this.
+/// Amounts of money are whole numbers of the currency's minor unit (ISO 4217), at most this.
 const AMOUNT_MAX: u64 = 1_000_000_000_000;
 const NAME_MAX: usize = 100;
 
@@ -53,6 +53,7 @@ pub struct Coupon {
 #[serde(tag = "type", rename_all = "camelCase")]
 pub enum Discount {
     Fixed {
+        /// In the currency's minor unit: 500 is 5.00 USD, or 500 KRW.
         #[schema(example = 5000, minimum = 1, maximum = 1000000000000_i64)]
         amount: u64,
         #[schema(example = "KRW", pattern = "^[A-Z]{3}$")]
@@ -62,6 +63,7 @@ pub enum Discount {
     Percent {
         #[schema(example = 10, minimum = 1, maximum = 100)]
         percent: u8,
+        /// At most this much off, in the currency's minor unit.
         #[schema(example = 10000, minimum = 1, maximum = 1000000000000_i64)]
         max_amount: Option<u64>,
         #[schema(example = "KRW", pattern = "^[A-Z]{3}$")]
@@ -195,6 +197,7 @@ pub struct CreateCoupon {
     #[schema(format = DateTime)]
     ends_at: String,
     discount: Option<Discount>,
+    /// In the minor unit of the discount's currency.
     #[schema(minimum = 0, maximum = 1000000000000_i64)]
     min_order_amount: Option<u64>,
     /// Not together with `validFor`.
@@ -257,7 +260,7 @@ pub fn create(body: Value, now: Timestamp) -> Result<coupon::Coupon, Problem> {
 
 fn discount(fields: &mut Fields) -> Option<coupon::Discount> {
     let kind = fields.required("type", fields::string)?;
-    let currency = fields.required("currency", fields::parsed::<coupon::Currency>);
+    let currency = fields.required("currency", currency);
     match kind.as_str() {
         "fixed" => {
             let amount = fields.required("amount", fields::whole(1, AMOUNT_MAX));
@@ -272,6 +275,15 @@ fn discount(fields: &mut Fields) -> Option<coupon::Discount> {
             fields.wrong("type", "must be \"fixed\" or \"percent\"");
             None
         }
+    }
+}
+
+/// A currency that amounts can be in. A stored coupon may have another, from before they were asked for.
+fn currency(value: Value) -> Result<coupon::Currency, String> {
+    let currency: coupon::Currency = fields::parsed(value)?;
+    match currency.minor_digits() {
+        Some(_) => Ok(currency),
+        None => Err("must be the code of a currency with a minor unit (ISO 4217), such as KRW".into()),
     }
 }
 
@@ -400,5 +412,17 @@ mod tests {
             wrong(with("discount", json!({"type": "percent", "percent": 0, "currency": "won"}))),
             ["#/discount/currency", "#/discount/percent"]
         );
+    }
+
+    #[test]
+    fn a_currency_is_one_of_iso_4217_that_amounts_can_be_in() {
+        let fixed = |code: &str| with("discount", json!({"type": "fixed", "amount": 1, "currency": code}));
+        for code in ["KRW", "USD", "EUR", "BHD", "CLF"] {
+            assert!(create(fixed(code), Timestamp::UNIX_EPOCH).is_ok(), "{code}");
+        }
+        // No such currency; gold; none.
+        for code in ["ABC", "XAU", "XXX"] {
+            assert_eq!(wrong(fixed(code)), ["#/discount/currency"], "{code}");
+        }
     }
 }

@@ -1,0 +1,117 @@
+//! What client developers meet: streams that come to rest, and amounts of money.
+
+use std::time::Duration;
+
+use coupon_system::issuance::{Outcome, Reason};
+use reqwest::Response;
+use serde_json::json;
+use tokio::time::timeout;
+
+use crate::helpers::{System, decision};
+
+/// Much longer than an answer takes, much shorter than the longest stream.
+const PROMPTLY: Duration = Duration::from_secs(30);
+
+/// Decides what is queued.
+async fn decide(system: &System) {
+    let entries = system.take_entries().await;
+    system.decider().process(&system.keys(), &entries).await.expect("decided");
+}
+
+/// Rejects what is queued.
+async fn discard(system: &System) {
+    let entries = system.take_entries().await;
+    let discarded = Outcome::Rejected { reason: Reason::Discarded, serial: entries[0].serial, lost: false };
+    let rejected = [decision(&entries[0], discarded)];
+    system.backends.ledger.insert(&rejected).await.expect("it is written");
+    system.decider().process(&system.keys(), &entries).await.expect("it is settled");
+}
+
+/// Opens the events of an issuance as a browser does that heard this event last.
+async fn events(system: &System, id: &str, last_heard: Option<&str>) -> Response {
+    let mut request = system.client.request("GET", &format!("/issuances/{id}/events"));
+    if let Some(last_heard) = last_heard {
+        request = request.header("last-event-id", last_heard);
+    }
+    request.send().await.expect("an answer")
+}
+
+/// The lines of a stream until it ends.
+async fn lines(stream: Response) -> Vec<String> {
+    let text = timeout(PROMPTLY, stream.text()).await.expect("it ends").expect("text");
+    text.lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn a_stream_of_a_decided_issuance_is_over_for_who_heard_the_outcome_and_for_nobody_else() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 5, 1).await;
+    let issued = system.accepted("u0", &coupon).await.to_string();
+    decide(&system).await;
+    let rejected = system.accepted("u1", &coupon).await.to_string();
+    discard(&system).await;
+
+    for (id, state, other) in [(&issued, "issued", "rejected"), (&rejected, "rejected", "issued")] {
+        // Who comes for the first time, and who heard only that it was queued.
+        for last_heard in [None, Some(""), Some("queued"), Some(other)] {
+            let stream = events(&system, id, last_heard).await;
+            assert_eq!(stream.status(), 200, "{state} after {last_heard:?}");
+            assert_eq!(stream.headers()["cache-control"], "no-store");
+            assert_eq!(stream.headers()["x-accel-buffering"], "no");
+            let lines = lines(stream).await;
+            for line in [format!("event: {state}"), format!("id: {state}")] {
+                assert!(lines.contains(&line), "{line} is not in {lines:?}");
+            }
+            assert!(lines.iter().any(|line| line.starts_with("retry: ")), "{lines:?}");
+        }
+        // This is what makes an EventSource stop.
+        let over = events(&system, id, Some(state)).await;
+        assert_eq!((over.status().as_u16(), over.headers().get("content-type")), (204, None));
+        assert_eq!(over.headers()["cache-control"], "no-store");
+        assert_eq!(lines(over).await, Vec::<String>::new());
+    }
+    let unknown = events(&system, "019a0b1c-2d3e-7000-8f00-000000000000", Some("issued")).await;
+    assert_eq!(unknown.status(), 404, "nobody was told of it");
+}
+
+#[tokio::test]
+async fn a_client_that_connects_again_before_the_decision_hears_the_outcome() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 5, 1).await;
+    let id = system.accepted("u0", &coupon).await.to_string();
+    for last_heard in ["queued", "issued"] {
+        let mut stream = events(&system, &id, Some(last_heard)).await;
+        assert_eq!(stream.status(), 200, "it is not decided, whatever the client says");
+        let first = timeout(PROMPTLY, stream.chunk()).await.expect("it speaks").expect("no error");
+        let first = String::from_utf8(first.expect("an event").to_vec()).expect("text");
+        assert!(first.contains("event: queued\n") && first.contains("id: queued\n"), "{first}");
+    }
+    let stream = events(&system, &id, Some("queued")).await;
+    decide(&system).await;
+    let lines = lines(stream).await;
+    assert!(lines.contains(&"event: issued".to_owned()), "{lines:?}");
+}
+
+#[tokio::test]
+async fn amounts_are_in_a_currency_of_iso_4217() {
+    let system = System::start().await;
+    let made = async |currency: &str| {
+        let discount = json!({"type": "percent", "percent": 10, "maxAmount": 1050, "currency": currency});
+        let body = json!({
+            "name": "n", "total": 1, "startsAt": "2026-01-01T00:00:00Z", "endsAt": "2099-01-01T00:00:00Z",
+            "discount": discount, "minOrderAmount": 2000,
+        });
+        system.client.post("/coupons", body).await
+    };
+    for currency in ["USD", "JPY", "KWD"] {
+        let answer = made(currency).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        assert_eq!(answer.body["discount"]["maxAmount"], 1050);
+        assert_eq!(answer.body["minOrderAmount"], 2000);
+    }
+    for currency in ["ABC", "XAU", "usd"] {
+        let answer = made(currency).await;
+        assert_eq!((answer.status, answer.code()), (422, "invalid"), "{currency}");
+        assert_eq!(answer.body["errors"][0]["pointer"], "#/discount/currency");
+    }
+}
