@@ -4,6 +4,8 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use crate::issuance::ledger::Unreadable;
+
 /// See the module's documentation.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -27,6 +29,9 @@ pub enum Failure {
     /// What was read is there, and no program of this version can have written it. Asking again does not help.
     #[error("{what} cannot be read: {why}")]
     Damaged { what: &'static str, why: String },
+    /// The one document that was asked for is a decision that this version cannot read.
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     /// What a whole batch met.
     #[error(transparent)]
     Batch(Arc<Failure>),
@@ -57,6 +62,11 @@ impl Failure {
             }
             _ => Failure::MongoDb { operation, source: source.into() },
         }
+    }
+
+    /// Whether something that is there cannot be read: it alone is in trouble, and nothing else with it.
+    pub fn is_damage(&self) -> bool {
+        matches!(self.root(), Failure::Damaged { .. } | Failure::Unreadable(_))
     }
 
     /// The share that one request has in the failure of its batch.

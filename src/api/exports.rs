@@ -27,8 +27,9 @@ const NO_PLACE_RETRY_MS: u64 = 10_000;
 
 /// All units of a coupon that are held, by serial.
 ///
-/// NDJSON: a line a unit, and at the end a line with `end`, `count` and `after`; an export without it was
-/// cut. CSV (RFC 4180): a row a unit, under a row of titles; it has no last row, so a client must heed
+/// NDJSON: a line a unit, and at the end a line with `end`, `count`, `unreadable` and `after`; an export
+/// without it was cut. A unit whose record this version cannot read is left out, and counted as `unreadable`:
+/// the log names it. CSV (RFC 4180): a row a unit, under a row of titles; it has no last row, so a client must heed
 /// whether the transfer was complete. A cell that a spreadsheet would take for a formula has an apostrophe
 /// before it (as has one that begins with an apostrophe).
 ///
@@ -67,8 +68,16 @@ pub async fn user_coupons(
     app.coupons.get(&coupon).await?.ok_or_else(not_found)?;
 
     let file = format!("attachment; filename=\"{coupon}.{}\"", format.extension());
-    let mut export =
-        Export { app, coupon, format, after: after.unwrap_or(0), count: 0, next: Next::Page, _place: place };
+    let mut export = Export {
+        app,
+        coupon,
+        format,
+        after: after.unwrap_or(0),
+        count: 0,
+        unreadable: 0,
+        next: Next::Page,
+        _place: place,
+    };
     // What goes wrong with the first page is still told as a problem.
     let mut first = export.page().await?;
     if format == Format::Csv && after.is_none() {
@@ -99,6 +108,8 @@ struct Export {
     after: u32,
     /// Units so far.
     count: u64,
+    /// Units so far whose record cannot be read.
+    unreadable: u64,
     next: Next,
     _place: OwnedSemaphorePermit,
 }
@@ -129,17 +140,29 @@ impl Export {
 
     async fn page(&mut self) -> Result<Bytes, Problem> {
         let held = self.app.redemptions.units_after(&self.coupon, self.after).await?;
+        let last = held.iter().rev().find_map(|held| match held {
+            Ok(holding) => holding.decision.serial(),
+            Err(unreadable) => unreadable.unit,
+        });
+        // Of a page without a serial nothing says where to go on: those beyond any total are the last.
+        let is_last = held.len() < UNITS_PAGE || last.is_none();
         let mut units = Vec::with_capacity(held.len());
-        for holding in &held {
-            units.push(shown(&self.app, holding).await?);
+        for held in held {
+            match held {
+                Ok(holding) => units.push(shown(&self.app, &holding).await?),
+                Err(unreadable) => {
+                    tracing::error!(coupon = %self.coupon, error = %unreadable, "a unit is left out of an export");
+                    self.unreadable += 1;
+                }
+            }
         }
-        if held.len() < UNITS_PAGE {
+        if is_last {
             self.next = match self.format {
                 Format::Ndjson => Next::End,
                 Format::Csv => Next::Nothing,
             };
         }
-        self.after = held.last().and_then(|last| last.decision.serial()).unwrap_or(self.after);
+        self.after = last.unwrap_or(self.after);
         self.count += units.len() as u64;
         let written = match self.format {
             Format::Ndjson => wire::lines(&units),
@@ -153,7 +176,7 @@ impl Export {
 
     fn end(&mut self) -> serde_json::Result<Bytes> {
         self.next = Next::Nothing;
-        let mut line = serde_json::to_vec(&ExportEnd::new(self.count, self.after))?;
+        let mut line = serde_json::to_vec(&ExportEnd::new(self.count, self.unreadable, self.after))?;
         line.push(b'\n');
         Ok(line.into())
     }

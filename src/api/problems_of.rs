@@ -25,6 +25,13 @@ const WITHOUT_REDIS: [&str; 6] = [
     "/outcomes",
 ];
 
+/// Whether it answers with what became of one issuance.
+fn tells_an_outcome(path: &str, operation: &Operation) -> bool {
+    let of_one = path.starts_with("/issuances/") || path.starts_with("/user-coupons/{userId}/{id}");
+    let requests = path == "/user-coupons" && operation.request_body.is_some();
+    of_one || requests || path == "/dead-letters/{id}/discard"
+}
+
 /// Adds the problems that operations can answer with by their kind.
 pub(super) fn add_common(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
@@ -50,6 +57,9 @@ fn common(path: &str, operation: &Operation) -> Vec<Code> {
     if has_path {
         // A path that is no text.
         codes.push(Code::NotFound);
+    }
+    if tells_an_outcome(path, operation) {
+        codes.push(Code::OutcomeUnreadable);
     }
     if !ALONE.contains(&path) && path != READY {
         codes.extend([Code::RateLimited, Code::Overloaded, Code::Unavailable]);

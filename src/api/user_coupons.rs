@@ -16,6 +16,7 @@ use crate::access::Caller;
 use crate::coupon::{CouponId, Validity};
 use crate::http::{Code, Problem};
 use crate::issuance::IssuanceId;
+use crate::issuance::ledger::readable;
 use crate::redemption::Holding;
 use crate::user::UserId;
 
@@ -57,8 +58,8 @@ pub async fn list(
     for _ in 0..LOOKS_MAX {
         let holdings = app.redemptions.held_by(&user, after, at_once).await?;
         let is_last = holdings.len() < at_once;
-        for holding in &holdings {
-            let item = shown(&app, holding).await?;
+        for holding in holdings.into_iter().filter_map(readable) {
+            let item = shown(&app, &holding).await?;
             after = Some((holding.decision.decided_at, holding.decision.id));
             if wanted.is_none_or(|wanted| item.status == wanted) {
                 items.push(item);

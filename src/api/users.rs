@@ -18,6 +18,7 @@ use crate::access::Caller;
 use crate::http::problem::jittered_ms;
 use crate::http::request::Json as Body;
 use crate::http::{Code, Problem};
+use crate::issuance::ledger::readable;
 use crate::user::{DELETIONS_MAX, Marked, User, UserId};
 
 const RANDOM_MAX: usize = 100_000;
@@ -150,6 +151,7 @@ pub async fn get(
     let (user, coupons) =
         tokio::try_join!(async { app.users.get(&id).await.map_err(Problem::from) }, async {
             let newest = app.redemptions.held_by(&id, None, HELD_TOLD).await?;
+            let newest: Vec<_> = newest.into_iter().filter_map(readable).collect();
             stream::iter(&newest).then(|holding| shown(&app, holding)).try_collect::<Vec<_>>().await
         },)?;
     let user = user.ok_or_else(|| Problem::new(Code::UserNotFound))?;

@@ -13,6 +13,7 @@ use super::units::SOUGHT_MAX;
 use crate::Failure;
 use crate::coupon::MAX_TOTAL;
 use crate::issuance::IssuanceId;
+use crate::issuance::ledger::readable;
 
 impl Look<'_> {
     /// The free set against what is issued and in flight, and that every unit is somewhere.
@@ -111,7 +112,8 @@ impl Look<'_> {
         }
         let serials: Vec<_> = serials.into_iter().filter(|serial| issued.contains(*serial)).collect();
         for chunk in serials.chunks(PAGE) {
-            for held in self.auditor.ledger.holders_of(&self.coupon.id, chunk).await? {
+            let holders = self.auditor.ledger.holders_of(&self.coupon.id, chunk).await?;
+            for held in holders.into_iter().filter_map(readable) {
                 suspicions.push(Suspicion {
                     user: Some(held.user),
                     serial: Some(held.serial),

@@ -12,6 +12,7 @@ use redis::Script;
 use super::finding::{Finding, Kind};
 use super::{Auditor, Stop};
 use crate::coupon::CouponId;
+use crate::issuance::ledger::Unreadable;
 use crate::issuance::settle::Settlement;
 use crate::issuance::{Decision, InFlight, IssuanceId, Outcome};
 use crate::keys::EpochKeys;
@@ -65,7 +66,7 @@ pub(super) struct Confirmed {
     /// It may be another kind than was suspected.
     pub kind: Kind,
     pub in_flight: Option<InFlight>,
-    pub decision: Option<Decision>,
+    pub decision: Option<Result<Decision, Unreadable>>,
     /// Whether the user's dedupe has it.
     counted: bool,
 }
@@ -76,12 +77,15 @@ impl Confirmed {
         let in_flight = self.in_flight.as_ref();
         let strange = self.kind == Kind::InFlightLost && !self.counted;
         Finding {
-            detail: strange.then(|| "its user's dedupe does not have it: nothing is put back".to_owned()),
+            detail: match &self.decision {
+                Some(Err(unreadable)) => Some(unreadable.to_string()),
+                _ => strange.then(|| "its user's dedupe does not have it: nothing is put back".to_owned()),
+            },
             serial: serial.or_else(|| in_flight.and_then(|held| held.serial)),
             issuances: std::iter::once(id).chain(second).collect(),
             user: user
                 .or_else(|| in_flight.map(|held| held.user.clone()))
-                .or_else(|| self.decision.as_ref().map(|decision| decision.user.clone())),
+                .or_else(|| Some(self.decision.as_ref()?.as_ref().ok()?.user.clone())),
             entry,
             ..Finding::new(self.kind, Some(coupon))
         }
@@ -89,7 +93,7 @@ impl Confirmed {
 
     /// How a decision that Redis was not told of is settled.
     pub(super) fn settlement(&self) -> Option<Settlement> {
-        let (in_flight, decision) = (self.in_flight.as_ref()?, self.decision.clone()?);
+        let (in_flight, decision) = (self.in_flight.as_ref()?, self.decision.clone()?.ok()?);
         Some(Settlement { entry: in_flight.entry.clone(), decision, holds: Vec::new() })
     }
 }
@@ -177,40 +181,51 @@ fn seen(mut reply: Reply) -> Result<Seen, Stop> {
     })
 }
 
+/// Whether a record, readable or not, says that a unit was issued by it.
+pub(super) fn is_issued(decision: &Result<Decision, Unreadable>) -> bool {
+    match decision {
+        Ok(decision) => matches!(decision.outcome, Outcome::Issued { .. }),
+        Err(unreadable) => unreadable.unit.is_some(),
+    }
+}
+
 /// What a suspicion is, by one look at Redis and the decision there is.
-fn judge(suspicion: &Suspicion, seen: &Seen, decision: Option<&Decision>) -> Option<Kind> {
+fn judge(
+    suspicion: &Suspicion,
+    seen: &Seen,
+    decision: Option<&Result<Decision, Unreadable>>,
+) -> Option<Kind> {
     if !seen.loaded {
         return None;
     }
-    let outcome = decision.map(|decision| decision.outcome);
     let in_flight = seen.in_flight.as_ref();
     let holds = |held: Option<&InFlight>| {
         suspicion.serial.is_some() && held.is_some_and(|held| held.serial == suspicion.serial)
     };
-    let issued = matches!(outcome, Some(Outcome::Issued { .. }));
+    let issued = decision.is_some_and(is_issued);
     let found = match suspicion.kind {
         Kind::RecordMissing | Kind::RejectionCounted if seen.counted && !seen.present => {
-            return match outcome {
+            return match decision {
                 None => Some(Kind::RecordMissing),
-                Some(Outcome::Rejected { .. }) => Some(Kind::RejectionCounted),
-                Some(Outcome::Issued { .. }) => None,
+                Some(Ok(Decision { outcome: Outcome::Rejected { .. }, .. })) => Some(Kind::RejectionCounted),
+                Some(_) => None,
             };
         }
         Kind::InFlightLost | Kind::EntryOrphaned if seen.entry_there && !seen.present => {
-            let decided = outcome.is_some();
-            return Some(if decided { Kind::EntryOrphaned } else { Kind::InFlightLost });
+            return Some(if decision.is_some() { Kind::EntryOrphaned } else { Kind::InFlightLost });
         }
         // Of a user who is being deleted it may have got another name since it was read.
         Kind::RecordNotCounted => {
-            let same = decision.map(|decision| &decision.user) == suspicion.user.as_ref();
+            let same =
+                decision.and_then(|decision| Some(&decision.as_ref().ok()?.user)) == suspicion.user.as_ref();
             issued && same && !seen.counted && !seen.present
         }
-        Kind::DecidedInFlight => outcome.is_some() && in_flight.is_some(),
+        Kind::DecidedInFlight => decision.is_some() && in_flight.is_some(),
         // Until it is settled, its unit may be free: settling takes it.
         Kind::SerialFreeAndIssued => issued && seen.free && seen.counted && !seen.present,
-        Kind::SerialFreeAndInFlight => outcome.is_none() && seen.free && holds(in_flight),
-        Kind::SerialInFlightAndIssued => outcome.is_none() && holds(in_flight),
-        Kind::SerialInFlightTwice => outcome.is_none() && holds(in_flight) && holds(seen.second.as_ref()),
+        Kind::SerialFreeAndInFlight => decision.is_none() && seen.free && holds(in_flight),
+        Kind::SerialInFlightAndIssued => decision.is_none() && holds(in_flight),
+        Kind::SerialInFlightTwice => decision.is_none() && holds(in_flight) && holds(seen.second.as_ref()),
         _ => false,
     };
     found.then_some(suspicion.kind)

@@ -12,7 +12,7 @@ use super::serials::Serials;
 use crate::Failure;
 use crate::coupon::MAX_TOTAL;
 use crate::issuance::IssuanceId;
-use crate::issuance::ledger::Held;
+use crate::issuance::ledger::{Held, readable};
 use crate::user::UserId;
 
 impl Look<'_> {
@@ -30,6 +30,11 @@ impl Look<'_> {
             if page.is_empty() {
                 break;
             }
+            // A record that cannot be read holds its unit.
+            for unit in page.iter().filter_map(|held| held.as_ref().err()?.unit) {
+                issued.insert(unit);
+            }
+            let page: Vec<Held> = page.into_iter().filter_map(readable).collect();
             for held in &page {
                 if held.serial == 0 || held.serial > self.coupon.total {
                     beyond.push(held.clone());
@@ -103,7 +108,8 @@ impl Look<'_> {
         let twice: Vec<_> = twice.into_iter().collect();
         for serials in twice.chunks(PAGE) {
             let mut by_serial: HashMap<u32, Vec<Held>> = HashMap::new();
-            for held in self.auditor.ledger.holders_of(&self.coupon.id, serials).await? {
+            let holders = self.auditor.ledger.holders_of(&self.coupon.id, serials).await?;
+            for held in holders.into_iter().filter_map(readable) {
                 by_serial.entry(held.serial).or_default().push(held);
             }
             for (serial, held) in by_serial.into_iter().filter(|(_, held)| held.len() > 1) {
@@ -129,6 +135,7 @@ impl Look<'_> {
         }
         for user in over {
             let held = self.auditor.ledger.held_by(&self.coupon.id, &user).await?;
+            let held: Vec<Held> = held.into_iter().filter_map(readable).collect();
             let places: HashSet<_> = held.iter().map(|held| held.nth).collect();
             let limit = self.coupon.per_user;
             if held.len() > limit.into() || places.len() < held.len() || places.iter().any(|nth| *nth > limit)

@@ -6,9 +6,10 @@ use super::Stop;
 use super::finding::{Finding, Kind};
 use super::flights::{PAGE, Pages};
 use super::full::{Look, Settling};
-use super::look::{Confirmed, Suspicion};
+use super::look::{Confirmed, Suspicion, is_issued};
+use crate::issuance::IssuanceId;
+use crate::issuance::ledger::readable;
 use crate::issuance::settle::{self, settle};
-use crate::issuance::{IssuanceId, Outcome};
 use crate::queue::Entry;
 use crate::user::UserId;
 
@@ -24,7 +25,7 @@ impl Look<'_> {
         let confirmed = self.confirm(suspicions.collect()).await?;
         let orphans = confirmed.iter().filter(|confirmed| {
             let decision = confirmed.decision.as_ref();
-            decision.is_some_and(|decision| matches!(decision.outcome, Outcome::Issued { .. }))
+            decision.is_some_and(is_issued)
         });
         self.found.orphans = orphans.count() as u64;
         self.add(&confirmed);
@@ -77,7 +78,7 @@ impl Look<'_> {
         for confirmed in decided {
             let Some(mut settlement) = confirmed.settlement() else { continue };
             let held = self.auditor.ledger.held_by(&self.coupon.id, &settlement.decision.user).await?;
-            settlement.holds = held;
+            settlement.holds = held.into_iter().filter_map(readable).collect();
             settlements.push(settlement);
         }
         for batch in settlements.chunks(settle::BATCH_MAX) {

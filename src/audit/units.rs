@@ -47,7 +47,10 @@ impl Auditor {
                 .await?;
                 // After the in-flight hash: whatever left it as issued is in the ledger by now.
                 let holders = self.ledger.holders_of(coupon, chunk).await?;
-                seen.extend(holders.iter().map(|held| held.serial));
+                seen.extend(holders.iter().filter_map(|held| match held {
+                    Ok(held) => Some(held.serial),
+                    Err(unreadable) => unreadable.unit,
+                }));
                 left.extend(chunk.iter().filter(|serial| !seen.contains(serial)));
             }
             serials = left;

@@ -155,6 +155,11 @@ const ADVICE: &[(&str, &str, &str)] = &[
         "Retry-After만큼 기다린 뒤 같은 요청을 다시 보내세요. 보통 몇 초면 끝나며 이미 접수된 요청은 유지됩니다.",
     ),
     (
+        "outcome-unreadable",
+        "Do not repeat the request: it is decided. Tell the operators the id; they mend the record in MongoDB, or run the version that wrote it.",
+        "이미 확정된 요청이니 반복하지 마세요. 운영자에게 아이디를 알려 주세요. 운영자는 MongoDB의 기록을 고치거나 그 기록을 쓴 버전을 실행해야 합니다.",
+    ),
+    (
         "internal",
         "Tell the operators the requestId: it finds the cause in the logs. What was asked for may have happened.",
         "운영자에게 requestId를 알려 주세요. 로그에서 원인을 찾을 수 있습니다. 요청한 일은 처리되었을 수도 있습니다.",

@@ -148,6 +148,9 @@ codes! {
     WarmingUp "warming-up" SERVICE_UNAVAILABLE
         "Warming up" "The service is recovering its data. It is safe to repeat this request after a while."
         "준비 중" "서비스가 데이터를 복구하고 있습니다. 잠시 뒤 같은 요청을 다시 보내도 안전합니다."
+    OutcomeUnreadable "outcome-unreadable" INTERNAL_SERVER_ERROR
+        "Outcome unreadable" "This is decided, and this version of the service cannot read the record of it. Repeating the request does not help; an operator must look at the record."
+        "결과를 읽을 수 없음" "이미 확정되었지만 현재 버전의 서비스가 그 기록을 읽을 수 없습니다. 같은 요청을 다시 보내도 소용없으며 운영자가 기록을 확인해야 합니다."
     Internal "internal" INTERNAL_SERVER_ERROR
         "Internal error" "Something went wrong here; the operators can find it by the requestId."
         "내부 오류" "서버에 문제가 생겼습니다. requestId로 운영자에게 문의하세요."
@@ -290,6 +293,10 @@ impl From<Failure> for Problem {
         let code = match failure.root() {
             Failure::Uncertified => Code::WarmingUp,
             Failure::Overloaded { .. } => Code::Overloaded,
+            Failure::Unreadable(unreadable) => {
+                tracing::error!(error = %unreadable, "mend the record in MongoDB, or run the version that wrote it");
+                return Problem::new(Code::OutcomeUnreadable);
+            }
             _ => Code::Unavailable,
         };
         if code == Code::Unavailable {

@@ -70,7 +70,7 @@ impl Lookup {
             let ledger = records.clone();
             async move {
                 match ledger.decisions(&ids).await {
-                    Ok(found) => ids.iter().map(|id| Ok(found.get(id).cloned())).collect(),
+                    Ok(found) => ids.iter().map(|id| Ok(found.get(id).cloned().transpose()?)).collect(),
                     Err(failure) => all_failed(ids.len(), failure),
                 }
             }
@@ -91,6 +91,9 @@ impl Lookup {
     }
 
     /// Finds an issuance.
+    ///
+    /// # Errors
+    /// [`Failure::Unreadable`] if it is decided and this version cannot read how.
     pub async fn find(&self, id: IssuanceId) -> Result<Found, Failure> {
         if let Some(decision) = self.decided.get(&id) {
             metrics::OUTCOME_CACHE.hit();
@@ -112,7 +115,7 @@ impl Lookup {
             Some(decision) => Some(decision),
             None => {
                 let _certain = self.certain.acquire().await;
-                self.ledger.decision_for_certain(id).await?
+                self.ledger.decision_for_certain(id).await?.transpose()?
             }
         };
         Ok(found.map(|decision| self.learn(decision)))

@@ -11,14 +11,17 @@ pub async fn answer(ledger: &Ledger, coupon: &Coupon, request: &Request) -> Resu
     if request.id.is_keyed()
         && let Some(decision) = ledger.decisions(&[request.id]).await?.remove(&request.id)
     {
-        return Ok(match decision.outcome {
+        return Ok(match decision?.outcome {
             Outcome::Issued { .. } => Reserved::ReplayIssued(request.id),
             Outcome::Rejected { .. } => Reserved::ReplayRejected(request.id),
         });
     }
     let held = ledger.held_by(&coupon.id, &request.user).await?;
     if held.len() >= usize::from(coupon.per_user) {
-        let issued = held.into_iter().map(|held| held.id).collect();
+        let issued = held
+            .into_iter()
+            .filter_map(|held| held.map_or_else(|unreadable| unreadable.id, |held| Some(held.id)))
+            .collect();
         return Ok(Reserved::AtLimit { issued, in_flight: Vec::new() });
     }
     Ok(if coupon.archived { Reserved::Archived } else { Reserved::Ended })

@@ -106,10 +106,8 @@ impl Eraser {
                     tracing::info!(pseudonym = %deletion.pseudonym, "a deleted user's records are anonymous now");
                 }
                 // What is damaged must not keep the others waiting.
-                Ok(_) | Err(Failure::Damaged { .. }) => {
-                    overdue += u64::from(now.duration_since(deletion.due) > OVERDUE);
-                }
-                Err(failure) => return Err(failure),
+                Err(failure) if !failure.is_damage() => return Err(failure),
+                Ok(_) | Err(_) => overdue += u64::from(now.duration_since(deletion.due) > OVERDUE),
             }
         }
         if tells && overdue > 0 {

@@ -151,7 +151,11 @@ pub async fn discard(
         Some(serial) => ledger.holder_of(&in_flight.coupon, serial).await?,
         None => None,
     };
-    let lost = holder.is_some_and(|held| held.id != id);
+    let lost = match holder {
+        Some(Ok(held)) => held.id != id,
+        Some(Err(unreadable)) => unreadable.id != Some(id),
+        None => false,
+    };
     let rejected = Decision {
         id,
         coupon: in_flight.coupon,
@@ -164,7 +168,7 @@ pub async fn discard(
         Some(Inserted::Decided) => rejected,
         // Whoever decided it first has.
         Some(Inserted::Conflict) => match ledger.decisions(&[id]).await?.remove(&id) {
-            Some(winner) => winner,
+            Some(winner) => winner?,
             None => return Err(undecided("its decision is not visible yet".into())),
         },
         Some(Inserted::Refused(why)) => return Err(undecided(why)),

@@ -10,7 +10,7 @@ use super::survivors::Survivor;
 use super::units::Units;
 use crate::Failure;
 use crate::coupon::Coupon;
-use crate::issuance::ledger::Held;
+use crate::issuance::ledger::{Held, IssuedRecords, Unreadable, readable};
 use crate::issuance::{IssuanceId, Ledger};
 use crate::keys::EpochKeys;
 use crate::partition::Partition;
@@ -106,20 +106,40 @@ impl<'a> Picture<'a> {
         Ok(())
     }
 
+    /// Counts an issued record that cannot be read: its unit is taken. Whose it is, nobody can tell.
+    fn count_unreadable(&mut self, unreadable: &Unreadable) {
+        tracing::error!(coupon = %self.coupon.id, error = %unreadable, "counted, and in no user's dedupe");
+        if let Some(unit) = unreadable.unit {
+            self.issued += 1;
+            self.units.take(unit);
+        }
+        self.decided.extend(unreadable.id);
+    }
+
     /// Everyone's records but those of `deletions`.
     async fn pages(&mut self, ledger: &Ledger, deletions: &[Deletion]) -> Result<(), Failure> {
         let names = deletions.iter().flat_map(|one| [one.user.clone(), one.pseudonym.clone()]);
         let left_out: HashSet<UserId> = names.collect();
         // One user's units come in a row, so their ids are complete when the next user begins.
         let mut holder: Option<(UserId, Vec<IssuanceId>)> = None;
-        let mut next = read_ahead(ledger, self.coupon, None);
+        let mut next = read_ahead(ledger.issued_records(&self.coupon.id).await?);
         loop {
-            let page = next
+            let (records, page) = next
                 .await
-                .map_err(|join| Failure::MongoDb { operation: "read the ledger", source: join.into() })??;
-            let Some(last) = page.last() else { break };
-            next = read_ahead(ledger, self.coupon, Some(last.clone()));
+                .map_err(|join| Failure::MongoDb { operation: "read the ledger", source: join.into() })?;
+            let page = page?;
+            if page.is_empty() {
+                break;
+            }
+            next = read_ahead(records);
             for held in page {
+                let held = match held {
+                    Ok(held) => held,
+                    Err(unreadable) => {
+                        self.count_unreadable(&unreadable);
+                        continue;
+                    }
+                };
                 if !left_out.is_empty() && left_out.contains(&held.user) {
                     continue;
                 }
@@ -162,7 +182,9 @@ impl<'a> Picture<'a> {
         let after: Vec<_> = deletions.iter().map(|one| &one.pseudonym).collect();
         for names in [before, after] {
             let by_name: HashMap<_, _> = names.iter().map(|name| ((*name).clone(), *name)).collect();
-            for held in ledger.held_by_any(&self.coupon.id, &names).await? {
+            // What cannot be read was counted with the pages, whosever it is.
+            let held = ledger.held_by_any(&self.coupon.id, &names).await?;
+            for held in held.into_iter().filter_map(readable) {
                 if !seen.insert(held.id) {
                     continue;
                 }
@@ -209,10 +231,12 @@ impl<'a> Picture<'a> {
     }
 }
 
-type Page = tokio::task::JoinHandle<Result<Vec<Held>, Failure>>;
+type ReadAhead = tokio::task::JoinHandle<(IssuedRecords, Result<Vec<Result<Held, Unreadable>>, Failure>)>;
 
 /// Reads the next page while the one before is written.
-fn read_ahead(ledger: &Ledger, coupon: &Coupon, after: Option<Held>) -> Page {
-    let (ledger, coupon) = (ledger.clone(), coupon.id.clone());
-    tokio::spawn(async move { ledger.issued_page(&coupon, after.as_ref()).await })
+fn read_ahead(mut records: IssuedRecords) -> ReadAhead {
+    tokio::spawn(async move {
+        let page = records.next().await;
+        (records, page)
+    })
 }

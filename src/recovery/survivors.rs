@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use redis::AsyncCommands;
 
 use crate::Failure;
+use crate::issuance::ledger::Unreadable;
 use crate::issuance::{Decision, InFlight, IssuanceId, Ledger};
 use crate::keys::{self, EpochKeys};
 use crate::partition::Partition;
@@ -99,11 +100,11 @@ impl Found {
     }
 }
 
-/// What the ledger has decided about some survivors.
+/// What the ledger has decided about some survivors, be it readable or not.
 pub(super) async fn decisions(
     ledger: &Ledger,
     survivors: &[IssuanceId],
-) -> Result<HashMap<IssuanceId, Decision>, Failure> {
+) -> Result<HashMap<IssuanceId, Result<Decision, Unreadable>>, Failure> {
     let mut decided = HashMap::new();
     for ids in survivors.chunks(CHUNK) {
         decided.extend(ledger.decisions(ids).await?);

@@ -11,6 +11,7 @@ use super::retire::loaded;
 use super::survivors::{self, Survivor};
 use crate::Failure;
 use crate::coupon::{Coupon, CouponId, CouponStore};
+use crate::issuance::ledger::Unreadable;
 use crate::issuance::{Decision, IssuanceId, Ledger, Outcome};
 use crate::keys::EpochKeys;
 use crate::partition::Partition;
@@ -95,10 +96,11 @@ pub(super) async fn verify(
         }
         let mut issued_in_flight: HashMap<&CouponId, u64> = HashMap::new();
         for survivor in &found.survivors {
-            if matches!(
-                before.get(&survivor.id).map(|decision| decision.outcome),
-                Some(Outcome::Issued { .. })
-            ) {
+            let issued = before.get(&survivor.id).is_some_and(|decision| match decision {
+                Ok(decision) => matches!(decision.outcome, Outcome::Issued { .. }),
+                Err(unreadable) => unreadable.unit.is_some(),
+            });
+            if issued {
                 *issued_in_flight.entry(&survivor.in_flight.coupon).or_default() += 1;
             }
         }
@@ -152,8 +154,8 @@ fn differs(held: &Held, record: &Coupon, in_flight: u64) -> Option<String> {
 async fn decided(
     ledger: &Ledger,
     survivors: &[Survivor],
-    known: &HashMap<IssuanceId, Decision>,
-) -> Result<HashMap<IssuanceId, Decision>, Failure> {
+    known: &HashMap<IssuanceId, Result<Decision, Unreadable>>,
+) -> Result<HashMap<IssuanceId, Result<Decision, Unreadable>>, Failure> {
     let unknown: Vec<_> =
         survivors.iter().map(|survivor| survivor.id).filter(|id| !known.contains_key(id)).collect();
     let mut decided = survivors::decisions(ledger, &unknown).await?;

@@ -1,6 +1,6 @@
 //! The sub-document `redemption` of an issued record, and its way from there. Missing means: never used.
 
-use mongodb::bson::{self, DateTime, Document};
+use mongodb::bson::{self, DateTime, RawDocument};
 use serde::Deserialize;
 
 use super::{Event, Redemption, State, What};
@@ -33,8 +33,9 @@ struct EventRecord {
 }
 
 /// What the sub-document says, or what is wrong with it.
-pub(super) fn redemption(document: Document) -> Result<Redemption, String> {
-    let record: Record = bson::deserialize_from_document(document).map_err(|error| error.to_string())?;
+pub(super) fn redemption(document: &RawDocument) -> Result<Redemption, String> {
+    let record: Record =
+        bson::deserialize_from_slice(document.as_bytes()).map_err(|error| error.to_string())?;
     let state = match (record.status.as_str(), record.used_at) {
         (ACTIVE, None) => State::Active,
         (USED, Some(at)) => State::Used {

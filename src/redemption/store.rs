@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use jiff::Timestamp;
-use mongodb::bson::{self, DateTime, Document, doc};
+use mongodb::bson::{self, DateTime, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 use mongodb::options::{FindOptions, ReadConcern, ReturnDocument};
 use mongodb::{Collection, Database};
 use tokio::sync::Semaphore;
@@ -19,7 +19,7 @@ use super::record::{ACTIVE, FIELD, REVOKED, USED, redemption};
 use super::{Change, Redemption, Refusal, Verdict};
 use crate::Failure;
 use crate::coupon::CouponId;
-use crate::issuance::ledger::{self, COLLECTION};
+use crate::issuance::ledger::{self, COLLECTION, Unreadable};
 use crate::issuance::{Decision, IssuanceId};
 use crate::mongo::{self, from_bson_time, to_bson_time};
 use crate::user::UserId;
@@ -64,7 +64,7 @@ pub enum Changed {
 /// See the module's documentation. Cheap to clone.
 #[derive(Clone)]
 pub struct RedemptionStore {
-    records: Collection<Document>,
+    records: Collection<RawDocumentBuf>,
     turns: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
 }
@@ -92,14 +92,18 @@ impl RedemptionStore {
         user: &UserId,
         after: Option<(Timestamp, IssuanceId)>,
         limit: usize,
-    ) -> Result<Vec<Holding>, Failure> {
+    ) -> Result<Vec<Result<Holding, Unreadable>>, Failure> {
         let filter = ledger::queries::issued_to(user, after);
         self.page("list what the user holds", filter, ledger::queries::newest_first(), limit).await
     }
 
     /// At most [`UNITS_PAGE`] units of a coupon that are held, with a serial above `after`, by serial. A
     /// page with fewer is the last.
-    pub async fn units_after(&self, coupon: &CouponId, after: u32) -> Result<Vec<Holding>, Failure> {
+    pub async fn units_after(
+        &self,
+        coupon: &CouponId,
+        after: u32,
+    ) -> Result<Vec<Result<Holding, Unreadable>>, Failure> {
         let filter = ledger::queries::units_after(coupon, after);
         self.page("export a coupon's units", filter, ledger::queries::by_serial(), UNITS_PAGE).await
     }
@@ -110,7 +114,7 @@ impl RedemptionStore {
         filter: Document,
         sort: Document,
         limit: usize,
-    ) -> Result<Vec<Holding>, Failure> {
+    ) -> Result<Vec<Result<Holding, Unreadable>>, Failure> {
         let options = FindOptions::builder()
             .sort(sort)
             .limit(i64::try_from(limit).unwrap_or(i64::MAX))
@@ -120,7 +124,7 @@ impl RedemptionStore {
         let found = mongo::run(operation, async move {
             records.find(filter).with_options(options).await?.try_collect::<Vec<_>>().await
         });
-        found.await?.into_iter().map(holding).collect()
+        Ok(found.await?.iter().map(|document| holding(document)).collect())
     }
 
     /// Makes a change of `held`, which is valid until `end`, in the name of `by`. An `Err` leaves open
@@ -171,7 +175,7 @@ impl RedemptionStore {
                 .return_document(ReturnDocument::After)
                 .await
         });
-        changed.await?.map(holding).transpose()
+        Ok(changed.await?.map(|document| holding(&document)).transpose()?)
     }
 
     async fn read(&self, user: &UserId, id: IssuanceId) -> Result<Option<Holding>, Failure> {
@@ -189,8 +193,9 @@ impl RedemptionStore {
                 }
             }
         });
-        let found = found.await?.map(holding).transpose()?;
-        Ok(found.filter(|holding| holding.decision.user == *user))
+        let found =
+            found.await?.filter(|document| document.get_str("userId").is_ok_and(|id| id == user.as_str()));
+        Ok(found.map(|document| holding(&document)).transpose()?)
     }
 
     async fn turn(&self, operation: &'static str) -> Result<impl Drop + '_, Failure> {
@@ -210,17 +215,15 @@ fn fields() -> Document {
     fields
 }
 
-fn holding(mut document: Document) -> Result<Holding, Failure> {
-    let id = document.get("_id").map(ToString::to_string).unwrap_or_default();
-    let wrong = |why: String| Failure::Damaged { what: "a redemption", why: format!("{id}: {why}") };
-    let now =
-        document.get_datetime("now").map(|now| from_bson_time(*now)).map_err(|e| wrong(e.to_string()))?;
-    let redemption = match document.remove(FIELD) {
+fn holding(document: &RawDocument) -> Result<Holding, Unreadable> {
+    let wrong = |why: String| Unreadable::of(document, true, why);
+    let now = document.get_datetime("now").map_err(|error| wrong(error.to_string()))?;
+    let redemption = match document.get(FIELD).map_err(|error| wrong(error.to_string()))? {
         None => Redemption::default(),
-        Some(bson::Bson::Document(inner)) => redemption(inner).map_err(wrong)?,
-        Some(other) => return Err(wrong(format!("it is {other}"))),
+        Some(RawBsonRef::Document(inner)) => redemption(inner).map_err(wrong)?,
+        Some(other) => return Err(wrong(format!("its redemption is {other:?}"))),
     };
-    Ok(Holding { decision: ledger::decision_of(document)?, redemption, now })
+    Ok(Holding { decision: ledger::decision_of(document)?, redemption, now: from_bson_time(now) })
 }
 
 /// What a change writes. What callers name is only ever a literal in it.

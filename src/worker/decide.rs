@@ -11,10 +11,10 @@ use std::sync::Arc;
 use super::limits::Limits;
 use crate::Failure;
 use crate::coupon::CouponStore;
-use crate::issuance::ledger::Inserted;
+use crate::issuance::ledger::{Held, Inserted, Unreadable, readable};
 use crate::issuance::reassign::{Reassigned, reassign};
 use crate::issuance::settle::{self, Settled, Settlement, settle};
-use crate::issuance::{Decision, Ledger, Outcome, Reason};
+use crate::issuance::{Decision, IssuanceId, Ledger, Outcome, Reason};
 use crate::keys::EpochKeys;
 use crate::partition::Partition;
 use crate::queue::Entry;
@@ -44,6 +44,8 @@ enum Step<'a> {
     Insert(Candidate<'a>),
     /// It is not in flight any more, or another epoch's: somebody else has it.
     Gone,
+    /// It has no outcome yet.
+    Left(Left),
 }
 
 /// Why an entry of a batch has no outcome yet, while others of it have.
@@ -51,6 +53,8 @@ enum Step<'a> {
 pub enum Left {
     /// MongoDB will not take this document, whatever happens: its own fault, and it uses up attempts.
     Refused(String),
+    /// It is decided, and this version cannot read how: nobody can settle it before the record is mended.
+    Unreadable(Unreadable),
     /// Nobody can tell yet: try again.
     Unclear(Failure),
 }
@@ -84,6 +88,7 @@ impl<'a> Sorted<'a> {
             Ok(Step::Decided(settlement)) => self.decided.settlements.push(settlement),
             Ok(Step::Insert(candidate)) => self.candidates.push(candidate),
             Ok(Step::Gone) => {}
+            Ok(Step::Left(why)) => self.leave(entry, why),
             Err(failure) => self.leave(entry, Left::Unclear(failure)),
         }
     }
@@ -159,10 +164,19 @@ impl Decider {
     }
 
     /// Takes over what was decided before.
-    async fn adopt<'a>(&self, entry: &Entry, winner: Decision) -> Result<Step<'a>, Failure> {
+    async fn adopt<'a>(
+        &self,
+        entry: &Entry,
+        winner: Result<Decision, Unreadable>,
+    ) -> Result<Step<'a>, Failure> {
+        let winner = match winner {
+            Ok(winner) => winner,
+            Err(unreadable) => return Ok(Step::Left(Left::Unreadable(unreadable))),
+        };
         let holds = match winner.outcome {
             Outcome::Rejected { reason: Reason::AlreadyIssued, .. } => {
-                self.ledger.held_by(&entry.coupon, &entry.user).await?
+                let held = self.ledger.held_by(&entry.coupon, &entry.user).await?;
+                held.into_iter().filter_map(readable).collect()
             }
             _ => Vec::new(),
         };
@@ -204,18 +218,22 @@ impl Decider {
     /// serial.
     async fn arbitrate<'a>(&self, keys: &EpochKeys, candidate: Candidate<'a>) -> Result<Step<'a>, Failure> {
         let Candidate { entry, serial, nth } = candidate;
-        let holder = self.ledger.holder_of(&entry.coupon, serial).await?.filter(|held| held.id != entry.id);
+        let holder = self.ledger.holder_of(&entry.coupon, serial).await?;
+        let is_lost = holder.is_some_and(|held| id_of(&held) != Some(entry.id));
         let held = self.ledger.held_by(&entry.coupon, &entry.user).await?;
-        if held.iter().any(|held| held.id == entry.id) {
+        if held.iter().any(|held| id_of(held) == Some(entry.id)) {
             // Decided since we looked by id: read it there, next round.
             return Ok(Step::Insert(candidate));
         }
         let limit = self.limits.of(&entry.coupon).await?.per_user;
-        let Some(free) = (1..=limit).find(|nth| held.iter().all(|held| held.nth != *nth)) else {
-            return self.reject(entry, Reason::AlreadyIssued, Some(serial), holder.is_some()).await;
+        // A unit whose record cannot be read is held all the same.
+        let is_free = |nth: u8| held.iter().flatten().all(|held| held.nth != nth);
+        let free = (1..=limit).find(|nth| is_free(*nth)).filter(|_| held.len() < limit.into());
+        let Some(free) = free else {
+            return self.reject(entry, Reason::AlreadyIssued, Some(serial), is_lost).await;
         };
-        let nth = if held.iter().any(|held| held.nth == nth) { free } else { nth };
-        if holder.is_some() {
+        let nth = if is_free(nth) { nth } else { free };
+        if is_lost {
             return self.with_fresh_unit(keys, entry, Some(serial), nth).await;
         }
         // With nothing of this visible to a majority yet, it is unknown: insert again and see.
@@ -238,7 +256,7 @@ impl Decider {
                     reason = reason.as_str(), serial, lost,
                     "an accepted request was rejected"
                 );
-                self.adopt(entry, decision).await
+                self.adopt(entry, Ok(decision)).await
             }
             Some(Inserted::Conflict) => match self.ledger.decisions(&[entry.id]).await?.remove(&entry.id) {
                 Some(winner) => self.adopt(entry, winner).await,
@@ -247,6 +265,13 @@ impl Decider {
             Some(Inserted::Refused(why)) => Err(unclear(entry, &why)),
             None => Err(unclear(entry, "the insert answered nothing")),
         }
+    }
+}
+
+fn id_of(held: &Result<Held, Unreadable>) -> Option<IssuanceId> {
+    match held {
+        Ok(held) => Some(held.id),
+        Err(unreadable) => unreadable.id,
     }
 }
 

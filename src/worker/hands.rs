@@ -12,6 +12,7 @@ use super::decide::{Decider, Left, Processed};
 use super::{RETRY_FIRST, RETRY_LONGEST};
 use crate::Failure;
 use crate::backoff::Backoff;
+use crate::issuance::ledger::Unreadable;
 use crate::keys::EpochKeys;
 use crate::partition::Partition;
 use crate::queue::{Entry, dead};
@@ -104,6 +105,9 @@ impl Hands {
                     for (entry, why) in left {
                         match why {
                             Left::Refused(why) => self.alone(&batch.keys, entry, why, shutdown).await,
+                            Left::Unreadable(unreadable) => {
+                                self.set_aside(&batch.keys, &entry, 1, &unreadable_why(&unreadable)).await;
+                            }
                             Left::Unclear(failure) => {
                                 warn(1, &failure);
                                 unclear.push(entry);
@@ -146,6 +150,11 @@ impl Hands {
                         attempts += 1;
                         why = again;
                     }
+                    Some((_, Left::Unreadable(unreadable))) => {
+                        return self
+                            .set_aside(keys, &entry, attempts + 1, &unreadable_why(&unreadable))
+                            .await;
+                    }
                     Some((_, Left::Unclear(failure))) => {
                         warn(1, &failure);
                         unclear += 1;
@@ -157,7 +166,11 @@ impl Hands {
                 Err(failure) => warn(1, &failure),
             }
         }
-        match dead::set_aside(&self.partition, keys, &entry.entry, entry.id, attempts, &why).await {
+        self.set_aside(keys, &entry, attempts, &why).await;
+    }
+
+    async fn set_aside(&self, keys: &EpochKeys, entry: &Entry, attempts: u32, why: &str) {
+        match dead::set_aside(&self.partition, keys, &entry.entry, entry.id, attempts, why).await {
             Ok(true) => tracing::error!(
                 issuance = %entry.id, coupon = %entry.coupon, partition = %entry.id.partition(), attempts, why,
                 "set aside as a dead letter: redrive or discard it"
@@ -167,6 +180,14 @@ impl Hands {
             Err(failure) => warn(1, &failure),
         }
     }
+}
+
+/// What an operator reads of a decision that cannot be read.
+fn unreadable_why(unreadable: &Unreadable) -> String {
+    format!(
+        "it is decided, but {unreadable}. Mend the record (collection user_coupons), or run the version that wrote \
+         it; then redrive"
+    )
 }
 
 fn warn(entries: usize, failure: &Failure) {

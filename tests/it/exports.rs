@@ -7,10 +7,10 @@ use coupon_system::issuance::ledger::Inserted;
 use coupon_system::issuance::{Decision, IssuanceId, Outcome, Reason};
 use coupon_system::keys::PartitionId;
 use futures::future::join_all;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::doc;
 use serde_json::Value;
 
-use crate::helpers::{CTL, System, at, eventually};
+use crate::helpers::{CTL, System, at, eventually, fail, obedient_mongodb};
 
 /// Units in one insert.
 const BATCH: u32 = 2_000;
@@ -115,13 +115,16 @@ async fn a_csv_export_is_rfc_4180_and_its_parts_can_be_put_together() {
 
 #[tokio::test]
 async fn an_export_that_is_cut_can_be_told_from_a_whole_one_and_gone_on_with() {
-    let system = System::start().await;
+    let (mongodb, _folder) = obedient_mongodb().await;
+    let system = System::start_on(mongodb.url(), &[]).await;
     let coupon = system.coupon("c", 10_000, 1).await;
     issued(&system, &coupon, 1..=3_500).await;
-    let ledger = system.backends.database.collection::<Document>("user_coupons");
-    ledger.update_one(doc! {"serial": 2_500_i64}, doc! {"$unset": {"nth": ""}}).await.expect("changed");
 
     for format in ["ndjson", "csv"] {
+        // The third page cannot be read.
+        let ledger = format!("{}.user_coupons", system.database);
+        let how = doc! {"failCommands": ["find"], "namespace": ledger, "errorCode": 8_000};
+        fail(&system, doc! {"skip": 2}, how).await;
         let path = format!("/coupons/c/user-coupons?format={format}");
         let mut response = system.client.request("GET", &path).send().await.expect("an answer");
         let mut text = Vec::new();
@@ -136,6 +139,7 @@ async fn an_export_that_is_cut_can_be_told_from_a_whole_one_and_gone_on_with() {
         let text = String::from_utf8(text).expect("UTF-8");
         assert!(text.lines().count() >= 1_000 && !text.contains("\"end\""), "{format}");
     }
+    fail(&system, "off", doc! {}).await;
     let (_, rest) = exported(&system, "?after=2500", "*/*").await;
     assert_eq!(lines(&rest).last().expect("an end")["count"], 1_000);
 }

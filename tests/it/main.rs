@@ -20,6 +20,7 @@ mod limits;
 mod losses;
 mod metrics;
 mod model;
+mod one_alone;
 mod openapi;
 mod outcomes;
 mod overload;

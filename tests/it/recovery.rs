@@ -117,6 +117,7 @@ async fn after_a_rebuild_an_old_workers_late_insert_cannot_oversell() {
         .await
         .expect("a read")
         .into_values()
+        .map(|decision| decision.expect("it is readable"))
         .filter(|decision| matches!(decision.outcome, coupon_system::issuance::Outcome::Rejected { .. }))
         .collect();
     assert_eq!(rejected.len(), 1, "one of the two was rejected: the ledger had its unit");

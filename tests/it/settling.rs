@@ -52,7 +52,8 @@ async fn a_rejected_unit_is_given_back_once_though_two_workers_race_and_goes_to_
         let entries = system.take_entries().await;
         assert_eq!(entries[0].serial, Some(1), "it is the unit that was given back");
         system.decider().process(&system.keys(), &entries).await.expect("it is decided");
-        let held = system.backends.ledger.holder_of(&coupon, 1).await.expect("a read").expect("somebody");
+        let held = system.backends.ledger.holder_of(&coupon, 1).await.expect("a read");
+        let held = held.expect("somebody").expect("it is readable");
         assert_eq!((held.id, held.user.as_str()), (next, "u1"));
     }
 }
@@ -147,7 +148,8 @@ async fn a_users_nth_that_is_taken_is_replaced_by_the_next_within_the_limit() {
     taken_by_another(&system, &entries[0], "u0", 4).await;
     system.decider().process(&system.keys(), &entries).await.expect("it is decided");
     let user = "u0".parse().expect("an id");
-    let mut held = system.backends.ledger.held_by(&coupon, &user).await.expect("a read");
+    let held = system.backends.ledger.held_by(&coupon, &user).await.expect("a read");
+    let mut held: Vec<_> = held.into_iter().map(|held| held.expect("it is readable")).collect();
     held.sort_by_key(|held| held.nth);
     assert_eq!(held.iter().map(|held| (held.nth, held.serial)).collect::<Vec<_>>(), [(1, 4), (2, 1)]);
 }

@@ -63,14 +63,18 @@ pub struct ExportEnd {
     /// The lines before this one.
     #[schema(example = 3770)]
     count: u64,
+    /// Units that are left out because this version cannot read their record; missing if there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = 1)]
+    unreadable: Option<u64>,
     /// The last serial, for `after`.
     #[schema(example = 5000)]
     after: u32,
 }
 
 impl ExportEnd {
-    pub fn new(count: u64, after: u32) -> Self {
-        ExportEnd { end: true, count, after }
+    pub fn new(count: u64, unreadable: u64, after: u32) -> Self {
+        ExportEnd { end: true, count, unreadable: Some(unreadable).filter(|units| *units > 0), after }
     }
 }
 

@@ -73,7 +73,7 @@ impl OutcomeLine {
     fn new(followed: Followed) -> Self {
         let after = followed.after.to_string();
         match followed.what {
-            What::Damaged { id } => OutcomeLine::Unreadable { after, id },
+            What::Unreadable(unreadable) => OutcomeLine::Unreadable { after, id: unreadable.record },
             What::Decided(decision) => match decision.outcome {
                 Outcome::Issued { serial, nth } => {
                     OutcomeLine::Issued { decided: Decided::new(after, &decision), serial, nth }

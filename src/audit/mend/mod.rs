@@ -191,6 +191,8 @@ impl<'a> Repair<'a> {
         let Some(decision) = self.auditor.ledger.decisions(&[id]).await?.remove(&id) else {
             return Ok(Mended::NotNow);
         };
+        // What it says cannot be told: nothing is done for it.
+        let Ok(decision) = decision else { return Ok(Mended::Never) };
         if let Outcome::Issued { serial, .. } = decision.outcome {
             adopt(&self.auditor.partition, &self.keys, self.coupon, id, &decision.user, serial).await?;
         }

@@ -40,9 +40,20 @@ pub(super) async fn keep_looking(feed: Feed) {
 
 async fn look(feed: &Feed) -> Result<(), Failure> {
     for ids in feed.waiters.ids().chunks(LOOK_BATCH) {
-        let found = join_all(ids.iter().map(|id| feed.lookup.find(*id))).await;
-        for (id, found) in ids.iter().zip(found) {
-            feed.waiters.tell(*id, found?);
+        let looked = join_all(ids.iter().map(|id| feed.lookup.find(*id))).await;
+        // What is wrong with one of them alone is told to those who wait for it, at their deadline.
+        let (mut told, mut failed) = (false, None);
+        for (id, found) in ids.iter().zip(looked) {
+            match found {
+                Ok(found) => {
+                    feed.waiters.tell(*id, found);
+                    told = true;
+                }
+                Err(failure) => failed = Some(failure),
+            }
+        }
+        if let Some(failure) = failed.filter(|_| !told) {
+            return Err(failure);
         }
     }
     Ok(())

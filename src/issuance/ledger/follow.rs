@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use mongodb::Collection;
-use mongodb::bson::{Document, deserialize_from_bson, doc, serialize_to_bson};
+use mongodb::bson::{RawDocumentBuf, deserialize_from_bson, doc, serialize_to_bson};
 use mongodb::change_stream::ChangeStream;
 use mongodb::change_stream::event::{ChangeStreamEvent, OperationType, ResumeToken};
 use mongodb::error::ErrorKind;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::record::{Record, decision};
+use super::record::{Unreadable, decision_of};
 use super::{IssuanceId, Ledger};
 use crate::issuance::Decision;
 use crate::keys::PartitionId;
@@ -44,11 +44,8 @@ pub struct Followed {
 #[derive(Debug)]
 pub enum What {
     Decided(Decision),
-    /// No program of this version can have written it. Whoever follows must not be stopped by it, nor
-    /// believe that there was nothing.
-    Damaged {
-        id: String,
-    },
+    /// Whoever follows must not be stopped by it, nor believe that there was nothing.
+    Unreadable(Unreadable),
 }
 
 /// What following starts with.
@@ -70,7 +67,7 @@ pub enum Read {
 
 /// Somebody who follows. MongoDB's cursor is closed when it is dropped.
 pub struct Follower {
-    stream: ChangeStream<ChangeStreamEvent<Document>>,
+    stream: ChangeStream<ChangeStreamEvent<RawDocumentBuf>>,
     /// Given back only when the cursor is, however early the client leaves.
     _seat: OwnedSemaphorePermit,
 }
@@ -79,7 +76,7 @@ impl Ledger {
     /// Follows the decisions after a place, or those from now on. `seat` is held as long as MongoDB is
     /// kept busy.
     pub async fn follow(&self, after: Option<&Place>, seat: OwnedSemaphorePermit) -> Result<Start, Failure> {
-        let records = self.records.clone_with_type::<Document>();
+        let records = self.records.clone_with_type::<RawDocumentBuf>();
         let token = after.map(Place::token).transpose()?;
         let started = mongo::run("follow the ledger", async move {
             match open(&records, token.clone()).await {
@@ -117,9 +114,9 @@ impl Ledger {
 }
 
 async fn open(
-    records: &Collection<Document>,
+    records: &Collection<RawDocumentBuf>,
     after: Option<ResumeToken>,
-) -> mongodb::error::Result<ChangeStream<ChangeStreamEvent<Document>>> {
+) -> mongodb::error::Result<ChangeStream<ChangeStreamEvent<RawDocumentBuf>>> {
     let inserts = doc! {"$match": {"operationType": "insert"}};
     records.watch().pipeline([inserts]).max_await_time(AWAIT_MAX).resume_after(after).await
 }
@@ -157,24 +154,16 @@ impl Follower {
 }
 
 /// A decision out of an event; `None` where the ledger itself went away.
-fn followed(event: ChangeStreamEvent<Document>) -> Option<Followed> {
+fn followed(event: ChangeStreamEvent<RawDocumentBuf>) -> Option<Followed> {
     let after = Place::of(&event.id)?;
     let (OperationType::Insert, Some(document)) = (event.operation_type, event.full_document) else {
         return None;
     };
-    let id = document.get("_id").map_or_else(String::new, |id| match id {
-        mongodb::bson::Bson::Binary(binary) => {
-            binary.to_uuid().map_or_else(|_| "no UUID".into(), |id| id.to_string())
-        }
-        other => other.to_string(),
-    });
-    let record = deserialize_from_bson::<Record>(document.into());
-    let parsed = record.map_err(|why| super::record::damaged(&id, why)).and_then(decision);
-    let what = match parsed {
+    let what = match decision_of(&document) {
         Ok(decision) => What::Decided(decision),
-        Err(failure) => {
-            tracing::error!(error = failure.chain(), "told those who follow of a damaged record");
-            What::Damaged { id }
+        Err(unreadable) => {
+            tracing::error!(error = %unreadable, "told those who follow of a record that cannot be read");
+            What::Unreadable(unreadable)
         }
     };
     Some(Followed { after, what })

@@ -4,7 +4,7 @@
 
 use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
-use mongodb::options::{Hint, IndexOptions};
+use mongodb::options::IndexOptions;
 use mongodb::{Database, IndexModel};
 
 use super::COLLECTION;
@@ -134,11 +134,6 @@ impl Wanted {
         }
         format!("db.{}.createIndex({}, {})", self.collection, self.keys, options)
     }
-}
-
-/// The order in which all of one user's units of a coupon are next to each other.
-pub(super) fn by_user_hint() -> Hint {
-    Hint::Keys(super::queries::by_user())
 }
 
 /// Makes the indexes of collections without documents, and returns what is wrong with those of the

@@ -3,6 +3,10 @@
 //!
 //! That no unit is issued twice and that nobody holds more than the limit are not checks of ours but
 //! unique indexes ([`indexes`]).
+//!
+//! Where several documents are read at once, one that this version cannot read is a value among the others
+//! ([`Unreadable`]), and no error. Its issuance is decided, its unit taken and its user's limit used: only
+//! what exactly it says, nobody can tell.
 
 mod audit;
 pub mod follow;
@@ -16,18 +20,19 @@ use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
 use jiff::Timestamp;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::error::ErrorKind;
 use mongodb::options::{FindOptions, ReadConcern};
 use mongodb::{Collection, Database};
 
 use super::{Decision, IssuanceId};
 use crate::Failure;
-use crate::coupon::CouponId;
+use crate::coupon::{CouponId, MAX_TOTAL};
 use crate::user::{UserId, UserStore};
 use crate::{metrics, mongo};
 pub use audit::IssuedRecords;
-use record::{HeldRecord, REJECTED, Record, decision};
+pub use record::Unreadable;
+use record::{HeldRecord, IdRecord, REJECTED, Record, Shape, read};
 pub(crate) use record::{ISSUED, decision_of, fields, uuid};
 
 /// The name of the ledger's collection.
@@ -101,17 +106,28 @@ impl Ledger {
         inserted
     }
 
-    /// What was decided about `ids`, as far as a majority knows it.
-    pub async fn decisions(&self, ids: &[IssuanceId]) -> Result<HashMap<IssuanceId, Decision>, Failure> {
+    /// What was decided about `ids`, as far as a majority knows it. An id that is missing is not decided.
+    pub async fn decisions(
+        &self,
+        ids: &[IssuanceId],
+    ) -> Result<HashMap<IssuanceId, Result<Decision, Unreadable>>, Failure> {
         let ids: Vec<_> = ids.iter().copied().map(uuid).collect();
-        let found = self.find("read the ledger", doc! {"_id": {"$in": ids}}, FindOptions::default()).await?;
-        Ok(found.into_iter().map(|decision| (decision.id, decision)).collect())
+        let filter = doc! {"_id": {"$in": ids}};
+        let found = self.find::<Record>("read the ledger", filter, FindOptions::default()).await?;
+        let id = |one: &Result<Decision, Unreadable>| match one {
+            Ok(decision) => Some(decision.id),
+            Err(unreadable) => unreadable.id,
+        };
+        Ok(found.into_iter().filter_map(|one| Some((id(&one)?, one))).collect())
     }
 
     /// What was decided about one issuance, or that nothing was: a linearizable read, so that a miss
     /// is certain.
-    pub async fn decision_for_certain(&self, id: IssuanceId) -> Result<Option<Decision>, Failure> {
-        let records = self.records.clone();
+    pub async fn decision_for_certain(
+        &self,
+        id: IssuanceId,
+    ) -> Result<Option<Result<Decision, Unreadable>>, Failure> {
+        let records = self.records.clone_with_type::<RawDocumentBuf>();
         let found = mongo::run("read the ledger for certain", async move {
             records
                 .find_one(doc! {"_id": uuid(id)})
@@ -119,36 +135,50 @@ impl Ledger {
                 .max_time(LINEARIZABLE_MAX)
                 .await
         });
-        found.await?.map(decision).transpose()
+        Ok(found.await?.map(|document| read::<Record>(&document)))
     }
 
     /// The units of a coupon that a user holds.
-    pub async fn held_by(&self, coupon: &CouponId, user: &UserId) -> Result<Vec<Held>, Failure> {
-        self.held("read what the user holds", queries::held_by(coupon, user)).await
+    pub async fn held_by(
+        &self,
+        coupon: &CouponId,
+        user: &UserId,
+    ) -> Result<Vec<Result<Held, Unreadable>>, Failure> {
+        let options = FindOptions::builder().projection(HeldRecord::projection()).build();
+        self.find::<HeldRecord>("read what the user holds", queries::held_by(coupon, user), options).await
     }
 
     /// The issuance that holds a unit.
-    pub async fn holder_of(&self, coupon: &CouponId, serial: u32) -> Result<Option<Held>, Failure> {
-        Ok(self.held("read who holds the unit", queries::holder_of(coupon, serial)).await?.pop())
-    }
-
-    async fn held(&self, operation: &'static str, filter: Document) -> Result<Vec<Held>, Failure> {
-        self.find(operation, filter, FindOptions::default()).await?.iter().map(held).collect()
+    pub async fn holder_of(
+        &self,
+        coupon: &CouponId,
+        serial: u32,
+    ) -> Result<Option<Result<Held, Unreadable>>, Failure> {
+        let options = FindOptions::builder().projection(HeldRecord::projection()).build();
+        let filter = queries::holder_of(coupon, serial);
+        Ok(self.find::<HeldRecord>("read who holds the unit", filter, options).await?.pop())
     }
 
     /// How many units of a coupon are issued. Counted a part at a time, so that each ends well within the
-    /// bound of an operation; what is inserted meanwhile may be counted or not.
+    /// bound of an operation; what is inserted meanwhile may be counted or not. A record that names no unit
+    /// holds none.
     pub async fn issued_count(&self, coupon: &CouponId) -> Result<u64, Failure> {
         const OPERATION: &str = "count the issued units";
-        let (records, filter) = (self.records.clone_with_type::<HeldRecord>(), queries::issued(coupon));
+        let (records, filter) =
+            (self.records.clone_with_type::<RawDocumentBuf>(), queries::units_after(coupon, 0));
         let last = mongo::run(OPERATION, async move {
             records.find_one(filter).projection(HeldRecord::projection()).sort(queries::highest_first()).await
         });
-        let Some(last) = last.await?.map(HeldRecord::parse).transpose()? else { return Ok(0) };
+        let last = match last.await?.map(|document| read::<HeldRecord>(&document)) {
+            Some(Ok(held)) => held.serial,
+            // Higher than any coupon's total: a few empty parts are counted.
+            Some(Err(unreadable)) => unreadable.unit.unwrap_or(MAX_TOTAL),
+            None => return Ok(0),
+        };
         let mut count = 0;
         let mut above = 0;
-        while above < last.serial {
-            let upto = above.saturating_add(COUNTED_AT_ONCE).min(last.serial);
+        while above < last {
+            let upto = above.saturating_add(COUNTED_AT_ONCE).min(last);
             let (records, filter) = (self.records.clone(), queries::issued_between(coupon, above, upto));
             count += mongo::run(OPERATION, async move { records.count_documents(filter).await }).await?;
             above = upto;
@@ -156,66 +186,44 @@ impl Ledger {
         Ok(count)
     }
 
-    /// The issued units of a coupon that follow `after`, all of one user's in a row. An empty page is
-    /// the end.
-    pub async fn issued_page(&self, coupon: &CouponId, after: Option<&Held>) -> Result<Vec<Held>, Failure> {
-        let records = self.records.clone_with_type::<HeldRecord>();
-        let filter = queries::issued_after(coupon, after);
-        let found = mongo::run("read the coupon's holders", async move {
-            let cursor = records
-                .find(filter)
-                .projection(HeldRecord::projection())
-                .sort(queries::by_user())
-                .hint(indexes::by_user_hint())
-                .limit(PAGE)
-                .batch_size(PAGE_SIZE)
-                .await?;
-            cursor.try_collect::<Vec<_>>().await
-        });
-        found.await?.into_iter().map(HeldRecord::parse).collect()
-    }
-
-    /// The ids of a coupon's rejected issuances that follow `after`. An empty page is the end.
+    /// The ids of a coupon's rejected issuances that follow `after`, whatever else their records say. An
+    /// empty page is the end.
     pub async fn rejected_page(
         &self,
         coupon: &CouponId,
         after: Option<IssuanceId>,
     ) -> Result<Vec<IssuanceId>, Failure> {
-        let options = FindOptions::builder().sort(doc! {"_id": 1}).limit(PAGE).build();
-        let found =
-            self.find("read the coupon's rejections", queries::rejected_after(coupon, after), options);
-        Ok(found.await?.into_iter().map(|decision| decision.id).collect())
+        let sorted = FindOptions::builder().sort(doc! {"_id": 1}).limit(PAGE);
+        let options = sorted.projection(IdRecord::projection()).build();
+        let filter = queries::rejected_after(coupon, after);
+        let found = self.find::<IdRecord>("read the coupon's rejections", filter, options).await?;
+        Ok(found.into_iter().filter_map(readable).collect())
     }
 
-    async fn find(
+    /// Every document that fits, each in a shape, or as what cannot be read of it.
+    async fn find<S: Shape>(
         &self,
         operation: &'static str,
         filter: Document,
         options: FindOptions,
-    ) -> Result<Vec<Decision>, Failure> {
-        let records = self.records.clone();
+    ) -> Result<Vec<Result<S::Value, Unreadable>>, Failure> {
+        let records = self.records.clone_with_type::<RawDocumentBuf>();
         let found = mongo::run(operation, async move {
             records.find(filter).with_options(options).await?.try_collect::<Vec<_>>().await
         });
-        found.await?.into_iter().map(decision).collect()
+        Ok(found.await?.iter().map(|document| read::<S>(document)).collect())
     }
+}
+
+/// What can be read; of what cannot, the log tells. For lists, which one record must not keep from the others.
+pub(crate) fn readable<T>(one: Result<T, Unreadable>) -> Option<T> {
+    one.inspect_err(|unreadable| tracing::error!(error = %unreadable, "a record is left out")).ok()
 }
 
 /// Serials in one part of [`Ledger::issued_count`]: a second or two of MongoDB's time.
 const COUNTED_AT_ONCE: u32 = 1_000_000;
-/// Documents in one page of [`Ledger::issued_page`].
+/// Documents in one page of [`IssuedRecords`].
 const PAGE: i64 = 5_000;
-/// The same, so that a page is one answer.
-const PAGE_SIZE: u32 = 5_000;
-
-fn held(decision: &Decision) -> Result<Held, Failure> {
-    match decision.outcome {
-        super::Outcome::Issued { serial, nth } => {
-            Ok(Held { id: decision.id, user: decision.user.clone(), serial, nth })
-        }
-        super::Outcome::Rejected { .. } => Err(record::damaged(decision.id, "a rejection among the issued")),
-    }
-}
 
 /// The filters and orders that the ledger is asked with. Each must be served by an index.
 pub mod queries {
@@ -252,19 +260,7 @@ pub mod queries {
         doc! {"couponId": 1, "serial": 1}
     }
 
-    /// The issued units of a coupon that follow one, in the order of [`by_user`].
-    pub fn issued_after(coupon: &CouponId, after: Option<&Held>) -> Document {
-        let mut filter = issued(coupon);
-        if let Some(held) = after {
-            let user = held.user.as_str();
-            let later = doc! {"userId": user, "nth": {"$gt": i32::from(held.nth)}};
-            filter.insert("$or", vec![doc! {"userId": {"$gt": user}}, later]);
-            filter.insert("userId", doc! {"$gte": user});
-        }
-        filter
-    }
-
-    /// The order of [`issued_after`].
+    /// The order in which all of one user's units of a coupon are next to each other.
     pub fn by_user() -> Document {
         doc! {"couponId": 1, "userId": 1, "nth": 1}
     }
@@ -297,10 +293,7 @@ pub mod queries {
 
     /// The rejections of a coupon that follow one, by id.
     pub fn rejected_after(coupon: &CouponId, after: Option<IssuanceId>) -> Document {
-        let mut filter = doc! {"couponId": coupon.as_str(), "outcome": REJECTED};
-        if let Some(id) = after {
-            filter.insert("_id", doc! {"$gt": uuid(id)});
-        }
-        filter
+        let follows = after.map_or_else(|| doc! {"$type": "binData"}, |id| doc! {"$gt": uuid(id)});
+        doc! {"couponId": coupon.as_str(), "outcome": REJECTED, "_id": follows}
     }
 }

@@ -1,10 +1,13 @@
 //! The shape of a ledger document, and its way to and from a [`Decision`].
+//!
+//! Documents are read one by one, and what cannot be read is a value of its own ([`Unreadable`]): one
+//! that is damaged, or that another version wrote, is not the trouble of those that are read with it.
 
-use mongodb::bson::{self, DateTime, Document, Uuid, doc};
+use mongodb::bson::{self, Bson, DateTime, Document, RawBsonRef, RawDocument, Uuid, doc};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Held;
-use crate::Failure;
 use crate::issuance::{Decision, IssuanceId, Outcome};
 use crate::mongo::{from_bson_time, to_bson_time};
 
@@ -37,9 +40,72 @@ pub(crate) fn uuid(id: IssuanceId) -> Uuid {
     Uuid::from_bytes(*id.as_bytes())
 }
 
-/// The failure of a document that this program cannot have written.
-pub(super) fn damaged(id: impl std::fmt::Display, why: impl std::fmt::Display) -> Failure {
-    Failure::Damaged { what: "a record of the ledger", why: format!("{id}: {why}") }
+/// A document of the ledger that this version cannot read. It counts as decided: whoever wrote it was
+/// first, and nobody can decide its issuance again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the record {record} of the ledger cannot be read: {why}")]
+pub struct Unreadable {
+    /// Its `_id`, as text.
+    pub record: String,
+    /// The issuance, if the `_id` is one.
+    pub id: Option<IssuanceId>,
+    /// The unit that it holds, if it is issued and names one.
+    pub unit: Option<u32>,
+    pub why: String,
+}
+
+impl Unreadable {
+    /// What can be told of a document. `of_issued`: it need not say that it is issued.
+    pub(crate) fn of(document: &RawDocument, of_issued: bool, why: String) -> Self {
+        let field = |name: &str| document.get(name).ok().flatten();
+        let id = field("_id").and_then(|id| Bson::try_from(id).ok());
+        let bytes = match &id {
+            Some(Bson::Binary(binary)) => <[u8; 16]>::try_from(binary.bytes.as_slice()).ok(),
+            _ => None,
+        };
+        let issued = match field("outcome") {
+            Some(outcome) => outcome.as_str() == Some(ISSUED),
+            None => of_issued,
+        };
+        Unreadable {
+            record: match bytes {
+                Some(bytes) => Uuid::from_bytes(bytes).to_string(),
+                None => id.map(|id| id.to_string()).unwrap_or_default(),
+            },
+            id: bytes.and_then(IssuanceId::from_bytes),
+            unit: field("serial").filter(|_| issued).and_then(unit),
+            why,
+        }
+    }
+}
+
+/// A whole number that a serial can be, whatever its type.
+fn unit(value: RawBsonRef<'_>) -> Option<u32> {
+    let number = match value {
+        RawBsonRef::Int32(number) => number.into(),
+        RawBsonRef::Int64(number) => number,
+        RawBsonRef::Double(number) if number.fract() == 0.0 => number as i64,
+        _ => return None,
+    };
+    u32::try_from(number).ok().filter(|serial| *serial > 0)
+}
+
+/// As much of a document as somebody reads.
+pub(super) trait Shape: DeserializeOwned {
+    type Value;
+    /// Only issued records are read in this shape, so that they need not say so.
+    const OF_ISSUED: bool;
+
+    /// The value, or what is wrong.
+    fn parse(self) -> Result<Self::Value, String>;
+}
+
+/// Reads a document in a shape.
+pub(super) fn read<S: Shape>(document: &RawDocument) -> Result<S::Value, Unreadable> {
+    bson::deserialize_from_slice::<S>(document.as_bytes())
+        .map_err(|error| error.to_string())
+        .and_then(S::parse)
+        .map_err(|why| Unreadable::of(document, S::OF_ISSUED, why))
 }
 
 impl From<&Decision> for Record {
@@ -73,11 +139,6 @@ impl From<&Decision> for Record {
     }
 }
 
-pub(super) fn decision(record: Record) -> Result<Decision, Failure> {
-    let id = record.id;
-    parse(record).map_err(|why| damaged(id, why))
-}
-
 /// The fields of a decision, for a projection.
 pub(crate) fn fields() -> Document {
     doc! {
@@ -87,9 +148,8 @@ pub(crate) fn fields() -> Document {
 }
 
 /// The decision that a document holds, whatever else it holds.
-pub(crate) fn decision_of(document: Document) -> Result<Decision, Failure> {
-    let id = document.get("_id").map(ToString::to_string).unwrap_or_default();
-    bson::deserialize_from_document(document).map_err(|error| damaged(id, error)).and_then(decision)
+pub(crate) fn decision_of(document: &RawDocument) -> Result<Decision, Unreadable> {
+    read::<Record>(document)
 }
 
 /// What an issued document says of its unit, and no more: a coupon has up to millions.
@@ -107,41 +167,133 @@ impl HeldRecord {
     pub(super) fn projection() -> Document {
         doc! {"userId": 1, "serial": 1, "nth": 1}
     }
+}
 
-    pub(super) fn parse(self) -> Result<Held, Failure> {
-        let id = self.id;
-        let parse = || {
-            Ok::<_, String>(Held {
-                id: IssuanceId::from_bytes(id.bytes()).ok_or("its id")?,
-                user: self.user_id.parse()?,
-                serial: u32::try_from(self.serial).map_err(|_| "its serial")?,
-                nth: u8::try_from(self.nth).map_err(|_| "its nth")?,
-            })
-        };
-        parse().map_err(|why| damaged(id, why))
+impl Shape for HeldRecord {
+    type Value = Held;
+    const OF_ISSUED: bool = true;
+
+    fn parse(self) -> Result<Held, String> {
+        Ok(Held {
+            id: issuance(self.id)?,
+            user: self.user_id.parse()?,
+            serial: u32::try_from(self.serial).map_err(|_| "its serial")?,
+            nth: u8::try_from(self.nth).map_err(|_| "its nth")?,
+        })
     }
 }
 
-fn parse(record: Record) -> Result<Decision, String> {
-    let serial = record.serial.map(|serial| u32::try_from(serial).map_err(|_| "its serial")).transpose()?;
-    let outcome = match record.outcome.as_str() {
-        ISSUED => Outcome::Issued {
-            serial: serial.ok_or("it has no serial")?,
-            nth: record.nth.and_then(|nth| u8::try_from(nth).ok()).ok_or("it has no nth")?,
-        },
-        REJECTED => Outcome::Rejected {
-            reason: record.reason.ok_or("it has no reason")?.parse()?,
-            serial,
-            lost: record.lost.unwrap_or(false),
-        },
-        other => return Err(format!("its outcome is {other:?}")),
-    };
-    Ok(Decision {
-        id: IssuanceId::from_bytes(record.id.bytes()).ok_or("its id")?,
-        coupon: record.coupon_id.parse()?,
-        user: record.user_id.parse()?,
-        outcome,
-        accepted_at: from_bson_time(record.accepted_at),
-        decided_at: from_bson_time(record.decided_at),
-    })
+/// Whose a document is, and no more: whatever it says, it is there.
+#[derive(Debug, Deserialize)]
+pub(super) struct IdRecord {
+    #[serde(rename = "_id")]
+    id: Uuid,
+}
+
+impl IdRecord {
+    pub(super) fn projection() -> Document {
+        doc! {"_id": 1}
+    }
+}
+
+impl Shape for IdRecord {
+    type Value = IssuanceId;
+    const OF_ISSUED: bool = false;
+
+    fn parse(self) -> Result<IssuanceId, String> {
+        issuance(self.id)
+    }
+}
+
+/// The issuance that an `_id` is.
+pub(super) fn issuance(id: Uuid) -> Result<IssuanceId, String> {
+    IssuanceId::from_bytes(id.bytes()).ok_or_else(|| "its _id is no issuance id".into())
+}
+
+impl Shape for Record {
+    type Value = Decision;
+    const OF_ISSUED: bool = false;
+
+    fn parse(self) -> Result<Decision, String> {
+        let serial = self.serial.map(|serial| u32::try_from(serial).map_err(|_| "its serial")).transpose()?;
+        let outcome = match self.outcome.as_str() {
+            ISSUED => Outcome::Issued {
+                serial: serial.ok_or("it has no serial")?,
+                nth: self.nth.and_then(|nth| u8::try_from(nth).ok()).ok_or("it has no nth")?,
+            },
+            REJECTED => Outcome::Rejected {
+                reason: self.reason.ok_or("it has no reason")?.parse()?,
+                serial,
+                lost: self.lost.unwrap_or(false),
+            },
+            other => return Err(format!("its outcome is {other:?}")),
+        };
+        Ok(Decision {
+            id: issuance(self.id)?,
+            coupon: self.coupon_id.parse()?,
+            user: self.user_id.parse()?,
+            outcome,
+            accepted_at: from_bson_time(self.accepted_at),
+            decided_at: from_bson_time(self.decided_at),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mongodb::bson::RawDocumentBuf;
+
+    use super::*;
+    use crate::keys::PartitionId;
+
+    fn issued(id: IssuanceId) -> Document {
+        doc! {
+            "_id": uuid(id), "outcome": ISSUED, "couponId": "c", "userId": "u", "serial": 7_i64, "nth": 1,
+            "acceptedAt": DateTime::now(), "decidedAt": DateTime::now(),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_still_says_whose_it_is_and_which_unit_it_holds() {
+        let id = IssuanceId::generate(PartitionId::ONE);
+        let rejected = doc! {"outcome": REJECTED, "reason": "of-a-later-version"};
+        for (changes, unit) in [
+            (doc! {"serial": 7.0, "nth": "one"}, Some(7)),
+            (doc! {"serial": 7}, None),
+            (doc! {"serial": "7"}, None),
+            (doc! {"serial": -7_i64}, None),
+            (doc! {"serial": Bson::Null}, None),
+            (doc! {"userId": 5}, Some(7)),
+            (doc! {"userId": "a b"}, Some(7)),
+            (doc! {"couponId": Bson::Null}, Some(7)),
+            (doc! {"decidedAt": "today"}, Some(7)),
+            (doc! {"outcome": "lent"}, None),
+            (doc! {"outcome": 1}, None),
+            (rejected, None),
+        ] {
+            let mut document = issued(id);
+            document.extend(changes.clone());
+            let raw = RawDocumentBuf::try_from(&document).unwrap();
+            match read::<Record>(&raw) {
+                // A whole number is a serial in any of BSON's types of whole numbers.
+                Ok(_) => assert_eq!(changes, doc! {"serial": 7}),
+                Err(Unreadable { record, id: told, unit: held, why }) => {
+                    assert_eq!((record, told, held), (id.to_string(), Some(id), unit), "{changes}");
+                    assert!(!why.is_empty(), "{changes}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_whose_id_is_none_is_told_by_what_it_has() {
+        let mut document = issued(IssuanceId::generate(PartitionId::ONE));
+        document.insert("_id", "seven");
+        let raw = RawDocumentBuf::try_from(&document).unwrap();
+        let unreadable = read::<HeldRecord>(&raw).unwrap_err();
+        assert_eq!(
+            (unreadable.record.as_str(), unreadable.id, unreadable.unit),
+            ("\"seven\"", None, Some(7))
+        );
+    }
 }

@@ -4,13 +4,13 @@
 
 use std::collections::HashMap;
 
-use futures::TryStreamExt;
 use jiff::Timestamp;
 use mongodb::bson::{Bson, Document, Uuid, doc};
+use mongodb::options::FindOptions;
 use serde::Deserialize;
 
-use super::record::{HeldRecord, ISSUED, REJECTED};
-use super::{Held, Ledger};
+use super::record::{HeldRecord, ISSUED, IdRecord, REJECTED, Shape, Unreadable, issuance};
+use super::{Held, Ledger, readable};
 use crate::Failure;
 use crate::access::Caller;
 use crate::coupon::CouponId;
@@ -21,12 +21,22 @@ use crate::user::{Deletion, UserId, UserStore};
 /// Users in one question.
 const USERS_ASKED_MAX: usize = 1_000;
 
+/// Which coupon an issued record is of.
 #[derive(Deserialize)]
-struct IssuedLine {
+struct CouponRecord {
     #[serde(rename = "_id")]
     id: Uuid,
     #[serde(rename = "couponId")]
     coupon: String,
+}
+
+impl Shape for CouponRecord {
+    type Value = (CouponId, IssuanceId);
+    const OF_ISSUED: bool = true;
+
+    fn parse(self) -> Result<Self::Value, String> {
+        Ok((self.coupon.parse()?, issuance(self.id)?))
+    }
 }
 
 impl Ledger {
@@ -59,15 +69,11 @@ impl Ledger {
         let mut by_coupon: HashMap<CouponId, Vec<IssuanceId>> = HashMap::new();
         // In this order: a record that is renamed meanwhile is seen twice rather than never.
         for name in [&deletion.user, &deletion.pseudonym] {
-            let records = self.records.clone_with_type::<IssuedLine>();
             let filter = queries::of_before(name, ISSUED, before);
-            let found = mongo::run("read what the user holds", async move {
-                records.find(filter).projection(doc! {"couponId": 1}).await?.try_collect::<Vec<_>>().await
-            });
-            for line in found.await? {
-                let wrong = || super::record::damaged(line.id, "its id or its coupon");
-                let coupon = line.coupon.parse().map_err(|_| wrong())?;
-                let id = IssuanceId::from_bytes(line.id.bytes()).ok_or_else(wrong)?;
+            let options = FindOptions::builder().projection(doc! {"couponId": 1}).build();
+            let found = self.find::<CouponRecord>("read what the user holds", filter, options).await?;
+            // Redis knows nothing of a record without an issuance's id or a coupon's.
+            for (coupon, id) in found.into_iter().filter_map(readable) {
                 let ids = by_coupon.entry(coupon).or_default();
                 if !ids.contains(&id) {
                     ids.push(id);
@@ -78,18 +84,16 @@ impl Ledger {
     }
 
     /// The units of a coupon that some users hold.
-    pub async fn held_by_any(&self, coupon: &CouponId, users: &[&UserId]) -> Result<Vec<Held>, Failure> {
+    pub async fn held_by_any(
+        &self,
+        coupon: &CouponId,
+        users: &[&UserId],
+    ) -> Result<Vec<Result<Held, Unreadable>>, Failure> {
         let mut held = Vec::new();
         for users in users.chunks(USERS_ASKED_MAX) {
-            let records = self.records.clone_with_type::<HeldRecord>();
+            let options = FindOptions::builder().projection(HeldRecord::projection()).build();
             let filter = queries::held_by_any(coupon, users);
-            let found = mongo::run("read what the users hold", async move {
-                let cursor = records.find(filter).projection(HeldRecord::projection()).await?;
-                cursor.try_collect::<Vec<_>>().await
-            });
-            for record in found.await? {
-                held.push(record.parse()?);
-            }
+            held.extend(self.find::<HeldRecord>("read what the users hold", filter, options).await?);
         }
         Ok(held)
     }
@@ -135,11 +139,10 @@ impl Ledger {
         before: Timestamp,
         limit: i64,
     ) -> Result<Vec<IssuanceId>, Failure> {
-        let (records, filter) = (self.records.clone(), queries::rejected_before(coupon, before));
-        let found = mongo::run("look for old rejections", async move {
-            records.find(filter).limit(limit).await?.try_collect::<Vec<_>>().await
-        });
-        found.await?.into_iter().map(|record| super::decision(record).map(|decision| decision.id)).collect()
+        let options = FindOptions::builder().limit(limit).projection(IdRecord::projection()).build();
+        let filter = queries::rejected_before(coupon, before);
+        let found = self.find::<IdRecord>("look for old rejections", filter, options).await?;
+        Ok(found.into_iter().filter_map(readable).collect())
     }
 
     /// Deletes rejections: what is issued stays, whatever `ids` says. Returns how many there were.

@@ -305,12 +305,15 @@ async fn read(ledger: &Ledger, coupon: &str) -> Result<Vec<Held>, Failure> {
     let coupon = coupon
         .parse()
         .map_err(|why: String| Failure::MongoDb { operation: "read the ledger", source: why.into() })?;
+    let mut read = ledger.issued_records(&coupon).await?;
     let mut records: Vec<Held> = Vec::new();
     loop {
-        let page = ledger.issued_page(&coupon, records.last()).await?;
+        let page = read.next().await?;
         if page.is_empty() {
             return Ok(records);
         }
-        records.extend(page);
+        for held in page {
+            records.push(held?);
+        }
     }
 }

@@ -186,7 +186,7 @@ async fn an_in_flight_value_that_was_lost_is_put_back_from_its_entry() {
     stage.finds(Kind::InFlightLost, Some(7), &[id]).await;
     stage.is_mended().await;
     let held = stage.system.backends.ledger.holder_of(&stage.coupon, 7).await.expect("a read");
-    assert_eq!(held.map(|held| held.id), Some(id), "its unit stayed its own");
+    assert_eq!(held.map(|held| held.expect("it is readable").id), Some(id), "its unit stayed its own");
 }
 
 #[tokio::test]

@@ -123,7 +123,7 @@ impl Stage {
         for entry in &self.queued {
             let outcome = crate::helpers::eventually("it is decided", async || {
                 let decisions = self.system.backends.ledger.decisions(&[entry.id]).await.expect("a read");
-                decisions.get(&entry.id).map(|decision| decision.outcome)
+                Some(decisions.get(&entry.id)?.as_ref().expect("it is readable").outcome)
             })
             .await;
             assert!(matches!(outcome, Outcome::Issued { .. }), "{outcome:?}");

@@ -385,16 +385,15 @@ impl System {
 
     /// The serials that the ledger says are issued, in order.
     pub async fn issued_serials(&self, coupon: &CouponId) -> Vec<u32> {
+        let mut records = self.backends.ledger.issued_records(coupon).await.expect("they are read");
         let mut serials = Vec::new();
-        let mut last = None;
         loop {
-            let page = self.backends.ledger.issued_page(coupon, last.as_ref()).await.expect("a page");
-            last = page.last().cloned();
-            serials.extend(page.iter().map(|held| held.serial));
-            if last.is_none() {
+            let page = records.next().await.expect("a page");
+            if page.is_empty() {
                 serials.sort_unstable();
                 return serials;
             }
+            serials.extend(page.into_iter().map(|held| held.expect("it is readable").serial));
         }
     }
 }
