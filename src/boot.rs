@@ -16,7 +16,7 @@ use crate::issuance::Ledger;
 use crate::issuance::ledger::indexes;
 use crate::keys::PartitionId;
 use crate::partition::Partition;
-use crate::recovery::{self, Durability, Keeper, Lease, Loader};
+use crate::recovery::{self, Durability, Fence, Keeper, Lease, Loader};
 use crate::user::UserStore;
 use crate::{Failure, mongo};
 
@@ -62,6 +62,7 @@ pub async fn open(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends
     let database = mongo::connect(&mongodb.mongodb_uri, &mongodb.mongodb_database)
         .await
         .map_err(|error| SetUpError(vec![format!("--mongodb-uri is no MongoDB URI: {error}")]))?;
+    partition.fence_by(Fence::new(&database, partition.id()));
     Ok(Backends {
         partition: Arc::new(partition),
         ledger: Ledger::new(&database),

@@ -24,7 +24,8 @@
 //! | `coupon:{n}:limit:K:H` | string | tokens left to a user or an address (K), by a hash of its name (H), and when; expires by itself |
 //! | `coupon:{n}:damaged` | hash | in-flight values that a rebuild could not read; normally missing |
 //!
-//! Outcomes are published on the channel `coupon:{n}:outcomes`.
+//! Outcomes are published on the channel `coupon:{n}:outcomes:L`, where L names the ledger: a channel belongs
+//! to all databases of a Redis, and to all deployments in them.
 
 use crate::coupon::CouponId;
 use crate::recovery::Epoch;
@@ -65,9 +66,9 @@ pub fn certificate(partition: PartitionId) -> String {
     format!("coupon:{{{partition}}}:certificate")
 }
 
-/// The channel on which settled outcomes are announced.
-pub fn outcome_channel(partition: PartitionId) -> String {
-    format!("coupon:{{{partition}}}:outcomes")
+/// The channel on which settled outcomes of this ledger are announced.
+pub fn outcome_channel(partition: PartitionId, ledger: &str) -> String {
+    format!("coupon:{{{partition}}}:outcomes:{ledger}")
 }
 
 /// In-flight values that could not be read at a rebuild, by id: for a person to look at.

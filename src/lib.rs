@@ -45,7 +45,7 @@
 //! | [`dev`] | redis-server and mongod as child processes; the whole system on one machine |
 //! | [`load`] | requests as planned, what users were told, the judgement; the bench |
 //! | [`cli`] | `couponctl` |
-//! | [`partition`], [`mongo`], [`keys`], [`batch`] | Redis and MongoDB as everyone uses them |
+//! | [`partition`], [`redis_client`], [`mongo`], [`keys`], [`batch`] | Redis and MongoDB as everyone uses them |
 //! | [`metrics`] | the table of metrics, and handles to count with |
 
 pub mod access;
@@ -71,6 +71,7 @@ pub mod privacy;
 pub mod queue;
 pub mod recovery;
 pub mod redemption;
+pub mod redis_client;
 pub mod service;
 pub mod shutdown;
 pub mod telemetry;

@@ -1,49 +1,55 @@
 //! One partition: the connection to its Redis, the epoch that is open there, and the one way to call
 //! a script on it.
 //!
-//! Every script checks the certificate before anything else (`recovery/certificate.lua`). A caller
-//! whose keys belong to an older epoch is told the open one and tries again here; when nothing is
-//! certified the call fails and whoever recovers is woken.
+//! Every script checks the certificate before anything else (`recovery/certificate.lua`). A caller that knows
+//! of an older opening is told the present one; if the ledger's database knows of none that is later, the call
+//! is tried again here. When nothing is certified the call fails and whoever recovers is woken.
 
-use std::future::poll_fn;
-use std::pin::pin;
-use std::sync::RwLock;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use jiff::Timestamp;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{
-    Arg, Client, Cmd, ErrorKind, IntoConnectionInfo, RedisError, Script, ServerErrorKind, ToRedisArgs, Value,
-};
-use tokio::runtime::Handle;
-use tokio::sync::{Notify, watch};
+use redis::{Arg, Cmd, ErrorKind, RedisError, Script, ServerErrorKind, ToRedisArgs, Value};
+use tokio::sync::{Mutex, Notify, watch};
 
 use crate::Failure;
-use crate::keys::{EpochKeys, PartitionId};
-use crate::recovery::Epoch;
+use crate::keys::{self, EpochKeys, PartitionId};
+use crate::recovery::{Epoch, Fence};
+use crate::redis_client::{Connection, RedisClient};
 
-/// The longest that one answer of Redis is waited for.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest that a connection to Redis may take to make.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A connection that timed out this many times in a row is replaced: the manager itself replaces
-/// only one that broke.
-const TIMEOUTS_MAX: u32 = 3;
 const NO_SCRIPT: ErrorKind = ErrorKind::Server(ServerErrorKind::NoScript);
 /// How often a call is repeated because the epoch moved on under it.
 const EPOCH_MOVES_MAX: usize = 3;
 
+/// One opening of a certificate. Each has a term of its own, later than those of all before it, so a copy of
+/// an older certificate is never taken for it, even if it names the same epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Opening {
+    pub epoch: Epoch,
+    /// Of the recovery lease; 0 while it must be found out.
+    pub term: i64,
+}
+
+/// What a script says of a certificate that is open on the instance it ran on.
+#[derive(Debug, Clone)]
+pub(crate) struct OpenCertificate {
+    pub opening: Opening,
+    /// The ledger that the data belongs to; empty if it names none.
+    ledger: String,
+    /// Which Redis it is: see [`Partition::instance`].
+    pub instance: String,
+    opened_at: u64,
+}
+
 /// See the module's documentation.
 pub struct Partition {
     id: PartitionId,
-    client: Client,
-    connection: RwLock<ConnectionManager>,
-    /// Where the connection is driven, also if a script's caller finds that it must be made anew. `None` if
-    /// this was made outside of any.
-    home: Option<Handle>,
-    timeouts: AtomicU32,
-    epoch: watch::Sender<Epoch>,
+    client: Arc<RedisClient>,
+    opening: watch::Sender<Opening>,
+    /// Held while another opening is checked, so that it is checked once.
+    admitting: Mutex<()>,
+    /// What the ledger's database remembers of openings; unset where nobody connected to one.
+    fence: OnceLock<Fence>,
     /// The ledger that this process decides in; data of another's is never used. `None` while unknown.
     ledger: RwLock<Option<String>>,
     /// When the certificate was opened, in milliseconds; 0 while that is not known.
@@ -93,29 +99,16 @@ impl Call {
 impl Partition {
     /// Opens a partition on the Redis at `url`. Nothing is sent before the first call.
     pub fn new(id: PartitionId, url: &str) -> redis::RedisResult<Self> {
-        let info = url.into_connection_info()?;
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
-        let client = Client::open(info.set_tcp_settings(tcp))?;
         Ok(Partition {
             id,
-            connection: RwLock::new(Self::connect(&client)?),
-            client,
-            home: Handle::try_current().ok(),
-            timeouts: AtomicU32::new(0),
-            epoch: watch::Sender::new(Epoch::UNKNOWN),
+            client: RedisClient::open(url)?,
+            opening: watch::Sender::new(Opening { epoch: Epoch::UNKNOWN, term: 0 }),
+            admitting: Mutex::new(()),
+            fence: OnceLock::new(),
             ledger: RwLock::new(None),
             opened_at: AtomicU64::new(0),
             uncertified: Notify::new(),
         })
-    }
-
-    fn connect(client: &Client) -> redis::RedisResult<ConnectionManager> {
-        let config = ConnectionManagerConfig::new()
-            .set_number_of_retries(1)
-            .set_min_delay(Duration::from_millis(20))
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(RESPONSE_TIMEOUT));
-        ConnectionManager::new_lazy_with_config(client.clone(), config)
     }
 
     /// The number of this partition.
@@ -124,18 +117,23 @@ impl Partition {
     }
 
     /// For connections of one's own, such as a blocking read's.
-    pub fn client(&self) -> &Client {
+    pub fn client(&self) -> &Arc<RedisClient> {
         &self.client
     }
 
     /// The shared connection, for commands that are no scripts.
-    pub fn connection(&self) -> ConnectionManager {
-        self.connection.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    pub fn connection(&self) -> Connection {
+        self.client.connection()
+    }
+
+    /// The name of the Redis that calls itself `run_id`: two databases of one server are two.
+    pub(crate) fn instance(&self, run_id: &str) -> String {
+        format!("{run_id}/{}", self.client.database())
     }
 
     /// The keys of the epoch that was open when last heard of.
     pub fn keys(&self) -> EpochKeys {
-        EpochKeys::new(self.id, *self.epoch.borrow())
+        EpochKeys::new(self.id, self.opening().epoch)
     }
 
     /// Says which ledger this process decides in. From then on an epoch of another ledger is taken for
@@ -144,19 +142,98 @@ impl Partition {
         *self.ledger.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(ledger.to_owned());
     }
 
-    /// Reads which epoch is open from the rest of a reply that says "stale".
-    pub(crate) fn open_epoch(&self, reply: &mut Reply) -> Result<Epoch, Failure> {
-        let epoch = reply.text()?.parse().map_err(|_| reply.wrong())?;
-        let (held, ours) =
-            (reply.text()?, self.ledger.read().unwrap_or_else(|poisoned| poisoned.into_inner()));
-        match &*ours {
-            Some(ours) if !held.is_empty() && *ours != held => Err(Failure::Uncertified),
-            _ => Ok(epoch),
-        }
+    /// The channel on which settled outcomes of this process's ledger are announced.
+    pub fn outcome_channel(&self) -> String {
+        let ledger = self.ledger.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        keys::outcome_channel(self.id, ledger.as_deref().unwrap_or_default())
     }
 
-    pub(crate) fn set_epoch(&self, epoch: Epoch) {
-        self.epoch.send_if_modified(|known| std::mem::replace(known, epoch) != epoch);
+    /// Has each opening held against what the ledger's database remembers, before it is trusted.
+    pub(crate) fn fence_by(&self, fence: Fence) {
+        let _ = self.fence.set(fence);
+    }
+
+    /// The opening that scripts are called under.
+    pub(crate) fn opening(&self) -> Opening {
+        *self.opening.borrow()
+    }
+
+    pub(crate) fn set_opening(&self, opening: Opening) {
+        self.opening.send_if_modified(|known| std::mem::replace(known, opening) != opening);
+    }
+
+    /// Has the opening that is trusted held against the ledger's database again, before anything else is
+    /// answered. Nothing, if it is another one by now.
+    pub(crate) fn doubt(&self, opening: Opening) {
+        self.opening.send_if_modified(|known| {
+            let doubted = *known == opening;
+            if doubted {
+                known.term = 0;
+            }
+            doubted
+        });
+    }
+
+    /// Trusts the opening that the rest of a reply "stale" tells of, unless it is another ledger's, or not
+    /// the latest there is.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Uncertified`] if it must not be trusted; others if that cannot be known.
+    pub(crate) async fn admit(&self, reply: &mut Reply) -> Result<(), Failure> {
+        let open = self.open_certificate(reply)?;
+        let is_anothers = {
+            let ours = self.ledger.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+            ours.as_ref().is_some_and(|ours| !open.ledger.is_empty() && *ours != open.ledger)
+        };
+        if is_anothers {
+            return Err(Failure::Uncertified);
+        }
+        let _one = self.admitting.lock().await;
+        let known = self.opening();
+        if known == open.opening {
+            return Ok(());
+        }
+        if open.opening.term < known.term {
+            return Err(Failure::Uncertified);
+        }
+        if let Some(fence) = self.fence.get()
+            && !fence.admits(&open).await?
+        {
+            return Err(Failure::Uncertified);
+        }
+        self.set_opened_at(open.opened_at);
+        self.set_opening(open.opening);
+        Ok(())
+    }
+
+    fn open_certificate(&self, reply: &mut Reply) -> Result<OpenCertificate, Failure> {
+        let epoch = reply.text()?.parse().map_err(|_| reply.wrong())?;
+        let ledger = reply.text()?;
+        let term = reply.text()?.parse().map_err(|_| reply.wrong())?;
+        let instance = self.instance(&reply.text()?);
+        let opened_at = reply.number()?;
+        Ok(OpenCertificate { opening: Opening { epoch, term }, ledger, instance, opened_at })
+    }
+
+    /// What a script is given to hold against the certificate, for keys of this epoch.
+    pub fn credential(&self, keys: &EpochKeys) -> String {
+        let known = self.opening();
+        let term = if known.epoch == keys.epoch() { known.term } else { 0 };
+        format!("{} {term}", keys.epoch())
+    }
+
+    /// Whether the opening that is trusted is still the latest there is: asked of the ledger's database, for
+    /// the answers that must not be given from a Redis that another has replaced.
+    pub(crate) async fn is_latest(&self) -> Result<bool, Failure> {
+        let opening = self.opening();
+        let Some(fence) = self.fence.get() else { return Ok(true) };
+        let is_latest = fence.is_latest(opening).await?;
+        if !is_latest {
+            self.doubt(opening);
+            self.uncertified.notify_one();
+        }
+        Ok(is_latest)
     }
 
     pub(crate) fn set_opened_at(&self, ms: u64) {
@@ -169,9 +246,9 @@ impl Partition {
         Timestamp::from_millisecond(ms).ok().filter(|_| ms > 0)
     }
 
-    /// Tells when another epoch was heard of.
-    pub(crate) fn epochs(&self) -> watch::Receiver<Epoch> {
-        self.epoch.subscribe()
+    /// Tells when another opening is trusted.
+    pub(crate) fn openings(&self) -> watch::Receiver<Opening> {
+        self.opening.subscribe()
     }
 
     /// Calls a script under the open epoch. `build` adds the script's own keys and arguments after the
@@ -199,7 +276,7 @@ impl Partition {
         for _ in 0..=EPOCH_MOVES_MAX {
             match self.call_once(script, operation, &self.keys(), &build).await? {
                 Answer::Ok(reply) => return Ok(reply),
-                Answer::Stale(open) => self.set_epoch(open),
+                Answer::Stale(mut open) => self.admit(&mut open).await?,
             }
         }
         Err(Failure::Uncertified)
@@ -213,18 +290,31 @@ impl Partition {
         operation: &'static str,
         build: impl Fn(&EpochKeys, &mut Call),
     ) -> Result<Under, Failure> {
-        match self.call_once(script, operation, keys, &build).await {
-            Ok(Answer::Ok(reply)) => Ok(Under::Epoch(reply)),
-            Ok(Answer::Stale(open)) => {
-                self.set_epoch(open);
-                Ok(Under::AnotherEpoch)
-            }
-            Err(Failure::Uncertified) => {
-                self.uncertified.notify_one();
-                Err(Failure::Uncertified)
-            }
-            Err(failure) => Err(failure),
+        let called = self.call_under_quietly(keys, script, operation, build).await;
+        if let Err(Failure::Uncertified) = called {
+            self.uncertified.notify_one();
         }
+        called
+    }
+
+    async fn call_under_quietly(
+        &self,
+        keys: &EpochKeys,
+        script: &Script,
+        operation: &'static str,
+        build: impl Fn(&EpochKeys, &mut Call),
+    ) -> Result<Under, Failure> {
+        for _ in 0..=EPOCH_MOVES_MAX {
+            match self.call_once(script, operation, keys, &build).await? {
+                Answer::Ok(reply) => return Ok(Under::Epoch(reply)),
+                Answer::Stale(mut open) => self.admit(&mut open).await?,
+            }
+            // The same data may have been certified again meanwhile.
+            if self.opening().epoch != keys.epoch() {
+                return Ok(Under::AnotherEpoch);
+            }
+        }
+        Err(Failure::Uncertified)
     }
 
     async fn call_once(
@@ -235,12 +325,12 @@ impl Partition {
         build: &impl Fn(&EpochKeys, &mut Call),
     ) -> Result<Answer, Failure> {
         let mut call = Call::default();
-        call.key(keys.certificate()).arg(keys.epoch().to_string());
+        call.key(keys.certificate()).arg(self.credential(keys));
         build(keys, &mut call);
         let mut reply = self.invoke(script, operation, &call).await?;
         match reply.text()?.as_str() {
             "ok" => Ok(Answer::Ok(reply)),
-            "stale" => Ok(Answer::Stale(self.open_epoch(&mut reply)?)),
+            "stale" => Ok(Answer::Stale(reply)),
             _ => Err(Failure::Uncertified),
         }
     }
@@ -254,48 +344,21 @@ impl Partition {
     ) -> Result<Reply, Failure> {
         let command = call.command(script.get_hash());
         let mut connection = self.connection();
-        let called = self.at_home(async {
-            let called = command.query_async(&mut connection).await;
-            // A Redis that has just started knows no scripts.
-            if called.as_ref().is_err_and(|error: &RedisError| error.kind() == NO_SCRIPT) {
-                script.load_async(&mut connection).await?;
-                return command.query_async(&mut connection).await;
-            }
-            called
-        });
-        let values: Vec<Value> = self.noting_timeouts(called.await).map_err(Failure::redis(operation))?;
-        Ok(Reply { operation, values: values.into_iter() })
-    }
-
-    /// What a connection starts while it is used, it starts at home.
-    async fn at_home<T>(&self, using: impl Future<Output = T>) -> T {
-        let mut using = pin!(using);
-        poll_fn(|context| {
-            let _entered = self.home.as_ref().map(Handle::enter);
-            using.as_mut().poll(context)
-        })
-        .await
-    }
-
-    fn noting_timeouts<T>(&self, result: redis::RedisResult<T>) -> redis::RedisResult<T> {
-        match &result {
-            Err(error) if error.is_timeout() => {
-                if self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_MAX {
-                    self.timeouts.store(0, Ordering::Relaxed);
-                    if let Ok(fresh) = Self::connect(&self.client) {
-                        *self.connection.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = fresh;
-                    }
-                }
-            }
-            _ => self.timeouts.store(0, Ordering::Relaxed),
+        let mut called = command.query_async(&mut connection).await;
+        // A Redis that has just started knows no scripts.
+        if called.as_ref().is_err_and(|error: &RedisError| error.kind() == NO_SCRIPT) {
+            script.load_async(&mut connection).await.map_err(Failure::redis(operation))?;
+            called = command.query_async(&mut connection).await;
         }
-        result
+        let values: Vec<Value> = called.map_err(Failure::redis(operation))?;
+        Ok(Reply { operation, values: values.into_iter() })
     }
 }
 
 enum Answer {
     Ok(Reply),
-    Stale(Epoch),
+    /// Another opening than that of the call; the rest of the reply tells which.
+    Stale(Reply),
 }
 
 /// What a call under a given epoch came to.

@@ -13,7 +13,7 @@ use crate::audit::{Audited, Auditor, Bracket, Finding, Kind, Report, Settling, S
 use crate::boot::{self, Backends, Fault, SetUpError};
 use crate::config::{MongoConfig, RedisConfig};
 use crate::coupon::{Coupon, CouponId};
-use crate::recovery;
+use crate::recovery::{self, Standing};
 
 /// Proves that Redis and the ledger agree, unit by unit; mends what drifted.
 ///
@@ -85,7 +85,7 @@ impl Audit {
     async fn run_on(&self, backends: &Backends) -> anyhow::Result<()> {
         match recovery::is_certified(&backends.partition).await {
             Ok(true) => {}
-            Ok(false) => return Err(Failure::Uncertified.into()),
+            Ok(false) => return Err(uncertified(backends).await),
             Err(failure) => return Err(away("Redis", &failure)),
         }
         let auditor =
@@ -198,6 +198,15 @@ impl Audit {
             body["wouldMend"] = would.into();
         }
         Ok(format!("{}\n", serde_json::to_string_pretty(&body)?))
+    }
+}
+
+/// Data of a Redis beside which another serves is not to be audited: it proves nothing.
+async fn uncertified(backends: &Backends) -> anyhow::Error {
+    match recovery::standing(&backends.partition, &backends.database).await {
+        Ok(Standing::Elsewhere(why)) => SetUpError(vec![why]).into(),
+        Ok(_) => Failure::Uncertified.into(),
+        Err(failure) => away("MongoDB", &failure),
     }
 }
 

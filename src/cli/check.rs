@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::boot::{self, Backends, SetUpError};
 use crate::config::{MongoConfig, RedisConfig};
 use crate::issuance::ledger::indexes;
+use crate::recovery::{Standing, Writable};
 use crate::{mongo, recovery};
 
 /// Tells what is wrong with an environment: servers, versions, settings, indexes.
@@ -83,16 +84,32 @@ async fn redis(backends: &Backends) -> Vec<Line> {
             }
         }
     }
-    lines.push(match recovery::is_certified(&backends.partition).await {
-        Ok(true) => Line { check: "redis certificate", ok: true, says: "the data is certified".into() },
-        Ok(false) => Line {
-            check: "redis certificate",
-            ok: true,
-            says: "not certified yet: the first API or worker to start recovers it".into(),
-        },
-        Err(failure) => Line { check: "redis certificate", ok: false, says: failure.chain() },
-    });
+    lines.push(certificate(backends).await);
     lines
+}
+
+/// Whether the data may be used, and if not, why.
+async fn certificate(backends: &Backends) -> Line {
+    let line = |ok, says: &str| Line { check: "redis certificate", ok, says: says.to_owned() };
+    let standing = recovery::standing(&backends.partition, &backends.database).await;
+    match (standing, recovery::writable(&backends.partition).await) {
+        (Err(failure), _) | (_, Err(failure)) => line(false, &failure.chain()),
+        (Ok(Standing::Elsewhere(why)), _) => line(false, &why),
+        (_, Ok(Writable::Yes)) => line(true, "the data is certified, and Redis takes writes"),
+        (_, Ok(Writable::Refused)) => line(
+            false,
+            "the data is certified, but Redis refuses writes: it is a replica (READONLY), its disk or its memory is \
+             full (MISCONF, OOM), or it lacks replicas (NOREPLICAS); its log says which",
+        ),
+        (Ok(Standing::OutOfDate), _) => line(
+            true,
+            "not certified: the data is older than that of another Redis, which serves no more; the first API or \
+             worker to start builds it anew",
+        ),
+        (Ok(Standing::Current), _) => {
+            line(true, "not certified yet: the first API or worker to start recovers it")
+        }
+    }
 }
 
 async fn mongodb(backends: &Backends) -> Vec<Line> {

@@ -8,10 +8,10 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::progress::Progress;
-use crate::boot;
+use crate::boot::{self, SetUpError};
 use crate::config::{MongoConfig, RedisConfig};
-use crate::recovery::{How, Kept, Recovered, Step, Watch, is_certified};
-use crate::shutdown;
+use crate::recovery::{How, Kept, Recovered, Standing, Step, Watch, is_certified};
+use crate::{recovery, shutdown};
 
 /// How often it is asked again whether another process has finished.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -27,7 +27,7 @@ Examples:
   couponctl recover
   couponctl recover --rebuild --redis-url redis://10.0.0.5:6379")]
 pub struct Recover {
-    /// Build the data anew, even if it is certified or belongs to another MongoDB database
+    /// Build the data anew, even if it is certified, belongs to another MongoDB database, or another Redis serves
     #[arg(long)]
     rebuild: bool,
     #[command(flatten)]
@@ -45,6 +45,12 @@ impl Recover {
             true => boot::connect_to_any(&self.redis, &self.mongodb).await?,
             false => boot::connect(&self.redis, &self.mongodb).await?,
         };
+        if !self.rebuild
+            && let Standing::Elsewhere(why) =
+                recovery::standing(&backends.partition, &backends.database).await?
+        {
+            return Err(SetUpError(vec![why]).into());
+        }
         let shutdown = shutdown::on_signal()?;
         let started = Instant::now();
         let progress = Progress::start();
@@ -58,6 +64,9 @@ impl Recover {
             }
             match keeper.recover(how, &watch, &shutdown).await? {
                 Kept::ByAnother => progress.say("another process recovers; waiting for it"),
+                Kept::Watching => {
+                    progress.say("another Redis was opened last; watching whether it still serves")
+                }
                 Kept::Recovered(Recovered::Superseded) => {}
                 kept => break kept,
             }

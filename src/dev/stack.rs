@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -19,6 +20,9 @@ use crate::recovery::Durability;
 use crate::user::{User, UserId};
 use crate::worker::Worker;
 use crate::{api, shutdown};
+
+/// Between two attempts to have Redis certified.
+const CERTIFY_RETRY: Duration = Duration::from_millis(100);
 
 /// What `couponctl dev` can be told.
 #[derive(Debug, Args)]
@@ -132,7 +136,11 @@ async fn start(options: &Options, servers: &mut Servers) -> anyhow::Result<(Back
     let mongodb = MongoConfig { mongodb_uri, mongodb_database: options.mongodb_database.clone() };
     let backends = boot::connect(&redis, &mongodb).await?;
     let access = access(options, &backends).await?;
-    backends.keeper().ensure().await?;
+    let keeper = backends.keeper();
+    // A Redis whose folder was deleted is built anew, once it is certain that nobody uses another.
+    while !keeper.ensure().await? {
+        tokio::time::sleep(CERTIFY_RETRY).await;
+    }
     demo(&backends).await?;
     banner(options, &access, &redis, &mongodb);
     Ok((backends, access))

@@ -15,6 +15,7 @@ use super::problem::jittered_ms;
 use super::{Code, Problem};
 use crate::coupon::CouponStore;
 use crate::partition::Partition;
+use crate::recovery::Writable;
 use crate::{mongo, recovery};
 
 /// A part that does not answer within this is not ready.
@@ -36,21 +37,25 @@ pub enum Part {
     Ok,
     /// It answers, and its data is being recovered.
     WarmingUp,
+    /// It answers, and refuses every write that a request needs: it follows another Redis, its disk or its
+    /// memory is full, or it lacks replicas.
+    RefusesWrites,
     Unavailable,
 }
 
 impl Readiness {
-    /// Asks both parts, at the same time.
+    /// Asks both parts, at the same time; Redis as a request does.
     pub async fn probe(partition: &Partition, database: &Database) -> Self {
         let database = database.clone();
         let ping = mongo::run("answer a ping", async move { database.run_command(doc! {"ping": 1}).await });
         let (redis, mongodb) = tokio::join!(
-            tokio::time::timeout(PROBE_MAX, recovery::is_certified(partition)),
+            tokio::time::timeout(PROBE_MAX, recovery::writable(partition)),
             tokio::time::timeout(PROBE_MAX, ping),
         );
         let redis = match redis {
-            Ok(Ok(true)) => Part::Ok,
-            Ok(Ok(false)) => Part::WarmingUp,
+            Ok(Ok(Writable::Yes)) => Part::Ok,
+            Ok(Ok(Writable::Uncertified)) => Part::WarmingUp,
+            Ok(Ok(Writable::Refused)) => Part::RefusesWrites,
             _ => Part::Unavailable,
         };
         let mongodb = if let Ok(Ok(_)) = mongodb { Part::Ok } else { Part::Unavailable };
@@ -78,6 +83,7 @@ impl Part {
         match self {
             Part::Ok => "ok",
             Part::WarmingUp => "warming-up",
+            Part::RefusesWrites => "refuses-writes",
             Part::Unavailable => "unavailable",
         }
     }

@@ -1,8 +1,9 @@
 //! Answering what became of an issuance: outcome cache, else Redis in flight, else MongoDB.
 //!
 //! "Not found" is a strong word after a 202, so it takes a certified miss in flight *and* a
-//! linearizable read of the ledger; any trouble on the way is a [`Failure`] instead. The order
-//! matters: a decision is in the ledger before its issuance leaves the in-flight hash.
+//! linearizable read of the ledger, *and* that no other Redis was opened meanwhile, where it may have been
+//! accepted; any trouble on the way is a [`Failure`] instead. The order matters: a decision is in the ledger
+//! before its issuance leaves the in-flight hash.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -37,6 +38,7 @@ pub enum Found {
 /// Looks issuances up in batches. Cheap to clone.
 #[derive(Clone)]
 pub struct Lookup {
+    partition: Arc<Partition>,
     ledger: Ledger,
     /// Decided outcomes only, so it is never stale.
     decided: Arc<Cache<IssuanceId, Arc<Decision>>>,
@@ -56,8 +58,9 @@ impl Lookup {
         deletions: Arc<Deletions>,
         cached: usize,
     ) -> Self {
+        let behind = Arc::clone(&partition);
         let redis = Batcher::start("look up", REDIS_BOUNDS, move |ids: Vec<IssuanceId>| {
-            let partition = Arc::clone(&partition);
+            let partition = Arc::clone(&behind);
             async move {
                 match read_in_flight(&partition, &ids).await {
                     Ok(found) => found.into_iter().map(Ok).collect(),
@@ -76,6 +79,7 @@ impl Lookup {
             }
         });
         Lookup {
+            partition,
             ledger,
             decided: Arc::new(Cache::new(cached)),
             deletions,
@@ -103,7 +107,15 @@ impl Lookup {
         if let Some((in_flight, progress)) = self.redis.ask(id).await? {
             return Ok(Found::Queued { in_flight, progress });
         }
-        Ok(self.decided(id).await?.map_or(Found::Nowhere, Found::Decided))
+        match self.decided(id).await? {
+            Some(decision) => Ok(Found::Decided(decision)),
+            None => self.nowhere().await,
+        }
+    }
+
+    async fn nowhere(&self) -> Result<Found, Failure> {
+        let _certain = self.certain.acquire().await;
+        if self.partition.is_latest().await? { Ok(Found::Nowhere) } else { Err(Failure::Uncertified) }
     }
 
     /// What was decided about an issuance that is not in flight.

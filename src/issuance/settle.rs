@@ -11,7 +11,7 @@ use super::ledger::Held;
 use super::numbered::Numbered;
 use super::{Decision, Outcome, metered};
 use crate::Failure;
-use crate::keys::{EpochKeys, GROUP, outcome_channel};
+use crate::keys::{EpochKeys, GROUP};
 use crate::partition::{Partition, Under, script};
 
 static SETTLE: LazyLock<Script> = LazyLock::new(|| script(include_str!("settle.lua")));
@@ -58,7 +58,7 @@ async fn call(
     let reply = partition
         .call_under(keys, &SETTLE, "settle", |keys, call| {
             coupons.add_keys(keys, call);
-            call.arg(GROUP).arg(outcome_channel(keys.partition()));
+            call.arg(GROUP).arg(partition.outcome_channel());
             for Settlement { entry, decision, holds } in decided {
                 call.arg(coupons.number(&decision.coupon))
                     .arg(entry)

@@ -130,6 +130,8 @@ metrics! {
     // Recovery.
     CERTIFIED GAUGE "coupon_certified" []
         "1 while the data in Redis is certified; 0 while it is not, or Redis does not answer. Without it everything is answered 503.";
+    WRITABLE GAUGE "coupon_redis_writable" []
+        "1 while Redis would take the writes of a request; 0 while it is not certified, does not answer, or refuses them: it follows another (READONLY), its disk or its memory is full (MISCONF, OOM), or replicas are missing (NOREPLICAS).";
     RECOVERIES COUNTER "coupon_recoveries_total" ["result": "four"]
         "Recoveries by this process: verified (the data was intact), rebuilt, superseded by another's, failed.";
     RECOVERY_SECONDS OUTAGE "coupon_recovery_seconds" []

@@ -1,16 +1,19 @@
 //! Blocking reads of new entries, on a connection of its own: a blocked connection serves nobody
 //! else, and the client's usual response timeout would strand what was delivered too late to be seen.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use redis::RedisError;
 use redis::aio::MultiplexedConnection;
 use redis::streams::StreamReadReply;
-use redis::{AsyncConnectionConfig, Client, RedisError};
+use tokio::sync::watch;
 
 use super::Delivered;
 use super::entry::decode;
 use crate::Failure;
 use crate::keys::{EpochKeys, GROUP};
+use crate::redis_client::RedisClient;
 
 /// Short, so that a read ends soon after the worker is asked to stop: a read is never cancelled.
 const BLOCK: Duration = Duration::from_millis(500);
@@ -18,13 +21,13 @@ const BLOCK: Duration = Duration::from_millis(500);
 /// so. The client's usual limit of half a second would strand entries all the time; after this one the
 /// worker sweeps for them.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Reads a stream for one consumer.
 pub struct Reader {
-    client: Client,
+    client: Arc<RedisClient>,
     consumer: String,
     connection: Option<MultiplexedConnection>,
+    replacements: watch::Receiver<u64>,
 }
 
 /// What one read came to.
@@ -48,17 +51,26 @@ pub enum Which<'a> {
 
 impl Reader {
     /// A reader for `consumer`, a name that no other process ever has.
-    pub fn new(client: Client, consumer: String) -> Self {
-        Reader { client, consumer, connection: None }
+    pub fn new(client: Arc<RedisClient>, consumer: String) -> Self {
+        let replacements = client.replacements();
+        Reader { client, consumer, connection: None, replacements }
     }
 
     /// Reads at most `count` entries. Do not drop the future before it is done: what it was delivered
     /// would be pending and in nobody's hands.
     pub async fn read(&mut self, keys: &EpochKeys, which: Which<'_>, count: usize) -> Result<Read, Failure> {
+        if self.replacements.has_changed().unwrap_or(false) {
+            self.replacements.mark_unchanged();
+            self.connection = None;
+        }
         match self.try_read(keys, which, count).await {
             Ok(reply) => Ok(decoded(reply)),
-            Err(error) if is_no_group(&error) => Ok(Read::NoGroup),
+            Err(error) if is_no_group(&error) => {
+                self.client.note(&error);
+                Ok(Read::NoGroup)
+            }
             Err(error) => {
+                self.client.note(&error);
                 self.connection = None;
                 Err(Failure::redis("read the queue")(error))
             }
@@ -73,12 +85,7 @@ impl Reader {
     ) -> Result<StreamReadReply, RedisError> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
-            none => {
-                let config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(Some(CONNECT_TIMEOUT))
-                    .set_response_timeout(Some(SILENCE_MAX));
-                none.insert(self.client.get_multiplexed_async_connection_with_config(&config).await?)
-            }
+            none => none.insert(self.client.dedicated(SILENCE_MAX).await?),
         };
         let mut command = redis::cmd("XREADGROUP");
         command.arg("GROUP").arg(GROUP).arg(&self.consumer).arg("COUNT").arg(count);

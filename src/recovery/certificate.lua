@@ -1,17 +1,24 @@
 -- Included by every script in place of its line "--@certificate".
--- The data may be used only while the certificate names the epoch that the caller's keys carry and
--- this very Redis instance: a restart, a flush, a rewind or a promoted replica changes one of them.
--- Returns nil when all is well, else the one-element reply that the script must return at once:
--- "uncertified" (nobody may go on until a recovery has certified the data) or
--- "stale", the open epoch (the caller's keys belong to an earlier one) and the ledger that it belongs to.
-local function certificate_fault(key, epoch)
-  local held = redis.call('HMGET', key, 'state', 'epoch', 'run_id', 'replid', 'ledger')
+-- The data may be used only while the certificate names the epoch that the caller's keys carry, the term that
+-- the caller knows it to be open under, and this very Redis instance: a restart, a flush, a rewind or a
+-- promoted replica changes one of them; and an old primary that comes back, with a certificate that fits, has
+-- an older term.
+-- Returns nil when all is well, else the reply that the script must return at once:
+-- {"uncertified"} (nobody may go on until a recovery has certified the data) or
+-- {"stale", the open epoch, the ledger that it belongs to, its term, the run_id of this instance, when it was
+-- opened, in ms} (the caller knows of another opening).
+-- `known` is the caller's epoch and term, with a space between.
+local function certificate_fault(key, known)
+  local held = redis.call('HMGET', key, 'state', 'epoch', 'run_id', 'replid', 'ledger', 'term')
   if held[1] ~= 'open' then return {'uncertified'} end
   local info = redis.call('INFO', 'server', 'replication')
   if not string.find(info, 'run_id:' .. held[3] .. '\r', 1, true)
     or not string.find(info, 'master_replid:' .. held[4] .. '\r', 1, true) then
     return {'uncertified'}
   end
-  if held[2] ~= epoch then return {'stale', held[2], held[5] or ''} end
+  if held[2] .. ' ' .. (held[6] or '0') ~= known then
+    local opened_at = redis.call('HGET', key, 'opened_at') or '0'
+    return {'stale', held[2], held[5] or '', held[6] or '0', held[3], opened_at}
+  end
   return nil
 end

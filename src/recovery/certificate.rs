@@ -1,10 +1,10 @@
 //! The certificate: asking whether it fits, closing it, opening it again.
 
+use std::error::Error;
 use std::sync::LazyLock;
 
-use redis::Script;
+use redis::{InfoDict, RedisError, Script};
 
-use super::Epoch;
 use super::lease::Lease;
 use crate::Failure;
 use crate::keys::{self, EpochKeys, GROUP};
@@ -12,6 +12,7 @@ use crate::partition::{Call, Partition, Reply, script};
 use crate::service::Service;
 
 static CHECK: LazyLock<Script> = LazyLock::new(|| script(include_str!("check.lua")));
+static PROBE: LazyLock<Script> = LazyLock::new(|| script(include_str!("probe.lua")));
 static CLOSE: LazyLock<Script> = LazyLock::new(|| script(include_str!("close.lua")));
 static CERTIFY: LazyLock<Script> = LazyLock::new(|| script(include_str!("certify.lua")));
 
@@ -30,30 +31,74 @@ pub async fn is_certified(partition: &Partition) -> Result<bool, Failure> {
     }
 }
 
-/// What the certificate says besides, whether it fits or not.
+/// Whether a request can be accepted, as far as Redis is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Writable {
+    Yes,
+    /// The certificate does not fit.
+    Uncertified,
+    /// It fits, and Redis refuses every write that needs room: it follows another, its disk or its memory is
+    /// full, or it lacks the replicas that it must have.
+    Refused,
+}
+
+/// Asks what a request would be told. Writes nothing.
+///
+/// # Errors
+///
+/// If Redis does not answer.
+pub async fn writable(partition: &Partition) -> Result<Writable, Failure> {
+    match partition.call_quietly(&PROBE, "take writes", |_, _| {}).await {
+        Ok(_) => Ok(Writable::Yes),
+        Err(Failure::Uncertified) => Ok(Writable::Uncertified),
+        Err(Failure::Redis { source, .. }) if refuses_writes(&*source) => Ok(Writable::Refused),
+        Err(failure) => Err(failure),
+    }
+}
+
+fn refuses_writes(error: &(dyn Error + 'static)) -> bool {
+    let code = error.downcast_ref::<RedisError>().and_then(RedisError::code);
+    code.is_some_and(|code| ["READONLY", "MISCONF", "OOM", "NOREPLICAS"].contains(&code))
+}
+
+/// What the certificate says besides, whether it fits or not, and where it was read.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Known {
     /// The term that it was closed or opened under last; 0 if there is none.
     pub term: i64,
     /// The ledger that the data belongs to, if there is data.
     pub ledger: Option<String>,
+    /// The Redis that it was read from: see [`Partition::instance`].
+    pub instance: String,
 }
 
 /// Reads what the certificate says, without checking it.
 pub(super) async fn read(partition: &Partition) -> Result<Known, Failure> {
-    let (term, ledger): (Option<i64>, Option<String>) = redis::cmd("HMGET")
-        .arg(keys::certificate(partition.id()))
-        .arg(&["term", "ledger"])
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("HMGET").arg(keys::certificate(partition.id())).arg(&["term", "ledger"]);
+    pipeline.cmd("INFO").arg("server");
+    let ((term, ledger), info): ((Option<i64>, Option<String>), InfoDict) = pipeline
         .query_async(&mut partition.connection())
         .await
         .map_err(Failure::redis("read the certificate"))?;
-    Ok(Known { term: term.unwrap_or(0), ledger })
+    let run_id: String = info.get("run_id").unwrap_or_default();
+    Ok(Known { term: term.unwrap_or(0), ledger, instance: partition.instance(&run_id) })
+}
+
+/// The Redis on which the certificate was closed.
+pub(super) struct ClosedOn {
+    /// See [`Partition::instance`].
+    pub instance: String,
+    /// It took the place of the one that it followed, which may live on.
+    pub was_replica: bool,
+    /// Another was opened since its data was.
+    pub out_of_date: bool,
 }
 
 /// What the closing of the certificate came to.
 pub(super) enum Closed {
-    /// Closed; this epoch was open last, if the certificate was there.
-    After(Option<EpochKeys>),
+    /// Closed; `last` was open last, if the certificate was there and not out of date.
+    After { last: Option<EpochKeys>, on: ClosedOn },
     /// Somebody recovers under a later term.
     Superseded,
 }
@@ -62,17 +107,19 @@ pub(super) enum Closed {
 pub(super) async fn close(partition: &Partition, lease: &Lease, take_over: bool) -> Result<Closed, Failure> {
     let mut call = Call::default();
     call.key(keys::certificate(partition.id())).arg(lease.term).arg(lease.epoch.to_string());
-    call.arg(&lease.ledger).arg(u8::from(take_over));
+    call.arg(&lease.ledger).arg(u8::from(take_over)).arg(lease.latest_term);
     let mut reply = partition.invoke(&CLOSE, "close the certificate", &call).await?;
     if reply.text()? != "closed" {
         return Ok(Closed::Superseded);
     }
-    let epoch = reply.text()?;
-    if epoch.is_empty() {
-        return Ok(Closed::After(None));
-    }
-    let epoch: Epoch = epoch.parse().map_err(|_| reply.wrong())?;
-    Ok(Closed::After(Some(EpochKeys::new(partition.id(), epoch))))
+    let (epoch, run_id) = (reply.text()?, reply.text()?);
+    let last = match epoch.as_str() {
+        "" => None,
+        epoch => Some(EpochKeys::new(partition.id(), epoch.parse().map_err(|_| reply.wrong())?)),
+    };
+    let (instance, was_replica) = (partition.instance(&run_id), reply.text()? == "1");
+    let on = ClosedOn { instance, was_replica, out_of_date: reply.text()? == "1" };
+    Ok(Closed::After { last, on })
 }
 
 /// What the opening of an epoch came to.

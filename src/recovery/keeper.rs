@@ -1,6 +1,8 @@
-//! The background task, in every API and worker process, that gets the partition certified again.
-//! Idempotent and without input; woken by every call that was refused, and once a second.
-//! Reads: the certificate. Writes: what a [`Recovery`] writes.
+//! The background task, in every API and worker process, that gets the partition certified again, and confirms
+//! that its Redis is the one that was opened last. Idempotent and without input; woken by every call that was
+//! refused, and once a second.
+//! Reads: the certificate, and what MongoDB remembers of openings. Writes: what a [`Recovery`] writes, and that
+//! this Redis serves.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -8,7 +10,8 @@ use std::time::{Duration, Instant};
 use mongodb::Database;
 use tokio_util::sync::CancellationToken;
 
-use super::certificate::{self, is_certified};
+use super::certificate::{self, Known, is_certified};
+use super::fence::{CONFIRM_EVERY, Confirmed, Fence, Latest, SILENT_AFTER};
 use super::lease::Lease;
 use super::progress::{Step, Watch};
 use super::recover::{How, Recovered, Recovery};
@@ -21,7 +24,9 @@ use crate::service::ServiceStore;
 use crate::{Failure, metrics};
 
 /// How often the certificate is looked at when nobody complains.
-const EVERY: Duration = Duration::from_secs(1);
+const EVERY: Duration = CONFIRM_EVERY;
+/// The longest that MongoDB may take to say which Redis was opened last.
+const CONFIRM_MAX: Duration = Duration::from_secs(2);
 /// The first pause when it is not certified, and this process cannot help it now.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// How often a long recovery says in the log how far it is.
@@ -37,6 +42,10 @@ pub struct Keeper {
     durability: Durability,
     /// Names this process in the lease.
     holder: String,
+    fence: Fence,
+    /// When the Redis that was opened last was last seen to serve, while this is another: since when it has
+    /// been so.
+    watched: Mutex<Option<(i64, Instant)>>,
 }
 
 /// What an attempt to have the partition certified came to.
@@ -48,6 +57,19 @@ pub enum Kept {
     Recovered(Recovered),
     /// Another process recovers it.
     ByAnother,
+    /// Another Redis was opened last. If nobody is seen to use that for a while, this one takes its place.
+    Watching,
+}
+
+/// How a Redis stands to the latest opening.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// It may be opened: it is the one that was, or has its data.
+    Current,
+    /// Another Redis was opened since, and serves: this one must not be.
+    Elsewhere(String),
+    /// Another Redis was opened since, and does not serve any more: this one is to be built anew.
+    OutOfDate,
 }
 
 impl Keeper {
@@ -60,7 +82,10 @@ impl Keeper {
     ) -> Self {
         let (ledger, coupons) = (Ledger::new(&database), CouponStore::new(&database));
         let services = ServiceStore::new(&database);
-        Keeper { partition, database, ledger, coupons, services, durability, holder }
+        let fence = Fence::new(&database, partition.id());
+        partition.fence_by(fence.clone());
+        let watched = Mutex::new(None);
+        Keeper { partition, database, ledger, coupons, services, durability, holder, fence, watched }
     }
 
     /// Keeps the partition certified until `shutdown`.
@@ -87,6 +112,8 @@ impl Keeper {
             if shutdown.is_cancelled() {
                 return;
             }
+            // The address may lead elsewhere by now.
+            self.partition.client().reconnect();
             // Nobody is helped by asking without a pause: not whoever recovers, nor the log.
             retry.wait(&shutdown).await;
         }
@@ -98,13 +125,76 @@ impl Keeper {
     }
 
     async fn ensure_until(&self, shutdown: &CancellationToken) -> Result<bool, Failure> {
-        if is_certified(&self.partition).await? {
+        if self.stands().await? {
             return Ok(true);
         }
         let told = Mutex::new(Instant::now());
         let watch: Watch = Arc::new(move |step: &Step| tell(step, &told));
         let kept = self.recover(How::VerifyFirst, &watch, shutdown).await?;
-        Ok(!matches!(kept, Kept::ByAnother | Kept::Recovered(Recovered::Superseded)))
+        Ok(matches!(
+            kept,
+            Kept::Before | Kept::Recovered(Recovered::Verified { .. } | Recovered::Rebuilt { .. })
+        ))
+    }
+
+    /// Whether the certificate fits and is that of the latest opening, as far as MongoDB can be asked: while it
+    /// is away nobody can open another.
+    async fn stands(&self) -> Result<bool, Failure> {
+        if !is_certified(&self.partition).await? {
+            return Ok(false);
+        }
+        let opening = self.partition.opening();
+        let confirmed = match tokio::time::timeout(CONFIRM_MAX, self.fence.confirm(opening)).await {
+            Ok(Ok(confirmed)) => confirmed,
+            Ok(Err(failure)) => {
+                tracing::debug!(error = failure.chain(), "it cannot be confirmed that Redis serves");
+                return Ok(true);
+            }
+            Err(_) => return Ok(true),
+        };
+        match confirmed {
+            Confirmed::Latest => Ok(true),
+            Confirmed::NotRemembered => {
+                let known = certificate::read(&self.partition).await?;
+                if known.term == opening.term {
+                    self.fence.remember(opening, &known.instance).await?;
+                }
+                Ok(true)
+            }
+            Confirmed::Superseded => {
+                self.partition.doubt(opening);
+                is_certified(&self.partition).await
+            }
+        }
+    }
+
+    /// Whether this Redis may be opened. `false`: not yet.
+    ///
+    /// # Errors
+    ///
+    /// If another serves, with what to do.
+    async fn may_open(&self, known: &Known) -> Result<bool, Failure> {
+        let latest = self.fence.latest().await;
+        let mut watched = self.watched.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let latest = match latest {
+            Ok(Some(latest)) if !has_its_place(known, &latest) => latest,
+            other => {
+                *watched = None;
+                return other.map(|_| true);
+            }
+        };
+        // Seen with one's own eyes: nobody could say that it serves while MongoDB was away.
+        let since = match *watched {
+            Some((at, since)) if at == latest.served_at => since,
+            _ => watched.insert((latest.served_at, Instant::now())).1,
+        };
+        if latest.silent < SILENT_AFTER {
+            return Err(Failure::Redis {
+                operation: "be certified",
+                source: serves_elsewhere(&latest).into(),
+            });
+        }
+        Ok(since.elapsed() >= SILENT_AFTER)
     }
 
     /// Recovers the partition, unless it is certified already ([`How::Rebuild`] rebuilds it all the same)
@@ -126,15 +216,25 @@ impl Keeper {
             return Err(Failure::Redis { operation: "be certified", source: wrong.into() });
         }
         // Should MongoDB have forgotten terms that Redis remembers, the next one must still be later.
-        let known = certificate::read(&self.partition).await?.term;
-        let Some(lease) = Lease::take(&self.database, self.partition.id(), &self.holder, known).await? else {
-            return Ok(Kept::ByAnother);
-        };
+        let known = certificate::read(&self.partition).await?;
+        if how == How::VerifyFirst && !self.may_open(&known).await? {
+            return Ok(Kept::Watching);
+        }
+        let lease = Lease::take(&self.database, self.partition.id(), &self.holder, known.term).await?;
+        let Some(lease) = lease else { return Ok(Kept::ByAnother) };
         self.partition.belongs_to(&lease.ledger);
-        // Somebody may have recovered between our look and our lease.
-        if how == How::VerifyFirst && is_certified(&self.partition).await? {
-            give_back(lease).await;
-            return Ok(Kept::Before);
+        // Somebody may have recovered between our look and our lease, here or on another Redis.
+        if how == How::VerifyFirst {
+            let held_back = match self.may_open(&known).await {
+                Ok(true) if !is_certified(&self.partition).await? => None,
+                Ok(true) => Some(Ok(Kept::Before)),
+                Ok(false) => Some(Ok(Kept::Watching)),
+                Err(failure) => Some(Err(failure)),
+            };
+            if let Some(kept) = held_back {
+                give_back(lease).await;
+                return kept;
+            }
         }
         let recovery = Recovery {
             partition: &self.partition,
@@ -143,11 +243,12 @@ impl Keeper {
             services: &self.services,
             lease: &lease,
             watch,
+            how,
         };
         let (started, partition) = (Instant::now(), self.partition.id());
         tracing::info!(%partition, term = lease.term, epoch = %lease.epoch, "recovering");
         let recovered = tokio::select! {
-            recovered = recovery.run(how) => recovered,
+            recovered = recovery.run() => recovered,
             () = shutdown.cancelled() => Ok(Recovered::Superseded),
         };
         count(started, &recovered);
@@ -177,6 +278,34 @@ pub async fn wrong_ledger(partition: &Partition, database: &Database) -> Result<
          --mongodb-uri at a pair, or, if this database is to take that Redis over, run `couponctl recover --rebuild`"
             .to_owned()
     }))
+}
+
+/// How the partition's Redis stands to the latest opening that MongoDB remembers. Changes nothing.
+pub async fn standing(partition: &Partition, database: &Database) -> Result<Standing, Failure> {
+    let known = certificate::read(partition).await?;
+    let latest = Fence::new(database, partition.id()).latest().await?;
+    Ok(match latest {
+        Some(latest) if has_its_place(&known, &latest) => Standing::Current,
+        Some(latest) if latest.silent < SILENT_AFTER => Standing::Elsewhere(serves_elsewhere(&latest)),
+        Some(_) => Standing::OutOfDate,
+        None => Standing::Current,
+    })
+}
+
+/// Whether a Redis is the one that was opened last, though it may have lost its data, or has the data of that
+/// one: it was restarted, or is a replica that takes its place.
+fn has_its_place(known: &Known, latest: &Latest) -> bool {
+    known.instance == latest.instance || known.term >= latest.term
+}
+
+fn serves_elsewhere(latest: &Latest) -> String {
+    format!(
+        "another Redis (run_id {}) serves this ledger, and was seen to {} s ago: point --redis-url of every process \
+         at one Redis. If this one is to take its place, let its queue drain, stop every process that uses it, and \
+         run `couponctl recover --rebuild` on this one: what is still in flight on the other is lost",
+        latest.instance,
+        latest.silent.as_secs()
+    )
 }
 
 /// Logs the steps; those that are told again and again now and then.

@@ -1,6 +1,8 @@
 //! The right to recover a partition: one holder at a time, in MongoDB's `recovery`, by the clock of
 //! the MongoDB server. Each taking of it is a new term with a new epoch; the scripts that close and
 //! open the certificate compare the term, so a holder that slept through its lease changes nothing.
+//!
+//! The same document remembers which Redis was opened last: see [`Fence`](super::Fence).
 
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use mongodb::options::ReturnDocument;
 use mongodb::{Collection, Database};
 
 use super::Epoch;
+use super::fence::opened;
 use crate::Failure;
 use crate::keys::PartitionId;
 use crate::mongo;
@@ -28,11 +31,18 @@ pub struct Lease {
     pub epoch: Epoch,
     /// Names this ledger among all; it never changes.
     pub ledger: String,
+    /// The term of the latest opening; 0 if none is remembered.
+    pub(super) latest_term: i64,
+    /// How long before the lease was taken the Redis of the latest opening was last seen to serve.
+    pub(super) silent: Duration,
+    /// When that was.
+    served_at: Option<DateTime>,
 }
 
 impl Lease {
     /// Takes the lease for `holder`, unless somebody else holds it. Its term is later than all before,
-    /// and than `known`.
+    /// and than `known`. A lease that ends later than any lease can was taken before a clock was put back, and
+    /// is free.
     pub async fn take(
         database: &Database,
         partition: PartitionId,
@@ -44,12 +54,13 @@ impl Lease {
         let nobodys = doc! {"_id": id(partition), "term": 0_i64, "until": DateTime::from_millis(0)};
         let free = doc! {"_id": id(partition), "$expr": {"$or": [
             {"$lte": ["$until", "$$NOW"]},
+            {"$gt": ["$until", until()]},
             {"$eq": ["$holder", holder]},
         ]}};
         let taken = vec![doc! {"$set": {
             "holder": holder,
             "epoch": epoch.to_string(),
-            "term": {"$add": [{"$max": ["$term", known]}, 1_i64]},
+            "term": {"$add": [{"$max": ["$term", known, "$opened.term"]}, 1_i64]},
             "until": until(),
             "ledger": {"$ifNull": ["$ledger", Epoch::new().to_string()]},
         }}];
@@ -67,7 +78,12 @@ impl Lease {
             return Err(Failure::MongoDb { operation: "take the recovery lease", source });
         };
         let (holder, ledger) = (holder.to_owned(), ledger.to_owned());
-        Ok(Some(Lease { leases, partition, holder, term, epoch, ledger }))
+        let latest_term = taken.get_document("opened").and_then(|opened| opened.get_i64("term")).unwrap_or(0);
+        let served_at = taken.get_datetime("servedAt").ok().copied();
+        let ms = |time: Option<&DateTime>| time.map_or(0, |time| time.timestamp_millis());
+        let silent_ms = ms(taken.get_datetime("until").ok()) - ms(served_at.as_ref());
+        let silent = Duration::from_millis(u64::try_from(silent_ms).unwrap_or(0)).saturating_sub(LASTS);
+        Ok(Some(Lease { leases, partition, holder, term, epoch, ledger, latest_term, silent, served_at }))
     }
 
     /// The name of this database's ledger. It gets one if it has none.
@@ -91,28 +107,50 @@ impl Lease {
 
     /// Renews the lease. `false` means that somebody else holds it now.
     pub async fn renew(&self) -> Result<bool, Failure> {
-        self.update("renew the recovery lease", until()).await
+        self.update("renew the recovery lease", doc! {}, doc! {"until": until()}).await
+    }
+
+    /// Remembers that this epoch is about to be opened on this instance, under this lease, and renews it.
+    /// From here on whoever uses another Redis is fenced off. `false` means that somebody else holds the lease
+    /// now, or, with `if_silent`, that the Redis that was opened last was seen to serve again since the lease was
+    /// taken, and that this one must not be opened.
+    pub(super) async fn remember(
+        &self,
+        epoch: Epoch,
+        instance: &str,
+        if_silent: bool,
+    ) -> Result<bool, Failure> {
+        let mut set = opened(self.term, epoch, instance);
+        set.insert("until", until());
+        let silent = if if_silent {
+            doc! {"servedAt": self.served_at}
+        } else {
+            doc! {}
+        };
+        self.update("remember which Redis is opened", silent, set).await
     }
 
     /// Gives the lease back.
     pub async fn release(self) -> Result<(), Failure> {
-        self.update("release the recovery lease", "$$NOW".into()).await.map(drop)
+        self.update("release the recovery lease", doc! {}, doc! {"until": "$$NOW"}).await.map(drop)
     }
 
-    async fn update(&self, operation: &'static str, until: Bson) -> Result<bool, Failure> {
+    async fn update(&self, operation: &'static str, only: Document, set: Document) -> Result<bool, Failure> {
         let leases = self.leases.clone();
-        let mine = doc! {
+        let mut mine = doc! {
             "_id": id(self.partition), "holder": &self.holder, "term": self.term,
             // One that ran out is not renewed: somebody may be taking it.
             "$expr": {"$gt": ["$until", "$$NOW"]},
         };
-        let update = vec![doc! {"$set": {"until": until}}];
+        mine.extend(only);
+        let update = vec![doc! {"$set": set}];
         let updated = mongo::run(operation, async move { leases.update_one(mine, update).await });
         Ok(updated.await?.matched_count == 1)
     }
 }
 
-fn id(partition: PartitionId) -> i32 {
+/// The `_id` of a partition's lease.
+pub(super) fn id(partition: PartitionId) -> i32 {
     partition.number().into()
 }
 

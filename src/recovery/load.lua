@@ -6,7 +6,7 @@
 --
 -- KEYS  1 certificate  2 counters  3 loaded coupons  4 coupon  5 holders  6 free
 --       7 staged holders  8 staged free
--- ARGV  1 epoch  2 '1' if the epoch is being built, '0' if it is open  3 staged holders  4 staged free
+-- ARGV  1 epoch, and its term if it is open  2 '1' if the epoch is being built, '0' if it is open  3 staged holders  4 staged free
 --       5 how often that had happened when the computing began, then field, value, … of the coupon
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', what}: what is
 --   'loaded', 'present', 'retired' (it happened meanwhile) or 'incomplete' (the staging keys have expired);

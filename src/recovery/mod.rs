@@ -7,11 +7,15 @@
 //! is (`verify`); else the partition is rebuilt under a new epoch from the ledger and from what is
 //! still in flight (`rebuild`). The first boot is a recovery of nothing.
 //!
+//! A certificate that fits is not enough: it must be that of the latest opening that MongoDB remembers
+//! (`fence`). So a ledger is served by one Redis, whatever addresses lead to.
+//!
 //! A coupon gets into Redis by a rebuild or by the [`Loader`], through one script, and out again by
 //! [`retire`] when it is over.
 
 mod certificate;
 mod epoch;
+mod fence;
 mod forget;
 mod keeper;
 mod lease;
@@ -28,9 +32,10 @@ mod survivors;
 mod units;
 mod verify;
 
-pub use certificate::is_certified;
+pub use certificate::{Writable, is_certified, writable};
 pub use epoch::Epoch;
-pub use keeper::{Keeper, Kept, wrong_ledger};
+pub(crate) use fence::Fence;
+pub use keeper::{Keeper, Kept, Standing, standing, wrong_ledger};
 pub use lease::Lease;
 pub use load::{Loaded, Loader};
 pub use progress::{Step, Watch, unwatched};

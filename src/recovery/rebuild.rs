@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use redis::Script;
 
 use super::Step;
-use super::certificate::{Opening, opening, restarted};
+use super::certificate::{ClosedOn, Opening, opening, restarted};
 use super::forget::{self, Forgotten, epochs_in_flight};
 use super::picture::{Place, load_into};
 use super::recover::{Recovered, Recovery};
@@ -18,7 +18,7 @@ use super::refill::write_queue;
 use super::survivors::{self, Survivor};
 use crate::Failure;
 use crate::coupon::CouponId;
-use crate::keys::{EpochKeys, GROUP, outcome_channel};
+use crate::keys::{EpochKeys, GROUP};
 use crate::partition::{Call, script};
 
 static OPEN: LazyLock<Script> = LazyLock::new(|| script(include_str!("open.lua")));
@@ -30,8 +30,12 @@ struct Built {
     coupons: usize,
 }
 
-/// Builds the epoch of the lease, after `last` was open, and opens it.
-pub(super) async fn rebuild(recovery: &Recovery<'_>, last: Option<EpochKeys>) -> Result<Recovered, Failure> {
+/// Builds the epoch of the lease on this Redis, after `last` was open, and opens it.
+pub(super) async fn rebuild(
+    recovery: &Recovery<'_>,
+    last: Option<EpochKeys>,
+    on: &ClosedOn,
+) -> Result<Recovered, Failure> {
     let Recovery { partition, ledger, lease, watch, .. } = recovery;
     let keys = EpochKeys::new(partition.id(), lease.epoch);
     let old = match last {
@@ -65,7 +69,7 @@ pub(super) async fn rebuild(recovery: &Recovery<'_>, last: Option<EpochKeys>) ->
     watch(&Step::Built);
     let dead = queue.iter().filter(|survivor| survivor.dead.is_some()).count();
     let built = Built { in_flight: queue.len(), dead, coupons };
-    if !lease.renew().await? {
+    if !recovery.remember(&keys, on).await? {
         return Ok(Recovered::Superseded);
     }
     match open(recovery, &keys, &built).await? {
@@ -80,7 +84,7 @@ pub(super) async fn rebuild(recovery: &Recovery<'_>, last: Option<EpochKeys>) ->
         }
     }
     watch(&Step::Opened);
-    partition.set_epoch(lease.epoch);
+    recovery.opened(&keys);
     forget::leftovers(partition, &keys).await;
     Ok(Recovered::Rebuilt { survivors: built.in_flight, decided: decisions.len(), coupons })
 }
@@ -146,6 +150,6 @@ async fn open(recovery: &Recovery<'_>, keys: &EpochKeys, built: &Built) -> Resul
         .arg(built.dead)
         .arg(built.coupons)
         .arg(&recovery.lease.ledger)
-        .arg(outcome_channel(keys.partition()));
+        .arg(recovery.partition.outcome_channel());
     opening(recovery.partition.invoke(&OPEN, "open the certificate", &call).await?)
 }

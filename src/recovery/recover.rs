@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::Step;
-use super::certificate::{Closed, Opening, certify, close, restarted};
+use super::certificate::{Closed, ClosedOn, Opening, certify, close, restarted};
+use super::fence::CONFIRM_EVERY;
 use super::forget;
 use super::lease::{LASTS, Lease};
 use super::progress::Watch;
@@ -13,11 +14,14 @@ use crate::Failure;
 use crate::coupon::CouponStore;
 use crate::issuance::Ledger;
 use crate::keys::EpochKeys;
-use crate::partition::Partition;
+use crate::partition::{self, Partition};
 use crate::service::ServiceStore;
 
 /// Well within the lease's length.
 const RENEW_EVERY: Duration = Duration::from_secs(3);
+
+/// Those who use a Redis notice within this that another is to be opened.
+const NOTICED_AFTER: Duration = CONFIRM_EVERY.saturating_mul(2);
 
 /// What a recovery works with.
 pub struct Recovery<'a> {
@@ -28,6 +32,7 @@ pub struct Recovery<'a> {
     /// One that was just taken.
     pub lease: &'a Lease,
     pub watch: &'a Watch,
+    pub how: How,
 }
 
 /// What to do about data that is not certified.
@@ -51,39 +56,39 @@ pub enum Recovered {
 
 impl Recovery<'_> {
     /// Recovers. An `Err` leaves the certificate closed, for the next attempt.
-    pub async fn run(&self, how: How) -> Result<Recovered, Failure> {
+    pub async fn run(&self) -> Result<Recovered, Failure> {
         tokio::select! {
-            recovered = self.close_and_open(how) => recovered,
+            recovered = self.close_and_open() => recovered,
             lost = self.lose() => lost.map(|()| Recovered::Superseded),
         }
     }
 
-    async fn close_and_open(&self, how: How) -> Result<Recovered, Failure> {
-        let last = match close(self.partition, self.lease, how == How::Rebuild).await? {
+    async fn close_and_open(&self) -> Result<Recovered, Failure> {
+        let (last, on) = match close(self.partition, self.lease, self.how == How::Rebuild).await? {
             Closed::Superseded => return Ok(Recovered::Superseded),
-            Closed::After(last) => last,
+            Closed::After { last, on } => (last, on),
         };
         (self.watch)(&Step::Closed);
-        if let (How::VerifyFirst, Some(last)) = (how, &last)
-            && let Some(recovered) = self.verified(last).await?
+        if let (How::VerifyFirst, Some(last)) = (self.how, &last)
+            && let Some(recovered) = self.verified(last, &on).await?
         {
             return Ok(recovered);
         }
-        rebuild(self, last).await
+        rebuild(self, last, &on).await
     }
 
     /// Certifies the data as it is. `None` if it is not what was left there.
-    async fn verified(&self, last: &EpochKeys) -> Result<Option<Recovered>, Failure> {
+    async fn verified(&self, last: &EpochKeys, on: &ClosedOn) -> Result<Option<Recovered>, Failure> {
         let verified = match verify(self.partition, last, self.ledger, self.coupons, self.watch).await {
             Err(damaged) if damaged.is_damage() => Verified::Damaged(damaged.chain()),
             verified => verified?,
         };
         let why = match verified {
             Verified::Damaged(why) => why,
-            Verified::Intact { in_flight, coupons } => match self.certified(last).await? {
+            Verified::Intact { in_flight, coupons } => match self.certified(last, on).await? {
                 Opening::Opened => {
                     (self.watch)(&Step::Opened);
-                    self.partition.set_epoch(last.epoch());
+                    self.opened(last);
                     forget::leftovers(self.partition, last).await;
                     return Ok(Some(Recovered::Verified { in_flight, coupons }));
                 }
@@ -96,8 +101,28 @@ impl Recovery<'_> {
         Ok(None)
     }
 
-    async fn certified(&self, last: &EpochKeys) -> Result<Opening, Failure> {
-        certify(self.partition, self.lease, last, self.services.get().await?).await
+    async fn certified(&self, last: &EpochKeys, on: &ClosedOn) -> Result<Opening, Failure> {
+        let service = self.services.get().await?;
+        if !self.remember(last, on).await? {
+            return Ok(Opening::Superseded);
+        }
+        certify(self.partition, self.lease, last, service).await
+    }
+
+    /// Remembers what is about to be opened. Where it takes the place of a Redis that served a moment ago, and may
+    /// live on, those who use that one notice before it is opened. Whether it may be opened.
+    pub(super) async fn remember(&self, keys: &EpochKeys, on: &ClosedOn) -> Result<bool, Failure> {
+        let if_silent = on.out_of_date && self.how == How::VerifyFirst;
+        let remembered = self.lease.remember(keys.epoch(), &on.instance, if_silent).await?;
+        if remembered && on.was_replica && self.lease.silent < NOTICED_AFTER {
+            tokio::time::sleep(NOTICED_AFTER).await;
+        }
+        Ok(remembered)
+    }
+
+    /// Goes over to what was just opened. The next call finds out the rest.
+    pub(super) fn opened(&self, keys: &EpochKeys) {
+        self.partition.set_opening(partition::Opening { epoch: keys.epoch(), term: 0 });
     }
 
     /// Renews the lease until it is lost. That MongoDB is away for a moment does not lose it yet.

@@ -100,7 +100,7 @@ impl<'a> Staging<'a> {
             .key(keys.free(&coupon.id))
             .key(self.holders.key.clone())
             .key(self.free.key.clone());
-        call.arg(keys.epoch().to_string())
+        call.arg(if building { keys.epoch().to_string() } else { self.partition.credential(keys) })
             .arg(u8::from(building))
             .arg(self.holders.count)
             .arg(self.free.count)
@@ -131,7 +131,7 @@ impl<'a> Staging<'a> {
                 }),
             },
             "stale" => {
-                self.partition.set_epoch(self.partition.open_epoch(&mut reply)?);
+                self.partition.admit(&mut reply).await?;
                 Ok(Placed::Outdated)
             }
             _ => Err(Failure::Uncertified),

@@ -13,6 +13,7 @@ mod damage;
 mod doors;
 mod exports;
 mod faults;
+mod fencing;
 mod helpers;
 mod inserting;
 mod issuing;

@@ -127,6 +127,8 @@ enum Action {
     Recover,
     /// A record that Redis knows nothing of.
     InsertLate,
+    /// Redis becomes a replica of a server that is not there.
+    Follow,
     /// The certificate is closed, and nobody can rebuild.
     Uncertify,
     LoseRedis,
@@ -229,6 +231,7 @@ const ROWS: &[Row] = {
         (names::RECOVERIES, &["result=\"rebuilt\""], Recover, Api, Up),
         (names::RECOVERY_SECONDS, &[], Recover, Api, Up),
         (names::LOST, &[], Recover, Api, Up),
+        (names::WRITABLE, &[], Follow, Api, To(0.0)),
         (names::CERTIFIED, &[], Uncertify, Api, To(0.0)),
         (names::STALE, &[], LoseRedis, Api, To(1.0)),
         (names::UNLIMITED, &[], LoseRedis, Api, Up),
@@ -483,8 +486,10 @@ impl Stage {
                 let coupon = self.system.coupon("late", 1, 1).await;
                 self.insert_by_ghost(coupon).await;
             }
+            Action::Follow => self.redis(&["REPLICAOF", "127.0.0.1", "1"]).await,
             Action::Uncertify => {
-                let until = DateTime::from_millis(at(600).as_millisecond());
+                // As long as a lease may be.
+                let until = DateTime::from_millis(at(14).as_millisecond());
                 self.lease(doc! {"holder": "slow", "until": until}).await;
                 self.redis(&["HSET", &certificate(PartitionId::ONE), "state", "closed"]).await;
             }
@@ -510,6 +515,13 @@ impl Stage {
                 .await;
             }
             Action::Crowd => self.crowd.clear(),
+            Action::Follow => {
+                self.redis(&["REPLICAOF", "NO", "ONE"]).await;
+                eventually("Redis takes writes again", async || {
+                    (self.scrape(Of::Api).await.sum(names::WRITABLE, &[])? == 1.0).then_some(())
+                })
+                .await;
+            }
             Action::Uncertify => {
                 self.lease(doc! {"until": DateTime::from_millis(0)}).await;
                 eventually("it is certified again", async || {

@@ -218,7 +218,7 @@ async fn while_somebody_else_recovers_a_keeper_asks_at_a_measured_pace() {
     let certificate = coupon_system::keys::certificate(system.partition().id());
     // Somebody holds the lease, and is slow.
     let leases = system.backends.database.collection::<mongodb::bson::Document>("recovery");
-    let held = mongodb::bson::doc! {"$set": {"holder": "slow", "until": mongodb::bson::DateTime::from_millis(at(600).as_millisecond())}};
+    let held = mongodb::bson::doc! {"$set": {"holder": "slow", "until": mongodb::bson::DateTime::from_millis(at(14).as_millisecond())}};
     leases.update_one(mongodb::bson::doc! {}, held).await.expect("it is held");
     system.command::<redis::Value>(&["HSET", &certificate, "state", "closed"]).await;
     let (before, started) = (system.scripts_run().await, std::time::Instant::now());

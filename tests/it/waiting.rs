@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use coupon_system::issuance::settle::{Settlement, settle};
 use coupon_system::issuance::{Decision, IssuanceId, Outcome, Reason};
-use coupon_system::keys::outcome_channel;
 use coupon_system::queue::{Entry, dead};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
@@ -73,7 +72,7 @@ async fn discard(system: &System, entry: &Entry) {
 
 /// Waits until the API listens to the outcomes.
 async fn until_subscribed(system: &System) {
-    let channel = outcome_channel(system.partition().id());
+    let channel = system.partition().outcome_channel();
     eventually("the API listens", async || {
         let (_, count): (String, u64) = system.command(&["PUBSUB", "NUMSUB", &channel]).await;
         (count > 0).then_some(())
@@ -280,7 +279,7 @@ async fn garbage_on_the_channel_harms_nothing() {
     until_subscribed(&system).await;
     let mut polls = waiting_polls(&system, 1).await;
     let (id, poll) = polls.drain().next().expect("one");
-    let channel = outcome_channel(system.partition().id());
+    let channel = system.partition().outcome_channel();
     let halves = format!("{id} I 1");
     let other_way = format!("{id} I 01 1 1 1 c u0");
     let long = "x".repeat(100_000);

@@ -1,5 +1,5 @@
 //! The background task that looks at queue, stock and certificate every few seconds, so that a scrape
-//! need not. Idempotent and without input. Reads: `figures.lua`, the heartbeats, `stock.lua`, the
+//! need not. Idempotent and without input. Reads: `figures.lua`, `probe.lua`, the heartbeats, `stock.lua`, the
 //! current coupons. Writes: the text that is scraped.
 //!
 //! Its figures belong to a partition and not to the process, so they are no part of the global
@@ -18,7 +18,8 @@ use crate::metrics::names;
 use crate::partition::Partition;
 use crate::queue::registry::{self, STALE_AFTER};
 use crate::queue::{Backlog, figures};
-use crate::{Failure, metrics as counted};
+use crate::recovery::Writable;
+use crate::{Failure, metrics as counted, recovery};
 
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -53,6 +54,7 @@ impl Watch {
             coupons,
             sizes,
             certified: false,
+            writable: false,
             queue: None,
             stocks: Vec::new(),
             left_out: 0,
@@ -82,6 +84,7 @@ struct Seen {
     coupons: CouponStore,
     sizes: Sizes,
     certified: bool,
+    writable: bool,
     queue: Option<(Backlog, usize)>,
     stocks: Vec<(CouponId, Option<Stock>)>,
     left_out: u64,
@@ -93,6 +96,7 @@ impl Seen {
         // First the queue: it matters most while MongoDB is away.
         let queue = told(self.queue().await);
         self.certified = queue.is_some();
+        self.writable = told(recovery::writable(&self.partition).await) == Some(Writable::Yes);
         let coupons = told(self.coupons.newest_current(Timestamp::now(), COUPONS_MAX).await);
         let fresh = queue.is_some() && coupons.is_some();
         self.queue = queue.or(self.queue);
@@ -116,7 +120,8 @@ impl Seen {
         let beats = registry::beats(&self.partition).await?;
         let alive = beats
             .iter()
-            .filter(|beat| backlog.now.duration_since(beat.at) <= STALE_AFTER.try_into().unwrap_or_default());
+            // One from the future is stale too, as for those who claim.
+            .filter(|beat| backlog.now.duration_since(beat.at).unsigned_abs() <= STALE_AFTER);
         Ok((backlog, alive.count()))
     }
 
@@ -125,6 +130,7 @@ impl Seen {
         metrics::with_local_recorder(&recorder, || {
             gauge!(names::STALE).set(f64::from(u8::from(!fresh)));
             gauge!(names::CERTIFIED).set(f64::from(u8::from(self.certified)));
+            gauge!(names::WRITABLE).set(f64::from(u8::from(self.writable)));
             if let Some((backlog, alive)) = &self.queue {
                 gauge!(names::BACKLOG).set(backlog.waiting() as f64);
                 gauge!(names::DEAD_LETTERS).set(backlog.dead as f64);

@@ -20,13 +20,13 @@ const LOOK_BATCH: usize = 1_024;
 pub(super) async fn keep_looking(feed: Feed) {
     let mut every = tokio::time::interval(LOOK_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut epochs = feed.partition.epochs();
+    let mut openings = feed.partition.openings();
     loop {
         tokio::select! {
             () = feed.waiters.stopping.cancelled() => return,
             _ = every.tick() => {}
             () = feed.again.notified() => {}
-            Ok(()) = epochs.changed() => {}
+            Ok(()) = openings.changed() => {}
         }
         tokio::select! {
             () = feed.waiters.stopping.cancelled() => return,

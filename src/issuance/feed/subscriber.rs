@@ -17,7 +17,6 @@ use super::message::{self, Heard};
 use crate::Failure;
 use crate::backoff::Backoff;
 use crate::issuance::lookup::Found;
-use crate::keys::outcome_channel;
 
 /// Pauses between attempts to connect.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -35,6 +34,7 @@ pub(super) async fn listen(feed: Feed) {
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
     let mut told = false;
     while !stopping.is_cancelled() {
+        let mut replacements = feed.partition.client().replacements();
         match timeout(CONNECT_TIMEOUT, subscribe(&feed)).await {
             Ok(Ok((sink, stream))) => {
                 told = false;
@@ -44,6 +44,8 @@ pub(super) async fn listen(feed: Feed) {
                 tokio::select! {
                     () = stopping.cancelled() => return,
                     () = hear(&feed, sink, stream) => tracing::debug!("lost the outcome feed"),
+                    // Whatever this one leads to, the outcomes may be announced elsewhere.
+                    Ok(()) = replacements.changed() => {}
                 }
                 // A connection that is lost as soon as it is made is a failure too.
                 if since.elapsed() > RETRY_LONGEST {
@@ -67,7 +69,7 @@ pub(super) async fn listen(feed: Feed) {
 async fn subscribe(feed: &Feed) -> Result<(PubSubSink, PubSubStream), Failure> {
     let failed = || Failure::redis("subscribe to the outcomes");
     let mut connection = feed.partition.client().get_async_pubsub().await.map_err(failed())?;
-    connection.subscribe(outcome_channel(feed.partition.id())).await.map_err(failed())?;
+    connection.subscribe(feed.partition.outcome_channel()).await.map_err(failed())?;
     Ok(connection.split())
 }
 

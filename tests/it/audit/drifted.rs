@@ -128,7 +128,7 @@ async fn release(stage: &Stage, token: &str, next: &str) -> String {
     let keys = stage.system.keys();
     let mut call = script.key(keys.certificate());
     call.key(stage.coupon_key()).key(stage.free_key());
-    call.arg(keys.epoch().to_string()).arg(token).arg(next).arg(9);
+    call.arg(stage.system.partition().credential(&keys)).arg(token).arg(next).arg(9);
     let answer: redis::RedisResult<Vec<String>> =
         call.invoke_async(&mut stage.system.partition().connection()).await;
     answer.expect("an answer").remove(1)

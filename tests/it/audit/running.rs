@@ -185,7 +185,7 @@ async fn an_audit_without_a_certificate_fails_and_says_so() {
     let system = System::start().await;
     let coupon = system.coupon("c", 3, 1).await;
     let leases = system.backends.database.collection::<mongodb::bson::Document>("recovery");
-    let until = mongodb::bson::DateTime::from_millis(at(600).as_millisecond());
+    let until = mongodb::bson::DateTime::from_millis(at(14).as_millisecond());
     let held = mongodb::bson::doc! {"$set": {"holder": "slow", "until": until}};
     leases.update_one(mongodb::bson::doc! {}, held).await.expect("it is held");
     let certificate = coupon_system::keys::certificate(system.partition().id());

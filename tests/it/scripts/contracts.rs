@@ -10,7 +10,7 @@ use coupon_system::issuance::reassign::{Reassigned, reassign};
 use coupon_system::issuance::reserve::{Request, Reserved, reserve};
 use coupon_system::issuance::settle::{Settled, Settlement, settle};
 use coupon_system::issuance::{Decision, IssuanceId, Outcome, Reason};
-use coupon_system::keys::{EpochKeys, certificate, outcome_channel};
+use coupon_system::keys::{EpochKeys, certificate};
 use coupon_system::queue::Entry;
 use coupon_system::recovery::{How, Kept, Loaded, Recovered, unwatched};
 use futures::StreamExt;
@@ -312,7 +312,7 @@ async fn outcomes_are_announced_together_each_once_and_what_is_guarded_off_is_no
     let bench = Bench::start().await;
     let coupon = bench.coupon("c", 3, 1).await;
     let entries = queued(&bench, &coupon, 2).await;
-    let channel = outcome_channel(bench.partition().id());
+    let channel = bench.partition().outcome_channel();
     let mut feed = bench.partition().client().get_async_pubsub().await.expect("a connection");
     feed.subscribe(&channel).await.expect("it listens");
 
