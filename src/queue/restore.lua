@@ -27,9 +27,11 @@ local scan = redis.call('HSCAN', KEYS[3], ARGV[3], 'COUNT', ARGV[4])
 local reply = {'ok', scan[1]}
 for i = 1, #scan[2], 2 do
   local id, value = scan[2][i], scan[2][i + 1]
-  local entry, rest = string.match(value, '^(%S+) (%S+ %S+ %S+ %S+ %S+ %S+)$')
-  if entry then
-    local lost = #redis.call('XRANGE', KEYS[2], entry, entry) == 0
+  -- A value that names no entry is the audit's to find.
+  local entry, rest = string.match(value, '^(%d+%-%d+) (%S+ %S+ %S+ %S+ %S+ %S+)$')
+  local found = entry and redis.pcall('XRANGE', KEYS[2], entry, entry)
+  if found and not found.err then
+    local lost = #found == 0
     if not lost then
       local ms, seq = time_of(entry)
       local delivered = ms < delivered_ms or (ms == delivered_ms and seq <= delivered_seq)
