@@ -5,7 +5,6 @@ use std::error::Error;
 use std::sync::Arc;
 
 use crate::issuance::ledger::Unreadable;
-use crate::mongo::Unwritten;
 
 /// See the module's documentation.
 #[derive(Debug, thiserror::Error)]
@@ -27,13 +26,6 @@ pub enum Failure {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// MongoDB will never carry it out as it is: a validator says no, say. Asking again does not help.
-    #[error("MongoDB refuses to {operation}")]
-    Refused {
-        operation: &'static str,
-        #[source]
-        source: Box<dyn Error + Send + Sync>,
-    },
     /// What was read is there, and no program of this version can have written it. Asking again does not help.
     #[error("{what} cannot be read: {why}")]
     Damaged { what: &'static str, why: String },
@@ -48,11 +40,17 @@ pub enum Failure {
     Overloaded { operation: &'static str },
 }
 
+/// Whether Redis ended a script because of an error in it, and not for want of something.
+fn is_script_error(detail: &str) -> bool {
+    detail.contains("user_script:") && !detail.contains("OOM") && !detail.contains("READONLY")
+}
+
 impl Failure {
     /// Names the Redis operation that failed.
     pub fn redis(operation: &'static str) -> impl FnOnce(redis::RedisError) -> Failure {
         move |source| match source.kind() {
-            _ if source.code() == Some("WRONGTYPE") => {
+            // A script ends with an error of its own only over data that nothing of this program writes.
+            _ if source.code() == Some("WRONGTYPE") || source.detail().is_some_and(is_script_error) => {
                 Failure::Damaged { what: "data in Redis", why: source.to_string() }
             }
             redis::ErrorKind::UnexpectedReturnType => {
@@ -68,17 +66,13 @@ impl Failure {
             mongodb::error::ErrorKind::BsonDeserialization(_) | mongodb::error::ErrorKind::Bson(_) => {
                 Failure::Damaged { what: "a record in MongoDB", why: source.to_string() }
             }
-            _ if Unwritten::of(&source) == Unwritten::Refused => {
-                Failure::Refused { operation, source: source.into() }
-            }
             _ => Failure::MongoDb { operation, source: source.into() },
         }
     }
 
-    /// Whether it is the trouble of the one thing that was asked for, which cannot be read or is refused, and
-    /// of nothing else.
-    pub fn is_of_one(&self) -> bool {
-        matches!(self.root(), Failure::Damaged { .. } | Failure::Unreadable(_) | Failure::Refused { .. })
+    /// Whether something that is there cannot be read: it alone is in trouble, and nothing else with it.
+    pub fn is_damage(&self) -> bool {
+        matches!(self.root(), Failure::Damaged { .. } | Failure::Unreadable(_))
     }
 
     /// The share that one request has in the failure of its batch.

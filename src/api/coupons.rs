@@ -13,6 +13,7 @@ use super::query::Query;
 use super::wire::coupon::{self as wire, CreateCoupon};
 use super::wire::page::{Asked, Page, cursor};
 use super::wire::problem::Problem as ProblemBody;
+use crate::Failure;
 use crate::coupon::{Coupon, CouponId, Created, Status, Stock, stock};
 use crate::http::request::Json as Body;
 use crate::http::{Code, Problem};
@@ -117,9 +118,7 @@ pub(super) async fn with_stock(app: &App, coupons: Vec<Coupon>) -> Vec<wire::Cou
 pub(super) async fn looked_at(partition: &Partition, coupons: Vec<Coupon>) -> Vec<Looked> {
     let ids: Vec<CouponId> = coupons.iter().map(|coupon| coupon.id.clone()).collect();
     let (now, stocks) = match stock::read(partition, &ids).await {
-        Ok((now, stocks)) => {
-            (now, stocks.into_iter().map(|stock| stock.map_or(Known::NotLoaded, Known::Live)).collect())
-        }
+        Ok((now, stocks)) => (now, stocks.into_iter().map(Known::of).collect()),
         Err(failure) => {
             tracing::debug!(error = failure.chain(), "the stock is unknown");
             (Timestamp::now(), vec![Known::Unknown; ids.len()])
@@ -141,6 +140,18 @@ enum Known {
     Live(Stock),
     NotLoaded,
     Unknown,
+}
+
+impl Known {
+    fn of(stock: Result<Option<Stock>, Failure>) -> Self {
+        match stock {
+            Ok(stock) => stock.map_or(Known::NotLoaded, Known::Live),
+            Err(damaged) => {
+                tracing::error!(error = damaged.chain(), "a coupon is shown without its stock");
+                Known::Unknown
+            }
+        }
+    }
 }
 
 impl Looked {

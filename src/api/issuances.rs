@@ -239,7 +239,8 @@ fn refusal(app: &App, user: &UserId, refused: Reserved) -> Problem {
         | Reserved::Replayed(_)
         | Reserved::ReplayIssued(_)
         | Reserved::ReplayRejected(_)
-        | Reserved::NotLoaded { .. } => Problem::new(Code::Internal),
+        | Reserved::NotLoaded { .. }
+        | Reserved::Damaged(_) => Problem::new(Code::Internal),
     }
 }
 

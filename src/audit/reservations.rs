@@ -85,7 +85,7 @@ impl Look<'_> {
             for settled in settle(&self.auditor.partition, &self.keys, batch).await? {
                 match settled {
                     settle::Settled::Now => self.found.settled += 1,
-                    settle::Settled::Before => {}
+                    settle::Settled::Before | settle::Settled::Unreadable => {}
                     settle::Settled::AnotherEpoch => return Err(Stop::AnotherEpoch),
                 }
             }

@@ -5,10 +5,11 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::SignedDuration;
 use redis::Script;
 use tokio_util::sync::CancellationToken;
 
+use super::store::ChangesSince;
 use super::{Coupon, CouponStore};
 use crate::Failure;
 use crate::partition::{Partition, script};
@@ -18,7 +19,7 @@ static UPDATE: LazyLock<Script> = LazyLock::new(|| script(include_str!("update.l
 
 /// How often records and Redis are compared.
 const EVERY: Duration = Duration::from_secs(2);
-/// Clocks of processes differ; changes this much older than the last look are looked at again.
+/// A change is stamped before it can be read; those this much older than the last look are looked at again.
 const MARGIN: SignedDuration = SignedDuration::from_secs(30);
 /// Changes before the start of a process that its first look goes back to.
 const FIRST_LOOK: SignedDuration = SignedDuration::from_hours(24);
@@ -26,7 +27,7 @@ const FIRST_LOOK: SignedDuration = SignedDuration::from_hours(24);
 const BATCH: usize = 200;
 
 /// Brings coupons that are loaded up to their records, and Redis up to the state of the service.
-/// Returns how many were behind.
+/// Returns how many were behind. A coupon whose state in Redis cannot be read is left alone, and named.
 pub async fn apply(partition: &Partition, service: Service, coupons: &[Coupon]) -> Result<u64, Failure> {
     let mut changed = 0;
     let mut batches = coupons.chunks(BATCH);
@@ -48,33 +49,35 @@ pub async fn apply(partition: &Partition, service: Service, coupons: &[Coupon]) 
             })
             .await?;
         changed += reply.number()?;
+        while reply.len() > 0 {
+            let place = usize::try_from(reply.number()?).map_err(|_| reply.wrong())?;
+            let coupon = coupons.get(place.wrapping_sub(1)).ok_or_else(|| reply.wrong())?;
+            tracing::error!(
+                coupon = %coupon.id,
+                "an operator's change cannot reach Redis: its generation or total there cannot be read; \
+                 couponctl audit says what to do"
+            );
+        }
         batch = batches.next();
     }
     Ok(changed)
 }
 
 /// Reconciles until `shutdown`. Reads: records that changed lately, the state of the service. Writes:
-/// loaded coupons.
+/// loaded coupons. All times are MongoDB's, which stamps the changes: clocks of processes differ.
 pub async fn reconcile(
     partition: Arc<Partition>,
     coupons: CouponStore,
     services: ServiceStore,
     shutdown: CancellationToken,
 ) {
-    let mut since = Timestamp::now() - FIRST_LOOK;
+    let mut since = ChangesSince::Ago(FIRST_LOOK);
     loop {
-        let now = Timestamp::now();
-        let looked = async {
-            let changed = coupons.changed_since(since - MARGIN).await?;
-            apply(&partition, services.get().await?, &changed).await
-        };
-        match looked.await {
-            Ok(changed) => {
-                since = now;
-                if changed > 0 {
-                    tracing::info!(changed, "brought Redis up to operators' changes");
-                }
+        match catch_up(&partition, &coupons, &services, &mut since).await {
+            Ok(changed) if changed > 0 => {
+                tracing::info!(changed, "brought Redis up to operators' changes");
             }
+            Ok(_) => {}
             Err(failure) => {
                 tracing::debug!(error = failure.chain(), "operators' changes cannot be compared now")
             }
@@ -84,4 +87,28 @@ pub async fn reconcile(
             () = tokio::time::sleep(EVERY) => {}
         }
     }
+}
+
+/// Applies the changes since `since`, however many there are, and moves it on: only as far as they were
+/// applied.
+async fn catch_up(
+    partition: &Partition,
+    coupons: &CouponStore,
+    services: &ServiceStore,
+    since: &mut ChangesSince,
+) -> Result<u64, Failure> {
+    let service = services.get().await?;
+    let mut changes = coupons.changed_since(*since).await?;
+    let mut changed = apply(partition, service, &[]).await?;
+    while let Some(page) = changes.next().await? {
+        if !page.coupons.is_empty() {
+            changed += apply(partition, service, &page.coupons).await?;
+        }
+        // One from the future, by a clock that was ahead, must not hide those that come before it.
+        if let Some(changed_at) = page.changed_at {
+            *since = ChangesSince::Moment(changed_at.min(changes.began_at) - MARGIN);
+        }
+    }
+    *since = ChangesSince::Moment(changes.began_at - MARGIN);
+    Ok(changed)
 }

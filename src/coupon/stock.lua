@@ -4,19 +4,28 @@
 -- KEYS  1 certificate, then for each coupon: coupon, free
 -- ARGV  1 epoch
 -- Returns {'uncertified'} or {'stale', epoch}, or
---       {'ok', now in ms, {total, next, settled, free}, …}; {} for a coupon that is not loaded
+--       {'ok', now in ms, {total, next, settled, free}, …}; {} for a coupon that is not loaded, {what} for
+--       one of which this is damaged
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
+-- A whole number as it is kept: a Lua nil would end the reply for all.
+local function whole(text) return text and #text < 9 and string.match(text, '^%d+$') and tonumber(text) end
+
+local FIELDS = {'total', 'next', 'settled'}
+local function stock(coupon, free)
+  local held, count = redis.pcall('HMGET', coupon, 'total', 'next', 'settled', 'id'), redis.pcall('SCARD', free)
+  if held.err then return {held.err} end
+  if not held[1] and not held[2] and not held[4] then return {} end
+  if type(count) ~= 'number' then return {count.err} end
+  for place = 1, 3 do
+    if not whole(held[place]) then return {'the field ' .. FIELDS[place]} end
+  end
+  return {tonumber(held[1]), tonumber(held[2]), tonumber(held[3]), count}
+end
+
 local time = redis.call('TIME')
 local reply = {'ok', time[1] * 1000 + math.floor(time[2] / 1000)}
-for key = 2, #KEYS, 2 do
-  local held = redis.call('HMGET', KEYS[key], 'total', 'next', 'settled')
-  if held[1] then
-    reply[#reply + 1] = {tonumber(held[1]), tonumber(held[2]), tonumber(held[3]), redis.call('SCARD', KEYS[key + 1])}
-  else
-    reply[#reply + 1] = {}
-  end
-end
+for key = 2, #KEYS, 2 do reply[#reply + 1] = stock(KEYS[key], KEYS[key + 1]) end
 return reply

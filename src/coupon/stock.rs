@@ -23,11 +23,12 @@ pub struct Stock {
 }
 
 /// Reads the stock of `coupons` in one script, with Redis's own time. `None` for one that is not
-/// loaded. At most [`BATCH_MAX`] are asked at once.
+/// loaded; for one whose units cannot be read, and for no other, [`Failure::Damaged`]. At most
+/// [`BATCH_MAX`] are asked at once.
 pub async fn read(
     partition: &Partition,
     coupons: &[CouponId],
-) -> Result<(Timestamp, Vec<Option<Stock>>), Failure> {
+) -> Result<(Timestamp, Vec<Result<Option<Stock>, Failure>>), Failure> {
     let mut reply = partition
         .call(&STOCK, "read the stock", |keys, call| {
             for coupon in coupons {
@@ -38,10 +39,15 @@ pub async fn read(
     let now = i64::try_from(reply.number()?).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
     let now = now.ok_or_else(|| reply.wrong())?;
     let mut stocks = Vec::with_capacity(coupons.len());
-    for _ in coupons {
+    for coupon in coupons {
         let mut held = reply.list()?;
         if held.len() == 0 {
-            stocks.push(None);
+            stocks.push(Ok(None));
+            continue;
+        }
+        if held.len() == 1 {
+            let why = format!("coupon {coupon}: {}", held.text()?);
+            stocks.push(Err(Failure::Damaged { what: "the stock of the coupon in Redis", why }));
             continue;
         }
         let mut figures = [0; 4];
@@ -50,13 +56,13 @@ pub async fn read(
         }
         let [total, next, settled, free] = figures;
         // Serials from `next` on were never taken; those in the free set were given back.
-        let remaining = (total + 1).saturating_sub(next) + free;
-        stocks.push(Some(Stock {
+        let remaining = total.saturating_add(1).saturating_sub(next).saturating_add(free);
+        stocks.push(Ok(Some(Stock {
             total,
             remaining,
             reserved: total.saturating_sub(remaining).saturating_sub(settled),
             issued: settled,
-        }));
+        })));
     }
     Ok((now, stocks))
 }

@@ -2,18 +2,19 @@
 
 use std::collections::HashMap;
 
-use jiff::Timestamp;
-use mongodb::bson::{DateTime, Document, RawDocument, RawDocumentBuf, doc};
-use mongodb::options::{FindOptions, ReadConcern, ReturnDocument};
-use mongodb::{Collection, Database};
+use futures::TryStreamExt;
+use jiff::{SignedDuration, Timestamp};
+use mongodb::bson::{DateTime, Document, doc};
+use mongodb::options::{FindOptions, ReturnDocument};
+use mongodb::{Collection, Cursor, Database};
 use serde::{Deserialize, Serialize};
 
-use super::{Coupon, CouponId, Discount, Limit, MAX_TOTAL, Validity};
+use super::{Coupon, CouponId, Discount, MAX_TOTAL, Validity};
 use crate::Failure;
-use crate::mongo::{self, LINEARIZABLE_MAX, from_bson_time, to_bson_time};
+use crate::mongo::{self, from_bson_time, to_bson_time};
 
-/// Coupons in one answer of [`CouponStore::changed_since`].
-const CHANGED_MAX: i64 = 10_000;
+/// Coupons in one answer of [`ChangedCoupons::next`].
+const CHANGED_MAX: usize = 200;
 
 /// Coupons in one answer of [`CouponStore::ended_before`].
 const ENDED_MAX: i64 = 100_000;
@@ -25,6 +26,51 @@ const FINAL_COUNT: &str = "finalCount";
 #[derive(Clone)]
 pub struct CouponStore {
     coupons: Collection<Record>,
+}
+
+/// The coupons that operators changed since a moment, the oldest change first, a page at a time.
+pub struct ChangedCoupons {
+    /// MongoDB's time when this was begun.
+    pub began_at: Timestamp,
+    cursor: Option<Cursor<Document>>,
+}
+
+/// From where on changes are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangesSince {
+    Moment(Timestamp),
+    /// So long before MongoDB's present.
+    Ago(SignedDuration),
+}
+
+/// One page of [`ChangedCoupons`].
+pub struct ChangedPage {
+    /// A damaged record is left out.
+    pub coupons: Vec<Coupon>,
+    /// When the last of them was changed, by MongoDB's clock.
+    pub changed_at: Option<Timestamp>,
+}
+
+impl ChangedCoupons {
+    /// The coupons that follow; `None` is the end.
+    pub async fn next(&mut self) -> Result<Option<ChangedPage>, Failure> {
+        let Some(mut cursor) = self.cursor.take() else { return Ok(None) };
+        let read = mongo::run("read the changed coupons", async move {
+            let mut records = Vec::new();
+            while records.len() < CHANGED_MAX {
+                match cursor.try_next().await? {
+                    Some(record) => records.push(record),
+                    None => return Ok((records, None)),
+                }
+            }
+            Ok((records, Some(cursor)))
+        });
+        let (records, cursor) = read.await?;
+        self.cursor = cursor;
+        let changed_at = records.last().and_then(|record| record.get_datetime("changedAt").ok());
+        let changed_at = changed_at.copied().map(from_bson_time);
+        Ok(Some(ChangedPage { coupons: readable(records), changed_at }))
+    }
 }
 
 /// What became of a coupon that was to be made.
@@ -90,29 +136,6 @@ pub enum Changed {
     Refused(Coupon),
 }
 
-/// As much of a record as limits are.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct LimitRecord {
-    total: i64,
-    per_user: i32,
-}
-
-impl LimitRecord {
-    fn projection() -> Document {
-        doc! {"total": 1, "perUser": 1}
-    }
-
-    fn parse(record: &RawDocument) -> Result<Limit, String> {
-        let LimitRecord { total, per_user } =
-            mongodb::bson::deserialize_from_slice(record.as_bytes()).map_err(|error| error.to_string())?;
-        Ok(Limit {
-            total: u32::try_from(total).map_err(|_| "its total")?,
-            per_user: u8::try_from(per_user).map_err(|_| "its perUser")?,
-        })
-    }
-}
-
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 enum DiscountRecord {
@@ -146,39 +169,6 @@ impl CouponStore {
         found.await?.map(Coupon::try_from).transpose()
     }
 
-    /// The limits of these coupons, by id; or why a record does not say. Nothing else of the records is read.
-    pub async fn limits(
-        &self,
-        ids: &[CouponId],
-    ) -> Result<HashMap<CouponId, Result<Limit, String>>, Failure> {
-        let coupons = self.coupons.clone_with_type::<RawDocumentBuf>();
-        let asked: Vec<&str> = ids.iter().map(CouponId::as_str).collect();
-        let filter = doc! {"_id": {"$in": asked}};
-        let found = mongo::run("read the limits of coupons", async move {
-            let cursor = coupons.find(filter).projection(LimitRecord::projection()).await?;
-            futures::TryStreamExt::try_collect::<Vec<_>>(cursor).await
-        });
-        let limits = found.await?.into_iter().filter_map(|record| {
-            let id = record.get_str("_id").ok()?.parse().ok()?;
-            Some((id, LimitRecord::parse(&record)))
-        });
-        Ok(limits.collect())
-    }
-
-    /// The same of one coupon: a linearizable read, so that `None` is certain.
-    pub async fn limit_for_certain(&self, id: &CouponId) -> Result<Option<Result<Limit, String>>, Failure> {
-        let (coupons, filter) = (self.coupons.clone_with_type::<RawDocumentBuf>(), doc! {"_id": id.as_str()});
-        let found = mongo::run("look for the coupon for certain", async move {
-            coupons
-                .find_one(filter)
-                .projection(LimitRecord::projection())
-                .read_concern(ReadConcern::linearizable())
-                .max_time(LINEARIZABLE_MAX)
-                .await
-        });
-        Ok(found.await?.map(|record| LimitRecord::parse(&record)))
-    }
-
     /// At most `limit` coupons, newest first, from after the one that a cursor names (its creation
     /// time and id).
     pub async fn list(
@@ -202,7 +192,7 @@ impl CouponStore {
         if let Some(generation) = generation {
             filter.insert("generation", generation);
         }
-        let mut set = doc! {"changedAt": to_bson_time(Timestamp::now())};
+        let mut set = doc! {};
         let mut increase = doc! {"generation": 1_i64};
         match change {
             Change::Pause => drop(set.insert("paused", true)),
@@ -220,7 +210,11 @@ impl CouponStore {
         }
         let coupons = self.coupons.clone();
         let changed = mongo::run("change the coupon", async move {
-            let update = doc! {"$set": set, "$inc": increase};
+            // MongoDB's clock: those who look for changes go by it, whichever process made them.
+            let mut update = doc! {"$inc": increase, "$currentDate": {"changedAt": true}};
+            if !set.is_empty() {
+                update.insert("$set", set);
+            }
             coupons.find_one_and_update(filter, update).return_document(ReturnDocument::After).await
         });
         match changed.await? {
@@ -233,17 +227,27 @@ impl CouponStore {
         }
     }
 
-    /// The coupons that operators changed since a moment, at most `CHANGED_MAX`, the oldest change
-    /// first. A damaged record is left out.
-    pub async fn changed_since(&self, moment: Timestamp) -> Result<Vec<Coupon>, Failure> {
+    /// Begins to read the coupons that operators changed lately, by MongoDB's clock.
+    pub async fn changed_since(&self, since: ChangesSince) -> Result<ChangedCoupons, Failure> {
         let coupons = self.coupons.clone_with_type::<Document>();
-        let options = FindOptions::builder().sort(doc! {"changedAt": 1}).limit(CHANGED_MAX).build();
-        let found = mongo::run("read the changed coupons", async move {
-            let cursor =
-                coupons.find(doc! {"changedAt": {"$gte": to_bson_time(moment)}}).with_options(options);
-            futures::TryStreamExt::try_collect::<Vec<_>>(cursor.await?).await
+        let database = coupons.client().database(&coupons.namespace().db);
+        let begun = mongo::run("read the changed coupons", async move {
+            let hello = database.run_command(doc! {"hello": 1}).await?;
+            let began_at =
+                from_bson_time(*hello.get_datetime("localTime").map_err(mongodb::error::Error::custom)?);
+            let moment = match since {
+                ChangesSince::Moment(moment) => moment,
+                ChangesSince::Ago(ago) => began_at - ago,
+            };
+            let cursor = coupons
+                .find(doc! {"changedAt": {"$gte": to_bson_time(moment)}})
+                .sort(doc! {"changedAt": 1})
+                .batch_size(CHANGED_MAX as u32)
+                .await?;
+            Ok((began_at, cursor))
         });
-        Ok(readable(found.await?))
+        let (began_at, cursor) = begun.await?;
+        Ok(ChangedCoupons { began_at, cursor: Some(cursor) })
     }
 
     /// At most `limit` of the coupons that may be asked for at `now` or later, newest first, and how
@@ -258,7 +262,7 @@ impl CouponStore {
         let found = mongo::run("read the newest current coupons", async move {
             let count = coupons.count_documents(filter.clone()).await?;
             let cursor = coupons.find(filter).with_options(options).await?;
-            Ok((futures::TryStreamExt::try_collect::<Vec<_>>(cursor).await?, count))
+            Ok((cursor.try_collect::<Vec<_>>().await?, count))
         });
         let (records, count) = found.await?;
         let left_out = count.saturating_sub(records.len() as u64);
@@ -270,7 +274,7 @@ impl CouponStore {
         let (coupons, filter) = (self.coupons.clone_with_type::<Document>(), ended_before(moment));
         let found = mongo::run("read the coupons that ended", async move {
             let cursor = coupons.find(filter).projection(doc! {"_id": 1}).limit(ENDED_MAX).await?;
-            futures::TryStreamExt::try_collect::<Vec<_>>(cursor).await
+            cursor.try_collect::<Vec<_>>().await
         });
         Ok(found.await?.iter().filter_map(|coupon| coupon.get_str("_id").ok()?.parse().ok()).collect())
     }
@@ -294,7 +298,7 @@ impl CouponStore {
         let records = self.coupons.clone_with_type::<Document>();
         let found = mongo::run("read the final counts", async move {
             let cursor = records.find(filter).projection(doc! {FINAL_COUNT: 1}).await?;
-            futures::TryStreamExt::try_collect::<Vec<_>>(cursor).await
+            cursor.try_collect::<Vec<_>>().await
         });
         let mut kept = HashMap::new();
         for record in found.await? {
@@ -315,7 +319,7 @@ impl CouponStore {
         let coupons = self.coupons.clone_with_type::<Document>();
         let found = mongo::run("read the current coupons", async move {
             let cursor = coupons.find(doc! {"endsAt": {"$gt": to_bson_time(now)}, "archived": false}).await?;
-            futures::TryStreamExt::try_collect::<Vec<_>>(cursor).await
+            cursor.try_collect::<Vec<_>>().await
         });
         Ok(readable(found.await?))
     }

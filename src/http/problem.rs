@@ -297,16 +297,18 @@ impl From<Failure> for Problem {
                 tracing::error!(error = %unreadable, "mend the record in MongoDB, or run the version that wrote it");
                 return Problem::new(Code::OutcomeUnreadable);
             }
-            Failure::Refused { .. } => {
-                tracing::error!(error = failure.chain(), "repeating does not help");
-                return Problem::new(Code::Internal);
-            }
             _ => Code::Unavailable,
         };
         if code == Code::Unavailable {
             tracing::warn!(error = failure.chain(), "answered that a part of the service is unavailable");
         }
-        Problem::new(code).retry_after_ms(jittered_ms(1_000))
+        let problem = Problem::new(code).retry_after_ms(jittered_ms(1_000));
+        match failure.root() {
+            Failure::Damaged { what, .. } => problem.with_detail(format!(
+                "{what} cannot be read, and others are served. The service's log says what an operator must repair."
+            )),
+            _ => problem,
+        }
     }
 }
 

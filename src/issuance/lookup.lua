@@ -11,6 +11,9 @@ if fault then return fault end
 
 local time = redis.call('TIME')
 local values = redis.call('HMGET', KEYS[2], unpack(ARGV, 2))
-for i = 1, #values do values[i] = values[i] or '' end
-return {'ok', time[1] * 1000 + math.floor(time[2] / 1000),
-  tonumber(redis.call('HGET', KEYS[4], 'settled') or 0), redis.call('HLEN', KEYS[3]), unpack(values)}
+-- A value that is there and empty is damaged, and no miss.
+for i = 1, #values do values[i] = values[i] == '' and ' ' or values[i] or '' end
+-- An estimate rests on it, and no answer.
+local settled = redis.call('HGET', KEYS[4], 'settled')
+settled = settled and #settled < 16 and string.match(settled, '^%d+$') or '0'
+return {'ok', time[1] * 1000 + math.floor(time[2] / 1000), tonumber(settled), redis.call('HLEN', KEYS[3]), unpack(values)}

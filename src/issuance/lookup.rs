@@ -63,7 +63,7 @@ impl Lookup {
             let partition = Arc::clone(&behind);
             async move {
                 match read_in_flight(&partition, &ids).await {
-                    Ok(found) => found.into_iter().map(Ok).collect(),
+                    Ok(found) => found,
                     Err(failure) => all_failed(ids.len(), failure),
                 }
             }
@@ -104,12 +104,17 @@ impl Lookup {
             return Ok(Found::Decided(decision));
         }
         metrics::OUTCOME_CACHE.miss();
-        if let Some((in_flight, progress)) = self.redis.ask(id).await? {
-            return Ok(Found::Queued { in_flight, progress });
-        }
-        match self.decided(id).await? {
-            Some(decision) => Ok(Found::Decided(decision)),
-            None => self.nowhere().await,
+        match self.redis.ask(id).await {
+            Ok(Some((in_flight, progress))) => Ok(Found::Queued { in_flight, progress }),
+            Ok(None) => match self.decided(id).await? {
+                Some(decision) => Ok(Found::Decided(decision)),
+                None => self.nowhere().await,
+            },
+            // It is in flight, and may be decided already.
+            Err(damaged) if matches!(damaged.root(), Failure::Damaged { .. }) => {
+                self.mongodb.ask(id).await?.map(|found| Found::Decided(self.learn(found))).ok_or(damaged)
+            }
+            Err(failure) => Err(failure),
         }
     }
 
@@ -148,11 +153,12 @@ impl Lookup {
     }
 }
 
-/// Reads a batch of issuances from the in-flight hash: one call of `lookup.lua`.
+/// Reads a batch of issuances from the in-flight hash: one call of `lookup.lua`. For an issuance whose
+/// value cannot be read, and for no other, the answer is [`Failure::Damaged`].
 pub async fn read_in_flight(
     partition: &Partition,
     ids: &[IssuanceId],
-) -> Result<Vec<Option<(InFlight, Progress)>>, Failure> {
+) -> Result<Vec<Result<Option<(InFlight, Progress)>, Failure>>, Failure> {
     let mut reply = partition
         .call(&LOOKUP, "look up", |keys, call| {
             call.key(keys.in_flight()).key(keys.dead()).key(keys.counters());
@@ -162,15 +168,16 @@ pub async fn read_in_flight(
         })
         .await?;
     let (now, settled, dead) = (time(&mut reply)?, reply.number()?, reply.number()?);
-    ids.iter()
-        .map(|_| {
-            let value = reply.bytes()?;
-            if value.is_empty() {
-                return Ok(None);
-            }
-            let held = in_flight(&value).ok_or_else(|| reply.wrong())?;
+    let found = |id: &IssuanceId, value: &[u8]| match (value, in_flight(value)) {
+        (b"", _) => Ok(None),
+        (_, Some(held)) => {
             let progress = Progress::new(now, held.sequence, settled, dead);
             Ok(Some((held, progress)))
-        })
-        .collect()
+        }
+        (_, None) => Err(Failure::Damaged {
+            what: "the in-flight value of this issuance",
+            why: format!("issuance {id}: {:?}", String::from_utf8_lossy(value)),
+        }),
+    };
+    ids.iter().map(|id| Ok(found(id, &reply.bytes()?))).collect()
 }

@@ -30,6 +30,7 @@ pub(super) fn reserved(started: Instant, requests: usize, answers: &Result<Vec<R
             Reserved::Paused => "paused",
             Reserved::Archived => "archived",
             Reserved::BacklogFull => "overloaded",
+            Reserved::Damaged(_) => "damaged",
         };
         metrics::REFUSED.count(refused);
     }
@@ -47,7 +48,7 @@ pub(super) fn settled(started: Instant, decided: &[Settlement], answers: &Result
                 metrics::REJECTED.count(reason.as_str());
                 metrics::ACCEPTED_NOT_ISSUED.increment(1);
             }
-            (Settled::Before | Settled::AnotherEpoch, _) => {}
+            (Settled::Before | Settled::AnotherEpoch | Settled::Unreadable, _) => {}
         }
     }
 }

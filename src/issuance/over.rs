@@ -1,7 +1,7 @@
 //! Answering a request for a coupon that is over and was retired from Redis: the ledger knows all that
 //! there is to know. Nothing of such a coupon is in flight, and nothing of it can be had any more.
 
-use super::reserve::{Request, Reserved};
+use super::reserve::{Request, Reserved, TOLD_MAX};
 use super::{Ledger, Outcome};
 use crate::Failure;
 use crate::coupon::Coupon;
@@ -16,11 +16,13 @@ pub async fn answer(ledger: &Ledger, coupon: &Coupon, request: &Request) -> Resu
             Outcome::Rejected { .. } => Reserved::ReplayRejected(request.id),
         });
     }
-    let held = ledger.held_by(&coupon.id, &request.user).await?;
+    let mut held = ledger.held_by(&coupon.id, &request.user).await?;
     if held.len() >= usize::from(coupon.per_user) {
+        held.sort_unstable_by_key(|held| held.as_ref().map_or(0, |held| held.nth));
         let issued = held
-            .into_iter()
-            .filter_map(|held| held.map_or_else(|unreadable| unreadable.id, |held| Some(held.id)))
+            .iter()
+            .skip(held.len().saturating_sub(TOLD_MAX))
+            .filter_map(|held| held.as_ref().map_or_else(|unreadable| unreadable.id, |held| Some(held.id)))
             .collect();
         return Ok(Reserved::AtLimit { issued, in_flight: Vec::new() });
     }

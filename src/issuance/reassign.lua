@@ -9,24 +9,39 @@
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', what, serial}: what is
 --   'taken' (serial is fresh), 'changed' (somebody else was first; serial is the one in flight),
 --   'none' (no unit is free), 'gone' (this entry is no longer in flight),
---   'unloaded' (the coupon is not loaded, which cannot be while it has something in flight)
+--   'unloaded' (the coupon is not loaded, which cannot be while it has something in flight),
+--   'damaged' (the in-flight value names this entry and cannot be read, or nobody can tell which units
+--   of the coupon are free)
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
+local SOUGHT_MAX = 64 -- free units that are looked at for one that is a serial
+
+local function is_serial(text) return text and #text < 9 and string.find(text, '^[1-9]%d*$') end
+
 local value = redis.call('HGET', KEYS[2], ARGV[2])
-if not value then return {'ok', 'gone', '0'} end
-local entry, serial, rest = string.match(value, '^(%S+) (%S+) (.+)$')
-if entry ~= ARGV[3] then return {'ok', 'gone', '0'} end
+if not value or string.match(value, '^%S+') ~= ARGV[3] then return {'ok', 'gone', '0'} end
+local entry, serial, rest = string.match(value, '^(%S+) (%d+) (%d+ %d+ %d+ %S+ %S+)$')
+if not entry then return {'ok', 'damaged', '0'} end
 if serial ~= ARGV[4] and serial ~= '0' then return {'ok', 'changed', serial} end
 
-local state = redis.call('HMGET', KEYS[3], 'total', 'next')
-if not state[1] then return {'ok', 'unloaded', '0'} end
-local fresh = redis.call('SPOP', KEYS[4])
-if not fresh then
-  if tonumber(state[2]) > tonumber(state[1]) then return {'ok', 'none', '0'} end
+local state = redis.call('HMGET', KEYS[3], 'total', 'next', 'id')
+if not state[1] and not state[2] and not state[3] then return {'ok', 'unloaded', '0'} end
+if not (is_serial(state[1]) or state[1] == '0') or not is_serial(state[2]) then return {'ok', 'damaged', '0'} end
+local free, fresh = redis.call('SRANDMEMBER', KEYS[4], SOUGHT_MAX), nil
+for _, unit in ipairs(free) do
+  if is_serial(unit) then fresh = unit end
+end
+if fresh then
+  redis.call('SREM', KEYS[4], fresh)
+elseif tonumber(state[2]) <= tonumber(state[1]) then
   fresh = state[2]
-  redis.call('HINCRBY', KEYS[3], 'next', 1)
+  redis.call('HSET', KEYS[3], 'next', string.format('%.0f', tonumber(fresh) + 1))
+elseif #free < SOUGHT_MAX then
+  return {'ok', 'none', '0'}
+else
+  return {'ok', 'damaged', '0'}
 end
 redis.call('HSET', KEYS[2], ARGV[2], table.concat({entry, fresh, rest}, ' '))
 return {'ok', 'taken', fresh}

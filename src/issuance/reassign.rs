@@ -48,6 +48,10 @@ pub async fn reassign(
             operation: "reassign a serial",
             source: format!("coupon {coupon} has issuance {id} in flight and is not loaded").into(),
         }),
+        ("damaged", _) => Err(Failure::Damaged {
+            what: "what Redis holds of an issuance in flight, or of its coupon's units",
+            why: format!("coupon {coupon}, issuance {id}, entry {entry}"),
+        }),
         _ => Err(reply.wrong()),
     }
 }

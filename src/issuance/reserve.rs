@@ -24,6 +24,9 @@ const BOUNDS: Bounds = Bounds { batch: 256, calls: 2, waiting: 16_384, wait: Dur
 /// Digits of the length of an answer at most: it is a value of Redis's, of 512 MiB at most.
 const LENGTH_DIGITS_MAX: usize = 9;
 
+/// The most ids of one answer. (`reserve.lua` has it too.)
+pub const TOLD_MAX: usize = 20;
+
 /// Asks for one unit. The id is new, or made from the request's key.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -43,7 +46,7 @@ pub enum Reserved {
     ReplayIssued(IssuanceId),
     /// The same key's request was rejected, and stays so.
     ReplayRejected(IssuanceId),
-    /// The user has as many as the limit allows: these.
+    /// The user has as many as the limit allows: these are the newest [`TOLD_MAX`] of them.
     AtLimit {
         issued: Vec<IssuanceId>,
         in_flight: Vec<IssuanceId>,
@@ -62,6 +65,8 @@ pub enum Reserved {
     },
     /// As many are queued as the bound allows.
     BacklogFull,
+    /// Nobody can tell: what Redis holds of this coupon, this user or this issuance is damaged. Says what.
+    Damaged(String),
 }
 
 /// An issuance that waits for its decision.
@@ -107,7 +112,7 @@ impl Reservations {
                 let answered = reserve(&partition, &requests, backlog_max).await;
                 metered::reserved(started, requests.len(), &answered);
                 match answered {
-                    Ok(answers) => answers.into_iter().map(Ok).collect(),
+                    Ok(answers) => requests.iter().zip(answers).map(of_one).collect(),
                     Err(failure) => all_failed(requests.len(), failure),
                 }
             }
@@ -124,6 +129,17 @@ impl Reservations {
     /// Whether whoever asks now is refused: there are more than can be reserved for soon.
     pub fn refuses(&self) -> bool {
         self.batcher.refuses()
+    }
+}
+
+/// What one request of a batch is told: of what is damaged, a failure of its own.
+fn of_one((request, answer): (&Request, Reserved)) -> Result<Reserved, Failure> {
+    match answer {
+        Reserved::Damaged(what) => Err(Failure::Damaged {
+            what: "the state of this request in Redis",
+            why: format!("coupon {}, issuance {}: {what} is damaged", request.coupon, request.id),
+        }),
+        answer => Ok(answer),
     }
 }
 
@@ -183,31 +199,36 @@ impl<'a> Answers<'a> {
                 Reserved::Accepted(Queued { id, accepted_at: now, progress: self.progress(self.sequence) })
             }
             b'R' => {
-                let (id, value) = self.more()?.split_at_checked(16)?;
-                let held = in_flight(value)?;
-                let progress = self.progress(held.sequence);
-                Reserved::Replayed(Queued { id: id_of(id)?, accepted_at: held.accepted_at, progress })
+                let replay = self.more()?;
+                self.replay(replay)
+                    .unwrap_or_else(|| Reserved::Damaged("the in-flight value of the issuance".to_owned()))
             }
             b'K' => Reserved::ReplayIssued(id_of(self.more()?)?),
             b'J' => Reserved::ReplayRejected(id_of(self.more()?)?),
-            b'H' => {
-                let (issued, ids) = self.more()?.split_first()?;
-                let ids = ids.chunks(16).map(id_of).collect::<Option<Vec<_>>>()?;
-                let (issued, in_flight) = ids.split_at_checked(usize::from(*issued))?;
-                Reserved::AtLimit { issued: issued.to_vec(), in_flight: in_flight.to_vec() }
-            }
+            b'H' => at_limit(self.more()?).unwrap_or_else(|| {
+                Reserved::Damaged("what the user holds of the coupon in Redis".to_owned())
+            }),
             b'S' => Reserved::SoldOut,
-            b'N' => {
-                let ms = std::str::from_utf8(self.more()?).ok()?.parse().ok()?;
-                Reserved::NotStarted { now, starts_at: Timestamp::from_millisecond(ms).ok()? }
-            }
+            b'N' => match starts_at(self.more()?) {
+                Some(starts_at) => Reserved::NotStarted { now, starts_at },
+                None => Reserved::Damaged("the field starts_at of the coupon in Redis".to_owned()),
+            },
             b'E' => Reserved::Ended,
             b'P' => Reserved::Paused,
             b'X' => Reserved::Archived,
             b'L' => Reserved::NotLoaded { now },
             b'B' => Reserved::BacklogFull,
+            b'D' => Reserved::Damaged(String::from_utf8_lossy(self.more()?).into_owned()),
             _ => return None,
         })
+    }
+
+    /// A replay: the id, and its in-flight value. `None` if that cannot be read.
+    fn replay(&self, replay: &[u8]) -> Option<Reserved> {
+        let (id, value) = replay.split_at_checked(16)?;
+        let held = in_flight(value)?;
+        let progress = self.progress(held.sequence);
+        Some(Reserved::Replayed(Queued { id: id_of(id)?, accepted_at: held.accepted_at, progress }))
     }
 
     /// What follows the letter: its length, a colon, and so many bytes.
@@ -222,6 +243,19 @@ impl<'a> Answers<'a> {
     fn progress(&self, sequence: u64) -> Progress {
         Progress::new(self.now, sequence, self.settled, self.dead)
     }
+}
+
+/// Ids held, and in flight. `None` if one is no issuance's.
+fn at_limit(told: &[u8]) -> Option<Reserved> {
+    let (issued, ids) = told.split_first()?;
+    let ids = ids.chunks(16).map(id_of).collect::<Option<Vec<_>>>()?;
+    let (issued, in_flight) = ids.split_at_checked(usize::from(*issued))?;
+    Some(Reserved::AtLimit { issued: issued.to_vec(), in_flight: in_flight.to_vec() })
+}
+
+fn starts_at(text: &[u8]) -> Option<Timestamp> {
+    let ms = std::str::from_utf8(text).ok()?.parse().ok()?;
+    Timestamp::from_millisecond(ms).ok()
 }
 
 pub(super) fn time(reply: &mut Reply) -> Result<Timestamp, Failure> {

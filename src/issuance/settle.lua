@@ -2,6 +2,9 @@
 -- Tells Redis what the ledger decided. Works when memory has run out: it only gives back.
 -- The guard is the in-flight hash: it must name this very stream entry, else nothing is done for it.
 -- (XACK's 0 would not do: it can also mean that the group is missing.)
+-- What is damaged concerns nobody else of the batch. For an in-flight value that cannot be read nothing is
+-- done. To the accounts of a coupon that are damaged nothing is written, as to those of one that is not
+-- loaded.
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 dead  5 counters
 --       then for each coupon: coupon, holders, free
@@ -11,41 +14,54 @@
 --       A verdict is 'I' and the serial; or 'R', '1' if the serial is given back or '0' if it is lost to
 --       another record, '1' if the id was made from a key or '0', the serial in ten digits (zeros for
 --       none), and what a user rejected as already issued holds (26 bytes each: id, serial in ten digits)
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', answers}: a digit for each, 1 settled, 0 guarded off
+-- Returns {'uncertified'} or {'stale', epoch}, or {'ok', answers}: a digit for each, 1 settled, 0 guarded off, 2 its
+--       in-flight value cannot be read, and nothing was done
 -- Publishes the announcements of what was settled as one message, a line each.
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
+local UNREADABLE = {}
+
+-- A whole number as it is kept. Arithmetic on anything else would stop the script.
+local function whole(text)
+  return text and #text < 16 and string.match(text, '^%d+$') and tonumber(text)
+end
+
+-- Of each coupon that is loaded, by its key's place: the next serial, and how many are settled.
+local next_serial, counted = {}, {}
+
 -- Takes a unit out of the free ones. One that was never handed out is free by the counter alone:
 -- then those below it join the set. Not over any gap, for a script must stay short: a unit so far off
 -- stays free until the audit takes it out. Whether it was taken.
-local function take(coupon, free, serial)
+local function take(key, serial)
   serial = tonumber(serial)
-  local next_serial = tonumber(redis.call('HGET', coupon, 'next'))
-  if serial - next_serial > 1000 then return false end
-  if serial < next_serial then
-    redis.call('SREM', free, serial)
+  local first = next_serial[key]
+  if serial - first > 1000 then return false end
+  if serial < first then
+    redis.call('SREM', KEYS[key + 2], serial)
   else
-    for unit = next_serial, serial - 1 do redis.call('SADD', free, string.format('%.0f', unit)) end
-    redis.call('HSET', coupon, 'next', string.format('%.0f', serial + 1))
+    for unit = first, serial - 1 do redis.call('SADD', KEYS[key + 2], string.format('%.0f', unit)) end
+    next_serial[key] = serial + 1
+    redis.call('HSET', KEYS[key], 'next', string.format('%.0f', serial + 1))
   end
   return true
 end
 
 -- Read everything first: an error here is before the first write.
 local count = (#ARGV - 3) / 5
-local loaded = {}
 for key = 6, #KEYS, 3 do
-  loaded[key] = redis.call('HEXISTS', KEYS[key], 'id') == 1
-  redis.call('HLEN', KEYS[key + 1])
-  redis.call('SCARD', KEYS[key + 2])
+  local state = redis.pcall('HMGET', KEYS[key], 'id', 'next', 'settled')
+  local holders, free = redis.pcall('HLEN', KEYS[key + 1]), redis.pcall('SCARD', KEYS[key + 2])
+  if state[1] and type(holders) == 'number' and type(free) == 'number' and whole(state[2]) and whole(state[3]) then
+    next_serial[key], counted[key] = tonumber(state[2]), tonumber(state[3])
+  end
 end
 local ids = {}
 for item = 1, count do ids[item] = ARGV[item * 5 + 1] end
 local values = redis.call('HMGET', KEYS[3], unpack(ids))
 local dead = redis.call('HLEN', KEYS[4])
-redis.call('HLEN', KEYS[5])
+local settled = redis.call('HGET', KEYS[5], 'settled')
 redis.call('XLEN', KEYS[2])
 
 local entries, settled_ids, issued, seen, answers, announced = {}, {}, {}, {}, {}, {}
@@ -55,23 +71,28 @@ for item = 1, count do
   local entry, id, verdict = ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   local held_entry, held_serial, user
   if values[item] and not seen[id] then
-    held_entry, held_serial, user = string.match(values[item], '^(%S+) (%S+) %S+ %S+ %S+ %S+ (%S+)$')
+    held_entry, held_serial, user = string.match(values[item], '^(%d+%-%d+) (%d+) %d+ %d+ %d+ %S+ (%S+)$')
+    if not user or #held_serial > 8 then
+      -- One that names another entry is guarded off, readable or not.
+      local named = string.match(values[item], '^(%d+%-%d+) ')
+      held_entry = (named == entry or not named) and UNREADABLE
+    end
   end
   if held_entry ~= entry then
-    answers[item] = '0'
+    answers[item] = held_entry == UNREADABLE and '2' or '0'
   else
     seen[id] = true
     answers[item] = '1'
     entries[#entries + 1] = entry
     settled_ids[#settled_ids + 1] = id
     announced[#announced + 1] = ARGV[at + 5]
-    if loaded[key] then
+    if counted[key] then
       if string.byte(verdict) == 73 then -- I
         local serial = string.sub(verdict, 2)
         issued[key] = (issued[key] or 0) + 1
         -- The unit that the ledger names is taken, whatever was in flight for it.
         if serial ~= held_serial then
-          take(KEYS[key], KEYS[key + 2], serial)
+          take(key, serial)
           if held_serial ~= '0' then redis.call('SADD', KEYS[key + 2], held_serial) end
         end
       else
@@ -93,7 +114,7 @@ for item = 1, count do
           local other = string.sub(verdict, i, i + 15)
           if not known[other] then
             local waits = redis.call('HEXISTS', KEYS[3], other) == 1
-            if waits or take(KEYS[key], KEYS[key + 2], string.sub(verdict, i + 16, i + 25)) then
+            if waits or take(key, string.sub(verdict, i + 16, i + 25)) then
               rest[#rest + 1] = other
               if not waits then issued[key] = (issued[key] or 0) + 1 end
             end
@@ -112,12 +133,14 @@ for item = 1, count do
 end
 
 if #entries > 0 then
-  for key, number in pairs(issued) do redis.call('HINCRBY', KEYS[key], 'settled', number) end
+  for key, number in pairs(issued) do
+    redis.call('HSET', KEYS[key], 'settled', string.format('%.0f', counted[key] + number))
+  end
   redis.call('XACK', KEYS[2], ARGV[2], unpack(entries))
   redis.call('XDEL', KEYS[2], unpack(entries))
   redis.call('HDEL', KEYS[3], unpack(settled_ids))
   if dead > 0 then redis.call('HDEL', KEYS[4], unpack(settled_ids)) end
-  redis.call('HINCRBY', KEYS[5], 'settled', #entries)
+  redis.call('HSET', KEYS[5], 'settled', string.format('%.0f', (whole(settled) or 0) + #entries))
   redis.call('PUBLISH', ARGV[3], table.concat(announced, '\n'))
 end
 return {'ok', table.concat(answers)}

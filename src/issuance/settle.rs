@@ -24,6 +24,8 @@ pub enum Settled {
     Before,
     /// Another epoch is open; a recovery has dealt with it.
     AnotherEpoch,
+    /// Its in-flight value cannot be read: nothing was done.
+    Unreadable,
 }
 
 /// A decided entry.
@@ -78,6 +80,7 @@ async fn call(
         .map(|answer| match answer {
             b'1' => Ok(Settled::Now),
             b'0' => Ok(Settled::Before),
+            b'2' => Ok(Settled::Unreadable),
             _ => Err(reply.wrong()),
         })
         .collect()

@@ -10,7 +10,8 @@
 -- No certificate is asked for: a bucket belongs to no epoch and says nothing of stock. One that is
 -- lost, or older than it should be, lets somebody ask a little more, and nothing else.
 -- A question that is refused, and owes nothing, writes nothing: whoever asks in vain costs no fsync.
--- Each bucket expires when it would be full.
+-- Each bucket expires when it would be full. One that cannot be read counts as missing. One that is of
+-- later than now was written before the clock was set back: it fills from now on, and is written anew.
 
 local rate, burst = tonumber(ARGV[1]) / 1000, tonumber(ARGV[2])
 local time = redis.call('TIME')
@@ -20,9 +21,11 @@ local answers = {}
 for place, key in ipairs(KEYS) do
   local debt = tonumber(ARGV[2 + place])
   local tokens = burst
-  local held, at = string.match(redis.call('GET', key) or '', '^(%S+) (%d+)$')
+  local bucket = redis.pcall('GET', key)
+  local held, at = string.match(type(bucket) == 'string' and bucket or '', '^(%-?%d+%.?%d*) (%d+)$')
+  local of_later = false
   if held then
-    -- A clock that was set back must not take anything away.
+    of_later = tonumber(at) > now
     tokens = math.min(burst, tonumber(held) + math.max(0, now - tonumber(at)) * rate)
   end
   tokens = math.max(-burst, tokens - debt)
@@ -30,7 +33,7 @@ for place, key in ipairs(KEYS) do
   if taken then
     tokens = tokens - 1
   end
-  if taken or debt > 0 then
+  if taken or debt > 0 or of_later then
     local full = math.ceil((burst - tokens) / rate)
     redis.call('SET', key, string.format('%.3f %.0f', tokens, now), 'PX', string.format('%.0f', full + 1))
   end

@@ -166,7 +166,8 @@ pub static AUDIT_FINDINGS: LazyLock<Family> = LazyLock::new(|| {
 
 /// See [`names`].
 pub static REFUSED: LazyLock<Family> = LazyLock::new(|| {
-    let codes = ["already-issued", "sold-out", "not-started", "ended", "paused", "archived", "overloaded"];
+    let codes =
+        ["already-issued", "sold-out", "not-started", "ended", "paused", "archived", "overloaded", "damaged"];
     Family::new(names::REFUSED, "code", &codes)
 });
 

@@ -121,8 +121,12 @@ impl Retention {
         }
         // One that is still to be settled must stay: without it its entry would be decided anew.
         let in_flight = read_in_flight(&self.partition, &found).await?;
-        let settled: Vec<_> =
-            found.iter().zip(in_flight).filter(|(_, held)| held.is_none()).map(|(id, _)| *id).collect();
+        let settled: Vec<_> = found
+            .iter()
+            .zip(in_flight)
+            .filter(|(_, held)| matches!(held, Ok(None)))
+            .map(|(id, _)| *id)
+            .collect();
         Ok((found.len(), self.ledger.delete_rejections(&settled).await?))
     }
 }

@@ -1,27 +1,79 @@
 #!lua flags=no-writes
--- How much is queued, all read at one moment. Cheap: it looks at no more of the stream than its first
--- entries, and at more than one only to pass over dead letters.
+-- How much is queued, all read at one moment. Cheap, whatever stands at the head of the stream: dead
+-- letters belong to a consumer of their own, so the oldest that waits is the first one pending for
+-- another consumer, or else the first one that was never delivered. What is not in flight, or cannot be
+-- read, waits for nothing, and is passed over.
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 dead
--- ARGV  1 epoch  2 how many dead letters to pass over at most
+-- ARGV  1 epoch  2 group  3 consumer of dead letters  4 how many pages to pass over, for each consumer
+--       5 how many consumers to look at
 -- Returns {'uncertified'} or {'stale', epoch}, or
 --       {'ok', now in ms, in flight, dead letters, stream entries,
---        when the oldest that is no dead letter was accepted, in ms; '' if there is none}
+--        when the oldest that waits was accepted, in ms; '' if none does}
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
-local time = redis.call('TIME')
-local dead = redis.call('HLEN', KEYS[4])
-local oldest = ''
-local first = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', math.min(dead, tonumber(ARGV[2])) + 1)
-for _, entry in ipairs(first) do
-  local id, at = string.sub(entry[2][2], 1, 16), string.match(string.sub(entry[2][2], 17), '^%d+ %d+ (%d+) ')
-  if redis.call('HEXISTS', KEYS[4], id) == 0 then
-    -- An entry that was appended anew keeps its request's time.
-    oldest = at or string.match(entry[1], '^%d+')
-    break
+local PAGE = 20 -- entries
+local oldest    -- as a number of ms
+
+-- Whether an entry waits; if so, when it was accepted counts.
+local function waits(entry)
+  local value = type(entry[2][2]) == 'string' and entry[2][1] == '2' and entry[2][2] or ''
+  local id, at = string.sub(value, 1, 16), string.match(value, '^%d+ %d+ (%d+) %d+ %S+ %S+$', 17)
+  -- An entry that was appended anew keeps its request's time.
+  if not at or #at > 15 or redis.call('HEXISTS', KEYS[3], id) == 0 or redis.call('HEXISTS', KEYS[4], id) == 1 then
+    return false
+  end
+  oldest = math.min(oldest or math.huge, tonumber(at))
+  return true
+end
+
+-- Looks for the first that waits, a page at a time: `page` returns the ids of entries that follow one.
+-- Where too many wait for nothing, it is as old as the last of these, at least.
+local function look(after, page)
+  for _ = 1, tonumber(ARGV[4]) do
+    local ids = page(after)
+    for _, id in ipairs(ids) do
+      local entry = redis.call('XRANGE', KEYS[2], id, id)[1]
+      if entry and waits(entry) then return end
+    end
+    if #ids < PAGE then return end
+    after = '(' .. ids[#ids]
+  end
+  oldest = math.min(oldest or math.huge, tonumber(string.match(after, '%d+')))
+end
+
+-- The first of each of these lists.
+local function firsts(lists)
+  for place = 1, #lists do lists[place] = lists[place][1] end
+  return lists
+end
+
+local groups = redis.pcall('XINFO', 'GROUPS', KEYS[2])
+local delivered = '-'
+for _, info in ipairs(groups) do
+  local group = {}
+  for i = 1, #info, 2 do group[info[i]] = info[i + 1] end
+  if group.name == ARGV[2] then
+    delivered = '(' .. group['last-delivered-id']
+    local looked = 0
+    for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[2], ARGV[2])) do
+      local of = {}
+      for i = 1, #consumer, 2 do of[consumer[i]] = consumer[i + 1] end
+      if of.name ~= ARGV[3] and of.pending > 0 and looked < tonumber(ARGV[5]) then
+        looked = looked + 1
+        look('-', function(after)
+          return firsts(redis.call('XPENDING', KEYS[2], ARGV[2], after, '+', PAGE, of.name))
+        end)
+      end
+    end
   end
 end
-return {'ok', time[1] * 1000 + math.floor(time[2] / 1000),
-  redis.call('HLEN', KEYS[3]), dead, redis.call('XLEN', KEYS[2]), oldest}
+look(delivered, function(after) return firsts(redis.call('XRANGE', KEYS[2], after, '+', 'COUNT', PAGE)) end)
+
+local time = redis.call('TIME')
+local in_flight, dead = redis.call('HLEN', KEYS[3]), redis.call('HLEN', KEYS[4])
+local told = oldest and in_flight > dead
+return {'ok', time[1] * 1000 + math.floor(time[2] / 1000), in_flight, dead, redis.call('XLEN', KEYS[2]),
+  told and string.format('%.0f', oldest) or ''}

@@ -6,14 +6,18 @@ use std::time::Duration;
 use jiff::Timestamp;
 use redis::Script;
 
+use super::DEAD_LETTER_CONSUMER;
 use crate::Failure;
+use crate::keys::GROUP;
 use crate::partition::{Partition, Reply, script};
 
 static FIGURES: LazyLock<Script> = LazyLock::new(|| script(include_str!("figures.lua")));
 
-/// Dead letters at the head of the stream that are passed over to find the oldest entry. With more of
-/// them in front, no oldest one is told.
-const PASSED_OVER_MAX: usize = 100;
+/// Pages of twenty entries that are passed over to find the oldest that waits, for each consumer: of those
+/// that cannot be read, or are in flight no more. Dead letters are not among them, however many there are.
+const PAGES_MAX: usize = 50;
+/// Consumers that are looked at: a script must stay short.
+const CONSUMERS_MAX: usize = 64;
 
 /// The queue at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +30,7 @@ pub struct Backlog {
     pub dead: u64,
     /// Entries in the stream. The same as `in_flight`, unless somebody trimmed the stream.
     pub length: u64,
-    /// When the oldest that is no dead letter was accepted.
+    /// When the oldest that waits to be decided was accepted.
     pub oldest_at: Option<Timestamp>,
 }
 
@@ -46,7 +50,8 @@ impl Backlog {
 pub async fn figures(partition: &Partition) -> Result<Backlog, Failure> {
     let mut reply = partition
         .call(&FIGURES, "read the queue's figures", |keys, call| {
-            call.key(keys.stream()).key(keys.in_flight()).key(keys.dead()).arg(PASSED_OVER_MAX);
+            call.key(keys.stream()).key(keys.in_flight()).key(keys.dead());
+            call.arg(GROUP).arg(DEAD_LETTER_CONSUMER).arg(PAGES_MAX).arg(CONSUMERS_MAX);
         })
         .await?;
     let now = time(reply.number()?, &reply)?;

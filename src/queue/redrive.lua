@@ -11,8 +11,8 @@ if fault then return fault end
 
 local value, dead = redis.call('HGET', KEYS[3], ARGV[4]), redis.call('HGET', KEYS[4], ARGV[4])
 if not value or not dead then return {'ok', '0'} end
--- Where what is in flight is damaged, the dead letter still names the entry.
-local entry = string.match(value, '^%d+%-%d+') or string.match(dead, '^%d+%-%d+')
+-- Where the in-flight value cannot be read, the dead letter knows the entry.
+local entry = string.match(value, '^(%d+%-%d+) ') or string.match(dead, '^(%d+%-%d+) ')
 if not entry then return {'ok', '0'} end
 redis.call('XCLAIM', KEYS[2], ARGV[2], ARGV[3], 0, entry, 'JUSTID')
 redis.call('HDEL', KEYS[4], ARGV[4])

@@ -53,9 +53,9 @@ pub async fn leave(partition: &Partition, consumer: &str) -> Result<u64, Failure
     reply.number()
 }
 
-/// Every worker with a heartbeat, stale or not.
+/// Every worker with a heartbeat, stale or not. One that cannot be read is left out.
 pub async fn beats(partition: &Partition) -> Result<Vec<Beat>, Failure> {
-    let found: Vec<(String, String)> = redis::cmd("HGETALL")
+    let found: Vec<(Vec<u8>, Vec<u8>)> = redis::cmd("HGETALL")
         .arg(partition.keys().workers())
         .query_async(&mut partition.connection())
         .await
@@ -63,6 +63,7 @@ pub async fn beats(partition: &Partition) -> Result<Vec<Beat>, Failure> {
     Ok(found
         .into_iter()
         .filter_map(|(consumer, beat)| {
+            let (consumer, beat) = (String::from_utf8(consumer).ok()?, String::from_utf8(beat).ok()?);
             let (ms, says) = beat.split_once(' ')?;
             let at = Timestamp::from_millisecond(ms.parse().ok()?).ok()?;
             Some(Beat { consumer, at, says: says.to_owned() })

@@ -27,8 +27,8 @@ local scan = redis.call('HSCAN', KEYS[3], ARGV[3], 'COUNT', ARGV[4])
 local reply = {'ok', scan[1]}
 for i = 1, #scan[2], 2 do
   local id, value = scan[2][i], scan[2][i + 1]
-  -- A value that names no entry is the audit's to find.
-  local entry, rest = string.match(value, '^(%d+%-%d+) (%S+ %S+ %S+ %S+ %S+ %S+)$')
+  -- One that cannot be read, or names no entry that can be, is for the audit to tell of.
+  local entry, rest = string.match(value, '^(%d+%-%d+) (%d+ %d+ %d+ %d+ %S+ %S+)$')
   local found = entry and redis.pcall('XRANGE', KEYS[2], entry, entry)
   if found and not found.err then
     local lost = #found == 0

@@ -66,7 +66,7 @@ impl Loader {
 
     async fn load_now(&self, id: &CouponId) -> Result<Loaded, Failure> {
         let (_, stocks) = stock::read(&self.partition, std::slice::from_ref(id)).await?;
-        if stocks != [None] {
+        if !matches!(stocks.as_slice(), [Ok(None)]) {
             return Ok(Loaded::Before);
         }
         for _ in 0..ATTEMPTS_MAX {

@@ -13,9 +13,12 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local reply = {'ok'}
 for key = 2, #KEYS, 2 do
-  local held = redis.call('HMGET', KEYS[key], 'ends_at', 'archived', 'generation', 'next', 'settled')
-  local over = held[1] and (held[2] == '1' or now >= tonumber(held[1]) + tonumber(ARGV[2]))
-  local at_rest = over and tonumber(held[4]) - 1 - redis.call('SCARD', KEYS[key + 1]) == tonumber(held[5])
+  -- One that is damaged is left for the audit to name.
+  local held = redis.pcall('HMGET', KEYS[key], 'ends_at', 'archived', 'generation', 'next', 'settled')
+  local free = redis.pcall('SCARD', KEYS[key + 1])
+  local ends_at, next_serial = tonumber(held[1] or nil), tonumber(held[4] or nil)
+  local over = ends_at and next_serial and (held[2] == '1' or now >= ends_at + tonumber(ARGV[2]))
+  local at_rest = over and held[3] and type(free) == 'number' and next_serial - 1 - free == tonumber(held[5] or nil)
   reply[#reply + 1] = at_rest and held[3] or ''
 end
 return reply

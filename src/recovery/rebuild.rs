@@ -125,7 +125,7 @@ async fn place_coupons(
         match placed_now {
             Ok(()) => placed += 1,
             // It stays closed alone, not all the others with it: what is in flight for it is kept.
-            Err(damaged) if damaged.is_of_one() => {
+            Err(damaged) if damaged.is_damage() => {
                 tracing::error!(coupon = %id, error = damaged.chain(), "the coupon cannot be loaded; it is left out");
             }
             Err(failure) => return Err(failure),

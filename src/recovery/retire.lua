@@ -14,9 +14,10 @@ if fault then return fault end
 local reply, retired = {'ok'}, false
 for item = 1, #ARGV - 1 do
   local key = 4 + (item - 1) * 3
-  local held = redis.call('HMGET', KEYS[key], 'generation', 'next', 'settled', 'id')
-  local at_rest = held[1] == ARGV[item + 1]
-    and tonumber(held[2]) - 1 - redis.call('SCARD', KEYS[key + 2]) == tonumber(held[3])
+  local held = redis.pcall('HMGET', KEYS[key], 'generation', 'next', 'settled', 'id')
+  local next_serial, free = tonumber(held[2] or nil), redis.pcall('SCARD', KEYS[key + 2])
+  local at_rest = held[1] == ARGV[item + 1] and next_serial and held[4] and type(free) == 'number'
+    and next_serial - 1 - free == tonumber(held[3] or nil)
   if at_rest then
     redis.call('UNLINK', KEYS[key], KEYS[key + 1], KEYS[key + 2])
     redis.call('SREM', KEYS[3], held[4])

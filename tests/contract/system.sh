@@ -1,5 +1,4 @@
 # Sourced by what tests a real API: starts a system with data of its own, which ends with the script.
-# shellcheck shell=bash disable=SC2034 # url and key are for those who source it
 
 readonly READY_MAX_SECONDS=60
 
@@ -14,15 +13,16 @@ finish() {
 }
 trap finish EXIT
 
-# Starts the system, and waits until its banner says where it is: sets url.
+# Starts the system, and waits until it says where it is: sets url.
 start() {
-    : >"$folder/banner"
+    : >"$folder/log"
     target/debug/couponctl dev --listen 127.0.0.1:0 --data-dir "$folder/data" --log-format json \
         >"$folder/banner" 2>"$folder/log" &
     api=$!
     for ((second = 0; second < READY_MAX_SECONDS; second++)); do
-        url=$(sed -n 's/^ *API *\(http[^ ]*\)$/\1/p' "$folder/banner")
-        if [[ -n $url ]]; then
+        address=$(sed -n 's/.*"listen":"\([^"]*\)".*/\1/p' "$folder/log" | head -n 1)
+        if [[ -n $address ]] && grep -q MongoDB "$folder/banner"; then
+            url=http://$address
             return
         fi
         kill -0 "$api" || break

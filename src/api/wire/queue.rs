@@ -25,14 +25,14 @@ pub struct Worker {
 impl Worker {
     /// A worker as it is at `now`, by Redis's clock.
     pub fn new(beat: Beat, now: Timestamp) -> Self {
-        let age_ms = now.as_millisecond() - beat.at.as_millisecond();
-        let alive =
-            u128::try_from(age_ms).is_ok_and(|age_ms| age_ms <= STALE_AFTER.as_millis()) || age_ms < 0;
+        // One from the future is stale too: the clock was put back, and a worker that lives has beaten since.
+        let age_ms = now.as_millisecond().abs_diff(beat.at.as_millisecond());
+        let alive = u128::from(age_ms) <= STALE_AFTER.as_millis();
         Worker { consumer: beat.consumer, alive, last_heartbeat_at: beat.at, says: beat.says }
     }
 }
 
-/// An entry that nobody can decide for a reason of its own, set aside for an operator.
+/// An entry that failed alone again and again, set aside for an operator.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeadLetter {
@@ -41,10 +41,10 @@ pub struct DeadLetter {
     id: String,
     #[schema(value_type = String, format = DateTime)]
     set_aside_at: Timestamp,
-    /// How often that was found before it was set aside.
+    /// How often it was tried alone.
     #[schema(example = 3)]
     attempts: u32,
-    /// Why, and what to do; or what MongoDB said.
+    /// What MongoDB said.
     #[schema(example = "Document failed validation (121)")]
     reason: String,
     /// What is in flight; null if nothing is any more.

@@ -160,7 +160,7 @@ impl<'a> Repair<'a> {
     }
 
     async fn reassign(&self, id: IssuanceId, old: u32) -> Result<Mended, Stop> {
-        let found = read_in_flight(&self.auditor.partition, &[id]).await?.pop().flatten();
+        let found = read_in_flight(&self.auditor.partition, &[id]).await?.pop().transpose()?.flatten();
         let Some((held, _)) = found else { return Ok(Mended::NotNow) };
         let partition = &self.auditor.partition;
         let done = reassign(partition, &self.keys, self.coupon, id, &held.entry, Some(old)).await?;

@@ -111,7 +111,7 @@ impl Seen {
         }
         let ids: Vec<_> = self.stocks.iter().map(|(id, _)| id.clone()).collect();
         let Some((_, stocks)) = told(stock::read(&self.partition, &ids).await) else { return false };
-        self.stocks = ids.into_iter().zip(stocks).collect();
+        self.stocks = ids.into_iter().zip(stocks.into_iter().map(|stock| told(stock).flatten())).collect();
         fresh
     }
 

@@ -188,7 +188,7 @@ impl Bed {
     /// The coupon's stock now.
     pub async fn stock(&self, coupon: &CouponId) -> anyhow::Result<Stock> {
         let (_, stocks) = stock::read(&self.backends.partition, std::slice::from_ref(coupon)).await?;
-        stocks.first().copied().flatten().context("the coupon is not loaded")
+        stocks.into_iter().next().transpose()?.flatten().context("the coupon is not loaded")
     }
 
     /// Waits until so many units are issued, and none is reserved. Returns how many were when some were

@@ -278,8 +278,9 @@ impl System {
     }
 
     pub async fn stock(&self, coupon: &CouponId) -> Stock {
-        let (_, stocks) = stock::read(self.partition(), std::slice::from_ref(coupon)).await.expect("a stock");
-        stocks[0].expect("the coupon is loaded")
+        let (_, mut stocks) =
+            stock::read(self.partition(), std::slice::from_ref(coupon)).await.expect("a stock");
+        stocks.remove(0).expect("it can be read").expect("the coupon is loaded")
     }
 
     /// Waits until nothing of the coupon is reserved.
@@ -336,7 +337,8 @@ impl System {
 
     /// Whether an issuance is in flight.
     pub async fn is_in_flight(&self, id: IssuanceId) -> bool {
-        read_in_flight(self.partition(), &[id]).await.expect("a look")[0].is_some()
+        let found = read_in_flight(self.partition(), &[id]).await.expect("a look").remove(0);
+        found.expect("it can be read").is_some()
     }
 
     /// How much is in the stream, and how much is delivered and not acknowledged.

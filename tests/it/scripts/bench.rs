@@ -6,9 +6,9 @@ use coupon_system::boot::{self, Backends};
 use coupon_system::config::{MongoConfig, RedisConfig};
 use coupon_system::coupon::{Coupon, CouponId, Created, Stock, stock};
 use coupon_system::dev::servers::{Persistence, RedisOptions, RedisServer};
-use coupon_system::issuance::IssuanceId;
 use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reserve::{Request, Reserved, reserve};
+use coupon_system::issuance::{InFlight, IssuanceId};
 use coupon_system::keys::{EpochKeys, GROUP, PartitionId};
 use coupon_system::partition::Partition;
 use coupon_system::queue::{Entry, Read, Reader, Which};
@@ -72,6 +72,12 @@ impl Bench {
 
     /// A command, all of whose arguments are text.
     pub async fn run<T: FromRedisValue>(&self, command: &str, args: &[&str]) -> T {
+        let args: Vec<_> = args.iter().map(|arg| arg.as_bytes()).collect();
+        self.run_raw(command, &args).await
+    }
+
+    /// The same, whatever its arguments are.
+    pub async fn run_raw<T: FromRedisValue>(&self, command: &str, args: &[&[u8]]) -> T {
         let answer = redis::cmd(command).arg(args).query_async(&mut self.partition().connection()).await;
         answer.unwrap_or_else(|error| panic!("{command} {args:?}: {error}"))
     }
@@ -110,11 +116,15 @@ impl Bench {
     /// The units in flight for some issuances that are.
     pub async fn serials(&self, ids: &[IssuanceId]) -> Vec<Option<u32>> {
         let found = read_in_flight(self.partition(), ids).await.expect("a look");
-        found.into_iter().map(|found| found.expect("it is in flight").0.serial).collect()
+        let value = |found: Result<Option<(InFlight, _)>, _>| {
+            found.expect("it can be read").expect("it is in flight")
+        };
+        found.into_iter().map(|found| value(found).0.serial).collect()
     }
 
     pub async fn stocks(&self, coupons: &[CouponId]) -> Vec<Option<Stock>> {
-        stock::read(self.partition(), coupons).await.expect("the stock").1
+        let (_, stocks) = stock::read(self.partition(), coupons).await.expect("the stock");
+        stocks.into_iter().map(|stock| stock.expect("it can be read")).collect()
     }
 
     /// The free units of a loaded coupon: those given back, and those that were never taken.

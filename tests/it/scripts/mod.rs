@@ -20,7 +20,7 @@ use proptest::test_runner::{Config, RngSeed, TestRunner};
 use proptest_state_machine::ReferenceStateMachine;
 
 use bench::Bench;
-use model::{Change, Chosen, Claim, Model};
+use model::{Change, Chosen, Claim, Damage, Model};
 use operations::{COUPONS, Campaign, Id, KEYS, Operation, REPEATED, USERS, made_of};
 
 const CASES: u32 = 128;
@@ -83,9 +83,13 @@ impl<'a> Trial<'a> {
 
     async fn apply(&mut self, operation: Operation) {
         match operation {
-            Operation::Reserve { requests, backlog_max } => self.reserve(&requests, backlog_max).await,
+            Operation::Reserve { requests, backlog_max, damage } => {
+                let planted = self.plant(damage).await;
+                self.reserve(&requests, backlog_max).await;
+                self.undo(planted).await;
+            }
             Operation::Deliver { count } => self.deliver(count).await,
-            Operation::Settle(claims) => self.settle(&claims).await,
+            Operation::Settle { claims, damage } => self.settle(&claims, damage).await,
             Operation::Reassign { request, right_entry, right_old } => {
                 self.reassign(&request, right_entry, right_old).await;
             }
@@ -96,18 +100,46 @@ impl<'a> Trial<'a> {
         }
     }
 
+    /// Damages one thing for as long as a script runs. Returns what was there.
+    async fn plant(&mut self, damage: Option<Damage>) -> Option<Planted> {
+        let keys = self.bench.keys();
+        self.model.damage = damage;
+        let (key, field): (_, Vec<u8>) = match self.model.damage.as_ref()? {
+            Damage::Coupon(coupon) => (keys.coupon(coupon), "total".into()),
+            Damage::Holder(coupon, user) => (keys.holders(coupon), user.as_str().into()),
+            Damage::Flight(id) => (keys.in_flight(), id.as_bytes().to_vec()),
+        };
+        let was: Option<Vec<u8>> = self.bench.run_raw("HGET", &[key.as_bytes(), &field]).await;
+        let was = was?;
+        let damaged = [was.as_slice(), b"x"].concat();
+        // As a whole, or at its end.
+        let damaged =
+            if matches!(self.model.damage, Some(Damage::Flight(_))) { b"x".to_vec() } else { damaged };
+        self.bench.run_raw::<()>("HSET", &[key.as_bytes(), &field, &damaged]).await;
+        Some((key, field, was))
+    }
+
+    async fn undo(&mut self, planted: Option<Planted>) {
+        self.model.damage = None;
+        if let Some((key, field, was)) = planted {
+            self.bench.run_raw::<()>("HSET", &[key.as_bytes(), &field, &was]).await;
+        }
+    }
+
     async fn reserve(&mut self, requests: &[Request], backlog_max: u64) {
         let answers = reserve(self.bench.partition(), requests, backlog_max).await.expect("answers");
         let ids: Vec<_> = requests.iter().map(|request| request.id).collect();
         let found = read_in_flight(self.bench.partition(), &ids).await.expect("a look");
         let choose = |_: &Model, request: &Request| {
             let at = ids.iter().position(|id| *id == request.id).expect("it was asked");
-            let (value, _) =
-                found[at].clone().unwrap_or_else(|| panic!("{request:?} must be accepted: {answers:?}"));
-            Chosen { entry: value.entry, serial: value.serial.expect("a unit") }
+            let Ok(Some((value, _))) = &found[at] else {
+                panic!("{request:?} must be accepted: {answers:?}")
+            };
+            Chosen { entry: value.entry.clone(), serial: value.serial.expect("a unit") }
         };
         let now = self.tick(&answers);
         let expected = self.model.reserve(requests, backlog_max, now, choose);
+        let answers: Vec<_> = answers.into_iter().map(without_words).collect();
         assert_eq!(answers, expected, "to {requests:?}");
     }
 
@@ -128,10 +160,12 @@ impl<'a> Trial<'a> {
         }
     }
 
-    async fn settle(&mut self, claims: &[Claim]) {
+    async fn settle(&mut self, claims: &[Claim], damage: Option<Damage>) {
         let decided: Vec<_> = claims.iter().map(|claim| self.model.decide(claim)).collect();
+        let planted = self.plant(damage).await;
         let answers = settle(self.bench.partition(), &self.bench.keys(), &decided).await.expect("answers");
         assert_eq!(answers, self.model.settle(&decided), "to {decided:?}");
+        self.undo(planted).await;
     }
 
     async fn reassign(&mut self, request: &Request, right_entry: bool, right_old: bool) {
@@ -225,6 +259,7 @@ impl<'a> Trial<'a> {
             return;
         }
         let found = read_in_flight(self.bench.partition(), &ids).await.expect("a look");
+        let found: Vec<_> = found.into_iter().map(|one| one.expect("it can be read")).collect();
         let now = found.iter().flatten().next().map_or(self.clock, |(_, progress)| progress.now);
         let expected: Vec<_> = ids.iter().map(|id| self.model.look_up(*id, now)).collect();
         assert_eq!(found, expected, "of {ids:?}");
@@ -243,6 +278,17 @@ impl<'a> Trial<'a> {
         for ((answer, expected), request) in answers.iter().zip(&expected).zip(&requests) {
             assert_eq!(answer, expected, "to {request:?}");
         }
+    }
+}
+
+/// A key, a field and its value.
+type Planted = (String, Vec<u8>, Vec<u8>);
+
+/// What is damaged is told in words that are not the model's.
+fn without_words(answer: Reserved) -> Reserved {
+    match answer {
+        Reserved::Damaged(_) => Reserved::Damaged(String::new()),
+        answer => answer,
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Model {
     pub known: BTreeMap<IssuanceId, (Request, Vec<String>)>,
     /// What the ledger says. Written once.
     decided: BTreeMap<IssuanceId, Outcome>,
+    /// While it lasts.
+    pub damage: Option<Damage>,
 }
 
 /// A coupon.
@@ -102,6 +104,17 @@ pub enum Verdict {
     Lost,
     /// Rejected before it was reserved again: the tombstone names an older unit, or none.
     Older { serial: Option<u32>, lost: bool },
+}
+
+/// One thing in Redis that cannot be read while a script runs.
+#[derive(Debug, Clone)]
+pub enum Damage {
+    /// A field of its state.
+    Coupon(CouponId),
+    /// What the user holds of it.
+    Holder(CouponId, UserId),
+    /// Its in-flight value.
+    Flight(IssuanceId),
 }
 
 /// An operator's change.
@@ -207,6 +220,12 @@ impl Model {
     ) -> Vec<Reserved> {
         let first =
             |place: &usize| requests.iter().position(|request| request.coupon == requests[*place].coupon);
+        // What a user did not hold before cannot have been damaged.
+        if let Some(Damage::Holder(coupon, user)) = &self.damage
+            && self.coupons[coupon].held(user).is_empty()
+        {
+            self.damage = None;
+        }
         let mut order: Vec<usize> = (0..requests.len()).collect();
         order.sort_by_key(first);
         let mut answers = vec![None; requests.len()];
@@ -227,8 +246,16 @@ impl Model {
         if !offer.loaded {
             return Reserved::NotLoaded { now };
         }
+        if self.is_damaged(offer, request) {
+            return Reserved::Damaged(String::new());
+        }
         if let Some(known) = self.deduplicated(offer, request, now) {
-            return known;
+            return match (known, &self.damage) {
+                (Reserved::Replayed(queued), Some(Damage::Flight(id))) if queued.id == *id => {
+                    Reserved::Damaged(String::new())
+                }
+                (known, _) => known,
+            };
         }
         match (offer.archived, offer.window, offer.paused) {
             (true, ..) => return Reserved::Archived,
@@ -247,6 +274,16 @@ impl Model {
         }
         let chosen = choose(self, request);
         self.accept(request, now, chosen)
+    }
+
+    fn is_damaged(&self, offer: &Offer, request: &Request) -> bool {
+        match &self.damage {
+            Some(Damage::Coupon(coupon)) => *coupon == request.coupon,
+            Some(Damage::Holder(coupon, user)) => {
+                *coupon == request.coupon && *user == request.user && !offer.held(user).is_empty()
+            }
+            Some(Damage::Flight(_)) | None => false,
+        }
     }
 
     /// What a request is told before anybody looks at the coupon's state.
@@ -426,7 +463,11 @@ impl Model {
 
     fn settle_one(&mut self, entry: &str, decision: &Decision) -> Settled {
         let id = decision.id;
-        if self.in_flight.get(&id).is_none_or(|flight| flight.value.entry != entry) {
+        let Some(flight) = self.in_flight.get(&id) else { return Settled::Before };
+        if matches!(self.damage, Some(Damage::Flight(damaged)) if damaged == id) {
+            return Settled::Unreadable;
+        }
+        if flight.value.entry != entry {
             return Settled::Before;
         }
         let flight = self.in_flight.remove(&id).expect("it is in flight").value;

@@ -15,7 +15,7 @@ use proptest::sample::select;
 use proptest::strategy::Union;
 use proptest_state_machine::ReferenceStateMachine;
 
-use super::model::{Change, Chosen, Claim, Model, Offer, Verdict, Window};
+use super::model::{Change, Chosen, Claim, Damage, Model, Offer, Verdict, Window};
 
 pub const COUPONS: [&str; 2] = ["a", "b"];
 pub const USERS: [&str; 4] = ["u0", "u1", "u2", "u3"];
@@ -30,12 +30,16 @@ pub enum Operation {
     Reserve {
         requests: Vec<Request>,
         backlog_max: u64,
+        damage: Option<Damage>,
     },
     /// Entries are delivered to a consumer.
     Deliver {
         count: usize,
     },
-    Settle(Vec<Claim>),
+    Settle {
+        claims: Vec<Claim>,
+        damage: Option<Damage>,
+    },
     Reassign {
         request: Request,
         right_entry: bool,
@@ -86,13 +90,17 @@ impl ReferenceStateMachine for Campaign {
             serial: *model.coupons[&request.coupon].free.first().expect("a free unit"),
         };
         match operation {
-            Operation::Reserve { requests, backlog_max } => {
+            Operation::Reserve { requests, backlog_max, damage } => {
+                model.damage.clone_from(damage);
                 model.reserve(requests, *backlog_max, Timestamp::UNIX_EPOCH, choose);
+                model.damage = None;
             }
             Operation::Deliver { count } => drop(model.deliver(*count)),
-            Operation::Settle(claims) => {
+            Operation::Settle { claims, damage } => {
                 let decided: Vec<_> = claims.iter().map(|claim| model.decide(claim)).collect();
+                model.damage.clone_from(damage);
                 model.settle(&decided);
+                model.damage = None;
             }
             Operation::Reassign { request, right_entry, right_old } => {
                 let (entry, old) = (model.entry(request.id, *right_entry), model.old(request.id, *right_old));
@@ -139,8 +147,26 @@ fn change() -> impl Strategy<Value = Change> {
 fn reserve(model: &Model) -> impl Strategy<Value = Operation> + use<> {
     let backlog = model.backlog();
     let backlog_max = prop_oneof![5 => Just(NO_BACKLOG_MAX), 1 => backlog..backlog + 4];
-    (prop::collection::vec(request(), 1..=6), backlog_max)
-        .prop_map(|(requests, backlog_max)| Operation::Reserve { requests, backlog_max })
+    (prop::collection::vec(request(), 1..=6), backlog_max, rarely_damaged(damage(model)))
+        .prop_map(|(requests, backlog_max, damage)| Operation::Reserve { requests, backlog_max, damage })
+}
+
+fn rarely_damaged(damage: impl Strategy<Value = Damage>) -> impl Strategy<Value = Option<Damage>> {
+    prop::option::weighted(0.15, damage)
+}
+
+fn damage(model: &Model) -> impl Strategy<Value = Damage> + use<> {
+    let coupon = || select(COUPONS.as_slice()).prop_map(|id| id.parse().expect("an id"));
+    let user = select(USERS.as_slice()).prop_map(|id| id.parse().expect("an id"));
+    let coupons = prop_oneof![
+        1 => coupon().prop_map(Damage::Coupon),
+        2 => (coupon(), user).prop_map(|(coupon, user)| Damage::Holder(coupon, user)),
+    ];
+    let flights: Vec<_> = model.in_flight.keys().copied().collect();
+    if flights.is_empty() {
+        return coupons.boxed();
+    }
+    prop_oneof![1 => coupons, 2 => select(flights).prop_map(Damage::Flight)].boxed()
 }
 
 fn request() -> impl Strategy<Value = Request> {
@@ -202,7 +228,13 @@ fn settle(model: &Model) -> impl Strategy<Value = Operation> + use<> {
         verdict,
         right_entry,
     });
-    prop::collection::vec(claim, 1..=5).prop_map(Operation::Settle)
+    let flights: Vec<_> = model.in_flight.keys().copied().collect();
+    let damage = match flights.is_empty() {
+        true => Just(None).boxed(),
+        false => rarely_damaged(select(flights).prop_map(Damage::Flight)).boxed(),
+    };
+    (prop::collection::vec(claim, 1..=5), damage)
+        .prop_map(|(claims, damage)| Operation::Settle { claims, damage })
 }
 
 fn verdict() -> impl Strategy<Value = Verdict> {
