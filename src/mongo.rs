@@ -9,11 +9,11 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use jiff::Timestamp;
 use mongodb::bson::{Bson, DateTime, Document, doc};
+use mongodb::error::ErrorKind;
 use mongodb::options::{
-    Acknowledgment, ClientOptions, FindOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
+    Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
 };
 use mongodb::{Client, Collection, Database};
-use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 
 use crate::Failure;
@@ -25,12 +25,25 @@ const SELECTION_TIMEOUT: Duration = Duration::from_secs(3);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Operations under way at once, those that nobody waits for any more among them.
 static UNDER_WAY: Semaphore = Semaphore::const_new(1_000);
+/// Pages that are read for one, because documents in them cannot be read.
+const DAMAGED_PAGES_MAX: usize = 100;
 /// The driver's default of 10 makes concurrent reads queue behind the worker's writes.
 const POOL_MAX: u32 = 64;
 
 /// Connects to the deployment at `uri` and picks the database. Everything is written with
-/// `w: majority, j: true` and read with majority on the primary, whatever the URI says.
-pub async fn connect(uri: &str, database: &str) -> mongodb::error::Result<Database> {
+/// `w: majority, j: true` and read with majority on the primary, whatever the URI says. The error says what
+/// to do, and never a password that is in the URI.
+pub async fn connect(uri: &str, database: &str) -> Result<Database, String> {
+    open(uri, database).await.map_err(|error| match &*error.kind {
+        ErrorKind::DnsResolve { .. } => format!("its host cannot be looked up ({error})"),
+        // The driver repeats what it could not read: of a password that is not encoded, for example.
+        _ => "it is no URI of a MongoDB, such as mongodb://USER:PASSWORD@HOST:27017/?replicaSet=rs0; in user and \
+              password, characters such as @ : / % must be percent-encoded"
+            .into(),
+    })
+}
+
+async fn open(uri: &str, database: &str) -> mongodb::error::Result<Database> {
     let mut options = ClientOptions::parse(uri).await?;
     options.app_name.get_or_insert_with(|| env!("CARGO_PKG_NAME").into());
     options.server_selection_timeout.get_or_insert(SELECTION_TIMEOUT);
@@ -83,25 +96,81 @@ pub(crate) fn from_bson_time(moment: DateTime) -> Timestamp {
     Timestamp::from_millisecond(moment.timestamp_millis()).unwrap_or(Timestamp::MAX)
 }
 
-/// At most `limit` documents that fit `filter`, newest first by `createdAt`, from after the one of this time and id.
+/// At most `limit` documents that fit `filter`, newest first by `createdAt`, from after the one of this time
+/// and id. Those that cannot be read are left out, and logged as `what` they are.
 pub(crate) async fn newest_first_page<T>(
     operation: &'static str,
-    collection: &Collection<T>,
-    mut filter: Document,
+    what: &'static str,
+    collection: &Collection<Document>,
+    filter: Document,
     after: Option<(Timestamp, &str)>,
     limit: usize,
 ) -> Result<Vec<T>, Failure>
 where
-    T: DeserializeOwned + Send + Sync + Unpin + 'static,
+    T: TryFrom<Document>,
+    T::Error: std::fmt::Display,
 {
-    filter.extend(after.map(|(time, id)| after_newest_first("createdAt", time, id)).unwrap_or_default());
-    let collection = collection.clone();
-    let options = FindOptions::builder()
-        .sort(doc! {"createdAt": -1, "_id": -1})
-        .limit(i64::try_from(limit).unwrap_or(i64::MAX))
-        .build();
-    run(operation, async move { collection.find(filter).with_options(options).await?.try_collect().await })
-        .await
+    let mut after = after.map(|(time, id)| (to_bson_time(time), Bson::from(id)));
+    readable_page(what, limit, |last| {
+        let place = |last: Document| Some((*last.get_datetime("createdAt").ok()?, last.get("_id")?.clone()));
+        after = last.and_then(place).or(after.take());
+        let mut filter = filter.clone();
+        if let Some((time, id)) = &after {
+            filter.extend(after_newest_first("createdAt", from_bson_time(*time), id.clone()));
+        }
+        let (collection, count) = (collection.clone(), i64::try_from(limit).unwrap_or(i64::MAX));
+        let newest = doc! {"createdAt": -1, "_id": -1};
+        run(
+            operation,
+            async move { collection.find(filter).sort(newest).limit(count).await?.try_collect().await },
+        )
+    })
+    .await
+}
+
+/// At most `limit` of the documents that can be read, from pages that are read one after another: each from
+/// after the last document of the one before. A page of fewer than `limit` is the last one. So a list that
+/// has fewer than `limit` has come to its end, whatever was left out.
+pub(crate) async fn readable_page<T, F>(
+    what: &'static str,
+    limit: usize,
+    mut page: impl FnMut(Option<Document>) -> F,
+) -> Result<Vec<T>, Failure>
+where
+    T: TryFrom<Document>,
+    T::Error: std::fmt::Display,
+    F: Future<Output = Result<Vec<Document>, Failure>>,
+{
+    let (mut all, mut last) = (Vec::new(), None);
+    for _ in 0..DAMAGED_PAGES_MAX {
+        let found = page(last.take()).await?;
+        let is_last = found.len() < limit;
+        last = found.last().cloned();
+        all.extend(readable(what, found));
+        if is_last || all.len() >= limit {
+            break;
+        }
+    }
+    all.truncate(limit);
+    Ok(all)
+}
+
+/// What these documents say. One that cannot be read is left out, and logged: it must not be the others'
+/// trouble.
+pub(crate) fn readable<T>(what: &'static str, documents: Vec<Document>) -> Vec<T>
+where
+    T: TryFrom<Document>,
+    T::Error: std::fmt::Display,
+{
+    let mut read = Vec::with_capacity(documents.len());
+    for document in documents {
+        let id = document.get("_id").cloned().unwrap_or(Bson::Null);
+        match T::try_from(document) {
+            Ok(one) => read.push(one),
+            Err(error) => tracing::error!(%id, %error, "{what} is left out: its record cannot be read"),
+        }
+    }
+    read
 }
 
 /// The filter for a page that follows the document with this time and id, newest first.

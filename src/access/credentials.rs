@@ -1,26 +1,34 @@
 //! What a process asks of those who call it: nothing, or credentials; and who has shown them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use mongodb::Database;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::key::{PREFIX, Shown};
 use super::keyring::{Keyring, Owner, Unclear};
+use super::refusals::{RefusalLog, Wrong};
 use super::token::{BadToken, TokenSettings, Tokens};
 use super::{Caller, KeyStore};
 use crate::boot::SetUpError;
 
-/// See the module's documentation. Cheap to clone.
-#[derive(Clone)]
-pub enum Access {
-    /// Nobody is asked who they are.
-    Open,
-    Closed {
-        keys: Arc<Keyring>,
-        /// `None` takes no tokens of users.
-        tokens: Option<Arc<Tokens>>,
-    },
+/// Who has good credentials does not show them again for longer than this before they are looked at again:
+/// this machine may sleep, and its clock be set.
+const LOOK_AGAIN_MAX: Duration = Duration::from_secs(60);
+
+/// See the module's documentation.
+pub struct Access {
+    /// Whether nobody is asked who they are. Once it is over it is over.
+    open: AtomicBool,
+    keys: Arc<Keyring>,
+    /// `None` takes no tokens of users.
+    tokens: Option<Arc<Tokens>>,
+    /// Told when credentials that were good may be good no more.
+    changed: watch::Sender<()>,
+    refusals: RefusalLog,
 }
 
 /// Who has sent an `Authorization`.
@@ -41,25 +49,49 @@ pub enum Refusal {
     BadCredentials,
     /// The token was good once.
     Expired,
+    /// The token will be good.
+    Early,
     /// It cannot be known now.
     Unclear,
 }
 
+/// Who was recognised, and the last second that it is for, since the epoch: `None` is for ever.
+type Recognised = (Caller, Option<u64>);
+
+/// Who was not recognised.
+enum Unknown {
+    Refused(Refusal, Option<Wrong>),
+    Perhaps(Shown),
+}
+
+impl From<Wrong> for Unknown {
+    fn from(wrong: Wrong) -> Self {
+        let refusal = match wrong {
+            Wrong::Token(BadToken::Expired) => Refusal::Expired,
+            Wrong::Token(BadToken::Early) => Refusal::Early,
+            _ => Refusal::BadCredentials,
+        };
+        Unknown::Refused(refusal, Some(wrong))
+    }
+}
+
 impl Access {
     /// Reads the credentials that there are, and keeps them fresh until `stop`. Without any the process
-    /// must not start, unless it is to be open; and then there must not be any.
+    /// must not start, unless it is to be open; and then there must not be any: the first key that is made
+    /// later ends it.
     pub async fn start(
         open: bool,
         tokens: Option<TokenSettings>,
         database: &Database,
         stop: &CancellationToken,
-    ) -> Result<Self, SetUpError> {
+    ) -> Result<Arc<Self>, SetUpError> {
         let wrong = |sentence: String| SetUpError(vec![sentence]);
-        let keys = Keyring::read(KeyStore::new(database)).await;
+        let changed = watch::Sender::new(());
+        let keys = Keyring::read(KeyStore::new(database), changed.clone()).await;
         let keys = keys
             .map_err(|failure| wrong(format!("MongoDB does not tell the API keys ({})", failure.chain())))?;
         match (open, keys.active(), &tokens) {
-            (true, 0, None) => return Ok(Access::Open),
+            (true, 0, None) => {}
             (true, active, _) => {
                 let there = if active > 0 {
                     format!("{active} active API keys")
@@ -87,57 +119,139 @@ impl Access {
             None => None,
         };
         let keys = Arc::new(keys);
-        tokio::spawn(Arc::clone(&keys).keep_fresh(stop.clone()));
-        if let Some(tokens) = &tokens {
-            tokio::spawn(Arc::clone(tokens).keep_fresh(stop.clone()));
+        let access = Arc::new(Access {
+            open: AtomicBool::new(open),
+            keys: Arc::clone(&keys),
+            tokens: tokens.clone(),
+            changed: changed.clone(),
+            refusals: RefusalLog::default(),
+        });
+        if open {
+            tokio::spawn(Arc::clone(&access).close_with_the_first_key(stop.clone()));
         }
-        Ok(Access::Closed { keys, tokens })
+        tokio::spawn(keys.keep_fresh(stop.clone()));
+        if let Some(tokens) = tokens {
+            tokio::spawn(tokens.keep_fresh(changed, stop.clone()));
+        }
+        Ok(access)
+    }
+
+    /// Who made a key wants to be asked for it, on every API that runs.
+    async fn close_with_the_first_key(self: Arc<Self>, stop: CancellationToken) {
+        let mut changed = self.changed.subscribe();
+        while self.keys.active() == 0 {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                told = changed.changed() => if told.is_err() { return },
+            }
+        }
+        self.open.store(false, Ordering::Release);
+        tracing::warn!(
+            keys = self.keys.active(),
+            "a first API key was made: credentials are asked for from now on, and --open is to be left away"
+        );
+        // Streams that began while it was open end.
+        self.changed.send_replace(());
     }
 
     /// Whether nobody is asked who they are.
     pub fn is_open(&self) -> bool {
-        matches!(self, Access::Open)
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// How many API keys are active.
+    pub fn keys(&self) -> usize {
+        self.keys.active()
+    }
+
+    /// Whether users' tokens are taken.
+    pub fn takes_tokens(&self) -> bool {
+        self.tokens.is_some()
     }
 
     /// Who has sent this `Authorization`. Waits for nothing.
     pub fn identify(&self, authorization: Option<&[u8]>) -> Identified {
-        let Access::Closed { keys, tokens } = self else { return Identified::As(Caller::Open) };
-        let Some(sent) = authorization else { return Identified::Not(Refusal::NoCredentials) };
-        let Some(credentials) = bearer(sent) else { return Identified::Not(Refusal::BadCredentials) };
+        match self.recognise(authorization) {
+            Ok((caller, _)) => Identified::As(caller),
+            Err(Unknown::Perhaps(shown)) => Identified::Perhaps(shown),
+            Err(Unknown::Refused(refusal, wrong)) => {
+                if let Some(wrong) = wrong {
+                    self.refusals.tell(&wrong);
+                }
+                Identified::Not(refusal)
+            }
+        }
+    }
+
+    fn recognise(&self, authorization: Option<&[u8]>) -> Result<Recognised, Unknown> {
+        if self.is_open() {
+            return Ok((Caller::Open, None));
+        }
+        let sent = authorization.ok_or(Unknown::Refused(Refusal::NoCredentials, None))?;
+        let credentials = bearer(sent).ok_or(Wrong::Scheme)?;
         if credentials.starts_with(PREFIX) {
-            let Some(shown) = Shown::read(credentials) else {
-                return Identified::Not(Refusal::BadCredentials);
-            };
-            return match keys.owner(&shown) {
-                Owner::Known(caller) => Identified::As(caller),
-                Owner::WrongSecret => Identified::Not(Refusal::BadCredentials),
-                Owner::Unknown => Identified::Perhaps(shown),
+            let shown = Shown::read(credentials).ok_or(Wrong::KeyShape)?;
+            return match self.keys.owner(&shown) {
+                Owner::Known(caller) => Ok((caller, None)),
+                Owner::WrongSecret => Err(Wrong::KeySecret(shown.id).into()),
+                Owner::Unknown => Err(Unknown::Perhaps(shown)),
             };
         }
-        match tokens.as_ref().map(|tokens| tokens.user(credentials)) {
-            Some(Ok(user)) => Identified::As(Caller::User(user)),
-            Some(Err(BadToken::Expired)) => Identified::Not(Refusal::Expired),
-            Some(Err(BadToken::Invalid)) | None => Identified::Not(Refusal::BadCredentials),
-        }
+        let tokens = self.tokens.as_ref().ok_or(Wrong::NoTokens)?;
+        let verified = tokens.verified(credentials).map_err(Wrong::from)?;
+        Ok((Caller::User(verified.user), Some(verified.until)))
+    }
+
+    /// Refuses a request that has more than one `Authorization`.
+    pub fn refuse_doubled(&self) -> Refusal {
+        self.refusals.tell(&Wrong::Doubled);
+        Refusal::BadCredentials
     }
 
     /// Who has shown a key that was not known.
     pub async fn ask(&self, shown: &Shown) -> Result<Caller, Refusal> {
-        let Access::Closed { keys, .. } = self else { return Ok(Caller::Open) };
-        match keys.ask(shown).await {
-            Ok(Some(caller)) => Ok(caller),
-            Ok(None) => Err(Refusal::BadCredentials),
+        match self.keys.ask(shown).await {
+            Ok(Owner::Known(caller)) => Ok(caller),
+            Ok(Owner::WrongSecret) => {
+                self.refusals.tell(&Wrong::KeySecret(shown.id.clone()));
+                Err(Refusal::BadCredentials)
+            }
+            Ok(Owner::Unknown) => {
+                self.refusals.tell(&Wrong::KeyUnknown(shown.id.clone()));
+                Err(Refusal::BadCredentials)
+            }
             Err(Unclear) => Err(Refusal::Unclear),
+        }
+    }
+
+    /// Waits until this `Authorization` is good no more for whom it is good now: it has expired, or was
+    /// revoked, or what it was verified with has gone.
+    pub async fn revoked(&self, authorization: Option<&[u8]>) {
+        let mut changed = self.changed.subscribe();
+        let mut first = None;
+        while let Ok((caller, until)) = self.recognise(authorization) {
+            if *first.get_or_insert_with(|| caller.clone()) != caller {
+                return;
+            }
+            let again = until.map_or(LOOK_AGAIN_MAX, |until| {
+                // The second itself is still good.
+                Duration::from_secs((until + 1).saturating_sub(seconds_now())).min(LOOK_AGAIN_MAX)
+            });
+            tokio::select! {
+                told = changed.changed() => if told.is_err() { return },
+                () = tokio::time::sleep(again.max(Duration::from_millis(100))) => {}
+            }
         }
     }
 
     /// How many verified tokens are remembered.
     pub fn tokens_remembered(&self) -> usize {
-        match self {
-            Access::Closed { tokens: Some(tokens), .. } => tokens.remembered(),
-            _ => 0,
-        }
+        self.tokens.as_ref().map_or(0, |tokens| tokens.remembered())
     }
+}
+
+fn seconds_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 /// What follows `Bearer`, in any case.

@@ -35,6 +35,23 @@ struct Record {
     revoked_at: Option<DateTime>,
 }
 
+/// The keys that are not revoked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ActiveKeys {
+    /// In no order.
+    pub keys: Vec<Key>,
+    /// How many others have a record that cannot be read. They let nobody in, and are keys all the same: where
+    /// there is one, credentials are asked for.
+    pub unreadable: usize,
+}
+
+impl ActiveKeys {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.unreadable == 0
+    }
+}
+
 /// What became of a key that was to be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
@@ -49,6 +66,8 @@ pub enum Revoked {
     Now(Key),
     /// It was revoked before, and stays so.
     Before(Key),
+    /// It is revoked, and its record cannot be read.
+    Unreadable,
     NotFound,
 }
 
@@ -71,34 +90,32 @@ impl KeyStore {
         .await
     }
 
-    /// The keys that are not revoked, in no order. A record that cannot be read is left out: it must not
-    /// keep the others from being revoked.
-    pub async fn active(&self) -> Result<Vec<Key>, Failure> {
+    /// The keys that are not revoked. One whose record cannot be read must not keep the others from being
+    /// revoked.
+    pub async fn active(&self) -> Result<ActiveKeys, Failure> {
         let keys = self.keys.clone_with_type::<Document>();
         let found = mongo::run("read the API keys", async move {
             let limit = i64::try_from(ACTIVE_MAX).unwrap_or(i64::MAX);
             let found = keys.find(doc! {"revokedAt": null}).limit(limit);
             found.await?.try_collect::<Vec<_>>().await
         });
-        let keys = found.await?.into_iter().filter_map(|document| {
-            let record: Result<Record, _> = mongodb::bson::deserialize_from_document(document);
-            let key = record.map_err(|error| error.to_string());
-            let key = key.and_then(|record| Key::try_from(record).map_err(|failure| failure.chain()));
-            key.inspect_err(|error| tracing::error!(error, "an API key is refused: its record is damaged"))
-                .ok()
-        });
-        Ok(keys.collect())
+        let found = found.await?;
+        let count = found.len();
+        let keys: Vec<Key> = mongo::readable("an API key", found);
+        Ok(ActiveKeys { unreadable: count - keys.len(), keys })
     }
 
-    /// All keys, revoked ones too, newest first: at most [`LISTED_MAX`].
+    /// All keys, revoked ones too, newest first: at most [`LISTED_MAX`]. One whose record cannot be read is
+    /// left out.
     pub async fn list(&self) -> Result<Vec<Key>, Failure> {
-        let found = mongo::newest_first_page("list the API keys", &self.keys, doc! {}, None, LISTED_MAX);
-        found.await?.into_iter().map(Key::try_from).collect()
+        let keys = self.keys.clone_with_type();
+        mongo::newest_first_page("list the API keys", "an API key", &keys, doc! {}, None, LISTED_MAX).await
     }
 
     /// Revokes a key.
     pub async fn revoke(&self, id: &str) -> Result<Revoked, Failure> {
-        let (keys, wanted, now) = (self.keys.clone(), id.to_owned(), crate::now_in_milliseconds());
+        let (keys, wanted) = (self.keys.clone_with_type::<Document>(), id.to_owned());
+        let now = crate::now_in_milliseconds();
         let found = mongo::run("revoke the API key", async move {
             let change = doc! {"$set": {"revokedAt": to_bson_time(now)}};
             let active = doc! {"_id": wanted.as_str(), "revokedAt": null};
@@ -107,10 +124,11 @@ impl KeyStore {
             }
             Ok(keys.find_one(doc! {"_id": wanted}).await?.map(|record| (false, record)))
         });
-        Ok(match found.await? {
-            Some((true, before)) => Revoked::Now(Key { revoked_at: Some(now), ..before.try_into()? }),
-            Some((false, record)) => Revoked::Before(record.try_into()?),
-            None => Revoked::NotFound,
+        let Some((is_now, record)) = found.await? else { return Ok(Revoked::NotFound) };
+        Ok(match (is_now, mongo::readable("an API key", vec![record]).pop()) {
+            (true, Some(before)) => Revoked::Now(Key { revoked_at: Some(now), ..before }),
+            (false, Some(key)) => Revoked::Before(key),
+            (_, None) => Revoked::Unreadable,
         })
     }
 }
@@ -128,18 +146,16 @@ impl From<&Key> for Record {
     }
 }
 
-impl TryFrom<Record> for Key {
-    type Error = Failure;
+impl TryFrom<Document> for Key {
+    type Error = String;
 
-    fn try_from(record: Record) -> Result<Self, Failure> {
-        let damaged = |why: String| Failure::Damaged {
-            what: "an API key",
-            why: format!("the record of key {:?}: {why}", record.id),
-        };
+    fn try_from(record: Document) -> Result<Self, String> {
+        let record: Record =
+            mongodb::bson::deserialize_from_document(record).map_err(|error| error.to_string())?;
         let hash = record.hash.bytes.as_slice().try_into();
         Ok(Key {
-            role: record.role.parse().map_err(damaged)?,
-            hash: SecretHash(hash.map_err(|_| damaged("its hash has the wrong length".into()))?),
+            role: record.role.parse()?,
+            hash: SecretHash(hash.map_err(|_| "its hash has the wrong length")?),
             id: record.id,
             name: record.name,
             created_at: from_bson_time(record.created_at),

@@ -2,17 +2,17 @@
 //!
 //! Reads MongoDB's `api_keys` every [`REFRESH_EVERY`], and for a key that is not known, at most once in
 //! [`ASK_EVERY`]. So a new key works at once, and a revoked one stops within [`REVOKED_WITHIN`]. While
-//! MongoDB does not answer, the last known keys go on. A stream that is open goes on to its end, within
-//! minutes.
+//! MongoDB does not answer, the last known keys go on.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::key::{Key, SecretHash, Shown};
+use super::key_store::ActiveKeys;
 use super::{Caller, KeyStore};
 use crate::{Failure, metrics};
 
@@ -28,11 +28,21 @@ pub const REVOKED_WITHIN: Duration = Duration::from_secs(5);
 /// See the module's documentation.
 pub struct Keyring {
     store: KeyStore,
-    known: RwLock<Arc<HashMap<String, Known>>>,
+    known: RwLock<Arc<KnownKeys>>,
+    /// Told when the keys are others than before.
+    changed: watch::Sender<()>,
     /// The last reading for an unknown key: when, and whether it succeeded.
     asked: Mutex<Option<(Instant, bool)>>,
 }
 
+#[derive(PartialEq, Eq)]
+struct KnownKeys {
+    by_id: HashMap<String, Known>,
+    /// Active ones whose record cannot be read: they let nobody in.
+    unreadable: usize,
+}
+
+#[derive(PartialEq, Eq)]
 struct Known {
     hash: SecretHash,
     caller: Caller,
@@ -49,29 +59,30 @@ pub enum Owner {
 }
 
 impl Keyring {
-    /// Reads the keys.
-    pub async fn read(store: KeyStore) -> Result<Self, Failure> {
-        let known = by_id(store.active().await?);
-        Ok(Keyring { store, known: RwLock::new(Arc::new(known)), asked: Mutex::new(None) })
+    /// Reads the keys. `changed` is told of later changes.
+    pub async fn read(store: KeyStore, changed: watch::Sender<()>) -> Result<Self, Failure> {
+        let known = RwLock::new(Arc::new(store.active().await?.into()));
+        Ok(Keyring { store, known, changed, asked: Mutex::new(None) })
     }
 
-    /// How many keys are active, as far as is known.
+    /// How many keys are active, as far as is known: those that cannot be read, too.
     pub fn active(&self) -> usize {
-        self.known().len()
+        let known = self.known();
+        known.by_id.len() + known.unreadable
     }
 
     /// Whose key it is.
     pub fn owner(&self, shown: &Shown) -> Owner {
-        match self.known().get(&shown.id) {
+        match self.known().by_id.get(&shown.id) {
             Some(known) if known.hash == shown.hash => Owner::Known(known.caller.clone()),
             Some(_) => Owner::WrongSecret,
             None => Owner::Unknown,
         }
     }
 
-    /// Whose key it is, for one that is not known: reads the keys again, unless somebody just did.
-    /// `None`: nobody's. An error says that it cannot be known now.
-    pub async fn ask(&self, shown: &Shown) -> Result<Option<Caller>, Unclear> {
+    /// Whose key it is, for one that is not known: reads the keys again, unless somebody just did. Who is
+    /// unknown then is nobody. An error says that it cannot be known now.
+    pub async fn ask(&self, shown: &Shown) -> Result<Owner, Unclear> {
         let asking = async {
             let mut asked = self.asked.lock().await;
             match *asked {
@@ -88,10 +99,7 @@ impl Keyring {
         if !tokio::time::timeout(ASK_MAX, asking).await.unwrap_or(false) {
             return Err(Unclear);
         }
-        match self.owner(shown) {
-            Owner::Known(caller) => Ok(Some(caller)),
-            Owner::WrongSecret | Owner::Unknown => Ok(None),
-        }
+        Ok(self.owner(shown))
     }
 
     /// Keeps the keys fresh until `stop`.
@@ -100,13 +108,17 @@ impl Keyring {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // The first one is at once, and the keys were just read.
         ticks.tick().await;
-        let mut fresh = true;
+        let (mut fresh, mut fresh_at) = (true, Instant::now());
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
             let was_fresh = std::mem::replace(&mut fresh, self.refresh().await);
+            if fresh {
+                fresh_at = Instant::now();
+            }
+            metrics::credentials_stale_for("keys", if fresh { Duration::ZERO } else { fresh_at.elapsed() });
             if was_fresh && !fresh {
                 tracing::warn!("API keys cannot be read: those that are known go on, revoked ones too");
             } else if !was_fresh && fresh {
@@ -119,8 +131,12 @@ impl Keyring {
     async fn refresh(&self) -> bool {
         match self.store.active().await {
             Ok(keys) => {
-                let known = Arc::new(by_id(keys));
+                let known = Arc::new(KnownKeys::from(keys));
+                let is_new = *known != *self.known();
                 *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
+                if is_new {
+                    self.changed.send_replace(());
+                }
                 true
             }
             Err(failure) => {
@@ -131,7 +147,7 @@ impl Keyring {
         }
     }
 
-    fn known(&self) -> Arc<HashMap<String, Known>> {
+    fn known(&self) -> Arc<KnownKeys> {
         Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -140,9 +156,11 @@ impl Keyring {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unclear;
 
-fn by_id(keys: Vec<Key>) -> HashMap<String, Known> {
-    let known = keys.into_iter().map(|Key { id, name, role, hash, .. }| {
-        (id.clone(), Known { hash, caller: Caller::Key { id, name, role } })
-    });
-    known.collect()
+impl From<ActiveKeys> for KnownKeys {
+    fn from(ActiveKeys { keys, unreadable }: ActiveKeys) -> Self {
+        let by_id = keys.into_iter().map(|Key { id, name, role, hash, .. }| {
+            (id.clone(), Known { hash, caller: Caller::Key { id, name, role } })
+        });
+        KnownKeys { by_id: by_id.collect(), unreadable }
+    }
 }

@@ -12,10 +12,11 @@ mod credentials;
 pub mod key;
 mod key_store;
 pub mod keyring;
+mod refusals;
 pub mod token;
 
 pub use action::ActionLog;
 pub use audience::{Admission, Audience};
 pub use caller::{Caller, Role};
 pub use credentials::{Access, Identified, Refusal};
-pub use key_store::{ACTIVE_MAX, Kept, KeyStore, LISTED_MAX, Revoked};
+pub use key_store::{ACTIVE_MAX, ActiveKeys, Kept, KeyStore, LISTED_MAX, Revoked};

@@ -1,19 +1,23 @@
 //! The guard before each group of routes: says who a request is from, and turns away whom the group is
-//! not for.
+//! not for. An answer that takes its time (a held poll, a stream) is ended when the credentials that it was
+//! asked for with are good no more.
 //!
 //! A layer by hand rather than a middleware function, since every request of the hot path goes through
 //! it: where nothing must be waited for, it adds no allocation and no task.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
-use futures::FutureExt;
-use futures::future::{BoxFuture, Either};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, stream};
+use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
 use crate::access::key::Shown;
@@ -73,7 +77,7 @@ impl Guard {
         let mut sent = headers.get_all(header::AUTHORIZATION).iter();
         let first = sent.next().map(HeaderValue::as_bytes);
         if sent.next().is_some() && !self.access.is_open() {
-            return Let::Away(unauthenticated(Refusal::BadCredentials));
+            return Let::Away(unauthenticated(self.access.refuse_doubled()));
         }
         match self.access.identify(first) {
             Identified::As(caller) => self.admit(caller),
@@ -100,24 +104,116 @@ impl Guard {
     }
 }
 
-/// What RFC 6750 wants to be told.
+/// What RFC 6750 wants to be told. More than this is in the log: it would help whoever makes credentials up.
 fn unauthenticated(refusal: Refusal) -> Problem {
-    let challenge = match refusal {
+    let problem = Problem::new(Code::Unauthenticated);
+    let (challenge, problem) = match refusal {
         Refusal::Unclear => return Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(1_000)),
-        Refusal::NoCredentials => "Bearer",
-        Refusal::BadCredentials => "Bearer error=\"invalid_token\"",
-        Refusal::Expired => "Bearer error=\"invalid_token\", error_description=\"expired\"",
+        Refusal::NoCredentials => ("Bearer", problem),
+        Refusal::BadCredentials => (
+            "Bearer error=\"invalid_token\"",
+            problem.with_words(&[
+                "The credentials that were sent are none that this service takes; its log says why.",
+                "보낸 인증 정보를 이 서비스가 받아들일 수 없습니다. 이유는 서비스 로그에 있습니다.",
+            ]),
+        ),
+        Refusal::Expired => (
+            "Bearer error=\"invalid_token\", error_description=\"expired\"",
+            problem.with_words(&[
+                "The token has expired: get a new one.",
+                "토큰이 만료되었습니다. 새로 발급받으세요.",
+            ]),
+        ),
+        Refusal::Early => (
+            "Bearer error=\"invalid_token\", error_description=\"not valid yet\"",
+            problem.with_words(&[
+                "The token is not valid yet (nbf).",
+                "토큰의 유효 기간이 아직 시작되지 않았습니다(nbf).",
+            ]),
+        ),
     };
-    let challenge = HeaderValue::from_static(challenge);
-    Problem::new(Code::Unauthenticated).with_header(header::WWW_AUTHENTICATE, challenge)
+    problem.with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
 }
 
 /// Refuses a user who asks in another's name.
 pub(super) fn only_for(caller: &Caller, user: &UserId) -> Result<(), Problem> {
-    if caller.may_speak_for(user) {
-        return Ok(());
+    match caller {
+        _ if caller.may_speak_for(user) => Ok(()),
+        Caller::User(subject) => Err(Problem::new(Code::Forbidden).with_detail(format!(
+            "userId is not the user of the token, who is {subject:?}.",
+            subject = subject.as_str()
+        ))),
+        _ => Err(Problem::new(Code::Forbidden)),
     }
-    Err(Problem::new(Code::Forbidden).with_detail("userId is not the subject of the token."))
+}
+
+/// How long what a request asked for may last.
+enum Lasts {
+    /// It is answered at once.
+    No,
+    /// It may be answered with a stream.
+    Answer(Standing),
+    /// It may be held before it is answered.
+    Request(Standing),
+}
+
+/// The credentials of a request, for as long as its answer lasts.
+struct Standing {
+    access: Arc<Access>,
+    sent: Option<HeaderValue>,
+}
+
+impl Standing {
+    /// Waits until they are good no more.
+    async fn ends(self) {
+        self.access.revoked(self.sent.as_ref().map(HeaderValue::as_bytes)).await;
+    }
+}
+
+impl Guard {
+    fn lasts(&self, request: &Request) -> Lasts {
+        let is_held = request.uri().query().is_some_and(|query| query.contains("wait"));
+        let is_read = request.method().is_safe();
+        if self.audience == Audience::Anyone || !(is_held || is_read) {
+            return Lasts::No;
+        }
+        let sent = request.headers().get(header::AUTHORIZATION).cloned();
+        let standing = Standing { access: Arc::clone(&self.access), sent };
+        if is_held { Lasts::Request(standing) } else { Lasts::Answer(standing) }
+    }
+}
+
+/// The answer, cut off when the credentials are good no more, if it is a stream. The end of some streams says
+/// that they are whole, so it is broken off and not ended.
+fn bounded(response: Response, standing: Standing) -> Response {
+    if response.body().size_hint().exact().is_some() {
+        return response;
+    }
+    let (parts, body) = response.into_parts();
+    let state = (body.into_data_stream(), standing.ends().boxed());
+    let parts_of_body = stream::try_unfold(state, async |(mut body, mut ends)| {
+        tokio::select! {
+            biased;
+            () = &mut ends => Err(axum::Error::new(std::io::Error::other("the credentials are good no more"))),
+            part = body.next() => match part {
+                Some(part) => Ok(Some((part?, (body, ends)))),
+                None => Ok(None),
+            },
+        }
+    });
+    Response::from_parts(parts, Body::from_stream(parts_of_body))
+}
+
+/// Lets a request in, and bounds how long it lasts.
+async fn held<S>(mut inner: S, request: Request, standing: Standing) -> Result<Response, Infallible>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
+    tokio::select! {
+        biased;
+        answer = inner.call(request) => answer,
+        () = standing.ends() => Ok(unauthenticated(Refusal::BadCredentials).into_response()),
+    }
 }
 
 impl<S> Layer<S> for Guard {
@@ -135,6 +231,43 @@ pub struct Guarded<S> {
     inner: S,
 }
 
+impl<S: Clone> Guarded<S> {
+    /// The service that is ready: its clone may not be.
+    fn ready(&mut self) -> S {
+        let clone = self.inner.clone();
+        std::mem::replace(&mut self.inner, clone)
+    }
+}
+
+pin_project! {
+    /// What becomes of a guarded request.
+    #[project = AnsweringProjected]
+    pub enum Answering<F> {
+        Inner { #[pin] inner: F, standing: Option<Standing> },
+        Boxed { inner: BoxFuture<'static, Result<Response, Infallible>> },
+    }
+}
+
+impl<F: Future<Output = Result<Response, Infallible>>> Future for Answering<F> {
+    type Output = Result<Response, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            AnsweringProjected::Inner { inner, standing } => {
+                let response = match ready!(inner.poll(context)) {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                };
+                Poll::Ready(Ok(match standing.take() {
+                    Some(standing) => bounded(response, standing),
+                    None => response,
+                }))
+            }
+            AnsweringProjected::Boxed { inner } => inner.as_mut().poll(context),
+        }
+    }
+}
+
 impl<S> Service<Request> for Guarded<S>
 where
     S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
@@ -142,34 +275,48 @@ where
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = Either<S::Future, BoxFuture<'static, Result<Response, Infallible>>>;
+    type Future = Answering<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
+        let lasts = self.guard.lasts(&request);
         match self.guard.judge(request.method(), request.headers()) {
             Let::In(caller) => {
                 request.extensions_mut().insert(caller);
-                Either::Left(self.inner.call(request))
+                match lasts {
+                    Lasts::No => Answering::Inner { inner: self.inner.call(request), standing: None },
+                    Lasts::Answer(standing) => {
+                        Answering::Inner { inner: self.inner.call(request), standing: Some(standing) }
+                    }
+                    Lasts::Request(standing) => {
+                        Answering::Boxed { inner: held(self.ready(), request, standing).boxed() }
+                    }
+                }
             }
-            Let::Away(problem) => Either::Right(std::future::ready(Ok(problem.into_response())).boxed()),
+            Let::Away(problem) => {
+                Answering::Boxed { inner: std::future::ready(Ok(problem.into_response())).boxed() }
+            }
             Let::Ask(shown) => {
                 let guard = self.guard.clone();
-                // The one that is ready serves; its clone may not be.
-                let clone = self.inner.clone();
-                let mut inner = std::mem::replace(&mut self.inner, clone);
+                let mut inner = self.ready();
                 let asking = async move {
-                    match guard.ask(&shown).await {
-                        Ok(caller) => {
-                            request.extensions_mut().insert(caller);
-                            inner.call(request).await
+                    let caller = match guard.ask(&shown).await {
+                        Ok(caller) => caller,
+                        Err(problem) => return Ok(problem.into_response()),
+                    };
+                    request.extensions_mut().insert(caller);
+                    match lasts {
+                        Lasts::No => inner.call(request).await,
+                        Lasts::Answer(standing) => {
+                            inner.call(request).await.map(|response| bounded(response, standing))
                         }
-                        Err(problem) => Ok(problem.into_response()),
+                        Lasts::Request(standing) => held(inner, request, standing).await,
                     }
                 };
-                Either::Right(asking.boxed())
+                Answering::Boxed { inner: asking.boxed() }
             }
         }
     }

@@ -55,7 +55,7 @@ use crate::privacy::{Eraser, Learner, Retention};
 use crate::recovery::{self, Loader};
 use crate::redemption::RedemptionStore;
 use crate::service::ServiceStore;
-use crate::user::{Deletions, RegisteredUsers, UserId, UserStore};
+use crate::user::{Deletions, IdSecret, RegisteredUsers, UserId, UserStore};
 pub use docs::openapi;
 use doors::{AddressLimit, UserLimit};
 use links::Links;
@@ -82,6 +82,8 @@ pub struct App {
     feed: Feed,
     /// `None` trusts the caller's ids.
     registered: Option<RegisteredUsers>,
+    /// What keyed issuances are named with where the caller's ids are trusted.
+    id_secret: Option<IdSecret>,
     /// Users that are remembered at most.
     user_cache: usize,
     deletions: Arc<Deletions>,
@@ -122,13 +124,11 @@ impl App {
     ) -> anyhow::Result<Arc<Self>> {
         let tokens = config.access.tokens()?;
         let access = Access::start(config.access.open, tokens, &backends.database, &stopping).await?;
-        match &access {
-            Access::Open => tracing::warn!("open: nobody is asked for credentials"),
-            Access::Closed { keys, tokens } => {
-                tracing::info!(keys = keys.active(), tokens = tokens.is_some(), "credentials are asked for");
-            }
+        if access.is_open() {
+            tracing::warn!("open: nobody is asked for credentials, until a first API key is made");
+        } else {
+            tracing::info!(keys = access.keys(), tokens = access.takes_tokens(), "credentials are asked for");
         }
-        let access = Arc::new(access);
         let partition = &backends.partition;
         let limits = &config.limits;
         let deletion_delay = Duration::from_secs(limits.user_deletion_delay.into());
@@ -162,6 +162,7 @@ impl App {
             lookup,
             redemptions: RedemptionStore::new(&backends.database),
             registered,
+            id_secret: backends.id_secret,
             user_cache: limits.user_cache,
             deletions,
             deletion_delay,
@@ -183,9 +184,15 @@ impl App {
 
     /// Whether the user may request and be asked about: registered, if that is required, and not deleted.
     async fn knows(&self, user: &UserId) -> Result<bool, Failure> {
+        Ok(self.find_user(user).await?.is_some())
+    }
+
+    /// What keyed issuances of the user are named with, if they may request and be asked about.
+    async fn find_user(&self, user: &UserId) -> Result<Option<Option<IdSecret>>, Failure> {
         match &self.registered {
-            Some(registered) => registered.contains(user).await,
-            None => Ok(!user.is_pseudonym() && !self.deletions.contains(user)?),
+            Some(registered) => registered.find(user).await,
+            None if user.is_pseudonym() || self.deletions.contains(user)? => Ok(None),
+            None => Ok(Some(self.id_secret)),
         }
     }
 

@@ -20,10 +20,16 @@ pub(super) struct User {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Registers a user
-    #[command(after_long_help = "Example:\n  couponctl user create hong --name '홍길동'")]
+    #[command(after_long_help = "\
+Examples:
+  couponctl user create hong --name '홍길동'
+  couponctl user create --subject 'auth0|5f7c8ec7'")]
     Create {
         /// The user's id: letters, digits and . _ : @ -  (generated if not given)
         id: Option<UserId>,
+        /// Instead of an id: the sub of the user's tokens, whatever it looks like; the answer tells the id
+        #[arg(long, conflicts_with = "id")]
+        subject: Option<String>,
         /// The user's name (the id if not given)
         #[arg(long)]
         name: Option<String>,
@@ -65,9 +71,14 @@ impl User {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let session = self.api.open()?;
         match self.verb {
-            Verb::Create { id, name } => {
-                let body = json!({"id": id.as_ref().map(UserId::as_str), "name": name});
-                let request = Request::post("/users").body(body).repeatable(id.is_some());
+            Verb::Create { id, subject, name } => {
+                let repeatable = id.is_some() || subject.is_some();
+                let mut body = json!({"id": id.as_ref().map(UserId::as_str), "name": name});
+                // An API of before knows no subjects.
+                if let Some(subject) = subject {
+                    body["subject"] = subject.into();
+                }
+                let request = Request::post("/users").body(body).repeatable(repeatable);
                 session.send_and_show(request, user).await
             }
             Verb::Random { count } => {

@@ -4,6 +4,7 @@
 mod access;
 mod doors;
 
+use std::fmt;
 use std::net::SocketAddr;
 
 use clap::{Args, Parser};
@@ -15,8 +16,17 @@ use crate::telemetry::LogFormat;
 use crate::worker::Pace;
 pub use doors::DoorsConfig;
 
+/// A URL for people to see: without user, password and options.
+pub(crate) fn shown_url(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return "…".into() };
+    // A user's part that is not encoded may have any of these in it.
+    let (hidden, rest) = rest.rsplit_once('@').map_or(("", rest), |(_, rest)| ("…@", rest));
+    let shown = rest.split(['?', '#']).next().unwrap_or_default();
+    format!("{scheme}://{hidden}{shown}")
+}
+
 /// Where Redis is, and how durable it must be.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Args)]
 #[command(next_help_heading = "Redis")]
 pub struct RedisConfig {
     /// The Redis that holds stock and queue
@@ -28,8 +38,15 @@ pub struct RedisConfig {
     pub redis_durability: Durability,
 }
 
+impl fmt::Debug for RedisConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = shown_url(&self.redis_url);
+        write!(f, "RedisConfig {{ {url}, {:?} }}", self.redis_durability)
+    }
+}
+
 /// Where MongoDB is.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Args)]
 #[command(next_help_heading = "MongoDB")]
 pub struct MongoConfig {
     /// The MongoDB replica set that holds the ledger
@@ -44,6 +61,13 @@ pub struct MongoConfig {
     /// The database in it
     #[arg(long, env = "COUPON_MONGODB_DATABASE", default_value = "coupon")]
     pub mongodb_database: String,
+}
+
+impl fmt::Debug for MongoConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let uri = shown_url(&self.mongodb_uri);
+        write!(f, "MongoConfig {{ {uri}, {:?} }}", self.mongodb_database)
+    }
 }
 
 /// What is logged, to standard error.
@@ -182,6 +206,24 @@ pub struct WorkerCommand {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn a_password_is_never_shown() {
+        for url in [
+            "redis://:hunter2@10.0.0.5:6379/1",
+            "redis://coupon:hunter2@10.0.0.5",
+            "mongodb://coupon:hunter2@a:27017,b:27017/x?authSource=admin",
+            "mongodb://coupon:hunt@er/hunter2@a/?replicaSet=rs0",
+            "mongodb://a/?tlsCertificateKeyFilePassword=hunter2",
+            "coupon:hunter2",
+        ] {
+            let redis = RedisConfig { redis_url: url.into(), redis_durability: Durability::Always };
+            let mongodb = MongoConfig { mongodb_uri: url.into(), mongodb_database: "coupon".into() };
+            let shown = format!("{redis:?} {mongodb:?} {}", shown_url(url));
+            assert!(!shown.contains("hunter2"), "{shown}");
+        }
+        assert_eq!(shown_url("mongodb://u:p@a:1,b:2/x?replicaSet=rs0"), "mongodb://…@a:1,b:2/x");
+    }
 
     #[test]
     fn every_flag_has_its_variable() {

@@ -170,15 +170,15 @@ impl CouponStore {
     }
 
     /// At most `limit` coupons, newest first, from after the one that a cursor names (its creation
-    /// time and id).
+    /// time and id). A damaged record is left out.
     pub async fn list(
         &self,
         after: Option<(Timestamp, CouponId)>,
         limit: usize,
     ) -> Result<Vec<Coupon>, Failure> {
         let after = after.as_ref().map(|(created_at, id)| (*created_at, id.as_str()));
-        let found = mongo::newest_first_page("list the coupons", &self.coupons, doc! {}, after, limit);
-        found.await?.into_iter().map(Coupon::try_from).collect()
+        let coupons = self.coupons.clone_with_type();
+        mongo::newest_first_page("list the coupons", "a coupon", &coupons, doc! {}, after, limit).await
     }
 
     /// Changes a coupon, if its record is of this generation still (`None`: of any).
@@ -253,7 +253,7 @@ impl CouponStore {
     /// At most `limit` of the coupons that may be asked for at `now` or later, newest first, and how
     /// many more there are.
     pub async fn newest_current(&self, now: Timestamp, limit: usize) -> Result<(Vec<Coupon>, u64), Failure> {
-        let coupons = self.coupons.clone();
+        let coupons = self.coupons.clone_with_type::<Document>();
         let filter = doc! {"endsAt": {"$gt": to_bson_time(now)}, "archived": false};
         let options = FindOptions::builder()
             .sort(doc! {"createdAt": -1, "_id": -1})
@@ -266,7 +266,7 @@ impl CouponStore {
         });
         let (records, count) = found.await?;
         let left_out = count.saturating_sub(records.len() as u64);
-        Ok((records.into_iter().map(Coupon::try_from).collect::<Result<_, _>>()?, left_out))
+        Ok((readable(records), left_out))
     }
 
     /// At most `ENDED_MAX` coupons that ended before a moment.
@@ -335,10 +335,7 @@ fn readable(records: Vec<Document>) -> Vec<Coupon> {
     let mut coupons = Vec::with_capacity(records.len());
     for record in records {
         let id = record.get("_id").cloned();
-        let parsed = mongodb::bson::deserialize_from_document::<Record>(record)
-            .map_err(|error| Failure::Damaged { what: "the record of a coupon", why: error.to_string() })
-            .and_then(Coupon::try_from);
-        match parsed {
+        match Coupon::try_from(record) {
             Ok(coupon) => coupons.push(coupon),
             Err(failure) => tracing::error!(?id, error = failure.chain(), "a coupon is left out"),
         }
@@ -381,6 +378,16 @@ impl From<&Coupon> for Record {
             created_at: to_bson_time(coupon.created_at),
             changed_at: to_bson_time(coupon.created_at),
         }
+    }
+}
+
+impl TryFrom<Document> for Coupon {
+    type Error = Failure;
+
+    fn try_from(record: Document) -> Result<Self, Failure> {
+        mongodb::bson::deserialize_from_document::<Record>(record)
+            .map_err(|error| Failure::Damaged { what: "the record of a coupon", why: error.to_string() })
+            .and_then(Coupon::try_from)
     }
 }
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::servers::{MongoOptions, MongoServer, RedisOptions, RedisServer, find_all};
 use crate::access::KeyStore;
 use crate::boot::{self, Backends, SetUpError};
-use crate::config::{AccessConfig, ApiConfig, ApiLimits, MongoConfig, PaceConfig, RedisConfig};
+use crate::config::{AccessConfig, ApiConfig, ApiLimits, MongoConfig, PaceConfig, RedisConfig, shown_url};
 use crate::coupon::{Coupon, CouponId, Discount, Validity};
 use crate::http::files;
 use crate::recovery::Durability;
@@ -24,8 +24,8 @@ use crate::{api, shutdown};
 /// Between two attempts to have Redis certified.
 const CERTIFY_RETRY: Duration = Duration::from_millis(100);
 
-/// What `couponctl dev` can be told.
-#[derive(Debug, Args)]
+/// What `couponctl dev` can be told. It has passwords in it, and is never shown.
+#[derive(Args)]
 pub struct Options {
     /// The address to serve the API on
     #[arg(long, env = "COUPON_LISTEN", default_value = "127.0.0.1:3000")]
@@ -248,10 +248,14 @@ fn banner(options: &Options, access: &AccessConfig, redis: &RedisConfig, mongodb
         _ => format!("{} (kept; --fresh empties it)", options.data_dir.display()),
     };
     let (who, token) = match access.open {
-        true if options.listen.ip().is_loopback() => {
-            ("open to everyone on this machine: no credentials are asked for", "")
-        }
-        true => ("OPEN TO EVERYONE who reaches it: no credentials are asked for", ""),
+        true if options.listen.ip().is_loopback() => (
+            "open to everyone on this machine, until a first API key is made: no credentials are asked for",
+            "",
+        ),
+        true => (
+            "OPEN TO EVERYONE who reaches it, until a first API key is made: no credentials are asked for",
+            "",
+        ),
         false => (
             "for who has an API key (`couponctl key create` on this MongoDB) or a user's token",
             "-H \"authorization: Bearer $COUPON_TOKEN\" ",
@@ -275,15 +279,7 @@ fn banner(options: &Options, access: &AccessConfig, redis: &RedisConfig, mongodb
   curl -s {token}{url}/user-coupons/u1
   curl -si {url}/user-coupons {token}-H 'content-type: application/json' -d '{{\"userId\":\"u1\",\"couponId\":\"summer\"}}'
 ",
-        without_password(&redis.redis_url),
-        without_password(&mongodb.mongodb_uri),
+        shown_url(&redis.redis_url),
+        shown_url(&mongodb.mongodb_uri),
     );
-}
-
-/// A URL for people to see.
-fn without_password(url: &str) -> String {
-    match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => format!("{}…{}", &url[..scheme + 3], &url[at..]),
-        _ => url.to_owned(),
-    }
 }

@@ -101,8 +101,8 @@ codes! {
         "User exists" "A user with this id exists already; nothing was changed."
         "이미 있는 사용자" "이 아이디의 사용자가 이미 있습니다. 변경된 것은 없습니다."
     Unauthenticated "unauthenticated" UNAUTHORIZED
-        "Unauthenticated" "This needs credentials, and there were none that are good: send a token or an API key that is neither expired nor revoked, as Authorization: Bearer."
-        "인증되지 않음" "유효한 인증 정보가 필요합니다. 만료되거나 폐기되지 않은 토큰 또는 API 키를 Authorization: Bearer 헤더로 보내세요."
+        "Unauthenticated" "This needs credentials that this service takes: send a user's token or an API key, as Authorization: Bearer."
+        "인증되지 않음" "이 서비스가 받아들이는 인증 정보가 필요합니다. 사용자의 토큰 또는 API 키를 Authorization: Bearer 헤더로 보내세요."
     Forbidden "forbidden" FORBIDDEN
         "Forbidden" "These credentials are good, and do not allow this."
         "권한 없음" "인증 정보는 유효하지만 이 요청을 할 권한이 없습니다."
@@ -184,11 +184,20 @@ pub struct FieldError {
 pub struct Problem {
     pub code: Code,
     /// Instead of the code's general detail.
-    detail: Option<String>,
+    detail: Option<Detail>,
     errors: Vec<FieldError>,
     more: Map<String, Value>,
     retry_after_ms: Option<u64>,
     headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// What a problem says beyond its code.
+#[derive(Debug, Clone, PartialEq)]
+enum Detail {
+    /// The same in all languages.
+    Same(String),
+    /// In English and in Korean.
+    Words(&'static [&'static str; 2]),
 }
 
 impl Problem {
@@ -206,7 +215,13 @@ impl Problem {
 
     /// Says more than the code does; the same in all languages, so for technical matters.
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
-        self.detail = Some(detail.into());
+        self.detail = Some(Detail::Same(detail.into()));
+        self
+    }
+
+    /// Says something else than the code does, in English and in Korean.
+    pub fn with_words(mut self, words: &'static [&'static str; 2]) -> Self {
+        self.detail = Some(Detail::Words(words));
         self
     }
 
@@ -248,11 +263,17 @@ impl Problem {
 
     fn members<'a>(&'a self, language: Language, request_id: &'a str) -> Members<'a> {
         let code = self.code;
+        let detail = match (&self.detail, language) {
+            (None, _) => code.detail(language),
+            (Some(Detail::Same(text)), _) => text,
+            (Some(Detail::Words([english, _])), Language::English) => english,
+            (Some(Detail::Words([_, korean])), Language::Korean) => korean,
+        };
         Members {
             kind: format!("/problems/{}", code.as_str()),
             title: code.title(language),
             status: code.status().as_u16(),
-            detail: self.detail.as_deref().unwrap_or(code.detail(language)),
+            detail,
             code: code.as_str(),
             request_id,
             retryable: code.is_retryable(),

@@ -7,6 +7,7 @@
 pub mod names;
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -97,6 +98,9 @@ pub(crate) fn start() {
         }
         for cache in [&OUTCOME_CACHE, &USER_CACHE, &TOKEN_CACHE] {
             LazyLock::force(cache);
+        }
+        for source in CREDENTIAL_SOURCES {
+            credentials_stale_for(source, Duration::ZERO);
         }
         BREAKER_OPEN.increment(0.0);
         AUDIT_LAST.increment(0.0);
@@ -200,7 +204,16 @@ pub static TOKEN_CACHE: LazyLock<CacheLookups> = LazyLock::new(|| CacheLookups::
 
 /// See [`names`].
 pub static CREDENTIALS_STALE: LazyLock<Family> =
-    LazyLock::new(|| Family::new(names::CREDENTIALS_STALE, "source", &["keys", "tokens"]));
+    LazyLock::new(|| Family::new(names::CREDENTIALS_STALE, "source", &CREDENTIAL_SOURCES));
+
+/// Where credentials are read from.
+const CREDENTIAL_SOURCES: [&str; 2] = ["keys", "tokens"];
+
+/// See [`names::CREDENTIALS_STALE_SECONDS`].
+pub fn credentials_stale_for(source: &'static str, age: Duration) {
+    LazyLock::force(&RECORDER);
+    metrics::gauge!(names::CREDENTIALS_STALE_SECONDS, "source" => source).set(age.as_secs_f64());
+}
 
 /// A counter for each of a few known values of one label.
 pub struct Family(Vec<(&'static str, Counter)>);

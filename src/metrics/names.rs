@@ -154,6 +154,8 @@ metrics! {
     // Access, of an API.
     CREDENTIALS_STALE COUNTER "coupon_credentials_stale_total" ["source": "keys, tokens"]
         "Times that API keys, or the keys of users' tokens, could not be read anew, and those of before went on. Alert on an increase that lasts: what was revoked meanwhile still works.";
+    CREDENTIALS_STALE_SECONDS GAUGE "coupon_credentials_stale_seconds" ["source": "keys, tokens"]
+        "For how long API keys, or the keys of users' tokens, could not be read anew: the age of those that go on. 0 while they can.";
 
     // Waiters and caches, of an API.
     WAITERS GAUGE "coupon_waiters" []

@@ -1,11 +1,12 @@
 //! The keys that tokens are verified with, as a file has them: one secret, or a JSON Web Key Set.
 
-use std::collections::HashMap;
+use std::ops::RangeInclusive;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::DecodingKey;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::SignedWith;
 
@@ -13,27 +14,54 @@ use super::SignedWith;
 const SECRET_BYTES_MIN: usize = 32;
 const RSA_BYTES_MIN: usize = 256;
 const RSA_BYTES_MAX: usize = 1_024;
+/// Keys of a set that can be used; more are left out.
 const KEYS_MAX: usize = 100;
+/// What is told of a name that somebody else chose.
+const NAMED_CHARS_MAX: usize = 100;
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) enum Keys {
     Secret(DecodingKey),
-    /// By `kid`. One without is for tokens without.
-    Set(HashMap<Option<String>, DecodingKey>),
+    /// Each with its `kid`, if it has one. Two may have the same, as while an issuer changes keys.
+    Set(Vec<(Option<String>, DecodingKey)>),
 }
 
 impl Keys {
-    /// Reads a file's content. The error says what is wrong with it, and never what is in it.
-    pub fn parse(content: &[u8], signed_with: SignedWith) -> Result<Self, String> {
-        if signed_with.is_symmetric() { secret(content) } else { set(content, signed_with) }
+    /// Reads a file's content: the keys, and a line for each key that was left out of them. The error says
+    /// what is wrong with the whole, and neither says what is in it.
+    ///
+    /// What is wrong with one key of a set stays with it (RFC 7517, section 5), and a set without any key
+    /// that can be used is a set: no token fits it.
+    pub fn parse(content: &[u8], signed_with: SignedWith) -> Result<(Self, Vec<String>), String> {
+        if signed_with.is_symmetric() {
+            secret(content).map(|keys| (keys, Vec::new()))
+        } else {
+            set(content, signed_with)
+        }
     }
 
-    /// The key that a token names.
-    pub fn of(&self, kid: Option<&String>) -> Option<&DecodingKey> {
+    /// The keys that a token may be signed with: those of the `kid` that it names. One that names none is for
+    /// the keys without, or, where there is only one key, for that.
+    pub fn of(&self, kid: Option<&str>) -> Vec<&DecodingKey> {
         match self {
-            Keys::Secret(key) => Some(key),
-            Keys::Set(keys) => keys.get(&kid.cloned()),
+            Keys::Secret(key) => vec![key],
+            Keys::Set(keys) => {
+                let of_kid = keys.iter().filter(|(named, _)| named.as_deref() == kid);
+                let fitting: Vec<_> = of_kid.map(|(_, key)| key).collect();
+                match keys.as_slice() {
+                    [(_, only)] if kid.is_none() => vec![only],
+                    _ => fitting,
+                }
+            }
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        match self {
+            Keys::Secret(_) => 1,
+            Keys::Set(keys) => keys.len(),
         }
     }
 }
@@ -52,7 +80,8 @@ fn secret(content: &[u8]) -> Result<Keys, String> {
 
 #[derive(Deserialize)]
 struct Set {
-    keys: Vec<Jwk>,
+    /// Each is read by itself.
+    keys: Vec<Value>,
 }
 
 /// A key of a set, as far as it matters here.
@@ -63,6 +92,7 @@ struct Jwk {
     alg: Option<String>,
     #[serde(rename = "use")]
     used_for: Option<String>,
+    key_ops: Option<Vec<String>>,
     crv: Option<String>,
     n: Option<String>,
     e: Option<String>,
@@ -70,24 +100,46 @@ struct Jwk {
     y: Option<String>,
 }
 
-fn set(content: &[u8], signed_with: SignedWith) -> Result<Keys, String> {
+fn set(content: &[u8], signed_with: SignedWith) -> Result<(Keys, Vec<String>), String> {
     let set: Set = serde_json::from_slice(content).map_err(|error| {
         format!("it is no JSON Web Key Set ({:?}, line {})", error.classify(), error.line())
     })?;
-    let mut keys = HashMap::new();
-    // A set may have keys for other purposes.
-    for jwk in set.keys.iter().filter(|jwk| jwk.is_for(signed_with)) {
-        let named = jwk.kid.as_deref().unwrap_or("none");
-        let key = jwk.key(signed_with).map_err(|why| format!("the key with kid {named:?} {why}"))?;
-        if keys.insert(jwk.kid.clone(), key).is_some() {
-            return Err(format!("it has two keys with kid {named:?}"));
+    let (mut keys, mut left_out) = (Vec::new(), Vec::new());
+    for (place, value) in set.keys.into_iter().enumerate() {
+        let kid = value["kid"].as_str().map(shortened);
+        match read(value, signed_with) {
+            Ok(_) if keys.len() == KEYS_MAX => {
+                left_out
+                    .push(format!("all from the key at place {place} on: a set has {KEYS_MAX} keys at most"));
+                break;
+            }
+            Ok(key) => keys.push(key),
+            Err(why) => {
+                let kid = kid.map_or_else(|| "without a kid".to_owned(), |kid| format!("with kid {kid:?}"));
+                left_out.push(format!("the key at place {place}, {kid}: {why}"));
+            }
         }
     }
-    match keys.len() {
-        0 => Err(format!("it has no key for {}", signed_with.as_str())),
-        1..=KEYS_MAX => Ok(Keys::Set(keys)),
-        _ => Err(format!("it has more than {KEYS_MAX} keys")),
+    Ok((Keys::Set(keys), left_out))
+}
+
+/// Reads one key of a set, or says why it is none to verify tokens with.
+fn read(value: Value, signed_with: SignedWith) -> Result<(Option<String>, DecodingKey), String> {
+    if value["kty"].as_str().is_none() {
+        return Err("it has no kty".into());
     }
+    let jwk: Jwk =
+        serde_json::from_value(value).map_err(|_| "a member of it has the wrong type".to_owned())?;
+    if !jwk.is_for(signed_with) {
+        return Err(format!("it is for something else than {}", signed_with.as_str()));
+    }
+    let key = jwk.key(signed_with).map_err(|why| format!("it {why}"))?;
+    Ok((jwk.kid, key))
+}
+
+/// What a line of the log has room for.
+fn shortened(text: &str) -> String {
+    text.chars().take(NAMED_CHARS_MAX).collect()
 }
 
 impl Jwk {
@@ -97,6 +149,7 @@ impl Jwk {
             && (crv.is_none() || self.crv.as_deref() == crv)
             && self.alg.as_deref().is_none_or(|alg| alg == signed_with.as_str())
             && self.used_for.as_deref().is_none_or(|used_for| used_for == "sig")
+            && self.key_ops.as_ref().is_none_or(|ops| ops.iter().any(|op| op == "verify"))
     }
 
     fn key(&self, signed_with: SignedWith) -> Result<DecodingKey, String> {
@@ -105,8 +158,8 @@ impl Jwk {
             SignedWith::Es384 => self.point(48),
             SignedWith::EdDsa => Ok(DecodingKey::from_ed_der(&bytes("x", self.x.as_deref(), 32..=32)?)),
             _ => {
-                let modulus = bytes("n", self.n.as_deref(), RSA_BYTES_MIN..=RSA_BYTES_MAX)?;
-                let exponent = bytes("e", self.e.as_deref(), 1..=5)?;
+                let modulus = number("n", self.n.as_deref(), RSA_BYTES_MIN..=RSA_BYTES_MAX)?;
+                let exponent = number("e", self.e.as_deref(), 1..=5)?;
                 Ok(DecodingKey::from_rsa_raw_components(&modulus, &exponent))
             }
         }
@@ -137,13 +190,26 @@ fn shape(signed_with: SignedWith) -> (&'static str, Option<&'static str>) {
     }
 }
 
-fn bytes(name: &str, text: Option<&str>, length: std::ops::RangeInclusive<usize>) -> Result<Vec<u8>, String> {
+fn bytes(name: &str, text: Option<&str>, length: RangeInclusive<usize>) -> Result<Vec<u8>, String> {
+    sized(name, decoded(name, text)?, length)
+}
+
+/// A number. Some issuers write it with zeros before it, as the libraries of their languages do.
+fn number(name: &str, text: Option<&str>, length: RangeInclusive<usize>) -> Result<Vec<u8>, String> {
+    let digits = decoded(name, text)?.into_iter().skip_while(|digit| *digit == 0).collect();
+    sized(name, digits, length)
+}
+
+fn decoded(name: &str, text: Option<&str>) -> Result<Vec<u8>, String> {
     let decoded = text.and_then(|text| URL_SAFE_NO_PAD.decode(text).ok());
-    let decoded = decoded.ok_or_else(|| format!("has no {name}, or not as base64url"))?;
-    if length.contains(&decoded.len()) {
-        Ok(decoded)
+    decoded.ok_or_else(|| format!("has no {name}, or not as base64url"))
+}
+
+fn sized(name: &str, bytes: Vec<u8>, length: RangeInclusive<usize>) -> Result<Vec<u8>, String> {
+    if length.contains(&bytes.len()) {
+        Ok(bytes)
     } else {
-        Err(format!("has a {name} of {} bytes, not of {} to {}", decoded.len(), length.start(), length.end()))
+        Err(format!("has a {name} of {} bytes, not of {} to {}", bytes.len(), length.start(), length.end()))
     }
 }
 
@@ -163,34 +229,82 @@ mod tests {
         assert!(secret(b"").is_err());
     }
 
-    #[test]
-    fn a_set_gives_the_keys_of_its_algorithm_and_says_what_is_wrong_with_them() {
+    fn key(kid: &str) -> Value {
         let coordinate = URL_SAFE_NO_PAD.encode([7; 32]);
-        let key =
-            |kid: &str| json!({"kty": "EC", "crv": "P-256", "kid": kid, "x": coordinate, "y": coordinate});
-        let parse = |set: &serde_json::Value| Keys::parse(set.to_string().as_bytes(), SignedWith::Es256);
-        let other = json!({"kty": "RSA", "kid": "r", "n": "short", "e": "AQAB"});
-        let unknown = json!({"kty": "new", "kid": "n", "alg": "NEW1"});
-        let keys = parse(&json!({"keys": [key("a"), key("b"), other, unknown]})).unwrap();
-        let Keys::Set(by_kid) = &keys else { panic!("a set") };
-        assert_eq!(by_kid.len(), 2);
-        assert!(keys.of(Some(&"a".into())).is_some() && keys.of(Some(&"r".into())).is_none());
-        assert!(keys.of(None).is_none());
+        json!({"kty": "EC", "crv": "P-256", "kid": kid, "x": coordinate, "y": coordinate})
+    }
 
-        let mut short = key("a");
-        short["x"] = "AQAB".into();
-        let mut encryption = key("a");
-        encryption["use"] = "enc".into();
-        for (wrong, why) in [
-            (json!({"keys": [short]}), "32"),
-            (json!({"keys": [key("a"), key("a")]}), "two keys"),
-            (json!({"keys": [encryption]}), "no key for ES256"),
-            (json!({"keys": [other]}), "no key for ES256"),
-            (json!({"keys": []}), "no key"),
-            (json!([]), "no JSON Web Key Set"),
+    fn without(name: &str) -> Value {
+        let mut key = key("bad");
+        key.as_object_mut().expect("an object").remove(name);
+        key
+    }
+
+    fn with(name: &str, value: impl Into<Value>) -> Value {
+        let mut key = key("bad");
+        key[name] = value.into();
+        key
+    }
+
+    fn es256(set: &Value) -> Result<(Keys, Vec<String>), String> {
+        Keys::parse(set.to_string().as_bytes(), SignedWith::Es256)
+    }
+
+    #[test]
+    fn what_is_wrong_with_one_key_of_a_set_stays_with_it_and_is_told() {
+        for (bad, told) in [
+            (without("kty"), "no kty"),
+            (with("kty", 7), "no kty"),
+            (json!("a key"), "no kty"),
+            (Value::Null, "no kty"),
+            (without("x"), "no x"),
+            (with("x", "AQAB"), "32"),
+            (with("x", "not+base64"), "no x"),
+            (with("kid", 7), "wrong type"),
+            (with("use", "enc"), "something else"),
+            (with("key_ops", json!(["encrypt"])), "something else"),
+            (json!({"kty": "RSA", "kid": "r", "n": "short", "e": "AQAB"}), "something else"),
+            (json!({"kty": "new", "kid": "n", "alg": "NEW1"}), "something else"),
         ] {
-            let error = parse(&wrong).unwrap_err();
-            assert!(error.contains(why), "{wrong}: {error}");
+            let (keys, left_out) = es256(&json!({"keys": [bad, key("a")]})).unwrap();
+            assert_eq!((keys.count(), keys.of(Some("a")).len(), keys.of(Some("bad")).len()), (1, 1, 0));
+            assert!(left_out.len() == 1 && left_out[0].contains(told), "{bad}: {left_out:?}");
+            // Alone it leaves a set without keys, which is one.
+            let (keys, _) = es256(&json!({"keys": [bad]})).unwrap();
+            assert_eq!((keys.count(), keys.of(Some("bad")).len(), keys.of(None).len()), (0, 0, 0));
         }
+        assert_eq!(es256(&json!({"keys": []})).unwrap().0.count(), 0);
+        let many: Vec<_> = (0..KEYS_MAX + 2).map(|number| key(&number.to_string())).collect();
+        let (keys, left_out) = es256(&json!({"keys": many})).unwrap();
+        assert!(keys.count() == KEYS_MAX && left_out.len() == 1, "{left_out:?}");
+        for none in [json!([]), json!({}), json!({"keys": {}}), json!("keys")] {
+            assert!(es256(&none).unwrap_err().contains("no JSON Web Key Set"), "{none}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_for_the_keys_of_its_kid_and_one_without_for_the_only_key() {
+        let (keys, _) = es256(&json!({"keys": [key("a"), key("a"), key("b"), without("kid")]})).unwrap();
+        let fitting = [Some("a"), Some("b"), None, Some("c")].map(|kid| keys.of(kid).len());
+        assert_eq!(fitting, [2, 1, 1, 0]);
+        let (only, _) = es256(&json!({"keys": [key("a")]})).unwrap();
+        assert_eq!([Some("a"), None, Some("b")].map(|kid| only.of(kid).len()), [1, 1, 0]);
+        let (two, _) = es256(&json!({"keys": [key("a"), key("b")]})).unwrap();
+        assert_eq!(two.of(None).len(), 0);
+    }
+
+    #[test]
+    fn zeros_before_a_modulus_are_no_part_of_it() {
+        let modulus = [&[0xc1][..], &[7; 255]].concat();
+        let parse = |modulus: &[u8]| {
+            let key = json!({"kty": "RSA", "n": URL_SAFE_NO_PAD.encode(modulus), "e": "AAEAAQ"});
+            Keys::parse(json!({"keys": [key]}).to_string().as_bytes(), SignedWith::Rs256).unwrap().0
+        };
+        let keys = parse(&[&[0, 0][..], &modulus].concat());
+        let jsonwebtoken::DecodingKeyKind::RsaModulusExponent { n, e } = keys.of(None)[0].kind() else {
+            panic!("an RSA key")
+        };
+        assert_eq!((n.as_slice(), e.as_slice()), (&modulus[..], &[1, 0, 1][..]));
+        assert_eq!(parse(&[&[0][..], &modulus[1..]].concat()).count(), 0, "it is short without the zero");
     }
 }

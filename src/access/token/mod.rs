@@ -1,4 +1,5 @@
-//! End users' tokens: JSON Web Tokens that the shop signs. The subject is the user.
+//! End users' tokens: JSON Web Tokens that the shop signs. The subject names the user
+//! ([`UserId::of_subject`]).
 //!
 //! What is verified once is remembered by the hash of the token until it expires, or the keys change.
 //! The file of the keys is read again every [`LOOK_EVERY`]; one that cannot be used leaves those of
@@ -10,14 +11,17 @@ mod signature;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Validation, decode, decode_header};
 use quick_cache::sync::Cache;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 pub use algorithm::SignedWith;
@@ -30,8 +34,8 @@ use crate::user::UserId;
 pub const LEEWAY: Duration = Duration::from_secs(30);
 /// Between two looks at the file of the keys.
 pub const LOOK_EVERY: Duration = Duration::from_secs(2);
-const TOKEN_BYTES_MAX: usize = 4_096;
 const FILE_BYTES_MAX: u64 = 256 * 1_024;
+const TOLD_CHARS_MAX: usize = 200;
 
 /// What a token must be like, and where the keys are.
 #[derive(Debug, Clone)]
@@ -45,13 +49,37 @@ pub struct TokenSettings {
     pub remembered: usize,
 }
 
-/// Why a token is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why a token is refused: for the log. It repeats nothing of the token but what it names.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadToken {
     /// It was good once.
+    #[error("it has expired (exp)")]
     Expired,
-    /// Anything else; more would help only who makes them up.
-    Invalid,
+    /// It will be good.
+    #[error("it is not valid yet (nbf)")]
+    Early,
+    #[error("it is no JSON Web Token: {0}")]
+    Shape(String),
+    #[error("it is signed with another algorithm than --jwt-algorithm")]
+    Algorithm,
+    #[error("it demands that extensions are understood (crit), and none is")]
+    Critical,
+    #[error("no key of the set in --jwt-jwks-file has its kid, which is {}", named(.0.as_deref()))]
+    NoKey(Option<String>),
+    #[error("its signature does not fit the key")]
+    Signature,
+    #[error("{0}")]
+    Issuer(String),
+    #[error("{0}")]
+    Audience(String),
+    #[error("its sub {0}")]
+    Subject(String),
+    #[error("its {0} is missing, or of the wrong type")]
+    Claim(String),
+}
+
+fn named(kid: Option<&str>) -> String {
+    kid.map_or_else(|| "missing".to_owned(), |kid| format!("{kid:?}"))
 }
 
 /// Verifies tokens.
@@ -70,11 +98,12 @@ struct Current {
 
 type Hash = [u8; 32];
 
-#[derive(Clone)]
-struct Verified {
-    user: UserId,
-    /// In seconds since the epoch; the leeway is in it.
-    until: u64,
+/// What a good token says.
+#[derive(Debug, Clone)]
+pub struct Verified {
+    pub user: UserId,
+    /// The last second that it is good for, since the epoch; the leeway is in it.
+    pub until: u64,
 }
 
 /// What is read of a token beyond what the library checks.
@@ -90,8 +119,7 @@ impl Tokens {
     pub async fn read(settings: TokenSettings) -> Result<Self, String> {
         signature::install();
         let content = read(&settings.key_file).await?;
-        let keys = Keys::parse(&content, settings.signed_with);
-        let keys = keys.map_err(|why| format!("{}: {why}", settings.key_file.display()))?;
+        let keys = settings.keys(&content)?;
         let mut validation = Validation::new(settings.signed_with.into());
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         validation.set_issuer(&[&settings.issuer]);
@@ -107,57 +135,90 @@ impl Tokens {
         self.current().verified.len()
     }
 
-    /// Whose token it is.
-    pub fn user(&self, token: &str) -> Result<UserId, BadToken> {
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(BadToken::Invalid);
-        }
+    /// Whose token it is, and until when.
+    pub fn verified(&self, token: &str) -> Result<Verified, BadToken> {
         let current = self.current();
         let hash = Sha256::digest(token.as_bytes()).into();
         if let Some(verified) = current.verified.get(&hash) {
             metrics::TOKEN_CACHE.hit();
-            return if now() <= verified.until { Ok(verified.user) } else { Err(BadToken::Expired) };
+            return if now() <= verified.until { Ok(verified) } else { Err(BadToken::Expired) };
         }
         metrics::TOKEN_CACHE.miss();
         let verified = self.verify(&current.keys, token)?;
         current.verified.insert(hash, verified.clone());
-        Ok(verified.user)
+        Ok(verified)
     }
 
     fn verify(&self, keys: &Keys, token: &str) -> Result<Verified, BadToken> {
-        let key = match keys {
-            Keys::Secret(key) => key,
-            Keys::Set(_) => {
-                let head = decode_header(token).map_err(|_| BadToken::Invalid)?;
-                keys.of(head.kid.as_ref()).ok_or(BadToken::Invalid)?
-            }
+        let kid = match keys {
+            Keys::Secret(_) => None,
+            Keys::Set(_) => decode_header(token).map_err(|error| self.why(token, &error))?.kid,
         };
-        let decoded = decode::<Claims>(token, key, &self.validation).map_err(|error| match error.kind() {
-            ErrorKind::ExpiredSignature => BadToken::Expired,
-            _ => BadToken::Invalid,
-        })?;
-        // Who demands that an extension is understood must not be misunderstood.
-        if decoded.header.crit.is_some() {
-            return Err(BadToken::Invalid);
+        let mut refused = BadToken::NoKey(kid.as_deref().map(told));
+        for key in keys.of(kid.as_deref()) {
+            match decode::<Claims>(token, key, &self.validation) {
+                Ok(decoded) => {
+                    // Who demands that an extension is understood must not be misunderstood.
+                    if decoded.header.crit.is_some() {
+                        return Err(BadToken::Critical);
+                    }
+                    let user = UserId::of_subject(&decoded.claims.sub);
+                    return Ok(Verified {
+                        user: user.map_err(BadToken::Subject)?,
+                        until: (decoded.claims.exp as u64).saturating_add(LEEWAY.as_secs()),
+                    });
+                }
+                Err(error) => {
+                    refused = self.why(token, &error);
+                    if refused != BadToken::Signature {
+                        break;
+                    }
+                }
+            }
         }
-        Ok(Verified {
-            user: decoded.claims.sub.parse().map_err(|_| BadToken::Invalid)?,
-            until: (decoded.claims.exp as u64).saturating_add(LEEWAY.as_secs()),
-        })
+        Err(refused)
     }
 
-    /// Looks at the file of the keys until `stop`.
-    pub async fn keep_fresh(self: Arc<Self>, stop: CancellationToken) {
+    fn why(&self, token: &str, error: &jsonwebtoken::errors::Error) -> BadToken {
+        let TokenSettings { issuer, audience, .. } = &self.settings;
+        match error.kind() {
+            ErrorKind::ExpiredSignature => BadToken::Expired,
+            ErrorKind::ImmatureSignature => BadToken::Early,
+            ErrorKind::InvalidSignature => BadToken::Signature,
+            ErrorKind::InvalidAlgorithm => BadToken::Algorithm,
+            ErrorKind::InvalidIssuer => BadToken::Issuer(format!(
+                "its iss is {}, and --jwt-issuer {issuer:?}: they must be the same, a slash at the end too",
+                claim(token, "iss")
+            )),
+            ErrorKind::InvalidAudience => BadToken::Audience(format!(
+                "its aud is {}, without --jwt-audience {audience:?}",
+                claim(token, "aud")
+            )),
+            ErrorKind::MissingRequiredClaim(name) | ErrorKind::InvalidClaimFormat(name) => {
+                BadToken::Claim(told(name))
+            }
+            _ => BadToken::Shape(told(&error.to_string())),
+        }
+    }
+
+    /// Looks at the file of the keys until `stop`, and tells `changed` of other ones.
+    pub async fn keep_fresh(self: Arc<Self>, changed: watch::Sender<()>, stop: CancellationToken) {
         let mut told = None;
+        let mut fresh_at = Instant::now();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
-            match self.look().await {
-                Ok(()) => told = None,
+            match self.look(&changed).await {
+                Ok(()) => {
+                    told = None;
+                    fresh_at = Instant::now();
+                    metrics::credentials_stale_for("tokens", Duration::ZERO);
+                }
                 Err(why) => {
                     metrics::CREDENTIALS_STALE.count("tokens");
+                    metrics::credentials_stale_for("tokens", fresh_at.elapsed());
                     // Once for each trouble, not every two seconds.
                     if told.as_ref() != Some(&why) {
                         tracing::error!("the keys of before stay in force: {why}");
@@ -168,23 +229,51 @@ impl Tokens {
         }
     }
 
-    async fn look(&self) -> Result<(), String> {
+    async fn look(&self, changed: &watch::Sender<()>) -> Result<(), String> {
         let file = &self.settings.key_file;
         let content = read(file).await?;
         if hash(&content) == self.current().content {
             return Ok(());
         }
-        let keys = Keys::parse(&content, self.settings.signed_with);
-        let keys = keys.map_err(|why| format!("{}: {why}", file.display()))?;
+        let keys = self.settings.keys(&content)?;
+        tracing::info!(file = %file.display(), keys = keys.count(), "the keys of tokens were read anew");
         let current = Arc::new(Current::new(keys, &content, self.settings.remembered));
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
-        tracing::info!(file = %file.display(), "the keys of tokens were read anew");
+        changed.send_replace(());
         Ok(())
     }
 
     fn current(&self) -> Arc<Current> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+impl TokenSettings {
+    /// The keys in the content of the file. What is left out of them is logged.
+    fn keys(&self, content: &[u8]) -> Result<Keys, String> {
+        let file = self.key_file.display();
+        let (keys, left_out) =
+            Keys::parse(content, self.signed_with).map_err(|why| format!("{file}: {why}"))?;
+        for why in left_out {
+            tracing::warn!(%file, "left out of the key set: {why}");
+        }
+        if keys.count() == 0 {
+            tracing::error!(%file, "the key set has no key for {}: every token is refused", self.signed_with.as_str());
+        }
+        Ok(keys)
+    }
+}
+
+/// A claim of a token whose signature fits, for the log.
+fn claim(token: &str, name: &str) -> String {
+    let payload = token.split('.').nth(1).and_then(|payload| URL_SAFE_NO_PAD.decode(payload).ok());
+    let claims = payload.and_then(|payload| serde_json::from_slice::<serde_json::Value>(&payload).ok());
+    claims.map(|claims| told(&claims[name].to_string())).unwrap_or_default()
+}
+
+/// What is told of a text that somebody else wrote: on one line, and no more than fits there.
+fn told(text: &str) -> String {
+    text.escape_debug().take(TOLD_CHARS_MAX).collect()
 }
 
 impl Current {

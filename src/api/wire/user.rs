@@ -75,11 +75,15 @@ impl From<user::Deletion> for UserDeletion {
 #[schema(example = json!({"id": "hong", "name": "홍길동"}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
 pub struct CreateUser {
-    /// Generated if missing.
+    /// Generated if missing, and if there is no `subject`.
     #[schema(
         pattern = "^([A-Za-z0-9_:@-]|[A-Za-z0-9_:@-][A-Za-z0-9._:@-]|[.][A-Za-z0-9_:@-]|[A-Za-z0-9._:@-]{3,64})$"
     )]
     id: Option<String>,
+    /// Instead of `id`: the `sub` of the user's tokens, whatever it looks like. The answer tells the id: the
+    /// subject itself where it is one, else `sub-sha256:` and its SHA-256 in base64url, without padding.
+    #[schema(min_length = 1, example = "auth0|5f7c8ec7")]
+    subject: Option<String>,
     /// The id if missing.
     #[schema(
         min_length = 1,
@@ -92,7 +96,12 @@ pub struct CreateUser {
 /// Reads a new user from a body.
 pub fn create(body: Value, now: Timestamp) -> Result<user::User, Problem> {
     let mut fields = Fields::of(body)?;
-    let id = fields.optional("id", fields::parsed::<UserId>).unwrap_or_else(UserId::generate);
+    let given = fields.optional("id", fields::parsed::<UserId>);
+    let named = fields.optional("subject", |value| UserId::of_subject(&fields::string(value)?));
+    if given.is_some() && named.is_some() {
+        fields.wrong("subject", "must not be there beside id: it tells the id");
+    }
+    let id = given.or(named).unwrap_or_else(UserId::generate);
     let name = fields.optional("name", fields::words(NAME_MAX)).unwrap_or_else(|| id.to_string());
     if id.is_pseudonym() {
         fields.wrong("id", "must not begin as the pseudonyms of deleted users do");
@@ -112,6 +121,18 @@ mod tests {
     fn a_user_is_not_named_as_a_route_or_a_pseudonym() {
         for (id, is_fine) in [("random", false), ("deleted:x", false), ("Random", true), ("random1", true)] {
             assert_eq!(create(json!({"id": id}), Timestamp::now()).is_ok(), is_fine, "{id}");
+        }
+    }
+
+    #[test]
+    fn a_user_may_be_named_by_the_subject_of_their_tokens() {
+        let id = |body: Value| create(body, Timestamp::now()).map(|user| user.id.to_string());
+        assert_eq!(id(json!({"subject": "hong"})), Ok("hong".into()));
+        let mapped = UserId::of_subject("auth0|hong").unwrap().to_string();
+        assert_eq!(id(json!({"subject": "auth0|hong"})), Ok(mapped.clone()));
+        assert_eq!(id(json!({"id": mapped})), Ok(mapped));
+        for wrong in [json!({"subject": ""}), json!({"subject": 7}), json!({"subject": "a", "id": "a"})] {
+            assert!(id(wrong).is_err());
         }
     }
 }

@@ -2,11 +2,17 @@
 
 mod actions;
 mod command;
+mod ending;
 mod hidden;
+mod key_sets;
 mod keys;
+mod lists;
 mod operators;
+mod recorded;
+mod secrets;
 mod spellings;
 mod starting;
+mod subjects;
 mod table;
 mod tokens;
 

@@ -165,13 +165,12 @@ async fn bad_credentials(keys: &KeyStore, a_key: &str) -> Vec<(&'static str, Opt
         ("no issuer", without("iss")),
         ("no end", without("exp")),
         ("no subject", without("sub")),
-        ("a subject that is no id", with_claim("sub", "u 1".into())),
+        ("an empty subject", with_claim("sub", "".into())),
         ("another secret", Some(hs256("a secret that nobody has ever shared with us", &claims("u1")))),
         ("a wrong algorithm", Some(signed(hs512, of_512.as_ref()))),
         ("`none`", Some(format!("{none}."))),
         ("`none`, signed", Some(signed(head_lies, of_lie.as_ref()))),
         ("an extension that must be understood", Some(signed(critical, of_critical.as_ref()))),
-        ("a token too long", with_claim("more", "x".repeat(5_000).into())),
     ]
 }
 

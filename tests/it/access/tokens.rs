@@ -16,11 +16,11 @@ use super::{
 };
 use crate::helpers::{System, eventually};
 
-async fn status(system: &System, token: &str) -> u16 {
+pub(super) async fn status(system: &System, token: &str) -> u16 {
     system.client.with(token).get("/users/u1").await.status
 }
 
-async fn becomes(system: &System, token: &str, wanted: u16) {
+pub(super) async fn becomes(system: &System, token: &str, wanted: u16) {
     eventually(&format!("the token is answered {wanted}"), async || {
         (status(system, token).await == wanted).then_some(())
     })
@@ -86,38 +86,38 @@ async fn an_audience_may_be_one_of_several() {
 }
 
 /// A key of a shop that signs with ES256.
-struct Es256 {
+pub(super) struct Es256 {
     kid: &'static str,
     pair: EcdsaKeyPair,
 }
 
 impl Es256 {
-    fn new(kid: &'static str) -> Self {
+    pub fn new(kid: &'static str) -> Self {
         let (algorithm, random) = (&ECDSA_P256_SHA256_FIXED_SIGNING, SystemRandom::new());
         let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).expect("a key");
         let pair = EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref(), &random).expect("a key");
         Es256 { kid, pair }
     }
 
-    fn public(&self) -> Value {
+    pub fn public(&self) -> Value {
         let point = &self.pair.public_key().as_ref()[1..];
         let (x, y) = point.split_at(32);
         let text = |bytes| URL_SAFE_NO_PAD.encode(bytes);
         json!({"kty": "EC", "crv": "P-256", "kid": self.kid, "use": "sig", "x": text(x), "y": text(y)})
     }
 
-    fn token(&self, head: &Value) -> String {
+    pub fn token(&self, head: &Value) -> String {
         let message = unsigned(head, &claims("u1"));
         let signature = self.pair.sign(&SystemRandom::new(), message.as_bytes()).expect("a signature");
         signed(message, signature.as_ref())
     }
 
-    fn good(&self) -> String {
+    pub fn good(&self) -> String {
         self.token(&json!({"alg": "ES256", "kid": self.kid}))
     }
 }
 
-async fn with_set(file: &Path, algorithm: &str, keys: &[Value]) -> System {
+pub(super) async fn with_set(file: &Path, algorithm: &str, keys: &[Value]) -> System {
     std::fs::write(file, json!({"keys": keys}).to_string()).expect("it is written");
     let file = file.to_str().expect("UTF-8");
     let flags = ["--jwt-algorithm", algorithm, "--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE];
@@ -134,8 +134,9 @@ async fn keys_of_a_set_are_chosen_by_kid_and_come_and_go_without_a_restart() {
     let (first, second) = (Es256::new("first"), Es256::new("second"));
     let system = with_set(&file, "ES256", &[first.public()]).await;
     assert_eq!((status(&system, &first.good()).await, status(&system, &second.good()).await), (200, 401));
+    // There is only one that it could be meant for.
+    assert_eq!(status(&system, &first.token(&json!({"alg": "ES256"}))).await, 200);
     for head in [
-        json!({"alg": "ES256"}),
         json!({"alg": "ES256", "kid": "second"}),
         json!({"alg": "none", "kid": "first"}),
         // The public key is no secret.

@@ -15,7 +15,7 @@ pub use accounts::{accounts_hold, adopted, recovered};
 pub use chance::{chance, rounds};
 pub use client::{Answer, Client};
 pub use failing::{fail, obedient_mongodb};
-pub use processes::{API, CTL, WORKER, program, program_as_it_is, send, serving, stopped, worker};
+pub use processes::{API, CTL, WORKER, logging, program, program_as_it_is, send, serving, stopped, worker};
 pub use raw::{Raw, RawAnswer};
 pub use rush::{NotFound, POLL_EVERY, Tally, issued, rush};
 pub use servers::{database, mongodb, redis};

@@ -1,12 +1,13 @@
 //! The programs as an operator runs them.
 
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use super::System;
+use super::{System, eventually};
 
 pub const API: &str = env!("CARGO_BIN_EXE_coupon-api");
 pub const WORKER: &str = env!("CARGO_BIN_EXE_coupon-worker");
@@ -47,6 +48,40 @@ pub async fn serving(mut command: Command) -> (Child, std::net::SocketAddr) {
     // Nobody may be blocked by a log that nobody reads.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     (child, address)
+}
+
+/// What a program has logged so far.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    /// Waits for a line with this in it.
+    pub async fn says(&self, text: &str) -> String {
+        eventually(&format!("{text:?} is logged"), async || {
+            self.lines().into_iter().find(|line| line.contains(text))
+        })
+        .await
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        self.0.lock().expect("no panic").clone()
+    }
+}
+
+/// Starts a program that serves, and keeps what it logs.
+pub async fn logging(mut command: Command) -> (Child, std::net::SocketAddr, Log) {
+    let mut child = command.args(["--log-format", "json"]).spawn().expect("it starts");
+    let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
+    let log = Log::default();
+    let kept = log.clone();
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next_line().await {
+            kept.0.lock().expect("no panic").push(line);
+        }
+    });
+    let line = log.says("\"listen\"").await;
+    let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+    (child, line["listen"].as_str().and_then(|listen| listen.parse().ok()).expect("an address"), log)
 }
 
 /// Starts a worker process, with more flags.

@@ -119,7 +119,8 @@ impl System {
         (Self::start_in(mongodb_uri, database, flags).await, keys)
     }
 
-    async fn start_in(mongodb_uri: String, database: String, flags: &[&str]) -> Self {
+    /// The same, in a database that may have something in it.
+    pub async fn start_in(mongodb_uri: String, database: String, flags: &[&str]) -> Self {
         let (redis, folder) = redis().await;
         let redis_url = redis.url();
         let mut command = vec![

@@ -1,0 +1,94 @@
+//! Says in the log why credentials are refused: what is wrong with them is told to whoever runs the service,
+//! not to whoever made them up. One line of a kind in [`TELL_EVERY`], however many there are.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::token::BadToken;
+
+/// Between two lines of one kind of refusal.
+pub const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// What is wrong with credentials that were sent. It never repeats them.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Wrong {
+    #[error("it is not `Bearer` and a key or a token")]
+    Scheme,
+    #[error("more than one was sent")]
+    Doubled,
+    #[error("it begins as an API key does, and is none: cut off, or with something after it")]
+    KeyShape,
+    #[error("there is no active API key {0:?}: revoked, or of another deployment")]
+    KeyUnknown(String),
+    #[error("the secret of API key {0:?} is another one")]
+    KeySecret(String),
+    #[error("it is no API key, and users' tokens are not taken: there are no --jwt-… settings")]
+    NoTokens,
+    #[error("the token of a user is refused: {0}")]
+    Token(#[from] BadToken),
+}
+
+/// How often each kind was met.
+#[derive(Default)]
+pub(super) struct RefusalLog(Mutex<Vec<Told>>);
+
+struct Told {
+    kind: std::mem::Discriminant<Wrong>,
+    /// Tokens are refused for reasons of their own.
+    token: Option<std::mem::Discriminant<BadToken>>,
+    at: Instant,
+    since: u64,
+}
+
+impl RefusalLog {
+    /// Logs a refusal, unless one of its kind was logged just now.
+    pub fn tell(&self, wrong: &Wrong) {
+        let more = self.count(wrong, Instant::now());
+        if let Some(more) = more {
+            tracing::warn!(why = %wrong, more, "credentials are refused");
+        }
+    }
+
+    /// How many of its kind were not told since the last one, if this one is to be told.
+    fn count(&self, wrong: &Wrong, now: Instant) -> Option<u64> {
+        let kind = std::mem::discriminant(wrong);
+        let token = match wrong {
+            Wrong::Token(bad) => Some(std::mem::discriminant(bad)),
+            _ => None,
+        };
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.iter_mut().find(|told| told.kind == kind && told.token == token) {
+            Some(told) if now.duration_since(told.at) < TELL_EVERY => {
+                told.since += 1;
+                None
+            }
+            Some(told) => {
+                told.at = now;
+                Some(std::mem::take(&mut told.since))
+            }
+            None => {
+                all.push(Told { kind, token, at: now, since: 0 });
+                Some(0)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_one_kind_is_one_line_and_hides_no_other() {
+        let (log, now) = (RefusalLog::default(), Instant::now());
+        let key = || Wrong::KeyUnknown("a".into());
+        assert_eq!(log.count(&key(), now), Some(0));
+        for _ in 0..1_000 {
+            assert_eq!(log.count(&key(), now), None);
+        }
+        assert_eq!(log.count(&Wrong::Token(BadToken::Signature), now), Some(0));
+        assert_eq!(log.count(&Wrong::Token(BadToken::Expired), now), Some(0));
+        assert_eq!(log.count(&key(), now + TELL_EVERY), Some(1_000));
+        assert_eq!(log.count(&key(), now + TELL_EVERY), None);
+    }
+}
