@@ -16,8 +16,8 @@ use crate::issuance::Ledger;
 use crate::issuance::ledger::indexes;
 use crate::keys::PartitionId;
 use crate::partition::Partition;
-use crate::recovery::{self, Durability, Fence, Keeper, Lease, Loader};
-use crate::user::UserStore;
+use crate::recovery::{self, Durability, Fence, IdSecrets, Keeper, Lease, Loader};
+use crate::user::{IdSecret, UserStore};
 use crate::{Failure, mongo};
 
 /// Servers that are only starting are waited for this long.
@@ -36,6 +36,8 @@ pub struct Backends {
     pub ledger: Ledger,
     pub coupons: CouponStore,
     pub users: UserStore,
+    /// What keyed issuances of users without a document are named with.
+    pub id_secret: Option<IdSecret>,
     pub durability: Durability,
 }
 
@@ -57,17 +59,24 @@ pub enum Fault {
 
 /// Connects, without asserting anything yet.
 pub async fn open(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends, SetUpError> {
-    let partition = Partition::new(PartitionId::ONE, &redis.redis_url)
-        .map_err(|error| SetUpError(vec![format!("--redis-url is no Redis URL: {error}")]))?;
+    // Nothing of it is repeated: it may have a password in it.
+    let partition = Partition::new(PartitionId::ONE, &redis.redis_url).map_err(|_| {
+        SetUpError(vec![
+            "--redis-url is no Redis URL, such as redis://USER:PASSWORD@HOST:6379/0; in user and password, characters \
+             such as @ : / % must be percent-encoded"
+                .into(),
+        ])
+    })?;
     let database = mongo::connect(&mongodb.mongodb_uri, &mongodb.mongodb_database)
         .await
-        .map_err(|error| SetUpError(vec![format!("--mongodb-uri is no MongoDB URI: {error}")]))?;
+        .map_err(|why| SetUpError(vec![format!("--mongodb-uri: {why}")]))?;
     partition.fence_by(Fence::new(&database, partition.id()));
     Ok(Backends {
         partition: Arc::new(partition),
         ledger: Ledger::new(&database),
         coupons: CouponStore::new(&database),
         users: UserStore::new(&database),
+        id_secret: None,
         database,
         durability: redis.redis_durability,
     })
@@ -89,7 +98,7 @@ pub async fn connect(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backe
 
 /// The same, but the data in Redis may belong to another database.
 pub async fn connect_to_any(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends, SetUpError> {
-    let backends = open(redis, mongodb).await?;
+    let mut backends = open(redis, mongodb).await?;
     let findings = patiently("Redis does not answer; start it, or point --redis-url at it", async || {
         recovery::check_settings(&backends.partition, backends.durability).await
     })
@@ -108,6 +117,12 @@ pub async fn connect_to_any(redis: &RedisConfig, mongodb: &MongoConfig) -> Resul
     })
     .await?;
     backends.partition.belongs_to(&ledger);
+    let secrets = patiently("MongoDB does not tell what ids are made with", async || {
+        IdSecrets::read(&backends.database, backends.partition.id()).await
+    })
+    .await?;
+    backends.id_secret = secrets.of_ledger;
+    backends.users = backends.users.giving_secrets(secrets.of_users);
     let wrong: Vec<_> = findings.wrong.into_iter().chain(missing).collect();
     if wrong.is_empty() { Ok(backends) } else { Err(SetUpError(wrong)) }
 }

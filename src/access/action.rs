@@ -1,18 +1,22 @@
 //! What operators did: who, when, what, on what, and how it ended. MongoDB's `operator_actions`.
 //!
 //! Written before an action is done, so that none is without its record, and completed after it. One
-//! that was never completed ended in a crash: it may have happened. Records are kept for ever.
+//! that was never completed ended in a crash: it may have happened. Records are kept for ever. The API
+//! records what it is asked to do ([`ActionLog`]), and `couponctl` what it does past the API
+//! ([`CommandAction`]).
 
 use std::time::Duration;
 
+use axum::http::StatusCode;
 use jiff::Timestamp;
-use mongodb::bson::{self, DateTime, Document, doc};
+use mongodb::bson::{self, Bson, DateTime, Document, doc};
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
 
 use super::Caller;
 use crate::Failure;
 use crate::batch::{Batcher, Bounds, all_failed};
+use crate::boot::Fault;
 use crate::mongo::{self, from_bson_time, to_bson_time};
 use crate::user::UserId;
 
@@ -66,12 +70,18 @@ pub enum About {
     Nobody,
 }
 
+/// What a command of `couponctl` does to the servers itself, while it does it.
+pub struct CommandAction {
+    log: ActionLog,
+    id: ActionId,
+}
+
 /// An action as it is listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Action {
     pub id: ActionId,
     pub at: Timestamp,
-    /// The name of the key, or `open`.
+    /// The name of the key, `open`, or `couponctl` and the user of the operating system who ran it.
     pub who: String,
     pub key_id: Option<String>,
     pub action: String,
@@ -194,6 +204,33 @@ impl ActionLog {
         self.begin.ask(Record::from(begun)).await
     }
 
+    /// Writes down what a command is about to do to the servers itself. Only then may it do it.
+    pub async fn begin_command(
+        database: &Database,
+        action: &str,
+        target: String,
+        input: Option<String>,
+    ) -> Result<CommandAction, Failure> {
+        let (log, id) = (ActionLog::start(database), ActionId::generate());
+        let record = Record {
+            id: id.to_bson(),
+            at: to_bson_time(crate::now_in_milliseconds()),
+            who: format!("couponctl ({})", system_user()),
+            key_id: None,
+            action: action.to_owned(),
+            target,
+            about: None,
+            input,
+            request_id: crate::random_id(),
+            ended_at: None,
+            status: None,
+            code: None,
+            location: None,
+        };
+        log.begin.ask(record).await?;
+        Ok(CommandAction { log, id })
+    }
+
     /// Writes down how it ended.
     pub async fn end(&self, id: ActionId, ended: Ended, about: About) -> Result<(), Failure> {
         self.end.ask((id, ended, about)).await
@@ -201,15 +238,57 @@ impl ActionLog {
 
     /// At most `limit` actions, newest first, from after the one that is named.
     pub async fn list(&self, after: Option<ActionId>, limit: usize) -> Result<Vec<Action>, Failure> {
-        let actions = self.actions.clone();
-        let filter = after.map_or_else(Document::new, |id| doc! {"_id": {"$lt": id.to_bson()}});
-        let found = mongo::run("list the operators' actions", async move {
-            let found = actions.find(filter).sort(doc! {"_id": -1});
-            let found = found.limit(i64::try_from(limit).unwrap_or(i64::MAX)).await?;
-            futures::TryStreamExt::try_collect::<Vec<_>>(found).await
-        });
-        Ok(found.await?.into_iter().map(Action::from).collect())
+        let mut after = after.map(|id| Bson::from(id.to_bson()));
+        mongo::readable_page("an operator's action", limit, |last| {
+            after = last.and_then(|last| last.get("_id").cloned()).or(after.take());
+            let filter = after.as_ref().map_or_else(Document::new, |id| doc! {"_id": {"$lt": id}});
+            let actions = self.actions.clone_with_type::<Document>();
+            mongo::run("list the operators' actions", async move {
+                let found = actions.find(filter).sort(doc! {"_id": -1});
+                let found = found.limit(i64::try_from(limit).unwrap_or(i64::MAX)).await?;
+                futures::TryStreamExt::try_collect::<Vec<_>>(found).await
+            })
+        })
+        .await
     }
+}
+
+impl CommandAction {
+    /// Does what was begun, and writes down how it ended: in the statuses that the API answers with. That
+    /// the end cannot be written is told, and undoes nothing.
+    pub async fn carry_out<T, E>(
+        self,
+        action: impl Future<Output = Result<T, E>>,
+        status: impl FnOnce(&Result<T, E>) -> StatusCode,
+    ) -> Result<T, E> {
+        let done = action.await;
+        let status = status(&done).as_u16();
+        let ended = Ended { at: crate::now_in_milliseconds(), status, code: None, location: None };
+        if let Err(failure) = self.log.end(self.id, ended, About::AsBegun).await {
+            let why = failure.chain();
+            eprintln!("warning: that it was done is not in the record of actions ({why}); that it began is");
+        }
+        done
+    }
+}
+
+/// The status of a command that was done, or not to its end.
+pub fn command_status(done: &anyhow::Result<()>) -> StatusCode {
+    match done {
+        Ok(()) => StatusCode::OK,
+        // It was done, and says that something is wrong.
+        Err(error) if error.is::<Fault>() => StatusCode::OK,
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The user of the operating system who runs this process: the name that `/etc/passwd` has, or the number.
+fn system_user() -> String {
+    let id = rustix::process::getuid().as_raw().to_string();
+    let known = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let mut users = known.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let found = users.find(|user| user.get(2) == Some(&id.as_str()));
+    found.and_then(|user| user.first().map(|name| (*name).to_owned())).unwrap_or(id)
 }
 
 /// Names a deleted user by a pseudonym wherever actions on them are recorded.
@@ -282,8 +361,11 @@ impl From<Begun> for Record {
     }
 }
 
-impl From<Record> for Action {
-    fn from(record: Record) -> Self {
+impl TryFrom<Document> for Action {
+    type Error = bson::error::Error;
+
+    fn try_from(record: Document) -> Result<Self, Self::Error> {
+        let record: Record = bson::deserialize_from_document(record)?;
         let named = |text: String| match &record.about {
             Some(user) => text.replacen(NAMED, user, 1),
             None => text,
@@ -294,7 +376,7 @@ impl From<Record> for Action {
             code: record.code,
             location: record.location.map(named),
         });
-        Action {
+        Ok(Action {
             id: ActionId(uuid::Uuid::from_bytes(record.id.bytes())),
             at: from_bson_time(record.at),
             who: record.who,
@@ -304,6 +386,6 @@ impl From<Record> for Action {
             input: record.input,
             request_id: record.request_id,
             ended,
-        }
+        })
     }
 }

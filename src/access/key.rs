@@ -11,7 +11,8 @@ pub const PREFIX: &str = "cpn_";
 const SECRET_BYTES: usize = 32;
 /// The secret as hexadecimal digits.
 const SECRET_CHARS: usize = 2 * SECRET_BYTES;
-const ID_CHARS_MAX: usize = 32;
+/// Of the id of a key, which names it and is no secret.
+pub const ID_CHARS_MAX: usize = 32;
 const NAME_CHARS_MAX: usize = 100;
 
 /// A key as it is kept.

@@ -75,11 +75,9 @@ pub async fn request(
     only_for(&caller, &user)?;
     app.user_limit.count(&caller, Some(&user)).await?;
     let key = key.parse()?;
-    if !app.knows(&user).await? {
-        return Err(Problem::new(Code::UserNotFound));
-    }
+    let Some(secret) = app.find_user(&user).await? else { return Err(Problem::new(Code::UserNotFound)) };
     let id = match &key {
-        Some(key) => IssuanceId::from_key(PartitionId::ONE, &user, &coupon, key),
+        Some(key) => IssuanceId::from_key(PartitionId::ONE, secret.as_ref(), &user, &coupon, key),
         None => IssuanceId::generate(PartitionId::ONE),
     };
     let request = Request { id, coupon, user };

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::client::{ApiArgs, Request};
-use super::table::{aside, cell, more, rows, table, time, words};
+use super::table::{aside, cell, more, rows, sentence, table, time, words};
 
 /// Shows what operators did.
 #[derive(Debug, Args)]
@@ -43,7 +43,7 @@ fn list(page: &Value) -> String {
         words("WHEN"),
         words("WHO"),
         aside("KEY"),
-        words("METHOD"),
+        sentence("ACTION"),
         words("TARGET"),
         aside("INPUT"),
         words("ENDED"),
@@ -55,7 +55,12 @@ fn list(page: &Value) -> String {
             time(action, "/at"),
             cell(action, "/who"),
             cell(action, "/keyId"),
-            method.split(' ').next().unwrap_or_default().to_owned(),
+            // A command is told whole; of a request the target has the rest.
+            if method.starts_with("couponctl ") {
+                method
+            } else {
+                method.split(' ').next().unwrap_or_default().to_owned()
+            },
             cell(action, "/target"),
             cell(action, "/input"),
             ended(action),

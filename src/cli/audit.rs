@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use super::table::{Column, clean, number, table, words};
 use crate::Failure;
+use crate::access::ActionLog;
+use crate::access::action::command_status;
 use crate::audit::{Audited, Auditor, Bracket, Finding, Kind, Report, Settling, Severity};
 use crate::boot::{self, Backends, Fault, SetUpError};
 use crate::config::{MongoConfig, RedisConfig};
@@ -88,6 +90,17 @@ impl Audit {
             Ok(false) => return Err(uncertified(backends).await),
             Err(failure) => return Err(away("Redis", &failure)),
         }
+        if !self.repair || self.dry_run {
+            return self.look(backends).await;
+        }
+        let target = self.coupon.as_ref().map_or_else(|| "all coupons".to_owned(), CouponId::to_string);
+        let begun =
+            ActionLog::begin_command(&backends.database, "couponctl audit --repair", target, None).await;
+        let begun = begun.map_err(|failure| away("MongoDB", &failure))?;
+        begun.carry_out(self.look(backends), command_status).await
+    }
+
+    async fn look(&self, backends: &Backends) -> anyhow::Result<()> {
         let auditor =
             Auditor::new(backends.partition.clone(), backends.ledger.clone(), backends.coupons.clone());
         let mut progress = Progress::start();

@@ -31,14 +31,15 @@ pub(super) struct Target {
         long,
         global = true,
         env = "COUPON_API_URL",
+        hide_env_values = true,
         default_value = "http://127.0.0.1:3000",
         value_name = "URL"
     )]
-    api_url: ApiUrl,
+    api_url: Confidential,
 
     /// The API key, or a user's token, to send
     #[arg(long, global = true, env = "COUPON_TOKEN", hide_env_values = true)]
-    token: Option<Token>,
+    token: Option<Confidential>,
 
     /// The language of problems and reasons
     #[arg(long, global = true, value_enum)]
@@ -55,6 +56,37 @@ pub(super) struct ApiArgs {
     #[arg(long, global = true)]
     json: bool,
 }
+
+/// The text of a flag or a variable with a secret in it, or where people put one by mistake. It is read where
+/// it is used, since what the parser of the command line says of a value that it cannot read repeats it.
+#[derive(Clone)]
+pub(super) struct Confidential(String);
+
+impl From<String> for Confidential {
+    fn from(text: String) -> Self {
+        Confidential(text)
+    }
+}
+
+impl fmt::Debug for Confidential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Confidential(…)")
+    }
+}
+
+impl Confidential {
+    /// What it says. The error names the flag, and repeats nothing of it.
+    pub(super) fn read<T: FromStr<Err = String>>(&self, flag: &str) -> Result<T, clap::Error> {
+        let wrong =
+            |why| clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{flag} {why}\n"));
+        self.0.parse().map_err(wrong)
+    }
+}
+
+/// What `--token` is called in errors.
+pub(super) const TOKEN_FLAG: &str = "--token (COUPON_TOKEN)";
+/// What `--api-url` is called in errors.
+pub(super) const API_URL_FLAG: &str = "--api-url (COUPON_API_URL)";
 
 /// Something to be sent as `Authorization: Bearer`, and shown to nobody.
 #[derive(Clone)]
@@ -99,8 +131,8 @@ impl FromStr for ApiUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let url =
-            reqwest::Url::parse(text).map_err(|why| format!("{why}; it looks like http://127.0.0.1:3000"))?;
+        let url = reqwest::Url::parse(text)
+            .map_err(|why| format!("is no URL, such as http://127.0.0.1:3000: {why}"))?;
         if !["http", "https"].contains(&url.scheme()) || !url.has_host() {
             return Err("must begin with http:// or https://, such as http://127.0.0.1:3000".into());
         }
@@ -140,6 +172,7 @@ pub fn builder() -> anyhow::Result<reqwest::ClientBuilder> {
 impl Target {
     /// A client of this API.
     pub(super) fn open(&self) -> anyhow::Result<Api> {
+        let api_url: ApiUrl = self.api_url.read(API_URL_FLAG)?;
         let mut headers = HeaderMap::new();
         if let Some(lang) = self.lang {
             let tag = match lang {
@@ -149,6 +182,7 @@ impl Target {
             headers.insert(ACCEPT_LANGUAGE, HeaderValue::from_static(tag));
         }
         if let Some(token) = &self.token {
+            let token: Token = token.read(TOKEN_FLAG)?;
             let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.as_str()))?;
             bearer.set_sensitive(true);
             headers.insert(AUTHORIZATION, bearer);
@@ -159,11 +193,11 @@ impl Target {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT_MAX)
             .timeout(ANSWER_MAX);
-        if self.api_url.is_loopback() {
+        if api_url.is_loopback() {
             http = http.no_proxy();
         }
         let http = http.build().context("the HTTP client cannot be set up")?;
-        Ok(Api { http, base: self.api_url.to_string() })
+        Ok(Api { http, base: api_url.to_string() })
     }
 }
 
@@ -499,8 +533,8 @@ mod tests {
 
     #[test]
     fn a_client_can_be_built_where_nothing_else_is_set_up() {
-        let target =
-            Target { api_url: "https://shop.example".parse().unwrap(), token: None, lang: Some(Lang::Ko) };
+        let api_url = Confidential::from("https://shop.example".to_owned());
+        let target = Target { api_url, token: None, lang: Some(Lang::Ko) };
         assert!(target.open().is_ok());
     }
 

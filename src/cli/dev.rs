@@ -10,7 +10,7 @@ use crate::telemetry;
 ///
 /// The two servers are child processes on free loopback ports; where they are missing they are
 /// fetched first. Data stays in .coupon/dev from one run to the next. Ctrl-C stops everything.
-#[derive(Debug, Args)]
+#[derive(Args)]
 pub struct Dev {
     #[command(flatten)]
     options: Options,

@@ -1,22 +1,25 @@
 //! `couponctl key`: API keys. It talks to MongoDB by itself, so that the first key can be made before
 //! anybody can use the API.
 
+use axum::http::StatusCode;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
+use mongodb::Database;
 use serde_json::{Value, json};
 
 use super::client::print;
 use super::table::{sentence, table, words};
-use crate::access::key::Key as ApiKey;
+use crate::access::key::{ID_CHARS_MAX, Key as ApiKey, PREFIX};
 use crate::access::keyring::REVOKED_WITHIN;
-use crate::access::{ACTIVE_MAX, Kept, KeyStore, LISTED_MAX, Revoked, Role};
+use crate::access::{ACTIVE_MAX, ActionLog, Kept, KeyStore, LISTED_MAX, Revoked, Role};
 use crate::boot::SetUpError;
 use crate::config::MongoConfig;
 use crate::{Failure, mongo};
 
 /// Makes, lists and revokes API keys.
 ///
-/// Connects to MongoDB by itself, so it needs no API and no key.
+/// Connects to MongoDB by itself, so it needs no API and no key. What it makes and revokes is recorded among
+/// operators' actions (`couponctl action list`), with the user of the operating system who ran it.
 #[derive(Debug, Args)]
 pub(super) struct Key {
     #[command(subcommand)]
@@ -39,7 +42,8 @@ Examples:
 
 Send it as `Authorization: Bearer cpn_…`; couponctl takes it from COUPON_TOKEN.
 JSON is {key, id, name, role, createdAt}; without --json only the key is on
-standard output, and the rest on standard error.")]
+standard output, and the rest on standard error. APIs that run and ask nobody
+for credentials (--open, dev) ask for them within 5 s of the first key.")]
     Create {
         /// Whose it is, for people
         #[arg(long)]
@@ -63,10 +67,24 @@ standard output, and the rest on standard error.")]
     #[command(after_long_help = "Example:\n  couponctl key revoke k3v9x2m4q7ab")]
     Revoke {
         /// The key's id, as the list has it: what stands between cpn_ and the next _
-        id: String,
+        id: KeyName,
         #[command(flatten)]
         mongodb: MongoConfig,
     },
+}
+
+/// Names a key by its id, and by itself: who has only the key must be able to revoke it, and it must not be
+/// repeated.
+#[derive(Debug, Clone)]
+struct KeyName(String);
+
+impl From<String> for KeyName {
+    fn from(text: String) -> Self {
+        let key = text.strip_prefix(PREFIX).unwrap_or(&text);
+        let id = key.split('_').next().unwrap_or_default();
+        // Longer is only a secret.
+        KeyName(if id.len() <= ID_CHARS_MAX { id.to_owned() } else { String::new() })
+    }
 }
 
 impl Key {
@@ -76,16 +94,17 @@ impl Key {
         let MongoConfig { mongodb_uri, mongodb_database } = mongodb;
         let database = mongo::connect(mongodb_uri, mongodb_database)
             .await
-            .map_err(|error| SetUpError(vec![format!("--mongodb-uri is no MongoDB URI: {error}")]))?;
-        let ended = self.run_on(&KeyStore::new(&database)).await;
+            .map_err(|why| SetUpError(vec![format!("--mongodb-uri: {why}")]))?;
+        let ended = self.run_on(&database).await;
         // Else the driver's own tasks may complain, when the program ends, that others are gone.
         database.client().clone().shutdown().immediate(true).await;
         ended
     }
 
-    async fn run_on(&self, store: &KeyStore) -> anyhow::Result<()> {
+    async fn run_on(&self, database: &Database) -> anyhow::Result<()> {
+        let store = &KeyStore::new(database);
         match &self.verb {
-            Verb::Create { name, role, if_none, .. } => self.create(store, name, *role, *if_none).await,
+            Verb::Create { name, role, if_none, .. } => self.create(database, name, *role, *if_none).await,
             Verb::List { .. } => {
                 let keys = store.list().await.map_err(away)?;
                 if self.json {
@@ -101,12 +120,19 @@ impl Key {
                 }
                 print(&text)
             }
-            Verb::Revoke { id, .. } => {
-                let (key, says) = match store.revoke(id).await.map_err(away)? {
+            Verb::Revoke { id: KeyName(id), .. } => {
+                let (key, says) = match self.revoke(database, id).await? {
                     Revoked::Now(key) => (key, "revoked: it stops working within"),
                     Revoked::Before(key) => (key, "was revoked before; and stopped within"),
+                    Revoked::Unreadable => {
+                        return print(&format!(
+                            "key {id} is revoked; what else its record says cannot be read"
+                        ));
+                    }
                     Revoked::NotFound => {
-                        anyhow::bail!("there is no key {id:?}; `couponctl key list` shows what there is")
+                        anyhow::bail!(
+                            "there is no key with this id; `couponctl key list` shows what there is"
+                        )
                     }
                 };
                 if self.json {
@@ -118,13 +144,34 @@ impl Key {
         }
     }
 
-    async fn create(&self, store: &KeyStore, name: &str, role: Role, if_none: bool) -> anyhow::Result<()> {
+    async fn revoke(&self, database: &Database, id: &str) -> anyhow::Result<Revoked> {
+        let begun = ActionLog::begin_command(database, "couponctl key revoke", id.to_owned(), None);
+        let begun = begun.await.map_err(not_recorded)?;
+        let store = KeyStore::new(database);
+        let revoked = begun.carry_out(store.revoke(id), |revoked| match revoked {
+            Ok(Revoked::NotFound) => StatusCode::NOT_FOUND,
+            Ok(_) => StatusCode::OK,
+            Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+        });
+        revoked.await.map_err(|failure| away(failure).into())
+    }
+
+    async fn create(&self, database: &Database, name: &str, role: Role, if_none: bool) -> anyhow::Result<()> {
+        let store = KeyStore::new(database);
         if if_none && !store.active().await.map_err(away)?.is_empty() {
             eprintln!("nothing to do: there is a key already");
             return Ok(());
         }
         let (key, text) = ApiKey::generate(name, role).map_err(anyhow::Error::msg)?;
-        match store.insert(&key).await.map_err(away)? {
+        let input = json!({"name": key.name, "role": role.as_str()}).to_string();
+        let begun = ActionLog::begin_command(database, "couponctl key create", key.id.clone(), Some(input));
+        let begun = begun.await.map_err(not_recorded)?;
+        let kept = begun.carry_out(store.insert(&key), |kept| match kept {
+            Ok(Kept::New) => StatusCode::CREATED,
+            Ok(Kept::TooMany) => StatusCode::CONFLICT,
+            Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+        });
+        match kept.await.map_err(away)? {
             Kept::New => {}
             Kept::TooMany => {
                 anyhow::bail!("there are {ACTIVE_MAX} keys already: revoke those that nobody needs")
@@ -143,6 +190,14 @@ impl Key {
         );
         print(&text)
     }
+}
+
+/// What cannot be recorded is not done.
+fn not_recorded(failure: Failure) -> SetUpError {
+    SetUpError(vec![format!(
+        "nothing was done, as it cannot be recorded among operators' actions: {}",
+        failure.chain()
+    )])
 }
 
 /// A server that does not answer is wrong with the environment.

@@ -1,6 +1,6 @@
 //! `couponctl`: noun, then verb.
 //!
-//! `dev`, `check`, `recover`, `audit` and `key` have the servers in hand; `bench` has its own; `rush` reads the ledger where it is
+//! `dev`, `check`, `recover`, `audit`, `key` and `upgrade` have the servers in hand; `bench` has its own; `rush` reads the ledger where it is
 //! told where that is. Everything else goes through the HTTP API alone, knows no more than its JSON, and
 //! so works against any deployment.
 
@@ -25,6 +25,7 @@ mod recover;
 mod rush;
 mod service;
 mod table;
+mod upgrade;
 mod user;
 mod user_coupon;
 mod watch;
@@ -38,7 +39,8 @@ use clap::{Parser, Subcommand};
 /// `audit` proves its accounts; `key` makes API keys; `bench` measures on servers of its own. The other commands
 /// talk to a running API, named by --api-url or COUPON_API_URL, with the key in --token or COUPON_TOKEN. Each has
 /// an example in its --help.
-#[derive(Debug, Parser)]
+// Nothing here can be shown for debugging: there are keys and passwords in it.
+#[derive(Parser)]
 #[command(
     name = "couponctl",
     version,
@@ -59,20 +61,22 @@ Exit codes:
   2  the command is wrong
   3  a threshold was missed, or the accounts drifted (rush, bench, audit)
   4  a promise is broken (rush, audit)
-  5  the environment is wrong (dev, check, recover, audit, key, rush, bench)"
+  5  the environment is wrong (dev, check, recover, audit, key, upgrade,
+     rush, bench)"
 )]
 pub struct Command {
     #[command(subcommand)]
     task: Task,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Task {
     Dev(dev::Dev),
     Check(check::Check),
     Recover(recover::Recover),
     Audit(audit::Audit),
     Key(key::Key),
+    Upgrade(upgrade::Upgrade),
     Coupon(coupon::Coupon),
     User(user::User),
     UserCoupon(user_coupon::UserCoupon),
@@ -99,6 +103,7 @@ impl Command {
             Task::Recover(recover) => recover.run().await,
             Task::Audit(audit) => audit.run().await,
             Task::Key(key) => key.run().await,
+            Task::Upgrade(upgrade) => upgrade.run().await,
             Task::Coupon(coupon) => coupon.run().await,
             Task::User(user) => user.run().await,
             Task::UserCoupon(user_coupon) => user_coupon.run().await,

@@ -8,7 +8,9 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::progress::Progress;
-use crate::boot::{self, SetUpError};
+use crate::access::ActionLog;
+use crate::access::action::command_status;
+use crate::boot::{self, Backends, SetUpError};
 use crate::config::{MongoConfig, RedisConfig};
 use crate::recovery::{How, Kept, Recovered, Standing, Step, Watch, is_certified};
 use crate::{recovery, shutdown};
@@ -51,6 +53,13 @@ impl Recover {
         {
             return Err(SetUpError(vec![why]).into());
         }
+        let name = if self.rebuild { "couponctl recover --rebuild" } else { "couponctl recover" };
+        let target = backends.partition.id().to_string();
+        let begun = ActionLog::begin_command(&backends.database, name, target, None).await?;
+        begun.carry_out(self.recover(&backends), command_status).await
+    }
+
+    async fn recover(&self, backends: &Backends) -> anyhow::Result<()> {
         let shutdown = shutdown::on_signal()?;
         let started = Instant::now();
         let progress = Progress::start();

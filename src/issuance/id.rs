@@ -4,17 +4,22 @@
 //! Without an `Idempotency-Key` it is a UUIDv7 (time-ordered, kind to the ledger's `_id` index); with
 //! one it is a UUIDv8 made of a hash of user, coupon and key, so the same request has the same id
 //! without anything being stored. Both keep the partition in the 12 bits after the version.
+//!
+//! The hash is keyed with an [`IdSecret`]: else whoever guesses user, coupon and key has the id, also of what
+//! a user who was deleted had. Users who were registered before there were such secrets have none, and the
+//! ids of their keys are as they always were.
 
 use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
+use ring::hmac;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::coupon::CouponId;
 use crate::keys::PartitionId;
-use crate::user::UserId;
+use crate::user::{IdSecret, UserId};
 
 /// See the module's documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -26,16 +31,30 @@ impl IssuanceId {
         Self::stamp(*Uuid::now_v7().as_bytes(), 7, partition)
     }
 
-    /// The id that a request with this key always gets.
-    pub fn from_key(partition: PartitionId, user: &UserId, coupon: &CouponId, key: &IdempotencyKey) -> Self {
+    /// The id that a request with this key always gets. `secret` is the user's, or the deployment's.
+    pub fn from_key(
+        partition: PartitionId,
+        secret: Option<&IdSecret>,
+        user: &UserId,
+        coupon: &CouponId,
+        key: &IdempotencyKey,
+    ) -> Self {
         // Ids have no NUL in them, so the parts cannot run into each other.
-        let mut hash = Sha256::new();
-        for part in [user.as_str(), coupon.as_str(), &key.0] {
-            hash.update(part.as_bytes());
-            hash.update([0]);
-        }
+        let parts =
+            [user.as_str().as_bytes(), &[0], coupon.as_str().as_bytes(), &[0], key.0.as_bytes(), &[0]];
         let mut bytes = [0; 16];
-        bytes.copy_from_slice(&hash.finalize()[..16]);
+        match secret {
+            Some(secret) => {
+                let mut hash = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()));
+                parts.iter().for_each(|part| hash.update(part));
+                bytes.copy_from_slice(&hash.sign().as_ref()[..16]);
+            }
+            None => {
+                let mut hash = Sha256::new();
+                parts.iter().for_each(|part| hash.update(part));
+                bytes.copy_from_slice(&hash.finalize()[..16]);
+            }
+        }
         Self::stamp(bytes, 8, partition)
     }
 
@@ -126,7 +145,8 @@ mod tests {
         let partition = PartitionId::new(0xabc).unwrap();
         let key = "k".parse().unwrap();
         let (user, coupon) = ("u".parse().unwrap(), "c".parse().unwrap());
-        for id in [IssuanceId::generate(partition), IssuanceId::from_key(partition, &user, &coupon, &key)] {
+        let keyed = IssuanceId::from_key(partition, Some(&IdSecret::generate()), &user, &coupon, &key);
+        for id in [IssuanceId::generate(partition), keyed] {
             assert_eq!(id.partition(), partition);
             assert_eq!(id.to_string().parse(), Ok(id));
             assert_eq!(IssuanceId::from_bytes(*id.as_bytes()), Some(id));
@@ -135,18 +155,28 @@ mod tests {
 
     #[test]
     fn the_same_key_gives_the_same_id_and_any_other_part_another() {
-        let id = |user: &str, coupon: &str, key: &str| {
+        let secrets = [None, Some(IdSecret::generate()), Some(IdSecret::generate())];
+        let with = |secret: Option<&IdSecret>, user: &str, coupon: &str, key: &str| {
             IssuanceId::from_key(
                 PartitionId::ONE,
+                secret,
                 &user.parse().unwrap(),
                 &coupon.parse().unwrap(),
                 &key.parse().unwrap(),
             )
         };
-        assert_eq!(id("u", "c", "k"), id("u", "c", "k"));
-        assert_ne!(id("u", "c", "k"), id("u", "c", "k2"));
-        assert_ne!(id("uc", "c", "k"), id("u", "cc", "k"));
-        assert!(id("u", "c", "k").is_keyed());
+        for secret in &secrets {
+            let id = |user, coupon, key| with(secret.as_ref(), user, coupon, key);
+            assert_eq!(id("u", "c", "k"), id("u", "c", "k"));
+            assert_ne!(id("u", "c", "k"), id("u", "c", "k2"));
+            assert_ne!(id("uc", "c", "k"), id("u", "cc", "k"));
+            assert!(id("u", "c", "k").is_keyed());
+        }
+        let mut ids: Vec<_> = secrets.iter().map(|secret| with(secret.as_ref(), "u", "c", "k")).collect();
+        ids.dedup();
+        assert_eq!(ids.len(), secrets.len());
+        // As it always was: these are in ledgers.
+        assert_eq!(ids[0].to_string(), "57d9005f-fde5-8000-bb1f-e4786adc1343");
         assert!(!IssuanceId::generate(PartitionId::ONE).is_keyed());
     }
 

@@ -10,11 +10,12 @@ use mongodb::bson::{Bson, DateTime, Document, doc};
 use mongodb::options::ReturnDocument;
 use mongodb::{Collection, Database};
 
-use super::Epoch;
 use super::fence::opened;
+use super::{Epoch, id_secrets};
 use crate::Failure;
 use crate::keys::PartitionId;
 use crate::mongo;
+use crate::user::IdSecret;
 
 /// A holder that does not renew for this long may be replaced.
 pub(super) const LASTS: Duration = Duration::from_secs(15);
@@ -74,7 +75,8 @@ impl Lease {
         });
         let Some(taken) = taken.await? else { return Ok(None) };
         let (Ok(term), Ok(ledger)) = (taken.get_i64("term"), taken.get_str("ledger")) else {
-            let source = format!("the lease {taken} is damaged").into();
+            // It has a secret in it, and is not shown.
+            let source = "the lease is damaged: it has no term, or names no ledger".into();
             return Err(Failure::MongoDb { operation: "take the recovery lease", source });
         };
         let (holder, ledger) = (holder.to_owned(), ledger.to_owned());
@@ -86,13 +88,19 @@ impl Lease {
         Ok(Some(Lease { leases, partition, holder, term, epoch, ledger, latest_term, silent, served_at }))
     }
 
-    /// The name of this database's ledger. It gets one if it has none.
+    /// The name of this database's ledger. It gets one if it has none, and with it what ids of keyed issuances
+    /// are made with ([`IdSecrets`](super::IdSecrets)): a ledger that has a name may already be used by
+    /// processes that know of no such secret.
     pub(crate) async fn ledger(database: &Database, partition: PartitionId) -> Result<String, Failure> {
         let leases: Collection<Document> = database.collection("recovery");
+        let is_new = doc! {"$eq": [{"$type": "$ledger"}, "missing"]};
+        let if_new = |field: &str, value: Bson| doc! {"$cond": [&is_new, value, format!("${field}")]};
         let named = vec![doc! {"$set": {
             "term": {"$ifNull": ["$term", 0_i64]},
             "until": {"$ifNull": ["$until", DateTime::from_millis(0)]},
             "ledger": {"$ifNull": ["$ledger", Epoch::new().to_string()]},
+            id_secrets::OF_LEDGER: if_new(id_secrets::OF_LEDGER, IdSecret::generate().to_bson().into()),
+            id_secrets::OF_USERS: if_new(id_secrets::OF_USERS, true.into()),
         }}];
         let lease = mongo::run("read the recovery lease", async move {
             leases

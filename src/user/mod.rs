@@ -6,13 +6,15 @@
 mod deletions;
 mod id;
 mod registered;
+mod secret;
 mod store;
 mod warm;
 
 pub use deletions::Deletions;
 pub use id::UserId;
 pub use registered::RegisteredUsers;
-pub use store::{DELETIONS_MAX, Marked, UserStore, queries};
+pub use secret::IdSecret;
+pub use store::{DELETIONS_MAX, Known, Marked, UserStore, queries};
 
 use jiff::Timestamp;
 

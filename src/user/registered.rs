@@ -4,13 +4,13 @@
 //! never remembered, because they may register the next moment. What is remembered counts only while the
 //! process hears of deletions ([`Deletions`]); those who are being deleted are forgotten.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 
-use super::{Deletions, UserId, UserStore};
+use super::{Deletions, IdSecret, Known, UserId, UserStore};
 use crate::batch::{Batcher, Bounds, all_failed};
 use crate::{Failure, metrics};
 
@@ -19,9 +19,9 @@ const BOUNDS: Bounds = Bounds { batch: 512, calls: 4, waiting: 16_384, wait: Dur
 /// Knows registered users. Cheap to clone.
 #[derive(Clone)]
 pub struct RegisteredUsers {
-    known: Arc<Cache<UserId, ()>>,
+    known: Arc<Cache<UserId, Option<IdSecret>>>,
     deletions: Arc<Deletions>,
-    store: Batcher<UserId, bool>,
+    store: Batcher<UserId, Option<Known>>,
 }
 
 impl RegisteredUsers {
@@ -31,10 +31,7 @@ impl RegisteredUsers {
             let store = store.clone();
             async move {
                 match store.registered(&ids).await {
-                    Ok(found) => {
-                        let found: HashSet<UserId> = found.into_iter().collect();
-                        ids.iter().map(|id| Ok(found.contains(id))).collect()
-                    }
+                    Ok(found) => ids.iter().map(|id| answer(&found, id)).collect(),
                     Err(failure) => all_failed(ids.len(), failure),
                 }
             }
@@ -49,12 +46,12 @@ impl RegisteredUsers {
 
     /// Remembers users who were read by a question asked at `asked`. What is so old that a deletion may
     /// have come and gone meanwhile is not remembered.
-    pub(super) fn remember(&self, asked: Instant, users: impl Iterator<Item = UserId>) {
+    pub(super) fn remember(&self, asked: Instant, users: impl Iterator<Item = Known>) {
         for user in users {
-            self.known.insert(user.clone(), ());
+            self.known.insert(user.id.clone(), user.secret);
             // After it: the process may have slept before it.
             if asked.elapsed() > self.deletions.fresh_for() {
-                self.known.remove(&user);
+                self.known.remove(&user.id);
                 return;
             }
         }
@@ -74,21 +71,36 @@ impl RegisteredUsers {
 
     /// Whether the user is registered, and not being deleted.
     pub async fn contains(&self, id: &UserId) -> Result<bool, Failure> {
-        if self.known.get(id).is_some() && self.deletions.is_fresh() {
+        Ok(self.find(id).await?.is_some())
+    }
+
+    /// What keyed issuances of the user are named with, if they are registered, and not being deleted.
+    pub async fn find(&self, id: &UserId) -> Result<Option<Option<IdSecret>>, Failure> {
+        if let Some(secret) = self.known.get(id)
+            && self.deletions.is_fresh()
+        {
             metrics::USER_CACHE.hit();
-            return Ok(true);
+            return Ok(Some(secret));
         }
         // In a box: most are known, and the future of each request is no larger for those who are not.
         Box::pin(self.look_up(id)).await
     }
 
-    async fn look_up(&self, id: &UserId) -> Result<bool, Failure> {
+    async fn look_up(&self, id: &UserId) -> Result<Option<Option<IdSecret>>, Failure> {
         metrics::USER_CACHE.miss();
         let asked = Instant::now();
-        let registered = self.store.ask(id.clone()).await?;
-        if registered {
-            self.remember(asked, std::iter::once(id.clone()));
-        }
-        Ok(registered)
+        let Some(known) = self.store.ask(id.clone()).await? else { return Ok(None) };
+        let secret = known.secret;
+        self.remember(asked, std::iter::once(known));
+        Ok(Some(secret))
+    }
+}
+
+/// What MongoDB says of one of those who were asked for.
+fn answer(found: &HashMap<UserId, Result<Known, Failure>>, id: &UserId) -> Result<Option<Known>, Failure> {
+    match found.get(id) {
+        None => Ok(None),
+        Some(Ok(known)) => Ok(Some(known.clone())),
+        Some(Err(failure)) => Err(Failure::Damaged { what: "the record of a user", why: failure.chain() }),
     }
 }

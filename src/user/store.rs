@@ -1,16 +1,17 @@
 //! Users in MongoDB: the collection `users`, by id.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use futures::TryStreamExt;
 use jiff::Timestamp;
-use mongodb::bson::{DateTime, Document, doc};
+use mongodb::bson::{Binary, DateTime, Document, doc};
 use mongodb::error::ErrorKind;
 use mongodb::options::{FindOptions, ReturnDocument};
 use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
 
-use super::{Deletion, User, UserId};
+use super::{Deletion, IdSecret, User, UserId};
 use crate::Failure;
 use crate::mongo::{self, from_bson_time, to_bson_time};
 
@@ -27,12 +28,26 @@ pub enum Marked {
     TooMany,
 }
 
+/// A user who is registered, as far as requests need to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    pub id: UserId,
+    /// What their keyed issuances are named with; `None` for one who was registered before there was any.
+    /// It never changes.
+    pub secret: Option<IdSecret>,
+}
+
 /// Keeps users.
 #[derive(Clone)]
 pub struct UserStore {
     database: Database,
     users: Collection<Record>,
+    /// Whether those who are registered get an [`IdSecret`].
+    gives_secrets: bool,
 }
+
+/// The field of a user's [`IdSecret`].
+const SECRET: &str = "idSecret";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -41,17 +56,26 @@ struct Record {
     id: String,
     name: String,
     created_at: DateTime,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id_secret: Option<Binary>,
 }
 
 impl UserStore {
     /// The users of this database.
     pub fn new(database: &Database) -> Self {
-        UserStore { database: database.clone(), users: database.collection("users") }
+        UserStore { database: database.clone(), users: database.collection("users"), gives_secrets: false }
+    }
+
+    /// The same, and users who are registered get an [`IdSecret`]. Every process must be of a version that
+    /// knows of them.
+    pub fn giving_secrets(self, gives_secrets: bool) -> Self {
+        UserStore { gives_secrets, ..self }
     }
 
     /// Registers users. Returns, in order, whether each was new.
     pub async fn insert(&self, users: &[User]) -> Result<Vec<bool>, Failure> {
-        let records: Vec<Record> = users.iter().map(Record::from).collect();
+        let secret = || self.gives_secrets.then(|| IdSecret::generate().to_bson());
+        let records: Vec<Record> = users.iter().map(|user| Record::new(user, secret())).collect();
         let (collection, count) = (self.users.clone(), records.len());
         let inserted = mongo::run("register the users", async move {
             let mut new = vec![true; count];
@@ -77,41 +101,42 @@ impl UserStore {
 
     /// One user.
     pub async fn get(&self, id: &UserId) -> Result<Option<User>, Failure> {
-        let (users, filter) = (self.users.clone(), queries::one(id));
+        let (users, filter) = (self.users.clone_with_type::<Document>(), queries::one(id));
         let found = mongo::run("read the user", async move { users.find_one(filter).await });
-        found.await?.map(User::try_from).transpose()
+        found.await?.map(|user| User::try_from(user).map_err(|why| damaged(&why))).transpose()
     }
 
-    /// Which of `ids` are registered.
-    pub async fn registered(&self, ids: &[UserId]) -> Result<Vec<UserId>, Failure> {
+    /// Which of `ids` are registered, and what is known of each, if their record can be read.
+    pub async fn registered(
+        &self,
+        ids: &[UserId],
+    ) -> Result<HashMap<UserId, Result<Known, Failure>>, Failure> {
         let wanted: Vec<&str> = ids.iter().map(UserId::as_str).collect();
         let filter = doc! {"_id": {"$in": wanted}, "deletedAt": null};
         let users = self.users.clone_with_type::<Document>();
         let found = mongo::run("look the users up", async move {
-            let cursor = users.find(filter).projection(doc! {"_id": 1}).await?;
+            let cursor = users.find(filter).projection(doc! {"_id": 1, SECRET: 1}).await?;
             cursor.try_collect::<Vec<_>>().await
         });
-        let found = found.await?;
-        Ok(found.iter().filter_map(|user| user.get_str("_id").ok()?.parse().ok()).collect())
+        Ok(found.await?.iter().filter_map(known).collect())
     }
 
     /// At most `limit` users, newest first, from after the one that a cursor names (its creation
-    /// time and id).
+    /// time and id). One whose record cannot be read is left out.
     pub async fn list(&self, after: Option<(Timestamp, UserId)>, limit: usize) -> Result<Vec<User>, Failure> {
         let after = after.as_ref().map(|(created_at, id)| (*created_at, id.as_str()));
-        let found =
-            mongo::newest_first_page("list the users", &self.users, queries::not_deleted(), after, limit);
-        found.await?.into_iter().map(User::try_from).collect()
+        let (users, filter) = (self.users.clone_with_type(), queries::not_deleted());
+        mongo::newest_first_page("list the users", "a user", &users, filter, after, limit).await
     }
 
-    /// The ids of at most `limit` users with the times of their registration, newest first: from after one,
-    /// or those that were registered since a moment.
+    /// At most `limit` users with the times of their registration, newest first: from after one, or those that
+    /// were registered since a moment.
     pub(super) async fn newest(
         &self,
         since: Option<Timestamp>,
         after: Option<(Timestamp, UserId)>,
         limit: usize,
-    ) -> Result<Vec<(Timestamp, UserId)>, Failure> {
+    ) -> Result<Vec<(Timestamp, Known)>, Failure> {
         let mut filter = queries::not_deleted();
         match (&after, since) {
             (Some((created_at, id)), _) => {
@@ -122,7 +147,7 @@ impl UserStore {
         }
         let options = FindOptions::builder()
             .sort(doc! {"createdAt": -1, "_id": -1})
-            .projection(doc! {"createdAt": 1})
+            .projection(doc! {"createdAt": 1, SECRET: 1})
             .limit(i64::try_from(limit).unwrap_or(i64::MAX))
             .build();
         let users = self.users.clone_with_type::<Document>();
@@ -130,10 +155,7 @@ impl UserStore {
             users.find(filter).with_options(options).await?.try_collect::<Vec<_>>().await
         });
         let read = |user: &Document| {
-            Some((
-                from_bson_time(*user.get_datetime("createdAt").ok()?),
-                user.get_str("_id").ok()?.parse().ok()?,
-            ))
+            Some((from_bson_time(*user.get_datetime("createdAt").ok()?), known(user)?.1.ok()?))
         };
         Ok(found.await?.iter().filter_map(read).collect())
     }
@@ -219,25 +241,33 @@ impl UserStore {
     }
 }
 
-impl From<&User> for Record {
-    fn from(user: &User) -> Self {
-        Record { id: user.id.to_string(), name: user.name.clone(), created_at: to_bson_time(user.created_at) }
+impl Record {
+    fn new(user: &User, id_secret: Option<Binary>) -> Self {
+        let created_at = to_bson_time(user.created_at);
+        Record { id: user.id.to_string(), name: user.name.clone(), created_at, id_secret }
     }
 }
 
-impl TryFrom<Record> for User {
-    type Error = Failure;
+impl TryFrom<Document> for User {
+    type Error = String;
 
-    fn try_from(record: Record) -> Result<Self, Failure> {
-        Ok(User {
-            id: record.id.parse().map_err(|why: String| Failure::MongoDb {
-                operation: "read the user",
-                source: format!("the record of user {:?} is damaged: {why}", record.id).into(),
-            })?,
-            name: record.name,
-            created_at: from_bson_time(record.created_at),
-        })
+    fn try_from(record: Document) -> Result<Self, String> {
+        let record: Record =
+            mongodb::bson::deserialize_from_document(record).map_err(|error| error.to_string())?;
+        let created_at = from_bson_time(record.created_at);
+        Ok(User { id: record.id.parse()?, name: record.name, created_at })
     }
+}
+
+/// What requests need to know of a user, out of their document: the id, and the rest if it can be read.
+fn known(user: &Document) -> Option<(UserId, Result<Known, Failure>)> {
+    let id: UserId = user.get_str("_id").ok()?.parse().ok()?;
+    let known = match IdSecret::of(user, SECRET) {
+        Ok(secret) => Ok(Known { id: id.clone(), secret }),
+        // Without it the same key would get another id than before.
+        Err(why) => Err(damaged(why)),
+    };
+    Some((id, known))
 }
 
 fn deletion(document: &Document) -> Result<Deletion, Failure> {

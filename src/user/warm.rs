@@ -59,8 +59,8 @@ impl RegisteredUsers {
             let page = store.newest(since, after.take(), PAGE.min(room - read)).await?;
             read += page.len();
             let is_last = page.len() < PAGE || page.last().is_some_and(|(at, _)| Some(*at) < since);
-            after = page.last().cloned();
-            self.remember(asked, page.into_iter().map(|(_, id)| id));
+            after = page.last().map(|(at, user)| (*at, user.id.clone()));
+            self.remember(asked, page.into_iter().map(|(_, user)| user));
             if is_last {
                 break;
             }

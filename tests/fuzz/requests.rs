@@ -94,6 +94,6 @@ fn headers(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let Ok(key) = text.parse::<IdempotencyKey>() else { return };
     let (user, coupon) = ("u".parse().expect("an id"), "c".parse().expect("an id"));
-    let id = IssuanceId::from_key(PartitionId::ONE, &user, &coupon, &key);
+    let id = IssuanceId::from_key(PartitionId::ONE, None, &user, &coupon, &key);
     assert!(id.is_keyed() && id.partition() == PartitionId::ONE);
 }

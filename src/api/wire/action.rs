@@ -15,12 +15,13 @@ pub struct Action {
     id: String,
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
-    /// The name of the key, or `open` where nobody is asked for credentials.
+    /// The name of the key, `open` where nobody is asked for credentials, or `couponctl` and the user of the
+    /// operating system who ran it, where it did something past the API.
     #[schema(example = "hong")]
     who: String,
     #[schema(required = true, example = "k3v9x2m4q7ab")]
     key_id: Option<String>,
-    /// Method and route.
+    /// Method and route, or the command.
     #[schema(example = "POST /coupons/{id}/pause")]
     action: String,
     /// Path and query.

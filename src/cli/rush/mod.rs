@@ -10,7 +10,7 @@ use clap::{ArgAction, Args};
 
 use self::progress::Progress;
 use self::tables::tables;
-use super::client::{ApiUrl, Token, print};
+use super::client::{API_URL_FLAG, ApiUrl, Confidential, TOKEN_FLAG, Token, print};
 use crate::boot::{Fault, SetUpError};
 use crate::coupon::{CouponId, MAX_TOTAL};
 use crate::http::files;
@@ -36,7 +36,7 @@ const USERS_MAX: i64 = 2_000_000;
 ///
 /// Each user comes once. Two of --users, --rate and --duration give the third; with all three, users
 /// come again in turn. Ctrl-C ends the sending, and what was sent is judged.
-#[derive(Debug, Args)]
+#[derive(Args)]
 #[command(after_long_help = "\
 Examples:
   couponctl rush --users 20000 --duration 5
@@ -61,14 +61,15 @@ pub(super) struct Rush {
         long,
         alias = "api-url",
         env = "COUPON_API_URL",
+        hide_env_values = true,
         default_value = "http://127.0.0.1:3000",
         value_name = "URL"
     )]
-    url: ApiUrl,
+    url: Confidential,
 
     /// The operator's API key to send with every request
     #[arg(long, env = "COUPON_TOKEN", hide_env_values = true)]
-    token: Option<Token>,
+    token: Option<Confidential>,
 
     /// How requests are spread over the time
     #[arg(long, value_enum, default_value = "constant")]
@@ -211,7 +212,7 @@ impl Rush {
         let wrong =
             |why: String| SetUpError(vec![format!("the ledger cannot be read (--mongodb-uri): {why}")]);
         let database = mongo::connect(uri, &self.mongodb_database).await;
-        let ledger = Ledger::new(&database.map_err(|error| wrong(error.to_string()))?);
+        let ledger = Ledger::new(&database.map_err(wrong)?);
         let any = "rush".parse().map_err(wrong)?;
         ledger.issued_count(&any).await.map_err(|failure| wrong(failure.chain()))?;
         Ok(Some(ledger))
@@ -239,8 +240,11 @@ impl Rush {
         }
         let ms = |seconds: f64| (seconds * 1_000.0) as u64;
         Ok(Settings {
-            url: self.url.to_string(),
-            token: self.token.as_ref().map(|token| token.as_str().to_owned()),
+            url: self.url.read::<ApiUrl>(API_URL_FLAG)?.to_string(),
+            token: match &self.token {
+                Some(token) => Some(token.read::<Token>(TOKEN_FLAG)?.as_str().to_owned()),
+                None => None,
+            },
             arrivals: self.arrivals,
             requests: requests as usize,
             users: users as usize,

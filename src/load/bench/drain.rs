@@ -142,7 +142,7 @@ async fn insert(
 ) -> anyhow::Result<f64> {
     let folder = lab.next_folder();
     let mut mongodb = MongoServer::start(lab.mongod(folder.clone())).await?;
-    let database = mongo::connect(&mongodb.url(), "bench").await?;
+    let database = mongo::connect(&mongodb.url(), "bench").await.map_err(anyhow::Error::msg)?;
     let missing = indexes::ensure(&database).await?;
     anyhow::ensure!(missing.is_empty(), "{}", missing.join("; "));
     let records = database.collection::<RawDocumentBuf>(COLLECTION);

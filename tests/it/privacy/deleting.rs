@@ -135,20 +135,41 @@ async fn the_same_id_registered_anew_is_a_new_person() {
             let _: u64 = system.command(&["DEL", &system.keys().certificate()]).await;
             recovered(&system).await;
         }
-        // The key was the old one's: it gives the new one neither their coupon nor another.
-        let replayed = eventually("it answers", async || {
+        // The key was the old one's, and is not the new one's: it gives them a coupon of their own, once.
+        let fresh = eventually("it answers", async || {
             let answer = system.client.issue(USER, "c", Some("key")).await;
             (answer.status != 503).then_some(answer)
         })
         .await;
-        assert_eq!((replayed.status, replayed.code()), (409, "discarded"), "{replayed:?}");
+        assert!(fresh.id() != old, "{fresh:?}");
+        assert_eq!(fresh.status, if is_rebuilt { 200 } else { 202 }, "{fresh:?}");
+        assert_eq!(system.client.decided(&fresh.id()).await.state(), "issued");
     }
-    let fresh = system.client.issue(USER, "c", None).await;
-    assert_eq!(fresh.status, 202);
-    assert_eq!(system.client.decided(&fresh.id()).await.state(), "issued");
     assert_eq!(system.client.issue(USER, "c", None).await.code(), "already-issued");
     let stock = accounts_hold(&system, &coupon).await;
     assert_eq!((stock.issued, stock.remaining), (2, 8));
+}
+
+#[tokio::test]
+async fn a_key_of_a_user_who_was_registered_by_an_older_version_is_used_up_when_they_are_deleted() {
+    let system = System::start_with(&["--user-deletion-delay", "1"]).await;
+    system.coupon("c", 10, 1).await;
+    system.worker();
+    let users = system.backends.database.collection::<Document>("users");
+    let as_before = async || {
+        register(&system, USER).await;
+        let changed = users.update_one(doc! {"_id": USER}, doc! {"$unset": {"idSecret": ""}}).await;
+        assert_eq!(changed.expect("a write").modified_count, 1);
+    };
+    as_before().await;
+    let old = system.client.issue(USER, "c", Some("key")).await.id();
+    system.client.decided(&old).await;
+    assert_eq!(delete(&system, USER).await.status, 202);
+    gone(&system, USER).await;
+    as_before().await;
+    // The key was the old one's: it gives the new one neither their coupon nor another.
+    let replayed = system.client.issue(USER, "c", Some("key")).await;
+    assert_eq!((replayed.status, replayed.code()), (409, "discarded"), "{replayed:?}");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ mod deleting;
 mod halfway;
 mod hearing;
 mod retaining;
+mod unguessable;
 
 use coupon_system::keys::{EpochKeys, PartitionId};
 use coupon_system::recovery::Epoch;

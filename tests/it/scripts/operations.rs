@@ -190,7 +190,9 @@ pub enum Id {
 pub fn made_of(coupon: &str, user: &str, id: Id) -> Request {
     let (coupon, user) = (coupon.parse().expect("an id"), user.parse().expect("an id"));
     let id = match id {
-        Id::Key(key) => IssuanceId::from_key(PartitionId::ONE, &user, &coupon, &key.parse().expect("a key")),
+        Id::Key(key) => {
+            IssuanceId::from_key(PartitionId::ONE, None, &user, &coupon, &key.parse().expect("a key"))
+        }
         Id::Number(number) => unkeyed(&coupon, user.as_str(), number),
     };
     Request { id, coupon, user }

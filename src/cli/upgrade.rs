@@ -1,0 +1,61 @@
+//! `couponctl upgrade`.
+
+use clap::{Args, Subcommand};
+
+use super::client::print;
+use super::prompt::Yes;
+use crate::access::ActionLog;
+use crate::access::action::command_status;
+use crate::boot::SetUpError;
+use crate::config::MongoConfig;
+use crate::keys::PartitionId;
+use crate::mongo;
+use crate::recovery::IdSecrets;
+
+/// Ends an upgrade from an older version.
+///
+/// Connects to MongoDB by itself. A deployment that began with this version needs none of it.
+#[derive(Debug, Args)]
+pub(super) struct Upgrade {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Says that no process of an older version runs any more, nor will
+    ///
+    /// Users who are registered from then on, by APIs that start from then on, get a secret of their own,
+    /// which the ids of their keyed issuances are made with: when they are deleted, nobody can compute what
+    /// was theirs. An older version does not know it, and would give the same Idempotency-Key another id.
+    #[command(after_long_help = "Example:\n  couponctl upgrade finish --yes")]
+    Finish {
+        #[command(flatten)]
+        mongodb: MongoConfig,
+        #[command(flatten)]
+        yes: Yes,
+    },
+}
+
+impl Upgrade {
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let Verb::Finish { mongodb, yes } = self.verb;
+        yes.or_ask("Does no process of an older version run any more, and will none be started again?")?;
+        let database = mongo::connect(&mongodb.mongodb_uri, &mongodb.mongodb_database)
+            .await
+            .map_err(|why| SetUpError(vec![format!("--mongodb-uri: {why}")]))?;
+        let target = PartitionId::ONE.to_string();
+        let begun = ActionLog::begin_command(&database, "couponctl upgrade finish", target, None).await?;
+        let finished = async {
+            print(if IdSecrets::give_to_users(&database, PartitionId::ONE).await? {
+                "it was finished before: users who are registered get secrets"
+            } else {
+                "restart the APIs, one after another: users who are registered by those that start from now on get secrets"
+            })
+        };
+        let finished = begun.carry_out(finished, command_status).await;
+        // Else the driver's own tasks may complain, when the program ends, that others are gone.
+        database.client().clone().shutdown().immediate(true).await;
+        finished
+    }
+}
