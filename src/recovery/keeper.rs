@@ -140,8 +140,14 @@ impl Keeper {
     /// Whether the certificate fits and is that of the latest opening, as far as MongoDB can be asked: while it
     /// is away nobody can open another.
     async fn stands(&self) -> Result<bool, Failure> {
-        if !is_certified(&self.partition).await? {
-            return Ok(false);
+        let opening = self.partition.opening();
+        match is_certified(&self.partition).await {
+            Ok(true) => {}
+            otherwise => {
+                // Another may be opened before this one can be used again.
+                self.partition.doubt(opening);
+                return otherwise;
+            }
         }
         let opening = self.partition.opening();
         let confirmed = match tokio::time::timeout(CONFIRM_MAX, self.fence.confirm(opening)).await {
