@@ -2,14 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use coupon_system::config::ApiCommand;
 use coupon_system::http::files;
-use coupon_system::{api, boot, shutdown, telemetry};
+use coupon_system::{api, boot, config, shutdown, telemetry};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    boot::exit(run(ApiCommand::parse()).await)
+    boot::exit(run(config::parse()).await)
 }
 
 async fn run(command: ApiCommand) -> anyhow::Result<()> {

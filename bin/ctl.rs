@@ -2,11 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use coupon_system::boot;
 use coupon_system::cli::Command;
+use coupon_system::{boot, config};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    boot::exit(Command::parse().run().await)
+    boot::exit(config::parse::<Command>().run().await)
 }

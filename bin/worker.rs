@@ -2,14 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use coupon_system::config::WorkerCommand;
 use coupon_system::http::files;
-use coupon_system::{boot, shutdown, telemetry, worker};
+use coupon_system::{boot, config, shutdown, telemetry, worker};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    boot::exit(run(WorkerCommand::parse()).await)
+    boot::exit(run(config::parse()).await)
 }
 
 async fn run(command: WorkerCommand) -> anyhow::Result<()> {

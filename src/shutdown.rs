@@ -1,7 +1,25 @@
 //! Being asked to stop: the first SIGTERM or SIGINT asks, a second one ends the process at once.
 
+use std::time::Duration;
+
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+
+/// A token that is cancelled so long after the other one.
+pub fn after(asked: &CancellationToken, delay: Duration) -> CancellationToken {
+    if delay.is_zero() {
+        return asked.clone();
+    }
+    let over = CancellationToken::new();
+    let (asked, cancelled) = (asked.clone(), over.clone());
+    tokio::spawn(async move {
+        asked.cancelled().await;
+        tracing::info!(seconds = delay.as_secs(), "not ready; going on until load balancers have noticed");
+        tokio::time::sleep(delay).await;
+        cancelled.cancel();
+    });
+    over
+}
 
 /// A token that is cancelled by the first signal.
 pub fn on_signal() -> std::io::Result<CancellationToken> {

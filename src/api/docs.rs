@@ -27,7 +27,8 @@ use crate::access::{Audience, Role};
                        at the `Location` of the answer: *accepted* is not yet *issued*.\n\n\
                        Every 4xx and 5xx answer is a problem (RFC 9457), in English or Korean by `Accept-Language`. \
                        Whatever the route, path and query of more than 8 KiB are answered 414, and a head of more than 32 KiB \
-                       or 100 headers 431.\n\n\
+                       or 100 headers 431; a request without exactly one `Host` 400, and, where nobody is asked for \
+                       credentials, one for a host that is not the service's own 403.\n\n\
                        Later versions may add members to an answer, values to a `status`, a `state` or an `event`, and codes: \
                        a client ignores a member, and bears a value, that it does not know.\n\n\
                        Amounts of money are whole numbers of the currency's minor unit (ISO 4217): 500 is 5.00 USD, 500 KRW, \

@@ -1,14 +1,15 @@
 //! How often may be asked: limits on the way in. Users are counted by the handlers, which know whom a
 //! request is for; addresses before any handler.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::access::Caller;
+use crate::access::{Access, Caller, Identified};
 use crate::config::DoorsConfig;
 use crate::http::addresses::{Peer, Place};
 use crate::http::forwarded::Proxies;
@@ -20,8 +21,8 @@ use crate::user::UserId;
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// What orchestrators and scrapers ask; they must always get their answer.
-const EXEMPT: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+/// Orchestrators and scrapers must always get an answer to these, which cost next to nothing.
+const EXEMPT: [&str; 3] = ["/livez", "/healthz", "/metrics"];
 
 /// The limits of users: `None` if there is none.
 pub(super) struct UserLimit(Option<Limiter>);
@@ -55,62 +56,72 @@ fn counted<'a>(caller: &'a Caller, named: Option<&'a UserId>) -> Option<&'a User
 pub(super) struct AddressLimit {
     limiter: Limiter,
     proxies: Arc<Proxies>,
+    access: Arc<Access>,
 }
 
 impl AddressLimit {
     /// `None` if there is none.
-    pub(super) fn start(config: &DoorsConfig, partition: &Arc<Partition>) -> Option<Self> {
+    pub(super) fn start(
+        config: &DoorsConfig,
+        access: &Arc<Access>,
+        partition: &Arc<Partition>,
+    ) -> Option<Self> {
         let limiter = Limiter::start(Kind::Address, config.address_limit()?, Arc::clone(partition));
-        Some(AddressLimit { limiter, proxies: Arc::new(config.proxies()) })
-    }
-
-    /// Counts a request, if it is not one that must always get its answer.
-    async fn count(&self, place: Option<Place>) -> Result<(), Problem> {
-        match place {
-            Some(place) => admit(&self.limiter, &place.to_string()).await,
-            None => Ok(()),
-        }
+        Some(AddressLimit { limiter, proxies: Arc::new(config.proxies()), access: Arc::clone(access) })
     }
 
     /// Where a request comes from; `None` if it is not counted, whoever sends it.
-    fn place(&self, request: &Request) -> Option<Place> {
+    fn place<B>(&self, request: &Request<B>) -> Option<Place> {
         let Peer(peer) = request.extensions().get().copied()?;
         let counts = !EXEMPT.contains(&request.uri().path());
         counts.then(|| Place::of(self.proxies.client(peer, request.headers())))
     }
+
+    /// Whether who sends it has a key.
+    async fn has_key(&self, headers: &HeaderMap) -> bool {
+        let mut sent = headers.get_all(header::AUTHORIZATION).iter();
+        let (Some(sent), None) = (sent.next(), sent.next()) else { return false };
+        let caller = match self.access.identify(Some(sent.as_bytes())) {
+            Identified::As(caller) => caller,
+            Identified::Not(_) => return false,
+            // A new one, perhaps.
+            Identified::Perhaps(shown) => match self.access.ask(&shown).await {
+                Ok(caller) => caller,
+                Err(_) => return false,
+            },
+        };
+        matches!(caller, Caller::Key { .. })
+    }
+
+    /// Counts a request that was answered without the limit being asked.
+    pub(super) fn note<B>(&self, request: &Request<B>) {
+        if let Some(place) = self.place(request) {
+            self.limiter.note(place.to_string());
+        }
+    }
+
+    /// Counts what a connection with `peer` sent, and was no request. A proxy may have passed it on for
+    /// anybody.
+    pub(super) fn note_peer(&self, peer: IpAddr) {
+        if !self.proxies.trusts(peer) {
+            self.limiter.note(Place::of(peer).to_string());
+        }
+    }
 }
 
-/// Counts a request of an address. Behind the layer that finds out who the caller is: who has a key is
-/// not counted.
+/// Counts a request of an address, before anything is answered; who has a key is not counted.
 pub(super) async fn count_address(
     State(limit): State<AddressLimit>,
     request: Request,
     next: Next,
 ) -> Response {
-    let has_key = matches!(request.extensions().get(), Some(Caller::Key { .. }));
-    let place = if has_key { None } else { limit.place(&request) };
-    match limit.count(place).await {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+    if let Some(place) = limit.place(&request)
+        && !limit.has_key(request.headers()).await
+        && let Err(problem) = admit(&limit.limiter, &place.to_string()).await
+    {
+        return problem.into_response();
     }
-}
-
-/// Counts a request that is turned away because it is not known who sends it. Before that layer, which
-/// lets no such request through to [`count_address`].
-pub(super) async fn count_stranger(
-    State(limit): State<AddressLimit>,
-    request: Request,
-    next: Next,
-) -> Response {
-    let place = limit.place(&request);
-    let response = next.run(request).await;
-    if response.status() != StatusCode::UNAUTHORIZED {
-        return response;
-    }
-    match limit.count(place).await {
-        Ok(()) => response,
-        Err(problem) => problem.into_response(),
-    }
+    next.run(request).await
 }
 
 async fn admit(limiter: &Limiter, who: &str) -> Result<(), Problem> {

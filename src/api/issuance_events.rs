@@ -12,12 +12,14 @@ use futures::stream;
 use tokio::time::Instant;
 
 use super::App;
+use super::held::Held;
 use super::issuances::{To, decided_issuance, is_seen_by, known, not_here, nowhere, queued_issuance};
 use super::query::Query;
 use super::wire::event::ServerEvent;
 use super::wire::issuance::Issuance;
 use super::wire::problem::Problem as ProblemBody;
 use crate::access::Caller;
+use crate::http::addresses::Peer;
 use crate::http::problem::jittered_ms;
 use crate::http::request::RequestId;
 use crate::http::{Language, Problem};
@@ -68,6 +70,7 @@ pub async fn events(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
     Extension(RequestId(request_id)): Extension<RequestId>,
+    Extension(Peer(peer)): Extension<Peer>,
     language: Language,
     headers: HeaderMap,
     Path(id): Path<String>,
@@ -88,7 +91,13 @@ pub async fn events(
     {
         return Ok((StatusCode::NO_CONTENT, [(header::CACHE_CONTROL, "no-store")]).into_response());
     }
+    let held = match &found {
+        Found::Queued { in_flight, .. } => Some(app.held.stream(&caller, &in_flight.user, peer, &headers)?),
+        // It ends at once.
+        _ => None,
+    };
     let telling = Telling {
+        _held: held,
         app,
         id,
         language,
@@ -108,6 +117,7 @@ pub async fn events(
 
 /// A stream under way.
 struct Telling {
+    _held: Option<Held>,
     app: Arc<App>,
     id: IssuanceId,
     language: Language,

@@ -76,6 +76,11 @@ pub async fn request(
     app.user_limit.count(&caller, Some(&user)).await?;
     let key = key.parse()?;
     let Some(secret) = app.find_user(&user).await? else { return Err(Problem::new(Code::UserNotFound)) };
+    // Before it takes a unit: who cannot be held is told so, and nothing else.
+    let _held = match wait {
+        Some(_) => Some(Box::new(app.held.wait(&caller, &user)?)),
+        None => None,
+    };
     let id = match &key {
         Some(key) => IssuanceId::from_key(PartitionId::ONE, secret.as_ref(), &user, &coupon, key),
         None => IssuanceId::generate(PartitionId::ONE),
@@ -308,13 +313,25 @@ pub async fn get(
     app.user_limit.count(&caller, None).await?;
     let wait = wait::read(query)?;
     let id = known(&id)?;
+    let mut held = None;
     let found = match wait {
         // Whose it is must be known before it is waited for.
-        Some(wait) => app.feed.find_decided_if(id, wait, |found| is_seen_by(&caller, found)).await?,
+        Some(wait) => {
+            let may_wait = |found: &Found| match (is_seen_by(&caller, found), found) {
+                (true, Found::Queued { in_flight, .. }) => {
+                    held.insert(app.held.wait(&caller, &in_flight.user)).is_ok()
+                }
+                (may_see, _) => may_see,
+            };
+            app.feed.find_decided_if(id, wait, may_wait).await?
+        }
         None => app.lookup.find(id).await?,
     };
     if !is_seen_by(&caller, &found) {
         return Err(not_here(&app, id));
+    }
+    if let Some(Err(too_many)) = held {
+        return Err(too_many);
     }
     match found {
         Found::Queued { in_flight, progress } => {
@@ -399,7 +416,8 @@ pub(super) fn decided_issuance(app: &App, decision: &Decision, to: To<'_>) -> Is
             Issuance::Issued { id, coupon_id, user_id, serial, accepted_at, decided_at, user_coupon }
         }
         Outcome::Rejected { reason, .. } => {
-            let problem = Problem::new(reason.into()).to_value(to.language, to.request_id);
+            let problem =
+                Problem::new(reason.into()).to_value(to.language, to.request_id, app.links.prefix());
             Issuance::Rejected { id, coupon_id, user_id, problem, accepted_at, decided_at }
         }
     }

@@ -5,7 +5,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{Extension, State};
+use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
@@ -17,11 +18,14 @@ use utoipa::ToSchema;
 
 use super::App;
 use super::coupons::with_stock;
+use super::held::Held;
 use super::issuance_events::{KEEP_ALIVE, STREAM_MAX, STREAMED};
 use super::query::Query;
 use super::wire::coupon::Coupon;
 use super::wire::event::ServerEvent;
 use super::wire::queue::{Queue, Worker};
+use crate::access::Caller;
+use crate::http::addresses::Peer;
 use crate::http::problem::jittered_ms;
 use crate::http::{Code, Problem};
 use crate::queue::{figures, registry};
@@ -50,14 +54,22 @@ pub struct Figures {
     responses((status = 200, description = "Events named `figures`; the data of each is a Figures in JSON",
         body = ServerEvent, content_type = "text/event-stream"))
 )]
-pub async fn events(State(app): State<Arc<App>>, query: Query) -> Result<Response, Problem> {
+pub async fn events(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Extension(Peer(peer)): Extension<Peer>,
+    headers: HeaderMap,
+    query: Query,
+) -> Result<Response, Problem> {
     query.finish()?;
+    let held = app.held.listen(&caller, peer, &headers)?;
     let listening = Arc::clone(&app.listeners).try_acquire_owned();
     let place = listening
         .map_err(|_| Problem::new(Code::Overloaded).retry_after_ms(jittered_ms(NO_PLACE_RETRY_MS)))?;
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let telling = Telling { app, ticks, ends_at: Instant::now() + STREAM_MAX, _place: place };
+    let ends_at = Instant::now() + STREAM_MAX;
+    let telling = Telling { app, ticks, ends_at, _place: place, _held: held };
     let events = stream::unfold(telling, async |mut telling| {
         let event = telling.next().await?;
         Some((Ok::<_, Infallible>(event), telling))
@@ -75,6 +87,7 @@ struct Telling {
     ticks: Interval,
     ends_at: Instant,
     _place: OwnedSemaphorePermit,
+    _held: Held,
 }
 
 impl Telling {

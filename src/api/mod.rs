@@ -6,6 +6,7 @@ mod docs;
 mod doors;
 mod exports;
 mod guard;
+mod held;
 mod issuance_events;
 mod issuances;
 mod links;
@@ -39,15 +40,16 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::Failure;
 use crate::access::{Access, ActionLog};
 use crate::audit::{self, Auditor};
 use crate::boot::{self, Backends};
 use crate::config::ApiConfig;
 use crate::coupon::{CouponId, CouponStore, Validity, steer};
 use crate::http::cors::Origins;
+use crate::http::host::{HostName, Hosts};
 use crate::http::metrics::{Sizes, Watch};
-use crate::http::server::{self, Bounds, Served, Shed};
+use crate::http::request::CompleteLayer;
+use crate::http::server::{self, Bounds, Front, Served};
 use crate::http::threads::Threads;
 use crate::issuance::{Feed, Ledger, Lookup, Reservations};
 use crate::partition::Partition;
@@ -56,8 +58,10 @@ use crate::recovery::{self, Loader};
 use crate::redemption::RedemptionStore;
 use crate::service::ServiceStore;
 use crate::user::{Deletions, IdSecret, RegisteredUsers, UserId, UserStore};
+use crate::{Failure, shutdown};
 pub use docs::openapi;
 use doors::{AddressLimit, UserLimit};
+use held::HeldLimits;
 use links::Links;
 use looks::Looks;
 use pace::Pace;
@@ -96,7 +100,9 @@ pub struct App {
     /// Places for those who export, and who follow the outcomes.
     exports: Arc<Semaphore>,
     followers: Arc<Semaphore>,
-    /// Cancelled when the process is asked to stop.
+    /// Cancelled when the process is asked to stop: from then on it is not ready.
+    asked_to_stop: CancellationToken,
+    /// Cancelled when it does stop: nothing new is accepted, and nobody waits any longer.
     stopping: CancellationToken,
     loader: Loader,
     /// A coupon's validity never changes.
@@ -111,17 +117,23 @@ pub struct App {
     bounds: Bounds,
     user_limit: UserLimit,
     address_limit: Option<AddressLimit>,
+    held: HeldLimits,
     /// `None` lets no site's scripts read.
     origins: Option<Origins>,
+    /// Where nobody is asked for credentials.
+    allowed_hosts: Vec<HostName>,
 }
 
 impl App {
-    /// Starts what the handlers work with. With `stopping`, every request that waits is answered.
+    /// Starts what the handlers work with. From `asked_to_stop` on the process is not ready; once the delay
+    /// of the configuration is over, every request that waits is answered.
     pub async fn start(
         backends: &Backends,
         config: &ApiConfig,
-        stopping: CancellationToken,
+        asked_to_stop: CancellationToken,
     ) -> anyhow::Result<Arc<Self>> {
+        let delay = Duration::from_secs(config.shutdown_delay.into());
+        let stopping = shutdown::after(&asked_to_stop, delay);
         let tokens = config.access.tokens()?;
         let access = Access::start(config.access.open, tokens, &backends.database, &stopping).await?;
         if access.is_open() {
@@ -158,6 +170,7 @@ impl App {
             listeners: Arc::new(Semaphore::new(live::LISTENERS_MAX)),
             exports: Arc::new(Semaphore::new(exports::EXPORTS_MAX)),
             followers: Arc::new(Semaphore::new(outcomes::FOLLOWERS_MAX)),
+            asked_to_stop,
             stopping,
             lookup,
             redemptions: RedemptionStore::new(&backends.database),
@@ -174,8 +187,10 @@ impl App {
             pace: Pace::default(),
             bounds: limits.doors.bounds(),
             user_limit: UserLimit::start(&limits.doors, partition),
-            address_limit: AddressLimit::start(&limits.doors, partition),
+            address_limit: AddressLimit::start(&limits.doors, &access, partition),
+            held: HeldLimits::new(&limits.doors),
             origins: Origins::new(&limits.doors.cors_origins),
+            allowed_hosts: limits.doors.allowed_hosts.clone(),
             audit_every: (limits.audit_every > 0).then(|| Duration::from_secs(limits.audit_every.into())),
             actions: ActionLog::start(&backends.database),
             access,
@@ -194,6 +209,22 @@ impl App {
             None if user.is_pseudonym() || self.deletions.contains(user)? => Ok(None),
             None => Ok(Some(self.id_secret)),
         }
+    }
+
+    /// What completes every answer.
+    fn complete(&self) -> CompleteLayer {
+        let prefix = self.links.prefix();
+        let base = (!prefix.is_empty()).then(|| prefix.into());
+        CompleteLayer { origins: self.origins.clone(), base }
+    }
+
+    /// The hosts that requests may name.
+    fn hosts(&self) -> Hosts {
+        if !self.access.is_open() {
+            return Hosts::Any;
+        }
+        let public = self.links.authority().and_then(|authority| authority.host().parse().ok());
+        Hosts::Own(public.into_iter().chain(self.allowed_hosts.iter().cloned()).collect())
     }
 
     /// How many requests and streams wait for an outcome now.
@@ -238,17 +269,15 @@ pub async fn run(
         Some(address) => Some(boot::bind(address, "--operator-listen")?),
         None => None,
     };
-    let app = App::start(&backends, config, shutdown.clone()).await?;
-    serve(Listeners { public, operators }, app, &backends, shutdown).await
+    let app = App::start(&backends, config, shutdown).await?;
+    serve(Listeners { public, operators }, app, &backends).await
 }
 
-/// Serves the API, keeps the partition certified and its accounts audited, until `shutdown`: the one that
-/// `app` was started with.
+/// Serves the API, keeps the partition certified and its accounts audited, until the `app` stops.
 pub async fn serve(
     listeners: impl Into<Listeners>,
     app: Arc<App>,
     backends: &Backends,
-    shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let Listeners { public, operators } = listeners.into();
     if let Some(operators) = &operators {
@@ -296,14 +325,14 @@ pub async fn serve(
         }
     });
     let serve = |listener, side, bounds| {
-        let shed: Arc<dyn Shed> = Arc::new(Shedding(Arc::clone(&app)));
-        let served = Served { router: router(Arc::clone(&app), side), shed: Some(shed) };
-        server::serve(listener, served, bounds, &threads, shutdown.clone())
+        let front: Arc<dyn Front> = Arc::new(Shedding::new(Arc::clone(&app)));
+        let served = Served { router: router(Arc::clone(&app), side), front: Some(front) };
+        server::serve(listener, served, bounds, &threads, app.stopping.clone())
     };
     match operators {
-        None => serve(public, Side::Whole, app.bounds).await,
+        None => serve(public, Side::Whole, app.bounds.clone()).await,
         Some(operators) => {
-            let (of_public, of_operators) = app.bounds.split();
+            let (of_public, of_operators) = app.bounds.clone().split();
             tokio::join!(serve(public, Side::Public, of_public), serve(operators, Side::Whole, of_operators));
         }
     }

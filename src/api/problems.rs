@@ -1,12 +1,14 @@
 //! The page of each problem, to which its `type` leads: for people as HTML, for programs as JSON.
 
+use std::sync::Arc;
+
 use axum::Json;
-use axum::extract::Path;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 
-use super::pages;
 use super::wire::problem::{Problem as ProblemBody, ProblemKind};
+use super::{App, pages};
 use crate::http::accept::prefers;
 use crate::http::{Code, Language, Problem};
 
@@ -17,9 +19,10 @@ use crate::http::{Code, Language, Problem};
     get, path = "/problems", operation_id = "listProblems", tag = "service",
     responses((status = 200, description = "All of them", content((Vec<ProblemKind> = "application/json"), (String = "text/html"))))
 )]
-pub async fn list(headers: HeaderMap) -> Response {
+pub async fn list(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
     let language = Language::of(&headers);
-    let kinds: Vec<ProblemKind> = Code::ALL.iter().map(|code| ProblemKind::new(*code, language)).collect();
+    let kind = |code: &Code| ProblemKind::new(*code, language, app.links.prefix());
+    let kinds: Vec<ProblemKind> = Code::ALL.iter().map(kind).collect();
     if !wants_html(&headers) {
         return negotiated(Json(kinds), language);
     }
@@ -47,10 +50,15 @@ pub async fn list(headers: HeaderMap) -> Response {
             content_type = "application/problem+json"),
     )
 )]
-pub async fn get(headers: HeaderMap, Path(code): Path<String>) -> Result<Response, Problem> {
+pub async fn get(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Path(code): Path<String>,
+) -> Result<Response, Problem> {
     let language = Language::of(&headers);
     let code = Code::ALL.iter().find(|known| known.as_str() == code);
-    let kind = ProblemKind::new(*code.ok_or_else(|| Problem::new(Code::NotFound))?, language);
+    let code = *code.ok_or_else(|| Problem::new(Code::NotFound))?;
+    let kind = ProblemKind::new(code, language, app.links.prefix());
     if !wants_html(&headers) {
         return Ok(negotiated(Json(kind), language));
     }

@@ -10,9 +10,14 @@ use crate::http::Code;
 
 /// What any request can meet, before there is a handler or instead of its answer.
 /// A query that the operation does not know is invalid.
-const ANYWHERE: [Code; 4] = [Code::UriTooLong, Code::HeadTooLarge, Code::Invalid, Code::Internal];
+/// One whose `Host` is missing is malformed; one that names another service's is forbidden, where nobody is
+/// asked for credentials.
+const ANYWHERE: [Code; 6] =
+    [Code::UriTooLong, Code::HeadTooLarge, Code::Malformed, Code::Forbidden, Code::Invalid, Code::Internal];
+/// Nobody is over a limit here.
+const UNLIMITED: [&str; 2] = ["/livez", "/healthz"];
 /// These ask nothing of Redis or MongoDB.
-const ALONE: [&str; 3] = ["/healthz", "/problems", "/problems/{code}"];
+const ALONE: [&str; 4] = ["/livez", "/healthz", "/problems", "/problems/{code}"];
 /// This tells what is the matter itself.
 const READY: &str = "/readyz";
 /// These ask MongoDB only, whatever Redis goes through.
@@ -52,7 +57,7 @@ fn common(path: &str, operation: &Operation) -> Vec<Code> {
     });
     let mut codes = ANYWHERE.to_vec();
     if has_body {
-        codes.extend([Code::Malformed, Code::Timeout, Code::TooLarge, Code::UnsupportedMediaType]);
+        codes.extend([Code::Timeout, Code::TooLarge, Code::UnsupportedMediaType]);
     }
     if has_path {
         // A path that is no text.
@@ -61,8 +66,11 @@ fn common(path: &str, operation: &Operation) -> Vec<Code> {
     if tells_an_outcome(path, operation) {
         codes.push(Code::OutcomeUnreadable);
     }
+    if !UNLIMITED.contains(&path) {
+        codes.push(Code::RateLimited);
+    }
     if !ALONE.contains(&path) && path != READY {
-        codes.extend([Code::RateLimited, Code::Overloaded, Code::Unavailable]);
+        codes.extend([Code::Overloaded, Code::Unavailable]);
         if !WITHOUT_REDIS.contains(&path) {
             codes.push(Code::WarmingUp);
         }

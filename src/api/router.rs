@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use axum::extract::DefaultBodyLimit;
 use axum::http::StatusCode;
-use axum::routing::{any, get};
+use axum::routing::get;
 use axum::{Router, middleware};
-use tower::ServiceBuilder;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -19,7 +18,7 @@ use super::{
 use crate::access::Audience;
 use crate::http::metrics;
 use crate::http::parameters::Parameters;
-use crate::http::request::CompleteLayer;
+use crate::http::request::RefuseLayer;
 
 const BODY_MAX_BYTES: usize = 64 * 1024;
 /// Which routes a listener serves.
@@ -57,30 +56,25 @@ pub fn router(app: Arc<App>, side: Side) -> Router {
         if audience.is_recorded() {
             routes = routes.route_layer(middleware::from_fn_with_state(app.actions.clone(), record::record));
         }
-        // Layers that cost, and are there only if they do something.
-        if let Some(limit) = &app.address_limit {
-            let limit = middleware::from_fn_with_state(limit.clone(), doors::count_address);
-            routes = routes.route_layer(limit);
-        }
         // The last one is the outermost: first of all it is asked who it is.
         let (access, pages) = (Arc::clone(&app.access), Arc::clone(&pages));
         routes = routes.route_layer(Guard { access, audience, pages });
-        if let Some(limit) = &app.address_limit {
-            routes = routes.route_layer(middleware::from_fn_with_state(limit.clone(), doors::count_stranger));
-        }
         all = all.merge(routes);
     }
-    if let Some(limit) = &app.address_limit {
-        let limit = middleware::from_fn_with_state(limit.clone(), doors::count_address);
-        all = all.fallback_service(any(async || StatusCode::NOT_FOUND).layer(limit));
-    }
-    let origins = app.origins.clone();
+    let complete = app.complete();
+    let refuse = RefuseLayer { parameters, origins: app.origins.clone(), hosts: Arc::new(app.hosts()) };
+    let body = DefaultBodyLimit::max(BODY_MAX_BYTES);
+    let limit = app.address_limit.clone();
+    let all = all.with_state(app);
     // All in one: each call of `Router::layer` boxes every request once more.
-    all.with_state(app).layer(
-        ServiceBuilder::new()
-            .layer(CompleteLayer { parameters, origins })
-            .layer(DefaultBodyLimit::max(BODY_MAX_BYTES)),
-    )
+    match limit {
+        None => all.layer((complete, refuse, body)),
+        // Every answer counts, so nothing is answered before. It costs, and is there only if it is asked for.
+        Some(limit) => {
+            let limit = middleware::from_fn_with_state(limit, doors::count_address);
+            all.layer((complete, limit, refuse, body))
+        }
+    }
 }
 
 /// The routes of the OpenAPI document.
@@ -105,6 +99,7 @@ pub(super) fn documented() -> Vec<Group> {
                 .routes(routes!(problems::list))
                 .routes(routes!(problems::get))
                 .routes(routes!(service::alive))
+                .routes(routes!(service::healthy))
                 .routes(routes!(service::ready)),
         ),
         group(

@@ -8,19 +8,30 @@ use super::App;
 use super::wire::problem::Problem as ProblemBody;
 use crate::http::health::Readiness;
 
-/// Whether the process is alive.
-#[utoipa::path(get, path = "/healthz", operation_id = "getHealth", tag = "service", responses((status = 200, description = "It is", body = String)))]
+/// Whether the process is alive. It asks nothing of Redis or MongoDB.
+#[utoipa::path(get, path = "/livez", operation_id = "getLiveness", tag = "service",
+    responses((status = 200, description = "It is", body = String)))]
 pub async fn alive() -> &'static str {
     "ok"
 }
 
-/// Whether the service can do its work: Redis, its certificate, and MongoDB.
+/// The same as `/livez`.
+#[utoipa::path(get, path = "/healthz", operation_id = "getHealth", tag = "service",
+    responses((status = 200, description = "It is", body = String)))]
+pub async fn healthy() -> &'static str {
+    "ok"
+}
+
+/// Whether this process can serve requests. Without MongoDB it accepts those of users it remembers, and is
+/// ready; `degraded` names the part. Not ready: Redis or its data's certificate is missing, MongoDB has been
+/// away for so long that no user is remembered, or the process was asked to stop.
 #[utoipa::path(
     get, path = "/readyz", operation_id = "getReadiness", tag = "service",
-    responses((status = 200, description = "It can", body = Readiness), 
-        (status = 503, description = "`unavailable`, `warming-up`; `redis` and `mongodb` tell which part",
+    responses((status = 200, description = "It can", body = Readiness),
+        (status = 503, description = "`unavailable`, `warming-up`; `degraded`, `redis`, `mongodb` and `stopping` tell why",
             body = ProblemBody, content_type = "application/problem+json"))
 )]
 pub async fn ready(State(app): State<Arc<App>>) -> Readiness {
-    Readiness::probe(&app.partition, &app.database).await
+    let needs_mongodb = !app.deletions.is_fresh();
+    Readiness::probe(&app.partition, &app.database, needs_mongodb, &app.asked_to_stop).await
 }

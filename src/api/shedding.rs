@@ -1,6 +1,7 @@
 //! Turning away whom there is no room for, before anything else is done for them: not who they are, not
 //! what they ask for. To be of any use a refusal must cost far less than what it saves.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::Request;
@@ -11,27 +12,49 @@ use hyper::body::Incoming;
 use super::App;
 use crate::Failure;
 use crate::http::Problem;
-use crate::http::request::Asked;
-use crate::http::server::Shed;
+use crate::http::request::{Asked, CompleteLayer};
+use crate::http::server::Front;
 
 /// What is turned away: requests for a coupon. Whoever asks what became of one is always heard.
 const PATH: &str = "/user-coupons";
 
 /// See the module's documentation.
-pub(super) struct Shedding(pub Arc<App>);
+pub(super) struct Shedding {
+    app: Arc<App>,
+    complete: CompleteLayer,
+}
 
-impl Shed for Shedding {
+impl Shedding {
+    pub fn new(app: Arc<App>) -> Self {
+        Shedding { complete: app.complete(), app }
+    }
+}
+
+impl Front for Shedding {
     fn concerns(&self, request: &Request<Incoming>) -> bool {
         request.method() == Method::POST && request.uri().path() == PATH
     }
 
     fn has_room(&self) -> bool {
-        !self.0.reservations.refuses()
+        !self.app.reservations.refuses()
     }
 
     fn refusal(&self, request: &Request<Incoming>) -> Response {
+        if let Some(limit) = &self.app.address_limit {
+            limit.note(request);
+        }
         // As where there is no room behind the router.
         let problem = Problem::from(Failure::Overloaded { operation: "request a coupon" });
-        Asked::of(request, self.0.origins.as_ref()).complete(problem.into_response(), Some(PATH))
+        Asked::of(request, &self.complete).complete(problem.into_response(), Some(PATH))
+    }
+
+    fn has_refused(&self, peer: IpAddr) {
+        if let Some(limit) = &self.app.address_limit {
+            limit.note_peer(peer);
+        }
+    }
+
+    fn base(&self) -> &str {
+        self.app.links.prefix()
     }
 }

@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::http::cors::Origin;
 use crate::http::forwarded::{Network, Proxies, ProxyHeader};
+use crate::http::host::HostName;
 use crate::http::server::Bounds;
 use crate::limits::Rate;
 
@@ -13,8 +14,8 @@ use crate::limits::Rate;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Doors")]
 pub struct DoorsConfig {
-    /// Connections from one address at most; 0 counts none. Behind a proxy all come from one address,
-    /// and a mobile carrier's customers share few
+    /// Connections from one address (IPv6: a /64) at most; 0 counts none. A mobile carrier's customers share
+    /// few addresses; those of --trusted-proxies are not counted
     #[arg(long, env = "COUPON_CONNECTIONS_PER_ADDRESS", value_name = "NUMBER", default_value_t = 0)]
     pub connections_per_address: usize,
 
@@ -36,6 +37,15 @@ pub struct DoorsConfig {
     #[arg(long, env = "COUPON_ADDRESS_BURST", value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub address_burst: u32,
 
+    /// Streams, and requests with `wait`, that one user may have open at once at one API process; 0 for no bound
+    #[arg(long, env = "COUPON_USER_HELD", value_name = "NUMBER", default_value_t = 20)]
+    pub user_held: usize,
+
+    /// Streams that one address (IPv6: a /64) may have open at once where nobody is asked for credentials, at
+    /// one API process; 0 for no bound
+    #[arg(long, env = "COUPON_ADDRESS_STREAMS", value_name = "NUMBER", default_value_t = 500)]
+    pub address_streams: usize,
+
     /// Networks of proxies that are believed when they say from where a request comes
     #[arg(long, env = "COUPON_TRUSTED_PROXIES", value_name = "CIDR,...", value_delimiter = ',')]
     pub trusted_proxies: Vec<Network>,
@@ -43,6 +53,11 @@ pub struct DoorsConfig {
     /// The header in which they say it; the other one is ignored
     #[arg(long, env = "COUPON_PROXY_HEADER", value_enum, default_value = "x-forwarded-for")]
     pub proxy_header: ProxyHeader,
+
+    /// Host names, besides localhost and that of --public-url, by which the API may be reached where it asks
+    /// nobody for credentials
+    #[arg(long, env = "COUPON_ALLOWED_HOSTS", value_name = "NAME,...", value_delimiter = ',')]
+    pub allowed_hosts: Vec<HostName>,
 
     /// Origins whose scripts may call the API from a browser
     #[arg(long, env = "COUPON_CORS_ORIGINS", value_name = "ORIGIN,...", value_delimiter = ',')]
@@ -62,7 +77,7 @@ impl DoorsConfig {
     /// How many connections are served.
     pub fn bounds(&self) -> Bounds {
         let per_address = NonZeroUsize::new(self.connections_per_address).map(NonZeroUsize::get);
-        Bounds { per_address, ..Bounds::default() }
+        Bounds { per_address, proxies: self.trusted_proxies.clone(), ..Bounds::default() }
     }
 
     /// The limit of a user, if there is one.

@@ -4,10 +4,12 @@
 mod access;
 mod doors;
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::net::SocketAddr;
 
-use clap::{Args, Parser};
+use clap::builder::Resettable;
+use clap::{Arg, Args, Command, Parser};
 
 pub use access::AccessConfig;
 
@@ -23,6 +25,27 @@ pub(crate) fn shown_url(url: &str) -> String {
     let (hidden, rest) = rest.rsplit_once('@').map_or(("", rest), |(_, rest)| ("…@", rest));
     let shown = rest.split(['?', '#']).next().unwrap_or_default();
     format!("{scheme}://{hidden}{shown}")
+}
+
+/// Reads the command line and the environment; ends the process if they are wrong. A variable that is empty
+/// is as if it were not set: that is how many tools say so.
+pub fn parse<C: Parser>() -> C {
+    let mut command = without_empty_variables(C::command(), is_empty);
+    let matches = command.get_matches_mut();
+    C::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+}
+
+fn is_empty(variable: &OsStr) -> bool {
+    std::env::var_os(variable).is_some_and(|value| value.is_empty())
+}
+
+/// The command, and all commands in it, without the variables that are empty.
+fn without_empty_variables(command: Command, is_empty: fn(&OsStr) -> bool) -> Command {
+    let unset = |argument: Arg| match argument.get_env().map(&is_empty) {
+        Some(true) => argument.env(Resettable::Reset),
+        _ => argument,
+    };
+    command.mut_args(unset).mut_subcommands(|verb| without_empty_variables(verb, is_empty))
 }
 
 /// Where Redis is, and how durable it must be.
@@ -94,6 +117,12 @@ pub struct ApiConfig {
     /// Where clients reach the API, if elsewhere; its path is put before every link
     #[arg(long, env = "COUPON_PUBLIC_URL")]
     pub public_url: Option<String>,
+
+    /// Seconds from SIGTERM until nothing more is accepted. Meanwhile /readyz says that the process is not
+    /// ready, and everything is served: load balancers need time to notice
+    #[arg(long, env = "COUPON_SHUTDOWN_DELAY", value_name = "SECONDS", default_value_t = 0,
+        value_parser = clap::value_parser!(u32).range(0..=3_600))]
+    pub shutdown_delay: u32,
 
     #[command(flatten)]
     pub access: AccessConfig,
@@ -223,6 +252,21 @@ mod tests {
             assert!(!shown.contains("hunter2"), "{shown}");
         }
         assert_eq!(shown_url("mongodb://u:p@a:1,b:2/x?replicaSet=rs0"), "mongodb://…@a:1,b:2/x");
+    }
+
+    #[test]
+    fn an_empty_variable_of_any_command_is_as_if_it_were_not_set() {
+        fn variables(command: &Command) -> usize {
+            let own = command.get_arguments().filter(|argument| argument.get_env().is_some()).count();
+            own + command.get_subcommands().map(variables).sum::<usize>()
+        }
+        for command in [ApiCommand::command(), WorkerCommand::command(), crate::cli::Command::command()] {
+            assert!(variables(&command) > 5);
+            assert_eq!(variables(&without_empty_variables(command.clone(), |_| false)), variables(&command));
+            let empty = without_empty_variables(command, |_| true);
+            assert_eq!(variables(&empty), 0);
+            empty.debug_assert();
+        }
     }
 
     #[test]

@@ -35,6 +35,11 @@ pub struct Options {
     #[arg(long, env = "COUPON_PUBLIC_URL")]
     public_url: Option<String>,
 
+    /// Seconds from the first signal until nothing more is accepted
+    #[arg(long, env = "COUPON_SHUTDOWN_DELAY", value_name = "SECONDS", default_value_t = 0,
+        value_parser = clap::value_parser!(u32).range(0..=3_600))]
+    shutdown_delay: u32,
+
     /// Where the two servers keep their data
     #[arg(long, env = "COUPON_DATA_DIR", default_value = ".coupon/dev")]
     data_dir: PathBuf,
@@ -185,7 +190,13 @@ async fn serve(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let public_url = options.public_url.clone();
-    let config = ApiConfig { listen: options.listen, public_url, access, limits: options.limits.clone() };
+    let config = ApiConfig {
+        listen: options.listen,
+        public_url,
+        shutdown_delay: options.shutdown_delay,
+        access,
+        limits: options.limits.clone(),
+    };
     let workers = (0..options.workers).map(|_| {
         let worker = Worker::new(
             backends.partition.clone(),

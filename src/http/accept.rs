@@ -3,6 +3,8 @@
 use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
 
+use super::media_type::is_utf8;
+
 /// Whether the client likes `this` better than `that`. One that says nothing of the two does not.
 pub fn prefers(headers: &HeaderMap, this: &str, that: &str) -> bool {
     quality(headers, this) > quality(headers, that)
@@ -22,12 +24,30 @@ fn quality(headers: &HeaderMap, wanted: &str) -> f32 {
             "*/*" => 1,
             _ => continue,
         };
-        let quality = parts.find_map(|part| part.strip_prefix("q=")?.parse().ok()).unwrap_or(1.0);
+        let Some(quality) = weight(parts) else { continue };
         if specific > best.0 {
             best = (specific, quality);
         }
     }
     best.1
+}
+
+/// The weight of a range, by its parameters; `None` if it is none, or one of them is not met by what is
+/// answered, which is in UTF-8 and has no other.
+fn weight<'a>(parameters: impl Iterator<Item = &'a str>) -> Option<f32> {
+    for parameter in parameters.filter(|parameter| !parameter.is_empty()) {
+        match parameter.split_once('=') {
+            Some((name, value)) if name.eq_ignore_ascii_case("q") => return quality_value(value),
+            _ if is_utf8(parameter) => {}
+            _ => return None,
+        }
+    }
+    Some(1.0)
+}
+
+/// A weight: a number from 0 to 1.
+pub(super) fn quality_value(text: &str) -> Option<f32> {
+    text.parse().ok().filter(|quality| (0.0..=1.0).contains(quality))
 }
 
 #[cfg(test)]
@@ -43,6 +63,12 @@ mod tests {
         };
         for accept in ["text/csv", "Text/CSV;q=0.9, application/x-ndjson;q=0.1", "text/*, */*;q=0.1"] {
             assert!(csv(accept), "{accept}");
+        }
+        for accept in ["text/csv; charset=utf-8", "text/csv;Q=0.5, */*;q=0.1"] {
+            assert!(csv(accept), "{accept}");
+        }
+        for accept in ["text/csv;charset=euc-kr", "text/csv;x=y", "text/csv;q=inf", "text/csv;q=-1, */*"] {
+            assert!(!csv(accept), "{accept}");
         }
         for accept in ["*/*", "text/csv;q=0.5, */*", "text/csv;q=0", "text/html", "nonsense", ""] {
             assert!(!csv(accept), "{accept}");

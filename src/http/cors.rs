@@ -65,22 +65,13 @@ impl Origins {
 pub(super) struct Asked {
     /// The origin that it comes from, if that one's scripts may read.
     allowed: Option<HeaderValue>,
-    is_beforehand: bool,
 }
 
 impl Asked {
     /// Reads it off a request.
     pub fn of<B>(origins: &Origins, request: &Request<B>) -> Self {
-        let headers = request.headers();
-        let origin = headers.get(header::ORIGIN).filter(|origin| origins.allow(origin));
-        let is_beforehand = *request.method() == Method::OPTIONS
-            && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-        Asked { allowed: origin.cloned(), is_beforehand }
-    }
-
-    /// The answer to what a browser asks before it sends a request: no handler is for that.
-    pub fn answer_beforehand(&self) -> Option<Response> {
-        (self.is_beforehand && self.allowed.is_some()).then(beforehand)
+        let origin = request.headers().get(header::ORIGIN).filter(|origin| origins.allow(origin));
+        Asked { allowed: origin.cloned() }
     }
 
     /// Says with an answer who may read it: with every one, for a problem whose code a script cannot
@@ -93,6 +84,15 @@ impl Asked {
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, ANSWER_HEADERS);
         }
     }
+}
+
+/// The answer to what a browser asks before it sends a request: no handler is for that.
+pub(super) fn answer_beforehand<B>(origins: &Origins, request: &Request<B>) -> Option<Response> {
+    let headers = request.headers();
+    let is_beforehand =
+        *request.method() == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    let is_allowed = || headers.get(header::ORIGIN).is_some_and(|origin| origins.allow(origin));
+    (is_beforehand && is_allowed()).then(beforehand)
 }
 
 fn beforehand() -> Response {

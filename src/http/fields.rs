@@ -160,7 +160,7 @@ mod tests {
         let name = fields.required("name", words(10));
         let nested = fields.object("nested", |inner| inner.required("amount", whole::<u64>(1, 9)));
         let problem = fields.finish(total.zip(name).zip(nested)).unwrap_err();
-        let body = problem.to_value(super::super::Language::English, "r");
+        let body = problem.to_value(super::super::Language::English, "r", "");
         let pointers: Vec<_> =
             body["errors"].as_array().unwrap().iter().map(|e| e["pointer"].as_str().unwrap()).collect();
         assert_eq!(pointers, ["#/total", "#/name", "#/nested/amount", "#/nested/more", "#/extra"]);

@@ -8,10 +8,12 @@ use axum::response::{IntoResponse, Response};
 use mongodb::Database;
 use mongodb::bson::doc;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use super::metrics::{self, Sizes, Watch};
 use super::problem::jittered_ms;
+use super::request::{CompleteLayer, RefuseLayer};
 use super::{Code, Problem};
 use crate::coupon::CouponStore;
 use crate::partition::Partition;
@@ -21,13 +23,20 @@ use crate::{mongo, recovery};
 /// A part that does not answer within this is not ready.
 const PROBE_MAX: Duration = Duration::from_secs(2);
 
-/// Whether each part of the service can do its work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+/// Whether a process can do its work, and which part does not do its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Readiness {
+    /// Whether requests can be served.
     pub ready: bool,
+    /// The parts without which it goes on, for now: some requests are refused, or wait.
+    #[schema(example = json!(["mongodb"]))]
+    pub degraded: Vec<&'static str>,
     pub redis: Part,
     pub mongodb: Part,
+    /// The process was asked to stop.
+    #[serde(skip)]
+    stopping: bool,
 }
 
 /// The state of one part.
@@ -44,8 +53,14 @@ pub enum Part {
 }
 
 impl Readiness {
-    /// Asks both parts, at the same time; Redis as a request does.
-    pub async fn probe(partition: &Partition, database: &Database) -> Self {
+    /// Asks both parts, at the same time; Redis as a request does. Without Redis nothing can be done; `needs_mongodb` says whether
+    /// nothing can be done without MongoDB either, and `stopping` whether the process was asked to stop.
+    pub async fn probe(
+        partition: &Partition,
+        database: &Database,
+        needs_mongodb: bool,
+        stopping: &CancellationToken,
+    ) -> Self {
         let database = database.clone();
         let ping = mongo::run("answer a ping", async move { database.run_command(doc! {"ping": 1}).await });
         let (redis, mongodb) = tokio::join!(
@@ -59,7 +74,12 @@ impl Readiness {
             _ => Part::Unavailable,
         };
         let mongodb = if let Ok(Ok(_)) = mongodb { Part::Ok } else { Part::Unavailable };
-        Readiness { ready: redis == Part::Ok && mongodb == Part::Ok, redis, mongodb }
+        let parts = [("redis", redis), ("mongodb", mongodb)];
+        let degraded =
+            parts.into_iter().filter(|(_, part)| *part != Part::Ok).map(|(name, _)| name).collect();
+        let stopping = stopping.is_cancelled();
+        let ready = redis == Part::Ok && (mongodb == Part::Ok || !needs_mongodb) && !stopping;
+        Readiness { ready, degraded, redis, mongodb, stopping }
     }
 }
 
@@ -68,11 +88,18 @@ impl IntoResponse for Readiness {
         if self.ready {
             return Json(self).into_response();
         }
-        let warming_up = self.redis == Part::WarmingUp && self.mongodb == Part::Ok;
-        let code = if warming_up { Code::WarmingUp } else { Code::Unavailable };
-        Problem::new(code)
+        let problem = match self.redis {
+            _ if self.stopping => {
+                Problem::new(Code::Unavailable).with_detail("This process is about to stop.")
+            }
+            Part::WarmingUp => Problem::new(Code::WarmingUp),
+            _ => Problem::new(Code::Unavailable),
+        };
+        problem
+            .with("degraded", self.degraded)
             .with("redis", self.redis.as_str())
             .with("mongodb", self.mongodb.as_str())
+            .with("stopping", self.stopping)
             .retry_after_ms(jittered_ms(1_000))
             .into_response()
     }
@@ -89,16 +116,18 @@ impl Part {
     }
 }
 
-/// The routes of a process that serves nothing else.
-pub fn router(partition: Arc<Partition>, database: Database) -> axum::Router {
+/// The routes of a process that serves nothing else, and needs both parts for what it does. It is not ready
+/// once it was asked to stop.
+pub fn router(partition: Arc<Partition>, database: Database, stopping: CancellationToken) -> axum::Router {
     let watch = Watch::start(Arc::clone(&partition), CouponStore::new(&database), Sizes::default());
     let probe = move || {
-        let (partition, database) = (Arc::clone(&partition), database.clone());
-        async move { Readiness::probe(&partition, &database).await }
+        let (partition, database, stopping) = (Arc::clone(&partition), database.clone(), stopping.clone());
+        async move { Readiness::probe(&partition, &database, true, &stopping).await }
     };
     axum::Router::new()
+        .route("/livez", axum::routing::get(async || "ok"))
         .route("/healthz", axum::routing::get(async || "ok"))
         .route("/readyz", axum::routing::get(probe))
         .route("/metrics", metrics::route(&watch))
-        .layer(super::request::CompleteLayer::default())
+        .layer((CompleteLayer::default(), RefuseLayer::default()))
 }

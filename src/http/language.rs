@@ -7,6 +7,8 @@ use axum::http::header::ACCEPT_LANGUAGE;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 
+use super::accept::quality_value;
+
 /// A language that answers are written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Language {
@@ -43,8 +45,11 @@ impl Language {
                 Some("en") => Language::English,
                 _ => continue,
             };
-            let quality =
-                parts.find_map(|part| part.trim().strip_prefix("q=")?.parse::<f32>().ok()).unwrap_or(1.0);
+            let weight = parts.find_map(|part| {
+                let (name, value) = part.trim().split_once('=')?;
+                name.eq_ignore_ascii_case("q").then_some(value)
+            });
+            let Some(quality) = weight.map_or(Some(1.0), quality_value) else { continue };
             if quality > best.0 {
                 best = (quality, language);
             }
@@ -76,6 +81,8 @@ mod tests {
         assert_eq!(of("en;q=0.9, ko;q=0.8"), Language::English);
         assert_eq!(of("fr, ko;q=0.1"), Language::Korean);
         assert_eq!(of("fr"), Language::English);
+        assert_eq!(of("en;Q=0.1, ko;q=0.5"), Language::Korean);
+        assert_eq!(of("ko;q=inf, en;q=0.1"), Language::English);
         assert_eq!(Language::of(&HeaderMap::new()), Language::English);
     }
 }

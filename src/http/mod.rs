@@ -1,17 +1,24 @@
 //! What API and worker share: the server, problems, and reading requests strictly; and TLS of clients.
 
 pub mod accept;
+mod activity;
 pub mod addresses;
 pub mod advice;
+mod answer;
+pub mod concurrency;
 mod connection;
+mod connections;
 pub mod cors;
 pub mod fields;
 pub mod files;
 pub mod forwarded;
 mod headers;
 pub mod health;
+pub mod host;
+mod keep_alive;
 mod lag;
 pub mod language;
+mod media_type;
 pub mod metrics;
 pub mod parameters;
 pub mod problem;

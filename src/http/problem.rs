@@ -157,6 +157,11 @@ codes! {
 }
 
 impl Code {
+    /// The address of its page, for clients who reach the service under the path `base`.
+    pub fn page(self, base: &str) -> String {
+        format!("{base}/problems/{}", self.as_str())
+    }
+
     /// Whether the same request may succeed later.
     pub fn is_retryable(self) -> bool {
         use Code::*;
@@ -256,12 +261,12 @@ impl Problem {
         Problem::invalid(vec![error])
     }
 
-    /// The body in a language.
-    pub(super) fn body(&self, language: Language, request_id: &str) -> Vec<u8> {
-        serde_json::to_vec(&self.members(language, request_id)).unwrap_or_default()
+    /// The body in a language, for clients who reach the service under the path `base`.
+    pub(super) fn body(&self, language: Language, request_id: &str, base: &str) -> Vec<u8> {
+        serde_json::to_vec(&self.members(language, request_id, base)).unwrap_or_default()
     }
 
-    fn members<'a>(&'a self, language: Language, request_id: &'a str) -> Members<'a> {
+    fn members<'a>(&'a self, language: Language, request_id: &'a str, base: &str) -> Members<'a> {
         let code = self.code;
         let detail = match (&self.detail, language) {
             (None, _) => code.detail(language),
@@ -270,7 +275,7 @@ impl Problem {
             (Some(Detail::Words([_, korean])), Language::Korean) => korean,
         };
         Members {
-            kind: format!("/problems/{}", code.as_str()),
+            kind: code.page(base),
             title: code.title(language),
             status: code.status().as_u16(),
             detail,
@@ -284,8 +289,8 @@ impl Problem {
     }
 
     /// The body as a value, for embedding into another answer.
-    pub fn to_value(&self, language: Language, request_id: &str) -> Value {
-        serde_json::to_value(self.members(language, request_id)).unwrap_or_default()
+    pub fn to_value(&self, language: Language, request_id: &str, base: &str) -> Value {
+        serde_json::to_value(self.members(language, request_id, base)).unwrap_or_default()
     }
 }
 
@@ -369,7 +374,7 @@ mod tests {
     #[test]
     fn a_problem_names_the_field_and_the_language_is_the_clients() {
         let problem = Problem::invalid_parameter("limit", "must be a number");
-        let korean = problem.to_value(Language::Korean, "r-1");
+        let korean = problem.to_value(Language::Korean, "r-1", "");
         assert_eq!(korean["errors"][0]["parameter"], "limit");
         assert_eq!(korean["title"], "유효하지 않은 요청");
         assert_eq!(korean["requestId"], "r-1");

@@ -21,9 +21,10 @@ use tracing::Instrument;
 use tracing::instrument::Instrumented;
 
 use super::cors::Origins;
+use super::host::Hosts;
 use super::parameters::Parameters;
 use super::strict::Strict;
-use super::{Code, Language, Problem, cors, headers, metrics};
+use super::{Code, Language, Problem, cors, headers, media_type, metrics};
 
 /// The header of the id that a request goes by, here and in the logs.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -41,21 +42,21 @@ const BODY_READ_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct RequestId(pub Arc<str>);
 
-/// Gives each request an id and completes its answer; refuses what no handler needs to see. The outermost layer, and one of its own rather
-/// than a function of axum's: those box each request twice.
+/// Gives each request an id and completes its answer. The outermost layer, and one of its own rather than a
+/// function of axum's: those box each request twice.
 #[derive(Debug, Clone, Default)]
 pub struct CompleteLayer {
-    /// Of the query.
-    pub parameters: Arc<Parameters>,
     /// Whose scripts may read answers; `None` says nothing of it.
     pub origins: Option<Origins>,
+    /// The path under which clients reach the service, if there is one.
+    pub base: Option<Arc<str>>,
 }
 
 impl<S> Layer<S> for CompleteLayer {
     type Service = Complete<S>;
 
     fn layer(&self, inner: S) -> Complete<S> {
-        Complete { inner, parameters: Arc::clone(&self.parameters), origins: self.origins.clone() }
+        Complete { inner, layer: self.clone() }
     }
 }
 
@@ -63,8 +64,7 @@ impl<S> Layer<S> for CompleteLayer {
 #[derive(Debug, Clone)]
 pub struct Complete<S> {
     inner: S,
-    parameters: Arc<Parameters>,
-    origins: Option<Origins>,
+    layer: CompleteLayer,
 }
 
 impl<S> Service<Request> for Complete<S>
@@ -80,15 +80,12 @@ where
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        let asked = Asked::of(&request, self.origins.as_ref());
+        let asked = Asked::of(&request, &self.layer);
         let route = request.extensions().get::<MatchedPath>().cloned();
         request.extensions_mut().insert(RequestId(Arc::clone(&asked.id)));
         // Every request pays for each field: what else there is to say is said at the end.
         let span = tracing::info_span!("request", request = &*asked.id);
-        let answer = match asked.answer(route.as_ref(), &self.parameters) {
-            Some(response) => Either::Right(ready(Ok(response))),
-            None => Either::Left(self.inner.call(request)),
-        };
+        let answer = self.inner.call(request);
         Completing { answering: AssertUnwindSafe(answer).catch_unwind().instrument(span), asked, route }
     }
 }
@@ -97,9 +94,71 @@ pin_project_lite::pin_project! {
     /// The answer to come, of [`Complete`].
     pub struct Completing<F> {
         #[pin]
-        answering: Instrumented<CatchUnwind<AssertUnwindSafe<Either<F, Ready<Result<Response, Infallible>>>>>>,
+        answering: Instrumented<CatchUnwind<AssertUnwindSafe<F>>>,
         asked: Asked,
         route: Option<MatchedPath>,
+    }
+}
+
+/// Refuses what no handler needs to see.
+#[derive(Debug, Clone, Default)]
+pub struct RefuseLayer {
+    /// Of the query.
+    pub parameters: Arc<Parameters>,
+    /// Whose scripts may read answers: they may ask so beforehand.
+    pub origins: Option<Origins>,
+    /// Which hosts requests may name.
+    pub hosts: Arc<Hosts>,
+}
+
+impl<S> Layer<S> for RefuseLayer {
+    type Service = Refuse<S>;
+
+    fn layer(&self, inner: S) -> Refuse<S> {
+        Refuse { inner, layer: self.clone() }
+    }
+}
+
+/// The service of [`RefuseLayer`].
+#[derive(Debug, Clone)]
+pub struct Refuse<S> {
+    inner: S,
+    layer: RefuseLayer,
+}
+
+impl<S> Service<Request> for Refuse<S>
+where
+    S: Service<Request, Response = Response, Error = Infallible>,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Either<S::Future, Ready<Result<Response, Infallible>>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        match self.layer.answer(&request) {
+            Some(response) => Either::Right(ready(Ok(response))),
+            None => Either::Left(self.inner.call(request)),
+        }
+    }
+}
+
+impl RefuseLayer {
+    /// The answer, where no handler is asked.
+    fn answer(&self, request: &Request) -> Option<Response> {
+        if let Some(problem) = self.hosts.refuse(request) {
+            return Some(problem.into_response());
+        }
+        let origins = self.origins.as_ref();
+        if let Some(beforehand) = origins.and_then(|origins| cors::answer_beforehand(origins, request)) {
+            return Some(beforehand);
+        }
+        let route = request.extensions().get::<MatchedPath>();
+        let problem = refused(request.uri(), route, request.method(), &self.parameters)?;
+        Some(problem.into_response())
     }
 }
 
@@ -127,11 +186,12 @@ pub struct Asked {
     accept_language: Option<HeaderValue>,
     /// `None` where nothing is said of who may read.
     cors: Option<cors::Asked>,
+    base: Option<Arc<str>>,
 }
 
 impl Asked {
     /// Reads it off a request.
-    pub fn of<B>(request: &Request<B>, origins: Option<&Origins>) -> Self {
+    pub fn of<B>(request: &Request<B>, layer: &CompleteLayer) -> Self {
         let headers = request.headers();
         let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|id| {
             (1..=REQUEST_ID_MAX).contains(&id.len())
@@ -143,17 +203,9 @@ impl Asked {
             method: request.method().clone(),
             uri: request.uri().clone(),
             accept_language: headers.get(header::ACCEPT_LANGUAGE).cloned(),
-            cors: origins.map(|origins| cors::Asked::of(origins, request)),
+            cors: layer.origins.as_ref().map(|origins| cors::Asked::of(origins, request)),
+            base: layer.base.clone(),
         }
-    }
-
-    /// The answer, where no handler is asked.
-    fn answer(&self, route: Option<&MatchedPath>, parameters: &Parameters) -> Option<Response> {
-        let beforehand = self.cors.as_ref().and_then(cors::Asked::answer_beforehand);
-        beforehand.or_else(|| {
-            let problem = refused(&self.uri, route, &self.method, parameters)?;
-            Some(problem.into_response())
-        })
     }
 
     /// Completes the answer, given on this route, and counts and logs it.
@@ -162,7 +214,7 @@ impl Asked {
         let mut code = "";
         if status.is_client_error() || status.is_server_error() {
             let language = Language::accepted(self.accept_language.as_ref());
-            code = complete_problem(&mut response, language, &self.id).as_str();
+            code = complete_problem(&mut response, language, &self.id, self.base.as_deref()).as_str();
         }
         let elapsed = self.started.elapsed();
         metrics::answered(route, &self.method, response.status(), code, elapsed);
@@ -199,7 +251,12 @@ fn refused(
 }
 
 /// Puts the problem's words into an answer; also where the framework, not a handler, refused.
-fn complete_problem(response: &mut Response, language: Language, request_id: &str) -> Code {
+fn complete_problem(
+    response: &mut Response,
+    language: Language,
+    request_id: &str,
+    base: Option<&str>,
+) -> Code {
     let problem = match response.extensions_mut().remove::<Arc<Problem>>() {
         Some(problem) => problem,
         None => match response.status() {
@@ -214,7 +271,7 @@ fn complete_problem(response: &mut Response, language: Language, request_id: &st
         },
     };
     *response.status_mut() = problem.code.status();
-    *response.body_mut() = Body::from(problem.body(language, request_id));
+    *response.body_mut() = Body::from(problem.body(language, request_id, base.unwrap_or_default()));
     let headers = response.headers_mut();
     headers.remove(header::CONTENT_LENGTH);
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
@@ -242,9 +299,8 @@ impl<S: Send + Sync> FromRequest<S> for RawJson {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let kind = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        if !kind.is_some_and(is_json) {
-            return Err(Problem::new(Code::UnsupportedMediaType));
+        if let Some(problem) = media_type::refuse(request.headers()) {
+            return Err(problem);
         }
         read_body(request, state).await.map(RawJson)
     }
@@ -258,11 +314,6 @@ pub async fn read_body<S: Send + Sync>(request: Request, state: &S) -> Result<By
         StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::TooLarge),
         _ => Problem::new(Code::Malformed).with_detail("The body did not arrive whole."),
     })
-}
-
-fn is_json(kind: &str) -> bool {
-    let essence = kind.split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/json") || essence.to_ascii_lowercase().ends_with("+json")
 }
 
 /// A JSON body of bounded size, not yet made sense of.

@@ -6,7 +6,7 @@
 //! its streams, resets and compressed headers would each need bounds of their own.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,19 +17,23 @@ use futures::future::{Either, Ready, ready};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service;
-use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
-use super::addresses::{Peer, Places};
-use super::connection::{Connection, InHand};
-use super::files;
+use super::activity::Activity;
+use super::addresses::{Peer, Place};
+use super::answer::{AnswerBody, Answering, of_connection};
+use super::concurrency::ConcurrencyLimit;
+use super::connection::Connection;
+use super::connections::{Connections, SHRINK_EVERY};
+use super::forwarded::Network;
 use super::lag::Lag;
 use super::threads::Threads;
+use super::{files, keep_alive};
 use crate::metrics;
 
 /// After the request to stop, requests in hand may take this long.
@@ -37,23 +41,25 @@ const DRAIN_MAX: Duration = Duration::from_secs(20);
 /// Request line and headers together. How many headers there may be is hyper's bound: 100.
 const HEAD_MAX_BYTES: usize = 32 * 1024;
 /// What is read ahead of a request, or held of an answer, for one connection.
-const BUFFER_MAX_BYTES: usize = 64 * 1024;
+const BUFFER_MAX_BYTES: usize = HEAD_MAX_BYTES;
 /// An accept that fails (no file descriptors left) is tried again after this.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// How many connections are served.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Bounds {
-    /// Open at once; more wait to be accepted.
+    /// Open at once; for one more, the one that has idled longest goes.
     pub connections: usize,
     /// Open at once from one place; more are closed. `None` counts nothing.
     pub per_address: Option<usize>,
+    /// Networks of proxies, where a place is no client's: their connections are not counted by place.
+    pub proxies: Vec<Network>,
 }
 
 impl Default for Bounds {
     /// As many as the limit of open files has room for, wherever they come from.
     fn default() -> Self {
-        Bounds { connections: files::connections_max(), per_address: None }
+        Bounds { connections: files::connections_max(), per_address: None, proxies: Vec::new() }
     }
 }
 
@@ -65,7 +71,7 @@ impl Bounds {
         const SECOND: usize = 8;
         let second = self.connections.div_ceil(SECOND);
         let first = self.connections.saturating_sub(second).max(1);
-        (Bounds { connections: first, ..self }, Bounds { connections: second, ..self })
+        (Bounds { connections: first, ..self.clone() }, Bounds { connections: second, ..self })
     }
 }
 
@@ -73,17 +79,18 @@ impl Bounds {
 pub struct Served {
     pub router: Router,
     /// `None` turns nobody away.
-    pub shed: Option<Arc<dyn Shed>>,
+    pub front: Option<Arc<dyn Front>>,
 }
 
 impl From<Router> for Served {
     fn from(router: Router) -> Self {
-        Served { router, shed: None }
+        Served { router, front: None }
     }
 }
 
-/// Who is turned away when there is too much to do, before the router sees the request.
-pub trait Shed: Send + Sync {
+/// What stands before the router: who is turned away when there is too much to do, and what becomes of
+/// requests that no router sees.
+pub trait Front: Send + Sync {
     /// Whether such a request may be turned away.
     fn concerns(&self, request: &Request<Incoming>) -> bool;
 
@@ -92,6 +99,12 @@ pub trait Shed: Send + Sync {
 
     /// The answer to a request that is turned away.
     fn refusal(&self, request: &Request<Incoming>) -> Response;
+
+    /// Something that `peer` sent was refused, because no request could be made of it.
+    fn has_refused(&self, peer: IpAddr);
+
+    /// The path under which clients reach the router.
+    fn base(&self) -> &str;
 }
 
 /// Serves on `threads` until `shutdown`; then stops accepting and finishes what is in hand, within a bound.
@@ -102,25 +115,49 @@ pub async fn serve(
     threads: &Threads,
     shutdown: CancellationToken,
 ) {
-    let Served { router, shed } = served.into();
+    let Served { router, front } = served.into();
     let mut builder = http1::Builder::new();
-    // How long a request may take to come is the connection's to say.
+    // How long a request may take to come is `keep_alive`'s to say.
     builder.header_read_timeout(None).max_header_size(HEAD_MAX_BYTES).max_buf_size(BUFFER_MAX_BYTES);
-    let graceful = GracefulShutdown::new();
-    let connections = Arc::new(Semaphore::new(bounds.connections));
-    let places = bounds.per_address.map(Places::new);
+    let builder = Arc::new(builder);
+    let started = Instant::now();
+    let tasks = TaskTracker::new();
+    let mut connections = Connections::new(bounds.connections);
+    let places = bounds.per_address.map(ConcurrencyLimit::new);
     let mut threads = threads.in_turn();
+    let mut ticks = interval(SHRINK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
-            accepted = accept(&listener, &connections) => accepted,
+            accepted = listener.accept() => accepted,
+            _ = ticks.tick() => {
+                connections.shrink();
+                continue;
+            }
         };
-        let Some((stream, peer, permit)) = accepted else { continue };
-        let counted = places.as_ref().map(|places| places.enter(peer.ip()));
+        let (stream, peer) = match accepted {
+            Ok((stream, peer)) => (stream, peer.ip()),
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                // It may be that there are no more file descriptors.
+                connections.send_away();
+                tokio::time::sleep(ACCEPT_RETRY).await;
+                continue;
+            }
+        };
+        // An answer is one small write: waiting for more to send with it only delays it.
+        let _ = stream.set_nodelay(true);
+        let is_proxy = bounds.proxies.iter().any(|network| network.contains(peer));
+        let counted = places.as_ref().filter(|_| !is_proxy).map(|places| places.enter(Place::of(peer)));
         if let Some(None) = counted {
             metrics::DROPPED.count("address");
             continue;
         }
+        let place = tokio::select! {
+            () = shutdown.cancelled() => break,
+            place = connections.place() => place,
+        };
         let Some(thread) = threads.next() else { break };
         let stream = match on(&thread.handle, stream) {
             Ok(stream) => stream,
@@ -129,45 +166,48 @@ pub async fn serve(
                 continue;
             }
         };
-        let service = Requests {
-            in_hand: InHand::default(),
-            peer: Peer(peer.ip()),
+        let activity = Activity::new(started);
+        connections.add(Arc::clone(&activity));
+        let requests = Requests {
+            activity: Arc::clone(&activity),
+            peer: Peer(peer),
             lag: Arc::clone(&thread.lag),
-            shed: shed.clone(),
+            front: front.clone(),
             router: TowerToHyperService::new(router.clone()),
         };
-        let connection = TokioIo::new(Connection::new(stream, service.in_hand.clone()));
-        let connection = graceful.watch(builder.serve_connection(connection, service));
-        metrics::CONNECTIONS.increment(1.0);
-        thread.handle.spawn(async move {
-            // A client that breaks off is no event.
-            let _ = connection.await;
-            metrics::CONNECTIONS.decrement(1.0);
-            drop((permit, counted));
-        });
+        let open = Open::new(Arc::clone(&activity));
+        let connection = Connection::new(stream, Arc::clone(&activity), peer, front.clone());
+        let serving = keep_alive::serve(connection, Arc::clone(&builder), requests, activity);
+        tasks.spawn_on(
+            async move {
+                serving.await;
+                drop((open, place, counted));
+            },
+            &thread.handle,
+        );
     }
     drop(listener);
-    if tokio::time::timeout(DRAIN_MAX, graceful.shutdown()).await.is_err() {
+    connections.finish();
+    tasks.close();
+    if tokio::time::timeout(DRAIN_MAX, tasks.wait()).await.is_err() {
         tracing::warn!("stopped with requests in hand");
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    connections: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let permit = connections.clone().acquire_owned().await.ok()?;
-    match listener.accept().await {
-        Ok((stream, peer)) => {
-            // An answer is one small write: waiting for more to send with it only delays it.
-            let _ = stream.set_nodelay(true);
-            Some((stream, peer, permit))
-        }
-        Err(error) => {
-            tracing::warn!(%error, "a connection could not be accepted");
-            tokio::time::sleep(ACCEPT_RETRY).await;
-            None
-        }
+/// An open connection: counted until this is dropped.
+struct Open(Arc<Activity>);
+
+impl Open {
+    fn new(activity: Arc<Activity>) -> Self {
+        metrics::CONNECTIONS.increment(1.0);
+        Open(activity)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        metrics::CONNECTIONS.decrement(1.0);
+        self.0.close();
     }
 }
 
@@ -180,31 +220,32 @@ fn on(scheduler: &Handle, stream: TcpStream) -> std::io::Result<TcpStream> {
 
 /// The router, given the requests of one connection, each with where it comes from.
 struct Requests {
-    in_hand: InHand,
+    activity: Arc<Activity>,
     peer: Peer,
     lag: Arc<Lag>,
-    shed: Option<Arc<dyn Shed>>,
+    front: Option<Arc<dyn Front>>,
     router: TowerToHyperService<Router>,
 }
 
 impl Service<Request<Incoming>> for Requests {
-    type Response = Response;
+    type Response = Response<AnswerBody>;
     type Error = Infallible;
     type Future = Either<
-        Ready<Result<Response, Infallible>>,
-        <TowerToHyperService<Router> as Service<Request<Incoming>>>::Future,
+        Ready<Result<Response<AnswerBody>, Infallible>>,
+        Answering<<TowerToHyperService<Router> as Service<Request<Incoming>>>::Future>,
     >;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        self.in_hand.begin();
-        if let Some(shed) = &self.shed
-            && shed.concerns(&request)
-            && (self.lag.turns_away() || !shed.has_room())
-        {
-            return Either::Left(ready(Ok(shed.refusal(&request))));
-        }
+        self.activity.begin_request();
         request.extensions_mut().insert(self.peer);
-        Either::Right(self.router.call(request))
+        if let Some(front) = &self.front
+            && front.concerns(&request)
+            && (self.lag.turns_away() || !front.has_room())
+        {
+            return Either::Left(ready(Ok(of_connection(front.refusal(&request), &self.activity))));
+        }
+        let activity = Arc::clone(&self.activity);
+        Either::Right(Answering { router: self.router.call(request), activity })
     }
 }
 
@@ -214,7 +255,8 @@ mod tests {
 
     #[test]
     fn two_listeners_take_no_more_than_one() {
-        let (first, second) = Bounds { connections: 1_000, per_address: Some(3) }.split();
+        let (first, second) =
+            Bounds { connections: 1_000, per_address: Some(3), proxies: Vec::new() }.split();
         assert_eq!((first.connections, second.connections), (875, 125));
         assert_eq!((first.per_address, second.per_address), (Some(3), Some(3)));
     }

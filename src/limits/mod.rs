@@ -109,6 +109,14 @@ impl Limiter {
         admission
     }
 
+    /// Counts one request of `who` that is answered whatever the limit says.
+    pub fn note(&self, who: String) {
+        if let Said::Ask { debt } = self.local.say(&who) {
+            let limiter = self.clone();
+            tokio::spawn(async move { limiter.ask(&who, debt).await });
+        }
+    }
+
     async fn ask(&self, who: &str, debt: u32) -> Admission {
         let asked = self.shared.ask(Question { who: who.into(), debt });
         match tokio::time::timeout(ANSWER_MAX, asked).await {

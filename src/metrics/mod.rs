@@ -149,12 +149,13 @@ pub static CONNECTIONS: LazyLock<Gauge> = LazyLock::new(|| {
 });
 
 /// See [`names`].
-pub static DROPPED: LazyLock<Family> =
-    LazyLock::new(|| Family::new(names::DROPPED, "reason", &["slow-head", "slow-reader", "address"]));
+pub static DROPPED: LazyLock<Family> = LazyLock::new(|| {
+    Family::new(names::DROPPED, "reason", &["slow-head", "slow-reader", "address", "crowd"])
+});
 
 /// See [`names`].
 pub static LIMITED: LazyLock<Family> =
-    LazyLock::new(|| Family::new(names::LIMITED, "limit", &["user", "address"]));
+    LazyLock::new(|| Family::new(names::LIMITED, "limit", &["user", "address", "held"]));
 
 /// See [`names`].
 pub static AUDIT_LAST: LazyLock<Gauge> = LazyLock::new(|| {

@@ -56,9 +56,9 @@ metrics! {
         "From the head of a request to its answer.";
     CONNECTIONS GAUGE "http_connections_open" []
         "Connections of clients that are open.";
-    DROPPED COUNTER "http_connections_dropped_total" ["reason": "three"]
-        "Connections ended because of their client: slow-head (a request did not arrive in time), slow-reader (an answer was not read), address (too many from one).";
-    LIMITED COUNTER "http_rate_limited_total" ["limit": "user, address"]
+    DROPPED COUNTER "http_connections_dropped_total" ["reason": "four"]
+        "Connections ended because of their client: slow-head (a request did not arrive in time), slow-reader (an answer was not read), address (too many from one), crowd (idle, and its place was needed).";
+    LIMITED COUNTER "http_rate_limited_total" ["limit": "user, address, held"]
         "Requests answered 429, by the limit that they were over.";
     UNLIMITED COUNTER "http_rate_limit_unanswered_total" []
         "Requests that the limiter let pass because Redis did not answer it.";
@@ -82,7 +82,7 @@ metrics! {
         "Calls of the settle script, a batch each; failed ones too.";
     ISSUED COUNTER "coupon_issued_total" []
         "Issuances settled as issued.";
-    REJECTED COUNTER "coupon_rejected_total" ["reason": "three"]
+    REJECTED COUNTER "coupon_rejected_total" ["reason": "four"]
         "Issuances settled as rejected, by reason.";
     ACCEPTED_NOT_ISSUED COUNTER "coupon_accepted_not_issued_total" []
         "Accepted requests that ended without a coupon, whatever the reason. Alert on any increase: somebody was told yes, and then no.";
@@ -165,13 +165,13 @@ metrics! {
     CACHE_ENTRIES GAUGE "coupon_cache_entries" ["cache": "outcomes, users, tokens"]
         "Entries in the caches of outcomes, of registered users and of verified tokens.";
 
-    // The process (Linux).
+    // The process.
     RESIDENT_BYTES GAUGE "process_resident_memory_bytes" []
         "Resident memory.";
     OPEN_FDS GAUGE "process_open_fds" []
         "Open file descriptors.";
     CPU_SECONDS COUNTER "process_cpu_seconds_total" []
-        "User and system time, in whole seconds.";
+        "User and system time.";
     START_SECONDS GAUGE "process_start_time_seconds" []
         "When the process started, since the Unix epoch.";
 }

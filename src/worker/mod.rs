@@ -136,7 +136,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     tracing::info!(listen = %boot::address(&listener)?, "serving health");
-    let router = health::router(Arc::clone(&backends.partition), backends.database.clone());
+    let router = health::router(Arc::clone(&backends.partition), backends.database.clone(), shutdown.clone());
     // Health is served, and the certificate kept, until the last batch is done.
     let drained = CancellationToken::new();
     let threads = Threads::start()?;

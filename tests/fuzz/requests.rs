@@ -50,7 +50,7 @@ fn body(data: &[u8]) {
             assert!(shown.is_ok_and(|text| serde_json::from_str::<Value>(&text).is_ok()));
         }
         Err(problem) => {
-            let told = problem.to_value(Language::Korean, "r");
+            let told = problem.to_value(Language::Korean, "r", "");
             assert!(told["errors"].as_array().is_some_and(|errors| !errors.is_empty()));
         }
     }

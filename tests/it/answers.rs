@@ -185,6 +185,7 @@ async fn readiness_names_the_part_that_is_away_and_nothing_more() {
     assert_eq!(answer.status, 503);
     assert_eq!(answer.body["redis"], "unavailable");
     assert_eq!(answer.body["mongodb"], "ok");
+    assert_eq!(answer.body["degraded"], serde_json::json!(["redis"]));
     assert!(!answer.body.to_string().contains("127.0.0.1"));
     assert_eq!(system.client.get("/healthz").await.status, 200);
 }

@@ -27,13 +27,13 @@ fn refused(status: u16, code: &str) -> (u16, String) {
 async fn a_head_that_is_too_much_is_refused_with_a_problem() {
     let system = System::start().await;
     let many: String = (0..200).map(|number| format!("x-{number}: y\r\n")).collect();
-    let many = refusal(&system, format!("GET /coupons HTTP/1.1\r\nhost: x\r\n{many}\r\n")).await;
+    let many = refusal(&system, format!("GET /coupons HTTP/1.1\r\nhost: localhost\r\n{many}\r\n")).await;
     assert_eq!(many, refused(431, "head-too-large"));
     for size in [40 * 1024, 70 * 1024, 1024 * 1024] {
-        let large = format!("GET /coupons HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "y".repeat(size));
+        let large = format!("GET /coupons HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "y".repeat(size));
         assert_eq!(refusal(&system, large).await, refused(431, "head-too-large"), "{size}");
     }
-    let close = "host: x\r\nconnection: close\r\n\r\n";
+    let close = "host: localhost\r\nconnection: close\r\n\r\n";
     for (size, status, code) in [(9 * 1024, 414, "uri-too-long"), (40 * 1024, 431, "head-too-large")] {
         let long = format!("GET /coupons?cursor={} HTTP/1.1\r\n{close}", "y".repeat(size));
         assert_eq!(refusal(&system, long).await, refused(status, code), "{size}");
@@ -46,7 +46,7 @@ async fn a_head_that_is_too_much_is_refused_with_a_problem() {
 async fn a_body_of_ten_megabytes_is_refused_and_its_sender_reads_why() {
     let system = System::start().await;
     let body = "y".repeat(10 * 1024 * 1024);
-    let head = "POST /user-coupons HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+    let head = "POST /user-coupons HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
     let whole = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
     assert_eq!(refusal(&system, whole).await, refused(413, "too-large"));
     let chunked = format!("{head}transfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
@@ -56,7 +56,7 @@ async fn a_body_of_ten_megabytes_is_refused_and_its_sender_reads_why() {
 #[tokio::test]
 async fn garbage_behind_good_requests_gets_a_problem_and_ends_the_connection() {
     let system = System::start().await;
-    let good = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+    let good = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
     for garbage in
         ["\u{1}\u{2}garbage\r\n\r\n", "GET\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "G\u{e9}T / HTTP/1.1\r\n\r\n"]
     {
@@ -67,8 +67,8 @@ async fn garbage_behind_good_requests_gets_a_problem_and_ends_the_connection() {
     }
     // Two lengths, or a length and chunks: where proxies and servers disagree, requests are smuggled.
     for smuggled in [
-        "POST /user-coupons HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
-        "POST /user-coupons HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        "POST /user-coupons HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
+        "POST /user-coupons HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
     ] {
         assert_eq!(refusal(&system, smuggled).await, refused(400, "malformed"), "{smuggled:?}");
     }
@@ -80,7 +80,7 @@ async fn garbage_behind_good_requests_gets_a_problem_and_ends_the_connection() {
 #[tokio::test]
 async fn connections_from_one_address_are_bounded_where_it_is_asked_for() {
     let system = System::start_with(&["--connections-per-address", "3"]).await;
-    let good = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
+    let good = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let mut held = Vec::new();
     for _ in 0..3 {
         let mut raw = Raw::connect(system.client.address()).await;

@@ -97,7 +97,8 @@ async fn an_address_is_what_a_trusted_proxy_says_and_nothing_that_a_client_write
     is_limited(&answer, "address", "3;w=300");
     assert_eq!(answer.body["title"], "요청이 너무 잦음");
     assert_eq!(forwarded(&system, "/openapi.json", xff, "198.51.100.1").await.status, 429, "any route");
-    for path in ["/healthz", "/readyz", "/metrics"] {
+    is_limited(&forwarded(&system, "/readyz", xff, "198.51.100.1").await, "address", "3;w=300");
+    for path in ["/livez", "/healthz", "/metrics"] {
         assert_eq!(forwarded(&system, path, xff, "198.51.100.1").await.status, 200, "{path}");
     }
     assert_eq!(forwarded(&system, "/coupons", xff, "198.51.100.2").await.status, 200, "somebody else");

@@ -15,6 +15,7 @@ mod exports;
 mod faults;
 mod fencing;
 mod helpers;
+mod ingress;
 mod inserting;
 mod issuing;
 mod limits;

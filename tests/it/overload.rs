@@ -19,7 +19,7 @@ const CALM_MAX: Duration = Duration::from_secs(60);
 fn request(user: &str, connection: &str) -> String {
     let body = format!(r#"{{"userId":"{user}","couponId":"c"}}"#);
     format!(
-        "POST /user-coupons HTTP/1.1\r\nhost: x\r\nconnection: {connection}\r\n\
+        "POST /user-coupons HTTP/1.1\r\nhost: localhost\r\nconnection: {connection}\r\n\
          content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )

@@ -169,7 +169,7 @@ async fn while_nothing_is_certified_every_answer_is_503_and_says_when_to_come_ba
     let refused = stock::read(&partition, &["c".parse().expect("an id")]).await;
     assert!(matches!(refused, Err(Failure::Uncertified)), "{refused:?}");
     let problem = coupon_system::http::Problem::from(Failure::Uncertified);
-    let told = problem.to_value(coupon_system::http::Language::English, "r");
+    let told = problem.to_value(coupon_system::http::Language::English, "r", "");
     assert_eq!((told["code"].as_str(), told["status"].as_u64()), (Some("warming-up"), Some(503)));
     assert!(told["retryAfterMs"].as_u64().is_some());
 }

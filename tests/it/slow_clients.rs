@@ -42,7 +42,7 @@ fn dropped(reason: &str) -> String {
 async fn slow_head(address: SocketAddr, is_second: bool) {
     let mut raw = Raw::connect(address).await;
     if is_second {
-        raw.send("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it is taken");
+        raw.send("GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("it is taken");
         assert_eq!(raw.answer().await.status, 200);
     }
     raw.drip(&[b"GET /healthz HTTP/1.1\r\nx: ".as_slice(), &[b'y'; 60]].concat()).await;
@@ -52,7 +52,7 @@ async fn slow_head(address: SocketAddr, is_second: bool) {
 /// A body that never ends.
 async fn slow_body(address: SocketAddr) {
     let mut raw = Raw::connect(address).await;
-    let head = "POST /user-coupons HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n";
+    let head = "POST /user-coupons HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n";
     raw.send(head).await.expect("it is taken");
     raw.drip(&[b' '; 60]).await;
     let answers = raw.answers().await;
@@ -64,7 +64,7 @@ async fn slow_body(address: SocketAddr) {
 /// Asks for much, and reads none of it.
 async fn slow_reader(address: SocketAddr, end: CancellationToken) {
     let mut raw = Raw::connect(address).await;
-    raw.send("GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nhost: x\r\n\r\n".repeat(20))
+    raw.send("GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(20))
         .await
         .expect("it is taken");
     end.cancelled().await;
@@ -127,14 +127,14 @@ async fn who_waits_or_idles_for_long_is_no_slow_client() {
     system.coupon("c", 1, 1).await;
     let address = system.client.address();
     let mut idle = Raw::connect(address).await;
-    idle.send("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it is taken");
+    idle.send("GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("it is taken");
     assert_eq!(idle.answer().await.status, 200);
 
     // The body after the head, so that bytes come in while the request is in hand. No worker: it waits.
     let mut waiting = Raw::connect(address).await;
     let body = r#"{"userId":"u0","couponId":"c"}"#;
     let head = format!(
-        "POST /user-coupons?wait=18 HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+        "POST /user-coupons?wait=18 HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
          expect: 100-continue\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
@@ -145,6 +145,6 @@ async fn who_waits_or_idles_for_long_is_no_slow_client() {
     assert_eq!(waiting.answer().await.status, 202);
     assert!(asked.elapsed() >= Duration::from_secs(18), "it did wait");
 
-    idle.send("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it is taken");
+    idle.send("GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("it is taken");
     assert_eq!(idle.answer().await.status, 200, "for longer than a head may take");
 }

@@ -362,7 +362,7 @@ mod tests {
     use serde_json::json;
 
     fn wrong(body: Value) -> Vec<String> {
-        let problem = create(body, Timestamp::UNIX_EPOCH).unwrap_err().to_value(Language::English, "r");
+        let problem = create(body, Timestamp::UNIX_EPOCH).unwrap_err().to_value(Language::English, "r", "");
         problem["errors"]
             .as_array()
             .unwrap()

@@ -87,9 +87,10 @@ pub struct ProblemKind {
 }
 
 impl ProblemKind {
-    pub fn new(code: Code, language: Language) -> Self {
+    /// For clients who reach the service under the path `base`.
+    pub fn new(code: Code, language: Language, base: &str) -> Self {
         ProblemKind {
-            kind: format!("/problems/{}", code.as_str()),
+            kind: code.page(base),
             code: code.as_str(),
             title: code.title(language),
             status: code.status().as_u16(),

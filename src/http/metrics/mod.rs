@@ -1,6 +1,5 @@
 //! `GET /metrics`: what this process has counted, and what it has seen of queue and stock ([`Watch`]).
 
-mod process;
 mod requests;
 mod watch;
 

@@ -12,9 +12,8 @@ use jiff::Timestamp;
 use metrics::gauge;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::process;
 use crate::coupon::{CouponId, CouponStore, Stock, stock};
-use crate::metrics::names;
+use crate::metrics::names::{self, ALL};
 use crate::partition::Partition;
 use crate::queue::registry::{self, STALE_AFTER};
 use crate::queue::{Backlog, figures};
@@ -152,10 +151,29 @@ impl Seen {
             for (cache, size) in &self.sizes.caches {
                 gauge!(names::CACHE_ENTRIES, "cache" => *cache).set(size() as f64);
             }
-            process::set();
         });
-        recorder.handle().render()
+        let of_process = metrics_process::collector::collect();
+        metrics::with_local_recorder(&recorder, || {
+            let gauges = [
+                (names::RESIDENT_BYTES, of_process.resident_memory_bytes),
+                (names::START_SECONDS, of_process.start_time_seconds),
+                (names::OPEN_FDS, of_process.open_fds),
+            ];
+            for (name, value) in gauges {
+                if let Some(value) = value {
+                    gauge!(name).set(value as f64);
+                }
+            }
+        });
+        recorder.handle().render() + &cpu_seconds(of_process.cpu_seconds_total)
     }
+}
+
+/// The processor time: a counter with a fraction, which the recorder does not know.
+fn cpu_seconds(seconds: Option<f64>) -> String {
+    let (Some(seconds), name) = (seconds, names::CPU_SECONDS) else { return String::new() };
+    let help = ALL.iter().find(|metric| metric.name == name).map_or("", |metric| metric.help);
+    format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {seconds}\n\n")
 }
 
 /// What was read, or `None` after a word in the log.

@@ -12,7 +12,8 @@ use super::closed;
 async fn status(address: SocketAddr, method: &str, target: &str, key: Option<&str>) -> u16 {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
     let credentials = key.map(|key| format!("authorization: Bearer {key}\r\n")).unwrap_or_default();
-    let head = format!("{method} {target} HTTP/1.1\r\nhost: x\r\n{credentials}connection: close\r\n\r\n");
+    let head =
+        format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\n{credentials}connection: close\r\n\r\n");
     stream.write_all(head.as_bytes()).await.expect("it is taken");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.expect("an answer");

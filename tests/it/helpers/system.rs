@@ -152,8 +152,8 @@ impl System {
         let listeners = api::Listeners { public, operators };
         let stop = CancellationToken::new();
         let app = api::App::start(&backends, &command.api, stop.clone()).await.expect("it starts");
-        let (behind, stopping, served) = (backends.clone(), stop.clone(), Arc::clone(&app));
-        let serving = tokio::spawn(async move { api::serve(listeners, served, &behind, stopping).await });
+        let (behind, served) = (backends.clone(), Arc::clone(&app));
+        let serving = tokio::spawn(async move { api::serve(listeners, served, &behind).await });
         System {
             client,
             operators_client,

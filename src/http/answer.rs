@@ -1,0 +1,68 @@
+//! An answer on its way to the client: its body says when it is made, or given up.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::response::Response;
+use hyper::body::{Frame, SizeHint};
+
+use super::activity::Activity;
+
+/// The body of an answer.
+pub(super) struct AnswerBody {
+    body: Body,
+    activity: Arc<Activity>,
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        self.activity.end_request();
+    }
+}
+
+/// The answer that belongs to a connection.
+pub(super) fn of_connection(response: Response, activity: &Arc<Activity>) -> Response<AnswerBody> {
+    response.map(|body| AnswerBody { body, activity: Arc::clone(activity) })
+}
+
+pin_project_lite::pin_project! {
+    /// An answer of the router to come.
+    pub(super) struct Answering<F> {
+        #[pin]
+        pub router: F,
+        pub activity: Arc<Activity>,
+    }
+}
+
+impl<F: Future<Output = Result<Response, Infallible>>> Future for Answering<F> {
+    type Output = Result<Response<AnswerBody>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = ready!(this.router.poll(context))?;
+        Poll::Ready(Ok(of_connection(response, this.activity)))
+    }
+}
