@@ -224,6 +224,7 @@ const ROWS: &[Row] = {
         (names::BREAKER_OPENED, &[], Break, Worker, To(1.0)),
         (names::CPU_SECONDS, &[], Work, Api, Up),
         (names::CREDENTIALS_STALE, &["source=\"tokens\""], SpoilSecret, Api, Up),
+        (names::CREDENTIALS_STALE_SECONDS, &["source=\"tokens\""], SpoilSecret, Api, Up),
         (names::AUDITED, &[], InsertLate, Api, Up),
         (names::AUDIT_LAST, &[], InsertLate, Api, Up),
         (names::AUDIT_FINDINGS, &["code=\"record-not-counted\""], InsertLate, Api, Up),
