@@ -75,6 +75,7 @@ pub mod redis_client;
 pub mod service;
 pub mod shutdown;
 pub mod telemetry;
+mod text;
 pub mod user;
 pub mod worker;
 
@@ -86,8 +87,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Twelve letters and digits that nobody can guess and nothing else has: 60 random bits.
 pub(crate) fn random_id() -> String {
+    id_of(rand::random())
+}
+
+/// Twelve letters and digits: the lower 60 of these bits.
+pub(crate) fn id_of(bits: u64) -> String {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
-    let bits: u64 = rand::random();
     (0..12).map(|place| char::from(LETTERS[(bits >> (place * 5)) as usize % LETTERS.len()])).collect()
 }
 

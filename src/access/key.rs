@@ -52,17 +52,14 @@ impl Eq for SecretHash {}
 impl Key {
     /// A new key, and the only sight of what its owner is to send.
     pub fn generate(name: &str, role: Role) -> Result<(Self, String), String> {
-        let name = name.trim();
-        if name.is_empty() || name.chars().count() > NAME_CHARS_MAX || name.contains(char::is_control) {
-            return Err(format!("a key's name has 1 to {NAME_CHARS_MAX} characters, on one line"));
-        }
+        let name = crate::text::words(name, NAME_CHARS_MAX).map_err(|why| format!("a key's name {why}"))?;
         let secret: [u8; SECRET_BYTES] = rand::random();
         let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
         let id = crate::random_id();
         let text = format!("{PREFIX}{id}_{secret}");
         let key = Key {
             id,
-            name: name.to_owned(),
+            name,
             role,
             hash: SecretHash::of(&secret),
             created_at: crate::now_in_milliseconds(),
@@ -109,7 +106,7 @@ mod tests {
         {
             assert_eq!(Shown::read(none), None, "{none}");
         }
-        for name in ["", " ", "a\nb", &"x".repeat(101)] {
+        for name in ["", " ", "a\nb", "a\u{202e}b", &"x".repeat(101)] {
             assert!(Key::generate(name, Role::Viewer).is_err());
         }
     }

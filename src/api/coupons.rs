@@ -20,21 +20,30 @@ use crate::http::{Code, Problem};
 use crate::issuance::Ledger;
 use crate::partition::Partition;
 
-/// A filter that few coupons pass is not followed for longer than this many pages.
-const FILTERED_PAGES_MAX: usize = 20;
+/// With a status, a page has to look at more coupons than it shows: so many at a time, so often at most.
+const LOOKED_AT_ONCE: usize = stock::BATCH_MAX;
+const LOOKS_MAX: usize = 20;
 
 /// Make a coupon. It can be requested at once, or from `startsAt` on.
+///
+/// Safe to repeat with an `id` of yours: `sameAsRequested` then tells whether an earlier attempt made it.
+/// Without one, each request makes another coupon.
 #[utoipa::path(
     post, path = "/coupons", operation_id = "createCoupon", tag = "coupons", request_body = CreateCoupon,
     responses(
         (status = 201, description = "Made", body = wire::Coupon, headers(("Location" = String))),
-        (status = 409, description = "`coupon-exists`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`coupon-exists`; `sameAsRequested` tells whether it is exactly what this request asks for, as after a lost answer", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Response, Problem> {
+    let is_named = body["id"].is_string();
     let coupon = wire::create(body, crate::now_in_milliseconds())?;
-    if app.coupons.insert(&coupon).await? == Created::Exists {
-        return Err(Problem::new(Code::CouponExists));
+    // Under another id that is generated it would be another coupon.
+    let created = app.coupons.insert(&coupon).await;
+    if created.map_err(|failure| Problem::from(failure).repeatable(is_named))? == Created::Exists {
+        let there = app.coupons.get(&coupon.id).await?;
+        let is_same = there.is_some_and(|there| there.is_offered_as(&coupon));
+        return Err(Problem::new(Code::CouponExists).with("sameAsRequested", is_same));
     }
     // Redis may be away now: then the first request loads it.
     if let Err(failure) = app.loader.load(&coupon.id).await {
@@ -65,7 +74,7 @@ pub async fn get(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<
 #[utoipa::path(
     get, path = "/coupons", operation_id = "listCoupons", tag = "coupons",
     params(
-        ("status" = Option<wire::Status>, Query, description = "Only these"),
+        ("status" = Option<wire::Status>, Query, description = "Only these, as they are now; a page has fewer than `limit` only if it is the last, or 10,000 others are in between"),
         ("limit" = Option<u32>, Query, minimum = 1, description = "50 if not given, at most 500"),
         ("cursor" = Option<String>, Query, description = "The `nextCursor` of the page before"),
     ),
@@ -75,7 +84,7 @@ pub async fn list(
     State(app): State<Arc<App>>,
     mut query: Query,
 ) -> Result<Json<Page<wire::Coupon>>, Problem> {
-    let mut asked: Asked<CouponId> = Asked::read(&mut query)?;
+    let asked: Asked<CouponId> = Asked::read(&mut query)?;
     let wanted = query.take("status", |text| {
         Status::ALL
             .into_iter()
@@ -84,24 +93,34 @@ pub async fn list(
     })?;
     query.finish()?;
 
-    let mut items = Vec::new();
-    let mut next_cursor = None;
-    for _ in 0..FILTERED_PAGES_MAX {
-        let wanted_now = asked.limit - items.len();
-        let page = app.coupons.list(asked.after.take(), wanted_now).await?;
-        asked.after =
-            page.last().filter(|_| page.len() == wanted_now).map(|last| (last.created_at, last.id.clone()));
-        next_cursor = asked.after.as_ref().map(|(time, id)| cursor(*time, id));
-        items.extend(
-            with_stock(&app, page)
-                .await
-                .into_iter()
-                .filter(|coupon| wanted.is_none_or(|wanted| coupon.is(wanted))),
-        );
-        if items.len() == asked.limit || next_cursor.is_none() {
+    let (mut items, mut after) = (Vec::new(), asked.after);
+    let at_once = if wanted.is_some() { LOOKED_AT_ONCE } else { asked.limit };
+    for _ in 0..LOOKS_MAX {
+        let coupons = app.coupons.list(after.take(), at_once).await?;
+        let last = coupons.last().filter(|_| coupons.len() == at_once).map(Coupon::place);
+        for looked in looked_at(&app.partition, coupons).await {
+            if wanted.is_some_and(|wanted| !looked.may_be(wanted)) {
+                continue;
+            }
+            let place = looked.coupon.place();
+            let shown = looked.shown(&app.ledger).await;
+            if wanted.is_none_or(|wanted| shown.is(wanted)) {
+                items.push(shown);
+                after = Some(place);
+            }
+            if items.len() == asked.limit {
+                break;
+            }
+        }
+        if items.len() == asked.limit {
+            break;
+        }
+        after = last;
+        if after.is_none() {
             break;
         }
     }
+    let next_cursor = after.map(|(time, id)| cursor(time, id));
     Ok(Json(Page { items, next_cursor }))
 }
 
@@ -155,6 +174,22 @@ impl Known {
 }
 
 impl Looked {
+    /// Units that one user may hold.
+    pub fn per_user(&self) -> u8 {
+        self.coupon.per_user
+    }
+
+    /// Whether it may have this status, as far as that can be told without the ledger.
+    fn may_be(&self, wanted: Status) -> bool {
+        let remaining = match self.known {
+            Known::Live(stock) => Some(stock.remaining),
+            Known::NotLoaded | Known::Unknown => None,
+        };
+        let status = Status::of(&self.coupon, remaining, self.now);
+        let may_be_sold_out = status == Status::Open && matches!(self.known, Known::NotLoaded);
+        status == wanted || may_be_sold_out && wanted == Status::SoldOut
+    }
+
     /// As it is shown. Where Redis does not have a coupon, nothing of it is in flight and the ledger
     /// knows; where Redis is away the stock is unknown.
     pub async fn shown(self, ledger: &Ledger) -> wire::Coupon {

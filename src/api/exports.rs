@@ -30,8 +30,9 @@ const NO_PLACE_RETRY_MS: u64 = 10_000;
 /// NDJSON: a line a unit, and at the end a line with `end`, `count`, `unreadable` and `after`; an export
 /// without it was cut. A unit whose record this version cannot read is left out, and counted as `unreadable`:
 /// the log names it. CSV (RFC 4180): a row a unit, under a row of titles; it has no last row, so a client must heed
-/// whether the transfer was complete. A cell that a spreadsheet would take for a formula has an apostrophe
-/// before it (as has one that begins with an apostrophe).
+/// whether the transfer was complete. A cell that a spreadsheet would take for a formula, a number that it
+/// cannot keep (`007`, `1E5`, more than 15 digits), a date or the like has an apostrophe before it, as has one
+/// that begins with an apostrophe: take away one to have it back. NDJSON has everything as it is.
 ///
 /// A cut export goes on with `after`, the last serial that came; a CSV then has no titles, so that the
 /// parts can be put together. What is issued while an export runs may be in it or not: `GET /outcomes`

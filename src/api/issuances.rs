@@ -38,8 +38,9 @@ const BACKLOG_RETRY_MS: u64 = 2_000;
 
 /// Request a coupon. The answer comes at once; the outcome is at its `Location`.
 ///
-/// Safe to repeat: while the request is queued, the same user gets the same id. With an
-/// `Idempotency-Key` the same request has the same id for ever.
+/// Safe to repeat with an `Idempotency-Key`: the same request has the same id for ever. Without one the same
+/// user gets the same id only while the request is queued; where a user may hold several units, a later
+/// repetition takes another.
 ///
 /// With `wait` the answer is the outcome, if there is one in time: 201, or 409 with the reason.
 #[utoipa::path(
@@ -87,7 +88,10 @@ pub async fn request(
     };
     let request = Request { id, coupon, user };
     let to = To { language, request_id: &request_id };
-    let reserved = reserve(&app, &request).await?;
+    let reserved = match reserve(&app, &request).await {
+        Ok(reserved) => reserved,
+        Err(problem) => return Err(Box::pin(left_open(&app, &request, problem)).await),
+    };
     if let Reserved::Accepted(queued) = &reserved {
         tracing::debug!(issuance = %queued.id, partition = %queued.id.partition(), "accepted");
     }
@@ -96,6 +100,16 @@ pub async fn request(
         // In a box: what few requests need makes the future of all no larger.
         reserved => Box::pin(conclude(&app, &request, reserved, wait, to)).await,
     }
+}
+
+/// A problem that may leave open whether the request was accepted. Without a key, a repetition could then take
+/// another unit, unless the user may hold but one.
+async fn left_open(app: &App, request: &Request, problem: Problem) -> Problem {
+    if problem.code != Code::Unavailable || request.id.is_keyed() {
+        return problem;
+    }
+    let coupon = app.looks.ask(request.coupon.clone()).await;
+    problem.repeatable(coupon.is_ok_and(|coupon| coupon.is_some_and(|coupon| coupon.per_user() == 1)))
 }
 
 /// The answer to a request, whatever the script said to it.
@@ -247,21 +261,24 @@ fn refusal(app: &App, user: &UserId, refused: Reserved) -> Problem {
     }
 }
 
-/// The header that names an attempt, as it was sent.
-pub struct GivenKey(Option<HeaderValue>);
+/// The header that names an attempt, as often as it was sent.
+pub struct GivenKey(Vec<HeaderValue>);
 
 impl<S: Sync> FromRequestParts<S> for GivenKey {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(GivenKey(parts.headers.get(IDEMPOTENCY_KEY).cloned()))
+        Ok(GivenKey(parts.headers.get_all(IDEMPOTENCY_KEY).iter().cloned().collect()))
     }
 }
 
 impl GivenKey {
-    fn parse(&self) -> Result<Option<IdempotencyKey>, Problem> {
-        let Some(value) = &self.0 else { return Ok(None) };
-        let parsed = value.to_str().map_err(|_| "must be visible ASCII".to_string()).and_then(str::parse);
+    pub(super) fn parse(&self) -> Result<Option<IdempotencyKey>, Problem> {
+        let parsed = match self.0.as_slice() {
+            [] => return Ok(None),
+            [value] => value.to_str().map_err(|_| "must be visible ASCII".to_string()).and_then(str::parse),
+            _ => Err("is given twice".into()),
+        };
         parsed.map(Some).map_err(|why| Problem::invalid_parameter("Idempotency-Key", why))
     }
 }

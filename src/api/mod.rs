@@ -44,7 +44,7 @@ use crate::access::{Access, ActionLog};
 use crate::audit::{self, Auditor};
 use crate::boot::{self, Backends};
 use crate::config::ApiConfig;
-use crate::coupon::{CouponId, CouponStore, Validity, steer};
+use crate::coupon::{CouponId, CouponStore, Expiry, steer};
 use crate::http::cors::Origins;
 use crate::http::host::{HostName, Hosts};
 use crate::http::metrics::{Sizes, Watch};
@@ -106,7 +106,7 @@ pub struct App {
     stopping: CancellationToken,
     loader: Loader,
     /// A coupon's validity never changes.
-    validities: Cache<CouponId, Validity>,
+    validities: Cache<CouponId, Expiry>,
     links: Links,
     pace: Pace,
     /// `None` audits nothing.
@@ -293,6 +293,8 @@ pub async fn serve(
         ServiceStore::new(&backends.database),
         drained.clone(),
     ));
+    let within_validity =
+        tokio::spawn(steer::keep_within_validity(backends.coupons.clone(), drained.clone()));
     let retiring = tokio::spawn(recovery::keep_retiring(
         Arc::clone(&backends.partition),
         backends.coupons.clone(),
@@ -339,6 +341,6 @@ pub async fn serve(
     drained.cancel();
     let auditing = futures::future::OptionFuture::from(auditing);
     let warming = futures::future::OptionFuture::from(warming);
-    let _ = tokio::join!(keeping, reconciling, retiring, auditing, forgetting, warming);
+    let _ = tokio::join!(keeping, reconciling, within_validity, retiring, auditing, forgetting, warming);
     Ok(())
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Extension, Path, State};
+use axum::response::{IntoResponse, Response};
 
 use super::App;
-use super::issuances::{To, decided_issuance};
+use super::issuances::{To, decided_issuance, replayed};
 use super::query::Query;
 use super::wire::issuance::Issuance;
 use super::wire::page::Page;
@@ -15,11 +16,13 @@ use super::wire::queue::{DeadLetter, Queue, Worker};
 use crate::coupon::stock;
 use crate::http::request::RequestId;
 use crate::http::{Code, Language, Problem};
-use crate::issuance::IssuanceId;
+use crate::issuance::{Decision, IssuanceId};
 use crate::queue::{dead, figures, registry};
 
 /// Dead letters in a page, about.
 const PAGE: usize = 100;
+/// Redis may answer a part of them with nothing; so often it is asked for the next one.
+const SCANS_MAX: usize = 100;
 
 /// How much waits, and for how long.
 #[utoipa::path(get, path = "/queue", operation_id = "getQueue", tag = "operations", responses((status = 200, description = "The queue, at the moment of `readAt`", body = Queue)))]
@@ -51,7 +54,13 @@ pub async fn dead_letters(
         text.parse::<u64>().map_err(|_| "must be the nextCursor of an earlier page".to_string())
     })?;
     query.finish()?;
-    let (letters, next) = dead::scan(&app.partition, from.unwrap_or(0), PAGE).await?;
+    let (mut letters, mut next) = dead::scan(&app.partition, from.unwrap_or(0), PAGE).await?;
+    for _ in 1..SCANS_MAX {
+        if !letters.is_empty() || next == 0 {
+            break;
+        }
+        (letters, next) = dead::scan(&app.partition, next, PAGE).await?;
+    }
     let next_cursor = Some(next).filter(|next| *next != 0).map(|next| next.to_string());
     Ok(Json(Page { items: letters.into_iter().map(DeadLetter::from).collect(), next_cursor }))
 }
@@ -96,12 +105,13 @@ pub async fn redrive(
 }
 
 /// Reject a dead letter for good; its unit is free again. Answers with what is decided: if a worker
-/// was first, that stands.
+/// was first, that stands. Safe to repeat.
 #[utoipa::path(
     post, path = "/dead-letters/{id}/discard", operation_id = "discardDeadLetter", tag = "operations",
     params(("id" = String, Path, description = "The issuance")),
     responses(
-        (status = 200, description = "What is decided", body = Issuance),
+        (status = 200, description = "Decided, now or (`Idempotent-Replayed: true`, discarded) before", body = Issuance,
+            headers(("Idempotent-Replayed" = bool))),
         (status = 404, description = "`issuance-not-found`: it is no dead letter", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
@@ -110,12 +120,16 @@ pub async fn discard(
     Extension(RequestId(request_id)): Extension<RequestId>,
     language: Language,
     Path(id): Path<String>,
-) -> Result<Json<Issuance>, Problem> {
+) -> Result<Response, Problem> {
     let id = parse(&id)?;
-    let decision = dead::discard(&app.partition, &app.ledger, id).await?.ok_or_else(no_dead_letter)?;
-    tracing::info!(issuance = %id, partition = %id.partition(), "a dead letter was discarded");
     let to = To { language, request_id: &request_id };
-    Ok(Json(decided_issuance(&app, &decision, to)))
+    let answer = |decision: &Decision| Json(decided_issuance(&app, decision, to)).into_response();
+    if let Some(decision) = dead::discard(&app.partition, &app.ledger, id).await? {
+        tracing::info!(issuance = %id, partition = %id.partition(), "a dead letter was discarded");
+        return Ok(answer(&decision));
+    }
+    let before = app.lookup.decided(id).await?.filter(|decision| decision.is_discarded());
+    before.map(|decision| replayed(answer(&decision))).ok_or_else(no_dead_letter)
 }
 
 fn parse(id: &str) -> Result<IssuanceId, Problem> {
@@ -123,5 +137,5 @@ fn parse(id: &str) -> Result<IssuanceId, Problem> {
 }
 
 fn no_dead_letter() -> Problem {
-    Problem::new(Code::IssuanceNotFound).with_detail("There is no dead letter with this id.")
+    Problem::new(Code::IssuanceNotFound).with_detail("There is no dead letter with this id. If there was one, GET /issuances/{id} tells what became of it.")
 }

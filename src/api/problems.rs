@@ -64,11 +64,19 @@ pub async fn get(
     }
     let ProblemKind { code, title, status, detail, advice, retryable, .. } = kind;
     let (to_do, again, all) = match (language, retryable) {
-        (Language::English, true) => ("What to do", "The same request may succeed later.", "All problems"),
+        (Language::English, true) => (
+            "What to do",
+            "The same request may succeed later; retryable says whether it is safe to repeat.",
+            "All problems",
+        ),
         (Language::English, false) => {
             ("What to do", "The same request will not succeed later.", "All problems")
         }
-        (Language::Korean, true) => ("해결 방법", "나중에 같은 요청이 성공할 수 있습니다.", "전체 목록"),
+        (Language::Korean, true) => (
+            "해결 방법",
+            "나중에 같은 요청이 성공할 수 있습니다. 다시 보내도 안전한지는 retryable에 있습니다.",
+            "전체 목록",
+        ),
         (Language::Korean, false) => ("해결 방법", "같은 요청을 다시 보내도 성공하지 않습니다.", "전체 목록"),
     };
     let body = format!(

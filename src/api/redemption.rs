@@ -1,5 +1,5 @@
 //! The shop uses held coupons, undoes uses, and takes coupons away. Every answer is the coupon with its
-//! history; every request is safe to repeat.
+//! history; every request is safe to repeat, but for an undoing that names no use.
 
 use std::sync::Arc;
 
@@ -95,9 +95,12 @@ async fn change(
 ) -> Result<Response, Problem> {
     let held = found(app, caller, &user, &id).await?;
     let validity = validity(app, &held.decision.coupon).await?;
-    let end = validity.end(held.decision.decided_at);
+    let end = validity.of(held.decision.decided_at);
     let answer = |held| Json(UserCouponWithHistory::new(&held, &validity, is_named(caller))).into_response();
-    match app.redemptions.change(held, &change, end, &caller.to_string()).await? {
+    // Without a reference it undoes whatever use stands, also one that came after the first attempt.
+    let is_repeatable = !matches!(change, Change::Restore { reference: None });
+    let changed = app.redemptions.change(held, &change, end, &caller.to_string()).await;
+    match changed.map_err(|failure| Problem::from(failure).repeatable(is_repeatable))? {
         Changed::Now(held) => {
             metrics::REDEEMED.count(change.what().as_str());
             Ok(answer(held))

@@ -6,14 +6,16 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 
 use super::App;
 use super::coupons::with_stock;
-use super::wire::coupon::{self as wire, EditCoupon, Restock};
+use super::issuances::{GivenKey, replayed};
+use super::wire::coupon::{self as wire, EditCoupon, RestockCoupon};
 use super::wire::problem::Problem as ProblemBody;
 use super::wire::service::Service;
-use crate::coupon::{Change, Changed, Coupon, CouponId, MAX_TOTAL, steer};
+use crate::coupon::{Change, Changed, Coupon, CouponId, Restock, RestockKey, Units, steer};
 use crate::http::request::Json as Body;
 use crate::http::{Code, Problem};
 
@@ -29,10 +31,7 @@ const EDITS_MAX: usize = 5;
         (status = 409, description = "`archived`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn pause(
-    State(app): State<Arc<App>>,
-    Path(id): Path<String>,
-) -> Result<Json<wire::Coupon>, Problem> {
+pub async fn pause(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
     change(&app, &parse(&id)?, Change::Pause).await
 }
 
@@ -45,10 +44,7 @@ pub async fn pause(
         (status = 409, description = "`archived`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn resume(
-    State(app): State<Arc<App>>,
-    Path(id): Path<String>,
-) -> Result<Json<wire::Coupon>, Problem> {
+pub async fn resume(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
     change(&app, &parse(&id)?, Change::Resume).await
 }
 
@@ -56,35 +52,49 @@ pub async fn resume(
 #[utoipa::path(
     post, path = "/coupons/{id}/archive", operation_id = "archiveCoupon", tag = "steering", params(("id" = String, Path, example = "summer")),
     responses(
-        (status = 200, description = "The coupon, archived", body = wire::Coupon),
+        (status = 200, description = "Archived, now or (`Idempotent-Replayed: true`) before", body = wire::Coupon,
+            headers(("Idempotent-Replayed" = bool))),
         (status = 404, description = "`coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 409, description = "`archived`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn archive(
-    State(app): State<Arc<App>>,
-    Path(id): Path<String>,
-) -> Result<Json<wire::Coupon>, Problem> {
+pub async fn archive(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
     change(&app, &parse(&id)?, Change::Archive).await
 }
 
-/// Add units. Not safe to repeat: each adds again.
+/// Add units, or say how many there are to be in all. Units are never taken away.
+///
+/// Safe to repeat: `add` needs an `Idempotency-Key`, and adds once for each. The coupon remembers the keys of
+/// its latest 50 restocks; the same request again is answered with the coupon as it is now and
+/// `Idempotent-Replayed: true`. `total` needs no key.
 #[utoipa::path(
-    post, path = "/coupons/{id}/restock", operation_id = "restockCoupon", tag = "steering", request_body = Restock,
-    params(("id" = String, Path, example = "summer")),
+    post, path = "/coupons/{id}/restock", operation_id = "restockCoupon", tag = "steering", request_body = RestockCoupon,
+    params(
+        ("id" = String, Path, example = "summer"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$", description = "Names this attempt: 1 to 255 visible ASCII characters. Required with `add`"),
+    ),
     responses(
-        (status = 200, description = "The coupon, with the units added", body = wire::Coupon),
+        (status = 200, description = "Restocked, now or (`Idempotent-Replayed: true`) before", body = wire::Coupon,
+            headers(("Idempotent-Replayed" = bool))),
         (status = 404, description = "`coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "`archived`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "`key-reused`: the key was that of another restock of this coupon", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn restock(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
+    key: GivenKey,
     Body(body): Body,
-) -> Result<Json<wire::Coupon>, Problem> {
-    let add = wire::restock(body)?;
-    change(&app, &parse(&id)?, Change::Restock { add }).await
+) -> Result<Response, Problem> {
+    let units = wire::restock(body)?;
+    let key = key.parse()?.map(|key| RestockKey::of(key.as_str()));
+    if key.is_none() && matches!(units, Units::Add(_)) {
+        return Err(Problem::invalid_parameter(
+            "Idempotency-Key",
+            "is missing: it makes sure that a repeated request does not add the units twice; or send total",
+        ));
+    }
+    change(&app, &parse(&id)?, Change::Restock(Restock { units, key })).await
 }
 
 /// Change the name, `startsAt` until it started, or `endsAt`: later, or a moment that is past to end
@@ -102,7 +112,7 @@ pub async fn edit(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
     Body(body): Body,
-) -> Result<Json<wire::Coupon>, Problem> {
+) -> Result<Response, Problem> {
     let id = parse(&id)?;
     for _ in 0..EDITS_MAX {
         let coupon = app.coupons.get(&id).await?.ok_or_else(|| Problem::new(Code::CouponNotFound))?;
@@ -116,28 +126,32 @@ pub async fn edit(
     Err(Problem::new(Code::Overloaded))
 }
 
-async fn change(app: &App, id: &CouponId, change: Change) -> Result<Json<wire::Coupon>, Problem> {
-    answer(app, app.coupons.change(id, &change, None).await?).await
+async fn change(app: &App, id: &CouponId, change: Change) -> Result<Response, Problem> {
+    match (app.coupons.change(id, &change, None).await?, change) {
+        (Changed::Refused(coupon), Change::Restock(restock)) => {
+            Err(wire::wrong_restock(&coupon, restock.units))
+        }
+        (changed, _) => answer(app, changed).await,
+    }
 }
 
-async fn answer(app: &App, changed: Changed) -> Result<Json<wire::Coupon>, Problem> {
-    let coupon: Coupon = match changed {
-        Changed::Now(coupon) => coupon,
+async fn answer(app: &App, changed: Changed) -> Result<Response, Problem> {
+    let (coupon, is_replay): (Coupon, bool) = match changed {
+        Changed::Now(coupon) => (coupon, false),
+        Changed::Before(coupon) => (coupon, true),
+        Changed::KeyReused => return Err(Problem::new(Code::KeyReused)),
         Changed::NotFound => return Err(Problem::new(Code::CouponNotFound)),
         Changed::Archived => return Err(Problem::new(Code::Archived)),
-        Changed::Refused(coupon) => {
-            let room = MAX_TOTAL - coupon.total;
-            return Err(wire::wrong_restock(format!(
-                "would make more than {MAX_TOTAL} units; {room} can be added"
-            )));
-        }
+        // It changes all the time.
+        Changed::Refused(_) => return Err(Problem::new(Code::Overloaded)),
     };
     let service = app.services.get().await?;
     if let Err(failure) = steer::apply(&app.partition, service, std::slice::from_ref(&coupon)).await {
         tracing::warn!(coupon = %coupon.id, error = failure.chain(), "the change will reach Redis when it is back");
     }
     let shown = with_stock(app, vec![coupon]).await.pop();
-    shown.map(Json).ok_or_else(|| Problem::new(Code::Internal))
+    let answer = shown.map(Json).ok_or_else(|| Problem::new(Code::Internal))?.into_response();
+    Ok(if is_replay { replayed(answer) } else { answer })
 }
 
 fn parse(id: &str) -> Result<CouponId, Problem> {

@@ -13,7 +13,7 @@ use super::wire::problem::Problem as ProblemBody;
 use super::wire::redemption::UserCouponWithHistory;
 use super::wire::user_coupon::{UserCoupon, UserCouponStatus};
 use crate::access::Caller;
-use crate::coupon::{CouponId, Validity};
+use crate::coupon::{CouponId, Expiry, Validity, Zone};
 use crate::http::{Code, Problem};
 use crate::issuance::IssuanceId;
 use crate::issuance::ledger::readable;
@@ -29,7 +29,7 @@ const LOOKS_MAX: usize = 10;
     get, path = "/user-coupons/{userId}", operation_id = "listUserCoupons", tag = "user coupons",
     params(
         ("userId" = String, Path, example = "u1"),
-        ("status" = Option<UserCouponStatus>, Query, description = "Only these, as they are now; where many others are in between, a page may have fewer than `limit`"),
+        ("status" = Option<UserCouponStatus>, Query, description = "Only these, as they are now; a page has fewer than `limit` only if it is the last, or 5,000 others are in between"),
         ("limit" = Option<u32>, Query, minimum = 1, description = "50 if not given, at most 500"),
         ("cursor" = Option<String>, Query, description = "The `nextCursor` of the page before"),
     ),
@@ -119,15 +119,15 @@ pub(super) async fn shown(app: &App, holding: &Holding) -> Result<UserCoupon, Pr
 }
 
 /// How long units of a coupon are valid.
-pub(super) async fn validity(app: &App, coupon: &CouponId) -> Result<Validity, Problem> {
+pub(super) async fn validity(app: &App, coupon: &CouponId) -> Result<Expiry, Problem> {
     if let Some(known) = app.validities.get(coupon) {
         return Ok(known);
     }
     match app.coupons.get(coupon).await? {
         Some(found) => {
-            app.validities.insert(coupon.clone(), found.validity.clone());
-            Ok(found.validity)
+            app.validities.insert(coupon.clone(), found.expiry());
+            Ok(found.expiry())
         }
-        None => Ok(Validity::Unlimited),
+        None => Ok(Expiry { validity: Validity::Unlimited, zone: Zone::UTC }),
     }
 }

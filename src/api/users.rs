@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::App;
+use super::issuances::{GivenKey, replayed};
 use super::query::Query;
 use super::user_coupons::shown;
 use super::wire::page::{Asked, Page, cursor};
@@ -31,29 +32,48 @@ const RANDOM_TOLD: usize = 10;
 const HELD_TOLD: usize = 20;
 
 /// Register a user.
+///
+/// Safe to repeat with an `id` of yours: `sameAsRequested` then tells whether an earlier attempt registered
+/// them. Without one, each request registers another user.
 #[utoipa::path(
     post, path = "/users", operation_id = "createUser", tag = "users", request_body = CreateUser,
     responses(
         (status = 201, description = "Registered", body = wire::User, headers(("Location" = String))),
-        (status = 409, description = "`user-exists`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`user-exists`; `sameAsRequested` tells whether the user is exactly as this request asks, as after a lost answer", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Response, Problem> {
+    let is_named = body["id"].is_string() || body["subject"].is_string();
     let user = wire::create(body, crate::now_in_milliseconds())?;
-    if app.users.insert(std::slice::from_ref(&user)).await? != [true] {
-        return Err(Problem::new(Code::UserExists));
+    // Under another id that is generated it would be another user.
+    let inserted = app.users.insert(std::slice::from_ref(&user)).await;
+    if inserted.map_err(|failure| Problem::from(failure).repeatable(is_named))? != [true] {
+        let there = app.users.get(&user.id).await?;
+        let is_same = there.is_some_and(|there| there.name == user.name);
+        return Err(Problem::new(Code::UserExists).with("sameAsRequested", is_same));
     }
     let location = app.links.user(&user.id);
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(wire::User::from(user))).into_response())
 }
 
 /// Register many users with random ids, for trials. Adds, never deletes.
+///
+/// Safe to repeat with an `Idempotency-Key`: the ids come of it, so the same request registers the same users.
+/// Without one, each request registers others.
 #[utoipa::path(
     post, path = "/users/random", operation_id = "createRandomUsers", tag = "users",
-    params(("count" = u32, Query, minimum = 1, maximum = 100000, example = 1000)),
-    responses((status = 201, description = "Registered", body = wire::CreatedUsers))
+    params(
+        ("count" = u32, Query, minimum = 1, maximum = 100000, example = 1000),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$", description = "Names this attempt: 1 to 255 visible ASCII characters"),
+    ),
+    responses((status = 201, description = "Registered. With `Idempotent-Replayed: true` all of them were before", body = wire::CreatedUsers,
+        headers(("Idempotent-Replayed" = bool))))
 )]
-pub async fn create_random(State(app): State<Arc<App>>, mut query: Query) -> Result<Response, Problem> {
+pub async fn create_random(
+    State(app): State<Arc<App>>,
+    key: GivenKey,
+    mut query: Query,
+) -> Result<Response, Problem> {
     let count = query.take("count", |text| match text.parse::<usize>() {
         Ok(count) if (1..=RANDOM_MAX).contains(&count) => Ok(count),
         _ => Err(format!("must be a whole number from 1 to {RANDOM_MAX}")),
@@ -61,24 +81,29 @@ pub async fn create_random(State(app): State<Arc<App>>, mut query: Query) -> Res
     query.finish()?;
     let count = count.ok_or_else(|| Problem::invalid_parameter("count", "is missing"))?;
 
+    let key = key.parse()?;
     let created_at = crate::now_in_milliseconds();
     let users: Vec<User> = (0..count)
-        .map(|_| {
-            let id = UserId::generate();
+        .map(|number| {
+            let id = key.as_ref().map_or_else(UserId::generate, |key| UserId::of_key(key.as_str(), number));
             User { name: id.to_string(), id, created_at }
         })
         .collect();
     let batches: Vec<Vec<User>> = users.chunks(RANDOM_BATCH).map(<[User]>::to_vec).collect();
-    let created: usize = stream::iter(batches)
+    let registered = stream::iter(batches)
         .map(|batch| {
             let store = app.users.clone();
             async move { store.insert(&batch).await }
         })
         .buffer_unordered(RANDOM_BATCHES)
         .try_fold(0, async |sum, new| Ok(sum + new.into_iter().filter(|new| *new).count()))
-        .await?;
+        .await;
+    let new: usize = registered.map_err(|failure| Problem::from(failure).repeatable(key.is_some()))?;
     let ids = users.iter().take(RANDOM_TOLD).map(|user| user.id.to_string()).collect();
-    Ok((StatusCode::CREATED, Json(wire::CreatedUsers { created, ids })).into_response())
+    // With a key all of them are registered now, whoever made them.
+    let created = if key.is_some() { count } else { new };
+    let answer = (StatusCode::CREATED, Json(wire::CreatedUsers { created, ids })).into_response();
+    Ok(if new == 0 { replayed(answer) } else { answer })
 }
 
 /// All users, newest first.

@@ -231,12 +231,43 @@ pub(super) struct Request {
     query: Vec<(&'static str, String)>,
     header: Option<(HeaderName, String)>,
     body: Option<Value>,
-    repeatable: bool,
+    repeat: Repeat,
+}
+
+/// Whether running a command twice is the same as once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Repeat {
+    #[default]
+    Same,
+    /// With this flag.
+    With(String),
+    /// Each run adds.
+    Adds,
+}
+
+impl Repeat {
+    /// What to do where it is unknown what became of a request; `when` it is to be repeated.
+    fn advice(&self, when: &str) -> String {
+        match self {
+            Repeat::Same => format!("run the command again{when}"),
+            Repeat::With(flag) => {
+                format!("run the command again{when} with `{flag}`: what was done is not done once more")
+            }
+            Repeat::Adds => "look whether it happened before you run the command again: each run adds".into(),
+        }
+    }
 }
 
 impl Request {
     fn new(method: Method, path: impl Into<String>) -> Self {
-        Request { method, path: path.into(), query: Vec::new(), header: None, body: None, repeatable: true }
+        Request {
+            method,
+            path: path.into(),
+            query: Vec::new(),
+            header: None,
+            body: None,
+            repeat: Repeat::Same,
+        }
     }
 
     pub fn get(path: impl Into<String>) -> Self {
@@ -262,8 +293,15 @@ impl Request {
 
     /// Says whether sending it twice is the same as once. If not, nobody is told to just repeat it.
     pub fn repeatable(mut self, repeatable: bool) -> Self {
-        self.repeatable = repeatable;
+        self.repeat = if repeatable { Repeat::Same } else { Repeat::Adds };
         self
+    }
+
+    /// Sends a key of this attempt, the one given or a new one, with which a repetition does nothing more.
+    pub fn keyed(mut self, key: Option<String>) -> Self {
+        let key = key.unwrap_or_else(crate::random_id);
+        self.repeat = Repeat::With(format!("--key {key}"));
+        self.header("idempotency-key", Some(key))
     }
 
     /// Adds a query parameter, if it is given.
@@ -282,26 +320,27 @@ impl Request {
 impl Api {
     /// Sends a request and reads its answer to the end.
     pub async fn send(&self, request: Request) -> Result<Answer, CallError> {
-        let repeatable = request.repeatable;
-        let response = self.prepare(request).send().await.map_err(|source| self.no_answer(source))?;
-        self.read(response, repeatable).await
+        let repeat = request.repeat.clone();
+        let sent = self.prepare(request).send().await;
+        let response = sent.map_err(|source| self.no_answer(source, repeat.clone()))?;
+        self.read(response, repeat).await
     }
 
     /// Sends a request for lines of JSON, to be read as they come for as long as they do.
     pub async fn lines(&self, request: Request) -> Result<Lines, CallError> {
-        let repeatable = request.repeatable;
+        let repeat = request.repeat.clone();
         let sent = self.prepare(request).timeout(LINES_MAX).send();
-        let response = sent.await.map_err(|source| self.no_answer(source))?;
+        let response = sent.await.map_err(|source| self.no_answer(source, repeat.clone()))?;
         if !response.status().is_success() {
             let not_the_api =
                 CallError::NotTheApi { base: self.base.clone(), status: response.status().as_u16() };
-            return Err(self.read(response, repeatable).await.err().unwrap_or(not_the_api));
+            return Err(self.read(response, repeat).await.err().unwrap_or(not_the_api));
         }
         Ok(Lines::new(self.clone(), response))
     }
 
-    pub(super) fn no_answer(&self, source: reqwest::Error) -> CallError {
-        CallError::NoAnswer { base: self.base.clone(), source }
+    pub(super) fn no_answer(&self, source: reqwest::Error, repeat: Repeat) -> CallError {
+        CallError::NoAnswer { base: self.base.clone(), source, repeat }
     }
 
     fn prepare(&self, request: Request) -> reqwest::RequestBuilder {
@@ -318,14 +357,14 @@ impl Api {
         sent
     }
 
-    async fn read(&self, response: reqwest::Response, repeatable: bool) -> Result<Answer, CallError> {
+    async fn read(&self, response: reqwest::Response, repeat: Repeat) -> Result<Answer, CallError> {
         let status = response.status();
-        let raw = response.text().await.map_err(|source| self.no_answer(source))?;
+        let raw = response.text().await.map_err(|source| self.no_answer(source, repeat.clone()))?;
         let body = serde_json::from_str::<Value>(&raw).ok();
         match body {
             Some(body) if status.is_success() => Ok(Answer { body, raw }),
             Some(body) if body["code"].is_string() => {
-                Err(CallError::Problem { answer: Answer { body, raw }, repeatable })
+                Err(CallError::Problem { answer: Answer { body, raw }, repeat })
             }
             _ => Err(CallError::NotTheApi { base: self.base.clone(), status: status.as_u16() }),
         }
@@ -387,9 +426,9 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
 #[derive(Debug)]
 pub(super) enum CallError {
     /// The API answered with a problem.
-    Problem { answer: Answer, repeatable: bool },
+    Problem { answer: Answer, repeat: Repeat },
     /// Nobody answered, or not to the end.
-    NoAnswer { base: String, source: reqwest::Error },
+    NoAnswer { base: String, source: reqwest::Error, repeat: Repeat },
     /// Somebody else answered.
     NotTheApi { base: String, status: u16 },
 }
@@ -410,23 +449,23 @@ impl std::error::Error for CallError {}
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            CallError::Problem { answer, repeatable } => write_problem(f, &answer.body, *repeatable),
-            CallError::NoAnswer { base, source } => {
+            CallError::Problem { answer, repeat } => write_problem(f, &answer.body, repeat),
+            CallError::NoAnswer { base, source, repeat } => {
                 let root = root_of(source);
                 if source.is_connect() {
                     write!(f, "cannot connect to {base} ({root})\n  next: {START}")
                 } else if source.is_timeout() {
                     write!(
                         f,
-                        "{base} did not answer within {} s; what was asked for may have happened\n  \
-                         next: look whether it happened, then run the command again",
-                        ANSWER_MAX.as_secs()
+                        "{base} did not answer within {} s; what was asked for may have happened\n  next: {}",
+                        ANSWER_MAX.as_secs(),
+                        repeat.advice("")
                     )
                 } else {
                     write!(
                         f,
-                        "{base} broke off its answer; what was asked for may have happened ({root})\n  \
-                         next: look whether it happened, then run the command again"
+                        "{base} broke off its answer; what was asked for may have happened ({root})\n  next: {}",
+                        repeat.advice("")
                     )
                 }
             }
@@ -447,7 +486,7 @@ fn root_of(error: &dyn std::error::Error) -> &dyn std::error::Error {
     error.source().map_or(error, root_of)
 }
 
-fn write_problem(f: &mut fmt::Formatter<'_>, problem: &Value, repeatable: bool) -> fmt::Result {
+fn write_problem(f: &mut fmt::Formatter<'_>, problem: &Value, repeat: &Repeat) -> fmt::Result {
     let text = |name: &str| table::clean(problem[name].as_str().unwrap_or_default());
     let code = text("code");
     write!(f, "{} ({} {code})\n  {}", text("title"), problem["status"], text("detail"))?;
@@ -467,17 +506,20 @@ fn write_problem(f: &mut fmt::Formatter<'_>, problem: &Value, repeatable: bool) 
             value => write!(f, "\n  {name}: {}", table::clean(value.as_str().unwrap_or_default()))?,
         }
     }
-    write!(f, "\n  request id: {}\n  next: {}", text("requestId"), next_step(&code, problem, repeatable))
+    write!(f, "\n  request id: {}\n  next: {}", text("requestId"), next_step(&code, problem, repeat))
 }
 
 /// What somebody who met a problem can do.
-fn next_step(code: &str, problem: &Value, repeatable: bool) -> String {
+fn next_step(code: &str, problem: &Value, repeat: &Repeat) -> String {
     let advice = match code {
         "malformed" | "invalid" => "mend what is named above; --help says what each flag takes",
         "coupon-not-found" => "`couponctl coupon list` shows what there is",
         "user-not-found" => "`couponctl user create ID` registers a user; `couponctl user list` shows who is",
         "issuance-not-found" => {
             "use the id that `couponctl issue` printed; `couponctl dead-letter list` shows dead letters"
+        }
+        "coupon-exists" | "user-exists" if problem["sameAsRequested"] == true => {
+            "go on: it is there exactly as it was asked for, of an earlier attempt perhaps"
         }
         "coupon-exists" => "choose another id, or look at that one with `couponctl coupon show ID`",
         "user-exists" => "choose another id, or look at that one with `couponctl user show ID`",
@@ -497,13 +539,14 @@ fn next_step(code: &str, problem: &Value, repeatable: bool) -> String {
              own), and that both are of one version"
         }
         "internal" => "find the request id in the API's log",
-        _ if problem["retryable"] == true && !repeatable => {
-            "look whether it happened before you run the command again: each run adds"
+        "key-reused" => "repeat the command as it was first run, or leave --key out: a new one is made then",
+        "unavailable" | "overloaded" | "warming-up" if problem["retryable"] == false => {
+            return Repeat::Adds.advice("");
         }
         _ if problem["retryable"] == true => {
             return match problem["retryAfterMs"].as_u64() {
-                Some(ms) => format!("run the command again in {} s", ms.div_ceil(1_000)),
-                None => "run the command again after a while".into(),
+                Some(ms) => repeat.advice(&format!(" in {} s", ms.div_ceil(1_000))),
+                None => repeat.advice(" after a while"),
             };
         }
         _ => "`couponctl COMMAND --help` shows how it is meant to be used",
@@ -544,18 +587,22 @@ mod tests {
             "title": "Invalid", "status": 422, "detail": "Mend it.", "code": "invalid", "requestId": "r-1",
             "retryable": false, "errors": [{"pointer": "#/endsAt", "detail": "must be \u{1b}[31mafter"}]
         });
-        let told = |body: &Value, repeatable| {
+        let told = |body: &Value, repeat| {
             let answer = Answer { body: body.clone(), raw: String::new() };
-            CallError::Problem { answer, repeatable }.to_string()
+            CallError::Problem { answer, repeat }.to_string()
         };
-        let said = told(&body, true);
+        let said = told(&body, Repeat::Same);
         for part in ["Invalid (422 invalid)", "Mend it.", "#/endsAt: must be", "r-1", "next: mend"] {
             assert!(said.contains(part), "{said}");
         }
         assert!(!said.contains('\u{1b}'), "nothing may steer the terminal");
 
         let away = json!({"code": "unavailable", "status": 503, "retryable": true, "retryAfterMs": 1200});
-        assert!(told(&away, true).ends_with("next: run the command again in 2 s"));
-        assert!(told(&away, false).contains("next: look whether it happened"));
+        assert!(told(&away, Repeat::Same).ends_with("next: run the command again in 2 s"));
+        assert!(told(&away, Repeat::Adds).contains("next: look whether it happened"));
+        let with_key = told(&away, Repeat::With("--key k".into()));
+        assert!(with_key.contains("next: run the command again in 2 s with `--key k`"), "{with_key}");
+        let once = json!({"code": "unavailable", "status": 503, "retryable": false, "retryAfterMs": 1200});
+        assert!(told(&once, Repeat::Same).contains("next: look whether it happened"));
     }
 }

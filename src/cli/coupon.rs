@@ -8,7 +8,7 @@ use super::client::{ApiArgs, Request};
 use super::export::Export;
 use super::prompt::Yes;
 use super::table::{Column, aside, cell, details, more, number, rows, sentence, table, time, value, words};
-use crate::coupon::{CouponId, Currency, Duration, MAX_PER_USER, MAX_TOTAL};
+use crate::coupon::{CouponId, Currency, Duration, MAX_PER_USER, MAX_TOTAL, Zone};
 
 /// Makes coupons, shows their stock and steers them.
 #[derive(Debug, Args)]
@@ -55,14 +55,26 @@ enum Verb {
         /// The coupon's id
         id: CouponId,
     },
-    /// Adds units; not safe to repeat, each adds again
-    #[command(after_long_help = "Example:\n  couponctl coupon restock summer 100")]
+    /// Adds units: so many more, or up to a total
+    #[command(after_long_help = "\
+Examples:
+  couponctl coupon restock summer 100
+  couponctl coupon restock summer --total 600
+
+What is added has a key, so that it is added once; where the answer is lost, the command says which to repeat it
+with (--key). A total needs none.")]
     Restock {
         /// The coupon's id
         id: CouponId,
         /// Units to add
-        #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_TOTAL)))]
-        units: u32,
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_TOTAL)), required_unless_present = "total")]
+        units: Option<u32>,
+        /// Units there are to be in all, instead
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_TOTAL)), conflicts_with_all = ["units", "key"])]
+        total: Option<u32>,
+        /// The key of an earlier attempt, to repeat it
+        #[arg(long, value_parser = super::issue::idempotency_key)]
+        key: Option<String>,
     },
     /// Takes a coupon out of the offer, for good
     #[command(after_long_help = "Example:\n  couponctl coupon archive summer --yes")]
@@ -82,7 +94,7 @@ Examples:
       --ends-at 2036-01-01T00:00:00Z
   couponctl coupon create --name '여름 할인' --total 5000 \\
       --starts-at 2035-06-01T12:00:00+09:00 --ends-at 2035-06-08T00:00:00+09:00 \\
-      --percent-off 10 --max-amount 10000 --valid-for P30D")]
+      --percent-off 10 --max-amount 10000 --valid-for P1M --time-zone Asia/Seoul")]
 struct Create {
     /// Its id: letters, digits and . _ -  (generated if not given)
     #[arg(long)]
@@ -123,6 +135,9 @@ struct Create {
     /// Held units are valid this long from their issue, such as P30D
     #[arg(long, value_name = "DURATION")]
     valid_for: Option<Duration>,
+    /// Where the days, weeks, months and years of --valid-for are counted, such as Asia/Seoul (UTC if not given)
+    #[arg(long, value_name = "ZONE")]
+    time_zone: Option<Zone>,
 }
 
 /// Changes the name, the start of what has not started, or the end
@@ -199,9 +214,12 @@ impl Coupon {
             Verb::Edit(edit) => Request::patch(format!("/coupons/{}", edit.id)).body(edit.body()),
             Verb::Pause { id } => Request::post(format!("/coupons/{id}/pause")),
             Verb::Resume { id } => Request::post(format!("/coupons/{id}/resume")),
-            Verb::Restock { id, units } => {
+            Verb::Restock { id, units, total, key } => {
                 let request = Request::post(format!("/coupons/{id}/restock"));
-                request.body(json!({"add": units})).repeatable(false)
+                match total {
+                    Some(total) => request.body(json!({"total": total})),
+                    None => request.body(json!({"add": units})).keyed(key),
+                }
             }
             Verb::Archive { id, yes } => {
                 yes.or_ask(&format!("Take coupon {id} out of the offer, for good?"))?;
@@ -233,6 +251,7 @@ impl Create {
             "minOrderAmount": self.min_order_amount,
             "validUntil": self.valid_until.map(|moment| moment.to_string()),
             "validFor": self.valid_for.as_ref().map(Duration::as_str),
+            "timeZone": self.time_zone.as_ref().map(Zone::as_str),
         })
     }
 }
@@ -299,6 +318,7 @@ fn coupon(coupon: &Value) -> String {
         ("least order", money(&coupon["minOrderAmount"], &coupon["discount"])),
         ("valid until", value(coupon, "/validUntil")),
         ("valid for", value(coupon, "/validFor")),
+        ("time zone", value(coupon, "/timeZone")),
         ("created", value(coupon, "/createdAt")),
     ])
 }

@@ -33,7 +33,7 @@ pub(super) struct Issue {
     /// The coupon's id
     coupon: CouponId,
     /// Names this attempt: the same key has the same outcome for ever
-    #[arg(long, value_parser = key)]
+    #[arg(long, value_parser = idempotency_key)]
     key: Option<String>,
     #[command(flatten)]
     wait: Wait,
@@ -78,7 +78,8 @@ struct Wait {
     wait: Option<u16>,
 }
 
-fn key(text: &str) -> Result<String, String> {
+/// Reads an `Idempotency-Key`.
+pub(super) fn idempotency_key(text: &str) -> Result<String, String> {
     text.parse::<IdempotencyKey>().map(|_| text.to_owned())
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use serde_json::Value;
 
-use super::client::{Api, CallError};
+use super::client::{Api, CallError, Repeat};
 
 /// A stream that is silent for so long is broken.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -54,7 +54,7 @@ impl Lines {
                 Ok(Ok(None)) if self.arrived.is_empty() => return Next::End,
                 Ok(Ok(None)) => return Next::Cut("it ended amid a line".into()),
                 Ok(Err(error)) => {
-                    let error: CallError = self.api.no_answer(error);
+                    let error: CallError = self.api.no_answer(error, Repeat::Same);
                     return Next::Cut(error.to_string().lines().next().unwrap_or_default().to_owned());
                 }
                 Err(_) => return Next::Cut(format!("nothing came for {} s", SILENCE_MAX.as_secs())),

@@ -129,7 +129,7 @@ pub(super) fn fit(line: &str, width: usize) -> String {
 
 /// Text without anything that could steer a terminal or break a line.
 pub(super) fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().map(|c| if crate::text::is_steering(c) { ' ' } else { c }).collect()
 }
 
 /// A value of an answer as a cell; null and missing as `-`.

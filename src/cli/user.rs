@@ -40,6 +40,9 @@ Examples:
         /// How many, up to 100000
         #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
         count: u32,
+        /// The key of an earlier attempt, to repeat it
+        #[arg(long, value_parser = super::issue::idempotency_key)]
+        key: Option<String>,
     },
     /// Lists users, newest first
     #[command(after_long_help = "Example:\n  couponctl user list --limit 10")]
@@ -81,8 +84,8 @@ impl User {
                 let request = Request::post("/users").body(body).repeatable(repeatable);
                 session.send_and_show(request, user).await
             }
-            Verb::Random { count } => {
-                let request = Request::post("/users/random").query("count", Some(count)).repeatable(false);
+            Verb::Random { count, key } => {
+                let request = Request::post("/users/random").query("count", Some(count)).keyed(key);
                 session.send_and_show(request, created).await
             }
             Verb::List { limit, cursor } => {

@@ -2,6 +2,7 @@
 //! the record of truth) and [`stock`] (Redis, the live figures).
 
 mod id;
+mod restock;
 mod status;
 pub mod steer;
 pub mod stock;
@@ -10,10 +11,11 @@ mod validity;
 
 pub use id::CouponId;
 pub(crate) use id::check_id;
+pub use restock::{Restock, RestockKey, Units};
 pub use status::Status;
 pub use stock::Stock;
 pub use store::{Change, Changed, CouponStore, Created, ended_before};
-pub use validity::{Duration, Validity};
+pub use validity::{Duration, Expiry, Validity, Zone};
 
 use jiff::Timestamp;
 
@@ -39,11 +41,30 @@ pub struct Coupon {
     /// In the minor unit of the discount's currency.
     pub min_order_amount: Option<u64>,
     pub validity: Validity,
+    /// Where calendar periods are counted.
+    pub time_zone: Zone,
     pub paused: bool,
     pub archived: bool,
     /// Counts the operator's changes; a later one wins over an earlier one.
     pub generation: i64,
     pub created_at: Timestamp,
+}
+
+impl Coupon {
+    /// What the end of a unit's validity is computed from.
+    pub fn expiry(&self) -> Expiry {
+        Expiry { validity: self.validity.clone(), zone: self.time_zone.clone() }
+    }
+
+    /// Where it stands in lists.
+    pub fn place(&self) -> (Timestamp, CouponId) {
+        (self.created_at, self.id.clone())
+    }
+
+    /// Whether it offers the same as `other` does, whenever the two were made.
+    pub fn is_offered_as(&self, other: &Coupon) -> bool {
+        *self == Coupon { created_at: self.created_at, ..other.clone() }
+    }
 }
 
 /// What a coupon takes off the price.

@@ -53,7 +53,7 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coupon::Validity;
+    use crate::coupon::{Validity, Zone};
 
     #[test]
     fn the_window_is_half_open_and_an_operators_word_comes_first() {
@@ -68,6 +68,7 @@ mod tests {
             discount: None,
             min_order_amount: None,
             validity: Validity::Unlimited,
+            time_zone: Zone::UTC,
             paused: false,
             archived: false,
             generation: 1,

@@ -112,3 +112,28 @@ async fn catch_up(
     *since = ChangesSince::Moment(changes.began_at - MARGIN);
     Ok(changed)
 }
+
+/// How often coupons are looked for that would be issued beyond their validity.
+const VALIDITY_EVERY: Duration = Duration::from_secs(60);
+
+/// Ends coupons with their validity, until `shutdown`: no unit is issued that can no longer be used. None is
+/// made so any more; an older version beside this one may still make them. Writes: records, which
+/// [`reconcile`] brings to Redis.
+pub async fn keep_within_validity(coupons: CouponStore, shutdown: CancellationToken) {
+    loop {
+        match coupons.end_with_validity().await {
+            Ok(0) => {}
+            Ok(ended) => tracing::warn!(
+                ended,
+                "coupons whose endsAt was after their validUntil end with it now: couponctl coupon list shows them"
+            ),
+            Err(failure) => {
+                tracing::debug!(error = failure.chain(), "validities cannot be compared with ends now");
+            }
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(VALIDITY_EVERY) => {}
+        }
+    }
+}

@@ -9,7 +9,8 @@ use mongodb::options::{FindOptions, ReturnDocument};
 use mongodb::{Collection, Cursor, Database};
 use serde::{Deserialize, Serialize};
 
-use super::{Coupon, CouponId, Discount, MAX_TOTAL, Validity};
+use super::restock::{self, Restock, Units};
+use super::{Coupon, CouponId, Discount, MAX_TOTAL, Validity, Zone};
 use crate::Failure;
 use crate::mongo::{self, from_bson_time, to_bson_time};
 
@@ -99,6 +100,9 @@ struct Record {
     valid_until: Option<DateTime>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     valid_for: Option<String>,
+    /// Missing: UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    time_zone: Option<String>,
     paused: bool,
     archived: bool,
     generation: i64,
@@ -113,10 +117,7 @@ pub enum Change {
     Resume,
     /// For good.
     Archive,
-    /// Adds units.
-    Restock {
-        add: u32,
-    },
+    Restock(Restock),
     Edit {
         name: Option<String>,
         starts_at: Option<Timestamp>,
@@ -129,10 +130,14 @@ pub enum Change {
 pub enum Changed {
     /// The coupon as it is now.
     Now(Coupon),
+    /// It was made before; nothing was changed.
+    Before(Coupon),
+    /// The key of a restock was that of another.
+    KeyReused,
     NotFound,
     /// It is archived, and stays so.
     Archived,
-    /// It has changed meanwhile, or would have more units than [`MAX_TOTAL`]: as it is.
+    /// It has changed meanwhile, or would have more units than [`MAX_TOTAL`] or fewer than it has: as it is.
     Refused(Coupon),
 }
 
@@ -194,13 +199,23 @@ impl CouponStore {
         }
         let mut set = doc! {};
         let mut increase = doc! {"generation": 1_i64};
+        let mut push = None;
         match change {
             Change::Pause => drop(set.insert("paused", true)),
             Change::Resume => drop(set.insert("paused", false)),
             Change::Archive => drop(set.insert("archived", true)),
-            Change::Restock { add } => {
-                filter.insert("total", doc! {"$lte": i64::from(MAX_TOTAL.saturating_sub(*add))});
-                increase.insert("total", i64::from(*add));
+            Change::Restock(restock) => {
+                let most = match restock.units {
+                    Units::Add(add) => MAX_TOTAL.saturating_sub(add),
+                    Units::Total(total) => total,
+                };
+                filter.insert("total", doc! {"$lte": i64::from(most)});
+                match restock.units {
+                    Units::Add(add) => increase.insert("total", i64::from(add)),
+                    Units::Total(total) => set.insert("total", i64::from(total)),
+                };
+                filter.extend(restock.is_new());
+                push = restock.remembering();
             }
             Change::Edit { name, starts_at, ends_at } => {
                 set.extend(name.as_ref().map(|name| ("name".to_owned(), name.into())));
@@ -215,16 +230,41 @@ impl CouponStore {
             if !set.is_empty() {
                 update.insert("$set", set);
             }
+            update.extend(push.map(|push| ("$push".to_owned(), push.into())));
             coupons.find_one_and_update(filter, update).return_document(ReturnDocument::After).await
         });
         match changed.await? {
             Some(record) => Coupon::try_from(record).map(Changed::Now),
-            None => Ok(match self.get(id).await? {
-                None => Changed::NotFound,
-                Some(coupon) if coupon.archived => Changed::Archived,
-                Some(coupon) => Changed::Refused(coupon),
-            }),
+            None => self.unchanged(id, change).await,
         }
+    }
+
+    /// Why a change was not made.
+    async fn unchanged(&self, id: &CouponId, change: &Change) -> Result<Changed, Failure> {
+        let remembered = match change {
+            Change::Restock(restock) => self.remembers(id, restock).await?,
+            _ => None,
+        };
+        Ok(match (self.get(id).await?, remembered) {
+            (None, _) => Changed::NotFound,
+            (Some(coupon), Some(true)) => Changed::Before(coupon),
+            (Some(_), Some(false)) => Changed::KeyReused,
+            (Some(coupon), None) if coupon.archived => match change {
+                Change::Archive => Changed::Before(coupon),
+                _ => Changed::Archived,
+            },
+            (Some(coupon), None) => Changed::Refused(coupon),
+        })
+    }
+
+    /// Whether the coupon was restocked so before; `None` if its record does not know the key.
+    async fn remembers(&self, id: &CouponId, restock: &Restock) -> Result<Option<bool>, Failure> {
+        let coupons = self.coupons.clone_with_type::<Document>();
+        let id = id.as_str().to_owned();
+        let record = mongo::run("read the coupon's restocks", async move {
+            coupons.find_one(doc! {"_id": id}).projection(doc! {restock::FIELD: 1}).await
+        });
+        Ok(record.await?.and_then(|record| restock.is_remembered(&record)))
     }
 
     /// Begins to read the coupons that operators changed lately, by MongoDB's clock.
@@ -314,6 +354,27 @@ impl CouponStore {
         Ok(kept)
     }
 
+    /// Ends coupons with their validity that would be issued beyond it, as versions before this one could make
+    /// them. Returns how many.
+    pub async fn end_with_validity(&self) -> Result<u64, Failure> {
+        let coupons = self.coupons.clone();
+        let ended = mongo::run("end coupons with their validity", async move {
+            let beyond = doc! {
+                "archived": false,
+                "endsAt": {"$gt": to_bson_time(Timestamp::now())},
+                "validUntil": {"$type": "date"},
+                "$expr": {"$gt": ["$endsAt", "$validUntil"]},
+            };
+            let end = doc! {"$set": {
+                "endsAt": "$validUntil",
+                "generation": {"$add": ["$generation", 1_i64]},
+                "changedAt": "$$NOW",
+            }};
+            coupons.update_many(beyond, vec![end]).await
+        });
+        Ok(ended.await?.modified_count)
+    }
+
     /// The coupons that may be asked for at `now` or later. A damaged record is left out.
     pub async fn current(&self, now: Timestamp) -> Result<Vec<Coupon>, Failure> {
         let coupons = self.coupons.clone_with_type::<Document>();
@@ -372,6 +433,9 @@ impl From<&Coupon> for Record {
                 Validity::For(duration) => Some(duration.as_str().to_owned()),
                 _ => None,
             },
+            time_zone: Some(&coupon.time_zone)
+                .filter(|zone| **zone != Zone::UTC)
+                .map(|zone| zone.as_str().to_owned()),
             paused: coupon.paused,
             archived: coupon.archived,
             generation: coupon.generation,
@@ -431,6 +495,7 @@ impl Coupon {
             discount,
             min_order_amount: record.min_order_amount.map(amount).transpose()?,
             validity,
+            time_zone: record.time_zone.map_or(Ok(Zone::UTC), |name| name.parse())?,
             paused: record.paused,
             archived: record.archived,
             generation: record.generation,

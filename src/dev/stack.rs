@@ -14,7 +14,7 @@ use super::servers::{MongoOptions, MongoServer, RedisOptions, RedisServer, find_
 use crate::access::KeyStore;
 use crate::boot::{self, Backends, SetUpError};
 use crate::config::{AccessConfig, ApiConfig, ApiLimits, MongoConfig, PaceConfig, RedisConfig, shown_url};
-use crate::coupon::{Coupon, CouponId, Discount, Validity};
+use crate::coupon::{Coupon, CouponId, Discount, Validity, Zone};
 use crate::http::files;
 use crate::recovery::Durability;
 use crate::user::{User, UserId};
@@ -230,6 +230,7 @@ async fn demo(backends: &Backends) -> anyhow::Result<()> {
         }),
         min_order_amount: Some(20_000),
         validity: Validity::For("P30D".parse().map_err(anyhow::Error::msg)?),
+        time_zone: Zone::UTC,
         paused: false,
         archived: false,
         generation: 1,

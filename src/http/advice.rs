@@ -82,8 +82,8 @@ const ADVICE: &[(&str, &str, &str)] = &[
     ("revoked", "Tell the user to ask the shop.", "사용자에게 고객센터로 문의하도록 안내하세요."),
     (
         "coupon-exists",
-        "If it is your own coupon from an earlier attempt, go on with it. Else choose another id; ids are never used again.",
-        "이전 시도에서 만든 쿠폰이라면 그대로 쓰세요. 아니라면 다른 아이디를 쓰세요. 아이디는 다시 쓰이지 않습니다.",
+        "If sameAsRequested is true, an earlier attempt made it as you asked: go on with it. Else choose another id; ids are never used again.",
+        "sameAsRequested가 true이면 이전 시도에서 요청한 그대로 만들어진 것이니 그대로 쓰세요. 아니라면 다른 아이디를 쓰세요. 아이디는 다시 쓰이지 않습니다.",
     ),
     ("user-exists", "The user is registered: go on.", "이미 등록된 사용자이니 그대로 진행하세요."),
     (
@@ -106,6 +106,11 @@ const ADVICE: &[(&str, &str, &str)] = &[
         "invalid",
         "Mend what errors names: pointer is a place in the body, parameter one of the query, the path or the headers.",
         "errors에 적힌 항목을 고치세요. pointer는 본문의 위치, parameter는 쿼리·경로·헤더의 이름입니다.",
+    ),
+    (
+        "key-reused",
+        "Repeat the request as it was first sent, or send this one with a new key.",
+        "처음 보낸 그대로 다시 요청하거나, 이 요청은 새 키로 보내세요.",
     ),
     (
         "too-large",
@@ -141,18 +146,18 @@ const ADVICE: &[(&str, &str, &str)] = &[
     ),
     (
         "overloaded",
-        "Wait for Retry-After, then send the same request again, with the same Idempotency-Key.",
-        "Retry-After만큼 기다린 뒤 같은 Idempotency-Key로 같은 요청을 다시 보내세요.",
+        "If retryable is true, wait for Retry-After, then send the same request again, with the same Idempotency-Key. If it is false, look first whether it was done.",
+        "retryable이 true이면 Retry-After만큼 기다린 뒤 같은 Idempotency-Key로 같은 요청을 다시 보내세요. false이면 먼저 처리되었는지 확인하세요.",
     ),
     (
         "unavailable",
-        "Wait for Retry-After, then send the same request again, with the same Idempotency-Key. Operators: /readyz names the part.",
-        "Retry-After만큼 기다린 뒤 같은 Idempotency-Key로 같은 요청을 다시 보내세요. 운영자는 /readyz에서 어느 부분인지 볼 수 있습니다.",
+        "If retryable is true, wait for Retry-After, then send the same request again, with the same Idempotency-Key. If it is false, look first whether it was done. Operators: /readyz names the part.",
+        "retryable이 true이면 Retry-After만큼 기다린 뒤 같은 Idempotency-Key로 같은 요청을 다시 보내세요. false이면 먼저 처리되었는지 확인하세요. 운영자는 /readyz에서 어느 부분인지 볼 수 있습니다.",
     ),
     (
         "warming-up",
-        "Wait for Retry-After, then send the same request again. It usually takes seconds; what was accepted is kept.",
-        "Retry-After만큼 기다린 뒤 같은 요청을 다시 보내세요. 보통 몇 초면 끝나며 이미 접수된 요청은 유지됩니다.",
+        "If retryable is true, wait for Retry-After, then send the same request again; if it is false, look first whether it was done. It usually takes seconds; what was accepted is kept.",
+        "retryable이 true이면 Retry-After만큼 기다린 뒤 같은 요청을 다시 보내고, false이면 먼저 처리되었는지 확인하세요. 보통 몇 초면 끝나며 이미 접수된 요청은 유지됩니다.",
     ),
     (
         "outcome-unreadable",

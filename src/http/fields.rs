@@ -39,6 +39,11 @@ impl Fields {
         }
     }
 
+    /// Whether a field is there, and is still to be read.
+    pub fn has(&self, name: &str) -> bool {
+        self.object.get(name).is_some_and(|value| !value.is_null())
+    }
+
     /// Reads a field that is an object itself.
     pub fn object<T>(&mut self, name: &str, read: impl FnOnce(&mut Fields) -> Option<T>) -> Option<T> {
         let object = self.optional(name, |value| match value {
@@ -99,19 +104,9 @@ pub fn string(value: Value) -> Result<String, String> {
     }
 }
 
-/// A string for people: 1 to `max` characters, none of them a control character.
+/// A string for people: 1 to `max` characters as they count them ([`crate::text`]).
 pub fn words(max: usize) -> impl Fn(Value) -> Result<String, String> {
-    move |value| {
-        let text = string(value)?;
-        let trimmed = text.trim();
-        if trimmed.is_empty() || trimmed.chars().count() > max {
-            return Err(format!("must have 1 to {max} characters"));
-        }
-        if trimmed.chars().any(char::is_control) {
-            return Err("must not have control characters".into());
-        }
-        Ok(trimmed.to_owned())
-    }
+    move |value| crate::text::words(&string(value)?, max)
 }
 
 /// A whole number within bounds.

@@ -2,6 +2,8 @@
 //! both languages; which language, and the request's id, are filled in where the answer leaves
 //! ([`super::request`]).
 
+use std::borrow::Cow;
+
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -115,6 +117,9 @@ codes! {
     Invalid "invalid" UNPROCESSABLE_ENTITY
         "Invalid" "Something in the request has a wrong shape or value; see errors."
         "유효하지 않은 요청" "요청에 형식이나 값이 잘못된 항목이 있습니다. errors를 확인하세요."
+    KeyReused "key-reused" UNPROCESSABLE_ENTITY
+        "Key reused" "This Idempotency-Key was used before, for another request; nothing was changed."
+        "이미 사용한 키" "이 Idempotency-Key는 다른 요청에 이미 사용되었습니다. 변경된 것은 없습니다."
     TooLarge "too-large" PAYLOAD_TOO_LARGE
         "Too large" "The body is larger than 64 KiB."
         "본문이 너무 큼" "본문이 64 KiB보다 큽니다."
@@ -140,14 +145,14 @@ codes! {
         "Timeout" "The request took too long to arrive."
         "시간 초과" "요청이 제시간에 도착하지 않았습니다."
     Overloaded "overloaded" SERVICE_UNAVAILABLE
-        "Overloaded" "Too many requests are waiting. It is safe to repeat this one after a while."
-        "과부하" "대기 중인 요청이 너무 많습니다. 잠시 뒤 같은 요청을 다시 보내도 안전합니다."
+        "Overloaded" "Too many requests are waiting."
+        "과부하" "대기 중인 요청이 너무 많습니다."
     Unavailable "unavailable" SERVICE_UNAVAILABLE
-        "Unavailable" "A part of the service does not answer. It is safe to repeat this request after a while."
-        "일시적으로 이용 불가" "서비스 일부가 응답하지 않습니다. 잠시 뒤 같은 요청을 다시 보내도 안전합니다."
+        "Unavailable" "A part of the service does not answer."
+        "일시적으로 이용 불가" "서비스 일부가 응답하지 않습니다."
     WarmingUp "warming-up" SERVICE_UNAVAILABLE
-        "Warming up" "The service is recovering its data. It is safe to repeat this request after a while."
-        "준비 중" "서비스가 데이터를 복구하고 있습니다. 잠시 뒤 같은 요청을 다시 보내도 안전합니다."
+        "Warming up" "The service is recovering its data."
+        "준비 중" "서비스가 데이터를 복구하고 있습니다."
     OutcomeUnreadable "outcome-unreadable" INTERNAL_SERVER_ERROR
         "Outcome unreadable" "This is decided, and this version of the service cannot read the record of it. Repeating the request does not help; an operator must look at the record."
         "결과를 읽을 수 없음" "이미 확정되었지만 현재 버전의 서비스가 그 기록을 읽을 수 없습니다. 같은 요청을 다시 보내도 소용없으며 운영자가 기록을 확인해야 합니다."
@@ -162,10 +167,27 @@ impl Code {
         format!("{base}/problems/{}", self.as_str())
     }
 
-    /// Whether the same request may succeed later.
+    /// Whether the same request may succeed later, where its operation is safe to repeat.
     pub fn is_retryable(self) -> bool {
         use Code::*;
         matches!(self, NotStarted | Paused | Timeout | RateLimited | Overloaded | Unavailable | WarmingUp)
+    }
+
+    /// What to say of repeating an operation, where the code leaves open what became of it.
+    fn repetition(self, is_repeatable: bool, language: Language) -> Option<&'static str> {
+        if !matches!(self, Code::Overloaded | Code::Unavailable | Code::WarmingUp) {
+            return None;
+        }
+        Some(match (is_repeatable, language) {
+            (true, Language::English) => "It is safe to repeat this request after a while.",
+            (true, Language::Korean) => "잠시 뒤 같은 요청을 다시 보내도 안전합니다.",
+            (false, Language::English) => {
+                "What was asked for may have been done, and a repetition would do it once more: look first."
+            }
+            (false, Language::Korean) => {
+                "요청한 일이 이미 처리되었을 수 있으며, 다시 보내면 한 번 더 처리됩니다. 먼저 처리 여부를 확인하세요."
+            }
+        })
     }
 }
 
@@ -194,6 +216,7 @@ pub struct Problem {
     more: Map<String, Value>,
     retry_after_ms: Option<u64>,
     headers: Vec<(HeaderName, HeaderValue)>,
+    is_repeatable: bool,
 }
 
 /// What a problem says beyond its code.
@@ -215,7 +238,15 @@ impl Problem {
             more: Map::new(),
             retry_after_ms: None,
             headers: Vec::new(),
+            is_repeatable: true,
         }
+    }
+
+    /// Says whether the operation, done twice, is the same as done once. Where it is not, and may have been
+    /// done, the answer never says that it can be repeated.
+    pub fn repeatable(mut self, is_repeatable: bool) -> Self {
+        self.is_repeatable = is_repeatable;
+        self
     }
 
     /// Says more than the code does; the same in all languages, so for technical matters.
@@ -268,23 +299,29 @@ impl Problem {
 
     fn members<'a>(&'a self, language: Language, request_id: &'a str, base: &str) -> Members<'a> {
         let code = self.code;
-        let detail = match (&self.detail, language) {
-            (None, _) => code.detail(language),
-            (Some(Detail::Same(text)), _) => text,
-            (Some(Detail::Words([english, _])), Language::English) => english,
-            (Some(Detail::Words([_, korean])), Language::Korean) => korean,
-        };
         Members {
             kind: code.page(base),
             title: code.title(language),
             status: code.status().as_u16(),
-            detail,
+            detail: self.detail(language),
             code: code.as_str(),
             request_id,
-            retryable: code.is_retryable(),
+            retryable: self.is_repeatable && code.is_retryable(),
             retry_after_ms: self.retry_after_ms,
             errors: &self.errors,
             more: &self.more,
+        }
+    }
+
+    fn detail(&self, language: Language) -> Cow<'_, str> {
+        match (&self.detail, language) {
+            (None, _) => match self.code.repetition(self.is_repeatable, language) {
+                Some(repetition) => format!("{} {repetition}", self.code.detail(language)).into(),
+                None => self.code.detail(language).into(),
+            },
+            (Some(Detail::Same(text)), _) => text.into(),
+            (Some(Detail::Words([english, _])), Language::English) => (*english).into(),
+            (Some(Detail::Words([_, korean])), Language::Korean) => (*korean).into(),
         }
     }
 
@@ -302,7 +339,7 @@ struct Members<'a> {
     kind: String,
     title: &'a str,
     status: u16,
-    detail: &'a str,
+    detail: Cow<'a, str>,
     code: &'a str,
     request_id: &'a str,
     retryable: bool,
@@ -367,6 +404,25 @@ mod tests {
             assert!(code.status().is_client_error() || code.status().is_server_error());
             for language in [Language::English, Language::Korean] {
                 assert!(!code.title(language).is_empty() && !code.detail(language).is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn what_must_not_be_repeated_is_never_called_safe_to_repeat() {
+        for code in Code::ALL {
+            for language in [Language::English, Language::Korean] {
+                let once = Problem::new(*code).repeatable(false).to_value(language, "r", "");
+                let detail = once["detail"].as_str().unwrap();
+                assert_eq!(once["retryable"], false, "{code:?}");
+                if code.status().is_server_error() {
+                    assert!(
+                        !detail.contains("safe to repeat") && !detail.contains("보내도 안전"),
+                        "{detail}"
+                    );
+                }
+                let any_number = Problem::new(*code).to_value(language, "r", "");
+                assert_eq!(any_number["retryable"], code.is_retryable(), "{code:?}");
             }
         }
     }

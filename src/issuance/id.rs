@@ -123,6 +123,13 @@ impl serde::Serialize for IssuanceId {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey(String);
 
+impl IdempotencyKey {
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 impl FromStr for IdempotencyKey {
     type Err = String;
 

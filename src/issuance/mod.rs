@@ -49,6 +49,11 @@ impl Decision {
             Outcome::Rejected { .. } => None,
         }
     }
+
+    /// Whether an operator rejected it.
+    pub fn is_discarded(&self) -> bool {
+        matches!(self.outcome, Outcome::Rejected { reason: Reason::Discarded, .. })
+    }
 }
 
 /// How an issuance ended.

@@ -56,6 +56,13 @@ impl UserId {
     pub fn generate() -> Self {
         UserId(format!("u-{}", crate::random_id()).into())
     }
+
+    /// The id of one of the users that are registered together under a key: always the same.
+    pub fn of_key(key: &str, number: usize) -> Self {
+        let digest = Sha256::digest(format!("{key} {number}"));
+        let bits = digest.iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(*byte));
+        UserId(format!("u-{}", crate::id_of(bits)).into())
+    }
 }
 
 impl FromStr for UserId {

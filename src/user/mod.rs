@@ -22,7 +22,7 @@ use jiff::Timestamp;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     pub id: UserId,
-    /// 1 to 100 characters.
+    /// 1 to 100 characters, as people count them.
     pub name: String,
     pub created_at: Timestamp,
 }

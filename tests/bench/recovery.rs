@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use coupon_system::audit::{Auditor, Settling};
 use coupon_system::boot::{self, Backends};
 use coupon_system::config::{MongoConfig, RedisConfig};
-use coupon_system::coupon::{Coupon, Validity, stock};
+use coupon_system::coupon::{Coupon, Validity, Zone, stock};
 use coupon_system::dev::servers::{MongoOptions, MongoServer, RedisOptions, RedisServer};
 use coupon_system::issuance::{Decision, IssuanceId, Outcome};
 use coupon_system::keys::PartitionId;
@@ -119,6 +119,7 @@ fn coupon(total: u32) -> anyhow::Result<Coupon> {
         discount: None,
         min_order_amount: None,
         validity: Validity::Unlimited,
+        time_zone: Zone::UTC,
         paused: false,
         archived: false,
         generation: 1,

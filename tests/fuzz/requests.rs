@@ -45,7 +45,7 @@ fn body(data: &[u8]) {
             assert!(made.total >= 1 && made.per_user >= 1 && made.starts_at < made.ends_at);
             // What was made can be edited, shown and asked for its validity.
             let _ = coupon::edit(body.clone(), &made, now);
-            let _ = made.validity.end(now);
+            let _ = made.expiry().of(now);
             let shown = serde_json::to_string(&coupon::Coupon::new(made, None, now));
             assert!(shown.is_ok_and(|text| serde_json::from_str::<Value>(&text).is_ok()));
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coupon_system::coupon::{Change, CouponId, steer};
+use coupon_system::coupon::{Change, CouponId, Restock, Units, steer};
 use coupon_system::service::ServiceStore;
 use mongodb::bson::{DateTime, Document, doc};
 use tokio_util::sync::CancellationToken;
@@ -64,7 +64,8 @@ async fn a_change_is_stamped_by_the_clock_of_mongodb() {
     let system = System::start().await;
     let coupon = system.coupon("c", 5, 1).await;
     let renamed = Change::Edit { name: Some("$NOW".into()), starts_at: None, ends_at: None };
-    for change in [Change::Pause, renamed, Change::Restock { add: 3 }, Change::Resume, Change::Archive] {
+    let restocked = Change::Restock(Restock { units: Units::Add(3), key: None });
+    for change in [Change::Pause, renamed, restocked, Change::Resume, Change::Archive] {
         // A process whose clock is slow had written it.
         let long_ago = doc! {"$set": {"changedAt": DateTime::from_millis(0)}};
         records(&system).update_one(doc! {"_id": "c"}, long_ago).await.expect("it is changed");

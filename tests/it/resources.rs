@@ -32,6 +32,7 @@ async fn a_coupon_is_made_shown_and_requested_at_once() {
     for (name, value) in [
         ("startsAt", json!("2026-01-01T00:00:00Z")),
         ("validUntil", Value::Null),
+        ("timeZone", json!("UTC")),
         ("status", json!("open")),
         ("stock", json!({"total": 10, "remaining": 10, "reserved": 0, "issued": 0})),
         ("createdAt", shown.body["createdAt"].clone()),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use coupon_system::coupon::{Change, Changed, CouponId};
+use coupon_system::coupon::{Change, Changed, CouponId, Restock, Units};
 use coupon_system::keys::EpochKeys;
 use coupon_system::queue::dead;
 use coupon_system::recovery;
@@ -190,7 +190,8 @@ async fn what_was_issued_of_a_retired_coupon_is_kept_with_it_until_its_record_ch
     assert_eq!(retire(&system).await, std::slice::from_ref(&coupon));
     assert_eq!(kept().await, Some(2));
 
-    let changed = coupons.change(&coupon, &Change::Restock { add: 1 }, None).await.expect("it is changed");
+    let restock = Change::Restock(Restock { units: Units::Add(1), key: None });
+    let changed = coupons.change(&coupon, &restock, None).await.expect("it is changed");
     assert!(matches!(changed, Changed::Now(_)));
     assert_eq!(kept().await, None, "more may be issued of it by now");
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::coupon::{self, CouponId, MAX_PER_USER, MAX_TOTAL, Validity};
+use crate::coupon::{self, CouponId, MAX_PER_USER, MAX_TOTAL, Units, Validity, Zone};
 use crate::http::Problem;
 use crate::http::fields::{self, Fields};
 use crate::http::problem::FieldError;
@@ -40,6 +40,9 @@ pub struct Coupon {
     /// Held units are valid for this long from their issue (ISO 8601).
     #[schema(required = true, example = "P30D")]
     valid_for: Option<String>,
+    /// Where the days, weeks, months and years of `validFor` are counted: an IANA name.
+    #[schema(example = "Asia/Seoul")]
+    time_zone: String,
     status: Status,
     /// Null while Redis is away.
     #[schema(required = true)]
@@ -119,6 +122,7 @@ impl Coupon {
             min_order_amount: coupon.min_order_amount,
             valid_until,
             valid_for,
+            time_zone: coupon.time_zone.as_str().to_owned(),
             status: status.into(),
             stock: stock.map(Stock::from),
             created_at: coupon.created_at,
@@ -173,7 +177,8 @@ impl From<coupon::Stock> for Stock {
 #[schema(example = json!({
     "id": "autumn", "name": "가을 할인", "total": 100, "perUser": 1,
     "startsAt": "2026-01-01T00:00:00+09:00", "endsAt": "2036-01-01T00:00:00+09:00",
-    "discount": {"type": "fixed", "amount": 5000, "currency": "KRW"}, "minOrderAmount": 20000, "validFor": "P30D"
+    "discount": {"type": "fixed", "amount": 5000, "currency": "KRW"}, "minOrderAmount": 20000, "validFor": "P30D",
+    "timeZone": "Asia/Seoul"
 }))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
 pub struct CreateCoupon {
@@ -182,9 +187,12 @@ pub struct CreateCoupon {
         pattern = "^([A-Za-z0-9_-]|[A-Za-z0-9_-][A-Za-z0-9._-]|[.][A-Za-z0-9_-]|[A-Za-z0-9._-]{3,64})$"
     )]
     id: Option<String>,
+    /// 1 to 100 characters as people see them, and at most 1,000 bytes; kept in Unicode's NFC. Control
+    /// characters, bidi controls and invisible characters are refused; a joiner or a variation selector is
+    /// taken where it belongs, in an emoji or a script that needs it.
     #[schema(
         min_length = 1,
-        max_length = 100,
+        max_length = 1000,
         pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x20\x7f-\xa0][^\x00-\x1f\x7f-\x9f]*$"
     )]
     name: String,
@@ -200,11 +208,14 @@ pub struct CreateCoupon {
     /// In the minor unit of the discount's currency.
     #[schema(minimum = 0, maximum = 1000000000000_i64)]
     min_order_amount: Option<u64>,
-    /// Not together with `validFor`.
+    /// Not before `endsAt`, and not together with `validFor`.
     #[schema(format = DateTime)]
     valid_until: Option<String>,
-    /// ISO 8601, such as `P30D`.
+    /// ISO 8601, such as `P30D`: one second to ten years.
     valid_for: Option<String>,
+    /// Where the days, weeks, months and years of `validFor` are counted: an IANA name.
+    #[schema(default = "UTC", example = "Asia/Seoul")]
+    time_zone: Option<String>,
 }
 
 /// Reads a new coupon from a body.
@@ -220,16 +231,17 @@ pub fn create(body: Value, now: Timestamp) -> Result<coupon::Coupon, Problem> {
     let min_order_amount = fields.optional("minOrderAmount", fields::whole(0, AMOUNT_MAX));
     let valid_until = fields.optional("validUntil", fields::moment);
     let valid_for = fields.optional("validFor", fields::parsed::<crate::coupon::Duration>);
+    let time_zone = fields.optional("timeZone", fields::parsed::<Zone>);
 
     if let (Some(starts_at), Some(ends_at)) = (starts_at, ends_at)
         && ends_at <= starts_at
     {
         fields.wrong("endsAt", "must be after startsAt");
     }
-    if let (Some(valid_until), Some(starts_at)) = (valid_until, starts_at)
-        && valid_until <= starts_at
+    if let (Some(valid_until), Some(ends_at)) = (valid_until, ends_at)
+        && valid_until < ends_at
     {
-        fields.wrong("validUntil", "must be after startsAt");
+        fields.wrong("validUntil", "must not be before endsAt: what is issued last could not be used");
     }
     if valid_until.is_some() && valid_for.is_some() {
         fields.wrong("validFor", "cannot be given together with validUntil");
@@ -249,6 +261,7 @@ pub fn create(body: Value, now: Timestamp) -> Result<coupon::Coupon, Problem> {
                 (None, Some(duration)) => Validity::For(duration),
                 (None, None) => Validity::Unlimited,
             },
+            time_zone: time_zone.unwrap_or(Zone::UTC),
             paused: false,
             archived: false,
             generation: 1,
@@ -288,27 +301,46 @@ fn currency(value: Value) -> Result<coupon::Currency, String> {
 }
 
 // Documents a body; `restock` reads it.
-/// How many units to add.
+/// How many units to add, or how many there are to be: one of the two.
 #[derive(ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"add": 100}))]
+#[schema(example = json!({"total": 5100}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
-pub struct Restock {
-    /// Units to add.
+pub struct RestockCoupon {
+    /// Units to add. With an `Idempotency-Key`.
     #[schema(minimum = 1, maximum = 10000000)]
-    add: u32,
+    add: Option<u32>,
+    /// Units there are to be in all; not fewer than there are.
+    #[schema(minimum = 1, maximum = 10000000)]
+    total: Option<u32>,
 }
 
 /// Reads how many units to add.
-pub fn restock(body: Value) -> Result<u32, Problem> {
+pub fn restock(body: Value) -> Result<Units, Problem> {
     let mut fields = Fields::of(body)?;
-    let add = fields.required("add", fields::whole(1, MAX_TOTAL.into()));
-    fields.finish(add)
+    let units = fields::whole(1, MAX_TOTAL.into());
+    if !fields.has("total") {
+        let add = fields.required("add", units);
+        return fields.finish(add.map(Units::Add));
+    }
+    if fields.has("add") {
+        fields.optional("add", &units);
+        fields.wrong("total", "cannot be given together with add");
+    }
+    let total = fields.required("total", units);
+    fields.finish(total.map(Units::Total))
 }
 
-/// The problem of a restock that the coupon has no room for.
-pub fn wrong_restock(why: String) -> Problem {
-    Problem::invalid(vec![FieldError { pointer: Some("#/add".into()), parameter: None, detail: why }])
+/// The problem of a restock that the coupon has no room for, or that would take units away.
+pub fn wrong_restock(coupon: &coupon::Coupon, units: Units) -> Problem {
+    let (pointer, detail) = match units {
+        Units::Add(_) => {
+            let room = MAX_TOTAL.saturating_sub(coupon.total);
+            ("#/add", format!("would make more than {MAX_TOTAL} units; {room} can be added"))
+        }
+        Units::Total(_) => ("#/total", format!("must be at least {}: there are so many units", coupon.total)),
+    };
+    Problem::invalid(vec![FieldError { pointer: Some(pointer.into()), parameter: None, detail }])
 }
 
 // Documents a body; `edit` reads it.
@@ -318,16 +350,19 @@ pub fn wrong_restock(why: String) -> Problem {
 #[schema(example = json!({"name": "가을 할인", "endsAt": "2037-01-01T00:00:00Z"}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
 pub struct EditCoupon {
+    /// 1 to 100 characters as people see them, and at most 1,000 bytes; kept in Unicode's NFC. Control
+    /// characters, bidi controls and invisible characters are refused; a joiner or a variation selector is
+    /// taken where it belongs, in an emoji or a script that needs it.
     #[schema(
         min_length = 1,
-        max_length = 100,
+        max_length = 1000,
         pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x20\x7f-\xa0][^\x00-\x1f\x7f-\x9f]*$"
     )]
     name: Option<String>,
     /// Until it started.
     #[schema(format = DateTime)]
     starts_at: Option<String>,
-    /// Later than it is, or a moment that is past to end it now.
+    /// Later than it is, and not after `validUntil`; or a moment that is past to end it now.
     #[schema(format = DateTime)]
     ends_at: Option<String>,
 }
@@ -338,7 +373,8 @@ pub fn edit(body: Value, coupon: &coupon::Coupon, now: Timestamp) -> Result<coup
     let name = fields.optional("name", fields::words(NAME_MAX));
     let starts_at = fields.optional("startsAt", fields::moment);
     let mut ends_at = fields.optional("endsAt", fields::moment);
-    if starts_at.is_some() && coupon.starts_at <= now {
+    // What it is already may be asked for once more.
+    if starts_at.is_some_and(|moment| moment != coupon.starts_at) && coupon.starts_at <= now {
         fields.wrong("startsAt", "cannot be changed any more: it has started");
     }
     match ends_at {
@@ -347,6 +383,13 @@ pub fn edit(body: Value, coupon: &coupon::Coupon, now: Timestamp) -> Result<coup
             fields.wrong("endsAt", "can be made later, or past to end it now; not sooner");
         }
         _ => {}
+    }
+    if let (Some(moment), Validity::Until(valid_until)) = (ends_at, &coupon.validity)
+        && moment > coupon.ends_at.max(*valid_until)
+    {
+        let why =
+            format!("must not be after validUntil, {valid_until}: what is issued then could not be used");
+        fields.wrong("endsAt", why);
     }
     if starts_at.unwrap_or(coupon.starts_at) >= ends_at.unwrap_or(coupon.ends_at) {
         let wrong = if starts_at.is_some() { "startsAt" } else { "endsAt" };
@@ -402,6 +445,10 @@ mod tests {
             ("endsAt", json!("2026-01-01T00:00:00Z")),
             ("validFor", json!("P0D")),
             ("validUntil", json!("2025-01-01T00:00:00Z")),
+            ("validUntil", json!("2026-01-01T23:59:59Z")),
+            ("validFor", json!("PT0.5S")),
+            ("timeZone", json!("KST")),
+            ("timeZone", json!(9)),
             ("minOrderAmount", json!(-1)),
             ("unknown", json!(1)),
         ] {

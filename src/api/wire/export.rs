@@ -118,16 +118,104 @@ fn rows(rows: impl IntoIterator<Item = [String; COLUMNS.len()]>) -> Bytes {
     writer.into_inner().unwrap_or_default().into()
 }
 
-/// A value as a cell. A spreadsheet takes text that begins like a formula for one, and runs it: such
-/// text gets an apostrophe before it, and so does text with an apostrophe, so that taking one away gives
-/// the text back. Numbers are never negative.
+/// A value as a cell. A spreadsheet runs text that looks like a formula, and changes text that looks like a
+/// number, a date or the like: `007`, `1E5`, twenty digits, `3-4`. Such text gets an apostrophe before it, which
+/// makes it text in all of them, and so does text with an apostrophe, so that taking one away gives the text
+/// back. Numbers are never negative; times are as RFC 3339 writes them.
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
-        Value::String(text) if text.starts_with(['=', '+', '-', '@', '\t', '\r', '\'']) => format!("'{text}"),
+        Value::String(text) if is_run(text) || is_changed(text) => format!("'{text}"),
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
+}
+
+/// Whether a spreadsheet takes a text for a formula; or it begins as one that was made text.
+fn is_run(text: &str) -> bool {
+    text.starts_with(['=', '+', '-', '@', '\t', '\r', '\''])
+}
+
+/// Digits that a spreadsheet's numbers keep.
+const DIGITS_KEPT: usize = 15;
+/// Words without a digit that are values: truth in the languages of its users, and errors (`#N/A`).
+const VALUES: [&str; 10] =
+    ["true", "false", "wahr", "falsch", "vrai", "faux", "verdadero", "falso", "vero", "verdadeiro"];
+/// Words beside digits that make a number, a time or a date of them; of months at least three letters.
+const UNITS: [&str; 5] = ["e", "a", "p", "am", "pm"];
+const MONTHS: [&str; 43] = [
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+    "januar",
+    "februar",
+    "maerz",
+    "mai",
+    "juni",
+    "juli",
+    "oktober",
+    "dezember",
+    "janvier",
+    "fevrier",
+    "mars",
+    "avril",
+    "juin",
+    "juillet",
+    "aout",
+    "septembre",
+    "octobre",
+    "novembre",
+    "decembre",
+    "enero",
+    "febrero",
+    "marzo",
+    "abril",
+    "mayo",
+    "junio",
+    "julio",
+    "agosto",
+    "septiembre",
+    "octubre",
+    "noviembre",
+    "diciembre",
+];
+/// Of dates and telephone numbers; a part of a date has at most four digits.
+const PART_DIGITS_MAX: usize = 4;
+
+/// Whether a spreadsheet reads a text as a value that it then writes otherwise.
+fn is_changed(text: &str) -> bool {
+    if text.starts_with('#') {
+        return true;
+    }
+    let text = text.to_ascii_lowercase();
+    if !text.contains(|c: char| c.is_ascii_digit()) {
+        return VALUES.contains(&text.as_str());
+    }
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return text.len() > DIGITS_KEPT || text.len() > 1 && text.starts_with('0');
+    }
+    let mut words = text.split(|c: char| !c.is_ascii_alphabetic()).filter(|word| !word.is_empty());
+    let begins_with_word = text.starts_with(|c: char| c.is_ascii_alphabetic());
+    let is_of_a_value = |word: &str| {
+        let is_month = word.len() >= 3 && MONTHS.iter().any(|month| month.starts_with(word));
+        is_month || !begins_with_word && UNITS.contains(&word)
+    };
+    let is_between = |c: char| c.is_ascii_alphanumeric() || ".,:/+-%$() ".contains(c);
+    if !words.all(is_of_a_value) || !text.chars().all(is_between) {
+        return false;
+    }
+    // Order numbers such as 20261123-000017 are none of dates, and are no numbers.
+    let mut parts = text.split(|c: char| !c.is_ascii_digit());
+    !text.contains(['-', '/', ':']) || parts.all(|part| part.len() <= PART_DIGITS_MAX)
 }
 
 #[cfg(test)]
@@ -142,6 +230,66 @@ mod tests {
         }
         assert_eq!(cell(&json!("u1@shop")), "u1@shop");
         assert_eq!((cell(&json!(17)).as_str(), cell(&Value::Null).as_str()), ("17", ""));
+    }
+
+    #[test]
+    fn what_a_spreadsheet_would_change_is_kept_and_what_it_would_not_is_left_alone() {
+        for text in [
+            "007",
+            "00",
+            "1E5",
+            "1e-5",
+            "12345678901234567890",
+            "1234567890123456",
+            "1.50",
+            "1,234",
+            ".5",
+            "50%",
+            "$5",
+            "(5)",
+            "3-4",
+            "3/4",
+            "2026-11-23",
+            "23.11.2026",
+            "12:30",
+            "3pm",
+            "12:30PM",
+            "1/2/26",
+            "MAR1",
+            "Sept-2",
+            "2-dez",
+            "march2026",
+            "10.0.0.1",
+            "010-1234-5678",
+            "TRUE",
+            "false",
+            "#N/A",
+            "#REF!",
+        ] {
+            assert_eq!(cell(&json!(text)), format!("'{text}"));
+        }
+        for text in [
+            "u1",
+            "a1",
+            "E5",
+            "P-17",
+            "order-17",
+            "20261123-000017",
+            "12345",
+            "0",
+            "123456789012345",
+            "A-1/2026#7",
+            "truely",
+            "x1e5",
+            "01a206a0-caad-7000-95cf-bcf9c90eb941",
+            "11111111-2222-7333-8444-555555555555",
+            "hong@shop",
+            "2026-11-23T11:00:00Z",
+            "2026-11-23T11:00:00.123Z",
+            "active",
+        ] {
+            assert_eq!(cell(&json!(text)), text);
+        }
     }
 
     #[test]

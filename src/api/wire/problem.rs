@@ -27,7 +27,8 @@ pub struct Problem {
     /// Names this request in the server's logs.
     #[schema(example = "k3v9x2m4q7ab")]
     request_id: String,
-    /// Whether the same request may succeed later.
+    /// Whether the same request may be sent again, and succeed later. False where what was asked for may have
+    /// been done and would be done once more.
     retryable: bool,
     /// Come back after this.
     #[schema(required = false, value_type = u64, example = 1500)]
@@ -59,6 +60,10 @@ pub struct Problem {
     /// `issuance-not-found`, for an id that is older: when Redis's data was last recovered.
     #[schema(required = false, value_type = String, format = DateTime)]
     redis_recovered_at: Option<String>,
+    /// `coupon-exists`, `user-exists`: whether what exists is exactly what the request asks for, as after a lost
+    /// answer.
+    #[schema(required = false, value_type = bool)]
+    same_as_requested: Option<bool>,
     /// `rate-limited`: whose limit it is, `user` or `address`.
     #[schema(required = false, value_type = String, example = "user")]
     limit: Option<String>,
@@ -82,7 +87,7 @@ pub struct ProblemKind {
     pub detail: &'static str,
     /// What to do.
     pub advice: &'static str,
-    /// Whether the same request may succeed later.
+    /// Whether the same request may succeed later, where it is safe to repeat; each problem says whether it is.
     pub retryable: bool,
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::user_coupon::UserCoupon;
-use crate::coupon::Validity;
+use crate::coupon::Expiry;
 use crate::http::Problem;
 use crate::http::fields::{self, Fields};
 use crate::redemption::{Change, Holding, Reference, What};
@@ -60,7 +60,7 @@ impl From<What> for EventKind {
 
 impl UserCouponWithHistory {
     /// A held coupon as it was read; `named` tells who did what.
-    pub fn new(held: &Holding, validity: &Validity, named: bool) -> Self {
+    pub fn new(held: &Holding, validity: &Expiry, named: bool) -> Self {
         let issued =
             Event { event: EventKind::Issued, at: held.decision.decided_at, reference: None, by: None };
         let changes = held.redemption.history.iter().map(|change| Event {

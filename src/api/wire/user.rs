@@ -84,10 +84,12 @@ pub struct CreateUser {
     /// subject itself where it is one, else `sub-sha256:` and its SHA-256 in base64url, without padding.
     #[schema(min_length = 1, example = "auth0|5f7c8ec7")]
     subject: Option<String>,
-    /// The id if missing.
+    /// The id if missing. 1 to 100 characters as people see them, and at most 1,000 bytes; kept in Unicode's NFC. Control
+    /// characters, bidi controls and invisible characters are refused; a joiner or a variation selector is
+    /// taken where it belongs, in an emoji or a script that needs it.
     #[schema(
         min_length = 1,
-        max_length = 100,
+        max_length = 1000,
         pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\x00-\x20\x7f-\xa0][^\x00-\x1f\x7f-\x9f]*$"
     )]
     name: Option<String>,

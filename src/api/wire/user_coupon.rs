@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::coupon::Validity;
+use crate::coupon::Expiry;
 use crate::issuance::Outcome;
 use crate::redemption::{Holding, State};
 
@@ -63,13 +63,13 @@ impl std::str::FromStr for UserCouponStatus {
 
 impl UserCoupon {
     /// A held unit as it was read, at the moment that it was.
-    pub fn new(held: &Holding, validity: &Validity) -> Self {
+    pub fn new(held: &Holding, validity: &Expiry) -> Self {
         let decision = &held.decision;
         let (serial, nth) = match decision.outcome {
             Outcome::Issued { serial, nth } => (serial, nth),
             Outcome::Rejected { .. } => (0, 0),
         };
-        let valid_until = validity.end(decision.decided_at);
+        let valid_until = validity.of(decision.decided_at);
         let (status, used_at, reference) = match &held.redemption.state {
             State::Revoked => (UserCouponStatus::Revoked, None, None),
             State::Used { at, reference } => (UserCouponStatus::Used, Some(*at), reference.as_ref()),

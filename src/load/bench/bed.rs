@@ -14,7 +14,7 @@ use super::lab::Lab;
 use super::program::{Program, sibling};
 use crate::boot::{self, Backends};
 use crate::config::{MongoConfig, RedisConfig};
-use crate::coupon::{Coupon, CouponId, Stock, Validity, stock};
+use crate::coupon::{Coupon, CouponId, Stock, Validity, Zone, stock};
 use crate::dev::servers::{MongoServer, Persistence, RedisOptions, RedisServer};
 use crate::load::api::Api;
 use crate::load::connection::Connection;
@@ -97,6 +97,7 @@ impl Bed {
             discount: None,
             min_order_amount: None,
             validity: Validity::Unlimited,
+            time_zone: Zone::UTC,
             paused: false,
             archived: false,
             generation: 1,

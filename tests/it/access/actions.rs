@@ -31,7 +31,7 @@ async fn what_operators_do_is_recorded_with_who_and_how_it_ended_also_what_fails
     assert_eq!(operator.post("/users", json!({"nonsense": 1})).await.status, 422);
     let random = send(&operator, "/users/random?count=3").await;
     assert_eq!(random.status, 201);
-    assert_eq!(operator.post("/coupons/c/restock", json!({"add": 5})).await.status, 200);
+    assert_eq!(operator.post("/coupons/c/restock", json!({"total": 15})).await.status, 200);
     assert_eq!(operator.post("/coupons/c/restock", json!("x".repeat(100_000))).await.status, 413);
     // Neither looking nor being refused is an action.
     assert_eq!(operator.get("/queue").await.status, 200);
@@ -40,7 +40,7 @@ async fn what_operators_do_is_recorded_with_who_and_how_it_ended_also_what_fails
     let recorded = actions(&viewer).await;
     let key_id = keys[0].split('_').nth(1).expect("an id");
     // Who is registered is nobody's business here.
-    let input = |target| if target == "/coupons/c/restock" { json!("{\"add\":5}") } else { Value::Null };
+    let input = |target| if target == "/coupons/c/restock" { json!("{\"total\":15}") } else { Value::Null };
     let expected = [
         ("POST /coupons/{id}/restock", "/coupons/c/restock", 200, Value::Null, Value::Null),
         ("POST /users/random", "/users/random?count=3", 201, Value::Null, Value::Null),

@@ -107,7 +107,10 @@ fn rows(queued: &str, issued: &str) -> Vec<Row> {
         with_body(row("PATCH", "/coupons/{id}", "/coupons/c", operators(200)), json!({"name": "other"})),
         do_it("/coupons/{id}/pause", "/coupons/c/pause", operators(200)),
         do_it("/coupons/{id}/resume", "/coupons/c/resume", operators(200)),
-        with_body(do_it("/coupons/{id}/restock", "/coupons/c/restock", operators(200)), json!({"add": 1})),
+        with_body(
+            do_it("/coupons/{id}/restock", "/coupons/c/restock", operators(200)),
+            json!({"total": 1_000}),
+        ),
         do_it("/coupons/{id}/archive", "/coupons/new/archive", operators(200)),
         do_it("/pause", "/pause", operators(200)),
         do_it("/resume", "/resume", operators(200)),

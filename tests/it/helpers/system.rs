@@ -11,7 +11,7 @@ use coupon_system::api;
 use coupon_system::audit::{Auditor, Report, Settling};
 use coupon_system::boot::{self, Backends};
 use coupon_system::config::ApiCommand;
-use coupon_system::coupon::{Coupon, CouponId, Created, Stock, Validity, stock};
+use coupon_system::coupon::{Coupon, CouponId, Created, Stock, Validity, Zone, stock};
 use coupon_system::dev::servers::RedisServer;
 use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reserve::{Request, Reserved, reserve};
@@ -250,6 +250,7 @@ impl System {
             discount: None,
             min_order_amount: None,
             validity: Validity::Unlimited,
+            time_zone: Zone::UTC,
             paused: false,
             archived: false,
             generation: 1,

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coupon_system::coupon::{Coupon, CouponId, Stock, Validity};
+use coupon_system::coupon::{Coupon, CouponId, Stock, Validity, Zone};
 use coupon_system::issuance::reassign::Reassigned;
 use coupon_system::issuance::reserve::{Progress, Queued, Request, Reserved};
 use coupon_system::issuance::settle::{Settled, Settlement};
@@ -172,6 +172,7 @@ impl Offer {
             discount: None,
             min_order_amount: None,
             validity: Validity::Unlimited,
+            time_zone: Zone::UTC,
             paused: self.paused,
             archived: self.archived,
             generation: 1,
