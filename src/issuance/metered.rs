@@ -30,7 +30,7 @@ pub(super) fn reserved(started: Instant, requests: usize, answers: &Result<Vec<R
             Reserved::Paused => "paused",
             Reserved::Archived => "archived",
             Reserved::BacklogFull => "overloaded",
-            Reserved::Damaged(_) => "damaged",
+            Reserved::Damaged(_) => "unavailable",
         };
         metrics::REFUSED.count(refused);
     }

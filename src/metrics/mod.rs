@@ -171,8 +171,16 @@ pub static AUDIT_FINDINGS: LazyLock<Family> = LazyLock::new(|| {
 
 /// See [`names`].
 pub static REFUSED: LazyLock<Family> = LazyLock::new(|| {
-    let codes =
-        ["already-issued", "sold-out", "not-started", "ended", "paused", "archived", "overloaded", "damaged"];
+    let codes = [
+        "already-issued",
+        "sold-out",
+        "not-started",
+        "ended",
+        "paused",
+        "archived",
+        "overloaded",
+        "unavailable",
+    ];
     Family::new(names::REFUSED, "code", &codes)
 });
 
