@@ -66,6 +66,7 @@ pub(super) const STREAMED: [(HeaderName, &str); 2] =
         (status = 404, description = "`issuance-not-found`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
+#[expect(clippy::too_many_arguments, reason = "axum hands each part of a request over by itself")]
 pub async fn events(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
