@@ -68,6 +68,8 @@ pub(super) struct Known {
     pub term: i64,
     /// The ledger that the data belongs to, if there is data.
     pub ledger: Option<String>,
+    /// A recoverer found that another was opened since its data was, and did not come to its end.
+    pub out_of_date: bool,
     /// The Redis that it was read from: see [`Partition::instance`].
     pub instance: String,
 }
@@ -75,14 +77,17 @@ pub(super) struct Known {
 /// Reads what the certificate says, without checking it.
 pub(super) async fn read(partition: &Partition) -> Result<Known, Failure> {
     let mut pipeline = redis::pipe();
-    pipeline.cmd("HMGET").arg(keys::certificate(partition.id())).arg(&["term", "ledger"]);
+    pipeline.cmd("HMGET").arg(keys::certificate(partition.id())).arg(&["term", "ledger", "state", "behind"]);
     pipeline.cmd("INFO").arg("server");
-    let ((term, ledger), info): ((Option<i64>, Option<String>), InfoDict) = pipeline
+    type Fields = (Option<i64>, Option<String>, Option<String>, Option<String>);
+    let ((term, ledger, state, behind), info): (Fields, InfoDict) = pipeline
         .query_async(&mut partition.connection())
         .await
         .map_err(Failure::redis("read the certificate"))?;
     let run_id: String = info.get("run_id").unwrap_or_default();
-    Ok(Known { term: term.unwrap_or(0), ledger, instance: partition.instance(&run_id) })
+    // A program that does not know of it opens without taking it away.
+    let out_of_date = behind.is_some() && state.as_deref() == Some("closed");
+    Ok(Known { term: term.unwrap_or(0), ledger, out_of_date, instance: partition.instance(&run_id) })
 }
 
 /// The Redis on which the certificate was closed.

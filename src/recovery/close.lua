@@ -4,25 +4,28 @@
 -- away, so that one that slept cannot undo the work of its successor; and so is one of another ledger, unless
 -- it is to take the data over. From then on it is that ledger's, and processes of the other one keep out.
 -- Data that was last closed or opened before the latest opening there is, wherever that was, is out of date,
--- and can never be certified as it is: the certificate forgets its epoch, so that another recoverer, after
--- this one, knows it too.
+-- and can never be certified as it is: the certificate forgets its epoch, and says so until it is opened, so
+-- that another recoverer, after this one, knows it too, whatever the term is by then.
 --
 -- KEYS  1 certificate
 -- ARGV  1 term of the recovery lease  2 the new epoch  3 the recoverer's ledger  4 '1' if it takes the data over
 --       5 term of the latest opening (0: none is known)
 -- Returns {'closed', the epoch that was open last or '', the run_id of this instance, '1' if it was a replica
 --   since it started, else '0', '1' if the data is out of date, else '0'} or {'superseded'}
-local held = redis.call('HMGET', KEYS[1], 'term', 'epoch', 'ledger')
+local held = redis.call('HMGET', KEYS[1], 'term', 'epoch', 'ledger', 'state', 'behind')
 local term = tonumber(held[1] or 0)
 if term > tonumber(ARGV[1]) then return {'superseded'} end
 if held[3] and held[3] ~= ARGV[3] and ARGV[4] ~= '1' then return {'superseded'} end
 local info = redis.call('INFO', 'server', 'replication')
 local run_id = string.match(info, 'run_id:(%x+)')
 redis.call('HSET', KEYS[1], 'state', 'closed', 'term', ARGV[1], 'building', ARGV[2], 'building_on', run_id, 'ledger', ARGV[3])
-local out_of_date = term < tonumber(ARGV[5])
+local out_of_date = term < tonumber(ARGV[5]) or (held[4] == 'closed' and held[5])
 if out_of_date then
   redis.call('HDEL', KEYS[1], 'epoch')
+  redis.call('HSET', KEYS[1], 'behind', ARGV[5])
   held[2] = nil
+else
+  redis.call('HDEL', KEYS[1], 'behind')
 end
 local was_replica = not string.find(info, 'master_replid2:0+\r')
 return {'closed', held[2] or '', run_id, was_replica and '1' or '0', out_of_date and '1' or '0'}

@@ -301,7 +301,7 @@ pub async fn standing(partition: &Partition, database: &Database) -> Result<Stan
 /// Whether a Redis is the one that was opened last, though it may have lost its data, or has the data of that
 /// one: it was restarted, or is a replica that takes its place.
 fn has_its_place(known: &Known, latest: &Latest) -> bool {
-    known.instance == latest.instance || known.term >= latest.term
+    known.instance == latest.instance || (known.term >= latest.term && !known.out_of_date)
 }
 
 fn serves_elsewhere(latest: &Latest) -> String {

@@ -25,7 +25,7 @@ end
 local time = redis.call('TIME')
 redis.call('HSET', KEYS[1], 'state', 'open', 'epoch', ARGV[2], 'run_id', run_id,
   'replid', string.match(info, 'master_replid:(%x+)'), 'opened_at', string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)), 'ledger', ARGV[7])
-redis.call('HDEL', KEYS[1], 'building', 'building_on')
+redis.call('HDEL', KEYS[1], 'building', 'building_on', 'behind')
 redis.call('DEL', KEYS[6])
 redis.call('PUBLISH', ARGV[8], 'epoch ' .. ARGV[2])
 return {'opened'}

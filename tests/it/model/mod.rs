@@ -1,6 +1,7 @@
 //! The protocol between Redis, the ledger, workers and recoverers, as a model whose every state is
 //! visited. [`sound`] holds the protocol against what the system promises ([`properties`]); [`broken`]
-//! breaks it in one place at a time, and each breach must violate what that place is there for.
+//! breaks it in one place at a time, and each breach must violate what that place is there for. That one ledger is
+//! served by one Redis is held by a model of its own ([`fence`]).
 //!
 //! # What is modelled
 //!
@@ -67,6 +68,7 @@
 
 mod broken;
 mod failure;
+mod fence;
 mod ledger;
 mod loader;
 mod properties;
