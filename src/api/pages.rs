@@ -31,7 +31,8 @@ pub async fn developers(headers: HeaderMap) -> Response {
     };
     let body = body.replace("{{client.js}}", &escaped(include_str!("pages/client.js")));
     let page = html(document(language, title, "", &body));
-    ([(header::VARY, "accept-language")], page).into_response()
+    let headers = [(header::VARY, "accept-language"), (header::CONTENT_LANGUAGE, language.tag())];
+    (headers, page).into_response()
 }
 
 /// The client that [`developers`] shows.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use reqwest::Method;
-use reqwest::header::{ACCEPT_LANGUAGE, AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT_LANGUAGE, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::lines::Lines;
@@ -359,16 +359,42 @@ impl Api {
 
     async fn read(&self, response: reqwest::Response, repeat: Repeat) -> Result<Answer, CallError> {
         let status = response.status();
+        let kind = MediaType::of(response.headers());
         let raw = response.text().await.map_err(|source| self.no_answer(source, repeat.clone()))?;
         let body = serde_json::from_str::<Value>(&raw).ok();
-        match body {
-            Some(body) if status.is_success() => Ok(Answer { body, raw }),
-            Some(body) if body["code"].is_string() => {
+        match (kind, body) {
+            (MediaType::Json, Some(body)) if status.is_success() => Ok(Answer { body, raw }),
+            (MediaType::Problem, Some(body)) if is_problem(&body) => {
                 Err(CallError::Problem { answer: Answer { body, raw }, repeat })
             }
             _ => Err(CallError::NotTheApi { base: self.base.clone(), status: status.as_u16() }),
         }
     }
+}
+
+/// What an answer says it is. A gateway on the way may answer, too, and in JSON.
+#[derive(PartialEq, Eq)]
+enum MediaType {
+    Json,
+    Problem,
+    Other,
+}
+
+impl MediaType {
+    fn of(headers: &HeaderMap) -> Self {
+        let named = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        match named.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+            "application/json" => MediaType::Json,
+            "application/problem+json" => MediaType::Problem,
+            _ => MediaType::Other,
+        }
+    }
+}
+
+/// Whether a problem is one of the API's own: its type leads to the page of its code.
+fn is_problem(body: &Value) -> bool {
+    let (kind, code) = (body["type"].as_str(), body["code"].as_str());
+    kind.zip(code).is_some_and(|(kind, code)| kind.ends_with(&format!("/problems/{code}")))
 }
 
 /// A client that prints what it is answered.
@@ -439,7 +465,8 @@ impl CallError {
         match self {
             CallError::Problem { answer, .. } => answer.body["retryable"] == true,
             CallError::NoAnswer { .. } => true,
-            CallError::NotTheApi { .. } => false,
+            // A gateway that does not reach the API says so with one of these.
+            CallError::NotTheApi { status, .. } => *status >= 500 || *status == 429,
         }
     }
 }
@@ -469,6 +496,12 @@ impl fmt::Display for CallError {
                     )
                 }
             }
+            CallError::NotTheApi { base, status } if self.is_retryable() => write!(
+                f,
+                "{base} answered {status}, and not as the Coupon System's API does: a gateway before it may have, \
+                 and what was asked for may have happened\n  \
+                 next: look whether it happened, then run the command again"
+            ),
             CallError::NotTheApi { base, status } => write!(
                 f,
                 "{base} answered {status}, and not as the Coupon System's API does\n  \

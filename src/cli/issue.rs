@@ -116,11 +116,15 @@ impl Wait {
                 "it was not decided within {seconds} s; it is accepted and will be\n  next: `couponctl issuance \
                  show {id} --wait` waits on, `couponctl worker list` shows whether anybody works"
             ),
-            _ => {
+            Some("rejected") => {
                 let problem = &answer.body["problem"];
                 let text = |name: &str| clean(problem[name].as_str().unwrap_or_default());
                 bail!("it was rejected: {} ({})", text("title"), text("code"))
             }
+            other => bail!(
+                "it is in a state that this couponctl does not know: {}\n  next: use the couponctl of the API's version",
+                clean(other.unwrap_or("none"))
+            ),
         }
     }
 }

@@ -82,11 +82,13 @@ struct Servers {
 }
 
 /// Runs everything until the first signal.
-pub async fn run(options: Options) -> anyhow::Result<()> {
+pub async fn run(mut options: Options) -> anyhow::Result<()> {
     files::raise_limit();
     let shutdown = shutdown::on_signal()?;
     // Before anything is started, or emptied: a second copy must not disturb the first.
     let listener = boot::bind(options.listen, "--listen")?;
+    // Of port 0 it is known only now.
+    options.listen = boot::address(&listener)?;
     let mut servers = Servers::default();
     let started = tokio::select! {
         started = start(&options, &mut servers) => Some(started),

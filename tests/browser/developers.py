@@ -407,9 +407,10 @@ class Check:
         assert len(self.keys("a1")) == 3 and len(set(self.keys("a1"))) == 1, self.keys("a1")
 
     def a_problem_that_decides_nothing_keeps_the_key(self):
-        problems = [ours("unauthenticated", 401, False), ours("forbidden", 403, False), ours("of-a-later-version", 409, False)]
+        problems = [ours("unauthenticated", 401, False), ours("forbidden", 403, False), ours("of-a-later-version", 409, False),
+                    ours("outcome-unreadable", 500, False)]
         users = [f"k{index}" for index in range(len(problems))]
-        self.made("kept", 5, users)
+        self.made("kept", 10, users)
         self.fresh()
         for user, problem in zip(users, problems):
             self.gateway.plans[user].append(Answer(problem["status"], problem, PROBLEM + "; charset=utf-8"))

@@ -134,6 +134,7 @@ def try_it_behind_anything(browser, base):
     page.goto(f"{base}/")
     page.locator("#coupons input[type=radio]").first.check(force=True)
     page.locator("#random-user").click()
+    expect(page.locator("#user-note")).to_contain_text("Registered")
     page.locator("#press").click()
     expect(page.locator("#headline")).to_have_text("No answer yet")
     page.locator("#press").click()

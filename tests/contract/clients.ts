@@ -9,7 +9,7 @@ type Schemas = components["schemas"];
 declare const process: { argv: string[]; exitCode: number };
 const [baseUrl, key] = process.argv.slice(2);
 const api = createClient<paths>({ baseUrl, headers: { Authorization: `Bearer ${key}` } });
-const [userId, couponId] = ["u1", "summer"];
+const [userId, couponId] = ["u3", "summer"];
 
 function must(holds: unknown, what: string): asserts holds {
   if (!holds) throw new Error(what);

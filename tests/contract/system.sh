@@ -1,4 +1,5 @@
 # Sourced by what tests a real API: starts a system with data of its own, which ends with the script.
+# shellcheck shell=bash disable=SC2034 # url and key are for those who source it
 
 readonly READY_MAX_SECONDS=60
 
@@ -13,16 +14,15 @@ finish() {
 }
 trap finish EXIT
 
-# Starts the system, and waits until it says where it is: sets url.
+# Starts the system, and waits until its banner says where it is: sets url.
 start() {
-    : >"$folder/log"
+    : >"$folder/banner"
     target/debug/couponctl dev --listen 127.0.0.1:0 --data-dir "$folder/data" --log-format json \
         >"$folder/banner" 2>"$folder/log" &
     api=$!
     for ((second = 0; second < READY_MAX_SECONDS; second++)); do
-        address=$(sed -n 's/.*"listen":"\([^"]*\)".*/\1/p' "$folder/log" | head -n 1)
-        if [[ -n $address ]] && grep -q MongoDB "$folder/banner"; then
-            url=http://$address
+        url=$(sed -n 's/^ *API *\(http[^ ]*\)$/\1/p' "$folder/banner")
+        if [[ -n $url ]]; then
             return
         fi
         kill -0 "$api" || break

@@ -1,13 +1,20 @@
 //! What client developers meet: streams that come to rest, and amounts of money.
 
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::extract::Request;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
 use coupon_system::issuance::{Outcome, Reason};
 use reqwest::Response;
 use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::helpers::{System, decision};
+use crate::helpers::{CTL, System, decision};
 
 /// Much longer than an answer takes, much shorter than the longest stream.
 const PROMPTLY: Duration = Duration::from_secs(30);
@@ -114,4 +121,69 @@ async fn amounts_are_in_a_currency_of_iso_4217() {
         assert_eq!((answer.status, answer.code()), (422, "invalid"), "{currency}");
         assert_eq!(answer.body["errors"][0]["pointer"], "#/discount/currency");
     }
+}
+
+/// Answers what it is told to before it passes requests on: to `couponctl`, a gateway before the API.
+async fn gateway(api: &str, answers: Vec<(u16, &'static str, &'static str)>) -> String {
+    let client = coupon_system::cli::client::builder().expect("TLS").no_proxy().build().expect("a client");
+    let api = api.to_owned();
+    let answers = Arc::new(Mutex::new(VecDeque::from(answers)));
+    let handle = async move |request: Request| {
+        let next = answers.lock().expect("no panic").pop_front();
+        if let Some((status, media_type, body)) = next {
+            let status = StatusCode::from_u16(status).expect("a status");
+            return (status, [(header::CONTENT_TYPE, media_type)], body.to_owned()).into_response();
+        }
+        let (parts, body) = request.into_parts();
+        let body = axum::body::to_bytes(body, 64 * 1024).await.expect("a body");
+        let sent = client.request(parts.method, format!("{api}{}", parts.uri)).body(body);
+        let sent = sent.header(header::CONTENT_TYPE, "application/json").send().await.expect("an answer");
+        let (status, kind) = (sent.status(), sent.headers()[header::CONTENT_TYPE].clone());
+        (status, [(header::CONTENT_TYPE, kind)], sent.text().await.expect("text")).into_response()
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(axum::serve(listener, axum::Router::new().fallback(handle)).into_future());
+    format!("http://{address}")
+}
+
+#[tokio::test]
+async fn couponctl_takes_only_the_service_for_the_service() {
+    let system = System::start().await;
+    system.users("u", 1).await;
+    system.coupon("c", 5, 1).await;
+    system.worker();
+    let issue = async |answers: Vec<(u16, &'static str, &'static str)>| {
+        let gateway = gateway(system.client.base(), answers).await;
+        let mut command = Command::new(CTL);
+        command.args(["issue", "u0", "c", "--key", "k", "--wait", "--api-url", &gateway]).kill_on_drop(true);
+        let ended = command.output().await.expect("it runs");
+        let words = format!("{}{}", text(&ended.stdout), text(&ended.stderr));
+        (ended.status.code().expect("a code"), words)
+    };
+    // Nothing of it is from the service: nobody is told that there are none left.
+    for (status, media_type, body) in [
+        (502, "application/json", r#"{"code":"sold-out","title":"Sold out"}"#),
+        (503, "application/problem+json", r#"{"type":"about:blank","code":"sold-out","status":503}"#),
+        (200, "text/html", "<!doctype html>"),
+        (200, "text/html", r#"{"state":"issued"}"#),
+    ] {
+        let (code, words) = issue(vec![(status, media_type, body)]).await;
+        assert!(code == 1 && words.contains("not as the Coupon System's API does"), "{words}");
+        assert!(!words.contains("old out"), "{words}");
+        assert_eq!(words.contains("may have happened"), status >= 500, "{words}");
+    }
+    let (code, words) = issue(vec![(200, "application/json", r#"{"id":"x","state":"melting"}"#)]).await;
+    assert!(code == 1 && words.contains("does not know: melting"), "{words}");
+    // What was accepted is followed past a gateway that is lost for a while.
+    let queued = r#"{"id":"ID","state":"queued","pollAfterMs":20}"#;
+    let first = system.client.post("/user-coupons", json!({"userId": "u0", "couponId": "c"})).await;
+    let queued: &'static str = queued.replace("ID", &first.id()).leak();
+    let lost = (502, "application/json", r#"{"message":"Bad Gateway"}"#);
+    let (code, words) = issue(vec![(202, "application/json", queued), lost]).await;
+    assert!(code == 0 && words.contains("issued"), "{words}");
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("text")
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use coupon_system::api::Side;
 use serde_json::Value;
 
 use crate::helpers::System;
@@ -14,10 +15,14 @@ async fn the_served_openapi_document_is_the_one_that_was_agreed_on() {
     insta::assert_json_snapshot!("openapi", served.body);
 }
 
-/// The document, as the API serves it on a listener for everybody.
+/// The document, as the API serves it on its one listener.
 fn document() -> Value {
-    let document = coupon_system::api::openapi(coupon_system::api::Side::Whole);
-    serde_json::to_value(&document).expect("JSON")
+    served_on(Side::Whole)
+}
+
+/// The document, as a listener serves it.
+fn served_on(side: Side) -> Value {
+    serde_json::to_value(coupon_system::api::openapi(side)).expect("JSON")
 }
 
 /// The operations of a document, with the method and the path of each.
@@ -74,9 +79,16 @@ fn every_response_says_what_it_is() {
 
 #[test]
 fn every_reference_leads_somewhere() {
-    let document = document();
+    let documents = [Side::Whole, Side::Public].map(served_on);
+    assert!(operations(&documents[1]).len() < operations(&documents[0]).len());
+    for document in documents {
+        assert_references_lead_somewhere(&document);
+    }
+}
+
+fn assert_references_lead_somewhere(document: &Value) {
     let (mut references, mut mapped) = (Vec::new(), 0);
-    walk(&document, "", &mut |pointer, name, value| {
+    walk(document, "", &mut |pointer, name, value| {
         if name == "$ref" {
             references.push((pointer.to_owned(), value.as_str().expect("text").to_owned()));
         }

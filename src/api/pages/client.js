@@ -19,10 +19,10 @@ export async function requestCoupon(api, userId, couponId, { headers = {}, tries
       await sleep(Math.min(issuance.pollAfterMs, LONGEST_MS));
       continue;
     }
-    const decided = NO.includes(problem?.code), lost = problem?.code === "issuance-not-found";
+    const decided = NO.includes(problem?.code), passes = !problem || problem.retryable || AGAIN.includes(problem.code);
     if (decided) forget(name, key);
-    if (decided || (problem && !problem.retryable && problem.status < 500 && !lost)) return { outcome: problem.code, problem };
-    if (lost) id = undefined; // Accepted, and lost before it was decided: request it anew.
+    if (decided || !passes) return { outcome: problem.code, problem };
+    if (problem?.code === "issuance-not-found") id = undefined; // Accepted, and lost before it was decided: anew.
     failed += 1;
     const backOffMs = waitMs > 0 ? Math.min(waitMs, LONGEST_MS) : 250 * 2 ** Math.min(failed, 6);
     await sleep(backOffMs * (1 + Math.random())); // Those who were turned away together must not return together.
@@ -49,6 +49,7 @@ async function ask(url, request) {
 const LONGEST_MS = 60_000;
 const NO = ["already-issued", "sold-out", "discarded", "not-started", "ended", "paused", "archived", "coupon-not-found",
   "user-not-found"]; // What decides a request that is not issued.
+const AGAIN = ["internal", "issuance-not-found"]; // What passes, beside what says so of itself.
 const isText = (value) => typeof value === "string";
 const isProblem = (it) => isText(it.code) && it.type?.endsWith?.(`/problems/${it.code}`) && typeof it.retryable === "boolean";
 const isDecided = (it) => (it.state === "issued" && it.serial > 0) || (it.state === "rejected" && isText(it.problem?.code));

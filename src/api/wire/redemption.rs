@@ -79,6 +79,7 @@ impl UserCouponWithHistory {
 // Documents a body; `use_of` reads it.
 /// A use.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(example = json!({"reference": "order-20261123-17"}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
 pub struct UseUserCoupon {
@@ -91,6 +92,7 @@ pub struct UseUserCoupon {
 // Documents a body; `restore_of` reads it.
 /// The undoing of a use.
 #[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
 #[schema(example = json!({"reference": "order-20261123-17"}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
 pub struct RestoreUserCoupon {
