@@ -11,7 +11,7 @@
 //! | `coupon:{n}:E:in-flight` | hash | issuance id (16 bytes) → `entry serial seq acceptedAtMs nth coupon user` |
 //! | `coupon:{n}:E:dead` | hash | issuance id (16 bytes) → why its entry was set aside |
 //! | `coupon:{n}:E:workers` | hash | consumer → when it last said that it lives (ms), and of itself |
-//! | `coupon:{n}:E:counters` | hash | `accepted`: the sequence number given last; `settled`: how many were settled; `paused`: whether the service is; `retired`: how often loads under way were outdated, because coupons were retired or records renamed |
+//! | `coupon:{n}:E:counters` | hash | `accepted`: the sequence number given last; `settled`: how many were settled; `paused`: whether the service is; `retired`: how often loads under way were outdated, because coupons were retired or records renamed; `settled_unloaded`: how many of those settled were of coupons that were not loaded |
 //! | `coupon:{n}:E:loaded` | set | the ids of the loaded coupons |
 //! | `coupon:{n}:E:coupon:C` | hash | a loaded coupon: total, next serial, limit, window, state, settled; `audit`: the token of the latest repair |
 //! | `coupon:{n}:E:holders:C` | hash | user → the ids (16 bytes each) held or in flight; `!` + id → an id that came from a key and is used up: rejected, or its user was deleted |
@@ -22,7 +22,7 @@
 //! | `coupon:{n}:E:load:T:holders`, `…:free` | | a load under way (T: its token); expires by itself |
 //! | `coupon:{n}:E:built` | string | written last by a rebuild, and gone once the epoch is open |
 //! | `coupon:{n}:limit:K:H` | string | tokens left to a user or an address (K), by a hash of its name (H), and when; expires by itself |
-//! | `coupon:{n}:damaged` | hash | in-flight values that a rebuild could not read; normally missing |
+//! | `coupon:{n}:damaged`, `…:KEY` | hash | in-flight values that a rebuild could not read; keys that were of another type than they should be, under their old names with dashes; normally missing |
 //!
 //! Outcomes are published on the channel `coupon:{n}:outcomes:L`, where L names the ledger: a channel belongs
 //! to all databases of a Redis, and to all deployments in them.

@@ -1,11 +1,13 @@
 //! Coupons: made by operators, looked at by anyone.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use futures::future::join_all;
 use jiff::Timestamp;
 
 use super::App;
@@ -19,10 +21,13 @@ use crate::http::request::Json as Body;
 use crate::http::{Code, Problem};
 use crate::issuance::Ledger;
 use crate::partition::Partition;
+use crate::recovery::Loader;
 
 /// With a status, a page has to look at more coupons than it shows: so many at a time, so often at most.
 const LOOKED_AT_ONCE: usize = stock::BATCH_MAX;
 const LOOKS_MAX: usize = 20;
+/// Whoever looks waits no longer for coupons that Redis does not have; they are loaded all the same.
+const LOAD_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Make a coupon. It can be requested at once, or from `startsAt` on.
 ///
@@ -98,7 +103,7 @@ pub async fn list(
     for _ in 0..LOOKS_MAX {
         let coupons = app.coupons.list(after.take(), at_once).await?;
         let last = coupons.last().filter(|_| coupons.len() == at_once).map(Coupon::place);
-        for looked in looked_at(&app.partition, coupons).await {
+        for looked in looked_at(&app.partition, &app.loader, coupons).await {
             if wanted.is_some_and(|wanted| !looked.may_be(wanted)) {
                 continue;
             }
@@ -127,23 +132,44 @@ pub async fn list(
 /// Adds stock and status.
 pub(super) async fn with_stock(app: &App, coupons: Vec<Coupon>) -> Vec<wire::Coupon> {
     let mut shown = Vec::with_capacity(coupons.len());
-    for looked in looked_at(&app.partition, coupons).await {
+    for looked in looked_at(&app.partition, &app.loader, coupons).await {
         shown.push(looked.shown(&app.ledger).await);
     }
     shown
 }
 
-/// Adds what Redis knows.
-pub(super) async fn looked_at(partition: &Partition, coupons: Vec<Coupon>) -> Vec<Looked> {
+/// Adds what Redis knows. A coupon that can be asked for and that Redis does not have is loaded first.
+pub(super) async fn looked_at(partition: &Partition, loader: &Loader, coupons: Vec<Coupon>) -> Vec<Looked> {
     let ids: Vec<CouponId> = coupons.iter().map(|coupon| coupon.id.clone()).collect();
-    let (now, stocks) = match stock::read(partition, &ids).await {
+    let (now, mut known) = known_of(partition, &ids).await;
+    let is_due = |coupon: &Coupon| !coupon.archived && coupon.ends_at > now;
+    let unloaded: Vec<usize> = (0..ids.len())
+        .filter(|place| matches!(known[*place], Known::NotLoaded) && is_due(&coupons[*place]))
+        .collect();
+    if !unloaded.is_empty() {
+        let asked: Vec<CouponId> = unloaded.iter().map(|place| ids[*place].clone()).collect();
+        // One that is not loaded in time, or cannot be, is shown without its stock.
+        let loads = join_all(asked.iter().map(|id| loader.load(id)));
+        let _ = tokio::time::timeout(LOAD_WAIT_MAX, loads).await;
+        let (_, now_known) = known_of(partition, &asked).await;
+        for (place, now_known) in unloaded.into_iter().zip(now_known) {
+            known[place] = match now_known {
+                Known::NotLoaded => Known::Unknown,
+                known => known,
+            };
+        }
+    }
+    coupons.into_iter().zip(known).map(|(coupon, known)| Looked { coupon, known, now }).collect()
+}
+
+async fn known_of(partition: &Partition, ids: &[CouponId]) -> (Timestamp, Vec<Known>) {
+    match stock::read(partition, ids).await {
         Ok((now, stocks)) => (now, stocks.into_iter().map(Known::of).collect()),
         Err(failure) => {
             tracing::debug!(error = failure.chain(), "the stock is unknown");
             (Timestamp::now(), vec![Known::Unknown; ids.len()])
         }
-    };
-    coupons.into_iter().zip(stocks).map(|(coupon, known)| Looked { coupon, known, now }).collect()
+    }
 }
 
 /// A coupon and what Redis knew of it at that moment.

@@ -13,6 +13,7 @@ use crate::Failure;
 use crate::batch::{Batcher, Bounds};
 use crate::coupon::{CouponId, CouponStore, stock};
 use crate::partition::Partition;
+use crate::recovery::Loader;
 
 const BOUNDS: Bounds =
     Bounds { batch: stock::BATCH_MAX, calls: 4, waiting: 32_768, wait: Duration::from_secs(2) };
@@ -23,11 +24,11 @@ const READS_MAX: usize = 16;
 pub(super) type Looks = Batcher<CouponId, Option<Looked>>;
 
 /// Starts the batcher.
-pub(super) fn start(coupons: CouponStore, partition: Arc<Partition>) -> Looks {
+pub(super) fn start(coupons: CouponStore, partition: Arc<Partition>, loader: Loader) -> Looks {
     Batcher::start("read the coupon", BOUNDS, move |asked: Vec<CouponId>| {
-        let (coupons, partition) = (coupons.clone(), Arc::clone(&partition));
+        let (coupons, partition, loader) = (coupons.clone(), Arc::clone(&partition), loader.clone());
         async move {
-            let read = look(&coupons, &partition, &asked).await;
+            let read = look(&coupons, &partition, &loader, &asked).await;
             let answer = |id| read.get(id).cloned().transpose().map_err(|why| Failure::of_batch(&why));
             asked.iter().map(answer).collect()
         }
@@ -38,6 +39,7 @@ pub(super) fn start(coupons: CouponStore, partition: Arc<Partition>) -> Looks {
 async fn look(
     coupons: &CouponStore,
     partition: &Partition,
+    loader: &Loader,
     asked: &[CouponId],
 ) -> HashMap<CouponId, Result<Looked, Arc<Failure>>> {
     let ids: HashSet<CouponId> = asked.iter().cloned().collect();
@@ -50,6 +52,6 @@ async fn look(
         }
     }
     let ids: Vec<CouponId> = found.iter().map(|coupon| coupon.id.clone()).collect();
-    read.extend(ids.into_iter().zip(looked_at(partition, found).await.into_iter().map(Ok)));
+    read.extend(ids.into_iter().zip(looked_at(partition, loader, found).await.into_iter().map(Ok)));
     read
 }

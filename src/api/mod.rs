@@ -141,7 +141,7 @@ impl App {
         } else {
             tracing::info!(keys = access.keys(), tokens = access.takes_tokens(), "credentials are asked for");
         }
-        let partition = &backends.partition;
+        let (partition, loader) = (&backends.partition, backends.loader());
         let limits = &config.limits;
         let deletion_delay = Duration::from_secs(limits.user_deletion_delay.into());
         let deletions = Arc::new(Deletions::new(deletion_delay));
@@ -161,7 +161,7 @@ impl App {
             partition: Arc::clone(partition),
             database: backends.database.clone(),
             coupons: backends.coupons.clone(),
-            looks: looks::start(backends.coupons.clone(), Arc::clone(partition)),
+            looks: looks::start(backends.coupons.clone(), Arc::clone(partition), loader.clone()),
             users: backends.users.clone(),
             services: ServiceStore::new(&backends.database),
             ledger: backends.ledger.clone(),
@@ -181,7 +181,7 @@ impl App {
             deletion_delay,
             deletion_due: Arc::default(),
             tombstone_retention_days: limits.tombstone_retention_days,
-            loader: backends.loader(),
+            loader,
             validities: Cache::new(VALIDITIES_CACHED),
             links: Links::new(config.public_url.as_deref())?,
             pace: Pace::default(),

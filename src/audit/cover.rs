@@ -126,13 +126,18 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// Units that are nowhere. Where records are missing, they are theirs as far as anybody can tell.
+    /// Units that are nowhere. Where records are missing, or do not say which unit they hold, they are theirs
+    /// as far as anybody can tell.
     fn leaked(&mut self, serials: Vec<u32>) {
+        let nameless = usize::try_from(self.found.nameless).unwrap_or(usize::MAX);
+        if serials.len() <= nameless {
+            return;
+        }
         let missing = self.found.findings.iter_mut().filter(|found| found.kind == Kind::RecordMissing);
         let missing: Vec<_> = missing.collect();
-        if serials.len() > missing.len() {
-            let kept =
-                (!missing.is_empty()).then(|| "kept back: it may belong to a missing record".to_owned());
+        if serials.len() > missing.len().saturating_add(nameless) {
+            let kept = (!missing.is_empty() || nameless > 0)
+                .then(|| "kept back: it may belong to a record that is missing or cannot be read".to_owned());
             let leaked = serials.iter().map(|serial| Finding {
                 serial: Some(*serial),
                 detail: kept.clone(),

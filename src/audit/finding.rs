@@ -87,7 +87,10 @@ kinds! {
         "Read them (HGETALL of the key coupon:{n}:damaged), answer the users, then delete the key.";
     InFlightNotLoaded "in-flight-not-loaded" Broken
         "Issuances of this coupon are in flight, but the coupon is not loaded: its units are not counted."
-        "Delete the key coupon:{n}:certificate: everything is refused for a moment and rebuilt, this coupon included.";
+        "Look into the log for why it could not be loaded, and mend that (its record, say): the next request for it has it loaded with what is in flight.";
+    RecordUnreadable "record-unreadable" Broken
+        "This version cannot read a record of the ledger. What it decided stands; if it is issued, a unit is kept out of stock for it."
+        "Run the version that wrote it, or correct the record by hand, after the pattern in src/issuance/ledger/record.rs.";
     EntryUnreadable "entry-unreadable" Broken
         "A stream entry cannot be read, so its issuance waits for ever, unless it is in flight and gets a fresh entry."
         "Read it with XRANGE; run the version that wrote it, or delete it if its issuance is decided.";

@@ -135,6 +135,8 @@ pub(super) struct Found {
     /// Orphans that are issued: whether they were counted nobody can tell.
     pub orphans: u64,
     pub missing: u64,
+    /// Issued records that cannot be read and do not say which unit they hold.
+    pub nameless: u64,
 }
 
 impl Found {

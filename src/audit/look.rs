@@ -220,6 +220,9 @@ fn judge(
                 decision.and_then(|decision| Some(&decision.as_ref().ok()?.user)) == suspicion.user.as_ref();
             issued && same && !seen.counted && !seen.present
         }
+        Kind::DecidedInFlight if decision.is_some_and(Result::is_err) && in_flight.is_some() => {
+            return Some(Kind::RecordUnreadable);
+        }
         Kind::DecidedInFlight => decision.is_some() && in_flight.is_some(),
         // Until it is settled, its unit may be free: settling takes it.
         Kind::SerialFreeAndIssued => issued && seen.free && seen.counted && !seen.present,

@@ -12,7 +12,7 @@ use super::serials::Serials;
 use crate::Failure;
 use crate::coupon::MAX_TOTAL;
 use crate::issuance::IssuanceId;
-use crate::issuance::ledger::{Held, readable};
+use crate::issuance::ledger::{Held, Unreadable, readable};
 use crate::user::UserId;
 
 impl Look<'_> {
@@ -30,11 +30,15 @@ impl Look<'_> {
             if page.is_empty() {
                 break;
             }
-            // A record that cannot be read holds its unit.
-            for unit in page.iter().filter_map(|held| held.as_ref().err()?.unit) {
-                issued.insert(unit);
+            let (mut held, mut unreadable) = (Vec::with_capacity(page.len()), Vec::new());
+            for one in page {
+                match one {
+                    Ok(one) => held.push(one),
+                    Err(one) => unreadable.push(one),
+                }
             }
-            let page: Vec<Held> = page.into_iter().filter_map(readable).collect();
+            self.unreadable(unreadable, &mut issued);
+            let page = held;
             for held in &page {
                 if held.serial == 0 || held.serial > self.coupon.total {
                     beyond.push(held.clone());
@@ -67,6 +71,28 @@ impl Look<'_> {
             uncounted.into_iter().filter(|confirmed| !broken.contains(&confirmed.suspicion.id)).collect();
         self.add(&adoptable);
         Ok(())
+    }
+
+    /// Issued records that cannot be read. Each holds a unit, whether it says which or not.
+    fn unreadable(&mut self, unreadable: Vec<Unreadable>, issued: &mut Serials) {
+        for one in unreadable {
+            // One that is in flight is found with what is decided.
+            let in_flight = one.id.is_some_and(|id| self.in_flight.contains_key(&id));
+            match one.unit.filter(|unit| *unit <= self.coupon.total) {
+                Some(unit) => drop(issued.insert(unit)),
+                None => self.found.nameless += u64::from(!in_flight),
+            }
+            if !in_flight {
+                let finding = Finding {
+                    serial: one.unit,
+                    issuances: one.id.into_iter().collect(),
+                    user: one.user.clone(),
+                    detail: Some(one.to_string()),
+                    ..self.finding(Kind::RecordUnreadable)
+                };
+                self.found.add([finding]);
+            }
+        }
     }
 
     /// Of some records, those that Redis does not count.

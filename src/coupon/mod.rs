@@ -7,6 +7,7 @@ mod status;
 pub mod steer;
 pub mod stock;
 mod store;
+mod terms;
 mod validity;
 
 pub use id::CouponId;
@@ -15,6 +16,7 @@ pub use restock::{Restock, RestockKey, Units};
 pub use status::Status;
 pub use stock::Stock;
 pub use store::{Change, Changed, CouponStore, Created, ended_before};
+pub use terms::Terms;
 pub use validity::{Duration, Expiry, Validity, Zone};
 
 use jiff::Timestamp;

@@ -26,7 +26,7 @@ const FINAL_COUNT: &str = "finalCount";
 /// Keeps coupons.
 #[derive(Clone)]
 pub struct CouponStore {
-    coupons: Collection<Record>,
+    pub(super) coupons: Collection<Record>,
 }
 
 /// The coupons that operators changed since a moment, the oldest change first, a page at a time.
@@ -84,7 +84,7 @@ pub enum Created {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Record {
+pub(super) struct Record {
     #[serde(rename = "_id")]
     id: String,
     name: String,
@@ -373,16 +373,6 @@ impl CouponStore {
             coupons.update_many(beyond, vec![end]).await
         });
         Ok(ended.await?.modified_count)
-    }
-
-    /// The coupons that may be asked for at `now` or later. A damaged record is left out.
-    pub async fn current(&self, now: Timestamp) -> Result<Vec<Coupon>, Failure> {
-        let coupons = self.coupons.clone_with_type::<Document>();
-        let found = mongo::run("read the current coupons", async move {
-            let cursor = coupons.find(doc! {"endsAt": {"$gt": to_bson_time(now)}, "archived": false}).await?;
-            cursor.try_collect::<Vec<_>>().await
-        });
-        Ok(readable(found.await?))
     }
 }
 

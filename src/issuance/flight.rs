@@ -25,20 +25,19 @@ pub struct InFlight {
     pub user: UserId,
 }
 
+impl InFlight {
+    /// What its text is after the entry: the part that its stream entry holds too.
+    pub fn after_entry(&self) -> String {
+        let InFlight { serial, sequence, accepted_at, nth, coupon, user, .. } = self;
+        let (serial, accepted_at) = (serial.unwrap_or(0), accepted_at.as_millisecond());
+        format!("{serial} {sequence} {accepted_at} {nth} {coupon} {user}")
+    }
+}
+
 /// The text that the scripts keep: seven fields with a space between, none of which can hold one.
 impl fmt::Display for InFlight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} {} {} {} {} {} {}",
-            self.entry,
-            self.serial.unwrap_or(0),
-            self.sequence,
-            self.accepted_at.as_millisecond(),
-            self.nth,
-            self.coupon,
-            self.user
-        )
+        write!(f, "{} {}", self.entry, self.after_entry())
     }
 }
 

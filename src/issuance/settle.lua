@@ -65,6 +65,7 @@ local settled = redis.call('HGET', KEYS[5], 'settled')
 redis.call('XLEN', KEYS[2])
 
 local entries, settled_ids, issued, seen, answers, announced = {}, {}, {}, {}, {}, {}
+local unloaded = 0
 for item = 1, count do
   local at = item * 5 - 2
   local key = 6 + (tonumber(ARGV[at + 1]) - 1) * 3
@@ -86,7 +87,10 @@ for item = 1, count do
     entries[#entries + 1] = entry
     settled_ids[#settled_ids + 1] = id
     announced[#announced + 1] = ARGV[at + 5]
-    if counted[key] then
+    if not counted[key] then
+      -- A load that has read this one in flight must begin anew (load.lua).
+      unloaded = unloaded + 1
+    else
       if string.byte(verdict) == 73 then -- I
         local serial = string.sub(verdict, 2)
         issued[key] = (issued[key] or 0) + 1
@@ -141,6 +145,7 @@ if #entries > 0 then
   redis.call('HDEL', KEYS[3], unpack(settled_ids))
   if dead > 0 then redis.call('HDEL', KEYS[4], unpack(settled_ids)) end
   redis.call('HSET', KEYS[5], 'settled', string.format('%.0f', (whole(settled) or 0) + #entries))
+  if unloaded > 0 then redis.pcall('HINCRBY', KEYS[5], 'settled_unloaded', unloaded) end
   redis.call('PUBLISH', ARGV[3], table.concat(announced, '\n'))
 end
 return {'ok', table.concat(answers)}

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use jiff::Timestamp;
-use redis::{Pipeline, Value};
+use redis::Value;
 
 use crate::coupon::CouponId;
 use crate::issuance::{InFlight, IssuanceId};
@@ -62,14 +62,6 @@ fn parse(entry: &str, fields: &HashMap<String, Value>) -> Result<Entry, String> 
         nth: in_flight.nth,
         accepted_at: in_flight.accepted_at,
     })
-}
-
-/// Appends the entry of an issuance that is in flight to a pipeline.
-pub(crate) fn append(pipeline: &mut Pipeline, stream: &str, id: IssuanceId, in_flight: &InFlight) {
-    let text = in_flight.to_string();
-    let after_entry = text.split_once(' ').map_or("", |(_, rest)| rest);
-    let value = [id.as_bytes().as_slice(), after_entry.as_bytes()].concat();
-    pipeline.cmd("XADD").arg(stream).arg("*").arg(VERSION).arg(value);
 }
 
 #[cfg(test)]

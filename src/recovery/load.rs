@@ -1,24 +1,36 @@
 //! Loading a coupon into the open epoch: when it is made, and when somebody asks for one that Redis
-//! does not have.
+//! does not have. Several at a time; whoever asks for one that is being loaded waits for that load.
 
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
 use mongodb::Database;
-use redis::AsyncCommands;
-use tokio::sync::Mutex;
+use tokio::sync::Semaphore;
 
-use super::picture::{Place, load_into};
+use super::picture::{Destination, Place, load_into};
 use super::progress::unwatched;
 use super::staging::Placed;
+use super::survivors::{self, Survivor};
 use crate::Failure;
-use crate::coupon::{Coupon, CouponId, CouponStore, steer, stock};
+use crate::batch::{Batcher, Bounds, all_failed};
+use crate::coupon::{CouponId, CouponStore, Terms, steer, stock};
 use crate::issuance::Ledger;
 use crate::keys::EpochKeys;
 use crate::partition::Partition;
 use crate::service::ServiceStore;
 
-/// How often a load begins anew, because a coupon was retired or another epoch opened under it.
-const ATTEMPTS_MAX: usize = 5;
+/// Loads of one process at once: a load is dear for MongoDB.
+pub(super) const LOADS_AT_ONCE: usize = 8;
+/// How often a load begins anew, because a coupon was retired, something in flight for this one was settled,
+/// or another epoch opened under it.
+const ATTEMPTS_MAX: usize = 20;
+/// Between two attempts: a worker that is settling what is in flight is soon done.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// One walk through what is in flight serves all who wait for one.
+const WALKS: Bounds = Bounds { batch: 4_096, calls: 1, waiting: 32_768, wait: Duration::from_secs(10) };
 
 /// What became of a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,61 +42,107 @@ pub enum Loaded {
     Unknown,
 }
 
-/// Loads coupons, one at a time: a load is dear. Cheap to clone.
+/// A load that others may wait for too.
+type UnderWay = Shared<BoxFuture<'static, Result<Loaded, Arc<Failure>>>>;
+
+/// Loads coupons. Cheap to clone.
 #[derive(Clone)]
 pub struct Loader {
     partition: Arc<Partition>,
     ledger: Ledger,
     coupons: CouponStore,
     services: ServiceStore,
-    turn: Arc<Mutex<()>>,
+    /// Reads what is in flight of a coupon in an epoch.
+    in_flight: Batcher<(EpochKeys, CouponId), Vec<Survivor>>,
+    room: Arc<Semaphore>,
+    under_way: Arc<Mutex<HashMap<CouponId, UnderWay>>>,
+}
+
+/// What Redis says of a coupon before it is loaded.
+struct Before {
+    present: bool,
+    retired: u64,
+    settled_unloaded: u64,
 }
 
 impl Loader {
     /// A loader for one process.
     pub fn new(partition: Arc<Partition>, database: &Database) -> Self {
+        let walked = Arc::clone(&partition);
+        let in_flight = Batcher::start("read what is in flight", WALKS, move |asked: Vec<_>| {
+            let partition = Arc::clone(&walked);
+            async move { walk(&partition, asked).await }
+        });
         Loader {
             partition,
             ledger: Ledger::new(database),
             coupons: CouponStore::new(database),
             services: ServiceStore::new(database),
-            turn: Arc::default(),
+            in_flight,
+            room: Arc::new(Semaphore::new(LOADS_AT_ONCE)),
+            under_way: Arc::default(),
         }
     }
 
-    /// Loads a coupon, if Redis does not have it. Nothing of it can be in flight then: only what is
-    /// loaded can be reserved, a rebuild loads all that has something in flight, and nothing that has
-    /// is retired. Runs to its end even if the caller goes: half of a load is garbage.
+    /// Loads a coupon, if Redis does not have it, together with what is in flight for it. Runs to its end even
+    /// if the caller goes: half of a load is garbage.
     pub async fn load(&self, id: &CouponId) -> Result<Loaded, Failure> {
-        let (loader, id) = (self.clone(), id.clone());
+        let under_way = {
+            let mut all = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+            all.entry(id.clone()).or_insert_with(|| self.begin(id.clone())).clone()
+        };
+        under_way.await.map_err(|failure| Failure::of_batch(&failure))
+    }
+
+    fn begin(&self, id: CouponId) -> UnderWay {
+        let (loader, loaded) = (self.clone(), id.clone());
         let task = tokio::spawn(async move {
-            let _turn = loader.turn.lock().await;
-            loader.load_now(&id).await
+            // The semaphore is never closed.
+            let _room = loader.room.acquire().await;
+            loader.load_now(&loaded).await
         });
-        task.await.map_err(|join| Failure::Redis { operation: "load the coupon", source: join.into() })?
+        let all = Arc::clone(&self.under_way);
+        // A task of its own: it ends, and makes room for the next load, whoever still waits.
+        let ended = tokio::spawn(async move {
+            let ended = task.await.unwrap_or_else(|join| {
+                Err(Failure::Redis { operation: "load the coupon", source: join.into() })
+            });
+            all.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            ended.map_err(Arc::new)
+        });
+        let failed = |join: tokio::task::JoinError| {
+            Arc::new(Failure::Redis { operation: "load the coupon", source: join.into() })
+        };
+        async move { ended.await.map_err(failed)? }.boxed().shared()
     }
 
     async fn load_now(&self, id: &CouponId) -> Result<Loaded, Failure> {
-        let (_, stocks) = stock::read(&self.partition, std::slice::from_ref(id)).await?;
-        if !matches!(stocks.as_slice(), [Ok(None)]) {
-            return Ok(Loaded::Before);
-        }
-        for _ in 0..ATTEMPTS_MAX {
+        for attempt in 0..ATTEMPTS_MAX {
+            if attempt > 0 {
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
+            // Under a certificate, and with the epoch that is open now.
+            stock::read(&self.partition, &[]).await?;
             let keys = self.partition.keys();
-            let retired = self.retired(&keys).await?;
-            let Some(coupon) = self.coupons.get(id).await? else { return Ok(Loaded::Unknown) };
+            let before = self.before(&keys, id).await?;
+            if before.present {
+                return Ok(Loaded::Before);
+            }
+            let Some(coupon) = self.coupons.terms(id).await? else { return Ok(Loaded::Unknown) };
+            // From here on what is in flight for it only grows less: only what is loaded can be reserved.
+            let mut survivors = self.in_flight.ask((keys.clone(), id.clone())).await?;
+            let settled_unloaded = (!survivors.is_empty()).then_some(before.settled_unloaded);
             let place = Place {
                 partition: &self.partition,
                 keys: &keys,
-                building: false,
-                retired,
+                destination: Destination::Open { retired: before.retired, settled_unloaded },
                 watch: &unwatched(),
                 number: 1,
                 of: 1,
             };
-            match load_into(&place, &self.ledger, &coupon, &mut Vec::new()).await? {
+            match load_into(&place, &self.ledger, &coupon, &mut survivors).await? {
                 Placed::Now => {
-                    tracing::info!(coupon = %id, "loaded the coupon");
+                    tracing::info!(coupon = %id, in_flight = survivors.len(), "loaded the coupon");
                     self.catch_up(&coupon).await?;
                     return Ok(Loaded::Now);
                 }
@@ -92,26 +150,58 @@ impl Loader {
                 Placed::Outdated => {}
             }
         }
-        Err(Failure::Redis { operation: "load the coupon", source: "others are retired all the time".into() })
+        Err(Failure::Overloaded {
+            operation: "load the coupon while others are retired, or its own are settled",
+        })
     }
 
-    async fn retired(&self, keys: &EpochKeys) -> Result<u64, Failure> {
-        let retired: Option<u64> = self
-            .partition
-            .connection()
-            .hget(keys.counters(), "retired")
+    async fn before(&self, keys: &EpochKeys, id: &CouponId) -> Result<Before, Failure> {
+        let mut connection = self.partition.connection();
+        let failed = || Failure::redis("load the coupon");
+        let (retired, settled_unloaded): (Option<u64>, Option<u64>) = redis::cmd("HMGET")
+            .arg(keys.counters())
+            .arg(&["retired", "settled_unloaded"])
+            .query_async(&mut connection)
             .await
-            .map_err(Failure::redis("load the coupon"))?;
-        Ok(retired.unwrap_or(0))
+            .map_err(failed())?;
+        let present = redis::cmd("HEXISTS").arg(keys.coupon(id)).arg("id").query_async(&mut connection).await;
+        let present = match present.map_err(failed()) {
+            Ok(present) => present,
+            // It is no hash: `load.lua` replaces it.
+            Err(Failure::Damaged { .. }) => false,
+            Err(failure) => return Err(failure),
+        };
+        Ok(Before { present, retired: retired.unwrap_or(0), settled_unloaded: settled_unloaded.unwrap_or(0) })
     }
 
     /// A change made during the load found nothing in Redis to change.
-    async fn catch_up(&self, loaded: &Coupon) -> Result<(), Failure> {
-        match self.coupons.get(&loaded.id).await? {
+    async fn catch_up(&self, loaded: &Terms) -> Result<(), Failure> {
+        match self.coupons.terms(&loaded.id).await? {
             Some(now) if now.generation != loaded.generation => {
-                steer::apply(&self.partition, self.services.get().await?, &[now]).await.map(drop)
+                let now = self.coupons.get(&loaded.id).await?;
+                steer::apply(&self.partition, self.services.get().await?, now.as_slice()).await.map(drop)
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Reads what is in flight of some coupons, all at once.
+async fn walk(
+    partition: &Partition,
+    asked: Vec<(EpochKeys, CouponId)>,
+) -> Vec<Result<Vec<Survivor>, Failure>> {
+    let Some((keys, _)) = asked.first().cloned() else { return Vec::new() };
+    let coupons: HashSet<CouponId> = asked.iter().map(|(_, coupon)| coupon.clone()).collect();
+    match survivors::of_coupons(partition, &keys, &coupons).await {
+        Ok(mut found) => {
+            let answer = |(of, coupon): (EpochKeys, CouponId)| match of == keys {
+                true => Ok(found.remove(&coupon).unwrap_or_default()),
+                // Another epoch was opened while they came.
+                false => Err(Failure::Uncertified),
+            };
+            asked.into_iter().map(answer).collect()
+        }
+        Err(failure) => all_failed(asked.len(), failure),
     }
 }

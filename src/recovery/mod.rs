@@ -10,7 +10,8 @@
 //! A certificate that fits is not enough: it must be that of the latest opening that MongoDB remembers
 //! (`fence`). So a ledger is served by one Redis, whatever addresses lead to.
 //!
-//! A coupon gets into Redis by a rebuild or by the [`Loader`], through one script, and out again by
+//! A coupon gets into Redis through one script, computed in one way from the ledger and from what is in flight
+//! for it: by a rebuild if something is, else by the [`Loader`] when somebody asks for it. It leaves by
 //! [`retire`] when it is over.
 
 mod certificate;

@@ -1,15 +1,16 @@
 //! Computing what Redis must hold of a coupon, from the ledger and from what is in flight, and placing
-//! it. Bounded memory: a page of records, a bit a unit, and what is in flight.
+//! it: one way for all who load. Bounded memory: a page of records, a bit a unit, and what is in flight.
 
 use std::collections::{HashMap, HashSet};
 
 use super::Step;
 use super::progress::Watch;
-use super::staging::{Accounts, Placed, Staging};
+pub(super) use super::staging::{Accounts, Destination};
+use super::staging::{Placed, Staging};
 use super::survivors::Survivor;
 use super::units::Units;
 use crate::Failure;
-use crate::coupon::Coupon;
+use crate::coupon::Terms;
 use crate::issuance::ledger::{Held, IssuedRecords, Unreadable, readable};
 use crate::issuance::{IssuanceId, Ledger};
 use crate::keys::EpochKeys;
@@ -20,10 +21,7 @@ use crate::user::{Deletion, UserId};
 pub(super) struct Place<'a> {
     pub partition: &'a Partition,
     pub keys: &'a EpochKeys,
-    /// The epoch is being built, not open.
-    pub building: bool,
-    /// How often coupons had been retired before the ledger was read.
-    pub retired: u64,
+    pub destination: Destination,
     pub watch: &'a Watch,
     /// Which of how many coupons it is, for the watch.
     pub number: usize,
@@ -33,16 +31,19 @@ pub(super) struct Place<'a> {
 /// How often a coupon is computed anew because records may have been renamed under it.
 const COMPUTED_MAX: usize = 5;
 
-/// Loads a coupon. A survivor whose unit the ledger, or another survivor, has is left without one: a
-/// worker finds it another. A survivor that the ledger has decided by now (workers go on inserting
-/// during a rebuild) is no survivor: it is taken out of `survivors`, or it would be counted twice.
+/// Loads a coupon, together with what is in flight for it: all of that, read before. One whose unit the
+/// ledger, or another one in flight, has is left without: a worker finds it another.
+///
+/// One that the ledger has issued by now, for workers go on inserting, would be counted twice. While the epoch
+/// is built, it is taken out of `survivors` and so out of the queue; in an open epoch it will be settled, and
+/// is counted then.
 ///
 /// The records of users who are being deleted move while they are read, from one name to another and so
 /// from one page to another: they are left out of the pages, and read at the end.
 pub(super) async fn load_into(
     place: &Place<'_>,
     ledger: &Ledger,
-    coupon: &Coupon,
+    coupon: &Terms,
     survivors: &mut Vec<Survivor>,
 ) -> Result<Placed, Failure> {
     for _ in 0..COMPUTED_MAX {
@@ -63,17 +64,19 @@ pub(super) async fn load_into(
 /// What is known of a coupon so far.
 struct Picture<'a> {
     place: &'a Place<'a>,
-    coupon: &'a Coupon,
+    coupon: &'a Terms,
     staging: Staging<'a>,
     units: Units,
     surviving: HashMap<UserId, Vec<IssuanceId>>,
-    /// Survivors that the ledger has decided.
-    decided: HashSet<IssuanceId>,
+    /// What the ledger has issued of that (and what of it cannot be read), each with its unit where it says so.
+    decided: HashMap<IssuanceId, Option<u32>>,
     issued: u32,
+    /// Issued records that do not say which unit they hold, with their ids where these can be read.
+    nameless: Vec<Option<IssuanceId>>,
 }
 
 impl<'a> Picture<'a> {
-    fn new(place: &'a Place<'a>, coupon: &'a Coupon, survivors: &[Survivor]) -> Self {
+    fn new(place: &'a Place<'a>, coupon: &'a Terms, survivors: &[Survivor]) -> Self {
         let mut surviving: HashMap<UserId, Vec<IssuanceId>> = HashMap::new();
         for survivor in survivors {
             surviving.entry(survivor.in_flight.user.clone()).or_default().push(survivor.id);
@@ -81,11 +84,12 @@ impl<'a> Picture<'a> {
         Picture {
             place,
             coupon,
-            staging: Staging::new(place.partition, place.keys),
+            staging: Staging::new(place.partition, place.keys, place.destination),
             units: Units::new(coupon.total),
             surviving,
-            decided: HashSet::new(),
+            decided: HashMap::new(),
             issued: 0,
+            nameless: Vec::new(),
         }
     }
 
@@ -97,7 +101,7 @@ impl<'a> Picture<'a> {
             && ids.contains(&held.id)
         {
             ids.retain(|id| *id != held.id);
-            self.decided.insert(held.id);
+            self.decided.insert(held.id, Some(held.serial));
         }
         // Whoever has the user's id now must not get an issuance of before by its key.
         if held.user.is_pseudonym() && held.id.is_keyed() {
@@ -106,14 +110,21 @@ impl<'a> Picture<'a> {
         Ok(())
     }
 
-    /// Counts an issued record that cannot be read: its unit is taken. Whose it is, nobody can tell.
+    /// Counts an issued record that cannot be read: its unit is taken, and where it does not say which, some
+    /// unit is, or more would be issued than there is.
     fn count_unreadable(&mut self, unreadable: &Unreadable) {
-        tracing::error!(coupon = %self.coupon.id, error = %unreadable, "counted, and in no user's dedupe");
-        if let Some(unit) = unreadable.unit {
-            self.issued += 1;
-            self.units.take(unit);
+        tracing::error!(
+            coupon = %self.coupon.id, error = %unreadable,
+            "an issued record cannot be read: a unit stays out of stock for it; couponctl audit --full names it"
+        );
+        self.issued += 1;
+        let unit = unreadable.unit.filter(|unit| self.units.take(*unit));
+        if unit.is_none() {
+            self.nameless.push(unreadable.id);
         }
-        self.decided.extend(unreadable.id);
+        if let Some(id) = unreadable.id {
+            self.decided.insert(id, unit);
+        }
     }
 
     /// Everyone's records but those of `deletions`.
@@ -133,21 +144,27 @@ impl<'a> Picture<'a> {
             }
             next = read_ahead(records);
             for held in page {
-                let held = match held {
-                    Ok(held) => held,
+                let (user, id) = match &held {
+                    Ok(held) if left_out.contains(&held.user) => continue,
+                    Ok(held) => {
+                        self.count(held).await?;
+                        (&held.user, held.id)
+                    }
                     Err(unreadable) => {
-                        self.count_unreadable(&unreadable);
-                        continue;
+                        self.count_unreadable(unreadable);
+                        match (&unreadable.user, unreadable.id) {
+                            (Some(user), Some(id)) if !left_out.contains(user) => (user, id),
+                            _ => continue,
+                        }
                     }
                 };
-                if !left_out.is_empty() && left_out.contains(&held.user) {
-                    continue;
+                if let Some(ids) = self.surviving.get_mut(user) {
+                    ids.retain(|surviving| *surviving != id);
                 }
-                self.count(&held).await?;
                 match &mut holder {
-                    Some((user, ids)) if *user == held.user => ids.push(held.id),
+                    Some((of, ids)) if of == user => ids.push(id),
                     _ => {
-                        if let Some((user, ids)) = holder.replace((held.user, vec![held.id])) {
+                        if let Some((user, ids)) = holder.replace((user.clone(), vec![id])) {
                             let more = self.surviving.remove(&user);
                             self.staging.holder(&user, ids, more).await?;
                         }
@@ -207,9 +224,25 @@ impl<'a> Picture<'a> {
         for (user, ids) in self.surviving.into_iter().filter(|(_, ids)| !ids.is_empty()) {
             self.staging.holder(&user, ids, None).await?;
         }
-        survivors.retain(|survivor| !self.decided.contains(&survivor.id));
-        for survivor in survivors {
-            survivor.in_flight.serial = survivor.in_flight.serial.filter(|serial| self.units.take(*serial));
+        let open = matches!(self.place.destination, Destination::Open { .. });
+        if !open {
+            survivors.retain(|survivor| !self.decided.contains_key(&survivor.id));
+        }
+        let (mut without_unit, mut unsettled) = (Vec::new(), 0);
+        for survivor in survivors.iter_mut() {
+            let decided = self.decided.get(&survivor.id);
+            unsettled += u32::from(decided.is_some());
+            let Some(serial) = survivor.in_flight.serial else { continue };
+            if decided != Some(&Some(serial)) && !self.units.take(serial) {
+                survivor.in_flight.serial = None;
+                without_unit.push(survivor.id);
+            }
+        }
+        // One in flight has a unit, or gets one.
+        let in_flight: HashSet<_> = survivors.iter().map(|survivor| survivor.id).collect();
+        let nameless = self.nameless.iter().filter(|id| id.is_none_or(|id| !in_flight.contains(&id)));
+        for _ in 0..nameless.count() {
+            self.units.take_any();
         }
         let mut last = None;
         loop {
@@ -226,8 +259,8 @@ impl<'a> Picture<'a> {
         for serial in free {
             self.staging.free(serial).await?;
         }
-        let accounts = Accounts { next, issued: self.issued };
-        self.staging.finish(self.place.building, self.coupon, accounts, self.place.retired).await
+        let accounts = Accounts { next, settled: self.issued - unsettled };
+        self.staging.finish(self.coupon, accounts, &without_unit).await
     }
 }
 

@@ -1,20 +1,27 @@
 //! Building a partition's Redis data again, under a new epoch, from the ledger and from what is still
 //! in flight. Reads: the old epoch's in-flight hash and dead letters, the ledger, the coupons. Writes:
-//! keys of its own epoch only, and the certificate through a guarded script, so a recoverer that sleeps
-//! or dies leaves nothing but garbage behind.
+//! keys of its own epoch, and the certificate, through guarded scripts. What is in flight is moved, not copied
+//! (`move.lua`), so a recoverer that sleeps or dies leaves it in two epochs at worst, and garbage.
+//!
+//! Only coupons with something in flight are loaded before the epoch is opened: the outage does not grow with
+//! the number of coupons. The others, and those that could not be loaded, come when somebody asks for them
+//! ([`super::Loader`]).
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use jiff::Timestamp;
+use futures::StreamExt;
+use futures::stream;
 use redis::Script;
 
 use super::Step;
 use super::certificate::{ClosedOn, Opening, opening, restarted};
 use super::forget::{self, Forgotten, epochs_in_flight};
-use super::picture::{Place, load_into};
+use super::load::LOADS_AT_ONCE;
+use super::picture::{Destination, Place, load_into};
 use super::recover::{Recovered, Recovery};
-use super::refill::write_queue;
+use super::refill::move_queue;
+use super::staging::Placed;
 use super::survivors::{self, Survivor};
 use crate::Failure;
 use crate::coupon::CouponId;
@@ -54,18 +61,22 @@ pub(super) async fn rebuild(
         return Ok(Recovered::Superseded);
     }
 
-    let found = survivors::read(partition, &old).await?;
+    let mut found = survivors::read(partition, &old).await?;
     watch(&Step::Read { in_flight: found.survivors.len() });
-    found.keep_damaged(partition).await?;
+    if found.keep_damaged(partition, &keys, ledger).await? == Forgotten::Superseded {
+        return Ok(Recovered::Superseded);
+    }
     let ids: Vec<_> = found.survivors.iter().map(|survivor| survivor.id).collect();
-    let decisions = survivors::decisions(ledger, &ids).await?;
+    let decided = survivors::decided(ledger, &ids).await?;
     let mut undecided = found.survivors;
-    undecided.retain(|survivor| !decisions.contains_key(&survivor.id));
+    undecided.retain(|survivor| !decided.contains(&survivor.id));
     watch(&Step::Sorted { undecided: undecided.len() });
 
     let (mut queue, coupons) = place_coupons(recovery, &keys, undecided).await?;
     let service = recovery.services.get().await?;
-    write_queue(partition, &keys, &mut queue, service, watch).await?;
+    if move_queue(partition, &keys, &old, &mut queue, service, watch).await? == Forgotten::Superseded {
+        return Ok(Recovered::Superseded);
+    }
     watch(&Step::Built);
     let dead = queue.iter().filter(|survivor| survivor.dead.is_some()).count();
     let built = Built { in_flight: queue.len(), dead, coupons };
@@ -86,51 +97,62 @@ pub(super) async fn rebuild(
     watch(&Step::Opened);
     recovery.opened(&keys);
     forget::leftovers(partition, &keys).await;
-    Ok(Recovered::Rebuilt { survivors: built.in_flight, decided: decisions.len(), coupons })
+    Ok(Recovered::Rebuilt { survivors: built.in_flight, decided: decided.len(), coupons })
 }
 
-/// Loads the current coupons, and those with something in flight. Returns what is in flight, each with
-/// the unit that it keeps, and how many coupons there are.
+/// Loads the coupons with something in flight. Returns what is in flight, each with the unit that it keeps, and
+/// how many coupons were loaded. One that cannot be loaded is left out: it stays closed alone, what is in flight
+/// for it is kept, and whoever asks for it has it loaded with that.
 async fn place_coupons(
     recovery: &Recovery<'_>,
     keys: &EpochKeys,
     undecided: Vec<Survivor>,
 ) -> Result<(Vec<Survivor>, usize), Failure> {
     let mut by_coupon: BTreeMap<CouponId, Vec<Survivor>> = BTreeMap::new();
-    for coupon in recovery.coupons.current(Timestamp::now()).await? {
-        by_coupon.insert(coupon.id, Vec::new());
-    }
     for survivor in undecided {
         by_coupon.entry(survivor.in_flight.coupon.clone()).or_default().push(survivor);
     }
-    let of = by_coupon.len();
+    let ids: Vec<CouponId> = by_coupon.keys().cloned().collect();
+    let mut terms = recovery.coupons.all_terms(&ids).await?;
+    let of = ids.len();
+    let loads = by_coupon.into_iter().enumerate().map(|(number, (id, mut survivors))| {
+        let terms = terms.remove(&id).unwrap_or_else(|| {
+            Err(Failure::Damaged { what: "the record of a coupon", why: format!("coupon {id} has none") })
+        });
+        async move {
+            let place = Place {
+                partition: recovery.partition,
+                keys,
+                destination: Destination::Building,
+                watch: recovery.watch,
+                number: number + 1,
+                of,
+            };
+            let placed = match terms {
+                Ok(terms) => load_into(&place, recovery.ledger, &terms, &mut survivors).await,
+                Err(failure) => Err(failure),
+            };
+            (id, placed, survivors)
+        }
+    });
+    let mut loads = stream::iter(loads).buffer_unordered(LOADS_AT_ONCE);
     let (mut queue, mut placed) = (Vec::new(), 0);
-    for (number, (id, survivors)) in by_coupon.iter_mut().enumerate() {
-        let placed_now = match recovery.coupons.get(id).await {
-            Ok(Some(coupon)) => {
-                let place = Place {
-                    partition: recovery.partition,
-                    keys,
-                    building: true,
-                    retired: 0,
-                    watch: recovery.watch,
-                    number: number + 1,
-                    of,
-                };
-                load_into(&place, recovery.ledger, &coupon, survivors).await.map(drop)
-            }
-            Ok(None) => Err(Failure::Damaged { what: "the record of a coupon", why: "it is gone".into() }),
-            Err(failure) => Err(failure),
-        };
+    while let Some((id, placed_now, mut survivors)) = loads.next().await {
         match placed_now {
-            Ok(()) => placed += 1,
-            // It stays closed alone, not all the others with it: what is in flight for it is kept.
-            Err(damaged) if damaged.is_damage() => {
-                tracing::error!(coupon = %id, error = damaged.chain(), "the coupon cannot be loaded; it is left out");
+            Ok(Placed::Now) => placed += 1,
+            Ok(Placed::Before | Placed::Outdated) => return Err(Failure::Uncertified),
+            // MongoDB may be busy, or this coupon a hard one: that is not the others' trouble. If it is away,
+            // nothing is opened, for the lease cannot be renewed.
+            Err(failure) if failure.is_damage() || matches!(failure, Failure::MongoDb { .. }) => {
+                tracing::error!(
+                    coupon = %id, in_flight = survivors.len(), error = failure.chain(),
+                    "the coupon is left out: its requests are answered 503, and what is in flight for it waits, until \
+                     its record can be read; then it is loaded with that"
+                );
             }
             Err(failure) => return Err(failure),
         }
-        queue.append(survivors);
+        queue.append(&mut survivors);
     }
     Ok((queue, placed))
 }

@@ -60,10 +60,11 @@ pub async fn retire(
     }
     // Only now: what has come into flight before they were seen to be over is found.
     let found = survivors::read(partition, std::slice::from_ref(&keys)).await?;
-    if !found.damaged.is_empty() {
-        // Nobody knows which coupon that is of.
+    if !found.wrong_type.is_empty() {
+        // Nobody knows what is in flight.
         return Ok(Vec::new());
     }
+    // A value that cannot be read keeps back its own coupon alone, by the unit that is neither free nor issued.
     let in_flight: HashSet<_> =
         found.survivors.into_iter().map(|survivor| survivor.in_flight.coupon).collect();
     over.retain(|(coupon, _)| !in_flight.contains(coupon));
@@ -80,23 +81,42 @@ pub async fn retire(
     Ok(retired)
 }
 
-/// The coupons that are loaded in an epoch.
+/// The coupons that are loaded in an epoch. What else the set holds is left out.
 pub async fn loaded(partition: &Partition, keys: &EpochKeys) -> Result<Vec<CouponId>, Failure> {
-    let failed = || Failure::redis("read which coupons are loaded");
-    let mut ids: Vec<String> = redis::cmd("SMEMBERS")
+    let members = members(partition, keys).await?;
+    for strange in &members.strange {
+        tracing::error!(
+            member = strange,
+            key = keys.loaded(),
+            "a member of the loaded coupons is no coupon's id: SREM it"
+        );
+    }
+    Ok(members.coupons)
+}
+
+/// What the set of the loaded coupons holds.
+pub(super) struct Members {
+    pub coupons: Vec<CouponId>,
+    /// What is no coupon's id.
+    pub strange: Vec<String>,
+}
+
+pub(super) async fn members(partition: &Partition, keys: &EpochKeys) -> Result<Members, Failure> {
+    let ids: Vec<Vec<u8>> = redis::cmd("SMEMBERS")
         .arg(keys.loaded())
         .query_async(&mut partition.connection())
         .await
-        .map_err(failed())?;
-    ids.sort_unstable();
-    ids.iter()
-        .map(|id| {
-            id.parse().map_err(|why: String| Failure::Damaged {
-                what: "a member of the loaded coupons",
-                why: format!("{id:?} {why}"),
-            })
-        })
-        .collect()
+        .map_err(Failure::redis("read which coupons are loaded"))?;
+    let mut members = Members { coupons: Vec::with_capacity(ids.len()), strange: Vec::new() };
+    for id in ids {
+        let id = String::from_utf8_lossy(&id);
+        match id.parse() {
+            Ok(coupon) => members.coupons.push(coupon),
+            Err(_) => members.strange.push(id.into_owned()),
+        }
+    }
+    members.coupons.sort_unstable();
+    Ok(members)
 }
 
 /// Those of some loaded coupons that are over and at rest, with their generations.

@@ -6,13 +6,14 @@ use std::sync::LazyLock;
 use redis::Script;
 
 use crate::Failure;
-use crate::coupon::Coupon;
+use crate::coupon::Terms;
 use crate::issuance::IssuanceId;
 use crate::keys::EpochKeys;
 use crate::partition::{Call, Partition, script};
 use crate::user::UserId;
 
 static LOAD: LazyLock<Script> = LazyLock::new(|| script(include_str!("load.lua")));
+static STAGE: LazyLock<Script> = LazyLock::new(|| script(include_str!("stage.lua")));
 
 /// A load that was given up leaves nothing behind for longer than this.
 const STAGING_EXPIRES_SECS: i64 = 900;
@@ -25,8 +26,23 @@ pub(super) enum Placed {
     Now,
     /// The coupon was there.
     Before,
-    /// A coupon was retired, or another epoch opened, since the computing began: compute again.
+    /// A coupon was retired, something of this one settled, or another epoch opened, since the computing
+    /// began: compute again.
     Outdated,
+}
+
+/// The epoch that a coupon is placed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Destination {
+    /// One that is being built: it takes what the old one had, so there is room for it.
+    Building,
+    Open {
+        /// How often coupons had been retired when the computing began.
+        retired: u64,
+        /// How many issuances of coupons that were not loaded had been settled before what is in flight was
+        /// read; `None` if nothing is in flight for this one.
+        settled_unloaded: Option<u64>,
+    },
 }
 
 /// The counts of a coupon that is placed.
@@ -34,16 +50,22 @@ pub(super) enum Placed {
 pub(super) struct Accounts {
     /// The serial to take next.
     pub next: u32,
-    /// In the ledger.
-    pub issued: u32,
+    /// In the ledger, and settled.
+    pub settled: u32,
 }
 
 /// See the module's documentation.
 pub(super) struct Staging<'a> {
-    partition: &'a Partition,
-    keys: &'a EpochKeys,
+    target: Target<'a>,
     holders: Staged,
     free: Staged,
+}
+
+/// Where it is staged.
+struct Target<'a> {
+    partition: &'a Partition,
+    keys: &'a EpochKeys,
+    destination: Destination,
 }
 
 struct Staged {
@@ -54,10 +76,11 @@ struct Staged {
 }
 
 impl<'a> Staging<'a> {
-    pub(super) fn new(partition: &'a Partition, keys: &'a EpochKeys) -> Self {
+    pub(super) fn new(partition: &'a Partition, keys: &'a EpochKeys, destination: Destination) -> Self {
         let (holders, free) = keys.staging(&crate::random_id());
         let staged = |key, command| Staged { key, command, waiting: Vec::new(), count: 0 };
-        Staging { partition, keys, holders: staged(holders, "HSET"), free: staged(free, "SADD") }
+        let target = Target { partition, keys, destination };
+        Staging { target, holders: staged(holders, "HSET"), free: staged(free, "SADD") }
     }
 
     pub(super) async fn holder(
@@ -68,29 +91,28 @@ impl<'a> Staging<'a> {
     ) -> Result<(), Failure> {
         ids.extend(more.unwrap_or_default());
         let value = ids.iter().flat_map(|id| *id.as_bytes()).collect();
-        self.holders.push(self.partition, [user.as_str().as_bytes().to_vec(), value]).await
+        self.holders.push(&self.target, [user.as_str().as_bytes().to_vec(), value]).await
     }
 
     pub(super) async fn rejected(&mut self, id: IssuanceId) -> Result<(), Failure> {
         let field = [b"!", id.as_bytes().as_slice()].concat();
-        self.holders.push(self.partition, [field, b"1".to_vec()]).await
+        self.holders.push(&self.target, [field, b"1".to_vec()]).await
     }
 
     pub(super) async fn free(&mut self, serial: u32) -> Result<(), Failure> {
-        self.free.push(self.partition, [serial.to_string().into_bytes()]).await
+        self.free.push(&self.target, [serial.to_string().into_bytes()]).await
     }
 
-    /// Puts the coupon in place. `retired`: how often coupons had been retired when all this began.
+    /// Puts the coupon in place. `without_unit`: those in flight whose units are others'.
     pub(super) async fn finish(
         mut self,
-        building: bool,
-        coupon: &Coupon,
+        coupon: &Terms,
         accounts: Accounts,
-        retired: u64,
+        without_unit: &[IssuanceId],
     ) -> Result<Placed, Failure> {
-        self.holders.flush(self.partition).await?;
-        self.free.flush(self.partition).await?;
-        let keys = self.keys;
+        self.holders.flush(&self.target).await?;
+        self.free.flush(&self.target).await?;
+        let Target { partition, keys, destination } = self.target;
         let mut call = Call::default();
         call.key(keys.certificate())
             .key(keys.counters())
@@ -99,16 +121,29 @@ impl<'a> Staging<'a> {
             .key(keys.holders(&coupon.id))
             .key(keys.free(&coupon.id))
             .key(self.holders.key.clone())
-            .key(self.free.key.clone());
-        call.arg(if building { keys.epoch().to_string() } else { self.partition.credential(keys) })
+            .key(self.free.key.clone())
+            .key(keys.in_flight());
+        let building = destination == Destination::Building;
+        call.arg(if building { keys.epoch().to_string() } else { partition.credential(keys) })
             .arg(u8::from(building))
             .arg(self.holders.count)
-            .arg(self.free.count)
-            .arg(retired);
+            .arg(self.free.count);
+        match destination {
+            // What is in flight comes into this epoch after its coupons, as it was computed with them.
+            Destination::Building => call.arg(0).arg("").arg(0),
+            Destination::Open { retired, settled_unloaded } => {
+                call.arg(retired).arg(settled_unloaded.map(|count| count.to_string()).unwrap_or_default());
+                call.arg(without_unit.len());
+                for id in without_unit {
+                    call.arg(id.as_bytes().as_slice());
+                }
+                &mut call
+            }
+        };
         for (field, value) in [
             ("total", i64::from(coupon.total)),
             ("next", accounts.next.into()),
-            ("settled", accounts.issued.into()),
+            ("settled", accounts.settled.into()),
             ("per_user", coupon.per_user.into()),
             ("starts_at", coupon.starts_at.as_millisecond()),
             ("ends_at", coupon.ends_at.as_millisecond()),
@@ -119,19 +154,19 @@ impl<'a> Staging<'a> {
             call.arg(field).arg(value);
         }
         call.arg("id").arg(coupon.id.as_str());
-        let mut reply = self.partition.invoke(&LOAD, "load the coupon", &call).await?;
+        let mut reply = partition.invoke(&LOAD, "load the coupon", &call).await?;
         match reply.text()?.as_str() {
             "ok" => match reply.text()?.as_str() {
                 "loaded" => Ok(Placed::Now),
                 "present" => Ok(Placed::Before),
-                "retired" => Ok(Placed::Outdated),
+                "retired" | "settled" => Ok(Placed::Outdated),
                 _ => Err(Failure::Redis {
                     operation: "load the coupon",
                     source: "what was staged has expired; try again".into(),
                 }),
             },
             "stale" => {
-                self.partition.admit(&mut reply).await?;
+                partition.admit(&mut reply).await?;
                 Ok(Placed::Outdated)
             }
             _ => Err(Failure::Uncertified),
@@ -142,23 +177,31 @@ impl<'a> Staging<'a> {
 impl Staged {
     async fn push<const N: usize>(
         &mut self,
-        partition: &Partition,
+        target: &Target<'_>,
         parts: [Vec<u8>; N],
     ) -> Result<(), Failure> {
         self.waiting.extend(parts);
         self.count += 1;
-        if self.waiting.len() >= CHUNK { self.flush(partition).await } else { Ok(()) }
+        if self.waiting.len() >= CHUNK { self.flush(target).await } else { Ok(()) }
     }
 
-    async fn flush(&mut self, partition: &Partition) -> Result<(), Failure> {
+    async fn flush(&mut self, target: &Target<'_>) -> Result<(), Failure> {
         if self.waiting.is_empty() {
             return Ok(());
         }
+        let parts = std::mem::take(&mut self.waiting);
+        if target.destination == Destination::Building {
+            let mut call = Call::default();
+            call.key(target.keys.certificate()).key(self.key.clone());
+            call.arg(target.keys.epoch().to_string()).arg(self.command).arg(STAGING_EXPIRES_SECS).arg(parts);
+            let staged = target.partition.invoke(&STAGE, "stage the coupon", &call).await?.text()?;
+            return if staged == "staged" { Ok(()) } else { Err(Failure::Uncertified) };
+        }
         let mut pipeline = redis::pipe();
-        pipeline.cmd(self.command).arg(&self.key).arg(std::mem::take(&mut self.waiting)).ignore();
+        pipeline.cmd(self.command).arg(&self.key).arg(parts).ignore();
         pipeline.cmd("EXPIRE").arg(&self.key).arg(STAGING_EXPIRES_SECS).ignore();
         pipeline
-            .query_async::<()>(&mut partition.connection())
+            .query_async::<()>(&mut target.partition.connection())
             .await
             .map_err(Failure::redis("stage the coupon"))
     }

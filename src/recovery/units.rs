@@ -23,6 +23,14 @@ impl Units {
         }
     }
 
+    /// Takes the lowest unit that is free, if there is any.
+    pub(super) fn take_any(&mut self) {
+        let free = (1..).zip(&self.taken[1..]).find(|(_, taken)| !**taken);
+        if let Some((serial, _)) = free {
+            self.take(serial);
+        }
+    }
+
     /// The serial to take next, and the free ones below it.
     pub(super) fn rest(&self) -> (u32, impl Iterator<Item = u32>) {
         (self.highest + 1, (1..=self.highest).filter(|serial| !self.taken[*serial as usize]))
@@ -41,5 +49,17 @@ mod tests {
         let (next, free) = units.rest();
         assert_eq!(next, 6);
         assert_eq!(free.collect::<Vec<_>>(), [1, 3, 4]);
+    }
+
+    #[test]
+    fn any_unit_is_the_lowest_that_is_free_and_none_where_all_are_taken() {
+        let mut units = Units::new(3);
+        units.take(1);
+        units.take_any();
+        assert!(!units.take(2));
+        units.take_any();
+        units.take_any();
+        let (next, free) = units.rest();
+        assert_eq!((next, free.count()), (4, 0));
     }
 }

@@ -1,18 +1,22 @@
 //! Whether the data of the epoch that was open last is what was left there: then it is certified as it
 //! is, and the outage is short. Reads only. Scripts are refused meanwhile; inserts of workers that had
 //! entries in hand may still reach the ledger, and are seen by reading twice.
+//!
+//! Every loaded coupon is compared, but many at once: the outage is that of the units to count, not of the
+//! coupons. One that is not loaded has no accounts; whoever asks for it has it loaded with what is in flight.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
+
+use futures::{StreamExt, TryStreamExt, stream};
 
 use super::Step;
 use super::progress::Watch;
-use super::retire::loaded;
+use super::retire::members;
 use super::survivors::{self, Survivor};
 use crate::Failure;
-use crate::coupon::{Coupon, CouponId, CouponStore};
-use crate::issuance::ledger::Unreadable;
-use crate::issuance::{Decision, IssuanceId, Ledger, Outcome};
+use crate::coupon::{CouponId, CouponStore, Terms};
+use crate::issuance::{IssuanceId, Ledger};
 use crate::keys::EpochKeys;
 use crate::partition::Partition;
 
@@ -20,6 +24,13 @@ use crate::partition::Partition;
 /// settling is refused.
 const ATTEMPTS_MAX: usize = 5;
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
+/// Coupons of one pipeline.
+const BATCH: usize = 500;
+/// Counts of the ledger at once.
+const COUNTS_AT_ONCE: usize = 4;
+/// Units, by Redis's account, and coupons that are counted with one question.
+const COUNTED_UNITS_MAX: u64 = 100_000;
+const COUNTED_COUPONS_MAX: usize = 1_000;
 
 /// What the look came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,11 +45,14 @@ pub(super) enum Verified {
 
 /// The counts of a loaded coupon.
 struct Held {
+    id: CouponId,
     total: u64,
     generation: i64,
     next: u64,
     settled: u64,
     free: u64,
+    /// Fields of its dedupe.
+    holders: u64,
 }
 
 /// Looks whether, for each loaded coupon, the ledger's issued units are those that Redis has settled
@@ -51,64 +65,60 @@ pub(super) async fn verify(
     watch: &Watch,
 ) -> Result<Verified, Failure> {
     let damaged = |why: String| Ok(Verified::Damaged(why));
-    let loaded = loaded(partition, keys).await?;
+    let loaded = members(partition, keys).await?;
+    if let Some(strange) = loaded.strange.first() {
+        return damaged(format!("{strange:?} is loaded, and is no coupon's id"));
+    }
+    let loaded = loaded.coupons;
     let found = survivors::read(partition, std::slice::from_ref(keys)).await?;
     watch(&Step::Read { in_flight: found.survivors.len() });
-    if !found.damaged.is_empty() {
+    if let Some(key) = found.wrong_type.first() {
+        return damaged(format!("{key} is no hash"));
+    }
+    if !found.is_whole() {
         return damaged(format!("{} in-flight entries cannot be read", found.damaged.len()));
     }
-    let mut with_unit: HashMap<CouponId, u64> = loaded.iter().map(|coupon| (coupon.clone(), 0)).collect();
-    for survivor in &found.survivors {
-        let Some(count) = with_unit.get_mut(&survivor.in_flight.coupon) else {
-            return damaged(format!(
-                "coupon {} has something in flight and is not loaded",
-                survivor.in_flight.coupon
-            ));
-        };
-        *count += u64::from(survivor.in_flight.serial.is_some());
+    let mut with_unit: HashMap<&CouponId, u64> = HashMap::new();
+    for survivor in found.survivors.iter().filter(|survivor| survivor.in_flight.serial.is_some()) {
+        *with_unit.entry(&survivor.in_flight.coupon).or_default() += 1;
     }
     let mut helds = Vec::with_capacity(loaded.len());
-    for coupon in &loaded {
-        let Some(held) = read_held(partition, keys, coupon).await? else {
-            return damaged(format!("coupon {coupon} is not complete"));
-        };
-        let Some(record) = coupons.get(coupon).await? else {
-            return damaged(format!("coupon {coupon} has no record"));
-        };
-        if let Some(why) = differs(&held, &record, with_unit[coupon]) {
-            return damaged(why);
+    for batch in loaded.chunks(BATCH) {
+        let records = coupons.all_terms(batch).await?;
+        for (coupon, held) in batch.iter().zip(read_held(partition, keys, batch).await?) {
+            let Some(held) = held else { return damaged(format!("coupon {coupon} is not complete")) };
+            let record = match records.get(coupon) {
+                Some(Ok(record)) => record,
+                Some(Err(failure)) => return damaged(failure.chain()),
+                None => return damaged(format!("coupon {coupon} has no record")),
+            };
+            if let Some(why) = differs(&held, record, with_unit.get(coupon).copied().unwrap_or(0)) {
+                return damaged(why);
+            }
+            helds.push(held);
         }
-        helds.push(held);
     }
 
+    let ids: Vec<_> = found.survivors.iter().map(|survivor| survivor.id).collect();
     for attempt in 0..ATTEMPTS_MAX {
         if attempt > 0 {
             tokio::time::sleep(AGAIN_AFTER).await;
         }
-        let before = decided(ledger, &found.survivors, &HashMap::new()).await?;
-        let mut in_ledger = Vec::with_capacity(loaded.len());
-        for (number, coupon) in loaded.iter().enumerate() {
-            in_ledger.push(ledger.issued_count(coupon).await?);
-            watch(&Step::Compared { coupon: coupon.clone(), number: number + 1, of: loaded.len() });
-        }
-        if decided(ledger, &found.survivors, &before).await?.len() != before.len() {
+        let before = survivors::issued(ledger, &ids).await?;
+        let in_ledger = count(ledger, &helds, watch).await?;
+        // What is issued stays so.
+        let rest: Vec<_> = ids.iter().copied().filter(|id| !before.contains(id)).collect();
+        if !survivors::issued(ledger, &rest).await?.is_empty() {
             continue;
         }
-        let mut issued_in_flight: HashMap<&CouponId, u64> = HashMap::new();
-        for survivor in &found.survivors {
-            let issued = before.get(&survivor.id).is_some_and(|decision| match decision {
-                Ok(decision) => matches!(decision.outcome, Outcome::Issued { .. }),
-                Err(unreadable) => unreadable.unit.is_some(),
-            });
-            if issued {
-                *issued_in_flight.entry(&survivor.in_flight.coupon).or_default() += 1;
-            }
-        }
-        for ((coupon, held), in_ledger) in loaded.iter().zip(&helds).zip(in_ledger) {
-            let known = held.settled + issued_in_flight.get(coupon).copied().unwrap_or(0);
+        let issued_in_flight = by_coupon(&found.survivors, &before);
+        for held in &helds {
+            let known = held.settled + issued_in_flight.get(&held.id).copied().unwrap_or(0);
+            let in_ledger = in_ledger.get(&held.id).copied().unwrap_or(0);
             if known != in_ledger {
                 return damaged(format!(
-                    "coupon {coupon}: Redis knows of {known} issued units, the ledger of {in_ledger}"
+                    "coupon {}: Redis knows of {known} issued units, the ledger of {in_ledger}",
+                    held.id
                 ));
             }
         }
@@ -117,26 +127,78 @@ pub(super) async fn verify(
     damaged("the ledger went on changing".into())
 }
 
-/// What Redis holds of a coupon, if it is all there.
+/// How many of some issuances are each coupon's.
+fn by_coupon<'a>(survivors: &'a [Survivor], which: &HashSet<IssuanceId>) -> HashMap<&'a CouponId, u64> {
+    let mut counts = HashMap::new();
+    for survivor in survivors.iter().filter(|survivor| which.contains(&survivor.id)) {
+        *counts.entry(&survivor.in_flight.coupon).or_default() += 1;
+    }
+    counts
+}
+
+/// How many units of each coupon the ledger has issued. Small coupons are counted together.
+async fn count(ledger: &Ledger, helds: &[Held], watch: &Watch) -> Result<HashMap<CouponId, u64>, Failure> {
+    let of = helds.len();
+    let mut groups: Vec<(Vec<CouponId>, u64)> = Vec::new();
+    for held in helds {
+        match groups.last_mut() {
+            Some((group, units))
+                if group.len() < COUNTED_COUPONS_MAX && *units + held.settled <= COUNTED_UNITS_MAX =>
+            {
+                group.push(held.id.clone());
+                *units += held.settled;
+            }
+            _ => groups.push((vec![held.id.clone()], held.settled)),
+        }
+    }
+    let mut counts = HashMap::with_capacity(of);
+    let counted = groups.into_iter().map(|(group, _)| async move { ledger.issued_counts(&group).await });
+    let mut counted = stream::iter(counted).buffer_unordered(COUNTS_AT_ONCE);
+    while let Some(group) = counted.try_next().await? {
+        let last = group.keys().next().cloned();
+        counts.extend(group);
+        if let Some(coupon) = last {
+            watch(&Step::Compared { coupon, number: counts.len(), of });
+        }
+    }
+    Ok(counts)
+}
+
+/// What Redis holds of some coupons; `None` for one of which something is missing or cannot be read.
 async fn read_held(
     partition: &Partition,
     keys: &EpochKeys,
-    coupon: &CouponId,
-) -> Result<Option<Held>, Failure> {
+    coupons: &[CouponId],
+) -> Result<Vec<Option<Held>>, Failure> {
     let mut pipeline = redis::pipe();
-    pipeline.cmd("HMGET").arg(keys.coupon(coupon)).arg(&["total", "generation", "next", "settled"]);
-    pipeline.cmd("SCARD").arg(keys.free(coupon));
-    let (held, free): (Vec<Option<String>>, u64) = pipeline
+    for coupon in coupons {
+        pipeline.cmd("HMGET").arg(keys.coupon(coupon)).arg(&["total", "generation", "next", "settled"]);
+        pipeline.cmd("SCARD").arg(keys.free(coupon));
+        pipeline.cmd("HLEN").arg(keys.holders(coupon));
+    }
+    let replies: Vec<redis::Value> = pipeline
         .query_async(&mut partition.connection())
         .await
-        .map_err(Failure::redis("read what Redis holds of a coupon"))?;
-    let held: Vec<Option<u64>> = held.into_iter().map(|text| text?.parse().ok()).collect();
-    let [Some(total), Some(generation), Some(next), Some(settled)] = held[..] else { return Ok(None) };
-    Ok(Some(Held { total, generation: i64::try_from(generation).unwrap_or(i64::MAX), next, settled, free }))
+        .map_err(Failure::redis("read what Redis holds of the coupons"))?;
+    let (replies, _) = replies.as_chunks::<3>();
+    let read = |(coupon, [held, free, holders]): (&CouponId, &[redis::Value; 3])| {
+        let held: Vec<Option<u64>> = redis::from_redis_value(held.clone()).ok()?;
+        let [Some(total), Some(generation), Some(next), Some(settled)] = held[..] else { return None };
+        Some(Held {
+            id: coupon.clone(),
+            total,
+            generation: i64::try_from(generation).unwrap_or(i64::MAX),
+            next,
+            settled,
+            free: redis::from_redis_value(free.clone()).ok()?,
+            holders: redis::from_redis_value(holders.clone()).ok()?,
+        })
+    };
+    Ok(coupons.iter().zip(replies).map(read).collect())
 }
 
 /// How what Redis holds of a coupon contradicts its record, or itself.
-fn differs(held: &Held, record: &Coupon, in_flight: u64) -> Option<String> {
+fn differs(held: &Held, record: &Terms, in_flight: u64) -> Option<String> {
     let id = &record.id;
     if (held.total, held.generation) != (record.total.into(), record.generation) {
         return Some(format!(
@@ -144,21 +206,13 @@ fn differs(held: &Held, record: &Coupon, in_flight: u64) -> Option<String> {
             held.total, held.generation, record.total, record.generation
         ));
     }
-    let taken = (held.next - 1).saturating_sub(held.free);
-    (taken != held.settled + in_flight).then(|| {
-        format!("coupon {id}: {taken} units are taken, {} settled and {in_flight} in flight", held.settled)
-    })
-}
-
-/// What the ledger has decided about survivors, given what was known to be.
-async fn decided(
-    ledger: &Ledger,
-    survivors: &[Survivor],
-    known: &HashMap<IssuanceId, Result<Decision, Unreadable>>,
-) -> Result<HashMap<IssuanceId, Result<Decision, Unreadable>>, Failure> {
-    let unknown: Vec<_> =
-        survivors.iter().map(|survivor| survivor.id).filter(|id| !known.contains_key(id)).collect();
-    let mut decided = survivors::decisions(ledger, &unknown).await?;
-    decided.extend(known.iter().map(|(id, decision)| (*id, decision.clone())));
-    Ok(decided)
+    let taken = held.next.saturating_sub(1).saturating_sub(held.free);
+    if taken != held.settled + in_flight {
+        return Some(format!(
+            "coupon {id}: {taken} units are taken, {} settled and {in_flight} in flight",
+            held.settled
+        ));
+    }
+    (taken > 0 && held.holders == 0)
+        .then(|| format!("coupon {id}: {taken} units are taken, and nobody is known to have one"))
 }

@@ -185,6 +185,7 @@ async fn a_rebuild_fits_where_the_data_has_fitted() {
     let keeper = system.backends.keeper();
     let stop = CancellationToken::new();
     keeper.recover(How::Rebuild, &unwatched(), &stop).await.expect("rebuilt once");
+    system.accepted("w", &coupon).await;
     // What was there before is freed in the background.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let info: String = system.command(&["INFO", "memory"]).await;

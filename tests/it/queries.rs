@@ -63,6 +63,7 @@ async fn no_query_reads_a_collection_from_end_to_end_or_sorts_in_memory() {
         ("held by", "user_coupons", queries::held_by(&coupon, &user), doc! {}),
         ("holder of", "user_coupons", queries::holder_of(&coupon, 1), doc! {}),
         ("issued count", "user_coupons", queries::issued_between(&coupon, 0, 9), doc! {}),
+        ("issued without a unit", "user_coupons", queries::issued_nameless(&coupon), doc! {}),
         ("units after", "user_coupons", queries::units_after(&coupon, 1), queries::by_serial()),
         ("highest issued", "user_coupons", queries::issued(&coupon), queries::highest_first()),
         ("issued records", "user_coupons", queries::issued(&coupon), queries::by_user()),

@@ -108,6 +108,21 @@ async fn a_coupon_with_something_in_flight_stays_until_it_is_decided() {
 }
 
 #[tokio::test]
+async fn a_value_in_flight_that_cannot_be_read_keeps_no_other_coupon_from_being_retired() {
+    let system = System::start().await;
+    let (damaged, over) = (system.coupon("damaged", 3, 1).await, system.coupon("over", 3, 1).await);
+    let id = system.accepted("u0", &damaged).await;
+    let keys = system.keys();
+    let mut damage = redis::cmd("HSET");
+    damage.arg(keys.in_flight()).arg(id.as_bytes().as_slice()).arg("no value");
+    damage.query_async::<()>(&mut system.partition().connection()).await.expect("it is damaged");
+    end(&system, &damaged).await;
+    end(&system, &over).await;
+    assert_eq!(retire(&system).await, [over]);
+    assert!(is_loaded(&system, &damaged).await);
+}
+
+#[tokio::test]
 async fn a_loader_that_slept_cannot_bring_back_what_was_before_the_retirement() {
     let system = System::start().await;
     let coupon = system.coupon("c", 3, 1).await;

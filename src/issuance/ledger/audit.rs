@@ -1,10 +1,11 @@
 //! How the ledger is read coupon by coupon: all of it, whatever its indexes are, and points of it again.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
+use futures::TryStreamExt;
 use mongodb::Cursor;
-use mongodb::bson::{RawDocumentBuf, doc};
-use mongodb::options::FindOptions;
+use mongodb::bson::{Document, RawDocumentBuf, doc};
+use mongodb::options::{FindOptions, Hint};
 
 use super::record::{HeldRecord, ISSUED, IdRecord, Unreadable, read, uuid};
 use super::{Held, Ledger, PAGE, queries, readable};
@@ -65,6 +66,46 @@ impl Ledger {
         Ok(found.into_iter().filter_map(readable).collect())
     }
 
+    /// Which of `ids` are decided, whatever their records say.
+    pub async fn decided_among(&self, ids: &[IssuanceId]) -> Result<HashSet<IssuanceId>, Failure> {
+        let all: Vec<_> = ids.iter().copied().map(uuid).collect();
+        let options = FindOptions::builder().projection(IdRecord::projection()).build();
+        let found = self.find::<IdRecord>("look for decisions", doc! {"_id": {"$in": all}}, options).await?;
+        Ok(found.into_iter().filter_map(readable).collect())
+    }
+
+    /// How many units of each of some coupons are issued, with one question: for coupons of few units. One
+    /// that is missing has none.
+    pub async fn issued_counts(&self, coupons: &[CouponId]) -> Result<HashMap<CouponId, u64>, Failure> {
+        let mut counts = HashMap::new();
+        if let [coupon] = coupons {
+            counts.insert(coupon.clone(), self.issued_count(coupon).await?);
+            return Ok(counts);
+        }
+        let ids: Vec<&str> = coupons.iter().map(CouponId::as_str).collect();
+        let pipeline = [
+            doc! {"$match": {"outcome": ISSUED, "couponId": {"$in": ids}}},
+            doc! {"$group": {"_id": "$couponId", "count": {"$sum": 1_i64}}},
+        ];
+        let records = self.records.clone_with_type::<Document>();
+        let counted = mongo::run("count the issued units", async move {
+            records.aggregate(pipeline).hint(unit_hint()).await?.try_collect::<Vec<_>>().await
+        });
+        let Ok(counted) = counted.await else {
+            // They have more units than was thought: one after another, each a part at a time.
+            for coupon in coupons {
+                counts.insert(coupon.clone(), self.issued_count(coupon).await?);
+            }
+            return Ok(counts);
+        };
+        for line in counted {
+            let read = || Some((line.get_str("_id").ok()?.parse().ok()?, line.get_i64("count").ok()?));
+            let Some((coupon, count)) = read() else { continue };
+            counts.insert(coupon, u64::try_from(count).unwrap_or(0));
+        }
+        Ok(counts)
+    }
+
     /// Every record that holds one of these units of a coupon.
     pub async fn holders_of(
         &self,
@@ -79,4 +120,9 @@ impl Ledger {
         let options = FindOptions::builder().projection(HeldRecord::projection()).build();
         self.find::<HeldRecord>("read who holds the units", filter, options).await
     }
+}
+
+/// The order of the units of a coupon.
+fn unit_hint() -> Hint {
+    Hint::Keys(queries::by_serial())
 }

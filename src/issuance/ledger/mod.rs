@@ -161,11 +161,11 @@ impl Ledger {
 
     /// How many units of a coupon are issued. Counted a part at a time, so that each ends well within the
     /// bound of an operation; what is inserted meanwhile may be counted or not. A record that names no unit
-    /// holds none.
+    /// holds one all the same.
     pub async fn issued_count(&self, coupon: &CouponId) -> Result<u64, Failure> {
         const OPERATION: &str = "count the issued units";
         let (records, filter) =
-            (self.records.clone_with_type::<RawDocumentBuf>(), queries::units_after(coupon, 0));
+            (self.records.clone_with_type::<RawDocumentBuf>(), queries::issued_between(coupon, 0, MAX_TOTAL));
         let last = mongo::run(OPERATION, async move {
             records.find_one(filter).projection(HeldRecord::projection()).sort(queries::highest_first()).await
         });
@@ -173,9 +173,13 @@ impl Ledger {
             Some(Ok(held)) => held.serial,
             // Higher than any coupon's total: a few empty parts are counted.
             Some(Err(unreadable)) => unreadable.unit.unwrap_or(MAX_TOTAL),
-            None => return Ok(0),
+            None => 0,
         };
         let mut count = 0;
+        for filter in [queries::issued_nameless(coupon), queries::units_after(coupon, MAX_TOTAL)] {
+            let records = self.records.clone();
+            count += mongo::run(OPERATION, async move { records.count_documents(filter).await }).await?;
+        }
         let mut above = 0;
         while above < last {
             let upto = above.saturating_add(COUNTED_AT_ONCE).min(last);
@@ -240,6 +244,13 @@ pub mod queries {
     pub fn issued_between(coupon: &CouponId, above: u32, upto: u32) -> Document {
         let mut filter = issued(coupon);
         filter.insert("serial", doc! {"$gt": i64::from(above), "$lte": i64::from(upto)});
+        filter
+    }
+
+    /// Those that name no unit: their serial is no number above 0.
+    pub fn issued_nameless(coupon: &CouponId) -> Document {
+        let mut filter = issued(coupon);
+        filter.insert("serial", doc! {"$not": {"$gt": 0_i64}});
         filter
     }
 

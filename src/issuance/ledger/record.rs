@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Held;
 use crate::issuance::{Decision, IssuanceId, Outcome};
 use crate::mongo::{from_bson_time, to_bson_time};
+use crate::user::UserId;
 
 pub(crate) const ISSUED: &str = "issued";
 pub(super) const REJECTED: &str = "rejected";
@@ -49,6 +50,8 @@ pub struct Unreadable {
     pub record: String,
     /// The issuance, if the `_id` is one.
     pub id: Option<IssuanceId>,
+    /// Whose it is, if it says so.
+    pub user: Option<UserId>,
     /// The unit that it holds, if it is issued and names one.
     pub unit: Option<u32>,
     pub why: String,
@@ -73,6 +76,7 @@ impl Unreadable {
                 None => id.map(|id| id.to_string()).unwrap_or_default(),
             },
             id: bytes.and_then(IssuanceId::from_bytes),
+            user: field("userId").and_then(|user| user.as_str()?.parse().ok()),
             unit: field("serial").filter(|_| issued).and_then(unit),
             why,
         }
@@ -277,7 +281,7 @@ mod tests {
             match read::<Record>(&raw) {
                 // A whole number is a serial in any of BSON's types of whole numbers.
                 Ok(_) => assert_eq!(changes, doc! {"serial": 7}),
-                Err(Unreadable { record, id: told, unit: held, why }) => {
+                Err(Unreadable { record, id: told, unit: held, why, .. }) => {
                     assert_eq!((record, told, held), (id.to_string(), Some(id), unit), "{changes}");
                     assert!(!why.is_empty(), "{changes}");
                 }

@@ -137,6 +137,7 @@ async fn a_late_insert_after_a_loss_is_adopted_and_its_user_and_its_unit_are_cou
         matches!(recovery::is_certified(system.partition()).await, Ok(true)).then_some(())
     })
     .await;
+    assert_eq!(system.stock(&coupon).await.remaining, 3, "it is loaded again");
     system.audited_clean().await;
     // The worker that had it in hand wakes.
     system.decider().process(&old_keys, &entries).await.expect("it decides, and settles nothing");

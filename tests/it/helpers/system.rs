@@ -279,7 +279,9 @@ impl System {
         changed.await.expect("it is changed");
     }
 
+    /// The stock of a coupon, which is loaded for it as for whoever asks for one.
     pub async fn stock(&self, coupon: &CouponId) -> Stock {
+        self.backends.loader().load(coupon).await.expect("it can be loaded");
         let (_, mut stocks) =
             stock::read(self.partition(), std::slice::from_ref(coupon)).await.expect("a stock");
         stocks.remove(0).expect("it can be read").expect("the coupon is loaded")
@@ -309,11 +311,16 @@ impl System {
         self.commands_run().await["evalsha"]
     }
 
-    /// Reserves for one user, past the API.
+    /// Reserves for one user, past the API. The coupon is loaded if it is not.
     pub async fn reserve(&self, user: &str, coupon: &CouponId) -> Reserved {
         let id = IssuanceId::generate(PartitionId::ONE);
-        let request = Request { id, coupon: coupon.clone(), user: user.parse().expect("an id") };
-        reserve(self.partition(), &[request], u64::MAX >> 12).await.expect("an answer").remove(0)
+        let request = [Request { id, coupon: coupon.clone(), user: user.parse().expect("an id") }];
+        let answer = reserve(self.partition(), &request, u64::MAX >> 12).await.expect("an answer").remove(0);
+        if !matches!(answer, Reserved::NotLoaded { .. }) {
+            return answer;
+        }
+        self.backends.loader().load(coupon).await.expect("it can be loaded");
+        reserve(self.partition(), &request, u64::MAX >> 12).await.expect("an answer").remove(0)
     }
 
     /// Reserves for one user who must get a unit.

@@ -187,3 +187,29 @@ fn an_audit_that_stops_at_a_known_id_leaves_its_unit_free() {
     let free = data.coupon.unwrap().free_units();
     assert!(last.after.ledger.issued_records().any(|(_, serial, _)| free.contains(serial)));
 }
+
+#[test]
+fn a_certificate_that_names_one_epoch_in_mid_move_loses_what_was_moved() {
+    let bounds = Bounds { restarts: 1, recoverers_stopped: 1, ..NOTHING };
+    let last = breaks(Variant::MoveKeepsEpoch, NEVER_LOST, Protocol { workers: 1, bounds, ..peace() });
+    assert!(matches!(last.action, Action::Recover { .. }));
+    assert!(!last.after.history.data_lost);
+}
+
+#[test]
+fn a_load_that_forgets_what_is_in_flight_frees_its_unit() {
+    let bounds = Bounds { restarts: 1, left_out: 1, ..NOTHING };
+    let setting = Protocol { workers: 1, loaders: 1, bounds, ..peace() };
+    let last = breaks(Variant::LoadForgetsInFlight, ONE_HOLDER, setting);
+    assert!(matches!(last.action, Action::Load { .. }));
+    assert!(last.before.open_data().is_some_and(|data| !data.flying().is_empty()));
+}
+
+#[test]
+fn a_load_that_ignores_what_is_settled_meanwhile_never_counts_it() {
+    let bounds = Bounds { restarts: 1, left_out: 1, ..NOTHING };
+    let setting = Protocol { workers: 1, loaders: 1, bounds, ..peace() };
+    let last = breaks(Variant::LoadIgnoresSettling, SETTLED_ONCE, setting);
+    assert!(matches!(last.action, Action::Load { .. }));
+    assert!(last.after.open_data().is_some_and(|data| data.settled_unloaded > 0));
+}

@@ -22,12 +22,13 @@ impl Picture {
 }
 
 /// What a load puts into Redis, computed from the ledger and the survivors. A survivor whose unit is
-/// taken is left without one.
+/// taken is left without one; in an open epoch, one that is issued will be settled, and is counted then.
 pub fn loaded(
     protocol: &Protocol,
     state: &State,
     picture: Picture,
     survivors: &mut [Option<Flight>; IDS_MAX],
+    open: bool,
 ) -> Data {
     let mut data = Data { rejected: picture.rejected, ..Data::default() };
     let mut taken = Set::default();
@@ -44,16 +45,20 @@ pub fn loaded(
             data.holders[usize::from(protocol.user(id))].insert(id);
         }
     }
-    let mut flying = 0;
+    let (mut flying, mut unsettled) = (0, 0);
     for (id, survivor) in (0..).zip(survivors) {
         let Some(flight) = survivor else { continue };
         flying += 1;
         data.holders[usize::from(protocol.user(id))].insert(id);
-        if !take(flight.serial) {
+        let issued = open && picture.issued.contains(id);
+        unsettled += u8::from(issued);
+        let is_its_own = issued && flight.serial == state.ledger.serial_of(id);
+        let has_unit = is_its_own || take(flight.serial);
+        if !has_unit {
             flight.serial = NO_UNIT;
         }
     }
-    let settled = picture.issued.len();
+    let settled = picture.issued.len() - unsettled;
     let next = match protocol.variant {
         Variant::CountInsteadOfSerials => settled + flying,
         _ => taken.iter().max().unwrap_or(0),
@@ -66,31 +71,72 @@ pub fn loaded(
     data
 }
 
-/// What it read, and under which epoch; `None` while it does nothing.
+/// How far it is. Each part is a step of its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Loader(Option<(Epoch, Picture)>);
+pub enum Loader {
+    #[default]
+    Idle,
+    HasReadInFlight(Before),
+    HasReadLedger(Before, Picture),
+}
+
+/// What it read first, and under which epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Before {
+    epoch: Epoch,
+    survivors: [Option<Flight>; IDS_MAX],
+    settled_unloaded: u8,
+}
 
 impl Loader {
     pub fn is_idle(&self) -> bool {
-        self.0.is_none()
+        *self == Loader::Idle
     }
 
-    /// Reads the ledger, for a coupon that somebody asked for and Redis does not have.
-    pub fn read(state: &State) -> Option<Loader> {
+    /// Reads what is in flight, for a coupon that somebody asked for and Redis does not have.
+    pub fn read(protocol: &Protocol, state: &State) -> Option<Loader> {
         let epoch = state.open_epoch()?;
-        state.redis.epochs.get(&epoch)?.coupon.is_none().then(|| Loader(Some((epoch, Picture::of(state)))))
+        let data = state.redis.epochs.get(&epoch).filter(|data| data.coupon.is_none())?;
+        let survivors = match protocol.variant {
+            Variant::LoadForgetsInFlight => [None; IDS_MAX],
+            _ => data.in_flight,
+        };
+        let settled_unloaded = data.settled_unloaded;
+        Some(Loader::HasReadInFlight(Before { epoch, survivors, settled_unloaded }))
     }
 
-    /// `load.lua`: refuses if the coupon is there already.
-    pub fn put(self, protocol: &Protocol, state: &mut State) {
-        let Some((epoch, picture)) = self.0 else { return };
-        if certified(state, epoch) != Certified::Yes {
-            return;
+    /// Makes the next step.
+    pub fn go_on(self, protocol: &Protocol, state: &mut State) -> Loader {
+        match self {
+            Loader::Idle => {}
+            Loader::HasReadInFlight(before) => return Loader::HasReadLedger(before, Picture::of(state)),
+            Loader::HasReadLedger(before, picture) => put(protocol, state, before, picture),
         }
-        let loaded = loaded(protocol, state, picture, &mut [None; IDS_MAX]);
-        let Some(data) = state.redis.epochs.get_mut(&epoch) else { return };
-        if data.coupon.is_none() || protocol.variant == Variant::LoadOverPresent {
-            (data.coupon, data.holders, data.rejected) = (loaded.coupon, loaded.holders, loaded.rejected);
+        Loader::Idle
+    }
+}
+
+/// `load.lua`: refuses if the coupon is there already, or something in flight may have been settled.
+fn put(protocol: &Protocol, state: &mut State, before: Before, picture: Picture) {
+    let Before { epoch, mut survivors, settled_unloaded } = before;
+    if certified(state, epoch) != Certified::Yes {
+        return;
+    }
+    let loaded = loaded(protocol, state, picture, &mut survivors, true);
+    let Some(data) = state.redis.epochs.get_mut(&epoch) else { return };
+    let any = survivors.iter().any(Option::is_some);
+    if any && data.settled_unloaded != settled_unloaded && protocol.variant != Variant::LoadIgnoresSettling {
+        return;
+    }
+    if data.coupon.is_some() && protocol.variant != Variant::LoadOverPresent {
+        return;
+    }
+    (data.coupon, data.holders, data.rejected) = (loaded.coupon, loaded.holders, loaded.rejected);
+    for (flight, survivor) in data.in_flight.iter_mut().zip(survivors) {
+        if let (Some(flight), Some(survivor)) = (flight, survivor)
+            && survivor.serial == NO_UNIT
+        {
+            flight.serial = NO_UNIT;
         }
     }
 }

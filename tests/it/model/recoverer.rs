@@ -33,7 +33,8 @@ pub enum Step {
     ReadSurvivors,
     ReadLedger,
     Load,
-    WriteQueue,
+    /// One by one.
+    MoveQueue,
     Renew,
     Open,
     /// The epoch that is open now stays.
@@ -91,11 +92,8 @@ impl Recoverer {
                 self.picture = Picture::of(state);
                 Some(Step::Load)
             }
-            Step::Load => self.load(protocol, state).then_some(Step::WriteQueue),
-            Step::WriteQueue => {
-                self.write_queue(state);
-                Some(Step::Renew)
-            }
+            Step::Load => self.load(protocol, state).then_some(Step::MoveQueue),
+            Step::MoveQueue => self.move_one(protocol, state),
             Step::Renew => (state.lease == self.term).then_some(Step::Open),
             Step::Open => self.open(protocol, state).then_some(Step::ForgetOld(self.term)),
             Step::ForgetOld(open) => {
@@ -124,7 +122,7 @@ impl Recoverer {
             Step::Certify => (self.decided, self.picture) = Default::default(),
             Step::ForgetHalfBuilt => (self.decided, self.picture) = Default::default(),
             Step::ReadLedger => self.old = Set::default(),
-            Step::WriteQueue => self.picture = Picture::default(),
+            Step::MoveQueue => self.picture = Picture::default(),
             Step::ForgetOld(_) => (self.old, self.survivors) = Default::default(),
             _ => {}
         }
@@ -151,8 +149,7 @@ impl Recoverer {
             Some(epoch) => [epoch].into_iter().collect(),
             None => state.redis.epochs.iter().filter(|(_, data)| in_flight(data)).map(|(e, _)| *e).collect(),
         };
-        let whole =
-            epoch.and_then(|epoch| state.redis.epochs.get(&epoch)).is_some_and(|d| d.coupon.is_some());
+        let whole = epoch.and_then(|epoch| state.redis.epochs.get(&epoch)).is_some();
         Some(match protocol.verify && whole {
             false => Step::ForgetHalfBuilt,
             true if protocol.variant == Variant::VerifyReadsLedgerFirst => Step::VerifyLedger,
@@ -170,14 +167,19 @@ impl Recoverer {
     }
 
     fn is_intact(&self, state: &State, decided: Set) -> bool {
-        self.verified(state).and_then(|data| data.coupon).is_some_and(|coupon| {
-            coupon.settled + decided.len() == self.picture.issued.len() && coupon.total == self.picture.total
+        // A coupon that is not loaded has no accounts.
+        self.verified(state).is_some_and(|data| {
+            data.coupon.is_none_or(|coupon| {
+                coupon.settled + decided.len() == self.picture.issued.len()
+                    && coupon.total == self.picture.total
+            })
         })
     }
 
     /// Whether the ledger had, at the look, an issued id that Redis does not know.
     fn misses_issued(&self, state: &State) -> bool {
-        let known = self.verified(state).map(Data::known).unwrap_or_default();
+        let Some(data) = self.verified(state).filter(|data| data.coupon.is_some()) else { return false };
+        let known = data.known();
         !self.picture.issued.without(known).is_empty()
     }
 
@@ -230,7 +232,7 @@ impl Recoverer {
         if !matches!(protocol.variant, Variant::RebuildKeepsDecided | Variant::RebuildAsksOnce) {
             self.picture.issued.iter().for_each(|id| self.survivors[usize::from(id)] = None);
         }
-        let loaded = loaded(protocol, state, self.picture, &mut self.survivors);
+        let loaded = loaded(protocol, state, self.picture, &mut self.survivors, false);
         let data = state.redis.epochs.entry(self.term).or_default();
         if data.coupon.is_none() {
             (data.coupon, data.holders, data.rejected) = (loaded.coupon, loaded.holders, loaded.rejected);
@@ -238,18 +240,42 @@ impl Recoverer {
         true
     }
 
-    /// Not a script: it writes keys of its own epoch only.
-    fn write_queue(&mut self, state: &mut State) {
-        let data = state.redis.epochs.entry(self.term).or_default();
-        for (at, survivor) in self.survivors.iter_mut().enumerate() {
-            if let Some(flight) = survivor {
-                state.appended[at] += 1;
-                flight.entry = state.appended[at];
-            }
-            data.in_flight[at] = *survivor;
-            data.stream[at] = *survivor;
+    /// `move.lua`, for the next one, or `built.lua` when all are moved: in an old epoch or in its own, never in
+    /// neither. No single epoch has them all from then on.
+    fn move_one(&self, protocol: &Protocol, state: &mut State) -> Option<Step> {
+        let certificate = state.redis.certificate.as_mut()?;
+        if certificate.open || certificate.building != Some(self.term) {
+            return None;
         }
-        data.built = true;
+        let data = state.redis.epochs.entry(self.term).or_default();
+        let is_left =
+            |(at, survivor): &(usize, &Option<Flight>)| survivor.is_some() && data.in_flight[*at].is_none();
+        let Some((at, survivor)) = self.survivors.iter().enumerate().find(is_left) else {
+            data.built = true;
+            return Some(Step::Renew);
+        };
+        if protocol.variant != Variant::MoveKeepsEpoch {
+            certificate.epoch = None;
+        }
+        state.appended[at] += 1;
+        let flight = survivor.map(|flight| Flight { entry: state.appended[at], ..flight });
+        (data.in_flight[at], data.stream[at]) = (flight, flight);
+        for (epoch, data) in &mut state.redis.epochs {
+            if *epoch != self.term {
+                data.in_flight[at] = None;
+            }
+        }
+        Some(Step::MoveQueue)
+    }
+
+    pub fn is_loading(&self) -> bool {
+        self.step == Step::Load
+    }
+
+    /// Does not load the coupon: what is in flight is moved all the same.
+    pub fn leave_out(&mut self) {
+        self.step = Step::MoveQueue;
+        self.picture = Picture::default();
     }
 
     /// `open.lua`: compare-and-set on term and epoch, if all that was built is there.

@@ -126,7 +126,10 @@ pub fn settle(protocol: &Protocol, state: &mut State, epoch: Epoch, settlement: 
     } else {
         state.history.told_rejected.insert(id);
     }
-    let Some(coupon) = &mut data.coupon else { return };
+    let Some(coupon) = &mut data.coupon else {
+        data.settled_unloaded += 1;
+        return;
+    };
     match decision {
         Record::Issued { .. } => {
             coupon.settled += 1;

@@ -18,6 +18,7 @@ pub const NOTHING: Bounds = Bounds {
     steals: 0,
     recoverers_stopped: 0,
     discards: 0,
+    left_out: 0,
 };
 
 /// Two users, two units, two workers and one recoverer; nothing happens to them.

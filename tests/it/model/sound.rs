@@ -133,3 +133,23 @@ fn a_loader_sleeps_while_redis_loses_everything() {
     let bounds = Bounds { flushes: 1, ..NOTHING };
     holds(Protocol { total: 1, loaders: 1, bounds, ..peace() }, &[SoldOut, Lost, LateInsert]);
 }
+
+#[test]
+fn a_rebuild_leaves_the_coupon_out_and_it_is_loaded_with_what_is_in_flight() {
+    let bounds = Bounds { restarts: 1, left_out: 1, discards: 1, ..NOTHING };
+    let protocol = Protocol { loaders: 1, bounds, ..peace() };
+    holds(protocol, &[SoldOut, AnotherEpoch, Rejected]);
+}
+
+#[test]
+fn a_rebuild_leaves_the_coupon_out_after_a_loss_and_late_inserts_come() {
+    let bounds = Bounds { flushes: 1, left_out: 1, ..NOTHING };
+    holds(Protocol { total: 1, loaders: 1, bounds, ..peace() }, &[SoldOut, Lost, LateInsert]);
+}
+
+#[test]
+fn a_recoverer_dies_in_mid_move_and_the_next_one_leaves_the_coupon_out() {
+    let bounds = Bounds { restarts: 1, left_out: 1, recoverers_stopped: 1, ..NOTHING };
+    let protocol = Protocol { workers: 1, loaders: 1, verify: true, bounds, ..peace() };
+    holds(protocol, &[SoldOut, AnotherEpoch, SameEpochAgain]);
+}

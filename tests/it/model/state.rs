@@ -117,6 +117,8 @@ pub struct Data {
     /// that covers every order of reading, claiming, sweeping and redriving.
     pub stream: [Option<Flight>; IDS_MAX],
     pub built: bool,
+    /// How many were settled of the coupon while it was not loaded.
+    pub settled_unloaded: u8,
 }
 
 impl Data {
@@ -176,6 +178,8 @@ pub struct Spent {
     pub steals: u8,
     pub recoverers_stopped: u8,
     pub discards: u8,
+    /// Rebuilds that left the coupon out.
+    pub left_out: u8,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

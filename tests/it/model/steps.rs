@@ -95,8 +95,12 @@ impl Protocol {
             let working = state.recoverers.iter().enumerate().filter(|(_, recoverer)| !recoverer.is_idle());
             actions.extend(working.map(|(recoverer, _)| Action::StopRecoverer { recoverer }));
         }
+        if spent.left_out < bounds.left_out {
+            let loads = state.recoverers.iter().enumerate().filter(|(_, recoverer)| recoverer.is_loading());
+            actions.extend(loads.map(|(recoverer, _)| Action::LeaveOut { recoverer }));
+        }
         for (loader, it) in state.loaders.iter().enumerate() {
-            if it.is_idle() && Loader::read(state).is_some() {
+            if it.is_idle() && Loader::read(self, state).is_some() {
                 actions.push(Action::ReadToLoad { loader });
             }
         }
@@ -151,8 +155,15 @@ impl Protocol {
                 state.recoverers[recoverer] = Recoverer::default();
                 state.spent.recoverers_stopped += 1;
             }
-            Action::ReadToLoad { loader } => state.loaders[loader] = Loader::read(state)?,
-            Action::Load { loader } => std::mem::take(&mut state.loaders[loader]).put(self, state),
+            Action::LeaveOut { recoverer } => {
+                state.recoverers[recoverer].leave_out();
+                state.spent.left_out += 1;
+            }
+            Action::ReadToLoad { loader } => state.loaders[loader] = Loader::read(self, state)?,
+            Action::Load { loader } => {
+                let it = std::mem::take(&mut state.loaders[loader]);
+                state.loaders[loader] = it.go_on(self, state);
+            }
             Action::Adopt { id } => scripts::adopt(self, state, id),
             Action::Restock => {
                 state.ledger.total += 1;

@@ -27,6 +27,12 @@ pub enum Variant {
     VerifyReadsLedgerFirst,
     /// A recoverer opens what it built without asking whether it is still its turn.
     OpenWithoutCompare,
+    /// While the queue is moved, the certificate goes on naming the epoch that was open last.
+    MoveKeepsEpoch,
+    /// A load on demand does not ask what is in flight.
+    LoadForgetsInFlight,
+    /// A load on demand does not notice that something was settled since it read what is in flight.
+    LoadIgnoresSettling,
     /// A load replaces a coupon that is there.
     LoadOverPresent,
     /// What a rejected user holds comes into dedupe, but not into the accounts.

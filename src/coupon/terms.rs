@@ -1,0 +1,120 @@
+//! What Redis must know of a coupon. No more of its record is read for it, so that nothing else in the record
+//! (a discount of a later version, say) keeps the coupon from being loaded.
+
+use std::collections::HashMap;
+
+use futures::TryStreamExt;
+use jiff::Timestamp;
+use mongodb::bson::{Bson, DateTime, Document, RawDocumentBuf, deserialize_from_slice, doc};
+use serde::Deserialize;
+
+use super::{Coupon, CouponId, CouponStore, MAX_TOTAL};
+use crate::Failure;
+use crate::mongo::{self, from_bson_time};
+
+/// Ids in one question.
+const ASKED_MAX: usize = 1_000;
+
+/// See the module's documentation; each field is that of a [`Coupon`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    pub id: CouponId,
+    pub total: u32,
+    pub per_user: u8,
+    pub starts_at: Timestamp,
+    pub ends_at: Timestamp,
+    pub paused: bool,
+    pub archived: bool,
+    pub generation: i64,
+}
+
+impl From<&Coupon> for Terms {
+    fn from(coupon: &Coupon) -> Self {
+        Terms {
+            id: coupon.id.clone(),
+            total: coupon.total,
+            per_user: coupon.per_user,
+            starts_at: coupon.starts_at,
+            ends_at: coupon.ends_at,
+            paused: coupon.paused,
+            archived: coupon.archived,
+            generation: coupon.generation,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Record {
+    #[serde(rename = "_id")]
+    id: String,
+    total: i64,
+    per_user: i64,
+    starts_at: DateTime,
+    ends_at: DateTime,
+    paused: bool,
+    archived: bool,
+    generation: i64,
+}
+
+impl Record {
+    fn projection() -> Document {
+        doc! {
+            "total": 1, "perUser": 1, "startsAt": 1, "endsAt": 1, "paused": 1, "archived": 1, "generation": 1,
+        }
+    }
+
+    fn parse(self) -> Result<Terms, String> {
+        let total = u32::try_from(self.total).ok().filter(|total| *total <= MAX_TOTAL);
+        Ok(Terms {
+            id: self.id.parse()?,
+            total: total.ok_or("total")?,
+            per_user: u8::try_from(self.per_user).map_err(|_| "perUser")?,
+            starts_at: from_bson_time(self.starts_at),
+            ends_at: from_bson_time(self.ends_at),
+            paused: self.paused,
+            archived: self.archived,
+            generation: self.generation,
+        })
+    }
+}
+
+impl CouponStore {
+    /// The terms of one coupon.
+    pub async fn terms(&self, id: &CouponId) -> Result<Option<Terms>, Failure> {
+        self.all_terms(std::slice::from_ref(id)).await?.remove(id).transpose()
+    }
+
+    /// The terms of those of some coupons that have a record, each on its own: of one that cannot be read, why.
+    pub async fn all_terms(
+        &self,
+        ids: &[CouponId],
+    ) -> Result<HashMap<CouponId, Result<Terms, Failure>>, Failure> {
+        let mut terms = HashMap::with_capacity(ids.len());
+        for ids in ids.chunks(ASKED_MAX) {
+            let records = self.coupons.clone_with_type::<RawDocumentBuf>();
+            let asked: Vec<&str> = ids.iter().map(CouponId::as_str).collect();
+            let filter = doc! {"_id": {"$in": asked}};
+            let found = mongo::run("read the coupons' terms", async move {
+                let cursor = records.find(filter).projection(Record::projection()).await?;
+                cursor.try_collect::<Vec<_>>().await
+            });
+            for document in found.await? {
+                let id = document.get("_id").ok().flatten().and_then(|id| Bson::try_from(id).ok());
+                // It was asked for by its id, so it has it.
+                let Some(Ok(id)) = id.as_ref().and_then(Bson::as_str).map(str::parse::<CouponId>) else {
+                    continue;
+                };
+                let parsed = deserialize_from_slice::<Record>(document.as_bytes())
+                    .map_err(|error| error.to_string())
+                    .and_then(Record::parse);
+                let why = |why| Failure::Damaged {
+                    what: "the record of a coupon",
+                    why: format!("coupon {id}: {why}"),
+                };
+                terms.insert(id.clone(), parsed.map_err(why));
+            }
+        }
+        Ok(terms)
+    }
+}
