@@ -5,6 +5,7 @@ use std::error::Error;
 use std::sync::Arc;
 
 use crate::issuance::ledger::Unreadable;
+use crate::mongo::Unwritten;
 
 /// See the module's documentation.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +23,13 @@ pub enum Failure {
     /// MongoDB did not carry an operation out, or did not say so.
     #[error("MongoDB failed to {operation}")]
     MongoDb {
+        operation: &'static str,
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// MongoDB will never carry it out as it is: a validator says no, say. Asking again does not help.
+    #[error("MongoDB refuses to {operation}")]
+    Refused {
         operation: &'static str,
         #[source]
         source: Box<dyn Error + Send + Sync>,
@@ -66,13 +74,17 @@ impl Failure {
             mongodb::error::ErrorKind::BsonDeserialization(_) | mongodb::error::ErrorKind::Bson(_) => {
                 Failure::Damaged { what: "a record in MongoDB", why: source.to_string() }
             }
+            _ if Unwritten::of(&source) == Unwritten::Refused => {
+                Failure::Refused { operation, source: source.into() }
+            }
             _ => Failure::MongoDb { operation, source: source.into() },
         }
     }
 
-    /// Whether something that is there cannot be read: it alone is in trouble, and nothing else with it.
-    pub fn is_damage(&self) -> bool {
-        matches!(self.root(), Failure::Damaged { .. } | Failure::Unreadable(_))
+    /// Whether it is the trouble of the one thing that was asked for, which cannot be read or is refused, and
+    /// of nothing else.
+    pub fn is_of_one(&self) -> bool {
+        matches!(self.root(), Failure::Damaged { .. } | Failure::Unreadable(_) | Failure::Refused { .. })
     }
 
     /// The share that one request has in the failure of its batch.

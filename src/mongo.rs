@@ -22,6 +22,8 @@ use crate::Failure;
 pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest that the driver looks for a primary.
 const SELECTION_TIMEOUT: Duration = Duration::from_secs(3);
+/// The longest that a linearizable read waits for a majority to confirm that this primary still leads.
+pub(crate) const LINEARIZABLE_MAX: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Operations under way at once, those that nobody waits for any more among them.
 static UNDER_WAY: Semaphore = Semaphore::const_new(1_000);
@@ -77,14 +79,66 @@ where
     }
 }
 
-/// Whether a write failed because a unique index holds its key already.
-pub(crate) fn is_duplicate_key(error: &mongodb::error::Error) -> bool {
-    use mongodb::error::{ErrorKind, WriteFailure};
-    matches!(&*error.kind, ErrorKind::Write(WriteFailure::WriteError(error)) if error.code == DUPLICATE_KEY)
+/// What MongoDB's answer means for the one document that it did not write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unwritten {
+    /// A unique index holds one of its keys already.
+    Conflict,
+    /// MongoDB will never write it as it is.
+    Refused,
+    /// Nobody can tell: another time it may be written, or it was.
+    Unknown,
 }
 
 /// MongoDB's code for a key that a unique index holds already.
-pub(crate) const DUPLICATE_KEY: i32 = 11000;
+const DUPLICATE_KEY: i32 = 11000;
+
+/// The codes that are about a document and nothing else, so that the same document meets the same code
+/// again. No other code counts as a refusal, whatever it says: writes that are blocked (371), a permission
+/// that was taken away (13), a shard that does not answer, and codes of later versions all come for single
+/// documents too.
+const REFUSALS: [(i32, &str); 13] = [
+    (2, "BadValue: a value that MongoDB does not take"),
+    (9, "FailedToParse: a value that MongoDB cannot read"),
+    (14, "TypeMismatch: a value of another type than an index or a stage takes"),
+    (22, "InvalidBSON: no document at all"),
+    (52, "DollarPrefixedFieldName: a field that MongoDB does not store"),
+    (53, "InvalidIdField: an _id that MongoDB does not store"),
+    (66, "ImmutableField: a field that can never change would"),
+    (121, "DocumentValidationFailure: the collection's validator says no"),
+    (171, "CannotIndexParallelArrays: an index cannot hold it"),
+    (10334, "BSONObjectTooLarge: larger than a document can be"),
+    (17280, "KeyTooLong: an index cannot hold it"),
+    (17419, "the document would become larger than a document can be"),
+    (17420, "the document to insert is larger than a document can be"),
+];
+
+impl Unwritten {
+    /// What a code means that MongoDB gives for one document.
+    pub(crate) fn by(code: i32) -> Self {
+        match code {
+            DUPLICATE_KEY => Unwritten::Conflict,
+            code if REFUSALS.iter().any(|(refusal, _)| *refusal == code) => Unwritten::Refused,
+            _ => Unwritten::Unknown,
+        }
+    }
+
+    /// What an error means of an operation on one document.
+    pub(crate) fn of(error: &mongodb::error::Error) -> Self {
+        use mongodb::error::{ErrorKind, WriteFailure};
+        match &*error.kind {
+            ErrorKind::Write(WriteFailure::WriteError(error)) => Self::by(error.code),
+            // An update of one document that is to be returned fails as a whole.
+            ErrorKind::Command(error) => Self::by(error.code),
+            _ => Unwritten::Unknown,
+        }
+    }
+}
+
+/// Whether a write failed because a unique index holds its key already.
+pub(crate) fn is_duplicate_key(error: &mongodb::error::Error) -> bool {
+    Unwritten::of(error) == Unwritten::Conflict
+}
 
 /// A moment as MongoDB keeps it: whole milliseconds.
 pub(crate) fn to_bson_time(moment: Timestamp) -> DateTime {
@@ -182,6 +236,21 @@ pub(crate) fn after_newest_first(field: &str, time: Timestamp, id: impl Into<Bso
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use super::Unwritten;
+
+    #[test]
+    fn only_codes_that_are_about_the_document_refuse_it() {
+        assert_eq!(Unwritten::by(11000), Unwritten::Conflict);
+        for code in [2, 14, 121, 10334, 17419, 17420] {
+            assert_eq!(Unwritten::by(code), Unwritten::Refused, "{code}");
+        }
+        // Internal errors, permissions, interruptions, stepdowns, a full disk, blocked writes, and what
+        // nobody knows.
+        for code in [1, 0, -1, 13, 50, 64, 91, 112, 189, 262, 10107, 11600, 14031, 371, 999_999] {
+            assert_eq!(Unwritten::by(code), Unwritten::Unknown, "{code}");
+        }
+    }
 
     fn rust_files(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
         for entry in std::fs::read_dir(folder).expect("a folder") {

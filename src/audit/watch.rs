@@ -69,7 +69,7 @@ impl Auditor {
             match self.look_at(&id, in_full).await {
                 Ok(()) => metrics::AUDITED.increment(1),
                 // It must not keep the others from being audited.
-                Err(failure) if failure.is_damage() => {
+                Err(failure) if failure.is_of_one() => {
                     tracing::error!(coupon = %id, error = failure.chain(), "the coupon cannot be audited");
                     damaged = Some(failure);
                 }

@@ -26,6 +26,13 @@ pub const MAX_TOTAL: u32 = 10_000_000;
 /// The largest number of units that one user may hold of one coupon.
 pub const MAX_PER_USER: u8 = 100;
 
+/// How many units of a coupon there are, and how many of them one user may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit {
+    pub total: u32,
+    pub per_user: u8,
+}
+
 /// A coupon as its operator made it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Coupon {

@@ -4,15 +4,15 @@ use std::collections::HashMap;
 
 use futures::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
-use mongodb::bson::{DateTime, Document, doc};
-use mongodb::options::{FindOptions, ReturnDocument};
+use mongodb::bson::{DateTime, Document, RawDocument, RawDocumentBuf, doc};
+use mongodb::options::{FindOptions, ReadConcern, ReturnDocument};
 use mongodb::{Collection, Cursor, Database};
 use serde::{Deserialize, Serialize};
 
 use super::restock::{self, Restock, Units};
-use super::{Coupon, CouponId, Discount, MAX_TOTAL, Validity, Zone};
+use super::{Coupon, CouponId, Discount, Limit, MAX_TOTAL, Validity, Zone};
 use crate::Failure;
-use crate::mongo::{self, from_bson_time, to_bson_time};
+use crate::mongo::{self, LINEARIZABLE_MAX, from_bson_time, to_bson_time};
 
 /// Coupons in one answer of [`ChangedCoupons::next`].
 const CHANGED_MAX: usize = 200;
@@ -141,6 +141,29 @@ pub enum Changed {
     Refused(Coupon),
 }
 
+/// As much of a record as limits are.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LimitRecord {
+    total: i64,
+    per_user: i32,
+}
+
+impl LimitRecord {
+    fn projection() -> Document {
+        doc! {"total": 1, "perUser": 1}
+    }
+
+    fn parse(record: &RawDocument) -> Result<Limit, String> {
+        let LimitRecord { total, per_user } =
+            mongodb::bson::deserialize_from_slice(record.as_bytes()).map_err(|error| error.to_string())?;
+        Ok(Limit {
+            total: u32::try_from(total).map_err(|_| "its total")?,
+            per_user: u8::try_from(per_user).map_err(|_| "its perUser")?,
+        })
+    }
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 enum DiscountRecord {
@@ -172,6 +195,39 @@ impl CouponStore {
         let (coupons, id) = (self.coupons.clone(), id.as_str().to_owned());
         let found = mongo::run("read the coupon", async move { coupons.find_one(doc! {"_id": id}).await });
         found.await?.map(Coupon::try_from).transpose()
+    }
+
+    /// The limits of these coupons, by id; or why a record does not say. Nothing else of the records is read.
+    pub async fn limits(
+        &self,
+        ids: &[CouponId],
+    ) -> Result<HashMap<CouponId, Result<Limit, String>>, Failure> {
+        let coupons = self.coupons.clone_with_type::<RawDocumentBuf>();
+        let asked: Vec<&str> = ids.iter().map(CouponId::as_str).collect();
+        let filter = doc! {"_id": {"$in": asked}};
+        let found = mongo::run("read the limits of coupons", async move {
+            let cursor = coupons.find(filter).projection(LimitRecord::projection()).await?;
+            futures::TryStreamExt::try_collect::<Vec<_>>(cursor).await
+        });
+        let limits = found.await?.into_iter().filter_map(|record| {
+            let id = record.get_str("_id").ok()?.parse().ok()?;
+            Some((id, LimitRecord::parse(&record)))
+        });
+        Ok(limits.collect())
+    }
+
+    /// The same of one coupon: a linearizable read, so that `None` is certain.
+    pub async fn limit_for_certain(&self, id: &CouponId) -> Result<Option<Result<Limit, String>>, Failure> {
+        let (coupons, filter) = (self.coupons.clone_with_type::<RawDocumentBuf>(), doc! {"_id": id.as_str()});
+        let found = mongo::run("look for the coupon for certain", async move {
+            coupons
+                .find_one(filter)
+                .projection(LimitRecord::projection())
+                .read_concern(ReadConcern::linearizable())
+                .max_time(LINEARIZABLE_MAX)
+                .await
+        });
+        Ok(found.await?.map(|record| LimitRecord::parse(&record)))
     }
 
     /// At most `limit` coupons, newest first, from after the one that a cursor names (its creation

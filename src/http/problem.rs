@@ -360,6 +360,10 @@ impl From<Failure> for Problem {
                 tracing::error!(error = %unreadable, "mend the record in MongoDB, or run the version that wrote it");
                 return Problem::new(Code::OutcomeUnreadable);
             }
+            Failure::Refused { .. } => {
+                tracing::error!(error = failure.chain(), "repeating does not help");
+                return Problem::new(Code::Internal);
+            }
             _ => Code::Unavailable,
         };
         if code == Code::Unavailable {

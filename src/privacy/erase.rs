@@ -106,7 +106,7 @@ impl Eraser {
                     tracing::info!(pseudonym = %deletion.pseudonym, "a deleted user's records are anonymous now");
                 }
                 // What is damaged must not keep the others waiting.
-                Err(failure) if !failure.is_damage() => return Err(failure),
+                Err(failure) if !failure.is_of_one() => return Err(failure),
                 Ok(_) | Err(_) => overdue += u64::from(now.duration_since(deletion.due) > OVERDUE),
             }
         }

@@ -35,8 +35,10 @@ for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[2], ARGV[2])) do
         for i, pending in ipairs(redis.call('XPENDING', KEYS[2], ARGV[2], '-', '+', room, name)) do
           ids[i] = pending[1]
         end
-        for _, entry in ipairs(redis.call('XCLAIM', KEYS[2], ARGV[2], ARGV[3], 0, unpack(ids))) do
-          claimed[#claimed + 1] = entry
+        if #ids > 0 then
+          for _, entry in ipairs(redis.call('XCLAIM', KEYS[2], ARGV[2], ARGV[3], 0, unpack(ids))) do
+            claimed[#claimed + 1] = entry
+          end
         end
       end
     end

@@ -1,4 +1,4 @@
-//! Dead letters: entries that failed alone, again and again, for a reason of their own. Each stays in
+//! Dead letters: entries that cannot be decided for a reason of their own. Each stays in
 //! flight, with its unit, until an operator redrives or discards it.
 
 use std::sync::LazyLock;
@@ -27,11 +27,23 @@ const WHY_MAX: usize = 500;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
     pub id: IssuanceId,
+    /// 1970 if that cannot be read.
     pub set_aside_at: Timestamp,
     pub attempts: u32,
     pub why: String,
-    /// `None` if it is in flight no more: then its dead letter is a leftover.
+    /// `None` if it is in flight no more: then its dead letter is a leftover. Also if what is in flight cannot
+    /// be read: then `why` says so.
     pub in_flight: Option<InFlight>,
+}
+
+/// An entry to be set aside.
+#[derive(Debug, Clone, Copy)]
+pub struct Aside<'a> {
+    /// The id of its stream entry.
+    pub entry: &'a str,
+    pub id: IssuanceId,
+    pub attempts: u32,
+    pub why: &'a str,
 }
 
 /// Sets an entry aside. `false` if it is not in flight with this entry any more.
@@ -43,22 +55,34 @@ pub async fn set_aside(
     attempts: u32,
     why: &str,
 ) -> Result<bool, Failure> {
-    let why: String = why.chars().take(WHY_MAX).collect();
+    let done = set_all_aside(partition, keys, &[Aside { entry, id, attempts, why }]).await?;
+    Ok(done == [true])
+}
+
+/// Sets entries aside, in one script. `false` for those that are not in flight with their entry any more.
+pub async fn set_all_aside(
+    partition: &Partition,
+    keys: &EpochKeys,
+    entries: &[Aside<'_>],
+) -> Result<Vec<bool>, Failure> {
     let reply = partition
-        .call_under(keys, &SET_ASIDE, "set an entry aside", |keys, call| {
+        .call_under(keys, &SET_ASIDE, "set entries aside", |keys, call| {
             call.key(keys.stream()).key(keys.in_flight()).key(keys.dead());
-            call.arg(GROUP).arg(DEAD_LETTER_CONSUMER).arg(entry).arg(id.as_bytes().as_slice());
-            call.arg(attempts).arg(&why);
+            call.arg(GROUP).arg(DEAD_LETTER_CONSUMER);
+            for Aside { entry, id, attempts, why } in entries {
+                let why: String = why.chars().take(WHY_MAX).collect();
+                call.arg(*entry).arg(id.as_bytes().as_slice()).arg(*attempts).arg(why);
+            }
         })
         .await?;
-    match reply {
-        Under::Epoch(mut reply) => {
-            let done = reply.number()? == 1;
-            metrics::DEAD_LETTERED.increment(done.into());
-            Ok(done)
-        }
-        Under::AnotherEpoch => Ok(false),
+    let Under::Epoch(mut reply) = reply else { return Ok(vec![false; entries.len()]) };
+    let answers = reply.bytes()?;
+    if answers.len() != entries.len() {
+        return Err(reply.wrong());
     }
+    let done: Vec<bool> = answers.into_iter().map(|answer| answer == b'1').collect();
+    metrics::DEAD_LETTERED.increment(done.iter().filter(|done| **done).count() as u64);
+    Ok(done)
 }
 
 /// Sends a dead letter through again. `false` if there is none with this id.
@@ -78,12 +102,15 @@ pub async fn get(partition: &Partition, id: IssuanceId) -> Result<Option<DeadLet
     let mut pipeline = redis::pipe();
     pipeline.cmd("HGET").arg(keys.dead()).arg(id.as_bytes().as_slice());
     pipeline.cmd("HGET").arg(keys.in_flight()).arg(id.as_bytes().as_slice());
-    let (dead, in_flight): (Option<String>, Option<String>) = pipeline
+    let (dead, in_flight): (Option<Vec<u8>>, Option<Vec<u8>>) = pipeline
         .query_async(&mut partition.connection())
         .await
         .map_err(Failure::redis("read the dead letter"))?;
-    Ok(dead.and_then(|dead| parse(id, &dead, in_flight.as_deref())))
+    Ok(dead.map(|dead| read(id, &dead, in_flight.as_deref())))
 }
+
+/// Fields and values, as Redis has them.
+type RawPairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// Some dead letters, from a cursor on (`0` at first), and the next cursor (`0` at the end).
 pub async fn scan(
@@ -94,7 +121,7 @@ pub async fn scan(
     let keys = partition.keys();
     let failed = || Failure::redis("read the dead letters");
     let mut connection = partition.connection();
-    let (next, found): (u64, Vec<(Vec<u8>, String)>) = redis::cmd("HSCAN")
+    let (next, found): (u64, RawPairs) = redis::cmd("HSCAN")
         .arg(keys.dead())
         .arg(cursor)
         .arg("COUNT")
@@ -110,29 +137,46 @@ pub async fn scan(
     for (id, _) in &found {
         command.arg(id.as_slice());
     }
-    let in_flight: Vec<Option<String>> = command.query_async(&mut connection).await.map_err(failed())?;
+    let in_flight: Vec<Option<Vec<u8>>> = command.query_async(&mut connection).await.map_err(failed())?;
     let letters = found
         .into_iter()
         .zip(in_flight)
-        .filter_map(|((id, dead), in_flight)| {
-            let id = <[u8; 16]>::try_from(id).ok().and_then(IssuanceId::from_bytes)?;
-            parse(id, &dead, in_flight.as_deref())
+        .filter_map(|((id, dead), in_flight)| match <[u8; 16]>::try_from(id.as_slice()) {
+            Ok(bytes) => Some(read(IssuanceId::from_bytes(bytes)?, &dead, in_flight.as_deref())),
+            Err(_) => {
+                let id = String::from_utf8_lossy(&id).into_owned();
+                tracing::error!(id, "a dead letter is left out: it is kept under an id that is none");
+                None
+            }
         })
         .collect();
     Ok((letters, next))
 }
 
+/// Reads a dead letter. What of it cannot be read is told instead of its reason: one must not hide the others,
+/// nor be out of reach itself.
+fn read(id: IssuanceId, dead: &[u8], in_flight: Option<&[u8]>) -> DeadLetter {
+    let text = String::from_utf8_lossy(dead);
+    let (set_aside_at, attempts, mut why) = parse(&text).unwrap_or_else(|| {
+        (
+            Timestamp::UNIX_EPOCH,
+            0,
+            format!("why it was set aside cannot be read ({text:?}); redrive or discard it"),
+        )
+    });
+    let in_flight = in_flight.map(|value| std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()));
+    if in_flight == Some(None) {
+        why.push_str("; and what is in flight for it cannot be read: couponctl audit --full");
+    }
+    DeadLetter { id, set_aside_at, attempts, why, in_flight: in_flight.flatten() }
+}
+
 /// The text that `set_aside.lua` keeps: entry, time, attempts, why.
-fn parse(id: IssuanceId, dead: &str, in_flight: Option<&str>) -> Option<DeadLetter> {
+fn parse(dead: &str) -> Option<(Timestamp, u32, String)> {
     let mut fields = dead.splitn(4, ' ');
     fields.next()?;
-    Some(DeadLetter {
-        id,
-        set_aside_at: Timestamp::from_millisecond(fields.next()?.parse().ok()?).ok()?,
-        attempts: fields.next()?.parse().ok()?,
-        why: fields.next()?.to_owned(),
-        in_flight: in_flight.and_then(|value| value.parse().ok()),
-    })
+    let set_aside_at = Timestamp::from_millisecond(fields.next()?.parse().ok()?).ok()?;
+    Some((set_aside_at, fields.next()?.parse().ok()?, fields.next()?.to_owned()))
 }
 
 /// Rejects a dead letter for good, and gives its unit back; or adopts what was decided before. `None` if
@@ -171,7 +215,7 @@ pub async fn discard(
             Some(winner) => winner?,
             None => return Err(undecided("its decision is not visible yet".into())),
         },
-        Some(Inserted::Refused(why)) => return Err(undecided(why)),
+        Some(Inserted::Refused(why) | Inserted::Unknown(why)) => return Err(undecided(why)),
         None => return Err(undecided("the insert answered nothing".into())),
     };
     let settlement = Settlement { entry: in_flight.entry, decision: decision.clone(), holds: Vec::new() };

@@ -44,6 +44,8 @@ pub enum Read {
 pub enum Which<'a> {
     /// Entries never delivered; waits a moment for some.
     New,
+    /// Entries never delivered, as many as there are now.
+    NewAtOnce,
     /// Entries that were delivered to this consumer and are not settled: those after this one (`0`
     /// for all).
     PendingAfter(&'a str),
@@ -93,7 +95,7 @@ impl Reader {
             command.arg("BLOCK").arg(u64::try_from(BLOCK.as_millis()).unwrap_or(u64::MAX));
         }
         command.arg("STREAMS").arg(keys.stream()).arg(match which {
-            Which::New => ">",
+            Which::New | Which::NewAtOnce => ">",
             Which::PendingAfter(entry) => entry,
         });
         let reply: Option<StreamReadReply> = command.query_async(connection).await?;

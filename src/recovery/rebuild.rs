@@ -143,7 +143,7 @@ async fn place_coupons(
             Ok(Placed::Before | Placed::Outdated) => return Err(Failure::Uncertified),
             // MongoDB may be busy, or this coupon a hard one: that is not the others' trouble. If it is away,
             // nothing is opened, for the lease cannot be renewed.
-            Err(failure) if failure.is_damage() || matches!(failure, Failure::MongoDb { .. }) => {
+            Err(failure) if failure.is_of_one() || matches!(failure, Failure::MongoDb { .. }) => {
                 tracing::error!(
                     coupon = %id, in_flight = survivors.len(), error = failure.chain(),
                     "the coupon is left out: its requests are answered 503, and what is in flight for it waits, until \

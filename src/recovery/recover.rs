@@ -80,7 +80,7 @@ impl Recovery<'_> {
     /// Certifies the data as it is. `None` if it is not what was left there.
     async fn verified(&self, last: &EpochKeys, on: &ClosedOn) -> Result<Option<Recovered>, Failure> {
         let verified = match verify(self.partition, last, self.ledger, self.coupons, self.watch).await {
-            Err(damaged) if damaged.is_damage() => Verified::Damaged(damaged.chain()),
+            Err(damaged) if damaged.is_of_one() => Verified::Damaged(damaged.chain()),
             verified => verified?,
         };
         let why = match verified {

@@ -21,7 +21,7 @@ use crate::Failure;
 use crate::coupon::CouponId;
 use crate::issuance::ledger::{self, COLLECTION, Unreadable};
 use crate::issuance::{Decision, IssuanceId};
-use crate::mongo::{self, from_bson_time, to_bson_time};
+use crate::mongo::{self, LINEARIZABLE_MAX, from_bson_time, to_bson_time};
 use crate::user::UserId;
 
 /// Changes and looks at once, so that a rush on one coupon leaves MongoDB to the others.
@@ -32,8 +32,6 @@ const WAITING_MAX: usize = 16_384;
 const TURN_MAX: Duration = Duration::from_secs(5);
 /// How often a change begins anew because another one came between.
 const ATTEMPTS_MAX: usize = 5;
-/// Waiting for a majority to confirm that this primary still leads must end.
-const LINEARIZABLE_MAX: Duration = Duration::from_secs(5);
 /// What is kept of the name of who made a change, in characters.
 const BY_MAX: usize = 200;
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Deletion, IdSecret, User, UserId};
 use crate::Failure;
-use crate::mongo::{self, from_bson_time, to_bson_time};
+use crate::mongo::{self, Unwritten, from_bson_time, to_bson_time};
 
 /// Deletions that are not done at most; one more must wait.
 pub const DELETIONS_MAX: u32 = 10_000;
@@ -85,7 +85,7 @@ impl UserStore {
                     let ErrorKind::InsertMany(failed) = &*error.kind else { return Err(error) };
                     let errors = failed.write_errors.as_deref().unwrap_or_default();
                     if failed.write_concern_error.is_some()
-                        || errors.iter().any(|error| error.code != mongo::DUPLICATE_KEY)
+                        || errors.iter().any(|error| Unwritten::by(error.code) != Unwritten::Conflict)
                     {
                         return Err(error);
                     }

@@ -1,8 +1,15 @@
 //! While MongoDB or Redis cannot do their part, reading more only fills hands that cannot work.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::metrics;
+
+/// While it is open, one batch in this time is let through: its entries may fare better than those that
+/// opened it.
+const PROBE_EVERY: Duration = Duration::from_secs(3);
 
 /// Open after trouble, closed by the first success.
 pub(super) struct Breaker {
@@ -18,7 +25,7 @@ impl Breaker {
         if !self.open.send_replace(true) {
             metrics::BREAKER_OPENED.increment(1);
             metrics::BREAKER_OPEN.increment(1.0);
-            tracing::warn!("decisions are not possible now; nothing more is read until they are");
+            tracing::warn!("decisions are not possible now; next to nothing is read until they are");
         }
     }
 
@@ -29,9 +36,9 @@ impl Breaker {
         }
     }
 
-    /// Waits until it is closed.
-    pub(super) async fn closed(&self) {
+    /// Waits until it is closed, or a batch may be tried all the same.
+    pub(super) async fn admits(&self) {
         // The sender is ours, so the wait cannot fail.
-        let _ = self.open.subscribe().wait_for(|open| !open).await;
+        let _ = timeout(PROBE_EVERY, self.open.subscribe().wait_for(|open| !open)).await;
     }
 }

@@ -4,14 +4,20 @@
 //! is decided already (adopt that), the user holds as many as the limit allows (reject), this nth is
 //! taken (take another), or another issuance has the unit (take a fresh one; it is not the user's
 //! fault). A rejection is inserted the same way, before anything is given back.
+//!
+//! What is wrong with one entry is its own: the others of its batch are decided, and it comes back with
+//! the reason ([`Left`]).
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::limits::Limits;
+use futures::future::join_all;
+
+use super::limits::{Known, Limits};
 use crate::Failure;
-use crate::coupon::CouponStore;
+use crate::coupon::{CouponId, CouponStore, Limit};
 use crate::issuance::ledger::{Held, Inserted, Unreadable, readable};
+use crate::issuance::lookup::read_in_flight;
 use crate::issuance::reassign::{Reassigned, reassign};
 use crate::issuance::settle::{self, Settled, Settlement, settle};
 use crate::issuance::{Decision, IssuanceId, Ledger, Outcome, Reason};
@@ -21,6 +27,8 @@ use crate::queue::Entry;
 
 /// An entry meets a bounded number of conflicts in one go; then it waits for its next attempt.
 const ROUNDS_MAX: usize = 8;
+/// Conflicts of one batch that are looked into at once.
+const ARBITRATED_MAX: usize = 16;
 
 /// See the module's documentation.
 pub struct Decider {
@@ -33,6 +41,7 @@ pub struct Decider {
 #[derive(Clone)]
 struct Candidate<'a> {
     entry: &'a Entry,
+    limit: Limit,
     serial: u32,
     nth: u8,
 }
@@ -48,13 +57,21 @@ enum Step<'a> {
     Left(Left),
 }
 
-/// Why an entry of a batch has no outcome yet, while others of it have.
+/// Why an entry of a batch is not settled, while others of it may be.
 #[derive(Debug)]
 pub enum Left {
     /// MongoDB will not take this document, whatever happens: its own fault, and it uses up attempts.
     Refused(String),
     /// It is decided, and this version cannot read how: nobody can settle it before the record is mended.
     Unreadable(Unreadable),
+    /// Its coupon has no record, for certain.
+    NoCoupon,
+    /// Its coupon's record, or what Redis holds of its coupon, cannot be read: so it is with all of that
+    /// coupon's entries.
+    CouponDamaged(String),
+    /// It is decided, and what is in flight for it does not name it: somebody else settled it, or the value
+    /// in flight is damaged.
+    Guarded,
     /// Nobody can tell yet: try again.
     Unclear(Failure),
 }
@@ -89,6 +106,9 @@ impl<'a> Sorted<'a> {
             Ok(Step::Insert(candidate)) => self.candidates.push(candidate),
             Ok(Step::Gone) => {}
             Ok(Step::Left(why)) => self.leave(entry, why),
+            Err(damaged @ Failure::Damaged { .. }) => {
+                self.leave(entry, Left::CouponDamaged(damaged.chain()));
+            }
             Err(failure) => self.leave(entry, Left::Unclear(failure)),
         }
     }
@@ -109,29 +129,89 @@ impl Decider {
     /// done.
     pub async fn process(&self, keys: &EpochKeys, entries: &[Entry]) -> Result<Processed, Failure> {
         let Decided { settlements, mut left } = self.decide(keys, entries).await?;
-        let mut another_epoch = false;
+        let mut answers = Vec::with_capacity(settlements.len());
         for batch in settlements.chunks(settle::BATCH_MAX) {
-            let settled = settle(&self.partition, keys, batch).await?;
-            another_epoch |= settled.contains(&Settled::AnotherEpoch);
-            let unreadable = batch.iter().zip(settled).filter(|(_, settled)| *settled == Settled::Unreadable);
-            for (settlement, _) in unreadable {
-                let entry = entries.iter().find(|entry| entry.entry == settlement.entry);
-                let why = Left::Refused("decided, but its in-flight value cannot be read".to_owned());
-                left.extend(entry.cloned().map(|entry| (entry, why)));
+            match settle(&self.partition, keys, batch).await {
+                Ok(settled) => answers.extend(batch.iter().zip(settled.into_iter().map(Ok))),
+                Err(failure) if failure.is_of_one() => {
+                    // Where what all coupons share cannot be read either, it is no coupon's own.
+                    let nobodys = IssuanceId::generate(self.partition.id());
+                    read_in_flight(&self.partition, &[nobodys]).await?;
+                    answers.extend(self.settle_apart(keys, batch).await?);
+                }
+                Err(failure) => return Err(failure),
             }
         }
         // Under another epoch the recovery has dealt with all of the batch.
-        Ok(if another_epoch { Processed::AnotherEpoch } else { Processed::Here(left) })
+        if answers.iter().any(|(_, settled)| *settled == Ok(Settled::AnotherEpoch)) {
+            return Ok(Processed::AnotherEpoch);
+        }
+        let by_entry: HashMap<&str, &Entry> =
+            entries.iter().map(|entry| (entry.entry.as_str(), entry)).collect();
+        for (settlement, settled) in answers {
+            let Some(entry) = by_entry.get(settlement.entry.as_str()) else { continue };
+            match settled {
+                Ok(Settled::Unreadable) => {
+                    let why = "decided, but its in-flight value cannot be read".to_owned();
+                    left.push(((*entry).clone(), Left::Refused(why)));
+                }
+                Ok(Settled::Before) => left.push(((*entry).clone(), Left::Guarded)),
+                Err(why) => left.push(((*entry).clone(), Left::CouponDamaged(why))),
+                Ok(Settled::Now | Settled::AnotherEpoch) => {}
+            }
+        }
+        Ok(Processed::Here(left))
+    }
+
+    /// Settles a batch coupon by coupon, where what Redis holds of one of them is damaged: the others must
+    /// not wait for it.
+    async fn settle_apart<'a>(
+        &self,
+        keys: &EpochKeys,
+        batch: &'a [Settlement],
+    ) -> Result<Vec<(&'a Settlement, Result<Settled, String>)>, Failure> {
+        let mut by_coupon: BTreeMap<&CouponId, Vec<&Settlement>> = BTreeMap::new();
+        for settlement in batch {
+            by_coupon.entry(&settlement.decision.coupon).or_default().push(settlement);
+        }
+        let mut answers = Vec::with_capacity(batch.len());
+        for of_coupon in by_coupon.into_values() {
+            let settlements: Vec<_> = of_coupon.iter().map(|settlement| (*settlement).clone()).collect();
+            match settle(&self.partition, keys, &settlements).await {
+                Ok(settled) => answers.extend(of_coupon.into_iter().zip(settled.into_iter().map(Ok))),
+                Err(failure) if failure.is_of_one() => {
+                    let why = failure.chain();
+                    answers.extend(of_coupon.into_iter().map(|settlement| (settlement, Err(why.clone()))));
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(answers)
     }
 
     /// Brings the entries to their decisions, and returns those that are still this epoch's to settle.
     pub async fn decide(&self, keys: &EpochKeys, entries: &[Entry]) -> Result<Decided, Failure> {
         let mut sorted = Sorted::default();
+        let limits = self.limits.learn(entries).await?;
+        let mut without_limit = Vec::new();
         // Two entries of one issuance in one batch: the second finds the first's decision when its
         // turn comes again.
         let mut seen = HashSet::new();
         for entry in entries.iter().filter(|entry| seen.insert(entry.id)) {
-            sorted.add(entry, self.with_unit(keys, entry, entry.serial, entry.nth).await);
+            match limits.get(&entry.coupon) {
+                Some(Known::Limit(limit)) => {
+                    sorted.add(entry, self.with_unit(keys, entry, *limit).await);
+                }
+                Some(Known::Damaged(why)) => {
+                    without_limit.push((entry, Left::CouponDamaged(why.clone())));
+                }
+                Some(Known::Missing) | None => without_limit.push((entry, Left::NoCoupon)),
+            }
+        }
+        if !without_limit.is_empty() {
+            // What was decided before needs no limit.
+            let winners = self.winners(without_limit.iter().map(|(entry, _)| entry.id)).await?;
+            self.adopt_or(&mut sorted, winners, without_limit).await;
         }
         for _ in 0..ROUNDS_MAX {
             let candidates = std::mem::take(&mut sorted.candidates);
@@ -140,26 +220,34 @@ impl Decider {
             }
             let decisions: Vec<_> = candidates.iter().map(issued).collect();
             let inserted = self.ledger.insert(&decisions).await?;
-            let mut failed = Vec::new();
+            let (mut conflicts, mut others) = (Vec::new(), Vec::new());
             for ((candidate, decision), inserted) in candidates.into_iter().zip(decisions).zip(inserted) {
+                let entry = candidate.entry;
                 match inserted {
-                    Inserted::Decided => sorted.add(candidate.entry, Ok(decided(candidate.entry, decision))),
-                    Inserted::Conflict => failed.push((candidate, None)),
-                    Inserted::Refused(why) => failed.push((candidate, Some(why))),
+                    Inserted::Decided => sorted.add(entry, Ok(decided(entry, decision))),
+                    Inserted::Conflict => conflicts.push(candidate),
+                    Inserted::Refused(why) => others.push((entry, Left::Refused(why))),
+                    Inserted::Unknown(why) => others.push((entry, Left::Unclear(unclear(entry, &why)))),
                 }
             }
-            if failed.is_empty() {
+            if conflicts.is_empty() && others.is_empty() {
                 continue;
             }
             // Whatever the reason, it may have been decided before.
-            let ids: Vec<_> = failed.iter().map(|(candidate, _)| candidate.entry.id).collect();
-            let mut winners = self.ledger.decisions(&ids).await?;
-            for (candidate, refused) in failed {
-                let entry = candidate.entry;
-                match (winners.remove(&entry.id), refused) {
-                    (Some(winner), _) => sorted.add(entry, self.adopt(entry, winner).await),
-                    (None, Some(why)) => sorted.leave(entry, Left::Refused(why)),
-                    (None, None) => sorted.add(entry, self.arbitrate(keys, candidate).await),
+            let ids = conflicts.iter().map(|candidate| candidate.entry.id);
+            let mut winners = self.winners(ids.chain(others.iter().map(|(entry, _)| entry.id))).await?;
+            let mut undecided = Vec::new();
+            for candidate in conflicts {
+                match winners.remove(&candidate.entry.id) {
+                    Some(winner) => sorted.add(candidate.entry, self.adopt(candidate.entry, winner).await),
+                    None => undecided.push(candidate),
+                }
+            }
+            self.adopt_or(&mut sorted, winners, others).await;
+            for undecided in undecided.chunks(ARBITRATED_MAX) {
+                let steps = join_all(undecided.iter().map(|one| self.arbitrate(keys, one.clone()))).await;
+                for (candidate, step) in undecided.iter().zip(steps) {
+                    sorted.add(candidate.entry, step);
                 }
             }
         }
@@ -168,6 +256,28 @@ impl Decider {
             sorted.leave(candidate.entry, Left::Unclear(why));
         }
         Ok(sorted.decided)
+    }
+
+    async fn winners(
+        &self,
+        ids: impl Iterator<Item = IssuanceId>,
+    ) -> Result<HashMap<IssuanceId, Result<Decision, Unreadable>>, Failure> {
+        self.ledger.decisions(&ids.collect::<Vec<_>>()).await
+    }
+
+    /// Adopts what was decided before, and leaves the other entries for their reasons.
+    async fn adopt_or(
+        &self,
+        sorted: &mut Sorted<'_>,
+        mut winners: HashMap<IssuanceId, Result<Decision, Unreadable>>,
+        entries: Vec<(&Entry, Left)>,
+    ) {
+        for (entry, why) in entries {
+            match winners.remove(&entry.id) {
+                Some(winner) => sorted.add(entry, self.adopt(entry, winner).await),
+                None => sorted.leave(entry, why),
+            }
+        }
     }
 
     /// Takes over what was decided before.
@@ -195,14 +305,13 @@ impl Decider {
         &self,
         keys: &EpochKeys,
         entry: &'a Entry,
-        serial: Option<u32>,
-        nth: u8,
+        limit: Limit,
     ) -> Result<Step<'a>, Failure> {
-        match serial {
-            Some(serial) if self.limits.has_unit(&entry.coupon, serial).await? => {
-                Ok(Step::Insert(Candidate { entry, serial, nth }))
+        match entry.serial {
+            Some(serial) if serial <= limit.total => {
+                Ok(Step::Insert(Candidate { entry, limit, serial, nth: entry.nth }))
             }
-            old => self.with_fresh_unit(keys, entry, old, nth).await,
+            old => self.with_fresh_unit(keys, entry, limit, old, entry.nth).await,
         }
     }
 
@@ -211,11 +320,12 @@ impl Decider {
         &self,
         keys: &EpochKeys,
         entry: &'a Entry,
+        limit: Limit,
         old: Option<u32>,
         nth: u8,
     ) -> Result<Step<'a>, Failure> {
         match reassign(&self.partition, keys, &entry.coupon, entry.id, &entry.entry, old).await? {
-            Reassigned::To(serial) => Ok(Step::Insert(Candidate { entry, serial, nth })),
+            Reassigned::To(serial) => Ok(Step::Insert(Candidate { entry, limit, serial, nth })),
             Reassigned::NoneFree => self.reject(entry, Reason::SoldOut, old, true).await,
             Reassigned::Gone => Ok(Step::Gone),
         }
@@ -224,7 +334,7 @@ impl Decider {
     /// Finds out why the ledger did not take a candidate that is not decided: first by user, then by
     /// serial.
     async fn arbitrate<'a>(&self, keys: &EpochKeys, candidate: Candidate<'a>) -> Result<Step<'a>, Failure> {
-        let Candidate { entry, serial, nth } = candidate;
+        let Candidate { entry, limit, serial, nth } = candidate;
         let holder = self.ledger.holder_of(&entry.coupon, serial).await?;
         let is_lost = holder.is_some_and(|held| id_of(&held) != Some(entry.id));
         let held = self.ledger.held_by(&entry.coupon, &entry.user).await?;
@@ -232,19 +342,18 @@ impl Decider {
             // Decided since we looked by id: read it there, next round.
             return Ok(Step::Insert(candidate));
         }
-        let limit = self.limits.of(&entry.coupon).await?.per_user;
         // A unit whose record cannot be read is held all the same.
         let is_free = |nth: u8| held.iter().flatten().all(|held| held.nth != nth);
-        let free = (1..=limit).find(|nth| is_free(*nth)).filter(|_| held.len() < limit.into());
-        let Some(free) = free else {
+        let free = (1..=limit.per_user).find(|nth| is_free(*nth));
+        let Some(free) = free.filter(|_| held.len() < limit.per_user.into()) else {
             return self.reject(entry, Reason::AlreadyIssued, Some(serial), is_lost).await;
         };
         let nth = if is_free(nth) { nth } else { free };
         if is_lost {
-            return self.with_fresh_unit(keys, entry, Some(serial), nth).await;
+            return self.with_fresh_unit(keys, entry, limit, Some(serial), nth).await;
         }
         // With nothing of this visible to a majority yet, it is unknown: insert again and see.
-        Ok(Step::Insert(Candidate { entry, serial, nth }))
+        Ok(Step::Insert(Candidate { entry, limit, serial, nth }))
     }
 
     /// Writes the rejection, or adopts what was decided before.
@@ -269,7 +378,8 @@ impl Decider {
                 Some(winner) => self.adopt(entry, winner).await,
                 None => Err(unclear(entry, "its decision is not visible yet")),
             },
-            Some(Inserted::Refused(why)) => Err(unclear(entry, &why)),
+            Some(Inserted::Refused(why)) => Ok(Step::Left(Left::Refused(why))),
+            Some(Inserted::Unknown(why)) => Err(unclear(entry, &why)),
             None => Err(unclear(entry, "the insert answered nothing")),
         }
     }

@@ -1,17 +1,24 @@
-//! What a worker must know of a coupon: how many units there are, and how many one user may hold.
+//! What a worker must know of a coupon: how many units there are, and how many one user may hold. Nothing
+//! else of its record matters here, whatever version wrote it.
+
+use std::collections::{HashMap, HashSet};
 
 use quick_cache::sync::Cache;
 
 use crate::Failure;
-use crate::coupon::{CouponId, CouponStore};
+use crate::coupon::{CouponId, CouponStore, Limit};
+use crate::queue::Entry;
 
 const CACHED: usize = 10_000;
 
-/// The limits of one coupon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Limit {
-    pub total: u32,
-    pub per_user: u8,
+/// What is known of one coupon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Known {
+    Limit(Limit),
+    /// It has no record, for certain.
+    Missing,
+    /// Its record does not say, for this reason.
+    Damaged(String),
 }
 
 /// Remembers limits. A limit never changes, and a total only grows: an old one refuses too much,
@@ -26,27 +33,45 @@ impl Limits {
         Limits { store, known: Cache::new(CACHED) }
     }
 
-    pub(super) async fn of(&self, coupon: &CouponId) -> Result<Limit, Failure> {
-        match self.known.get(coupon) {
-            Some(limit) => Ok(limit),
-            None => self.read(coupon).await,
+    /// What is known of the coupons of a batch: by memory, or else by one read for all that are unknown, or
+    /// have a unit in the batch that they had not when they were read.
+    pub(super) async fn learn(&self, entries: &[Entry]) -> Result<HashMap<CouponId, Known>, Failure> {
+        let (mut learnt, mut asked) = (HashMap::new(), HashSet::new());
+        for entry in entries {
+            let coupon = &entry.coupon;
+            match learnt.get(coupon).cloned().or_else(|| self.known.get(coupon)) {
+                Some(limit) if entry.serial.is_none_or(|serial| serial <= limit.total) => {
+                    learnt.insert(coupon.clone(), limit);
+                }
+                _ => drop(asked.insert(coupon.clone())),
+            }
         }
+        let mut learnt: HashMap<_, _> =
+            learnt.into_iter().map(|(coupon, limit)| (coupon, Known::Limit(limit))).collect();
+        if !asked.is_empty() {
+            learnt.extend(self.read(asked.into_iter().collect()).await?);
+        }
+        Ok(learnt)
     }
 
-    /// Whether there is a unit of this number: by memory, or else by a fresh look.
-    pub(super) async fn has_unit(&self, coupon: &CouponId, serial: u32) -> Result<bool, Failure> {
-        Ok(serial <= self.of(coupon).await?.total || serial <= self.read(coupon).await?.total)
-    }
-
-    async fn read(&self, coupon: &CouponId) -> Result<Limit, Failure> {
-        let Some(found) = self.store.get(coupon).await? else {
-            return Err(Failure::MongoDb {
-                operation: "read the coupon",
-                source: format!("coupon {coupon} has issuances in flight and no record").into(),
-            });
-        };
-        let limit = Limit { total: found.total, per_user: found.per_user };
-        self.known.insert(coupon.clone(), limit);
-        Ok(limit)
+    async fn read(&self, coupons: Vec<CouponId>) -> Result<Vec<(CouponId, Known)>, Failure> {
+        let mut found = self.store.limits(&coupons).await?;
+        let mut read = Vec::with_capacity(coupons.len());
+        for coupon in coupons {
+            let limit = match found.remove(&coupon) {
+                Some(limit) => Some(limit),
+                None => self.store.limit_for_certain(&coupon).await?,
+            };
+            let known = match limit {
+                Some(Ok(limit)) => {
+                    self.known.insert(coupon.clone(), limit);
+                    Known::Limit(limit)
+                }
+                Some(Err(why)) => Known::Damaged(why),
+                None => Known::Missing,
+            };
+            read.push((coupon, known));
+        }
+        Ok(read)
     }
 }

@@ -2,25 +2,31 @@
 //!
 //! [`Worker::run`] takes batches from its source (new entries, those of dead workers, its own that it
 //! lost sight of) while it has hands free; [`Decider`] brings each batch to its outcomes. What cannot
-//! be decided now (MongoDB away, Redis being recovered) opens the breaker: nothing more is read, and
-//! it is tried again with growing pauses, for as long as it takes. What fails for a reason of its own
-//! is tried alone a few times, then set aside.
+//! be decided now (MongoDB away, Redis being recovered) opens the breaker: next to nothing more is read,
+//! and it is tried again with growing pauses, for as long as it takes. What fails for a reason of its own
+//! goes to the side lane (`lane`), where it keeps no other entry waiting: it is tried a few times, then set
+//! aside. Where the reason is its coupon's, all of that coupon's entries wait with it (`parked`).
 
 mod beat;
 mod breaker;
 mod decide;
 mod hands;
+mod in_hand;
+mod lane;
 mod limits;
+mod parked;
 mod source;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use quick_cache::sync::Cache;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::Failure;
 use crate::backoff::Backoff;
 use crate::boot::{self, Backends};
 use crate::coupon::CouponStore;
@@ -31,6 +37,7 @@ use crate::partition::Partition;
 use crate::queue::Undecodable;
 pub use decide::{Decided, Decider, Left, Processed};
 use hands::Hands;
+pub use lane::ATTEMPTS_MAX;
 use source::Source;
 
 /// Pauses between attempts at what cannot be done now.
@@ -39,6 +46,9 @@ const RETRY_LONGEST: Duration = Duration::from_secs(3);
 
 /// After the request to stop, what is in hand may take this long.
 pub const DRAIN_MAX: Duration = Duration::from_secs(20);
+
+/// Entries that cannot be read of which a worker remembers that it told.
+const TOLD_MAX: usize = 100_000;
 
 /// How much one worker takes on.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +84,7 @@ impl Worker {
         let left = CancellationToken::new();
         let beating =
             tokio::spawn(beat::keep(Arc::clone(&self.partition), self.consumer.clone(), left.clone()));
+        tasks.spawn(Arc::clone(&self.hands).keep_lane(shutdown.clone()));
         self.drain(&tasks, &shutdown).await;
         tasks.close();
         if tokio::time::timeout(DRAIN_MAX, tasks.wait()).await.is_err() {
@@ -92,6 +103,7 @@ impl Worker {
         let free = Arc::new(Semaphore::new(self.pace.concurrency));
         let mut source = Source::new(Arc::clone(&self.partition), self.consumer.clone(), self.pace.batch);
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
+        let told = Cache::new(TOLD_MAX);
         loop {
             let hand = tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -101,7 +113,7 @@ impl Worker {
             match source.next().await {
                 Ok(Some((keys, delivered))) => {
                     backoff.reset();
-                    report(delivered.undecodable);
+                    report(delivered.undecodable, &told);
                     let batch = self.hands.take(keys, delivered.entries);
                     if !batch.is_empty() {
                         let (hands, shutdown) = (Arc::clone(&self.hands), shutdown.clone());
@@ -121,11 +133,23 @@ impl Worker {
     }
 }
 
-/// An entry of another version, or a damaged one, is left for a program that can read it.
-fn report(undecodable: Vec<Undecodable>) {
+/// An entry of another version, or a damaged one, is left for a program that can read it. It comes back with
+/// each sweep, and is told of once.
+fn report(undecodable: Vec<Undecodable>, told: &Cache<String, ()>) {
     for wrong in undecodable {
-        tracing::error!(entry = wrong.entry, why = wrong.why, "an entry cannot be read; it stays pending");
+        if told.get(&wrong.entry).is_none() {
+            tracing::error!(
+                entry = wrong.entry,
+                why = wrong.why,
+                "a stream entry cannot be read; it stays pending for a program that can (couponctl audit --full)"
+            );
+            told.insert(wrong.entry, ());
+        }
     }
+}
+
+fn warn(entries: usize, failure: &Failure) {
+    tracing::warn!(entries, error = failure.chain(), "not decided yet; trying again");
 }
 
 /// Runs a worker process: the worker, the keeper of the certificate, and health on `listener`.

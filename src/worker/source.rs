@@ -1,5 +1,6 @@
-//! Where a worker's entries come from, in turn: its own that it lost sight of (a reply that never
-//! arrived), those of workers that died, and new ones.
+//! Where a worker's entries come from: its own that it lost sight of (a reply that never arrived), those of
+//! workers that died, and new ones. Old and new ones take turns, page by page: however many are pending that
+//! nobody can decide, new ones do not wait for them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +33,8 @@ pub(super) struct Source {
     claimed_at: Option<Instant>,
     restored_at: Instant,
     restore_from: Option<String>,
+    /// Whether the next page is one of old entries, if there are any.
+    old_ones_turn: bool,
 }
 
 impl Source {
@@ -49,6 +52,7 @@ impl Source {
             claimed_at: None,
             restored_at: now,
             restore_from: None,
+            old_ones_turn: true,
         }
     }
 
@@ -61,29 +65,29 @@ impl Source {
             }
             self.alive_in = Some(keys.clone());
         }
-        self.restore().await?;
-        if is_due(&mut self.claimed_at, CLAIM_EVERY) {
-            let claimed = claim(&self.partition, &keys, &self.consumer, self.batch).await?;
-            if claimed.count() > 0 {
-                tracing::warn!(entries = claimed.count(), "took over entries of a worker that is gone");
-                // There may be more.
-                self.claimed_at = None;
-                return Ok(Some((keys, claimed)));
-            }
+        of_its_own(self.restore().await)?;
+        let old_ones_turn = std::mem::replace(&mut self.old_ones_turn, true);
+        if old_ones_turn && let Some(claimed) = self.claim(&keys).await? {
+            self.old_ones_turn = false;
+            return Ok(Some((keys, claimed)));
         }
         if self.sweep.is_none() && self.swept_at.elapsed() >= SWEEP_EVERY {
             self.sweep = Some("0".into());
         }
         let which = match &self.sweep {
-            Some(entry) => Which::PendingAfter(entry),
+            Some(entry) if old_ones_turn => Which::PendingAfter(entry),
+            Some(_) => Which::NewAtOnce,
+            None if !old_ones_turn => Which::NewAtOnce,
             None => Which::New,
         };
+        let sweeps = matches!(which, Which::PendingAfter(_));
         match self.reader.read(&keys, which, self.batch).await {
             Ok(Read::Entries(delivered)) => {
-                if self.sweep.take().is_some() {
+                if sweeps {
                     // Page by page: the first ones are those in hand.
                     self.sweep = delivered.last().map(str::to_owned);
                     self.swept_at = Instant::now();
+                    self.old_ones_turn = false;
                 }
                 Ok(Some((keys, delivered)))
             }
@@ -102,6 +106,19 @@ impl Source {
         }
     }
 
+    /// Entries of workers that are gone, if it is time to look for some and there are any.
+    async fn claim(&mut self, keys: &EpochKeys) -> Result<Option<Delivered>, Failure> {
+        if !is_due(&mut self.claimed_at, CLAIM_EVERY) {
+            return Ok(None);
+        }
+        let claimed = of_its_own(claim(&self.partition, keys, &self.consumer, self.batch).await)?;
+        let Some(claimed) = claimed.filter(|claimed| claimed.count() > 0) else { return Ok(None) };
+        tracing::warn!(entries = claimed.count(), "took over entries of a worker that is gone");
+        // There may be more.
+        self.claimed_at = None;
+        Ok(Some(claimed))
+    }
+
     /// Compares a part of what is in flight with the stream.
     async fn restore(&mut self) -> Result<(), Failure> {
         if self.restored_at.elapsed() < RESTORE_EVERY {
@@ -114,6 +131,18 @@ impl Source {
             tracing::error!(issuance = %id, partition = %id.partition(), "its stream entry was lost; appended anew");
         }
         Ok(())
+    }
+}
+
+/// What a damaged value keeps from being done is told, and keeps nothing else from being done.
+fn of_its_own<T>(done: Result<T, Failure>) -> Result<Option<T>, Failure> {
+    match done {
+        Ok(done) => Ok(Some(done)),
+        Err(failure) if failure.is_of_one() => {
+            tracing::error!(error = failure.chain(), "a part of the queue cannot be looked after");
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
     }
 }
 

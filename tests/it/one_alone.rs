@@ -1,13 +1,37 @@
 //! What is wrong with one entry, record or coupon stays with it: the others are decided as if it were not
 //! there, and it is named.
 
+use std::time::{Duration, Instant};
+
 use coupon_system::coupon::CouponId;
+use coupon_system::issuance::reserve::{Request, Reserved, reserve};
 use coupon_system::issuance::{IssuanceId, Outcome};
+use coupon_system::keys::PartitionId;
 use coupon_system::queue::dead::{self, DeadLetter};
-use coupon_system::worker::Decided;
+use coupon_system::queue::{self, figures};
+use coupon_system::worker::{ATTEMPTS_MAX, Decided, Left, Pace, Processed};
 use mongodb::bson::{Document, Uuid, doc};
 
-use crate::helpers::{System, eventually};
+use crate::helpers::{System, eventually, obedient_mongodb};
+
+/// So many accepted requests for a coupon, of as many users.
+async fn accept_many(system: &System, coupon: &CouponId, prefix: &str, count: usize) {
+    let requests: Vec<_> = (0..count)
+        .map(|number| Request {
+            id: IssuanceId::generate(PartitionId::ONE),
+            coupon: coupon.clone(),
+            user: format!("{prefix}{number}").parse().expect("an id"),
+        })
+        .collect();
+    for requests in requests.chunks(250) {
+        let answers = reserve(system.partition(), requests, u32::MAX.into()).await.expect("answers");
+        assert!(answers.iter().all(|answer| matches!(answer, Reserved::Accepted(_))), "{answers:?}");
+    }
+}
+
+async fn dead_letters(system: &System) -> u64 {
+    figures(system.partition()).await.expect("the figures").dead
+}
 
 fn uuid(id: IssuanceId) -> Uuid {
     Uuid::from_bytes(*id.as_bytes())
@@ -88,7 +112,7 @@ async fn a_record_that_cannot_be_read_is_said_to_be_one_and_not_missing() {
     let good = system.accepted("u0", &coupon).await;
     let entries = system.take_entries().await;
     system.decider().process(&system.keys(), &entries).await.expect("it is issued");
-    let bad = IssuanceId::generate(coupon_system::keys::PartitionId::ONE);
+    let bad = IssuanceId::generate(PartitionId::ONE);
     let unit = doc! {"outcome": "issued", "serial": 5_i64, "nth": "first", "userId": "u0"};
     decided_unreadably(&system, bad, &coupon, unit).await;
 
@@ -117,11 +141,210 @@ async fn units_of_records_that_cannot_be_read_are_held_by_somebody() {
     system.accepted("u0", &coupon).await;
     let entries = system.take_entries().await;
     // Another issuance has the unit, and its record cannot be read; nor can the one that the user holds.
-    let other = IssuanceId::generate(coupon_system::keys::PartitionId::ONE);
+    let other = IssuanceId::generate(PartitionId::ONE);
     let unit = doc! {"outcome": "issued", "serial": 1_i64, "nth": "first", "userId": "u9"};
     decided_unreadably(&system, other, &coupon, unit).await;
     let Decided { settlements, left } =
         system.decider().decide(&system.keys(), &entries).await.expect("decided");
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(settlements[0].decision.outcome, Outcome::Issued { serial: 2, nth: 1 });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_that_mongodb_refuses_are_set_aside_in_seconds_and_others_are_served_at_once() {
+    const REFUSED: usize = 3_000;
+    let system = System::start().await;
+    let (bad, good) = (system.coupon("bad", 10_000, 1).await, system.coupon("good", 10, 1).await);
+    let refused = doc! {"couponId": {"$ne": "bad"}};
+    let validator = doc! {"collMod": "user_coupons", "validator": refused};
+    system.backends.database.run_command(validator).await.expect("it is changed");
+    accept_many(&system, &bad, "u", REFUSED).await;
+    let _worker = system.worker();
+    let id = system.accepted("v0", &good).await;
+    let started = Instant::now();
+    is_issued(&system, id).await;
+    assert!(started.elapsed() < Duration::from_secs(10), "it waited for those that are refused");
+
+    eventually("they are all set aside", async || {
+        (dead_letters(&system).await == REFUSED as u64).then_some(())
+    })
+    .await;
+    let (letters, _) = dead::scan(system.partition(), 0, 10).await.expect("a look");
+    assert!(
+        letters.iter().all(|letter| letter.attempts == ATTEMPTS_MAX && letter.why.contains("validation"))
+    );
+    assert_eq!(system.stock(&bad).await.reserved, REFUSED as u32);
+    let again = system.accepted("v1", &good).await;
+    is_issued(&system, again).await;
+}
+
+#[tokio::test]
+async fn writes_that_are_blocked_for_a_while_reject_nothing_and_set_nothing_aside() {
+    const ENTRIES: usize = 300;
+    let (mongodb, _folder) = obedient_mongodb().await;
+    let system = System::start_on(mongodb.url(), &[]).await;
+    let coupon = system.coupon("c", 1_000, 1).await;
+    let admin = system.backends.database.client().database("admin");
+    // Each document is answered with an internal error (1), which is on no list.
+    let mode = async |mode: &str| {
+        let command = doc! {"configureFailPoint": "failAllInserts", "mode": mode};
+        admin.run_command(command).await.expect("it obeys");
+    };
+    mode("alwaysOn").await;
+    accept_many(&system, &coupon, "u", ENTRIES).await;
+    let _worker = system.worker();
+    // Long enough for each to be tried more often than a refused one is.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    assert_eq!(dead_letters(&system).await, 0, "nobody can tell, and that uses up no attempts");
+    assert_eq!(system.stock(&coupon).await.issued, 0);
+    mode("off").await;
+    assert_eq!(system.settled(&coupon).await.issued, ENTRIES as u32);
+    assert_eq!(dead_letters(&system).await, 0);
+    assert_eq!(system.queue().await, (0, 0));
+}
+
+#[tokio::test]
+async fn what_an_answer_of_mongodb_means_is_told_document_by_document() {
+    let (mongodb, _folder) = obedient_mongodb().await;
+    let system = System::start_on(mongodb.url(), &[]).await;
+    let coupon = system.coupon("c", 10, 1).await;
+    let admin = system.backends.database.client().database("admin");
+    let block = async |on: bool| {
+        let command = doc! {"setUserWriteBlockMode": 1, "global": on};
+        admin.run_command(command).await.expect("it obeys");
+    };
+    system.accepted("u0", &coupon).await;
+    let entries = system.take_entries().await;
+    block(true).await;
+    let left = match system.decider().process(&system.keys(), &entries).await {
+        Ok(Processed::Here(left)) => left,
+        // The whole command is refused: as unknown as can be.
+        Err(_) => Vec::new(),
+        Ok(other) => panic!("{other:?}"),
+    };
+    block(false).await;
+    assert!(left.iter().all(|(_, why)| matches!(why, Left::Unclear(_))), "{left:?}");
+    system.decider().process(&system.keys(), &entries).await.expect("it is issued");
+    assert_eq!(system.settled(&coupon).await.issued, 1);
+}
+
+async fn change_coupon(system: &System, id: &str, change: Document) {
+    let coupons = system.backends.database.collection::<Document>("coupons");
+    let changed = coupons.update_one(doc! {"_id": id}, change).await;
+    assert_eq!(changed.expect("an answer").modified_count, 1);
+}
+
+#[tokio::test]
+async fn a_discount_of_a_later_version_keeps_no_entry_of_its_coupon_waiting() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 10, 1).await;
+    let id = system.accepted("u0", &coupon).await;
+    let discount = doc! {"type": "bundle", "of": ["a", "b"]};
+    change_coupon(&system, "c", doc! {"$set": {"discount": discount}}).await;
+    let _worker = system.worker();
+    is_issued(&system, id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twenty_thousand_entries_of_a_coupon_that_cannot_be_read_keep_no_other_waiting() {
+    const STUCK: usize = 20_000;
+    let system = System::start().await;
+    let (bad, good) = (system.coupon("bad", 100_000, 1).await, system.coupon("good", 100, 1).await);
+    accept_many(&system, &bad, "u", STUCK).await;
+    change_coupon(&system, "bad", doc! {"$set": {"total": "many"}}).await;
+    let _worker = system.worker_with(Pace { concurrency: 2, batch: 100 });
+    eventually("they are all delivered", async || (system.queue().await.1 == STUCK as u64).then_some(()))
+        .await;
+    // While sweeps bring them back, again and again.
+    for number in 0..30 {
+        let id = system.accepted(&format!("v{number}"), &good).await;
+        let started = Instant::now();
+        is_issued(&system, id).await;
+        assert!(started.elapsed() < Duration::from_secs(10), "it waited for what nobody can decide");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    assert_eq!(dead_letters(&system).await, 0);
+    change_coupon(&system, "bad", doc! {"$set": {"total": 100_000_i64}}).await;
+    eventually("they are issued once it is mended", async || {
+        (system.stock(&bad).await.issued == STUCK as u32).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_entry_whose_coupon_has_no_record_any_more_is_a_dead_letter_that_says_so() {
+    let system = System::start().await;
+    let (gone, good) = (system.coupon("gone", 10, 1).await, system.coupon("good", 10, 1).await);
+    let coupons = system.backends.database.collection::<Document>("coupons");
+    let record =
+        coupons.find_one_and_delete(doc! {"_id": "gone"}).await.expect("an answer").expect("a record");
+    let ids = [system.accepted("u0", &gone).await, system.accepted("u1", &good).await];
+    let _worker = system.worker();
+    is_issued(&system, ids[1]).await;
+    let letter = dead_letter(&system, ids[0]).await;
+    assert!(letter.why.contains("coupon gone has no record"), "{}", letter.why);
+    coupons.insert_one(record).await.expect("it is restored");
+    assert!(dead::redrive(system.partition(), ids[0]).await.expect("it is sent through again"));
+    is_issued(&system, ids[0]).await;
+}
+
+#[tokio::test]
+async fn what_redis_holds_of_one_coupon_is_damaged_and_the_others_of_the_batch_are_settled() {
+    let system = System::start().await;
+    let (bad, good) = (system.coupon("bad", 10, 1).await, system.coupon("good", 10, 1).await);
+    let ids = [system.accepted("u0", &bad).await, system.accepted("u0", &good).await];
+    let (keys, aside) = (system.keys(), "aside");
+    let _: String = system.command(&["RENAME", &keys.holders(&bad), aside]).await;
+    let _: String = system.command(&["SET", &keys.holders(&bad), "something else"]).await;
+    let _worker = system.worker();
+    is_issued(&system, ids[1]).await;
+    let _: u64 = system.command(&["DEL", &keys.holders(&bad)]).await;
+    let _: String = system.command(&["RENAME", aside, &keys.holders(&bad)]).await;
+    assert_eq!(system.settled(&bad).await.issued, 1);
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_cannot_be_read_is_listed_with_the_others_and_can_be_redriven() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 10, 1).await;
+    let ids = [system.accepted("u0", &coupon).await, system.accepted("u1", &coupon).await];
+    let (partition, keys) = (system.partition(), system.keys());
+    for entry in system.take_entries().await {
+        assert!(
+            dead::set_aside(partition, &keys, &entry.entry, entry.id, 3, "why").await.expect("set aside")
+        );
+    }
+    let mut damage = redis::cmd("HSET");
+    damage.arg(keys.dead()).arg(ids[0].as_bytes().as_slice()).arg(&[0xff_u8, 0xfe][..]);
+    damage.query_async::<()>(&mut partition.connection()).await.expect("it is damaged");
+
+    let listed = system.client.get("/dead-letters").await;
+    assert_eq!(listed.body["items"].as_array().map(Vec::len), Some(2), "{listed:?}");
+    let shown = system.client.get(&format!("/dead-letters/{}", ids[0])).await;
+    assert!(shown.body["reason"].as_str().is_some_and(|why| why.contains("cannot be read")), "{shown:?}");
+    let _worker = system.worker();
+    for id in ids {
+        assert!(dead::redrive(partition, id).await.expect("it is sent through again"));
+        is_issued(&system, id).await;
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_value_in_flight_keeps_the_worker_from_nothing() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 10, 1).await;
+    for (number, value) in
+        ["", "9-9", "x 1 1 1 1 c u0", "99999999999999999999-0 1 1 1 1 c u0", "-  "].iter().enumerate()
+    {
+        let id = IssuanceId::generate(PartitionId::ONE);
+        let mut damage = redis::cmd("HSET");
+        damage.arg(system.keys().in_flight()).arg(id.as_bytes().as_slice()).arg(*value);
+        damage.query_async::<()>(&mut system.partition().connection()).await.expect("it is planted");
+        // Also as a part of what the lost entries are looked for in.
+        queue::restore(system.partition(), None, 100).await.unwrap_or_else(|why| panic!("{number}: {why:?}"));
+    }
+    let lost = system.accepted("u9", &coupon).await;
+    system.command::<()>(&["XTRIM", &system.keys().stream(), "MAXLEN", "0"]).await;
+    let _worker = system.worker();
+    is_issued(&system, lost).await;
 }

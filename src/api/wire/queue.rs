@@ -32,7 +32,7 @@ impl Worker {
     }
 }
 
-/// An entry that failed alone again and again, set aside for an operator.
+/// An entry that nobody can decide for a reason of its own, set aside for an operator.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeadLetter {
@@ -41,10 +41,10 @@ pub struct DeadLetter {
     id: String,
     #[schema(value_type = String, format = DateTime)]
     set_aside_at: Timestamp,
-    /// How often it was tried alone.
+    /// How often that was found before it was set aside.
     #[schema(example = 3)]
     attempts: u32,
-    /// What MongoDB said.
+    /// Why, and what to do; or what MongoDB said.
     #[schema(example = "Document failed validation (121)")]
     reason: String,
     /// What is in flight; null if nothing is any more.

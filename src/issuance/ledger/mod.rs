@@ -16,7 +16,7 @@ mod record;
 mod renaming;
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::TryStreamExt;
 use jiff::Timestamp;
@@ -28,6 +28,7 @@ use mongodb::{Collection, Database};
 use super::{Decision, IssuanceId};
 use crate::Failure;
 use crate::coupon::{CouponId, MAX_TOTAL};
+use crate::mongo::{LINEARIZABLE_MAX, Unwritten};
 use crate::user::{UserId, UserStore};
 use crate::{metrics, mongo};
 pub use audit::IssuedRecords;
@@ -37,9 +38,6 @@ pub(crate) use record::{ISSUED, decision_of, fields, uuid};
 
 /// The name of the ledger's collection.
 pub const COLLECTION: &str = "user_coupons";
-
-/// Waiting for a majority to confirm that this primary still leads must end.
-const LINEARIZABLE_MAX: Duration = Duration::from_secs(5);
 
 /// See the module's documentation. Cheap to clone.
 #[derive(Clone)]
@@ -57,6 +55,8 @@ pub enum Inserted {
     Conflict,
     /// MongoDB will never take this document.
     Refused(String),
+    /// Nobody can tell what became of it, or whether another time it will be taken.
+    Unknown(String),
 }
 
 /// Who holds a unit, and which of theirs it is.
@@ -91,9 +91,11 @@ impl Ledger {
                         return Err(error);
                     }
                     for failed in failed.write_errors.as_deref().unwrap_or_default() {
-                        outcomes[places[failed.index]] = match failed.code {
-                            mongo::DUPLICATE_KEY => Inserted::Conflict,
-                            _ => Inserted::Refused(format!("{} ({})", failed.message, failed.code)),
+                        let why = format!("{} ({})", failed.message, failed.code);
+                        outcomes[places[failed.index]] = match Unwritten::by(failed.code) {
+                            Unwritten::Conflict => Inserted::Conflict,
+                            Unwritten::Refused => Inserted::Refused(why),
+                            Unwritten::Unknown => Inserted::Unknown(why),
                         };
                     }
                     Ok(outcomes)

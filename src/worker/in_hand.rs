@@ -1,0 +1,90 @@
+//! Which entries this process works on, so that a second delivery of one is left alone.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use quick_cache::sync::Cache;
+
+use crate::keys::EpochKeys;
+use crate::queue::Entry;
+use crate::recovery::Epoch;
+
+/// How long an entry for which nothing can be done here is passed over, and how many are remembered.
+const PASSED_OVER_FOR: Duration = Duration::from_secs(60);
+const PASSED_OVER_MAX: usize = 50_000;
+
+type Key = (Epoch, String);
+
+pub(super) struct InHand {
+    entries: Mutex<HashSet<Key>>,
+    passed_over: Cache<Key, Instant>,
+}
+
+/// Entries in hand; they are let go of when this is dropped, even by a panic.
+pub(super) struct Batch {
+    pub keys: EpochKeys,
+    entries: Vec<Entry>,
+    in_hand: Arc<InHand>,
+}
+
+impl InHand {
+    pub(super) fn new() -> Self {
+        InHand { entries: Mutex::default(), passed_over: Cache::new(PASSED_OVER_MAX) }
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut HashSet<Key>) -> T) -> T {
+        change(&mut self.entries.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    fn passes_over(&self, key: &Key) -> bool {
+        self.passed_over.get(key).is_some_and(|since| since.elapsed() < PASSED_OVER_FOR)
+    }
+
+    /// Takes entries in hand, but for those that are already, and those that are passed over.
+    pub(super) fn take(this: &Arc<Self>, keys: EpochKeys, mut entries: Vec<Entry>) -> Batch {
+        let epoch = keys.epoch();
+        this.with(|in_hand| {
+            entries.retain(|entry| {
+                let key = (epoch, entry.entry.clone());
+                !this.passes_over(&key) && in_hand.insert(key)
+            });
+        });
+        Batch { keys, entries, in_hand: Arc::clone(this) }
+    }
+}
+
+impl Batch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// One entry of it, in hand by itself from now on.
+    pub(super) fn take_out(&mut self, entry: &str) -> Option<Batch> {
+        let place = self.entries.iter().position(|held| held.entry == entry)?;
+        let entries = vec![self.entries.swap_remove(place)];
+        Some(Batch { keys: self.keys.clone(), entries, in_hand: Arc::clone(&self.in_hand) })
+    }
+
+    /// Lets go of its entries, and does not take them in hand again for a while.
+    pub(super) fn pass_over(self) {
+        for entry in &self.entries {
+            self.in_hand.passed_over.insert((self.keys.epoch(), entry.entry.clone()), Instant::now());
+        }
+    }
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let epoch = self.keys.epoch();
+        self.in_hand.with(|in_hand| {
+            for entry in &self.entries {
+                in_hand.remove(&(epoch, entry.entry.clone()));
+            }
+        });
+    }
+}

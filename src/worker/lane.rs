@@ -1,0 +1,232 @@
+//! The side lane: entries that were not decided with their batch, each for a reason of its own. They are
+//! tried again together, beside the hands, so that no batch waits for them. The answers are each entry's
+//! own: the insert is unordered, and MongoDB says of every document what is wrong with it.
+//!
+//! An entry that MongoDB refuses again and again, or whose coupon has no record, is set aside as a dead
+//! letter; so is one that is decided and cannot be read. What nobody can tell uses up no attempts.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::decide::{Left, Processed};
+use super::hands::Hands;
+use super::in_hand::Batch;
+use super::{RETRY_FIRST, RETRY_LONGEST, warn};
+use crate::issuance::ledger::Unreadable;
+use crate::queue::Entry;
+use crate::queue::dead::{self, Aside};
+
+/// An entry is set aside when MongoDB has refused it this many times, each time by a verdict of its own.
+pub const ATTEMPTS_MAX: u32 = 3;
+/// An entry is set aside when its coupon had no record this many times, each time for certain.
+const LOOKS_MAX: u32 = 3;
+/// Between two looks for a coupon's record.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Entries in the lane; one more is let go of, and the sweep brings it back.
+const WAITING_MAX: usize = 20_000;
+/// Entries that are tried again together.
+const BATCH: usize = 500;
+/// The lane looks this often whether an entry is due.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+#[derive(Default)]
+pub(super) struct Lane(Mutex<Vec<Stuck>>);
+
+/// An entry in the lane.
+pub(super) struct Stuck {
+    /// Of one entry.
+    batch: Batch,
+    refused: u32,
+    without_coupon: u32,
+    /// The pause before the next try, and when it is over.
+    pause: Duration,
+    due: Instant,
+}
+
+impl Stuck {
+    pub(super) fn new(batch: Batch) -> Self {
+        Stuck { batch, refused: 0, without_coupon: 0, pause: RETRY_FIRST, due: Instant::now() }
+    }
+
+    fn wait(&mut self) {
+        self.due = Instant::now() + self.pause.mul_f64(rand::random_range(0.5..1.0));
+        self.pause = (self.pause * 2).min(RETRY_LONGEST);
+    }
+}
+
+impl Lane {
+    fn with<T>(&self, change: impl FnOnce(&mut Vec<Stuck>) -> T) -> T {
+        change(&mut self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
+    fn put(&self, stuck: impl IntoIterator<Item = Stuck>) {
+        self.with(|waiting| {
+            waiting.extend(stuck);
+            waiting.truncate(WAITING_MAX);
+        });
+    }
+
+    /// Some entries that are due, all of one epoch.
+    fn take_due(&self) -> Vec<Stuck> {
+        let now = Instant::now();
+        self.with(|waiting| {
+            let mut epoch = None;
+            let mut room = BATCH;
+            let is_due = |stuck: &mut Stuck| {
+                let of = stuck.batch.keys.epoch();
+                let due = room > 0 && stuck.due <= now && *epoch.get_or_insert(of) == of;
+                room -= usize::from(due);
+                due
+            };
+            waiting.extract_if(.., is_due).collect()
+        })
+    }
+}
+
+impl Hands {
+    /// Tries again what is due in the side lane, until `shutdown`: others claim the rest.
+    pub(super) async fn keep_lane(self: Arc<Self>, shutdown: CancellationToken) {
+        while !shutdown.is_cancelled() {
+            let due = self.lane.take_due();
+            if due.is_empty() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            } else {
+                self.try_again(due).await;
+            }
+        }
+    }
+
+    async fn try_again(&self, mut due: Vec<Stuck>) {
+        let Some(keys) = due.first().map(|stuck| stuck.batch.keys.clone()) else { return };
+        let entries: Vec<Entry> = due.iter().flat_map(|stuck| stuck.batch.entries()).cloned().collect();
+        match self.decider.process(&keys, &entries).await {
+            Ok(Processed::AnotherEpoch) => self.breaker.success(),
+            Ok(Processed::Here(left)) => {
+                if left.iter().any(|(_, why)| !matches!(why, Left::Unclear(_))) || left.len() < entries.len()
+                {
+                    self.breaker.success();
+                }
+                let mut stuck: HashMap<String, Stuck> = due
+                    .into_iter()
+                    .flat_map(|stuck| Some((stuck.batch.entries().first()?.entry.clone(), stuck)))
+                    .collect();
+                let left =
+                    left.into_iter().filter_map(|(entry, why)| Some((stuck.remove(&entry.entry)?, why)));
+                self.sort_out(left.collect()).await;
+            }
+            Err(failure) => {
+                warn(entries.len(), &failure);
+                self.breaker.trouble();
+                due.iter_mut().for_each(Stuck::wait);
+                self.lane.put(due);
+            }
+        }
+    }
+
+    /// What was not decided of a batch waits for its own reason, or is set aside for it.
+    pub(super) async fn sort_out(&self, left: Vec<(Stuck, Left)>) {
+        let (mut back, mut aside) = (Vec::new(), Vec::new());
+        let (mut unclear, mut trouble) = (0, None);
+        for (mut stuck, why) in left {
+            let Some(entry) = stuck.batch.entries().first() else { continue };
+            match why {
+                Left::Refused(why) => {
+                    stuck.refused += 1;
+                    if stuck.refused >= ATTEMPTS_MAX {
+                        aside.push((stuck.refused, why, stuck));
+                    } else {
+                        back.push(stuck);
+                    }
+                }
+                Left::NoCoupon => {
+                    stuck.without_coupon += 1;
+                    stuck.pause = LOOK_AGAIN;
+                    if stuck.without_coupon >= LOOKS_MAX {
+                        aside.push((stuck.without_coupon, without_coupon(entry), stuck));
+                    } else {
+                        back.push(stuck);
+                    }
+                }
+                Left::Unreadable(unreadable) => aside.push((1, unreadable_why(&unreadable), stuck)),
+                Left::CouponDamaged(why) => {
+                    if let Some(pause) = self.parked.park(&entry.coupon) {
+                        tracing::error!(
+                            coupon = %entry.coupon, why, pause_ms = pause.as_millis(),
+                            "nothing of the coupon can be decided: mend its record in MongoDB (total and \
+                             perUser), or audit it (couponctl audit --full); the others go on"
+                        );
+                    }
+                }
+                Left::Guarded => stuck.batch.pass_over(),
+                Left::Unclear(failure) => {
+                    unclear += 1;
+                    trouble = Some(failure);
+                    back.push(stuck);
+                }
+            }
+        }
+        if let Some(failure) = trouble {
+            warn(unclear, &failure);
+        }
+        back.iter_mut().for_each(Stuck::wait);
+        self.lane.put(back);
+        self.set_aside(aside).await;
+    }
+
+    /// Sets entries aside, all of one epoch.
+    async fn set_aside(&self, mut aside: Vec<(u32, String, Stuck)>) {
+        let Some(keys) = aside.first().map(|(.., stuck)| stuck.batch.keys.clone()) else { return };
+        let letters: Vec<_> = aside
+            .iter()
+            .flat_map(|(attempts, why, stuck)| {
+                stuck.batch.entries().iter().map(|entry| Aside {
+                    entry: &entry.entry,
+                    id: entry.id,
+                    attempts: *attempts,
+                    why,
+                })
+            })
+            .collect();
+        match dead::set_all_aside(&self.partition, &keys, &letters).await {
+            Ok(done) => {
+                for ((attempts, why, stuck), done) in aside.into_iter().zip(done) {
+                    let Some(entry) = stuck.batch.entries().first() else { continue };
+                    if done {
+                        tracing::error!(
+                            issuance = %entry.id, coupon = %entry.coupon, partition = %entry.id.partition(),
+                            attempts, why, "set aside as a dead letter: redrive or discard it"
+                        );
+                    } else {
+                        // Nothing in flight names it.
+                        stuck.batch.pass_over();
+                    }
+                }
+            }
+            // The next try finds out anew.
+            Err(failure) => {
+                warn(aside.len(), &failure);
+                aside.iter_mut().for_each(|(.., stuck)| stuck.wait());
+                self.lane.put(aside.into_iter().map(|(.., stuck)| stuck));
+            }
+        }
+    }
+}
+
+/// What an operator reads of an entry whose coupon has no record.
+fn without_coupon(entry: &Entry) -> String {
+    format!(
+        "coupon {} has no record in MongoDB (collection coupons). Restore the record, then redrive; or discard",
+        entry.coupon
+    )
+}
+
+/// What an operator reads of a decision that cannot be read.
+fn unreadable_why(unreadable: &Unreadable) -> String {
+    format!(
+        "it is decided, but {unreadable}. Mend the record (collection user_coupons), or run the version that wrote \
+         it; then redrive"
+    )
+}
