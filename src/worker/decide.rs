@@ -8,16 +8,15 @@
 //! What is wrong with one entry is its own: the others of its batch are decided, and it comes back with
 //! the reason ([`Left`]).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::future::join_all;
 
 use super::limits::{Known, Limits};
 use crate::Failure;
-use crate::coupon::{CouponId, CouponStore, Limit};
+use crate::coupon::{CouponStore, Limit};
 use crate::issuance::ledger::{Held, Inserted, Unreadable, readable};
-use crate::issuance::lookup::read_in_flight;
 use crate::issuance::reassign::{Reassigned, reassign};
 use crate::issuance::settle::{self, Settled, Settlement, settle};
 use crate::issuance::{Decision, IssuanceId, Ledger, Outcome, Reason};
@@ -131,19 +130,10 @@ impl Decider {
         let Decided { settlements, mut left } = self.decide(keys, entries).await?;
         let mut answers = Vec::with_capacity(settlements.len());
         for batch in settlements.chunks(settle::BATCH_MAX) {
-            match settle(&self.partition, keys, batch).await {
-                Ok(settled) => answers.extend(batch.iter().zip(settled.into_iter().map(Ok))),
-                Err(failure) if failure.is_of_one() => {
-                    // Where what all coupons share cannot be read either, it is no coupon's own.
-                    let nobodys = IssuanceId::generate(self.partition.id());
-                    read_in_flight(&self.partition, &[nobodys]).await?;
-                    answers.extend(self.settle_apart(keys, batch).await?);
-                }
-                Err(failure) => return Err(failure),
-            }
+            answers.extend(batch.iter().zip(settle(&self.partition, keys, batch).await?));
         }
         // Under another epoch the recovery has dealt with all of the batch.
-        if answers.iter().any(|(_, settled)| *settled == Ok(Settled::AnotherEpoch)) {
+        if answers.iter().any(|(_, settled)| *settled == Settled::AnotherEpoch) {
             return Ok(Processed::AnotherEpoch);
         }
         let by_entry: HashMap<&str, &Entry> =
@@ -151,42 +141,15 @@ impl Decider {
         for (settlement, settled) in answers {
             let Some(entry) = by_entry.get(settlement.entry.as_str()) else { continue };
             match settled {
-                Ok(Settled::Unreadable) => {
+                Settled::Unreadable => {
                     let why = "decided, but its in-flight value cannot be read".to_owned();
                     left.push(((*entry).clone(), Left::Refused(why)));
                 }
-                Ok(Settled::Before) => left.push(((*entry).clone(), Left::Guarded)),
-                Err(why) => left.push(((*entry).clone(), Left::CouponDamaged(why))),
-                Ok(Settled::Now | Settled::AnotherEpoch) => {}
+                Settled::Before => left.push(((*entry).clone(), Left::Guarded)),
+                Settled::Now | Settled::AnotherEpoch => {}
             }
         }
         Ok(Processed::Here(left))
-    }
-
-    /// Settles a batch coupon by coupon, where what Redis holds of one of them is damaged: the others must
-    /// not wait for it.
-    async fn settle_apart<'a>(
-        &self,
-        keys: &EpochKeys,
-        batch: &'a [Settlement],
-    ) -> Result<Vec<(&'a Settlement, Result<Settled, String>)>, Failure> {
-        let mut by_coupon: BTreeMap<&CouponId, Vec<&Settlement>> = BTreeMap::new();
-        for settlement in batch {
-            by_coupon.entry(&settlement.decision.coupon).or_default().push(settlement);
-        }
-        let mut answers = Vec::with_capacity(batch.len());
-        for of_coupon in by_coupon.into_values() {
-            let settlements: Vec<_> = of_coupon.iter().map(|settlement| (*settlement).clone()).collect();
-            match settle(&self.partition, keys, &settlements).await {
-                Ok(settled) => answers.extend(of_coupon.into_iter().zip(settled.into_iter().map(Ok))),
-                Err(failure) if failure.is_of_one() => {
-                    let why = failure.chain();
-                    answers.extend(of_coupon.into_iter().map(|settlement| (settlement, Err(why.clone()))));
-                }
-                Err(failure) => return Err(failure),
-            }
-        }
-        Ok(answers)
     }
 
     /// Brings the entries to their decisions, and returns those that are still this epoch's to settle.

@@ -293,14 +293,13 @@ async fn what_redis_holds_of_one_coupon_is_damaged_and_the_others_of_the_batch_a
     let system = System::start().await;
     let (bad, good) = (system.coupon("bad", 10, 1).await, system.coupon("good", 10, 1).await);
     let ids = [system.accepted("u0", &bad).await, system.accepted("u0", &good).await];
-    let (keys, aside) = (system.keys(), "aside");
-    let _: String = system.command(&["RENAME", &keys.holders(&bad), aside]).await;
+    let keys = system.keys();
     let _: String = system.command(&["SET", &keys.holders(&bad), "something else"]).await;
     let _worker = system.worker();
     is_issued(&system, ids[1]).await;
-    let _: u64 = system.command(&["DEL", &keys.holders(&bad)]).await;
-    let _: String = system.command(&["RENAME", aside, &keys.holders(&bad)]).await;
-    assert_eq!(system.settled(&bad).await.issued, 1);
+    // Decided and told too; what Redis counts of its coupon is for the audit to mend.
+    is_issued(&system, ids[0]).await;
+    assert_eq!(system.settled(&good).await.issued, 1);
 }
 
 #[tokio::test]

@@ -200,9 +200,11 @@ async fn dead_letters_are_listed_shown_redriven_and_discarded_over_http() {
     let discarded = send("POST", &format!("{path}/discard")).await;
     assert_eq!((discarded.status, discarded.state()), (200, "rejected"));
     assert_eq!(discarded.body["problem"]["code"], "discarded");
+    let again = send("POST", &format!("{path}/discard")).await;
+    assert_eq!((again.status, again.header("idempotent-replayed")), (200, "true"));
+    assert_eq!(send("POST", "/dead-letters/nonsense/discard").await.code(), "issuance-not-found");
     for path in [path.clone(), "/dead-letters/nonsense".into()] {
         assert_eq!(send("GET", &path).await.code(), "issuance-not-found");
-        assert_eq!(send("POST", &format!("{path}/discard")).await.code(), "issuance-not-found");
         assert_eq!(send("POST", &format!("{path}/redrive")).await.code(), "issuance-not-found");
     }
     let stock = system.stock(&coupon).await;
