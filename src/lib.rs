@@ -76,6 +76,7 @@ pub mod service;
 pub mod shutdown;
 pub mod telemetry;
 mod text;
+mod turn;
 pub mod user;
 pub mod worker;
 

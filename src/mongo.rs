@@ -174,10 +174,11 @@ where
         }
         let (collection, count) = (collection.clone(), i64::try_from(limit).unwrap_or(i64::MAX));
         let newest = doc! {"createdAt": -1, "_id": -1};
-        run(
-            operation,
-            async move { collection.find(filter).sort(newest).limit(count).await?.try_collect().await },
-        )
+        run(operation, async move {
+            // Nobody waits for it any longer.
+            let found = collection.find(filter).sort(newest).limit(count).max_time(OPERATION_TIMEOUT).await?;
+            found.try_collect().await
+        })
     })
     .await
 }

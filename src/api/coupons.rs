@@ -1,10 +1,11 @@
 //! Coupons: made by operators, looked at by anyone.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Extension, Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures::future::join_all;
@@ -16,10 +17,10 @@ use super::wire::coupon::{self as wire, CreateCoupon};
 use super::wire::page::{Asked, Page, cursor};
 use super::wire::problem::Problem as ProblemBody;
 use crate::Failure;
+use crate::access::Caller;
 use crate::coupon::{Coupon, CouponId, Created, Status, Stock, stock};
 use crate::http::request::Json as Body;
 use crate::http::{Code, Problem};
-use crate::issuance::Ledger;
 use crate::partition::Partition;
 use crate::recovery::Loader;
 
@@ -55,7 +56,7 @@ pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Res
         tracing::warn!(coupon = %coupon.id, error = failure.chain(), "the new coupon will be loaded on demand");
     }
     let location = app.links.coupon(&coupon.id);
-    let coupon = with_stock(&app, vec![coupon]).await.pop();
+    let coupon = one_with_stock(&app, coupon).await;
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], Json(coupon)).into_response())
 }
 
@@ -72,10 +73,16 @@ pub async fn get(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<
     // An id that no coupon can have is one that none has.
     let id: CouponId = id.parse().map_err(|_| Problem::new(Code::CouponNotFound))?;
     let looked = app.looks.ask(id).await?.ok_or_else(|| Problem::new(Code::CouponNotFound))?;
-    Ok(Json(looked.shown(&app.ledger).await))
+    let issued = match looked.known {
+        Known::NotLoaded => Some(app.issued_counts.of(&looked.coupon).await?),
+        Known::Live(_) | Known::Unknown => None,
+    };
+    Ok(Json(looked.shown(issued)))
 }
 
 /// All coupons, newest first, with their live stock.
+///
+/// Without a key, few such lists are read at a time: one more is answered 503 `overloaded`.
 #[utoipa::path(
     get, path = "/coupons", operation_id = "listCoupons", tag = "coupons",
     params(
@@ -87,6 +94,7 @@ pub async fn get(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<
 )]
 pub async fn list(
     State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
     mut query: Query,
 ) -> Result<Json<Page<wire::Coupon>>, Problem> {
     let asked: Asked<CouponId> = Asked::read(&mut query)?;
@@ -97,18 +105,23 @@ pub async fn list(
             .ok_or_else(|| format!("must be one of {}", Status::ALL.map(Status::as_str).join(", ")))
     })?;
     query.finish()?;
+    // Kept until the list is read, or the client has gone.
+    let _place = app.public_lists.enter(&caller).await?;
 
     let (mut items, mut after) = (Vec::new(), asked.after);
     let at_once = if wanted.is_some() { LOOKED_AT_ONCE } else { asked.limit };
     for _ in 0..LOOKS_MAX {
         let coupons = app.coupons.list(after.take(), at_once).await?;
         let last = coupons.last().filter(|_| coupons.len() == at_once).map(Coupon::place);
-        for looked in looked_at(&app.partition, &app.loader, coupons).await {
+        let looked = looked_at(&app.partition, &app.loader, coupons).await;
+        let issued = issued_of(&app, &looked).await;
+        for looked in looked {
             if wanted.is_some_and(|wanted| !looked.may_be(wanted)) {
                 continue;
             }
             let place = looked.coupon.place();
-            let shown = looked.shown(&app.ledger).await;
+            let issued = issued.get(&looked.coupon.id).copied();
+            let shown = looked.shown(issued);
             if wanted.is_none_or(|wanted| shown.is(wanted)) {
                 items.push(shown);
                 after = Some(place);
@@ -129,13 +142,35 @@ pub async fn list(
     Ok(Json(Page { items, next_cursor }))
 }
 
-/// Adds stock and status.
+/// Adds stock and status to a coupon that an operator made or changed: that is done, whatever hinders this.
+pub(super) async fn one_with_stock(app: &App, coupon: Coupon) -> wire::Coupon {
+    let (known, now) = match stock::read(&app.partition, std::slice::from_ref(&coupon.id)).await {
+        Ok((now, mut stocks)) => (stocks.pop().map_or(Known::Unknown, Known::of), now),
+        Err(_) => (Known::Unknown, Timestamp::now()),
+    };
+    let issued = match known {
+        Known::NotLoaded => app.issued_counts.of(&coupon).await.ok(),
+        Known::Live(_) | Known::Unknown => None,
+    };
+    Looked { coupon, known, now }.shown(issued)
+}
+
+/// What was issued of those that Redis does not have, as far as that is known without counting.
+async fn issued_of(app: &App, looked: &[Looked]) -> HashMap<CouponId, u32> {
+    let not_loaded = looked.iter().filter(|looked| matches!(looked.known, Known::NotLoaded));
+    let not_loaded: Vec<_> = not_loaded.map(|looked| &looked.coupon).collect();
+    app.issued_counts.known(&not_loaded).await
+}
+
+/// Adds stock and status. Nothing is counted for it: where a count would have to be, the stock is null.
 pub(super) async fn with_stock(app: &App, coupons: Vec<Coupon>) -> Vec<wire::Coupon> {
-    let mut shown = Vec::with_capacity(coupons.len());
-    for looked in looked_at(&app.partition, &app.loader, coupons).await {
-        shown.push(looked.shown(&app.ledger).await);
-    }
-    shown
+    let looked = looked_at(&app.partition, &app.loader, coupons).await;
+    let issued = issued_of(app, &looked).await;
+    let shown = looked.into_iter().map(|looked| {
+        let issued = issued.get(&looked.coupon.id).copied();
+        looked.shown(issued)
+    });
+    shown.collect()
 }
 
 /// Adds what Redis knows. A coupon that can be asked for and that Redis does not have is loaded first.
@@ -216,14 +251,14 @@ impl Looked {
         status == wanted || may_be_sold_out && wanted == Status::SoldOut
     }
 
-    /// As it is shown. Where Redis does not have a coupon, nothing of it is in flight and the ledger
-    /// knows; where Redis is away the stock is unknown.
-    pub async fn shown(self, ledger: &Ledger) -> wire::Coupon {
+    /// As it is shown. Where Redis does not have a coupon, nothing of it is in flight, and what was
+    /// `issued` is all there is to know; where Redis is away the stock is unknown.
+    pub fn shown(self, issued: Option<u32>) -> wire::Coupon {
         let Looked { coupon, known, now } = self;
         let stock = match known {
             Known::Live(stock) => Some(stock),
-            Known::NotLoaded => ledger.issued_count(&coupon.id).await.ok().map(|issued| {
-                let issued = u32::try_from(issued).unwrap_or(u32::MAX).min(coupon.total);
+            Known::NotLoaded => issued.map(|issued| {
+                let issued = issued.min(coupon.total);
                 Stock { total: coupon.total, remaining: coupon.total - issued, reserved: 0, issued }
             }),
             Known::Unknown => None,

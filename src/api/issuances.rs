@@ -58,6 +58,7 @@ const BACKLOG_RETRY_MS: u64 = 2_000;
             headers(("Idempotent-Replayed" = bool))),
         (status = 404, description = "`coupon-not-found`, `user-not-found`", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "`already-issued`, `sold-out`, `not-started`, `ended`, `paused`, `archived`, `discarded`; \
+            of `already-issued`, `userCoupons` and `issuances` link the newest 20 that the user holds or has in flight; \
             of what was accepted and then rejected, `issuance` is the link",
             body = ProblemBody, content_type = "application/problem+json"),
     )

@@ -9,6 +9,7 @@ mod guard;
 mod held;
 mod issuance_events;
 mod issuances;
+mod issued_counts;
 mod links;
 mod live;
 mod looks;
@@ -18,6 +19,7 @@ mod pace;
 mod pages;
 mod problems;
 mod problems_of;
+mod public_lists;
 pub mod query;
 mod record;
 mod redemption;
@@ -62,9 +64,11 @@ use crate::{Failure, shutdown};
 pub use docs::openapi;
 use doors::{AddressLimit, UserLimit};
 use held::HeldLimits;
+use issued_counts::IssuedCounts;
 use links::Links;
 use looks::Looks;
 use pace::Pace;
+use public_lists::PublicLists;
 pub use router::{Side, router};
 use shedding::Shedding;
 
@@ -77,6 +81,8 @@ pub struct App {
     database: Database,
     coupons: CouponStore,
     looks: Looks,
+    issued_counts: IssuedCounts,
+    public_lists: PublicLists,
     users: UserStore,
     services: ServiceStore,
     ledger: Ledger,
@@ -162,6 +168,8 @@ impl App {
             database: backends.database.clone(),
             coupons: backends.coupons.clone(),
             looks: looks::start(backends.coupons.clone(), Arc::clone(partition), loader.clone()),
+            issued_counts: IssuedCounts::start(backends.coupons.clone(), backends.ledger.clone()),
+            public_lists: PublicLists::default(),
             users: backends.users.clone(),
             services: ServiceStore::new(&backends.database),
             ledger: backends.ledger.clone(),

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 
 use super::App;
-use super::coupons::with_stock;
+use super::coupons::one_with_stock;
 use super::issuances::{GivenKey, replayed};
 use super::wire::coupon::{self as wire, EditCoupon, RestockCoupon};
 use super::wire::problem::Problem as ProblemBody;
@@ -149,8 +149,7 @@ async fn answer(app: &App, changed: Changed) -> Result<Response, Problem> {
     if let Err(failure) = steer::apply(&app.partition, service, std::slice::from_ref(&coupon)).await {
         tracing::warn!(coupon = %coupon.id, error = failure.chain(), "the change will reach Redis when it is back");
     }
-    let shown = with_stock(app, vec![coupon]).await.pop();
-    let answer = shown.map(Json).ok_or_else(|| Problem::new(Code::Internal))?.into_response();
+    let answer = Json(one_with_stock(app, coupon).await).into_response();
     Ok(if is_replay { replayed(answer) } else { answer })
 }
 

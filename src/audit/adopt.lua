@@ -6,8 +6,9 @@
 -- KEYS  1 certificate  2 in-flight  3 coupon  4 holders  5 free
 -- ARGV  1 epoch  2 issuance id (16 bytes)  3 user  4 serial  5 how many units a call may move at most
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', what}: what is
---   'adopted', 'counted' (it was), 'in-flight', 'unloaded', 'beyond' (the serial is beyond the total)
---   or 'more' (the unit is so far above the next one that the call must be repeated)
+--   'adopted', 'counted' (it was), 'in-flight', 'unloaded', 'beyond' (the serial is beyond the total),
+--   'damaged' (its figures cannot be read) or 'more' (the unit is so far above the next one that the call
+--   must be repeated)
 --@certificate
 --@take_unit
 local fault = certificate_fault(KEYS[1], ARGV[1])
@@ -15,6 +16,9 @@ if fault then return fault end
 
 local state = redis.call('HMGET', KEYS[3], 'id', 'total', 'next', 'settled')
 if not state[1] then return {'ok', 'unloaded'} end
+for field = 2, 4 do
+  if not string.match(state[field] or '', '^%d+$') then return {'ok', 'damaged'} end
+end
 if redis.call('HEXISTS', KEYS[2], ARGV[2]) == 1 then return {'ok', 'in-flight'} end
 local held = redis.call('HGET', KEYS[4], ARGV[3]) or ''
 for i = 1, #held, 16 do

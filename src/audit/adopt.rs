@@ -59,6 +59,10 @@ pub(super) async fn adopt(
             "in-flight" => Adopted::InFlight,
             "unloaded" => Adopted::NotLoaded,
             "beyond" => Adopted::BeyondTotal,
+            "damaged" => {
+                let why = format!("coupon {coupon}");
+                return Err(Failure::Damaged { what: "the figures of the coupon in Redis", why }.into());
+            }
             _ => return Err(reply.wrong().into()),
         });
     }

@@ -42,6 +42,9 @@ impl Bracket {
 
 impl Auditor {
     /// Brackets one coupon; `None` if it is not loaded.
+    ///
+    /// # Errors
+    /// [`Failure::Damaged`] if its figures in Redis cannot be read.
     pub async fn bracket(&self, coupon: &CouponId) -> Result<Option<Bracket>, Failure> {
         for _ in 0..EPOCHS_MAX {
             match self.bracket_under(&self.partition.keys(), coupon).await {
@@ -62,6 +65,10 @@ impl Auditor {
         let before = figures(&self.partition, keys, coupons).await?;
         let issued = self.ledger.issued_count(coupon).await?;
         let after = figures(&self.partition, keys, coupons).await?;
+        if let Some((coupon, what)) = before.damaged.first().or(after.damaged.first()) {
+            let why = format!("coupon {coupon}: {what}");
+            return Err(Failure::Damaged { what: "the figures of the coupon in Redis", why }.into());
+        }
         let still = before == after && after.in_flight == after.dead;
         Ok(match (before.coupons.as_slice(), after.coupons.as_slice()) {
             ([Some(before)], [Some(now)]) => Some(Bracket {

@@ -164,8 +164,10 @@ impl Look<'_> {
         self.found.counted = true;
         // What is not counted may have been adopted meanwhile; of an orphan nobody knows.
         let settled_by_ledger = quiet.issued.saturating_sub(quiet.issued_in_flight);
-        let most = settled_by_ledger + self.found.missing;
-        let least = most.saturating_sub(self.found.not_counted + self.found.orphans);
+        let least = (settled_by_ledger + self.found.missing)
+            .saturating_sub(self.found.not_counted + self.found.orphans);
+        // A record that names no unit is not among the issued ones, and may have been settled.
+        let most = settled_by_ledger + self.found.missing + self.found.nameless;
         let settled = quiet.figures.settled;
         if settled < least || settled > most {
             let detail = Some(format!("{settled} settled, {settled_by_ledger} issued"));

@@ -5,21 +5,30 @@
 -- ARGV  1 epoch
 -- Returns {'uncertified'} or {'stale', epoch}, or
 --       {'ok', in flight, dead letters among them, accepted so far, set aside as unreadable, the last stream entry ('0-0' if there is none),
---        {total, next, settled, free, generation}, …}; {} for a coupon that is not loaded
+--        {total, next, settled, free, generation}, …}; {} for a coupon that is not loaded, {what} for one of
+--        which this is damaged
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
-local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
-local reply = {'ok', redis.call('HLEN', KEYS[3]), redis.call('HLEN', KEYS[6]), tonumber(redis.call('HGET', KEYS[4], 'accepted') or 0),
-  redis.call('HLEN', KEYS[5]), last and last[1] or '0-0'}
-for key = 7, #KEYS, 2 do
-  local held = redis.call('HMGET', KEYS[key], 'id', 'total', 'next', 'settled', 'generation')
-  if held[1] then
-    reply[#reply + 1] = {tonumber(held[2]), tonumber(held[3]), tonumber(held[4]),
-      redis.call('SCARD', KEYS[key + 1]), tonumber(held[5])}
-  else
-    reply[#reply + 1] = {}
+-- A whole number as it is kept: a Lua nil would end the reply for all.
+local function whole(text) return text and #text < 16 and string.match(text, '^%d+$') and tonumber(text) end
+
+local FIELDS = {'total', 'next', 'settled', 'generation'}
+local function figures(coupon, free)
+  local held, count = redis.pcall('HMGET', coupon, 'total', 'next', 'settled', 'generation', 'id'), redis.pcall('SCARD', free)
+  if held.err then return {held.err} end
+  if not held[1] and not held[2] and not held[5] then return {} end
+  if type(count) ~= 'number' then return {count.err} end
+  if not held[5] then return {'the field id'} end
+  for place = 1, 4 do
+    if not whole(held[place]) then return {'the field ' .. FIELDS[place]} end
   end
+  return {tonumber(held[1]), tonumber(held[2]), tonumber(held[3]), count, tonumber(held[4])}
 end
+
+local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+local reply = {'ok', redis.call('HLEN', KEYS[3]), redis.call('HLEN', KEYS[6]),
+  whole(redis.call('HGET', KEYS[4], 'accepted')) or 0, redis.call('HLEN', KEYS[5]), last and last[1] or '0-0'}
+for key = 7, #KEYS, 2 do reply[#reply + 1] = figures(KEYS[key], KEYS[key + 1]) end
 return reply

@@ -57,8 +57,10 @@ pub(super) struct Moment {
     pub set_aside: u64,
     /// The stream entry that was appended last.
     pub last_entry: String,
-    /// `None` for a coupon that is not loaded.
+    /// `None` for a coupon that is not loaded, or whose figures are damaged.
     pub coupons: Vec<Option<Figures>>,
+    /// What is damaged of whose figures.
+    pub damaged: Vec<(CouponId, String)>,
 }
 
 /// Reads the figures of at most [`BATCH_MAX`] coupons.
@@ -82,9 +84,15 @@ pub(super) async fn figures(
     let (accepted, set_aside) = (reply.number()?, reply.number()?);
     let last_entry = reply.text()?;
     let mut found = Vec::with_capacity(coupons.len());
-    for _ in coupons {
+    let mut wrong = Vec::new();
+    for coupon in coupons {
         let mut held = reply.list()?;
         if held.len() == 0 {
+            found.push(None);
+            continue;
+        }
+        if held.len() == 1 {
+            wrong.push((coupon.clone(), held.text()?));
             found.push(None);
             continue;
         }
@@ -96,5 +104,5 @@ pub(super) async fn figures(
             generation: i64::try_from(held.number()?).map_err(|_| held.wrong())?,
         }));
     }
-    Ok(Moment { in_flight, dead, accepted, set_aside, last_entry, coupons: found })
+    Ok(Moment { in_flight, dead, accepted, set_aside, last_entry, coupons: found, damaged: wrong })
 }

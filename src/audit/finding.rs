@@ -94,9 +94,24 @@ kinds! {
     EntryUnreadable "entry-unreadable" Broken
         "A stream entry cannot be read, so its issuance waits for ever, unless it is in flight and gets a fresh entry."
         "Read it with XRANGE; run the version that wrote it, or delete it if its issuance is decided.";
+    CouponRecordMissing "coupon-record-missing" Broken
+        "Redis has this coupon, or something of it in flight, and MongoDB has no record of it: nothing of it can be decided."
+        "Restore its record (coupons in MongoDB) from a backup; then redrive its dead letters.";
+    CouponRecordUnreadable "coupon-record-unreadable" Broken
+        "The coupon's record in MongoDB cannot be read, so nothing of it can be decided, changed or loaded."
+        "Correct the record (coupons in MongoDB), or run the version that wrote it.";
+    CouponUnreadable "coupon-unreadable" Broken
+        "What Redis holds of this coupon cannot be read: requests for it are answered 503."
+        "Delete the key coupon:{n}:certificate: everything is refused for a moment and rebuilt from the ledger.";
     HoldersUnreadable "holders-unreadable" Broken
         "What Redis counts for this user is no list of ids."
         "Delete the key coupon:{n}:certificate: everything is refused for a moment and rebuilt from the ledger.";
+    CouponBehind "coupon-behind" Drift
+        "Redis missed an operator's change of this coupon."
+        "The API brings it there by itself; or run with --repair.";
+    ServiceBehind "service-behind" Drift
+        "Redis missed that the service was paused or resumed."
+        "The API brings it there by itself; or run with --repair.";
     SerialFreeAndIssued "serial-free-and-issued" Drift
         "Redis would hand out a unit that the ledger says is issued; its next request would be given another."
         "Run with --repair: the unit is taken out of the free ones.";
@@ -171,6 +186,11 @@ impl Finding {
             entry: None,
             detail: None,
         }
+    }
+
+    /// Whether it is about a record of which nobody can tell which unit it holds.
+    pub(super) fn may_hold_any_unit(&self) -> bool {
+        self.kind == Kind::RecordUnreadable && self.serial.is_none()
     }
 
     /// Whether a repair would try it. Not where its unit may belong to a missing record.

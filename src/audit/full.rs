@@ -12,6 +12,7 @@ use super::flights::Flights;
 use super::look::{Confirmed, Suspicion};
 use super::serials::Serials;
 use super::{Auditor, Bracket, Stop};
+use crate::Failure;
 use crate::coupon::{Coupon, CouponId};
 use crate::issuance::IssuanceId;
 use crate::keys::EpochKeys;
@@ -41,6 +42,22 @@ impl Audited {
     }
 }
 
+impl Audited {
+    /// What is left of an audit of a coupon that ended over something that cannot be read.
+    pub(super) fn broken_off(coupon: &Coupon, failure: &Failure) -> Self {
+        let kind = match failure.root() {
+            Failure::Damaged { what: "data in Redis" | "the figures of the coupon in Redis", .. } => {
+                Kind::CouponUnreadable
+            }
+            _ => Kind::RecordUnreadable,
+        };
+        let mut audited = Audited::of(coupon, None);
+        let detail = Some(format!("the audit of the coupon ended there: {}", failure.chain()));
+        audited.findings.push(Finding { detail, ..Finding::new(kind, Some(&coupon.id)) });
+        audited
+    }
+}
+
 /// What an audit may do besides looking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settling {
@@ -53,8 +70,10 @@ pub enum Settling {
 pub(super) struct Scene {
     pub keys: EpochKeys,
     figures: HashMap<CouponId, Figures>,
-    flights: Flights,
+    pub flights: Flights,
     set_aside: u64,
+    /// What is damaged of whose figures.
+    damaged: HashMap<CouponId, String>,
 }
 
 impl Scene {
@@ -73,16 +92,17 @@ impl Auditor {
     /// Reads the figures of the coupons, and then what is in flight.
     pub(super) async fn scene(&self, keys: &EpochKeys, coupons: &[Coupon]) -> Result<Scene, Stop> {
         let ids: Vec<_> = coupons.iter().map(|coupon| coupon.id.clone()).collect();
-        let mut known = HashMap::new();
+        let (mut known, mut damaged) = (HashMap::new(), HashMap::new());
         let (mut last, mut set_aside) = ("0-0".to_owned(), 0);
         for batch in ids.chunks(BATCH_MAX) {
             let moment = figures(&self.partition, keys, batch).await?;
             let loaded = batch.iter().cloned().zip(moment.coupons);
             known.extend(loaded.filter_map(|(id, figures)| Some((id, figures?))));
+            damaged.extend(moment.damaged);
             (last, set_aside) = (moment.last_entry, moment.set_aside);
         }
         let flights = self.flights(keys, &last).await?;
-        Ok(Scene { keys: keys.clone(), figures: known, flights, set_aside })
+        Ok(Scene { keys: keys.clone(), figures: known, flights, set_aside, damaged })
     }
 
     /// Audits one coupon of a scene.
@@ -101,6 +121,12 @@ impl Auditor {
             found: Found::default(),
         };
         look.ledger().await?;
+        look.rejections().await?;
+        if let Some(what) = scene.damaged.remove(&coupon.id) {
+            // Against figures that cannot be read nothing can be held.
+            look.found.add([Finding { detail: Some(what), ..look.finding(Kind::CouponUnreadable) }]);
+            return Ok(look.found.audited(coupon, None));
+        }
         if look.figures.is_none() {
             look.not_loaded().await?;
             return Ok(look.found.audited(coupon, None));

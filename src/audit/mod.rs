@@ -20,6 +20,7 @@ mod records;
 mod reservations;
 mod run;
 mod serials;
+mod steered;
 mod units;
 mod watch;
 
@@ -37,6 +38,7 @@ use crate::Failure;
 use crate::coupon::CouponStore;
 use crate::issuance::Ledger;
 use crate::partition::Partition;
+use crate::service::ServiceStore;
 
 /// Audits the coupons of one partition. Cheap to clone.
 #[derive(Clone)]
@@ -44,12 +46,14 @@ pub struct Auditor {
     partition: Arc<Partition>,
     ledger: Ledger,
     coupons: CouponStore,
+    services: ServiceStore,
 }
 
 impl Auditor {
     /// An auditor of a partition, its ledger and its coupons.
     pub fn new(partition: Arc<Partition>, ledger: Ledger, coupons: CouponStore) -> Self {
-        Auditor { partition, ledger, coupons }
+        let services = ServiceStore::new(&coupons.database());
+        Auditor { partition, ledger, coupons, services }
     }
 }
 

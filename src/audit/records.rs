@@ -95,6 +95,28 @@ impl Look<'_> {
         }
     }
 
+    /// Rejections that cannot be read.
+    pub(super) async fn rejections(&mut self) -> Result<(), Stop> {
+        let mut records = self.auditor.ledger.rejected_records(&self.coupon.id).await?;
+        loop {
+            let page = records.next().await?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            for one in page.into_iter().filter_map(Result::err) {
+                // One that is in flight is found with what is decided.
+                if one.id.is_none_or(|id| !self.in_flight.contains_key(&id)) {
+                    self.found.add([Finding {
+                        issuances: one.id.into_iter().collect(),
+                        user: one.user.clone(),
+                        detail: Some(one.to_string()),
+                        ..self.finding(Kind::RecordUnreadable)
+                    }]);
+                }
+            }
+        }
+    }
+
     /// Of some records, those that Redis does not count.
     async fn uncounted(&self, page: Vec<Held>) -> Result<Vec<Confirmed>, Stop> {
         let page: Vec<_> = page.into_iter().filter(|held| !self.in_flight.contains_key(&held.id)).collect();
@@ -190,9 +212,12 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// Redis must not be ahead of the record, which is changed first.
+    /// Redis must not be ahead of the record, which is changed first, nor have missed a change.
     pub(super) async fn record(&mut self) -> Result<(), Stop> {
         let Some(figures) = self.figures else { return Ok(()) };
+        if let Some(missed) = self.auditor.missed(&self.keys, &self.coupon.id).await? {
+            self.found.add([Finding { detail: Some(missed), ..self.finding(Kind::CouponBehind) }]);
+        }
         let Some(record) = self.auditor.coupons.get(&self.coupon.id).await? else { return Ok(()) };
         if figures.total > record.total.into() || figures.generation > record.generation {
             let detail = format!(

@@ -47,19 +47,42 @@ impl Auditor {
     ) -> Result<Report, Failure> {
         let mut report = Report::default();
         for coupon in coupons {
-            let mut bracket = self.bracket(&coupon.id).await?;
-            if bracket.is_some_and(|bracket| !bracket.holds()) {
-                bracket = self.bracket(&coupon.id).await?;
-            }
-            let Some(bracket) = bracket else { continue };
-            let mut audited = Audited::of(coupon, Some(bracket));
-            if !bracket.holds() {
-                audited.findings.push(Finding::new(Kind::FiguresDisagree, Some(&coupon.id)));
-            }
+            let audited = match self.bracket_twice(coupon).await {
+                Ok(Some(audited)) => audited,
+                Ok(None) => continue,
+                Err(failure) if failure.is_damage() => Audited::broken_off(coupon, &failure),
+                Err(failure) => return Err(failure),
+            };
             done(&audited);
             report.coupons.push(audited);
         }
+        let keys = self.partition.keys();
+        report.queue = self.without_record(&keys, std::iter::empty()).await?;
+        report.queue.extend(self.missed_service(&keys).await?);
         Ok(report)
+    }
+
+    /// `None` if it is not loaded.
+    async fn bracket_twice(&self, coupon: &Coupon) -> Result<Option<Audited>, Failure> {
+        let mut bracket = self.bracket(&coupon.id).await?;
+        if bracket.is_some_and(|bracket| !bracket.holds()) {
+            bracket = self.bracket(&coupon.id).await?;
+        }
+        let Some(bracket) = bracket else { return Ok(None) };
+        let mut audited = Audited::of(coupon, Some(bracket));
+        if !bracket.holds() {
+            audited.findings.push(Finding::new(Kind::FiguresDisagree, Some(&coupon.id)));
+        }
+        match self.missed(&self.partition.keys(), &coupon.id).await {
+            Ok(missed) => audited.findings.extend(missed.map(|missed| Finding {
+                detail: Some(missed),
+                ..Finding::new(Kind::CouponBehind, Some(&coupon.id))
+            })),
+            // The next audit finds it.
+            Err(Stop::AnotherEpoch) => {}
+            Err(Stop::Failed(failure)) => return Err(failure),
+        }
+        Ok(Some(audited))
     }
 
     /// Audits coupons unit by unit; at most [`COUPONS_MAX`] share one look at the queue. `done` hears
@@ -71,7 +94,9 @@ impl Auditor {
         mut done: impl FnMut(&Audited),
     ) -> Result<Report, Failure> {
         let mut report = Report::default();
-        for (number, page) in coupons.chunks(COUPONS_MAX).enumerate() {
+        // Without coupons there is still the queue.
+        let pages = coupons.chunks(COUPONS_MAX).chain(coupons.is_empty().then_some(coupons));
+        for (number, page) in pages.enumerate() {
             let (audited, queue) = self.full_page(page, settling, &mut done).await?;
             report.coupons.extend(audited);
             // Every page looks at the whole queue: it is told once.
@@ -95,6 +120,9 @@ impl Auditor {
                 Err(Stop::AnotherEpoch) => continue,
                 Err(Stop::Failed(failure)) => return Err(failure),
             };
+            let mut queue = scene.findings();
+            queue.extend(self.without_record(&keys, scene.flights.by_coupon.keys()).await?);
+            queue.extend(self.missed_service(&keys).await?);
             let mut all = Vec::with_capacity(coupons.len());
             for coupon in coupons {
                 match self.audit_one(&mut scene, coupon, settling).await {
@@ -103,10 +131,15 @@ impl Auditor {
                         all.push(audited);
                     }
                     Err(Stop::AnotherEpoch) => continue 'epochs,
+                    Err(Stop::Failed(failure)) if failure.is_damage() => {
+                        let audited = Audited::broken_off(coupon, &failure);
+                        done(&audited);
+                        all.push(audited);
+                    }
                     Err(Stop::Failed(failure)) => return Err(failure),
                 }
             }
-            return Ok((all, scene.findings()));
+            return Ok((all, queue));
         }
         Err(Failure::Uncertified)
     }
@@ -125,7 +158,28 @@ impl Auditor {
             }
             let id = &report.coupons[place].coupon;
             let Some(coupon) = coupons.iter().find(|coupon| coupon.id == *id) else { continue };
-            report.coupons[place] = self.repair_one(coupon, &mut report.mended).await?;
+            match self.repair_one(coupon, &mut report.mended).await {
+                Ok(left) => report.coupons[place] = left,
+                // What was found is left, and why nothing more is done about it.
+                Err(failure) if failure.is_damage() => {
+                    let broken_off = Audited::broken_off(coupon, &failure);
+                    let found = &mut report.coupons[place].findings;
+                    if !found.iter().any(|finding| finding.kind == Kind::CouponUnreadable) {
+                        found.extend(broken_off.findings);
+                    }
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        if report.queue.iter().any(|finding| finding.kind == Kind::ServiceBehind) {
+            self.catch_up(&[]).await?;
+            let still = self.missed_service(&self.partition.keys()).await?;
+            let of_service = |finding: &mut Finding| finding.kind == Kind::ServiceBehind;
+            let mended: Vec<_> = report.queue.extract_if(.., of_service).collect();
+            match still {
+                Some(still) => report.queue.push(still),
+                None => report.mended.extend(mended),
+            }
         }
         Ok(report)
     }

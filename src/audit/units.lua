@@ -11,7 +11,8 @@
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
-local next_serial = tonumber(redis.call('HGET', KEYS[3], 'next') or 0)
+-- Where it cannot be read, no unit is told to be free by it.
+local next_serial = tonumber(redis.call('HGET', KEYS[3], 'next') or 0) or math.huge
 local free, in_flight = {}, {}
 for at = 5, #ARGV do
   if tonumber(ARGV[at]) >= next_serial or redis.call('SISMEMBER', KEYS[4], ARGV[at]) == 1 then

@@ -16,11 +16,12 @@ use jiff::Timestamp;
 use redis::AsyncCommands;
 use tokio_util::sync::CancellationToken;
 
-use super::Auditor;
-use super::finding::Finding;
+use super::finding::{Finding, Kind};
 use super::full::Settling;
+use super::{Auditor, Stop};
 use crate::coupon::{Coupon, CouponId};
-use crate::{Failure, metrics, recovery};
+use crate::keys::EpochKeys;
+use crate::{Failure, metrics, turn};
 
 /// Between the two brackets of a coupon whose numbers do not stand in order.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -64,20 +65,17 @@ impl Auditor {
         let mut connection = self.partition.connection();
         let rounds: Option<u64> = connection.get(keys.audited()).await.map_err(failed())?;
         let in_full = rounds.unwrap_or(0) < FULL_ROUNDS;
-        let mut damaged = None;
-        for id in recovery::loaded(&self.partition, &keys).await? {
-            match self.look_at(&id, in_full).await {
+        self.look_at_records(&keys).await?;
+        for id in self.loaded(&keys).await? {
+            match self.look_at(&keys, &id, in_full).await {
                 Ok(()) => metrics::AUDITED.increment(1),
                 // It must not keep the others from being audited.
                 Err(failure) if failure.is_of_one() => {
+                    metrics::AUDIT_FINDINGS.count(Kind::CouponUnreadable.code());
                     tracing::error!(coupon = %id, error = failure.chain(), "the coupon cannot be audited");
-                    damaged = Some(failure);
                 }
                 Err(failure) => return Err(failure),
             }
-        }
-        if let Some(damaged) = damaged {
-            return Err(damaged);
         }
         if in_full {
             connection.incr::<_, _, u64>(keys.audited(), 1).await.map_err(failed())?;
@@ -86,26 +84,56 @@ impl Auditor {
         Ok(())
     }
 
-    async fn look_at(&self, id: &CouponId, in_full: bool) -> Result<(), Failure> {
-        // A coupon that is loaded has a record.
-        let Some(coupon) = self.coupons.get(id).await? else { return Ok(()) };
+    /// The coupons that are loaded. What is no coupon's id among them is named by [`Self::look_at_records`].
+    async fn loaded(&self, keys: &EpochKeys) -> Result<Vec<CouponId>, Failure> {
+        let mut ids: Vec<Vec<u8>> = redis::cmd("SMEMBERS")
+            .arg(keys.loaded())
+            .query_async(&mut self.partition.connection())
+            .await
+            .map_err(Failure::redis("read which coupons are loaded"))?;
+        ids.sort_unstable();
+        Ok(ids.iter().filter_map(|id| std::str::from_utf8(id).ok()?.parse().ok()).collect())
+    }
+
+    /// Names the coupons without a record that can be read, and mends a pause of the service that Redis missed.
+    async fn look_at_records(&self, keys: &EpochKeys) -> Result<(), Failure> {
+        let mut findings = self.without_record(keys, std::iter::empty()).await?;
+        if let Some(missed) = self.missed_service(keys).await? {
+            self.catch_up(&[]).await?;
+            findings.push(missed);
+        }
+        for finding in findings {
+            metrics::AUDIT_FINDINGS.count(finding.kind.code());
+            tracing::error!(%finding, advice = finding.kind.advice(), "{}", finding.kind.means());
+        }
+        Ok(())
+    }
+
+    async fn look_at(&self, keys: &EpochKeys, id: &CouponId, in_full: bool) -> Result<(), Failure> {
+        // A coupon that is loaded and has no record is named already.
+        let coupon = match self.coupons.get(id).await {
+            Ok(Some(coupon)) => coupon,
+            Ok(None) => return Ok(()),
+            Err(failure) if failure.is_damage() => return Ok(()),
+            Err(failure) => return Err(failure),
+        };
+        match self.missed(keys, id).await {
+            Ok(Some(missed)) => {
+                let record = self.coupons.get(id).await?;
+                self.catch_up(record.as_slice()).await?;
+                metrics::AUDIT_FINDINGS.count(Kind::CouponBehind.code());
+                tracing::error!(coupon = %id, missed, "Redis missed an operator's change, and has it now");
+            }
+            Ok(None) | Err(Stop::AnotherEpoch) => {}
+            Err(Stop::Failed(failure)) => return Err(failure),
+        }
         if in_full || self.disagrees(&coupon).await? { self.look_unit_by_unit(&coupon).await } else { Ok(()) }
     }
 
     /// Whether this round is this process's.
     async fn has_turn(&self, every: Duration) -> Result<bool, Failure> {
         // Shorter than a round, so that the next one is somebody's.
-        let lasts = every.mul_f64(0.8).as_millis();
-        let taken: Option<String> = redis::cmd("SET")
-            .arg(self.partition.keys().audit_turn())
-            .arg(crate::random_id())
-            .arg("NX")
-            .arg("PX")
-            .arg(u64::try_from(lasts).unwrap_or(u64::MAX).max(1))
-            .query_async(&mut self.partition.connection())
-            .await
-            .map_err(Failure::redis("take a turn at auditing"))?;
-        Ok(taken.is_some())
+        turn::take(&self.partition, &self.partition.keys().audit_turn(), every.mul_f64(0.8)).await
     }
 
     /// Whether a coupon's numbers do not stand in order, twice.

@@ -177,6 +177,11 @@ impl CouponStore {
         CouponStore { coupons: database.collection("coupons") }
     }
 
+    /// The database that they are in.
+    pub(crate) fn database(&self) -> Database {
+        self.coupons.client().database(&self.coupons.namespace().db)
+    }
+
     /// Writes a new coupon.
     pub async fn insert(&self, coupon: &Coupon) -> Result<Created, Failure> {
         let (coupons, record) = (self.coupons.clone(), Record::from(coupon));
@@ -228,6 +233,22 @@ impl CouponStore {
                 .await
         });
         Ok(found.await?.map(|record| LimitRecord::parse(&record)))
+    }
+
+    /// The records of these coupons. One that is missing has none; one that is damaged is a failure of its
+    /// own.
+    pub async fn records_of(
+        &self,
+        ids: &[CouponId],
+    ) -> Result<HashMap<CouponId, Result<Coupon, Failure>>, Failure> {
+        let records = self.coupons.clone_with_type::<Document>();
+        let filter = doc! {"_id": {"$in": ids.iter().map(CouponId::as_str).collect::<Vec<_>>()}};
+        let found = mongo::run("read the coupons", async move {
+            records.find(filter).await?.try_collect::<Vec<_>>().await
+        });
+        let of =
+            |record: Document| Some((record.get_str("_id").ok()?.parse().ok()?, Coupon::try_from(record)));
+        Ok(found.await?.into_iter().filter_map(of).collect())
     }
 
     /// At most `limit` coupons, newest first, from after the one that a cursor names (its creation
@@ -326,7 +347,7 @@ impl CouponStore {
     /// Begins to read the coupons that operators changed lately, by MongoDB's clock.
     pub async fn changed_since(&self, since: ChangesSince) -> Result<ChangedCoupons, Failure> {
         let coupons = self.coupons.clone_with_type::<Document>();
-        let database = coupons.client().database(&coupons.namespace().db);
+        let database = self.database();
         let begun = mongo::run("read the changed coupons", async move {
             let hello = database.run_command(doc! {"hello": 1}).await?;
             let began_at =
@@ -347,7 +368,7 @@ impl CouponStore {
     }
 
     /// At most `limit` of the coupons that may be asked for at `now` or later, newest first, and how
-    /// many more there are.
+    /// many more there are. A damaged record is left out.
     pub async fn newest_current(&self, now: Timestamp, limit: usize) -> Result<(Vec<Coupon>, u64), Failure> {
         let coupons = self.coupons.clone_with_type::<Document>();
         let filter = doc! {"endsAt": {"$gt": to_bson_time(now)}, "archived": false};

@@ -29,12 +29,11 @@ pub use erase::{Erased, Eraser};
 pub use learn::Learner;
 pub use retain::{Retained, Retention};
 
-use redis::Value;
 use std::time::Duration;
 
-use crate::Failure;
 use crate::keys::EpochKeys;
 use crate::partition::Partition;
+use crate::{Failure, turn};
 
 /// Takes a turn at a task that one of all processes does at a time; it is over by itself. Two at once would
 /// do no harm.
@@ -43,14 +42,5 @@ async fn has_turn(
     key: impl Fn(&EpochKeys) -> String,
     lasts: Duration,
 ) -> Result<bool, Failure> {
-    let taken: Value = redis::cmd("SET")
-        .arg(key(&partition.keys()))
-        .arg(crate::random_id())
-        .arg("NX")
-        .arg("PX")
-        .arg(u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX).max(1))
-        .query_async(&mut partition.connection())
-        .await
-        .map_err(Failure::redis("take a turn"))?;
-    Ok(taken != Value::Nil)
+    turn::take(partition, &key(&partition.keys()), lasts).await
 }

@@ -34,6 +34,7 @@ mod overload;
 mod privacy;
 mod problems;
 mod processes;
+mod public_reads;
 mod queries;
 mod recovery;
 mod redeeming;

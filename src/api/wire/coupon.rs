@@ -44,7 +44,8 @@ pub struct Coupon {
     #[schema(example = "Asia/Seoul")]
     time_zone: String,
     status: Status,
-    /// Null while Redis is away.
+    /// Null while Redis is away, or while what it holds of this coupon cannot be read; in a list
+    /// also where it would have to be counted.
     #[schema(required = true)]
     stock: Option<Stock>,
     #[schema(value_type = String, format = DateTime)]

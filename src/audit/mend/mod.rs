@@ -71,7 +71,8 @@ impl<'a> Repair<'a> {
 
     /// Mends what can be mended of one coupon's findings, and says what became of each.
     pub(super) async fn mend(&mut self, findings: &[Finding]) -> Result<Vec<Mended>, Stop> {
-        let missing = findings.iter().any(|finding| finding.kind == Kind::RecordMissing);
+        let missing =
+            findings.iter().any(|finding| finding.kind == Kind::RecordMissing || finding.may_hold_any_unit());
         let leaked: Vec<u32> = findings
             .iter()
             .filter(|finding| finding.kind == Kind::SerialLeaked)
@@ -123,6 +124,10 @@ impl<'a> Repair<'a> {
                 now_if(done.await? == "discarded")
             }
             (Kind::CountDrifted, ..) => self.recount().await?,
+            (Kind::CouponBehind, ..) => {
+                let coupon = self.auditor.coupons.get(self.coupon).await?;
+                now_if(self.auditor.catch_up(coupon.as_slice()).await?)
+            }
             // A full audit settles it.
             (Kind::DecidedInFlight, ..) => Mended::NotNow,
             _ => Mended::Never,

@@ -7,8 +7,8 @@ use mongodb::Cursor;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::options::{FindOptions, Hint};
 
-use super::record::{HeldRecord, ISSUED, IdRecord, Unreadable, read, uuid};
-use super::{Held, Ledger, PAGE, queries, readable};
+use super::record::{HeldRecord, ISSUED, IdRecord, Record, Shape, Unreadable, read, uuid};
+use super::{Decision, Held, Ledger, PAGE, queries, readable};
 use crate::coupon::CouponId;
 use crate::issuance::IssuanceId;
 use crate::{Failure, mongo};
@@ -22,21 +22,43 @@ pub struct IssuedRecords {
 impl IssuedRecords {
     /// The records that follow; none is the end.
     pub async fn next(&mut self) -> Result<Vec<Result<Held, Unreadable>>, Failure> {
-        let Some(mut cursor) = self.cursor.take() else { return Ok(Vec::new()) };
-        let read = mongo::run("read the issued records", async move {
-            let mut records = Vec::with_capacity(PAGE as usize);
-            while records.len() < PAGE as usize {
-                if !cursor.advance().await? {
-                    return Ok((records, None));
-                }
-                records.push(read::<HeldRecord>(cursor.current()));
-            }
-            Ok((records, Some(cursor)))
-        });
-        let (records, cursor) = read.await?;
-        self.cursor = cursor;
-        Ok(records)
+        page::<HeldRecord>("read the issued records", &mut self.cursor).await
     }
+}
+
+/// Every rejection of one coupon.
+pub struct RejectedRecords {
+    cursor: Option<Cursor<RawDocumentBuf>>,
+}
+
+impl RejectedRecords {
+    /// The records that follow; none is the end.
+    pub async fn next(&mut self) -> Result<Vec<Result<Decision, Unreadable>>, Failure> {
+        page::<Record>("read the rejections", &mut self.cursor).await
+    }
+}
+
+async fn page<S: Shape>(
+    operation: &'static str,
+    place: &mut Option<Cursor<RawDocumentBuf>>,
+) -> Result<Vec<Result<S::Value, Unreadable>>, Failure>
+where
+    S::Value: Send + 'static,
+{
+    let Some(mut cursor) = place.take() else { return Ok(Vec::new()) };
+    let read = mongo::run(operation, async move {
+        let mut records = Vec::with_capacity(PAGE as usize);
+        while records.len() < PAGE as usize {
+            if !cursor.advance().await? {
+                return Ok((records, None));
+            }
+            records.push(read::<S>(cursor.current()));
+        }
+        Ok((records, Some(cursor)))
+    });
+    let (records, cursor) = read.await?;
+    *place = cursor;
+    Ok(records)
 }
 
 impl Ledger {
@@ -55,6 +77,19 @@ impl Ledger {
                 async move { records.find(filter).with_options(options).await },
             );
         Ok(IssuedRecords { cursor: Some(opened.await?) })
+    }
+
+    /// Begins to read every rejection of a coupon.
+    pub async fn rejected_records(&self, coupon: &CouponId) -> Result<RejectedRecords, Failure> {
+        let records = self.records.clone_with_type::<RawDocumentBuf>();
+        let filter = queries::rejected_after(coupon, None);
+        let options = FindOptions::builder().batch_size(PAGE as u32).build();
+        let opened =
+            mongo::run(
+                "read the rejections",
+                async move { records.find(filter).with_options(options).await },
+            );
+        Ok(RejectedRecords { cursor: Some(opened.await?) })
     }
 
     /// Which of `ids` are issued.

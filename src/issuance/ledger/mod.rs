@@ -165,6 +165,11 @@ impl Ledger {
     /// bound of an operation; what is inserted meanwhile may be counted or not. A record that names no unit
     /// holds one all the same.
     pub async fn issued_count(&self, coupon: &CouponId) -> Result<u64, Failure> {
+        self.issued_count_within(coupon, mongo::OPERATION_TIMEOUT).await
+    }
+
+    /// The same; MongoDB gives up a part that takes longer than `part_max`.
+    pub async fn issued_count_within(&self, coupon: &CouponId, part_max: Duration) -> Result<u64, Failure> {
         const OPERATION: &str = "count the issued units";
         let (records, filter) =
             (self.records.clone_with_type::<RawDocumentBuf>(), queries::issued_between(coupon, 0, MAX_TOTAL));
@@ -186,7 +191,8 @@ impl Ledger {
         while above < last {
             let upto = above.saturating_add(COUNTED_AT_ONCE).min(last);
             let (records, filter) = (self.records.clone(), queries::issued_between(coupon, above, upto));
-            count += mongo::run(OPERATION, async move { records.count_documents(filter).await }).await?;
+            let counted = async move { records.count_documents(filter).max_time(part_max).await };
+            count += mongo::run(OPERATION, counted).await?;
             above = upto;
         }
         Ok(count)

@@ -5,6 +5,7 @@ mod broken;
 mod command;
 mod drifted;
 mod running;
+mod unreadable;
 
 use coupon_system::audit::{Finding, Kind, Report};
 use coupon_system::coupon::CouponId;
