@@ -50,7 +50,7 @@ impl Auditor {
             let audited = match self.bracket_twice(coupon).await {
                 Ok(Some(audited)) => audited,
                 Ok(None) => continue,
-                Err(failure) if failure.is_damage() => Audited::broken_off(coupon, &failure),
+                Err(failure) if failure.is_of_one() => Audited::broken_off(coupon, &failure),
                 Err(failure) => return Err(failure),
             };
             done(&audited);
@@ -131,7 +131,7 @@ impl Auditor {
                         all.push(audited);
                     }
                     Err(Stop::AnotherEpoch) => continue 'epochs,
-                    Err(Stop::Failed(failure)) if failure.is_damage() => {
+                    Err(Stop::Failed(failure)) if failure.is_of_one() => {
                         let audited = Audited::broken_off(coupon, &failure);
                         done(&audited);
                         all.push(audited);
@@ -161,7 +161,7 @@ impl Auditor {
             match self.repair_one(coupon, &mut report.mended).await {
                 Ok(left) => report.coupons[place] = left,
                 // What was found is left, and why nothing more is done about it.
-                Err(failure) if failure.is_damage() => {
+                Err(failure) if failure.is_of_one() => {
                     let broken_off = Audited::broken_off(coupon, &failure);
                     let found = &mut report.coupons[place].findings;
                     if !found.iter().any(|finding| finding.kind == Kind::CouponUnreadable) {

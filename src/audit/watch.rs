@@ -114,7 +114,7 @@ impl Auditor {
         let coupon = match self.coupons.get(id).await {
             Ok(Some(coupon)) => coupon,
             Ok(None) => return Ok(()),
-            Err(failure) if failure.is_damage() => return Ok(()),
+            Err(failure) if failure.is_of_one() => return Ok(()),
             Err(failure) => return Err(failure),
         };
         match self.missed(keys, id).await {
