@@ -480,7 +480,9 @@ fn instance(folder: &Path, name: &str, own: &str, other: Option<&Path>, argument
     let own = PathBuf::from(own);
     let other = other.and_then(|other| own.file_name().map(|program| other.join(program)));
     let log = folder.join(format!("{name}.log"));
-    Instance { name: name.to_owned(), own, other, runs_other: false, arguments, log, child: None }
+    // What was begun by the last release goes on with this one.
+    let runs_other = other.is_some();
+    Instance { name: name.to_owned(), own, other, runs_other, arguments, log, child: None }
 }
 
 fn free_port() -> anyhow::Result<u16> {
