@@ -104,7 +104,7 @@ pub fn string(value: Value) -> Result<String, String> {
     }
 }
 
-/// A string for people: 1 to `max` characters as they count them ([`crate::text`]).
+/// A string for people: 1 to `max` characters as they count them (`crate::text`).
 pub fn words(max: usize) -> impl Fn(Value) -> Result<String, String> {
     move |value| crate::text::words(&string(value)?, max)
 }
