@@ -38,10 +38,9 @@ pub enum Kind {
     /// The key of a coupon's holders has another type.
     HoldersOfAnotherType,
     UserUnreadable,
-    KeyUnreadable,
 }
 
-const ALL: [Kind; 13] = [
+const ALL: [Kind; 12] = [
     Kind::RecordUnreadable,
     Kind::CouponUnreadable,
     Kind::CouponDeleted,
@@ -54,7 +53,6 @@ const ALL: [Kind; 13] = [
     Kind::CouponStateDamaged,
     Kind::HoldersOfAnotherType,
     Kind::UserUnreadable,
-    Kind::KeyUnreadable,
 ];
 
 /// One damaged record, and the issuances that it must not swallow.
@@ -183,9 +181,6 @@ async fn plant(kind: Kind, coupon: &str, stack: &Stack, load: &Load) -> anyhow::
         Kind::UserUnreadable => {
             let damaged = doc! {"$set": {"name": 5, "createdAt": "long ago"}};
             collection("users").update_one(doc! {"_id": &users[2]}, damaged).await?;
-        }
-        Kind::KeyUnreadable => {
-            collection("api_keys").insert_one(doc! {"_id": coupon, "role": "of-a-later-version"}).await?;
         }
     }
     // Somebody asks for what is damaged: an answer of any kind is one, and must not hurt the others.
