@@ -231,6 +231,12 @@ impl Load {
         answered
     }
 
+    /// Requests a unit once, whatever the answer.
+    pub async fn request_once(&self, user: &str, coupon: &str) -> Option<(u16, Value)> {
+        let body = json!({"userId": user, "couponId": coupon});
+        self.ask(Method::POST, "/user-coupons", None, Some(&body)).await
+    }
+
     /// Sale after sale until the end, then until each user has a last word.
     pub async fn run(self: Arc<Self>, mut chance: StdRng) {
         let mut sales = JoinSet::new();
