@@ -99,6 +99,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<bool> {
     let stop = load.stopping();
     let users = tokio::spawn(Arc::clone(&load).run(StdRng::seed_from_u64(seed ^ 1)));
 
+    load.accepts_again("the start").await;
     let mut damage = Damage::new(seed);
     let started = Instant::now();
     let over = Duration::from_secs(arguments.seconds);
