@@ -51,6 +51,8 @@ def try_it(browser, base):
     page.goto(f"{base}/")
     page.locator("#coupons input[type=radio]").first.check(force=True)
     page.locator("#random-user").click()
+    # A press before that answer registers the same user again, and 409 is then right.
+    expect(page.locator("#user-note")).to_contain_text("Registered")
     page.locator("#press").click()
     expect(page.locator("#ticket .serial span")).to_have_text(re.compile(r"\d"))
     page.locator("#rush-count").fill("20")
