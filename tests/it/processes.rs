@@ -12,7 +12,8 @@ use tokio::process::Command;
 use tokio::sync::Barrier;
 
 use crate::helpers::{
-    API, CTL, Client, System, WORKER, database, eventually, mongodb, program, serving, stopped,
+    API, CTL, Client, System, WORKER, database, eventually, mongodb, program, program_as_it_is, serving,
+    stopped,
 };
 
 async fn run(mut command: Command) -> Output {
@@ -148,6 +149,25 @@ async fn a_missing_unique_index_is_refused_with_what_to_do_and_check_names_it() 
         assert_eq!(output.status.code(), Some(5), "{said}");
         assert!(said.contains("unit_issued_once") && said.contains("createIndex"), "{said}");
     }
+}
+
+#[tokio::test]
+async fn a_key_that_is_made_before_the_first_start_does_not_prevent_it() {
+    let system = System::start().await;
+    let mut create = Command::new(CTL);
+    create.args(["key", "create", "--name", "first", "--role", "operator"]);
+    create.args(["--mongodb-uri", &system.mongodb_uri, "--mongodb-database", &system.database]);
+    assert_eq!(run(create).await.status.code(), Some(0));
+    // Before the first start nobody has made an index.
+    let actions = system.backends.database.collection::<mongodb::bson::Document>("operator_actions");
+    actions.drop_index("about_user").await.expect("it is dropped");
+
+    let mut api = program_as_it_is(API, &system);
+    api.args(["--listen", "127.0.0.1:0"]);
+    let (api, address) = serving(api).await;
+    assert_eq!(Client::new(address).get("/livez").await.status, 200);
+    assert!(actions.list_index_names().await.expect("names").iter().any(|name| name == "about_user"));
+    assert_eq!(stopped(api).await.code(), Some(0));
 }
 
 #[tokio::test]

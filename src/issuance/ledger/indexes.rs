@@ -1,6 +1,6 @@
-//! The indexes that the promise rests on. They are made when the ledger is empty, and from then on
-//! only asserted: a process does not start without them, and never repairs them by itself, because
-//! what was written meanwhile may break them.
+//! The indexes that the promise and the speed rest on. A process does not start without them. It makes a
+//! unique one only while its collection is empty, because what was written meanwhile may break it; any other
+//! one also in a small collection, such as that of a record that a command wrote before the first start.
 
 use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
@@ -136,25 +136,31 @@ impl Wanted {
     }
 }
 
-/// Makes the indexes of collections without documents, and returns what is wrong with those of the
-/// others: a sentence each that says what to do. Empty means that all is well.
+/// Documents of a collection in which an index is made at once; in a larger one that may take longer than a
+/// start may.
+const SMALL_MAX: u64 = 10_000;
+
+/// Makes the indexes that may be made, and returns what is wrong with the others: a sentence each that says
+/// what to do. Empty means that all is well.
 pub async fn ensure(database: &Database) -> Result<Vec<String>, Failure> {
     let mut wrong = Vec::new();
     for wanted in wanted() {
         if is_present(database, &wanted).await? {
             continue;
         }
-        let empty = {
-            let collection = database.collection::<Document>(wanted.collection);
-            let first =
-                mongo::run("look into a collection", async move { collection.find_one(doc! {}).await });
-            first.await?.is_none()
+        let collection = database.collection::<Document>(wanted.collection);
+        let documents = {
+            let collection = collection.clone();
+            let counted = mongo::run("count the documents of a collection", async move {
+                collection.count_documents(doc! {}).limit(SMALL_MAX + 1).await
+            });
+            counted.await?
         };
-        if !empty {
+        if documents > if wanted.unique { 0 } else { SMALL_MAX } {
             wrong.push(missing(&wanted));
             continue;
         }
-        let (collection, model) = (database.collection::<Document>(wanted.collection), wanted.model());
+        let model = wanted.model();
         mongo::run("make an index", async move { collection.create_index(model).await }).await?;
     }
     Ok(wrong)
