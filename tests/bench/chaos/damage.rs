@@ -19,6 +19,9 @@ use super::stack::Stack;
 /// A planting that takes longer has met a fault that lasts, and is left out.
 const PLANT_MAX: Duration = Duration::from_secs(40);
 
+/// Bytes that are no UTF-8.
+const NO_TEXT: &[u8] = b"\xff\xfe\x00";
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A ledger document with a reason of a later version; its issuance is in flight.
@@ -30,29 +33,46 @@ pub enum Kind {
     /// MongoDB's validator refuses each record of the coupon.
     RecordsRefused,
     InFlightDamaged,
+    /// An in-flight value under something that is no issuance id.
+    InFlightNoId,
     EntryUnreadable,
+    /// A stream entry whose fields are no text.
+    EntryNoText,
     DeadLetterDamaged,
+    DeadLetterNoText,
     HoldersDamaged,
     FreeDamaged,
     CouponStateDamaged,
     /// The key of a coupon's holders has another type.
     HoldersOfAnotherType,
     UserUnreadable,
+    /// What is listed as loaded is no coupon's id.
+    LoadedNoId,
+    HeartbeatDamaged,
+    ApiKeyUnreadable,
+    ActionUnreadable,
 }
 
-const ALL: [Kind; 12] = [
+const ALL: [Kind; 19] = [
     Kind::RecordUnreadable,
     Kind::CouponUnreadable,
     Kind::CouponDeleted,
     Kind::RecordsRefused,
     Kind::InFlightDamaged,
+    Kind::InFlightNoId,
     Kind::EntryUnreadable,
+    Kind::EntryNoText,
     Kind::DeadLetterDamaged,
+    Kind::DeadLetterNoText,
     Kind::HoldersDamaged,
     Kind::FreeDamaged,
     Kind::CouponStateDamaged,
     Kind::HoldersOfAnotherType,
     Kind::UserUnreadable,
+    Kind::LoadedNoId,
+    Kind::HeartbeatDamaged,
+    Kind::ApiKeyUnreadable,
+    Kind::ActionUnreadable,
 ];
 
 /// One damaged record, and the issuances that it must not swallow.
@@ -148,17 +168,27 @@ async fn plant(kind: Kind, coupon: &str, stack: &Stack, load: &Load) -> anyhow::
                 .exec_async(&mut redis)
                 .await?;
         }
+        Kind::InFlightNoId => {
+            let pair = [coupon, "no value"];
+            redis::cmd("HSET").arg(keys.in_flight()).arg(&pair).exec_async(&mut redis).await?;
+        }
         Kind::EntryUnreadable => {
-            redis::cmd("XADD")
-                .arg(keys.stream())
-                .arg(&["*", "2", "too short"])
-                .exec_async(&mut redis)
-                .await?;
+            let entry = ["*", "2", "too short"];
+            redis::cmd("XADD").arg(keys.stream()).arg(&entry).exec_async(&mut redis).await?;
+        }
+        Kind::EntryNoText => {
+            let entry = [b"*".as_slice(), NO_TEXT, NO_TEXT];
+            redis::cmd("XADD").arg(keys.stream()).arg(&entry).exec_async(&mut redis).await?;
         }
         Kind::DeadLetterDamaged => {
             let field = IssuanceId::generate(PartitionId::ONE);
-            let field = field.as_bytes().as_slice();
-            redis::cmd("HSET").arg(keys.dead()).arg(field).arg("no value").exec_async(&mut redis).await?;
+            let pair = [field.as_bytes().as_slice(), b"no value"];
+            redis::cmd("HSET").arg(keys.dead()).arg(&pair).exec_async(&mut redis).await?;
+        }
+        Kind::DeadLetterNoText => {
+            let field = IssuanceId::generate(PartitionId::ONE);
+            let pair = [field.as_bytes().as_slice(), NO_TEXT];
+            redis::cmd("HSET").arg(keys.dead()).arg(&pair).exec_async(&mut redis).await?;
         }
         Kind::HoldersDamaged => {
             redis::cmd("HSET")
@@ -181,6 +211,20 @@ async fn plant(kind: Kind, coupon: &str, stack: &Stack, load: &Load) -> anyhow::
         Kind::UserUnreadable => {
             let damaged = doc! {"$set": {"name": 5, "createdAt": "long ago"}};
             collection("users").update_one(doc! {"_id": &users[2]}, damaged).await?;
+        }
+        Kind::LoadedNoId => {
+            redis::cmd("SADD").arg(keys.loaded()).arg(NO_TEXT).exec_async(&mut redis).await?;
+        }
+        Kind::HeartbeatDamaged => {
+            let pair = [coupon.as_bytes(), NO_TEXT];
+            redis::cmd("HSET").arg(keys.workers()).arg(&pair).exec_async(&mut redis).await?;
+        }
+        Kind::ApiKeyUnreadable => {
+            let key = doc! {"_id": coupon, "name": 5, "role": "of-a-later-version"};
+            collection("api_keys").insert_one(key).await?;
+        }
+        Kind::ActionUnreadable => {
+            collection("operator_actions").insert_one(doc! {"_id": coupon, "at": "long ago"}).await?;
         }
     }
     // Somebody asks for what is damaged: an answer of any kind is one, and must not hurt the others.

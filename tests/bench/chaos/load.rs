@@ -44,7 +44,10 @@ pub struct Sale {
 
 pub struct Load {
     client: Client,
+    token: String,
     apis: Vec<SocketAddr>,
+    /// Whether programs of the last release answer too, which do not know everything.
+    has_other_release: bool,
     users: UserStore,
     started: Instant,
     /// Milliseconds from the start to the last 202, and the longest time without one.
@@ -67,7 +70,9 @@ impl Load {
         let _ = rustls::crypto::ring::default_provider().install_default();
         Ok(Load {
             client: Client::builder().timeout(ANSWER_MAX).build()?,
+            token: stack.token.clone(),
             apis: stack.addresses.clone(),
+            has_other_release: stack.has_other_release(),
             users: UserStore::new(&stack.database),
             started: Instant::now(),
             accepted_at_ms: AtomicU64::new(0),
@@ -146,7 +151,7 @@ impl Load {
         body: Option<&Value>,
     ) -> Option<(u16, Value)> {
         let api = self.apis[rand::random_range(0..self.apis.len())];
-        let mut request = self.client.request(method, format!("http://{api}{path}"));
+        let mut request = self.client.request(method, format!("http://{api}{path}")).bearer_auth(&self.token);
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
@@ -187,17 +192,47 @@ impl Load {
     /// Creates a coupon with this id, unless there is one.
     pub async fn create(&self, id: &str, total: u64) -> bool {
         let now = Timestamp::now();
-        let coupon = json!({
-            "id": id, "name": id, "total": total,
+        let mut coupon = json!({
+            "id": id, "name": id, "total": total, "validFor": "P1M", "timeZone": "Asia/Seoul",
             "startsAt": (now - SignedDuration::from_hours(1)).to_string(),
             "endsAt": (now + SignedDuration::from_hours(24)).to_string(),
         });
-        match self.insist(Method::POST, "/coupons", None, Some(&coupon)).await {
-            Some((201, ..)) => true,
-            // Created by the request before, whose answer was lost.
-            Some((409, body, true)) if body["code"] == "coupon-exists" => true,
+        let mut again = false;
+        loop {
+            match self.insist(Method::POST, "/coupons", None, Some(&coupon)).await {
+                Some((201, ..)) => return true,
+                // Created by the request before, whose answer was lost.
+                Some((409, body, repeated)) if (again || repeated) && body["code"] == "coupon-exists" => {
+                    return true;
+                }
+                Some((422, ..)) if self.has_other_release && !again => {
+                    coupon.as_object_mut().map(|fields| fields.remove("timeZone"));
+                    again = true;
+                }
+                Some((status, body, _)) => {
+                    self.violated(format!("creating {id}: {status} {body}"));
+                    return false;
+                }
+                None => return false,
+            }
+        }
+    }
+
+    /// Adds units to a coupon: once, however often it is asked for. Returns whether it was done.
+    async fn restock(&self, coupon: &str, total: u64, add: u64) -> bool {
+        // The last release knows no keys: to it, only a target can be repeated.
+        let (key, body) = match self.has_other_release {
+            true => (None, json!({"total": total + add})),
+            false => (Some(coupon), json!({"add": add})),
+        };
+        match self.insist(Method::POST, &format!("/coupons/{coupon}/restock"), key, Some(&body)).await {
+            Some((200, ..)) => {
+                self.count("restocks");
+                true
+            }
+            Some((422, ..)) if self.has_other_release => false,
             Some((status, body, _)) => {
-                self.violated(format!("creating {id}: {status} {body}"));
+                self.violated(format!("restocking {coupon}: {status} {body}"));
                 false
             }
             None => false,
@@ -266,13 +301,19 @@ impl Load {
         }
     }
 
-    async fn sale(self: Arc<Self>, coupon: String, total: u64, mut chance: StdRng) {
+    async fn sale(self: Arc<Self>, coupon: String, mut total: u64, mut chance: StdRng) {
         let users: Vec<String> = (0..total * 3 / 2).map(|number| format!("{coupon}.u{number}")).collect();
+        // Before anyone can have been told that none is left.
+        let restocked_at = chance.random_range(0..total / 2);
+        let add = if chance.random_bool(0.5) { total / 10 } else { 0 };
         if !self.create(&coupon, total).await || !self.register(&users).await {
             return;
         }
         let mut tasks = JoinSet::new();
-        for user in users {
+        for (number, user) in (0..).zip(users) {
+            if number == restocked_at && add > 0 && self.restock(&coupon, total, add).await {
+                total += add;
+            }
             let (load, coupon) = (Arc::clone(&self), coupon.clone());
             let key = chance.random_bool(0.5).then(|| format!("{:016x}", chance.next_u64()));
             tasks.spawn(async move {
@@ -331,9 +372,25 @@ impl Load {
         }
     }
 
-    /// An answer of the operators' routes.
+    /// The body of a 200 to this path, as soon as one is answered.
     pub async fn get(&self, path: &str) -> Option<Value> {
         let answered = self.insist(Method::GET, path, None, None).await;
         answered.and_then(|(status, body, _)| (status == 200).then_some(body))
+    }
+
+    /// What an API answers to this path if it is not 200.
+    pub async fn refused(&self, path: &str) -> Option<String> {
+        for api in &self.apis {
+            let request = self.client.get(format!("http://{api}{path}")).bearer_auth(&self.token);
+            match request.send().await {
+                Ok(answer) if answer.status() == 200 => {}
+                Ok(answer) => {
+                    let status = answer.status();
+                    return Some(format!("{status} {}", answer.text().await.unwrap_or_default()));
+                }
+                Err(error) => return Some(error.to_string()),
+            }
+        }
+        None
     }
 }

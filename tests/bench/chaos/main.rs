@@ -100,6 +100,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<bool> {
     let users = tokio::spawn(Arc::clone(&load).run(StdRng::seed_from_u64(seed ^ 1)));
 
     load.accepts_again("the start").await;
+    anyhow::ensure!(load.violations().is_empty(), "nothing is to be broken: see {}", folder.path().display());
     let mut damage = Damage::new(seed);
     let started = Instant::now();
     let over = Duration::from_secs(arguments.seconds);

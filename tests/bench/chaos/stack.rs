@@ -191,6 +191,8 @@ pub struct Stack {
     pub apis: Vec<Instance>,
     pub workers: Vec<Instance>,
     pub addresses: Vec<SocketAddr>,
+    /// An operator's API key.
+    pub token: String,
     mongodb_uri: String,
     /// Whether the servers have disks that can be filled up.
     pub has_disks: bool,
@@ -293,7 +295,7 @@ impl Stack {
             let address = SocketAddr::from(([127, 0, 0, 1], free_port()?));
             addresses.push(address);
             let mut arguments: Vec<String> = backends.map(str::to_owned).to_vec();
-            arguments.extend(["--listen".into(), address.to_string(), "--open".into()]);
+            arguments.extend(["--listen".into(), address.to_string()]);
             arguments.extend(["--audit-every".into(), "5".into(), "--user-rate".into(), "0".into()]);
             apis.push(instance(
                 folder,
@@ -316,10 +318,13 @@ impl Stack {
             apis,
             workers,
             addresses,
+            token: String::new(),
             mongodb_uri,
             has_disks,
             disks,
         };
+        stack.mongodb_primary().await?;
+        stack.token = stack.create_key(other).await?;
         stack.heal().await?;
         Ok(stack)
     }
@@ -449,6 +454,20 @@ impl Stack {
         let mut command = Command::new(env!("CARGO_BIN_EXE_couponctl"));
         command.args(words).args(["--redis-url", &self.redis_url(), "--mongodb-uri", &self.mongodb_uri]);
         Ok(command.args(["--mongodb-database", DATABASE]).output().await?)
+    }
+
+    /// Makes an operator's API key, as an operator does before the first API runs.
+    async fn create_key(&self, other: Option<&Path>) -> anyhow::Result<String> {
+        let own = PathBuf::from(env!("CARGO_BIN_EXE_couponctl"));
+        let created = Command::new(other.map_or(own, |other| other.join("couponctl")))
+            .args(["key", "create", "--name", "chaos", "--role", "operator"])
+            .args(["--mongodb-uri", &self.mongodb_uri, "--mongodb-database", DATABASE])
+            .output()
+            .await?;
+        if !created.status.success() {
+            bail!("no API key could be made: {}", String::from_utf8_lossy(&created.stderr));
+        }
+        Ok(String::from_utf8(created.stdout)?.trim().to_owned())
     }
 
     /// The address of whichever Redis is the primary.

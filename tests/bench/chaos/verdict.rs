@@ -19,10 +19,33 @@ use super::stack::{LOOK_EVERY, Stack};
 /// After the last fault everything that was accepted is decided, or has a name, within this.
 const REST_MAX: Duration = Duration::from_secs(120);
 
+/// At rest each list is answered within this.
+const ANSWERED_MAX: Duration = Duration::from_secs(5);
+/// What operators and users read: one damaged thing among them must not take the others away.
+const LISTS: [&str; 9] = [
+    "/coupons?limit=500",
+    "/coupons?status=soldOut",
+    "/users?limit=500",
+    "/dead-letters?limit=500",
+    "/operator-actions?limit=500",
+    "/queue",
+    "/workers",
+    "/metrics",
+    "/readyz",
+];
+
 /// Judges, and prints what it saw. Whether everything held.
 pub async fn judge(stack: &Stack, load: &Load, damage: &Damage, lasted: Duration) -> anyhow::Result<bool> {
     let ledger: Collection<Document> = stack.database.collection("user_coupons");
-    for sale in load.sales() {
+    let coupons: Collection<Document> = stack.database.collection("coupons");
+    for mut sale in load.sales() {
+        let record = coupons.find_one(doc! {"_id": &sale.coupon}).await?.unwrap_or_default();
+        let total = record.get_i64("total").unwrap_or_default().cast_unsigned();
+        // The last release refuses a target for a restock, perhaps after this one has reached it.
+        if total != sale.total && !stack.has_other_release() {
+            load.violated(format!("{}: {total} units instead of {}", sale.coupon, sale.total));
+        }
+        sale.total = total;
         sold(load, &ledger, &sale).await?;
     }
     let named = at_rest(stack, load).await?;
@@ -37,11 +60,22 @@ pub async fn judge(stack: &Stack, load: &Load, damage: &Damage, lasted: Duration
                 ));
             }
         }
-        let must_be_named = matches!(planted.kind, Kind::RecordUnreadable | Kind::CouponDeleted);
+        let must_be_named = planted.kind == Kind::RecordUnreadable;
         let is_named =
             named.contains(&planted.coupon) || planted.accepted.iter().any(|id| named.contains(id));
         if must_be_named && !is_named {
             load.violated(format!("{:?} of {} has no name", planted.kind, planted.coupon));
+        }
+    }
+    let held = damage.planted.iter().map(|planted| format!("/user-coupons/{}.u0", planted.coupon));
+    for path in LISTS.map(str::to_owned).into_iter().chain(held) {
+        let started = Instant::now();
+        while let Some(refused) = load.refused(&path).await {
+            if started.elapsed() > ANSWERED_MAX {
+                load.violated(format!("GET {path} is not answered with 200: {refused}"));
+                break;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
     let violations = load.violations();
