@@ -57,6 +57,7 @@ pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod coupon;
+mod damage;
 pub mod dev;
 mod failure;
 pub mod http;

@@ -18,6 +18,8 @@ use crate::recovery::{Epoch, Fence};
 use crate::redis_client::{Connection, RedisClient};
 
 const NO_SCRIPT: ErrorKind = ErrorKind::Server(ServerErrorKind::NoScript);
+/// Terms grow by one a recovery: one that is not below this is damaged (`recovery/certificate_fields.lua`).
+const TERMS_MAX: i64 = 1_000_000_000_000_000;
 /// How often a call is repeated because the epoch moved on under it.
 const EPOCH_MOVES_MAX: usize = 3;
 
@@ -61,8 +63,10 @@ pub struct Partition {
 /// Builds a script from a `.lua` file, with what it shares with others put into its place.
 pub(crate) fn script(source: &str) -> Script {
     let check = include_str!("recovery/certificate.lua");
-    let take_unit = include_str!("audit/take_unit.lua");
-    Script::new(&source.replace("--@certificate\n", check).replace("--@take_unit\n", take_unit))
+    let (take_unit, outdate) = (include_str!("audit/take_unit.lua"), include_str!("recovery/outdate.lua"));
+    let source = source.replace("--@certificate\n", check).replace("--@take_unit\n", take_unit);
+    let source = source.replace("--@outdate\n", outdate);
+    Script::new(&source.replace("--@certificate_fields\n", include_str!("recovery/certificate_fields.lua")))
 }
 
 /// The keys and arguments of one call, in order. The arguments lie in one buffer: there are hundreds.
@@ -181,7 +185,8 @@ impl Partition {
     ///
     /// [`Failure::Uncertified`] if it must not be trusted; others if that cannot be known.
     pub(crate) async fn admit(&self, reply: &mut Reply) -> Result<(), Failure> {
-        let open = self.open_certificate(reply)?;
+        // A certificate of which something cannot be read counts as missing.
+        let open = self.open_certificate(reply).ok_or(Failure::Uncertified)?;
         let is_anothers = {
             let ours = self.ledger.read().unwrap_or_else(|poisoned| poisoned.into_inner());
             ours.as_ref().is_some_and(|ours| !open.ledger.is_empty() && *ours != open.ledger)
@@ -207,13 +212,14 @@ impl Partition {
         Ok(())
     }
 
-    fn open_certificate(&self, reply: &mut Reply) -> Result<OpenCertificate, Failure> {
-        let epoch = reply.text()?.parse().map_err(|_| reply.wrong())?;
-        let ledger = reply.text()?;
-        let term = reply.text()?.parse().map_err(|_| reply.wrong())?;
-        let instance = self.instance(&reply.text()?);
-        let opened_at = reply.number()?;
-        Ok(OpenCertificate { opening: Opening { epoch, term }, ledger, instance, opened_at })
+    fn open_certificate(&self, reply: &mut Reply) -> Option<OpenCertificate> {
+        let mut text = || reply.text().ok();
+        let epoch = text()?.parse().ok()?;
+        let ledger = text()?;
+        let term = text()?.parse().ok().filter(|term| (0..TERMS_MAX).contains(term))?;
+        let instance = self.instance(&text()?);
+        let opened_at = reply.number().ok()?;
+        Some(OpenCertificate { opening: Opening { epoch, term }, ledger, instance, opened_at })
     }
 
     /// What a script is given to hold against the certificate, for keys of this epoch.

@@ -110,8 +110,14 @@ kinds! {
         "Redis missed an operator's change of this coupon."
         "The API brings it there by itself; or run with --repair.";
     ServiceBehind "service-behind" Drift
-        "Redis missed that the service was paused or resumed."
+        "What Redis holds of the service's state is not that of the record: it missed a pause, say."
         "The API brings it there by itself; or run with --repair.";
+    ServiceUnreadable "service-unreadable" Broken
+        "The record of the service's state cannot be read: what of it cannot be read counts as paused, once Redis is rebuilt."
+        "Pause or resume the service (couponctl service): that writes the record anew.";
+    CountersUnreadable "counters-unreadable" Drift
+        "A count of the queue in Redis cannot be read: estimates of how long requests wait rest on it."
+        "The API sets it anew by itself; or run with --repair.";
     SerialFreeAndIssued "serial-free-and-issued" Drift
         "Redis would hand out a unit that the ledger says is issued; its next request would be given another."
         "Run with --repair: the unit is taken out of the free ones.";

@@ -2,8 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 
-use redis::streams::StreamRangeReply;
-
 use super::Auditor;
 use super::finding::{Finding, Kind};
 use crate::Failure;
@@ -11,7 +9,7 @@ use crate::coupon::CouponId;
 use crate::issuance::{InFlight, IssuanceId};
 use crate::keys::EpochKeys;
 use crate::queue::Entry;
-use crate::queue::entry::decode;
+use crate::queue::entry::{RawEntry, decode};
 
 /// Fields, members or entries in one command.
 pub(super) const PAGE: usize = 2_000;
@@ -55,7 +53,7 @@ impl Auditor {
         }
         let mut from = "-".to_owned();
         loop {
-            let page: StreamRangeReply = redis::cmd("XRANGE")
+            let page: Vec<RawEntry> = redis::cmd("XRANGE")
                 .arg(keys.stream())
                 .arg(&from)
                 .arg(last)
@@ -64,10 +62,10 @@ impl Auditor {
                 .query_async(&mut self.partition.connection())
                 .await
                 .map_err(Failure::redis("read the stream"))?;
-            let Some(end) = page.ids.last() else { return Ok(flights) };
-            from = format!("({}", end.id);
-            for entry in page.ids {
-                match decode(entry.id, &entry.map) {
+            let Some((end, _)) = page.last() else { return Ok(flights) };
+            from = format!("({end}");
+            for (id, fields) in page {
+                match decode(id, &fields.unwrap_or_default()) {
                     Ok(entry) => {
                         let in_flight = flights.by_coupon.get(&entry.coupon);
                         if in_flight.is_none_or(|held| !held.contains_key(&entry.id)) {

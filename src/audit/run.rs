@@ -58,7 +58,7 @@ impl Auditor {
         }
         let keys = self.partition.keys();
         report.queue = self.without_record(&keys, std::iter::empty()).await?;
-        report.queue.extend(self.missed_service(&keys).await?);
+        report.queue.extend(self.of_service(&keys).await?);
         Ok(report)
     }
 
@@ -122,7 +122,7 @@ impl Auditor {
             };
             let mut queue = scene.findings();
             queue.extend(self.without_record(&keys, scene.flights.by_coupon.keys()).await?);
-            queue.extend(self.missed_service(&keys).await?);
+            queue.extend(self.of_service(&keys).await?);
             let mut all = Vec::with_capacity(coupons.len());
             for coupon in coupons {
                 match self.audit_one(&mut scene, coupon, settling).await {
@@ -171,15 +171,16 @@ impl Auditor {
                 Err(failure) => return Err(failure),
             }
         }
-        if report.queue.iter().any(|finding| finding.kind == Kind::ServiceBehind) {
-            self.catch_up(&[]).await?;
-            let still = self.missed_service(&self.partition.keys()).await?;
-            let of_service = |finding: &mut Finding| finding.kind == Kind::ServiceBehind;
-            let mended: Vec<_> = report.queue.extract_if(.., of_service).collect();
-            match still {
-                Some(still) => report.queue.push(still),
-                None => report.mended.extend(mended),
-            }
+        let is_mendable =
+            |finding: &mut Finding| matches!(finding.kind, Kind::ServiceBehind | Kind::CountersUnreadable);
+        let found: Vec<_> = report.queue.extract_if(.., is_mendable).collect();
+        if !found.is_empty() {
+            let keys = self.partition.keys();
+            self.mend_service(&keys, &found).await?;
+            let left: Vec<_> = self.of_service(&keys).await?.extract_if(.., is_mendable).collect();
+            let is_left = |finding: &Finding| left.iter().any(|left| left.kind == finding.kind);
+            report.mended.extend(found.into_iter().filter(|finding| !is_left(finding)));
+            report.queue.extend(left);
         }
         Ok(report)
     }

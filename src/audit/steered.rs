@@ -2,13 +2,20 @@
 //! and a coupon that Redis has and MongoDB has no record of, or none that can be read.
 
 use std::collections::HashSet;
+use std::sync::LazyLock;
 use std::time::Duration;
+
+use redis::Script;
 
 use super::finding::{Finding, Kind};
 use super::{Auditor, Stop};
-use crate::Failure;
 use crate::coupon::{Coupon, CouponId, steer};
 use crate::keys::EpochKeys;
+use crate::partition::{Under, script};
+use crate::service::Service;
+use crate::{Failure, recovery};
+
+static COUNTERS: LazyLock<Script> = LazyLock::new(|| script(include_str!("counters.lua")));
 
 /// A change reaches Redis well within this.
 const STEERING: Duration = Duration::from_secs(1);
@@ -16,7 +23,7 @@ const STEERING: Duration = Duration::from_secs(1);
 const BATCH: usize = 500;
 
 /// Generation, total, the window and the flags of a coupon, as Redis keeps them.
-type Steered = [Option<String>; 6];
+type Steered = [Option<Vec<u8>>; 6];
 
 impl Auditor {
     /// Which of the coupons that are loaded, or `in_flight`, have no record that can be read.
@@ -26,23 +33,12 @@ impl Auditor {
         in_flight: impl Iterator<Item = &'a CouponId>,
     ) -> Result<Vec<Finding>, Failure> {
         let (mut ids, mut findings): (HashSet<CouponId>, _) = (in_flight.cloned().collect(), Vec::new());
-        let loaded: Vec<Vec<u8>> = redis::cmd("SMEMBERS")
-            .arg(keys.loaded())
-            .query_async(&mut self.partition.connection())
-            .await
-            .map_err(Failure::redis("read which coupons are loaded"))?;
-        for member in loaded {
-            match std::str::from_utf8(&member).ok().and_then(|id| id.parse().ok()) {
-                Some(id) => drop(ids.insert(id)),
-                None => findings.push(Finding {
-                    detail: Some(format!(
-                        "{:?} is among the loaded coupons, and no coupon's id",
-                        String::from_utf8_lossy(&member)
-                    )),
-                    ..Finding::new(Kind::CouponUnreadable, None)
-                }),
-            }
-        }
+        let loaded = recovery::members(&self.partition, keys).await?;
+        ids.extend(loaded.coupons);
+        findings.extend(loaded.strange.into_iter().map(|member| Finding {
+            detail: Some(format!("{member:?} is among the loaded coupons, and no coupon's id")),
+            ..Finding::new(Kind::CouponUnreadable, None)
+        }));
         let mut ids: Vec<_> = ids.into_iter().collect();
         ids.sort_unstable();
         for batch in ids.chunks(BATCH) {
@@ -83,8 +79,58 @@ impl Auditor {
         Ok(difference(&held, &record))
     }
 
+    /// What is wrong with the counts of the queue and the state of the service.
+    pub(super) async fn of_service(&self, keys: &EpochKeys) -> Result<Vec<Finding>, Failure> {
+        let (_, damage) = self.services.checked().await?;
+        let unreadable = Finding { detail: damage, ..Finding::new(Kind::ServiceUnreadable, None) };
+        let mut findings: Vec<_> =
+            Some(unreadable).filter(|finding| finding.detail.is_some()).into_iter().collect();
+        findings.extend(self.missed_service(keys).await?);
+        findings.extend(self.counters(keys, false).await?);
+        Ok(findings)
+    }
+
+    /// Whether a count of the queue cannot be read. With `set` it is set anew.
+    async fn counters(&self, keys: &EpochKeys, set: bool) -> Result<Option<Finding>, Failure> {
+        let called =
+            self.partition.call_under(keys, &COUNTERS, "read the counts of the queue", |keys, call| {
+                call.key(keys.counters()).key(keys.in_flight()).arg(u8::from(set));
+            });
+        // Those of another epoch are looked at by the next audit.
+        let Under::Epoch(mut reply) = called.await? else { return Ok(None) };
+        let mut damaged = Vec::new();
+        while reply.len() > 0 {
+            damaged.push(reply.text()?);
+        }
+        let finding =
+            Finding { detail: Some(damaged.join(", ")), ..Finding::new(Kind::CountersUnreadable, None) };
+        Ok((!damaged.is_empty()).then_some(finding))
+    }
+
+    /// Mends what [`Self::of_service`] found: Redis is brought to the state of the service, and its counts are
+    /// set anew.
+    pub(super) async fn mend_service(&self, keys: &EpochKeys, findings: &[Finding]) -> Result<(), Failure> {
+        let is_found = |kind| findings.iter().any(|finding| finding.kind == kind);
+        if is_found(Kind::CountersUnreadable) {
+            self.counters(keys, true).await?;
+        }
+        if is_found(Kind::ServiceBehind) {
+            if self.service_held(keys).await?.is_ahead_of(&self.services.get().await?) {
+                // Changes are in the record before they are in Redis, so this is none of them.
+                redis::cmd("HDEL")
+                    .arg(keys.counters())
+                    .arg("service_generation")
+                    .query_async::<()>(&mut self.partition.connection())
+                    .await
+                    .map_err(Failure::redis("mend the state of the service"))?;
+            }
+            self.catch_up(&[]).await?;
+        }
+        Ok(())
+    }
+
     /// Whether Redis missed that the service was paused or resumed.
-    pub(super) async fn missed_service(&self, keys: &EpochKeys) -> Result<Option<Finding>, Failure> {
+    async fn missed_service(&self, keys: &EpochKeys) -> Result<Option<Finding>, Failure> {
         if self.missed_service_now(keys).await?.is_none() {
             return Ok(None);
         }
@@ -94,20 +140,35 @@ impl Auditor {
     }
 
     async fn missed_service_now(&self, keys: &EpochKeys) -> Result<Option<String>, Failure> {
-        let (generation, paused): (Option<String>, Option<String>) = redis::cmd("HMGET")
+        let held = self.service_held(keys).await?;
+        // Nothing can be held against a record that cannot be read.
+        let (service, None) = self.services.checked().await? else { return Ok(None) };
+        // No change has ever been made, and Redis knows of none.
+        let is_new = service.generation == 0 && held.generation.is_none() && held.paused.is_none();
+        let same = held.paused.as_deref() == Some(if service.paused { b"1" } else { b"0" });
+        let is_wrong = held.number() != service.generation || !same;
+        Ok((is_wrong && !is_new).then(|| {
+            let text = |held: &Option<Vec<u8>>| {
+                held.as_deref().map(|held| String::from_utf8_lossy(held).into_owned())
+            };
+            format!(
+                "paused is {} in the record and {:?} in Redis, its generation {} and {:?}",
+                service.paused,
+                text(&held.paused),
+                service.generation,
+                text(&held.generation)
+            )
+        }))
+    }
+
+    async fn service_held(&self, keys: &EpochKeys) -> Result<HeldService, Failure> {
+        let (generation, paused) = redis::cmd("HMGET")
             .arg(keys.counters())
             .arg(&["service_generation", "paused"])
             .query_async(&mut self.partition.connection())
             .await
             .map_err(Failure::redis("read the state of the service"))?;
-        let service = self.services.get().await?;
-        let held = generation.as_deref().and_then(|generation| generation.parse::<i64>().ok()).unwrap_or(-1);
-        // No change has ever been made, and Redis knows of none.
-        let is_new = service.generation == 0 && generation.is_none() && paused.is_none();
-        let same = paused.as_deref() == Some(if service.paused { "1" } else { "0" });
-        let behind = held < service.generation || (held == service.generation && !same);
-        Ok((behind && !is_new)
-            .then(|| format!("paused is {} in the record and {paused:?} in Redis", service.paused)))
+        Ok(HeldService { generation, paused })
     }
 
     /// Brings Redis up to the records of these coupons, and to the state of the service. Whether anything
@@ -118,11 +179,30 @@ impl Auditor {
     }
 }
 
+/// The state of the service as Redis keeps it.
+struct HeldService {
+    generation: Option<Vec<u8>>,
+    paused: Option<Vec<u8>>,
+}
+
+impl HeldService {
+    /// Its generation; before all others if it cannot be read, as `update.lua` takes it.
+    fn number(&self) -> i64 {
+        let text = self.generation.as_deref().and_then(|text| std::str::from_utf8(text).ok());
+        text.filter(|text| text.len() < 16).and_then(|text| text.parse().ok()).unwrap_or(-1)
+    }
+
+    fn is_ahead_of(&self, record: &Service) -> bool {
+        self.number() > record.generation
+    }
+}
+
 /// What a loaded coupon has missed of its record; `None` if nothing. One whose generation cannot be read is
 /// another finding's.
 fn difference(held: &Steered, record: &Coupon) -> Option<String> {
     const NAMES: [&str; 6] = ["generation", "total", "starts_at", "ends_at", "paused", "archived"];
-    let generation: i64 = held[0].as_ref()?.parse().ok()?;
+    let text = |place: usize| std::str::from_utf8(held[place].as_deref()?).ok();
+    let generation: i64 = text(0)?.parse().ok()?;
     if generation > record.generation {
         return None;
     }
@@ -137,14 +217,13 @@ fn difference(held: &Steered, record: &Coupon) -> Option<String> {
     ];
     // A larger total than the record's is no missed change: it is ahead.
     let is_ahead = |place: usize| {
-        let total = held[place].as_ref().and_then(|total| total.parse::<u32>().ok());
+        let total = text(place).and_then(|total| total.parse::<u32>().ok());
         place == 1 && total.is_some_and(|total| total > record.total)
     };
-    let missed =
-        (0..NAMES.len()).filter(|place| held[*place].as_ref() != Some(&wanted[*place]) && !is_ahead(*place));
+    let missed = (0..NAMES.len()).filter(|place| text(*place) != Some(&*wanted[*place]) && !is_ahead(*place));
     let missed: Vec<_> = missed
         .map(|place| {
-            let held = held[place].as_deref().unwrap_or("nothing");
+            let held = held[place].as_deref().map_or("nothing".into(), String::from_utf8_lossy);
             format!("{} is {} in the record and {held} in Redis", NAMES[place], wanted[place])
         })
         .collect();

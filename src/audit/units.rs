@@ -96,11 +96,10 @@ impl Auditor {
             }
             let mut in_flight = Vec::with_capacity(flights.len() / 2);
             while flights.len() > 0 {
-                let (id, serial) = (flights.bytes()?, flights.number()?);
+                let (id, serial) = (flights.bytes()?, flights.bytes()?);
                 let id = <[u8; 16]>::try_from(id).ok().and_then(IssuanceId::from_bytes);
-                if let (Some(id), Ok(serial)) = (id, u32::try_from(serial)) {
-                    in_flight.push((id, serial));
-                }
+                let serial = std::str::from_utf8(&serial).ok().and_then(|text| text.parse().ok());
+                in_flight.extend(id.zip(serial));
             }
             page(are_free, in_flight);
             if cursor == "0" {

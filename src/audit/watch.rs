@@ -13,15 +13,15 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use redis::AsyncCommands;
 use tokio_util::sync::CancellationToken;
 
 use super::finding::{Finding, Kind};
 use super::full::Settling;
 use super::{Auditor, Stop};
 use crate::coupon::{Coupon, CouponId};
+use crate::damage::damaged;
 use crate::keys::EpochKeys;
-use crate::{Failure, metrics, turn};
+use crate::{Failure, metrics, recovery, turn};
 
 /// Between the two brackets of a coupon whose numbers do not stand in order.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -61,50 +61,54 @@ impl Auditor {
             return Ok(());
         }
         let keys = self.partition.keys();
-        let failed = || Failure::redis("look how often it was audited in full");
-        let mut connection = self.partition.connection();
-        let rounds: Option<u64> = connection.get(keys.audited()).await.map_err(failed())?;
-        let in_full = rounds.unwrap_or(0) < FULL_ROUNDS;
+        let rounds = self.full_rounds(&keys).await?;
+        let in_full = rounds < FULL_ROUNDS;
         self.look_at_records(&keys).await?;
-        for id in self.loaded(&keys).await? {
+        // What is no coupon's id among them is named by `look_at_records`.
+        for id in recovery::members(&self.partition, &keys).await?.coupons {
             match self.look_at(&keys, &id, in_full).await {
                 Ok(()) => metrics::AUDITED.increment(1),
                 // It must not keep the others from being audited.
                 Err(failure) if failure.is_of_one() => {
                     metrics::AUDIT_FINDINGS.count(Kind::CouponUnreadable.code());
-                    tracing::error!(coupon = %id, error = failure.chain(), "the coupon cannot be audited");
+                    damaged!(id; coupon = %id, error = failure.chain(), "the coupon cannot be audited");
                 }
                 Err(failure) => return Err(failure),
             }
         }
         if in_full {
-            connection.incr::<_, _, u64>(keys.audited(), 1).await.map_err(failed())?;
+            let mut set = redis::cmd("SET");
+            set.arg(keys.audited()).arg(rounds + 1);
+            let set = set.query_async::<()>(&mut self.partition.connection()).await;
+            set.map_err(Failure::redis("remember that it was audited in full"))?;
         }
         metrics::AUDIT_LAST.set(Timestamp::now().as_second() as f64);
         Ok(())
     }
 
-    /// The coupons that are loaded. What is no coupon's id among them is named by [`Self::look_at_records`].
-    async fn loaded(&self, keys: &EpochKeys) -> Result<Vec<CouponId>, Failure> {
-        let mut ids: Vec<Vec<u8>> = redis::cmd("SMEMBERS")
-            .arg(keys.loaded())
-            .query_async(&mut self.partition.connection())
-            .await
-            .map_err(Failure::redis("read which coupons are loaded"))?;
-        ids.sort_unstable();
-        Ok(ids.iter().filter_map(|id| std::str::from_utf8(id).ok()?.parse().ok()).collect())
+    /// How often everything was audited in full since the last recovery: never, if that cannot be read.
+    async fn full_rounds(&self, keys: &EpochKeys) -> Result<u64, Failure> {
+        let mut get = redis::cmd("GET");
+        get.arg(keys.audited());
+        match get.query_async::<Option<u64>>(&mut self.partition.connection()).await {
+            Ok(rounds) => Ok(rounds.unwrap_or(0)),
+            Err(error) => match Failure::redis("look how often it was audited in full")(error) {
+                failure if failure.is_of_one() => Ok(0),
+                failure => Err(failure),
+            },
+        }
     }
 
-    /// Names the coupons without a record that can be read, and mends a pause of the service that Redis missed.
+    /// Names the coupons without a record that can be read, and mends what Redis holds of the service and of
+    /// the queue.
     async fn look_at_records(&self, keys: &EpochKeys) -> Result<(), Failure> {
         let mut findings = self.without_record(keys, std::iter::empty()).await?;
-        if let Some(missed) = self.missed_service(keys).await? {
-            self.catch_up(&[]).await?;
-            findings.push(missed);
-        }
+        let of_service = self.of_service(keys).await?;
+        self.mend_service(keys, &of_service).await?;
+        findings.extend(of_service);
         for finding in findings {
             metrics::AUDIT_FINDINGS.count(finding.kind.code());
-            tracing::error!(%finding, advice = finding.kind.advice(), "{}", finding.kind.means());
+            damaged!(finding; %finding, advice = finding.kind.advice(), "{}", finding.kind.means());
         }
         Ok(())
     }
@@ -162,8 +166,9 @@ impl Auditor {
             return Ok(());
         }
         let told: Vec<_> = damage.iter().take(LOGGED_MAX).map(ToString::to_string).collect();
-        tracing::error!(
-            coupon = %coupon.id, count = damage.len(), adopted, findings = told.join("; "),
+        let told = told.join("; ");
+        damaged!(
+            told; coupon = %coupon.id, count = damage.len(), adopted, findings = told,
             "the accounts do not agree with the ledger; couponctl audit --full says what to do"
         );
         Ok(())

@@ -38,17 +38,22 @@ local byte, find, sub, format, concat = string.byte, string.find, string.sub, st
 -- A whole number as it is kept. Arithmetic on anything else would stop the script.
 local function whole(text) return text and #text < 16 and find(text, '^%-?%d+$') and tonumber(text) end
 
+-- A count as it is kept: a number in flight is never negative.
+local function counted(text) return text and #text < 16 and find(text, '^%d+$') and tonumber(text) end
+
 -- A serial as it is kept: anything else could not be read in flight.
 local function is_serial(text) return #text < 9 and find(text, '^[1-9]%d*$') end
 
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local at = format('%d', now)
-local dead = call('HLEN', KEYS[4])
-local room = tonumber(ARGV[2]) - call('HLEN', KEYS[3]) + dead
+local waiting, dead = call('HLEN', KEYS[3]), call('HLEN', KEYS[4])
+local room = tonumber(ARGV[2]) - waiting + dead
 local counters = call('HMGET', KEYS[5], 'accepted', 'settled', 'paused')
-local settled = whole(counters[2]) or 0
-local sequence = whole(counters[1]) or settled
+-- What is accepted and not settled is in flight: one count that cannot be read is told by the other.
+local sequence, settled = counted(counters[1]), counted(counters[2])
+sequence = sequence or (settled or 0) + waiting
+settled = settled or math.max(0, sequence - waiting)
 call('XLEN', KEYS[2]) -- an error here, if the key is of a wrong type, is before the first write
 
 local accepted, accepted_ids, accepted_values = 0, {}, {} -- in order; values but for the entry

@@ -18,6 +18,7 @@
 --       in-flight value cannot be read, and nothing was done
 -- Publishes the announcements of what was settled as one message, a line each.
 --@certificate
+--@outdate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
@@ -61,7 +62,9 @@ local ids = {}
 for item = 1, count do ids[item] = ARGV[item * 5 + 1] end
 local values = redis.call('HMGET', KEYS[3], unpack(ids))
 local dead = redis.call('HLEN', KEYS[4])
-local settled = redis.call('HGET', KEYS[5], 'settled')
+local counters = redis.call('HMGET', KEYS[5], 'settled', 'accepted')
+-- What is accepted and not settled is in flight.
+local settled = whole(counters[1]) or math.max(0, (whole(counters[2]) or 0) - redis.call('HLEN', KEYS[3]))
 redis.call('XLEN', KEYS[2])
 
 local entries, settled_ids, issued, seen, answers, announced = {}, {}, {}, {}, {}, {}
@@ -144,8 +147,8 @@ if #entries > 0 then
   redis.call('XDEL', KEYS[2], unpack(entries))
   redis.call('HDEL', KEYS[3], unpack(settled_ids))
   if dead > 0 then redis.call('HDEL', KEYS[4], unpack(settled_ids)) end
-  redis.call('HSET', KEYS[5], 'settled', string.format('%.0f', (whole(settled) or 0) + #entries))
-  if unloaded > 0 then redis.pcall('HINCRBY', KEYS[5], 'settled_unloaded', unloaded) end
+  redis.call('HSET', KEYS[5], 'settled', string.format('%.0f', settled + #entries))
+  if unloaded > 0 then outdate(KEYS[5], 'settled_unloaded', unloaded) end
   redis.call('PUBLISH', ARGV[3], table.concat(announced, '\n'))
 end
 return {'ok', table.concat(answers)}

@@ -6,8 +6,9 @@
 -- ARGV  1 epoch
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', 'outdated'}
 --@certificate
+--@outdate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
-redis.call('HINCRBY', KEYS[2], 'retired', 1)
+outdate(KEYS[2], 'retired', 1)
 return {'ok', 'outdated'}

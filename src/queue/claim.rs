@@ -1,11 +1,10 @@
 //! Taking over what dead workers left pending, and finding what nobody will ever be given.
 
-use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use redis::{Script, Value};
+use redis::Script;
 
-use super::entry::decode;
+use super::entry::{RawFields, decode};
 use super::registry::STALE_AFTER;
 use super::{DEAD_LETTER_CONSUMER, Delivered};
 use crate::issuance::IssuanceId;
@@ -43,10 +42,10 @@ pub async fn claim(
     Ok(delivered)
 }
 
-fn fields(pairs: &mut Reply) -> Result<HashMap<String, Value>, Failure> {
-    let mut fields = HashMap::new();
+fn fields(pairs: &mut Reply) -> Result<RawFields, Failure> {
+    let mut fields = RawFields::new();
     while pairs.len() > 1 {
-        fields.insert(pairs.text()?, Value::BulkString(pairs.bytes()?));
+        fields.push((pairs.bytes()?, pairs.bytes()?));
     }
     Ok(fields)
 }
@@ -67,8 +66,8 @@ pub async fn restore(
     let next = reply.text()?;
     let mut restored = Vec::new();
     while reply.len() > 0 {
-        let id = <[u8; 16]>::try_from(reply.bytes()?).ok().and_then(IssuanceId::from_bytes);
-        restored.push(id.ok_or_else(|| reply.wrong())?);
+        // One under an id that is none has its entry too, and that cannot be read: it is named as such.
+        restored.extend(<[u8; 16]>::try_from(reply.bytes()?).ok().and_then(IssuanceId::from_bytes));
     }
     metrics::RESTORED.increment(restored.len() as u64);
     Ok((restored, Some(next).filter(|next| next != "0")))

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use redis::Script;
 
 use super::DEAD_LETTER_CONSUMER;
+use crate::damage::damaged;
 use crate::issuance::ledger::Inserted;
 use crate::issuance::settle::{Settled, Settlement, settle};
 use crate::issuance::{Decision, InFlight, IssuanceId, Ledger, Outcome, Reason};
@@ -141,13 +142,13 @@ pub async fn scan(
     let letters = found
         .into_iter()
         .zip(in_flight)
-        .filter_map(|((id, dead), in_flight)| match <[u8; 16]>::try_from(id.as_slice()) {
-            Ok(bytes) => Some(read(IssuanceId::from_bytes(bytes)?, &dead, in_flight.as_deref())),
-            Err(_) => {
-                let id = String::from_utf8_lossy(&id).into_owned();
-                tracing::error!(id, "a dead letter is left out: it is kept under an id that is none");
-                None
+        .filter_map(|((id, dead), in_flight)| {
+            let issuance = <[u8; 16]>::try_from(id.as_slice()).ok().and_then(IssuanceId::from_bytes);
+            if issuance.is_none() {
+                let id = id.escape_ascii();
+                damaged!(id; %id, "a dead letter is left out: it is kept under an id that is none");
             }
+            Some(read(issuance?, &dead, in_flight.as_deref()))
         })
         .collect();
     Ok((letters, next))

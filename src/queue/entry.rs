@@ -2,10 +2,7 @@
 //! bytes), and then what the in-flight hash holds of it after the entry: `serial seq acceptedAtMs nth
 //! coupon user`. One field, because each more costs Redis time for every request.
 
-use std::collections::HashMap;
-
 use jiff::Timestamp;
-use redis::Value;
 
 use crate::coupon::CouponId;
 use crate::issuance::{InFlight, IssuanceId};
@@ -37,14 +34,20 @@ pub struct Undecodable {
     pub why: String,
 }
 
+/// The fields of an entry as Redis has them, names and values. Any of them may be no text.
+pub type RawFields = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// An entry as Redis has it: its id, and its fields; `None` if it was deleted since it was delivered.
+pub(crate) type RawEntry = (String, Option<RawFields>);
+
 /// Reads the fields of a stream entry.
-pub fn decode(entry: String, fields: &HashMap<String, Value>) -> Result<Entry, Undecodable> {
+pub fn decode(entry: String, fields: &RawFields) -> Result<Entry, Undecodable> {
     parse(&entry, fields).map_err(|why| Undecodable { entry, why })
 }
 
-fn parse(entry: &str, fields: &HashMap<String, Value>) -> Result<Entry, String> {
-    let Some(Value::BulkString(value)) = fields.get(VERSION) else {
-        let found: Vec<_> = fields.keys().collect();
+fn parse(entry: &str, fields: &RawFields) -> Result<Entry, String> {
+    let Some((_, value)) = fields.iter().find(|(name, _)| name == VERSION.as_bytes()) else {
+        let found: Vec<_> = fields.iter().map(|(name, _)| String::from_utf8_lossy(name)).collect();
         return Err(format!("its fields are {found:?}, and this program reads version {VERSION:?}"));
     };
     let (id, text) = value.split_at_checked(ID_LENGTH).ok_or("it is too short")?;
@@ -69,10 +72,13 @@ mod tests {
     use super::*;
     use crate::keys::PartitionId;
 
-    fn fields(text: &str) -> HashMap<String, Value> {
+    fn field(name: &[u8], value: &[u8]) -> RawFields {
+        vec![(name.to_vec(), value.to_vec())]
+    }
+
+    fn fields(text: &str) -> RawFields {
         let id = IssuanceId::generate(PartitionId::ONE);
-        let value = [id.as_bytes().as_slice(), text.as_bytes()].concat();
-        HashMap::from([(VERSION.to_owned(), Value::BulkString(value))])
+        field(VERSION.as_bytes(), &[id.as_bytes().as_slice(), text.as_bytes()].concat())
     }
 
     #[test]
@@ -91,13 +97,10 @@ mod tests {
             let wrong = decode("1-0".into(), &fields(text)).unwrap_err();
             assert!(!wrong.why.is_empty(), "{text}");
         }
-        let short = HashMap::from([(VERSION.to_owned(), Value::BulkString(vec![7; 15]))]);
-        let older = HashMap::from([("v".to_owned(), Value::BulkString(b"1".to_vec()))]);
-        for fields in [HashMap::new(), short, older] {
+        let (short, older) = (field(VERSION.as_bytes(), &[7; 15]), field(b"v", b"1"));
+        let (no_text, no_name) = (field(VERSION.as_bytes(), &[0xff; 30]), field(&[0xff], b"1"));
+        for fields in [RawFields::new(), short, older, no_text, no_name] {
             assert!(decode("1-0".into(), &fields).is_err());
         }
-        let mut no_text = fields("1 1 1 1 c u");
-        no_text.insert(VERSION.to_owned(), Value::BulkString(vec![0xff; 30]));
-        assert!(decode("1-0".into(), &no_text).is_err());
     }
 }

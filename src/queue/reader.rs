@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use redis::RedisError;
 use redis::aio::MultiplexedConnection;
-use redis::streams::StreamReadReply;
 use tokio::sync::watch;
 
 use super::Delivered;
-use super::entry::decode;
+use super::entry::{RawEntry, decode};
 use crate::Failure;
 use crate::keys::{EpochKeys, GROUP};
 use crate::redis_client::RedisClient;
@@ -84,7 +83,7 @@ impl Reader {
         keys: &EpochKeys,
         which: Which<'_>,
         count: usize,
-    ) -> Result<StreamReadReply, RedisError> {
+    ) -> Result<RawReply, RedisError> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => none.insert(self.client.dedicated(SILENCE_MAX).await?),
@@ -98,15 +97,18 @@ impl Reader {
             Which::New | Which::NewAtOnce => ">",
             Which::PendingAfter(entry) => entry,
         });
-        let reply: Option<StreamReadReply> = command.query_async(connection).await?;
+        let reply: Option<RawReply> = command.query_async(connection).await?;
         Ok(reply.unwrap_or_default())
     }
 }
 
-fn decoded(reply: StreamReadReply) -> Read {
+/// The name of each stream, and what was delivered of it.
+type RawReply = Vec<(String, Vec<RawEntry>)>;
+
+fn decoded(reply: RawReply) -> Read {
     let mut delivered = Delivered::default();
-    for id in reply.keys.into_iter().flat_map(|stream| stream.ids) {
-        delivered.add(decode(id.id, &id.map));
+    for (id, fields) in reply.into_iter().flat_map(|(_, entries)| entries) {
+        delivered.add(decode(id, &fields.unwrap_or_default()));
     }
     Read::Entries(delivered)
 }

@@ -29,7 +29,7 @@ for i = 1, #scan[2], 2 do
   local id, value = scan[2][i], scan[2][i + 1]
   -- One that cannot be read, or names no entry that can be, is for the audit to tell of.
   local entry, rest = string.match(value, '^(%d+%-%d+) (%d+ %d+ %d+ %d+ %S+ %S+)$')
-  local found = entry and redis.pcall('XRANGE', KEYS[2], entry, entry)
+  local found = #id == 16 and entry and redis.pcall('XRANGE', KEYS[2], entry, entry)
   if found and not found.err then
     local lost = #found == 0
     if not lost then

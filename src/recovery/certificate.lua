@@ -2,15 +2,15 @@
 -- The data may be used only while the certificate names the epoch that the caller's keys carry, the term that
 -- the caller knows it to be open under, and this very Redis instance: a restart, a flush, a rewind or a
 -- promoted replica changes one of them; and an old primary that comes back, with a certificate that fits, has
--- an older term.
+-- an older term. A certificate that cannot be read counts as missing: then it is recovered.
 -- Returns nil when all is well, else the reply that the script must return at once:
 -- {"uncertified"} (nobody may go on until a recovery has certified the data) or
 -- {"stale", the open epoch, the ledger that it belongs to, its term, the run_id of this instance, when it was
 -- opened, in ms} (the caller knows of another opening).
 -- `known` is the caller's epoch and term, with a space between.
 local function certificate_fault(key, known)
-  local held = redis.call('HMGET', key, 'state', 'epoch', 'run_id', 'replid', 'ledger', 'term')
-  if held[1] ~= 'open' then return {'uncertified'} end
+  local held = redis.pcall('HMGET', key, 'state', 'epoch', 'run_id', 'replid', 'ledger', 'term')
+  if held[1] ~= 'open' or not (held[2] and held[3] and held[4]) then return {'uncertified'} end
   local info = redis.call('INFO', 'server', 'replication')
   if not string.find(info, 'run_id:' .. held[3] .. '\r', 1, true)
     or not string.find(info, 'master_replid:' .. held[4] .. '\r', 1, true) then

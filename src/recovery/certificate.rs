@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::sync::LazyLock;
 
-use redis::{InfoDict, RedisError, Script};
+use redis::{RedisError, Script};
 
 use super::lease::Lease;
 use crate::Failure;
@@ -13,19 +13,26 @@ use crate::service::Service;
 
 static CHECK: LazyLock<Script> = LazyLock::new(|| script(include_str!("check.lua")));
 static PROBE: LazyLock<Script> = LazyLock::new(|| script(include_str!("probe.lua")));
+static KNOWN: LazyLock<Script> = LazyLock::new(|| script(include_str!("known.lua")));
 static CLOSE: LazyLock<Script> = LazyLock::new(|| script(include_str!("close.lua")));
 static CERTIFY: LazyLock<Script> = LazyLock::new(|| script(include_str!("certify.lua")));
 
 /// Whether the partition's data may be used. Learns on the way which epoch is open, and since when.
 pub async fn is_certified(partition: &Partition) -> Result<bool, Failure> {
     let asked = partition.call_quietly(&CHECK, "check the certificate", |keys, call| {
-        call.key(keys.stream()).arg(GROUP);
+        call.key(keys.stream())
+            .key(keys.in_flight())
+            .key(keys.dead())
+            .key(keys.counters())
+            .key(keys.loaded());
+        call.arg(GROUP);
     });
     match asked.await {
-        Ok(mut reply) => {
-            partition.set_opened_at(reply.number()?);
-            Ok(true)
-        }
+        // One that cannot be read counts as missing, as the rest of a damaged certificate does.
+        Ok(mut reply) => Ok(reply.number().is_ok_and(|opened_at| {
+            partition.set_opened_at(opened_at);
+            true
+        })),
         Err(Failure::Uncertified) => Ok(false),
         Err(failure) => Err(failure),
     }
@@ -74,20 +81,15 @@ pub(super) struct Known {
     pub instance: String,
 }
 
-/// Reads what the certificate says, without checking it.
+/// Reads what the certificate says, without checking it. What of it cannot be read is missing.
 pub(super) async fn read(partition: &Partition) -> Result<Known, Failure> {
-    let mut pipeline = redis::pipe();
-    pipeline.cmd("HMGET").arg(keys::certificate(partition.id())).arg(&["term", "ledger", "state", "behind"]);
-    pipeline.cmd("INFO").arg("server");
-    type Fields = (Option<i64>, Option<String>, Option<String>, Option<String>);
-    let ((term, ledger, state, behind), info): (Fields, InfoDict) = pipeline
-        .query_async(&mut partition.connection())
-        .await
-        .map_err(Failure::redis("read the certificate"))?;
-    let run_id: String = info.get("run_id").unwrap_or_default();
-    // A program that does not know of it opens without taking it away.
-    let out_of_date = behind.is_some() && state.as_deref() == Some("closed");
-    Ok(Known { term: term.unwrap_or(0), ledger, out_of_date, instance: partition.instance(&run_id) })
+    let mut call = Call::default();
+    call.key(keys::certificate(partition.id()));
+    let mut reply = partition.invoke(&KNOWN, "read the certificate", &call).await?;
+    let term = reply.text()?.parse().map_err(|_| reply.wrong())?;
+    let ledger = Some(reply.text()?).filter(|ledger| !ledger.is_empty());
+    let out_of_date = reply.text()? == "1";
+    Ok(Known { term, ledger, out_of_date, instance: partition.instance(&reply.text()?) })
 }
 
 /// The Redis on which the certificate was closed.
@@ -120,7 +122,8 @@ pub(super) async fn close(partition: &Partition, lease: &Lease, take_over: bool)
     let (epoch, run_id) = (reply.text()?, reply.text()?);
     let last = match epoch.as_str() {
         "" => None,
-        epoch => Some(EpochKeys::new(partition.id(), epoch.parse().map_err(|_| reply.wrong())?)),
+        // What is not an epoch's was never open: what is in flight is looked for.
+        epoch => epoch.parse().ok().map(|epoch| EpochKeys::new(partition.id(), epoch)),
     };
     let (instance, was_replica) = (partition.instance(&run_id), reply.text()? == "1");
     let on = ClosedOn { instance, was_replica, out_of_date: reply.text()? == "1" };

@@ -16,8 +16,10 @@ if held[4] ~= run_id then return {'restarted'} end
 if held[5] ~= ARGV[3] then return {'incomplete', 'the certificate of that epoch'} end
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[2])
 if groups.err or not groups[1] or groups[1][2] ~= ARGV[4] then return {'incomplete', 'consumer group'} end
-if redis.call('EXISTS', KEYS[3]) == 0 then return {'incomplete', 'counters'} end
-if tonumber(ARGV[5]) > tonumber(redis.call('HGET', KEYS[3], 'service_generation') or -1) then
+if redis.call('TYPE', KEYS[3]).ok ~= 'hash' then return {'incomplete', 'counters'} end
+local generation = redis.call('HGET', KEYS[3], 'service_generation')
+generation = generation and #generation < 16 and string.match(generation, '^%d+$') or '-1'
+if tonumber(ARGV[5]) > tonumber(generation) then
   redis.call('HSET', KEYS[3], 'service_generation', ARGV[5], 'paused', ARGV[6])
 end
 local time = redis.call('TIME')

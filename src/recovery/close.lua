@@ -12,20 +12,22 @@
 --       5 term of the latest opening (0: none is known)
 -- Returns {'closed', the epoch that was open last or '', the run_id of this instance, '1' if it was a replica
 --   since it started, else '0', '1' if the data is out of date, else '0'} or {'superseded'}
-local held = redis.call('HMGET', KEYS[1], 'term', 'epoch', 'ledger', 'state', 'behind')
-local term = tonumber(held[1] or 0)
+--@certificate_fields
+local held = certificate_fields(KEYS[1])
+local term = tonumber(held.term)
 if term > tonumber(ARGV[1]) then return {'superseded'} end
-if held[3] and held[3] ~= ARGV[3] and ARGV[4] ~= '1' then return {'superseded'} end
+if held.ledger and held.ledger ~= ARGV[3] and ARGV[4] ~= '1' then return {'superseded'} end
+if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then redis.call('DEL', KEYS[1]) end
 local info = redis.call('INFO', 'server', 'replication')
 local run_id = string.match(info, 'run_id:(%x+)')
 redis.call('HSET', KEYS[1], 'state', 'closed', 'term', ARGV[1], 'building', ARGV[2], 'building_on', run_id, 'ledger', ARGV[3])
-local out_of_date = term < tonumber(ARGV[5]) or (held[4] == 'closed' and held[5])
+local out_of_date = term < tonumber(ARGV[5]) or (held.state == 'closed' and held.behind)
 if out_of_date then
   redis.call('HDEL', KEYS[1], 'epoch')
   redis.call('HSET', KEYS[1], 'behind', ARGV[5])
-  held[2] = nil
+  held.epoch = nil
 else
   redis.call('HDEL', KEYS[1], 'behind')
 end
 local was_replica = not string.find(info, 'master_replid2:0+\r')
-return {'closed', held[2] or '', run_id, was_replica and '1' or '0', out_of_date and '1' or '0'}
+return {'closed', held.epoch or '', run_id, was_replica and '1' or '0', out_of_date and '1' or '0'}

@@ -73,7 +73,7 @@ impl Fence {
         let (leases, id) = (self.leases.clone(), id(self.partition));
         let wanted = doc! {
             "opened": 1,
-            "servedAt": {"$ifNull": [{"$toLong": "$servedAt"}, 0_i64]},
+            "servedAt": {"$convert": {"input": "$servedAt", "to": "long", "onError": 0_i64, "onNull": 0_i64}},
             "now": {"$toLong": "$$NOW"},
         };
         let found = mongo::run("read which Redis was opened last", async move {
@@ -122,7 +122,7 @@ impl Fence {
     pub(super) async fn remember(&self, opening: Opening, instance: &str) -> Result<(), Failure> {
         let older = doc! {
             "_id": id(self.partition),
-            "$or": [{"opened.term": {"$lt": opening.term}}, {"opened.term": {"$exists": false}}],
+            "$or": [{"opened.term": {"$lt": opening.term}}, {"opened.term": {"$not": {"$type": "number"}}}],
         };
         let known = opened(opening.term, opening.epoch, instance);
         self.write("remember which Redis was opened last", older, known).await.map(drop)

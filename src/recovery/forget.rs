@@ -98,7 +98,7 @@ impl<'a> Walk<'a> {
 
     async fn next(&mut self) -> Result<Option<Vec<String>>, Failure> {
         let Some(cursor) = self.cursor else { return Ok(None) };
-        let (next, page): (u64, Vec<String>) = redis::cmd("SCAN")
+        let (next, page): (u64, Vec<Vec<u8>>) = redis::cmd("SCAN")
             .arg(cursor)
             .arg("MATCH")
             .arg(keys::any_epoch(self.partition.id()))
@@ -108,6 +108,7 @@ impl<'a> Walk<'a> {
             .await
             .map_err(Failure::redis("look through the keys"))?;
         self.cursor = Some(next).filter(|next| *next != 0);
-        Ok(Some(page))
+        // A key whose name is no text is not this program's.
+        Ok(Some(page.into_iter().filter_map(|key| String::from_utf8(key).ok()).collect()))
     }
 }

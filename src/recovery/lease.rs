@@ -61,7 +61,7 @@ impl Lease {
         let taken = vec![doc! {"$set": {
             "holder": holder,
             "epoch": epoch.to_string(),
-            "term": {"$add": [{"$max": ["$term", known, "$opened.term"]}, 1_i64]},
+            "term": {"$add": [{"$max": [whole("$term"), known, whole("$opened.term")]}, 1_i64]},
             "until": until(),
             "ledger": {"$ifNull": ["$ledger", Epoch::new().to_string()]},
         }}];
@@ -160,6 +160,11 @@ impl Lease {
 /// The `_id` of a partition's lease.
 pub(super) fn id(partition: PartitionId) -> i32 {
     partition.number().into()
+}
+
+/// A term of the document; 0 where there is none that can be read.
+fn whole(field: &str) -> Bson {
+    doc! {"$cond": [{"$isNumber": field}, {"$toLong": field}, 0_i64]}.into()
 }
 
 fn until() -> Bson {

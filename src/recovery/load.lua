@@ -9,7 +9,7 @@
 --       7 staged holders  8 staged free  9 in-flight
 -- ARGV  1 epoch, and its term if it is open  2 '1' if the epoch is being built, '0' if it is open  3 staged holders  4 staged free
 --       5 how often that had happened when the computing began
---       6 how many of coupons that were not loaded had been settled then, '' if nothing is in flight
+--       6 '=' and how many of coupons that were not loaded had been settled then, '' if nothing is in flight
 --       7 how many in flight have a unit that is another's, then their ids (16 bytes each): they are left
 --       without one; then field, value, … of the coupon
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', what}: what is
@@ -23,13 +23,14 @@ else
   if fault then return fault end
 end
 local since = redis.call('HMGET', KEYS[2], 'retired', 'settled_unloaded')
+redis.call('SCARD', KEYS[3]) -- an error here, if the key is of a wrong type, is before the first write
 local refused
 -- What lies there without an id, or is no hash, is no loaded coupon to any script.
 if redis.pcall('HEXISTS', KEYS[4], 'id') == 1 then
   refused = 'present'
 elseif (since[1] or '0') ~= ARGV[5] then
   refused = 'retired'
-elseif ARGV[6] ~= '' and (since[2] or '0') ~= ARGV[6] then
+elseif ARGV[6] ~= '' and '=' .. (since[2] or '0') ~= ARGV[6] then
   refused = 'settled'
 elseif redis.call('HLEN', KEYS[7]) ~= tonumber(ARGV[3]) or redis.call('SCARD', KEYS[8]) ~= tonumber(ARGV[4]) then
   refused = 'incomplete'

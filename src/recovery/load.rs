@@ -61,8 +61,8 @@ pub struct Loader {
 /// What Redis says of a coupon before it is loaded.
 struct Before {
     present: bool,
-    retired: u64,
-    settled_unloaded: u64,
+    retired: Vec<u8>,
+    settled_unloaded: Vec<u8>,
 }
 
 impl Loader {
@@ -158,7 +158,7 @@ impl Loader {
     async fn before(&self, keys: &EpochKeys, id: &CouponId) -> Result<Before, Failure> {
         let mut connection = self.partition.connection();
         let failed = || Failure::redis("load the coupon");
-        let (retired, settled_unloaded): (Option<u64>, Option<u64>) = redis::cmd("HMGET")
+        let (retired, settled_unloaded): (Option<Vec<u8>>, Option<Vec<u8>>) = redis::cmd("HMGET")
             .arg(keys.counters())
             .arg(&["retired", "settled_unloaded"])
             .query_async(&mut connection)
@@ -171,7 +171,8 @@ impl Loader {
             Err(Failure::Damaged { .. }) => false,
             Err(failure) => return Err(failure),
         };
-        Ok(Before { present, retired: retired.unwrap_or(0), settled_unloaded: settled_unloaded.unwrap_or(0) })
+        let or_none = |count: Option<Vec<u8>>| count.unwrap_or_else(|| b"0".to_vec());
+        Ok(Before { present, retired: or_none(retired), settled_unloaded: or_none(settled_unloaded) })
     }
 
     /// A change made during the load found nothing in Redis to change.

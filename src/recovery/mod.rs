@@ -43,5 +43,6 @@ pub use lease::Lease;
 pub use load::{Loaded, Loader};
 pub use progress::{Step, Watch, unwatched};
 pub use recover::{How, Recovered, Recovery};
+pub(crate) use retire::members;
 pub use retire::{KEPT_AFTER_END, keep_retiring, loaded, retire};
 pub use settings::{Durability, check as check_settings};

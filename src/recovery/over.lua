@@ -9,6 +9,9 @@
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
+-- A whole number as it is kept.
+local function whole(text) return text and #text < 16 and string.match(text, '^%-?%d+$') and tonumber(text) end
+
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local reply = {'ok'}
@@ -16,9 +19,9 @@ for key = 2, #KEYS, 2 do
   -- One that is damaged is left for the audit to name.
   local held = redis.pcall('HMGET', KEYS[key], 'ends_at', 'archived', 'generation', 'next', 'settled')
   local free = redis.pcall('SCARD', KEYS[key + 1])
-  local ends_at, next_serial = tonumber(held[1] or nil), tonumber(held[4] or nil)
+  local ends_at, next_serial = whole(held[1]), whole(held[4])
   local over = ends_at and next_serial and (held[2] == '1' or now >= ends_at + tonumber(ARGV[2]))
-  local at_rest = over and held[3] and type(free) == 'number' and next_serial - 1 - free == tonumber(held[5] or nil)
+  local at_rest = over and whole(held[3]) and type(free) == 'number' and next_serial - 1 - free == whole(held[5])
   reply[#reply + 1] = at_rest and held[3] or ''
 end
 return reply

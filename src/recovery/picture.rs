@@ -11,6 +11,7 @@ use super::survivors::Survivor;
 use super::units::Units;
 use crate::Failure;
 use crate::coupon::Terms;
+use crate::damage::damaged;
 use crate::issuance::ledger::{Held, IssuedRecords, Unreadable, readable};
 use crate::issuance::{IssuanceId, Ledger};
 use crate::keys::EpochKeys;
@@ -84,7 +85,7 @@ impl<'a> Picture<'a> {
         Picture {
             place,
             coupon,
-            staging: Staging::new(place.partition, place.keys, place.destination),
+            staging: Staging::new(place.partition, place.keys, place.destination.clone()),
             units: Units::new(coupon.total),
             surviving,
             decided: HashMap::new(),
@@ -113,8 +114,8 @@ impl<'a> Picture<'a> {
     /// Counts an issued record that cannot be read: its unit is taken, and where it does not say which, some
     /// unit is, or more would be issued than there is.
     fn count_unreadable(&mut self, unreadable: &Unreadable) {
-        tracing::error!(
-            coupon = %self.coupon.id, error = %unreadable,
+        damaged!(
+            unreadable.record; coupon = %self.coupon.id, error = %unreadable,
             "an issued record cannot be read: a unit stays out of stock for it; couponctl audit --full names it"
         );
         self.issued += 1;

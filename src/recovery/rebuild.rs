@@ -25,6 +25,7 @@ use super::staging::Placed;
 use super::survivors::{self, Survivor};
 use crate::Failure;
 use crate::coupon::CouponId;
+use crate::damage::damaged;
 use crate::keys::{EpochKeys, GROUP};
 use crate::partition::{Call, script};
 
@@ -144,8 +145,8 @@ async fn place_coupons(
             // MongoDB may be busy, or this coupon a hard one: that is not the others' trouble. If it is away,
             // nothing is opened, for the lease cannot be renewed.
             Err(failure) if failure.is_of_one() || matches!(failure, Failure::MongoDb { .. }) => {
-                tracing::error!(
-                    coupon = %id, in_flight = survivors.len(), error = failure.chain(),
+                damaged!(
+                    id; coupon = %id, in_flight = survivors.len(), error = failure.chain(),
                     "the coupon is left out: its requests are answered 503, and what is in flight for it waits, until \
                      its record can be read; then it is loaded with that"
                 );

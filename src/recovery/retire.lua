@@ -8,16 +8,21 @@
 -- ARGV  1 epoch, then the generation of each coupon as over.lua said it
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', how many units were issued in all | '' not retired, …}
 --@certificate
+--@outdate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
+-- A whole number as it is kept.
+local function whole(text) return text and #text < 16 and string.match(text, '^%d+$') and tonumber(text) end
+
+redis.call('SCARD', KEYS[3]) -- an error here, if the key is of a wrong type, is before the first write
 local reply, retired = {'ok'}, false
 for item = 1, #ARGV - 1 do
   local key = 4 + (item - 1) * 3
   local held = redis.pcall('HMGET', KEYS[key], 'generation', 'next', 'settled', 'id')
-  local next_serial, free = tonumber(held[2] or nil), redis.pcall('SCARD', KEYS[key + 2])
+  local next_serial, free = whole(held[2]), redis.pcall('SCARD', KEYS[key + 2])
   local at_rest = held[1] == ARGV[item + 1] and next_serial and held[4] and type(free) == 'number'
-    and next_serial - 1 - free == tonumber(held[3] or nil)
+    and next_serial - 1 - free == whole(held[3])
   if at_rest then
     redis.call('UNLINK', KEYS[key], KEYS[key + 1], KEYS[key + 2])
     redis.call('SREM', KEYS[3], held[4])
@@ -25,5 +30,5 @@ for item = 1, #ARGV - 1 do
   end
   reply[#reply + 1] = at_rest and held[3] or ''
 end
-if retired then redis.call('HINCRBY', KEYS[2], 'retired', 1) end
+if retired then outdate(KEYS[2], 'retired', 1) end
 return reply

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::survivors;
 use crate::Failure;
 use crate::coupon::{CouponId, CouponStore};
+use crate::damage::damaged;
 use crate::keys::EpochKeys;
 use crate::partition::{Partition, Under, script};
 
@@ -85,8 +86,8 @@ pub async fn retire(
 pub async fn loaded(partition: &Partition, keys: &EpochKeys) -> Result<Vec<CouponId>, Failure> {
     let members = members(partition, keys).await?;
     for strange in &members.strange {
-        tracing::error!(
-            member = strange,
+        damaged!(
+            strange; member = strange,
             key = keys.loaded(),
             "a member of the loaded coupons is no coupon's id: SREM it"
         );
@@ -95,13 +96,13 @@ pub async fn loaded(partition: &Partition, keys: &EpochKeys) -> Result<Vec<Coupo
 }
 
 /// What the set of the loaded coupons holds.
-pub(super) struct Members {
+pub(crate) struct Members {
     pub coupons: Vec<CouponId>,
     /// What is no coupon's id.
     pub strange: Vec<String>,
 }
 
-pub(super) async fn members(partition: &Partition, keys: &EpochKeys) -> Result<Members, Failure> {
+pub(crate) async fn members(partition: &Partition, keys: &EpochKeys) -> Result<Members, Failure> {
     let ids: Vec<Vec<u8>> = redis::cmd("SMEMBERS")
         .arg(keys.loaded())
         .query_async(&mut partition.connection())

@@ -32,16 +32,17 @@ pub(super) enum Placed {
 }
 
 /// The epoch that a coupon is placed in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Destination {
     /// One that is being built: it takes what the old one had, so there is room for it.
     Building,
+    /// The counters are as Redis has them: it is only asked whether they have changed.
     Open {
         /// How often coupons had been retired when the computing began.
-        retired: u64,
+        retired: Vec<u8>,
         /// How many issuances of coupons that were not loaded had been settled before what is in flight was
         /// read; `None` if nothing is in flight for this one.
-        settled_unloaded: Option<u64>,
+        settled_unloaded: Option<Vec<u8>>,
     },
 }
 
@@ -132,7 +133,8 @@ impl<'a> Staging<'a> {
             // What is in flight comes into this epoch after its coupons, as it was computed with them.
             Destination::Building => call.arg(0).arg("").arg(0),
             Destination::Open { retired, settled_unloaded } => {
-                call.arg(retired).arg(settled_unloaded.map(|count| count.to_string()).unwrap_or_default());
+                call.arg(retired);
+                call.arg(settled_unloaded.map(|count| [b"=", &*count].concat()).unwrap_or_default());
                 call.arg(without_unit.len());
                 for id in without_unit {
                     call.arg(id.as_bytes().as_slice());

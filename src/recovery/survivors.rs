@@ -9,6 +9,7 @@ use redis::Script;
 use super::forget::Forgotten;
 use crate::Failure;
 use crate::coupon::CouponId;
+use crate::damage::damaged;
 use crate::issuance::{InFlight, IssuanceId, Ledger};
 use crate::keys::{self, EpochKeys};
 use crate::partition::{Call, Partition, script};
@@ -164,11 +165,12 @@ impl Found {
         let decided = decided(ledger, &ids).await?;
         self.damaged.retain(|(field, _)| id_of(field).is_none_or(|id| !decided.contains(&id)));
         for (id, value) in &self.damaged {
-            tracing::error!(?id, value = %String::from_utf8_lossy(value), "an in-flight entry cannot be read; it is kept aside");
+            let (id, value) = (id.escape_ascii(), String::from_utf8_lossy(value));
+            damaged!(id; %id, %value, "an in-flight entry cannot be read; it is kept aside");
         }
         let aside = |key: &str| format!("{}:{}", keys::damaged(partition.id()), key.replace(':', "-"));
         for key in &self.wrong_type {
-            tracing::error!(key, kept_as = aside(key), "a key cannot be read; it is kept aside");
+            damaged!(key; key, kept_as = aside(key), "a key cannot be read; it is kept aside");
         }
         let mut wrong_type = self.wrong_type.iter();
         let mut chunks = self.damaged.chunks(CHUNK);

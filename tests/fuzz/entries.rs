@@ -3,18 +3,14 @@
 
 #![no_main]
 
-use std::collections::HashMap;
-
 use coupon_system::issuance::InFlight;
 use coupon_system::queue::entry::{VERSION, decode};
 use libfuzzer_sys::fuzz_target;
-use redis::Value;
 
 fuzz_target!(|data: &[u8]| {
     let Some((kind, value)) = data.split_first() else { return };
-    let name = if *kind == b'x' { "1".to_owned() } else { VERSION.to_owned() };
-    let fields = HashMap::from([(name, Value::BulkString(value.to_vec()))]);
-    match decode("1700000000000-0".into(), &fields) {
+    let name = if *kind == b'x' { vec![*kind] } else { VERSION.as_bytes().to_vec() };
+    match decode("1700000000000-0".into(), &vec![(name, value.to_vec())]) {
         Ok(entry) => {
             assert_eq!(entry.entry, "1700000000000-0");
             assert_ne!(entry.serial, Some(0));

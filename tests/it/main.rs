@@ -47,6 +47,7 @@ mod scripts;
 mod settling;
 mod slow_clients;
 mod steering;
+mod stored_values;
 mod validity;
 mod waiting;
 mod warming;

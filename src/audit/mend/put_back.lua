@@ -21,7 +21,7 @@ if not found then return {'ok', 'gone'} end
 local id, text = string.sub(found[2][2], 1, 16), string.sub(found[2][2], 17)
 local named, at, nth, coupon, user = string.match(text, '^(%d+) %d+ (%d+) (%d+) (%S+) (%S+)$')
 if id ~= ARGV[2] or not named then return {'ok', 'gone'} end
-local settled = redis.call('HGET', KEYS[4], 'settled') or 0
+local settled = string.match(redis.call('HGET', KEYS[4], 'settled') or '', '^%d+$') or '0'
 local held, counted = redis.call('HGET', KEYS[6], user) or '', false
 for i = 1, #held, 16 do counted = counted or string.sub(held, i, i + 15) == ARGV[2] end
 if not counted then return {'ok', 'strange'} end

@@ -1,0 +1,236 @@
+//! What Redis keeps may be any bytes, and a key of any type: what cannot be read is the trouble of the one thing
+//! that it is about, and what a whole partition rests on is recovered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use coupon_system::audit::{self, Kind, Settling};
+use coupon_system::issuance::reserve::Reserved;
+use coupon_system::keys::PartitionId;
+use coupon_system::partition::Partition;
+use coupon_system::queue::{Read, Reader, Which, claim, dead};
+use coupon_system::recovery::{self, Keeper, Loaded};
+use coupon_system::service::ServiceStore;
+use mongodb::bson::{Document, doc};
+use tokio_util::sync::CancellationToken;
+
+use crate::helpers::{System, eventually};
+
+/// Lets Redis do what the words say, whatever bytes they are.
+async fn raw(system: &System, words: &[&[u8]]) {
+    let mut command = redis::cmd(std::str::from_utf8(words[0]).expect("a name"));
+    command.arg(&words[1..]);
+    command.query_async::<redis::Value>(&mut system.partition().connection()).await.expect("Redis does it");
+}
+
+/// A keeper of a process that has just started, which knows of no opening.
+fn new_keeper(system: &System) -> Keeper {
+    let backends = &system.backends;
+    let partition = Arc::new(Partition::new(PartitionId::ONE, &system.redis.url()).expect("an address"));
+    Keeper::new(partition, backends.database.clone(), backends.durability, "new".into())
+}
+
+async fn kinds(system: &System) -> Vec<Kind> {
+    system.audited().await.findings().map(|finding| finding.kind).collect()
+}
+
+#[tokio::test]
+async fn a_stream_entry_that_is_no_text_is_left_alone_and_named_and_the_others_are_decided() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 10, 1).await;
+    let stream = system.keys().stream();
+    for (field, value) in [(&b"\xff\xfe"[..], &b"1"[..]), (b"2", b"\xff"), (b"\xff", b"\xff")] {
+        raw(&system, &[b"XADD", stream.as_bytes(), b"*", field, value]).await;
+    }
+    let id = system.accepted("u", &coupon).await;
+    // They are read, and claimed when their reader is gone.
+    let mut reader = Reader::new(system.partition().client().clone(), "gone".into());
+    let Read::Entries(read) = reader.read(&system.keys(), Which::NewAtOnce, 100).await.expect("a read")
+    else {
+        panic!("there is a group");
+    };
+    assert_eq!((read.entries.len(), read.undecodable.len()), (1, 3));
+    let claimed = claim(system.partition(), &system.keys(), "heir", 100).await.expect("they are claimed");
+    assert_eq!((claimed.entries.len(), claimed.undecodable.len()), (1, 3));
+    assert!(claimed.undecodable[0].why.contains("its fields are"), "{claimed:?}");
+    system.worker();
+    assert_eq!(system.client.decided(&id.to_string()).await.state(), "issued");
+    assert_eq!(kinds(&system).await, [Kind::EntryUnreadable; 3]);
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_is_no_text_hides_no_other() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 10, 1).await;
+    for user in ["a", "b"] {
+        system.accepted(user, &coupon).await;
+    }
+    let (keys, entries) = (system.keys(), system.take_entries().await);
+    for entry in &entries {
+        assert!(
+            dead::set_aside(system.partition(), &keys, &entry.entry, entry.id, 3, "why").await.expect("done")
+        );
+    }
+    let key = keys.dead();
+    raw(&system, &[b"HSET", key.as_bytes(), entries[0].id.as_bytes(), b"\xff\xfe \xff"]).await;
+    raw(&system, &[b"HSET", key.as_bytes(), b"\xff", b"1-0 1 1 why"]).await;
+    let listed = system.client.get("/dead-letters").await;
+    let mut ids: Vec<_> =
+        listed.body["items"].as_array().expect("items").iter().map(|one| &one["id"]).collect();
+    ids.sort_by_key(|id| id.to_string());
+    let mut wanted: Vec<_> = entries.iter().map(|entry| entry.id.to_string()).collect();
+    wanted.sort();
+    assert_eq!(ids, wanted.iter().collect::<Vec<_>>(), "{listed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_cannot_be_read_is_recovered_as_one_that_is_missing() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 1_000, 1).await;
+    let id = system.accepted("first", &coupon).await;
+    let key = system.keys().certificate();
+    let key = key.as_bytes();
+    let mut damages: Vec<Vec<&[u8]>> = vec![vec![b"SET", key, b"open"], vec![b"RPUSH", key, b"open"]];
+    for field in ["state", "epoch", "run_id", "replid", "ledger", "term", "opened_at"] {
+        damages.push(vec![b"HDEL", key, field.as_bytes()]);
+        for wrong in [&b"\xff"[..], b"", b"-1", b"9223372036854775807", b"99999999999999999999"] {
+            damages.push(vec![b"HSET", key, field.as_bytes(), wrong]);
+        }
+    }
+    for (number, damage) in damages.into_iter().enumerate() {
+        if damage[0] != b"HSET" && damage[0] != b"HDEL" {
+            raw(&system, &[b"DEL", key]).await;
+        }
+        raw(&system, &damage).await;
+        let shown: Vec<_> = damage.iter().map(|word| String::from_utf8_lossy(word)).collect();
+        eventually(&format!("it is recovered from {shown:?}"), async || {
+            // As an older process, and as one that knows nothing yet.
+            new_keeper(&system).ensure().await.is_ok_and(|is_certified| is_certified).then_some(())?;
+            matches!(recovery::is_certified(system.partition()).await, Ok(true)).then_some(())
+        })
+        .await;
+        system.accepted(&format!("u{number}"), &coupon).await;
+        assert!(system.is_in_flight(id).await, "{shown:?}: what was accepted is forgotten");
+    }
+    system.audited_clean().await;
+}
+
+#[tokio::test]
+async fn a_key_of_the_whole_queue_that_is_of_a_wrong_type_is_recovered() {
+    let system = System::start_with(&["--require-registered-users=false"]).await;
+    let coupon = system.coupon("c", 100, 1).await;
+    for (number, key) in ["counters", "loaded", "dead", "in-flight"].iter().enumerate() {
+        let name = format!("{}{key}", system.keys().prefix());
+        system.accepted(&format!("before{number}"), &coupon).await;
+        raw(&system, &[b"DEL", name.as_bytes()]).await;
+        raw(&system, &[b"RPUSH", name.as_bytes(), b"x"]).await;
+        eventually(&format!("{key} is recovered"), async || {
+            system.auditor().full(&[], Settling::LookOnly, |_| {}).await.ok()?;
+            (system.client.issue(&format!("after{number}"), "c", None).await.status == 202).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_count_of_audits_that_is_none_keeps_nothing_from_being_audited() {
+    let system = System::start().await;
+    let audited = system.keys().audited();
+    raw(&system, &[b"RPUSH", audited.as_bytes(), b"x"]).await;
+    let stop = CancellationToken::new();
+    let watching = tokio::spawn(audit::watch(system.auditor(), Duration::from_millis(100), stop.clone()));
+    eventually("a round has ended", async || {
+        let kind: String = system.command(&["TYPE", &audited]).await;
+        (kind == "string").then_some(())
+    })
+    .await;
+    stop.cancel();
+    watching.await.expect("it ends");
+}
+
+#[tokio::test]
+async fn counters_that_cannot_be_read_keep_nothing_from_being_loaded_or_retired_and_are_set_anew() {
+    let system = System::start().await;
+    for (number, wrong) in [&b"x"[..], b"", b"-1", b"\xff", b"99999999999999999999"].into_iter().enumerate() {
+        let counters = system.keys().counters();
+        let waiting = system.coupon(&format!("waiting{number}"), 10, 1).await;
+        system.accepted("u", &waiting).await;
+        let damage = async || {
+            for field in ["retired", "settled_unloaded", "accepted", "settled"] {
+                raw(&system, &[b"HSET", counters.as_bytes(), field.as_bytes(), wrong]).await;
+            }
+        };
+        damage().await;
+        // One with something in flight, and one without.
+        let keys = system.keys();
+        let _: u64 = system.command(&["DEL", &keys.coupon(&waiting), &keys.holders(&waiting)]).await;
+        assert_eq!(system.backends.loader().load(&waiting).await.expect("a load"), Loaded::Now, "{wrong:?}");
+        let over = system.coupon(&format!("over{number}"), 10, 1).await;
+        system.command::<()>(&["HSET", &keys.coupon(&over), "ends_at", "1"]).await;
+        let retired = recovery::retire(system.partition(), &system.backends.coupons, Duration::ZERO).await;
+        assert_eq!(retired.expect("an answer"), [over], "{wrong:?}");
+        let healed: String = system.command(&["HGET", &counters, "retired"]).await;
+        assert!(healed.parse::<u64>().is_ok_and(|count| count > 1_000), "{wrong:?}: {healed}");
+
+        damage().await;
+        let found = kinds(&system).await;
+        assert_eq!(found, [Kind::CountersUnreadable], "{wrong:?}");
+        let repaired = system.auditor().repair(&[], |_| {}).await.expect("a repair");
+        assert_eq!(repaired.mended.len(), 1, "{wrong:?}: {repaired:?}");
+        let counts: (u64, u64) = system.command(&["HMGET", &counters, "accepted", "settled"]).await;
+        assert_eq!(counts, (number as u64 + 1, 0), "{wrong:?}: as many as are in flight");
+        system.audited_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn a_count_that_cannot_be_read_makes_no_in_flight_value_that_cannot_be_read() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 10, 1).await;
+    let counters = system.keys().counters();
+    system.accepted("a", &coupon).await;
+    system.command::<()>(&["HSET", &counters, "accepted", "-5"]).await;
+    let id = system.accepted("b", &coupon).await;
+    assert!(system.is_in_flight(id).await);
+    let accepted: u64 = system.command(&["HGET", &counters, "accepted"]).await;
+    assert_eq!(accepted, 2, "what is accepted and not settled is in flight");
+}
+
+#[tokio::test]
+async fn a_state_of_the_service_that_cannot_be_read_is_named_and_can_be_changed() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 10, 1).await;
+    let services = ServiceStore::new(&system.backends.database);
+    services.set_paused(false).await.expect("changed");
+    let states = system.backends.database.collection::<Document>("service");
+    let damages = [doc! {"generation": "three"}, doc! {"generation": -1_i64}, doc! {"paused": "no"}];
+    for (number, wrong) in damages.into_iter().enumerate() {
+        states.update_one(doc! {}, doc! {"$set": wrong.clone()}).await.expect("it is damaged");
+        assert_eq!(kinds(&system).await, [Kind::ServiceUnreadable], "{wrong}");
+        for paused in [true, false] {
+            let path = if paused { "/pause" } else { "/resume" };
+            let answer = system.client.send(system.client.request("POST", path)).await;
+            assert_eq!(answer.status, 200, "{wrong}: {answer:?}");
+            let is_paused = system.reserve(&format!("u{number}"), &coupon).await == Reserved::Paused;
+            assert_eq!(is_paused, paused, "{wrong}");
+        }
+        assert_eq!(kinds(&system).await, [], "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn a_generation_of_the_service_that_redis_made_up_hides_no_pause() {
+    let system = System::start().await;
+    let services = ServiceStore::new(&system.backends.database);
+    let coupon = system.coupon("c", 10, 1).await;
+    for wrong in ["99999999999999", "99999999999999999999", "x", "-7"] {
+        services.set_paused(false).await.expect("changed");
+        system
+            .command::<()>(&["HSET", &system.keys().counters(), "service_generation", wrong, "paused", "0"])
+            .await;
+        services.set_paused(true).await.expect("paused");
+        system.auditor().repair(&[], |_| {}).await.expect("a repair");
+        assert_eq!(system.reserve("u", &coupon).await, Reserved::Paused, "{wrong}");
+        assert_eq!(kinds(&system).await, [], "{wrong}");
+    }
+}
