@@ -17,6 +17,7 @@ use mongodb::{Client, Collection, Database};
 use tokio::sync::Semaphore;
 
 use crate::Failure;
+use crate::damage::damaged;
 
 /// The longest that one operation is waited for.
 pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,7 +29,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Operations under way at once, those that nobody waits for any more among them.
 static UNDER_WAY: Semaphore = Semaphore::const_new(1_000);
 /// Pages that are read for one, because documents in them cannot be read.
-const DAMAGED_PAGES_MAX: usize = 100;
+const PAGES_MAX: usize = 10;
 /// The driver's default of 10 makes concurrent reads queue behind the worker's writes.
 const POOL_MAX: u32 = 64;
 
@@ -150,64 +151,106 @@ pub(crate) fn from_bson_time(moment: DateTime) -> Timestamp {
     Timestamp::from_millisecond(moment.timestamp_millis()).unwrap_or(Timestamp::MAX)
 }
 
-/// At most `limit` documents that fit `filter`, newest first by `createdAt`, from after the one of this time
-/// and id. Those that cannot be read are left out, and logged as `what` they are.
+/// A page of a list, without what cannot be read.
+#[derive(Debug)]
+pub struct ListPage<T, P> {
+    pub items: Vec<T>,
+    /// Where the list goes on: after the last document that was read, whether it is among the items or not.
+    /// `None` at the end of the list, and nowhere else: a page may have fewer items than were asked for.
+    pub next: Option<P>,
+}
+
+/// A place in a list that is newest first: `createdAt` and id of a document, or what they come to where these
+/// cannot be read.
+pub(crate) type NewestPlace = (Timestamp, String);
+
+/// After every string, in the order of MongoDB.
+const AFTER_STRINGS: &str = "\u{10ffff}";
+
+/// The place of a document in a list that is newest first; `None` if it has no `createdAt`: then it comes
+/// before or after all that have one.
+pub(crate) fn newest_place(document: &Document) -> Option<NewestPlace> {
+    let created_at = from_bson_time(*document.get_datetime("createdAt").ok()?);
+    let id = match document.get("_id") {
+        Some(Bson::String(id)) => id.as_str(),
+        Some(Bson::Null | Bson::Int32(_) | Bson::Int64(_) | Bson::Double(_) | Bson::Decimal128(_)) | None => {
+            ""
+        }
+        Some(_) => AFTER_STRINGS,
+    };
+    Some((created_at, id.to_owned()))
+}
+
+/// A page of documents that fit `filter`, newest first by `createdAt`, from after a place. Those that cannot be
+/// read are left out, and logged as `what` they are.
 pub(crate) async fn newest_first_page<T>(
     operation: &'static str,
     what: &'static str,
     collection: &Collection<Document>,
     filter: Document,
-    after: Option<(Timestamp, &str)>,
+    after: Option<NewestPlace>,
     limit: usize,
-) -> Result<Vec<T>, Failure>
+) -> Result<ListPage<T, NewestPlace>, Failure>
 where
     T: TryFrom<Document>,
     T::Error: std::fmt::Display,
 {
-    let mut after = after.map(|(time, id)| (to_bson_time(time), Bson::from(id)));
-    readable_page(what, limit, |last| {
-        let place = |last: Document| Some((*last.get_datetime("createdAt").ok()?, last.get("_id")?.clone()));
-        after = last.and_then(place).or(after.take());
+    let first = (Timestamp::MAX, AFTER_STRINGS.to_owned());
+    readable_page(what, limit, after, first, newest_place, |after, limit| {
         let mut filter = filter.clone();
-        if let Some((time, id)) = &after {
-            filter.extend(after_newest_first("createdAt", from_bson_time(*time), id.clone()));
+        if let Some((time, id)) = after {
+            filter.extend(after_newest_first("createdAt", *time, id.as_str()));
         }
-        let (collection, count) = (collection.clone(), i64::try_from(limit).unwrap_or(i64::MAX));
+        let (collection, limit) = (collection.clone(), i64::try_from(limit).unwrap_or(i64::MAX));
         let newest = doc! {"createdAt": -1, "_id": -1};
         run(operation, async move {
             // Nobody waits for it any longer.
-            let found = collection.find(filter).sort(newest).limit(count).max_time(OPERATION_TIMEOUT).await?;
+            let found = collection.find(filter).sort(newest).limit(limit).max_time(OPERATION_TIMEOUT).await?;
             found.try_collect().await
         })
     })
     .await
 }
 
-/// At most `limit` of the documents that can be read, from pages that are read one after another: each from
-/// after the last document of the one before. A page of fewer than `limit` is the last one. So a list that
-/// has fewer than `limit` has come to its end, whatever was left out.
-pub(crate) async fn readable_page<T, F>(
+/// A page of at most `limit` of the documents that can be read. `page` reads so many documents from after a
+/// place, and fewer at the end of the list. Of a document that has no `place` it is only known that it comes
+/// before or after all that have one: `first` is the place before these.
+pub(crate) async fn readable_page<T, P, F>(
     what: &'static str,
     limit: usize,
-    mut page: impl FnMut(Option<Document>) -> F,
-) -> Result<Vec<T>, Failure>
+    mut after: Option<P>,
+    first: P,
+    place: impl Fn(&Document) -> Option<P>,
+    mut page: impl FnMut(Option<&P>, usize) -> F,
+) -> Result<ListPage<T, P>, Failure>
 where
     T: TryFrom<Document>,
     T::Error: std::fmt::Display,
+    P: Clone,
     F: Future<Output = Result<Vec<Document>, Failure>>,
 {
-    let (mut all, mut last) = (Vec::new(), None);
-    for _ in 0..DAMAGED_PAGES_MAX {
-        let found = page(last.take()).await?;
-        let is_last = found.len() < limit;
-        last = found.last().cloned();
-        all.extend(readable(what, found));
-        if is_last || all.len() >= limit {
+    let mut items = Vec::new();
+    for _ in 0..PAGES_MAX {
+        let wanted = limit - items.len();
+        let found = page(after.as_ref(), wanted).await?;
+        let is_last = found.len() < wanted;
+        let last = next_place(found.iter().rev().find_map(&place), after.as_ref(), || first.clone());
+        items.extend(readable(what, found));
+        after = last.filter(|_| !is_last);
+        if after.is_none() || items.len() == limit {
             break;
         }
     }
-    all.truncate(limit);
-    Ok(all)
+    Ok(ListPage { items, next: after })
+}
+
+/// Where a list goes on after a page that is not the last one, given the last place in it. `None` if nothing
+/// that has a place follows.
+pub(crate) fn next_place<P>(last: Option<P>, after: Option<&P>, first: impl FnOnce() -> P) -> Option<P> {
+    match after {
+        None => Some(last.unwrap_or_else(first)),
+        Some(_) => last,
+    }
 }
 
 /// What these documents say. One that cannot be read is left out, and logged: it must not be the others'
@@ -222,7 +265,9 @@ where
         let id = document.get("_id").cloned().unwrap_or(Bson::Null);
         match T::try_from(document) {
             Ok(one) => read.push(one),
-            Err(error) => tracing::error!(%id, %error, "{what} is left out: its record cannot be read"),
+            Err(error) => {
+                damaged!(format!("{what} {id}"); %id, %error, "{what} is left out: its record cannot be read")
+            }
         }
     }
     read

@@ -17,7 +17,7 @@ use super::Caller;
 use crate::Failure;
 use crate::batch::{Batcher, Bounds, all_failed};
 use crate::boot::Fault;
-use crate::mongo::{self, from_bson_time, to_bson_time};
+use crate::mongo::{self, ListPage, from_bson_time, to_bson_time};
 use crate::user::UserId;
 
 const COLLECTION: &str = "operator_actions";
@@ -237,11 +237,18 @@ impl ActionLog {
     }
 
     /// At most `limit` actions, newest first, from after the one that is named.
-    pub async fn list(&self, after: Option<ActionId>, limit: usize) -> Result<Vec<Action>, Failure> {
-        let mut after = after.map(|id| Bson::from(id.to_bson()));
-        mongo::readable_page("an operator's action", limit, |last| {
-            after = last.and_then(|last| last.get("_id").cloned()).or(after.take());
-            let filter = after.as_ref().map_or_else(Document::new, |id| doc! {"_id": {"$lt": id}});
+    pub async fn list(
+        &self,
+        after: Option<ActionId>,
+        limit: usize,
+    ) -> Result<ListPage<Action, ActionId>, Failure> {
+        let place = |action: &Document| match action.get("_id")? {
+            Bson::Binary(id) => uuid::Uuid::from_slice(&id.bytes).ok().map(ActionId),
+            _ => None,
+        };
+        let first = ActionId(uuid::Uuid::max());
+        mongo::readable_page("an operator's action", limit, after, first, place, |after, limit| {
+            let filter = after.map_or_else(Document::new, |id| doc! {"_id": {"$lt": id.to_bson()}});
             let actions = self.actions.clone_with_type::<Document>();
             mongo::run("list the operators' actions", async move {
                 let found = actions.find(filter).sort(doc! {"_id": -1});

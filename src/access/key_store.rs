@@ -109,7 +109,9 @@ impl KeyStore {
     /// left out.
     pub async fn list(&self) -> Result<Vec<Key>, Failure> {
         let keys = self.keys.clone_with_type();
-        mongo::newest_first_page("list the API keys", "an API key", &keys, doc! {}, None, LISTED_MAX).await
+        let page =
+            mongo::newest_first_page("list the API keys", "an API key", &keys, doc! {}, None, LISTED_MAX);
+        Ok(page.await?.items)
     }
 
     /// Revokes a key.

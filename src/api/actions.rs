@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use jiff::Timestamp;
 
 use super::App;
 use super::query::Query;
@@ -24,8 +25,8 @@ use crate::http::Problem;
 pub async fn list(State(app): State<Arc<App>>, mut query: Query) -> Result<Json<Page<Action>>, Problem> {
     let asked: Asked<ActionId> = Asked::read(&mut query)?;
     query.finish()?;
-    let actions = app.actions.list(asked.after.map(|(_, id)| id), asked.limit).await?;
-    let last = actions.last().filter(|_| actions.len() == asked.limit);
-    let next_cursor = last.map(|last| cursor(last.at, last.id));
-    Ok(Json(Page { items: actions.into_iter().map(Action::from).collect(), next_cursor }))
+    let page = app.actions.list(asked.after.map(|(_, id)| id), asked.limit).await?;
+    // The time is for those of other lists: an action's id tells its place.
+    let next_cursor = page.next.map(|id| cursor(Timestamp::UNIX_EPOCH, id));
+    Ok(Json(Page { items: page.items.into_iter().map(Action::from).collect(), next_cursor }))
 }

@@ -19,6 +19,7 @@ use super::wire::problem::Problem as ProblemBody;
 use crate::Failure;
 use crate::access::Caller;
 use crate::coupon::{Coupon, CouponId, Created, Status, Stock, stock};
+use crate::damage::damaged;
 use crate::http::request::Json as Body;
 use crate::http::{Code, Problem};
 use crate::partition::Partition;
@@ -86,7 +87,7 @@ pub async fn get(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<
 #[utoipa::path(
     get, path = "/coupons", operation_id = "listCoupons", tag = "coupons",
     params(
-        ("status" = Option<wire::Status>, Query, description = "Only these, as they are now; a page has fewer than `limit` only if it is the last, or 10,000 others are in between"),
+        ("status" = Option<wire::Status>, Query, description = "Only these, as they are now; a page that is not the last has fewer than `limit` only if 10,000 others are in between, or many whose records cannot be read"),
         ("limit" = Option<u32>, Query, minimum = 1, description = "50 if not given, at most 500"),
         ("cursor" = Option<String>, Query, description = "The `nextCursor` of the page before"),
     ),
@@ -97,7 +98,7 @@ pub async fn list(
     Extension(caller): Extension<Caller>,
     mut query: Query,
 ) -> Result<Json<Page<wire::Coupon>>, Problem> {
-    let asked: Asked<CouponId> = Asked::read(&mut query)?;
+    let asked: Asked<String> = Asked::read(&mut query)?;
     let wanted = query.take("status", |text| {
         Status::ALL
             .into_iter()
@@ -109,32 +110,28 @@ pub async fn list(
     let _place = app.public_lists.enter(&caller).await?;
 
     let (mut items, mut after) = (Vec::new(), asked.after);
-    let at_once = if wanted.is_some() { LOOKED_AT_ONCE } else { asked.limit };
     for _ in 0..LOOKS_MAX {
-        let coupons = app.coupons.list(after.take(), at_once).await?;
-        let last = coupons.last().filter(|_| coupons.len() == at_once).map(Coupon::place);
-        let looked = looked_at(&app.partition, &app.loader, coupons).await;
+        let at_once = if wanted.is_some() { LOOKED_AT_ONCE } else { asked.limit - items.len() };
+        let page = app.coupons.list(after, at_once).await?;
+        after = page.next;
+        let looked = looked_at(&app.partition, &app.loader, page.items).await;
         let issued = issued_of(&app, &looked).await;
         for looked in looked {
             if wanted.is_some_and(|wanted| !looked.may_be(wanted)) {
                 continue;
             }
-            let place = looked.coupon.place();
+            let place = (looked.coupon.created_at, looked.coupon.id.to_string());
             let issued = issued.get(&looked.coupon.id).copied();
             let shown = looked.shown(issued);
             if wanted.is_none_or(|wanted| shown.is(wanted)) {
                 items.push(shown);
-                after = Some(place);
             }
             if items.len() == asked.limit {
+                after = Some(place);
                 break;
             }
         }
-        if items.len() == asked.limit {
-            break;
-        }
-        after = last;
-        if after.is_none() {
+        if items.len() == asked.limit || after.is_none() {
             break;
         }
     }
@@ -227,7 +224,7 @@ impl Known {
         match stock {
             Ok(stock) => stock.map_or(Known::NotLoaded, Known::Live),
             Err(damaged) => {
-                tracing::error!(error = damaged.chain(), "a coupon is shown without its stock");
+                damaged!(damaged.chain(); error = damaged.chain(), "a coupon is shown without its stock");
                 Known::Unknown
             }
         }

@@ -14,7 +14,7 @@ use utoipa::{OpenApi as _, ToSchema};
 
 use super::problems_of;
 use super::router::{Group, Side, documented};
-use super::wire::export::{ExportEnd, Format};
+use super::wire::export::{ExportEnd, Format, UnreadableUnit};
 use super::wire::outcome::{OutcomeLine, OutcomesEnd};
 use super::wire::problem::Problem;
 use crate::access::{Audience, Role};
@@ -47,7 +47,7 @@ use crate::access::{Audience, Role};
         (name = "operations", description = "Workers and dead letters"),
         (name = "service", description = "Health"),
     ),
-    components(schemas(Problem, super::live::Figures, Format, ExportEnd, OutcomeLine, OutcomesEnd))
+    components(schemas(Problem, super::live::Figures, Format, ExportEnd, UnreadableUnit, OutcomeLine, OutcomesEnd))
 )]
 pub(super) struct Docs;
 

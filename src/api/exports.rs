@@ -12,13 +12,15 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::App;
 use super::query::Query;
-use super::user_coupons::shown;
-use super::wire::export::{self as wire, ExportEnd, Format};
+use super::wire::export::{self as wire, ExportEnd, ExportedUnit, Format, UnreadableUnit};
 use super::wire::problem::Problem as ProblemBody;
-use crate::coupon::CouponId;
+use super::wire::user_coupon::UserCoupon;
+use crate::coupon::{CouponId, Expiry};
+use crate::damage::damaged;
 use crate::http::problem::jittered_ms;
 use crate::http::{Code, Problem};
-use crate::redemption::UNITS_PAGE;
+use crate::issuance::ledger::Unreadable;
+use crate::redemption::{Holding, NAMELESS_MAX, UNITS_PAGE};
 
 /// Exports under way at once; one more is answered 503.
 pub(super) const EXPORTS_MAX: usize = 8;
@@ -28,9 +30,10 @@ const NO_PLACE_RETRY_MS: u64 = 10_000;
 /// All units of a coupon that are held, by serial.
 ///
 /// NDJSON: a line a unit, and at the end a line with `end`, `count`, `unreadable` and `after`; an export
-/// without it was cut. A unit whose record this version cannot read is left out, and counted as `unreadable`:
-/// the log names it. CSV (RFC 4180): a row a unit, under a row of titles; it has no last row, so a client must heed
-/// whether the transfer was complete. A cell that a spreadsheet would take for a formula, a number that it
+/// without it was cut. CSV (RFC 4180): a row a unit, under a row of titles; it has no last row, so a client must
+/// heed whether the transfer was complete. A unit whose record this version cannot read has a line or a row of
+/// its own, with the status `unreadable` and what else can be told of it: its id at least. Those that name no
+/// serial come last. A cell that a spreadsheet would take for a formula, a number that it
 /// cannot keep (`007`, `1E5`, more than 15 digits), a date or the like has an apostrophe before it, as has one
 /// that begins with an apostrophe: take away one to have it back. NDJSON has everything as it is.
 ///
@@ -45,7 +48,7 @@ const NO_PLACE_RETRY_MS: u64 = 10_000;
         ("after" = Option<u64>, Query, maximum = 4294967295_i64, description = "Only serials above this one; 0 if not given"),
     ),
     responses(
-        (status = 200, description = "Each line is a UserCoupon, the last an ExportEnd", content(
+        (status = 200, description = "Each line is a UserCoupon or an UnreadableUnit, the last an ExportEnd", content(
             (String = "application/x-ndjson"),
             (String = "text/csv"),
         )),
@@ -66,12 +69,13 @@ pub async fn user_coupons(
     let place = Arc::clone(&app.exports).try_acquire_owned();
     let place =
         place.map_err(|_| Problem::new(Code::Overloaded).retry_after_ms(jittered_ms(NO_PLACE_RETRY_MS)))?;
-    app.coupons.get(&coupon).await?.ok_or_else(not_found)?;
+    let expiry = app.coupons.expiry(&coupon).await?.ok_or_else(not_found)?;
 
     let file = format!("attachment; filename=\"{coupon}.{}\"", format.extension());
     let mut export = Export {
         app,
         coupon,
+        expiry,
         format,
         after: after.unwrap_or(0),
         count: 0,
@@ -104,12 +108,13 @@ fn serial(text: &str) -> Result<u32, String> {
 struct Export {
     app: Arc<App>,
     coupon: CouponId,
+    expiry: Expiry,
     format: Format,
     /// The last serial that was read.
     after: u32,
     /// Units so far.
     count: u64,
-    /// Units so far whose record cannot be read.
+    /// Those among them whose record cannot be read.
     unreadable: u64,
     next: Next,
     _place: OwnedSemaphorePermit,
@@ -117,6 +122,8 @@ struct Export {
 
 enum Next {
     Page,
+    /// Units that name no serial.
+    Nameless,
     /// The line that says that it is whole.
     End,
     Nothing,
@@ -128,11 +135,14 @@ impl Export {
         if self.app.stopping.is_cancelled() {
             return Err(std::io::Error::other("the service stops"));
         }
+        let broken_off = |problem: Problem, export: &Self| {
+            let (coupon, after) = (&export.coupon, export.after);
+            tracing::warn!(%coupon, after, code = problem.code.as_str(), "an export was broken off");
+            std::io::Error::other("the next page cannot be read")
+        };
         let part = match self.next {
-            Next::Page => self.page().await.map_err(|problem| {
-                tracing::warn!(coupon = %self.coupon, after = self.after, code = problem.code.as_str(), "an export was broken off");
-                std::io::Error::other("the next page cannot be read")
-            })?,
+            Next::Page => self.page().await.map_err(|problem| broken_off(problem, &self))?,
+            Next::Nameless => self.nameless().await.map_err(|problem| broken_off(problem, &self))?,
             Next::End => self.end().map_err(std::io::Error::other)?,
             Next::Nothing => return Ok(None),
         };
@@ -147,24 +157,39 @@ impl Export {
         });
         // Of a page without a serial nothing says where to go on: those beyond any total are the last.
         let is_last = held.len() < UNITS_PAGE || last.is_none();
-        let mut units = Vec::with_capacity(held.len());
-        for held in held {
-            match held {
-                Ok(holding) => units.push(shown(&self.app, &holding).await?),
-                Err(unreadable) => {
-                    tracing::error!(coupon = %self.coupon, error = %unreadable, "a unit is left out of an export");
-                    self.unreadable += 1;
-                }
-            }
-        }
         if is_last {
-            self.next = match self.format {
-                Format::Ndjson => Next::End,
-                Format::Csv => Next::Nothing,
-            };
+            self.next = Next::Nameless;
         }
         self.after = last.unwrap_or(self.after);
-        self.count += units.len() as u64;
+        self.written(held)
+    }
+
+    async fn nameless(&mut self) -> Result<Bytes, Problem> {
+        let units = self.app.redemptions.nameless_units(&self.coupon).await?;
+        if units.len() == NAMELESS_MAX {
+            // There may be more, and nothing would tell of them.
+            return Err(Problem::new(Code::Unavailable));
+        }
+        self.next = match self.format {
+            Format::Ndjson => Next::End,
+            Format::Csv => Next::Nothing,
+        };
+        self.written(units.into_iter().map(Err).collect())
+    }
+
+    fn written(&mut self, held: Vec<Result<Holding, Unreadable>>) -> Result<Bytes, Problem> {
+        self.count += held.len() as u64;
+        let mut units = Vec::with_capacity(held.len());
+        for held in held {
+            units.push(match held {
+                Ok(holding) => ExportedUnit::Readable(UserCoupon::new(&holding, &self.expiry)),
+                Err(unreadable) => {
+                    damaged!(unreadable.record; coupon = %self.coupon, error = %unreadable, "a unit is exported as unreadable");
+                    self.unreadable += 1;
+                    ExportedUnit::Unreadable(UnreadableUnit::new(&self.coupon, unreadable))
+                }
+            });
+        }
         let written = match self.format {
             Format::Ndjson => wire::lines(&units),
             Format::Csv => wire::table(&units),

@@ -12,12 +12,15 @@ use super::wire::page::{Asked, Page, cursor};
 use super::wire::problem::Problem as ProblemBody;
 use super::wire::redemption::UserCouponWithHistory;
 use super::wire::user_coupon::{UserCoupon, UserCouponStatus};
+use crate::Failure;
 use crate::access::Caller;
 use crate::coupon::{CouponId, Expiry, Validity, Zone};
+use crate::damage::damaged;
 use crate::http::{Code, Problem};
 use crate::issuance::IssuanceId;
 use crate::issuance::ledger::readable;
-use crate::redemption::Holding;
+use crate::mongo::ListPage;
+use crate::redemption::{HeldPlace, Holding};
 use crate::user::UserId;
 
 /// With a status, a page has to look at more than it shows: so many at a time, so often at most.
@@ -29,7 +32,7 @@ const LOOKS_MAX: usize = 10;
     get, path = "/user-coupons/{userId}", operation_id = "listUserCoupons", tag = "user coupons",
     params(
         ("userId" = String, Path, example = "u1"),
-        ("status" = Option<UserCouponStatus>, Query, description = "Only these, as they are now; a page has fewer than `limit` only if it is the last, or 5,000 others are in between"),
+        ("status" = Option<UserCouponStatus>, Query, description = "Only these, as they are now; a page that is not the last has fewer than `limit` only if 5,000 others are in between, or many whose records cannot be read"),
         ("limit" = Option<u32>, Query, minimum = 1, description = "50 if not given, at most 500"),
         ("cursor" = Option<String>, Query, description = "The `nextCursor` of the page before"),
     ),
@@ -53,30 +56,45 @@ pub async fn list(
     if !caller.may_speak_for(&user) || !app.knows(&user).await? {
         return Err(Problem::new(Code::UserNotFound));
     }
-    let (mut items, mut after) = (Vec::new(), asked.after);
-    let at_once = if wanted.is_some() { LOOKED_AT_ONCE } else { asked.limit };
+    let page = held_page(&app, &user, asked.after, asked.limit, wanted).await?;
+    let next_cursor = page.next.map(|(time, id)| cursor(time, id));
+    Ok(Json(Page { items: page.items, next_cursor }))
+}
+
+/// A page of at most `limit` of the units that a user holds, newest first, from after one; with `wanted` only
+/// those of this status. One that cannot be read, or of whose coupon nobody can tell how long it is valid, is
+/// left out, and named in the log.
+pub(super) async fn held_page(
+    app: &App,
+    user: &UserId,
+    mut after: Option<HeldPlace>,
+    limit: usize,
+    wanted: Option<UserCouponStatus>,
+) -> Result<ListPage<UserCoupon, HeldPlace>, Failure> {
+    let mut items = Vec::new();
     for _ in 0..LOOKS_MAX {
-        let holdings = app.redemptions.held_by(&user, after, at_once).await?;
-        let is_last = holdings.len() < at_once;
-        for holding in holdings.into_iter().filter_map(readable) {
-            let item = shown(&app, &holding).await?;
-            after = Some((holding.decision.decided_at, holding.decision.id));
-            if wanted.is_none_or(|wanted| item.status == wanted) {
-                items.push(item);
+        let at_once = if wanted.is_some() { LOOKED_AT_ONCE } else { limit - items.len() };
+        let page = app.redemptions.held_by(user, after, at_once).await?;
+        for holding in page.items.into_iter().filter_map(readable) {
+            let place = (holding.decision.decided_at, holding.decision.id);
+            match shown(app, &holding).await {
+                Ok(item) if wanted.is_none_or(|wanted| item.status == wanted) => items.push(item),
+                Ok(_) => {}
+                Err(failure) if failure.is_of_one() => {
+                    damaged!(holding.decision.id; id = %holding.decision.id, error = failure.chain(), "a user coupon is left out");
+                }
+                Err(failure) => return Err(failure),
             }
-            if items.len() == asked.limit {
-                break;
+            if items.len() == limit {
+                return Ok(ListPage { items, next: Some(place) });
             }
         }
-        if is_last && items.len() < asked.limit {
-            return Ok(Json(Page { items, next_cursor: None }));
-        }
-        if items.len() == asked.limit {
+        after = page.next;
+        if after.is_none() {
             break;
         }
     }
-    let next_cursor = after.map(|(time, id)| cursor(time, id));
-    Ok(Json(Page { items, next_cursor }))
+    Ok(ListPage { items, next: after })
 }
 
 /// One unit that a user holds, with its history.
@@ -114,19 +132,19 @@ pub(super) async fn found(app: &App, caller: &Caller, user: &str, id: &str) -> R
 }
 
 /// A held unit as it is now.
-pub(super) async fn shown(app: &App, holding: &Holding) -> Result<UserCoupon, Problem> {
+async fn shown(app: &App, holding: &Holding) -> Result<UserCoupon, Failure> {
     Ok(UserCoupon::new(holding, &validity(app, &holding.decision.coupon).await?))
 }
 
 /// How long units of a coupon are valid.
-pub(super) async fn validity(app: &App, coupon: &CouponId) -> Result<Expiry, Problem> {
+pub(super) async fn validity(app: &App, coupon: &CouponId) -> Result<Expiry, Failure> {
     if let Some(known) = app.validities.get(coupon) {
         return Ok(known);
     }
-    match app.coupons.get(coupon).await? {
-        Some(found) => {
-            app.validities.insert(coupon.clone(), found.expiry());
-            Ok(found.expiry())
+    match app.coupons.expiry(coupon).await? {
+        Some(expiry) => {
+            app.validities.insert(coupon.clone(), expiry.clone());
+            Ok(expiry)
         }
         None => Ok(Expiry { validity: Validity::Unlimited, zone: Zone::UTC }),
     }

@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::App;
 use super::issuances::{GivenKey, replayed};
 use super::query::Query;
-use super::user_coupons::shown;
+use super::user_coupons::held_page;
 use super::wire::page::{Asked, Page, cursor};
 use super::wire::problem::Problem as ProblemBody;
 use super::wire::user::{self as wire, CreateUser};
@@ -19,7 +19,6 @@ use crate::access::Caller;
 use crate::http::problem::jittered_ms;
 use crate::http::request::Json as Body;
 use crate::http::{Code, Problem};
-use crate::issuance::ledger::readable;
 use crate::user::{DELETIONS_MAX, Marked, User, UserId};
 
 const RANDOM_MAX: usize = 100_000;
@@ -116,12 +115,11 @@ pub async fn create_random(
     responses((status = 200, description = "A page of them", body = Page<wire::User>))
 )]
 pub async fn list(State(app): State<Arc<App>>, mut query: Query) -> Result<Json<Page<wire::User>>, Problem> {
-    let asked: Asked<UserId> = Asked::read(&mut query)?;
+    let asked: Asked<String> = Asked::read(&mut query)?;
     query.finish()?;
-    let users = app.users.list(asked.after, asked.limit).await?;
-    let last = users.last().filter(|_| users.len() == asked.limit);
-    let next_cursor = last.map(|last| cursor(last.created_at, &last.id));
-    Ok(Json(Page { items: users.into_iter().map(wire::User::from).collect(), next_cursor }))
+    let page = app.users.list(asked.after, asked.limit).await?;
+    let next_cursor = page.next.map(|(time, id)| cursor(time, id));
+    Ok(Json(Page { items: page.items.into_iter().map(wire::User::from).collect(), next_cursor }))
 }
 
 /// Delete a user, for an operator. From now on they are unknown; within `--user-deletion-delay` (five
@@ -175,9 +173,7 @@ pub async fn get(
     }
     let (user, coupons) =
         tokio::try_join!(async { app.users.get(&id).await.map_err(Problem::from) }, async {
-            let newest = app.redemptions.held_by(&id, None, HELD_TOLD).await?;
-            let newest: Vec<_> = newest.into_iter().filter_map(readable).collect();
-            stream::iter(&newest).then(|holding| shown(&app, holding)).try_collect::<Vec<_>>().await
+            Ok(held_page(&app, &id, None, HELD_TOLD, None).await?.items)
         },)?;
     let user = user.ok_or_else(|| Problem::new(Code::UserNotFound))?;
     Ok(Json(wire::UserWithCoupons { user: user.into(), coupons }))

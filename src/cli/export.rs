@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use super::client::{Api, CallError, Request};
 use super::lines::{Line, Next};
 use super::progress::Progress;
-use crate::api::wire::export::{titles, units};
+use crate::api::wire::export::{UNREADABLE, titles, units};
 use crate::coupon::CouponId;
 
 /// An export that breaks off without having got anything more is gone on with this often.
@@ -58,6 +58,8 @@ struct Writing {
     /// The last serial that was written.
     after: u32,
     count: u64,
+    /// Units whose record the API cannot read.
+    unreadable: u64,
 }
 
 /// How one transfer ended.
@@ -75,6 +77,7 @@ impl Export {
             format: self.format,
             after: self.after.unwrap_or(0),
             count: 0,
+            unreadable: 0,
         };
         if self.format == Format::Csv && self.after.is_none() {
             writing.out.write_all(&titles())?;
@@ -83,8 +86,13 @@ impl Export {
         let ended = self.write(api, &mut writing, &progress, issued).await;
         progress.finish();
         writing.out.flush()?;
-        let Writing { after, count, .. } = writing;
+        let Writing { after, count, unreadable, .. } = writing;
         ended.with_context(|| format!("{count} units were written; `--after {after}` goes on from there"))?;
+        if unreadable > 0 {
+            eprintln!(
+                "the records of {unreadable} of them cannot be read: status {UNREADABLE}; the API's log says why"
+            );
+        }
         if self.output.is_some() {
             eprintln!("{count} units written; the last serial is {after}");
         }
@@ -156,6 +164,8 @@ impl Export {
 impl Writing {
     fn unit(&mut self, line: &Line) -> anyhow::Result<()> {
         let serial = line.body["serial"].as_u64().and_then(|serial| u32::try_from(serial).ok());
+        let is_unreadable = line.body["status"] == UNREADABLE;
+        let serial = serial.or(is_unreadable.then_some(self.after));
         let serial = serial.context("a line has no serial: is this the API?")?;
         match self.format {
             Format::Ndjson => writeln!(self.out, "{}", line.raw)?,
@@ -163,6 +173,7 @@ impl Writing {
         }
         self.after = serial;
         self.count += 1;
+        self.unreadable += u64::from(is_unreadable);
         Ok(())
     }
 }

@@ -65,11 +65,6 @@ impl Coupon {
         Expiry { validity: self.validity.clone(), zone: self.time_zone.clone() }
     }
 
-    /// Where it stands in lists.
-    pub fn place(&self) -> (Timestamp, CouponId) {
-        (self.created_at, self.id.clone())
-    }
-
     /// Whether it offers the same as `other` does, whenever the two were made.
     pub fn is_offered_as(&self, other: &Coupon) -> bool {
         *self == Coupon { created_at: self.created_at, ..other.clone() }

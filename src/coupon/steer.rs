@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::store::ChangesSince;
 use super::{Coupon, CouponStore};
 use crate::Failure;
+use crate::damage::damaged;
 use crate::partition::{Partition, script};
 use crate::service::{Service, ServiceStore};
 
@@ -52,8 +53,8 @@ pub async fn apply(partition: &Partition, service: Service, coupons: &[Coupon]) 
         while reply.len() > 0 {
             let place = usize::try_from(reply.number()?).map_err(|_| reply.wrong())?;
             let coupon = coupons.get(place.wrapping_sub(1)).ok_or_else(|| reply.wrong())?;
-            tracing::error!(
-                coupon = %coupon.id,
+            damaged!(
+                coupon.id; coupon = %coupon.id,
                 "an operator's change cannot reach Redis: its generation or total there cannot be read; \
                  couponctl audit says what to do"
             );

@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use futures::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
 use mongodb::bson::{DateTime, Document, RawDocument, RawDocumentBuf, doc};
-use mongodb::options::{FindOptions, ReadConcern, ReturnDocument};
+use mongodb::options::{ReadConcern, ReturnDocument};
 use mongodb::{Collection, Cursor, Database};
 use serde::{Deserialize, Serialize};
 
 use super::restock::{self, Restock, Units};
-use super::{Coupon, CouponId, Discount, Limit, MAX_TOTAL, Validity, Zone};
+use super::{Coupon, CouponId, Discount, Expiry, Limit, MAX_TOTAL, Validity, Zone};
 use crate::Failure;
-use crate::mongo::{self, LINEARIZABLE_MAX, from_bson_time, to_bson_time};
+use crate::mongo::{self, LINEARIZABLE_MAX, ListPage, NewestPlace, from_bson_time, to_bson_time};
 
 /// Coupons in one answer of [`ChangedCoupons::next`].
 const CHANGED_MAX: usize = 200;
@@ -70,7 +70,7 @@ impl ChangedCoupons {
         self.cursor = cursor;
         let changed_at = records.last().and_then(|record| record.get_datetime("changedAt").ok());
         let changed_at = changed_at.copied().map(from_bson_time);
-        Ok(Some(ChangedPage { coupons: readable(records), changed_at }))
+        Ok(Some(ChangedPage { coupons: mongo::readable("a coupon", records), changed_at }))
     }
 }
 
@@ -164,6 +164,43 @@ impl LimitRecord {
     }
 }
 
+/// As much of a record as says how long units are valid.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ExpiryRecord {
+    #[serde(default)]
+    valid_until: Option<DateTime>,
+    #[serde(default)]
+    valid_for: Option<String>,
+    #[serde(default)]
+    time_zone: Option<String>,
+}
+
+impl ExpiryRecord {
+    fn projection() -> Document {
+        doc! {"validUntil": 1, "validFor": 1, "timeZone": 1}
+    }
+
+    fn parse(record: &RawDocument) -> Result<Expiry, String> {
+        let ExpiryRecord { valid_until, valid_for, time_zone } =
+            mongodb::bson::deserialize_from_slice(record.as_bytes()).map_err(|error| error.to_string())?;
+        Ok(Expiry { validity: validity(valid_until, valid_for)?, zone: zone(time_zone)? })
+    }
+}
+
+fn validity(valid_until: Option<DateTime>, valid_for: Option<String>) -> Result<Validity, String> {
+    match (valid_until, valid_for) {
+        (None, None) => Ok(Validity::Unlimited),
+        (Some(moment), None) => Ok(Validity::Until(from_bson_time(moment))),
+        (None, Some(text)) => Ok(Validity::For(text.parse()?)),
+        (Some(_), Some(_)) => Err("both validUntil and validFor".into()),
+    }
+}
+
+fn zone(name: Option<String>) -> Result<Zone, String> {
+    name.map_or(Ok(Zone::UTC), |name| name.parse())
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 enum DiscountRecord {
@@ -197,9 +234,26 @@ impl CouponStore {
 
     /// One coupon.
     pub async fn get(&self, id: &CouponId) -> Result<Option<Coupon>, Failure> {
-        let (coupons, id) = (self.coupons.clone(), id.as_str().to_owned());
+        let (coupons, id) = (self.coupons.clone_with_type::<Document>(), id.as_str().to_owned());
         let found = mongo::run("read the coupon", async move { coupons.find_one(doc! {"_id": id}).await });
         found.await?.map(Coupon::try_from).transpose()
+    }
+
+    /// How long units of a coupon are valid; `None` if there is no such coupon. Nothing else of its record is
+    /// read.
+    pub async fn expiry(&self, id: &CouponId) -> Result<Option<Expiry>, Failure> {
+        let coupons = self.coupons.clone_with_type::<RawDocumentBuf>();
+        let filter = doc! {"_id": id.as_str()};
+        let found = mongo::run("read how long the coupon is valid", async move {
+            coupons.find_one(filter).projection(ExpiryRecord::projection()).await
+        });
+        let read = |record: RawDocumentBuf| {
+            ExpiryRecord::parse(&record).map_err(|why| Failure::Damaged {
+                what: "how long units of the coupon are valid",
+                why: format!("coupon {id}: {why}"),
+            })
+        };
+        found.await?.map(read).transpose()
     }
 
     /// The limits of these coupons, by id; or why a record does not say. Nothing else of the records is read.
@@ -251,14 +305,13 @@ impl CouponStore {
         Ok(found.await?.into_iter().filter_map(of).collect())
     }
 
-    /// At most `limit` coupons, newest first, from after the one that a cursor names (its creation
+    /// A page of at most `limit` coupons, newest first, from after the one that a cursor names (its creation
     /// time and id). A damaged record is left out.
     pub async fn list(
         &self,
-        after: Option<(Timestamp, CouponId)>,
+        after: Option<NewestPlace>,
         limit: usize,
-    ) -> Result<Vec<Coupon>, Failure> {
-        let after = after.as_ref().map(|(created_at, id)| (*created_at, id.as_str()));
+    ) -> Result<ListPage<Coupon, NewestPlace>, Failure> {
         let coupons = self.coupons.clone_with_type();
         mongo::newest_first_page("list the coupons", "a coupon", &coupons, doc! {}, after, limit).await
     }
@@ -300,7 +353,7 @@ impl CouponStore {
                 set.extend(ends_at.map(|moment| ("endsAt".to_owned(), to_bson_time(moment).into())));
             }
         }
-        let coupons = self.coupons.clone();
+        let coupons = self.coupons.clone_with_type::<Document>();
         let changed = mongo::run("change the coupon", async move {
             // MongoDB's clock: those who look for changes go by it, whichever process made them.
             let mut update = doc! {"$inc": increase, "$currentDate": {"changedAt": true}};
@@ -372,18 +425,12 @@ impl CouponStore {
     pub async fn newest_current(&self, now: Timestamp, limit: usize) -> Result<(Vec<Coupon>, u64), Failure> {
         let coupons = self.coupons.clone_with_type::<Document>();
         let filter = doc! {"endsAt": {"$gt": to_bson_time(now)}, "archived": false};
-        let options = FindOptions::builder()
-            .sort(doc! {"createdAt": -1, "_id": -1})
-            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
-            .build();
-        let found = mongo::run("read the newest current coupons", async move {
-            let count = coupons.count_documents(filter.clone()).await?;
-            let cursor = coupons.find(filter).with_options(options).await?;
-            Ok((cursor.try_collect::<Vec<_>>().await?, count))
-        });
-        let (records, count) = found.await?;
-        let left_out = count.saturating_sub(records.len() as u64);
-        Ok((readable(records), left_out))
+        const OPERATION: &str = "read the newest current coupons";
+        let page =
+            mongo::newest_first_page(OPERATION, "a coupon", &coupons, filter.clone(), None, limit).await?;
+        let count = mongo::run(OPERATION, async move { coupons.count_documents(filter).await }).await?;
+        let left_out = count.saturating_sub(page.items.len() as u64);
+        Ok((page.items, left_out))
     }
 
     /// At most `ENDED_MAX` coupons that ended before a moment.
@@ -458,19 +505,6 @@ pub fn ended_before(moment: Timestamp) -> Document {
     doc! {"archived": {"$in": [true, false]}, "endsAt": {"$lt": to_bson_time(moment)}}
 }
 
-/// The coupons of these records. One that is damaged is left out: it must not be the others' trouble.
-fn readable(records: Vec<Document>) -> Vec<Coupon> {
-    let mut coupons = Vec::with_capacity(records.len());
-    for record in records {
-        let id = record.get("_id").cloned();
-        match Coupon::try_from(record) {
-            Ok(coupon) => coupons.push(coupon),
-            Err(failure) => tracing::error!(?id, error = failure.chain(), "a coupon is left out"),
-        }
-    }
-    coupons
-}
-
 impl From<&Coupon> for Record {
     fn from(coupon: &Coupon) -> Self {
         let amount = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
@@ -516,19 +550,11 @@ impl TryFrom<Document> for Coupon {
     type Error = Failure;
 
     fn try_from(record: Document) -> Result<Self, Failure> {
+        let id = record.get("_id").map(ToString::to_string).unwrap_or_default();
         mongodb::bson::deserialize_from_document::<Record>(record)
-            .map_err(|error| Failure::Damaged { what: "the record of a coupon", why: error.to_string() })
-            .and_then(Coupon::try_from)
-    }
-}
-
-impl TryFrom<Record> for Coupon {
-    type Error = Failure;
-
-    fn try_from(record: Record) -> Result<Self, Failure> {
-        let id = record.id.clone();
-        Coupon::parse(record)
-            .map_err(|why| Failure::Damaged { what: "the record of a coupon", why: format!("{id:?}: {why}") })
+            .map_err(|error| error.to_string())
+            .and_then(Coupon::parse)
+            .map_err(|why| Failure::Damaged { what: "the record of a coupon", why: format!("{id}: {why}") })
     }
 }
 
@@ -546,12 +572,6 @@ impl Coupon {
                 currency: currency.parse()?,
             }),
         };
-        let validity = match (record.valid_until, record.valid_for) {
-            (None, None) => Validity::Unlimited,
-            (Some(moment), None) => Validity::Until(from_bson_time(moment)),
-            (None, Some(text)) => Validity::For(text.parse()?),
-            (Some(_), Some(_)) => return Err("both validUntil and validFor".into()),
-        };
         Ok(Coupon {
             id: record.id.parse()?,
             name: record.name,
@@ -561,8 +581,8 @@ impl Coupon {
             ends_at: from_bson_time(record.ends_at),
             discount,
             min_order_amount: record.min_order_amount.map(amount).transpose()?,
-            validity,
-            time_zone: record.time_zone.map_or(Ok(Zone::UTC), |name| name.parse())?,
+            validity: validity(record.valid_until, record.valid_for)?,
+            time_zone: zone(record.time_zone)?,
             paused: record.paused,
             archived: record.archived,
             generation: record.generation,

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::Language;
 use crate::Failure;
+use crate::damage::damaged;
 
 /// Declares the codes: name, `code`, status, title and general detail in English and Korean.
 macro_rules! codes {
@@ -357,18 +358,22 @@ impl From<Failure> for Problem {
             Failure::Uncertified => Code::WarmingUp,
             Failure::Overloaded { .. } => Code::Overloaded,
             Failure::Unreadable(unreadable) => {
-                tracing::error!(error = %unreadable, "mend the record in MongoDB, or run the version that wrote it");
+                damaged!(unreadable.record; error = %unreadable, "mend the record in MongoDB, or run the version that wrote it");
                 return Problem::new(Code::OutcomeUnreadable);
             }
             Failure::Refused { .. } => {
-                tracing::error!(error = failure.chain(), "repeating does not help");
+                damaged!(failure.chain(); error = failure.chain(), "repeating does not help");
                 return Problem::new(Code::Internal);
             }
-            _ => Code::Unavailable,
+            Failure::Damaged { .. } => {
+                damaged!(failure.chain(); error = failure.chain(), "answered that a part of the service is unavailable");
+                Code::Unavailable
+            }
+            _ => {
+                tracing::warn!(error = failure.chain(), "answered that a part of the service is unavailable");
+                Code::Unavailable
+            }
         };
-        if code == Code::Unavailable {
-            tracing::warn!(error = failure.chain(), "answered that a part of the service is unavailable");
-        }
         let problem = Problem::new(code).retry_after_ms(jittered_ms(1_000));
         match failure.root() {
             Failure::Damaged { what, .. } => problem.with_detail(format!(

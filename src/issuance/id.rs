@@ -66,6 +66,11 @@ impl IssuanceId {
         IssuanceId(Uuid::from_bytes(bytes))
     }
 
+    /// Before any id, in the order of their bytes.
+    pub const FIRST: Self = IssuanceId(Uuid::from_u128(0x7000_8000_0000_0000_0000));
+    /// After any id, in the order of their bytes.
+    pub const LAST: Self = IssuanceId(Uuid::from_u128(0xffff_ffff_ffff_8fff_bfff_ffff_ffff_ffff));
+
     /// An id as it is kept in Redis and in MongoDB. Says `None` to a UUID that is no issuance id.
     pub fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
         let uuid = Uuid::from_bytes(bytes);

@@ -9,7 +9,7 @@ mod reference;
 mod store;
 
 pub use reference::Reference;
-pub use store::{Changed, Holding, RedemptionStore, UNITS_PAGE, queries};
+pub use store::{Changed, HeldPlace, Holding, NAMELESS_MAX, RedemptionStore, UNITS_PAGE, queries};
 
 use jiff::Timestamp;
 

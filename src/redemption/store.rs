@@ -21,7 +21,7 @@ use crate::Failure;
 use crate::coupon::CouponId;
 use crate::issuance::ledger::{self, COLLECTION, Unreadable};
 use crate::issuance::{Decision, IssuanceId};
-use crate::mongo::{self, LINEARIZABLE_MAX, from_bson_time, to_bson_time};
+use crate::mongo::{self, LINEARIZABLE_MAX, ListPage, from_bson_time, to_bson_time};
 use crate::user::UserId;
 
 /// Changes and looks at once, so that a rush on one coupon leaves MongoDB to the others.
@@ -37,6 +37,12 @@ const BY_MAX: usize = 200;
 
 /// Units in one page of [`RedemptionStore::units_after`].
 pub const UNITS_PAGE: usize = 1_000;
+
+/// Records in one answer of [`RedemptionStore::nameless_units`].
+pub const NAMELESS_MAX: usize = 10_000;
+
+/// A place in the list of what a user holds: a unit's time of issue and id.
+pub type HeldPlace = (Timestamp, IssuanceId);
 
 /// A coupon that a user holds, as it is at a moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,16 +89,21 @@ impl RedemptionStore {
         self.read(user, id).await
     }
 
-    /// At most `limit` coupons that a user holds, newest first, from after the one that a cursor names
-    /// (its time of issue and id).
+    /// A page of at most `limit` coupons that a user holds, newest first, from after one.
     pub async fn held_by(
         &self,
         user: &UserId,
-        after: Option<(Timestamp, IssuanceId)>,
+        after: Option<HeldPlace>,
         limit: usize,
-    ) -> Result<Vec<Result<Holding, Unreadable>>, Failure> {
-        let filter = ledger::queries::issued_to(user, after);
-        self.page("list what the user holds", filter, ledger::queries::newest_first(), limit).await
+    ) -> Result<ListPage<Result<Holding, Unreadable>, HeldPlace>, Failure> {
+        let (filter, order) = (ledger::queries::issued_to(user, after), ledger::queries::newest_first());
+        let found = self.find("list what the user holds", filter, order, limit).await?;
+        let last = found.iter().rev().find_map(|document| place(document));
+        let next = mongo::next_place(last, after.as_ref(), || (Timestamp::MAX, IssuanceId::LAST));
+        Ok(ListPage {
+            items: found.iter().map(|document| holding(document)).collect(),
+            next: next.filter(|_| found.len() == limit),
+        })
     }
 
     /// At most [`UNITS_PAGE`] units of a coupon that are held, with a serial above `after`, by serial. A
@@ -102,27 +113,36 @@ impl RedemptionStore {
         coupon: &CouponId,
         after: u32,
     ) -> Result<Vec<Result<Holding, Unreadable>>, Failure> {
-        let filter = ledger::queries::units_after(coupon, after);
-        self.page("export a coupon's units", filter, ledger::queries::by_serial(), UNITS_PAGE).await
+        let (filter, order) = (ledger::queries::units_after(coupon, after), ledger::queries::by_serial());
+        let found = self.find("export a coupon's units", filter, order, UNITS_PAGE).await?;
+        Ok(found.iter().map(|document| holding(document)).collect())
     }
 
-    async fn page(
+    /// The units of a coupon that are held and name no serial: none of these can be read. At most
+    /// [`NAMELESS_MAX`].
+    pub async fn nameless_units(&self, coupon: &CouponId) -> Result<Vec<Unreadable>, Failure> {
+        let filter = ledger::queries::issued_nameless(coupon);
+        let found = self.find("export a coupon's units", filter, doc! {"_id": 1}, NAMELESS_MAX).await?;
+        Ok(found.iter().filter_map(|document| holding(document).err()).collect())
+    }
+
+    async fn find(
         &self,
         operation: &'static str,
         filter: Document,
         sort: Document,
         limit: usize,
-    ) -> Result<Vec<Result<Holding, Unreadable>>, Failure> {
+    ) -> Result<Vec<RawDocumentBuf>, Failure> {
         let options = FindOptions::builder()
             .sort(sort)
             .limit(i64::try_from(limit).unwrap_or(i64::MAX))
             .projection(fields())
             .build();
         let records = self.records.clone();
-        let found = mongo::run(operation, async move {
+        mongo::run(operation, async move {
             records.find(filter).with_options(options).await?.try_collect::<Vec<_>>().await
-        });
-        Ok(found.await?.iter().map(|document| holding(document)).collect())
+        })
+        .await
     }
 
     /// Makes a change of `held`, which is valid until `end`, in the name of `by`. An `Err` leaves open
@@ -211,6 +231,14 @@ fn fields() -> Document {
     fields.insert(FIELD, 1);
     fields.insert("now", "$$NOW");
     fields
+}
+
+/// The place of a record in the list of what its user holds; of one whose id is none, a place after it, and
+/// after others of the same moment. `None` if it does not say when it was issued.
+fn place(document: &RawDocument) -> Option<HeldPlace> {
+    let decided_at = from_bson_time(document.get_datetime("decidedAt").ok()?);
+    let id = document.get_binary("_id").ok().and_then(|id| <[u8; 16]>::try_from(id.bytes).ok());
+    Some((decided_at, id.and_then(IssuanceId::from_bytes).unwrap_or(IssuanceId::FIRST)))
 }
 
 fn holding(document: &RawDocument) -> Result<Holding, Unreadable> {

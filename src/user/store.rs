@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Deletion, IdSecret, User, UserId};
 use crate::Failure;
-use crate::mongo::{self, Unwritten, from_bson_time, to_bson_time};
+use crate::damage::damaged;
+use crate::mongo::{self, ListPage, NewestPlace, Unwritten, from_bson_time, to_bson_time};
 
 /// Deletions that are not done at most; one more must wait.
 pub const DELETIONS_MAX: u32 = 10_000;
@@ -103,7 +104,7 @@ impl UserStore {
     pub async fn get(&self, id: &UserId) -> Result<Option<User>, Failure> {
         let (users, filter) = (self.users.clone_with_type::<Document>(), queries::one(id));
         let found = mongo::run("read the user", async move { users.find_one(filter).await });
-        found.await?.map(|user| User::try_from(user).map_err(|why| damaged(&why))).transpose()
+        found.await?.map(|user| User::try_from(user).map_err(|why| unreadable(id, &why))).transpose()
     }
 
     /// Which of `ids` are registered, and what is known of each, if their record can be read.
@@ -121,22 +122,25 @@ impl UserStore {
         Ok(found.await?.iter().filter_map(known).collect())
     }
 
-    /// At most `limit` users, newest first, from after the one that a cursor names (its creation
+    /// A page of at most `limit` users, newest first, from after the one that a cursor names (its creation
     /// time and id). One whose record cannot be read is left out.
-    pub async fn list(&self, after: Option<(Timestamp, UserId)>, limit: usize) -> Result<Vec<User>, Failure> {
-        let after = after.as_ref().map(|(created_at, id)| (*created_at, id.as_str()));
+    pub async fn list(
+        &self,
+        after: Option<NewestPlace>,
+        limit: usize,
+    ) -> Result<ListPage<User, NewestPlace>, Failure> {
         let (users, filter) = (self.users.clone_with_type(), queries::not_deleted());
         mongo::newest_first_page("list the users", "a user", &users, filter, after, limit).await
     }
 
-    /// At most `limit` users with the times of their registration, newest first: from after one, or those that
-    /// were registered since a moment.
+    /// A page of at most `limit` users, newest first: from after one, or those that were registered since a
+    /// moment. One whose record cannot be read is left out.
     pub(super) async fn newest(
         &self,
         since: Option<Timestamp>,
-        after: Option<(Timestamp, UserId)>,
+        after: Option<NewestPlace>,
         limit: usize,
-    ) -> Result<Vec<(Timestamp, Known)>, Failure> {
+    ) -> Result<ListPage<Known, NewestPlace>, Failure> {
         let mut filter = queries::not_deleted();
         match (&after, since) {
             (Some((created_at, id)), _) => {
@@ -154,10 +158,12 @@ impl UserStore {
         let found = mongo::run("read users ahead", async move {
             users.find(filter).with_options(options).await?.try_collect::<Vec<_>>().await
         });
-        let read = |user: &Document| {
-            Some((from_bson_time(*user.get_datetime("createdAt").ok()?), known(user)?.1.ok()?))
-        };
-        Ok(found.await?.iter().filter_map(read).collect())
+        let found = found.await?;
+        let last = found.iter().rev().find_map(mongo::newest_place);
+        Ok(ListPage {
+            items: found.iter().filter_map(|user| known(user)?.1.ok()).collect(),
+            next: last.filter(|_| found.len() == limit),
+        })
     }
 
     /// Marks a user as deleted: from now on they are unknown to all that asks MongoDB, and `delay` later to
@@ -221,13 +227,16 @@ impl UserStore {
         });
         let (found, clock) = found.await?;
         let now = clock.get_datetime("localTime").map(|time| from_bson_time(*time));
-        let now = now.map_err(|_| damaged("the clock of MongoDB"))?;
+        let now = now
+            .map_err(|_| Failure::Damaged { what: "the clock of MongoDB", why: "it tells no time".into() })?;
         let mut deletions = Vec::with_capacity(found.len());
         for document in &found {
             match deletion(document) {
                 Ok(deletion) => deletions.push(deletion),
                 // It must not be the others' trouble.
-                Err(failure) => tracing::error!(error = failure.chain(), "a user cannot be deleted"),
+                Err(failure) => {
+                    damaged!(failure.chain(); error = failure.chain(), "a user cannot be deleted")
+                }
             }
         }
         Ok((deletions, now))
@@ -265,7 +274,7 @@ fn known(user: &Document) -> Option<(UserId, Result<Known, Failure>)> {
     let known = match IdSecret::of(user, SECRET) {
         Ok(secret) => Ok(Known { id: id.clone(), secret }),
         // Without it the same key would get another id than before.
-        Err(why) => Err(damaged(why)),
+        Err(why) => Err(unreadable(&id, why)),
     };
     Some((id, known))
 }
@@ -277,12 +286,15 @@ fn deletion(document: &Document) -> Result<Deletion, Failure> {
         (Some(user), Some(pseudonym), Some(asked_at), Some(due)) => {
             Ok(Deletion { user, pseudonym, asked_at, due })
         }
-        _ => Err(damaged("it is neither a user nor one who is being deleted")),
+        _ => {
+            let id = document.get("_id").map(ToString::to_string).unwrap_or_default();
+            Err(unreadable(&id, "it is neither a user nor one who is being deleted"))
+        }
     }
 }
 
-fn damaged(why: &str) -> Failure {
-    Failure::Damaged { what: "the record of a user", why: why.into() }
+fn unreadable(id: &dyn std::fmt::Display, why: &str) -> Failure {
+    Failure::Damaged { what: "the record of a user", why: format!("{id}: {why}") }
 }
 
 /// The filters that users are asked with. Each must be served by an index.

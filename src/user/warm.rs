@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
-use super::{RegisteredUsers, UserId, UserStore};
+use super::{RegisteredUsers, UserStore};
 use crate::Failure;
 
 /// Between two looks.
@@ -53,15 +53,14 @@ impl RegisteredUsers {
 
     /// Remembers those who were registered since a moment, or all, but no more than there is room for.
     async fn look(&self, store: &UserStore, room: usize, since: Option<Timestamp>) -> Result<(), Failure> {
-        let (mut after, mut read) = (None::<(Timestamp, UserId)>, 0);
+        let (mut after, mut read) = (None, 0);
         while read < room {
             let asked = Instant::now();
-            let page = store.newest(since, after.take(), PAGE.min(room - read)).await?;
-            read += page.len();
-            let is_last = page.len() < PAGE || page.last().is_some_and(|(at, _)| Some(*at) < since);
-            after = page.last().map(|(at, user)| (*at, user.id.clone()));
-            self.remember(asked, page.into_iter().map(|(_, user)| user));
-            if is_last {
+            let page = store.newest(since, after, PAGE.min(room - read)).await?;
+            read += page.items.len();
+            self.remember(asked, page.items.into_iter());
+            after = page.next.filter(|(at, _)| since.is_none_or(|since| *at >= since));
+            if after.is_none() {
                 break;
             }
         }

@@ -15,6 +15,7 @@ use super::decide::{Left, Processed};
 use super::hands::Hands;
 use super::in_hand::Batch;
 use super::{RETRY_FIRST, RETRY_LONGEST, warn};
+use crate::damage::damaged;
 use crate::issuance::ledger::Unreadable;
 use crate::queue::Entry;
 use crate::queue::dead::{self, Aside};
@@ -153,8 +154,8 @@ impl Hands {
                 Left::Unreadable(unreadable) => aside.push((1, unreadable_why(&unreadable), stuck)),
                 Left::CouponDamaged(why) => {
                     if let Some(pause) = self.parked.park(&entry.coupon) {
-                        tracing::error!(
-                            coupon = %entry.coupon, why, pause_ms = pause.as_millis(),
+                        damaged!(
+                            entry.coupon; coupon = %entry.coupon, why, pause_ms = pause.as_millis(),
                             "nothing of the coupon can be decided: mend its record in MongoDB (total and \
                              perUser), or audit it (couponctl audit --full); the others go on"
                         );

@@ -20,7 +20,6 @@ mod source;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quick_cache::sync::Cache;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +29,7 @@ use crate::Failure;
 use crate::backoff::Backoff;
 use crate::boot::{self, Backends};
 use crate::coupon::CouponStore;
+use crate::damage::damaged;
 use crate::http::threads::Threads;
 use crate::http::{health, server};
 use crate::issuance::Ledger;
@@ -46,9 +46,6 @@ const RETRY_LONGEST: Duration = Duration::from_secs(3);
 
 /// After the request to stop, what is in hand may take this long.
 pub const DRAIN_MAX: Duration = Duration::from_secs(20);
-
-/// Entries that cannot be read of which a worker remembers that it told.
-const TOLD_MAX: usize = 100_000;
 
 /// How much one worker takes on.
 #[derive(Debug, Clone, Copy)]
@@ -103,7 +100,6 @@ impl Worker {
         let free = Arc::new(Semaphore::new(self.pace.concurrency));
         let mut source = Source::new(Arc::clone(&self.partition), self.consumer.clone(), self.pace.batch);
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
-        let told = Cache::new(TOLD_MAX);
         loop {
             let hand = tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -113,7 +109,7 @@ impl Worker {
             match source.next().await {
                 Ok(Some((keys, delivered))) => {
                     backoff.reset();
-                    report(delivered.undecodable, &told);
+                    delivered.undecodable.iter().for_each(report);
                     let batch = self.hands.take(keys, delivered.entries);
                     if !batch.is_empty() {
                         let (hands, shutdown) = (Arc::clone(&self.hands), shutdown.clone());
@@ -134,18 +130,12 @@ impl Worker {
 }
 
 /// An entry of another version, or a damaged one, is left for a program that can read it. It comes back with
-/// each sweep, and is told of once.
-fn report(undecodable: Vec<Undecodable>, told: &Cache<String, ()>) {
-    for wrong in undecodable {
-        if told.get(&wrong.entry).is_none() {
-            tracing::error!(
-                entry = wrong.entry,
-                why = wrong.why,
-                "a stream entry cannot be read; it stays pending for a program that can (couponctl audit --full)"
-            );
-            told.insert(wrong.entry, ());
-        }
-    }
+/// each sweep.
+fn report(wrong: &Undecodable) {
+    damaged!(
+        wrong.entry; entry = wrong.entry, why = wrong.why,
+        "a stream entry cannot be read; it stays pending for a program that can (couponctl audit --full)"
+    );
 }
 
 fn warn(entries: usize, failure: &Failure) {

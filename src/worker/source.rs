@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::Failure;
+use crate::damage::damaged;
 use crate::keys::EpochKeys;
 use crate::partition::Partition;
 use crate::queue::registry;
@@ -139,7 +140,7 @@ fn of_its_own<T>(done: Result<T, Failure>) -> Result<Option<T>, Failure> {
     match done {
         Ok(done) => Ok(Some(done)),
         Err(failure) if failure.is_of_one() => {
-            tracing::error!(error = failure.chain(), "a part of the queue cannot be looked after");
+            damaged!(failure.chain(); error = failure.chain(), "a part of the queue cannot be looked after");
             Ok(None)
         }
         Err(failure) => Err(failure),

@@ -7,8 +7,8 @@ use coupon_system::issuance::ledger::Inserted;
 use coupon_system::issuance::{Decision, IssuanceId, Outcome, Reason};
 use coupon_system::keys::PartitionId;
 use futures::future::join_all;
-use mongodb::bson::doc;
-use serde_json::Value;
+use mongodb::bson::{Document, doc};
+use serde_json::{Value, json};
 
 use crate::helpers::{CTL, System, at, eventually, fail, obedient_mongodb};
 
@@ -111,6 +111,63 @@ async fn a_csv_export_is_rfc_4180_and_its_parts_can_be_put_together() {
     }
     let (_, rest) = exported(&system, "?after=700&format=csv", "*/*").await;
     assert!(whole.ends_with(&rest) && rest.lines().count() == 500, "no titles in the middle");
+}
+
+#[tokio::test]
+async fn units_that_cannot_be_read_have_lines_and_rows_of_their_own() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 10_000, 1).await;
+    issued(&system, &coupon, 1..=1_002).await;
+    let ledger = system.backends.database.collection::<Document>("user_coupons");
+    // In the middle, at the end of a page, and where nobody can tell which unit it is.
+    for (serial, damage) in [
+        (17_i64, doc! {"nth": "first"}),
+        (1_000, doc! {"decidedAt": "today", "userId": 5}),
+        (1_001, doc! {"serial": "1001"}),
+        (1_002, doc! {"serial": -1_i64}),
+    ] {
+        let changed = ledger.update_one(doc! {"serial": serial}, doc! {"$set": damage}).await;
+        assert_eq!(changed.expect("it is damaged").modified_count, 1);
+    }
+    let (_, ndjson) = exported(&system, "", "*/*").await;
+    let mut all = lines(&ndjson);
+    let end = all.pop().expect("a last line");
+    assert_eq!(end, json!({"end": true, "count": 1_002, "unreadable": 4, "after": 1_000}));
+    let unreadable: Vec<(usize, &Value, &Value)> = (0..all.len())
+        .filter(|place| all[*place]["status"] == "unreadable")
+        .map(|place| (place, &all[place]["serial"], &all[place]["userId"]))
+        .collect();
+    assert_eq!(
+        unreadable,
+        [
+            (16, &json!(17), &json!("@u17")),
+            (999, &json!(1_000), &Value::Null),
+            (1_000, &Value::Null, unreadable[2].2),
+            (1_001, &Value::Null, unreadable[3].2),
+        ]
+    );
+
+    let (_, csv) = exported(&system, "?format=csv", "*/*").await;
+    let mut reader = csv::Reader::from_reader(csv.as_bytes());
+    let rows: Vec<csv::StringRecord> = reader.records().map(|row| row.expect("a row")).collect();
+    assert_eq!(rows.len(), all.len());
+    for (row, line) in rows.iter().zip(&all) {
+        assert_eq!(
+            (&row[0], &row[5]),
+            (line["id"].as_str().expect("an id"), line["status"].as_str().expect("one"))
+        );
+    }
+    assert_eq!(&rows[16][3], "17");
+
+    let mut command = tokio::process::Command::new(CTL);
+    let printed = command.args(["coupon", "export", "c"]).env("COUPON_API_URL", system.client.base());
+    let printed = printed.output().await.expect("it runs");
+    assert!(printed.status.success(), "{printed:?}");
+    assert_eq!(
+        String::from_utf8(printed.stdout).expect("UTF-8"),
+        ndjson.rsplit_once("{\"end\"").expect("an end").0
+    );
+    assert!(String::from_utf8_lossy(&printed.stderr).contains("the records of 4 of them cannot be read"));
 }
 
 #[tokio::test]

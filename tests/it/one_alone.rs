@@ -131,7 +131,11 @@ async fn a_record_that_cannot_be_read_is_said_to_be_one_and_not_missing() {
     let lines: Vec<serde_json::Value> =
         lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(lines[0]["id"], good.to_string());
-    assert_eq!(lines[1], serde_json::json!({"end": true, "count": 1, "unreadable": 1, "after": 5}));
+    let told = serde_json::json!({
+        "id": bad.to_string(), "couponId": "c", "userId": "u0", "serial": 5, "status": "unreadable",
+    });
+    assert_eq!(lines[1], told);
+    assert_eq!(lines[2], serde_json::json!({"end": true, "count": 2, "unreadable": 1, "after": 5}));
 }
 
 #[tokio::test]

@@ -165,7 +165,7 @@ async fn users_at_random_are_registered_once_for_a_key() {
             })
             .await
     };
-    let registered = async || system.backends.users.list(None, 500).await.expect("the users").len();
+    let registered = async || system.backends.users.list(None, 500).await.expect("the users").items.len();
     lose_acknowledgement(&system, "insert", "users").await;
     assert_lost(&random(None).await, false);
     let before = registered().await;

@@ -7,7 +7,9 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::user_coupon::UserCoupon;
+use crate::coupon::CouponId;
 use crate::http::accept::prefers;
+use crate::issuance::ledger::Unreadable;
 
 /// How an export is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
@@ -54,16 +56,57 @@ impl Format {
     }
 }
 
+/// A line or a row of an export.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum ExportedUnit {
+    Readable(UserCoupon),
+    Unreadable(UnreadableUnit),
+}
+
+/// A unit that is held, and whose record this version cannot read: what can be told of it. The service's log
+/// says what is wrong with the record.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UnreadableUnit {
+    /// The issuance that it came of, as far as it can be told.
+    id: String,
+    #[schema(example = "summer")]
+    coupon_id: String,
+    #[schema(required = true, example = "u1")]
+    user_id: Option<String>,
+    #[schema(required = true, example = 17)]
+    serial: Option<u32>,
+    /// Always `unreadable`; no other unit has this status.
+    #[schema(example = "unreadable")]
+    status: &'static str,
+}
+
+impl UnreadableUnit {
+    pub fn new(coupon: &CouponId, unreadable: Unreadable) -> Self {
+        UnreadableUnit {
+            id: unreadable.record,
+            coupon_id: coupon.to_string(),
+            user_id: unreadable.user.map(|user| user.to_string()),
+            serial: unreadable.unit,
+            status: UNREADABLE,
+        }
+    }
+}
+
+/// The status of an [`UnreadableUnit`].
+pub const UNREADABLE: &str = "unreadable";
+
 /// The last line of an NDJSON export that is whole.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ExportEnd {
     /// Always true; no other line has this member.
     #[schema(example = true)]
     end: bool,
-    /// The lines before this one.
+    /// The lines before this one, [`UnreadableUnit`]s among them.
     #[schema(example = 3770)]
     count: u64,
-    /// Units that are left out because this version cannot read their record; missing if there are none.
+    /// How many of them are [`UnreadableUnit`]s; missing if none is.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = 1)]
     unreadable: Option<u64>,
@@ -83,7 +126,7 @@ pub const COLUMNS: [&str; 10] =
     ["id", "couponId", "userId", "serial", "nth", "status", "issuedAt", "validUntil", "usedAt", "reference"];
 
 /// Units as lines of JSON.
-pub fn lines(units: &[UserCoupon]) -> serde_json::Result<Bytes> {
+pub fn lines(units: &[ExportedUnit]) -> serde_json::Result<Bytes> {
     let mut out = BytesMut::new().writer();
     for unit in units {
         serde_json::to_writer(&mut out, unit)?;
@@ -98,7 +141,7 @@ pub fn titles() -> Bytes {
 }
 
 /// Units as rows of CSV.
-pub fn table(units: &[UserCoupon]) -> serde_json::Result<Bytes> {
+pub fn table(units: &[ExportedUnit]) -> serde_json::Result<Bytes> {
     let units: Vec<Value> = units.iter().map(serde_json::to_value).collect::<serde_json::Result<_>>()?;
     Ok(self::units(&units))
 }

@@ -19,7 +19,8 @@ const LIMIT_MAX: usize = 500;
 #[serde(rename_all = "camelCase")]
 pub struct Page<T> {
     pub items: Vec<T>,
-    /// For the next page: give it back as `cursor`. Null on the last page.
+    /// For the next page: give it back as `cursor`. Null on the last page, and on no other: a page may have
+    /// fewer items than asked for, or none, where records cannot be read.
     #[schema(required = true)]
     pub next_cursor: Option<String>,
 }

@@ -17,6 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::record::{Unreadable, decision_of};
 use super::{IssuanceId, Ledger};
+use crate::damage::damaged;
 use crate::issuance::Decision;
 use crate::keys::PartitionId;
 use crate::{Failure, mongo};
@@ -162,7 +163,7 @@ fn followed(event: ChangeStreamEvent<RawDocumentBuf>) -> Option<Followed> {
     let what = match decision_of(&document) {
         Ok(decision) => What::Decided(decision),
         Err(unreadable) => {
-            tracing::error!(error = %unreadable, "told those who follow of a record that cannot be read");
+            damaged!(unreadable.record; error = %unreadable, "told those who follow of a record that cannot be read");
             What::Unreadable(unreadable)
         }
     };

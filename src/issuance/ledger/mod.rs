@@ -28,6 +28,7 @@ use mongodb::{Collection, Database};
 use super::{Decision, IssuanceId};
 use crate::Failure;
 use crate::coupon::{CouponId, MAX_TOTAL};
+use crate::damage::damaged;
 use crate::mongo::{LINEARIZABLE_MAX, Unwritten};
 use crate::user::{UserId, UserStore};
 use crate::{metrics, mongo};
@@ -229,7 +230,10 @@ impl Ledger {
 
 /// What can be read; of what cannot, the log tells. For lists, which one record must not keep from the others.
 pub(crate) fn readable<T>(one: Result<T, Unreadable>) -> Option<T> {
-    one.inspect_err(|unreadable| tracing::error!(error = %unreadable, "a record is left out")).ok()
+    one.inspect_err(|unreadable| {
+        damaged!(unreadable.record; error = %unreadable, "a record is left out");
+    })
+    .ok()
 }
 
 /// Serials in one part of [`Ledger::issued_count`]: a second or two of MongoDB's time.
