@@ -94,6 +94,9 @@ kinds! {
     EntryUnreadable "entry-unreadable" Broken
         "A stream entry cannot be read, so its issuance waits for ever, unless it is in flight and gets a fresh entry."
         "Read it with XRANGE; run the version that wrote it, or delete it if its issuance is decided.";
+    DeadLetterUnreadable "dead-letter-unreadable" Broken
+        "Something among the dead letters is kept under an id that is none: no list shows it, and nothing waits for it."
+        "Read it (HGETALL of the key coupon:{n}:E:dead), then delete its field (HDEL).";
     CouponRecordMissing "coupon-record-missing" Broken
         "Redis has this coupon, or something of it in flight, and MongoDB has no record of it: nothing of it can be decided."
         "Restore its record (coupons in MongoDB) from a backup; then redrive its dead letters.";

@@ -227,7 +227,9 @@ impl Asked {
         }
         let (method, path, status) = (&self.method, self.uri.path(), response.status());
         let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
+        // What is unavailable or unreadable was named by whoever met it.
+        let is_named = status == StatusCode::SERVICE_UNAVAILABLE || code == Code::OutcomeUnreadable.as_str();
+        if status.is_server_error() && !is_named {
             tracing::error!(%method, path, status = status.as_u16(), elapsed_ms, "answered with an error of ours");
         } else {
             tracing::debug!(%method, path, status = status.as_u16(), elapsed_ms, "answered");

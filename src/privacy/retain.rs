@@ -116,12 +116,13 @@ impl Retention {
     /// One step of a coupon: how many were found, and how many deleted.
     async fn step(&self, coupon: &CouponId, before: Timestamp) -> Result<(usize, u64), Failure> {
         let found = self.ledger.old_rejections(coupon, before, BATCH).await?;
-        if found.is_empty() {
-            return Ok((0, 0));
+        let ids: Vec<_> = found.iter().copied().flatten().collect();
+        if ids.is_empty() {
+            return Ok((found.len(), 0));
         }
         // One that is still to be settled must stay: without it its entry would be decided anew.
-        let in_flight = read_in_flight(&self.partition, &found).await?;
-        let settled: Vec<_> = found
+        let in_flight = read_in_flight(&self.partition, &ids).await?;
+        let settled: Vec<_> = ids
             .iter()
             .zip(in_flight)
             .filter(|(_, held)| matches!(held, Ok(None)))

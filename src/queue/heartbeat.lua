@@ -11,5 +11,8 @@ if fault then return fault end
 
 local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+-- All that lies there is said anew each second.
+local kind = redis.call('TYPE', KEYS[2]).ok
+if kind ~= 'hash' and kind ~= 'none' then redis.call('DEL', KEYS[2]) end
 redis.call('HSET', KEYS[2], ARGV[2], now .. ' ' .. ARGV[3])
 return {'ok', now}

@@ -233,12 +233,20 @@ fn fields() -> Document {
     fields
 }
 
-/// The place of a record in the list of what its user holds; of one whose id is none, a place after it, and
-/// after others of the same moment. `None` if it does not say when it was issued.
+/// The place of a record in the list of what its user holds; of one whose id is none, a place after it, among
+/// those of the same moment. `None` if it does not say when it was issued.
 fn place(document: &RawDocument) -> Option<HeldPlace> {
     let decided_at = from_bson_time(document.get_datetime("decidedAt").ok()?);
-    let id = document.get_binary("_id").ok().and_then(|id| <[u8; 16]>::try_from(id.bytes).ok());
-    Some((decided_at, id.and_then(IssuanceId::from_bytes).unwrap_or(IssuanceId::FIRST)))
+    let id = match document.get("_id").ok().flatten()? {
+        RawBsonRef::Binary(id) => <[u8; 16]>::try_from(id.bytes).ok().and_then(IssuanceId::from_bytes),
+        // In the order of MongoDB these come after all ids.
+        RawBsonRef::ObjectId(_)
+        | RawBsonRef::Boolean(_)
+        | RawBsonRef::DateTime(_)
+        | RawBsonRef::Timestamp(_) => Some(IssuanceId::LAST),
+        _ => None,
+    };
+    Some((decided_at, id.unwrap_or(IssuanceId::FIRST)))
 }
 
 fn holding(document: &RawDocument) -> Result<Holding, Unreadable> {

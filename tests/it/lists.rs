@@ -125,10 +125,16 @@ async fn what_a_user_holds_is_listed_behind_what_cannot_be_read() {
     for nth in 0..30 {
         records.push(with(unit("c", "u0", 10 + nth, -150), doc! {"nth": format!("no. {nth}")}));
     }
-    for (number, changes) in
-        [doc! {"_id": 7}, doc! {"_id": "x"}, doc! {"decidedAt": "today"}, doc! {"decidedAt": Bson::MaxKey}]
-            .into_iter()
-            .enumerate()
+    let beside = good[1].get("decidedAt").expect("a moment").clone();
+    for (number, changes) in [
+        doc! {"_id": 7},
+        doc! {"_id": "x", "decidedAt": &beside},
+        doc! {"_id": true, "decidedAt": &beside},
+        doc! {"decidedAt": "today"},
+        doc! {"decidedAt": Bson::MaxKey},
+    ]
+    .into_iter()
+    .enumerate()
     {
         let nth = doc! {"nth": 90 + number as i32};
         records.push(with(with(unit("c", "u0", 90 + number as i64, -150), nth), changes));
@@ -201,9 +207,9 @@ async fn what_is_damaged_is_named_once_however_often_it_is_read() {
     let (_child, address, log) = logging(api).await;
     let client = crate::helpers::Client::new(address);
     eventually("it is ready", async || (client.get("/readyz").await.status == 200).then_some(())).await;
-    for path in
-        ["/coupons", "/user-coupons/u0", "/users/u0", "/coupons/bad/user-coupons", "/coupons/bad"].repeat(5)
-    {
+    let issuance = format!("/issuances/{unit}");
+    let lists = ["/coupons", "/user-coupons/u0", "/users/u0", "/coupons/bad/user-coupons"];
+    for path in [&lists[..], &["/coupons/bad", &issuance]].concat().repeat(5) {
         client.get(path).await;
     }
     tokio::time::sleep(std::time::Duration::from_secs(5)).await;
@@ -216,13 +222,15 @@ async fn what_is_damaged_is_named_once_however_often_it_is_read() {
     };
     for (what, name) in [
         ("a coupon is left out", "bad"),
-        ("a record is left out", &*unit),
+        ("mend the record in MongoDB", &*unit),
+        ("a record is left out", &unit),
         ("a unit is exported as unreadable", &unit),
         ("a part of the service is unavailable", "bad"),
         ("coupon-record-unreadable", "bad"),
     ] {
         assert_eq!(of(what, name), 1, "{what} {name}: {lines:#?}");
     }
+    assert_eq!(of("answered with an error of ours", ""), 0, "{lines:#?}");
 }
 
 fn ids(page: &Value) -> Vec<&str> {

@@ -81,6 +81,7 @@ async fn a_dead_letter_that_is_no_text_hides_no_other() {
     let mut wanted: Vec<_> = entries.iter().map(|entry| entry.id.to_string()).collect();
     wanted.sort();
     assert_eq!(ids, wanted.iter().collect::<Vec<_>>(), "{listed:?}");
+    assert_eq!(kinds(&system).await, [Kind::DeadLetterUnreadable]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -130,6 +131,19 @@ async fn a_key_of_the_whole_queue_that_is_of_a_wrong_type_is_recovered() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn heartbeats_are_said_anew_where_they_cannot_be_kept() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 10, 1).await;
+    let workers = system.keys().workers();
+    raw(&system, &[b"RPUSH", workers.as_bytes(), b"x"]).await;
+    system.worker();
+    let id = system.accepted("u", &coupon).await;
+    assert_eq!(system.client.decided(&id.to_string()).await.state(), "issued");
+    let listed = system.client.get("/workers").await;
+    assert_eq!(listed.body.as_array().map(Vec::len), Some(1), "{listed:?}");
 }
 
 #[tokio::test]

@@ -132,17 +132,18 @@ impl Ledger {
         Ok(renamed)
     }
 
-    /// At most `limit` rejections of a coupon that were decided before a moment.
+    /// At most `limit` rejections of a coupon that were decided before a moment; as many unless there are no
+    /// more. `None` for one whose id is no issuance's.
     pub async fn old_rejections(
         &self,
         coupon: &CouponId,
         before: Timestamp,
         limit: i64,
-    ) -> Result<Vec<IssuanceId>, Failure> {
+    ) -> Result<Vec<Option<IssuanceId>>, Failure> {
         let options = FindOptions::builder().limit(limit).projection(IdRecord::projection()).build();
         let filter = queries::rejected_before(coupon, before);
         let found = self.find::<IdRecord>("look for old rejections", filter, options).await?;
-        Ok(found.into_iter().filter_map(readable).collect())
+        Ok(found.into_iter().map(readable).collect())
     }
 
     /// Deletes rejections: what is issued stays, whatever `ids` says. Returns how many there were.
