@@ -24,6 +24,8 @@ const AT_ONCE: usize = 96;
 /// A request that takes longer is given up and repeated elsewhere.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 const REPEAT_EVERY: Duration = Duration::from_millis(150);
+/// Either API may be of the last release, and refuse it.
+const RESTOCKS_TRIED_MAX: usize = 20;
 /// After the last fault each user must have a last word within this.
 const LAST_WORD_MAX: Duration = Duration::from_secs(120);
 /// Violations that are told; more are only counted.
@@ -225,18 +227,22 @@ impl Load {
             true => (None, json!({"total": total + add})),
             false => (Some(coupon), json!({"add": add})),
         };
-        match self.insist(Method::POST, &format!("/coupons/{coupon}/restock"), key, Some(&body)).await {
-            Some((200, ..)) => {
-                self.count("restocks");
-                true
+        let path = format!("/coupons/{coupon}/restock");
+        for _ in 0..RESTOCKS_TRIED_MAX {
+            match self.insist(Method::POST, &path, key, Some(&body)).await {
+                Some((200, ..)) => {
+                    self.count("restocks");
+                    return true;
+                }
+                Some((422, ..)) if self.has_other_release => {}
+                Some((status, body, _)) => {
+                    self.violated(format!("restocking {coupon}: {status} {body}"));
+                    return false;
+                }
+                None => return false,
             }
-            Some((422, ..)) if self.has_other_release => false,
-            Some((status, body, _)) => {
-                self.violated(format!("restocking {coupon}: {status} {body}"));
-                false
-            }
-            None => false,
         }
+        false
     }
 
     /// Registers users with these names.

@@ -26,7 +26,7 @@ const LISTS: [&str; 9] = [
     "/coupons?limit=500",
     "/coupons?status=soldOut",
     "/users?limit=500",
-    "/dead-letters?limit=500",
+    "/dead-letters",
     "/operator-actions?limit=500",
     "/queue",
     "/workers",
