@@ -63,11 +63,15 @@ impl Auditor {
         let keys = self.partition.keys();
         let rounds = self.full_rounds(&keys).await?;
         let in_full = rounds < FULL_ROUNDS;
+        let mut queue = Vec::new();
         self.look_at_records(&keys).await?;
         // What is no coupon's id among them is named by `look_at_records`.
         for id in recovery::members(&self.partition, &keys).await?.coupons {
             match self.look_at(&keys, &id, in_full).await {
-                Ok(()) => metrics::AUDITED.increment(1),
+                Ok(found) => {
+                    metrics::AUDITED.increment(1);
+                    queue = found.unwrap_or(queue);
+                }
                 // It must not keep the others from being audited.
                 Err(failure) if failure.is_of_one() => {
                     metrics::AUDIT_FINDINGS.count(Kind::CouponUnreadable.code());
@@ -76,13 +80,14 @@ impl Auditor {
                 Err(failure) => return Err(failure),
             }
         }
+        name(queue);
+        metrics::AUDIT_LAST.set(Timestamp::now().as_second() as f64);
         if in_full {
             let mut set = redis::cmd("SET");
             set.arg(keys.audited()).arg(rounds + 1);
             let set = set.query_async::<()>(&mut self.partition.connection()).await;
             set.map_err(Failure::redis("remember that it was audited in full"))?;
         }
-        metrics::AUDIT_LAST.set(Timestamp::now().as_second() as f64);
         Ok(())
     }
 
@@ -106,19 +111,22 @@ impl Auditor {
         let of_service = self.of_service(keys).await?;
         self.mend_service(keys, &of_service).await?;
         findings.extend(of_service);
-        for finding in findings {
-            metrics::AUDIT_FINDINGS.count(finding.kind.code());
-            damaged!(finding; %finding, advice = finding.kind.advice(), "{}", finding.kind.means());
-        }
+        name(findings);
         Ok(())
     }
 
-    async fn look_at(&self, keys: &EpochKeys, id: &CouponId, in_full: bool) -> Result<(), Failure> {
+    /// Audits one coupon. If it was audited in full, returns what was found that belongs to no coupon.
+    async fn look_at(
+        &self,
+        keys: &EpochKeys,
+        id: &CouponId,
+        in_full: bool,
+    ) -> Result<Option<Vec<Finding>>, Failure> {
         // A coupon that is loaded and has no record is named already.
         let coupon = match self.coupons.get(id).await {
             Ok(Some(coupon)) => coupon,
-            Ok(None) => return Ok(()),
-            Err(failure) if failure.is_of_one() => return Ok(()),
+            Ok(None) => return Ok(None),
+            Err(failure) if failure.is_of_one() => return Ok(None),
             Err(failure) => return Err(failure),
         };
         match self.missed(keys, id).await {
@@ -131,13 +139,17 @@ impl Auditor {
             Ok(None) | Err(Stop::AnotherEpoch) => {}
             Err(Stop::Failed(failure)) => return Err(failure),
         }
-        if in_full || self.disagrees(&coupon).await? { self.look_unit_by_unit(&coupon).await } else { Ok(()) }
+        if in_full || self.disagrees(&coupon).await? {
+            self.look_unit_by_unit(&coupon).await.map(Some)
+        } else {
+            Ok(None)
+        }
     }
 
     /// Whether this round is this process's.
     async fn has_turn(&self, every: Duration) -> Result<bool, Failure> {
         // Shorter than a round, so that the next one is somebody's.
-        turn::take(&self.partition, &self.partition.keys().audit_turn(), every.mul_f64(0.8)).await
+        turn::take(&self.partition, self.partition.keys().audit_turn(), every.mul_f64(0.8)).await
     }
 
     /// Whether a coupon's numbers do not stand in order, twice.
@@ -149,21 +161,19 @@ impl Auditor {
         Ok(self.bracket(&coupon.id).await?.is_some_and(|bracket| !bracket.holds()))
     }
 
-    async fn look_unit_by_unit(&self, coupon: &Coupon) -> Result<(), Failure> {
-        let report = self.full(std::slice::from_ref(coupon), Settling::Settle, |_| {}).await?;
-        let damage: Vec<&Finding> = report.findings().filter(|finding| finding.is_damage()).collect();
+    async fn look_unit_by_unit(&self, coupon: &Coupon) -> Result<Vec<Finding>, Failure> {
+        let mut report = self.full(std::slice::from_ref(coupon), Settling::Settle, |_| {}).await?;
+        let Some(audited) = report.coupons.pop() else { return Ok(report.queue) };
+        let damage: Vec<&Finding> = audited.findings.iter().filter(|finding| finding.is_damage()).collect();
         for finding in &damage {
             metrics::AUDIT_FINDINGS.count(finding.kind.code());
         }
-        let adopted = match report.coupons.first() {
-            Some(audited) => self.adopt(&coupon.id, &audited.findings).await?,
-            None => 0,
-        };
+        let adopted = self.adopt(&coupon.id, &audited.findings).await?;
         metrics::ADOPTED.increment(adopted);
         if damage.is_empty() {
-            let settled = report.coupons.first().map_or(0, |audited| audited.settled);
+            let settled = audited.settled;
             tracing::debug!(coupon = %coupon.id, settled, "the accounts agree with the ledger again");
-            return Ok(());
+            return Ok(report.queue);
         }
         let told: Vec<_> = damage.iter().take(LOGGED_MAX).map(ToString::to_string).collect();
         let told = told.join("; ");
@@ -171,6 +181,14 @@ impl Auditor {
             told; coupon = %coupon.id, count = damage.len(), adopted, findings = told,
             "the accounts do not agree with the ledger; couponctl audit --full says what to do"
         );
-        Ok(())
+        Ok(report.queue)
+    }
+}
+
+/// Counts and logs findings, each by itself.
+fn name(findings: Vec<Finding>) {
+    for finding in findings.into_iter().filter(Finding::is_damage) {
+        metrics::AUDIT_FINDINGS.count(finding.kind.code());
+        damaged!(finding; %finding, advice = finding.kind.advice(), "{}", finding.kind.means());
     }
 }

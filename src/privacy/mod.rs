@@ -42,5 +42,5 @@ async fn has_turn(
     key: impl Fn(&EpochKeys) -> String,
     lasts: Duration,
 ) -> Result<bool, Failure> {
-    turn::take(partition, &key(&partition.keys()), lasts).await
+    turn::take(partition, key(&partition.keys()), lasts).await
 }

@@ -179,6 +179,8 @@ async fn the_task_that_audits_all_the_time_mends_what_redis_missed_and_names_wha
     system.command::<()>(&["SADD", &system.keys().loaded(), "no id"]).await;
     // A turn that was taken before the clock was set back by an hour.
     system.command::<()>(&["SET", &system.keys().audit_turn(), "x", "PX", "3600000"]).await;
+    // A full Redis is no reason to stop.
+    system.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let stop = CancellationToken::new();
     let watching = tokio::spawn(audit::watch(system.auditor(), Duration::from_millis(300), stop.clone()));
     eventually("Redis has both changes", async || {
