@@ -22,7 +22,7 @@
 //! | `coupon:{n}:E:load:T:holders`, `…:free` | | a load under way (T: its token); expires by itself |
 //! | `coupon:{n}:E:built` | string | written last by a rebuild, and gone once the epoch is open |
 //! | `coupon:{n}:limit:K:H` | string | tokens left to a user or an address (K), by a hash of its name (H), and when; expires by itself |
-//! | `coupon:{n}:damaged`, `…:KEY` | hash | in-flight values that a rebuild could not read; keys that were of another type than they should be, under their old names with dashes; normally missing |
+//! | `coupon:{n}:damaged`, `…:KEY` | hash | values of the in-flight hash whose field is no id (and those that rebuilds of earlier versions could not read); keys that were of another type than they should be, under their old names with dashes; normally missing |
 //!
 //! Outcomes are published on the channel `coupon:{n}:outcomes:L`, where L names the ledger: a channel belongs
 //! to all databases of a Redis, and to all deployments in them.
@@ -71,7 +71,7 @@ pub fn outcome_channel(partition: PartitionId, ledger: &str) -> String {
     format!("coupon:{{{partition}}}:outcomes:{ledger}")
 }
 
-/// In-flight values that could not be read at a rebuild, by id: for a person to look at.
+/// Values of the in-flight hash that are no issuance's, by their fields: for a person to look at.
 pub fn damaged(partition: PartitionId) -> String {
     format!("coupon:{{{partition}}}:damaged")
 }

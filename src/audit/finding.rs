@@ -80,11 +80,11 @@ kinds! {
         "Redis knows a larger total, or a later change, than the coupon's record: MongoDB lost a change, perhaps by restoring a backup."
         "Make the operator's change again (couponctl coupon restock, edit), until the record is not behind.";
     InFlightUnreadable "in-flight-unreadable" Broken
-        "The in-flight value of an accepted issuance cannot be read, so nobody can settle it."
-        "Look at the value in Redis and correct it by hand, after the pattern in src/issuance/flight.rs.";
+        "The in-flight value of an accepted issuance cannot be read."
+        "A worker replaces it from the stream when it decides the issuance. If it is a dead letter, redrive it, or discard it (couponctl dead-letter).";
     InFlightSetAside "in-flight-set-aside" Broken
-        "A rebuild met in-flight values that it could not read and set them aside: those issuances were never decided."
-        "Read them (HGETALL of the key coupon:{n}:damaged), answer the users, then delete the key.";
+        "A rebuild met in-flight values that it could not read, of no issuance or in an earlier version, and set them aside."
+        "Run couponctl recover --rebuild: those of issuances become dead letters, to be discarded. Look at the others (HGETALL of the key coupon:{n}:damaged), and delete them.";
     InFlightNotLoaded "in-flight-not-loaded" Broken
         "Issuances of this coupon are in flight, but the coupon is not loaded: its units are not counted."
         "Look into the log for why it could not be loaded, and mend that (its record, say): the next request for it has it loaded with what is in flight.";

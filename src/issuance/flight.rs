@@ -9,6 +9,9 @@ use jiff::Timestamp;
 use crate::coupon::CouponId;
 use crate::user::UserId;
 
+/// The highest serial that the scripts read.
+const SERIAL_MAX: u32 = 99_999_999;
+
 /// A reservation that is not settled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InFlight {
@@ -32,6 +35,40 @@ impl InFlight {
         let (serial, accepted_at) = (serial.unwrap_or(0), accepted_at.as_millisecond());
         format!("{serial} {sequence} {accepted_at} {nth} {coupon} {user}")
     }
+
+    /// Reads a value of the in-flight hash.
+    pub(crate) fn parse(value: &[u8]) -> Option<Self> {
+        std::str::from_utf8(value).ok()?.parse().ok()
+    }
+
+    /// The stream entry that a value of the in-flight hash, or of the dead letters, begins with, whatever
+    /// follows it.
+    pub(crate) fn entry_named_by(value: &[u8]) -> Option<&str> {
+        let end = value.iter().position(|byte| *byte == b' ')?;
+        std::str::from_utf8(&value[..end]).ok().filter(|entry| is_entry(entry))
+    }
+
+    /// What a value that cannot be read still says of its coupon, its user and its time, so that it can be
+    /// rejected. Where it does not name them, the coupon is unknown and the user nobody. Its unit is not
+    /// believed.
+    pub(crate) fn salvaged(entry: &str, value: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(value);
+        let mut fields = text.split(' ').rev();
+        let (user, coupon) = (fields.next(), fields.next());
+        let accepted_at = fields.nth(1).and_then(|time| Timestamp::from_millisecond(time.parse().ok()?).ok());
+        let whose = coupon.zip(user).and_then(|(coupon, user)| coupon.parse().ok().zip(user.parse().ok()));
+        let nobodys = || (CouponId::unknown(), UserId::pseudonym());
+        let (coupon, user) = whose.unwrap_or_else(nobodys);
+        InFlight {
+            entry: entry.to_owned(),
+            serial: None,
+            sequence: 0,
+            accepted_at: accepted_at.unwrap_or_else(crate::now_in_milliseconds),
+            nth: 1,
+            coupon,
+            user,
+        }
+    }
 }
 
 /// The text that the scripts keep: seven fields with a space between, none of which can hold one.
@@ -48,7 +85,10 @@ impl FromStr for InFlight {
         let mut fields = text.split(' ');
         let mut next = |name: &str| fields.next().ok_or_else(|| format!("no {name} in flight"));
         let parsed = InFlight {
-            entry: next("entry")?.to_owned(),
+            entry: Some(next("entry")?)
+                .filter(|entry| is_entry(entry))
+                .ok_or("no entry in flight")?
+                .to_owned(),
             serial: Some(number(next("serial")?)?).filter(|serial| *serial > 0),
             sequence: number(next("sequence")?)?,
             accepted_at: Timestamp::from_millisecond(number(next("time")?)?).map_err(|e| e.to_string())?,
@@ -57,14 +97,24 @@ impl FromStr for InFlight {
             user: next("user")?.parse()?,
         };
         match fields.next() {
+            None if parsed.serial.is_some_and(|serial| serial > SERIAL_MAX) => Err("no such unit".into()),
             None => Ok(parsed),
             Some(_) => Err("too many fields in flight".into()),
         }
     }
 }
 
+/// A number as the scripts write and read it: digits, and no zero before them.
 fn number<T: FromStr>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|_| format!("{text:?} is no number that fits"))
+    let wrong = || format!("{text:?} is no number that fits");
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
+    if is_plain { text.parse().map_err(|_| wrong()) } else { Err(wrong()) }
+}
+
+/// Whether this is the id of a stream entry.
+fn is_entry(text: &str) -> bool {
+    let is_number = |text: &str| number::<u64>(text).is_ok();
+    text.split_once('-').is_some_and(|(ms, sequence)| is_number(ms) && is_number(sequence))
 }
 
 #[cfg(test)]
@@ -84,8 +134,39 @@ mod tests {
 
     #[test]
     fn damaged_text_is_refused() {
-        for wrong in ["", "1-0", "1-0 x 1 1 1 c u", "1-0 1 1 1 1 c u more", "1-0 1 1 1 999 c u"] {
+        for wrong in [
+            "",
+            "1-0",
+            "1-0 x 1 1 1 c u",
+            "1-0 1 1 1 1 c u more",
+            "1-0 1 1 1 999 c u",
+            "1 1 1 1 1 c u",
+            "x-0 1 1 1 1 c u",
+            "1-0 +1 1 1 1 c u",
+            "1-0 01 1 1 1 c u",
+            "1-0 1 1 -1 1 c u",
+            "1-0 999999999 1 1 1 c u",
+        ] {
             assert!(wrong.parse::<InFlight>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn what_damaged_text_still_says_is_told_and_its_unit_is_not_believed() {
+        let held = InFlight::salvaged("2-0", b"1-0 x 5 1700000000001 1 summer u1");
+        assert_eq!(held.to_string(), "2-0 0 0 1700000000001 1 summer u1");
+        for wrong in [&b""[..], b"nonsense", b"\xff\xfe \xff", b"1-0 1 1 1 1 a/b u"] {
+            let held = InFlight::salvaged("2-0", wrong);
+            assert!(held.user.is_pseudonym() && held.coupon == CouponId::unknown(), "{held}");
+            assert_eq!(held.to_string().parse(), Ok(held));
+        }
+    }
+
+    #[test]
+    fn the_entry_of_a_value_is_told_whatever_follows() {
+        assert_eq!(InFlight::entry_named_by(b"1-0 \xff"), Some("1-0"));
+        for wrong in [&b"1-0"[..], b"", b"x 1", b"1- 1", b" 1-0"] {
+            assert_eq!(InFlight::entry_named_by(wrong), None, "{wrong:?}");
         }
     }
 }

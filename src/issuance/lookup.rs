@@ -12,9 +12,10 @@ use quick_cache::sync::Cache;
 use redis::Script;
 use tokio::sync::Semaphore;
 
-use super::reserve::{Progress, in_flight, time};
+use super::reserve::{Progress, time};
 use super::{Decision, InFlight, IssuanceId, Ledger};
 use crate::batch::{Batcher, Bounds, all_failed};
+use crate::keys::damaged;
 use crate::partition::{Partition, script};
 use crate::user::Deletions;
 use crate::{Failure, metrics};
@@ -108,7 +109,7 @@ impl Lookup {
             Ok(Some((in_flight, progress))) => Ok(Found::Queued { in_flight, progress }),
             Ok(None) => match self.decided(id).await? {
                 Some(decision) => Ok(Found::Decided(decision)),
-                None => self.nowhere().await,
+                None => self.nowhere(id).await,
             },
             // It is in flight, and may be decided already.
             Err(damaged) if matches!(damaged.root(), Failure::Damaged { .. }) => {
@@ -118,8 +119,12 @@ impl Lookup {
         }
     }
 
-    async fn nowhere(&self) -> Result<Found, Failure> {
+    async fn nowhere(&self, id: IssuanceId) -> Result<Found, Failure> {
         let _certain = self.certain.acquire().await;
+        if is_set_aside(&self.partition, id).await? {
+            let why = format!("issuance {id}: a recovery of an earlier version could not read it");
+            return Err(Failure::Damaged { what: "the in-flight value of this issuance", why });
+        }
         if self.partition.is_latest().await? { Ok(Found::Nowhere) } else { Err(Failure::Uncertified) }
     }
 
@@ -153,6 +158,17 @@ impl Lookup {
     }
 }
 
+/// Whether a rebuild of an earlier version could not read what was in flight, and dropped it: it was accepted.
+async fn is_set_aside(partition: &Partition, id: IssuanceId) -> Result<bool, Failure> {
+    let mut ask = redis::cmd("HEXISTS");
+    ask.arg(damaged(partition.id())).arg(id.as_bytes().as_slice());
+    match ask.query_async(&mut partition.connection()).await.map_err(Failure::redis("look up")) {
+        // The key is no hash: no rebuild wrote it.
+        Err(Failure::Damaged { .. }) => Ok(false),
+        is_set_aside => is_set_aside,
+    }
+}
+
 /// Reads a batch of issuances from the in-flight hash: one call of `lookup.lua`. For an issuance whose
 /// value cannot be read, and for no other, the answer is [`Failure::Damaged`].
 pub async fn read_in_flight(
@@ -168,7 +184,7 @@ pub async fn read_in_flight(
         })
         .await?;
     let (now, settled, dead) = (time(&mut reply)?, reply.number()?, reply.number()?);
-    let found = |id: &IssuanceId, value: &[u8]| match (value, in_flight(value)) {
+    let found = |id: &IssuanceId, value: &[u8]| match (value, InFlight::parse(value)) {
         (b"", _) => Ok(None),
         (_, Some(held)) => {
             let progress = Progress::new(now, held.sequence, settled, dead);

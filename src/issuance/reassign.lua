@@ -10,8 +10,8 @@
 --   'taken' (serial is fresh), 'changed' (somebody else was first; serial is the one in flight),
 --   'none' (no unit is free), 'gone' (this entry is no longer in flight),
 --   'unloaded' (the coupon is not loaded, which cannot be while it has something in flight),
---   'damaged' (the in-flight value names this entry and cannot be read, or nobody can tell which units
---   of the coupon are free)
+--   'unreadable' (the in-flight value cannot be read, and names this entry or none) or 'damaged' (nobody can
+--   tell which units of the coupon are free)
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
@@ -21,9 +21,10 @@ local SOUGHT_MAX = 64 -- free units that are looked at for one that is a serial
 local function is_serial(text) return text and #text < 9 and string.find(text, '^[1-9]%d*$') end
 
 local value = redis.call('HGET', KEYS[2], ARGV[2])
-if not value or string.match(value, '^%S+') ~= ARGV[3] then return {'ok', 'gone', '0'} end
-local entry, serial, rest = string.match(value, '^(%S+) (%d+) (%d+ %d+ %d+ %S+ %S+)$')
-if not entry then return {'ok', 'damaged', '0'} end
+local named = value and string.match(value, '^(%d+%-%d+) ')
+if not value or named and named ~= ARGV[3] then return {'ok', 'gone', '0'} end
+local entry, serial, rest = string.match(value, '^(%d+%-%d+) (%d+) (%d+ %d+ %d+ %S+ %S+)$')
+if not entry then return {'ok', 'unreadable', '0'} end
 if serial ~= ARGV[4] and serial ~= '0' then return {'ok', 'changed', serial} end
 
 local state = redis.call('HMGET', KEYS[3], 'total', 'next', 'id')

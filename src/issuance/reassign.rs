@@ -21,6 +21,10 @@ pub enum Reassigned {
     NoneFree,
     /// The entry is not in flight any more, or belongs to another epoch: it is somebody else's.
     Gone,
+    /// Its in-flight value cannot be read: nothing was done.
+    Unreadable,
+    /// Its coupon is not loaded: nothing was done.
+    Unloaded,
 }
 
 /// Replaces `old` by a fresh serial, if the issuance is in flight with this entry and this serial.
@@ -44,12 +48,10 @@ pub async fn reassign(
         ("taken" | "changed", Ok(serial)) if serial > 0 => Ok(Reassigned::To(serial)),
         ("none", _) => Ok(Reassigned::NoneFree),
         ("gone", _) => Ok(Reassigned::Gone),
-        ("unloaded", _) => Err(Failure::Redis {
-            operation: "reassign a serial",
-            source: format!("coupon {coupon} has issuance {id} in flight and is not loaded").into(),
-        }),
+        ("unreadable", _) => Ok(Reassigned::Unreadable),
+        ("unloaded", _) => Ok(Reassigned::Unloaded),
         ("damaged", _) => Err(Failure::Damaged {
-            what: "what Redis holds of an issuance in flight, or of its coupon's units",
+            what: "what Redis holds of a coupon's units",
             why: format!("coupon {coupon}, issuance {id}, entry {entry}"),
         }),
         _ => Err(reply.wrong()),

@@ -226,7 +226,7 @@ impl<'a> Answers<'a> {
     /// A replay: the id, and its in-flight value. `None` if that cannot be read.
     fn replay(&self, replay: &[u8]) -> Option<Reserved> {
         let (id, value) = replay.split_at_checked(16)?;
-        let held = in_flight(value)?;
+        let held = InFlight::parse(value)?;
         let progress = self.progress(held.sequence);
         Some(Reserved::Replayed(Queued { id: id_of(id)?, accepted_at: held.accepted_at, progress }))
     }
@@ -261,10 +261,6 @@ fn starts_at(text: &[u8]) -> Option<Timestamp> {
 pub(super) fn time(reply: &mut Reply) -> Result<Timestamp, Failure> {
     let ms = i64::try_from(reply.number()?).ok();
     ms.and_then(|ms| Timestamp::from_millisecond(ms).ok()).ok_or_else(|| reply.wrong())
-}
-
-pub(super) fn in_flight(value: &[u8]) -> Option<InFlight> {
-    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 fn id_of(bytes: &[u8]) -> Option<IssuanceId> {

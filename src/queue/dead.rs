@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use redis::Script;
 
 use super::DEAD_LETTER_CONSUMER;
+use super::repair::{RawFlight, in_stream, replace};
 use crate::damage::damaged;
 use crate::issuance::ledger::Inserted;
 use crate::issuance::settle::{Settled, Settlement, settle};
@@ -23,6 +24,8 @@ static REDRIVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("redrive
 const REDRIVE_CONSUMER: &str = "redrive";
 /// What is kept of a reason.
 const WHY_MAX: usize = 500;
+/// Stands for the stream entry of a dead letter that does not name it.
+const NO_ENTRY: &str = "0-0";
 
 /// An entry that was set aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +90,9 @@ pub async fn set_all_aside(
 }
 
 /// Sends a dead letter through again. `false` if there is none with this id.
+///
+/// # Errors
+/// [`Failure::Damaged`] if neither its in-flight value nor its stream entry can be read.
 pub async fn redrive(partition: &Partition, id: IssuanceId) -> Result<bool, Failure> {
     let mut reply = partition
         .call(&REDRIVE, "redrive a dead letter", |keys, call| {
@@ -94,20 +100,19 @@ pub async fn redrive(partition: &Partition, id: IssuanceId) -> Result<bool, Fail
             call.arg(GROUP).arg(REDRIVE_CONSUMER).arg(id.as_bytes().as_slice());
         })
         .await?;
-    Ok(reply.number()? == 1)
+    match reply.number()? {
+        2 => Err(Failure::Damaged {
+            what: "what is in flight for this dead letter",
+            why: format!("issuance {id}, and its stream entry cannot be read either: discard it"),
+        }),
+        redriven => Ok(redriven == 1),
+    }
 }
 
 /// One dead letter.
 pub async fn get(partition: &Partition, id: IssuanceId) -> Result<Option<DeadLetter>, Failure> {
-    let keys = partition.keys();
-    let mut pipeline = redis::pipe();
-    pipeline.cmd("HGET").arg(keys.dead()).arg(id.as_bytes().as_slice());
-    pipeline.cmd("HGET").arg(keys.in_flight()).arg(id.as_bytes().as_slice());
-    let (dead, in_flight): (Option<Vec<u8>>, Option<Vec<u8>>) = pipeline
-        .query_async(&mut partition.connection())
-        .await
-        .map_err(Failure::redis("read the dead letter"))?;
-    Ok(dead.map(|dead| read(id, &dead, in_flight.as_deref())))
+    let RawFlight { value, dead } = RawFlight::read(partition, &partition.keys(), id).await?;
+    Ok(dead.map(|dead| read(id, &dead, value.as_deref())))
 }
 
 /// Fields and values, as Redis has them.
@@ -165,9 +170,9 @@ fn read(id: IssuanceId, dead: &[u8], in_flight: Option<&[u8]>) -> DeadLetter {
             format!("why it was set aside cannot be read ({text:?}); redrive or discard it"),
         )
     });
-    let in_flight = in_flight.map(|value| std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()));
+    let in_flight = in_flight.map(InFlight::parse);
     if in_flight == Some(None) {
-        why.push_str("; and what is in flight for it cannot be read: couponctl audit --full");
+        why.push_str("; and what is in flight for it cannot be read: redrive it, or discard it");
     }
     DeadLetter { id, set_aside_at, attempts, why, in_flight: in_flight.flatten() }
 }
@@ -180,25 +185,41 @@ fn parse(dead: &str) -> Option<(Timestamp, u32, String)> {
     Some((set_aside_at, fields.next()?.parse().ok()?, fields.next()?.to_owned()))
 }
 
-/// Rejects a dead letter for good, and gives its unit back; or adopts what was decided before. `None` if
-/// there is none with this id.
+/// What is in flight for a dead letter. Where that cannot be read, it is replaced by what the stream has of it,
+/// or by as much as it still says. `None` if there is no dead letter with this id, nor anything in flight that
+/// cannot be read.
+async fn repaired(
+    partition: &Partition,
+    keys: &EpochKeys,
+    ledger: &Ledger,
+    id: IssuanceId,
+) -> Result<Option<InFlight>, Failure> {
+    let raw = RawFlight::read(partition, keys, id).await?;
+    match raw.in_flight() {
+        Some(held) => return Ok(raw.dead.is_some().then_some(held)),
+        None if raw.dead.is_none() && raw.value.is_none() => return Ok(None),
+        None => {}
+    }
+    let entry = raw.entry().unwrap_or(NO_ENTRY);
+    let held = match in_stream(partition, keys, id, entry).await? {
+        Some(held) => held,
+        None => InFlight::salvaged(entry, raw.value.as_deref().unwrap_or_default()),
+    };
+    replace(partition, keys, ledger, id, &raw, held).await
+}
+
+/// Rejects a dead letter for good, and gives its unit back; or adopts what was decided before. So too an
+/// issuance whose in-flight value cannot be read. `None` if there is none with this id.
 pub async fn discard(
     partition: &Partition,
     ledger: &Ledger,
     id: IssuanceId,
 ) -> Result<Option<Decision>, Failure> {
     let keys = partition.keys();
-    let Some(in_flight) = get(partition, id).await?.and_then(|letter| letter.in_flight) else {
-        return Ok(None);
-    };
+    let Some(in_flight) = repaired(partition, &keys, ledger, id).await? else { return Ok(None) };
     // A unit that another record holds is lost: giving it back would hand it out twice.
-    let holder = match in_flight.serial {
-        Some(serial) => ledger.holder_of(&in_flight.coupon, serial).await?,
-        None => None,
-    };
-    let lost = match holder {
-        Some(Ok(held)) => held.id != id,
-        Some(Err(unreadable)) => unreadable.id != Some(id),
+    let lost = match in_flight.serial {
+        Some(serial) => ledger.is_lost(&in_flight.coupon, serial, id).await?,
         None => false,
     };
     let rejected = Decision {

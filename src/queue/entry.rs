@@ -40,31 +40,43 @@ pub type RawFields = Vec<(Vec<u8>, Vec<u8>)>;
 /// An entry as Redis has it: its id, and its fields; `None` if it was deleted since it was delivered.
 pub(crate) type RawEntry = (String, Option<RawFields>);
 
-/// Reads the fields of a stream entry.
-pub fn decode(entry: String, fields: &RawFields) -> Result<Entry, Undecodable> {
-    parse(&entry, fields).map_err(|why| Undecodable { entry, why })
+impl Entry {
+    /// What the in-flight hash held of it at the time of the reservation, but for its sequence number.
+    pub(crate) fn in_flight(&self) -> InFlight {
+        let Entry { entry, coupon, user, serial, nth, accepted_at, .. } = self.clone();
+        InFlight { entry, serial, sequence: 0, accepted_at, nth, coupon, user }
+    }
 }
 
-fn parse(entry: &str, fields: &RawFields) -> Result<Entry, String> {
+/// Reads the fields of a stream entry.
+pub fn decode(entry: String, fields: &RawFields) -> Result<Entry, Undecodable> {
+    match in_flight(&entry, fields) {
+        Ok((id, held)) => Ok(Entry {
+            entry: held.entry,
+            id,
+            coupon: held.coupon,
+            user: held.user,
+            serial: held.serial,
+            nth: held.nth,
+            accepted_at: held.accepted_at,
+        }),
+        Err(why) => Err(Undecodable { entry, why }),
+    }
+}
+
+/// Reads what the fields of a stream entry say of their issuance.
+pub(crate) fn in_flight(
+    entry: &str,
+    fields: &RawFields,
+) -> Result<(IssuanceId, InFlight), String> {
     let Some((_, value)) = fields.iter().find(|(name, _)| name == VERSION.as_bytes()) else {
         let found: Vec<_> = fields.iter().map(|(name, _)| String::from_utf8_lossy(name)).collect();
         return Err(format!("its fields are {found:?}, and this program reads version {VERSION:?}"));
     };
     let (id, text) = value.split_at_checked(ID_LENGTH).ok_or("it is too short")?;
     let text = std::str::from_utf8(text).map_err(|_| "it is no text after its id")?;
-    let in_flight: InFlight = format!("{entry} {text}").parse()?;
-    Ok(Entry {
-        id: <[u8; ID_LENGTH]>::try_from(id)
-            .ok()
-            .and_then(IssuanceId::from_bytes)
-            .ok_or("its id is no issuance id")?,
-        entry: in_flight.entry,
-        coupon: in_flight.coupon,
-        user: in_flight.user,
-        serial: in_flight.serial,
-        nth: in_flight.nth,
-        accepted_at: in_flight.accepted_at,
-    })
+    let id = <[u8; ID_LENGTH]>::try_from(id).ok().and_then(IssuanceId::from_bytes);
+    Ok((id.ok_or("its id is no issuance id")?, format!("{entry} {text}").parse()?))
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //! An entry is appended by `reserve.lua`, delivered to one worker through the consumer group, and
 //! deleted by `settle.lua`. It is never trimmed by length: it is a work queue. What a dead worker had
 //! in hand is claimed by a live one ([`claim`]); what fails for a reason of its own is set aside
-//! ([`dead`]); what was lost from the stream is appended anew from the in-flight hash ([`restore`]).
+//! ([`dead`]); what was lost from the stream is appended anew from the in-flight hash ([`restore`]), and what
+//! is damaged there is replaced by what the stream has ([`repair`]).
 //! How much there is of all that: [`figures`].
 
 mod claim;
@@ -12,11 +13,13 @@ pub mod entry;
 mod figures;
 mod reader;
 pub mod registry;
+mod repair;
 
 pub use claim::{claim, restore};
 pub use entry::{Entry, Undecodable};
 pub use figures::{Backlog, figures};
 pub use reader::{Read, Reader, Which};
+pub use repair::repair;
 
 /// The consumer that owns dead letters. It never reads, and nobody claims from it.
 pub const DEAD_LETTER_CONSUMER: &str = "dead-letter";

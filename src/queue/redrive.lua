@@ -1,19 +1,36 @@
 #!lua flags=allow-oom
 -- Sends a dead letter through again: its owner becomes a consumer without a heartbeat, so the next
--- live worker claims it.
+-- live worker claims it. Where one of its stream entry and its in-flight value is gone, or cannot be read, it
+-- is replaced by the other; a fresh entry is given to the next reader.
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 dead
 -- ARGV  1 epoch  2 group  3 consumer to give it to  4 issuance id (16 bytes)
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', '1' on its way | '0' it is no dead letter}
+-- Returns {'uncertified'} or {'stale', epoch}, or {'ok', '1' on its way | '0' it is no dead letter |
+--       '2' neither its in-flight value nor its stream entry can be read}
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
-local value, dead = redis.call('HGET', KEYS[3], ARGV[4]), redis.call('HGET', KEYS[4], ARGV[4])
-if not value or not dead then return {'ok', '0'} end
+local RESERVED = '(%d+ %d+ %d+ %d+ %S+ %S+)$' -- what follows the entry, or in the stream the id
+
+local id = ARGV[4]
+local value, dead = redis.call('HGET', KEYS[3], id), redis.call('HGET', KEYS[4], id)
+if not dead then return {'ok', '0'} end
+local entry, rest = string.match(value or '', '^(%d+%-%d+) ' .. RESERVED)
 -- Where the in-flight value cannot be read, the dead letter knows the entry.
-local entry = string.match(value, '^(%d+%-%d+) ') or string.match(dead, '^(%d+%-%d+) ')
-if not entry then return {'ok', '0'} end
-redis.call('XCLAIM', KEYS[2], ARGV[2], ARGV[3], 0, entry, 'JUSTID')
-redis.call('HDEL', KEYS[4], ARGV[4])
+entry = entry or string.match(dead, '^(%d+%-%d+) ') or string.match(value or '', '^(%d+%-%d+) ')
+local found = entry and redis.call('XRANGE', KEYS[2], entry, entry)[1]
+local kept = found and found[2][1] == '2' and found[2][2] or ''
+if string.sub(kept, 1, 16) == id and string.match(kept, '^' .. RESERVED, 17) then
+  redis.call('XCLAIM', KEYS[2], ARGV[2], ARGV[3], 0, entry, 'JUSTID')
+  -- As the entry has it: the worker that is given it knows whether its unit is another's by now.
+  if not rest then redis.call('HSET', KEYS[3], id, entry .. ' ' .. string.sub(kept, 17)) end
+elseif rest then
+  redis.call('XACK', KEYS[2], ARGV[2], entry)
+  redis.call('XDEL', KEYS[2], entry)
+  redis.call('HSET', KEYS[3], id, redis.call('XADD', KEYS[2], '*', '2', id .. rest) .. ' ' .. rest)
+else
+  return {'ok', '2'}
+end
+redis.call('HDEL', KEYS[4], id)
 return {'ok', '1'}

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- Keeps what a rebuild cannot read for a person to look at: in-flight values, by id; a key that is of another
--- type than it should be, under a name of its own.
+-- Keeps what a rebuild would lose: fields of a hash; a key that is of another type than it should be, under a
+-- name of its own.
 --
--- KEYS  1 certificate  2 what is damaged
+-- KEYS  1 certificate  2 the hash
 --       3 the name for what lies under KEYS[2] if that is no hash; then pairs: a key of a wrong type, its new name
--- ARGV  1 the epoch being built, then field and value of each in-flight value
+-- ARGV  1 the epoch being built, then fields and values of the hash
 -- Returns {'kept'} or {'superseded'} (somebody else recovers; nothing was done)
 local held = redis.call('HMGET', KEYS[1], 'state', 'building')
 if held[1] ~= 'closed' or held[2] ~= ARGV[1] then return {'superseded'} end

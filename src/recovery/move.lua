@@ -5,10 +5,10 @@
 -- therefore the certificate forgets which one was open last, and whoever recovers next takes what is in
 -- flight in any. Within a queue the dead letters are moved first: the group begins after them.
 --
--- KEYS  1 certificate  2 stream  3 in-flight  4 dead, then for each old epoch: in-flight, dead
+-- KEYS  1 certificate  2 stream  3 in-flight  4 dead, then the hashes that it is moved from
 -- ARGV  1 the epoch being built  2 group  3 consumer of the dead letters
---       then for each issuance: its id (16 bytes), its in-flight value after the entry, and of a dead letter
---       when and why it was set aside ('' of any other)
+--       then for each issuance: its id (16 bytes), its in-flight value after the entry, readable or not, and of
+--       a dead letter when and why it was set aside ('' of any other)
 -- Returns {'moved'} or {'superseded'} (somebody else recovers; nothing was done)
 local held = redis.call('HMGET', KEYS[1], 'state', 'building')
 if held[1] ~= 'closed' or held[2] ~= ARGV[1] then return {'superseded'} end

@@ -1,7 +1,10 @@
 //! Building a partition's Redis data again, under a new epoch, from the ledger and from what is still
-//! in flight. Reads: the old epoch's in-flight hash and dead letters, the ledger, the coupons. Writes:
+//! in flight. Reads: the old epoch's in-flight hash, dead letters and stream, the ledger, the coupons. Writes:
 //! keys of its own epoch, and the certificate, through guarded scripts. What is in flight is moved, not copied
 //! (`move.lua`), so a recoverer that sleeps or dies leaves it in two epochs at worst, and garbage.
+//!
+//! An in-flight value that cannot be read is taken from its stream entry. Where that cannot be read either, it
+//! is moved as it is, as a dead letter: what was accepted is in flight until somebody decides it.
 //!
 //! Only coupons with something in flight are loaded before the epoch is opened: the outage does not grow with
 //! the number of coupons. The others, and those that could not be loaded, come when somebody asks for them
@@ -20,7 +23,7 @@ use super::forget::{self, Forgotten, epochs_in_flight};
 use super::load::LOADS_AT_ONCE;
 use super::picture::{Destination, Place, load_into};
 use super::recover::{Recovered, Recovery};
-use super::refill::move_queue;
+use super::refill::{Queue, move_queue};
 use super::staging::Placed;
 use super::survivors::{self, Survivor};
 use crate::Failure;
@@ -51,36 +54,35 @@ pub(super) async fn rebuild(
         // The certificate is gone. Where it alone is, what was in flight is still there.
         None => epochs_in_flight(partition).await?,
     };
-    // All that is not read here goes first: else the data must fit twice, and each failed attempt adds another
+    let mut found = survivors::read(partition, &old).await?;
+    let taken = found.take_from_streams(partition, &old).await?;
+    if found.keep(partition, &keys, &old, &taken).await? == Forgotten::Superseded {
+        return Ok(Recovered::Superseded);
+    }
+    // All that is read by now goes first: else the data must fit twice, and each failed attempt adds another
     // copy. From here on the old epoch cannot be certified any more.
     if forget::unfit(partition, &keys, &old).await? == Forgotten::Superseded {
         return Ok(Recovered::Superseded);
     }
-    let in_flight = old.iter().flat_map(|old| [old.in_flight(), old.dead()]);
-    let kept: Vec<String> = in_flight.chain([keys.prefix().to_owned()]).collect();
+    let mut from: Vec<String> = old.iter().flat_map(|old| [old.in_flight(), old.dead()]).collect();
+    let kept: Vec<String> = from.iter().cloned().chain([keys.prefix().to_owned()]).collect();
     if forget::all_but(partition, &keys, &kept).await? == Forgotten::Superseded {
         return Ok(Recovered::Superseded);
     }
 
-    let mut found = survivors::read(partition, &old).await?;
+    from.extend(found.take_set_aside(partition).await?);
     watch(&Step::Read { in_flight: found.survivors.len() });
-    if found.keep_damaged(partition, &keys, ledger).await? == Forgotten::Superseded {
-        return Ok(Recovered::Superseded);
-    }
-    let ids: Vec<_> = found.survivors.iter().map(|survivor| survivor.id).collect();
-    let decided = survivors::decided(ledger, &ids).await?;
-    let mut undecided = found.survivors;
-    undecided.retain(|survivor| !decided.contains(&survivor.id));
-    watch(&Step::Sorted { undecided: undecided.len() });
+    let decided = found.leave_out_decided(ledger).await?;
+    watch(&Step::Sorted { undecided: found.survivors.len() });
 
-    let (mut queue, coupons) = place_coupons(recovery, &keys, undecided).await?;
+    let (queue, coupons) = place_coupons(recovery, &keys, found.survivors).await?;
+    let mut queue = Queue { survivors: queue, damaged: found.damaged };
     let service = recovery.services.get().await?;
-    if move_queue(partition, &keys, &old, &mut queue, service, watch).await? == Forgotten::Superseded {
+    if move_queue(partition, &keys, &from, &mut queue, service, watch).await? == Forgotten::Superseded {
         return Ok(Recovered::Superseded);
     }
     watch(&Step::Built);
-    let dead = queue.iter().filter(|survivor| survivor.dead.is_some()).count();
-    let built = Built { in_flight: queue.len(), dead, coupons };
+    let built = Built { in_flight: queue.len(), dead: queue.dead(), coupons };
     if !recovery.remember(&keys, on).await? {
         return Ok(Recovered::Superseded);
     }
@@ -98,7 +100,7 @@ pub(super) async fn rebuild(
     watch(&Step::Opened);
     recovery.opened(&keys);
     forget::leftovers(partition, &keys).await;
-    Ok(Recovered::Rebuilt { survivors: built.in_flight, decided: decided.len(), coupons })
+    Ok(Recovered::Rebuilt { survivors: built.in_flight, decided, coupons })
 }
 
 /// Loads the coupons with something in flight. Returns what is in flight, each with the unit that it keeps, and

@@ -7,12 +7,13 @@ use redis::Script;
 use super::Step;
 use super::forget::Forgotten;
 use super::progress::Watch;
-use super::survivors::Survivor;
-use crate::Failure;
+use super::survivors::{Damaged, Survivor};
+use crate::issuance::IssuanceId;
 use crate::keys::{EpochKeys, GROUP};
 use crate::partition::{Call, Partition, script};
 use crate::queue::DEAD_LETTER_CONSUMER;
 use crate::service::Service;
+use crate::{Failure, metrics};
 
 static MOVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("move.lua")));
 static BUILT: LazyLock<Script> = LazyLock::new(|| script(include_str!("built.lua")));
@@ -20,34 +21,75 @@ static BUILT: LazyLock<Script> = LazyLock::new(|| script(include_str!("built.lua
 /// Issuances that are moved at once: a script must stay short.
 const PIECE: usize = 500;
 
-/// Moves the queue from `old` epochs to the one of `keys`: dead letters first, the rest in the order of
-/// acceptance. The group begins after the dead letters, which are given to their consumer, so that no worker is
-/// ever handed one.
+/// What is to be in flight in the new epoch.
+pub(super) struct Queue {
+    pub survivors: Vec<Survivor>,
+    /// What cannot be read. Those of them that are no issuance's are not moved.
+    pub damaged: Vec<Damaged>,
+}
+
+impl Queue {
+    fn damaged(&self) -> impl Iterator<Item = (IssuanceId, &Damaged)> {
+        self.damaged.iter().filter_map(|damaged| Some((damaged.id()?, damaged)))
+    }
+
+    /// How many issuances there are.
+    pub(super) fn len(&self) -> usize {
+        self.survivors.len() + self.damaged().count()
+    }
+
+    /// How many of them are dead letters.
+    pub(super) fn dead(&self) -> usize {
+        self.survivors.iter().filter(|survivor| survivor.dead.is_some()).count() + self.damaged().count()
+    }
+}
+
+/// Moves the queue from the hashes `from` into the epoch of `keys`: dead letters first, the rest in the order
+/// of acceptance. What cannot be read is a dead letter. The group begins after the dead letters, which are given
+/// to their consumer, so that no worker is ever handed one.
 pub(super) async fn move_queue(
     partition: &Partition,
     keys: &EpochKeys,
-    old: &[EpochKeys],
-    queue: &mut [Survivor],
+    from: &[String],
+    queue: &mut Queue,
     service: Service,
     watch: &Watch,
 ) -> Result<Forgotten, Failure> {
-    queue.sort_by_key(|survivor| (survivor.dead.is_none(), survivor.in_flight.sequence));
     let of = queue.len();
-    let mut entries = 0;
-    for piece in queue.chunks_mut(PIECE) {
+    let begin = || {
         let mut call = Call::default();
         call.key(keys.certificate()).key(keys.stream()).key(keys.in_flight()).key(keys.dead());
-        for old in old {
-            call.key(old.in_flight()).key(old.dead());
+        for hash in from {
+            call.key(hash.clone());
         }
         call.arg(keys.epoch().to_string()).arg(GROUP).arg(DEAD_LETTER_CONSUMER);
+        call
+    };
+    let mut entries = 0;
+    let damaged: Vec<_> = queue.damaged().collect();
+    for piece in damaged.chunks(PIECE) {
+        let mut call = begin();
+        for (id, damaged) in piece {
+            entries += 1;
+            let why = damaged.why_dead();
+            tracing::error!(issuance = %id, why, "what is in flight for it cannot be read: it is a dead letter");
+            call.arg(id.as_bytes().as_slice()).arg(damaged.after_entry()).arg(why);
+        }
+        if !is_moved(partition, &call).await? {
+            return Ok(Forgotten::Superseded);
+        }
+        metrics::DEAD_LETTERED.increment(piece.iter().filter(|(_, one)| one.dead.is_none()).count() as u64);
+    }
+    queue.survivors.sort_by_key(|survivor| (survivor.dead.is_none(), survivor.in_flight.sequence));
+    for piece in queue.survivors.chunks_mut(PIECE) {
+        let mut call = begin();
         for survivor in piece {
             entries += 1;
             survivor.in_flight.sequence = entries as u64;
             call.arg(survivor.id.as_bytes().as_slice()).arg(survivor.in_flight.after_entry());
             call.arg(survivor.dead.as_deref().unwrap_or_default());
         }
-        if partition.invoke(&MOVE, "move the queue", &call).await?.text()? != "moved" {
+        if !is_moved(partition, &call).await? {
             return Ok(Forgotten::Superseded);
         }
         watch(&Step::Queueing { entries, of });
@@ -61,4 +103,8 @@ pub(super) async fn move_queue(
         "built" => Ok(Forgotten::All),
         _ => Ok(Forgotten::Superseded),
     }
+}
+
+async fn is_moved(partition: &Partition, call: &Call) -> Result<bool, Failure> {
+    Ok(partition.invoke(&MOVE, "move the queue", call).await?.text()? == "moved")
 }

@@ -13,6 +13,7 @@ use crate::damage::damaged;
 use crate::issuance::{InFlight, IssuanceId, Ledger};
 use crate::keys::{self, EpochKeys};
 use crate::partition::{Call, Partition, script};
+use crate::queue::entry::{self, RawEntry};
 
 static KEEP: LazyLock<Script> = LazyLock::new(|| script(include_str!("keep.lua")));
 
@@ -28,23 +29,58 @@ pub(super) struct Survivor {
     pub dead: Option<String>,
 }
 
+/// What is in flight for an issuance, and cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Damaged {
+    /// The field of the in-flight hash.
+    pub field: Vec<u8>,
+    pub value: Vec<u8>,
+    /// As of a [`Survivor`].
+    pub dead: Option<String>,
+}
+
+impl Damaged {
+    /// `None` if the field is no issuance's: then nobody can ask for it.
+    pub(super) fn id(&self) -> Option<IssuanceId> {
+        id_of(&self.field)
+    }
+
+    /// The value, but for the entry that it may begin with.
+    pub(super) fn after_entry(&self) -> &[u8] {
+        let entry = InFlight::entry_named_by(&self.value).map_or(0, |entry| entry.len() + 1);
+        &self.value[entry..]
+    }
+
+    /// When and why it is set aside, as `set_aside.lua` writes it after the entry.
+    pub(super) fn why_dead(&self) -> String {
+        self.dead.clone().unwrap_or_else(|| {
+            let (now, value) = (Timestamp::now().as_millisecond(), String::from_utf8_lossy(&self.value));
+            format!(
+                "{now} 0 Redis was recovered, and neither what was in flight for it ({value:?}) nor its stream \
+                 entry could be read: nobody can decide it. Discard it, and answer its user"
+            )
+        })
+    }
+}
+
 /// Everything that was found, and what could not be read.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub survivors: Vec<Survivor>,
-    /// Fields and values of the in-flight hash.
-    pub damaged: RawPairs,
+    pub damaged: Vec<Damaged>,
     /// Keys that are of another type than they should be: nothing in them can be read.
     pub wrong_type: Vec<String>,
+    /// When and why dead letters were set aside, by their fields.
+    dead: HashMap<Vec<u8>, String>,
 }
 
 /// Fields and values, as Redis has them.
 type RawPairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl Found {
-    /// Whether all that is in flight could be read.
-    pub(super) fn is_whole(&self) -> bool {
-        self.damaged.is_empty() && self.wrong_type.is_empty()
+    /// Values that cannot be read, of which nobody knows yet: no dead letter names them.
+    pub(super) fn unknown_damage(&self) -> usize {
+        self.damaged.iter().filter(|damaged| damaged.dead.is_none()).count()
     }
 }
 
@@ -52,8 +88,8 @@ impl Found {
 pub(super) async fn read(partition: &Partition, epochs: &[EpochKeys]) -> Result<Found, Failure> {
     let mut survivors = BTreeMap::new();
     let (mut damaged, mut wrong_type) = (HashMap::new(), Vec::new());
+    let mut dead: HashMap<Vec<u8>, String> = HashMap::new();
     for keys in epochs {
-        let mut dead: HashMap<Vec<u8>, String> = HashMap::new();
         let scanned = scan(partition, keys.dead(), |id, value| {
             dead.insert(id, why_dead(&value));
         });
@@ -63,15 +99,16 @@ pub(super) async fn read(partition: &Partition, epochs: &[EpochKeys]) -> Result<
             Some((key, in_flight)) => {
                 drop(survivors.insert(key, Survivor { id: key, in_flight, dead: dead.get(&id).cloned() }));
             }
-            None => drop(damaged.insert(id, value)),
+            None => {
+                let dead = dead.get(&id).cloned();
+                damaged.insert(id.clone(), Damaged { field: id, value, dead });
+            }
         });
         wrong_type.extend(scanned.await?.is_none().then(|| keys.in_flight()));
     }
-    Ok(Found {
-        survivors: survivors.into_values().collect(),
-        damaged: damaged.into_iter().collect(),
-        wrong_type,
-    })
+    let is_nowhere_else = |one: &Damaged| one.id().is_none_or(|id| !survivors.contains_key(&id));
+    let damaged = damaged.into_values().filter(is_nowhere_else).collect();
+    Ok(Found { survivors: survivors.into_values().collect(), damaged, wrong_type, dead })
 }
 
 /// What an epoch has in flight of some coupons. What cannot be read is nobody's.
@@ -148,52 +185,160 @@ fn why_dead(value: &[u8]) -> String {
 }
 
 fn parse(id: &[u8], value: &[u8]) -> Option<(IssuanceId, InFlight)> {
-    let id = IssuanceId::from_bytes(<[u8; 16]>::try_from(id).ok()?)?;
-    Some((id, std::str::from_utf8(value).ok()?.parse().ok()?))
+    Some((id_of(id)?, InFlight::parse(value)?))
+}
+
+fn id_of(field: &[u8]) -> Option<IssuanceId> {
+    IssuanceId::from_bytes(<[u8; 16]>::try_from(field).ok()?)
 }
 
 impl Found {
-    /// Keeps what cannot be read, and is not decided, for a person to look at: it will not be in the new epoch.
-    pub(super) async fn keep_damaged(
+    /// Takes from the streams what is in flight and cannot be read, or is gone: an entry holds the same, and is
+    /// deleted when its issuance is settled. Returns what was found there.
+    pub(super) async fn take_from_streams(
         &mut self,
         partition: &Partition,
-        keys: &EpochKeys,
-        ledger: &Ledger,
-    ) -> Result<Forgotten, Failure> {
-        let id_of = |field: &[u8]| IssuanceId::from_bytes(<[u8; 16]>::try_from(field).ok()?);
-        let ids: Vec<_> = self.damaged.iter().filter_map(|(field, _)| id_of(field)).collect();
-        let decided = decided(ledger, &ids).await?;
-        self.damaged.retain(|(field, _)| id_of(field).is_none_or(|id| !decided.contains(&id)));
-        for (id, value) in &self.damaged {
-            let (id, value) = (id.escape_ascii(), String::from_utf8_lossy(value));
-            damaged!(id; %id, %value, "an in-flight entry cannot be read; it is kept aside");
+        epochs: &[EpochKeys],
+    ) -> Result<Vec<Survivor>, Failure> {
+        let mut taken: BTreeMap<IssuanceId, Survivor> = BTreeMap::new();
+        for keys in epochs {
+            scan_stream(partition, keys.stream(), |id, in_flight| {
+                if self.survivors.binary_search_by_key(&id, |survivor| survivor.id).is_err() {
+                    let dead = self.dead.get(id.as_bytes().as_slice()).cloned();
+                    taken.insert(id, Survivor { id, in_flight, dead });
+                }
+            })
+            .await?;
         }
+        self.damaged.retain(|damaged| damaged.id().is_none_or(|id| !taken.contains_key(&id)));
+        for survivor in taken.values() {
+            tracing::error!(
+                issuance = %survivor.id, in_flight = %survivor.in_flight,
+                "what was in flight for it could not be read; it was taken from the stream"
+            );
+        }
+        let taken: Vec<_> = taken.into_values().collect();
+        self.survivors.extend(taken.iter().cloned());
+        Ok(taken)
+    }
+
+    /// Adds the values that an earlier version set aside in a rebuild, and dropped. Returns the key that they
+    /// are in, if there are any.
+    pub(super) async fn take_set_aside(&mut self, partition: &Partition) -> Result<Option<String>, Failure> {
+        let key = keys::damaged(partition.id());
+        let mut aside = HashMap::new();
+        let scanned = scan(partition, key.clone(), |field, value| drop(aside.insert(field, value)));
+        if scanned.await?.is_none() || aside.is_empty() {
+            return Ok(None);
+        }
+        let known: HashSet<_> = self.survivors.iter().map(|survivor| survivor.id).collect();
+        let is_new = |id: IssuanceId| {
+            !known.contains(&id) && self.damaged.iter().all(|damaged| damaged.id() != Some(id))
+        };
+        let aside: Vec<_> = aside
+            .into_iter()
+            .filter(|(field, _)| id_of(field).is_some_and(is_new))
+            .map(|(field, value)| Damaged { field, value, dead: None })
+            .collect();
+        self.damaged.extend(aside);
+        Ok(Some(key))
+    }
+
+    /// Leaves out what the ledger has decided. Returns how much that was.
+    pub(super) async fn leave_out_decided(&mut self, ledger: &Ledger) -> Result<usize, Failure> {
+        let damaged = self.damaged.iter().filter_map(Damaged::id);
+        let ids: Vec<_> = self.survivors.iter().map(|survivor| survivor.id).chain(damaged).collect();
+        let decided = decided(ledger, &ids).await?;
+        self.survivors.retain(|survivor| !decided.contains(&survivor.id));
+        self.damaged.retain(|damaged| damaged.id().is_none_or(|id| !decided.contains(&id)));
+        Ok(decided.len())
+    }
+
+    /// Keeps keys of a wrong type under other names, and in the in-flight hash of an epoch what was taken from
+    /// the streams, for these are deleted next. Values of which nobody can ever ask are kept for a person to
+    /// look at: they will not be in the new epoch.
+    pub(super) async fn keep(
+        &self,
+        partition: &Partition,
+        keys: &EpochKeys,
+        old: &[EpochKeys],
+        taken: &[Survivor],
+    ) -> Result<Forgotten, Failure> {
         let aside = |key: &str| format!("{}:{}", keys::damaged(partition.id()), key.replace(':', "-"));
         for key in &self.wrong_type {
             damaged!(key; key, kept_as = aside(key), "a key cannot be read; it is kept aside");
         }
-        let mut wrong_type = self.wrong_type.iter();
-        let mut chunks = self.damaged.chunks(CHUNK);
-        loop {
-            let (keys_aside, values) = (wrong_type.by_ref().take(CHUNK), chunks.next().unwrap_or_default());
+        for chunk in self.wrong_type.chunks(CHUNK) {
             let mut call = Call::default();
-            let damaged = keys::damaged(partition.id());
-            let instead = aside(&format!("{}before", keys.prefix()));
-            call.key(keys.certificate()).key(damaged).key(instead);
-            let mut any = !values.is_empty();
-            for key in keys_aside {
+            call.key(keys.certificate()).key(keys::damaged(partition.id())).key(aside(keys.prefix()));
+            for key in chunk {
                 call.key(key.clone()).key(aside(key));
-                any = true;
-            }
-            if !any {
-                return Ok(Forgotten::All);
             }
             call.arg(keys.epoch().to_string());
-            for (id, value) in values {
-                call.arg(id).arg(value);
-            }
-            if partition.invoke(&KEEP, "keep what is damaged", &call).await?.text()? != "kept" {
+            if keep_by(partition, &call).await? == Forgotten::Superseded {
                 return Ok(Forgotten::Superseded);
+            }
+        }
+        let nobodys = self.damaged.iter().filter(|damaged| damaged.id().is_none());
+        let nobodys: RawPairs = nobodys.map(|one| (one.field.clone(), one.value.clone())).collect();
+        let taken: RawPairs = taken
+            .iter()
+            .map(|one| (one.id.as_bytes().to_vec(), one.in_flight.to_string().into_bytes()))
+            .collect();
+        let in_flight = old.last().map(EpochKeys::in_flight).unwrap_or_default();
+        for (hash, pairs) in [(keys::damaged(partition.id()), nobodys), (in_flight, taken)] {
+            for chunk in pairs.chunks(CHUNK) {
+                let mut call = Call::default();
+                call.key(keys.certificate())
+                    .key(hash.clone())
+                    .key(aside(&format!("{}before", keys.prefix())));
+                call.arg(keys.epoch().to_string());
+                for (field, value) in chunk {
+                    call.arg(field).arg(value);
+                }
+                if keep_by(partition, &call).await? == Forgotten::Superseded {
+                    return Ok(Forgotten::Superseded);
+                }
+            }
+        }
+        Ok(Forgotten::All)
+    }
+}
+
+async fn keep_by(partition: &Partition, call: &Call) -> Result<Forgotten, Failure> {
+    Ok(match partition.invoke(&KEEP, "keep what is damaged", call).await?.text()?.as_str() {
+        "kept" => Forgotten::All,
+        _ => Forgotten::Superseded,
+    })
+}
+
+/// Reads what the entries of a stream say, but for those that cannot be read. Of a key that is no stream,
+/// nothing.
+async fn scan_stream(
+    partition: &Partition,
+    stream: String,
+    mut take: impl FnMut(IssuanceId, InFlight),
+) -> Result<(), Failure> {
+    let mut from = "-".to_owned();
+    loop {
+        let page: redis::RedisResult<Vec<RawEntry>> = redis::cmd("XRANGE")
+            .arg(&stream)
+            .arg(&from)
+            .arg("+")
+            .arg("COUNT")
+            .arg(CHUNK)
+            .query_async(&mut partition.connection())
+            .await;
+        let page = match page {
+            Ok(page) => page,
+            Err(error) if error.code() == Some("WRONGTYPE") => return Ok(()),
+            Err(error) => return Err(Failure::redis("read the stream")(error)),
+        };
+        let Some((last, _)) = page.last() else { return Ok(()) };
+        from = format!("({last}");
+        for (entry, fields) in page {
+            if let Ok((id, in_flight)) = entry::in_flight(&entry, &fields.unwrap_or_default()) {
+                take(id, in_flight);
             }
         }
     }

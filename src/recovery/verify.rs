@@ -75,8 +75,8 @@ pub(super) async fn verify(
     if let Some(key) = found.wrong_type.first() {
         return damaged(format!("{key} is no hash"));
     }
-    if !found.is_whole() {
-        return damaged(format!("{} in-flight entries cannot be read", found.damaged.len()));
+    if found.unknown_damage() > 0 {
+        return damaged(format!("{} in-flight entries cannot be read", found.unknown_damage()));
     }
     let mut with_unit: HashMap<&CouponId, u64> = HashMap::new();
     for survivor in found.survivors.iter().filter(|survivor| survivor.in_flight.serial.is_some()) {

@@ -16,13 +16,13 @@ use futures::future::join_all;
 use super::limits::{Known, Limits};
 use crate::Failure;
 use crate::coupon::{CouponStore, Limit};
-use crate::issuance::ledger::{Held, Inserted, Unreadable, readable};
+use crate::issuance::ledger::{Inserted, Unreadable, id_of, readable};
 use crate::issuance::reassign::{Reassigned, reassign};
 use crate::issuance::settle::{self, Settled, Settlement, settle};
 use crate::issuance::{Decision, IssuanceId, Ledger, Outcome, Reason};
 use crate::keys::EpochKeys;
 use crate::partition::Partition;
-use crate::queue::Entry;
+use crate::queue::{Entry, repair};
 
 /// An entry meets a bounded number of conflicts in one go; then it waits for its next attempt.
 const ROUNDS_MAX: usize = 8;
@@ -128,16 +128,25 @@ impl Decider {
     /// done.
     pub async fn process(&self, keys: &EpochKeys, entries: &[Entry]) -> Result<Processed, Failure> {
         let Decided { settlements, mut left } = self.decide(keys, entries).await?;
+        let by_entry: HashMap<&str, &Entry> =
+            entries.iter().map(|entry| (entry.entry.as_str(), entry)).collect();
         let mut answers = Vec::with_capacity(settlements.len());
         for batch in settlements.chunks(settle::BATCH_MAX) {
-            answers.extend(batch.iter().zip(settle(&self.partition, keys, batch).await?));
+            for (settlement, mut settled) in batch.iter().zip(settle(&self.partition, keys, batch).await?) {
+                if settled == Settled::Unreadable
+                    && let Some(entry) = by_entry.get(settlement.entry.as_str())
+                    && repair(&self.partition, keys, &self.ledger, entry).await?
+                {
+                    let again = settle(&self.partition, keys, std::slice::from_ref(settlement)).await?;
+                    settled = again.first().copied().unwrap_or(settled);
+                }
+                answers.push((settlement, settled));
+            }
         }
         // Under another epoch the recovery has dealt with all of the batch.
         if answers.iter().any(|(_, settled)| *settled == Settled::AnotherEpoch) {
             return Ok(Processed::AnotherEpoch);
         }
-        let by_entry: HashMap<&str, &Entry> =
-            entries.iter().map(|entry| (entry.entry.as_str(), entry)).collect();
         for (settlement, settled) in answers {
             let Some(entry) = by_entry.get(settlement.entry.as_str()) else { continue };
             match settled {
@@ -287,10 +296,20 @@ impl Decider {
         old: Option<u32>,
         nth: u8,
     ) -> Result<Step<'a>, Failure> {
-        match reassign(&self.partition, keys, &entry.coupon, entry.id, &entry.entry, old).await? {
+        let again =
+            async || reassign(&self.partition, keys, &entry.coupon, entry.id, &entry.entry, old).await;
+        let reassigned = match again().await? {
+            Reassigned::Unreadable if repair(&self.partition, keys, &self.ledger, entry).await? => {
+                again().await?
+            }
+            reassigned => reassigned,
+        };
+        match reassigned {
             Reassigned::To(serial) => Ok(Step::Insert(Candidate { entry, limit, serial, nth })),
             Reassigned::NoneFree => self.reject(entry, Reason::SoldOut, old, true).await,
             Reassigned::Gone => Ok(Step::Gone),
+            Reassigned::Unreadable => Err(unclear(entry, "its in-flight value was damaged a moment ago")),
+            Reassigned::Unloaded => Err(unclear(entry, "its coupon is not loaded, and is to be")),
         }
     }
 
@@ -298,8 +317,7 @@ impl Decider {
     /// serial.
     async fn arbitrate<'a>(&self, keys: &EpochKeys, candidate: Candidate<'a>) -> Result<Step<'a>, Failure> {
         let Candidate { entry, limit, serial, nth } = candidate;
-        let holder = self.ledger.holder_of(&entry.coupon, serial).await?;
-        let is_lost = holder.is_some_and(|held| id_of(&held) != Some(entry.id));
+        let is_lost = self.ledger.is_lost(&entry.coupon, serial, entry.id).await?;
         let held = self.ledger.held_by(&entry.coupon, &entry.user).await?;
         if held.iter().any(|held| id_of(held) == Some(entry.id)) {
             // Decided since we looked by id: read it there, next round.
@@ -345,13 +363,6 @@ impl Decider {
             Some(Inserted::Unknown(why)) => Err(unclear(entry, &why)),
             None => Err(unclear(entry, "the insert answered nothing")),
         }
-    }
-}
-
-fn id_of(held: &Result<Held, Unreadable>) -> Option<IssuanceId> {
-    match held {
-        Ok(held) => Some(held.id),
-        Err(unreadable) => unreadable.id,
     }
 }
 

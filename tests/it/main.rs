@@ -48,6 +48,7 @@ mod settling;
 mod slow_clients;
 mod steering;
 mod stored_values;
+mod unreadable_flights;
 mod validity;
 mod waiting;
 mod warming;

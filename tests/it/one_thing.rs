@@ -227,32 +227,6 @@ async fn units_of_a_damaged_coupon_are_not_reassigned_and_no_unit_is_made_up() {
     assert_eq!(again().await.expect("an answer"), Reassigned::To(2));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_issuance_that_is_decided_and_whose_in_flight_value_is_damaged_is_answered_for_and_becomes_a_dead_letter()
- {
-    let system = System::start().await;
-    let coupon = system.coupon("c", 10, 1).await;
-    let id = system.accepted("u", &coupon).await;
-    damage_flight(&system, id, b"nonsense").await;
-    let other = system.accepted("v", &coupon).await;
-    let _worker = system.worker();
-    let answer = system.client.decided(&other.to_string()).await;
-    assert_eq!(answer.state(), "issued");
-    let answer = eventually("it is decided", async || {
-        let answer = system.client.get(&format!("/issuances/{id}")).await;
-        (answer.status == 200).then_some(answer)
-    })
-    .await;
-    assert_eq!(answer.state(), "issued");
-    let letters = eventually("it is named", async || {
-        let letters = system.client.get("/dead-letters").await.body["items"].clone();
-        (letters.as_array().is_some_and(|letters| !letters.is_empty())).then_some(letters)
-    })
-    .await;
-    assert_eq!(letters[0]["id"], id.to_string());
-    assert!(letters.to_string().contains("in-flight value"), "{letters}");
-}
-
 #[tokio::test]
 async fn a_look_for_lost_entries_passes_over_what_cannot_be_read() {
     let system = System::start().await;

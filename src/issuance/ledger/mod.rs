@@ -162,6 +162,11 @@ impl Ledger {
         Ok(self.find::<HeldRecord>("read who holds the unit", filter, options).await?.pop())
     }
 
+    /// Whether a unit is lost to an issuance: another one holds it.
+    pub async fn is_lost(&self, coupon: &CouponId, serial: u32, id: IssuanceId) -> Result<bool, Failure> {
+        Ok(self.holder_of(coupon, serial).await?.is_some_and(|held| id_of(&held) != Some(id)))
+    }
+
     /// How many units of a coupon are issued. Counted a part at a time, so that each ends well within the
     /// bound of an operation; what is inserted meanwhile may be counted or not. A record that names no unit
     /// holds one all the same.
@@ -226,6 +231,11 @@ impl Ledger {
         });
         Ok(found.await?.iter().map(|document| read::<S>(document)).collect())
     }
+}
+
+/// The issuance that holds a unit, if its record says so.
+pub(crate) fn id_of(held: &Result<Held, Unreadable>) -> Option<IssuanceId> {
+    held.as_ref().map_or_else(|unreadable| unreadable.id, |held| Some(held.id))
 }
 
 /// What can be read; of what cannot, the log tells. For lists, which one record must not keep from the others.

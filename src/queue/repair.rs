@@ -1,0 +1,118 @@
+//! Repairing an in-flight value that cannot be read. The stream entry of an issuance holds the same, so what
+//! damages one of the two loses nothing.
+
+use std::sync::LazyLock;
+
+use redis::Script;
+
+use super::entry;
+use crate::Failure;
+use crate::issuance::{InFlight, IssuanceId, Ledger};
+use crate::keys::EpochKeys;
+use crate::partition::{Partition, Under, script};
+
+static REPAIR: LazyLock<Script> = LazyLock::new(|| script(include_str!("repair.lua")));
+
+/// What Redis holds of an issuance in flight, as it is.
+#[derive(Debug, Clone)]
+pub(super) struct RawFlight {
+    /// `None` if it is not in flight.
+    pub value: Option<Vec<u8>>,
+    /// Of a dead letter: what `set_aside.lua` keeps of it.
+    pub dead: Option<Vec<u8>>,
+}
+
+impl RawFlight {
+    pub(super) async fn read(
+        partition: &Partition,
+        keys: &EpochKeys,
+        id: IssuanceId,
+    ) -> Result<Self, Failure> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("HGET").arg(keys.in_flight()).arg(id.as_bytes().as_slice());
+        pipeline.cmd("HGET").arg(keys.dead()).arg(id.as_bytes().as_slice());
+        let (value, dead) = pipeline
+            .query_async(&mut partition.connection())
+            .await
+            .map_err(Failure::redis("read what is in flight"))?;
+        Ok(RawFlight { value, dead })
+    }
+
+    pub(super) fn in_flight(&self) -> Option<InFlight> {
+        InFlight::parse(self.value.as_deref()?)
+    }
+
+    /// The stream entry of one whose in-flight value cannot be read: the dead letter's word before the value's.
+    pub(super) fn entry(&self) -> Option<&str> {
+        [&self.dead, &self.value].into_iter().flatten().find_map(|kept| InFlight::entry_named_by(kept))
+    }
+}
+
+/// What the stream holds of an issuance. `None` if it does not have this entry, or the entry cannot be read or
+/// is another's.
+pub(super) async fn in_stream(
+    partition: &Partition,
+    keys: &EpochKeys,
+    id: IssuanceId,
+    entry: &str,
+) -> Result<Option<InFlight>, Failure> {
+    let found: Vec<entry::RawEntry> = redis::cmd("XRANGE")
+        .arg(keys.stream())
+        .arg(entry)
+        .arg(entry)
+        .query_async(&mut partition.connection())
+        .await
+        .map_err(Failure::redis("read a stream entry"))?;
+    let read = found.into_iter().find_map(|(entry, fields)| entry::in_flight(&entry, &fields?).ok());
+    Ok(read.filter(|(of, _)| *of == id).map(|(_, held)| held))
+}
+
+/// Replaces what is in flight for an issuance and cannot be read by `held`, without a unit if another record
+/// has that one in the ledger: settling would give it back. Returns what is in flight now; `None` if something
+/// else was there by then.
+pub(super) async fn replace(
+    partition: &Partition,
+    keys: &EpochKeys,
+    ledger: &Ledger,
+    id: IssuanceId,
+    raw: &RawFlight,
+    mut held: InFlight,
+) -> Result<Option<InFlight>, Failure> {
+    if let Some(serial) = held.serial
+        && ledger.is_lost(&held.coupon, serial, id).await?
+    {
+        held.serial = None;
+    }
+    let reply = partition
+        .call_under(keys, &REPAIR, "repair an in-flight value", |keys, call| {
+            call.key(keys.in_flight()).key(keys.dead());
+            call.arg(id.as_bytes().as_slice()).arg(raw.value.as_deref().unwrap_or_default());
+            call.arg(held.to_string());
+        })
+        .await?;
+    let Under::Epoch(mut reply) = reply else { return Ok(None) };
+    let replaced = reply.number()? == 1;
+    if replaced {
+        let value = String::from_utf8_lossy(raw.value.as_deref().unwrap_or_default()).into_owned();
+        tracing::error!(issuance = %id, value, now = %held, "an in-flight value could not be read; it was replaced");
+    }
+    Ok(replaced.then_some(held))
+}
+
+/// Repairs what is in flight for an entry that was delivered. `false` if it names another entry, or is gone.
+pub async fn repair(
+    partition: &Partition,
+    keys: &EpochKeys,
+    ledger: &Ledger,
+    entry: &entry::Entry,
+) -> Result<bool, Failure> {
+    let raw = RawFlight::read(partition, keys, entry.id).await?;
+    let named = raw.value.as_deref().and_then(InFlight::entry_named_by);
+    if raw.value.is_none() || named.is_some_and(|named| named != entry.entry) {
+        return Ok(false);
+    }
+    if raw.in_flight().is_some() {
+        return Ok(true);
+    }
+    Ok(replace(partition, keys, ledger, entry.id, &raw, entry.in_flight()).await?.is_some())
+}
