@@ -18,6 +18,7 @@
 //! | `coupon:{n}:E:free:C` | set | serials that were given back |
 //! | `coupon:{n}:E:audit-turn` | string | that some process has the turn at auditing; expires by itself |
 //! | `coupon:{n}:E:erase-turn`, `…:retain-turn` | string | that some process has the turn at carrying deletions out, or at deleting old rejections; expire by themselves |
+//! | `coupon:{n}:E:load-turn` | string | that some process has the turn at looking for coupons to load; expires by itself |
 //! | `coupon:{n}:E:audited` | string | how often everything was audited in full since the last recovery |
 //! | `coupon:{n}:E:load:T:holders`, `…:free` | | a load under way (T: its token); expires by itself |
 //! | `coupon:{n}:E:built` | string | written last by a rebuild, and gone once the epoch is open |
@@ -197,6 +198,11 @@ impl EpochKeys {
         format!("{}retain-turn", self.prefix)
     }
 
+    /// Whose turn at looking for coupons to load it is.
+    pub fn load_turn(&self) -> String {
+        format!("{}load-turn", self.prefix)
+    }
+
     /// Holders and free serials of a load under way, in this order.
     pub fn staging(&self, token: &str) -> (String, String) {
         (format!("{}load:{token}:holders", self.prefix), format!("{}load:{token}:free", self.prefix))
@@ -228,6 +234,7 @@ mod tests {
             keys.audit_turn(),
             keys.erase_turn(),
             keys.retain_turn(),
+            keys.load_turn(),
             holders,
             free,
         ] {

@@ -10,6 +10,7 @@
 //! work for MongoDB, so the processes take turns, by a key that expires: were there two at once, they
 //! would only do the same twice.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -104,10 +105,15 @@ impl Auditor {
         }
     }
 
-    /// Names the coupons without a record that can be read, and mends what Redis holds of the service and of
-    /// the queue.
+    /// Names the coupons that are loaded, or have something in flight, and have no record that can be read, and
+    /// mends what Redis holds of the service and of the queue.
     async fn look_at_records(&self, keys: &EpochKeys) -> Result<(), Failure> {
-        let mut findings = self.without_record(keys, std::iter::empty()).await?;
+        let in_flight = match recovery::coupons_in_flight(&self.partition, keys).await {
+            // A full audit says what is wrong with the queue.
+            Err(failure) if failure.is_of_one() => HashSet::new(),
+            in_flight => in_flight?,
+        };
+        let mut findings = self.without_record(keys, in_flight.iter()).await?;
         let of_service = self.of_service(keys).await?;
         self.mend_service(keys, &of_service).await?;
         findings.extend(of_service);

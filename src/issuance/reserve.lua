@@ -13,7 +13,7 @@
 --       {'ok', now in ms, sequence numbers given before, settled, dead, answers}: one string, in which
 --       each answer is a letter; where more follows it, that comes with its length: 'K16:…'
 --   A              accepted; its sequence number is the next one
---   R id value     replay of an issuance in flight, and its in-flight value ('-' for the entry
+--   R id value     replay of an issuance in flight, and its in-flight value ('0-0' for the entry
 --                  of one that was accepted in this very batch), readable or not
 --   K id           replay by key of one that was issued
 --   J id           replay by key of one that was rejected
@@ -73,7 +73,7 @@ local function read_holding(held, fresh)
   for place = 1, #ids do
     if fresh and not values[place] then
       for other = 1, accepted do
-        if accepted_ids[other] == ids[place] then values[place] = '- ' .. accepted_values[other] end
+        if accepted_ids[other] == ids[place] then values[place] = '0-0 ' .. accepted_values[other] end
       end
     end
     if values[place] then latest = place end
@@ -219,7 +219,7 @@ local function decide(key, first, last)
           format('%s %d %s %d %s %s', serial, sequence + accepted, at, #holds / 16, coupon, user)
         if holding then
           local newest = #holding.ids + 1
-          holding.ids[newest], holding.values[newest] = id, '- ' .. accepted_values[accepted]
+          holding.ids[newest], holding.values[newest] = id, '0-0 ' .. accepted_values[accepted]
           holding.latest, holding.at_limit = newest, nil
         end
         holders[holders_count + 1], holders[holders_count + 2] = user, holds

@@ -5,6 +5,7 @@
 //! in the record of actions and in Redis, and removes the marked user at the end. Wakes nobody. The processes take turns, by a key
 //! that expires: were there two at once, they would only do the same twice.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,9 +100,11 @@ impl Eraser {
         if due.is_empty() || !has_turn(&self.partition, EpochKeys::erase_turn, TURN).await? {
             return Ok(());
         }
+        let keys = self.partition.keys();
+        let waiting = self.in_flight(&keys, &due).await?;
         let mut overdue = 0;
         for deletion in due {
-            match self.erase(deletion, now).await {
+            match self.erase_unless(Some(&waiting), &keys, deletion, now).await {
                 Ok(Erased::Done) => {
                     tracing::info!(pseudonym = %deletion.pseudonym, "a deleted user's records are anonymous now");
                 }
@@ -123,12 +126,36 @@ impl Eraser {
     /// Carries one deletion out that is due, as far as it goes. `now` is MongoDB's time before it was seen
     /// to be marked: only what was accepted before is this user's for certain.
     pub async fn erase(&self, deletion: &Deletion, now: Timestamp) -> Result<Erased, Failure> {
-        let keys = self.partition.keys();
-        let mut copied = self.bring(&keys, deletion, now, Mode::Copy).await?;
+        self.erase_unless(None, &self.partition.keys(), deletion, now).await
+    }
+
+    /// Which of these users have something in flight, whether its coupon is loaded or not.
+    async fn in_flight(&self, keys: &EpochKeys, due: &[&Deletion]) -> Result<HashSet<String>, Failure> {
+        let users = due.iter().map(|deletion| deletion.user.as_str()).collect();
+        recovery::users_in_flight(&self.partition, keys, &users).await
+    }
+
+    /// The same; `waiting` has something in flight. If that is not known yet, it is looked for.
+    async fn erase_unless(
+        &self,
+        waiting: Option<&HashSet<String>>,
+        keys: &EpochKeys,
+        deletion: &Deletion,
+        now: Timestamp,
+    ) -> Result<Erased, Failure> {
+        let mut copied = self.bring(keys, deletion, now, Mode::Copy).await?;
         if copied == Moved::Left {
             // What was settled since the ledger was read looks as if it were not issued. It must be copied
             // before its record is renamed; by now the ledger has it.
-            copied = self.bring(&keys, deletion, now, Mode::Copy).await?;
+            copied = self.bring(keys, deletion, now, Mode::Copy).await?;
+        }
+        // Of a coupon that is not loaded Redis counts nothing for anybody, and nothing new comes into flight.
+        let waits = match waiting {
+            Some(waiting) => waiting.contains(deletion.user.as_str()),
+            None => !self.in_flight(keys, &[deletion]).await?.is_empty(),
+        };
+        if waits {
+            return Ok(Erased::InFlight);
         }
         match copied {
             Moved::InFlight => return Ok(Erased::InFlight),
@@ -136,10 +163,10 @@ impl Eraser {
             Moved::All | Moved::Left => {}
         }
         self.ledger.rename(deletion, now).await?;
-        if !outdate_loads(&self.partition, &keys).await? {
+        if !outdate_loads(&self.partition, keys).await? {
             return Ok(Erased::Again);
         }
-        match self.bring(&keys, deletion, now, Mode::Move).await? {
+        match self.bring(keys, deletion, now, Mode::Move).await? {
             Moved::InFlight => return Ok(Erased::InFlight),
             Moved::AnotherEpoch => return Ok(Erased::Again),
             Moved::Left => return Ok(Erased::Damaged),

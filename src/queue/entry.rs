@@ -65,10 +65,7 @@ pub fn decode(entry: String, fields: &RawFields) -> Result<Entry, Undecodable> {
 }
 
 /// Reads what the fields of a stream entry say of their issuance.
-pub(crate) fn in_flight(
-    entry: &str,
-    fields: &RawFields,
-) -> Result<(IssuanceId, InFlight), String> {
+pub(crate) fn in_flight(entry: &str, fields: &RawFields) -> Result<(IssuanceId, InFlight), String> {
     let Some((_, value)) = fields.iter().find(|(name, _)| name == VERSION.as_bytes()) else {
         let found: Vec<_> = fields.iter().map(|(name, _)| String::from_utf8_lossy(name)).collect();
         return Err(format!("its fields are {found:?}, and this program reads version {VERSION:?}"));

@@ -11,14 +11,15 @@
 //! (`fence`). So a ledger is served by one Redis, whatever addresses lead to.
 //!
 //! A coupon gets into Redis through one script, computed in one way from the ledger and from what is in flight
-//! for it: by a rebuild if something is, else by the [`Loader`] when somebody asks for it. It leaves by
-//! [`retire`] when it is over.
+//! for it: by a rebuild if something is, else by the [`Loader`] when somebody asks for it. [`keep_loading`] loads
+//! what nobody asks for. It leaves by [`retire`] when it is over.
 
 mod certificate;
 mod epoch;
 mod fence;
 mod forget;
 mod id_secrets;
+mod keep_loading;
 mod keeper;
 mod lease;
 mod load;
@@ -38,6 +39,7 @@ pub use certificate::{Writable, is_certified, writable};
 pub use epoch::Epoch;
 pub(crate) use fence::Fence;
 pub use id_secrets::IdSecrets;
+pub use keep_loading::{CURRENT_MAX, keep_loading};
 pub use keeper::{Keeper, Kept, Standing, standing, wrong_ledger};
 pub use lease::Lease;
 pub use load::{Loaded, Loader};
@@ -46,3 +48,4 @@ pub use recover::{How, Recovered, Recovery};
 pub(crate) use retire::members;
 pub use retire::{KEPT_AFTER_END, keep_retiring, loaded, retire};
 pub use settings::{Durability, check as check_settings};
+pub(crate) use survivors::{coupons_in_flight, users_in_flight};

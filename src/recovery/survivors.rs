@@ -128,13 +128,41 @@ pub(super) async fn of_coupons(
             of_coupon.push(Survivor { id, in_flight, dead: None });
         }
     });
-    match scanned.await? {
-        Some(()) => Ok(found),
-        None => Err(Failure::Damaged {
-            what: "what is in flight",
-            why: format!("{} is no hash", keys.in_flight()),
-        }),
-    }
+    scanned.await?.ok_or_else(|| no_hash(keys)).map(|()| found)
+}
+
+/// The coupons that have something in flight in an epoch, as far as it can be read.
+pub(crate) async fn coupons_in_flight(
+    partition: &Partition,
+    keys: &EpochKeys,
+) -> Result<HashSet<CouponId>, Failure> {
+    let mut coupons = HashSet::new();
+    let scanned = scan(partition, keys.in_flight(), |id, value| {
+        if let Some((_, in_flight)) = parse(&id, &value) {
+            coupons.insert(in_flight.coupon);
+        }
+    });
+    scanned.await?.ok_or_else(|| no_hash(keys)).map(|()| coupons)
+}
+
+/// Which of these users have something in flight in an epoch, whatever else can be read of it.
+pub(crate) async fn users_in_flight(
+    partition: &Partition,
+    keys: &EpochKeys,
+    users: &HashSet<&str>,
+) -> Result<HashSet<String>, Failure> {
+    let mut found = HashSet::new();
+    let scanned = scan(partition, keys.in_flight(), |_, value| {
+        let user = value.rsplit(|byte| *byte == b' ').next().and_then(|user| std::str::from_utf8(user).ok());
+        if let Some(user) = user.filter(|user| users.contains(user)) {
+            found.insert(user.to_owned());
+        }
+    });
+    scanned.await?.ok_or_else(|| no_hash(keys)).map(|()| found)
+}
+
+fn no_hash(keys: &EpochKeys) -> Failure {
+    Failure::Damaged { what: "what is in flight", why: format!("{} is no hash", keys.in_flight()) }
 }
 
 /// Reads a whole hash. `None` if the key is of another type.

@@ -1,9 +1,13 @@
 //! The hands of a worker: each works on one batch until every entry of it is settled, somebody else's, or
 //! left to the [side lane](super::lane) for a reason of its own.
 
+use std::any::Any;
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -13,6 +17,7 @@ use super::in_hand::{Batch, InHand};
 use super::lane::{Lane, Stuck};
 use super::parked::Parked;
 use super::{RETRY_FIRST, RETRY_LONGEST, warn};
+use crate::Failure;
 use crate::backoff::Backoff;
 use crate::keys::EpochKeys;
 use crate::partition::Partition;
@@ -62,7 +67,7 @@ impl Hands {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
         let mut unclear_rounds = 0;
         loop {
-            match self.decider.process(&batch.keys, batch.entries()).await {
+            match self.process(&batch.keys, batch.entries()).await {
                 Ok(Processed::AnotherEpoch) => return self.breaker.success(),
                 Ok(Processed::Here(left)) => {
                     let unclear = left.iter().filter(|(_, why)| matches!(why, Left::Unclear(_))).count();
@@ -96,11 +101,102 @@ impl Hands {
         }
     }
 
+    /// Decides and settles entries. One that makes the decider panic is found among the others, and refused.
+    pub(super) async fn process<'a>(
+        &'a self,
+        keys: &'a EpochKeys,
+        entries: &'a [Entry],
+    ) -> Result<Processed, Failure> {
+        contained(entries, |part| self.decider.process(keys, part).boxed()).await
+    }
+
     /// Coupons of which nothing is left for the coupon's reason wait no longer.
     fn release_coupons(&self, batch: &Batch, left: &[(Entry, Left)]) {
         let damaged = left.iter().filter(|(_, why)| matches!(why, Left::CouponDamaged(_)));
         let damaged: HashSet<_> = damaged.map(|(entry, _)| &entry.coupon).collect();
         let coupons = batch.entries().iter().map(|entry| &entry.coupon);
         self.parked.release(coupons.filter(|coupon| !damaged.contains(coupon)));
+    }
+}
+
+/// Processes entries, and where that panics, their halves, so that one that causes it is left alone for this
+/// reason and the others are processed. Processing may be repeated.
+async fn contained<'a>(
+    entries: &'a [Entry],
+    process: impl Fn(&'a [Entry]) -> BoxFuture<'a, Result<Processed, Failure>>,
+) -> Result<Processed, Failure> {
+    let (mut left, mut parts) = (Vec::new(), vec![entries]);
+    while let Some(part) = parts.pop() {
+        match AssertUnwindSafe(process(part)).catch_unwind().await {
+            Ok(Ok(Processed::Here(of_part))) => left.extend(of_part),
+            Ok(ended) => return ended,
+            Err(panic) => match part {
+                [entry] => left.push((entry.clone(), Left::Refused(panic_why(&*panic)))),
+                entries => {
+                    let (first, second) = entries.split_at(entries.len() / 2);
+                    parts.extend([second, first]);
+                }
+            },
+        }
+    }
+    Ok(Processed::Here(left))
+}
+
+/// What an operator reads of an entry that makes the program panic.
+fn panic_why(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text");
+    format!("the worker panicked over it: {text}. Redrive it with a version that does not, or discard it")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::issuance::IssuanceId;
+    use crate::keys::PartitionId;
+
+    fn entry(number: usize) -> Entry {
+        Entry {
+            entry: format!("{number}-0"),
+            id: IssuanceId::generate(PartitionId::ONE),
+            coupon: "c".parse().unwrap(),
+            user: format!("u{number}").parse().unwrap(),
+            serial: None,
+            nth: 1,
+            accepted_at: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_makes_the_decider_panic_is_left_alone_and_the_others_are_processed() {
+        for bad in [vec![0], vec![37], vec![0, 1, 99], (0..100).collect()] {
+            let entries: Vec<_> = (0..100).map(entry).collect();
+            let done = Mutex::new(Vec::new());
+            let processed = contained(&entries, |part| {
+                let (bad, done) = (&bad, &done);
+                let process = async move {
+                    tokio::task::yield_now().await;
+                    assert!(!part.iter().any(|entry| bad.contains(&number(entry))), "over {}", part.len());
+                    done.lock().unwrap().extend(part.iter().map(number));
+                    Ok(Processed::Here(Vec::new()))
+                };
+                process.boxed()
+            });
+            let Ok(Processed::Here(left)) = processed.await else { panic!("it is contained") };
+            assert_eq!(left.iter().map(|(entry, _)| number(entry)).collect::<Vec<_>>(), bad);
+            for (_, why) in left {
+                assert!(matches!(&why, Left::Refused(why) if why.contains("over 1")), "{why:?}");
+            }
+            let others: Vec<_> = (0..100).filter(|number| !bad.contains(number)).collect();
+            assert_eq!(*done.lock().unwrap(), others);
+        }
+    }
+
+    fn number(entry: &Entry) -> usize {
+        entry.user.as_str()[1..].parse().unwrap()
     }
 }

@@ -26,7 +26,8 @@ pub const ATTEMPTS_MAX: u32 = 3;
 const LOOKS_MAX: u32 = 3;
 /// Between two looks for a coupon's record.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// Entries in the lane; one more is let go of, and the sweep brings it back.
+/// Entries in the lane. Of more, those that use up no attempts are let go of first, for they may wait for
+/// ever; the sweep brings them back.
 const WAITING_MAX: usize = 20_000;
 /// Entries that are tried again together.
 const BATCH: usize = 500;
@@ -52,6 +53,11 @@ impl Stuck {
         Stuck { batch, refused: 0, without_coupon: 0, pause: RETRY_FIRST, due: Instant::now() }
     }
 
+    /// Whether it comes to its end within a few tries. To begin it anew would put that off.
+    fn has_attempts(&self) -> bool {
+        self.refused > 0 || self.without_coupon > 0
+    }
+
     fn wait(&mut self) {
         self.due = Instant::now() + self.pause.mul_f64(rand::random_range(0.5..1.0));
         self.pause = (self.pause * 2).min(RETRY_LONGEST);
@@ -66,7 +72,7 @@ impl Lane {
     fn put(&self, stuck: impl IntoIterator<Item = Stuck>) {
         self.with(|waiting| {
             waiting.extend(stuck);
-            waiting.truncate(WAITING_MAX);
+            let_go(waiting, WAITING_MAX, Stuck::has_attempts);
         });
     }
 
@@ -87,6 +93,18 @@ impl Lane {
     }
 }
 
+/// Lets go of what is more than `most`: the newest of those that are not to be kept, then the newest.
+fn let_go<T>(waiting: &mut Vec<T>, most: usize, is_kept: impl Fn(&T) -> bool) {
+    let mut kept = waiting.iter().filter(|one| is_kept(one)).count().min(most);
+    let mut others = most - kept;
+    waiting.retain(|one| {
+        let room = if is_kept(one) { &mut kept } else { &mut others };
+        let stays = *room > 0;
+        *room -= usize::from(stays);
+        stays
+    });
+}
+
 impl Hands {
     /// Tries again what is due in the side lane, until `shutdown`: others claim the rest.
     pub(super) async fn keep_lane(self: Arc<Self>, shutdown: CancellationToken) {
@@ -103,7 +121,7 @@ impl Hands {
     async fn try_again(&self, mut due: Vec<Stuck>) {
         let Some(keys) = due.first().map(|stuck| stuck.batch.keys.clone()) else { return };
         let entries: Vec<Entry> = due.iter().flat_map(|stuck| stuck.batch.entries()).cloned().collect();
-        match self.decider.process(&keys, &entries).await {
+        match self.process(&keys, &entries).await {
             Ok(Processed::AnotherEpoch) => self.breaker.success(),
             Ok(Processed::Here(left)) => {
                 if left.iter().any(|(_, why)| !matches!(why, Left::Unclear(_))) || left.len() < entries.len()
@@ -230,4 +248,23 @@ fn unreadable_why(unreadable: &Unreadable) -> String {
         "it is decided, but {unreadable}. Mend the record (collection user_coupons), or run the version that wrote \
          it; then redrive"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::let_go;
+
+    #[test]
+    fn what_comes_to_its_end_is_not_crowded_out_by_what_may_wait_for_ever() {
+        let left = |waiting: &str, most: usize| {
+            let mut waiting: Vec<char> = waiting.chars().collect();
+            let_go(&mut waiting, most, char::is_ascii_uppercase);
+            waiting.into_iter().collect::<String>()
+        };
+        assert_eq!(left("abcde", 5), "abcde");
+        assert_eq!(left("abcde", 3), "abc");
+        assert_eq!(left("abcdeXY", 5), "abcXY");
+        assert_eq!(left("aXbYcZ", 3), "XYZ");
+        assert_eq!(left("WaXbYcZ", 2), "WX");
+    }
 }

@@ -35,6 +35,7 @@ use crate::http::{health, server};
 use crate::issuance::Ledger;
 use crate::partition::Partition;
 use crate::queue::Undecodable;
+use crate::recovery::{self, Loader};
 pub use decide::{Decided, Decider, Left, Processed};
 use hands::Hands;
 pub use lane::ATTEMPTS_MAX;
@@ -59,6 +60,7 @@ pub struct Pace {
 /// One worker. Its consumer name is new with every start, and never used again.
 pub struct Worker {
     partition: Arc<Partition>,
+    coupons: CouponStore,
     hands: Arc<Hands>,
     consumer: String,
     pace: Pace,
@@ -67,10 +69,10 @@ pub struct Worker {
 impl Worker {
     /// A worker on a partition and its ledger.
     pub fn new(partition: Arc<Partition>, ledger: Ledger, coupons: CouponStore, pace: Pace) -> Self {
-        let decider = Decider::new(Arc::clone(&partition), ledger, coupons);
+        let decider = Decider::new(Arc::clone(&partition), ledger, coupons.clone());
         let hands = Arc::new(Hands::new(Arc::clone(&partition), decider));
         let consumer = format!("w-{}", crate::random_id());
-        Worker { partition, hands, consumer, pace }
+        Worker { partition, coupons, hands, consumer, pace }
     }
 
     /// Drains until `shutdown`; then finishes what is in hand, within [`DRAIN_MAX`], and leaves the
@@ -82,6 +84,13 @@ impl Worker {
         let beating =
             tokio::spawn(beat::keep(Arc::clone(&self.partition), self.consumer.clone(), left.clone()));
         tasks.spawn(Arc::clone(&self.hands).keep_lane(shutdown.clone()));
+        let loader = Loader::new(Arc::clone(&self.partition), &self.coupons.database());
+        tokio::spawn(shutdown.clone().run_until_cancelled_owned(recovery::keep_loading(
+            Arc::clone(&self.partition),
+            self.coupons.clone(),
+            loader,
+            shutdown.clone(),
+        )));
         self.drain(&tasks, &shutdown).await;
         tasks.close();
         if tokio::time::timeout(DRAIN_MAX, tasks.wait()).await.is_err() {

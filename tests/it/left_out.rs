@@ -134,6 +134,54 @@ async fn a_coupon_that_is_loaded_while_it_is_settled_counts_each_issuance_once()
     system.audited_clean().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_coupon_that_nobody_asks_for_is_loaded_when_its_record_is_mended_and_what_was_accepted_is_decided()
+{
+    let system = System::start().await;
+    let coupon = system.coupon("c", 10, 1).await;
+    let ids = accept(&system, &coupon, 0..8).await;
+    set(&system, &coupon, doc! {"total": "ten"}).await;
+    rebuild(&system).await;
+    recovered(&system).await;
+    // Somebody else has the unit of one of them, which needs another.
+    let late = Decision {
+        id: IssuanceId::generate(PartitionId::ONE),
+        coupon: coupon.clone(),
+        user: "late".parse().expect("an id"),
+        outcome: Outcome::Issued { serial: 3, nth: 1 },
+        accepted_at: at(0),
+        decided_at: at(0),
+    };
+    system.backends.ledger.insert(&[late]).await.expect("it is written");
+    system.worker();
+    // Long enough for it to be tried.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(!is_loaded(&system, &coupon).await);
+    set(&system, &coupon, doc! {"total": 10_i64}).await;
+    all_issued(&system, &ids).await;
+    eventually("it is loaded", async || is_loaded(&system, &coupon).await.then_some(())).await;
+    assert_eq!(system.settled(&coupon).await.issued, 9);
+    system.audited_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_gauges_show_current_coupons_that_nobody_has_asked_for_since_a_recovery() {
+    let system = System::start().await;
+    many(&system, 60).await;
+    rebuild(&system).await;
+    recovered(&system).await;
+    system.worker();
+    eventually("the newest fifty are shown", async || {
+        let shown = system.client.request("GET", "/metrics").send().await.expect("an answer").text().await;
+        let shown = shown.expect("text");
+        let stocks = shown.lines().filter(|line| line.starts_with("coupon_stock_remaining_units{"));
+        (stocks.filter(|line| line.ends_with(" 10")).count() == 50).then_some(())
+    })
+    .await;
+    let loaded = recovery::loaded(system.partition(), &system.keys()).await.expect("a look");
+    assert_eq!(loaded.len(), 50, "and no more of them are loaded");
+}
+
 #[tokio::test]
 async fn a_coupon_whose_key_in_redis_is_gone_is_loaded_with_what_is_in_flight() {
     let system = System::start().await;

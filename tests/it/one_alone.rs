@@ -351,3 +351,84 @@ async fn a_damaged_value_in_flight_keeps_the_worker_from_nothing() {
     let _worker = system.worker();
     is_issued(&system, lost).await;
 }
+
+/// Lets MongoDB answer each document of the coupon "bad" with a code that is on no list (an index that cannot
+/// hold it), or not any more.
+async fn never_told(system: &System, on: bool) {
+    let index = "nobody-knows";
+    let command = if on {
+        doc! {"createIndexes": "user_coupons", "indexes": [{
+            "key": {"userId": "2dsphere"}, "name": index, "partialFilterExpression": {"couponId": "bad"},
+        }]}
+    } else {
+        doc! {"dropIndexes": "user_coupons", "index": index}
+    };
+    system.backends.database.run_command(command).await.expect("it obeys");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_can_tell_of_some_documents_keeps_no_other_waiting_and_nothing_is_lost() {
+    let mut rounds = Vec::new();
+    // Alone, as a part of batches, and as whole batches.
+    for bad_ones in [1, 100, 400] {
+        rounds.push(async move {
+            let system = System::start().await;
+            let (bad, good) = (system.coupon("bad", 1_000, 1).await, system.coupon("good", 1_000, 1).await);
+            never_told(&system, true).await;
+            accept_many(&system, &bad, "b", bad_ones).await;
+            accept_many(&system, &good, "g", 50).await;
+            let oldest = figures(system.partition()).await.expect("the figures");
+            let _worker = system.worker_with(Pace { concurrency: 2, batch: 100 });
+            for number in 0..10 {
+                let started = Instant::now();
+                let id = system.accepted(&format!("v{number}"), &good).await;
+                is_issued(&system, id).await;
+                let waited = started.elapsed();
+                assert!(waited < Duration::from_secs(15), "beside {bad_ones}: {waited:?}");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            eventually("the others are issued", async || {
+                (system.stock(&good).await.issued == 60).then_some(())
+            })
+            .await;
+            let told = figures(system.partition()).await.expect("the figures");
+            assert_eq!((told.dead, told.in_flight), (0, bad_ones as u64), "nothing is set aside");
+            assert!(told.oldest_at.is_some() && told.oldest_age() >= oldest.oldest_age());
+            never_told(&system, false).await;
+            eventually("they are issued as soon as they can be", async || {
+                (system.stock(&bad).await.issued == bad_ones as u32).then_some(())
+            })
+            .await;
+            assert_eq!(system.queue().await, (0, 0));
+        });
+    }
+    for round in rounds {
+        round.await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_that_are_blocked_in_the_midst_of_batches_set_nothing_aside() {
+    const ENTRIES: usize = 4_000;
+    let (mongodb, _folder) = obedient_mongodb().await;
+    let system = System::start_on(mongodb.url(), &[]).await;
+    let coupon = system.coupon("c", ENTRIES as u32, 1).await;
+    accept_many(&system, &coupon, "u", ENTRIES).await;
+    let admin = system.backends.database.client().database("admin");
+    let _worker = system.worker_with(Pace { concurrency: 4, batch: 500 });
+    let mut partly = false;
+    // Each document that comes while it is on is answered with 371.
+    for _ in 0..20 {
+        for (on, pause) in [(true, 30), (false, 60)] {
+            let command = doc! {"setUserWriteBlockMode": 1, "global": on};
+            admin.run_command(command).await.expect("it obeys");
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+        }
+        let issued = system.stock(&coupon).await.issued as usize;
+        partly |= issued > 0 && issued < ENTRIES;
+    }
+    assert!(partly, "nothing was blocked");
+    assert_eq!(system.settled(&coupon).await.issued, ENTRIES as u32);
+    assert_eq!(dead_letters(&system).await, 0);
+    assert_eq!(system.queue().await, (0, 0));
+}

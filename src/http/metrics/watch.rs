@@ -23,7 +23,7 @@ use crate::{Failure, metrics as counted, recovery};
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Coupons whose stock is shown: the newest of the current ones.
-pub const COUPONS_MAX: usize = 50;
+pub const COUPONS_MAX: usize = recovery::CURRENT_MAX;
 
 /// A number of things now.
 pub type Size = Box<dyn Fn() -> usize + Send + Sync>;

@@ -309,3 +309,40 @@ async fn a_deletion_does_nothing_where_redis_is_damaged_or_not_certified() {
     assert_eq!(traces(&system, USER).await, Vec::<String>::new());
     system.audited_clean().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_whose_only_request_in_flight_is_for_a_coupon_that_is_not_loaded_waits_to_be_deleted() {
+    let system = System::start().await;
+    system.users("left-out-", 1).await;
+    let coupon = system.coupon("c", 3, 1).await;
+    let id = system.accepted("left-out-0", &coupon).await;
+    let total = async |total: mongodb::bson::Bson| {
+        let coupons = system.backends.database.collection::<Document>("coupons");
+        let changed = coupons.update_one(doc! {"_id": "c"}, doc! {"$set": {"total": total}}).await;
+        assert_eq!(changed.expect("an answer").modified_count, 1);
+    };
+    total("three".into()).await;
+    system.command::<()>(&["DEL", &coupon_system::keys::certificate(system.partition().id())]).await;
+    recovered(&system).await;
+    let users = &system.backends.users;
+    let user = "left-out-0".parse().expect("an id");
+    let Marked::As(deletion) = users.mark_deleted(&user, Duration::ZERO, false).await.expect("an answer")
+    else {
+        panic!("the user is registered")
+    };
+    assert_eq!(eraser(&system).erase(&deletion, at(10)).await.expect("an answer"), Erased::InFlight);
+    let (still, _) = users.deletions().await.expect("a look");
+    assert_eq!(still.len(), 1);
+
+    total(3_i64.into()).await;
+    let _worker = system.worker();
+    assert_eq!(system.client.decided(&id.to_string()).await.state(), "issued");
+    eventually("nothing is left of the user", async || {
+        let _ = eraser(&system).erase(&deletion, at(10)).await;
+        traces(&system, "left-out-0").await.is_empty().then_some(())
+    })
+    .await;
+    let audited =
+        eventually("it is loaded", async || system.auditor().bracket(&coupon).await.expect("a look"));
+    assert!(audited.await.holds());
+}

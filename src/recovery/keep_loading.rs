@@ -1,0 +1,105 @@
+//! Loading coupons that nobody asks for: those that a rebuild left out, with what is in flight for them, which may
+//! need another unit, and only a loaded coupon gives one; and the newest current ones, which the gauges show and
+//! the audit compares.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::load::{LOADS_AT_ONCE, Loaded, Loader};
+use super::survivors::coupons_in_flight;
+use crate::coupon::{CouponId, CouponStore};
+use crate::partition::{Opening, Partition};
+use crate::{Failure, turn};
+
+/// How often the coupons that are due are tried.
+const EVERY: Duration = Duration::from_secs(1);
+/// How often coupons are looked for that are not loaded, while the same epoch is open.
+const SOUGHT_EVERY: Duration = Duration::from_secs(60);
+/// Pauses between two tries to load the same coupon.
+const PAUSE_FIRST: Duration = Duration::from_secs(1);
+const PAUSE_LONGEST: Duration = Duration::from_secs(15);
+/// Current coupons that are loaded: as many as the gauges show.
+pub const CURRENT_MAX: usize = 50;
+
+/// A coupon that is to be loaded.
+struct Wanted {
+    due: Instant,
+    pause: Duration,
+}
+
+/// Loads until `shutdown`. Idempotent and without input; every worker process runs it, and they take turns at
+/// looking. Reads: what is in flight, the coupons. Writes: what loading writes.
+pub async fn keep_loading(
+    partition: Arc<Partition>,
+    coupons: CouponStore,
+    loader: Loader,
+    shutdown: CancellationToken,
+) {
+    let mut wanted = BTreeMap::new();
+    let mut sought: Option<(Opening, Instant)> = None;
+    while !shutdown.is_cancelled() {
+        let opening = partition.opening();
+        if sought.is_none_or(|(of, at)| of != opening || at.elapsed() >= SOUGHT_EVERY) {
+            match seek(&partition, &coupons).await {
+                Ok(found) => {
+                    sought = Some((opening, Instant::now()));
+                    wanted.retain(|coupon, _| found.contains(coupon));
+                    for coupon in found {
+                        wanted.entry(coupon).or_insert(Wanted { due: Instant::now(), pause: PAUSE_FIRST });
+                    }
+                }
+                Err(failure) => {
+                    tracing::debug!(
+                        error = failure.chain(),
+                        "coupons that are not loaded cannot be sought now"
+                    );
+                }
+            }
+        }
+        load_due(&loader, &mut wanted).await;
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = tokio::time::sleep(EVERY) => {}
+        }
+    }
+}
+
+/// The coupons that should be loaded and are not. None, if it is another process's turn to look.
+async fn seek(partition: &Partition, coupons: &CouponStore) -> Result<HashSet<CouponId>, Failure> {
+    let keys = partition.keys();
+    if !turn::take(partition, &keys.load_turn(), SOUGHT_EVERY.mul_f64(0.8)).await? {
+        return Ok(HashSet::new());
+    }
+    let (current, _) = coupons.newest_current(Timestamp::now(), CURRENT_MAX).await?;
+    let mut found = coupons_in_flight(partition, &keys).await?;
+    found.extend(current.into_iter().map(|coupon| coupon.id));
+    for coupon in super::loaded(partition, &keys).await? {
+        found.remove(&coupon);
+    }
+    Ok(found)
+}
+
+async fn load_due(loader: &Loader, wanted: &mut BTreeMap<CouponId, Wanted>) {
+    let now = Instant::now();
+    let due: Vec<_> =
+        wanted.iter().filter(|(_, one)| one.due <= now).map(|(coupon, _)| coupon.clone()).collect();
+    let loads = due.into_iter().map(async |coupon| (loader.load(&coupon).await, coupon));
+    let mut loads = stream::iter(loads).buffer_unordered(LOADS_AT_ONCE);
+    while let Some((loaded, coupon)) = loads.next().await {
+        match loaded {
+            Ok(Loaded::Now | Loaded::Before) => drop(wanted.remove(&coupon)),
+            // It may get its record back.
+            not_loaded => {
+                let Some(one) = wanted.get_mut(&coupon) else { continue };
+                tracing::debug!(%coupon, ?not_loaded, pause = ?one.pause, "the coupon cannot be loaded yet");
+                one.due = Instant::now() + one.pause;
+                one.pause = (one.pause * 2).min(PAUSE_LONGEST);
+            }
+        }
+    }
+}
