@@ -72,7 +72,7 @@ pub async fn keep_loading(
 /// The coupons that should be loaded and are not. None, if it is another process's turn to look.
 async fn seek(partition: &Partition, coupons: &CouponStore) -> Result<HashSet<CouponId>, Failure> {
     let keys = partition.keys();
-    if !turn::take(partition, &keys.load_turn(), SOUGHT_EVERY.mul_f64(0.8)).await? {
+    if !turn::take(partition, keys.load_turn(), SOUGHT_EVERY.mul_f64(0.8)).await? {
         return Ok(HashSet::new());
     }
     let (current, _) = coupons.newest_current(Timestamp::now(), CURRENT_MAX).await?;
