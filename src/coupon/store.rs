@@ -17,6 +17,9 @@ use crate::mongo::{self, LINEARIZABLE_MAX, ListPage, NewestPlace, from_bson_time
 /// Coupons in one answer of [`ChangedCoupons::next`].
 const CHANGED_MAX: usize = 200;
 
+/// Ids in one question.
+const ASKED_MAX: usize = 1_000;
+
 /// Coupons in one answer of [`CouponStore::ended_before`].
 const ENDED_MAX: i64 = 100_000;
 
@@ -261,18 +264,35 @@ impl CouponStore {
         &self,
         ids: &[CouponId],
     ) -> Result<HashMap<CouponId, Result<Limit, String>>, Failure> {
-        let coupons = self.coupons.clone_with_type::<RawDocumentBuf>();
-        let asked: Vec<&str> = ids.iter().map(CouponId::as_str).collect();
-        let filter = doc! {"_id": {"$in": asked}};
-        let found = mongo::run("read the limits of coupons", async move {
-            let cursor = coupons.find(filter).projection(LimitRecord::projection()).await?;
-            futures::TryStreamExt::try_collect::<Vec<_>>(cursor).await
-        });
-        let limits = found.await?.into_iter().filter_map(|record| {
-            let id = record.get_str("_id").ok()?.parse().ok()?;
-            Some((id, LimitRecord::parse(&record)))
-        });
-        Ok(limits.collect())
+        self.each("read the limits of coupons", ids, LimitRecord::projection(), |_, record| {
+            LimitRecord::parse(record)
+        })
+        .await
+    }
+
+    /// What `parse` makes of the record of each of these coupons that has one, by id.
+    pub(super) async fn each<T>(
+        &self,
+        operation: &'static str,
+        ids: &[CouponId],
+        projection: Document,
+        parse: impl Fn(&CouponId, &RawDocument) -> T,
+    ) -> Result<HashMap<CouponId, T>, Failure> {
+        let mut all = HashMap::with_capacity(ids.len());
+        for ids in ids.chunks(ASKED_MAX) {
+            let coupons = self.coupons.clone_with_type::<RawDocumentBuf>();
+            let filter = doc! {"_id": {"$in": ids.iter().map(CouponId::as_str).collect::<Vec<_>>()}};
+            let projection = projection.clone();
+            let found = mongo::run(operation, async move {
+                coupons.find(filter).projection(projection).await?.try_collect::<Vec<_>>().await
+            });
+            all.extend(found.await?.iter().filter_map(|record| {
+                let id = record.get_str("_id").ok()?.parse().ok()?;
+                let parsed = parse(&id, record);
+                Some((id, parsed))
+            }));
+        }
+        Ok(all)
     }
 
     /// The same of one coupon: a linearizable read, so that `None` is certain.
@@ -295,14 +315,10 @@ impl CouponStore {
         &self,
         ids: &[CouponId],
     ) -> Result<HashMap<CouponId, Result<Coupon, Failure>>, Failure> {
-        let records = self.coupons.clone_with_type::<Document>();
-        let filter = doc! {"_id": {"$in": ids.iter().map(CouponId::as_str).collect::<Vec<_>>()}};
-        let found = mongo::run("read the coupons", async move {
-            records.find(filter).await?.try_collect::<Vec<_>>().await
-        });
-        let of =
-            |record: Document| Some((record.get_str("_id").ok()?.parse().ok()?, Coupon::try_from(record)));
-        Ok(found.await?.into_iter().filter_map(of).collect())
+        self.each("read the coupons", ids, Document::new(), |_, record| {
+            Coupon::try_from(Document::try_from(record).unwrap_or_default())
+        })
+        .await
     }
 
     /// A page of at most `limit` coupons, newest first, from after the one that a cursor names (its creation

@@ -3,17 +3,13 @@
 
 use std::collections::HashMap;
 
-use futures::TryStreamExt;
 use jiff::Timestamp;
-use mongodb::bson::{Bson, DateTime, Document, RawDocumentBuf, deserialize_from_slice, doc};
+use mongodb::bson::{DateTime, Document, deserialize_from_slice, doc};
 use serde::Deserialize;
 
 use super::{Coupon, CouponId, CouponStore, MAX_TOTAL};
 use crate::Failure;
-use crate::mongo::{self, from_bson_time};
-
-/// Ids in one question.
-const ASKED_MAX: usize = 1_000;
+use crate::mongo::from_bson_time;
 
 /// See the module's documentation; each field is that of a [`Coupon`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,31 +86,12 @@ impl CouponStore {
         &self,
         ids: &[CouponId],
     ) -> Result<HashMap<CouponId, Result<Terms, Failure>>, Failure> {
-        let mut terms = HashMap::with_capacity(ids.len());
-        for ids in ids.chunks(ASKED_MAX) {
-            let records = self.coupons.clone_with_type::<RawDocumentBuf>();
-            let asked: Vec<&str> = ids.iter().map(CouponId::as_str).collect();
-            let filter = doc! {"_id": {"$in": asked}};
-            let found = mongo::run("read the coupons' terms", async move {
-                let cursor = records.find(filter).projection(Record::projection()).await?;
-                cursor.try_collect::<Vec<_>>().await
-            });
-            for document in found.await? {
-                let id = document.get("_id").ok().flatten().and_then(|id| Bson::try_from(id).ok());
-                // It was asked for by its id, so it has it.
-                let Some(Ok(id)) = id.as_ref().and_then(Bson::as_str).map(str::parse::<CouponId>) else {
-                    continue;
-                };
-                let parsed = deserialize_from_slice::<Record>(document.as_bytes())
-                    .map_err(|error| error.to_string())
-                    .and_then(Record::parse);
-                let why = |why| Failure::Damaged {
-                    what: "the record of a coupon",
-                    why: format!("coupon {id}: {why}"),
-                };
-                terms.insert(id.clone(), parsed.map_err(why));
-            }
-        }
-        Ok(terms)
+        self.each("read the coupons' terms", ids, Record::projection(), |id, record| {
+            let record = deserialize_from_slice::<Record>(record.as_bytes());
+            record.map_err(|error| error.to_string()).and_then(Record::parse).map_err(|why| {
+                Failure::Damaged { what: "the record of a coupon", why: format!("coupon {id}: {why}") }
+            })
+        })
+        .await
     }
 }
