@@ -36,8 +36,8 @@ pub struct Lease {
     pub(super) latest_term: i64,
     /// How long before the lease was taken the Redis of the latest opening was last seen to serve.
     pub(super) silent: Duration,
-    /// When that was.
-    served_at: Option<DateTime>,
+    /// When that was, as the document has it.
+    served_at: Option<Bson>,
 }
 
 impl Lease {
@@ -81,9 +81,9 @@ impl Lease {
         };
         let (holder, ledger) = (holder.to_owned(), ledger.to_owned());
         let latest_term = taken.get_document("opened").and_then(|opened| opened.get_i64("term")).unwrap_or(0);
-        let served_at = taken.get_datetime("servedAt").ok().copied();
+        let served_at = taken.get("servedAt").cloned();
         let ms = |time: Option<&DateTime>| time.map_or(0, |time| time.timestamp_millis());
-        let silent_ms = ms(taken.get_datetime("until").ok()) - ms(served_at.as_ref());
+        let silent_ms = ms(taken.get_datetime("until").ok()) - ms(taken.get_datetime("servedAt").ok());
         let silent = Duration::from_millis(u64::try_from(silent_ms).unwrap_or(0)).saturating_sub(LASTS);
         Ok(Some(Lease { leases, partition, holder, term, epoch, ledger, latest_term, silent, served_at }))
     }
@@ -131,7 +131,7 @@ impl Lease {
         let mut set = opened(self.term, epoch, instance);
         set.insert("until", until());
         let silent = if if_silent {
-            doc! {"servedAt": self.served_at}
+            doc! {"servedAt": &self.served_at}
         } else {
             doc! {}
         };

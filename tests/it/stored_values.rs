@@ -134,6 +134,36 @@ async fn a_key_of_the_whole_queue_that_is_of_a_wrong_type_is_recovered() {
 }
 
 #[tokio::test]
+async fn what_mongodb_remembers_of_openings_keeps_nothing_closed_where_it_cannot_be_read() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 100, 1).await;
+    let leases = system.backends.database.collection::<Document>("recovery");
+    let damages = [
+        doc! {"term": "x"},
+        doc! {"term": -7.5},
+        doc! {"opened.term": "x"},
+        doc! {"opened.instance": 5},
+        doc! {"opened": "x"},
+        doc! {"servedAt": "x"},
+        doc! {"until": "x"},
+        doc! {"holder": 5},
+    ];
+    for (number, damage) in damages.into_iter().enumerate() {
+        leases.update_one(doc! {}, doc! {"$set": damage.clone()}).await.expect("it is damaged");
+        let _: u64 = system.command(&["DEL", &system.keys().certificate()]).await;
+        eventually(&format!("it is recovered from {damage}"), async || {
+            new_keeper(&system).ensure().await.is_ok_and(|is_certified| is_certified).then_some(())?;
+            matches!(recovery::is_certified(system.partition()).await, Ok(true)).then_some(())
+        })
+        .await;
+        system.accepted(&format!("u{number}"), &coupon).await;
+        let lease = leases.find_one(doc! {}).await.expect("an answer").expect("it is there");
+        let opened = lease.get_document("opened").expect("the opening is remembered");
+        assert_eq!(opened.get("term"), lease.get("term"), "{damage}");
+    }
+}
+
+#[tokio::test]
 async fn heartbeats_are_said_anew_where_they_cannot_be_kept() {
     let system = System::start().await;
     let coupon = system.coupon("c", 10, 1).await;
