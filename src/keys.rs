@@ -10,12 +10,14 @@
 //! | `coupon:{n}:E:stream` | stream | one entry an accepted issuance, until it is settled |
 //! | `coupon:{n}:E:in-flight` | hash | issuance id (16 bytes) → `entry serial seq acceptedAtMs nth coupon user` |
 //! | `coupon:{n}:E:dead` | hash | issuance id (16 bytes) → why its entry was set aside |
+//! | `coupon:{n}:E:redriven:I` | hash | what was set aside of issuance I, and sent through again; expires by itself |
 //! | `coupon:{n}:E:workers` | hash | consumer → when it last said that it lives (ms), and of itself |
 //! | `coupon:{n}:E:counters` | hash | `accepted`: the sequence number given last; `settled`: how many were settled; `paused`: whether the service is; `retired`: how often loads under way were outdated, because coupons were retired or records renamed; `settled_unloaded`: how many of those settled were of coupons that were not loaded |
 //! | `coupon:{n}:E:loaded` | set | the ids of the loaded coupons |
 //! | `coupon:{n}:E:coupon:C` | hash | a loaded coupon: total, next serial, limit, window, state, settled; `audit`: the token of the latest repair |
 //! | `coupon:{n}:E:holders:C` | hash | user → the ids (16 bytes each) held or in flight; `!` + id → an id that came from a key and is used up: rejected, or its user was deleted |
 //! | `coupon:{n}:E:free:C` | set | serials that were given back |
+//! | `coupon:{n}:E:keys:0`, `…:keys:1` | hash | tag of a user's `Idempotency-Key` (8 bytes) → the last 8 bytes of the id of the issuance that it was accepted for; the two take turns at being filled and emptied |
 //! | `coupon:{n}:E:audit-turn` | string | that some process has the turn at auditing; expires by itself |
 //! | `coupon:{n}:E:erase-turn`, `…:retain-turn` | string | that some process has the turn at carrying deletions out, or at deleting old rejections; expire by themselves |
 //! | `coupon:{n}:E:load-turn` | string | that some process has the turn at looking for coupons to load; expires by itself |
@@ -29,6 +31,7 @@
 //! to all databases of a Redis, and to all deployments in them.
 
 use crate::coupon::CouponId;
+use crate::issuance::IssuanceId;
 use crate::recovery::Epoch;
 
 /// The consumer group of every stream.
@@ -143,6 +146,11 @@ impl EpochKeys {
         format!("{}dead", self.prefix)
     }
 
+    /// What was set aside of an issuance, and sent through again.
+    pub fn redriven(&self, id: IssuanceId) -> String {
+        format!("{}redriven:{id}", self.prefix)
+    }
+
     /// Heartbeats.
     pub fn workers(&self) -> String {
         format!("{}workers", self.prefix)
@@ -183,6 +191,11 @@ impl EpochKeys {
         format!("{}free:{coupon}", self.prefix)
     }
 
+    /// Which issuance each `Idempotency-Key` of late was accepted for: the two that take turns.
+    pub fn used_keys(&self) -> [String; 2] {
+        [0, 1].map(|turn| format!("{}keys:{turn}", self.prefix))
+    }
+
     /// Whose turn at auditing it is.
     pub fn audit_turn(&self) -> String {
         format!("{}audit-turn", self.prefix)
@@ -218,11 +231,13 @@ mod tests {
         let keys = EpochKeys::new(PartitionId::ONE, Epoch::new());
         let coupon: CouponId = "summer".parse().unwrap();
         let (holders, free) = keys.staging("t");
+        let [used, used_before] = keys.used_keys();
         for key in [
             keys.certificate(),
             keys.stream(),
             keys.in_flight(),
             keys.dead(),
+            keys.redriven(IssuanceId::generate(PartitionId::ONE)),
             keys.counters(),
             keys.workers(),
             keys.loaded(),
@@ -235,6 +250,8 @@ mod tests {
             keys.erase_turn(),
             keys.retain_turn(),
             keys.load_turn(),
+            used,
+            used_before,
             holders,
             free,
         ] {

@@ -22,7 +22,7 @@ use crate::http::request::{RawJson, RequestId};
 use crate::http::{Code, Language, Problem};
 use crate::issuance::lookup::Found;
 use crate::issuance::reserve::{Progress, Queued, Request, Reserved};
-use crate::issuance::{Decision, IdempotencyKey, InFlight, IssuanceId, Outcome, Reason, over};
+use crate::issuance::{Decision, IdempotencyKey, InFlight, IssuanceId, KeyTag, Outcome, Reason, over};
 use crate::keys::PartitionId;
 use crate::metrics;
 use crate::user::UserId;
@@ -40,7 +40,8 @@ const BACKLOG_RETRY_MS: u64 = 2_000;
 ///
 /// Safe to repeat with an `Idempotency-Key`: the same request has the same id for ever. Without one the same
 /// user gets the same id only while the request is queued; where a user may hold several units, a later
-/// repetition takes another.
+/// repetition takes another. A key names one request of its user: with another coupon it is `key-reused`, until at
+/// least 250,000 later requests were accepted.
 ///
 /// With `wait` the answer is the outcome, if there is one in time: 201, or 409 with the reason.
 #[utoipa::path(
@@ -61,6 +62,7 @@ const BACKLOG_RETRY_MS: u64 = 2_000;
             of `already-issued`, `userCoupons` and `issuances` link the newest 20 that the user holds or has in flight; \
             of what was accepted and then rejected, `issuance` is the link",
             body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "`key-reused`: the key was that of an accepted request of the user for another coupon", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
 pub async fn request(
@@ -87,7 +89,8 @@ pub async fn request(
         Some(key) => IssuanceId::from_key(PartitionId::ONE, secret.as_ref(), &user, &coupon, key),
         None => IssuanceId::generate(PartitionId::ONE),
     };
-    let request = Request { id, coupon, user };
+    let key = key.map(|key| KeyTag::new(secret.as_ref(), &user, &key));
+    let request = Request { id, coupon, user, key };
     let to = To { language, request_id: &request_id };
     let reserved = match reserve(&app, &request).await {
         Ok(reserved) => reserved,
@@ -242,6 +245,7 @@ fn refusal(app: &App, user: &UserId, refused: Reserved) -> Problem {
             }
             problem
         }
+        Reserved::KeyReused => Problem::new(Code::KeyReused),
         Reserved::SoldOut => Problem::new(Code::SoldOut),
         Reserved::NotStarted { now, starts_at } => {
             let wait_ms = starts_at.as_millisecond() - now.as_millisecond();

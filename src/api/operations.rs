@@ -82,26 +82,28 @@ pub async fn dead_letter(
     Ok(Json(letter.into()))
 }
 
-/// Send a dead letter through again, after its cause is mended.
+/// Send a dead letter through again, after its cause is mended. Safe to repeat: within 15 minutes the answer is
+/// the same, unless it was set aside again or discarded since.
 #[utoipa::path(
     post, path = "/dead-letters/{id}/redrive", operation_id = "redriveDeadLetter", tag = "operations",
     params(("id" = String, Path, description = "The issuance")),
     responses(
-        (status = 200, description = "On its way, as it was set aside", body = DeadLetter),
+        (status = 200, description = "On its way, now or (`Idempotent-Replayed: true`) before; as it was set aside", body = DeadLetter,
+            headers(("Idempotent-Replayed" = bool))),
         (status = 404, description = "`issuance-not-found`: it is no dead letter", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn redrive(
-    State(app): State<Arc<App>>,
-    Path(id): Path<String>,
-) -> Result<Json<DeadLetter>, Problem> {
+pub async fn redrive(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
     let id = parse(&id)?;
-    let letter = dead::get(&app.partition, id).await?.ok_or_else(no_dead_letter)?;
-    if !dead::redrive(&app.partition, id).await? {
+    let is_redriven = dead::redrive(&app.partition, id).await?;
+    let letter = dead::redriven(&app.partition, id).await?.ok_or_else(no_dead_letter)?;
+    if is_redriven {
+        tracing::info!(issuance = %id, partition = %id.partition(), "a dead letter was sent through again");
+    } else if app.lookup.decided(id).await?.is_some_and(|decision| decision.is_discarded()) {
         return Err(no_dead_letter());
     }
-    tracing::info!(issuance = %id, partition = %id.partition(), "a dead letter was sent through again");
-    Ok(Json(letter.into()))
+    let answer = Json(DeadLetter::from(letter)).into_response();
+    Ok(if is_redriven { answer } else { replayed(answer) })
 }
 
 /// Reject a dead letter for good; its unit is free again. Answers with what is decided: if a worker

@@ -34,7 +34,7 @@ const WITHOUT_REDIS: [&str; 6] = [
 fn tells_an_outcome(path: &str, operation: &Operation) -> bool {
     let of_one = path.starts_with("/issuances/") || path.starts_with("/user-coupons/{userId}/{id}");
     let requests = path == "/user-coupons" && operation.request_body.is_some();
-    of_one || requests || path == "/dead-letters/{id}/discard"
+    of_one || requests || ["/dead-letters/{id}/redrive", "/dead-letters/{id}/discard"].contains(&path)
 }
 
 /// Adds the problems that operations can answer with by their kind.

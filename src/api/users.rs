@@ -19,7 +19,7 @@ use crate::access::Caller;
 use crate::http::problem::jittered_ms;
 use crate::http::request::Json as Body;
 use crate::http::{Code, Problem};
-use crate::user::{DELETIONS_MAX, Marked, User, UserId};
+use crate::user::{DELETIONS_MAX, First, Marked, User, UserId};
 
 const RANDOM_MAX: usize = 100_000;
 /// Users in one insert, and inserts at once.
@@ -57,16 +57,19 @@ pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Res
 
 /// Register many users with random ids, for trials. Adds, never deletes.
 ///
-/// Safe to repeat with an `Idempotency-Key`: the ids come of it, so the same request registers the same users.
-/// Without one, each request registers others.
+/// Safe to repeat with an `Idempotency-Key`: the ids come of it, so the same request registers the same users. With
+/// another `count` the key is `key-reused`. Without one, each request registers others.
 #[utoipa::path(
     post, path = "/users/random", operation_id = "createRandomUsers", tag = "users",
     params(
         ("count" = u32, Query, minimum = 1, maximum = 100000, example = 1000),
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$", description = "Names this attempt: 1 to 255 visible ASCII characters"),
     ),
-    responses((status = 201, description = "Registered. With `Idempotent-Replayed: true` all of them were before", body = wire::CreatedUsers,
-        headers(("Idempotent-Replayed" = bool))))
+    responses(
+        (status = 201, description = "Registered. With `Idempotent-Replayed: true` all of them were before", body = wire::CreatedUsers,
+            headers(("Idempotent-Replayed" = bool))),
+        (status = 422, description = "`key-reused`: the key was that of another `count`", body = ProblemBody, content_type = "application/problem+json"),
+    )
 )]
 pub async fn create_random(
     State(app): State<Arc<App>>,
@@ -88,7 +91,16 @@ pub async fn create_random(
             User { name: id.to_string(), id, created_at }
         })
         .collect();
-    let batches: Vec<Vec<User>> = users.chunks(RANDOM_BATCH).map(<[User]>::to_vec).collect();
+    let unsure = |failure| Problem::from(failure).repeatable(key.is_some());
+    let first = match (&key, users.first()) {
+        (Some(_), Some(first)) => app.users.insert_first(first, count).await.map_err(unsure)?,
+        _ => First::New,
+    };
+    if first == First::OfOtherCount {
+        return Err(Problem::new(Code::KeyReused));
+    }
+    let others = if key.is_some() { &users[1..] } else { &users };
+    let batches: Vec<Vec<User>> = others.chunks(RANDOM_BATCH).map(<[User]>::to_vec).collect();
     let registered = stream::iter(batches)
         .map(|batch| {
             let store = app.users.clone();
@@ -97,12 +109,12 @@ pub async fn create_random(
         .buffer_unordered(RANDOM_BATCHES)
         .try_fold(0, async |sum, new| Ok(sum + new.into_iter().filter(|new| *new).count()))
         .await;
-    let new: usize = registered.map_err(|failure| Problem::from(failure).repeatable(key.is_some()))?;
+    let new: usize = registered.map_err(unsure)?;
     let ids = users.iter().take(RANDOM_TOLD).map(|user| user.id.to_string()).collect();
     // With a key all of them are registered now, whoever made them.
     let created = if key.is_some() { count } else { new };
     let answer = (StatusCode::CREATED, Json(wire::CreatedUsers { created, ids })).into_response();
-    Ok(if new == 0 { replayed(answer) } else { answer })
+    Ok(if first == First::Before && new == 0 { replayed(answer) } else { answer })
 }
 
 /// All users, newest first.

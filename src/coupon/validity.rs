@@ -12,6 +12,9 @@ static ZONES: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundl
 
 /// A longer text is no duration.
 const DURATION_CHARS_MAX: usize = 40;
+/// How long a unit is valid that is issued when its coupon's `validUntil` is over: it was accepted before, and
+/// decided late.
+const VALID_IF_LATE: SignedDuration = SignedDuration::from_hours(24);
 /// A shorter validity is over before anybody can use it.
 const SHORTEST: SignedDuration = SignedDuration::from_secs(1);
 
@@ -96,14 +99,16 @@ pub struct Expiry {
 }
 
 impl Expiry {
-    /// The end of validity of a unit issued at `issued_at`; `None` where it never ends.
+    /// The end of validity of a unit issued at `issued_at`; `None` where it never ends. It is always later than
+    /// that: whoever was accepted in time and is issued a unit after `validUntil` can use it for 24 hours.
     ///
     /// A calendar period ends at the same time of day: of a month without that day, on its last one; where the
     /// clocks skip that time, as much later, and where they show it twice, the first time.
     pub fn of(&self, issued_at: Timestamp) -> Option<Timestamp> {
         match &self.validity {
             Validity::Unlimited => None,
-            Validity::Until(moment) => Some(*moment),
+            Validity::Until(moment) if issued_at < *moment => Some(*moment),
+            Validity::Until(_) => issued_at.checked_add(VALID_IF_LATE).ok(),
             Validity::For(duration) => {
                 let issued_at = issued_at.to_zoned(self.zone.0.clone());
                 issued_at.checked_add(duration.span).ok().map(|end| end.timestamp())
@@ -136,6 +141,19 @@ mod tests {
             let expiry =
                 Expiry { validity: Validity::For(validity.parse().unwrap()), zone: zone.parse().unwrap() };
             assert_eq!(expiry.of(at(issued)), Some(at(end)), "{validity} in {zone} from {issued}");
+        }
+    }
+
+    #[test]
+    fn a_unit_that_is_issued_after_its_coupon_is_valid_for_a_day_and_any_other_until_then() {
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let expiry = Expiry { validity: Validity::Until(at("2027-01-01T00:00:00Z")), zone: Zone::UTC };
+        for (issued, end) in [
+            ("2026-12-31T23:59:59.999Z", "2027-01-01T00:00:00Z"),
+            ("2027-01-01T00:00:00Z", "2027-01-02T00:00:00Z"),
+            ("2027-01-01T03:00:00Z", "2027-01-02T03:00:00Z"),
+        ] {
+            assert_eq!(expiry.of(at(issued)), Some(at(end)), "issued {issued}");
         }
     }
 

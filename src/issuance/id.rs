@@ -39,23 +39,7 @@ impl IssuanceId {
         coupon: &CouponId,
         key: &IdempotencyKey,
     ) -> Self {
-        // Ids have no NUL in them, so the parts cannot run into each other.
-        let parts =
-            [user.as_str().as_bytes(), &[0], coupon.as_str().as_bytes(), &[0], key.0.as_bytes(), &[0]];
-        let mut bytes = [0; 16];
-        match secret {
-            Some(secret) => {
-                let mut hash = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()));
-                parts.iter().for_each(|part| hash.update(part));
-                bytes.copy_from_slice(&hash.sign().as_ref()[..16]);
-            }
-            None => {
-                let mut hash = Sha256::new();
-                parts.iter().for_each(|part| hash.update(part));
-                bytes.copy_from_slice(&hash.finalize()[..16]);
-            }
-        }
-        Self::stamp(bytes, 8, partition)
+        Self::stamp(keyed_hash(secret, [user.as_str(), coupon.as_str(), &key.0]), 8, partition)
     }
 
     fn stamp(mut bytes: [u8; 16], version: u8, partition: PartitionId) -> Self {
@@ -98,6 +82,44 @@ impl IssuanceId {
     /// Whether it was made from an `Idempotency-Key`.
     pub fn is_keyed(&self) -> bool {
         self.0.get_version_num() == 8
+    }
+}
+
+/// The first `N` bytes of a hash of texts, keyed if there is a secret.
+fn keyed_hash<const N: usize>(secret: Option<&IdSecret>, texts: [&str; 3]) -> [u8; N] {
+    // None of them has a NUL in it, so they cannot run into each other.
+    let parts = texts.iter().flat_map(|text| [text.as_bytes(), &[0]]);
+    let mut bytes = [0; N];
+    match secret {
+        Some(secret) => {
+            let mut hash = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()));
+            parts.for_each(|part| hash.update(part));
+            bytes.copy_from_slice(&hash.sign().as_ref()[..N]);
+        }
+        None => {
+            let mut hash = Sha256::new();
+            parts.for_each(|part| hash.update(part));
+            bytes.copy_from_slice(&hash.finalize()[..N]);
+        }
+    }
+    bytes
+}
+
+/// Names the key of one user, whatever the coupon: a hash, keyed as the ids of issuances are. Redis remembers it
+/// with the issuance that the key was first accepted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyTag([u8; 8]);
+
+impl KeyTag {
+    /// The tag of this user's key. `secret` is the user's, or the deployment's.
+    pub fn new(secret: Option<&IdSecret>, user: &UserId, key: &IdempotencyKey) -> Self {
+        // No coupon has an empty id, so this hash is that of no issuance.
+        KeyTag(keyed_hash(secret, [user.as_str(), "", &key.0]))
+    }
+
+    /// The 8 bytes.
+    pub fn as_bytes(&self) -> &[u8; 8] {
+        &self.0
     }
 }
 

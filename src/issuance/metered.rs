@@ -24,6 +24,7 @@ pub(super) fn reserved(started: Instant, requests: usize, answers: &Result<Vec<R
             // No answer of the script's: the coupon is loaded and it is asked again, or the ledger answers.
             Reserved::NotLoaded { .. } => continue,
             Reserved::AtLimit { .. } => "already-issued",
+            Reserved::KeyReused => "key-reused",
             Reserved::SoldOut => "sold-out",
             Reserved::NotStarted { .. } => "not-started",
             Reserved::Ended => "ended",

@@ -18,7 +18,7 @@ pub mod settle;
 
 pub use feed::Feed;
 pub use flight::InFlight;
-pub use id::{IdempotencyKey, IssuanceId};
+pub use id::{IdempotencyKey, IssuanceId, KeyTag};
 pub use ledger::Ledger;
 pub use lookup::Lookup;
 pub use reserve::Reservations;

@@ -6,9 +6,10 @@
 -- script fails only where a key of the whole queue is of a wrong type.
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 dead  5 counters
---       then for each coupon: coupon, holders, free
+--       then for each coupon: coupon, holders, free; then the two hashes of used keys
 -- ARGV  1 epoch  2 the largest backlog
---       then for each coupon: how many requests, then for each: user, issuance id (16 bytes)
+--       then for each coupon: how many requests, then for each: user, issuance id (16 bytes) and, if it
+--       is made of a key, the tag of the key (8 bytes) behind it
 -- Returns {'uncertified'} or {'stale', epoch}, or
 --       {'ok', now in ms, sequence numbers given before, settled, dead, answers}: one string, in which
 --       each answer is a letter; where more follows it, that comes with its length: 'K16:…'
@@ -17,6 +18,7 @@
 --                  of one that was accepted in this very batch), readable or not
 --   K id           replay by key of one that was issued
 --   J id           replay by key of one that was rejected
+--   U              its key was accepted for another coupon
 --   H n held in-flight   as many as the limit allows: n (one byte) ids held, then those in flight, of
 --                  the newest TOLD_MAX
 --   S sold out   E ended   P paused (it, or the whole service)   X archived   L coupon not loaded   B backlog full
@@ -31,6 +33,9 @@ if fault then return fault end
 
 local TOLD_MAX = 20  -- ids in one answer
 local HELD_MAX = 200 -- ids of one user: more than any limit allows
+-- Requests that are accepted between two turns of the hashes of used keys: the one that is filled remembers
+-- the keys of this turn, the other those of the turn before.
+local KEYS_REMEMBERED = 250000
 
 local call, pcall = redis.call, redis.pcall
 local byte, find, sub, format, concat = string.byte, string.find, string.sub, string.format, table.concat
@@ -58,6 +63,22 @@ call('XLEN', KEYS[2]) -- an error here, if the key is of a wrong type, is before
 
 local accepted, accepted_ids, accepted_values = 0, {}, {} -- in order; values but for the entry
 local answers, answered = {}, 0
+
+local turn = math.floor(sequence / KEYS_REMEMBERED) % 2
+local used_keys, used_before = KEYS[#KEYS - 1 + turn], KEYS[#KEYS - turn]
+local used = {} -- tags of the keys of this batch → the last 8 bytes of the id that each was accepted for
+local fresh_keys = {} -- what is to be remembered: tag, last 8 bytes of the id, …
+
+-- Reads what the keys of a coupon's requests were accepted for. A hash that is none remembers nothing.
+local function read_used(tags)
+  for _, key in ipairs({used_before, used_keys}) do
+    local found = pcall('HMGET', key, unpack(tags))
+    for place = 1, #tags do
+      if found[place] then used[tags[place]] = found[place] end
+    end
+    if found.err and key == used_keys then fresh_keys = nil end
+  end
+end
 
 -- An id from a key is a UUIDv8, any other a UUIDv7.
 local function is_keyed(id) return byte(id, 7) >= 128 end
@@ -100,10 +121,11 @@ local function at_limit(holding)
 end
 
 -- The answer to a user who holds something, or has it in flight; nil if they may have one more.
-local function deduplicated(holding, held, id, rejected, per_user)
+local function deduplicated(holding, held, id, rejected, reused, per_user)
   local place = place_of(held, id)
   if not place and is_keyed(id) then
     if rejected then return long('J', id) end
+    if reused then return 'U' end
   else
     place = place or holding.latest
   end
@@ -154,15 +176,17 @@ local function decide(key, first, last)
   local count = (last - first + 1) / 2
   local state = pcall('HMGET', KEYS[key], unpack(FIELDS))
   if not state.err and not state[1] and not state[3] then return answer_all(count, 'L') end
-  local fields, keyed = {}, nil
+  local fields, keyed, tags = {}, nil, nil
   for place = 1, count do
     fields[place] = ARGV[first + place * 2 - 2]
     local id = ARGV[first + place * 2 - 1]
     if is_keyed(id) then
-      keyed = keyed or {}
-      keyed[#keyed + 1] = id
+      keyed, tags = keyed or {}, tags or {}
+      keyed[#keyed + 1] = sub(id, 1, 16)
+      if #id > 16 then tags[#tags + 1] = sub(id, 17) end
     end
   end
+  if tags and #tags > 0 then read_used(tags) end
   local rejected = {} -- ids from keys that were rejected
   if keyed then
     for place, id in ipairs(keyed) do fields[count + place] = '!' .. id end
@@ -182,7 +206,9 @@ local function decide(key, first, last)
   local holders, holders_count, looked, freed, fresh = {}, 0, 0, 0, 0
   for place = 1, count do
     local user, id, answer, holding = fields[place], ARGV[first + place * 2 - 1], nil, nil
-    local holds = taken[user] or found[place]
+    local holds, tag = taken[user] or found[place], nil
+    if #id > 16 then id, tag = sub(id, 1, 16), sub(id, 17) end
+    local reused = tag and used[tag] and used[tag] ~= sub(id, 9)
     if holds and (#holds % 16 ~= 0 or #holds > HELD_MAX * 16) then
       answer = long('D', 'what the user holds of the coupon in Redis')
     elseif holds and holds ~= '' then
@@ -191,9 +217,11 @@ local function decide(key, first, last)
         holding = read_holding(holds, taken[user])
         holdings[user] = holding
       end
-      answer = deduplicated(holding, holds, id, rejected[id], per_user)
+      answer = deduplicated(holding, holds, id, rejected[id], reused, per_user)
     elseif rejected[id] then
       answer = long('J', id)
+    elseif reused then
+      answer = 'U'
     end
     answer = answer or refused
     if not answer and accepted >= room then answer = 'B' end
@@ -212,6 +240,10 @@ local function decide(key, first, last)
       end
       if serial then
         accepted = accepted + 1
+        if tag then
+          used[tag] = sub(id, 9)
+          if fresh_keys then fresh_keys[#fresh_keys + 1], fresh_keys[#fresh_keys + 2] = tag, used[tag] end
+        end
         holds = holds and holds .. id or id
         taken[user] = holds
         accepted_ids[accepted] = id
@@ -257,6 +289,8 @@ if accepted > 0 then
   end
   call('HSET', KEYS[3], unpack(in_flight))
   call('HSET', KEYS[5], 'accepted', format('%d', sequence + accepted))
+  if fresh_keys and #fresh_keys > 0 then call('HSET', used_keys, unpack(fresh_keys)) end
+  if math.floor((sequence + accepted) / KEYS_REMEMBERED) % 2 ~= turn then call('UNLINK', used_before) end
   for _, coupon in ipairs(changed) do
     call('HSET', KEYS[coupon.key + 1], unpack(coupon.holders))
     if coupon.fresh > 0 then call('HSET', KEYS[coupon.key], 'next', format('%d', coupon.next)) end

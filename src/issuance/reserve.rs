@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use redis::Script;
 
 use super::numbered::Numbered;
-use super::{InFlight, IssuanceId, metered};
+use super::{InFlight, IssuanceId, KeyTag, metered};
 use crate::Failure;
 use crate::batch::{Batcher, Bounds, all_failed};
 use crate::coupon::CouponId;
@@ -27,12 +27,18 @@ const LENGTH_DIGITS_MAX: usize = 9;
 /// The most ids of one answer. (`reserve.lua` has it too.)
 pub const TOLD_MAX: usize = 20;
 
+/// An `Idempotency-Key` is remembered until at least so many requests were accepted after its own.
+/// (`reserve.lua` has it too.)
+pub const KEYS_REMEMBERED: u64 = 250_000;
+
 /// Asks for one unit. The id is new, or made from the request's key.
 #[derive(Debug, Clone)]
 pub struct Request {
     pub id: IssuanceId,
     pub coupon: CouponId,
     pub user: UserId,
+    /// The request's key, if it has one.
+    pub key: Option<KeyTag>,
 }
 
 /// The script's answer to a request.
@@ -46,6 +52,8 @@ pub enum Reserved {
     ReplayIssued(IssuanceId),
     /// The same key's request was rejected, and stays so.
     ReplayRejected(IssuanceId),
+    /// The key is that of an accepted request of the same user for another coupon.
+    KeyReused,
     /// The user has as many as the limit allows: these are the newest [`TOLD_MAX`] of them.
     AtLimit {
         issued: Vec<IssuanceId>,
@@ -154,11 +162,18 @@ pub async fn reserve(
     let mut reply = partition
         .call(&RESERVE, "reserve", |keys, call| {
             coupons.add_keys(keys, call);
+            for key in keys.used_keys() {
+                call.key(key);
+            }
             call.arg(backlog_max);
             for group in &groups {
                 call.arg(group.len());
                 for request in group.iter().map(|place| &requests[*place]) {
-                    call.arg(request.user.as_str()).arg(request.id.as_bytes().as_slice());
+                    call.arg(request.user.as_str());
+                    match &request.key {
+                        Some(key) => call.arg([request.id.as_bytes().as_slice(), key.as_bytes()].concat()),
+                        None => call.arg(request.id.as_bytes().as_slice()),
+                    };
                 }
             }
         })
@@ -208,6 +223,7 @@ impl<'a> Answers<'a> {
             b'H' => at_limit(self.more()?).unwrap_or_else(|| {
                 Reserved::Damaged("what the user holds of the coupon in Redis".to_owned())
             }),
+            b'U' => Reserved::KeyReused,
             b'S' => Reserved::SoldOut,
             b'N' => match starts_at(self.more()?) {
                 Some(starts_at) => Reserved::NotStarted { now, starts_at },

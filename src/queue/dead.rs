@@ -2,6 +2,7 @@
 //! flight, with its unit, until an operator redrives or discards it.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use redis::Script;
@@ -22,6 +23,8 @@ static REDRIVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("redrive
 /// The owner of an entry that is sent through again: nobody with this name ever lives, so the next
 /// worker claims from it.
 const REDRIVE_CONSUMER: &str = "redrive";
+/// For how long it is remembered what was redriven: a client repeats within minutes.
+const REDRIVEN_REMEMBERED: Duration = Duration::from_secs(15 * 60);
 /// What is kept of a reason.
 const WHY_MAX: usize = 500;
 /// Stands for the stream entry of a dead letter that does not name it.
@@ -96,8 +99,9 @@ pub async fn set_all_aside(
 pub async fn redrive(partition: &Partition, id: IssuanceId) -> Result<bool, Failure> {
     let mut reply = partition
         .call(&REDRIVE, "redrive a dead letter", |keys, call| {
-            call.key(keys.stream()).key(keys.in_flight()).key(keys.dead());
+            call.key(keys.stream()).key(keys.in_flight()).key(keys.dead()).key(keys.redriven(id));
             call.arg(GROUP).arg(REDRIVE_CONSUMER).arg(id.as_bytes().as_slice());
+            call.arg(REDRIVEN_REMEMBERED.as_secs());
         })
         .await?;
     match reply.number()? {
@@ -107,6 +111,17 @@ pub async fn redrive(partition: &Partition, id: IssuanceId) -> Result<bool, Fail
         }),
         redriven => Ok(redriven == 1),
     }
+}
+
+/// The dead letter with this id that was redriven within the last 15 minutes, as it was set aside.
+pub async fn redriven(partition: &Partition, id: IssuanceId) -> Result<Option<DeadLetter>, Failure> {
+    let (dead, in_flight): (Option<Vec<u8>>, Option<Vec<u8>>) = redis::cmd("HMGET")
+        .arg(partition.keys().redriven(id))
+        .arg(&["dead", "in_flight"])
+        .query_async(&mut partition.connection())
+        .await
+        .map_err(Failure::redis("read what was redriven"))?;
+    Ok(dead.map(|dead| read(id, &dead, in_flight.as_deref())))
 }
 
 /// One dead letter.

@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
 -- Sends a dead letter through again: its owner becomes a consumer without a heartbeat, so the next
 -- live worker claims it. Where one of its stream entry and its in-flight value is gone, or cannot be read, it
--- is replaced by the other; a fresh entry is given to the next reader.
+-- is replaced by the other; a fresh entry is given to the next reader. What was set aside is remembered for a
+-- while, for whoever lost the answer.
 --
--- KEYS  1 certificate  2 stream  3 in-flight  4 dead
--- ARGV  1 epoch  2 group  3 consumer to give it to  4 issuance id (16 bytes)
+-- KEYS  1 certificate  2 stream  3 in-flight  4 dead  5 what is remembered of it
+-- ARGV  1 epoch  2 group  3 consumer to give it to  4 issuance id (16 bytes)  5 for how many seconds
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', '1' on its way | '0' it is no dead letter |
 --       '2' neither its in-flight value nor its stream entry can be read}
 --@certificate
@@ -33,4 +34,7 @@ else
   return {'ok', '2'}
 end
 redis.call('HDEL', KEYS[4], id)
+redis.call('DEL', KEYS[5])
+redis.call('HSET', KEYS[5], 'dead', dead, 'in_flight', redis.call('HGET', KEYS[3], id))
+redis.call('EXPIRE', KEYS[5], ARGV[5])
 return {'ok', '1'}

@@ -14,7 +14,7 @@ pub use deletions::Deletions;
 pub use id::UserId;
 pub use registered::RegisteredUsers;
 pub use secret::IdSecret;
-pub use store::{DELETIONS_MAX, Known, Marked, UserStore, queries};
+pub use store::{DELETIONS_MAX, First, Known, Marked, UserStore, queries};
 
 use jiff::Timestamp;
 

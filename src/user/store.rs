@@ -29,6 +29,16 @@ pub enum Marked {
     TooMany,
 }
 
+/// What became of the first of the users who are registered together under a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First {
+    New,
+    /// Registered before, under the same key for as many.
+    Before,
+    /// Registered before, under the same key for another number of users.
+    OfOtherCount,
+}
+
 /// A user who is registered, as far as requests need to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
@@ -49,6 +59,8 @@ pub struct UserStore {
 
 /// The field of a user's [`IdSecret`].
 const SECRET: &str = "idSecret";
+/// The field of the first of the users who are registered together under a key: how many they are.
+const TOGETHER: &str = "together";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -98,6 +110,32 @@ impl UserStore {
             }
         });
         inserted.await
+    }
+
+    /// Registers the first of `count` users who are registered together under a key, before all others. Whoever
+    /// comes with the key again is told by this user's record whether it was for as many.
+    pub async fn insert_first(&self, user: &User, count: usize) -> Result<First, Failure> {
+        let secret = self.gives_secrets.then(|| IdSecret::generate().to_bson());
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let filter = doc! {"_id": user.id.as_str()};
+        let record = mongodb::bson::serialize_to_document(&Record::new(user, secret));
+        let mut record = record.map_err(|why| damaged(&why.to_string()))?;
+        record.remove("_id");
+        record.insert(TOGETHER, count);
+        let users = self.users.clone_with_type::<Document>();
+        let before = mongo::run("register the first of the users", async move {
+            let register = doc! {"$setOnInsert": record};
+            match users.find_one_and_update(filter.clone(), register).upsert(true).await {
+                Err(error) if mongo::is_duplicate_key(&error) => users.find_one(filter).await,
+                registered => registered,
+            }
+        });
+        Ok(match before.await? {
+            None => First::New,
+            // Versions before this one did not say how many they are.
+            Some(before) if before.get_i64(TOGETHER).is_ok_and(|other| other != count) => First::OfOtherCount,
+            Some(_) => First::Before,
+        })
     }
 
     /// One user.

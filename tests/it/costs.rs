@@ -44,6 +44,7 @@ async fn of_a_batch_a_reservation_costs_redis_one_command_and_a_settlement_none(
         id: IssuanceId::generate(PartitionId::ONE),
         coupon: coupon.clone(),
         user: user.parse().expect("an id"),
+        key: None,
     };
     let issued = |entry: &Entry| Settlement {
         entry: entry.entry.clone(),

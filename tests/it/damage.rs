@@ -97,7 +97,7 @@ async fn processes_of_a_database_that_lost_its_redis_to_another_do_not_touch_it_
 
     // Somebody asks the new one; the old worker must not decide it.
     let id = IssuanceId::generate(PartitionId::ONE);
-    let request = Request { id, coupon: coupon.clone(), user: "u1".parse().expect("an id") };
+    let request = Request { id, coupon: coupon.clone(), user: "u1".parse().expect("an id"), key: None };
     let answers = reserve(&new.partition, &[request], 1000).await;
     assert!(matches!(answers.as_deref(), Ok([Reserved::Accepted(_)])), "{answers:?}");
     let stolen =

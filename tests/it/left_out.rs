@@ -28,6 +28,7 @@ async fn accept(system: &System, coupon: &CouponId, users: std::ops::Range<u32>)
             id: IssuanceId::generate(PartitionId::ONE),
             coupon: coupon.clone(),
             user: format!("u{user}").parse().expect("an id"),
+            key: None,
         })
         .collect();
     let mut ids = Vec::new();

@@ -21,6 +21,7 @@ async fn accept_many(system: &System, coupon: &CouponId, prefix: &str, count: us
             id: IssuanceId::generate(PartitionId::ONE),
             coupon: coupon.clone(),
             user: format!("{prefix}{number}").parse().expect("an id"),
+            key: None,
         })
         .collect();
     for requests in requests.chunks(250) {

@@ -24,7 +24,7 @@ const NO_BACKLOG_MAX: u64 = u64::MAX >> 12;
 
 fn request(user: &str, coupon: &CouponId) -> Request {
     let id = IssuanceId::generate(PartitionId::ONE);
-    Request { id, coupon: coupon.clone(), user: user.parse().expect("an id") }
+    Request { id, coupon: coupon.clone(), user: user.parse().expect("an id"), key: None }
 }
 
 /// A Redis command, whatever its arguments are.

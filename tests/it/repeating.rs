@@ -182,6 +182,57 @@ async fn users_at_random_are_registered_once_for_a_key() {
 }
 
 #[tokio::test]
+async fn a_key_of_users_at_random_is_refused_for_another_count() {
+    let system = System::start().await;
+    let random = async |count: u32| {
+        let path = format!("/users/random?count={count}");
+        system.client.send(system.client.request("POST", &path).header("idempotency-key", "k")).await
+    };
+    assert_eq!(random(30).await.status, 201);
+    for other in [1, 29, 31] {
+        let reused = random(other).await;
+        assert_eq!((reused.status, reused.code()), (422, "key-reused"), "{other}: {reused:?}");
+    }
+    assert!(random(30).await.is_replay());
+    assert_eq!(system.backends.users.list(None, 500).await.expect("the users").len(), 30);
+}
+
+#[tokio::test]
+async fn a_key_of_an_issuance_is_refused_for_another_coupon_of_the_same_user_whatever_became_of_the_first() {
+    let system = System::start().await;
+    system.users("u", 2).await;
+    for coupon in ["a", "b", "c"] {
+        system.coupon(coupon, 10, 2).await;
+    }
+    let refused = async || {
+        let reused = system.client.issue("u0", "b", Some("k")).await;
+        assert_eq!((reused.status, reused.code()), (422, "key-reused"), "{reused:?}");
+        assert_eq!(reused.body["retryable"], false);
+        assert_eq!(system.stock(&"b".parse().expect("an id")).await.remaining, 10);
+    };
+    let first = system.client.issue("u0", "a", Some("k")).await;
+    assert_eq!(first.status, 202);
+    refused().await;
+    let repeated = system.client.issue("u0", "a", Some("k")).await;
+    assert_eq!((repeated.status, repeated.is_replay(), repeated.id()), (202, true, first.id()));
+    // A key of another user is another key, and another key of this user is.
+    assert_eq!(system.client.issue("u1", "b", Some("k")).await.status, 202);
+    let other = system.client.issue("u0", "c", Some("l")).await;
+    assert_eq!(other.status, 202);
+    system.settled(&"b".parse().expect("an id")).await;
+    system.worker();
+    assert_eq!(system.client.decided(&first.id()).await.state(), "issued");
+    let reused = system.client.issue("u0", "c", Some("k")).await;
+    assert_eq!((reused.status, reused.code()), (422, "key-reused"), "{reused:?}");
+    let repeated = system.client.issue("u0", "a", Some("k")).await;
+    assert_eq!((repeated.status, repeated.is_replay(), repeated.id()), (200, true, first.id()));
+    // What was refused used no key.
+    system.coupon_within("later", 10, 1, at(3600), at(7200)).await;
+    assert_eq!(system.client.issue("u0", "later", Some("m")).await.code(), "not-started");
+    assert_eq!(system.client.issue("u0", "c", Some("m")).await.status, 202);
+}
+
+#[tokio::test]
 async fn an_operators_change_whose_answer_was_lost_is_repeated_and_is_as_if_done_once() {
     let (system, _mongodb, _folder) = forgetful().await;
     system.coupon_within("c", 10, 1, at(3600), at(7200)).await;
@@ -276,4 +327,43 @@ async fn a_dead_letter_that_was_discarded_before_is_answered_with_its_rejection(
         bodies.insert(discarded.body.to_string());
     }
     assert_eq!(bodies.len(), 1, "each answer is the same: {bodies:?}");
+}
+
+#[tokio::test]
+async fn a_redrive_that_is_repeated_is_answered_as_it_was_until_the_dead_letter_is_discarded() {
+    let system = System::start().await;
+    system.users("u", 1).await;
+    system.coupon("c", 10, 1).await;
+    system.poison(Some("u0")).await;
+    let accepted = system.client.issue("u0", "c", None).await;
+    let path = format!("/dead-letters/{}", accepted.id());
+    let redrive =
+        async || system.client.send(system.client.request("POST", &format!("{path}/redrive"))).await;
+    assert_eq!(redrive().await.status, 404, "it never was a dead letter");
+    let worker = system.worker();
+    let letter = crate::helpers::eventually("it is set aside", async || {
+        let letter = system.client.get(&path).await;
+        (letter.status == 200).then_some(letter.body)
+    })
+    .await;
+    worker.cancel();
+    crate::helpers::eventually("the worker has gone", async || {
+        (system.client.get("/workers").await.body == json!([])).then_some(())
+    })
+    .await;
+    for is_replay in [false, true, true] {
+        let redriven = redrive().await;
+        assert_eq!((redriven.status, redriven.is_replay()), (200, is_replay), "{redriven:?}");
+        assert_eq!(redriven.body, letter);
+    }
+    // Set aside again, it is another dead letter; once that is discarded, nothing is on its way.
+    system.worker();
+    crate::helpers::eventually("it is set aside again", async || {
+        (system.client.get(&path).await.status == 200).then_some(())
+    })
+    .await;
+    system.poison(None).await;
+    let discarded = system.client.send(system.client.request("POST", &format!("{path}/discard"))).await;
+    assert_eq!(discarded.status, 200, "{discarded:?}");
+    assert_eq!(redrive().await.status, 404);
 }

@@ -129,3 +129,27 @@ async fn a_record_without_a_time_zone_is_of_utc_and_one_in_utc_is_as_an_older_ve
     }
     assert_eq!(plain.time_zone, Zone::UTC);
 }
+
+#[tokio::test]
+async fn what_was_accepted_before_the_end_and_is_decided_after_the_validity_can_be_used() {
+    let system = System::start().await;
+    system.users("u", 2).await;
+    let end = at(2);
+    let body = coupon("c", json!({"endsAt": end.to_string(), "validUntil": end.to_string()}));
+    assert_eq!(system.client.post("/coupons", body).await.status, 201);
+    let ids = ["u0", "u1"].map(|user| system.client.issue(user, "c", None));
+    let ids = futures::future::join_all(ids).await;
+    tokio::time::sleep(end.duration_since(Timestamp::now()).try_into().unwrap_or_default()).await;
+    system.worker();
+    for (user, accepted) in ["u0", "u1"].into_iter().zip(ids) {
+        assert_eq!(accepted.status, 202, "{accepted:?}");
+        assert_eq!(system.client.decided(&accepted.id()).await.state(), "issued");
+        let path = format!("/user-coupons/{user}/{}", accepted.id());
+        let held = system.client.get(&path).await.body;
+        assert_eq!(held["status"], "active", "{held}");
+        let time = |name: &str| held[name].as_str().expect("a time").parse::<Timestamp>().expect("a time");
+        assert_eq!(time("validUntil").duration_since(time("issuedAt")).as_hours(), 24);
+        let used = system.client.post(&format!("{path}/use"), json!({"reference": "o1"})).await;
+        assert_eq!((used.status, &used.body["status"]), (200, &json!("used")), "{used:?}");
+    }
+}

@@ -249,6 +249,7 @@ async fn reserve_as(
         id,
         coupon: coupon.parse().map_err(anyhow::Error::msg)?,
         user: user.parse().map_err(anyhow::Error::msg)?,
+        key: None,
     };
     let reserved = reserve(&backends.partition, &[request], u64::MAX >> 12).await;
     backends.database.client().clone().shutdown().immediate(true).await;

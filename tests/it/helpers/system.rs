@@ -314,7 +314,8 @@ impl System {
     /// Reserves for one user, past the API. The coupon is loaded if it is not.
     pub async fn reserve(&self, user: &str, coupon: &CouponId) -> Reserved {
         let id = IssuanceId::generate(PartitionId::ONE);
-        let request = [Request { id, coupon: coupon.clone(), user: user.parse().expect("an id") }];
+        let user = user.parse().expect("an id");
+        let request = [Request { id, coupon: coupon.clone(), user, key: None }];
         let answer = reserve(self.partition(), &request, u64::MAX >> 12).await.expect("an answer").remove(0);
         if !matches!(answer, Reserved::NotLoaded { .. }) {
             return answer;

@@ -80,6 +80,7 @@ async fn a_server_promoted_in_place_with_all_its_data_is_refused_by_every_script
         id: IssuanceId::generate(PartitionId::ONE),
         coupon: coupon.clone(),
         user: "u1".parse().expect("an id"),
+        key: None,
     };
     let refused = [
         reserve(partition, &[request], 100).await.err(),

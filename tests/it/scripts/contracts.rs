@@ -7,7 +7,7 @@ use coupon_system::Failure;
 use coupon_system::coupon::{CouponId, Stock, stock};
 use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reassign::{Reassigned, reassign};
-use coupon_system::issuance::reserve::{Request, Reserved, reserve};
+use coupon_system::issuance::reserve::{KEYS_REMEMBERED, Request, Reserved, reserve};
 use coupon_system::issuance::settle::{Settled, Settlement, settle};
 use coupon_system::issuance::{Decision, IssuanceId, Outcome, Reason};
 use coupon_system::keys::{EpochKeys, certificate};
@@ -21,7 +21,7 @@ use super::model::Offer;
 use super::operations::{Id, NO_BACKLOG_MAX, made_of};
 
 fn request(user: &str, coupon: &CouponId) -> Request {
-    Request { id: new_id(), coupon: coupon.clone(), user: user.parse().expect("an id") }
+    Request { id: new_id(), coupon: coupon.clone(), user: user.parse().expect("an id"), key: None }
 }
 
 fn issued(entry: &Entry, serial: u32) -> Settlement {
@@ -153,7 +153,7 @@ async fn what_was_read_under_an_older_epoch_changes_nothing_under_the_open_one()
 async fn reserve_follows_to_the_open_epoch() {
     let bench = Bench::start().await;
     let (coupon, entries, old) = rebuilt_elsewhere(&bench).await;
-    let again = Request { id: new_id(), coupon: coupon.clone(), user: entries[0].user.clone() };
+    let again = Request { id: new_id(), coupon: coupon.clone(), user: entries[0].user.clone(), key: None };
     let answers = bench.reserve(&[again, request("late", &coupon)]).await;
     assert!(matches!(&answers[0], Reserved::Replayed(queued) if queued.id == entries[0].id), "{answers:?}");
     assert!(matches!(&answers[1], Reserved::Accepted(_)), "{answers:?}");
@@ -334,6 +334,51 @@ async fn what_is_in_flight_for_a_coupon_that_is_not_loaded_is_settled_and_its_co
     assert_eq!(settled, [Settled::Now; 2]);
     assert_eq!(bench.queue().await, (0, 0, 0));
     assert_eq!(bench.run::<usize>("EXISTS", &of_coupon).await, 0);
+}
+
+#[tokio::test]
+async fn a_key_is_remembered_until_as_many_requests_were_accepted_as_is_promised_and_not_for_ever() {
+    let bench = Bench::start().await;
+    for coupon in ["a", "b"] {
+        bench.coupon(coupon, 100, 10).await;
+    }
+    let keys = bench.keys();
+    let accept = async |coupon: &str, user: &str, key| {
+        let answer = bench.reserve(&[made_of(coupon, user, Id::Key(key))]).await.remove(0);
+        matches!(answer, Reserved::Accepted(_))
+    };
+    let refuses = async |user: &str, key| {
+        let answer = bench.reserve(&[made_of("b", user, Id::Key(key))]).await.remove(0);
+        answer == Reserved::KeyReused
+    };
+    let skip_to = async |accepted: u64| {
+        bench.run::<()>("HSET", &[&keys.counters(), "accepted", &accepted.to_string()]).await;
+    };
+    assert!(accept("a", "u0", "k0").await && refuses("u0", "k0").await);
+    // In one batch, too.
+    let both = bench.reserve(&["a", "b"].map(|coupon| made_of(coupon, "u3", Id::Key("k0")))).await;
+    assert!(matches!(both[..], [Reserved::Accepted(_), Reserved::KeyReused]), "{both:?}");
+    skip_to(KEYS_REMEMBERED - 1).await;
+    assert!(accept("a", "u1", "k0").await, "the last one of this turn");
+    assert!(accept("a", "u2", "k0").await, "the first one of the next");
+    assert!(refuses("u0", "k0").await && refuses("u1", "k0").await && refuses("u2", "k0").await);
+    skip_to(2 * KEYS_REMEMBERED - 1).await;
+    assert!(refuses("u1", "k0").await, "as many as is promised came after it");
+    assert!(accept("a", "u0", "k1").await, "the last one of that turn");
+    assert!(refuses("u2", "k0").await && refuses("u0", "k1").await);
+    assert!(accept("b", "u1", "k0").await, "it is forgotten");
+    assert_eq!(bench.run::<usize>("HLEN", &[&keys.used_keys()[0]]).await, 1);
+}
+
+#[tokio::test]
+async fn where_used_keys_cannot_be_remembered_requests_are_accepted_all_the_same() {
+    let bench = Bench::start().await;
+    bench.coupon("a", 100, 10).await;
+    for key in bench.keys().used_keys() {
+        bench.run::<()>("SET", &[&key, "x"]).await;
+    }
+    let answer = bench.reserve(&[made_of("a", "u0", Id::Key("k0"))]).await.remove(0);
+    assert!(matches!(answer, Reserved::Accepted(_)), "{answer:?}");
 }
 
 #[tokio::test]

@@ -3,13 +3,13 @@
 //! Two things are not the model's to choose: which free unit a script takes, and the stream's entry
 //! ids. The model asks for them ([`Chosen`]) and insists that the unit was free.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use coupon_system::coupon::{Coupon, CouponId, Stock, Validity, Zone};
 use coupon_system::issuance::reassign::Reassigned;
 use coupon_system::issuance::reserve::{Progress, Queued, Request, Reserved};
 use coupon_system::issuance::settle::{Settled, Settlement};
-use coupon_system::issuance::{Decision, InFlight, IssuanceId, Outcome, Reason};
+use coupon_system::issuance::{Decision, InFlight, IssuanceId, KeyTag, Outcome, Reason};
 use coupon_system::queue::Entry;
 use coupon_system::recovery::Loaded;
 use coupon_system::user::UserId;
@@ -30,6 +30,8 @@ pub struct Model {
     pub settled: u64,
     /// Every request that was ever accepted, with all the entries it has had.
     pub known: BTreeMap<IssuanceId, (Request, Vec<String>)>,
+    /// What each key was accepted for.
+    used_keys: HashMap<KeyTag, IssuanceId>,
     /// What the ledger says. Written once.
     decided: BTreeMap<IssuanceId, Outcome>,
     /// While it lasts.
@@ -298,6 +300,10 @@ impl Model {
             if offer.rejected.contains(&id) {
                 return Some(Reserved::ReplayRejected(id));
             }
+            let used = request.key.and_then(|key| self.used_keys.get(&key));
+            if used.is_some_and(|other| *other != id) {
+                return Some(Reserved::KeyReused);
+            }
         } else if let Some(latest) = held.iter().rev().find_map(|other| self.queued(*other, now)) {
             return Some(Reserved::Replayed(latest));
         }
@@ -309,6 +315,9 @@ impl Model {
 
     fn accept(&mut self, request: &Request, now: Timestamp, Chosen { entry, serial }: Chosen) -> Reserved {
         self.accepted += 1;
+        if let Some(key) = request.key {
+            self.used_keys.insert(key, request.id);
+        }
         let offer = self.coupons.get_mut(&request.coupon).expect("a coupon");
         offer.take(serial);
         let held = offer.holders.entry(request.user.clone()).or_default();
@@ -352,7 +361,7 @@ impl Model {
     /// Writes what is claimed into the ledger, as far as it may say that and has not spoken yet, and
     /// returns what is to be settled.
     pub fn decide(&mut self, claim: &Claim) -> Settlement {
-        let Request { id, coupon, user } = claim.request.clone();
+        let Request { id, coupon, user, .. } = claim.request.clone();
         let outcome = match self.decided.get(&id) {
             Some(outcome) => *outcome,
             None => self.outcome(id, &coupon, claim.verdict),

@@ -6,8 +6,8 @@
 //! makes for short failing examples.
 
 use coupon_system::coupon::CouponId;
-use coupon_system::issuance::IssuanceId;
 use coupon_system::issuance::reserve::Request;
+use coupon_system::issuance::{IssuanceId, KeyTag};
 use coupon_system::keys::PartitionId;
 use jiff::Timestamp;
 use proptest::prelude::*;
@@ -189,13 +189,15 @@ pub enum Id {
 /// The same parts make the same request.
 pub fn made_of(coupon: &str, user: &str, id: Id) -> Request {
     let (coupon, user) = (coupon.parse().expect("an id"), user.parse().expect("an id"));
-    let id = match id {
+    let (id, key) = match id {
         Id::Key(key) => {
-            IssuanceId::from_key(PartitionId::ONE, None, &user, &coupon, &key.parse().expect("a key"))
+            let key = key.parse().expect("a key");
+            let id = IssuanceId::from_key(PartitionId::ONE, None, &user, &coupon, &key);
+            (id, Some(KeyTag::new(None, &user, &key)))
         }
-        Id::Number(number) => unkeyed(&coupon, user.as_str(), number),
+        Id::Number(number) => (unkeyed(&coupon, user.as_str(), number), None),
     };
-    Request { id, coupon, user }
+    Request { id, coupon, user, key }
 }
 
 /// An id as [`IssuanceId::generate`] makes them, but not by chance.
