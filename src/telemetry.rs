@@ -15,9 +15,8 @@ pub enum LogFormat {
 /// Starts logging to standard error. `filter` is a tracing filter such as `info` or
 /// `coupon_system=debug,info`.
 pub fn start(format: LogFormat, filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| {
-        anyhow::anyhow!("--log {filter:?} is no filter such as info or coupon_system=debug: {error}")
-    })?;
+    let filter = EnvFilter::try_new(filter)
+        .map_err(|_| anyhow::anyhow!("--log must be a filter such as info or coupon_system=debug"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -1,8 +1,8 @@
 //! Links in answers: absolute paths, under the path of the public URL.
 
-use anyhow::Context;
-use axum::http::uri::Authority;
+use axum::http::uri::{Authority, Uri};
 
+use crate::boot::SetUpError;
 use crate::coupon::CouponId;
 use crate::issuance::IssuanceId;
 use crate::user::UserId;
@@ -15,13 +15,19 @@ pub struct Links {
 
 impl Links {
     /// Links under the path of `public_url`.
-    pub fn new(public_url: Option<&str>) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// It is no URL that links can begin with. Nothing of it is repeated: it may have a password in it.
+    pub fn new(public_url: Option<&str>) -> Result<Self, SetUpError> {
         let Some(url) = public_url else { return Ok(Links { prefix: String::new(), authority: None }) };
-        let url: axum::http::Uri = url.parse().with_context(|| format!("--public-url {url:?} is no URL"))?;
-        anyhow::ensure!(
-            url.host().is_some() && url.query().is_none(),
-            "--public-url must be like https://shop.example/coupons"
-        );
+        let url = url.parse::<Uri>().ok().filter(|url| {
+            let is_web = matches!(url.scheme_str(), Some("http" | "https"));
+            is_web
+                && url.query().is_none()
+                && url.authority().is_some_and(|place| !place.as_str().contains('@'))
+        });
+        let wrong = "--public-url must be like https://shop.example/coupons, without user and password";
+        let url = url.ok_or_else(|| SetUpError(vec![wrong.into()]))?;
         let prefix = url.path().trim_end_matches('/').to_owned();
         Ok(Links { prefix, authority: url.authority().cloned() })
     }
@@ -67,6 +73,10 @@ mod tests {
         ] {
             assert_eq!(Links::new(url).unwrap().user(&user), link);
         }
-        assert!(Links::new(Some("no url")).is_err());
+        for wrong in
+            ["no url", "shop.example", "https://shop.example/?a=b", "https://hong:hunter2@shop.example/"]
+        {
+            assert!(!Links::new(Some(wrong)).map(drop).unwrap_err().to_string().contains("hunter2"));
+        }
     }
 }

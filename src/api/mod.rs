@@ -48,6 +48,7 @@ use crate::boot::{self, Backends};
 use crate::config::ApiConfig;
 use crate::coupon::{CouponId, CouponStore, Expiry, steer};
 use crate::http::cors::Origins;
+use crate::http::health::Probe;
 use crate::http::host::{HostName, Hosts};
 use crate::http::metrics::{Sizes, Watch};
 use crate::http::request::CompleteLayer;
@@ -108,6 +109,7 @@ pub struct App {
     followers: Arc<Semaphore>,
     /// Cancelled when the process is asked to stop: from then on it is not ready.
     asked_to_stop: CancellationToken,
+    probe: Probe,
     /// Cancelled when it does stop: nothing new is accepted, and nobody waits any longer.
     stopping: CancellationToken,
     loader: Loader,
@@ -179,6 +181,7 @@ impl App {
             exports: Arc::new(Semaphore::new(exports::EXPORTS_MAX)),
             followers: Arc::new(Semaphore::new(outcomes::FOLLOWERS_MAX)),
             asked_to_stop,
+            probe: Probe::new(Arc::clone(partition), backends.database.clone()),
             stopping,
             lookup,
             redemptions: RedemptionStore::new(&backends.database),

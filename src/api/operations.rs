@@ -139,5 +139,5 @@ fn parse(id: &str) -> Result<IssuanceId, Problem> {
 }
 
 fn no_dead_letter() -> Problem {
-    Problem::new(Code::IssuanceNotFound).with_detail("There is no dead letter with this id. If there was one, GET /issuances/{id} tells what became of it.")
+    Problem::new(Code::IssuanceNotFound).with_detail("There is no dead letter with this id. If there was one, GET {base}/issuances/{id} tells what became of it.")
 }

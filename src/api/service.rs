@@ -24,7 +24,8 @@ pub async fn healthy() -> &'static str {
 
 /// Whether this process can serve requests. Without MongoDB it accepts those of users it remembers, and is
 /// ready; `degraded` names the part. Not ready: Redis or its data's certificate is missing, MongoDB has been
-/// away for so long that no user is remembered, or the process was asked to stop.
+/// away for so long that no user is remembered, or the process was asked to stop. Redis and MongoDB are asked once
+/// a second at most, for all who probe.
 #[utoipa::path(
     get, path = "/readyz", operation_id = "getReadiness", tag = "service",
     responses((status = 200, description = "It can", body = Readiness),
@@ -33,5 +34,5 @@ pub async fn healthy() -> &'static str {
 )]
 pub async fn ready(State(app): State<Arc<App>>) -> Readiness {
     let needs_mongodb = !app.deletions.is_fresh();
-    Readiness::probe(&app.partition, &app.database, needs_mongodb, &app.asked_to_stop).await
+    app.probe.readiness(needs_mongodb, &app.asked_to_stop).await
 }

@@ -31,14 +31,13 @@ pub(super) struct Target {
         long,
         global = true,
         env = "COUPON_API_URL",
-        hide_env_values = true,
         default_value = "http://127.0.0.1:3000",
         value_name = "URL"
     )]
     api_url: Confidential,
 
     /// The API key, or a user's token, to send
-    #[arg(long, global = true, env = "COUPON_TOKEN", hide_env_values = true)]
+    #[arg(long, global = true, env = "COUPON_TOKEN")]
     token: Option<Confidential>,
 
     /// The language of problems and reasons

@@ -9,7 +9,7 @@ use crate::access::token::{SignedWith, TokenSettings};
 use crate::boot::SetUpError;
 
 /// Who may use the API.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Args)]
 #[command(next_help_heading = "Access")]
 pub struct AccessConfig {
     /// Ask nobody for credentials: for a network that you trust
@@ -44,6 +44,8 @@ pub struct AccessConfig {
     #[arg(long, env = "COUPON_TOKEN_CACHE", default_value_t = 200_000)]
     pub token_cache: usize,
 }
+
+super::never_shown!(AccessConfig);
 
 impl AccessConfig {
     /// What users' tokens must be like, if they are taken at all. What is given must fit together.

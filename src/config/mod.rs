@@ -5,10 +5,10 @@ mod access;
 mod doors;
 
 use std::ffi::OsStr;
-use std::fmt;
 use std::net::SocketAddr;
 
 use clap::builder::Resettable;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Args, Command, Parser};
 
 pub use access::AccessConfig;
@@ -29,31 +29,65 @@ pub(crate) fn shown_url(url: &str) -> String {
 
 /// Reads the command line and the environment; ends the process if they are wrong. A variable that is empty
 /// is as if it were not set: that is how many tools say so.
+///
+/// Neither an error nor the help repeats a value: it may be a secret, or one that was put there by mistake.
 pub fn parse<C: Parser>() -> C {
-    let mut command = without_empty_variables(C::command(), is_empty);
-    let matches = command.get_matches_mut();
-    C::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+    let mut command = prepared(C::command(), is_empty);
+    let parsed = command.try_get_matches_from_mut(std::env::args_os());
+    let read = parsed.and_then(|matches| C::from_arg_matches(&matches));
+    read.unwrap_or_else(|error| without_value(error).format(&mut command).exit())
+}
+
+/// The error without the value that is wrong.
+fn without_value(mut error: clap::Error) -> clap::Error {
+    let hidden = || ContextValue::String("…".into());
+    if let Some(ContextValue::String(_)) = error.get(ContextKind::InvalidValue) {
+        error.insert(ContextKind::InvalidValue, hidden());
+    }
+    if let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg)
+        && error.kind() == ErrorKind::UnknownArgument
+        && !argument.starts_with('-')
+    {
+        error.insert(ContextKind::InvalidArg, hidden());
+        error.remove(ContextKind::Suggested);
+    }
+    error
 }
 
 fn is_empty(variable: &OsStr) -> bool {
     std::env::var_os(variable).is_some_and(|value| value.is_empty())
 }
 
-/// The command, and all commands in it, without the variables that are empty.
-fn without_empty_variables(command: Command, is_empty: fn(&OsStr) -> bool) -> Command {
-    let unset = |argument: Arg| match argument.get_env().map(&is_empty) {
+/// The command, and all commands in it, without the variables that are empty, and with help that shows of the
+/// others only that they are there.
+fn prepared(command: Command, is_empty: fn(&OsStr) -> bool) -> Command {
+    let prepare = |argument: Arg| match argument.get_env().map(&is_empty) {
         Some(true) => argument.env(Resettable::Reset),
-        _ => argument,
+        _ => argument.hide_env_values(true),
     };
-    command.mut_args(unset).mut_subcommands(|verb| without_empty_variables(verb, is_empty))
+    command.mut_args(prepare).mut_subcommands(|verb| prepared(verb, is_empty))
 }
+
+/// Nobody is shown settings: there are passwords in some of them, and by mistake in others.
+macro_rules! never_shown {
+    ($($settings:ident),*) => {$(
+        impl std::fmt::Debug for $settings {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(concat!(stringify!($settings), " { … }"))
+            }
+        }
+    )*};
+}
+pub(crate) use never_shown;
+
+never_shown!(RedisConfig, MongoConfig, LogConfig, ApiConfig);
 
 /// Where Redis is, and how durable it must be.
 #[derive(Clone, Args)]
 #[command(next_help_heading = "Redis")]
 pub struct RedisConfig {
     /// The Redis that holds stock and queue
-    #[arg(long, env = "COUPON_REDIS_URL", default_value = "redis://127.0.0.1:6379", hide_env_values = true)]
+    #[arg(long, env = "COUPON_REDIS_URL", default_value = "redis://127.0.0.1:6379")]
     pub redis_url: String,
 
     /// How durable Redis must be for a process to start
@@ -61,24 +95,12 @@ pub struct RedisConfig {
     pub redis_durability: Durability,
 }
 
-impl fmt::Debug for RedisConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let url = shown_url(&self.redis_url);
-        write!(f, "RedisConfig {{ {url}, {:?} }}", self.redis_durability)
-    }
-}
-
 /// Where MongoDB is.
 #[derive(Clone, Args)]
 #[command(next_help_heading = "MongoDB")]
 pub struct MongoConfig {
     /// The MongoDB replica set that holds the ledger
-    #[arg(
-        long,
-        env = "COUPON_MONGODB_URI",
-        default_value = "mongodb://127.0.0.1:27017/?replicaSet=rs0",
-        hide_env_values = true
-    )]
+    #[arg(long, env = "COUPON_MONGODB_URI", default_value = "mongodb://127.0.0.1:27017/?replicaSet=rs0")]
     pub mongodb_uri: String,
 
     /// The database in it
@@ -86,15 +108,8 @@ pub struct MongoConfig {
     pub mongodb_database: String,
 }
 
-impl fmt::Debug for MongoConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let uri = shown_url(&self.mongodb_uri);
-        write!(f, "MongoConfig {{ {uri}, {:?} }}", self.mongodb_database)
-    }
-}
-
 /// What is logged, to standard error.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Args)]
 #[command(next_help_heading = "Logs")]
 pub struct LogConfig {
     /// How log lines look
@@ -107,7 +122,7 @@ pub struct LogConfig {
 }
 
 /// How the API answers.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Args)]
 #[command(next_help_heading = "API")]
 pub struct ApiConfig {
     /// The address to serve the API on
@@ -246,10 +261,7 @@ mod tests {
             "mongodb://a/?tlsCertificateKeyFilePassword=hunter2",
             "coupon:hunter2",
         ] {
-            let redis = RedisConfig { redis_url: url.into(), redis_durability: Durability::Always };
-            let mongodb = MongoConfig { mongodb_uri: url.into(), mongodb_database: "coupon".into() };
-            let shown = format!("{redis:?} {mongodb:?} {}", shown_url(url));
-            assert!(!shown.contains("hunter2"), "{shown}");
+            assert!(!shown_url(url).contains("hunter2"), "{}", shown_url(url));
         }
         assert_eq!(shown_url("mongodb://u:p@a:1,b:2/x?replicaSet=rs0"), "mongodb://…@a:1,b:2/x");
     }
@@ -262,8 +274,8 @@ mod tests {
         }
         for command in [ApiCommand::command(), WorkerCommand::command(), crate::cli::Command::command()] {
             assert!(variables(&command) > 5);
-            assert_eq!(variables(&without_empty_variables(command.clone(), |_| false)), variables(&command));
-            let empty = without_empty_variables(command, |_| true);
+            assert_eq!(variables(&prepared(command.clone(), |_| false)), variables(&command));
+            let empty = prepared(command, |_| true);
             assert_eq!(variables(&empty), 0);
             empty.debug_assert();
         }

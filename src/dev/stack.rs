@@ -49,11 +49,11 @@ pub struct Options {
     fresh: bool,
 
     /// Use this Redis instead of starting one
-    #[arg(long, env = "COUPON_REDIS_URL", hide_env_values = true)]
+    #[arg(long, env = "COUPON_REDIS_URL")]
     redis_url: Option<String>,
 
     /// Use this MongoDB replica set instead of starting one
-    #[arg(long, env = "COUPON_MONGODB_URI", hide_env_values = true)]
+    #[arg(long, env = "COUPON_MONGODB_URI")]
     mongodb_uri: Option<String>,
 
     /// The database in it

@@ -1,15 +1,21 @@
 //! What to do about each problem, in both languages. By the code's name on the wire.
 
+use std::borrow::Cow;
+
+use super::problem::under;
 use super::{Code, Language};
 
-/// What a client, or the person before it, should do next.
-pub fn advice(code: Code, language: Language) -> &'static str {
+/// What a client, or the person before it, should do next, where they reach the service under the path `base`.
+pub fn advice(code: Code, language: Language, base: &str) -> Cow<'static, str> {
     let found = ADVICE.iter().find(|(name, ..)| *name == code.as_str());
-    match (found, language) {
-        (Some((_, english, _)), Language::English) => english,
-        (Some((_, _, korean)), Language::Korean) => korean,
-        (None, _) => "",
-    }
+    under(
+        base,
+        match (found, language) {
+            (Some((_, english, _)), Language::English) => english,
+            (Some((_, _, korean)), Language::Korean) => korean,
+            (None, _) => "",
+        },
+    )
 }
 
 const ADVICE: &[(&str, &str, &str)] = &[
@@ -61,8 +67,8 @@ const ADVICE: &[(&str, &str, &str)] = &[
     ),
     (
         "user-coupon-not-found",
-        "Check both ids, and whether the issuance is already decided: GET /issuances/{id}.",
-        "두 아이디를 확인하고, GET /issuances/{id}로 발급이 확정되었는지 확인하세요.",
+        "Check both ids, and whether the issuance is already decided: GET {base}/issuances/{id}.",
+        "두 아이디를 확인하고, GET {base}/issuances/{id}로 발급이 확정되었는지 확인하세요.",
     ),
     (
         "already-used",
@@ -88,8 +94,8 @@ const ADVICE: &[(&str, &str, &str)] = &[
     ("user-exists", "The user is registered: go on.", "이미 등록된 사용자이니 그대로 진행하세요."),
     (
         "cursor-expired",
-        "Take a new place (GET /outcomes), export each coupon (GET /coupons/{id}/user-coupons), then follow from that place. Follow more often, or let MongoDB keep a longer oplog.",
-        "새 위치를 받고(GET /outcomes) 쿠폰마다 내보내기를 한 뒤(GET /coupons/{id}/user-coupons) 그 위치부터 이어서 읽으세요. 더 자주 읽거나 MongoDB의 oplog 보관 기간을 늘리세요.",
+        "Take a new place (GET {base}/outcomes), export each coupon (GET {base}/coupons/{id}/user-coupons), then follow from that place. Follow more often, or let MongoDB keep a longer oplog.",
+        "새 위치를 받고(GET {base}/outcomes) 쿠폰마다 내보내기를 한 뒤(GET {base}/coupons/{id}/user-coupons) 그 위치부터 이어서 읽으세요. 더 자주 읽거나 MongoDB의 oplog 보관 기간을 늘리세요.",
     ),
     (
         "unauthenticated",
@@ -126,8 +132,8 @@ const ADVICE: &[(&str, &str, &str)] = &[
     ),
     (
         "not-found",
-        "Check the path; /docs lists all there are.",
-        "경로를 확인하세요. 전체 목록은 /docs에 있습니다.",
+        "Check the path; {base}/docs lists all there are.",
+        "경로를 확인하세요. 전체 목록은 {base}/docs에 있습니다.",
     ),
     (
         "method-not-allowed",
@@ -151,8 +157,8 @@ const ADVICE: &[(&str, &str, &str)] = &[
     ),
     (
         "unavailable",
-        "If retryable is true, wait for Retry-After, then send the same request again, with the same Idempotency-Key. If it is false, look first whether it was done. Operators: /readyz names the part.",
-        "retryable이 true이면 Retry-After만큼 기다린 뒤 같은 Idempotency-Key로 같은 요청을 다시 보내세요. false이면 먼저 처리되었는지 확인하세요. 운영자는 /readyz에서 어느 부분인지 볼 수 있습니다.",
+        "If retryable is true, wait for Retry-After, then send the same request again, with the same Idempotency-Key. If it is false, look first whether it was done. Operators: {base}/readyz names the part.",
+        "retryable이 true이면 Retry-After만큼 기다린 뒤 같은 Idempotency-Key로 같은 요청을 다시 보내세요. false이면 먼저 처리되었는지 확인하세요. 운영자는 {base}/readyz에서 어느 부분인지 볼 수 있습니다.",
     ),
     (
         "warming-up",
@@ -179,7 +185,7 @@ mod tests {
     fn there_is_advice_for_every_code_in_both_languages() {
         for code in Code::ALL {
             for language in [Language::English, Language::Korean] {
-                assert!(!advice(*code, language).is_empty(), "{code:?} in {language:?}");
+                assert!(!advice(*code, language, "").is_empty(), "{code:?} in {language:?}");
             }
         }
     }

@@ -29,7 +29,7 @@ impl std::str::FromStr for Origin {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no origin such as https://shop.example or http://localhost:8080");
+        let wrong = || "must be an origin such as https://shop.example or http://localhost:8080".to_string();
         let uri: Uri = text.parse().map_err(|_| wrong())?;
         let (scheme, authority) = (uri.scheme_str().ok_or_else(wrong)?, uri.authority().ok_or_else(wrong)?);
         let usual = if scheme == "https" { 443 } else { 80 };

@@ -31,7 +31,7 @@ impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is no network such as 10.0.0.0/8, 2001:db8::/32 or 192.0.2.1");
+        let wrong = || "must be a network such as 10.0.0.0/8, 2001:db8::/32 or 192.0.2.1".to_string();
         let (address, bits) =
             text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
         let address: IpAddr = address.trim().parse().map_err(|_| wrong())?;

@@ -19,9 +19,7 @@ impl FromStr for HostName {
     fn from_str(text: &str) -> Result<Self, String> {
         match Named::read(text) {
             Some(Named::Name(name)) if name.len() == text.len() => Ok(HostName(name.to_ascii_lowercase())),
-            _ => {
-                Err(format!("{text:?} is no name of a host such as api or coupons.internal, without a port"))
-            }
+            _ => Err("must be the name of a host such as api or coupons.internal, without a port".into()),
         }
     }
 }

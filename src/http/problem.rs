@@ -41,11 +41,11 @@ macro_rules! codes {
                 }
             }
 
-            /// What to say where nothing more is known.
-            pub fn detail(self, language: Language) -> &'static str {
-                match (self, language) {
+            /// What to say where nothing more is known, for clients who reach the service under the path `base`.
+            pub fn detail(self, language: Language, base: &str) -> Cow<'static, str> {
+                under(base, match (self, language) {
                     $((Code::$name, Language::English) => $en_detail, (Code::$name, Language::Korean) => $ko_detail,)*
-                }
+                })
             }
         }
     };
@@ -77,8 +77,8 @@ codes! {
         "Coupon not found" "There is no coupon with this id."
         "쿠폰을 찾을 수 없음" "이 아이디의 쿠폰이 없습니다."
     UserNotFound "user-not-found" NOT_FOUND
-        "User not found" "There is no user with this id. Register the user first: POST /users."
-        "사용자를 찾을 수 없음" "이 아이디의 사용자가 없습니다. 먼저 POST /users로 등록하세요."
+        "User not found" "There is no user with this id. Register the user first: POST {base}/users."
+        "사용자를 찾을 수 없음" "이 아이디의 사용자가 없습니다. 먼저 POST {base}/users로 등록하세요."
     IssuanceNotFound "issuance-not-found" NOT_FOUND
         "Issuance not found" "No accepted request has this id. If one was answered with it, Redis has lost data that was not yet decided; request again."
         "발급 요청을 찾을 수 없음" "이 아이디로 접수된 요청이 없습니다. 접수 응답을 받은 적이 있다면 확정 전에 Redis 데이터가 유실된 것이니 다시 요청하세요."
@@ -137,8 +137,8 @@ codes! {
         "Unsupported media type" "The body must be JSON: send Content-Type: application/json."
         "지원하지 않는 미디어 타입" "본문은 JSON이어야 합니다. Content-Type: application/json으로 보내세요."
     NotFound "not-found" NOT_FOUND
-        "Not found" "There is nothing at this path; see /docs."
-        "찾을 수 없음" "이 경로에는 아무것도 없습니다. /docs를 확인하세요."
+        "Not found" "There is nothing at this path; see {base}/docs."
+        "찾을 수 없음" "이 경로에는 아무것도 없습니다. {base}/docs를 확인하세요."
     MethodNotAllowed "method-not-allowed" METHOD_NOT_ALLOWED
         "Method not allowed" "This path does not take this method; see Allow."
         "허용되지 않은 메서드" "이 경로에서 쓸 수 없는 메서드입니다. Allow 헤더를 확인하세요."
@@ -160,6 +160,11 @@ codes! {
     Internal "internal" INTERNAL_SERVER_ERROR
         "Internal error" "Something went wrong here; the operators can find it by the requestId."
         "내부 오류" "서버에 문제가 생겼습니다. requestId로 운영자에게 문의하세요."
+}
+
+/// A text with the paths in it, which begin with `{base}`, under the path `base`.
+pub(super) fn under<'a>(base: &str, text: &'a str) -> Cow<'a, str> {
+    if text.contains("{base}") { text.replace("{base}", base).into() } else { text.into() }
 }
 
 impl Code {
@@ -250,7 +255,8 @@ impl Problem {
         self
     }
 
-    /// Says more than the code does; the same in all languages, so for technical matters.
+    /// Says more than the code does; the same in all languages, so for technical matters. A path of the service
+    /// begins with `{base}`.
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(Detail::Same(detail.into()));
         self
@@ -304,7 +310,7 @@ impl Problem {
             kind: code.page(base),
             title: code.title(language),
             status: code.status().as_u16(),
-            detail: self.detail(language),
+            detail: self.detail(language, base),
             code: code.as_str(),
             request_id,
             retryable: self.is_repeatable && code.is_retryable(),
@@ -314,16 +320,20 @@ impl Problem {
         }
     }
 
-    fn detail(&self, language: Language) -> Cow<'_, str> {
-        match (&self.detail, language) {
-            (None, _) => match self.code.repetition(self.is_repeatable, language) {
-                Some(repetition) => format!("{} {repetition}", self.code.detail(language)).into(),
-                None => self.code.detail(language).into(),
-            },
-            (Some(Detail::Same(text)), _) => text.into(),
-            (Some(Detail::Words([english, _])), Language::English) => (*english).into(),
-            (Some(Detail::Words([_, korean])), Language::Korean) => (*korean).into(),
-        }
+    fn detail(&self, language: Language, base: &str) -> Cow<'_, str> {
+        let said = match (&self.detail, language) {
+            (None, _) => {
+                let detail = self.code.detail(language, base);
+                return match self.code.repetition(self.is_repeatable, language) {
+                    Some(repetition) => format!("{detail} {repetition}").into(),
+                    None => detail,
+                };
+            }
+            (Some(Detail::Same(text)), _) => text,
+            (Some(Detail::Words([english, _])), Language::English) => *english,
+            (Some(Detail::Words([_, korean])), Language::Korean) => *korean,
+        };
+        under(base, said)
     }
 
     /// The body as a value, for embedding into another answer.
@@ -412,7 +422,7 @@ mod tests {
             assert!(names.insert(code.as_str()), "{code:?}");
             assert!(code.status().is_client_error() || code.status().is_server_error());
             for language in [Language::English, Language::Korean] {
-                assert!(!code.title(language).is_empty() && !code.detail(language).is_empty());
+                assert!(!code.title(language).is_empty() && !code.detail(language, "").is_empty());
             }
         }
     }

@@ -164,7 +164,7 @@ impl FromStr for Expectation {
             _ if rest.starts_with('<') => (Comparison::Less, &rest[1..]),
             _ => (Comparison::More, &rest[1..]),
         };
-        let metric = Metric::parse(name.trim()).ok_or_else(|| format!("{name:?} is none of: {METRICS}"))?;
+        let metric = Metric::parse(name.trim()).ok_or_else(|| format!("must name one of: {METRICS}"))?;
         let bound = if metric.is_time() { milliseconds(value.trim())? } else { number(value.trim())? };
         Ok(Expectation { metric, comparison, bound, text: text.to_owned() })
     }
@@ -177,13 +177,13 @@ fn milliseconds(text: &str) -> Result<f64, String> {
             return Ok(number(value.trim())? * ms);
         }
     }
-    Err(format!("{text:?} must be a time with its unit: us, ms or s"))
+    Err("must be a time with its unit: us, ms or s".into())
 }
 
 fn number(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
-        _ => Err(format!("{text:?} is no number from 0 on")),
+        _ => Err("must be a number from 0 on".into()),
     }
 }
 

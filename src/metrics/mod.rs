@@ -177,6 +177,7 @@ pub static REFUSED: LazyLock<Family> = LazyLock::new(|| {
         "not-started",
         "ended",
         "paused",
+        "key-reused",
         "archived",
         "overloaded",
         "unavailable",

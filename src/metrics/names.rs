@@ -72,7 +72,7 @@ metrics! {
         "Requests accepted: a unit was reserved and the issuance queued. Not yet issued.";
     REPLAYED COUNTER "coupon_replayed_total" []
         "Requests recognised as the repetition of an earlier one.";
-    REFUSED COUNTER "coupon_refused_total" ["code": "eight"]
+    REFUSED COUNTER "coupon_refused_total" ["code": "nine"]
         "Requests that the reserve script turned away, by problem code. Those turned away before it (unknown users, invalid ones) are in http_requests_total.";
 
     // Deciding and settling, in a worker.

@@ -119,7 +119,7 @@ impl UserStore {
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         let filter = doc! {"_id": user.id.as_str()};
         let record = mongodb::bson::serialize_to_document(&Record::new(user, secret));
-        let mut record = record.map_err(|why| damaged(&why.to_string()))?;
+        let mut record = record.map_err(|why| unreadable(&user.id, &why.to_string()))?;
         record.remove("_id");
         record.insert(TOGETHER, count);
         let users = self.users.clone_with_type::<Document>();

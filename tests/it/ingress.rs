@@ -10,13 +10,14 @@ use coupon_system::access::Role;
 use coupon_system::config::{ApiCommand, WorkerCommand};
 use coupon_system::metrics::names;
 use futures::future::join_all;
+use mongodb::bson::doc;
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 use crate::access::{token, token_flags};
 use crate::helpers::{
-    API, Answer, CTL, Client, Raw, RawAnswer, System, WORKER, eventually, obedient_mongodb, program,
+    API, Answer, CTL, Client, Raw, RawAnswer, System, WORKER, eventually, fail, obedient_mongodb, program,
     program_as_it_is, send, serving,
 };
 
@@ -394,6 +395,28 @@ async fn every_link_lives_under_the_path_of_the_public_url() {
             assert_eq!(read.status, 200, "{link} leads nowhere");
         }
     }
+    // So does every path in words.
+    for language in ["en", "ko"] {
+        let request = system.client.request("GET", "/problems").header("accept-language", language);
+        let kinds = system.client.send(request).await;
+        let texts = kinds.body.as_array().expect("a list").iter();
+        let texts: Vec<&str> =
+            texts.flat_map(|kind| [&kind["detail"], &kind["advice"]]).filter_map(Value::as_str).collect();
+        let paths: Vec<&str> = texts
+            .iter()
+            .flat_map(|text| text.split([' ', '(']))
+            .filter(|word| word.starts_with('/') && word.len() > 1)
+            .collect();
+        assert!(paths.len() >= 6, "{paths:?}");
+        for path in paths {
+            let under = path.strip_prefix("/coupons/");
+            assert!(under.is_some_and(|under| !under.starts_with('{')), "{path} in {language}");
+        }
+    }
+    for path in ["/nowhere", "/dead-letters/none"] {
+        let detail = system.client.get(path).await.body["detail"].to_string();
+        assert!(detail.contains(" /coupons/"), "{detail}");
+    }
     let many: String = (0..200).map(|number| format!("x-{number}: y\r\n")).collect();
     let lines = format!("host: localhost\r\n{many}");
     let refused = raw_answer(system.client.address(), "GET", "/coupons", &lines).await;
@@ -478,6 +501,68 @@ async fn a_worker_answers_the_same_probes_and_asks_for_one_host() {
     }
     let missing = raw_answer(address, "GET", "/metrics", "").await;
     assert_eq!(missing.status, 400, "{missing:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_is_asked_to_stop_is_not_ready_and_finishes_what_it_has() {
+    let (mongod, _folder) = obedient_mongodb().await;
+    let system = System::start_on(mongod.url(), &[]).await;
+    system.users("u", 1).await;
+    system.coupon("c", 9, 1).await;
+    let mut command = program_as_it_is(WORKER, &system);
+    command.args(["--metrics-listen", "127.0.0.1:0"]);
+    let (mut child, address) = serving(command).await;
+    let ledger = format!("{}.user_coupons", system.database);
+    let slow =
+        doc! {"failCommands": ["insert"], "namespace": ledger, "blockConnection": true, "blockTimeMS": 6_000};
+    fail(&system, doc! {"times": 1}, slow).await;
+    let accepted = system.client.issue("u0", "c", None).await;
+    eventually("the worker has it in hand", async || (system.queue().await == (1, 1)).then_some(())).await;
+    assert_eq!(Client::new(address).get("/readyz").await.status, 200);
+    send(&child, Signal::TERM);
+    let unready = eventually("it is not ready", async || {
+        let answer = Client::new(address).get("/readyz").await;
+        (answer.status == 503).then_some(answer)
+    })
+    .await;
+    assert_eq!((unready.code(), &unready.body["stopping"]), ("unavailable", &json!(true)), "{unready:?}");
+    assert_eq!(Client::new(address).get("/livez").await.status, 200);
+    assert_eq!(system.client.get(&format!("/issuances/{}", accepted.id())).await.state(), "queued");
+    let ended = tokio::time::timeout(Duration::from_secs(40), child.wait()).await.expect("it ends");
+    assert_eq!(ended.expect("it ends").code(), Some(0));
+    assert_eq!(system.client.get(&format!("/issuances/{}", accepted.id())).await.state(), "issued");
+}
+
+/// How often a MongoDB was asked whether it answers.
+async fn pings(system: &System) -> i64 {
+    let status = system.backends.database.run_command(doc! {"serverStatus": 1}).await.expect("a status");
+    let commands = status.get_document("metrics").and_then(|metrics| metrics.get_document("commands"));
+    let ping = commands.and_then(|commands| commands.get_document("ping")).expect("a figure");
+    ping.get_i64("total").expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_many_probe_the_servers_are_asked_once_a_second() {
+    let (mut mongod, _folder) = obedient_mongodb().await;
+    let system = System::start_on(mongod.url(), &[]).await;
+    let (before, began) = (pings(&system).await, Instant::now());
+    for _ in 0..4 {
+        let probes = futures::future::join_all((0..100).map(|_| ready(&system))).await;
+        assert!(probes.iter().all(|answer| answer.status == 200), "{probes:?}");
+    }
+    let (asked, seconds) = (pings(&system).await - before, began.elapsed().as_secs() as i64);
+    assert!((1..=seconds + 1).contains(&asked), "{asked} times in {seconds} s");
+    // Who goes away leaves the others an answer, and an answer is soon another.
+    let abandoned = (0..100).map(|_| tokio::time::timeout(Duration::from_millis(1), ready(&system)));
+    futures::future::join_all(abandoned).await;
+    assert_eq!(ready(&system).await.status, 200);
+    mongod.kill().await.expect("it is killed");
+    let killed = Instant::now();
+    eventually("MongoDB is missed", async || {
+        (ready(&system).await.body["mongodb"] == "unavailable").then_some(())
+    })
+    .await;
+    assert!(killed.elapsed() < Duration::from_secs(5), "{:?}", killed.elapsed());
 }
 
 async fn ready(system: &System) -> Answer {

@@ -9,7 +9,7 @@ mod algorithm;
 mod keys;
 mod signature;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -38,7 +38,7 @@ const FILE_BYTES_MAX: u64 = 256 * 1_024;
 const TOLD_CHARS_MAX: usize = 200;
 
 /// What a token must be like, and where the keys are.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct TokenSettings {
     pub signed_with: SignedWith,
     pub issuer: String,
@@ -48,6 +48,8 @@ pub struct TokenSettings {
     /// Verified tokens that are remembered.
     pub remembered: usize,
 }
+
+crate::config::never_shown!(TokenSettings);
 
 /// Why a token is refused: for the log. It repeats nothing of the token but what it names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -118,7 +120,7 @@ impl Tokens {
     /// Reads the keys. The error is a sentence that says what to do.
     pub async fn read(settings: TokenSettings) -> Result<Self, String> {
         signature::install();
-        let content = read(&settings.key_file).await?;
+        let content = settings.read().await?;
         let keys = settings.keys(&content)?;
         let mut validation = Validation::new(settings.signed_with.into());
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
@@ -230,13 +232,12 @@ impl Tokens {
     }
 
     async fn look(&self, changed: &watch::Sender<()>) -> Result<(), String> {
-        let file = &self.settings.key_file;
-        let content = read(file).await?;
+        let content = self.settings.read().await?;
         if hash(&content) == self.current().content {
             return Ok(());
         }
         let keys = self.settings.keys(&content)?;
-        tracing::info!(file = %file.display(), keys = keys.count(), "the keys of tokens were read anew");
+        tracing::info!(file = self.settings.flag(), keys = keys.count(), "the keys of tokens were read anew");
         let current = Arc::new(Current::new(keys, &content, self.settings.remembered));
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
         changed.send_replace(());
@@ -249,16 +250,40 @@ impl Tokens {
 }
 
 impl TokenSettings {
+    /// What the file is called in errors and in the log: its name may be a secret that was given in its place.
+    fn flag(&self) -> &'static str {
+        if self.signed_with.is_symmetric() { "--jwt-secret-file" } else { "--jwt-jwks-file" }
+    }
+
+    async fn read(&self) -> Result<Vec<u8>, String> {
+        let reading = async {
+            let mut content = Vec::new();
+            let opened = tokio::fs::File::open(&self.key_file).await?;
+            opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut content).await?;
+            Ok::<_, std::io::Error>(content)
+        };
+        let flag = self.flag();
+        let content = reading.await.map_err(|error| format!("the file of {flag} cannot be read: {error}"))?;
+        if content.len() as u64 > FILE_BYTES_MAX {
+            return Err(format!("the file of {flag} has more than {FILE_BYTES_MAX} bytes"));
+        }
+        Ok(content)
+    }
+
     /// The keys in the content of the file. What is left out of them is logged.
     fn keys(&self, content: &[u8]) -> Result<Keys, String> {
-        let file = self.key_file.display();
+        let file = self.flag();
         let (keys, left_out) =
-            Keys::parse(content, self.signed_with).map_err(|why| format!("{file}: {why}"))?;
+            Keys::parse(content, self.signed_with).map_err(|why| format!("the file of {file}: {why}"))?;
         for why in left_out {
-            tracing::warn!(%file, "left out of the key set: {why}");
+            tracing::warn!(file, "left out of the key set: {why}");
         }
         if keys.count() == 0 {
-            tracing::error!(%file, "the key set has no key for {}: every token is refused", self.signed_with.as_str());
+            tracing::error!(
+                file,
+                "the key set has no key for {}: every token is refused",
+                self.signed_with.as_str()
+            );
         }
         Ok(keys)
     }
@@ -288,18 +313,4 @@ fn hash(content: &[u8]) -> Hash {
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-async fn read(file: &Path) -> Result<Vec<u8>, String> {
-    let reading = async {
-        let mut content = Vec::new();
-        let opened = tokio::fs::File::open(file).await?;
-        opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut content).await?;
-        Ok::<_, std::io::Error>(content)
-    };
-    let content = reading.await.map_err(|error| format!("{} cannot be read: {error}", file.display()))?;
-    if content.len() as u64 > FILE_BYTES_MAX {
-        return Err(format!("{} has more than {FILE_BYTES_MAX} bytes", file.display()));
-    }
-    Ok(content)
 }

@@ -1,5 +1,7 @@
 //! The shape of a problem, for the documentation ([`crate::http::Problem`] writes it), and of its page.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -84,9 +86,11 @@ pub struct ProblemKind {
     #[schema(example = 409)]
     pub status: u16,
     /// What it means.
-    pub detail: &'static str,
+    #[schema(value_type = String)]
+    pub detail: Cow<'static, str>,
     /// What to do.
-    pub advice: &'static str,
+    #[schema(value_type = String)]
+    pub advice: Cow<'static, str>,
     /// Whether the same request may succeed later, where it is safe to repeat; each problem says whether it is.
     pub retryable: bool,
 }
@@ -99,8 +103,8 @@ impl ProblemKind {
             code: code.as_str(),
             title: code.title(language),
             status: code.status().as_u16(),
-            detail: code.detail(language),
-            advice: advice(code, language),
+            detail: code.detail(language, base),
+            advice: advice(code, language, base),
             retryable: code.is_retryable(),
         }
     }

@@ -61,14 +61,13 @@ pub(super) struct Rush {
         long,
         alias = "api-url",
         env = "COUPON_API_URL",
-        hide_env_values = true,
         default_value = "http://127.0.0.1:3000",
         value_name = "URL"
     )]
     url: Confidential,
 
     /// The operator's API key to send with every request
-    #[arg(long, env = "COUPON_TOKEN", hide_env_values = true)]
+    #[arg(long, env = "COUPON_TOKEN")]
     token: Option<Confidential>,
 
     /// How requests are spread over the time
@@ -140,7 +139,7 @@ pub(super) struct Rush {
     verify: u64,
 
     /// Read the ledger itself, too, to judge by it
-    #[arg(long, env = "COUPON_MONGODB_URI", hide_env_values = true, value_name = "URI")]
+    #[arg(long, env = "COUPON_MONGODB_URI", value_name = "URI")]
     mongodb_uri: Option<String>,
 
     /// The database of the ledger
