@@ -64,6 +64,9 @@ macro_rules! kinds {
 }
 
 kinds! {
+    AnotherRedis "another-redis" Broken
+        "Another Redis serves this ledger, and this one must not: what it holds proves nothing, and nothing was audited."
+        "Point --redis-url of every process, and of this command, at the Redis that serves.";
     RecordMissing "record-missing" Broken
         "Redis counts an issuance for this user that the ledger has no record of, and nothing waits to be decided: its record was deleted."
         "Restore the record from a backup of MongoDB; its unit is kept out of stock until then.";
@@ -154,6 +157,9 @@ kinds! {
     CountDrifted "count-drifted" Drift
         "Redis counts another number of issued units than the ledger has, though every unit is where it should be."
         "Run with --repair: the count is set right when nothing of the coupon is in flight.";
+    FinalCountStale "final-count-stale" Drift
+        "The number of issued units that is kept with this coupon, which is over and not in Redis any more, is not the ledger's: a record was written late."
+        "The API counts it anew by itself if the coupon ended within a day; or run with --repair.";
     FiguresDisagree "figures-disagree" Drift
         "Settled, issued and out of stock do not stand in order."
         "Run with --full: it names the units.";
@@ -185,7 +191,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    pub(super) fn new(kind: Kind, coupon: Option<&CouponId>) -> Self {
+    pub(crate) fn new(kind: Kind, coupon: Option<&CouponId>) -> Self {
         Finding {
             kind,
             coupon: coupon.cloned(),

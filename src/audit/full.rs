@@ -129,6 +129,7 @@ impl Auditor {
         }
         if look.figures.is_none() {
             look.not_loaded().await?;
+            look.found.add(self.final_count(coupon).await?);
             return Ok(look.found.audited(coupon, None));
         }
         look.record().await?;

@@ -10,6 +10,7 @@ mod bracket;
 mod count;
 mod cover;
 mod figures;
+mod final_count;
 mod finding;
 mod flights;
 mod full;

@@ -204,7 +204,13 @@ impl Auditor {
         let repair = Repair::begin(self, &keys, &coupon.id).await?;
         let mut scene = self.scene(&keys, std::slice::from_ref(coupon)).await?;
         let audited = self.audit_one(&mut scene, coupon, Settling::Settle).await?;
-        let Some(mut repair) = repair else { return Ok(Some(audited)) };
+        let Some(mut repair) = repair else {
+            let stale = audited.findings.iter().find(|finding| finding.kind == Kind::FinalCountStale);
+            let Some(stale) = stale else { return Ok(Some(audited)) };
+            self.count_anew(coupon).await?;
+            mended.push(stale.clone());
+            return Ok(None);
+        };
         let outcomes = repair.mend(&audited.findings).await?;
         let any = outcomes.contains(&Mended::Now) || audited.settled > 0;
         let done = audited.findings.iter().zip(outcomes).filter(|(_, outcome)| *outcome == Mended::Now);

@@ -3,7 +3,8 @@
 //!
 //! Brackets every loaded coupon. Where the numbers do not stand in order twice, it audits that coupon in
 //! full, settles what is decided, adopts late inserts (they are what a recovery can leave by itself), and
-//! logs the rest as an error: repairs are an operator's. The first rounds after a recovery audit every
+//! logs the rest as an error: repairs are an operator's. What is kept of coupons that were retired lately is
+//! counted anew where it is stale. The first rounds after a recovery audit every
 //! coupon in full: while much is in flight, a few late inserts fit into the bracket.
 //!
 //! Reads: coupons, the ledger, Redis. Writes: what settling and adopting write. Counting the ledger is
@@ -82,6 +83,7 @@ impl Auditor {
             }
         }
         name(queue);
+        name(self.watch_final_counts().await?);
         metrics::AUDIT_LAST.set(Timestamp::now().as_second() as f64);
         if in_full {
             let mut set = redis::cmd("SET");

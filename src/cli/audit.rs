@@ -51,7 +51,7 @@ Exit codes:
   1  it could not be finished
   2  the command is wrong
   3  drift is left
-  4  something is broken
+  4  something is broken, or another Redis serves this ledger
   5  the environment is wrong")]
 pub(super) struct Audit {
     /// Audit this coupon, and no other
@@ -87,7 +87,7 @@ impl Audit {
     async fn run_on(&self, backends: &Backends) -> anyhow::Result<()> {
         match recovery::is_certified(&backends.partition).await {
             Ok(true) => {}
-            Ok(false) => return Err(uncertified(backends).await),
+            Ok(false) => return self.uncertified(backends).await,
             Err(failure) => return Err(away("Redis", &failure)),
         }
         if !self.repair || self.dry_run {
@@ -98,6 +98,18 @@ impl Audit {
             ActionLog::begin_command(&backends.database, "couponctl audit --repair", target, None).await;
         let begun = begun.map_err(|failure| away("MongoDB", &failure))?;
         begun.carry_out(self.look(backends), command_status).await
+    }
+
+    /// Data of a Redis beside which another serves is not to be audited: it proves nothing.
+    async fn uncertified(&self, backends: &Backends) -> anyhow::Result<()> {
+        match recovery::standing(&backends.partition, &backends.database).await {
+            Ok(Standing::Elsewhere(why)) => {
+                let finding = Finding { detail: Some(why), ..Finding::new(Kind::AnotherRedis, None) };
+                self.show(&Report { queue: vec![finding], ..Report::default() }, None)
+            }
+            Ok(_) => Err(Failure::Uncertified.into()),
+            Err(failure) => Err(away("MongoDB", &failure)),
+        }
     }
 
     async fn look(&self, backends: &Backends) -> anyhow::Result<()> {
@@ -123,10 +135,14 @@ impl Audit {
             }
         }
         progress.end();
-        let epoch = backends.partition.keys().epoch().to_string();
-        let shown = if self.json { self.to_json(&report, &epoch)? } else { self.to_text(&report) };
+        self.show(&report, Some(backends.partition.keys().epoch().to_string()))
+    }
+
+    /// Prints the report, and ends with its verdict. `epoch` is the one that was audited.
+    fn show(&self, report: &Report, epoch: Option<String>) -> anyhow::Result<()> {
+        let shown = if self.json { self.to_json(report, epoch)? } else { self.to_text(report) };
         write!(std::io::stdout(), "{shown}")?;
-        verdict(&report)
+        verdict(report)
     }
 
     /// Audits one page of coupons as it was asked for, and adds to the report.
@@ -188,7 +204,7 @@ impl Audit {
         text
     }
 
-    fn to_json(&self, report: &Report, epoch: &str) -> anyhow::Result<String> {
+    fn to_json(&self, report: &Report, epoch: Option<String>) -> anyhow::Result<String> {
         let coupons: Vec<_> = report.coupons.iter().map(coupon_to_json).collect();
         let findings: Vec<_> = report.findings().map(finding_to_json).collect();
         let mended: Vec<_> = report.mended.iter().map(finding_to_json).collect();
@@ -211,15 +227,6 @@ impl Audit {
             body["wouldMend"] = would.into();
         }
         Ok(format!("{}\n", serde_json::to_string_pretty(&body)?))
-    }
-}
-
-/// Data of a Redis beside which another serves is not to be audited: it proves nothing.
-async fn uncertified(backends: &Backends) -> anyhow::Error {
-    match recovery::standing(&backends.partition, &backends.database).await {
-        Ok(Standing::Elsewhere(why)) => SetUpError(vec![why]).into(),
-        Ok(_) => Failure::Uncertified.into(),
-        Err(failure) => away("MongoDB", &failure),
     }
 }
 

@@ -449,6 +449,15 @@ impl CouponStore {
         Ok((page.items, left_out))
     }
 
+    /// At most `limit` coupons that had not ended by `moment` and are retired: a final count is kept with them
+    /// ([`CouponStore::keep_final_count`]). The newest come first.
+    pub async fn retired_since(&self, moment: Timestamp, limit: usize) -> Result<Vec<Coupon>, Failure> {
+        let coupons = self.coupons.clone_with_type::<Document>();
+        let filter = doc! {FINAL_COUNT: {"$exists": true}, "endsAt": {"$gt": to_bson_time(moment)}};
+        const OPERATION: &str = "read the coupons that were retired";
+        Ok(mongo::newest_first_page(OPERATION, "a coupon", &coupons, filter, None, limit).await?.items)
+    }
+
     /// At most `ENDED_MAX` coupons that ended before a moment.
     pub async fn ended_before(&self, moment: Timestamp) -> Result<Vec<CouponId>, Failure> {
         let (coupons, filter) = (self.coupons.clone_with_type::<Document>(), ended_before(moment));

@@ -7,9 +7,15 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use clap::Parser;
+use coupon_system::boot;
+use coupon_system::config::ApiCommand;
 use coupon_system::dev::servers::{RedisOptions, RedisServer};
 use coupon_system::issuance::IssuanceId;
+use coupon_system::issuance::reserve::Reserved;
 use coupon_system::keys::{PartitionId, certificate};
+use coupon_system::recovery::{How, Kept, Recovered, Step, Watch, unwatched};
+use coupon_system::service::ServiceStore;
 use jiff::Timestamp;
 use mongodb::bson::{DateTime, Document, doc};
 use serde_json::{Value, json};
@@ -18,6 +24,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::helpers::{
     API, Answer, CTL, Client, System, WORKER, at, database, eventually, mongodb, recovered, redis,
@@ -274,9 +281,16 @@ async fn beside(one: &str, other: &str) {
     ] {
         assert_eq!((answer.status, answer.code()), (503, "warming-up"), "{answer:?}");
     }
-    for words in [&["check"] as &[&str], &["audit"], &["audit", "--full"], &["recover"]] {
+    let (code, said) = deployment.ctl(&["audit", "--json"], other).await;
+    assert!(code == Some(4) && said.contains("\"code\": \"another-redis\""), "{said}");
+    for (words, exits) in [
+        (&["check"] as &[&str], 5),
+        (&["audit"], 4),
+        (&["audit", "--full", "--repair"], 4),
+        (&["recover"], 5),
+    ] {
         let (code, said) = deployment.ctl(words, other).await;
-        assert_eq!(code, Some(5), "{words:?}: {said}");
+        assert_eq!(code, Some(exits), "{words:?}: {said}");
         assert!(said.contains("another Redis") && said.contains("--redis-url"), "{words:?}: {said}");
     }
     for words in [&["check"] as &[&str], &["audit", "--full"], &["recover"]] {
@@ -559,4 +573,64 @@ async fn the_probes_tell_when_redis_refuses_what_a_request_needs() {
     })
     .await
     .expect("in time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn data_that_a_recoverer_found_out_of_date_is_not_certified_by_the_next_one_if_it_dies() {
+    let mut system = System::start().await;
+    let coupon = system.coupon("c", 5, 1).await;
+    system.accepted("u0", &coupon).await;
+    system.stop().await;
+    // Another Redis is opened, where the service is paused, and nobody uses it any more.
+    let (other, _folder) = redis().await;
+    let (other_url, uri) = (other.url(), system.mongodb_uri.clone());
+    let command = ApiCommand::parse_from([
+        "x",
+        "--redis-url",
+        &other_url,
+        "--mongodb-uri",
+        &uri,
+        "--mongodb-database",
+        &system.database,
+    ]);
+    let there = boot::connect_to_any(&command.redis, &command.mongodb).await.expect("they fit");
+    let opened = there.keeper().recover(How::Rebuild, &unwatched(), &CancellationToken::new()).await;
+    assert!(matches!(opened, Ok(Kept::Recovered(Recovered::Rebuilt { .. }))), "{opened:?}");
+    ServiceStore::new(&system.backends.database).set_paused(true).await.expect("it is paused");
+
+    let stop = CancellationToken::new();
+    let dies = stop.clone();
+    let watch: Watch = Arc::new(move |step| {
+        if matches!(step, Step::Closed) {
+            dies.cancel();
+        }
+    });
+    let keeper = system.backends.keeper();
+    assert!(keeper.ensure().await.is_err(), "the other was seen to serve a moment ago");
+    eventually("the first recoverer has closed it, and died", async || {
+        let _ = keeper.recover(How::VerifyFirst, &watch, &stop).await;
+        stop.is_cancelled().then_some(())
+    })
+    .await;
+    let key = certificate(PartitionId::ONE);
+    let held: (String, Option<String>, Option<String>) =
+        system.command(&["HMGET", &key, "state", "epoch", "behind"]).await;
+    assert!(matches!(&held, (state, None, Some(_)) if state == "closed"), "{held:?}");
+
+    // The other serves again. By its term alone this one would be the later by now.
+    assert!(there.keeper().ensure().await.expect("it is certified"));
+    let next = system.backends.keeper();
+    let kept = next.recover(How::VerifyFirst, &unwatched(), &CancellationToken::new()).await;
+    assert!(kept.is_err(), "it keeps out: {kept:?}");
+    let kept = eventually("the other is silent, and this one takes its place", async || {
+        match next.recover(How::VerifyFirst, &unwatched(), &CancellationToken::new()).await {
+            Ok(Kept::Watching) | Err(_) => None,
+            kept => Some(kept),
+        }
+    })
+    .await;
+    assert!(matches!(kept, Ok(Kept::Recovered(Recovered::Rebuilt { survivors: 1, .. }))), "{kept:?}");
+    assert_eq!(system.command::<Option<String>>(&["HGET", &key, "behind"]).await, None);
+    let answer = system.reserve("u1", &coupon).await;
+    assert!(matches!(answer, Reserved::Paused), "the pause that it missed holds: {answer:?}");
 }

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use coupon_system::audit::{self, Kind};
 use coupon_system::coupon::{Change, Changed, CouponId, Restock, Units};
-use coupon_system::keys::EpochKeys;
+use coupon_system::issuance::{Decision, IssuanceId, Outcome};
+use coupon_system::keys::{EpochKeys, PartitionId};
 use coupon_system::queue::dead;
 use coupon_system::recovery;
 use coupon_system::worker::Decided;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::helpers::{System, at, eventually};
 
@@ -209,4 +212,53 @@ async fn what_was_issued_of_a_retired_coupon_is_kept_with_it_until_its_record_ch
     let changed = coupons.change(&coupon, &restock, None).await.expect("it is changed");
     assert!(matches!(changed, Changed::Now(_)));
     assert_eq!(kept().await, None, "more may be issued of it by now");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_is_written_after_the_final_count_was_kept_is_counted_by_the_next_audit() {
+    let system = System::start().await;
+    let mut coupons = Vec::new();
+    for id in ["watched", "repaired"] {
+        let coupon = system.coupon(id, 5, 1).await;
+        system.accepted("u0", &coupon).await;
+        let entries = system.take_entries().await;
+        system.decider().process(&system.keys(), &entries).await.expect("it is issued");
+        end(&system, &coupon).await;
+        assert_eq!(retire(&system).await, std::slice::from_ref(&coupon));
+        coupons.push(coupon);
+    }
+    let late = async |coupon: &CouponId| {
+        let late = Decision {
+            id: IssuanceId::generate(PartitionId::ONE),
+            coupon: coupon.clone(),
+            user: "late".parse().expect("an id"),
+            outcome: Outcome::Issued { serial: 4, nth: 1 },
+            accepted_at: at(0),
+            decided_at: at(0),
+        };
+        system.backends.ledger.insert(&[late]).await.expect("it is written");
+    };
+    let kept = async |coupon: &CouponId| {
+        let record = system.backends.coupons.get(coupon).await.expect("a look").expect("a record");
+        system.backends.coupons.final_counts(&[&record]).await.expect("a look").remove(coupon)
+    };
+    late(&coupons[1]).await;
+    assert_eq!(kept(&coupons[1]).await, Some(1));
+    let record = system.backends.coupons.get(&coupons[1]).await.expect("a look").expect("a record");
+    let found: Vec<_> = system.audited().await.findings().map(|finding| finding.kind).collect();
+    assert_eq!(found, [Kind::FinalCountStale]);
+    let report = system.auditor().repair(&[record], |_| {}).await.expect("an audit");
+    assert_eq!(report.mended.iter().map(|finding| finding.kind).collect::<Vec<_>>(), [Kind::FinalCountStale]);
+    assert_eq!(kept(&coupons[1]).await, Some(2));
+    system.audited_clean().await;
+
+    late(&coupons[0]).await;
+    let stop = CancellationToken::new();
+    tokio::spawn(audit::watch(system.auditor(), Duration::from_millis(200), stop.clone()));
+    eventually("it is counted", async || (kept(&coupons[0]).await == Some(2)).then_some(())).await;
+    stop.cancel();
+    system.audited_clean().await;
+    for coupon in &coupons {
+        assert!(!is_loaded(&system, coupon).await);
+    }
 }
