@@ -270,6 +270,20 @@ impl CouponStore {
         .await
     }
 
+    /// The same of one coupon: a linearizable read, so that `None` is certain.
+    pub async fn limit_for_certain(&self, id: &CouponId) -> Result<Option<Result<Limit, String>>, Failure> {
+        let (coupons, filter) = (self.coupons.clone_with_type::<RawDocumentBuf>(), doc! {"_id": id.as_str()});
+        let found = mongo::run("look for the coupon for certain", async move {
+            coupons
+                .find_one(filter)
+                .projection(LimitRecord::projection())
+                .read_concern(ReadConcern::linearizable())
+                .max_time(LINEARIZABLE_MAX)
+                .await
+        });
+        Ok(found.await?.map(|record| LimitRecord::parse(&record)))
+    }
+
     /// What `parse` makes of the record of each of these coupons that has one, by id.
     pub(super) async fn each<T>(
         &self,
@@ -293,20 +307,6 @@ impl CouponStore {
             }));
         }
         Ok(all)
-    }
-
-    /// The same of one coupon: a linearizable read, so that `None` is certain.
-    pub async fn limit_for_certain(&self, id: &CouponId) -> Result<Option<Result<Limit, String>>, Failure> {
-        let (coupons, filter) = (self.coupons.clone_with_type::<RawDocumentBuf>(), doc! {"_id": id.as_str()});
-        let found = mongo::run("look for the coupon for certain", async move {
-            coupons
-                .find_one(filter)
-                .projection(LimitRecord::projection())
-                .read_concern(ReadConcern::linearizable())
-                .max_time(LINEARIZABLE_MAX)
-                .await
-        });
-        Ok(found.await?.map(|record| LimitRecord::parse(&record)))
     }
 
     /// The records of these coupons. One that is missing has none; one that is damaged is a failure of its
