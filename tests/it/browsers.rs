@@ -108,7 +108,7 @@ async fn an_origin_that_no_browser_would_send_is_refused_at_the_start() {
         let ended =
             api.args(["--listen", "127.0.0.1:0", "--cors-origins", wrong]).output().await.expect("it ends");
         assert_eq!(ended.status.code(), Some(2), "{wrong}");
-        assert!(String::from_utf8_lossy(&ended.stderr).contains("is no origin such as"), "{wrong}");
+        assert!(String::from_utf8_lossy(&ended.stderr).contains("must be an origin such as"), "{wrong}");
     }
 }
 

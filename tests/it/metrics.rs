@@ -113,7 +113,7 @@ enum Action {
     Trim,
     /// MongoDB refuses a record.
     Poison,
-    /// Settling fails.
+    /// The ledger takes no records.
     Break,
     /// More connections than may come from one address.
     Crowd,
@@ -296,6 +296,13 @@ impl Stage {
         answer.id().parse().expect("an id")
     }
 
+    async fn rename_ledger(&self, from: &str, to: &str) {
+        let database = &self.system.backends.database;
+        let name = |collection| format!("{}.{collection}", database.name());
+        let rename = doc! {"renameCollection": name(from), "to": name(to)};
+        database.client().database("admin").run_command(rename).await.expect("it is renamed");
+    }
+
     async fn redis(&self, words: &[&str]) {
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
@@ -447,13 +454,11 @@ impl Stage {
                 self.start_worker().await;
             }
             Action::Break => {
-                self.stop_worker().await;
                 let coupon = self.system.coupon("stuck", 1, 1).await;
+                self.rename_ledger("user_coupons", "kept").await;
+                let view = doc! {"create": "user_coupons", "viewOn": "kept"};
+                self.system.backends.database.run_command(view).await.expect("a view");
                 self.request("u7", &coupon).await;
-                let counters = self.system.keys().counters();
-                self.redis(&["RENAME", &counters, "kept"]).await;
-                self.redis(&["SET", &counters, "damaged"]).await;
-                self.start_worker().await;
             }
             Action::SpoilSecret => {
                 std::fs::write(self.folder.path().join("secret"), "short").expect("it is written");
@@ -508,8 +513,9 @@ impl Stage {
     async fn mend(&mut self, action: Action) {
         match action {
             Action::Break => {
-                let counters = self.system.keys().counters();
-                self.redis(&["RENAME", "kept", &counters]).await;
+                let ledger = self.system.backends.database.collection::<Document>("user_coupons");
+                ledger.drop().await.expect("the view goes");
+                self.rename_ledger("kept", "user_coupons").await;
                 eventually("the breaker closes", async || {
                     (self.scrape(Of::Worker).await.sum(names::BREAKER_OPEN, &[])? == 0.0).then_some(())
                 })
