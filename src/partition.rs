@@ -62,11 +62,15 @@ pub struct Partition {
 
 /// Builds a script from a `.lua` file, with what it shares with others put into its place.
 pub(crate) fn script(source: &str) -> Script {
-    let check = include_str!("recovery/certificate.lua");
-    let (take_unit, outdate) = (include_str!("audit/take_unit.lua"), include_str!("recovery/outdate.lua"));
-    let source = source.replace("--@certificate\n", check).replace("--@take_unit\n", take_unit);
-    let source = source.replace("--@outdate\n", outdate);
-    Script::new(&source.replace("--@certificate_fields\n", include_str!("recovery/certificate_fields.lua")))
+    let shared = [
+        ("--@certificate\n", include_str!("recovery/certificate.lua")),
+        ("--@certificate_fields\n", include_str!("recovery/certificate_fields.lua")),
+        ("--@outdate\n", include_str!("recovery/outdate.lua")),
+        ("--@take_unit\n", include_str!("audit/take_unit.lua")),
+        ("--@whole\n", include_str!("recovery/whole.lua")),
+    ];
+    let source = shared.iter().fold(source.to_owned(), |source, (line, piece)| source.replace(line, piece));
+    Script::new(&source)
 }
 
 /// The keys and arguments of one call, in order. The arguments lie in one buffer: there are hundreds.

@@ -7,11 +7,9 @@
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', field, …}: those that could not be read
 --@certificate
 --@outdate
+--@whole
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
-
--- A whole number as it is kept.
-local function whole(text) return text and #text < 16 and string.match(text, '^%d+$') and tonumber(text) end
 
 local FIELDS = {'accepted', 'settled', 'retired', 'settled_unloaded'}
 local held = redis.call('HMGET', KEYS[2], unpack(FIELDS))

@@ -8,11 +8,9 @@
 --        {total, next, settled, free, generation}, …}; {} for a coupon that is not loaded, {what} for one of
 --        which this is damaged
 --@certificate
+--@whole
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
-
--- A whole number as it is kept: a Lua nil would end the reply for all.
-local function whole(text) return text and #text < 16 and string.match(text, '^%d+$') and tonumber(text) end
 
 local FIELDS = {'total', 'next', 'settled', 'generation'}
 local function figures(coupon, free)

@@ -27,8 +27,8 @@ pub(super) struct Flights {
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl Auditor {
-    /// Reads the in-flight hash and the dead letters, then the stream up to `last`, the entry that was the last one before:
-    /// so an entry that is found was in flight all the while.
+    /// Reads the in-flight hash and the dead letters, then the stream up to `last`, the entry that was the last one
+    /// before: so an entry that is found was in flight all the while.
     pub(super) async fn flights(&self, keys: &EpochKeys, last: &str) -> Result<Flights, Failure> {
         let mut flights = Flights::default();
         let mut unreadable = HashSet::new();
@@ -36,7 +36,7 @@ impl Auditor {
         while let Some(page) = scan.next::<Pairs>(self).await? {
             for (id, value) in page {
                 let parsed = std::str::from_utf8(&value).ok().and_then(|text| text.parse::<InFlight>().ok());
-                match (issuance(&id), parsed) {
+                match (IssuanceId::from_bytes(&id), parsed) {
                     (Some(id), Some(held)) => {
                         let of_coupon = flights.by_coupon.entry(held.coupon).or_default();
                         of_coupon.insert(id, held.serial.unwrap_or(0));
@@ -53,7 +53,8 @@ impl Auditor {
         let mut scan = Pages::new("HSCAN", keys.dead());
         let mut strange = HashSet::new();
         while let Some(page) = scan.next::<Pairs>(self).await? {
-            strange.extend(page.into_iter().map(|(id, _)| id).filter(|id| issuance(id).is_none()));
+            strange
+                .extend(page.into_iter().map(|(id, _)| id).filter(|id| IssuanceId::from_bytes(id).is_none()));
         }
         flights.findings.extend(strange.iter().map(|id| Finding {
             detail: Some(format!("under \"{}\"", id.escape_ascii())),
@@ -89,11 +90,6 @@ impl Auditor {
             }
         }
     }
-}
-
-/// The issuance that a field is the id of.
-fn issuance(field: &[u8]) -> Option<IssuanceId> {
-    <[u8; 16]>::try_from(field).ok().and_then(IssuanceId::from_bytes)
 }
 
 /// A walk through a hash or a set, a page at a time. What is there all the while is seen, perhaps

@@ -97,7 +97,7 @@ impl Auditor {
             let mut in_flight = Vec::with_capacity(flights.len() / 2);
             while flights.len() > 0 {
                 let (id, serial) = (flights.bytes()?, flights.bytes()?);
-                let id = <[u8; 16]>::try_from(id).ok().and_then(IssuanceId::from_bytes);
+                let id = IssuanceId::from_bytes(id);
                 let serial = std::str::from_utf8(&serial).ok().and_then(|text| text.parse().ok());
                 in_flight.extend(id.zip(serial));
             }

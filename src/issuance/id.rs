@@ -55,9 +55,9 @@ impl IssuanceId {
     /// After any id, in the order of their bytes.
     pub const LAST: Self = IssuanceId(Uuid::from_u128(0xffff_ffff_ffff_8fff_bfff_ffff_ffff_ffff));
 
-    /// An id as it is kept in Redis and in MongoDB. Says `None` to a UUID that is no issuance id.
-    pub fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
-        let uuid = Uuid::from_bytes(bytes);
+    /// An id as it is kept in Redis and in MongoDB. Says `None` to anything but the 16 bytes of one.
+    pub fn from_bytes(bytes: impl AsRef<[u8]>) -> Option<Self> {
+        let uuid = Uuid::from_slice(bytes.as_ref()).ok()?;
         matches!(uuid.get_version_num(), 7 | 8).then_some(IssuanceId(uuid))
     }
 

@@ -28,6 +28,7 @@
 -- Hot: what is done for each request is done with as few calls, new strings and tables as possible.
 -- (Numbers are written with %d: Lua's own way is the slow %.14g.)
 --@certificate
+--@whole
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
@@ -40,11 +41,8 @@ local KEYS_REMEMBERED = 250000
 local call, pcall = redis.call, redis.pcall
 local byte, find, sub, format, concat = string.byte, string.find, string.sub, string.format, table.concat
 
--- A whole number as it is kept. Arithmetic on anything else would stop the script.
-local function whole(text) return text and #text < 16 and find(text, '^%-?%d+$') and tonumber(text) end
-
--- A count as it is kept: a number in flight is never negative.
-local function counted(text) return text and #text < 16 and find(text, '^%d+$') and tonumber(text) end
+-- A moment, in ms, or a limit as it is kept: as `whole`, but a moment may be negative.
+local function integer(text) return text and #text < 16 and find(text, '^%-?%d+$') and tonumber(text) end
 
 -- A serial as it is kept: anything else could not be read in flight.
 local function is_serial(text) return #text < 9 and find(text, '^[1-9]%d*$') end
@@ -56,7 +54,7 @@ local waiting, dead = call('HLEN', KEYS[3]), call('HLEN', KEYS[4])
 local room = tonumber(ARGV[2]) - waiting + dead
 local counters = call('HMGET', KEYS[5], 'accepted', 'settled', 'paused')
 -- What is accepted and not settled is in flight: one count that cannot be read is told by the other.
-local sequence, settled = counted(counters[1]), counted(counters[2])
+local sequence, settled = whole(counters[1]), whole(counters[2])
 sequence = sequence or (settled or 0) + waiting
 settled = settled or math.max(0, sequence - waiting)
 call('XLEN', KEYS[2]) -- an error here, if the key is of a wrong type, is before the first write
@@ -150,7 +148,7 @@ local function is_sound(key, place, text)
   if not text then return false end
   if place == 1 then return sub(KEYS[key], -#text - 1) == ':' .. text end
   if place >= 7 then return text == '0' or text == '1' end
-  if place >= 5 then return whole(text) end
+  if place >= 5 then return integer(text) end
   return is_serial(text) or (place == 2 and text == '0')
 end
 

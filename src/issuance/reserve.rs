@@ -218,8 +218,8 @@ impl<'a> Answers<'a> {
                 self.replay(replay)
                     .unwrap_or_else(|| Reserved::Damaged("the in-flight value of the issuance".to_owned()))
             }
-            b'K' => Reserved::ReplayIssued(id_of(self.more()?)?),
-            b'J' => Reserved::ReplayRejected(id_of(self.more()?)?),
+            b'K' => Reserved::ReplayIssued(IssuanceId::from_bytes(self.more()?)?),
+            b'J' => Reserved::ReplayRejected(IssuanceId::from_bytes(self.more()?)?),
             b'H' => at_limit(self.more()?).unwrap_or_else(|| {
                 Reserved::Damaged("what the user holds of the coupon in Redis".to_owned())
             }),
@@ -244,7 +244,11 @@ impl<'a> Answers<'a> {
         let (id, value) = replay.split_at_checked(16)?;
         let held = InFlight::parse(value)?;
         let progress = self.progress(held.sequence);
-        Some(Reserved::Replayed(Queued { id: id_of(id)?, accepted_at: held.accepted_at, progress }))
+        Some(Reserved::Replayed(Queued {
+            id: IssuanceId::from_bytes(id)?,
+            accepted_at: held.accepted_at,
+            progress,
+        }))
     }
 
     /// What follows the letter: its length, a colon, and so many bytes.
@@ -264,7 +268,7 @@ impl<'a> Answers<'a> {
 /// Ids held, and in flight. `None` if one is no issuance's.
 fn at_limit(told: &[u8]) -> Option<Reserved> {
     let (issued, ids) = told.split_first()?;
-    let ids = ids.chunks(16).map(id_of).collect::<Option<Vec<_>>>()?;
+    let ids = ids.chunks(16).map(IssuanceId::from_bytes).collect::<Option<Vec<_>>>()?;
     let (issued, in_flight) = ids.split_at_checked(usize::from(*issued))?;
     Some(Reserved::AtLimit { issued: issued.to_vec(), in_flight: in_flight.to_vec() })
 }
@@ -277,8 +281,4 @@ fn starts_at(text: &[u8]) -> Option<Timestamp> {
 pub(super) fn time(reply: &mut Reply) -> Result<Timestamp, Failure> {
     let ms = i64::try_from(reply.number()?).ok();
     ms.and_then(|ms| Timestamp::from_millisecond(ms).ok()).ok_or_else(|| reply.wrong())
-}
-
-fn id_of(bytes: &[u8]) -> Option<IssuanceId> {
-    <[u8; 16]>::try_from(bytes).ok().and_then(IssuanceId::from_bytes)
 }

@@ -19,15 +19,11 @@
 -- Publishes the announcements of what was settled as one message, a line each.
 --@certificate
 --@outdate
+--@whole
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
 local UNREADABLE = {}
-
--- A whole number as it is kept. Arithmetic on anything else would stop the script.
-local function whole(text)
-  return text and #text < 16 and string.match(text, '^%d+$') and tonumber(text)
-end
 
 -- Of each coupon that is loaded, by its key's place: the next serial, and how many are settled.
 local next_serial, counted = {}, {}

@@ -163,7 +163,7 @@ pub async fn scan(
         .into_iter()
         .zip(in_flight)
         .filter_map(|((id, dead), in_flight)| {
-            let issuance = <[u8; 16]>::try_from(id.as_slice()).ok().and_then(IssuanceId::from_bytes);
+            let issuance = IssuanceId::from_bytes(&id);
             if issuance.is_none() {
                 let id = id.escape_ascii();
                 damaged!(id; %id, "a dead letter is left out: it is kept under an id that is none");

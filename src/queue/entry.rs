@@ -72,7 +72,7 @@ pub(crate) fn in_flight(entry: &str, fields: &RawFields) -> Result<(IssuanceId, 
     };
     let (id, text) = value.split_at_checked(ID_LENGTH).ok_or("it is too short")?;
     let text = std::str::from_utf8(text).map_err(|_| "it is no text after its id")?;
-    let id = <[u8; ID_LENGTH]>::try_from(id).ok().and_then(IssuanceId::from_bytes);
+    let id = IssuanceId::from_bytes(id);
     Ok((id.ok_or("its id is no issuance id")?, format!("{entry} {text}").parse()?))
 }
 

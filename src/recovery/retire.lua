@@ -9,11 +9,9 @@
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', how many units were issued in all | '' not retired, …}
 --@certificate
 --@outdate
+--@whole
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
-
--- A whole number as it is kept.
-local function whole(text) return text and #text < 16 and string.match(text, '^%d+$') and tonumber(text) end
 
 redis.call('SCARD', KEYS[3]) -- an error here, if the key is of a wrong type, is before the first write
 local reply, retired = {'ok'}, false

@@ -42,7 +42,7 @@ pub(super) struct Damaged {
 impl Damaged {
     /// `None` if the field is no issuance's: then nobody can ask for it.
     pub(super) fn id(&self) -> Option<IssuanceId> {
-        id_of(&self.field)
+        IssuanceId::from_bytes(&self.field)
     }
 
     /// The value, but for the entry that it may begin with.
@@ -213,11 +213,7 @@ fn why_dead(value: &[u8]) -> String {
 }
 
 fn parse(id: &[u8], value: &[u8]) -> Option<(IssuanceId, InFlight)> {
-    Some((id_of(id)?, InFlight::parse(value)?))
-}
-
-fn id_of(field: &[u8]) -> Option<IssuanceId> {
-    IssuanceId::from_bytes(<[u8; 16]>::try_from(field).ok()?)
+    Some((IssuanceId::from_bytes(id)?, InFlight::parse(value)?))
 }
 
 impl Found {
@@ -265,7 +261,7 @@ impl Found {
         };
         let aside: Vec<_> = aside
             .into_iter()
-            .filter(|(field, _)| id_of(field).is_some_and(is_new))
+            .filter(|(field, _)| IssuanceId::from_bytes(field).is_some_and(is_new))
             .map(|(field, value)| Damaged { field, value, dead: None })
             .collect();
         self.damaged.extend(aside);

@@ -238,7 +238,7 @@ fn fields() -> Document {
 fn place(document: &RawDocument) -> Option<HeldPlace> {
     let decided_at = from_bson_time(document.get_datetime("decidedAt").ok()?);
     let id = match document.get("_id").ok().flatten()? {
-        RawBsonRef::Binary(id) => <[u8; 16]>::try_from(id.bytes).ok().and_then(IssuanceId::from_bytes),
+        RawBsonRef::Binary(id) => IssuanceId::from_bytes(id.bytes),
         // In the order of MongoDB these come after all ids.
         RawBsonRef::ObjectId(_)
         | RawBsonRef::Boolean(_)

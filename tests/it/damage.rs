@@ -19,7 +19,7 @@ use mongodb::bson::{Document, doc};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::helpers::{System, at, database};
+use crate::helpers::{System, at, database, issued_to};
 
 const SOON: Duration = Duration::from_secs(12);
 
@@ -170,14 +170,7 @@ async fn a_rebuild_fits_where_the_data_has_fitted() {
     let ledger = &system.backends.ledger;
     let mut decisions = Vec::new();
     for serial in 1..=40_000_u32 {
-        decisions.push(Decision {
-            id: IssuanceId::generate(PartitionId::ONE),
-            coupon: coupon.clone(),
-            user: format!("u{serial}").parse().expect("an id"),
-            outcome: Outcome::Issued { serial, nth: 1 },
-            accepted_at: at(0),
-            decided_at: at(0),
-        });
+        decisions.push(issued_to(&coupon, &format!("u{serial}"), serial));
     }
     for batch in decisions.chunks(5_000) {
         ledger.insert(batch).await.expect("written");

@@ -15,7 +15,7 @@ use futures::future::join_all;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use tokio_util::sync::CancellationToken;
 
-use crate::helpers::{System, at, eventually, recovered};
+use crate::helpers::{System, at, eventually, issued_to, recovered};
 
 /// What the outage may last with thousands of coupons, on a machine that does other things too; one
 /// after another they took half a minute and more.
@@ -145,14 +145,7 @@ async fn a_coupon_that_nobody_asks_for_is_loaded_when_its_record_is_mended_and_w
     rebuild(&system).await;
     recovered(&system).await;
     // Somebody else has the unit of one of them, which needs another.
-    let late = Decision {
-        id: IssuanceId::generate(PartitionId::ONE),
-        coupon: coupon.clone(),
-        user: "late".parse().expect("an id"),
-        outcome: Outcome::Issued { serial: 3, nth: 1 },
-        accepted_at: at(0),
-        decided_at: at(0),
-    };
+    let late = issued_to(&coupon, "late", 3);
     system.backends.ledger.insert(&[late]).await.expect("it is written");
     system.worker();
     // Long enough for it to be tried.

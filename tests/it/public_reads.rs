@@ -4,27 +4,17 @@
 use std::time::Duration;
 
 use coupon_system::coupon::{Change, CouponId};
-use coupon_system::issuance::{Decision, IssuanceId, Outcome};
-use coupon_system::keys::PartitionId;
 use coupon_system::recovery;
 use futures::future::join_all;
 use mongodb::bson::{Document, doc};
 use serde_json::json;
 
-use crate::helpers::{System, at};
+use crate::helpers::{System, at, issued_to};
 
 /// Units that the ledger has issued of a coupon.
 async fn issue(system: &System, coupon: &CouponId, count: u32) {
-    let decisions: Vec<_> = (1..=count)
-        .map(|serial| Decision {
-            id: IssuanceId::generate(PartitionId::ONE),
-            coupon: coupon.clone(),
-            user: format!("u{serial}").parse().expect("an id"),
-            outcome: Outcome::Issued { serial, nth: 1 },
-            accepted_at: at(0),
-            decided_at: at(0),
-        })
-        .collect();
+    let decisions: Vec<_> =
+        (1..=count).map(|serial| issued_to(coupon, &format!("u{serial}"), serial)).collect();
     for batch in decisions.chunks(5_000) {
         system.backends.ledger.insert(batch).await.expect("written");
     }

@@ -4,15 +4,14 @@ use std::time::Duration;
 
 use coupon_system::audit::{self, Kind};
 use coupon_system::coupon::{Change, Changed, CouponId, Restock, Units};
-use coupon_system::issuance::{Decision, IssuanceId, Outcome};
-use coupon_system::keys::{EpochKeys, PartitionId};
+use coupon_system::keys::EpochKeys;
 use coupon_system::queue::dead;
 use coupon_system::recovery;
 use coupon_system::worker::Decided;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::helpers::{System, at, eventually};
+use crate::helpers::{System, at, eventually, issued_to};
 
 async fn retire(system: &System) -> Vec<CouponId> {
     recovery::retire(system.partition(), &system.backends.coupons, Duration::ZERO).await.expect("a look")
@@ -228,14 +227,7 @@ async fn a_record_that_is_written_after_the_final_count_was_kept_is_counted_by_t
         coupons.push(coupon);
     }
     let late = async |coupon: &CouponId| {
-        let late = Decision {
-            id: IssuanceId::generate(PartitionId::ONE),
-            coupon: coupon.clone(),
-            user: "late".parse().expect("an id"),
-            outcome: Outcome::Issued { serial: 4, nth: 1 },
-            accepted_at: at(0),
-            decided_at: at(0),
-        };
+        let late = issued_to(coupon, "late", 4);
         system.backends.ledger.insert(&[late]).await.expect("it is written");
     };
     let kept = async |coupon: &CouponId| {

@@ -9,7 +9,7 @@ use coupon_system::queue::{dead, figures};
 use coupon_system::recovery::{How, Kept, Recovered, unwatched};
 use tokio_util::sync::CancellationToken;
 
-use crate::helpers::{Answer, System, at, eventually, recovered};
+use crate::helpers::{Answer, System, at, eventually, issued_to, recovered};
 
 /// Values that nobody can read. `None`: the field is gone.
 const DAMAGE: [Option<&[u8]>; 6] = [
@@ -307,14 +307,7 @@ async fn one_damaged_value_whose_unit_is_anothers_does_not_keep_its_coupon_waiti
     let coupon = system.coupon("c", 10, 1).await;
     let ids = [system.accepted("u0", &coupon).await, system.accepted("u1", &coupon).await];
     damage(&system, ids[0], Some(b"nonsense")).await;
-    let other = Decision {
-        id: IssuanceId::generate(PartitionId::ONE),
-        coupon: coupon.clone(),
-        user: "late".parse().expect("an id"),
-        outcome: Outcome::Issued { serial: 1, nth: 1 },
-        accepted_at: at(0),
-        decided_at: at(0),
-    };
+    let other = issued_to(&coupon, "late", 1);
     system.backends.ledger.insert(&[other]).await.expect("it is written");
     let _worker = system.worker();
     for id in ids {

@@ -180,7 +180,7 @@ async fn in_flight(stack: &Stack) -> anyhow::Result<(HashSet<String>, HashSet<St
     let mut sets = Vec::new();
     for key in [keys.in_flight(), keys.dead()] {
         let ids: Vec<Vec<u8>> = redis::cmd("HKEYS").arg(key).query_async(&mut redis).await?;
-        let ids = ids.into_iter().filter_map(|id| IssuanceId::from_bytes(id.try_into().ok()?));
+        let ids = ids.into_iter().filter_map(IssuanceId::from_bytes);
         sets.push(ids.map(|id| id.to_string()).collect());
     }
     let dead = sets.pop().unwrap_or_default();

@@ -19,4 +19,4 @@ pub use processes::{API, CTL, WORKER, logging, program, program_as_it_is, send, 
 pub use raw::{Raw, RawAnswer};
 pub use rush::{NotFound, POLL_EVERY, Tally, issued, rush};
 pub use servers::{database, mongodb, redis};
-pub use system::{System, api_key, at, decision, eventually};
+pub use system::{System, api_key, at, decision, eventually, issued_to};

@@ -58,6 +58,18 @@ pub fn decision(entry: &Entry, outcome: Outcome) -> Decision {
     }
 }
 
+/// The decision, of now, that this user is issued this unit of a coupon.
+pub fn issued_to(coupon: &CouponId, user: &str, serial: u32) -> Decision {
+    Decision {
+        id: IssuanceId::generate(PartitionId::ONE),
+        coupon: coupon.clone(),
+        user: user.parse().expect("an id"),
+        outcome: Outcome::Issued { serial, nth: 1 },
+        accepted_at: at(0),
+        decided_at: at(0),
+    }
+}
+
 /// So many seconds from now, in whole milliseconds.
 pub fn at(seconds: i64) -> Timestamp {
     let moment = Timestamp::now() + SignedDuration::from_secs(seconds);

@@ -1,12 +1,10 @@
 //! When data may be certified as it is, and when not.
 
 use coupon_system::dev::servers::{MongoOptions, MongoServer};
-use coupon_system::issuance::{Decision, IssuanceId, Outcome};
-use coupon_system::keys::PartitionId;
 use mongodb::bson::{Document, doc};
 
 use super::busy::Busy;
-use crate::helpers::{POLL_EVERY, System, accounts_hold, at, recovered};
+use crate::helpers::{POLL_EVERY, System, accounts_hold, issued_to, recovered};
 
 async fn restarted(system: &mut System) {
     system.redis.kill().await.expect("it is killed");
@@ -43,14 +41,7 @@ async fn a_ledger_that_lacks_a_record_or_has_one_more_than_redis_knows_of_is_bel
     assert_eq!(accounts_hold(&system, &coupon).await.remaining, 7);
 
     let epoch = system.keys().epoch();
-    let added = Decision {
-        id: IssuanceId::generate(PartitionId::ONE),
-        coupon: coupon.clone(),
-        user: "u9".parse().expect("an id"),
-        outcome: Outcome::Issued { serial: 9, nth: 1 },
-        accepted_at: at(0),
-        decided_at: at(0),
-    };
+    let added = issued_to(&coupon, "u9", 9);
     system.backends.ledger.insert(&[added]).await.expect("it is written");
     restarted(&mut system).await;
     assert_ne!(system.keys().epoch(), epoch, "a record more");
