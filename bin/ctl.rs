@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use coupon_system::cli::Command;
-use coupon_system::{boot, config};
+use coupon_system::{config, process};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    boot::exit(config::parse::<Command>().run().await)
+    process::exit(config::parse::<Command>().run().await)
 }

@@ -4,8 +4,7 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use crate::issuance::ledger::Unreadable;
-use crate::mongo::Unwritten;
+use crate::ids::{IssuanceId, UserId};
 
 /// See the module's documentation.
 #[derive(Debug, thiserror::Error)]
@@ -48,39 +47,7 @@ pub enum Failure {
     Overloaded { operation: &'static str },
 }
 
-/// Whether Redis ended a script because of an error in it, and not for want of something.
-fn is_script_error(detail: &str) -> bool {
-    detail.contains("user_script:") && !detail.contains("OOM") && !detail.contains("READONLY")
-}
-
 impl Failure {
-    /// Names the Redis operation that failed.
-    pub fn redis(operation: &'static str) -> impl FnOnce(redis::RedisError) -> Failure {
-        move |source| match source.kind() {
-            // A script ends with an error of its own only over data that nothing of this program writes.
-            _ if source.code() == Some("WRONGTYPE") || source.detail().is_some_and(is_script_error) => {
-                Failure::Damaged { what: "data in Redis", why: source.to_string() }
-            }
-            redis::ErrorKind::UnexpectedReturnType => {
-                Failure::Damaged { what: "data in Redis", why: source.to_string() }
-            }
-            _ => Failure::Redis { operation, source: source.into() },
-        }
-    }
-
-    /// Names the MongoDB operation that failed.
-    pub fn mongodb(operation: &'static str) -> impl FnOnce(mongodb::error::Error) -> Failure {
-        move |source| match &*source.kind {
-            mongodb::error::ErrorKind::BsonDeserialization(_) | mongodb::error::ErrorKind::Bson(_) => {
-                Failure::Damaged { what: "a record in MongoDB", why: source.to_string() }
-            }
-            _ if Unwritten::of(&source) == Unwritten::Refused => {
-                Failure::Refused { operation, source: source.into() }
-            }
-            _ => Failure::MongoDb { operation, source: source.into() },
-        }
-    }
-
     /// Whether it is the trouble of the one thing that was asked for, which cannot be read or is refused, and
     /// of nothing else.
     pub fn is_of_one(&self) -> bool {
@@ -111,4 +78,36 @@ impl Failure {
         }
         text
     }
+}
+
+/// A document of the ledger that this version cannot read. It counts as decided: whoever wrote it was
+/// first, and nobody can decide its issuance again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the record {record} of the ledger cannot be read: {why}")]
+pub struct Unreadable {
+    /// Its `_id`, as text.
+    pub record: String,
+    /// The issuance, if the `_id` is one.
+    pub id: Option<IssuanceId>,
+    /// Whose it is, if it says so.
+    pub user: Option<UserId>,
+    /// The unit that it holds, if it is issued and names one.
+    pub unit: Option<u32>,
+    pub why: String,
+}
+
+/// The environment is not as it must be; every sentence says what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct SetUpError(pub Vec<String>);
+
+/// A command did its work, and what it saw is not as it must be.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// A figure is beyond what is accepted.
+    #[error("{0}")]
+    Threshold(String),
+    /// What must always hold does not.
+    #[error("{0}")]
+    Invariant(String),
 }

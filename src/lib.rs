@@ -25,59 +25,53 @@
 //!
 //! # Layout
 //!
-//! Imports run one way: `cli` → `dev`, `load` → `api`, `worker` → `audit`, `privacy`, `recovery`, `redemption`,
-//! `issuance`, `queue`, `coupon`, `user` → `keys`. `api` and `worker` do not know each other.
+//! Imports run one way, down this table, and a test holds it (`tests/it/layers.rs`). `api` and `worker` do not
+//! know each other.
 //!
-//! | module | what it is |
+//! | modules, from the top | what they are |
 //! |---|---|
-//! | [`config`] | every flag and variable, a struct a topic |
-//! | [`access`] | who sends a request, what they may do, what operators did |
-//! | [`coupon`], [`user`], [`service`] | the offer; who may have it; whether anything is accepted |
-//! | [`issuance`] | reserve, decide, settle, look up, wait |
-//! | [`queue`] | the stream |
-//! | [`redemption`] | using a held coupon, undoing it, revoking it |
-//! | [`limits`] | how often one user or address may ask |
-//! | [`recovery`] | the certificate, loading coupons, rebuilding |
-//! | [`audit`] | whether Redis and the ledger agree, unit by unit; mending what drifted |
-//! | [`privacy`] | deleting users while the accounts still add up; what is not kept for ever |
-//! | [`worker`] | the drain loop |
-//! | [`http`], [`api`] | server and problems; routes, wire types, OpenAPI, pages |
-//! | [`dev`] | redis-server and mongod as child processes; the whole system on one machine |
-//! | [`load`] | requests as planned, what users were told, the judgement; the bench |
 //! | [`cli`] | `couponctl` |
-//! | [`partition`], [`redis_client`], [`mongo`], [`keys`], [`batch`] | Redis and MongoDB as everyone uses them |
-//! | [`metrics`] | the table of metrics, and handles to count with |
+//! | [`mod@bench`], [`rush`], [`dev`] | measuring; a simulated campaign and its judgement; the whole system on one machine |
+//! | [`api`], [`worker`] | routes, wire types, OpenAPI, pages; the drain loop |
+//! | [`process`] | what every process has: checked connections, probes, gauges |
+//! | [`config`] | every flag and variable, a struct a topic |
+//! | [`audit`] | whether Redis and the ledger agree, unit by unit; repairing what drifted |
+//! | [`privacy`] | deleting users while the accounts still add up; what is not kept for ever |
+//! | [`recovery`] | the certificate, loading coupons, rebuilding |
+//! | [`redemption`] | using a held coupon, undoing it, revoking it |
+//! | [`queue`] | the stream |
+//! | [`issuance`] | reserve, decide, settle, look up, wait |
+//! | [`coupon`], [`service`] | the offer; whether anything is accepted |
+//! | [`access`], [`user`], [`limits`] | who sends a request and what they may do; who may have coupons; how often one may ask |
+//! | [`http`] | the server, problems, reading requests strictly |
+//! | [`redis`], [`mongo`] | the two databases as everything uses them |
+//! | [`runtime`], [`metrics`], [`failure`], [`ids`] | batching, backoff, shutdown, logs; the table of metrics; errors; parsed names |
 
 pub mod access;
 pub mod api;
 pub mod audit;
-mod backoff;
-pub mod batch;
-pub mod boot;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod coupon;
-mod damage;
 pub mod dev;
-mod failure;
+pub mod failure;
 pub mod http;
+pub mod ids;
 pub mod issuance;
-pub mod keys;
 pub mod limits;
-pub mod load;
 pub mod metrics;
 pub mod mongo;
-pub mod partition;
 pub mod privacy;
+pub mod process;
 pub mod queue;
 pub mod recovery;
 pub mod redemption;
-pub mod redis_client;
+pub mod redis;
+pub mod runtime;
+pub mod rush;
 pub mod service;
-pub mod shutdown;
-pub mod telemetry;
 mod text;
-mod turn;
 pub mod user;
 pub mod worker;
 
@@ -86,21 +80,3 @@ pub use failure::Failure;
 /// A request makes and drops hundreds of small things.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Twelve letters and digits that nobody can guess and nothing else has: 60 random bits.
-pub(crate) fn random_id() -> String {
-    id_of(rand::random())
-}
-
-/// Twelve letters and digits: the lower 60 of these bits.
-pub(crate) fn id_of(bits: u64) -> String {
-    const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
-    (0..12).map(|place| char::from(LETTERS[(bits >> (place * 5)) as usize % LETTERS.len()])).collect()
-}
-
-/// Now, in whole milliseconds: as precise as MongoDB keeps it, so that what is written equals what is
-/// read.
-pub(crate) fn now_in_milliseconds() -> jiff::Timestamp {
-    let now = jiff::Timestamp::now();
-    jiff::Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
-}

@@ -4,9 +4,8 @@ use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::ReturnDocument;
 use mongodb::{Collection, Database};
 
-use crate::Failure;
-use crate::damage::damaged;
-use crate::mongo;
+use crate::runtime::damage::damaged;
+use crate::{Failure, mongo};
 
 /// See the module's documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -132,6 +132,18 @@ fn has_variants(base: char) -> bool {
         || CodePointMapData::<Script>::new().get(base) == Script::Mongolian
 }
 
+/// Nobody is shown settings: there are passwords in some of them, and by mistake in others.
+macro_rules! never_shown {
+    ($($settings:ident),*) => {$(
+        impl std::fmt::Debug for $settings {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(concat!(stringify!($settings), " { … }"))
+            }
+        }
+    )*};
+}
+pub(crate) use never_shown;
+
 #[cfg(test)]
 mod tests {
     use super::*;

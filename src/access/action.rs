@@ -14,11 +14,11 @@ use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
 
 use super::Caller;
-use crate::Failure;
-use crate::batch::{Batcher, Bounds, all_failed};
-use crate::boot::Fault;
-use crate::mongo::{self, ListPage, from_bson_time, to_bson_time};
-use crate::user::UserId;
+use crate::failure::Fault;
+use crate::ids::UserId;
+use crate::mongo::{ListPage, from_bson_time, to_bson_time};
+use crate::runtime::batch::{Batcher, Bounds, all_failed};
+use crate::{Failure, mongo};
 
 const COLLECTION: &str = "operator_actions";
 /// Where a user is named: users are deleted, and the record stays.
@@ -214,14 +214,14 @@ impl ActionLog {
         let (log, id) = (ActionLog::start(database), ActionId::generate());
         let record = Record {
             id: id.to_bson(),
-            at: to_bson_time(crate::now_in_milliseconds()),
+            at: to_bson_time(crate::mongo::now_in_milliseconds()),
             who: format!("couponctl ({})", system_user()),
             key_id: None,
             action: action.to_owned(),
             target,
             about: None,
             input,
-            request_id: crate::random_id(),
+            request_id: crate::ids::random_id(),
             ended_at: None,
             status: None,
             code: None,
@@ -270,7 +270,7 @@ impl CommandAction {
     ) -> Result<T, E> {
         let done = action.await;
         let status = status(&done).as_u16();
-        let ended = Ended { at: crate::now_in_milliseconds(), status, code: None, location: None };
+        let ended = Ended { at: crate::mongo::now_in_milliseconds(), status, code: None, location: None };
         if let Err(failure) = self.log.end(self.id, ended, About::AsBegun).await {
             let why = failure.chain();
             eprintln!("warning: that it was done is not in the record of actions ({why}); that it began is");

@@ -1,6 +1,6 @@
 //! The sender of a request, as far as it is known.
 
-use crate::user::UserId;
+use crate::ids::UserId;
 
 /// Who sends a request. The router puts one into every request.
 #[derive(Debug, Clone, PartialEq, Eq)]

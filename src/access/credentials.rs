@@ -13,7 +13,7 @@ use super::keyring::{Keyring, Owner, Unclear};
 use super::refusals::{RefusalLog, Wrong};
 use super::token::{BadToken, TokenSettings, Tokens};
 use super::{Caller, KeyStore};
-use crate::boot::SetUpError;
+use crate::failure::SetUpError;
 
 /// Who has good credentials does not show them again for longer than this before they are looked at again:
 /// this machine may sleep, and its clock be set.

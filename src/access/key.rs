@@ -55,14 +55,14 @@ impl Key {
         let name = crate::text::words(name, NAME_CHARS_MAX).map_err(|why| format!("a key's name {why}"))?;
         let secret: [u8; SECRET_BYTES] = rand::random();
         let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-        let id = crate::random_id();
+        let id = crate::ids::random_id();
         let text = format!("{PREFIX}{id}_{secret}");
         let key = Key {
             id,
             name,
             role,
             hash: SecretHash::of(&secret),
-            created_at: crate::now_in_milliseconds(),
+            created_at: crate::mongo::now_in_milliseconds(),
             revoked_at: None,
         };
         Ok((key, text))

@@ -117,7 +117,7 @@ impl KeyStore {
     /// Revokes a key.
     pub async fn revoke(&self, id: &str) -> Result<Revoked, Failure> {
         let (keys, wanted) = (self.keys.clone_with_type::<Document>(), id.to_owned());
-        let now = crate::now_in_milliseconds();
+        let now = crate::mongo::now_in_milliseconds();
         let found = mongo::run("revoke the API key", async move {
             let change = doc! {"$set": {"revokedAt": to_bson_time(now)}};
             let active = doc! {"_id": wanted.as_str(), "revokedAt": null};

@@ -18,12 +18,13 @@ use super::wire::page::{Asked, Page, cursor};
 use super::wire::problem::Problem as ProblemBody;
 use crate::Failure;
 use crate::access::Caller;
-use crate::coupon::{Coupon, CouponId, Created, Status, Stock, stock};
-use crate::damage::damaged;
+use crate::coupon::{Coupon, Created, Status, Stock, stock};
 use crate::http::request::Json as Body;
 use crate::http::{Code, Problem};
-use crate::partition::Partition;
+use crate::ids::CouponId;
 use crate::recovery::Loader;
+use crate::redis::Partition;
+use crate::runtime::damage::damaged;
 
 /// With a status, a page has to look at more coupons than it shows: so many at a time, so often at most.
 const LOOKED_AT_ONCE: usize = stock::BATCH_MAX;
@@ -44,7 +45,7 @@ const LOAD_WAIT_MAX: Duration = Duration::from_secs(2);
 )]
 pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Response, Problem> {
     let is_named = body["id"].is_string();
-    let coupon = wire::create(body, crate::now_in_milliseconds())?;
+    let coupon = wire::create(body, crate::mongo::now_in_milliseconds())?;
     // Under another id that is generated it would be another coupon.
     let created = app.coupons.insert(&coupon).await;
     if created.map_err(|failure| Problem::from(failure).repeatable(is_named))? == Created::Exists {

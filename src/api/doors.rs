@@ -14,9 +14,9 @@ use crate::config::DoorsConfig;
 use crate::http::addresses::{Peer, Place};
 use crate::http::forwarded::Proxies;
 use crate::http::{Code, Problem};
+use crate::ids::UserId;
 use crate::limits::{Admission, Kind, Limiter};
-use crate::partition::Partition;
-use crate::user::UserId;
+use crate::redis::Partition;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");

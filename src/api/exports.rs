@@ -15,12 +15,13 @@ use super::query::Query;
 use super::wire::export::{self as wire, ExportEnd, ExportedUnit, Format, UnreadableUnit};
 use super::wire::problem::Problem as ProblemBody;
 use super::wire::user_coupon::UserCoupon;
-use crate::coupon::{CouponId, Expiry};
-use crate::damage::damaged;
+use crate::coupon::Expiry;
+use crate::failure::Unreadable;
 use crate::http::problem::jittered_ms;
 use crate::http::{Code, Problem};
-use crate::issuance::ledger::Unreadable;
+use crate::ids::CouponId;
 use crate::redemption::{Holding, NAMELESS_MAX, UNITS_PAGE};
+use crate::runtime::damage::damaged;
 
 /// Exports under way at once; one more is answered 503.
 pub(super) const EXPORTS_MAX: usize = 8;

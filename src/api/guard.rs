@@ -25,7 +25,7 @@ use crate::access::{Access, Admission, Audience, Caller, Identified, Refusal};
 use crate::http::cors::Origins;
 use crate::http::problem::jittered_ms;
 use crate::http::{Code, Problem};
-use crate::user::UserId;
+use crate::ids::UserId;
 
 /// Guards routes for an audience.
 #[derive(Clone)]

@@ -12,8 +12,8 @@ use crate::http::concurrency::{ConcurrencyLimit, ConcurrencyPermit};
 use crate::http::forwarded::Proxies;
 use crate::http::problem::jittered_ms;
 use crate::http::{Code, Problem};
+use crate::ids::UserId;
 use crate::metrics;
-use crate::user::UserId;
 
 /// Streams of live figures of one caller.
 const LISTENERS_EACH_MAX: usize = 10;

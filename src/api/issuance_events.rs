@@ -23,10 +23,11 @@ use crate::http::addresses::Peer;
 use crate::http::problem::jittered_ms;
 use crate::http::request::RequestId;
 use crate::http::{Language, Problem};
+use crate::ids::IssuanceId;
 use crate::issuance::feed::{LOOK_EVERY, Waiter};
 use crate::issuance::lookup::Found;
 use crate::issuance::reserve::Progress;
-use crate::issuance::{Decision, InFlight, IssuanceId, Outcome};
+use crate::issuance::{Decision, InFlight, Outcome};
 
 /// A stream ends after this, decided or not; the client connects again.
 pub(super) const STREAM_MAX: Duration = Duration::from_secs(5 * 60);

@@ -20,12 +20,11 @@ use crate::access::Caller;
 use crate::http::problem::jittered_ms;
 use crate::http::request::{RawJson, RequestId};
 use crate::http::{Code, Language, Problem};
+use crate::ids::{IssuanceId, PartitionId, UserId};
 use crate::issuance::lookup::Found;
 use crate::issuance::reserve::{Progress, Queued, Request, Reserved};
-use crate::issuance::{Decision, IdempotencyKey, InFlight, IssuanceId, KeyTag, Outcome, Reason, over};
-use crate::keys::PartitionId;
+use crate::issuance::{Decision, IdempotencyKey, InFlight, KeyTag, Outcome, Reason, over};
 use crate::metrics;
-use crate::user::UserId;
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");

@@ -10,10 +10,11 @@ use jiff::{SignedDuration, Timestamp};
 use quick_cache::sync::Cache;
 
 use crate::Failure;
-use crate::batch::{Batcher, Bounds};
-use crate::coupon::{Coupon, CouponId, CouponStore};
+use crate::coupon::{Coupon, CouponStore};
+use crate::ids::CouponId;
 use crate::issuance::Ledger;
 use crate::recovery::KEPT_AFTER_END;
+use crate::runtime::batch::{Batcher, Bounds};
 
 /// A question that would have to wait for longer than this is refused: 503.
 const BOUNDS: Bounds = Bounds { batch: 64, calls: 2, waiting: 1_024, wait: Duration::from_secs(2) };

@@ -2,10 +2,8 @@
 
 use axum::http::uri::{Authority, Uri};
 
-use crate::boot::SetUpError;
-use crate::coupon::CouponId;
-use crate::issuance::IssuanceId;
-use crate::user::UserId;
+use crate::failure::SetUpError;
+use crate::ids::{CouponId, IssuanceId, UserId};
 
 /// Makes links.
 pub struct Links {

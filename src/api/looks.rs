@@ -10,10 +10,11 @@ use futures::stream;
 
 use super::coupons::{Looked, looked_at};
 use crate::Failure;
-use crate::batch::{Batcher, Bounds};
-use crate::coupon::{CouponId, CouponStore, stock};
-use crate::partition::Partition;
+use crate::coupon::{CouponStore, stock};
+use crate::ids::CouponId;
 use crate::recovery::Loader;
+use crate::redis::Partition;
+use crate::runtime::batch::{Batcher, Bounds};
 
 const BOUNDS: Bounds =
     Bounds { batch: stock::BATCH_MAX, calls: 4, waiting: 32_768, wait: Duration::from_secs(2) };

@@ -43,25 +43,28 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{Access, ActionLog};
-use crate::audit::{self, Auditor};
-use crate::boot::{self, Backends};
+use crate::audit::Auditor;
 use crate::config::ApiConfig;
-use crate::coupon::{CouponId, CouponStore, Expiry, steer};
+use crate::coupon::{CouponStore, Expiry, steer};
 use crate::http::cors::Origins;
-use crate::http::health::Probe;
 use crate::http::host::{HostName, Hosts};
-use crate::http::metrics::{Sizes, Watch};
 use crate::http::request::CompleteLayer;
-use crate::http::server::{self, Bounds, Front, Served};
+use crate::http::server;
+use crate::http::server::{Bounds, Front, Served};
 use crate::http::threads::Threads;
+use crate::ids::{CouponId, UserId};
 use crate::issuance::{Feed, Ledger, Lookup, Reservations};
-use crate::partition::Partition;
 use crate::privacy::{Eraser, Learner, Retention};
-use crate::recovery::{self, Loader};
+use crate::process::Backends;
+use crate::process::gauges::{Sizes, Watch};
+use crate::process::health::Probe;
+use crate::recovery::Loader;
 use crate::redemption::RedemptionStore;
+use crate::redis::Partition;
+use crate::runtime::shutdown;
 use crate::service::ServiceStore;
-use crate::user::{Deletions, IdSecret, RegisteredUsers, UserId, UserStore};
-use crate::{Failure, shutdown};
+use crate::user::{Deletions, IdSecret, RegisteredUsers, UserStore};
+use crate::{Failure, audit, process, recovery};
 pub use docs::openapi;
 use doors::{AddressLimit, UserLimit};
 use held::HeldLimits;
@@ -277,7 +280,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let operators = match config.access.operator_listen {
-        Some(address) => Some(boot::bind(address, "--operator-listen")?),
+        Some(address) => Some(process::bind(address, "--operator-listen")?),
         None => None,
     };
     let app = App::start(&backends, config, shutdown).await?;
@@ -292,9 +295,9 @@ pub async fn serve(
 ) -> anyhow::Result<()> {
     let Listeners { public, operators } = listeners.into();
     if let Some(operators) = &operators {
-        tracing::info!(operator_listen = %boot::address(operators)?, "serving operators");
+        tracing::info!(operator_listen = %process::address(operators)?, "serving operators");
     }
-    tracing::info!(listen = %boot::address(&public)?, "serving the API");
+    tracing::info!(listen = %process::address(&public)?, "serving the API");
     let threads = Threads::start()?;
     let drained = CancellationToken::new();
     let keeping = tokio::spawn(backends.keeper().run(drained.clone()));

@@ -16,7 +16,8 @@ use super::wire::queue::{DeadLetter, Queue, Worker};
 use crate::coupon::stock;
 use crate::http::request::RequestId;
 use crate::http::{Code, Language, Problem};
-use crate::issuance::{Decision, IssuanceId};
+use crate::ids::IssuanceId;
+use crate::issuance::Decision;
 use crate::queue::{dead, figures, registry};
 
 /// Dead letters in a page, about.

@@ -15,7 +15,7 @@ use crate::access::action::{About, ActionId, Begun, Ended, NAMED};
 use crate::access::{ActionLog, Caller};
 use crate::http::request::{RequestId, panicked, read_body};
 use crate::http::{Code, Problem};
-use crate::issuance::IssuanceId;
+use crate::ids::IssuanceId;
 
 /// Where users are; what follows in a path is one's name.
 const USERS: &str = "/users";
@@ -54,7 +54,7 @@ pub async fn record(
     let about = user.and_then(|user| user.parse().ok());
     let begun = Begun {
         id,
-        at: crate::now_in_milliseconds(),
+        at: crate::mongo::now_in_milliseconds(),
         caller,
         action: format!("{} {}", request.method(), route.as_str()),
         target: target.chars().take(TARGET_CHARS_MAX).collect(),
@@ -125,5 +125,5 @@ fn ended(route: &MatchedPath, response: &Response) -> (Ended, About) {
         location = Some(format!("{path}/{NAMED}"));
     }
     let code = code.map(|code| code.as_str().to_owned());
-    (Ended { at: crate::now_in_milliseconds(), status: status.as_u16(), code, location }, about)
+    (Ended { at: crate::mongo::now_in_milliseconds(), status: status.as_u16(), code, location }, about)
 }

@@ -16,9 +16,9 @@ use super::{
     pages, problems, record, redemption, service, steering, swagger, user_coupons, users,
 };
 use crate::access::Audience;
-use crate::http::metrics;
 use crate::http::parameters::Parameters;
 use crate::http::request::RefuseLayer;
+use crate::process::metrics_route;
 
 const BODY_MAX_BYTES: usize = 64 * 1024;
 /// Which routes a listener serves.
@@ -156,7 +156,7 @@ fn undocumented(app: &App, document: OpenApi) -> [Group; 2] {
         .route("/assets/client.js", get(pages::client_script))
         .route("/assets/pages.css", get(pages::style))
         .merge(swagger);
-    let metrics = Router::new().route("/metrics", metrics::route(&app.metrics));
+    let metrics = Router::new().route("/metrics", metrics_route::route(&app.metrics));
     [
         Group { audience: Audience::Anyone, routes: pages.into() },
         Group { audience: Audience::Scrapers, routes: metrics.into() },

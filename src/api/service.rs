@@ -6,7 +6,7 @@ use axum::extract::State;
 
 use super::App;
 use super::wire::problem::Problem as ProblemBody;
-use crate::http::health::Readiness;
+use crate::process::health::Readiness;
 
 /// Whether the process is alive. It asks nothing of Redis or MongoDB.
 #[utoipa::path(get, path = "/livez", operation_id = "getLiveness", tag = "service",

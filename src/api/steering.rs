@@ -15,9 +15,10 @@ use super::issuances::{GivenKey, replayed};
 use super::wire::coupon::{self as wire, EditCoupon, RestockCoupon};
 use super::wire::problem::Problem as ProblemBody;
 use super::wire::service::Service;
-use crate::coupon::{Change, Changed, Coupon, CouponId, Restock, RestockKey, Units, steer};
+use crate::coupon::{Change, Changed, Coupon, Restock, RestockKey, Units, steer};
 use crate::http::request::Json as Body;
 use crate::http::{Code, Problem};
+use crate::ids::CouponId;
 
 /// Somebody else's changes in between are met by reading again, this often.
 const EDITS_MAX: usize = 5;

@@ -14,14 +14,13 @@ use super::wire::redemption::UserCouponWithHistory;
 use super::wire::user_coupon::{UserCoupon, UserCouponStatus};
 use crate::Failure;
 use crate::access::Caller;
-use crate::coupon::{CouponId, Expiry, Validity, Zone};
-use crate::damage::damaged;
+use crate::coupon::{Expiry, Validity, Zone};
 use crate::http::{Code, Problem};
-use crate::issuance::IssuanceId;
+use crate::ids::{CouponId, IssuanceId, UserId};
 use crate::issuance::ledger::readable;
 use crate::mongo::ListPage;
 use crate::redemption::{HeldPlace, Holding};
-use crate::user::UserId;
+use crate::runtime::damage::damaged;
 
 /// With a status, a page has to look at more than it shows: so many at a time, so often at most.
 const LOOKED_AT_ONCE: usize = 500;

@@ -19,7 +19,8 @@ use crate::access::Caller;
 use crate::http::problem::jittered_ms;
 use crate::http::request::Json as Body;
 use crate::http::{Code, Problem};
-use crate::user::{DELETIONS_MAX, First, Marked, User, UserId};
+use crate::ids::UserId;
+use crate::user::{DELETIONS_MAX, First, Marked, User};
 
 const RANDOM_MAX: usize = 100_000;
 /// Users in one insert, and inserts at once.
@@ -43,7 +44,7 @@ const HELD_TOLD: usize = 20;
 )]
 pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Response, Problem> {
     let is_named = body["id"].is_string() || body["subject"].is_string();
-    let user = wire::create(body, crate::now_in_milliseconds())?;
+    let user = wire::create(body, crate::mongo::now_in_milliseconds())?;
     // Under another id that is generated it would be another user.
     let inserted = app.users.insert(std::slice::from_ref(&user)).await;
     if inserted.map_err(|failure| Problem::from(failure).repeatable(is_named))? != [true] {
@@ -84,7 +85,7 @@ pub async fn create_random(
     let count = count.ok_or_else(|| Problem::invalid_parameter("count", "is missing"))?;
 
     let key = key.parse()?;
-    let created_at = crate::now_in_milliseconds();
+    let created_at = crate::mongo::now_in_milliseconds();
     let users: Vec<User> = (0..count)
         .map(|number| {
             let id = key.as_ref().map_or_else(UserId::generate, |key| UserId::of_key(key.as_str(), number));

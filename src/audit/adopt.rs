@@ -7,11 +7,10 @@ use redis::Script;
 
 use super::Stop;
 use crate::Failure;
-use crate::coupon::{CouponId, MAX_TOTAL};
-use crate::issuance::IssuanceId;
-use crate::keys::EpochKeys;
-use crate::partition::{Partition, Under, script};
-use crate::user::UserId;
+use crate::coupon::MAX_TOTAL;
+use crate::ids::{CouponId, IssuanceId, UserId};
+use crate::redis::keys::EpochKeys;
+use crate::redis::{EpochBound, Partition, script};
 
 static ADOPT: LazyLock<Script> = LazyLock::new(|| script(include_str!("adopt.lua")));
 
@@ -44,14 +43,14 @@ pub(super) async fn adopt(
     serial: u32,
 ) -> Result<Adopted, Stop> {
     for _ in 0..CALLS_MAX {
-        let called = partition.call_under(keys, &ADOPT, "adopt a record", |keys, call| {
+        let called = partition.call_in_epoch(keys, &ADOPT, "adopt a record", |keys, call| {
             call.key(keys.in_flight())
                 .key(keys.coupon(coupon))
                 .key(keys.holders(coupon))
                 .key(keys.free(coupon));
             call.arg(id.as_bytes().as_slice()).arg(user.as_str()).arg(serial).arg(UNITS_A_CALL);
         });
-        let Under::Epoch(mut reply) = called.await? else { return Err(Stop::AnotherEpoch) };
+        let EpochBound::Epoch(mut reply) = called.await? else { return Err(Stop::AnotherEpoch) };
         return Ok(match reply.text()?.as_str() {
             "more" => continue,
             "adopted" => Adopted::Now,

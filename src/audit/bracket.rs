@@ -9,8 +9,8 @@
 use super::figures::{Figures, figures};
 use super::{Auditor, Stop};
 use crate::Failure;
-use crate::coupon::CouponId;
-use crate::keys::EpochKeys;
+use crate::ids::CouponId;
+use crate::redis::keys::EpochKeys;
 
 /// How often it is begun again because another epoch was opened.
 pub(super) const EPOCHS_MAX: usize = 5;

@@ -6,9 +6,8 @@ use std::time::Duration;
 use super::figures::{Figures, figures};
 use super::flights::PAGE;
 use super::{Auditor, Stop};
-use crate::coupon::CouponId;
-use crate::issuance::IssuanceId;
-use crate::keys::EpochKeys;
+use crate::ids::{CouponId, IssuanceId};
+use crate::redis::keys::EpochKeys;
 
 /// Looks for a quiet moment before it is given up.
 const LOOKS_MAX: usize = 8;

@@ -12,7 +12,7 @@ use super::serials::Serials;
 use super::units::SOUGHT_MAX;
 use crate::Failure;
 use crate::coupon::MAX_TOTAL;
-use crate::issuance::IssuanceId;
+use crate::ids::IssuanceId;
 use crate::issuance::ledger::readable;
 
 impl Look<'_> {

@@ -5,9 +5,9 @@ use std::sync::LazyLock;
 use redis::Script;
 
 use super::Stop;
-use crate::coupon::CouponId;
-use crate::keys::{EpochKeys, damaged};
-use crate::partition::{Partition, Under, script};
+use crate::ids::CouponId;
+use crate::redis::keys::{EpochKeys, damaged};
+use crate::redis::{EpochBound, Partition, script};
 
 static FIGURES: LazyLock<Script> = LazyLock::new(|| script(include_str!("figures.lua")));
 
@@ -69,7 +69,7 @@ pub(super) async fn figures(
     keys: &EpochKeys,
     coupons: &[CouponId],
 ) -> Result<Moment, Stop> {
-    let called = partition.call_under(keys, &FIGURES, "read the figures", |keys, call| {
+    let called = partition.call_in_epoch(keys, &FIGURES, "read the figures", |keys, call| {
         call.key(keys.stream())
             .key(keys.in_flight())
             .key(keys.counters())
@@ -79,7 +79,7 @@ pub(super) async fn figures(
             call.key(keys.coupon(coupon)).key(keys.free(coupon));
         }
     });
-    let Under::Epoch(mut reply) = called.await? else { return Err(Stop::AnotherEpoch) };
+    let EpochBound::Epoch(mut reply) = called.await? else { return Err(Stop::AnotherEpoch) };
     let (in_flight, dead) = (reply.number()?, reply.number()?);
     let (accepted, set_aside) = (reply.number()?, reply.number()?);
     let last_entry = reply.text()?;

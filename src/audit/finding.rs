@@ -1,10 +1,10 @@
 //! What an audit can find: every kind of damage, what it means and what to do about it.
 
 use std::fmt;
+use std::sync::LazyLock;
 
-use crate::coupon::CouponId;
-use crate::issuance::IssuanceId;
-use crate::user::UserId;
+use crate::ids::{CouponId, IssuanceId, UserId};
+use crate::metrics::{Family, names};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,6 +27,12 @@ impl Severity {
         }
     }
 }
+
+/// Counts what audits found, by its code.
+pub(crate) static FINDINGS: LazyLock<Family> = LazyLock::new(|| {
+    let codes: Vec<_> = Kind::ALL.iter().map(|kind| kind.code()).collect();
+    Family::new(names::AUDIT_FINDINGS, "code", &codes)
+});
 
 macro_rules! kinds {
     ($($kind:ident $code:literal $severity:ident $means:literal $advice:literal;)*) => {

@@ -5,11 +5,11 @@ use std::collections::{HashMap, HashSet};
 use super::Auditor;
 use super::finding::{Finding, Kind};
 use crate::Failure;
-use crate::coupon::CouponId;
-use crate::issuance::{InFlight, IssuanceId};
-use crate::keys::EpochKeys;
+use crate::ids::{CouponId, IssuanceId};
+use crate::issuance::InFlight;
 use crate::queue::Entry;
 use crate::queue::entry::{RawEntry, decode};
+use crate::redis::keys::EpochKeys;
 
 /// Fields, members or entries in one command.
 pub(super) const PAGE: usize = 2_000;

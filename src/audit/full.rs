@@ -13,9 +13,9 @@ use super::look::{Confirmed, Suspicion};
 use super::serials::Serials;
 use super::{Auditor, Bracket, Stop};
 use crate::Failure;
-use crate::coupon::{Coupon, CouponId};
-use crate::issuance::IssuanceId;
-use crate::keys::EpochKeys;
+use crate::coupon::Coupon;
+use crate::ids::{CouponId, IssuanceId};
+use crate::redis::keys::EpochKeys;
 
 /// Findings of one coupon that are kept; more of them are only counted.
 pub const FINDINGS_MAX: usize = 5_000;

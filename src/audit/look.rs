@@ -11,13 +11,12 @@ use redis::Script;
 
 use super::finding::{Finding, Kind};
 use super::{Auditor, Stop};
-use crate::coupon::CouponId;
-use crate::issuance::ledger::Unreadable;
+use crate::failure::Unreadable;
+use crate::ids::{CouponId, IssuanceId, UserId};
 use crate::issuance::settle::Settlement;
-use crate::issuance::{Decision, InFlight, IssuanceId, Outcome};
-use crate::keys::EpochKeys;
-use crate::partition::{Reply, Under, script};
-use crate::user::UserId;
+use crate::issuance::{Decision, InFlight, Outcome};
+use crate::redis::keys::EpochKeys;
+use crate::redis::{EpochBound, Reply, script};
 
 static LOOK: LazyLock<Script> = LazyLock::new(|| script(include_str!("look.lua")));
 
@@ -149,7 +148,7 @@ impl Auditor {
         coupon: &CouponId,
         suspicions: &[Suspicion],
     ) -> Result<Vec<Seen>, Stop> {
-        let called = self.partition.call_under(keys, &LOOK, "look again", |keys, call| {
+        let called = self.partition.call_in_epoch(keys, &LOOK, "look again", |keys, call| {
             call.key(keys.stream()).key(keys.in_flight()).key(keys.coupon(coupon));
             call.key(keys.holders(coupon)).key(keys.free(coupon));
             for suspicion in suspicions {
@@ -160,7 +159,7 @@ impl Auditor {
                     .arg(suspicion.second.map(|id| id.as_bytes().to_vec()).unwrap_or_default());
             }
         });
-        let Under::Epoch(mut reply) = called.await? else { return Err(Stop::AnotherEpoch) };
+        let EpochBound::Epoch(mut reply) = called.await? else { return Err(Stop::AnotherEpoch) };
         // A coupon that was retired meanwhile has nothing in Redis that could be wrong.
         let loaded = reply.number()? == 1;
         suspicions.iter().map(|_| Ok(Seen { loaded, ..seen(reply.list()?)? })).collect()

@@ -30,6 +30,7 @@ use std::sync::Arc;
 pub use adopt::Adopted;
 pub use bracket::Bracket;
 pub use figures::Figures;
+pub(crate) use finding::FINDINGS;
 pub use finding::{Finding, Kind, Severity};
 pub use full::{Audited, FINDINGS_MAX, Settling};
 pub use run::{COUPONS_MAX, Report};
@@ -38,7 +39,7 @@ pub use watch::watch;
 use crate::Failure;
 use crate::coupon::CouponStore;
 use crate::issuance::Ledger;
-use crate::partition::Partition;
+use crate::redis::Partition;
 use crate::service::ServiceStore;
 
 /// Audits the coupons of one partition. Cheap to clone.

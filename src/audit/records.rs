@@ -11,9 +11,9 @@ use super::look::{Confirmed, Suspicion};
 use super::serials::Serials;
 use crate::Failure;
 use crate::coupon::MAX_TOTAL;
-use crate::issuance::IssuanceId;
-use crate::issuance::ledger::{Held, Unreadable, readable};
-use crate::user::UserId;
+use crate::failure::Unreadable;
+use crate::ids::{IssuanceId, UserId};
+use crate::issuance::ledger::{Held, readable};
 
 impl Look<'_> {
     /// Every issued record: its unit, its user's limit, and that Redis counts it.

@@ -7,11 +7,11 @@ use super::finding::{Finding, Kind};
 use super::flights::{PAGE, Pages};
 use super::full::{Look, Settling};
 use super::look::{Confirmed, Suspicion, is_issued};
-use crate::issuance::IssuanceId;
+use crate::ids::{IssuanceId, UserId};
 use crate::issuance::ledger::readable;
-use crate::issuance::settle::{self, settle};
+use crate::issuance::settle;
+use crate::issuance::settle::settle;
 use crate::queue::Entry;
-use crate::user::UserId;
 
 impl Look<'_> {
     /// Stream entries whose issuance was not in flight.

@@ -6,8 +6,9 @@ use super::full::{Audited, Settling};
 use super::mend::{Mended, Repair, adopt_only};
 use super::{Auditor, Stop};
 use crate::Failure;
-use crate::coupon::{Coupon, CouponId};
-use crate::keys::EpochKeys;
+use crate::coupon::Coupon;
+use crate::ids::CouponId;
+use crate::redis::keys::EpochKeys;
 
 /// Coupons that share one look at the queue.
 pub const COUPONS_MAX: usize = 200;

@@ -9,9 +9,10 @@ use redis::Script;
 
 use super::finding::{Finding, Kind};
 use super::{Auditor, Stop};
-use crate::coupon::{Coupon, CouponId, steer};
-use crate::keys::EpochKeys;
-use crate::partition::{Under, script};
+use crate::coupon::{Coupon, steer};
+use crate::ids::CouponId;
+use crate::redis::keys::EpochKeys;
+use crate::redis::{EpochBound, script};
 use crate::service::Service;
 use crate::{Failure, recovery};
 
@@ -93,11 +94,11 @@ impl Auditor {
     /// Whether a count of the queue cannot be read. With `set` it is set anew.
     async fn counters(&self, keys: &EpochKeys, set: bool) -> Result<Option<Finding>, Failure> {
         let called =
-            self.partition.call_under(keys, &COUNTERS, "read the counts of the queue", |keys, call| {
+            self.partition.call_in_epoch(keys, &COUNTERS, "read the counts of the queue", |keys, call| {
                 call.key(keys.counters()).key(keys.in_flight()).arg(u8::from(set));
             });
         // Those of another epoch are looked at by the next audit.
-        let Under::Epoch(mut reply) = called.await? else { return Ok(None) };
+        let EpochBound::Epoch(mut reply) = called.await? else { return Ok(None) };
         let mut damaged = Vec::new();
         while reply.len() > 0 {
             damaged.push(reply.text()?);

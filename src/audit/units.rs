@@ -7,10 +7,9 @@ use std::time::Duration;
 use redis::Script;
 
 use super::{Auditor, Stop};
-use crate::coupon::CouponId;
-use crate::issuance::IssuanceId;
-use crate::keys::EpochKeys;
-use crate::partition::{Under, script};
+use crate::ids::{CouponId, IssuanceId};
+use crate::redis::keys::EpochKeys;
+use crate::redis::{EpochBound, script};
 
 static UNITS: LazyLock<Script> = LazyLock::new(|| script(include_str!("units.lua")));
 
@@ -80,14 +79,14 @@ impl Auditor {
     ) -> Result<(), Stop> {
         let mut cursor = "0".to_owned();
         loop {
-            let called = self.partition.call_under(keys, &UNITS, "look for units", |keys, call| {
+            let called = self.partition.call_in_epoch(keys, &UNITS, "look for units", |keys, call| {
                 call.key(keys.in_flight()).key(keys.coupon(coupon)).key(keys.free(coupon));
                 call.arg(&cursor).arg(PAGE).arg(coupon.as_str());
                 for serial in serials {
                     call.arg(*serial);
                 }
             });
-            let Under::Epoch(mut reply) = called.await? else { return Err(Stop::AnotherEpoch) };
+            let EpochBound::Epoch(mut reply) = called.await? else { return Err(Stop::AnotherEpoch) };
             cursor = reply.text()?;
             let (mut free, mut flights) = (reply.list()?, reply.list()?);
             let mut are_free = Vec::with_capacity(free.len());

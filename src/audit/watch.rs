@@ -17,13 +17,15 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::finding::{Finding, Kind};
+use super::finding::{FINDINGS, Finding, Kind};
 use super::full::Settling;
 use super::{Auditor, Stop};
-use crate::coupon::{Coupon, CouponId};
-use crate::damage::damaged;
-use crate::keys::EpochKeys;
-use crate::{Failure, metrics, recovery, turn};
+use crate::coupon::Coupon;
+use crate::ids::CouponId;
+use crate::redis::keys::EpochKeys;
+use crate::redis::turn;
+use crate::runtime::damage::damaged;
+use crate::{Failure, metrics, recovery};
 
 /// Between the two brackets of a coupon whose numbers do not stand in order.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -76,7 +78,7 @@ impl Auditor {
                 }
                 // It must not keep the others from being audited.
                 Err(failure) if failure.is_of_one() => {
-                    metrics::AUDIT_FINDINGS.count(Kind::CouponUnreadable.code());
+                    FINDINGS.count(Kind::CouponUnreadable.code());
                     damaged!(id; coupon = %id, error = failure.chain(), "the coupon cannot be audited");
                 }
                 Err(failure) => return Err(failure),
@@ -141,7 +143,7 @@ impl Auditor {
             Ok(Some(missed)) => {
                 let record = self.coupons.get(id).await?;
                 self.catch_up(record.as_slice()).await?;
-                metrics::AUDIT_FINDINGS.count(Kind::CouponBehind.code());
+                FINDINGS.count(Kind::CouponBehind.code());
                 tracing::error!(coupon = %id, missed, "Redis missed an operator's change, and has it now");
             }
             Ok(None) | Err(Stop::AnotherEpoch) => {}
@@ -174,7 +176,7 @@ impl Auditor {
         let Some(audited) = report.coupons.pop() else { return Ok(report.queue) };
         let damage: Vec<&Finding> = audited.findings.iter().filter(|finding| finding.is_damage()).collect();
         for finding in &damage {
-            metrics::AUDIT_FINDINGS.count(finding.kind.code());
+            FINDINGS.count(finding.kind.code());
         }
         let adopted = self.adopt(&coupon.id, &audited.findings).await?;
         metrics::ADOPTED.increment(adopted);
@@ -196,7 +198,7 @@ impl Auditor {
 /// Counts and logs findings, each by itself.
 fn name(findings: Vec<Finding>) {
     for finding in findings.into_iter().filter(Finding::is_damage) {
-        metrics::AUDIT_FINDINGS.count(finding.kind.code());
+        FINDINGS.count(finding.kind.code());
         damaged!(finding; %finding, advice = finding.kind.advice(), "{}", finding.kind.means());
     }
 }

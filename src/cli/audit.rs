@@ -8,14 +8,16 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::table::{Column, clean, number, table, words};
-use crate::Failure;
 use crate::access::ActionLog;
 use crate::access::action::command_status;
 use crate::audit::{Audited, Auditor, Bracket, Finding, Kind, Report, Settling, Severity};
-use crate::boot::{self, Backends, Fault, SetUpError};
 use crate::config::{MongoConfig, RedisConfig};
-use crate::coupon::{Coupon, CouponId};
-use crate::recovery::{self, Standing};
+use crate::coupon::Coupon;
+use crate::failure::{Fault, SetUpError};
+use crate::ids::CouponId;
+use crate::process::Backends;
+use crate::recovery::Standing;
+use crate::{Failure, process, recovery};
 
 /// Proves that Redis and the ledger agree, unit by unit; mends what drifted.
 ///
@@ -77,7 +79,7 @@ pub(super) struct Audit {
 
 impl Audit {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let backends = boot::open(&self.redis, &self.mongodb).await?;
+        let backends = process::open(&self.redis, &self.mongodb).await?;
         let ended = self.run_on(&backends).await;
         // Else the driver's own tasks may complain, when the program ends, that others are gone.
         backends.database.client().clone().shutdown().immediate(true).await;

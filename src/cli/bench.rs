@@ -7,11 +7,12 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use super::progress::Progress;
 use super::table::{number, sentence, table, words};
-use crate::boot::Fault;
-use crate::load::bench::report::{Report, Row};
-use crate::load::bench::{self, IS_RELEASE, Section, bare};
-use crate::shutdown;
-use crate::telemetry::{self, LogFormat};
+use crate::bench;
+use crate::bench::report::{Report, Row};
+use crate::bench::{IS_RELEASE, Section, bare};
+use crate::failure::Fault;
+use crate::runtime::telemetry::LogFormat;
+use crate::runtime::{shutdown, telemetry};
 
 /// Measures how fast the system is, as ratios to something plain measured beside it.
 ///
@@ -33,7 +34,7 @@ JSON is one object: version, build, quick, cores, fsyncMicros, startedAt, target
 [{name, value, atLeast or atMost, ok}], and an object a section, null if it was not
 measured: accept, drain, latency, redis, waiting, overload, size, memory,
 generator, ready. The rows of
-the table are named as their fields; src/load/bench documents each. Where there were
+the table are named as their fields; src/bench documents each. Where there were
 several rounds, a figure is {median, min, max, rounds}.
 
 Exit codes:

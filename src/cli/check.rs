@@ -4,11 +4,12 @@ use clap::Args;
 use mongodb::bson::doc;
 use serde::Serialize;
 
-use crate::boot::{self, Backends, SetUpError};
 use crate::config::{MongoConfig, RedisConfig};
+use crate::failure::SetUpError;
 use crate::issuance::ledger::indexes;
+use crate::process::Backends;
 use crate::recovery::{Standing, Writable};
-use crate::{mongo, recovery};
+use crate::{mongo, process, recovery};
 
 /// Tells what is wrong with an environment: servers, versions, settings, indexes.
 ///
@@ -34,7 +35,7 @@ struct Line {
 
 impl Check {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let backends = boot::open(&self.redis, &self.mongodb).await?;
+        let backends = process::open(&self.redis, &self.mongodb).await?;
         let (mut lines, mongodb) = tokio::join!(redis(&backends), mongodb(&backends));
         lines.extend(mongodb);
         if self.json {

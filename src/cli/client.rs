@@ -298,7 +298,7 @@ impl Request {
 
     /// Sends a key of this attempt, the one given or a new one, with which a repetition does nothing more.
     pub fn keyed(mut self, key: Option<String>) -> Self {
-        let key = key.unwrap_or_else(crate::random_id);
+        let key = key.unwrap_or_else(crate::ids::random_id);
         self.repeat = Repeat::With(format!("--key {key}"));
         self.header("idempotency-key", Some(key))
     }

@@ -8,7 +8,8 @@ use super::client::{ApiArgs, Request};
 use super::export::Export;
 use super::prompt::Yes;
 use super::table::{Column, aside, cell, details, more, number, rows, sentence, table, time, value, words};
-use crate::coupon::{CouponId, Currency, Duration, MAX_PER_USER, MAX_TOTAL, Zone};
+use crate::coupon::{Currency, Duration, MAX_PER_USER, MAX_TOTAL, Zone};
+use crate::ids::CouponId;
 
 /// Makes coupons, shows their stock and steers them.
 #[derive(Debug, Args)]

@@ -7,7 +7,7 @@ use super::client::{ApiArgs, Request};
 use super::issue;
 use super::prompt::Yes;
 use super::table::{aside, cell, details, more, number, rows, sentence, table, time, value, words};
-use crate::issuance::IssuanceId;
+use crate::ids::IssuanceId;
 
 /// Deals with entries that failed again and again and were set aside.
 #[derive(Debug, Args)]

@@ -3,8 +3,9 @@
 use clap::Args;
 
 use crate::config::LogConfig;
-use crate::dev::stack::{self, Options};
-use crate::telemetry;
+use crate::dev::stack;
+use crate::dev::stack::Options;
+use crate::runtime::telemetry;
 
 /// Starts everything on this machine: Redis, MongoDB, the API, a worker, a demo coupon and users.
 ///

@@ -12,7 +12,7 @@ use super::client::{Api, CallError, Request};
 use super::lines::{Line, Next};
 use super::progress::Progress;
 use crate::api::wire::export::{UNREADABLE, titles, units};
-use crate::coupon::CouponId;
+use crate::ids::CouponId;
 
 /// An export that breaks off without having got anything more is gone on with this often.
 const FRUITLESS_MAX: u32 = 5;

@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 
 use super::client::{Answer, ApiArgs, CallError, Request, Session};
 use super::table::{clean, details, value};
-use crate::coupon::CouponId;
-use crate::issuance::{IdempotencyKey, IssuanceId};
-use crate::user::UserId;
+use crate::ids::{CouponId, IssuanceId, UserId};
+use crate::issuance::IdempotencyKey;
 
 /// Whatever the API says, it is asked again after this long at least and at most.
 const POLL_MIN: Duration = Duration::from_millis(20);

@@ -12,8 +12,8 @@ use super::table::{sentence, table, words};
 use crate::access::key::{ID_CHARS_MAX, Key as ApiKey, PREFIX};
 use crate::access::keyring::REVOKED_WITHIN;
 use crate::access::{ACTIVE_MAX, ActionLog, Kept, KeyStore, LISTED_MAX, Revoked, Role};
-use crate::boot::SetUpError;
 use crate::config::MongoConfig;
+use crate::failure::SetUpError;
 use crate::{Failure, mongo};
 
 /// Makes, lists and revokes API keys.

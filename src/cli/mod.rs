@@ -136,6 +136,7 @@ fn nobody_reads(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{self, ApiCommand, WorkerCommand};
     use clap::CommandFactory;
 
     #[test]
@@ -185,6 +186,21 @@ mod tests {
                 }
             }
             assert!(Command::try_parse_from(words).is_ok(), "{example}");
+        }
+    }
+
+    #[test]
+    fn an_empty_variable_of_any_command_is_as_if_it_were_not_set() {
+        fn variables(command: &clap::Command) -> usize {
+            let own = command.get_arguments().filter(|argument| argument.get_env().is_some()).count();
+            own + command.get_subcommands().map(variables).sum::<usize>()
+        }
+        for command in [ApiCommand::command(), WorkerCommand::command(), Command::command()] {
+            assert!(variables(&command) > 5);
+            assert_eq!(variables(&config::prepared(command.clone(), |_| false)), variables(&command));
+            let empty = config::prepared(command, |_| true);
+            assert_eq!(variables(&empty), 0);
+            empty.debug_assert();
         }
     }
 }

@@ -10,10 +10,12 @@ use tokio_util::sync::CancellationToken;
 use super::progress::Progress;
 use crate::access::ActionLog;
 use crate::access::action::command_status;
-use crate::boot::{self, Backends, SetUpError};
 use crate::config::{MongoConfig, RedisConfig};
+use crate::failure::SetUpError;
+use crate::process::Backends;
 use crate::recovery::{How, Kept, Recovered, Standing, Step, Watch, is_certified};
-use crate::{recovery, shutdown};
+use crate::runtime::shutdown;
+use crate::{process, recovery};
 
 /// How often it is asked again whether another process has finished.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -44,8 +46,8 @@ pub struct Recover {
 impl Recover {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let backends = match self.rebuild {
-            true => boot::connect_to_any(&self.redis, &self.mongodb).await?,
-            false => boot::connect(&self.redis, &self.mongodb).await?,
+            true => process::connect_to_any(&self.redis, &self.mongodb).await?,
+            false => process::connect(&self.redis, &self.mongodb).await?,
         };
         if !self.rebuild
             && let Standing::Elsewhere(why) =

@@ -6,9 +6,9 @@ use super::client::print;
 use super::prompt::Yes;
 use crate::access::ActionLog;
 use crate::access::action::command_status;
-use crate::boot::SetUpError;
 use crate::config::MongoConfig;
-use crate::keys::PartitionId;
+use crate::failure::SetUpError;
+use crate::ids::PartitionId;
 use crate::mongo;
 use crate::recovery::IdSecrets;
 

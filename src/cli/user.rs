@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::client::{ApiArgs, Request};
 use super::prompt::Yes;
 use super::table::{aside, cell, details, more, number, rows, sentence, table, time, value, words};
-use crate::user::UserId;
+use crate::ids::UserId;
 
 /// Registers and deletes users and shows what they hold.
 #[derive(Debug, Args)]

@@ -6,9 +6,8 @@ use serde_json::{Value, json};
 use super::client::{ApiArgs, Request};
 use super::prompt::Yes;
 use super::table::{aside, cell, details, more, number, rows, sentence, table, time, value, words};
-use crate::issuance::IssuanceId;
+use crate::ids::{IssuanceId, UserId};
 use crate::redemption::Reference;
-use crate::user::UserId;
 
 /// Shows what users hold, uses it, undoes uses and takes coupons away.
 #[derive(Debug, Args)]

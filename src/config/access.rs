@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::access::token::{SignedWith, TokenSettings};
-use crate::boot::SetUpError;
+use crate::failure::SetUpError;
 
 /// Who may use the API.
 #[derive(Clone, Args)]
@@ -45,7 +45,7 @@ pub struct AccessConfig {
     pub token_cache: usize,
 }
 
-super::never_shown!(AccessConfig);
+crate::text::never_shown!(AccessConfig);
 
 impl AccessConfig {
     /// What users' tokens must be like, if they are taken at all. What is given must fit together.

@@ -1,5 +1,5 @@
 //! Every setting: a struct a topic, each field with its flag and its variable. A flag wins over its
-//! variable; there are no other sources. What must fit together is checked at boot ([`crate::boot`]).
+//! variable; there are no other sources. What must fit together is checked at boot ([`crate::process`]).
 
 mod access;
 mod doors;
@@ -14,8 +14,8 @@ use clap::{Arg, Args, Command, Parser};
 pub use access::AccessConfig;
 
 use crate::recovery::Durability;
-use crate::telemetry::LogFormat;
-use crate::worker::Pace;
+use crate::runtime::telemetry::LogFormat;
+use crate::text::never_shown;
 pub use doors::DoorsConfig;
 
 /// A URL for people to see: without user, password and options.
@@ -60,25 +60,13 @@ fn is_empty(variable: &OsStr) -> bool {
 
 /// The command, and all commands in it, without the variables that are empty, and with help that shows of the
 /// others only that they are there.
-fn prepared(command: Command, is_empty: fn(&OsStr) -> bool) -> Command {
+pub(crate) fn prepared(command: Command, is_empty: fn(&OsStr) -> bool) -> Command {
     let prepare = |argument: Arg| match argument.get_env().map(&is_empty) {
         Some(true) => argument.env(Resettable::Reset),
         _ => argument.hide_env_values(true),
     };
     command.mut_args(prepare).mut_subcommands(|verb| prepared(verb, is_empty))
 }
-
-/// Nobody is shown settings: there are passwords in some of them, and by mistake in others.
-macro_rules! never_shown {
-    ($($settings:ident),*) => {$(
-        impl std::fmt::Debug for $settings {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(concat!(stringify!($settings), " { … }"))
-            }
-        }
-    )*};
-}
-pub(crate) use never_shown;
 
 never_shown!(RedisConfig, MongoConfig, LogConfig, ApiConfig);
 
@@ -193,25 +181,19 @@ pub struct WorkerConfig {
     pub metrics_listen: SocketAddr,
 
     #[command(flatten)]
-    pub pace: PaceConfig,
+    pub concurrency: Concurrency,
 }
 
-/// How many entries are worked on at once.
+/// How many entries a worker works on at once.
 #[derive(Debug, Clone, Copy, Args)]
-pub struct PaceConfig {
-    /// Batches in hand at once, 1 to 64
-    #[arg(long, env = "COUPON_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub concurrency: u16,
+pub struct Concurrency {
+    /// Batches in progress at once, 1 to 64
+    #[arg(long = "concurrency", env = "COUPON_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub batches: u16,
 
     /// Entries in one batch, 1 to 1000
-    #[arg(long, env = "COUPON_BATCH", default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    pub batch: u16,
-}
-
-impl From<PaceConfig> for Pace {
-    fn from(config: PaceConfig) -> Self {
-        Pace { concurrency: config.concurrency.into(), batch: config.batch.into() }
-    }
+    #[arg(long = "batch", env = "COUPON_BATCH", default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub batch_size: u16,
 }
 
 /// Serves the API: takes requests, reserves stock, queues issuances, answers polls.
@@ -264,21 +246,6 @@ mod tests {
             assert!(!shown_url(url).contains("hunter2"), "{}", shown_url(url));
         }
         assert_eq!(shown_url("mongodb://u:p@a:1,b:2/x?replicaSet=rs0"), "mongodb://…@a:1,b:2/x");
-    }
-
-    #[test]
-    fn an_empty_variable_of_any_command_is_as_if_it_were_not_set() {
-        fn variables(command: &Command) -> usize {
-            let own = command.get_arguments().filter(|argument| argument.get_env().is_some()).count();
-            own + command.get_subcommands().map(variables).sum::<usize>()
-        }
-        for command in [ApiCommand::command(), WorkerCommand::command(), crate::cli::Command::command()] {
-            assert!(variables(&command) > 5);
-            assert_eq!(variables(&prepared(command.clone(), |_| false)), variables(&command));
-            let empty = prepared(command, |_| true);
-            assert_eq!(variables(&empty), 0);
-            empty.debug_assert();
-        }
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The offer: what a coupon is, and what it is worth. Where it is kept: [`CouponStore`] (MongoDB,
 //! the record of truth) and [`stock`] (Redis, the live figures).
 
-mod id;
 mod restock;
 mod status;
 pub mod steer;
@@ -10,8 +9,6 @@ mod store;
 mod terms;
 mod validity;
 
-pub use id::CouponId;
-pub(crate) use id::check_id;
 pub use restock::{Restock, RestockKey, Units};
 pub use status::Status;
 pub use stock::Stock;
@@ -20,6 +17,8 @@ pub use terms::Terms;
 pub use validity::{Duration, Expiry, Validity, Zone};
 
 use jiff::Timestamp;
+
+use crate::ids::CouponId;
 
 /// The largest number of units of one coupon.
 pub const MAX_TOTAL: u32 = 10_000_000;

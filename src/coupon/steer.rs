@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::store::ChangesSince;
 use super::{Coupon, CouponStore};
 use crate::Failure;
-use crate::damage::damaged;
-use crate::partition::{Partition, script};
+use crate::redis::{Partition, script};
+use crate::runtime::damage::damaged;
 use crate::service::{Service, ServiceStore};
 
 static UPDATE: LazyLock<Script> = LazyLock::new(|| script(include_str!("update.lua")));

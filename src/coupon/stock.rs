@@ -7,7 +7,7 @@ use redis::Script;
 
 use super::CouponId;
 use crate::Failure;
-use crate::partition::{Partition, script};
+use crate::redis::{Partition, script};
 
 static STOCK: LazyLock<Script> = LazyLock::new(|| script(include_str!("stock.lua")));
 

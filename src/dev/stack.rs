@@ -12,14 +12,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::servers::{MongoOptions, MongoServer, RedisOptions, RedisServer, find_all};
 use crate::access::KeyStore;
-use crate::boot::{self, Backends, SetUpError};
-use crate::config::{AccessConfig, ApiConfig, ApiLimits, MongoConfig, PaceConfig, RedisConfig, shown_url};
-use crate::coupon::{Coupon, CouponId, Discount, Validity, Zone};
-use crate::http::files;
+use crate::config::{AccessConfig, ApiConfig, ApiLimits, Concurrency, MongoConfig, RedisConfig, shown_url};
+use crate::coupon::{Coupon, Discount, Validity, Zone};
+use crate::failure::SetUpError;
+use crate::ids::{CouponId, UserId};
+use crate::process::Backends;
 use crate::recovery::Durability;
-use crate::user::{User, UserId};
+use crate::runtime::{fd_limit, shutdown};
+use crate::user::User;
 use crate::worker::Worker;
-use crate::{api, shutdown};
+use crate::{api, process};
 
 /// Between two attempts to have Redis certified.
 const CERTIFY_RETRY: Duration = Duration::from_millis(100);
@@ -65,7 +67,7 @@ pub struct Options {
     workers: u8,
 
     #[command(flatten)]
-    pace: PaceConfig,
+    concurrency: Concurrency,
 
     #[command(flatten)]
     access: AccessConfig,
@@ -83,12 +85,12 @@ struct Servers {
 
 /// Runs everything until the first signal.
 pub async fn run(mut options: Options) -> anyhow::Result<()> {
-    files::raise_limit();
+    fd_limit::raise_limit();
     let shutdown = shutdown::on_signal()?;
     // Before anything is started, or emptied: a second copy must not disturb the first.
-    let listener = boot::bind(options.listen, "--listen")?;
+    let listener = process::bind(options.listen, "--listen")?;
     // Of port 0 it is known only now.
-    options.listen = boot::address(&listener)?;
+    options.listen = process::address(&listener)?;
     let mut servers = Servers::default();
     let started = tokio::select! {
         started = start(&options, &mut servers) => Some(started),
@@ -141,7 +143,7 @@ async fn start(options: &Options, servers: &mut Servers) -> anyhow::Result<(Back
     };
     let redis = RedisConfig { redis_url, redis_durability: Durability::Always };
     let mongodb = MongoConfig { mongodb_uri, mongodb_database: options.mongodb_database.clone() };
-    let backends = boot::connect(&redis, &mongodb).await?;
+    let backends = process::connect(&redis, &mongodb).await?;
     let access = access(options, &backends).await?;
     let keeper = backends.keeper();
     // A Redis whose folder was deleted is built anew, once it is certain that nobody uses another.
@@ -204,7 +206,7 @@ async fn serve(
             backends.partition.clone(),
             backends.ledger.clone(),
             backends.coupons.clone(),
-            options.pace.into(),
+            options.concurrency,
         );
         tokio::spawn(worker.run(shutdown.clone()))
     });
@@ -218,7 +220,7 @@ async fn serve(
 
 /// Makes the demo coupon and users, unless an earlier run did.
 async fn demo(backends: &Backends) -> anyhow::Result<()> {
-    let now = crate::now_in_milliseconds();
+    let now = crate::mongo::now_in_milliseconds();
     let coupon = Coupon {
         id: demo_coupon()?,
         name: "여름 할인 · Summer".into(),

@@ -163,7 +163,7 @@ fn refusal_of(head: &[u8], base: &str) -> Option<Refusal> {
         problem = problem.with_detail("This is not HTTP/1.1.");
     }
     // Which language, and whose id: nobody could read it.
-    let id = crate::random_id();
+    let id = crate::ids::random_id();
     let body = problem.body(Language::English, &id, base);
     let status = code.status();
     let mut answer = format!(

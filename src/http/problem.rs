@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use super::Language;
 use crate::Failure;
-use crate::damage::damaged;
+use crate::runtime::damage::damaged;
 
 /// Declares the codes: name, `code`, status, title and general detail in English and Korean.
 macro_rules! codes {

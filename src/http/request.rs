@@ -24,7 +24,7 @@ use super::cors::Origins;
 use super::host::Hosts;
 use super::parameters::Parameters;
 use super::strict::Strict;
-use super::{Code, Language, Problem, cors, headers, media_type, metrics};
+use super::{Code, Language, Problem, cors, headers, media_type, request_metrics};
 
 /// The header of the id that a request goes by, here and in the logs.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -199,7 +199,7 @@ impl Asked {
         });
         Asked {
             started: Instant::now(),
-            id: given.map_or_else(|| crate::random_id().into(), Into::into),
+            id: given.map_or_else(|| crate::ids::random_id().into(), Into::into),
             method: request.method().clone(),
             uri: request.uri().clone(),
             accept_language: headers.get(header::ACCEPT_LANGUAGE).cloned(),
@@ -217,7 +217,7 @@ impl Asked {
             code = complete_problem(&mut response, language, &self.id, self.base.as_deref()).as_str();
         }
         let elapsed = self.started.elapsed();
-        metrics::answered(route, &self.method, response.status(), code, elapsed);
+        request_metrics::answered(route, &self.method, response.status(), code, elapsed);
         if let Ok(value) = HeaderValue::from_str(&self.id) {
             response.headers_mut().insert(REQUEST_ID, value);
         }

@@ -31,10 +31,11 @@ use super::concurrency::ConcurrencyLimit;
 use super::connection::Connection;
 use super::connections::{Connections, SHRINK_EVERY};
 use super::forwarded::Network;
+use super::keep_alive;
 use super::lag::Lag;
 use super::threads::Threads;
-use super::{files, keep_alive};
 use crate::metrics;
+use crate::runtime::fd_limit;
 
 /// After the request to stop, requests in hand may take this long.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -59,7 +60,7 @@ pub struct Bounds {
 impl Default for Bounds {
     /// As many as the limit of open files has room for, wherever they come from.
     fn default() -> Self {
-        Bounds { connections: files::connections_max(), per_address: None, proxies: Vec::new() }
+        Bounds { connections: fd_limit::connections_max(), per_address: None, proxies: Vec::new() }
     }
 }
 

@@ -6,8 +6,7 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 
-use crate::coupon::CouponId;
-use crate::user::UserId;
+use crate::ids::{CouponId, UserId};
 
 /// The highest serial that the scripts read.
 const SERIAL_MAX: u32 = 99_999_999;
@@ -63,7 +62,7 @@ impl InFlight {
             entry: entry.to_owned(),
             serial: None,
             sequence: 0,
-            accepted_at: accepted_at.unwrap_or_else(crate::now_in_milliseconds),
+            accepted_at: accepted_at.unwrap_or_else(crate::mongo::now_in_milliseconds),
             nth: 1,
             coupon,
             user,

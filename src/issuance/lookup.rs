@@ -14,9 +14,9 @@ use tokio::sync::Semaphore;
 
 use super::reserve::{Progress, time};
 use super::{Decision, InFlight, IssuanceId, Ledger};
-use crate::batch::{Batcher, Bounds, all_failed};
-use crate::keys::damaged;
-use crate::partition::{Partition, script};
+use crate::redis::keys::damaged;
+use crate::redis::{Partition, script};
+use crate::runtime::batch::{Batcher, Bounds, all_failed};
 use crate::user::Deletions;
 use crate::{Failure, metrics};
 

@@ -6,7 +6,7 @@
 
 pub mod feed;
 mod flight;
-mod id;
+mod keyed;
 pub mod ledger;
 pub mod lookup;
 mod metered;
@@ -18,15 +18,14 @@ pub mod settle;
 
 pub use feed::Feed;
 pub use flight::InFlight;
-pub use id::{IdempotencyKey, IssuanceId, KeyTag};
+pub use keyed::{IdempotencyKey, KeyTag};
 pub use ledger::Ledger;
 pub use lookup::Lookup;
 pub use reserve::Reservations;
 
 use jiff::Timestamp;
 
-use crate::coupon::CouponId;
-use crate::user::UserId;
+use crate::ids::{CouponId, IssuanceId, UserId};
 
 /// What was decided about an issuance, once and for all. Kept in the ledger under the issuance's id.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use crate::coupon::CouponId;
-use crate::keys::EpochKeys;
-use crate::partition::Call;
+use crate::ids::CouponId;
+use crate::redis::Call;
+use crate::redis::keys::EpochKeys;
 
 /// Coupons and their numbers; 1 is the first.
 #[derive(Default)]

@@ -6,9 +6,9 @@ use redis::Script;
 
 use super::IssuanceId;
 use crate::Failure;
-use crate::coupon::CouponId;
-use crate::keys::EpochKeys;
-use crate::partition::{Partition, Under, script};
+use crate::ids::CouponId;
+use crate::redis::keys::EpochKeys;
+use crate::redis::{EpochBound, Partition, script};
 
 static REASSIGN: LazyLock<Script> = LazyLock::new(|| script(include_str!("reassign.lua")));
 
@@ -37,12 +37,12 @@ pub async fn reassign(
     old: Option<u32>,
 ) -> Result<Reassigned, Failure> {
     let reply = partition
-        .call_under(keys, &REASSIGN, "reassign a serial", |keys, call| {
+        .call_in_epoch(keys, &REASSIGN, "reassign a serial", |keys, call| {
             call.key(keys.in_flight()).key(keys.coupon(coupon)).key(keys.free(coupon));
             call.arg(id.as_bytes().as_slice()).arg(entry).arg(old.unwrap_or(0));
         })
         .await?;
-    let Under::Epoch(mut reply) = reply else { return Ok(Reassigned::Gone) };
+    let EpochBound::Epoch(mut reply) = reply else { return Ok(Reassigned::Gone) };
     let (what, serial) = (reply.text()?, reply.number()?);
     match (what.as_str(), u32::try_from(serial)) {
         ("taken" | "changed", Ok(serial)) if serial > 0 => Ok(Reassigned::To(serial)),

@@ -9,10 +9,9 @@ use redis::Script;
 use super::numbered::Numbered;
 use super::{InFlight, IssuanceId, KeyTag, metered};
 use crate::Failure;
-use crate::batch::{Batcher, Bounds, all_failed};
-use crate::coupon::CouponId;
-use crate::partition::{Partition, Reply, script};
-use crate::user::UserId;
+use crate::ids::{CouponId, UserId};
+use crate::redis::{Partition, Reply, script};
+use crate::runtime::batch::{Batcher, Bounds, all_failed};
 
 static RESERVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("reserve.lua")));
 

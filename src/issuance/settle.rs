@@ -11,8 +11,8 @@ use super::ledger::Held;
 use super::numbered::Numbered;
 use super::{Decision, Outcome, metered};
 use crate::Failure;
-use crate::keys::{EpochKeys, GROUP};
-use crate::partition::{Partition, Under, script};
+use crate::redis::keys::{EpochKeys, GROUP};
+use crate::redis::{EpochBound, Partition, script};
 
 static SETTLE: LazyLock<Script> = LazyLock::new(|| script(include_str!("settle.lua")));
 
@@ -58,7 +58,7 @@ async fn call(
 ) -> Result<Vec<Settled>, Failure> {
     let coupons = Numbered::new(decided.iter().map(|settlement| &settlement.decision.coupon));
     let reply = partition
-        .call_under(keys, &SETTLE, "settle", |keys, call| {
+        .call_in_epoch(keys, &SETTLE, "settle", |keys, call| {
             coupons.add_keys(keys, call);
             call.arg(GROUP).arg(partition.outcome_channel());
             for Settlement { entry, decision, holds } in decided {
@@ -70,7 +70,7 @@ async fn call(
             }
         })
         .await?;
-    let Under::Epoch(mut reply) = reply else { return Ok(vec![Settled::AnotherEpoch; decided.len()]) };
+    let EpochBound::Epoch(mut reply) = reply else { return Ok(vec![Settled::AnotherEpoch; decided.len()]) };
     let answers = reply.bytes()?;
     if answers.len() != decided.len() {
         return Err(reply.wrong());

@@ -20,7 +20,7 @@ use std::time::Duration;
 use self::local::{Local, Said};
 use self::shared::{Answer, Question, Shared};
 use crate::metrics;
-use crate::partition::Partition;
+use crate::redis::Partition;
 
 /// An answer of Redis is waited for no longer than this.
 const ANSWER_MAX: Duration = Duration::from_millis(250);

@@ -7,9 +7,9 @@ use redis::Script;
 use sha2::{Digest, Sha256};
 
 use super::{Kind, Rate};
-use crate::batch::{Batcher, Bounds, all_failed};
-use crate::partition::{Call, Partition, script};
-use crate::{Failure, keys};
+use crate::Failure;
+use crate::redis::{Call, Partition, keys, script};
+use crate::runtime::batch::{Batcher, Bounds, all_failed};
 
 static TAKE: LazyLock<Script> = LazyLock::new(|| script(include_str!("take.lua")));
 

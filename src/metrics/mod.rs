@@ -2,7 +2,7 @@
 //! counted on the way of a request. A handle costs an atomic operation; a name is looked up once.
 //!
 //! [`names`] is the table of all of them. What is a property of the queue or of the stock, and not of
-//! this process, is gathered beside this ([`crate::http::metrics`]).
+//! this process, is gathered beside this ([`crate::process`]).
 
 pub mod names;
 
@@ -12,7 +12,6 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use crate::audit::Kind as Damage;
 use names::{ALL, Kind};
 
 static RECORDER: LazyLock<PrometheusHandle> = LazyLock::new(|| {
@@ -87,7 +86,6 @@ pub(crate) fn start() {
             &REFUSED,
             &REJECTED,
             &RECOVERIES,
-            &AUDIT_FINDINGS,
             &CREDENTIALS_STALE,
             &REDEEMED,
             &REDEMPTION_REFUSED,
@@ -164,12 +162,6 @@ pub static AUDIT_LAST: LazyLock<Gauge> = LazyLock::new(|| {
 });
 
 /// See [`names`].
-pub static AUDIT_FINDINGS: LazyLock<Family> = LazyLock::new(|| {
-    let codes: Vec<_> = Damage::ALL.iter().map(|damage| damage.code()).collect();
-    Family::new(names::AUDIT_FINDINGS, "code", &codes)
-});
-
-/// See [`names`].
 pub static REFUSED: LazyLock<Family> = LazyLock::new(|| {
     let codes = [
         "already-issued",
@@ -229,7 +221,7 @@ pub fn credentials_stale_for(source: &'static str, age: Duration) {
 pub struct Family(Vec<(&'static str, Counter)>);
 
 impl Family {
-    fn new(name: &'static str, label: &'static str, values: &[&'static str]) -> Self {
+    pub(crate) fn new(name: &'static str, label: &'static str, values: &[&'static str]) -> Self {
         LazyLock::force(&RECORDER);
         Family(values.iter().map(|value| (*value, metrics::counter!(name, label => *value))).collect())
     }

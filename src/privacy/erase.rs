@@ -18,8 +18,8 @@ use super::has_turn;
 use super::moving::{Mode, Moved, bring, outdate_loads};
 use crate::access::action;
 use crate::issuance::Ledger;
-use crate::keys::EpochKeys;
-use crate::partition::Partition;
+use crate::redis::Partition;
+use crate::redis::keys::EpochKeys;
 use crate::user::Deletion;
 use crate::{Failure, recovery};
 

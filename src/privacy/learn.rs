@@ -13,8 +13,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::Failure;
+use crate::ids::UserId;
 use crate::issuance::Lookup;
-use crate::user::{Deletions, RegisteredUsers, UserId, UserStore};
+use crate::user::{Deletions, RegisteredUsers, UserStore};
 
 /// Between two looks at most.
 const EVERY_MAX: Duration = Duration::from_secs(2);

@@ -31,9 +31,9 @@ pub use retain::{Retained, Retention};
 
 use std::time::Duration;
 
-use crate::keys::EpochKeys;
-use crate::partition::Partition;
-use crate::{Failure, turn};
+use crate::Failure;
+use crate::redis::keys::EpochKeys;
+use crate::redis::{Partition, turn};
 
 /// Takes a turn at a task that one of all processes does at a time; it is over by itself. Two at once would
 /// do no harm.

@@ -6,10 +6,9 @@ use std::sync::LazyLock;
 use redis::Script;
 
 use crate::Failure;
-use crate::coupon::CouponId;
-use crate::issuance::IssuanceId;
-use crate::keys::EpochKeys;
-use crate::partition::{Partition, Under, script};
+use crate::ids::{CouponId, IssuanceId};
+use crate::redis::keys::EpochKeys;
+use crate::redis::{EpochBound, Partition, script};
 use crate::user::Deletion;
 
 static MOVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("move.lua")));
@@ -48,7 +47,7 @@ pub(super) async fn bring(
 ) -> Result<Moved, Failure> {
     let mut moved = Moved::All;
     for coupons in coupons.chunks(BATCH) {
-        let called = partition.call_under(keys, &MOVE, "move what a deleted user holds", |keys, call| {
+        let called = partition.call_in_epoch(keys, &MOVE, "move what a deleted user holds", |keys, call| {
             call.key(keys.in_flight());
             call.arg(deletion.user.as_str()).arg(deletion.pseudonym.as_str());
             call.arg(if mode == Mode::Move { "move" } else { "copy" });
@@ -58,7 +57,7 @@ pub(super) async fn bring(
                 call.arg(ids.flat_map(|id| *id.as_bytes()).collect::<Vec<u8>>());
             }
         });
-        let Under::Epoch(mut reply) = called.await? else { return Ok(Moved::AnotherEpoch) };
+        let EpochBound::Epoch(mut reply) = called.await? else { return Ok(Moved::AnotherEpoch) };
         match reply.text()?.as_str() {
             "done" => {}
             "left" => moved = Moved::Left,
@@ -71,8 +70,8 @@ pub(super) async fn bring(
 
 /// Makes loads that have read the ledger begin anew. `false` if another epoch is open.
 pub(super) async fn outdate_loads(partition: &Partition, keys: &EpochKeys) -> Result<bool, Failure> {
-    let called = partition.call_under(keys, &OUTDATE, "begin loads anew", |keys, call| {
+    let called = partition.call_in_epoch(keys, &OUTDATE, "begin loads anew", |keys, call| {
         call.key(keys.counters());
     });
-    Ok(matches!(called.await?, Under::Epoch(_)))
+    Ok(matches!(called.await?, EpochBound::Epoch(_)))
 }

@@ -16,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::has_turn;
 use crate::Failure;
-use crate::coupon::{CouponId, CouponStore};
+use crate::coupon::CouponStore;
+use crate::ids::CouponId;
 use crate::issuance::Ledger;
 use crate::issuance::lookup::read_in_flight;
-use crate::keys::EpochKeys;
-use crate::partition::Partition;
+use crate::redis::Partition;
+use crate::redis::keys::EpochKeys;
 
 /// Between two rounds.
 const EVERY: Duration = Duration::from_secs(3_600);

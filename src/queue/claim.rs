@@ -7,9 +7,9 @@ use redis::Script;
 use super::entry::{RawFields, decode};
 use super::registry::STALE_AFTER;
 use super::{DEAD_LETTER_CONSUMER, Delivered};
-use crate::issuance::IssuanceId;
-use crate::keys::{EpochKeys, GROUP};
-use crate::partition::{Partition, Reply, Under, script};
+use crate::ids::IssuanceId;
+use crate::redis::keys::{EpochKeys, GROUP};
+use crate::redis::{EpochBound, Partition, Reply, script};
 use crate::{Failure, metrics};
 
 static CLAIM: LazyLock<Script> = LazyLock::new(|| script(include_str!("claim.lua")));
@@ -23,13 +23,13 @@ pub async fn claim(
     count: usize,
 ) -> Result<Delivered, Failure> {
     let reply = partition
-        .call_under(keys, &CLAIM, "claim entries", |keys, call| {
+        .call_in_epoch(keys, &CLAIM, "claim entries", |keys, call| {
             call.key(keys.stream()).key(keys.workers());
             call.arg(GROUP).arg(consumer).arg(DEAD_LETTER_CONSUMER);
             call.arg(u64::try_from(STALE_AFTER.as_millis()).unwrap_or(u64::MAX)).arg(count);
         })
         .await?;
-    let Under::Epoch(mut reply) = reply else { return Ok(Delivered::default()) };
+    let EpochBound::Epoch(mut reply) = reply else { return Ok(Delivered::default()) };
     reply.number()?;
     let mut claimed = reply.list()?;
     let mut delivered = Delivered::default();

@@ -9,12 +9,13 @@ use redis::Script;
 
 use super::DEAD_LETTER_CONSUMER;
 use super::repair::{RawFlight, in_stream, replace};
-use crate::damage::damaged;
+use crate::ids::IssuanceId;
 use crate::issuance::ledger::Inserted;
 use crate::issuance::settle::{Settled, Settlement, settle};
-use crate::issuance::{Decision, InFlight, IssuanceId, Ledger, Outcome, Reason};
-use crate::keys::{EpochKeys, GROUP};
-use crate::partition::{Partition, Under, script};
+use crate::issuance::{Decision, InFlight, Ledger, Outcome, Reason};
+use crate::redis::keys::{EpochKeys, GROUP};
+use crate::redis::{EpochBound, Partition, script};
+use crate::runtime::damage::damaged;
 use crate::{Failure, metrics};
 
 static SET_ASIDE: LazyLock<Script> = LazyLock::new(|| script(include_str!("set_aside.lua")));
@@ -73,7 +74,7 @@ pub async fn set_all_aside(
     entries: &[Aside<'_>],
 ) -> Result<Vec<bool>, Failure> {
     let reply = partition
-        .call_under(keys, &SET_ASIDE, "set entries aside", |keys, call| {
+        .call_in_epoch(keys, &SET_ASIDE, "set entries aside", |keys, call| {
             call.key(keys.stream()).key(keys.in_flight()).key(keys.dead());
             call.arg(GROUP).arg(DEAD_LETTER_CONSUMER);
             for Aside { entry, id, attempts, why } in entries {
@@ -82,7 +83,7 @@ pub async fn set_all_aside(
             }
         })
         .await?;
-    let Under::Epoch(mut reply) = reply else { return Ok(vec![false; entries.len()]) };
+    let EpochBound::Epoch(mut reply) = reply else { return Ok(vec![false; entries.len()]) };
     let answers = reply.bytes()?;
     if answers.len() != entries.len() {
         return Err(reply.wrong());
@@ -243,7 +244,7 @@ pub async fn discard(
         user: in_flight.user,
         outcome: Outcome::Rejected { reason: Reason::Discarded, serial: in_flight.serial, lost },
         accepted_at: in_flight.accepted_at,
-        decided_at: crate::now_in_milliseconds(),
+        decided_at: crate::mongo::now_in_milliseconds(),
     };
     let decision = match ledger.insert(std::slice::from_ref(&rejected)).await?.pop() {
         Some(Inserted::Decided) => rejected,

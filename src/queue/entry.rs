@@ -4,9 +4,8 @@
 
 use jiff::Timestamp;
 
-use crate::coupon::CouponId;
-use crate::issuance::{InFlight, IssuanceId};
-use crate::user::UserId;
+use crate::ids::{CouponId, IssuanceId, UserId};
+use crate::issuance::InFlight;
 
 /// The version that this program writes and reads.
 pub const VERSION: &str = "2";
@@ -79,7 +78,7 @@ pub(crate) fn in_flight(entry: &str, fields: &RawFields) -> Result<(IssuanceId, 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::PartitionId;
+    use crate::ids::PartitionId;
 
     fn field(name: &[u8], value: &[u8]) -> RawFields {
         vec![(name.to_vec(), value.to_vec())]

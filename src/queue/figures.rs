@@ -8,8 +8,8 @@ use redis::Script;
 
 use super::DEAD_LETTER_CONSUMER;
 use crate::Failure;
-use crate::keys::GROUP;
-use crate::partition::{Partition, Reply, script};
+use crate::redis::keys::GROUP;
+use crate::redis::{Partition, Reply, script};
 
 static FIGURES: LazyLock<Script> = LazyLock::new(|| script(include_str!("figures.lua")));
 

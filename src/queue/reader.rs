@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use super::Delivered;
 use super::entry::{RawEntry, decode};
 use crate::Failure;
-use crate::keys::{EpochKeys, GROUP};
-use crate::redis_client::RedisClient;
+use crate::redis::RedisClient;
+use crate::redis::keys::{EpochKeys, GROUP};
 
 /// Short, so that a read ends soon after the worker is asked to stop: a read is never cancelled.
 const BLOCK: Duration = Duration::from_millis(500);

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use redis::Script;
 
 use crate::Failure;
-use crate::keys::{EpochKeys, GROUP};
-use crate::partition::{Partition, Under, script};
+use crate::redis::keys::{EpochKeys, GROUP};
+use crate::redis::{EpochBound, Partition, script};
 
 static HEARTBEAT: LazyLock<Script> = LazyLock::new(|| script(include_str!("heartbeat.lua")));
 static LEAVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("leave.lua")));
@@ -36,11 +36,11 @@ pub async fn beat(
     says: &str,
 ) -> Result<bool, Failure> {
     let reply = partition
-        .call_under(keys, &HEARTBEAT, "send a heartbeat", |keys, call| {
+        .call_in_epoch(keys, &HEARTBEAT, "send a heartbeat", |keys, call| {
             call.key(keys.workers()).arg(consumer).arg(says);
         })
         .await?;
-    Ok(matches!(reply, Under::Epoch(_)))
+    Ok(matches!(reply, EpochBound::Epoch(_)))
 }
 
 /// Ends the heartbeat of `consumer`. Returns how many entries others will have to claim from it.

@@ -7,9 +7,10 @@ use redis::Script;
 
 use super::entry;
 use crate::Failure;
-use crate::issuance::{InFlight, IssuanceId, Ledger};
-use crate::keys::EpochKeys;
-use crate::partition::{Partition, Under, script};
+use crate::ids::IssuanceId;
+use crate::issuance::{InFlight, Ledger};
+use crate::redis::keys::EpochKeys;
+use crate::redis::{EpochBound, Partition, script};
 
 static REPAIR: LazyLock<Script> = LazyLock::new(|| script(include_str!("repair.lua")));
 
@@ -84,13 +85,13 @@ pub(super) async fn replace(
         held.serial = None;
     }
     let reply = partition
-        .call_under(keys, &REPAIR, "repair an in-flight value", |keys, call| {
+        .call_in_epoch(keys, &REPAIR, "repair an in-flight value", |keys, call| {
             call.key(keys.in_flight()).key(keys.dead());
             call.arg(id.as_bytes().as_slice()).arg(raw.value.as_deref().unwrap_or_default());
             call.arg(held.to_string());
         })
         .await?;
-    let Under::Epoch(mut reply) = reply else { return Ok(None) };
+    let EpochBound::Epoch(mut reply) = reply else { return Ok(None) };
     let replaced = reply.number()? == 1;
     if replaced {
         let value = String::from_utf8_lossy(raw.value.as_deref().unwrap_or_default()).into_owned();

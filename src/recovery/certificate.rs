@@ -7,8 +7,8 @@ use redis::{RedisError, Script};
 
 use super::lease::Lease;
 use crate::Failure;
-use crate::keys::{self, EpochKeys, GROUP};
-use crate::partition::{Call, Partition, Reply, script};
+use crate::redis::keys::{EpochKeys, GROUP};
+use crate::redis::{Call, Partition, Reply, keys, script};
 use crate::service::Service;
 
 static CHECK: LazyLock<Script> = LazyLock::new(|| script(include_str!("check.lua")));
@@ -19,7 +19,7 @@ static CERTIFY: LazyLock<Script> = LazyLock::new(|| script(include_str!("certify
 
 /// Whether the partition's data may be used. Learns on the way which epoch is open, and since when.
 pub async fn is_certified(partition: &Partition) -> Result<bool, Failure> {
-    let asked = partition.call_quietly(&CHECK, "check the certificate", |keys, call| {
+    let asked = partition.call_without_wake(&CHECK, "check the certificate", |keys, call| {
         call.key(keys.stream())
             .key(keys.in_flight())
             .key(keys.dead())
@@ -55,7 +55,7 @@ pub enum Writable {
 ///
 /// If Redis does not answer.
 pub async fn writable(partition: &Partition) -> Result<Writable, Failure> {
-    match partition.call_quietly(&PROBE, "take writes", |_, _| {}).await {
+    match partition.call_without_wake(&PROBE, "take writes", |_, _| {}).await {
         Ok(_) => Ok(Writable::Yes),
         Err(Failure::Uncertified) => Ok(Writable::Uncertified),
         Err(Failure::Redis { source, .. }) if refuses_writes(&*source) => Ok(Writable::Refused),

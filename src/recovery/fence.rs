@@ -10,16 +10,15 @@
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use mongodb::bson::{Document, doc};
 use mongodb::options::ReadConcern;
 use mongodb::{Collection, Database};
 
-use super::Epoch;
 use super::lease::id;
-use crate::Failure;
-use crate::keys::PartitionId;
-use crate::mongo;
-use crate::partition::{OpenCertificate, Opening};
+use crate::ids::PartitionId;
+use crate::redis::{Epoch, OpenCertificate, Opening, OpeningCheck};
+use crate::{Failure, mongo};
 
 /// How often a process confirms that the instance it uses serves; all of a deployment write once for it.
 pub(super) const CONFIRM_EVERY: Duration = Duration::from_secs(1);
@@ -40,7 +39,7 @@ pub(crate) struct Fence {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Latest {
     pub term: i64,
-    /// Where it is: see [`Partition::instance`](crate::partition::Partition::instance).
+    /// Where it is: see [`Partition::instance`](crate::redis::Partition::instance).
     pub instance: String,
     /// When it was last seen to serve, by MongoDB's clock, in milliseconds.
     pub served_at: i64,
@@ -87,23 +86,6 @@ impl Fence {
         Ok(found.await?.as_ref().and_then(latest_of))
     }
 
-    /// Whether data under this open certificate may be used: no later opening is known, nor the same one on
-    /// another instance.
-    pub(crate) async fn admits(&self, open: &OpenCertificate) -> Result<bool, Failure> {
-        Ok(match self.latest().await? {
-            None => true,
-            Some(latest) if latest.term == open.opening.term => latest.instance == open.instance,
-            Some(latest) => latest.term < open.opening.term,
-        })
-    }
-
-    /// Whether no later opening is known than this one, whatever member of the replica set thinks that it is
-    /// the primary.
-    pub(crate) async fn is_latest(&self, opening: Opening) -> Result<bool, Failure> {
-        let latest = self.read(ReadConcern::linearizable()).await?;
-        Ok(latest.is_none_or(|latest| latest.term <= opening.term))
-    }
-
     /// Confirms that this opening serves.
     pub(super) async fn confirm(&self, opening: Opening) -> Result<Confirmed, Failure> {
         let latest = match self.latest().await? {
@@ -133,6 +115,25 @@ impl Fence {
         let update = vec![doc! {"$set": set}];
         let written = mongo::run(operation, async move { leases.update_one(filter, update).await });
         Ok(written.await?.matched_count == 1)
+    }
+}
+
+impl OpeningCheck for Fence {
+    fn admits<'a>(&'a self, open: &'a OpenCertificate) -> BoxFuture<'a, Result<bool, Failure>> {
+        Box::pin(async move {
+            Ok(match self.latest().await? {
+                None => true,
+                Some(latest) if latest.term == open.opening.term => latest.instance == open.instance,
+                Some(latest) => latest.term < open.opening.term,
+            })
+        })
+    }
+
+    fn is_latest(&self, opening: Opening) -> BoxFuture<'_, Result<bool, Failure>> {
+        Box::pin(async move {
+            let latest = self.read(ReadConcern::linearizable()).await?;
+            Ok(latest.is_none_or(|latest| latest.term <= opening.term))
+        })
     }
 }
 

@@ -4,10 +4,10 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
-use super::Epoch;
 use crate::Failure;
-use crate::keys::{self, EpochKeys};
-use crate::partition::{Call, Partition, script};
+use crate::redis::Epoch;
+use crate::redis::keys::EpochKeys;
+use crate::redis::{Call, Partition, keys, script};
 
 static FORGET: LazyLock<Script> = LazyLock::new(|| script(include_str!("forget.lua")));
 

@@ -10,10 +10,9 @@ use mongodb::bson::{Document, doc};
 use mongodb::options::ReturnDocument;
 
 use super::lease;
-use crate::Failure;
-use crate::keys::PartitionId;
-use crate::mongo;
+use crate::ids::PartitionId;
 use crate::user::IdSecret;
+use crate::{Failure, mongo};
 
 /// The deployment's own, for users without a document.
 pub(super) const OF_LEDGER: &str = "idSecret";

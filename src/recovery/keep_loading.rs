@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::load::{LOADS_AT_ONCE, Loaded, Loader};
 use super::survivors::coupons_in_flight;
-use crate::coupon::{CouponId, CouponStore};
-use crate::partition::{Opening, Partition};
-use crate::{Failure, turn};
+use crate::Failure;
+use crate::coupon::CouponStore;
+use crate::ids::CouponId;
+use crate::redis::{Opening, Partition, turn};
 
 /// How often the coupons that are due are tried.
 const EVERY: Duration = Duration::from_secs(1);

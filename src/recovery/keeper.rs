@@ -16,10 +16,10 @@ use super::lease::Lease;
 use super::progress::{Step, Watch};
 use super::recover::{How, Recovered, Recovery};
 use super::{Durability, check_settings};
-use crate::backoff::Backoff;
 use crate::coupon::CouponStore;
 use crate::issuance::Ledger;
-use crate::partition::Partition;
+use crate::redis::Partition;
+use crate::runtime::backoff::Backoff;
 use crate::service::ServiceStore;
 use crate::{Failure, metrics};
 

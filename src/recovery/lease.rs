@@ -11,11 +11,11 @@ use mongodb::options::ReturnDocument;
 use mongodb::{Collection, Database};
 
 use super::fence::opened;
-use super::{Epoch, id_secrets};
-use crate::Failure;
-use crate::keys::PartitionId;
-use crate::mongo;
+use super::id_secrets;
+use crate::ids::PartitionId;
+use crate::redis::Epoch;
 use crate::user::IdSecret;
+use crate::{Failure, mongo};
 
 /// A holder that does not renew for this long may be replaced.
 pub(super) const LASTS: Duration = Duration::from_secs(15);

@@ -15,11 +15,12 @@ use super::progress::unwatched;
 use super::staging::Placed;
 use super::survivors::{self, Survivor};
 use crate::Failure;
-use crate::batch::{Batcher, Bounds, all_failed};
-use crate::coupon::{CouponId, CouponStore, Terms, steer, stock};
+use crate::coupon::{CouponStore, Terms, steer, stock};
+use crate::ids::CouponId;
 use crate::issuance::Ledger;
-use crate::keys::EpochKeys;
-use crate::partition::Partition;
+use crate::redis::Partition;
+use crate::redis::keys::EpochKeys;
+use crate::runtime::batch::{Batcher, Bounds, all_failed};
 use crate::service::ServiceStore;
 
 /// Loads of one process at once: a load is dear for MongoDB.

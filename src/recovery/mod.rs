@@ -15,7 +15,6 @@
 //! what nobody asks for. It leaves by [`retire`] when it is over.
 
 mod certificate;
-mod epoch;
 mod fence;
 mod forget;
 mod id_secrets;
@@ -36,7 +35,6 @@ mod units;
 mod verify;
 
 pub use certificate::{Writable, is_certified, writable};
-pub use epoch::Epoch;
 pub(crate) use fence::Fence;
 pub use id_secrets::IdSecrets;
 pub use keep_loading::{CURRENT_MAX, keep_loading};

@@ -11,12 +11,14 @@ use super::survivors::Survivor;
 use super::units::Units;
 use crate::Failure;
 use crate::coupon::Terms;
-use crate::damage::damaged;
-use crate::issuance::ledger::{Held, IssuedRecords, Unreadable, readable};
-use crate::issuance::{IssuanceId, Ledger};
-use crate::keys::EpochKeys;
-use crate::partition::Partition;
-use crate::user::{Deletion, UserId};
+use crate::failure::Unreadable;
+use crate::ids::{IssuanceId, UserId};
+use crate::issuance::Ledger;
+use crate::issuance::ledger::{Held, IssuedRecords, readable};
+use crate::redis::Partition;
+use crate::redis::keys::EpochKeys;
+use crate::runtime::damage::damaged;
+use crate::user::Deletion;
 
 /// Where a coupon is to be placed.
 pub(super) struct Place<'a> {

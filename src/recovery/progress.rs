@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::coupon::CouponId;
+use crate::ids::CouponId;
 
 /// A step that a recovery has just made.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -27,10 +27,10 @@ use super::refill::{Queue, move_queue};
 use super::staging::Placed;
 use super::survivors::{self, Survivor};
 use crate::Failure;
-use crate::coupon::CouponId;
-use crate::damage::damaged;
-use crate::keys::{EpochKeys, GROUP};
-use crate::partition::{Call, script};
+use crate::ids::CouponId;
+use crate::redis::keys::{EpochKeys, GROUP};
+use crate::redis::{Call, script};
+use crate::runtime::damage::damaged;
 
 static OPEN: LazyLock<Script> = LazyLock::new(|| script(include_str!("open.lua")));
 

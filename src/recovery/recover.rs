@@ -13,8 +13,8 @@ use super::verify::{Verified, verify};
 use crate::Failure;
 use crate::coupon::CouponStore;
 use crate::issuance::Ledger;
-use crate::keys::EpochKeys;
-use crate::partition::{self, Partition};
+use crate::redis::Partition;
+use crate::redis::keys::EpochKeys;
 use crate::service::ServiceStore;
 
 /// Well within the lease's length.
@@ -122,7 +122,7 @@ impl Recovery<'_> {
 
     /// Goes over to what was just opened. The next call finds out the rest.
     pub(super) fn opened(&self, keys: &EpochKeys) {
-        self.partition.set_opening(partition::Opening { epoch: keys.epoch(), term: 0 });
+        self.partition.set_opening(crate::redis::Opening { epoch: keys.epoch(), term: 0 });
     }
 
     /// Renews the lease until it is lost. That MongoDB is away for a moment does not lose it yet.

@@ -8,10 +8,10 @@ use super::Step;
 use super::forget::Forgotten;
 use super::progress::Watch;
 use super::survivors::{Damaged, Survivor};
-use crate::issuance::IssuanceId;
-use crate::keys::{EpochKeys, GROUP};
-use crate::partition::{Call, Partition, script};
+use crate::ids::IssuanceId;
 use crate::queue::DEAD_LETTER_CONSUMER;
+use crate::redis::keys::{EpochKeys, GROUP};
+use crate::redis::{Call, Partition, script};
 use crate::service::Service;
 use crate::{Failure, metrics};
 

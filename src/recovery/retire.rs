@@ -11,10 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::survivors;
 use crate::Failure;
-use crate::coupon::{CouponId, CouponStore};
-use crate::damage::damaged;
-use crate::keys::EpochKeys;
-use crate::partition::{Partition, Under, script};
+use crate::coupon::CouponStore;
+use crate::ids::CouponId;
+use crate::redis::keys::EpochKeys;
+use crate::redis::{EpochBound, Partition, script};
+use crate::runtime::damage::damaged;
 
 static OVER: LazyLock<Script> = LazyLock::new(|| script(include_str!("over.lua")));
 static RETIRE: LazyLock<Script> = LazyLock::new(|| script(include_str!("retire.lua")));
@@ -127,13 +128,13 @@ async fn at_rest(
     coupons: &[CouponId],
     kept_after_end: Duration,
 ) -> Result<Vec<(CouponId, String)>, Failure> {
-    let asked = partition.call_under(keys, &OVER, "look for coupons that are over", |keys, call| {
+    let asked = partition.call_in_epoch(keys, &OVER, "look for coupons that are over", |keys, call| {
         call.arg(u64::try_from(kept_after_end.as_millis()).unwrap_or(u64::MAX));
         for coupon in coupons {
             call.key(keys.coupon(coupon)).key(keys.free(coupon));
         }
     });
-    let Under::Epoch(mut reply) = asked.await? else { return Ok(Vec::new()) };
+    let EpochBound::Epoch(mut reply) = asked.await? else { return Ok(Vec::new()) };
     let mut over = Vec::new();
     for coupon in coupons {
         let generation = reply.text()?;
@@ -150,13 +151,13 @@ async fn take_out(
     keys: &EpochKeys,
     coupons: &[(CouponId, String)],
 ) -> Result<Vec<(CouponId, i64, u64)>, Failure> {
-    let asked = partition.call_under(keys, &RETIRE, "retire coupons", |keys, call| {
+    let asked = partition.call_in_epoch(keys, &RETIRE, "retire coupons", |keys, call| {
         call.key(keys.counters()).key(keys.loaded());
         for (coupon, generation) in coupons {
             call.key(keys.coupon(coupon)).key(keys.holders(coupon)).key(keys.free(coupon)).arg(generation);
         }
     });
-    let Under::Epoch(mut reply) = asked.await? else { return Ok(Vec::new()) };
+    let EpochBound::Epoch(mut reply) = asked.await? else { return Ok(Vec::new()) };
     let mut retired = Vec::new();
     for (coupon, generation) in coupons {
         let issued = reply.text()?;

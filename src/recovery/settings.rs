@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 use crate::Failure;
-use crate::partition::Partition;
+use crate::redis::Partition;
 
 /// How durable Redis must be for a process to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -7,10 +7,9 @@ use redis::Script;
 
 use crate::Failure;
 use crate::coupon::Terms;
-use crate::issuance::IssuanceId;
-use crate::keys::EpochKeys;
-use crate::partition::{Call, Partition, script};
-use crate::user::UserId;
+use crate::ids::{IssuanceId, UserId};
+use crate::redis::keys::EpochKeys;
+use crate::redis::{Call, Partition, script};
 
 static LOAD: LazyLock<Script> = LazyLock::new(|| script(include_str!("load.lua")));
 static STAGE: LazyLock<Script> = LazyLock::new(|| script(include_str!("stage.lua")));
@@ -78,7 +77,7 @@ struct Staged {
 
 impl<'a> Staging<'a> {
     pub(super) fn new(partition: &'a Partition, keys: &'a EpochKeys, destination: Destination) -> Self {
-        let (holders, free) = keys.staging(&crate::random_id());
+        let (holders, free) = keys.staging(&crate::ids::random_id());
         let staged = |key, command| Staged { key, command, waiting: Vec::new(), count: 0 };
         let target = Target { partition, keys, destination };
         Staging { target, holders: staged(holders, "HSET"), free: staged(free, "SADD") }

@@ -8,12 +8,13 @@ use redis::Script;
 
 use super::forget::Forgotten;
 use crate::Failure;
-use crate::coupon::CouponId;
-use crate::damage::damaged;
-use crate::issuance::{InFlight, IssuanceId, Ledger};
-use crate::keys::{self, EpochKeys};
-use crate::partition::{Call, Partition, script};
-use crate::queue::entry::{self, RawEntry};
+use crate::ids::{CouponId, IssuanceId};
+use crate::issuance::{InFlight, Ledger};
+use crate::queue::entry;
+use crate::queue::entry::RawEntry;
+use crate::redis::keys::EpochKeys;
+use crate::redis::{Call, Partition, keys, script};
+use crate::runtime::damage::damaged;
 
 static KEEP: LazyLock<Script> = LazyLock::new(|| script(include_str!("keep.lua")));
 

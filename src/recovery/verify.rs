@@ -15,10 +15,11 @@ use super::progress::Watch;
 use super::retire::members;
 use super::survivors::{self, Survivor};
 use crate::Failure;
-use crate::coupon::{CouponId, CouponStore, Terms};
-use crate::issuance::{IssuanceId, Ledger};
-use crate::keys::EpochKeys;
-use crate::partition::Partition;
+use crate::coupon::{CouponStore, Terms};
+use crate::ids::{CouponId, IssuanceId};
+use crate::issuance::Ledger;
+use crate::redis::Partition;
+use crate::redis::keys::EpochKeys;
 
 /// How often the ledger is read again because it changed meanwhile: workers stop soon, for their
 /// settling is refused.

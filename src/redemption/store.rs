@@ -17,12 +17,12 @@ use tokio::sync::Semaphore;
 
 use super::record::{ACTIVE, FIELD, REVOKED, USED, redemption};
 use super::{Change, Redemption, Refusal, Verdict};
-use crate::Failure;
-use crate::coupon::CouponId;
-use crate::issuance::ledger::{self, COLLECTION, Unreadable};
-use crate::issuance::{Decision, IssuanceId};
-use crate::mongo::{self, LINEARIZABLE_MAX, ListPage, from_bson_time, to_bson_time};
-use crate::user::UserId;
+use crate::failure::Unreadable;
+use crate::ids::{CouponId, IssuanceId, UserId};
+use crate::issuance::ledger::COLLECTION;
+use crate::issuance::{Decision, ledger};
+use crate::mongo::{LINEARIZABLE_MAX, ListPage, from_bson_time, to_bson_time};
+use crate::{Failure, mongo};
 
 /// Changes and looks at once, so that a rush on one coupon leaves MongoDB to the others.
 const AT_ONCE: usize = 64;

@@ -4,19 +4,19 @@
 //! the matter of [`crate::privacy`]. Until that is done the id is taken, and nobody's.
 
 mod deletions;
-mod id;
 mod registered;
 mod secret;
 mod store;
 mod warm;
 
 pub use deletions::Deletions;
-pub use id::UserId;
 pub use registered::RegisteredUsers;
 pub use secret::IdSecret;
 pub use store::{DELETIONS_MAX, First, Known, Marked, UserStore, queries};
 
 use jiff::Timestamp;
+
+use crate::ids::UserId;
 
 /// A registered user.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use quick_cache::sync::Cache;
 
 use super::{Deletions, IdSecret, Known, UserId, UserStore};
-use crate::batch::{Batcher, Bounds, all_failed};
+use crate::runtime::batch::{Batcher, Bounds, all_failed};
 use crate::{Failure, metrics};
 
 const BOUNDS: Bounds = Bounds { batch: 512, calls: 4, waiting: 16_384, wait: Duration::from_millis(500) };

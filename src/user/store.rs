@@ -12,9 +12,9 @@ use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
 
 use super::{Deletion, IdSecret, User, UserId};
-use crate::Failure;
-use crate::damage::damaged;
-use crate::mongo::{self, ListPage, NewestPlace, Unwritten, from_bson_time, to_bson_time};
+use crate::mongo::{ListPage, NewestPlace, Unwritten, from_bson_time, to_bson_time};
+use crate::runtime::damage::damaged;
+use crate::{Failure, mongo};
 
 /// Deletions that are not done at most; one more must wait.
 pub const DELETIONS_MAX: u32 = 10_000;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use crate::partition::Partition;
-use crate::queue::registry::{self, BEAT_EVERY};
+use crate::queue::registry;
+use crate::queue::registry::BEAT_EVERY;
+use crate::redis::Partition;
 
 /// Beats until `left`, then leaves.
 pub(super) async fn keep(partition: Arc<Partition>, consumer: String, left: CancellationToken) {

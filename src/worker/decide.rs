@@ -16,13 +16,15 @@ use futures::future::join_all;
 use super::limits::{Known, Limits};
 use crate::Failure;
 use crate::coupon::{CouponStore, Limit};
-use crate::issuance::ledger::{Inserted, Unreadable, id_of, readable};
+use crate::failure::Unreadable;
+use crate::ids::IssuanceId;
+use crate::issuance::ledger::{Inserted, id_of, readable};
 use crate::issuance::reassign::{Reassigned, reassign};
-use crate::issuance::settle::{self, Settled, Settlement, settle};
-use crate::issuance::{Decision, IssuanceId, Ledger, Outcome, Reason};
-use crate::keys::EpochKeys;
-use crate::partition::Partition;
+use crate::issuance::settle::{Settled, Settlement, settle};
+use crate::issuance::{Decision, Ledger, Outcome, Reason, settle};
 use crate::queue::{Entry, repair};
+use crate::redis::Partition;
+use crate::redis::keys::EpochKeys;
 
 /// An entry meets a bounded number of conflicts in one go; then it waits for its next attempt.
 const ROUNDS_MAX: usize = 8;
@@ -381,7 +383,7 @@ fn decision(entry: &Entry, outcome: Outcome) -> Decision {
         user: entry.user.clone(),
         outcome,
         accepted_at: entry.accepted_at,
-        decided_at: crate::now_in_milliseconds(),
+        decided_at: crate::mongo::now_in_milliseconds(),
     }
 }
 

@@ -18,10 +18,10 @@ use super::lane::{Lane, Stuck};
 use super::parked::Parked;
 use super::{RETRY_FIRST, RETRY_LONGEST, warn};
 use crate::Failure;
-use crate::backoff::Backoff;
-use crate::keys::EpochKeys;
-use crate::partition::Partition;
 use crate::queue::Entry;
+use crate::redis::Partition;
+use crate::redis::keys::EpochKeys;
+use crate::runtime::backoff::Backoff;
 
 /// How often a hand tries a batch of which nobody can tell anything about any entry, although MongoDB and
 /// Redis answer; then it goes to the side lane, and the hand is for others.
@@ -156,8 +156,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::issuance::IssuanceId;
-    use crate::keys::PartitionId;
+    use crate::ids::{IssuanceId, PartitionId};
 
     fn entry(number: usize) -> Entry {
         Entry {

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 
-use crate::keys::EpochKeys;
 use crate::queue::Entry;
-use crate::recovery::Epoch;
+use crate::redis::Epoch;
+use crate::redis::keys::EpochKeys;
 
 /// How long an entry for which nothing can be done here is passed over, and how many are remembered.
 const PASSED_OVER_FOR: Duration = Duration::from_secs(60);

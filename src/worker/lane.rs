@@ -15,10 +15,10 @@ use super::decide::{Left, Processed};
 use super::hands::Hands;
 use super::in_hand::Batch;
 use super::{RETRY_FIRST, RETRY_LONGEST, warn};
-use crate::damage::damaged;
-use crate::issuance::ledger::Unreadable;
-use crate::queue::Entry;
-use crate::queue::dead::{self, Aside};
+use crate::failure::Unreadable;
+use crate::queue::dead::Aside;
+use crate::queue::{Entry, dead};
+use crate::runtime::damage::damaged;
 
 /// An entry is set aside when MongoDB has refused it this many times, each time by a verdict of its own.
 pub const ATTEMPTS_MAX: u32 = 3;

@@ -6,7 +6,8 @@ use std::collections::{HashMap, HashSet};
 use quick_cache::sync::Cache;
 
 use crate::Failure;
-use crate::coupon::{CouponId, CouponStore, Limit};
+use crate::coupon::{CouponStore, Limit};
+use crate::ids::CouponId;
 use crate::queue::Entry;
 
 const CACHED: usize = 10_000;

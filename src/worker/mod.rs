@@ -25,17 +25,18 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::Failure;
-use crate::backoff::Backoff;
-use crate::boot::{self, Backends};
+use crate::config::Concurrency;
 use crate::coupon::CouponStore;
-use crate::damage::damaged;
+use crate::http::server;
 use crate::http::threads::Threads;
-use crate::http::{health, server};
 use crate::issuance::Ledger;
-use crate::partition::Partition;
+use crate::process::{Backends, health};
 use crate::queue::Undecodable;
-use crate::recovery::{self, Loader};
+use crate::recovery::Loader;
+use crate::redis::Partition;
+use crate::runtime::backoff::Backoff;
+use crate::runtime::damage::damaged;
+use crate::{Failure, process, recovery};
 pub use decide::{Decided, Decider, Left, Processed};
 use hands::Hands;
 pub use lane::ATTEMPTS_MAX;
@@ -48,31 +49,27 @@ const RETRY_LONGEST: Duration = Duration::from_secs(3);
 /// After the request to stop, what is in hand may take this long.
 pub const DRAIN_MAX: Duration = Duration::from_secs(20);
 
-/// How much one worker takes on.
-#[derive(Debug, Clone, Copy)]
-pub struct Pace {
-    /// Batches in hand at once.
-    pub concurrency: usize,
-    /// Entries in one batch.
-    pub batch: usize,
-}
-
 /// One worker. Its consumer name is new with every start, and never used again.
 pub struct Worker {
     partition: Arc<Partition>,
     coupons: CouponStore,
     hands: Arc<Hands>,
     consumer: String,
-    pace: Pace,
+    concurrency: Concurrency,
 }
 
 impl Worker {
     /// A worker on a partition and its ledger.
-    pub fn new(partition: Arc<Partition>, ledger: Ledger, coupons: CouponStore, pace: Pace) -> Self {
+    pub fn new(
+        partition: Arc<Partition>,
+        ledger: Ledger,
+        coupons: CouponStore,
+        concurrency: Concurrency,
+    ) -> Self {
         let decider = Decider::new(Arc::clone(&partition), ledger, coupons.clone());
         let hands = Arc::new(Hands::new(Arc::clone(&partition), decider));
-        let consumer = format!("w-{}", crate::random_id());
-        Worker { partition, coupons, hands, consumer, pace }
+        let consumer = format!("w-{}", crate::ids::random_id());
+        Worker { partition, coupons, hands, consumer, concurrency }
     }
 
     /// Drains until `shutdown`; then finishes what is in hand, within [`DRAIN_MAX`], and leaves the
@@ -106,8 +103,12 @@ impl Worker {
 
     /// Reads, claims and sweeps, and puts what it got into free hands.
     async fn drain(&self, tasks: &TaskTracker, shutdown: &CancellationToken) {
-        let free = Arc::new(Semaphore::new(self.pace.concurrency));
-        let mut source = Source::new(Arc::clone(&self.partition), self.consumer.clone(), self.pace.batch);
+        let free = Arc::new(Semaphore::new(self.concurrency.batches.into()));
+        let mut source = Source::new(
+            Arc::clone(&self.partition),
+            self.consumer.clone(),
+            self.concurrency.batch_size.into(),
+        );
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
         loop {
             let hand = tokio::select! {
@@ -155,10 +156,10 @@ fn warn(entries: usize, failure: &Failure) {
 pub async fn run(
     listener: TcpListener,
     backends: Backends,
-    pace: Pace,
+    concurrency: Concurrency,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    tracing::info!(listen = %boot::address(&listener)?, "serving health");
+    tracing::info!(listen = %process::address(&listener)?, "serving health");
     let router = health::router(Arc::clone(&backends.partition), backends.database.clone(), shutdown.clone());
     // Health is served, and the certificate kept, until the last batch is done.
     let drained = CancellationToken::new();
@@ -168,7 +169,7 @@ pub async fn run(
         async move { server::serve(listener, router, server::Bounds::default(), &threads, drained).await }
     });
     let keeping = tokio::spawn(backends.keeper().run(drained.clone()));
-    Worker::new(backends.partition, backends.ledger, backends.coupons, pace).run(shutdown).await;
+    Worker::new(backends.partition, backends.ledger, backends.coupons, concurrency).run(shutdown).await;
     drained.cancel();
     let _ = tokio::join!(serving, keeping);
     Ok(())

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::Failure;
-use crate::damage::damaged;
-use crate::keys::EpochKeys;
-use crate::partition::Partition;
-use crate::queue::registry;
-use crate::queue::{Delivered, Read, Reader, Which, claim, restore};
+use crate::queue::{Delivered, Read, Reader, Which, claim, registry, restore};
 use crate::recovery::is_certified;
+use crate::redis::Partition;
+use crate::redis::keys::EpochKeys;
+use crate::runtime::damage::damaged;
 
 /// How often the own pending entries are gone through; those in hand are left alone.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);

@@ -9,12 +9,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coupon_system::audit::{Auditor, Settling};
-use coupon_system::boot::{self, Backends};
 use coupon_system::config::{MongoConfig, RedisConfig};
 use coupon_system::coupon::{Coupon, Validity, Zone, stock};
 use coupon_system::dev::servers::{MongoOptions, MongoServer, RedisOptions, RedisServer};
-use coupon_system::issuance::{Decision, IssuanceId, Outcome};
-use coupon_system::keys::PartitionId;
+use coupon_system::ids::{IssuanceId, PartitionId};
+use coupon_system::issuance::{Decision, Outcome};
+use coupon_system::process;
+use coupon_system::process::Backends;
 use coupon_system::recovery::{Durability, How, Step, Watch};
 use futures::{TryStreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
@@ -33,7 +34,7 @@ async fn main() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let mongodb = MongoServer::start(MongoOptions::new(folder.path().join("mongodb"))).await?;
     let mut redis = RedisServer::start(RedisOptions::new(folder.path().join("redis"))).await?;
-    let backends = boot::connect(
+    let backends = process::connect(
         &RedisConfig { redis_url: redis.url(), redis_durability: Durability::Always },
         &MongoConfig { mongodb_uri: mongodb.url(), mongodb_database: "bench".into() },
     )

@@ -8,13 +8,11 @@ use std::str::FromStr;
 use coupon_system::api::query::Query;
 use coupon_system::api::wire::page::Asked;
 use coupon_system::api::wire::{coupon, issuance, user};
-use coupon_system::coupon::CouponId;
+use coupon_system::ids::{CouponId, IssuanceId, PartitionId, UserId};
 use coupon_system::http::Language;
 use coupon_system::http::request::parsed;
 use coupon_system::issuance::ledger::follow::Place;
-use coupon_system::issuance::{IdempotencyKey, IssuanceId};
-use coupon_system::keys::PartitionId;
-use coupon_system::user::UserId;
+use coupon_system::issuance::IdempotencyKey;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 

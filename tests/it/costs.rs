@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use coupon_system::ids::{IssuanceId, PartitionId};
+use coupon_system::issuance::Outcome;
 use coupon_system::issuance::reserve::{Request, Reserved, reserve};
 use coupon_system::issuance::settle::{Settled, Settlement, settle};
-use coupon_system::issuance::{IssuanceId, Outcome};
-use coupon_system::keys::PartitionId;
 use coupon_system::queue::Entry;
 
 use crate::helpers::{System, decision};

@@ -3,17 +3,16 @@
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use coupon_system::audit;
-use coupon_system::boot;
 use coupon_system::config::ApiCommand;
+use coupon_system::config::Concurrency;
+use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::ledger::Inserted;
 use coupon_system::issuance::reserve::{Request, Reserved, reserve};
-use coupon_system::issuance::{Decision, IssuanceId, Outcome};
-use coupon_system::keys::PartitionId;
+use coupon_system::issuance::{Decision, Outcome};
 use coupon_system::queue::{claim, dead};
 use coupon_system::recovery::{How, Kept, is_certified, unwatched};
 use coupon_system::service::ServiceStore;
-use coupon_system::worker::Pace;
+use coupon_system::{audit, process};
 use futures::future::join_all;
 use mongodb::bson::{Document, doc};
 use serde_json::json;
@@ -87,7 +86,7 @@ async fn processes_of_a_database_that_lost_its_redis_to_another_do_not_touch_it_
         &name,
     ];
     let command = ApiCommand::parse_from(args);
-    let new = boot::connect_to_any(&command.redis, &command.mongodb).await.expect("they fit");
+    let new = process::connect_to_any(&command.redis, &command.mongodb).await.expect("they fit");
     let kept = new.keeper().recover(How::Rebuild, &unwatched(), &CancellationToken::new()).await;
     assert!(matches!(kept, Ok(Kept::Recovered(_))), "{kept:?}");
     let mut record = old.backends.coupons.get(&coupon).await.expect("a look").expect("a record");
@@ -117,7 +116,7 @@ async fn issuances_of_a_coupon_whose_record_is_damaged_do_not_keep_others_waitin
     }
     damage_coupon(&system, "bad").await;
     let id = system.accepted("g0", &good).await;
-    let _worker = system.worker_with(Pace { concurrency: 2, batch: 5 });
+    let _worker = system.worker_with(Concurrency { batches: 2, batch_size: 5 });
     let decided =
         soon(async || system.backends.ledger.decisions(&[id]).await.expect("a look").contains_key(&id)).await;
     assert!(decided, "every hand holds on to what it cannot decide");

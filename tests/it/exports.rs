@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use coupon_system::coupon::CouponId;
+use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::issuance::ledger::Inserted;
-use coupon_system::issuance::{Decision, IssuanceId, Outcome, Reason};
-use coupon_system::keys::PartitionId;
+use coupon_system::issuance::{Decision, Outcome, Reason};
 use futures::future::join_all;
 use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};

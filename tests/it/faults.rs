@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use coupon_system::coupon::CouponId;
 use coupon_system::dev::servers::{MongoOptions, MongoServer};
+use coupon_system::ids::CouponId;
 use rustix::process::Signal;
 
 use crate::helpers::{

@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clap::Parser;
-use coupon_system::boot;
 use coupon_system::config::ApiCommand;
 use coupon_system::dev::servers::{RedisOptions, RedisServer};
-use coupon_system::issuance::IssuanceId;
+use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::reserve::Reserved;
-use coupon_system::keys::{PartitionId, certificate};
+use coupon_system::process;
 use coupon_system::recovery::{How, Kept, Recovered, Step, Watch, unwatched};
+use coupon_system::redis::keys::certificate;
 use coupon_system::service::ServiceStore;
 use jiff::Timestamp;
 use mongodb::bson::{DateTime, Document, doc};
@@ -593,7 +593,7 @@ async fn data_that_a_recoverer_found_out_of_date_is_not_certified_by_the_next_on
         "--mongodb-database",
         &system.database,
     ]);
-    let there = boot::connect_to_any(&command.redis, &command.mongodb).await.expect("they fit");
+    let there = process::connect_to_any(&command.redis, &command.mongodb).await.expect("they fit");
     let opened = there.keeper().recover(How::Rebuild, &unwatched(), &CancellationToken::new()).await;
     assert!(matches!(opened, Ok(Kept::Recovered(Recovered::Rebuilt { .. }))), "{opened:?}");
     ServiceStore::new(&system.backends.database).set_paused(true).await.expect("it is paused");

@@ -1,8 +1,8 @@
 //! The ledger's inserts, many at once, on a mongod of the test's own.
 
+use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::ledger::Inserted;
-use coupon_system::issuance::{Decision, IssuanceId, Ledger, Outcome, Reason};
-use coupon_system::keys::PartitionId;
+use coupon_system::issuance::{Decision, Ledger, Outcome, Reason};
 use mongodb::Database;
 use mongodb::bson::{Document, doc};
 use tokio::task::JoinSet;

@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use coupon_system::audit::Kind;
-use coupon_system::coupon::CouponId;
+use coupon_system::config::Concurrency;
+use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::issuance::reserve::{Request, Reserved, reserve};
-use coupon_system::issuance::{Decision, IssuanceId, Outcome};
-use coupon_system::keys::{self, PartitionId};
+use coupon_system::issuance::{Decision, Outcome};
 use coupon_system::queue::dead;
-use coupon_system::recovery::{self, How, Kept, Loaded, Recovered, Step, Watch, unwatched};
+use coupon_system::recovery;
+use coupon_system::recovery::{How, Kept, Loaded, Recovered, Step, Watch, unwatched};
+use coupon_system::redis::keys;
 use futures::future::join_all;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use tokio_util::sync::CancellationToken;
@@ -125,7 +127,7 @@ async fn a_coupon_that_is_loaded_while_it_is_settled_counts_each_issuance_once()
     assert!(!is_loaded(&system, &coupon).await);
     set(&system, &coupon, doc! {"perUser": 1}).await;
     // Of a coupon that is not loaded what is decided is settled too.
-    let _worker = system.worker_with(coupon_system::worker::Pace { concurrency: 1, batch: 10 });
+    let _worker = system.worker_with(Concurrency { batches: 1, batch_size: 10 });
     let loader = system.backends.loader();
     let loads = join_all((0..5).map(|_| loader.load(&coupon))).await;
     assert!(loads.iter().all(|load| matches!(load, Ok(Loaded::Now | Loaded::Before))), "{loads:?}");

@@ -1,7 +1,6 @@
 //! Filtered lists have full pages, and lists go on behind what cannot be read.
 
-use coupon_system::issuance::IssuanceId;
-use coupon_system::keys::PartitionId;
+use coupon_system::ids::{IssuanceId, PartitionId};
 use mongodb::bson::{Bson, DateTime, Document, Uuid, doc};
 use serde_json::{Value, json};
 

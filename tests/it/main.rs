@@ -18,6 +18,7 @@ mod helpers;
 mod ingress;
 mod inserting;
 mod issuing;
+mod layers;
 mod left_out;
 mod limits;
 mod lists;

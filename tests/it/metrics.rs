@@ -5,14 +5,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coupon_system::access::{KeyStore, Role};
-use coupon_system::coupon::CouponId;
 use coupon_system::http::Code;
-use coupon_system::http::metrics::COUPONS_MAX;
+use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::issuance::ledger::Inserted;
-use coupon_system::issuance::{Decision, IssuanceId, Outcome};
-use coupon_system::keys::{PartitionId, certificate};
-use coupon_system::metrics::names::{self, Kind};
+use coupon_system::issuance::{Decision, Outcome};
+use coupon_system::metrics::names;
+use coupon_system::metrics::names::Kind;
+use coupon_system::process::gauges::COUPONS_MAX;
 use coupon_system::queue::{Read, Reader, Which};
+use coupon_system::redis::keys::certificate;
 use mongodb::bson::{DateTime, Document, doc};
 use tempfile::TempDir;
 use tokio::process::Child;

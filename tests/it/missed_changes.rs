@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use coupon_system::coupon::{Change, CouponId, Restock, Units, steer};
+use coupon_system::coupon::{Change, Restock, Units, steer};
+use coupon_system::ids::CouponId;
 use coupon_system::service::ServiceStore;
 use mongodb::bson::{DateTime, Document, doc};
 use tokio_util::sync::CancellationToken;

@@ -3,13 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use coupon_system::coupon::CouponId;
+use coupon_system::config::Concurrency;
+use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
+use coupon_system::issuance::Outcome;
 use coupon_system::issuance::reserve::{Request, Reserved, reserve};
-use coupon_system::issuance::{IssuanceId, Outcome};
-use coupon_system::keys::PartitionId;
-use coupon_system::queue::dead::{self, DeadLetter};
-use coupon_system::queue::{self, figures};
-use coupon_system::worker::{ATTEMPTS_MAX, Decided, Left, Pace, Processed};
+use coupon_system::queue;
+use coupon_system::queue::dead::DeadLetter;
+use coupon_system::queue::{dead, figures};
+use coupon_system::worker::{ATTEMPTS_MAX, Decided, Left, Processed};
 use mongodb::bson::{Document, Uuid, doc};
 
 use crate::helpers::{System, eventually, obedient_mongodb};
@@ -257,7 +258,7 @@ async fn twenty_thousand_entries_of_a_coupon_that_cannot_be_read_keep_no_other_w
     let (bad, good) = (system.coupon("bad", 100_000, 1).await, system.coupon("good", 100, 1).await);
     accept_many(&system, &bad, "u", STUCK).await;
     change_coupon(&system, "bad", doc! {"$set": {"total": "many"}}).await;
-    let _worker = system.worker_with(Pace { concurrency: 2, batch: 100 });
+    let _worker = system.worker_with(Concurrency { batches: 2, batch_size: 100 });
     eventually("they are all delivered", async || (system.queue().await.1 == STUCK as u64).then_some(()))
         .await;
     // While sweeps bring them back, again and again.
@@ -379,7 +380,7 @@ async fn what_nobody_can_tell_of_some_documents_keeps_no_other_waiting_and_nothi
             accept_many(&system, &bad, "b", bad_ones).await;
             accept_many(&system, &good, "g", 50).await;
             let oldest = figures(system.partition()).await.expect("the figures");
-            let _worker = system.worker_with(Pace { concurrency: 2, batch: 100 });
+            let _worker = system.worker_with(Concurrency { batches: 2, batch_size: 100 });
             for number in 0..10 {
                 let started = Instant::now();
                 let id = system.accepted(&format!("v{number}"), &good).await;
@@ -416,7 +417,7 @@ async fn writes_that_are_blocked_in_the_midst_of_batches_set_nothing_aside() {
     let coupon = system.coupon("c", ENTRIES as u32, 1).await;
     accept_many(&system, &coupon, "u", ENTRIES).await;
     let admin = system.backends.database.client().database("admin");
-    let _worker = system.worker_with(Pace { concurrency: 4, batch: 500 });
+    let _worker = system.worker_with(Concurrency { batches: 4, batch_size: 500 });
     let mut partly = false;
     // Each document that comes while it is on is answered with 371.
     for _ in 0..20 {

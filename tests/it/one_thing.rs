@@ -5,17 +5,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use coupon_system::Failure;
-use coupon_system::coupon::{CouponId, stock};
+use coupon_system::coupon::stock;
+use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
+use coupon_system::issuance::Outcome;
 use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reassign::{Reassigned, reassign};
 use coupon_system::issuance::reserve::{Request, Reserved, TOLD_MAX, reserve};
 use coupon_system::issuance::settle::{Settled, Settlement, settle};
-use coupon_system::issuance::{IssuanceId, Outcome};
-use coupon_system::keys::{GROUP, PartitionId};
 use coupon_system::limits::{Admission, Kind, Limiter, Rate};
 use coupon_system::queue::{DEAD_LETTER_CONSUMER, dead, figures, restore};
-use coupon_system::recovery;
+use coupon_system::redis::keys::GROUP;
+use coupon_system::{Failure, recovery};
 use futures::future::join_all;
 
 use crate::helpers::{System, at, decision, eventually};

@@ -134,8 +134,8 @@ fn the_patterns_of_ids_take_what_the_service_takes() {
     let texts =
         ["", ".", "..", "...", "a", "a.", ".a", "a:", ":a", "@", "a b", "/", "한", &longest, &longer, &dots];
     for text in texts {
-        let coupon = text.parse::<coupon_system::coupon::CouponId>().is_ok();
-        let user = text.parse::<coupon_system::user::UserId>().is_ok();
+        let coupon = text.parse::<coupon_system::ids::CouponId>().is_ok();
+        let user = text.parse::<coupon_system::ids::UserId>().is_ok();
         assert_eq!([&coupons[0], &coupons[1]].map(|pattern| pattern.is_match(text)), [coupon; 2], "{text}");
         assert_eq!([&users[0], &users[1]].map(|pattern| pattern.is_match(text)), [user; 2], "{text}");
     }

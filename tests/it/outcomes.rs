@@ -3,11 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use coupon_system::coupon::CouponId;
 use coupon_system::dev::servers::{MongoOptions, MongoServer};
+use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::issuance::ledger::Inserted;
-use coupon_system::issuance::{Decision, IssuanceId, Outcome};
-use coupon_system::keys::PartitionId;
+use coupon_system::issuance::{Decision, Outcome};
 use futures::TryStreamExt;
 use futures::future::join_all;
 use mongodb::bson::{Binary, Bson, Document, doc, spec::BinarySubtype};

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use coupon_system::http::files;
+use coupon_system::runtime::fd_limit;
 use futures::future::join_all;
 use rustix::process::Signal;
 
@@ -53,7 +53,7 @@ async fn until_let_in(address: SocketAddr, user: String, deadline: Instant) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn some_are_turned_away_others_let_in_and_everyone_once_it_is_calm() {
-    files::raise_limit();
+    fd_limit::raise_limit();
     let system = System::start().await;
     let users = system.users("u", PEOPLE).await;
     let coupon = system.coupon("c", PEOPLE as u32, 1).await;

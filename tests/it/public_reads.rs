@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use coupon_system::coupon::{Change, CouponId};
+use coupon_system::coupon::Change;
+use coupon_system::ids::CouponId;
 use coupon_system::recovery;
 use futures::future::join_all;
 use mongodb::bson::{Document, doc};

@@ -2,9 +2,9 @@
 
 use coupon_system::access::action;
 use coupon_system::coupon::ended_before;
+use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::ledger::{Held, queries};
-use coupon_system::issuance::{Decision, IssuanceId, Outcome};
-use coupon_system::keys::PartitionId;
+use coupon_system::issuance::{Decision, Outcome};
 use coupon_system::redemption;
 use coupon_system::user::queries as users;
 use mongodb::bson::{Bson, Document, doc};

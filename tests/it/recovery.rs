@@ -129,7 +129,7 @@ async fn two_keepers_at_once_rebuild_once() {
     let system = System::start().await;
     let first = system.keys().epoch();
     system
-        .command::<redis::Value>(&["DEL", &coupon_system::keys::certificate(system.partition().id())])
+        .command::<redis::Value>(&["DEL", &coupon_system::redis::keys::certificate(system.partition().id())])
         .await;
     let (one, two) = (system.backends.keeper(), system.backends.keeper());
     let (one, two) = tokio::join!(one.ensure(), two.ensure());
@@ -163,9 +163,8 @@ async fn a_coupon_that_is_loaded_is_not_loaded_over() {
 async fn while_nothing_is_certified_every_answer_is_503_and_says_when_to_come_back() {
     // Without the keeper of an API, so that nobody recovers meanwhile.
     let (redis, _folder) = crate::helpers::redis().await;
-    let partition =
-        coupon_system::partition::Partition::new(coupon_system::keys::PartitionId::ONE, &redis.url())
-            .expect("a URL");
+    let partition = coupon_system::redis::Partition::new(coupon_system::ids::PartitionId::ONE, &redis.url())
+        .expect("a URL");
     let refused = stock::read(&partition, &["c".parse().expect("an id")]).await;
     assert!(matches!(refused, Err(Failure::Uncertified)), "{refused:?}");
     let problem = coupon_system::http::Problem::from(Failure::Uncertified);
@@ -184,7 +183,7 @@ async fn a_recoverer_that_slept_cannot_delete_what_its_successor_built() {
     let forgotten: Vec<String> = forget
         .key(keys.certificate())
         .key(keys.in_flight())
-        .arg(coupon_system::recovery::Epoch::new().to_string())
+        .arg(coupon_system::redis::Epoch::new().to_string())
         .invoke_async(&mut system.partition().connection())
         .await
         .expect("an answer");
@@ -199,7 +198,12 @@ async fn a_missing_group_is_rebuilt_and_what_was_accepted_is_decided() {
     let id = system.accepted("u0", &coupon).await;
     system.worker();
     system
-        .command::<redis::Value>(&["XGROUP", "DESTROY", &system.keys().stream(), coupon_system::keys::GROUP])
+        .command::<redis::Value>(&[
+            "XGROUP",
+            "DESTROY",
+            &system.keys().stream(),
+            coupon_system::redis::keys::GROUP,
+        ])
         .await;
     let late = system.accepted("u1", &coupon).await;
     for id in [id, late] {
@@ -215,7 +219,7 @@ async fn a_missing_group_is_rebuilt_and_what_was_accepted_is_decided() {
 #[tokio::test]
 async fn while_somebody_else_recovers_a_keeper_asks_at_a_measured_pace() {
     let system = System::start().await;
-    let certificate = coupon_system::keys::certificate(system.partition().id());
+    let certificate = coupon_system::redis::keys::certificate(system.partition().id());
     // Somebody holds the lease, and is slow.
     let leases = system.backends.database.collection::<mongodb::bson::Document>("recovery");
     let held = mongodb::bson::doc! {"$set": {"holder": "slow", "until": mongodb::bson::DateTime::from_millis(at(14).as_millisecond())}};

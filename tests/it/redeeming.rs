@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use coupon_system::coupon::{Coupon, CouponId, Validity};
+use coupon_system::coupon::{Coupon, Validity};
+use coupon_system::ids::CouponId;
 use futures::future::join_all;
 use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};

@@ -1,6 +1,7 @@
 //! The same request, repeated at every moment of its life.
 
-use coupon_system::issuance::{Decision, IssuanceId, Outcome, Reason};
+use coupon_system::ids::IssuanceId;
+use coupon_system::issuance::{Decision, Outcome, Reason};
 use serde_json::json;
 
 use crate::helpers::{System, at};

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use coupon_system::audit::{self, Kind};
-use coupon_system::coupon::{Change, Changed, CouponId, Restock, Units};
-use coupon_system::keys::EpochKeys;
+use coupon_system::audit::Kind;
+use coupon_system::coupon::{Change, Changed, Restock, Units};
+use coupon_system::ids::CouponId;
 use coupon_system::queue::dead;
-use coupon_system::recovery;
+use coupon_system::redis::keys::EpochKeys;
 use coupon_system::worker::Decided;
+use coupon_system::{audit, recovery};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -140,7 +141,7 @@ async fn a_loader_that_slept_cannot_bring_back_what_was_before_the_retirement() 
     assert_eq!(retire(&system).await, std::slice::from_ref(&coupon));
 
     let load = include_str!("../../src/recovery/load.lua")
-        .replace("--@certificate\n", include_str!("../../src/recovery/certificate.lua"));
+        .replace("--@certificate\n", include_str!("../../src/redis/lua/certificate.lua"));
     let (holders, free) = keys.staging("slept");
     let answer: Vec<String> = redis::Script::new(&load)
         .key(keys.certificate())

@@ -3,9 +3,8 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use coupon_system::coupon::CouponId;
-use coupon_system::issuance::{Decision, IssuanceId, Outcome};
-use coupon_system::keys::PartitionId;
+use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
+use coupon_system::issuance::{Decision, Outcome};
 use mongodb::bson::{Document, doc};
 use rustix::process::Signal;
 use serde_json::Value;

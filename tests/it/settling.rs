@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::ledger::Inserted;
 use coupon_system::issuance::settle::{Settled, settle};
-use coupon_system::issuance::{IssuanceId, Outcome, Reason};
-use coupon_system::keys::PartitionId;
+use coupon_system::issuance::{Outcome, Reason};
 use coupon_system::queue::Entry;
 use futures::future::join_all;
 use tokio::sync::Barrier;

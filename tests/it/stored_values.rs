@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use coupon_system::audit::{self, Kind, Settling};
+use coupon_system::audit::{Kind, Settling};
+use coupon_system::ids::PartitionId;
 use coupon_system::issuance::reserve::Reserved;
-use coupon_system::keys::PartitionId;
-use coupon_system::partition::Partition;
 use coupon_system::queue::{Read, Reader, Which, claim, dead};
-use coupon_system::recovery::{self, Keeper, Loaded};
+use coupon_system::recovery::{Keeper, Loaded};
+use coupon_system::redis::Partition;
 use coupon_system::service::ServiceStore;
+use coupon_system::{audit, recovery};
 use mongodb::bson::{Document, doc};
 use tokio_util::sync::CancellationToken;
 

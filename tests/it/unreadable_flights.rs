@@ -2,11 +2,11 @@
 //! that is lost too, it is never answered with 404: it is a dead letter until an operator discards it.
 
 use coupon_system::audit::Kind;
-use coupon_system::coupon::CouponId;
-use coupon_system::issuance::{Decision, IssuanceId, Outcome};
-use coupon_system::keys::{PartitionId, damaged};
+use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
+use coupon_system::issuance::{Decision, Outcome};
 use coupon_system::queue::{dead, figures};
 use coupon_system::recovery::{How, Kept, Recovered, unwatched};
+use coupon_system::redis::keys::damaged;
 use tokio_util::sync::CancellationToken;
 
 use crate::helpers::{Answer, System, at, eventually, issued_to, recovered};

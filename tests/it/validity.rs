@@ -1,6 +1,7 @@
 //! How long held coupons are valid: never over before they are issued, and counted by the coupon's calendar.
 
-use coupon_system::coupon::{Coupon, CouponId, Validity, Zone};
+use coupon_system::coupon::{Coupon, Validity, Zone};
+use coupon_system::ids::CouponId;
 use jiff::Timestamp;
 use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use coupon_system::ids::IssuanceId;
 use coupon_system::issuance::settle::{Settlement, settle};
-use coupon_system::issuance::{Decision, IssuanceId, Outcome, Reason};
+use coupon_system::issuance::{Decision, Outcome, Reason};
 use coupon_system::queue::{Entry, dead};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;

@@ -1,9 +1,9 @@
 //! Workers that die, sleep, lose sight of entries, or meet one that nobody can decide.
 
-use coupon_system::coupon::CouponId;
-use coupon_system::issuance::IssuanceId;
-use coupon_system::keys::GROUP;
-use coupon_system::queue::{self, DEAD_LETTER_CONSUMER, Read, Reader, Which, dead, registry};
+use coupon_system::ids::{CouponId, IssuanceId};
+use coupon_system::queue;
+use coupon_system::queue::{DEAD_LETTER_CONSUMER, Read, Reader, Which, dead, registry};
+use coupon_system::redis::keys::GROUP;
 
 use crate::helpers::{System, eventually};
 

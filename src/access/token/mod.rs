@@ -27,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 pub use algorithm::SignedWith;
 use keys::Keys;
 
+use crate::ids::UserId;
 use crate::metrics;
-use crate::user::UserId;
 
 /// Clocks may differ by this: a token is taken for so long after its `exp`, and before its `nbf`.
 pub const LEEWAY: Duration = Duration::from_secs(30);
@@ -49,7 +49,7 @@ pub struct TokenSettings {
     pub remembered: usize,
 }
 
-crate::config::never_shown!(TokenSettings);
+crate::text::never_shown!(TokenSettings);
 
 /// Why a token is refused: for the log. It repeats nothing of the token but what it names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

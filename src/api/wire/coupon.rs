@@ -5,10 +5,12 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::coupon::{self, CouponId, MAX_PER_USER, MAX_TOTAL, Units, Validity, Zone};
-use crate::http::Problem;
-use crate::http::fields::{self, Fields};
+use crate::coupon;
+use crate::coupon::{MAX_PER_USER, MAX_TOTAL, Units, Validity, Zone};
+use crate::http::fields::Fields;
 use crate::http::problem::FieldError;
+use crate::http::{Problem, fields};
+use crate::ids::CouponId;
 
 /// Amounts of money are whole numbers of the currency's minor unit (ISO 4217), at most this.
 const AMOUNT_MAX: u64 = 1_000_000_000_000;

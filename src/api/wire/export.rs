@@ -7,9 +7,9 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::user_coupon::UserCoupon;
-use crate::coupon::CouponId;
+use crate::failure::Unreadable;
 use crate::http::accept::prefers;
-use crate::issuance::ledger::Unreadable;
+use crate::ids::CouponId;
 
 /// How an export is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]

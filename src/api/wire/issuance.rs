@@ -7,12 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::coupon::CouponId;
-use crate::http::fields::{self, Fields};
-use crate::http::request;
-use crate::http::{Code, Problem};
-use crate::issuance::{IssuanceId, Reason};
-use crate::user::UserId;
+use crate::http::fields::Fields;
+use crate::http::{Code, Problem, fields, request};
+use crate::ids::{CouponId, IssuanceId, UserId};
+use crate::issuance::Reason;
 
 /// One accepted request and what became of it.
 #[derive(Debug, Serialize, ToSchema)]

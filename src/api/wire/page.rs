@@ -60,7 +60,7 @@ fn decode<Id: std::str::FromStr>(text: &str) -> Option<(Timestamp, Id)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coupon::CouponId;
+    use crate::ids::CouponId;
 
     #[test]
     fn a_cursor_leads_back_to_its_item_and_nonsense_nowhere() {

@@ -6,9 +6,10 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::user_coupon::UserCoupon;
-use crate::http::Problem;
-use crate::http::fields::{self, Fields};
-use crate::user::{self, UserId};
+use crate::http::fields::Fields;
+use crate::http::{Problem, fields};
+use crate::ids::UserId;
+use crate::user;
 
 const NAME_MAX: usize = 100;
 /// At `/users/random` is a route of its own: a user of this name could be neither looked at nor deleted.

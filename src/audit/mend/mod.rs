@@ -9,12 +9,12 @@ use super::adopt::{Adopted, CALLS_MAX, UNITS_A_CALL, adopt};
 use super::finding::{Finding, Kind};
 use super::{Auditor, Stop};
 use crate::Failure;
-use crate::coupon::CouponId;
+use crate::ids::{CouponId, IssuanceId};
+use crate::issuance::Outcome;
 use crate::issuance::lookup::read_in_flight;
 use crate::issuance::reassign::{Reassigned, reassign};
-use crate::issuance::{IssuanceId, Outcome};
-use crate::keys::{EpochKeys, GROUP};
-use crate::partition::{Call, Under, script};
+use crate::redis::keys::{EpochKeys, GROUP};
+use crate::redis::{Call, EpochBound, script};
 
 macro_rules! scripts {
     ($($name:ident $file:literal;)*) => {
@@ -60,7 +60,7 @@ impl<'a> Repair<'a> {
         keys: &EpochKeys,
         coupon: &'a CouponId,
     ) -> Result<Option<Repair<'a>>, Stop> {
-        let repair = Repair { auditor, keys: keys.clone(), coupon, token: crate::random_id() };
+        let repair = Repair { auditor, keys: keys.clone(), coupon, token: crate::ids::random_id() };
         let begun = repair
             .call(&BEGIN, |keys, call| {
                 call.key(keys.coupon(coupon)).arg(&repair.token);
@@ -137,7 +137,7 @@ impl<'a> Repair<'a> {
     /// Gives units back that are nowhere.
     async fn release(&mut self, serials: &[u32]) -> Result<Mended, Stop> {
         for chunk in serials.chunks(UNITS_A_CALL as usize) {
-            let next = crate::random_id();
+            let next = crate::ids::random_id();
             let done = self.call(&RELEASE, |keys, call| {
                 call.key(keys.coupon(self.coupon)).key(keys.free(self.coupon));
                 call.arg(&self.token).arg(&next);
@@ -219,9 +219,9 @@ async fn call(
     script: &Script,
     build: impl Fn(&EpochKeys, &mut Call),
 ) -> Result<String, Stop> {
-    match auditor.partition.call_under(keys, script, "mend the accounts", build).await? {
-        Under::Epoch(mut reply) => reply.text().map_err(Stop::Failed),
-        Under::AnotherEpoch => Err(Stop::AnotherEpoch),
+    match auditor.partition.call_in_epoch(keys, script, "mend the accounts", build).await? {
+        EpochBound::Epoch(mut reply) => reply.text().map_err(Stop::Failed),
+        EpochBound::AnotherEpoch => Err(Stop::AnotherEpoch),
     }
 }
 

@@ -11,17 +11,18 @@ use clap::{ArgAction, Args};
 use self::progress::Progress;
 use self::tables::tables;
 use super::client::{API_URL_FLAG, ApiUrl, Confidential, TOKEN_FLAG, Token, print};
-use crate::boot::{Fault, SetUpError};
-use crate::coupon::{CouponId, MAX_TOTAL};
-use crate::http::files;
+use crate::coupon::MAX_TOTAL;
+use crate::failure::{Fault, SetUpError};
+use crate::ids::CouponId;
 use crate::issuance::Ledger;
-use crate::load::arrivals::Shape;
-use crate::load::expect::Expectation;
-use crate::load::people::{Follow, Retry};
-use crate::load::report::Report;
-use crate::load::rush::{self, Settings};
-use crate::load::verdict;
-use crate::{mongo, shutdown};
+use crate::mongo;
+use crate::runtime::{fd_limit, shutdown};
+use crate::rush::arrivals::Shape;
+use crate::rush::expect::Expectation;
+use crate::rush::people::{Follow, Retry};
+use crate::rush::report::Report;
+use crate::rush::run::Settings;
+use crate::rush::{run, verdict};
 
 const DURATION_SECONDS: f64 = 10.0;
 const USERS: u64 = 10_000;
@@ -175,7 +176,7 @@ fn share(text: &str) -> Result<f64, String> {
 
 fn prefix(text: &str) -> Result<String, String> {
     // As long as the largest number may be.
-    format!("{text}{USERS_MAX}").parse::<crate::user::UserId>().map(|_| text.to_owned())
+    format!("{text}{USERS_MAX}").parse::<crate::ids::UserId>().map(|_| text.to_owned())
 }
 
 impl Rush {
@@ -188,10 +189,10 @@ impl Rush {
                 SetUpError(vec![format!("cannot write {} (--report): {error}", path.display())])
             })?;
         }
-        files::raise_limit();
+        fd_limit::raise_limit();
         let stop = shutdown::on_signal()?;
         let progress = Progress::new(&settings);
-        let measured = rush::run(&settings, &stop, &|phase, seen| progress.tell(phase, seen)).await?;
+        let measured = run::run(&settings, &stop, &|phase, seen| progress.tell(phase, seen)).await?;
         let users_max = usize::try_from(self.verify).unwrap_or(usize::MAX);
         let verdict = verdict::judge(&settings, &measured, users_max, ledger.as_ref()).await;
         progress.end();

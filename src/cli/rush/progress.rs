@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use console::Term;
 
 use crate::cli::table::fit;
-use crate::load::people::People;
-use crate::load::rush::{Phase, Settings};
-use crate::load::sample::Sample;
+use crate::rush::people::People;
+use crate::rush::run::{Phase, Settings};
+use crate::rush::sample::Sample;
 
 /// Where progress goes to no terminal, a line in this time.
 const LINE_EVERY: Duration = Duration::from_secs(2);

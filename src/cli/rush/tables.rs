@@ -1,7 +1,7 @@
 //! The report of a rush for people.
 
 use crate::cli::table::{details, number, sentence, table, words};
-use crate::load::report::{Percentiles, Report};
+use crate::rush::report::{Percentiles, Report};
 
 /// A report for people.
 pub(super) fn tables(report: &Report) -> String {

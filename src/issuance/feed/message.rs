@@ -14,7 +14,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 
 use crate::issuance::{Decision, Outcome};
-use crate::recovery::Epoch;
+use crate::redis::Epoch;
 
 /// The announcement of a decision.
 pub(in crate::issuance) fn write(decision: &Decision) -> String {
@@ -94,8 +94,8 @@ fn number<T: FromStr>(text: &str) -> Result<T, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::issuance::{IssuanceId, Reason};
-    use crate::keys::PartitionId;
+    use crate::ids::{IssuanceId, PartitionId};
+    use crate::issuance::Reason;
 
     fn decision(outcome: Outcome) -> Decision {
         Decision {

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::lookup::Found;
 use super::{IssuanceId, Lookup};
 use crate::Failure;
-use crate::partition::Partition;
+use crate::redis::Partition;
 pub use look::LOOK_EVERY;
 use waiters::Waiters;
 pub use waiters::{WAITERS_MAX, Waiter};

@@ -15,8 +15,8 @@ use tokio::time::timeout;
 use super::Feed;
 use super::message::{self, Heard};
 use crate::Failure;
-use crate::backoff::Backoff;
 use crate::issuance::lookup::Found;
+use crate::runtime::backoff::Backoff;
 
 /// Pauses between attempts to connect.
 const RETRY_FIRST: Duration = Duration::from_millis(50);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::issuance::IssuanceId;
+use crate::ids::IssuanceId;
 use crate::issuance::lookup::Found;
 
 /// Waiters at once. One more is not held: it is answered with the present state.
@@ -130,8 +130,8 @@ impl Drop for Waiter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::PartitionId;
     use crate::issuance::feed::message;
-    use crate::keys::PartitionId;
 
     #[test]
     fn places_are_bounded_and_given_back() {

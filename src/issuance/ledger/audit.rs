@@ -7,10 +7,10 @@ use mongodb::Cursor;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::options::{FindOptions, Hint};
 
-use super::record::{HeldRecord, ISSUED, IdRecord, Record, Shape, Unreadable, read, uuid};
+use super::record::{HeldRecord, ISSUED, IdRecord, Record, Shape, read, uuid};
 use super::{Decision, Held, Ledger, PAGE, queries, readable};
-use crate::coupon::CouponId;
-use crate::issuance::IssuanceId;
+use crate::failure::Unreadable;
+use crate::ids::{CouponId, IssuanceId};
 use crate::{Failure, mongo};
 
 /// Every issued record of one coupon, all of one user's in a row. It leaves none out, whatever a record's

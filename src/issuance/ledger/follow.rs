@@ -15,11 +15,12 @@ use mongodb::change_stream::event::{ChangeStreamEvent, OperationType, ResumeToke
 use mongodb::error::ErrorKind;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::record::{Unreadable, decision_of};
+use super::record::decision_of;
 use super::{IssuanceId, Ledger};
-use crate::damage::damaged;
+use crate::failure::Unreadable;
+use crate::ids::PartitionId;
 use crate::issuance::Decision;
-use crate::keys::PartitionId;
+use crate::runtime::damage::damaged;
 use crate::{Failure, mongo};
 
 /// How long MongoDB waits for the next decision before it says that there is none now. Somebody who

@@ -26,14 +26,14 @@ use mongodb::options::{FindOptions, ReadConcern};
 use mongodb::{Collection, Database};
 
 use super::{Decision, IssuanceId};
-use crate::Failure;
-use crate::coupon::{CouponId, MAX_TOTAL};
-use crate::damage::damaged;
+use crate::coupon::MAX_TOTAL;
+use crate::failure::Unreadable;
+use crate::ids::{CouponId, UserId};
 use crate::mongo::{LINEARIZABLE_MAX, Unwritten};
-use crate::user::{UserId, UserStore};
-use crate::{metrics, mongo};
+use crate::runtime::damage::damaged;
+use crate::user::UserStore;
+use crate::{Failure, metrics, mongo};
 pub use audit::IssuedRecords;
-pub use record::Unreadable;
 use record::{HeldRecord, IdRecord, REJECTED, Record, Shape, read};
 pub(crate) use record::{ISSUED, decision_of, fields, uuid};
 

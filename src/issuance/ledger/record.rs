@@ -8,9 +8,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Held;
-use crate::issuance::{Decision, IssuanceId, Outcome};
+use crate::failure::Unreadable;
+use crate::ids::IssuanceId;
+use crate::issuance::{Decision, Outcome};
 use crate::mongo::{from_bson_time, to_bson_time};
-use crate::user::UserId;
 
 pub(crate) const ISSUED: &str = "issued";
 pub(super) const REJECTED: &str = "rejected";
@@ -39,22 +40,6 @@ pub(super) struct Record {
 
 pub(crate) fn uuid(id: IssuanceId) -> Uuid {
     Uuid::from_bytes(*id.as_bytes())
-}
-
-/// A document of the ledger that this version cannot read. It counts as decided: whoever wrote it was
-/// first, and nobody can decide its issuance again.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the record {record} of the ledger cannot be read: {why}")]
-pub struct Unreadable {
-    /// Its `_id`, as text.
-    pub record: String,
-    /// The issuance, if the `_id` is one.
-    pub id: Option<IssuanceId>,
-    /// Whose it is, if it says so.
-    pub user: Option<UserId>,
-    /// The unit that it holds, if it is issued and names one.
-    pub unit: Option<u32>,
-    pub why: String,
 }
 
 impl Unreadable {
@@ -248,7 +233,7 @@ mod tests {
     use mongodb::bson::RawDocumentBuf;
 
     use super::*;
-    use crate::keys::PartitionId;
+    use crate::ids::PartitionId;
 
     fn issued(id: IssuanceId) -> Document {
         doc! {

@@ -9,14 +9,14 @@ use mongodb::bson::{Bson, Document, Uuid, doc};
 use mongodb::options::FindOptions;
 use serde::Deserialize;
 
-use super::record::{HeldRecord, ISSUED, IdRecord, REJECTED, Shape, Unreadable, issuance};
+use super::record::{HeldRecord, ISSUED, IdRecord, REJECTED, Shape, issuance};
 use super::{Held, Ledger, readable};
-use crate::Failure;
 use crate::access::Caller;
-use crate::coupon::CouponId;
-use crate::issuance::IssuanceId;
-use crate::mongo::{self, to_bson_time};
-use crate::user::{Deletion, UserId, UserStore};
+use crate::failure::Unreadable;
+use crate::ids::{CouponId, IssuanceId, UserId};
+use crate::mongo::to_bson_time;
+use crate::user::{Deletion, UserStore};
+use crate::{Failure, mongo};
 
 /// Users in one question.
 const USERS_ASKED_MAX: usize = 1_000;

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use coupon_system::boot;
 use coupon_system::config::{MongoConfig, RedisConfig};
-use coupon_system::issuance::IssuanceId;
+use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::reserve::{Request, Reserved, reserve};
-use coupon_system::keys::{EpochKeys, PartitionId, certificate};
+use coupon_system::process;
 use coupon_system::recovery::Durability;
+use coupon_system::redis::keys::{EpochKeys, certificate};
 use mongodb::Collection;
 use mongodb::bson::{DateTime, Document, Uuid, doc};
 
@@ -244,7 +244,7 @@ async fn reserve_as(
     let redis = RedisConfig { redis_url: stack.redis_url(), redis_durability: Durability::Always };
     let mongodb =
         MongoConfig { mongodb_uri: stack.mongodb_uri(), mongodb_database: stack.database.name().into() };
-    let backends = boot::connect(&redis, &mongodb).await?;
+    let backends = process::connect(&redis, &mongodb).await?;
     let request = Request {
         id,
         coupon: coupon.parse().map_err(anyhow::Error::msg)?,

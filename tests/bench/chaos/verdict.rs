@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use coupon_system::issuance::IssuanceId;
-use coupon_system::keys::{EpochKeys, PartitionId, certificate};
+use coupon_system::ids::{IssuanceId, PartitionId};
+use coupon_system::redis::keys::{EpochKeys, certificate};
 use futures::TryStreamExt;
 use mongodb::Collection;
 use mongodb::bson::{Document, Uuid, doc};

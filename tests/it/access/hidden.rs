@@ -6,8 +6,7 @@ use serde_json::{Value, json};
 
 use super::{closed, token};
 use crate::helpers::{Answer, System};
-use coupon_system::issuance::IssuanceId;
-use coupon_system::keys::PartitionId;
+use coupon_system::ids::{IssuanceId, PartitionId};
 
 /// Who waits for a queued issuance is held for longer.
 const WAITED: Duration = Duration::from_secs(25);

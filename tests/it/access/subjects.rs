@@ -1,7 +1,7 @@
 //! Whom a token names, and why one is refused.
 
 use coupon_system::access::Role;
-use coupon_system::user::UserId;
+use coupon_system::ids::UserId;
 use serde_json::{Value, json};
 
 use super::{

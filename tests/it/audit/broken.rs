@@ -1,8 +1,8 @@
 //! Promises that somebody broke by hand: found and named, and left to a person.
 
 use coupon_system::audit::{Kind, Severity};
-use coupon_system::issuance::IssuanceId;
-use coupon_system::keys::{PartitionId, damaged};
+use coupon_system::ids::{IssuanceId, PartitionId};
+use coupon_system::redis::keys::damaged;
 use mongodb::bson::{Document, Uuid, doc};
 
 use super::Stage;

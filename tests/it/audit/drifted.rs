@@ -1,8 +1,8 @@
 //! Accounts that are wrong while every promise holds: found, and mended.
 
 use coupon_system::audit::Kind;
-use coupon_system::issuance::{IssuanceId, Outcome, Reason};
-use coupon_system::keys::PartitionId;
+use coupon_system::ids::{IssuanceId, PartitionId};
+use coupon_system::issuance::{Outcome, Reason};
 
 use super::Stage;
 
@@ -123,7 +123,7 @@ async fn two_repairs_at_once_give_a_leaked_unit_back_once() {
 /// Gives unit 9 back, as a repair with this token.
 async fn release(stage: &Stage, token: &str, next: &str) -> String {
     let source = include_str!("../../../src/audit/mend/release.lua");
-    let check = include_str!("../../../src/recovery/certificate.lua");
+    let check = include_str!("../../../src/redis/lua/certificate.lua");
     let script = redis::Script::new(&source.replace("--@certificate\n", check));
     let keys = stage.system.keys();
     let mut call = script.key(keys.certificate());

@@ -8,10 +8,9 @@ mod running;
 mod unreadable;
 
 use coupon_system::audit::{Finding, Kind, Report};
-use coupon_system::coupon::CouponId;
+use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::issuance::ledger::Inserted;
-use coupon_system::issuance::{Decision, IssuanceId, Outcome, Reason};
-use coupon_system::keys::PartitionId;
+use coupon_system::issuance::{Decision, Outcome, Reason};
 use coupon_system::queue::Entry;
 use redis::ToRedisArgs;
 

@@ -160,7 +160,7 @@ async fn a_late_insert_is_adopted_by_the_api_itself_and_nothing_else_is_mended_b
     let coupon = system.coupon("c", 9, 1).await;
     let other = system.coupon("other", 9, 1).await;
     let late = Decision {
-        id: coupon_system::issuance::IssuanceId::generate(system.partition().id()),
+        id: coupon_system::ids::IssuanceId::generate(system.partition().id()),
         coupon: coupon.clone(),
         user: "late".parse().expect("an id"),
         outcome: Outcome::Issued { serial: 4, nth: 1 },
@@ -189,7 +189,7 @@ async fn an_audit_without_a_certificate_fails_and_says_so() {
     let until = mongodb::bson::DateTime::from_millis(at(14).as_millisecond());
     let held = mongodb::bson::doc! {"$set": {"holder": "slow", "until": until}};
     leases.update_one(mongodb::bson::doc! {}, held).await.expect("it is held");
-    let certificate = coupon_system::keys::certificate(system.partition().id());
+    let certificate = coupon_system::redis::keys::certificate(system.partition().id());
     let closed: redis::RedisResult<i64> = redis::cmd("HSET")
         .arg(certificate)
         .arg(&["state", "closed"])

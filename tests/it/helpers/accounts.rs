@@ -1,7 +1,8 @@
 //! What must hold when everything is over.
 
 use coupon_system::audit::Settling;
-use coupon_system::coupon::{CouponId, Stock};
+use coupon_system::coupon::Stock;
+use coupon_system::ids::CouponId;
 use coupon_system::queue::dead;
 use coupon_system::recovery::is_certified;
 

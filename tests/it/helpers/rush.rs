@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use coupon_system::coupon::CouponId;
+use coupon_system::ids::CouponId;
 use futures::future::join_all;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;

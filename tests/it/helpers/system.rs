@@ -7,20 +7,22 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use coupon_system::access::key::Key;
 use coupon_system::access::{Kept, KeyStore, Role};
-use coupon_system::api;
 use coupon_system::audit::{Auditor, Report, Settling};
-use coupon_system::boot::{self, Backends};
 use coupon_system::config::ApiCommand;
-use coupon_system::coupon::{Coupon, CouponId, Created, Stock, Validity, Zone, stock};
+use coupon_system::config::Concurrency;
+use coupon_system::coupon::{Coupon, Created, Stock, Validity, Zone, stock};
 use coupon_system::dev::servers::RedisServer;
+use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reserve::{Request, Reserved, reserve};
-use coupon_system::issuance::{Decision, IssuanceId, Outcome};
-use coupon_system::keys::{EpochKeys, GROUP, PartitionId};
-use coupon_system::partition::Partition;
+use coupon_system::issuance::{Decision, Outcome};
+use coupon_system::process::Backends;
 use coupon_system::queue::{Entry, Read, Reader, Which};
+use coupon_system::redis::Partition;
+use coupon_system::redis::keys::{EpochKeys, GROUP};
 use coupon_system::user::User;
-use coupon_system::worker::{Decider, Pace, Worker};
+use coupon_system::worker::{Decider, Worker};
+use coupon_system::{api, process};
 use jiff::{SignedDuration, Timestamp};
 use mongodb::bson::doc;
 use tempfile::TempDir;
@@ -151,7 +153,7 @@ impl System {
             command.extend(["--audit-every", "0"]);
         }
         let command = ApiCommand::parse_from(command);
-        let backends = boot::connect(&command.redis, &command.mongodb).await.expect("the servers fit");
+        let backends = process::connect(&command.redis, &command.mongodb).await.expect("the servers fit");
         assert!(backends.keeper().ensure().await.expect("a first recovery"));
         let public = TcpListener::bind(command.api.listen).await.expect("a free port");
         let client = Client::new(public.local_addr().expect("an address"));
@@ -188,16 +190,16 @@ impl System {
 
     /// A worker that runs until the token is cancelled, or the test ends.
     pub fn worker(&self) -> CancellationToken {
-        self.worker_with(Pace { concurrency: 2, batch: 50 })
+        self.worker_with(Concurrency { batches: 2, batch_size: 50 })
     }
 
-    pub fn worker_with(&self, pace: Pace) -> CancellationToken {
+    pub fn worker_with(&self, concurrency: Concurrency) -> CancellationToken {
         let backends = &self.backends;
         let worker = Worker::new(
             Arc::clone(&backends.partition),
             backends.ledger.clone(),
             backends.coupons.clone(),
-            pace,
+            concurrency,
         );
         let stop = self.stop.child_token();
         tokio::spawn(worker.run(stop.clone()));

@@ -1,10 +1,11 @@
 //! A coupon with issuances at every point of their lives.
 
-use coupon_system::coupon::CouponId;
+use coupon_system::ids::{CouponId, IssuanceId};
 use coupon_system::issuance::settle::settle;
-use coupon_system::issuance::{Decision, IssuanceId, Outcome, Reason};
-use coupon_system::keys::GROUP;
-use coupon_system::queue::{self, DEAD_LETTER_CONSUMER, Entry, dead};
+use coupon_system::issuance::{Decision, Outcome, Reason};
+use coupon_system::queue;
+use coupon_system::queue::{DEAD_LETTER_CONSUMER, Entry, dead};
+use coupon_system::redis::keys::GROUP;
 
 use crate::helpers::{System, accounts_hold, at};
 

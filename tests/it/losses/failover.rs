@@ -1,15 +1,15 @@
 //! Failover: a replica takes the primary's place, perhaps without all that the primary acknowledged.
 
-use coupon_system::Failure;
 use coupon_system::coupon::stock;
 use coupon_system::dev::servers::{RedisOptions, RedisServer};
+use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::lookup::read_in_flight;
+use coupon_system::issuance::reassign;
 use coupon_system::issuance::reserve::{Request, reserve};
 use coupon_system::issuance::settle::settle;
-use coupon_system::issuance::{IssuanceId, reassign};
-use coupon_system::keys::PartitionId;
-use coupon_system::queue::{self, dead, registry};
-use coupon_system::recovery::{self, Lease};
+use coupon_system::queue::{dead, registry};
+use coupon_system::recovery::Lease;
+use coupon_system::{Failure, queue, recovery};
 use rand::RngExt;
 use redis::aio::MultiplexedConnection;
 

@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
-use coupon_system::keys::PartitionId;
-use coupon_system::partition::Partition;
+use coupon_system::ids::PartitionId;
 use coupon_system::recovery::{How, Keeper, Kept, Lease, Recovered, Step, Watch, is_certified, unwatched};
+use coupon_system::redis::Partition;
 use mongodb::bson::{DateTime, Document, doc};
 use redis::Value;
 use tokio::task::JoinHandle;

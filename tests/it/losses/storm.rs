@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use coupon_system::coupon::CouponId;
+use coupon_system::ids::CouponId;
 use futures::future::join_all;
 use tokio::process::Child;
 use tokio::task::JoinHandle;

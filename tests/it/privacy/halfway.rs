@@ -322,7 +322,7 @@ async fn a_user_whose_only_request_in_flight_is_for_a_coupon_that_is_not_loaded_
         assert_eq!(changed.expect("an answer").modified_count, 1);
     };
     total("three".into()).await;
-    system.command::<()>(&["DEL", &coupon_system::keys::certificate(system.partition().id())]).await;
+    system.command::<()>(&["DEL", &coupon_system::redis::keys::certificate(system.partition().id())]).await;
     recovered(&system).await;
     let users = &system.backends.users;
     let user = "left-out-0".parse().expect("an id");

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use coupon_system::issuance::{IssuanceId, Lookup};
-use coupon_system::keys::PartitionId;
+use coupon_system::ids::{IssuanceId, PartitionId};
+use coupon_system::issuance::Lookup;
 use coupon_system::privacy::{Erased, Eraser, Learner};
 use coupon_system::user::{Deletions, Marked, RegisteredUsers};
 use futures::TryStreamExt;

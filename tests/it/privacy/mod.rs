@@ -6,8 +6,9 @@ mod hearing;
 mod retaining;
 mod unguessable;
 
-use coupon_system::keys::{EpochKeys, PartitionId};
-use coupon_system::recovery::Epoch;
+use coupon_system::ids::PartitionId;
+use coupon_system::redis::Epoch;
+use coupon_system::redis::keys::EpochKeys;
 use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
 

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use coupon_system::issuance::{Decision, IssuanceId, Outcome, Reason};
-use coupon_system::keys::PartitionId;
+use coupon_system::ids::{IssuanceId, PartitionId};
+use coupon_system::issuance::{Decision, Outcome, Reason};
 use coupon_system::privacy::{Retained, Retention};
 
 use crate::helpers::{System, at};

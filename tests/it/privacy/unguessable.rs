@@ -1,7 +1,7 @@
 //! Whoever knows the name, the coupon and the key of somebody who was deleted finds nothing with them.
 
-use coupon_system::keys::PartitionId;
-use coupon_system::recovery::Epoch;
+use coupon_system::ids::PartitionId;
+use coupon_system::redis::Epoch;
 use mongodb::bson::{DateTime, Document, doc};
 use ring::hmac;
 use serde_json::json;

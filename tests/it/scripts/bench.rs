@@ -2,17 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use coupon_system::boot::{self, Backends};
 use coupon_system::config::{MongoConfig, RedisConfig};
-use coupon_system::coupon::{Coupon, CouponId, Created, Stock, stock};
+use coupon_system::coupon::{Coupon, Created, Stock, stock};
 use coupon_system::dev::servers::{Persistence, RedisOptions, RedisServer};
+use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
+use coupon_system::issuance::InFlight;
 use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reserve::{Request, Reserved, reserve};
-use coupon_system::issuance::{InFlight, IssuanceId};
-use coupon_system::keys::{EpochKeys, GROUP, PartitionId};
-use coupon_system::partition::Partition;
+use coupon_system::process;
+use coupon_system::process::Backends;
 use coupon_system::queue::{Entry, Read, Reader, Which};
 use coupon_system::recovery::{Durability, Loaded};
+use coupon_system::redis::Partition;
+use coupon_system::redis::keys::{EpochKeys, GROUP};
 use mongodb::bson::{Document, doc};
 use redis::FromRedisValue;
 use tempfile::TempDir;
@@ -39,7 +41,7 @@ impl Bench {
         let server = RedisServer::start(options).await.expect("redis-server starts");
         let redis = RedisConfig { redis_url: server.url(), redis_durability: Durability::None };
         let mongodb = MongoConfig { mongodb_uri: mongodb().await, mongodb_database: database() };
-        let backends = boot::connect(&redis, &mongodb).await.expect("the servers fit");
+        let backends = process::connect(&redis, &mongodb).await.expect("the servers fit");
         let bench = Bench { backends, redis, mongodb, _server: server, _folder: folder };
         bench.recover().await;
         bench
@@ -47,7 +49,7 @@ impl Bench {
 
     /// Another process on the same servers.
     pub async fn another_process(&self) -> Backends {
-        boot::connect(&self.redis, &self.mongodb).await.expect("the servers fit")
+        process::connect(&self.redis, &self.mongodb).await.expect("the servers fit")
     }
 
     async fn recover(&self) {

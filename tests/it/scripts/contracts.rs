@@ -4,15 +4,16 @@
 use std::collections::BTreeSet;
 
 use coupon_system::Failure;
-use coupon_system::coupon::{CouponId, Stock, stock};
+use coupon_system::coupon::{Stock, stock};
+use coupon_system::ids::{CouponId, IssuanceId};
 use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reassign::{Reassigned, reassign};
 use coupon_system::issuance::reserve::{KEYS_REMEMBERED, Request, Reserved, reserve};
 use coupon_system::issuance::settle::{Settled, Settlement, settle};
-use coupon_system::issuance::{Decision, IssuanceId, Outcome, Reason};
-use coupon_system::keys::{EpochKeys, certificate};
+use coupon_system::issuance::{Decision, Outcome, Reason};
 use coupon_system::queue::Entry;
 use coupon_system::recovery::{How, Kept, Loaded, Recovered, unwatched};
+use coupon_system::redis::keys::{EpochKeys, certificate};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 

@@ -8,12 +8,12 @@ mod contracts;
 mod model;
 mod operations;
 
-use coupon_system::coupon::CouponId;
+use coupon_system::ids::{CouponId, IssuanceId};
+use coupon_system::issuance::InFlight;
 use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reassign::{Reassigned, reassign};
 use coupon_system::issuance::reserve::{Queued, Request, Reserved, reserve};
 use coupon_system::issuance::settle::settle;
-use coupon_system::issuance::{InFlight, IssuanceId};
 use coupon_system::recovery::Loaded;
 use jiff::Timestamp;
 use proptest::test_runner::{Config, RngSeed, TestRunner};

@@ -5,14 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use coupon_system::coupon::{Coupon, CouponId, Stock, Validity, Zone};
+use coupon_system::coupon::{Coupon, Stock, Validity, Zone};
+use coupon_system::ids::{CouponId, IssuanceId, UserId};
 use coupon_system::issuance::reassign::Reassigned;
 use coupon_system::issuance::reserve::{Progress, Queued, Request, Reserved};
 use coupon_system::issuance::settle::{Settled, Settlement};
-use coupon_system::issuance::{Decision, InFlight, IssuanceId, KeyTag, Outcome, Reason};
+use coupon_system::issuance::{Decision, InFlight, KeyTag, Outcome, Reason};
 use coupon_system::queue::Entry;
 use coupon_system::recovery::Loaded;
-use coupon_system::user::UserId;
 use jiff::Timestamp;
 
 /// An entry that no stream has.

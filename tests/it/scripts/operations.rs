@@ -5,10 +5,9 @@
 //! model that it is applied to. So it means something after any others were left out, too, which
 //! makes for short failing examples.
 
-use coupon_system::coupon::CouponId;
+use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
+use coupon_system::issuance::KeyTag;
 use coupon_system::issuance::reserve::Request;
-use coupon_system::issuance::{IssuanceId, KeyTag};
-use coupon_system::keys::PartitionId;
 use jiff::Timestamp;
 use proptest::prelude::*;
 use proptest::sample::select;

@@ -1,0 +1,107 @@
+//! Queues and settled users, made by calling the scripts directly: no HTTP in between, and no worker.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::bed::{Bed, user};
+use crate::ids::{CouponId, IssuanceId, PartitionId};
+use crate::issuance::reserve::{Request, Reserved, reserve};
+use crate::issuance::settle::{Settlement, settle};
+use crate::issuance::{Decision, Outcome, settle};
+use crate::queue::{Entry, Read, Reader, Which};
+
+/// Calls at once, as the API has them.
+pub(super) const CALLS_AT_ONCE: usize = 2;
+/// Requests in one call at most, as the API has them.
+pub(super) const BATCH_MAX: u32 = 128;
+/// Entries in one read, as a worker's.
+const READ_MAX: usize = 500;
+/// Never met here.
+const BACKLOG_MAX: u64 = 1 << 40;
+
+/// What was reserved.
+pub(super) struct Queued {
+    pub ids: Vec<IssuanceId>,
+    /// What each call took.
+    pub calls: Vec<Duration>,
+}
+
+/// Reserves a unit for each of these users, so many in one call.
+pub(super) async fn queue(
+    bed: &Bed,
+    coupon: &CouponId,
+    users: Range<u32>,
+    batch: u32,
+) -> anyhow::Result<Queued> {
+    let partition = &bed.backends.partition;
+    let firsts = users.clone().step_by(batch as usize);
+    let answers: Vec<(Vec<IssuanceId>, Duration)> = stream::iter(firsts)
+        .map(async |first| {
+            let requests = (first..users.end.min(first + batch))
+                .map(|number| {
+                    let id = IssuanceId::generate(PartitionId::ONE);
+                    Ok(Request { id, coupon: coupon.clone(), user: user(number).parse()?, key: None })
+                })
+                .collect::<Result<Vec<_>, String>>()
+                .map_err(anyhow::Error::msg)?;
+            let called = Instant::now();
+            let answers = reserve(partition, &requests, BACKLOG_MAX).await?;
+            let took = called.elapsed();
+            if let Some(other) = answers.iter().find(|answer| !matches!(answer, Reserved::Accepted(_))) {
+                bail!("a reservation was not accepted: {other:?}");
+            }
+            Ok((requests.into_iter().map(|request| request.id).collect(), took))
+        })
+        .buffer_unordered(CALLS_AT_ONCE)
+        .try_collect()
+        .await?;
+    let (ids, calls): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
+    Ok(Queued { ids: ids.concat(), calls })
+}
+
+/// Reads so many entries as one worker would, and leaves them pending.
+pub(super) async fn deliver(bed: &Bed, count: u32) -> anyhow::Result<Vec<Entry>> {
+    let partition = &bed.backends.partition;
+    let mut reader = Reader::new(partition.client().clone(), format!("bench-{}", crate::ids::random_id()));
+    let mut entries = Vec::with_capacity(count as usize);
+    while entries.len() < count as usize {
+        let wanted = READ_MAX.min(count as usize - entries.len());
+        match reader.read(&partition.keys(), Which::New, wanted).await? {
+            Read::Entries(delivered) if !delivered.entries.is_empty() => entries.extend(delivered.entries),
+            Read::Entries(_) => bail!("{} entries of {count} are in the queue", entries.len()),
+            Read::NoGroup => bail!("the queue has no group"),
+        }
+    }
+    Ok(entries)
+}
+
+/// Tells Redis that they are all issued, as a worker would.
+pub(super) async fn settle_all(bed: &Bed, entries: Vec<Entry>) -> anyhow::Result<()> {
+    let partition = &bed.backends.partition;
+    let now = crate::mongo::now_in_milliseconds();
+    let settlements = entries
+        .into_iter()
+        .map(|entry| {
+            let serial = entry.serial.context("a fresh entry has a unit")?;
+            let decision = Decision {
+                id: entry.id,
+                coupon: entry.coupon,
+                user: entry.user,
+                outcome: Outcome::Issued { serial, nth: entry.nth },
+                accepted_at: entry.accepted_at,
+                decided_at: now,
+            };
+            Ok(Settlement { entry: entry.entry, decision, holds: Vec::new() })
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    for batch in settlements.chunks(settle::BATCH_MAX) {
+        let settled = settle(partition, &partition.keys(), batch).await?;
+        if settled.iter().any(|one| *one != settle::Settled::Now) {
+            bail!("an entry was not settled");
+        }
+    }
+    Ok(())
+}

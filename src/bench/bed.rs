@@ -1,0 +1,304 @@
+//! A test bed: a redis-server and a mongod of its own, empty and certified, and the system's programs
+//! on them. No bed inherits the caches, files and checkpoints of the one before.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail, ensure};
+use jiff::SignedDuration;
+use mongodb::bson::doc;
+use redis::InfoDict;
+
+use super::lab::Lab;
+use super::program::{Program, sibling};
+use crate::config::{MongoConfig, RedisConfig};
+use crate::coupon::{Coupon, Stock, Validity, Zone, stock};
+use crate::dev::servers::{MongoServer, Persistence, RedisOptions, RedisServer};
+use crate::ids::{CouponId, UserId};
+use crate::process::Backends;
+use crate::recovery::Durability;
+use crate::rush::api::Api;
+use crate::rush::connection::Connection;
+use crate::rush::target::Target;
+use crate::user::User;
+use crate::{mongo, process};
+
+/// Every bed has a mongod of its own.
+const DATABASE: &str = "bench";
+const REGISTERED_AGO: SignedDuration = SignedDuration::from_hours(1);
+/// Users in one insert.
+const REGISTER_BATCH: usize = 10_000;
+/// While nothing moves for so long, it is not going to.
+const STANDSTILL_MAX: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Memory is at rest when two looks, so far apart, see nearly the same.
+const REST_LOOK_EVERY: Duration = Duration::from_millis(200);
+const REST_LOOKS_MAX: usize = 20;
+const REST_BYTES: u64 = 16 * 1_024;
+const READY_MAX: Duration = Duration::from_secs(30);
+
+/// See the module's documentation.
+pub(super) struct Bed {
+    pub redis: RedisServer,
+    mongodb: MongoServer,
+    pub backends: Backends,
+    redis_config: RedisConfig,
+    mongodb_config: MongoConfig,
+    folder: PathBuf,
+}
+
+/// The name of the user with this number.
+pub(super) fn user(number: u32) -> String {
+    format!("{USER_PREFIX}{number}")
+}
+
+/// What users' names begin with.
+pub(super) const USER_PREFIX: &str = "user-";
+
+impl Bed {
+    /// Starts an empty one.
+    pub async fn make(lab: &Lab<'_>, persistence: Persistence) -> anyhow::Result<Self> {
+        let folder = lab.next_folder();
+        let redis = RedisOptions { persistence, ..RedisOptions::new(folder.join("redis")) };
+        let mongodb = lab.mongod(folder.join("mongodb"));
+        let (redis, mongodb) = tokio::try_join!(RedisServer::start(redis), MongoServer::start(mongodb))?;
+        let redis_durability = match persistence {
+            Persistence::FsyncAlways => Durability::Always,
+            _ => Durability::None,
+        };
+        let redis_config = RedisConfig { redis_url: redis.url(), redis_durability };
+        let mongodb_config = MongoConfig { mongodb_uri: mongodb.url(), mongodb_database: DATABASE.into() };
+        let backends = process::connect(&redis_config, &mongodb_config).await?;
+        if !backends.keeper().ensure().await? {
+            bail!("an empty Redis could not be certified");
+        }
+        Ok(Bed { redis, mongodb, backends, redis_config, mongodb_config, folder })
+    }
+
+    /// Takes it down, with its data.
+    pub async fn close(mut self) -> anyhow::Result<()> {
+        self.backends.database.client().clone().shutdown().immediate(true).await;
+        self.redis.kill().await?;
+        self.mongodb.kill().await?;
+        std::fs::remove_dir_all(&self.folder).context("cannot delete a folder of the bench")
+    }
+
+    /// Makes a coupon that is open, and loads it.
+    pub async fn coupon(&self, total: u32) -> anyhow::Result<CouponId> {
+        let now = crate::mongo::now_in_milliseconds();
+        let id: CouponId =
+            format!("bench-{}", crate::ids::random_id()).parse().map_err(anyhow::Error::msg)?;
+        let coupon = Coupon {
+            id: id.clone(),
+            name: "bench".into(),
+            total,
+            per_user: 1,
+            starts_at: now - SignedDuration::from_secs(1),
+            ends_at: now + SignedDuration::from_hours(24),
+            discount: None,
+            min_order_amount: None,
+            validity: Validity::Unlimited,
+            time_zone: Zone::UTC,
+            paused: false,
+            archived: false,
+            generation: 1,
+            created_at: now,
+        };
+        self.backends.coupons.insert(&coupon).await?;
+        self.backends.loader().load(&id).await?;
+        Ok(id)
+    }
+
+    /// Registers the users with the numbers 0 to `count`: long ago, so that an API reads them ahead when it
+    /// starts, and never again.
+    pub async fn register(&self, count: u32) -> anyhow::Result<()> {
+        let created_at = crate::mongo::now_in_milliseconds() - REGISTERED_AGO;
+        let users: Vec<User> = (0..count)
+            .map(|number| {
+                let id: UserId = user(number).parse()?;
+                Ok(User { name: id.to_string(), id, created_at })
+            })
+            .collect::<Result<_, String>>()
+            .map_err(anyhow::Error::msg)?;
+        for users in users.chunks(REGISTER_BATCH) {
+            self.backends.users.insert(users).await?;
+        }
+        Ok(())
+    }
+
+    /// Its folder, with the data of the servers.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Of mongod.
+    pub fn mongodb_pid(&self) -> anyhow::Result<u32> {
+        self.mongodb.pid().context("mongod has ended")
+    }
+
+    fn backing(&self) -> Vec<&str> {
+        let durability = match self.redis_config.redis_durability {
+            Durability::Always => "always",
+            Durability::Everysec => "everysec",
+            Durability::None => "none",
+        };
+        let MongoConfig { mongodb_uri, mongodb_database } = &self.mongodb_config;
+        vec![
+            "--redis-url",
+            &self.redis_config.redis_url,
+            "--redis-durability",
+            durability,
+            "--mongodb-uri",
+            mongodb_uri,
+            "--mongodb-database",
+            mongodb_database,
+            "--log-format",
+            "json",
+        ]
+    }
+
+    /// Starts an API process, with the settings of production, and waits until it is ready.
+    pub async fn api(&self) -> anyhow::Result<Program> {
+        self.api_with(&["--open"]).await
+    }
+
+    /// The same, for the users 0 to `count`, whom it has read ahead: as those of a campaign when it opens.
+    pub async fn api_with_users(&self, count: u32) -> anyhow::Result<Program> {
+        self.register(count).await?;
+        let api = self.api().await?;
+        remembers(&api, count).await?;
+        Ok(api)
+    }
+
+    /// The same as [`Bed::api`] with more flags, which say whom it lets in.
+    pub async fn api_with(&self, flags: &[&str]) -> anyhow::Result<Program> {
+        let mut arguments = self.backing();
+        arguments.extend(["--listen", "127.0.0.1:0"]);
+        arguments.extend(flags);
+        let program = Program::start(&sibling("coupon-api")?, &arguments).await?;
+        ready(&program).await?;
+        Ok(program)
+    }
+
+    /// Starts a worker process, with the settings of production. It drains at once.
+    pub async fn worker(&self) -> anyhow::Result<Program> {
+        let mut arguments = self.backing();
+        arguments.extend(["--metrics-listen", "127.0.0.1:0"]);
+        Program::start(&sibling("coupon-worker")?, &arguments).await
+    }
+
+    /// The coupon's stock now.
+    pub async fn stock(&self, coupon: &CouponId) -> anyhow::Result<Stock> {
+        let (_, stocks) = stock::read(&self.backends.partition, std::slice::from_ref(coupon)).await?;
+        stocks.into_iter().next().transpose()?.flatten().context("the coupon is not loaded")
+    }
+
+    /// Waits until so many units are issued, and none is reserved. Returns how many were when some were
+    /// seen for the first time, and how long it took from then.
+    pub async fn drained(&self, coupon: &CouponId, issued: u32) -> anyhow::Result<(u32, Duration)> {
+        let mut first = None;
+        let mut last = (0, Instant::now());
+        loop {
+            let stock = self.stock(coupon).await?;
+            if stock.issued > 0 && first.is_none() {
+                first = Some((stock.issued, Instant::now()));
+            }
+            if stock.issued >= issued && stock.reserved == 0 {
+                let (seen, at) = first.unwrap_or((issued, Instant::now()));
+                return Ok((seen, at.elapsed()));
+            }
+            if stock.issued != last.0 {
+                last = (stock.issued, Instant::now());
+            }
+            if last.1.elapsed() > STANDSTILL_MAX {
+                bail!("the drain stands still: {stock:?}");
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Starts a worker, lets it drain, and ends it. MongoDB has then written to its files what it will have
+    /// to: nothing of it is left to be done beside what is measured next.
+    pub async fn drain(&self, coupon: &CouponId, issued: u32) -> anyhow::Result<()> {
+        let worker = self.worker().await?;
+        self.drained(coupon, issued).await?;
+        worker.stop().await?;
+        let admin = self.backends.database.client().database("admin");
+        mongo::run("write a checkpoint", async move { admin.run_command(doc! {"fsync": 1}).await }).await?;
+        Ok(())
+    }
+
+    async fn info(&self, section: &str) -> anyhow::Result<InfoDict> {
+        let mut connection = self.backends.partition.connection();
+        redis::cmd("INFO")
+            .arg(section)
+            .query_async(&mut connection)
+            .await
+            .context("Redis tells nothing of itself")
+    }
+
+    /// The processor time, in microseconds, of Redis's main thread, which runs all scripts.
+    pub async fn redis_cpu_us(&self) -> anyhow::Result<f64> {
+        let info = self.info("cpu").await?;
+        let seconds = |name: &str| info.get::<f64>(name);
+        let main = seconds("used_cpu_user_main_thread").zip(seconds("used_cpu_sys_main_thread"));
+        let (user, system) = main
+            .or_else(|| seconds("used_cpu_user").zip(seconds("used_cpu_sys")))
+            .context("Redis does not tell its processor time")?;
+        Ok((user + system) * 1e6)
+    }
+
+    /// The memory, in bytes, that Redis uses when it has come to rest.
+    pub async fn redis_bytes(&self) -> anyhow::Result<u64> {
+        let mut last = 0;
+        for _ in 0..REST_LOOKS_MAX {
+            let used: u64 =
+                self.info("memory").await?.get("used_memory").context("Redis tells no used_memory")?;
+            if used.abs_diff(last) <= REST_BYTES {
+                break;
+            }
+            last = used;
+            tokio::time::sleep(REST_LOOK_EVERY).await;
+        }
+        Ok(last)
+    }
+}
+
+/// Waits until an API remembers so many users.
+async fn remembers(program: &Program, users: u32) -> anyhow::Result<()> {
+    let target = Arc::new(Target::new(&program.url()).map_err(anyhow::Error::msg)?);
+    let mut request = Vec::new();
+    target.write("GET", "/metrics", "", b"", &mut request);
+    let mut connection = Connection::new(target);
+    let started = Instant::now();
+    loop {
+        let answer = connection.exchange(&request, READY_MAX).await.map_err(|fault| anyhow!("{fault}"))?;
+        let remembered = std::str::from_utf8(answer.body)?
+            .lines()
+            .find_map(|line| line.strip_prefix("coupon_cache_entries{cache=\"users\"} "))
+            .and_then(|number| number.parse().ok())
+            .unwrap_or(0);
+        if remembered >= users {
+            return Ok(());
+        }
+        ensure!(started.elapsed() < READY_MAX, "{remembered} of {users} users are remembered");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Waits until a program says that it is ready.
+async fn ready(program: &Program) -> anyhow::Result<()> {
+    let target = Target::new(&program.url()).map_err(anyhow::Error::msg)?;
+    let mut api = Api::new(Arc::new(target));
+    let started = Instant::now();
+    loop {
+        match api.look("/readyz", READY_MAX).await {
+            Ok((200, _)) => return Ok(()),
+            answer if started.elapsed() > READY_MAX => {
+                bail!("{} is not ready: {answer:?}", program.url());
+            }
+            _ => tokio::time::sleep(LOOK_EVERY).await,
+        }
+    }
+}

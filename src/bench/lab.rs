@@ -1,0 +1,144 @@
+//! Where the bench works: a temporary folder, and how much of everything there is to be.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use anyhow::Context;
+use tempfile::TempDir;
+
+use super::spread::Spread;
+use crate::dev::servers::{MongoOptions, find_all};
+use crate::failure::SetUpError;
+
+const MONGODB_CACHE_GB: f64 = 1.0;
+const FSYNCS: usize = 100;
+const FSYNC_BYTES: usize = 4_096;
+
+/// How much is measured.
+#[derive(Debug, Clone)]
+pub struct Sizes {
+    /// Rounds of what is compared, each with everything that is compared.
+    pub rounds: usize,
+    /// Requests in one burst.
+    pub burst: u32,
+    /// Connections of the generator.
+    pub connections: usize,
+    /// Entries of a backlog that is drained.
+    pub backlog: u32,
+    /// How long requests come at half of a saturated rate.
+    pub latency_seconds: u32,
+    /// Polls that are held at once.
+    pub waiters: u32,
+    /// Connections over which the requests of an overload come.
+    pub callers: usize,
+    /// How long requests come at capacity, and at five times that.
+    pub overload_seconds: u32,
+    /// Reservations, and calls, of one figure of Redis's at most.
+    pub reservations: u32,
+    pub calls: u32,
+    /// Entries whose memory is weighed.
+    pub weighed: u32,
+    /// Settled users beside whom reservations are made.
+    pub settled: &'static [u32],
+}
+
+impl Sizes {
+    /// For figures to be kept.
+    pub const FULL: Sizes = Sizes {
+        rounds: 5,
+        burst: 30_000,
+        connections: 256,
+        backlog: 100_000,
+        latency_seconds: 15,
+        waiters: 15_000,
+        callers: 12_000,
+        overload_seconds: 8,
+        reservations: 25_600,
+        calls: 3_000,
+        weighed: 100_000,
+        settled: &[0, 100_000, 1_000_000],
+    };
+
+    /// For a look, and for continuous integration.
+    pub const QUICK: Sizes = Sizes {
+        rounds: 3,
+        burst: 2_000,
+        connections: 64,
+        backlog: 4_000,
+        latency_seconds: 2,
+        waiters: 1_000,
+        callers: 1_000,
+        overload_seconds: 1,
+        reservations: 1_280,
+        calls: 100,
+        weighed: 5_000,
+        settled: &[0, 5_000, 20_000],
+    };
+}
+
+/// Tells what is being done, in a line.
+pub type Tell<'a> = &'a (dyn Fn(&str) + Sync);
+
+/// See the module's documentation.
+pub struct Lab<'a> {
+    names: AtomicU32,
+    pub(super) sizes: Sizes,
+    tell: Tell<'a>,
+    folder: TempDir,
+}
+
+impl<'a> Lab<'a> {
+    /// Makes a folder inside `parent`, and finds the server programs.
+    pub async fn open(parent: &Path, sizes: Sizes, tell: Tell<'a>) -> anyhow::Result<Self> {
+        let made = std::fs::create_dir_all(parent)
+            .and_then(|()| tempfile::Builder::new().prefix("coupon-bench-").tempdir_in(parent));
+        let folder = made.map_err(|error| {
+            SetUpError(vec![format!("no folder can be made in {} (--folder): {error}", parent.display())])
+        })?;
+        find_all(tell).await?;
+        Ok(Lab { names: AtomicU32::new(0), sizes, tell, folder })
+    }
+
+    /// Deletes the folder.
+    pub fn close(self) -> anyhow::Result<()> {
+        self.folder.close().context("the folder of the bench cannot be deleted")
+    }
+
+    pub(super) fn say(&self, what: &str) {
+        (self.tell)(what);
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A mongod for a folder, with a cache that holds all that is written to it: the disk's turns at
+    /// evicting are not what is measured.
+    pub(super) fn mongod(&self, folder: PathBuf) -> MongoOptions {
+        MongoOptions { cache_gb: MONGODB_CACHE_GB, ..MongoOptions::new(folder) }
+    }
+
+    /// A folder in it that nothing else has; it is not made.
+    pub(super) fn next_folder(&self) -> PathBuf {
+        self.folder().join(format!("bench-{}", self.names.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// How long it takes to write a page to the folder's disk for good, in microseconds: most of what
+    /// durability costs.
+    pub(super) fn fsync_micros(&self) -> anyhow::Result<f64> {
+        let path = self.folder().join("fsync");
+        let mut file = std::fs::File::create(&path)?;
+        let times = (0..FSYNCS)
+            .map(|_| {
+                let started = Instant::now();
+                file.write_all(&[0; FSYNC_BYTES])?;
+                file.sync_data()?;
+                Ok(started.elapsed().as_secs_f64() * 1e6)
+            })
+            .collect::<std::io::Result<Vec<f64>>>()
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(Spread::of(times).median)
+    }
+}

@@ -1,0 +1,275 @@
+//! Five times what the system can take: what is accepted is accepted as soon as at capacity, the rest
+//! is turned away at once, memory stays bounded, and everything accepted is decided.
+//!
+//! The generator has half of the cores and the system the others, so that it is the system that is
+//! short of something. Requests come at random (Poisson), each timed from the moment it was planned for;
+//! nobody tries again. There are so many connections that whoever comes finds a free one: else they would
+//! wait in the generator, and not at the API. Whoever comes has looked at the coupon before. Capacity is
+//! how many are accepted a second, by one API process while one worker process drains, of somewhat more
+//! than can be: as many as a few connections have accepted that always ask. Then they come at that rate,
+//! and at five times that rate.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::accept::to_service;
+use super::bed::{Bed, user};
+use super::cores::{confine, halves};
+use super::lab::Lab;
+use super::program::Program;
+use super::report::{Row, Target as Wanted, row};
+use super::spread::Spread;
+use super::usage;
+use crate::dev::servers::Persistence;
+use crate::ids::CouponId;
+use crate::rush::arrivals::Shape;
+use crate::rush::live::Latency;
+use crate::rush::open_loop::{Bounds, Crowd};
+use crate::rush::report::Percentiles;
+use crate::rush::{Answer, Fault, Target, open_loop};
+
+/// How many times capacity comes.
+const TIMES: f64 = 5.0;
+/// What one connection takes to be made, and the coupon to be looked at. Together they must take less time
+/// than a connection may idle ([`crate::rush`] makes those anew).
+const CONNECTING: Duration = Duration::from_micros(250);
+const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// The same arrivals in every run.
+const SEED: u64 = 1;
+const MEMORY_LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Times in milliseconds, each from the planned moment of the request.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Overload {
+    /// Accept latency at five times capacity over that at capacity, each at the 99th percentile. To be
+    /// 2 or less.
+    pub latency_ratio: f64,
+    pub capacity_per_second: f64,
+    pub at_capacity: Load,
+    pub overloaded: Load,
+}
+
+/// What came of requests at one rate.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Load {
+    pub offered_per_second: f64,
+    pub accepted_per_second: f64,
+    pub accepted: u32,
+    /// Turned away with 503.
+    pub refused: u32,
+    pub accept_p50_ms: f64,
+    pub accept_p99_ms: f64,
+    /// To the 503; 0 where there was none.
+    pub refuse_p50_ms: f64,
+    pub refuse_p99_ms: f64,
+    /// To the moment of sending: what the generator itself adds to these, and how long requests wait
+    /// for a connection.
+    pub send_p99_ms: f64,
+    /// The most resident memory of the API process meanwhile.
+    pub api_bytes_max: u64,
+    /// From the last answer to the moment when everything accepted was issued.
+    pub drain_seconds: f64,
+}
+
+pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Overload> {
+    lab.say("overload: the capacity");
+    let bed = Bed::make(lab, Persistence::FsyncAlways).await?;
+    let worker = bed.worker().await?;
+    let halves = halves()?;
+    if let Some([system, generator]) = &halves {
+        let redis = bed.redis.pid().context("redis-server has ended")?;
+        for pid in [worker.pid(), redis, bed.mongodb_pid()?] {
+            confine(pid, system)?;
+        }
+        confine(std::process::id(), generator)?;
+    }
+    let measured = confined(lab, &bed, halves.as_ref().map(|[system, _]| system)).await;
+    if let Some([system, generator]) = &halves {
+        confine(std::process::id(), &(system.start..generator.end))?;
+    }
+    let measured = measured?;
+    worker.stop().await?;
+    bed.close().await?;
+    Ok(measured)
+}
+
+/// With an API on these cores.
+async fn confined(lab: &Lab<'_>, bed: &Bed, cores: Option<&Range<usize>>) -> anyhow::Result<Overload> {
+    let sizes = &lab.sizes;
+    let api = confined_api(bed, sizes.burst, cores).await?;
+    let mut rates = Vec::new();
+    for _ in 0..sizes.rounds {
+        let coupon = bed.coupon(sizes.burst).await?;
+        let burnt = to_service(lab, bed, &api, None)?.send(coupon.as_str()).await?;
+        bed.drained(&coupon, sizes.burst).await?;
+        rates.push(burnt.accepted_per_second);
+    }
+    api.stop().await?;
+    let more_than_capacity = Spread::of(rates).median;
+    let capacity_per_second = load(lab, bed, more_than_capacity, cores).await?.accepted_per_second;
+    lab.say(&format!("overload: {capacity_per_second:.0} per second"));
+    let at_capacity = load(lab, bed, capacity_per_second, cores).await?;
+    lab.say(&format!("overload: {:.0} per second", capacity_per_second * TIMES));
+    let overloaded = load(lab, bed, capacity_per_second * TIMES, cores).await?;
+    let latency_ratio = overloaded.accept_p99_ms / at_capacity.accept_p99_ms;
+    Ok(Overload { latency_ratio, capacity_per_second, at_capacity, overloaded })
+}
+
+/// An API process on these cores that knows so many users.
+async fn confined_api(bed: &Bed, users: u32, cores: Option<&Range<usize>>) -> anyhow::Result<Program> {
+    let api = bed.api_with_users(users).await?;
+    if let Some(cores) = cores {
+        confine(api.pid(), cores)?;
+    }
+    Ok(api)
+}
+
+/// Users who each ask once.
+struct Askers {
+    target: Arc<Target>,
+    coupon: CouponId,
+    accepted: AtomicU32,
+    refused: AtomicU32,
+    accept: Latency,
+    refuse: Latency,
+    send: Latency,
+    /// How often anything else came of it.
+    otherwise: Mutex<BTreeMap<String, u32>>,
+}
+
+const ACCEPTED: u16 = 202;
+const REFUSED: u16 = 503;
+
+impl Crowd for Askers {
+    fn write_first(&self, request: &mut Vec<u8>) {
+        self.target.write("GET", &format!("/coupons/{}", self.coupon), "", b"", request);
+    }
+
+    fn write(&self, number: usize, request: &mut Vec<u8>) {
+        let user = user(u32::try_from(number).unwrap_or(u32::MAX));
+        let body = format!(r#"{{"userId":"{user}","couponId":"{}"}}"#, self.coupon);
+        self.target.write("POST", "/user-coupons", "", body.as_bytes(), request);
+    }
+
+    fn answered(&self, _: usize, planned: Instant, sent: Instant, answer: Result<Answer<'_>, Fault>) {
+        self.send.record(sent - planned);
+        let (count, latency) = match answer {
+            Ok(answer) if answer.status == ACCEPTED => (&self.accepted, &self.accept),
+            Ok(answer) if answer.status == REFUSED => (&self.refused, &self.refuse),
+            other => {
+                let what = match other {
+                    Ok(answer) => answer.status.to_string(),
+                    Err(fault) => fault.as_str().to_owned(),
+                };
+                let mut otherwise = self.otherwise.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                *otherwise.entry(what).or_default() += 1;
+                return;
+            }
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        latency.record(planned.elapsed());
+    }
+
+    fn dropped(&self, _: usize) {}
+}
+
+/// Sends requests at a rate, and waits until all that were accepted are issued.
+async fn load(lab: &Lab<'_>, bed: &Bed, rate: f64, cores: Option<&Range<usize>>) -> anyhow::Result<Load> {
+    let time = Duration::from_secs(lab.sizes.overload_seconds.into());
+    let requests = (rate * time.as_secs_f64()).ceil() as u32;
+    let api = confined_api(bed, requests, cores).await?;
+    let coupon = bed.coupon(requests).await?;
+    let schedule = Shape::Poisson.schedule(requests as usize, time, &mut StdRng::seed_from_u64(SEED));
+    let target = Arc::new(Target::new(&api.url()).map_err(anyhow::Error::msg)?);
+    let askers = Arc::new(Askers {
+        target: Arc::clone(&target),
+        coupon: coupon.clone(),
+        accepted: AtomicU32::new(0),
+        refused: AtomicU32::new(0),
+        accept: Latency::default(),
+        refuse: Latency::default(),
+        send: Latency::default(),
+        otherwise: Mutex::default(),
+    });
+    let bounds = Bounds { connections: lab.sizes.callers, in_flight_max: usize::MAX, answer_max: ANSWER_MAX };
+    let over = CancellationToken::new();
+    let memory = tokio::spawn(most_memory(api.pid(), over.clone()));
+    // By then all are connected, and have looked.
+    let began = Instant::now() + CONNECTING * lab.sizes.callers as u32;
+    open_loop::run(&target, schedule.into(), began, bounds, Arc::clone(&askers), CancellationToken::new())
+        .await;
+    let (sending, answered) = (began.elapsed(), Instant::now());
+    over.cancel();
+    let [accepted, refused] = [&askers.accepted, &askers.refused].map(|count| count.load(Ordering::Relaxed));
+    let otherwise = askers.otherwise.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+    ensure!(accepted + refused == requests, "some were answered neither 202 nor 503: {otherwise:?}");
+    bed.drained(&coupon, accepted).await?;
+    let drain_seconds = answered.elapsed().as_secs_f64();
+    let issued = bed.stock(&coupon).await?.issued;
+    let api_bytes_max = memory.await??;
+    api.stop().await?;
+    ensure!(issued == accepted, "{accepted} were accepted, and {issued} issued");
+    let accept = Percentiles::of(&askers.accept).context("nothing was accepted")?;
+    let refuse = Percentiles::of(&askers.refuse);
+    Ok(Load {
+        offered_per_second: rate,
+        accepted_per_second: f64::from(accepted) / sending.as_secs_f64(),
+        accepted,
+        refused,
+        accept_p50_ms: accept.p50_ms,
+        accept_p99_ms: accept.p99_ms,
+        refuse_p50_ms: refuse.as_ref().map_or(0.0, |refuse| refuse.p50_ms),
+        refuse_p99_ms: refuse.as_ref().map_or(0.0, |refuse| refuse.p99_ms),
+        send_p99_ms: Percentiles::of(&askers.send).context("nothing was sent")?.p99_ms,
+        api_bytes_max,
+        drain_seconds,
+    })
+}
+
+async fn most_memory(pid: u32, over: CancellationToken) -> anyhow::Result<u64> {
+    let mut most = 0;
+    while !over.is_cancelled() {
+        most = most.max(usage::resident_bytes(pid)?);
+        tokio::time::sleep(MEMORY_LOOK_EVERY).await;
+    }
+    Ok(most)
+}
+
+impl Overload {
+    pub(super) fn rows(&self) -> Vec<Row> {
+        let mut rows = vec![
+            row(
+                "latencyRatio",
+                self.latency_ratio,
+                "accept p99 at five times capacity over that at capacity",
+            )
+            .with_target(Wanted::AtMost(2.0)),
+            row("capacityPerSecond", self.capacity_per_second, "accepted while one worker drains"),
+        ];
+        for (name, load) in [("atCapacity", &self.at_capacity), ("overloaded", &self.overloaded)] {
+            let row = |field: &str, value: f64, says: &str| row(&format!("{name}.{field}"), value, says);
+            rows.extend([
+                row("acceptedPerSecond", load.accepted_per_second, "all of them issued after"),
+                row("refused", load.refused.into(), &format!("503; {} accepted", load.accepted)),
+                row("acceptP50Ms", load.accept_p50_ms, "to the 202"),
+                row("acceptP99Ms", load.accept_p99_ms, ""),
+                row("refuseP99Ms", load.refuse_p99_ms, "to the 503"),
+                row("sendP99Ms", load.send_p99_ms, "of these, before it was even sent"),
+                row("apiBytesMax", load.api_bytes_max as f64, "resident"),
+                row("drainSeconds", load.drain_seconds, "after the last answer"),
+            ]);
+        }
+        rows
+    }
+}

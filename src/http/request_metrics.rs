@@ -1,0 +1,76 @@
+//! Counting requests. The handles of a route are remembered in each thread, so that a request costs
+//! one short look-up, and no lock and no allocation.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use axum::http::{Method, StatusCode};
+use metrics::{Counter, Histogram};
+
+use crate::metrics::names;
+
+/// The route of what fits none.
+const UNMATCHED: &str = "unmatched";
+
+/// Method, status and problem code: what the answers of one route differ in.
+type Kind = (&'static str, u16, &'static str);
+/// A route has few kinds of answers, and mostly gives the first of them: a list is faster than a map.
+type Routes = HashMap<String, Vec<(Kind, Counter, Histogram)>>;
+
+thread_local! {
+    static SEEN: RefCell<Routes> = RefCell::default();
+}
+
+/// Counts an answered request. `code` is its problem's, or empty.
+pub(super) fn answered(
+    route: Option<&str>,
+    method: &Method,
+    status: StatusCode,
+    code: &'static str,
+    elapsed: Duration,
+) {
+    let route = route.unwrap_or(UNMATCHED);
+    let kind = (name(method), status.as_u16(), code);
+    SEEN.with_borrow_mut(|seen| {
+        let known = match seen.get_mut(route) {
+            Some(known) => known,
+            None => seen.entry(route.to_owned()).or_default(),
+        };
+        let place = known.iter().position(|(of, ..)| *of == kind).unwrap_or_else(|| {
+            let (requests, duration) = handles(route, kind);
+            known.push((kind, requests, duration));
+            known.len() - 1
+        });
+        let (_, requests, duration) = &known[place];
+        requests.increment(1);
+        duration.record(elapsed);
+    });
+}
+
+fn handles(route: &str, (method, status, code): Kind) -> (Counter, Histogram) {
+    crate::metrics::start();
+    let labels = [
+        ("method", method.to_owned()),
+        ("route", route.to_owned()),
+        ("status", status.to_string()),
+        ("code", code.to_owned()),
+    ];
+    let duration =
+        metrics::histogram!(names::REQUEST_SECONDS, "method" => method, "route" => route.to_owned());
+    (metrics::counter!(names::REQUESTS, &labels), duration)
+}
+
+/// A client may send any method it can think of: those that nobody serves share a name.
+fn name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PATCH => "PATCH",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}

@@ -1,0 +1,350 @@
+//! The connection to MongoDB, and the one way to run an operation on it.
+//!
+//! What a client sends never becomes an operator of a query: those who write filters are given parsed
+//! types (ids, moments, numbers), and no file that talks to MongoDB knows a JSON value.
+
+use std::future::Future;
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use jiff::Timestamp;
+use mongodb::bson::{Bson, DateTime, Document, doc};
+use mongodb::error::ErrorKind;
+use mongodb::options::{
+    Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
+};
+use mongodb::{Client, Collection, Database};
+use tokio::sync::Semaphore;
+
+use crate::Failure;
+use crate::runtime::damage::damaged;
+
+/// The longest that one operation is waited for.
+pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest that the driver looks for a primary.
+const SELECTION_TIMEOUT: Duration = Duration::from_secs(3);
+/// The longest that a linearizable read waits for a majority to confirm that this primary still leads.
+pub(crate) const LINEARIZABLE_MAX: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Operations under way at once, those that nobody waits for any more among them.
+static UNDER_WAY: Semaphore = Semaphore::const_new(1_000);
+/// Pages that are read for one, because documents in them cannot be read.
+const PAGES_MAX: usize = 10;
+/// The driver's default of 10 makes concurrent reads queue behind the worker's writes.
+const POOL_MAX: u32 = 64;
+
+/// Connects to the deployment at `uri` and picks the database. Everything is written with
+/// `w: majority, j: true` and read with majority on the primary, whatever the URI says. The error says what
+/// to do, and never a password that is in the URI.
+pub async fn connect(uri: &str, database: &str) -> Result<Database, String> {
+    open(uri, database).await.map_err(|error| match &*error.kind {
+        ErrorKind::DnsResolve { .. } => format!("its host cannot be looked up ({error})"),
+        // The driver repeats what it could not read: of a password that is not encoded, for example.
+        _ => "it is no URI of a MongoDB, such as mongodb://USER:PASSWORD@HOST:27017/?replicaSet=rs0; in user and \
+              password, characters such as @ : / % must be percent-encoded"
+            .into(),
+    })
+}
+
+async fn open(uri: &str, database: &str) -> mongodb::error::Result<Database> {
+    let mut options = ClientOptions::parse(uri).await?;
+    options.app_name.get_or_insert_with(|| env!("CARGO_PKG_NAME").into());
+    options.server_selection_timeout.get_or_insert(SELECTION_TIMEOUT);
+    options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
+    options.max_pool_size.get_or_insert(POOL_MAX);
+    options.write_concern = Some(WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build());
+    options.read_concern = Some(ReadConcern::majority());
+    options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
+    Ok(Client::with_options(options)?.database(database))
+}
+
+/// Runs an operation to its end, and waits for it up to [`OPERATION_TIMEOUT`].
+///
+/// A driver's future that is dropped in mid-flight leaves its connection in an unknown state, so it
+/// runs in a task of its own: what times out is the waiting.
+pub async fn run<T, F>(operation: &'static str, future: F) -> Result<T, Failure>
+where
+    T: Send + 'static,
+    F: Future<Output = mongodb::error::Result<T>> + Send + 'static,
+{
+    let Ok(permit) = UNDER_WAY.try_acquire() else { return Err(Failure::Overloaded { operation }) };
+    let task = tokio::spawn(async move {
+        let result = future.await;
+        drop(permit);
+        result
+    });
+    match tokio::time::timeout(OPERATION_TIMEOUT, task).await {
+        Ok(Ok(result)) => result.map_err(Failure::mongodb(operation)),
+        Ok(Err(join)) => Err(Failure::MongoDb { operation, source: join.into() }),
+        Err(elapsed) => Err(Failure::MongoDb { operation, source: elapsed.into() }),
+    }
+}
+
+/// What MongoDB's answer means for the one document that it did not write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unwritten {
+    /// A unique index holds one of its keys already.
+    Conflict,
+    /// MongoDB will never write it as it is.
+    Refused,
+    /// Nobody can tell: another time it may be written, or it was.
+    Unknown,
+}
+
+/// MongoDB's code for a key that a unique index holds already.
+const DUPLICATE_KEY: i32 = 11000;
+
+/// The codes that are about a document and nothing else, so that the same document meets the same code
+/// again. No other code counts as a refusal, whatever it says: writes that are blocked (371), a permission
+/// that was taken away (13), a shard that does not answer, and codes of later versions all come for single
+/// documents too.
+const REFUSALS: [(i32, &str); 13] = [
+    (2, "BadValue: a value that MongoDB does not take"),
+    (9, "FailedToParse: a value that MongoDB cannot read"),
+    (14, "TypeMismatch: a value of another type than an index or a stage takes"),
+    (22, "InvalidBSON: no document at all"),
+    (52, "DollarPrefixedFieldName: a field that MongoDB does not store"),
+    (53, "InvalidIdField: an _id that MongoDB does not store"),
+    (66, "ImmutableField: a field that can never change would"),
+    (121, "DocumentValidationFailure: the collection's validator says no"),
+    (171, "CannotIndexParallelArrays: an index cannot hold it"),
+    (10334, "BSONObjectTooLarge: larger than a document can be"),
+    (17280, "KeyTooLong: an index cannot hold it"),
+    (17419, "the document would become larger than a document can be"),
+    (17420, "the document to insert is larger than a document can be"),
+];
+
+impl Unwritten {
+    /// What a code means that MongoDB gives for one document.
+    pub(crate) fn by(code: i32) -> Self {
+        match code {
+            DUPLICATE_KEY => Unwritten::Conflict,
+            code if REFUSALS.iter().any(|(refusal, _)| *refusal == code) => Unwritten::Refused,
+            _ => Unwritten::Unknown,
+        }
+    }
+
+    /// What an error means of an operation on one document.
+    pub(crate) fn of(error: &mongodb::error::Error) -> Self {
+        use mongodb::error::{ErrorKind, WriteFailure};
+        match &*error.kind {
+            ErrorKind::Write(WriteFailure::WriteError(error)) => Self::by(error.code),
+            // An update of one document that is to be returned fails as a whole.
+            ErrorKind::Command(error) => Self::by(error.code),
+            _ => Unwritten::Unknown,
+        }
+    }
+}
+
+/// Whether a write failed because a unique index holds its key already.
+pub(crate) fn is_duplicate_key(error: &mongodb::error::Error) -> bool {
+    Unwritten::of(error) == Unwritten::Conflict
+}
+
+/// Now, in whole milliseconds: as precise as MongoDB keeps it, so that what is written equals what is
+/// read.
+pub(crate) fn now_in_milliseconds() -> Timestamp {
+    let now = Timestamp::now();
+    Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
+}
+
+/// A moment as MongoDB keeps it: whole milliseconds.
+pub(crate) fn to_bson_time(moment: Timestamp) -> DateTime {
+    DateTime::from_millis(moment.as_millisecond())
+}
+
+/// The inverse of [`to_bson_time`]; a moment beyond the years that are supported becomes the last.
+pub(crate) fn from_bson_time(moment: DateTime) -> Timestamp {
+    Timestamp::from_millisecond(moment.timestamp_millis()).unwrap_or(Timestamp::MAX)
+}
+
+/// A page of a list, without what cannot be read.
+#[derive(Debug)]
+pub struct ListPage<T, P> {
+    pub items: Vec<T>,
+    /// Where the list goes on: after the last document that was read, whether it is among the items or not.
+    /// `None` at the end of the list, and nowhere else: a page may have fewer items than were asked for.
+    pub next: Option<P>,
+}
+
+/// A place in a list that is newest first: `createdAt` and id of a document, or what they come to where these
+/// cannot be read.
+pub(crate) type NewestPlace = (Timestamp, String);
+
+/// After every string, in the order of MongoDB.
+const AFTER_STRINGS: &str = "\u{10ffff}";
+
+/// The place of a document in a list that is newest first; `None` if it has no `createdAt`: then it comes
+/// before or after all that have one.
+pub(crate) fn newest_place(document: &Document) -> Option<NewestPlace> {
+    let created_at = from_bson_time(*document.get_datetime("createdAt").ok()?);
+    let id = match document.get("_id") {
+        Some(Bson::String(id)) => id.as_str(),
+        Some(Bson::Null | Bson::Int32(_) | Bson::Int64(_) | Bson::Double(_) | Bson::Decimal128(_)) | None => {
+            ""
+        }
+        Some(_) => AFTER_STRINGS,
+    };
+    Some((created_at, id.to_owned()))
+}
+
+/// A page of documents that fit `filter`, newest first by `createdAt`, from after a place. Those that cannot be
+/// read are left out, and logged as `what` they are.
+pub(crate) async fn newest_first_page<T>(
+    operation: &'static str,
+    what: &'static str,
+    collection: &Collection<Document>,
+    filter: Document,
+    after: Option<NewestPlace>,
+    limit: usize,
+) -> Result<ListPage<T, NewestPlace>, Failure>
+where
+    T: TryFrom<Document>,
+    T::Error: std::fmt::Display,
+{
+    let first = (Timestamp::MAX, AFTER_STRINGS.to_owned());
+    readable_page(what, limit, after, first, newest_place, |after, limit| {
+        let mut filter = filter.clone();
+        if let Some((time, id)) = after {
+            filter.extend(after_newest_first("createdAt", *time, id.as_str()));
+        }
+        let (collection, limit) = (collection.clone(), i64::try_from(limit).unwrap_or(i64::MAX));
+        let newest = doc! {"createdAt": -1, "_id": -1};
+        run(operation, async move {
+            // Nobody waits for it any longer.
+            let found = collection.find(filter).sort(newest).limit(limit).max_time(OPERATION_TIMEOUT).await?;
+            found.try_collect().await
+        })
+    })
+    .await
+}
+
+/// A page of at most `limit` of the documents that can be read. `page` reads so many documents from after a
+/// place, and fewer at the end of the list. Of a document that has no `place` it is only known that it comes
+/// before or after all that have one: `first` is the place before these.
+pub(crate) async fn readable_page<T, P, F>(
+    what: &'static str,
+    limit: usize,
+    mut after: Option<P>,
+    first: P,
+    place: impl Fn(&Document) -> Option<P>,
+    mut page: impl FnMut(Option<&P>, usize) -> F,
+) -> Result<ListPage<T, P>, Failure>
+where
+    T: TryFrom<Document>,
+    T::Error: std::fmt::Display,
+    P: Clone,
+    F: Future<Output = Result<Vec<Document>, Failure>>,
+{
+    let mut items = Vec::new();
+    for _ in 0..PAGES_MAX {
+        let wanted = limit - items.len();
+        let found = page(after.as_ref(), wanted).await?;
+        let is_last = found.len() < wanted;
+        let last = next_place(found.iter().rev().find_map(&place), after.as_ref(), || first.clone());
+        items.extend(readable(what, found));
+        after = last.filter(|_| !is_last);
+        if after.is_none() || items.len() == limit {
+            break;
+        }
+    }
+    Ok(ListPage { items, next: after })
+}
+
+/// Where a list goes on after a page that is not the last one, given the last place in it. `None` if nothing
+/// that has a place follows.
+pub(crate) fn next_place<P>(last: Option<P>, after: Option<&P>, first: impl FnOnce() -> P) -> Option<P> {
+    match after {
+        None => Some(last.unwrap_or_else(first)),
+        Some(_) => last,
+    }
+}
+
+/// What these documents say. One that cannot be read is left out, and logged: it must not be the others'
+/// trouble.
+pub(crate) fn readable<T>(what: &'static str, documents: Vec<Document>) -> Vec<T>
+where
+    T: TryFrom<Document>,
+    T::Error: std::fmt::Display,
+{
+    let mut read = Vec::with_capacity(documents.len());
+    for document in documents {
+        let id = document.get("_id").cloned().unwrap_or(Bson::Null);
+        match T::try_from(document) {
+            Ok(one) => read.push(one),
+            Err(error) => {
+                damaged!(format!("{what} {id}"); %id, %error, "{what} is left out: its record cannot be read")
+            }
+        }
+    }
+    read
+}
+
+/// The filter for a page that follows the document with this time and id, newest first.
+pub(crate) fn after_newest_first(field: &str, time: Timestamp, id: impl Into<Bson>) -> Document {
+    let time = to_bson_time(time);
+    doc! {"$or": [{field: {"$lt": time}}, {field: time, "_id": {"$lt": id.into()}}]}
+}
+
+impl Failure {
+    /// Names the MongoDB operation that failed.
+    pub fn mongodb(operation: &'static str) -> impl FnOnce(mongodb::error::Error) -> Failure {
+        move |source| match &*source.kind {
+            mongodb::error::ErrorKind::BsonDeserialization(_) | mongodb::error::ErrorKind::Bson(_) => {
+                Failure::Damaged { what: "a record in MongoDB", why: source.to_string() }
+            }
+            _ if Unwritten::of(&source) == Unwritten::Refused => {
+                Failure::Refused { operation, source: source.into() }
+            }
+            _ => Failure::MongoDb { operation, source: source.into() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::Unwritten;
+
+    #[test]
+    fn only_codes_that_are_about_the_document_refuse_it() {
+        assert_eq!(Unwritten::by(11000), Unwritten::Conflict);
+        for code in [2, 14, 121, 10334, 17419, 17420] {
+            assert_eq!(Unwritten::by(code), Unwritten::Refused, "{code}");
+        }
+        // Internal errors, permissions, interruptions, stepdowns, a full disk, blocked writes, and what
+        // nobody knows.
+        for code in [1, 0, -1, 13, 50, 64, 91, 112, 189, 262, 10107, 11600, 14031, 371, 999_999] {
+            assert_eq!(Unwritten::by(code), Unwritten::Unknown, "{code}");
+        }
+    }
+
+    fn rust_files(folder: &Path, found: &mut Vec<std::path::PathBuf>) {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                rust_files(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+
+    #[test]
+    fn no_file_that_writes_filters_knows_a_json_value() {
+        let mut files = Vec::new();
+        rust_files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+        let read = files.iter().map(|path| (path, std::fs::read_to_string(path).expect("a text")));
+        let filters: Vec<_> = read.filter(|(_, text)| text.contains("doc! {")).collect();
+        assert!(filters.len() > 10, "they are written otherwise now");
+        for (path, text) in filters {
+            // A test says what it looks for.
+            let is_this = path.ends_with("mongo.rs");
+            assert!(
+                is_this || !text.contains("serde_json::{") && !text.contains("serde_json::Value"),
+                "{path:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! `GET /metrics`: what this process has counted, and what it has seen of queue and stock ([`Watch`]).
+
+use std::sync::Arc;
+
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::routing::{MethodRouter, get};
+
+use super::gauges::Watch;
+
+const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The handler. A scrape asks nobody: it puts together what is known.
+pub fn route<S: Clone + Send + Sync + 'static>(watch: &Arc<Watch>) -> MethodRouter<S> {
+    let watch = Arc::clone(watch);
+    get(async move || {
+        let text = crate::metrics::render() + &watch.text();
+        ([(header::CONTENT_TYPE, CONTENT_TYPE), (header::CACHE_CONTROL, "no-store")], text).into_response()
+    })
+}

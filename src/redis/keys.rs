@@ -1,0 +1,233 @@
+//! Every Redis key, the group and the hash tag, in one place.
+//!
+//! All keys of a partition share the hash tag `{n}`, so they live in one slot and one script may
+//! touch them together. All of them but the certificate, the limits and what is
+//! damaged carry the epoch: data of another generation can never be mistaken for this one's.
+//!
+//! | key | type | holds |
+//! |---|---|---|
+//! | `coupon:{n}:certificate` | hash | the open epoch, the Redis instance and the ledger it is open on, or who recovers |
+//! | `coupon:{n}:E:stream` | stream | one entry an accepted issuance, until it is settled |
+//! | `coupon:{n}:E:in-flight` | hash | issuance id (16 bytes) → `entry serial seq acceptedAtMs nth coupon user` |
+//! | `coupon:{n}:E:dead` | hash | issuance id (16 bytes) → why its entry was set aside |
+//! | `coupon:{n}:E:redriven:I` | hash | what was set aside of issuance I, and sent through again; expires by itself |
+//! | `coupon:{n}:E:workers` | hash | consumer → when it last said that it lives (ms), and of itself |
+//! | `coupon:{n}:E:counters` | hash | `accepted`: the sequence number given last; `settled`: how many were settled; `paused`: whether the service is; `retired`: how often loads under way were outdated, because coupons were retired or records renamed; `settled_unloaded`: how many of those settled were of coupons that were not loaded |
+//! | `coupon:{n}:E:loaded` | set | the ids of the loaded coupons |
+//! | `coupon:{n}:E:coupon:C` | hash | a loaded coupon: total, next serial, limit, window, state, settled; `audit`: the token of the latest repair |
+//! | `coupon:{n}:E:holders:C` | hash | user → the ids (16 bytes each) held or in flight; `!` + id → an id that came from a key and is used up: rejected, or its user was deleted |
+//! | `coupon:{n}:E:free:C` | set | serials that were given back |
+//! | `coupon:{n}:E:keys:0`, `…:keys:1` | hash | tag of a user's `Idempotency-Key` (8 bytes) → the last 8 bytes of the id of the issuance that it was accepted for; the two take turns at being filled and emptied |
+//! | `coupon:{n}:E:audit-turn` | string | that some process has the turn at auditing; expires by itself |
+//! | `coupon:{n}:E:erase-turn`, `…:retain-turn` | string | that some process has the turn at carrying deletions out, or at deleting old rejections; expire by themselves |
+//! | `coupon:{n}:E:load-turn` | string | that some process has the turn at looking for coupons to load; expires by itself |
+//! | `coupon:{n}:E:audited` | string | how often everything was audited in full since the last recovery |
+//! | `coupon:{n}:E:load:T:holders`, `…:free` | | a load under way (T: its token); expires by itself |
+//! | `coupon:{n}:E:built` | string | written last by a rebuild, and gone once the epoch is open |
+//! | `coupon:{n}:limit:K:H` | string | tokens left to a user or an address (K), by a hash of its name (H), and when; expires by itself |
+//! | `coupon:{n}:damaged`, `…:KEY` | hash | values of the in-flight hash whose field is no id (and those that rebuilds of earlier versions could not read); keys that were of another type than they should be, under their old names with dashes; normally missing |
+//!
+//! Outcomes are published on the channel `coupon:{n}:outcomes:L`, where L names the ledger: a channel belongs
+//! to all databases of a Redis, and to all deployments in them.
+
+use crate::ids::PartitionId;
+use crate::ids::{CouponId, IssuanceId};
+use crate::redis::Epoch;
+
+/// The consumer group of every stream.
+pub const GROUP: &str = "workers";
+
+/// The certificate's key: the one key of a partition without an epoch.
+pub fn certificate(partition: PartitionId) -> String {
+    format!("coupon:{{{partition}}}:certificate")
+}
+
+/// The channel on which settled outcomes of this ledger are announced.
+pub fn outcome_channel(partition: PartitionId, ledger: &str) -> String {
+    format!("coupon:{{{partition}}}:outcomes:{ledger}")
+}
+
+/// Values of the in-flight hash that are no issuance's, by their fields: for a person to look at.
+pub fn damaged(partition: PartitionId) -> String {
+    format!("coupon:{{{partition}}}:damaged")
+}
+
+/// The bucket of one user or address. It belongs to no epoch; `name` has no dash, so that it is not
+/// taken for one either.
+pub fn limit(partition: PartitionId, kind: &str, name: &str) -> String {
+    format!("coupon:{{{partition}}}:limit:{kind}:{name}")
+}
+
+/// The epoch whose in-flight hash this key is.
+pub fn epoch_of_in_flight(partition: PartitionId, key: &str) -> Option<Epoch> {
+    key.strip_prefix(&format!("coupon:{{{partition}}}:"))?.strip_suffix(":in-flight")?.parse().ok()
+}
+
+/// A pattern for SCAN that matches every key of the partition that belongs to some epoch.
+pub fn any_epoch(partition: PartitionId) -> String {
+    format!("coupon:{{{partition}}}:*-*-*-*-*:*")
+}
+
+/// The keys of one epoch of one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EpochKeys {
+    partition: PartitionId,
+    epoch: Epoch,
+    prefix: String,
+}
+
+impl EpochKeys {
+    /// Names the keys of `epoch`.
+    pub fn new(partition: PartitionId, epoch: Epoch) -> Self {
+        let prefix = format!("coupon:{{{partition}}}:{epoch}:");
+        EpochKeys { partition, epoch, prefix }
+    }
+
+    /// The partition these keys belong to.
+    pub fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
+    /// The epoch that these keys carry.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// What every key of this epoch starts with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// See the table above; the same holds for the methods below.
+    pub fn certificate(&self) -> String {
+        certificate(self.partition)
+    }
+
+    /// The work queue.
+    pub fn stream(&self) -> String {
+        format!("{}stream", self.prefix)
+    }
+
+    /// Reserved and not settled.
+    pub fn in_flight(&self) -> String {
+        format!("{}in-flight", self.prefix)
+    }
+
+    /// Entries set aside.
+    pub fn dead(&self) -> String {
+        format!("{}dead", self.prefix)
+    }
+
+    /// What was set aside of an issuance, and sent through again.
+    pub fn redriven(&self, id: IssuanceId) -> String {
+        format!("{}redriven:{id}", self.prefix)
+    }
+
+    /// Heartbeats.
+    pub fn workers(&self) -> String {
+        format!("{}workers", self.prefix)
+    }
+
+    /// How many were accepted and settled.
+    pub fn counters(&self) -> String {
+        format!("{}counters", self.prefix)
+    }
+
+    /// Which coupons are loaded.
+    pub fn loaded(&self) -> String {
+        format!("{}loaded", self.prefix)
+    }
+
+    /// How often everything was audited in full since the last recovery.
+    pub fn audited(&self) -> String {
+        format!("{}audited", self.prefix)
+    }
+
+    /// Says that a rebuild is complete.
+    pub fn built(&self) -> String {
+        format!("{}built", self.prefix)
+    }
+
+    /// A loaded coupon.
+    pub fn coupon(&self, coupon: &CouponId) -> String {
+        format!("{}coupon:{coupon}", self.prefix)
+    }
+
+    /// Who holds it, or is about to.
+    pub fn holders(&self, coupon: &CouponId) -> String {
+        format!("{}holders:{coupon}", self.prefix)
+    }
+
+    /// Its serials that were given back.
+    pub fn free(&self, coupon: &CouponId) -> String {
+        format!("{}free:{coupon}", self.prefix)
+    }
+
+    /// Which issuance each `Idempotency-Key` of late was accepted for: the two that take turns.
+    pub fn used_keys(&self) -> [String; 2] {
+        [0, 1].map(|turn| format!("{}keys:{turn}", self.prefix))
+    }
+
+    /// Whose turn at auditing it is.
+    pub fn audit_turn(&self) -> String {
+        format!("{}audit-turn", self.prefix)
+    }
+
+    /// Whose turn at carrying deletions out it is.
+    pub fn erase_turn(&self) -> String {
+        format!("{}erase-turn", self.prefix)
+    }
+
+    /// Whose turn at deleting old rejections it is.
+    pub fn retain_turn(&self) -> String {
+        format!("{}retain-turn", self.prefix)
+    }
+
+    /// Whose turn at looking for coupons to load it is.
+    pub fn load_turn(&self) -> String {
+        format!("{}load-turn", self.prefix)
+    }
+
+    /// Holders and free serials of a load under way, in this order.
+    pub fn staging(&self, token: &str) -> (String, String) {
+        (format!("{}load:{token}:holders", self.prefix), format!("{}load:{token}:free", self.prefix))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_keys_of_a_partition_share_its_hash_tag() {
+        let keys = EpochKeys::new(PartitionId::ONE, Epoch::new());
+        let coupon: CouponId = "summer".parse().unwrap();
+        let (holders, free) = keys.staging("t");
+        let [used, used_before] = keys.used_keys();
+        for key in [
+            keys.certificate(),
+            keys.stream(),
+            keys.in_flight(),
+            keys.dead(),
+            keys.redriven(IssuanceId::generate(PartitionId::ONE)),
+            keys.counters(),
+            keys.workers(),
+            keys.loaded(),
+            keys.built(),
+            keys.audited(),
+            keys.coupon(&coupon),
+            keys.holders(&coupon),
+            keys.free(&coupon),
+            keys.audit_turn(),
+            keys.erase_turn(),
+            keys.retain_turn(),
+            keys.load_turn(),
+            used,
+            used_before,
+            holders,
+            free,
+        ] {
+            assert!(key.starts_with("coupon:{0}:"), "{key}");
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Turns at work that one process at a time should do: a key in Redis that expires by itself. Were there two
+//! at once, they would only do the same twice.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use redis::Script;
+
+use crate::Failure;
+use crate::redis::{Call, Partition, script};
+
+static TURN: LazyLock<Script> = LazyLock::new(|| script(include_str!("lua/turn.lua")));
+
+/// Takes the turn that a key stands for, if nobody has it. `lasts` is shorter than a round, so that the next
+/// one is free.
+pub(crate) async fn take(partition: &Partition, key: String, lasts: Duration) -> Result<bool, Failure> {
+    let lasts = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX).max(1);
+    let mut call = Call::default();
+    call.key(key).arg(crate::ids::random_id()).arg(lasts);
+    let mut reply = partition.invoke(&TURN, "take a turn", &call).await?;
+    Ok(reply.text()? == "1")
+}

@@ -1,0 +1,9 @@
+//! What any long-running program needs, whatever it does: batching, backoff, shutdown, logging, limits of the
+//! operating system.
+
+pub(crate) mod backoff;
+pub mod batch;
+pub(crate) mod damage;
+pub mod fd_limit;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,0 +1,169 @@
+//! What is counted while a run goes on: totals, four histograms, and what should not have been.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+/// Findings that are named one by one; the others are only counted.
+const NAMED_MAX: usize = 5;
+const SIGNIFICANT_DIGITS: u8 = 3;
+const LATENCY_MAX_US: u64 = 24 * 3_600 * 1_000_000;
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    pub(super) fn one(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The first or the last moment of something, after the start.
+#[derive(Debug)]
+pub(crate) struct Moment(AtomicU64);
+
+impl Moment {
+    const NEVER: u64 = u64::MAX;
+
+    pub fn first(&self, at: Duration) {
+        self.0.fetch_min(nanoseconds(at), Ordering::Relaxed);
+    }
+
+    pub fn last(&self, at: Duration) {
+        let at = nanoseconds(at);
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |known| {
+            (known == Self::NEVER || known < at).then_some(at)
+        });
+    }
+
+    pub fn get(&self) -> Option<Duration> {
+        let at = self.0.load(Ordering::Relaxed);
+        (at != Self::NEVER).then(|| Duration::from_nanos(at))
+    }
+}
+
+impl Default for Moment {
+    fn default() -> Self {
+        Moment(AtomicU64::new(Self::NEVER))
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX - 1)
+}
+
+/// Durations in microseconds, to three digits.
+#[derive(Debug)]
+pub struct Latency(Mutex<Histogram<u64>>);
+
+impl Default for Latency {
+    fn default() -> Self {
+        // From a microsecond to a day: a fixed size, which three digits fit into.
+        let histogram = Histogram::new_with_max(LATENCY_MAX_US, SIGNIFICANT_DIGITS);
+        Latency(Mutex::new(histogram.unwrap_or_else(|_| unreachable!("3 digits are allowed"))))
+    }
+}
+
+impl Latency {
+    pub(crate) fn record(&self, duration: Duration) {
+        let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).max(1);
+        lock(&self.0).saturating_record(us);
+    }
+
+    /// Reads the histogram.
+    pub fn read<T>(&self, read: impl FnOnce(&Histogram<u64>) -> T) -> T {
+        read(&lock(&self.0))
+    }
+}
+
+/// Things that should not be: how many, and the first few of them.
+#[derive(Debug, Clone, Default)]
+pub struct Finding {
+    pub count: u64,
+    pub named: Vec<String>,
+}
+
+impl Finding {
+    pub(super) fn add(&mut self, name: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.named.len() < NAMED_MAX {
+            self.named.push(name());
+        }
+    }
+}
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub struct Live {
+    /// Requests written, those that are tried again among them.
+    pub sent: Count,
+    pub dropped: Count,
+    /// Users whose request was accepted.
+    pub accepted: Count,
+    /// Answers that only repeated what was known.
+    pub replayed: Count,
+    pub refused: Count,
+    /// Requests without an answer.
+    pub faults: Count,
+    pub retries: Count,
+    pub polls: Count,
+    /// Users who were told of their outcome.
+    pub issued: Count,
+    pub rejected: Count,
+    /// Planned moment to the answer that it is accepted.
+    pub accept: Latency,
+    /// Planned moment to any other answer.
+    pub refuse: Latency,
+    /// Planned moment to the moment when the user knows the outcome.
+    pub outcome: Latency,
+    /// Planned moment to the moment of sending: what the generator itself adds, and how long requests
+    /// wait for a connection.
+    pub send: Latency,
+    pub(super) last_accept: Moment,
+    pub(super) first_sold_out: Moment,
+    pub(crate) last_outcome: Moment,
+    answers: Mutex<BTreeMap<&'static str, u64>>,
+    outcomes: Mutex<BTreeMap<&'static str, u64>>,
+    pub(super) unexpected: Mutex<Finding>,
+    pub(super) lost: Mutex<Finding>,
+}
+
+impl Live {
+    pub(super) fn answer(&self, name: &'static str) {
+        *lock(&self.answers).entry(name).or_default() += 1;
+    }
+
+    pub(super) fn outcome_of(&self, name: &'static str) {
+        *lock(&self.outcomes).entry(name).or_default() += 1;
+    }
+
+    /// Answers to requests, by what they said.
+    pub fn answers(&self) -> BTreeMap<&'static str, u64> {
+        lock(&self.answers).clone()
+    }
+
+    /// Outcomes of accepted requests, by what they were.
+    pub fn outcomes(&self) -> BTreeMap<&'static str, u64> {
+        lock(&self.outcomes).clone()
+    }
+
+    pub(super) fn unexpected(&self, what: impl FnOnce() -> String) {
+        lock(&self.unexpected).add(what);
+    }
+
+    pub(super) fn lost(&self, what: impl FnOnce() -> String) {
+        lock(&self.lost).add(what);
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,320 @@
+//! The crowd: what each user sends, and what each was told.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use rand::RngExt;
+
+use super::api::{Issuance, Problem};
+use super::connection::{Answer, Fault};
+use super::follow::{Later, Task, What};
+use super::live::{Live, lock};
+use super::open_loop::Crowd;
+use super::plan::{Click, Plan, Visit};
+use super::target::Target;
+use crate::http::Code;
+use crate::ids::IssuanceId;
+
+/// A request is tried again this often at most.
+const RETRIES_MAX: u8 = 20;
+/// Where the service says nothing of when to try again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Those who do not listen try again within these.
+const STORM_MS: std::ops::Range<u64> = 10..100;
+/// Somebody who came this long after the opening must not be told that it has not started.
+const OPENED_SURELY: Duration = Duration::from_secs(1);
+
+/// What users do who are told 429, 503, or nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Retry {
+    /// Give up
+    None,
+    /// Try again when Retry-After says
+    Patient,
+    /// Try again within a tenth of a second, whatever Retry-After says
+    Storm,
+}
+
+/// How users learn their outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Follow {
+    /// Ask again when pollAfterMs says
+    Poll,
+    /// Ask with ?wait=, which holds a connection
+    Wait,
+    /// Ask once, after the run
+    None,
+}
+
+/// What a user was told last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Told {
+    #[default]
+    Nothing,
+    Refused(Code),
+    Accepted,
+    Issued {
+        serial: u32,
+    },
+    Rejected,
+    /// 404 after 202.
+    Lost,
+}
+
+/// One user.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Person {
+    /// Of the accepted request.
+    pub id: Option<IssuanceId>,
+    /// When the request that was accepted was planned.
+    pub(super) planned: Option<Instant>,
+    pub told: Told,
+    /// A request of theirs was never answered: it may have been accepted.
+    pub is_unanswered: bool,
+    /// An answer said that it is accepted, and was no replay: there can be one. It need not be the
+    /// first, as answers overtake each other.
+    is_told_first: bool,
+}
+
+/// See the module's documentation.
+pub struct People {
+    pub(super) target: Arc<Target>,
+    pub plan: Plan,
+    pub(super) start: Instant,
+    ids: Vec<String>,
+    pub(super) coupon: String,
+    persons: Vec<Mutex<Person>>,
+    /// The header lines of every request, its own key among them: sending again is the same attempt.
+    headers: String,
+    retry: Retry,
+    pub(super) follow: Follow,
+    later: Later,
+    pub live: Live,
+}
+
+/// What a run is made of.
+pub(super) struct Cast {
+    pub target: Arc<Target>,
+    pub plan: Plan,
+    pub start: Instant,
+    pub users: Vec<String>,
+    pub coupon: String,
+    /// Of this run alone.
+    pub key: String,
+    pub retry: Retry,
+    pub follow: Follow,
+}
+
+impl People {
+    pub(super) fn new(cast: Cast, later: Later) -> Self {
+        People {
+            target: cast.target,
+            plan: cast.plan,
+            start: cast.start,
+            persons: cast.users.iter().map(|_| Mutex::default()).collect(),
+            ids: cast.users,
+            coupon: cast.coupon,
+            headers: format!("idempotency-key: {}\r\n", cast.key),
+            retry: cast.retry,
+            follow: cast.follow,
+            later,
+            live: Live::default(),
+        }
+    }
+
+    /// How many users there are.
+    pub fn count(&self) -> usize {
+        self.persons.len()
+    }
+
+    /// The id of a user.
+    pub fn id(&self, user: u32) -> &str {
+        &self.ids[user as usize]
+    }
+
+    /// A user as known now.
+    pub fn person(&self, user: u32) -> Person {
+        *lock(&self.persons[user as usize])
+    }
+
+    pub(super) fn change<T>(&self, user: u32, change: impl FnOnce(&mut Person) -> T) -> T {
+        change(&mut lock(&self.persons[user as usize]))
+    }
+
+    pub(super) fn write_request(&self, user: u32, request: &mut Vec<u8>) {
+        let body = format!(r#"{{"userId":"{}","couponId":"{}"}}"#, self.id(user), self.coupon);
+        self.target.write("POST", "/user-coupons", &self.headers, body.as_bytes(), request);
+        self.live.sent.one();
+    }
+
+    /// Takes the answer to a request in; `tries` is how often it was tried before.
+    pub(super) fn take(&self, visit: Visit, planned: Instant, tries: u8, answer: Result<Answer<'_>, Fault>) {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(fault) => {
+                self.live.faults.one();
+                self.live.answer(fault.as_str());
+                if fault.may_have_happened() {
+                    self.change(visit.user, |person| person.is_unanswered = true);
+                }
+                return self.try_again(visit, planned, tries, None);
+            }
+        };
+        match answer.status {
+            200..=202 => self.take_accepted(visit, planned, answer),
+            _ => self.take_refusal(visit, planned, tries, answer),
+        }
+    }
+
+    fn take_accepted(&self, visit: Visit, planned: Instant, answer: Answer<'_>) {
+        let user = visit.user;
+        let issuance = serde_json::from_slice::<Issuance<'_>>(answer.body).ok();
+        let parsed = issuance.and_then(|issuance| Some((issuance.id.parse().ok()?, issuance)));
+        let Some((id, issuance)) = parsed else {
+            return self.unexpected(visit, answer.status, "without an issuance");
+        };
+        let now = Instant::now();
+        if visit.click == Click::Early && now < self.start + self.plan.opening {
+            self.unexpected(visit, answer.status, "before the opening");
+        }
+        let (known, is_told_twice) = self.change(user, |person| {
+            let known = person.id;
+            if known.is_none() {
+                (person.id, person.planned, person.told) = (Some(id), Some(planned), Told::Accepted);
+            }
+            let is_told_twice = !answer.is_replay && person.is_told_first;
+            person.is_told_first |= !answer.is_replay;
+            (known, is_told_twice)
+        });
+        if is_told_twice {
+            self.unexpected(visit, answer.status, "twice, and not as a replay");
+        }
+        match known {
+            None => {
+                self.live.accepted.one();
+                self.live.answer("accepted");
+                self.live.accept.record(now - planned);
+                self.live.last_accept.last(now - self.start);
+                match (&*issuance.state, issuance.serial) {
+                    ("issued", Some(serial)) => self.decided(user, Told::Issued { serial }, "issued"),
+                    _ if self.follow == Follow::None => {}
+                    _ => {
+                        let after = match self.follow {
+                            Follow::Wait => Duration::ZERO,
+                            _ => Duration::from_millis(issuance.poll_after_ms.unwrap_or(0)),
+                        };
+                        self.later.put(Task { due: now + after, user, what: What::Ask });
+                    }
+                }
+            }
+            Some(known) if known == id => {
+                self.live.replayed.one();
+                self.live.answer("replayed");
+            }
+            Some(known) => self.unexpected(visit, answer.status, &format!("with {id} after {known}")),
+        }
+    }
+
+    fn take_refusal(&self, visit: Visit, planned: Instant, tries: u8, answer: Answer<'_>) {
+        let problem = serde_json::from_slice::<Problem<'_>>(answer.body).ok();
+        let code = problem.as_ref().and_then(|problem| code(&problem.code));
+        let Some(code) = code.filter(|code| code.status().as_u16() == answer.status) else {
+            self.live.answer("outside the contract");
+            return self.unexpected(visit, answer.status, "without a code of this status");
+        };
+        let now = Instant::now();
+        self.live.answer(code.as_str());
+        let is_expected = match code {
+            Code::SoldOut => {
+                self.live.first_sold_out.first(now - self.start);
+                true
+            }
+            Code::NotStarted => {
+                visit.click == Click::Early || now < self.start + self.plan.opening + OPENED_SURELY
+            }
+            Code::AlreadyIssued | Code::Discarded => true,
+            // An operator may do this in the middle of a run.
+            Code::Ended | Code::Paused | Code::Archived => true,
+            Code::Overloaded | Code::RateLimited | Code::Unavailable | Code::WarmingUp | Code::Timeout => {
+                let after = problem.and_then(|problem| problem.retry_after_ms).map(Duration::from_millis);
+                if self.retry != Retry::None && tries < RETRIES_MAX {
+                    return self.try_again(visit, planned, tries, after.or(answer.retry_after));
+                }
+                true
+            }
+            _ => false,
+        };
+        if !is_expected {
+            self.unexpected(visit, answer.status, code.as_str());
+        }
+        self.live.refused.one();
+        self.live.refuse.record(now - planned);
+        self.change(visit.user, |person| {
+            if person.id.is_none() {
+                person.told = Told::Refused(code);
+            }
+        });
+    }
+
+    fn try_again(&self, visit: Visit, planned: Instant, tries: u8, after: Option<Duration>) {
+        if tries >= RETRIES_MAX {
+            return;
+        }
+        let after = match self.retry {
+            Retry::None => return,
+            Retry::Patient => after.unwrap_or(RETRY_AFTER),
+            Retry::Storm => Duration::from_millis(rand::rng().random_range(STORM_MS)),
+        };
+        self.live.retries.one();
+        let what = What::TryAgain { click: visit.click, planned, tries: tries + 1 };
+        self.later.put(Task { due: Instant::now() + after, user: visit.user, what });
+    }
+
+    /// A user knows the outcome.
+    pub(super) fn decided(&self, user: u32, told: Told, name: &'static str) {
+        let planned = self.change(user, |person| {
+            person.told = told;
+            person.planned
+        });
+        let now = Instant::now();
+        self.live.outcome_of(name);
+        match told {
+            Told::Issued { .. } => self.live.issued.one(),
+            Told::Rejected => self.live.rejected.one(),
+            _ => {}
+        }
+        if let Some(planned) = planned.filter(|_| self.follow != Follow::None) {
+            self.live.outcome.record(now - planned);
+            self.live.last_outcome.last(now - self.start);
+        }
+    }
+
+    fn unexpected(&self, visit: Visit, status: u16, what: &str) {
+        let user = self.id(visit.user);
+        self.live
+            .unexpected(|| format!("{user}: a request ({:?}) was answered {status} {what}", visit.click));
+    }
+}
+
+/// The code with this name.
+pub(super) fn code(name: &str) -> Option<Code> {
+    Code::ALL.iter().copied().find(|code| code.as_str() == name)
+}
+
+impl Crowd for People {
+    fn write(&self, number: usize, request: &mut Vec<u8>) {
+        self.write_request(self.plan.visits[number].user, request);
+    }
+
+    fn answered(&self, number: usize, planned: Instant, sent: Instant, answer: Result<Answer<'_>, Fault>) {
+        self.live.send.record(sent.saturating_duration_since(planned));
+        self.take(self.plan.visits[number], planned, 0, answer);
+    }
+
+    fn dropped(&self, _: usize) {
+        self.live.dropped.one();
+    }
+}

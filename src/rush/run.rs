@@ -1,0 +1,251 @@
+//! A rush from beginning to end: set up, send, follow, drain.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::api::Api;
+use super::arrivals::Shape;
+use super::follow::{self, Asked};
+use super::open_loop::{self, Bounds, Crowd};
+use super::people::{Cast, Follow, People, Retry, Told};
+use super::plan::{Crowding, Plan};
+use super::sample::{Sample, Sampler};
+use super::setup::{self, Offer};
+use super::target::Target;
+use super::{Answer, Fault};
+use crate::failure::SetUpError;
+
+/// Connections for what follows a request, for each connection for requests.
+const FOLLOWING_SHARE: usize = 2;
+/// What is asked after the run is not measured, and may take its time; and it must crowd nobody: the
+/// service refuses what is more than a thousand operations of its database at once.
+const ASK_MAX: Duration = Duration::from_secs(30);
+const ASK_CONNECTIONS_MAX: usize = 256;
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// What a run is asked to be.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    pub url: String,
+    /// The API key that is sent with every request. In no report.
+    #[serde(skip)]
+    pub token: Option<String>,
+    pub arrivals: Shape,
+    /// Regular requests, without second clicks and early birds.
+    pub requests: usize,
+    pub users: usize,
+    pub duration_ms: u64,
+    /// The ids of users that there are are this and a number from 0; without it users are registered.
+    pub user_prefix: Option<String>,
+    /// A coupon that there is; without it one is made.
+    pub coupon: Option<String>,
+    /// Units of the coupon that is made.
+    pub total: u64,
+    pub double_clicks: f64,
+    pub early_birds: f64,
+    pub retry: Retry,
+    pub follow: Follow,
+    pub seed: u64,
+    pub connections: usize,
+    pub in_flight_max: usize,
+    pub answer_max_ms: u64,
+    pub drain_max_ms: u64,
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    SettingUp,
+    Sending,
+    Draining,
+    Judging,
+}
+
+/// What was measured.
+pub struct Measured {
+    pub offer: Offer,
+    pub people: Arc<People>,
+    pub started_at: Timestamp,
+    pub samples: Vec<Sample>,
+    /// From the start to the last answer to a request.
+    pub sending: Duration,
+    /// From the last acceptance to the moment when nothing of the coupon was reserved any more;
+    /// `None` if that was not seen.
+    pub drain: Option<Duration>,
+    /// It was ended by a signal.
+    pub ended_early: bool,
+    /// Of this process, from the start to the end of the drain.
+    pub cpu: Duration,
+}
+
+/// Tells how far the run is; the people are known once they are there.
+pub type Tell<'a> = &'a (dyn Fn(Phase, Option<(&Arc<People>, Option<Sample>)>) + Sync);
+
+/// Runs it. `stop` ends the sending early; what was accepted is followed all the same.
+pub async fn run(settings: &Settings, stop: &CancellationToken, tell: Tell<'_>) -> anyhow::Result<Measured> {
+    let set_up = |why: String| SetUpError(vec![why]);
+    let target = Arc::new(Target::new(&settings.url).map_err(set_up)?.with_token(settings.token.as_deref()));
+    tell(Phase::SettingUp, None);
+    let mut api = Api::new(Arc::clone(&target));
+    let name = format!("rush-{}", crate::ids::random_id());
+    let users = match &settings.user_prefix {
+        Some(prefix) => (0..settings.users).map(|number| format!("{prefix}{number}")).collect(),
+        None => setup::register(&mut api, settings.users).await.map_err(set_up)?,
+    };
+    let plan = Plan::new(&Crowding {
+        shape: settings.arrivals,
+        arrivals: settings.requests,
+        duration: Duration::from_millis(settings.duration_ms),
+        users: settings.users,
+        double_clicks: settings.double_clicks,
+        early_birds: settings.early_birds,
+        seed: settings.seed,
+    });
+    let has_early_birds = settings.early_birds > 0.0;
+    let offer = match &settings.coupon {
+        Some(coupon) => setup::take(&mut api, coupon, has_early_birds).await,
+        None => setup::make(&mut api, &name, settings.total, has_early_birds).await,
+    };
+    let offer = offer.map_err(set_up)?;
+
+    let (later, lanes) = follow::lanes(settings.connections.div_ceil(FOLLOWING_SHARE));
+    let moments: Arc<[Duration]> = plan.moments.clone().into();
+    let cast = Cast {
+        target: Arc::clone(&target),
+        plan,
+        start: offer.start,
+        users,
+        coupon: offer.id.clone(),
+        key: name,
+        retry: settings.retry,
+        follow: settings.follow,
+    };
+    let people = Arc::new(People::new(cast, later));
+    let over = CancellationToken::new();
+    let bounds = settings.bounds();
+    let following = lanes.start(&people, bounds.answer_max, &over);
+    let sampler = Sampler::start(Arc::clone(&people), over.clone());
+    let cpu_before = cpu_time();
+    let until_start = offer.start.saturating_duration_since(Instant::now());
+    let started_at = Timestamp::now() + until_start;
+
+    let sending = open_loop::run(&target, moments, offer.start, bounds, Arc::clone(&people), stop.clone());
+    tokio::pin!(sending);
+    loop {
+        tell(Phase::Sending, Some((&people, *sampler.latest.borrow())));
+        if tokio::time::timeout(TELL_EVERY, &mut sending).await.is_ok() {
+            break;
+        }
+    }
+    let (sent_at, ended_early) = (Instant::now(), stop.is_cancelled());
+    let deadline = sent_at + Duration::from_millis(settings.drain_max_ms);
+    while Instant::now() < deadline {
+        tell(Phase::Draining, Some((&people, *sampler.latest.borrow())));
+        let latest = *sampler.latest.borrow();
+        if following.pending() == 0 && latest.is_some_and(|sample| is_drained(&people, &sample)) {
+            break;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    let cpu = cpu_time().saturating_sub(cpu_before);
+    over.cancel();
+    following.ended().await;
+    let samples = sampler.ended().await;
+    let drain = drained(&people, &samples);
+    tell(Phase::Judging, Some((&people, samples.last().copied())));
+    ask_the_undecided(settings, &people).await;
+    let sending = sent_at.saturating_duration_since(offer.start);
+    Ok(Measured { offer, people, started_at, samples, sending, drain, ended_early, cpu })
+}
+
+const TELL_EVERY: Duration = Duration::from_millis(200);
+
+impl Settings {
+    /// How much the generator takes on.
+    fn bounds(&self) -> Bounds {
+        Bounds {
+            connections: self.connections,
+            in_flight_max: self.in_flight_max,
+            answer_max: Duration::from_millis(self.answer_max_ms),
+        }
+    }
+}
+
+/// Whether nothing of the coupon was reserved any more when this was seen.
+fn is_drained(people: &People, sample: &Sample) -> bool {
+    let seen_at = Duration::from_millis(sample.at_ms);
+    let follows = people.live.last_accept.get().is_none_or(|accepted| accepted < seen_at);
+    follows && sample.stock.is_some_and(|stock| stock.reserved == 0)
+}
+
+/// How long the drain took.
+fn drained(people: &People, samples: &[Sample]) -> Option<Duration> {
+    let last_accept = people.live.last_accept.get()?;
+    let first = samples.iter().rev().take_while(|sample| is_drained(people, sample)).last()?;
+    Some(Duration::from_millis(first.at_ms) - last_accept)
+}
+
+/// Asks once more for every outcome that a user was not told.
+async fn ask_the_undecided(settings: &Settings, people: &Arc<People>) {
+    let users: Vec<u32> =
+        (0..people.count() as u32).filter(|user| people.person(*user).told == Told::Accepted).collect();
+    ask(settings, Arc::new(Asking { people: Arc::clone(people), users })).await;
+}
+
+/// Sends the requests of a crowd as fast as they are answered.
+pub(super) async fn ask<C: Crowd + Asks>(settings: &Settings, crowd: Arc<C>) {
+    let schedule: Arc<[Duration]> = vec![Duration::ZERO; crowd.count()].into();
+    let connections = settings.connections.min(ASK_CONNECTIONS_MAX);
+    let bounds = Bounds { connections, in_flight_max: usize::MAX, answer_max: ASK_MAX };
+    let target = Arc::clone(&crowd.people().target);
+    open_loop::run(&target, schedule, Instant::now(), bounds, crowd, CancellationToken::new()).await;
+}
+
+/// A crowd that asks each of some users' questions once.
+pub(super) trait Asks {
+    fn people(&self) -> &People;
+    fn count(&self) -> usize;
+}
+
+struct Asking {
+    people: Arc<People>,
+    users: Vec<u32>,
+}
+
+impl Asks for Asking {
+    fn people(&self) -> &People {
+        &self.people
+    }
+
+    fn count(&self) -> usize {
+        self.users.len()
+    }
+}
+
+impl Crowd for Asking {
+    fn write(&self, number: usize, request: &mut Vec<u8>) {
+        if let Some(id) = self.people.person(self.users[number]).id {
+            self.people.target.write("GET", &format!("/issuances/{id}"), "", b"", request);
+        }
+    }
+
+    fn answered(&self, number: usize, _: Instant, _: Instant, answer: Result<Answer<'_>, Fault>) {
+        match follow::asked(&self.people, self.users[number], answer) {
+            // Decided now, or stuck: which, the user's state says.
+            Asked::Over | Asked::Again(_) => {}
+        }
+    }
+
+    fn dropped(&self, _: usize) {}
+}
+
+/// The processor time that this process has used.
+fn cpu_time() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(u64::try_from(used.tv_sec).unwrap_or(0), u32::try_from(used.tv_nsec).unwrap_or(0))
+}
