@@ -1,8 +1,9 @@
 //! The state of the whole service: whether it accepts requests. One document in MongoDB's `service`.
 
+use crate::mongo::Database;
+use mongodb::Collection;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::ReturnDocument;
-use mongodb::{Collection, Database};
 
 use crate::runtime::damage::damaged;
 use crate::{Failure, mongo};

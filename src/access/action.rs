@@ -7,10 +7,12 @@
 
 use std::time::Duration;
 
+use crate::mongo::Database;
 use axum::http::StatusCode;
 use jiff::Timestamp;
+use mongodb::Collection;
 use mongodb::bson::{self, Bson, DateTime, Document, doc};
-use mongodb::{Collection, Database};
+use mongodb::options::FindOptions;
 use serde::{Deserialize, Serialize};
 
 use super::Caller;
@@ -249,12 +251,8 @@ impl ActionLog {
         let first = ActionId(uuid::Uuid::max());
         mongo::readable_page("an operator's action", limit, after, first, place, |after, limit| {
             let filter = after.map_or_else(Document::new, |id| doc! {"_id": {"$lt": id.to_bson()}});
-            let actions = self.actions.clone_with_type::<Document>();
-            mongo::run("list the operators' actions", async move {
-                let found = actions.find(filter).sort(doc! {"_id": -1});
-                let found = found.limit(i64::try_from(limit).unwrap_or(i64::MAX)).await?;
-                futures::TryStreamExt::try_collect::<Vec<_>>(found).await
-            })
+            let newest = FindOptions::builder().sort(doc! {"_id": -1}).limit(mongo::at_most(limit)).build();
+            async move { mongo::find("list the operators' actions", &self.actions, filter, newest).await }
         })
         .await
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mongodb::Database;
+use crate::mongo::Database;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 

@@ -1,11 +1,12 @@
 //! API keys in MongoDB: the collection `api_keys`, by id. A revoked key stays, so that what it did
 //! keeps a name.
 
-use futures::TryStreamExt;
+use crate::mongo::Database;
 use jiff::Timestamp;
+use mongodb::Collection;
 use mongodb::bson::spec::BinarySubtype;
 use mongodb::bson::{Binary, DateTime, Document, doc};
-use mongodb::{Collection, Database};
+use mongodb::options::FindOptions;
 use serde::{Deserialize, Serialize};
 
 use super::key::{Key, SecretHash};
@@ -93,13 +94,9 @@ impl KeyStore {
     /// The keys that are not revoked. One whose record cannot be read must not keep the others from being
     /// revoked.
     pub async fn active(&self) -> Result<ActiveKeys, Failure> {
-        let keys = self.keys.clone_with_type::<Document>();
-        let found = mongo::run("read the API keys", async move {
-            let limit = i64::try_from(ACTIVE_MAX).unwrap_or(i64::MAX);
-            let found = keys.find(doc! {"revokedAt": null}).limit(limit);
-            found.await?.try_collect::<Vec<_>>().await
-        });
-        let found = found.await?;
+        let bounded = FindOptions::builder().limit(mongo::at_most(ACTIVE_MAX)).build();
+        let active = doc! {"revokedAt": null};
+        let found: Vec<Document> = mongo::find("read the API keys", &self.keys, active, bounded).await?;
         let count = found.len();
         let keys: Vec<Key> = mongo::readable("an API key", found);
         Ok(ActiveKeys { unreadable: count - keys.len(), keys })

@@ -36,7 +36,7 @@ pub mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mongodb::Database;
+use crate::mongo::Database;
 use quick_cache::sync::Cache;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};

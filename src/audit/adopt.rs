@@ -1,18 +1,14 @@
 //! Adoption: counting an issued record that Redis knows nothing of. A worker that slept through a
 //! recovery leaves one when it wakes and inserts what it had in hand. Idempotent by the record's id.
 
-use std::sync::LazyLock;
-
-use redis::Script;
-
 use super::Stop;
 use crate::Failure;
 use crate::coupon::MAX_TOTAL;
 use crate::ids::{CouponId, IssuanceId, UserId};
 use crate::redis::keys::EpochKeys;
-use crate::redis::{EpochBound, Partition, script};
+use crate::redis::{EpochBound, LuaScript, Partition};
 
-static ADOPT: LazyLock<Script> = LazyLock::new(|| script(include_str!("adopt.lua")));
+static ADOPT: LuaScript = LuaScript::new(include_str!("adopt.lua"));
 
 /// Units that one call moves into the free set: a script must stay short.
 pub(super) const UNITS_A_CALL: u32 = 1_000;

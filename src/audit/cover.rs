@@ -5,15 +5,15 @@ use std::collections::HashMap;
 use super::Stop;
 use super::figures::figures;
 use super::finding::{Finding, Kind};
-use super::flights::{PAGE, Pages};
+use super::flights::PAGE;
 use super::full::{FINDINGS_MAX, Look};
 use super::look::Suspicion;
 use super::serials::Serials;
 use super::units::SOUGHT_MAX;
-use crate::Failure;
 use crate::coupon::MAX_TOTAL;
 use crate::ids::IssuanceId;
 use crate::issuance::ledger::readable;
+use crate::redis::{KeyScan, pipe};
 
 impl Look<'_> {
     /// The free set against what is issued and in flight, and that every unit is somewhere.
@@ -32,8 +32,10 @@ impl Look<'_> {
 
         let mut free = Serials::up_to(MAX_TOTAL);
         let (mut taken, mut unknown) = (Vec::new(), Vec::new());
-        let mut scan = Pages::new("SSCAN", self.keys.free(&self.coupon.id));
-        while let Some(page) = scan.next::<Vec<Vec<u8>>>(self.auditor).await? {
+        let mut scan = KeyScan::new("SSCAN", self.keys.free(&self.coupon.id), PAGE);
+        while let Some(page) =
+            scan.next::<Vec<Vec<u8>>>(&self.auditor.partition, "read the free units").await?
+        {
             for member in page {
                 let serial = std::str::from_utf8(&member).ok().and_then(|text| text.parse::<u32>().ok());
                 let canonical = serial.filter(|serial| serial.to_string().as_bytes() == member);
@@ -74,17 +76,21 @@ impl Look<'_> {
     /// Members of the free set that are no unit, or would be handed out by the counter as well.
     async fn unknown(&mut self, members: Vec<Vec<u8>>) -> Result<(), Stop> {
         for member in members {
-            let (next, is_free): (Option<u32>, bool) = redis::pipe()
-                .atomic()
-                .cmd("HGET")
-                .arg(self.keys.coupon(&self.coupon.id))
-                .arg("next")
-                .cmd("SISMEMBER")
-                .arg(self.keys.free(&self.coupon.id))
-                .arg(&member)
-                .query_async(&mut self.auditor.partition.connection())
-                .await
-                .map_err(Failure::redis("look into the free set"))?;
+            let (next, is_free): (Option<u32>, bool) = self
+                .auditor
+                .partition
+                .query_all(
+                    "look into the free set",
+                    pipe()
+                        .atomic()
+                        .cmd("HGET")
+                        .arg(self.keys.coupon(&self.coupon.id))
+                        .arg("next")
+                        .cmd("SISMEMBER")
+                        .arg(self.keys.free(&self.coupon.id))
+                        .arg(&member),
+                )
+                .await?;
             let text = String::from_utf8_lossy(&member).into_owned();
             let serial = text.parse::<u32>().ok().filter(|serial| serial.to_string() == text);
             let known = next.is_none_or(|next| serial.is_some_and(|serial| (1..next).contains(&serial)));

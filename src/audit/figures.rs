@@ -1,15 +1,11 @@
 //! What Redis says of coupons in numbers, read in one script under one epoch.
 
-use std::sync::LazyLock;
-
-use redis::Script;
-
 use super::Stop;
 use crate::ids::CouponId;
 use crate::redis::keys::{EpochKeys, damaged};
-use crate::redis::{EpochBound, Partition, script};
+use crate::redis::{EpochBound, LuaScript, Partition};
 
-static FIGURES: LazyLock<Script> = LazyLock::new(|| script(include_str!("figures.lua")));
+static FIGURES: LuaScript = LuaScript::new(include_str!("figures.lua"));
 
 /// The most coupons of one call: a script must stay short.
 pub(super) const BATCH_MAX: usize = 200;

@@ -10,6 +10,7 @@ use crate::issuance::InFlight;
 use crate::queue::Entry;
 use crate::queue::entry::{RawEntry, decode};
 use crate::redis::keys::EpochKeys;
+use crate::redis::{KeyScan, cmd};
 
 /// Fields, members or entries in one command.
 pub(super) const PAGE: usize = 2_000;
@@ -32,8 +33,8 @@ impl Auditor {
     pub(super) async fn flights(&self, keys: &EpochKeys, last: &str) -> Result<Flights, Failure> {
         let mut flights = Flights::default();
         let mut unreadable = HashSet::new();
-        let mut scan = Pages::new("HSCAN", keys.in_flight());
-        while let Some(page) = scan.next::<Pairs>(self).await? {
+        let mut scan = KeyScan::new("HSCAN", keys.in_flight(), PAGE);
+        while let Some(page) = scan.next::<Pairs>(&self.partition, "read a key").await? {
             for (id, value) in page {
                 let parsed = std::str::from_utf8(&value).ok().and_then(|text| text.parse::<InFlight>().ok());
                 match (IssuanceId::from_bytes(&id), parsed) {
@@ -50,9 +51,9 @@ impl Auditor {
                 }
             }
         }
-        let mut scan = Pages::new("HSCAN", keys.dead());
+        let mut scan = KeyScan::new("HSCAN", keys.dead(), PAGE);
         let mut strange = HashSet::new();
-        while let Some(page) = scan.next::<Pairs>(self).await? {
+        while let Some(page) = scan.next::<Pairs>(&self.partition, "read a key").await? {
             strange
                 .extend(page.into_iter().map(|(id, _)| id).filter(|id| IssuanceId::from_bytes(id).is_none()));
         }
@@ -62,15 +63,13 @@ impl Auditor {
         }));
         let mut from = "-".to_owned();
         loop {
-            let page: Vec<RawEntry> = redis::cmd("XRANGE")
-                .arg(keys.stream())
-                .arg(&from)
-                .arg(last)
-                .arg("COUNT")
-                .arg(PAGE)
-                .query_async(&mut self.partition.connection())
-                .await
-                .map_err(Failure::redis("read the stream"))?;
+            let page: Vec<RawEntry> = self
+                .partition
+                .query(
+                    "read the stream",
+                    cmd("XRANGE").arg(keys.stream()).arg(&from).arg(last).arg("COUNT").arg(PAGE),
+                )
+                .await?;
             let Some((end, _)) = page.last() else { return Ok(flights) };
             from = format!("({end}");
             for (id, fields) in page {
@@ -89,37 +88,5 @@ impl Auditor {
                 }
             }
         }
-    }
-}
-
-/// A walk through a hash or a set, a page at a time. What is there all the while is seen, perhaps
-/// more than once.
-pub(super) struct Pages {
-    command: &'static str,
-    key: String,
-    /// `None` at the end.
-    cursor: Option<u64>,
-}
-
-impl Pages {
-    pub(super) fn new(command: &'static str, key: String) -> Self {
-        Pages { command, key, cursor: Some(0) }
-    }
-
-    pub(super) async fn next<T: redis::FromRedisValue>(
-        &mut self,
-        auditor: &Auditor,
-    ) -> Result<Option<T>, Failure> {
-        let Some(cursor) = self.cursor else { return Ok(None) };
-        let (next, page): (u64, T) = redis::cmd(self.command)
-            .arg(&self.key)
-            .arg(cursor)
-            .arg("COUNT")
-            .arg(PAGE)
-            .query_async(&mut auditor.partition.connection())
-            .await
-            .map_err(Failure::redis("look through a key"))?;
-        self.cursor = Some(next).filter(|next| *next != 0);
-        Ok(Some(page))
     }
 }

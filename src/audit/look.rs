@@ -4,10 +4,7 @@
 //! Redis again; it is damage only if both looks say so. Where the order matters: a decision is in the
 //! ledger before its in-flight value goes, and an id is in its user's dedupe before it is decided.
 
-use std::sync::LazyLock;
 use std::time::Duration;
-
-use redis::Script;
 
 use super::finding::{Finding, Kind};
 use super::{Auditor, Stop};
@@ -16,9 +13,9 @@ use crate::ids::{CouponId, IssuanceId, UserId};
 use crate::issuance::settle::Settlement;
 use crate::issuance::{Decision, InFlight, Outcome};
 use crate::redis::keys::EpochKeys;
-use crate::redis::{EpochBound, Reply, script};
+use crate::redis::{EpochBound, LuaScript, Reply};
 
-static LOOK: LazyLock<Script> = LazyLock::new(|| script(include_str!("look.lua")));
+static LOOK: LuaScript = LuaScript::new(include_str!("look.lua"));
 
 /// Suspicions in one script.
 const BATCH: usize = 200;

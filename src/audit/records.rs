@@ -9,11 +9,11 @@ use super::flights::PAGE;
 use super::full::Look;
 use super::look::{Confirmed, Suspicion};
 use super::serials::Serials;
-use crate::Failure;
 use crate::coupon::MAX_TOTAL;
 use crate::failure::Unreadable;
 use crate::ids::{IssuanceId, UserId};
 use crate::issuance::ledger::{Held, readable};
+use crate::redis::cmd;
 
 impl Look<'_> {
     /// Every issued record: its unit, its user's limit, and that Redis counts it.
@@ -122,15 +122,13 @@ impl Look<'_> {
         let page: Vec<_> = page.into_iter().filter(|held| !self.in_flight.contains_key(&held.id)).collect();
         let mut suspicions = Vec::new();
         for chunk in page.chunks(PAGE) {
-            let mut command = redis::cmd("HMGET");
+            let mut command = cmd("HMGET");
             command.arg(self.keys.holders(&self.coupon.id));
             for held in chunk {
                 command.arg(held.user.as_str());
             }
-            let counted: Vec<Option<Vec<u8>>> = command
-                .query_async(&mut self.auditor.partition.connection())
-                .await
-                .map_err(Failure::redis("read who holds the coupon"))?;
+            let counted: Vec<Option<Vec<u8>>> =
+                self.auditor.partition.query("read who holds the coupon", &command).await?;
             for (held, counted) in chunk.iter().zip(counted) {
                 let is_counted = counted.is_some_and(|ids| ids.chunks(16).any(|id| id == held.id.as_bytes()));
                 if !is_counted {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::Stop;
 use super::finding::{Finding, Kind};
-use super::flights::{PAGE, Pages};
+use super::flights::PAGE;
 use super::full::{Look, Settling};
 use super::look::{Confirmed, Suspicion, is_issued};
 use crate::ids::{IssuanceId, UserId};
@@ -12,6 +12,7 @@ use crate::issuance::ledger::readable;
 use crate::issuance::settle;
 use crate::issuance::settle::settle;
 use crate::queue::Entry;
+use crate::redis::KeyScan;
 
 impl Look<'_> {
     /// Stream entries whose issuance was not in flight.
@@ -95,12 +96,14 @@ impl Look<'_> {
 
     /// What Redis counts, user by user: each id must be in flight or issued.
     pub(super) async fn holders(&mut self) -> Result<(), Stop> {
-        let mut scan = Pages::new("HSCAN", self.keys.holders(&self.coupon.id));
+        let mut scan = KeyScan::new("HSCAN", self.keys.holders(&self.coupon.id), PAGE);
         let mut seen = HashSet::new();
         // One that still has its stream entry is not missing: it is undecided. A scan may repeat itself.
         let lost = self.found.findings.iter().filter(|found| found.kind == Kind::InFlightLost);
         let mut told: HashSet<IssuanceId> = lost.flat_map(|found| found.issuances.iter().copied()).collect();
-        while let Some(page) = scan.next::<Vec<(Vec<u8>, Vec<u8>)>>(self.auditor).await? {
+        while let Some(page) =
+            scan.next::<Vec<(Vec<u8>, Vec<u8>)>>(&self.auditor.partition, "read who holds it").await?
+        {
             let mut counted = Vec::new();
             for (field, ids) in page.into_iter().filter(|(field, _)| !field.starts_with(b"!")) {
                 let user = std::str::from_utf8(&field).ok().and_then(|user| user.parse::<UserId>().ok());

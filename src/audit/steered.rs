@@ -2,21 +2,19 @@
 //! and a coupon that Redis has and MongoDB has no record of, or none that can be read.
 
 use std::collections::HashSet;
-use std::sync::LazyLock;
 use std::time::Duration;
-
-use redis::Script;
 
 use super::finding::{Finding, Kind};
 use super::{Auditor, Stop};
 use crate::coupon::{Coupon, steer};
 use crate::ids::CouponId;
+use crate::redis::cmd;
 use crate::redis::keys::EpochKeys;
-use crate::redis::{EpochBound, script};
+use crate::redis::{EpochBound, LuaScript};
 use crate::service::Service;
 use crate::{Failure, recovery};
 
-static COUNTERS: LazyLock<Script> = LazyLock::new(|| script(include_str!("counters.lua")));
+static COUNTERS: LuaScript = LuaScript::new(include_str!("counters.lua"));
 
 /// A change reaches Redis well within this.
 const STEERING: Duration = Duration::from_secs(1);
@@ -70,12 +68,20 @@ impl Auditor {
 
     async fn missed_now(&self, keys: &EpochKeys, coupon: &CouponId) -> Result<Option<String>, Stop> {
         // Redis first: its state is never newer than a record that is read later.
-        let held: Steered = redis::cmd("HMGET")
-            .arg(keys.coupon(coupon))
-            .arg(&["generation", "total", "starts_at", "ends_at", "paused", "archived"])
-            .query_async(&mut self.partition.connection())
-            .await
-            .map_err(Failure::redis("read the state of the coupon"))?;
+        let held: Steered = self
+            .partition
+            .query(
+                "read the state of the coupon",
+                cmd("HMGET").arg(keys.coupon(coupon)).arg(&[
+                    "generation",
+                    "total",
+                    "starts_at",
+                    "ends_at",
+                    "paused",
+                    "archived",
+                ]),
+            )
+            .await?;
         let Some(record) = self.coupons.get(coupon).await? else { return Ok(None) };
         Ok(difference(&held, &record))
     }
@@ -118,12 +124,9 @@ impl Auditor {
         if is_found(Kind::ServiceBehind) {
             if self.service_held(keys).await?.is_ahead_of(&self.services.get().await?) {
                 // Changes are in the record before they are in Redis, so this is none of them.
-                redis::cmd("HDEL")
-                    .arg(keys.counters())
-                    .arg("service_generation")
-                    .query_async::<()>(&mut self.partition.connection())
-                    .await
-                    .map_err(Failure::redis("mend the state of the service"))?;
+                let mut forget = cmd("HDEL");
+                forget.arg(keys.counters()).arg("service_generation");
+                self.partition.query::<()>("mend the state of the service", &forget).await?;
             }
             self.catch_up(&[]).await?;
         }
@@ -163,12 +166,13 @@ impl Auditor {
     }
 
     async fn service_held(&self, keys: &EpochKeys) -> Result<HeldService, Failure> {
-        let (generation, paused) = redis::cmd("HMGET")
-            .arg(keys.counters())
-            .arg(&["service_generation", "paused"])
-            .query_async(&mut self.partition.connection())
-            .await
-            .map_err(Failure::redis("read the state of the service"))?;
+        let (generation, paused) = self
+            .partition
+            .query(
+                "read the state of the service",
+                cmd("HMGET").arg(keys.counters()).arg(&["service_generation", "paused"]),
+            )
+            .await?;
         Ok(HeldService { generation, paused })
     }
 

@@ -1,17 +1,14 @@
 //! Units that are nowhere: proving a negative while everything moves.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::LazyLock;
 use std::time::Duration;
-
-use redis::Script;
 
 use super::{Auditor, Stop};
 use crate::ids::{CouponId, IssuanceId};
 use crate::redis::keys::EpochKeys;
-use crate::redis::{EpochBound, script};
+use crate::redis::{EpochBound, LuaScript};
 
-static UNITS: LazyLock<Script> = LazyLock::new(|| script(include_str!("units.lua")));
+static UNITS: LuaScript = LuaScript::new(include_str!("units.lua"));
 
 /// In-flight values that one script looks at. A hash with no more is read at one moment.
 const PAGE: usize = 2_000;

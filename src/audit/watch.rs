@@ -22,6 +22,7 @@ use super::full::Settling;
 use super::{Auditor, Stop};
 use crate::coupon::Coupon;
 use crate::ids::CouponId;
+use crate::redis::cmd;
 use crate::redis::keys::EpochKeys;
 use crate::redis::turn;
 use crate::runtime::damage::damaged;
@@ -88,24 +89,21 @@ impl Auditor {
         name(self.watch_final_counts().await?);
         metrics::AUDIT_LAST.set(Timestamp::now().as_second() as f64);
         if in_full {
-            let mut set = redis::cmd("SET");
+            let mut set = cmd("SET");
             set.arg(keys.audited()).arg(rounds + 1);
-            let set = set.query_async::<()>(&mut self.partition.connection()).await;
-            set.map_err(Failure::redis("remember that it was audited in full"))?;
+            self.partition.query::<()>("remember that it was audited in full", &set).await?;
         }
         Ok(())
     }
 
     /// How often everything was audited in full since the last recovery: never, if that cannot be read.
     async fn full_rounds(&self, keys: &EpochKeys) -> Result<u64, Failure> {
-        let mut get = redis::cmd("GET");
+        let mut get = cmd("GET");
         get.arg(keys.audited());
-        match get.query_async::<Option<u64>>(&mut self.partition.connection()).await {
+        match self.partition.query::<Option<u64>>("read how often it was audited in full", &get).await {
             Ok(rounds) => Ok(rounds.unwrap_or(0)),
-            Err(error) => match Failure::redis("look how often it was audited in full")(error) {
-                failure if failure.is_of_one() => Ok(0),
-                failure => Err(failure),
-            },
+            Err(failure) if failure.is_of_one() => Ok(0),
+            Err(failure) => Err(failure),
         }
     }
 

@@ -1,7 +1,6 @@
 //! `couponctl check`: what is wrong with an environment.
 
 use clap::Args;
-use mongodb::bson::doc;
 use serde::Serialize;
 
 use crate::config::{MongoConfig, RedisConfig};
@@ -114,9 +113,7 @@ async fn certificate(backends: &Backends) -> Line {
 }
 
 async fn mongodb(backends: &Backends) -> Vec<Line> {
-    let database = backends.database.clone();
-    let hello = mongo::run("say hello", async move { database.run_command(doc! {"hello": 1}).await }).await;
-    let hello = match hello {
+    let hello = match mongo::command(&backends.database, "say hello", "hello").await {
         Ok(hello) => hello,
         Err(failure) => {
             return vec![Line {

@@ -1,10 +1,10 @@
 //! `couponctl key`: API keys. It talks to MongoDB by itself, so that the first key can be made before
 //! anybody can use the API.
 
+use crate::mongo::Database;
 use axum::http::StatusCode;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use mongodb::Database;
 use serde_json::{Value, json};
 
 use super::client::print;

@@ -2,21 +2,20 @@
 //! (it was away, or the process died in between) is brought there by [`reconcile`], which every API
 //! process runs; generations decide the order, so it does not matter who comes first, or twice.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use redis::Script;
 use tokio_util::sync::CancellationToken;
 
 use super::store::ChangesSince;
 use super::{Coupon, CouponStore};
 use crate::Failure;
-use crate::redis::{Partition, script};
+use crate::redis::{LuaScript, Partition};
 use crate::runtime::damage::damaged;
 use crate::service::{Service, ServiceStore};
 
-static UPDATE: LazyLock<Script> = LazyLock::new(|| script(include_str!("update.lua")));
+static UPDATE: LuaScript = LuaScript::new(include_str!("update.lua"));
 
 /// How often records and Redis are compared.
 const EVERY: Duration = Duration::from_secs(2);

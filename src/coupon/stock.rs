@@ -1,15 +1,12 @@
 //! The live stock of coupons, read from Redis.
 
-use std::sync::LazyLock;
-
 use jiff::Timestamp;
-use redis::Script;
 
 use super::CouponId;
 use crate::Failure;
-use crate::redis::{Partition, script};
+use crate::redis::{LuaScript, Partition};
 
-static STOCK: LazyLock<Script> = LazyLock::new(|| script(include_str!("stock.lua")));
+static STOCK: LuaScript = LuaScript::new(include_str!("stock.lua"));
 
 /// The units of a coupon at one moment: `total = remaining + reserved + issued`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use futures::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
 use mongodb::bson::{DateTime, Document, RawDocument, RawDocumentBuf, doc};
-use mongodb::options::{ReadConcern, ReturnDocument};
+use mongodb::options::{FindOptions, ReadConcern, ReturnDocument};
 use mongodb::{Collection, Cursor, Database};
 use serde::{Deserialize, Serialize};
 
@@ -294,12 +294,9 @@ impl CouponStore {
     ) -> Result<HashMap<CouponId, T>, Failure> {
         let mut all = HashMap::with_capacity(ids.len());
         for ids in ids.chunks(ASKED_MAX) {
-            let coupons = self.coupons.clone_with_type::<RawDocumentBuf>();
             let filter = doc! {"_id": {"$in": ids.iter().map(CouponId::as_str).collect::<Vec<_>>()}};
-            let projection = projection.clone();
-            let found = mongo::run(operation, async move {
-                coupons.find(filter).projection(projection).await?.try_collect::<Vec<_>>().await
-            });
+            let wanted = FindOptions::builder().projection(projection.clone()).build();
+            let found = mongo::find::<RawDocumentBuf, _>(operation, &self.coupons, filter, wanted);
             all.extend(found.await?.iter().filter_map(|record| {
                 let id = record.get_str("_id").ok()?.parse().ok()?;
                 let parsed = parse(&id, record);
@@ -460,11 +457,9 @@ impl CouponStore {
 
     /// At most `ENDED_MAX` coupons that ended before a moment.
     pub async fn ended_before(&self, moment: Timestamp) -> Result<Vec<CouponId>, Failure> {
-        let (coupons, filter) = (self.coupons.clone_with_type::<Document>(), ended_before(moment));
-        let found = mongo::run("read the coupons that ended", async move {
-            let cursor = coupons.find(filter).projection(doc! {"_id": 1}).limit(ENDED_MAX).await?;
-            cursor.try_collect::<Vec<_>>().await
-        });
+        let ids = FindOptions::builder().projection(doc! {"_id": 1}).limit(ENDED_MAX).build();
+        let filter = ended_before(moment);
+        let found = mongo::find::<Document, _>("read the coupons that ended", &self.coupons, filter, ids);
         Ok(found.await?.iter().filter_map(|coupon| coupon.get_str("_id").ok()?.parse().ok()).collect())
     }
 
@@ -484,11 +479,8 @@ impl CouponStore {
     pub async fn final_counts(&self, coupons: &[&Coupon]) -> Result<HashMap<CouponId, u32>, Failure> {
         let ids: Vec<&str> = coupons.iter().map(|coupon| coupon.id.as_str()).collect();
         let filter = doc! {"_id": {"$in": ids}, FINAL_COUNT: {"$exists": true}};
-        let records = self.coupons.clone_with_type::<Document>();
-        let found = mongo::run("read the final counts", async move {
-            let cursor = records.find(filter).projection(doc! {FINAL_COUNT: 1}).await?;
-            cursor.try_collect::<Vec<_>>().await
-        });
+        let counts = FindOptions::builder().projection(doc! {FINAL_COUNT: 1}).build();
+        let found = mongo::find::<Document, _>("read the final counts", &self.coupons, filter, counts);
         let mut kept = HashMap::new();
         for record in found.await? {
             let read = || {

@@ -5,22 +5,22 @@
 //! accepted; any trouble on the way is a [`Failure`] instead. The order matters: a decision is in the ledger
 //! before its issuance leaves the in-flight hash.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
-use redis::Script;
 use tokio::sync::Semaphore;
 
 use super::reserve::{Progress, time};
 use super::{Decision, InFlight, IssuanceId, Ledger};
+use crate::redis::cmd;
 use crate::redis::keys::damaged;
-use crate::redis::{Partition, script};
+use crate::redis::{LuaScript, Partition};
 use crate::runtime::batch::{Batcher, Bounds, all_failed};
 use crate::user::Deletions;
 use crate::{Failure, metrics};
 
-static LOOKUP: LazyLock<Script> = LazyLock::new(|| script(include_str!("lookup.lua")));
+static LOOKUP: LuaScript = LuaScript::new(include_str!("lookup.lua"));
 
 const REDIS_BOUNDS: Bounds = Bounds { batch: 256, calls: 2, waiting: 32_768, wait: Duration::from_secs(2) };
 const LEDGER_BOUNDS: Bounds = Bounds { batch: 256, calls: 4, waiting: 32_768, wait: Duration::from_secs(2) };
@@ -160,9 +160,9 @@ impl Lookup {
 
 /// Whether a rebuild of an earlier version could not read what was in flight, and dropped it: it was accepted.
 async fn is_set_aside(partition: &Partition, id: IssuanceId) -> Result<bool, Failure> {
-    let mut ask = redis::cmd("HEXISTS");
+    let mut ask = cmd("HEXISTS");
     ask.arg(damaged(partition.id())).arg(id.as_bytes().as_slice());
-    match ask.query_async(&mut partition.connection()).await.map_err(Failure::redis("look up")) {
+    match partition.query("look up", &ask).await {
         // The key is no hash: no rebuild wrote it.
         Err(Failure::Damaged { .. }) => Ok(false),
         is_set_aside => is_set_aside,

@@ -1,16 +1,12 @@
 //! A fresh serial for an issuance whose own another record holds.
 
-use std::sync::LazyLock;
-
-use redis::Script;
-
 use super::IssuanceId;
 use crate::Failure;
 use crate::ids::CouponId;
 use crate::redis::keys::EpochKeys;
-use crate::redis::{EpochBound, Partition, script};
+use crate::redis::{EpochBound, LuaScript, Partition};
 
-static REASSIGN: LazyLock<Script> = LazyLock::new(|| script(include_str!("reassign.lua")));
+static REASSIGN: LuaScript = LuaScript::new(include_str!("reassign.lua"));
 
 /// What became of the attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,19 +1,18 @@
 //! Taking a unit and queueing the issuance, atomically, many requests in one script.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use redis::Script;
 
 use super::numbered::Numbered;
 use super::{InFlight, IssuanceId, KeyTag, metered};
 use crate::Failure;
 use crate::ids::{CouponId, UserId};
-use crate::redis::{Partition, Reply, script};
+use crate::redis::{LuaScript, Partition, Reply};
 use crate::runtime::batch::{Batcher, Bounds, all_failed};
 
-static RESERVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("reserve.lua")));
+static RESERVE: LuaScript = LuaScript::new(include_str!("reserve.lua"));
 
 /// One script call holds Redis up for as long as its batch takes, about two milliseconds for the largest.
 /// Two calls at a time: while Redis works on one, the other is made or read. With more the batches grow smaller,

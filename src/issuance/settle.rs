@@ -1,10 +1,7 @@
 //! Telling Redis the outcome: acknowledge, give back if rejected, publish. Guarded in the script, so
 //! it may be repeated, and raced, without harm.
 
-use std::sync::LazyLock;
 use std::time::Instant;
-
-use redis::Script;
 
 use super::feed::message;
 use super::ledger::Held;
@@ -12,9 +9,9 @@ use super::numbered::Numbered;
 use super::{Decision, Outcome, metered};
 use crate::Failure;
 use crate::redis::keys::{EpochKeys, GROUP};
-use crate::redis::{EpochBound, Partition, script};
+use crate::redis::{EpochBound, LuaScript, Partition};
 
-static SETTLE: LazyLock<Script> = LazyLock::new(|| script(include_str!("settle.lua")));
+static SETTLE: LuaScript = LuaScript::new(include_str!("settle.lua"));
 
 /// What became of one decided entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,17 +1,16 @@
 //! The buckets in Redis, asked in natural batches.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use redis::Script;
 use sha2::{Digest, Sha256};
 
 use super::{Kind, Rate};
 use crate::Failure;
-use crate::redis::{Call, Partition, keys, script};
+use crate::redis::{Call, LuaScript, Partition, keys};
 use crate::runtime::batch::{Batcher, Bounds, all_failed};
 
-static TAKE: LazyLock<Script> = LazyLock::new(|| script(include_str!("take.lua")));
+static TAKE: LuaScript = LuaScript::new(include_str!("take.lua"));
 
 const BOUNDS: Bounds = Bounds { batch: 256, calls: 2, waiting: 4_096, wait: Duration::from_secs(1) };
 

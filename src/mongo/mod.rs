@@ -11,10 +11,13 @@ use jiff::Timestamp;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use mongodb::error::ErrorKind;
 use mongodb::options::{
-    Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
+    Acknowledgment, ClientOptions, FindOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
 };
-use mongodb::{Client, Collection, Database};
+use mongodb::{Client, Collection};
+use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
+
+pub use mongodb::Database;
 
 use crate::Failure;
 use crate::runtime::damage::damaged;
@@ -78,6 +81,39 @@ where
         Ok(Err(join)) => Err(Failure::MongoDb { operation, source: join.into() }),
         Err(elapsed) => Err(Failure::MongoDb { operation, source: elapsed.into() }),
     }
+}
+
+/// A number of documents, as MongoDB takes a limit.
+pub(crate) fn at_most(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+/// Reads all documents of a collection that fit `filter`; `options` bound how many. MongoDB gives up when nobody
+/// waits for them any longer.
+pub(crate) async fn find<T, C>(
+    operation: &'static str,
+    collection: &Collection<C>,
+    filter: Document,
+    mut options: FindOptions,
+) -> Result<Vec<T>, Failure>
+where
+    T: DeserializeOwned + Unpin + Send + Sync + 'static,
+    C: Send + Sync,
+{
+    options.max_time.get_or_insert(OPERATION_TIMEOUT);
+    let collection = collection.clone_with_type::<T>();
+    run(operation, async move { collection.find(filter).with_options(options).await?.try_collect().await })
+        .await
+}
+
+/// Runs a command that takes no arguments, such as `ping`, and returns the answer.
+pub(crate) async fn command(
+    database: &Database,
+    operation: &'static str,
+    name: &'static str,
+) -> Result<Document, Failure> {
+    let database = database.clone();
+    run(operation, async move { database.run_command(doc! {name: 1}).await }).await
 }
 
 /// What MongoDB's answer means for the one document that it did not write.
@@ -208,13 +244,9 @@ where
         if let Some((time, id)) = after {
             filter.extend(after_newest_first("createdAt", *time, id.as_str()));
         }
-        let (collection, limit) = (collection.clone(), i64::try_from(limit).unwrap_or(i64::MAX));
-        let newest = doc! {"createdAt": -1, "_id": -1};
-        run(operation, async move {
-            // Nobody waits for it any longer.
-            let found = collection.find(filter).sort(newest).limit(limit).max_time(OPERATION_TIMEOUT).await?;
-            found.try_collect().await
-        })
+        let newest =
+            FindOptions::builder().sort(doc! {"createdAt": -1, "_id": -1}).limit(at_most(limit)).build();
+        async move { find(operation, collection, filter, newest).await }
     })
     .await
 }

@@ -9,8 +9,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::mongo::Database;
 use jiff::{SignedDuration, Timestamp};
-use mongodb::Database;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 

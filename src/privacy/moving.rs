@@ -1,18 +1,15 @@
 //! Redis's part of a deletion: what it counts for the user comes under the pseudonym.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
-
-use redis::Script;
 
 use crate::Failure;
 use crate::ids::{CouponId, IssuanceId};
 use crate::redis::keys::EpochKeys;
-use crate::redis::{EpochBound, Partition, script};
+use crate::redis::{EpochBound, LuaScript, Partition};
 use crate::user::Deletion;
 
-static MOVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("move.lua")));
-static OUTDATE: LazyLock<Script> = LazyLock::new(|| script(include_str!("outdate.lua")));
+static MOVE: LuaScript = LuaScript::new(include_str!("move.lua"));
+static OUTDATE: LuaScript = LuaScript::new(include_str!("outdate.lua"));
 
 /// Coupons in one script: of each, a user may hold a hundred units.
 const BATCH: usize = 50;

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::mongo::Database;
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use mongodb::Database;
-use mongodb::bson::doc;
 use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -98,7 +97,7 @@ impl Probe {
 
 /// Asks both parts, Redis and MongoDB, at the same time; Redis as a request does.
 async fn ask(partition: &Partition, database: Database) -> [Part; 2] {
-    let ping = mongo::run("answer a ping", async move { database.run_command(doc! {"ping": 1}).await });
+    let ping = mongo::command(&database, "answer a ping", "ping");
     let (redis, mongodb) = tokio::join!(
         tokio::time::timeout(PROBE_MAX, recovery::writable(partition)),
         tokio::time::timeout(PROBE_MAX, ping),

@@ -10,8 +10,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::mongo::Database;
 use anyhow::Context;
-use mongodb::Database;
 use tokio::net::{TcpListener, TcpSocket};
 
 use crate::config::{MongoConfig, RedisConfig};

@@ -1,19 +1,15 @@
 //! Taking over what dead workers left pending, and finding what nobody will ever be given.
 
-use std::sync::LazyLock;
-
-use redis::Script;
-
 use super::entry::{RawFields, decode};
 use super::registry::STALE_AFTER;
 use super::{DEAD_LETTER_CONSUMER, Delivered};
 use crate::ids::IssuanceId;
 use crate::redis::keys::{EpochKeys, GROUP};
-use crate::redis::{EpochBound, Partition, Reply, script};
+use crate::redis::{EpochBound, LuaScript, Partition, Reply};
 use crate::{Failure, metrics};
 
-static CLAIM: LazyLock<Script> = LazyLock::new(|| script(include_str!("claim.lua")));
-static RESTORE: LazyLock<Script> = LazyLock::new(|| script(include_str!("restore.lua")));
+static CLAIM: LuaScript = LuaScript::new(include_str!("claim.lua"));
+static RESTORE: LuaScript = LuaScript::new(include_str!("restore.lua"));
 
 /// Claims at most `count` entries from consumers without a fresh heartbeat.
 pub async fn claim(

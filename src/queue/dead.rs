@@ -1,11 +1,9 @@
 //! Dead letters: entries that cannot be decided for a reason of their own. Each stays in
 //! flight, with its unit, until an operator redrives or discards it.
 
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use redis::Script;
 
 use super::DEAD_LETTER_CONSUMER;
 use super::repair::{RawFlight, in_stream, replace};
@@ -13,13 +11,14 @@ use crate::ids::IssuanceId;
 use crate::issuance::ledger::Inserted;
 use crate::issuance::settle::{Settled, Settlement, settle};
 use crate::issuance::{Decision, InFlight, Ledger, Outcome, Reason};
+use crate::redis::cmd;
 use crate::redis::keys::{EpochKeys, GROUP};
-use crate::redis::{EpochBound, Partition, script};
+use crate::redis::{EpochBound, LuaScript, Partition};
 use crate::runtime::damage::damaged;
 use crate::{Failure, metrics};
 
-static SET_ASIDE: LazyLock<Script> = LazyLock::new(|| script(include_str!("set_aside.lua")));
-static REDRIVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("redrive.lua")));
+static SET_ASIDE: LuaScript = LuaScript::new(include_str!("set_aside.lua"));
+static REDRIVE: LuaScript = LuaScript::new(include_str!("redrive.lua"));
 
 /// The owner of an entry that is sent through again: nobody with this name ever lives, so the next
 /// worker claims from it.
@@ -116,12 +115,12 @@ pub async fn redrive(partition: &Partition, id: IssuanceId) -> Result<bool, Fail
 
 /// The dead letter with this id that was redriven within the last 15 minutes, as it was set aside.
 pub async fn redriven(partition: &Partition, id: IssuanceId) -> Result<Option<DeadLetter>, Failure> {
-    let (dead, in_flight): (Option<Vec<u8>>, Option<Vec<u8>>) = redis::cmd("HMGET")
-        .arg(partition.keys().redriven(id))
-        .arg(&["dead", "in_flight"])
-        .query_async(&mut partition.connection())
-        .await
-        .map_err(Failure::redis("read what was redriven"))?;
+    let (dead, in_flight): (Option<Vec<u8>>, Option<Vec<u8>>) = partition
+        .query(
+            "read what was redriven",
+            cmd("HMGET").arg(partition.keys().redriven(id)).arg(&["dead", "in_flight"]),
+        )
+        .await?;
     Ok(dead.map(|dead| read(id, &dead, in_flight.as_deref())))
 }
 
@@ -141,25 +140,18 @@ pub async fn scan(
     count: usize,
 ) -> Result<(Vec<DeadLetter>, u64), Failure> {
     let keys = partition.keys();
-    let failed = || Failure::redis("read the dead letters");
-    let mut connection = partition.connection();
-    let (next, found): (u64, RawPairs) = redis::cmd("HSCAN")
-        .arg(keys.dead())
-        .arg(cursor)
-        .arg("COUNT")
-        .arg(count)
-        .query_async(&mut connection)
-        .await
-        .map_err(failed())?;
+    let mut scan = cmd("HSCAN");
+    scan.arg(keys.dead()).arg(cursor).arg("COUNT").arg(count);
+    let (next, found): (u64, RawPairs) = partition.query("read the dead letters", &scan).await?;
     if found.is_empty() {
         return Ok((Vec::new(), next));
     }
-    let mut command = redis::cmd("HMGET");
+    let mut command = cmd("HMGET");
     command.arg(keys.in_flight());
     for (id, _) in &found {
         command.arg(id.as_slice());
     }
-    let in_flight: Vec<Option<Vec<u8>>> = command.query_async(&mut connection).await.map_err(failed())?;
+    let in_flight: Vec<Option<Vec<u8>>> = partition.query("read the dead letters", &command).await?;
     let letters = found
         .into_iter()
         .zip(in_flight)

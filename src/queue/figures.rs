@@ -1,17 +1,15 @@
 //! How much is queued, and for how long: one cheap script.
 
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use redis::Script;
 
 use super::DEAD_LETTER_CONSUMER;
 use crate::Failure;
 use crate::redis::keys::GROUP;
-use crate::redis::{Partition, Reply, script};
+use crate::redis::{LuaScript, Partition, Reply};
 
-static FIGURES: LazyLock<Script> = LazyLock::new(|| script(include_str!("figures.lua")));
+static FIGURES: LuaScript = LuaScript::new(include_str!("figures.lua"));
 
 /// Pages of twenty entries that are passed over to find the oldest that waits, for each consumer: of those
 /// that cannot be read, or are in flight no more. Dead letters are not among them, however many there are.

@@ -12,6 +12,7 @@ use super::Delivered;
 use super::entry::{RawEntry, decode};
 use crate::Failure;
 use crate::redis::RedisClient;
+use crate::redis::cmd;
 use crate::redis::keys::{EpochKeys, GROUP};
 
 /// Short, so that a read ends soon after the worker is asked to stop: a read is never cancelled.
@@ -88,7 +89,7 @@ impl Reader {
             Some(connection) => connection,
             none => none.insert(self.client.dedicated(SILENCE_MAX).await?),
         };
-        let mut command = redis::cmd("XREADGROUP");
+        let mut command = cmd("XREADGROUP");
         command.arg("GROUP").arg(GROUP).arg(&self.consumer).arg("COUNT").arg(count);
         if which == Which::New {
             command.arg("BLOCK").arg(u64::try_from(BLOCK.as_millis()).unwrap_or(u64::MAX));

@@ -1,18 +1,17 @@
 //! Which workers live: a heartbeat registry of our own, because Redis knows consumers only by what
 //! they read. A live worker keeps its entries; whoever has no fresh heartbeat loses them.
 
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use redis::Script;
 
 use crate::Failure;
+use crate::redis::cmd;
 use crate::redis::keys::{EpochKeys, GROUP};
-use crate::redis::{EpochBound, Partition, script};
+use crate::redis::{EpochBound, LuaScript, Partition};
 
-static HEARTBEAT: LazyLock<Script> = LazyLock::new(|| script(include_str!("heartbeat.lua")));
-static LEAVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("leave.lua")));
+static HEARTBEAT: LuaScript = LuaScript::new(include_str!("heartbeat.lua"));
+static LEAVE: LuaScript = LuaScript::new(include_str!("leave.lua"));
 
 /// How often a worker says that it lives.
 pub const BEAT_EVERY: Duration = Duration::from_secs(1);
@@ -55,11 +54,8 @@ pub async fn leave(partition: &Partition, consumer: &str) -> Result<u64, Failure
 
 /// Every worker with a heartbeat, stale or not. One that cannot be read is left out.
 pub async fn beats(partition: &Partition) -> Result<Vec<Beat>, Failure> {
-    let found: Vec<(Vec<u8>, Vec<u8>)> = redis::cmd("HGETALL")
-        .arg(partition.keys().workers())
-        .query_async(&mut partition.connection())
-        .await
-        .map_err(Failure::redis("read the heartbeats"))?;
+    let found: Vec<(Vec<u8>, Vec<u8>)> =
+        partition.query("read the heartbeats", cmd("HGETALL").arg(partition.keys().workers())).await?;
     Ok(found
         .into_iter()
         .filter_map(|(consumer, beat)| {

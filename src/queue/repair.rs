@@ -1,18 +1,15 @@
 //! Repairing an in-flight value that cannot be read. The stream entry of an issuance holds the same, so what
 //! damages one of the two loses nothing.
 
-use std::sync::LazyLock;
-
-use redis::Script;
-
 use super::entry;
 use crate::Failure;
 use crate::ids::IssuanceId;
 use crate::issuance::{InFlight, Ledger};
 use crate::redis::keys::EpochKeys;
-use crate::redis::{EpochBound, Partition, script};
+use crate::redis::{EpochBound, LuaScript, Partition};
+use crate::redis::{cmd, pipe};
 
-static REPAIR: LazyLock<Script> = LazyLock::new(|| script(include_str!("repair.lua")));
+static REPAIR: LuaScript = LuaScript::new(include_str!("repair.lua"));
 
 /// What Redis holds of an issuance in flight, as it is.
 #[derive(Debug, Clone)]
@@ -29,13 +26,10 @@ impl RawFlight {
         keys: &EpochKeys,
         id: IssuanceId,
     ) -> Result<Self, Failure> {
-        let mut pipeline = redis::pipe();
+        let mut pipeline = pipe();
         pipeline.cmd("HGET").arg(keys.in_flight()).arg(id.as_bytes().as_slice());
         pipeline.cmd("HGET").arg(keys.dead()).arg(id.as_bytes().as_slice());
-        let (value, dead) = pipeline
-            .query_async(&mut partition.connection())
-            .await
-            .map_err(Failure::redis("read what is in flight"))?;
+        let (value, dead) = partition.query_all("read what is in flight", &pipeline).await?;
         Ok(RawFlight { value, dead })
     }
 
@@ -57,13 +51,9 @@ pub(super) async fn in_stream(
     id: IssuanceId,
     entry: &str,
 ) -> Result<Option<InFlight>, Failure> {
-    let found: Vec<entry::RawEntry> = redis::cmd("XRANGE")
-        .arg(keys.stream())
-        .arg(entry)
-        .arg(entry)
-        .query_async(&mut partition.connection())
-        .await
-        .map_err(Failure::redis("read a stream entry"))?;
+    let found: Vec<entry::RawEntry> = partition
+        .query("read a stream entry", cmd("XRANGE").arg(keys.stream()).arg(entry).arg(entry))
+        .await?;
     let read = found.into_iter().find_map(|(entry, fields)| entry::in_flight(&entry, &fields?).ok());
     Ok(read.filter(|(of, _)| *of == id).map(|(_, held)| held))
 }

@@ -1,21 +1,20 @@
 //! The certificate: asking whether it fits, closing it, opening it again.
 
 use std::error::Error;
-use std::sync::LazyLock;
 
-use redis::{RedisError, Script};
+use redis::RedisError;
 
 use super::lease::Lease;
 use crate::Failure;
 use crate::redis::keys::{EpochKeys, GROUP};
-use crate::redis::{Call, Partition, Reply, keys, script};
+use crate::redis::{Call, LuaScript, Partition, Reply, keys};
 use crate::service::Service;
 
-static CHECK: LazyLock<Script> = LazyLock::new(|| script(include_str!("check.lua")));
-static PROBE: LazyLock<Script> = LazyLock::new(|| script(include_str!("probe.lua")));
-static KNOWN: LazyLock<Script> = LazyLock::new(|| script(include_str!("known.lua")));
-static CLOSE: LazyLock<Script> = LazyLock::new(|| script(include_str!("close.lua")));
-static CERTIFY: LazyLock<Script> = LazyLock::new(|| script(include_str!("certify.lua")));
+static CHECK: LuaScript = LuaScript::new(include_str!("check.lua"));
+static PROBE: LuaScript = LuaScript::new(include_str!("probe.lua"));
+static KNOWN: LuaScript = LuaScript::new(include_str!("known.lua"));
+static CLOSE: LuaScript = LuaScript::new(include_str!("close.lua"));
+static CERTIFY: LuaScript = LuaScript::new(include_str!("certify.lua"));
 
 /// Whether the partition's data may be used. Learns on the way which epoch is open, and since when.
 pub async fn is_certified(partition: &Partition) -> Result<bool, Failure> {

@@ -10,10 +10,11 @@
 
 use std::time::Duration;
 
+use crate::mongo::Database;
 use futures::future::BoxFuture;
+use mongodb::Collection;
 use mongodb::bson::{Document, doc};
 use mongodb::options::ReadConcern;
-use mongodb::{Collection, Database};
 
 use super::lease::id;
 use crate::ids::PartitionId;

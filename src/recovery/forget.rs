@@ -1,15 +1,12 @@
 //! Deleting the keys of old epochs, and finding which there are.
 
-use std::sync::LazyLock;
-
-use redis::Script;
-
 use crate::Failure;
 use crate::redis::Epoch;
+use crate::redis::cmd;
 use crate::redis::keys::EpochKeys;
-use crate::redis::{Call, Partition, keys, script};
+use crate::redis::{Call, LuaScript, Partition, keys};
 
-static FORGET: LazyLock<Script> = LazyLock::new(|| script(include_str!("forget.lua")));
+static FORGET: LuaScript = LuaScript::new(include_str!("forget.lua"));
 
 /// Keys in one page of the walk, about.
 const PAGE: usize = 1_000;
@@ -98,15 +95,18 @@ impl<'a> Walk<'a> {
 
     async fn next(&mut self) -> Result<Option<Vec<String>>, Failure> {
         let Some(cursor) = self.cursor else { return Ok(None) };
-        let (next, page): (u64, Vec<Vec<u8>>) = redis::cmd("SCAN")
-            .arg(cursor)
-            .arg("MATCH")
-            .arg(keys::any_epoch(self.partition.id()))
-            .arg("COUNT")
-            .arg(PAGE)
-            .query_async(&mut self.partition.connection())
-            .await
-            .map_err(Failure::redis("look through the keys"))?;
+        let (next, page): (u64, Vec<Vec<u8>>) = self
+            .partition
+            .query(
+                "look through the keys",
+                cmd("SCAN")
+                    .arg(cursor)
+                    .arg("MATCH")
+                    .arg(keys::any_epoch(self.partition.id()))
+                    .arg("COUNT")
+                    .arg(PAGE),
+            )
+            .await?;
         self.cursor = Some(next).filter(|next| *next != 0);
         // A key whose name is no text is not this program's.
         Ok(Some(page.into_iter().filter_map(|key| String::from_utf8(key).ok()).collect()))

@@ -5,7 +5,7 @@
 //! has none, as its processes would give the same key another id; once the last of them has ended,
 //! `couponctl upgrade finish` lets users who are registered from then on have secrets of their own.
 
-use mongodb::Database;
+use crate::mongo::Database;
 use mongodb::bson::{Document, doc};
 use mongodb::options::ReturnDocument;
 

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mongodb::Database;
+use crate::mongo::Database;
 use tokio_util::sync::CancellationToken;
 
 use super::certificate::{self, Known, is_certified};

@@ -6,9 +6,10 @@
 
 use std::time::Duration;
 
+use crate::mongo::Database;
+use mongodb::Collection;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use mongodb::options::ReturnDocument;
-use mongodb::{Collection, Database};
 
 use super::fence::opened;
 use super::id_secrets;

@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::mongo::Database;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
-use mongodb::Database;
 use tokio::sync::Semaphore;
 
 use super::picture::{Destination, Place, load_into};
@@ -19,6 +19,7 @@ use crate::coupon::{CouponStore, Terms, steer, stock};
 use crate::ids::CouponId;
 use crate::issuance::Ledger;
 use crate::redis::Partition;
+use crate::redis::cmd;
 use crate::redis::keys::EpochKeys;
 use crate::runtime::batch::{Batcher, Bounds, all_failed};
 use crate::service::ServiceStore;
@@ -157,16 +158,13 @@ impl Loader {
     }
 
     async fn before(&self, keys: &EpochKeys, id: &CouponId) -> Result<Before, Failure> {
-        let mut connection = self.partition.connection();
-        let failed = || Failure::redis("load the coupon");
-        let (retired, settled_unloaded): (Option<Vec<u8>>, Option<Vec<u8>>) = redis::cmd("HMGET")
-            .arg(keys.counters())
-            .arg(&["retired", "settled_unloaded"])
-            .query_async(&mut connection)
-            .await
-            .map_err(failed())?;
-        let present = redis::cmd("HEXISTS").arg(keys.coupon(id)).arg("id").query_async(&mut connection).await;
-        let present = match present.map_err(failed()) {
+        let mut counts = cmd("HMGET");
+        counts.arg(keys.counters()).arg(&["retired", "settled_unloaded"]);
+        let (retired, settled_unloaded): (Option<Vec<u8>>, Option<Vec<u8>>) =
+            self.partition.query("load the coupon", &counts).await?;
+        let mut exists = cmd("HEXISTS");
+        exists.arg(keys.coupon(id)).arg("id");
+        let present = match self.partition.query("load the coupon", &exists).await {
             Ok(present) => present,
             // It is no hash: `load.lua` replaces it.
             Err(Failure::Damaged { .. }) => false,

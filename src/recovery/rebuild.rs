@@ -11,11 +11,9 @@
 //! ([`super::Loader`]).
 
 use std::collections::BTreeMap;
-use std::sync::LazyLock;
 
 use futures::StreamExt;
 use futures::stream;
-use redis::Script;
 
 use super::Step;
 use super::certificate::{ClosedOn, Opening, opening, restarted};
@@ -29,10 +27,10 @@ use super::survivors::{self, Survivor};
 use crate::Failure;
 use crate::ids::CouponId;
 use crate::redis::keys::{EpochKeys, GROUP};
-use crate::redis::{Call, script};
+use crate::redis::{Call, LuaScript};
 use crate::runtime::damage::damaged;
 
-static OPEN: LazyLock<Script> = LazyLock::new(|| script(include_str!("open.lua")));
+static OPEN: LuaScript = LuaScript::new(include_str!("open.lua"));
 
 /// How much was built, for the script that opens it.
 struct Built {

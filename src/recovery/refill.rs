@@ -1,9 +1,5 @@
 //! Moving the queue into a new epoch: stream, group, in-flight hash, dead letters; then its counters.
 
-use std::sync::LazyLock;
-
-use redis::Script;
-
 use super::Step;
 use super::forget::Forgotten;
 use super::progress::Watch;
@@ -11,12 +7,12 @@ use super::survivors::{Damaged, Survivor};
 use crate::ids::IssuanceId;
 use crate::queue::DEAD_LETTER_CONSUMER;
 use crate::redis::keys::{EpochKeys, GROUP};
-use crate::redis::{Call, Partition, script};
+use crate::redis::{Call, LuaScript, Partition};
 use crate::service::Service;
 use crate::{Failure, metrics};
 
-static MOVE: LazyLock<Script> = LazyLock::new(|| script(include_str!("move.lua")));
-static BUILT: LazyLock<Script> = LazyLock::new(|| script(include_str!("built.lua")));
+static MOVE: LuaScript = LuaScript::new(include_str!("move.lua"));
+static BUILT: LuaScript = LuaScript::new(include_str!("built.lua"));
 
 /// Issuances that are moved at once: a script must stay short.
 const PIECE: usize = 500;

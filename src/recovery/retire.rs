@@ -3,22 +3,22 @@
 //! coupon's record, so that nobody has to count them.
 
 use std::collections::HashSet;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
-use redis::Script;
 use tokio_util::sync::CancellationToken;
 
 use super::survivors;
 use crate::Failure;
 use crate::coupon::CouponStore;
 use crate::ids::CouponId;
+use crate::redis::cmd;
 use crate::redis::keys::EpochKeys;
-use crate::redis::{EpochBound, Partition, script};
+use crate::redis::{EpochBound, LuaScript, Partition};
 use crate::runtime::damage::damaged;
 
-static OVER: LazyLock<Script> = LazyLock::new(|| script(include_str!("over.lua")));
-static RETIRE: LazyLock<Script> = LazyLock::new(|| script(include_str!("retire.lua")));
+static OVER: LuaScript = LuaScript::new(include_str!("over.lua"));
+static RETIRE: LuaScript = LuaScript::new(include_str!("retire.lua"));
 
 /// How often coupons that are over are looked for.
 const EVERY: Duration = Duration::from_secs(60);
@@ -104,11 +104,8 @@ pub(crate) struct Members {
 }
 
 pub(crate) async fn members(partition: &Partition, keys: &EpochKeys) -> Result<Members, Failure> {
-    let ids: Vec<Vec<u8>> = redis::cmd("SMEMBERS")
-        .arg(keys.loaded())
-        .query_async(&mut partition.connection())
-        .await
-        .map_err(Failure::redis("read which coupons are loaded"))?;
+    let ids: Vec<Vec<u8>> =
+        partition.query("read which coupons are loaded", cmd("SMEMBERS").arg(keys.loaded())).await?;
     let mut members = Members { coupons: Vec::with_capacity(ids.len()), strange: Vec::new() };
     for id in ids {
         let id = String::from_utf8_lossy(&id);

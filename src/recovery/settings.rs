@@ -4,6 +4,7 @@ use clap::ValueEnum;
 
 use crate::Failure;
 use crate::redis::Partition;
+use crate::redis::cmd;
 
 /// How durable Redis must be for a process to start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -30,11 +31,7 @@ pub async fn check(partition: &Partition, durability: Durability) -> Result<Find
     let mut connection = partition.connection();
     let mut findings = Findings::default();
 
-    let info: String = redis::cmd("INFO")
-        .arg("server")
-        .query_async(&mut connection)
-        .await
-        .map_err(Failure::redis("read its version"))?;
+    let info: String = partition.query("read its version", cmd("INFO").arg("server")).await?;
     let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or("unknown");
     let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(0);
     if major < 7 {
@@ -43,7 +40,7 @@ pub async fn check(partition: &Partition, durability: Durability) -> Result<Find
 
     for (name, right) in wanted(durability) {
         let held: redis::RedisResult<Vec<String>> =
-            redis::cmd("CONFIG").arg("GET").arg(name).query_async(&mut connection).await;
+            cmd("CONFIG").arg("GET").arg(name).query_async(&mut connection).await;
         match held {
             Ok(held) if held.len() == 2 => {
                 if !right.contains(&held[1].as_str()) {

@@ -1,18 +1,15 @@
 //! What is written before a coupon is put in place: its holders and free serials, in keys of their own
 //! that expire, and the one script that puts them there.
 
-use std::sync::LazyLock;
-
-use redis::Script;
-
 use crate::Failure;
 use crate::coupon::Terms;
 use crate::ids::{IssuanceId, UserId};
 use crate::redis::keys::EpochKeys;
-use crate::redis::{Call, Partition, script};
+use crate::redis::pipe;
+use crate::redis::{Call, LuaScript, Partition};
 
-static LOAD: LazyLock<Script> = LazyLock::new(|| script(include_str!("load.lua")));
-static STAGE: LazyLock<Script> = LazyLock::new(|| script(include_str!("stage.lua")));
+static LOAD: LuaScript = LuaScript::new(include_str!("load.lua"));
+static STAGE: LuaScript = LuaScript::new(include_str!("stage.lua"));
 
 /// A load that was given up leaves nothing behind for longer than this.
 const STAGING_EXPIRES_SECS: i64 = 900;
@@ -198,12 +195,9 @@ impl Staged {
             let staged = target.partition.invoke(&STAGE, "stage the coupon", &call).await?.text()?;
             return if staged == "staged" { Ok(()) } else { Err(Failure::Uncertified) };
         }
-        let mut pipeline = redis::pipe();
+        let mut pipeline = pipe();
         pipeline.cmd(self.command).arg(&self.key).arg(parts).ignore();
         pipeline.cmd("EXPIRE").arg(&self.key).arg(STAGING_EXPIRES_SECS).ignore();
-        pipeline
-            .query_async::<()>(&mut target.partition.connection())
-            .await
-            .map_err(Failure::redis("stage the coupon"))
+        target.partition.query_all("stage the coupon", &pipeline).await
     }
 }

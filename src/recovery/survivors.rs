@@ -1,10 +1,8 @@
 //! What is still in flight in an epoch, dead letters among it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::LazyLock;
 
 use jiff::Timestamp;
-use redis::Script;
 
 use super::forget::Forgotten;
 use crate::Failure;
@@ -13,10 +11,11 @@ use crate::issuance::{InFlight, Ledger};
 use crate::queue::entry;
 use crate::queue::entry::RawEntry;
 use crate::redis::keys::EpochKeys;
-use crate::redis::{Call, Partition, keys, script};
+use crate::redis::{Call, LuaScript, Partition, keys};
+use crate::redis::{KeyScan, cmd};
 use crate::runtime::damage::damaged;
 
-static KEEP: LazyLock<Script> = LazyLock::new(|| script(include_str!("keep.lua")));
+static KEEP: LuaScript = LuaScript::new(include_str!("keep.lua"));
 
 /// Fields in one page of a scan, ids in one read of the ledger.
 const CHUNK: usize = 1_000;
@@ -172,28 +171,14 @@ async fn scan(
     key: String,
     mut take: impl FnMut(Vec<u8>, Vec<u8>),
 ) -> Result<Option<()>, Failure> {
-    let mut connection = partition.connection();
-    let mut cursor = 0_u64;
+    let mut scan = KeyScan::new("HSCAN", key, CHUNK);
     loop {
-        let page: redis::RedisResult<(u64, RawPairs)> = redis::cmd("HSCAN")
-            .arg(&key)
-            .arg(cursor)
-            .arg("COUNT")
-            .arg(CHUNK)
-            .query_async(&mut connection)
-            .await;
-        let (next, page) = match page {
-            Ok(page) => page,
-            Err(error) if error.code() == Some("WRONGTYPE") => return Ok(None),
-            Err(error) => return Err(Failure::redis("read what is in flight")(error)),
-        };
-        for (field, value) in page {
-            take(field, value);
+        match scan.next::<RawPairs>(partition, "read what is in flight").await {
+            Ok(Some(page)) => page.into_iter().for_each(|(field, value)| take(field, value)),
+            Ok(None) => return Ok(Some(())),
+            Err(Failure::Damaged { .. }) => return Ok(None),
+            Err(failure) => return Err(failure),
         }
-        if next == 0 {
-            return Ok(Some(()));
-        }
-        cursor = next;
     }
 }
 
@@ -346,18 +331,12 @@ async fn scan_stream(
 ) -> Result<(), Failure> {
     let mut from = "-".to_owned();
     loop {
-        let page: redis::RedisResult<Vec<RawEntry>> = redis::cmd("XRANGE")
-            .arg(&stream)
-            .arg(&from)
-            .arg("+")
-            .arg("COUNT")
-            .arg(CHUNK)
-            .query_async(&mut partition.connection())
-            .await;
-        let page = match page {
+        let mut range = cmd("XRANGE");
+        range.arg(&stream).arg(&from).arg("+").arg("COUNT").arg(CHUNK);
+        let page: Vec<RawEntry> = match partition.query("read the stream", &range).await {
             Ok(page) => page,
-            Err(error) if error.code() == Some("WRONGTYPE") => return Ok(()),
-            Err(error) => return Err(Failure::redis("read the stream")(error)),
+            Err(Failure::Damaged { .. }) => return Ok(()),
+            Err(failure) => return Err(failure),
         };
         let Some((last, _)) = page.last() else { return Ok(()) };
         from = format!("({last}");

@@ -20,6 +20,7 @@ use crate::ids::{CouponId, IssuanceId};
 use crate::issuance::Ledger;
 use crate::redis::Partition;
 use crate::redis::keys::EpochKeys;
+use crate::redis::{Value, from_redis_value, pipe};
 
 /// How often the ledger is read again because it changed meanwhile: workers stop soon, for their
 /// settling is refused.
@@ -171,19 +172,16 @@ async fn read_held(
     keys: &EpochKeys,
     coupons: &[CouponId],
 ) -> Result<Vec<Option<Held>>, Failure> {
-    let mut pipeline = redis::pipe();
+    let mut pipeline = pipe();
     for coupon in coupons {
         pipeline.cmd("HMGET").arg(keys.coupon(coupon)).arg(&["total", "generation", "next", "settled"]);
         pipeline.cmd("SCARD").arg(keys.free(coupon));
         pipeline.cmd("HLEN").arg(keys.holders(coupon));
     }
-    let replies: Vec<redis::Value> = pipeline
-        .query_async(&mut partition.connection())
-        .await
-        .map_err(Failure::redis("read what Redis holds of the coupons"))?;
+    let replies: Vec<Value> = partition.query_all("read what Redis holds of the coupons", &pipeline).await?;
     let (replies, _) = replies.as_chunks::<3>();
-    let read = |(coupon, [held, free, holders]): (&CouponId, &[redis::Value; 3])| {
-        let held: Vec<Option<u64>> = redis::from_redis_value(held.clone()).ok()?;
+    let read = |(coupon, [held, free, holders]): (&CouponId, &[Value; 3])| {
+        let held: Vec<Option<u64>> = from_redis_value(held.clone()).ok()?;
         let [Some(total), Some(generation), Some(next), Some(settled)] = held[..] else { return None };
         Some(Held {
             id: coupon.clone(),
@@ -191,8 +189,8 @@ async fn read_held(
             generation: i64::try_from(generation).unwrap_or(i64::MAX),
             next,
             settled,
-            free: redis::from_redis_value(free.clone()).ok()?,
-            holders: redis::from_redis_value(holders.clone()).ok()?,
+            free: from_redis_value(free.clone()).ok()?,
+            holders: from_redis_value(holders.clone()).ok()?,
         })
     };
     Ok(coupons.iter().zip(replies).map(read).collect())

@@ -8,11 +8,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::TryStreamExt;
+use crate::mongo::Database;
 use jiff::Timestamp;
+use mongodb::Collection;
 use mongodb::bson::{self, DateTime, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 use mongodb::options::{FindOptions, ReadConcern, ReturnDocument};
-use mongodb::{Collection, Database};
 use tokio::sync::Semaphore;
 
 use super::record::{ACTIVE, FIELD, REVOKED, USED, redemption};
@@ -133,16 +133,9 @@ impl RedemptionStore {
         sort: Document,
         limit: usize,
     ) -> Result<Vec<RawDocumentBuf>, Failure> {
-        let options = FindOptions::builder()
-            .sort(sort)
-            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
-            .projection(fields())
-            .build();
-        let records = self.records.clone();
-        mongo::run(operation, async move {
-            records.find(filter).with_options(options).await?.try_collect::<Vec<_>>().await
-        })
-        .await
+        let options =
+            FindOptions::builder().sort(sort).limit(mongo::at_most(limit)).projection(fields()).build();
+        mongo::find(operation, &self.records, filter, options).await
     }
 
     /// Makes a change of `held`, which is valid until `end`, in the name of `by`. An `Err` leaves open

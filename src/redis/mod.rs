@@ -6,6 +6,7 @@ mod epoch;
 pub mod keys;
 mod partition;
 mod reply;
+mod scan;
 mod script;
 pub(crate) mod turn;
 
@@ -14,11 +15,14 @@ pub use epoch::Epoch;
 pub(crate) use epoch::{OpenCertificate, Opening};
 pub use partition::Partition;
 pub(crate) use partition::{EpochBound, OpeningCheck};
+pub(crate) use redis::{Value, cmd, from_redis_value, pipe};
 pub(crate) use reply::Reply;
-pub(crate) use script::{Call, script};
+pub(crate) use scan::KeyScan;
+pub(crate) use script::{Call, LuaScript};
+
+use redis::{ErrorKind, RedisError};
 
 use crate::Failure;
-use redis::{ErrorKind, RedisError};
 
 /// Whether Redis ended a script because of an error in it, and not for want of something.
 fn is_script_error(detail: &str) -> bool {

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock, RwLock};
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use redis::{ErrorKind, RedisError, Script, ServerErrorKind, Value};
+use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind, Value};
 use tokio::sync::{Mutex, Notify, watch};
 
 use crate::Failure;
@@ -20,7 +20,7 @@ use super::connection::{Connection, RedisClient};
 use super::epoch::{Epoch, OpenCertificate, Opening};
 use super::keys::{self, EpochKeys};
 use super::reply::Reply;
-use super::script::Call;
+use super::script::{Call, LuaScript};
 
 const NO_SCRIPT: ErrorKind = ErrorKind::Server(ServerErrorKind::NoScript);
 /// Terms grow by one a recovery: one that is not below this is damaged (`lua/certificate_fields.lua`).
@@ -217,7 +217,7 @@ impl Partition {
     /// certificate (KEYS[1]) and the epoch (ARGV[1]); it is called again when the epoch moved on.
     pub(crate) async fn call(
         &self,
-        script: &Script,
+        script: &LuaScript,
         operation: &'static str,
         build: impl Fn(&EpochKeys, &mut Call),
     ) -> Result<Reply, Failure> {
@@ -231,7 +231,7 @@ impl Partition {
     /// As [`Partition::call`], but wakes nobody: for those who recover.
     pub(crate) async fn call_without_wake(
         &self,
-        script: &Script,
+        script: &LuaScript,
         operation: &'static str,
         build: impl Fn(&EpochKeys, &mut Call),
     ) -> Result<Reply, Failure> {
@@ -248,7 +248,7 @@ impl Partition {
     pub(crate) async fn call_in_epoch(
         &self,
         keys: &EpochKeys,
-        script: &Script,
+        script: &LuaScript,
         operation: &'static str,
         build: impl Fn(&EpochKeys, &mut Call),
     ) -> Result<EpochBound, Failure> {
@@ -262,7 +262,7 @@ impl Partition {
     async fn call_in_epoch_without_wake(
         &self,
         keys: &EpochKeys,
-        script: &Script,
+        script: &LuaScript,
         operation: &'static str,
         build: impl Fn(&EpochKeys, &mut Call),
     ) -> Result<EpochBound, Failure> {
@@ -281,7 +281,7 @@ impl Partition {
 
     async fn call_once(
         &self,
-        script: &Script,
+        script: &LuaScript,
         operation: &'static str,
         keys: &EpochKeys,
         build: &impl Fn(&EpochKeys, &mut Call),
@@ -297,13 +297,32 @@ impl Partition {
         }
     }
 
+    /// Sends a command that is no script, and reads its answer.
+    pub(crate) async fn query<T: FromRedisValue>(
+        &self,
+        operation: &'static str,
+        command: &Cmd,
+    ) -> Result<T, Failure> {
+        command.query_async(&mut self.connection()).await.map_err(Failure::redis(operation))
+    }
+
+    /// Sends commands together, and reads all of their answers.
+    pub(crate) async fn query_all<T: FromRedisValue>(
+        &self,
+        operation: &'static str,
+        commands: &Pipeline,
+    ) -> Result<T, Failure> {
+        commands.query_async(&mut self.connection()).await.map_err(Failure::redis(operation))
+    }
+
     /// Calls a script as it is: for the recovery's own, which make the certificate.
     pub(crate) async fn invoke(
         &self,
-        script: &Script,
+        script: &LuaScript,
         operation: &'static str,
         call: &Call,
     ) -> Result<Reply, Failure> {
+        let script = script.script();
         let command = call.command(script.get_hash());
         let mut connection = self.connection();
         let mut called = command.query_async(&mut connection).await;

@@ -1,15 +1,12 @@
 //! Turns at work that one process at a time should do: a key in Redis that expires by itself. Were there two
 //! at once, they would only do the same twice.
 
-use std::sync::LazyLock;
 use std::time::Duration;
 
-use redis::Script;
-
 use crate::Failure;
-use crate::redis::{Call, Partition, script};
+use crate::redis::{Call, LuaScript, Partition};
 
-static TURN: LazyLock<Script> = LazyLock::new(|| script(include_str!("lua/turn.lua")));
+static TURN: LuaScript = LuaScript::new(include_str!("lua/turn.lua"));
 
 /// Takes the turn that a key stands for, if nobody has it. `lasts` is shorter than a round, so that the next
 /// one is free.

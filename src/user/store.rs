@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::mongo::Database;
 use futures::TryStreamExt;
 use jiff::Timestamp;
+use mongodb::Collection;
 use mongodb::bson::{Binary, DateTime, Document, doc};
 use mongodb::error::ErrorKind;
 use mongodb::options::{FindOptions, ReturnDocument};
-use mongodb::{Collection, Database};
 use serde::{Deserialize, Serialize};
 
 use super::{Deletion, IdSecret, User, UserId};
@@ -152,11 +153,8 @@ impl UserStore {
     ) -> Result<HashMap<UserId, Result<Known, Failure>>, Failure> {
         let wanted: Vec<&str> = ids.iter().map(UserId::as_str).collect();
         let filter = doc! {"_id": {"$in": wanted}, "deletedAt": null};
-        let users = self.users.clone_with_type::<Document>();
-        let found = mongo::run("look the users up", async move {
-            let cursor = users.find(filter).projection(doc! {"_id": 1, SECRET: 1}).await?;
-            cursor.try_collect::<Vec<_>>().await
-        });
+        let wanted = FindOptions::builder().projection(doc! {"_id": 1, SECRET: 1}).build();
+        let found = mongo::find::<Document, _>("read the users", &self.users, filter, wanted);
         Ok(found.await?.iter().filter_map(known).collect())
     }
 
@@ -190,13 +188,9 @@ impl UserStore {
         let options = FindOptions::builder()
             .sort(doc! {"createdAt": -1, "_id": -1})
             .projection(doc! {"createdAt": 1, SECRET: 1})
-            .limit(i64::try_from(limit).unwrap_or(i64::MAX))
+            .limit(mongo::at_most(limit))
             .build();
-        let users = self.users.clone_with_type::<Document>();
-        let found = mongo::run("read users ahead", async move {
-            users.find(filter).with_options(options).await?.try_collect::<Vec<_>>().await
-        });
-        let found = found.await?;
+        let found = mongo::find::<Document, _>("read users ahead", &self.users, filter, options).await?;
         let last = found.iter().rev().find_map(mongo::newest_place);
         Ok(ListPage {
             items: found.iter().filter_map(|user| known(user)?.1.ok()).collect(),

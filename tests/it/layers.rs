@@ -26,6 +26,33 @@ const LAYERS: &[&[&str]] = &[
     &["redis", "mongo", "runtime", "metrics", "failure", "ids", "text"],
 ];
 
+/// The files that name a driver's crate (`redis`, `mongodb`), beside those of the ground that wrap them: stores,
+/// connections of one's own, and what starts or measures the servers themselves.
+const DRIVER_FILES: &[&str] = &[
+    "access/action.rs",
+    "access/key_store.rs",
+    "bench/",
+    "coupon/restock.rs",
+    "coupon/store.rs",
+    "coupon/terms.rs",
+    "dev/servers/",
+    "issuance/feed/subscriber.rs",
+    "issuance/ledger/",
+    "mongo/",
+    "queue/reader.rs",
+    "recovery/certificate.rs",
+    "recovery/fence.rs",
+    "recovery/id_secrets.rs",
+    "recovery/lease.rs",
+    "recovery/settings.rs",
+    "redemption/record.rs",
+    "redemption/store.rs",
+    "redis/",
+    "service.rs",
+    "user/secret.rs",
+    "user/store.rs",
+];
+
 /// The modules at the root of the crate that this code names: `crate::a::…`, and each first name in
 /// `crate::{a, b::{…}}`. `crate::Failure`, which the root exports, is of its module.
 fn modules_named(code: &str) -> BTreeSet<String> {
@@ -34,7 +61,7 @@ fn modules_named(code: &str) -> BTreeSet<String> {
             path.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
         if name == "Failure" { "failure".into() } else { name }
     };
-    let code: String = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let code = without_comments(code);
     let mut named = BTreeSet::new();
     for path in code.split("crate::").skip(1) {
         match path.strip_prefix('{') {
@@ -44,6 +71,29 @@ fn modules_named(code: &str) -> BTreeSet<String> {
     }
     named.remove("");
     named
+}
+
+fn without_comments(code: &str) -> String {
+    code.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect()
+}
+
+/// Whether this code names a driver's crate, in a `use` or in a path.
+fn names_a_driver(code: &str) -> bool {
+    let path = |driver: &str| format!(r"(?m)(^|[^\w:.]){driver}::");
+    let driver = regex::Regex::new(&path("(redis|mongodb)")).expect("a pattern");
+    driver.is_match(&without_comments(code))
+}
+
+/// Every source file of the library: its path below `src`, and its text.
+fn sources() -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    rust_files(&root, &mut files);
+    let read = |file: &PathBuf| {
+        let path = file.strip_prefix(&root).ok()?.to_str()?.to_owned();
+        Some((path, std::fs::read_to_string(file).ok()?))
+    };
+    files.iter().map(|file| read(file).expect("a text with a name in UTF-8")).collect()
 }
 
 /// The members of a group such as `a, b::{c, d}}`, whose first brace is left out.
@@ -77,31 +127,37 @@ fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
 fn imports_run_from_the_top_down_and_nowhere_in_a_circle() {
     let order: Vec<&str> = LAYERS.iter().flat_map(|row| row.iter().copied()).collect();
     let place = |module: &str| order.iter().position(|known| *known == module);
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    rust_files(&root, &mut files);
     let mut seen = BTreeSet::new();
     let mut wrong = Vec::new();
-    for file in &files {
-        let path = file.strip_prefix(&root).expect("a file of src");
-        let module = path.iter().next().and_then(|name| name.to_str()).expect("a name in UTF-8");
-        let module = module.trim_end_matches(".rs");
+    for (path, code) in sources() {
+        let module = path.split('/').next().unwrap_or_default().trim_end_matches(".rs");
         if module == "lib" {
             continue;
         }
         seen.insert(module.to_owned());
         let own = place(module).unwrap_or_else(|| panic!("{module} has no place in LAYERS"));
-        let code = std::fs::read_to_string(file).expect("a text");
         for used in modules_named(&code) {
             match place(&used) {
                 Some(place) if place >= own => {}
-                Some(_) => wrong.push(format!("{}: {module} uses {used}, which is above it", path.display())),
-                None => wrong.push(format!("{}: crate::{used} has no place in LAYERS", path.display())),
+                Some(_) => wrong.push(format!("{}: {module} uses {used}, which is above it", path)),
+                None => wrong.push(format!("{}: crate::{used} has no place in LAYERS", path)),
             }
         }
     }
     assert_eq!(seen.len(), order.len(), "LAYERS names what is not there: {order:?}");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn only_the_ground_and_stores_name_a_driver() {
+    let naming: Vec<String> =
+        sources().into_iter().filter(|(_, code)| names_a_driver(code)).map(|(path, _)| path).collect();
+    let is_declared = |path: &String| DRIVER_FILES.iter().any(|declared| path.starts_with(declared));
+    let undeclared: Vec<_> = naming.iter().filter(|path| !is_declared(path)).collect();
+    assert!(undeclared.is_empty(), "these name a driver: {undeclared:?}");
+    let is_needed = |declared: &&&str| naming.iter().any(|path| path.starts_with(**declared));
+    let needless: Vec<_> = DRIVER_FILES.iter().filter(|declared| !is_needed(declared)).collect();
+    assert!(needless.is_empty(), "these name none: {needless:?}");
 }
 
 #[test]

@@ -1,10 +1,6 @@
 //! Mending one finding. Each script reads again, in the moment of its write, all that makes the write
 //! right; so a repair may be raced by requests, workers, recoveries and other repairs.
 
-use std::sync::LazyLock;
-
-use redis::Script;
-
 use super::adopt::{Adopted, CALLS_MAX, UNITS_A_CALL, adopt};
 use super::finding::{Finding, Kind};
 use super::{Auditor, Stop};
@@ -14,11 +10,11 @@ use crate::issuance::Outcome;
 use crate::issuance::lookup::read_in_flight;
 use crate::issuance::reassign::{Reassigned, reassign};
 use crate::redis::keys::{EpochKeys, GROUP};
-use crate::redis::{Call, EpochBound, script};
+use crate::redis::{Call, EpochBound, LuaScript};
 
 macro_rules! scripts {
     ($($name:ident $file:literal;)*) => {
-        $(static $name: LazyLock<Script> = LazyLock::new(|| script(include_str!($file)));)*
+        $(static $name: LuaScript = LuaScript::new(include_str!($file));)*
     };
 }
 
@@ -208,7 +204,7 @@ impl<'a> Repair<'a> {
         Ok(now_if(done.await? == "dropped"))
     }
 
-    async fn call(&self, script: &Script, build: impl Fn(&EpochKeys, &mut Call)) -> Result<String, Stop> {
+    async fn call(&self, script: &LuaScript, build: impl Fn(&EpochKeys, &mut Call)) -> Result<String, Stop> {
         call(self.auditor, &self.keys, script, build).await
     }
 }
@@ -216,7 +212,7 @@ impl<'a> Repair<'a> {
 async fn call(
     auditor: &Auditor,
     keys: &EpochKeys,
-    script: &Script,
+    script: &LuaScript,
     build: impl Fn(&EpochKeys, &mut Call),
 ) -> Result<String, Stop> {
     match auditor.partition.call_in_epoch(keys, script, "mend the accounts", build).await? {

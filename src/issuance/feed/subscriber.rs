@@ -16,6 +16,7 @@ use super::Feed;
 use super::message::{self, Heard};
 use crate::Failure;
 use crate::issuance::lookup::Found;
+use crate::redis::Value;
 use crate::runtime::backoff::Backoff;
 
 /// Pauses between attempts to connect.
@@ -79,7 +80,7 @@ async fn hear(feed: &Feed, mut sink: PubSubSink, mut stream: PubSubStream) {
         match timeout(QUIET_MAX, stream.next()).await {
             Ok(Some(announced)) => take(feed, &announced),
             Ok(None) => return,
-            Err(_) => match timeout(PING_TIMEOUT, sink.ping::<redis::Value>()).await {
+            Err(_) => match timeout(PING_TIMEOUT, sink.ping::<Value>()).await {
                 Ok(Ok(_)) => {}
                 _ => return,
             },

@@ -18,12 +18,12 @@ mod renaming;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use futures::TryStreamExt;
+use crate::mongo::Database;
 use jiff::Timestamp;
+use mongodb::Collection;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::error::ErrorKind;
 use mongodb::options::{FindOptions, ReadConcern};
-use mongodb::{Collection, Database};
 
 use super::{Decision, IssuanceId};
 use crate::coupon::MAX_TOTAL;
@@ -225,10 +225,7 @@ impl Ledger {
         filter: Document,
         options: FindOptions,
     ) -> Result<Vec<Result<S::Value, Unreadable>>, Failure> {
-        let records = self.records.clone_with_type::<RawDocumentBuf>();
-        let found = mongo::run(operation, async move {
-            records.find(filter).with_options(options).await?.try_collect::<Vec<_>>().await
-        });
+        let found = mongo::find::<RawDocumentBuf, _>(operation, &self.records, filter, options);
         Ok(found.await?.iter().map(|document| read::<S>(document)).collect())
     }
 }
