@@ -1,7 +1,6 @@
 //! Queues and settled users, made by calling the scripts directly: no HTTP in between, and no worker.
 
 use std::ops::Range;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -22,23 +21,16 @@ const READ_MAX: usize = 500;
 /// Never met here.
 const BACKLOG_MAX: u64 = 1 << 40;
 
-/// What was reserved.
-pub(super) struct Queued {
-    pub ids: Vec<IssuanceId>,
-    /// What each call took.
-    pub calls: Vec<Duration>,
-}
-
-/// Reserves a unit for each of these users, so many in one call.
+/// Reserves a unit for each of these users, `batch` of them in one call, and returns the issuances' ids.
 pub(super) async fn queue(
     bed: &Bed,
     coupon: &CouponId,
     users: Range<u32>,
     batch: u32,
-) -> anyhow::Result<Queued> {
+) -> anyhow::Result<Vec<IssuanceId>> {
     let partition = &bed.backends.partition;
     let firsts = users.clone().step_by(batch as usize);
-    let answers: Vec<(Vec<IssuanceId>, Duration)> = stream::iter(firsts)
+    let ids: Vec<Vec<IssuanceId>> = stream::iter(firsts)
         .map(async |first| {
             let requests = (first..users.end.min(first + batch))
                 .map(|number| {
@@ -47,19 +39,16 @@ pub(super) async fn queue(
                 })
                 .collect::<Result<Vec<_>, String>>()
                 .map_err(anyhow::Error::msg)?;
-            let called = Instant::now();
             let answers = reserve(partition, &requests, BACKLOG_MAX).await?;
-            let took = called.elapsed();
             if let Some(other) = answers.iter().find(|answer| !matches!(answer, Reserved::Accepted(_))) {
                 bail!("a reservation was not accepted: {other:?}");
             }
-            Ok((requests.into_iter().map(|request| request.id).collect(), took))
+            anyhow::Ok(requests.into_iter().map(|request| request.id).collect())
         })
         .buffer_unordered(CALLS_AT_ONCE)
         .try_collect()
         .await?;
-    let (ids, calls): (Vec<_>, Vec<_>) = answers.into_iter().unzip();
-    Ok(Queued { ids: ids.concat(), calls })
+    Ok(ids.concat())
 }
 
 /// Reads so many entries as one worker would, and leaves them pending.

@@ -29,8 +29,6 @@ pub struct Sizes {
     pub backlog: u32,
     /// How long requests come at half of a saturated rate.
     pub latency_seconds: u32,
-    /// Polls that are held at once.
-    pub waiters: u32,
     /// Connections over which the requests of an overload come.
     pub callers: usize,
     /// How long requests come at capacity, and at five times that.
@@ -40,8 +38,6 @@ pub struct Sizes {
     pub calls: u32,
     /// Entries whose memory is weighed.
     pub weighed: u32,
-    /// Settled users beside whom reservations are made.
-    pub settled: &'static [u32],
 }
 
 impl Sizes {
@@ -52,13 +48,11 @@ impl Sizes {
         connections: 256,
         backlog: 100_000,
         latency_seconds: 15,
-        waiters: 15_000,
         callers: 12_000,
         overload_seconds: 8,
         reservations: 25_600,
         calls: 3_000,
         weighed: 100_000,
-        settled: &[0, 100_000, 1_000_000],
     };
 
     /// For a look, and for continuous integration.
@@ -68,13 +62,11 @@ impl Sizes {
         connections: 64,
         backlog: 4_000,
         latency_seconds: 2,
-        waiters: 1_000,
         callers: 1_000,
         overload_seconds: 1,
         reservations: 1_280,
         calls: 100,
         weighed: 5_000,
-        settled: &[0, 5_000, 20_000],
     };
 }
 

@@ -2,9 +2,7 @@
 //! in one run, what the system is held to. Rates depend on the machine; what counts is what they are
 //! over something plain that ran beside them.
 //!
-//! A section a file: [`accept`], [`drain`], [`latency`], [`redis`], [`waiting`],
-//! [`overload`], [`size`], [`memory`],
-//! [`generator`], [`ready`]. They work in a [`Lab`] (a folder), each on `bed`s (an empty Redis and
+//! A section a file: [`accept`], [`drain`], [`latency`], [`redis`], [`overload`], [`ready`]. They work in a [`Lab`] (a folder), each on `bed`s (an empty Redis and
 //! MongoDB), with the real programs (`program`), `burst`s of requests and `backlog`s.
 
 pub mod accept;
@@ -14,20 +12,16 @@ mod bed;
 pub mod burst;
 mod cores;
 pub mod drain;
-pub mod generator;
 pub mod lab;
 pub mod latency;
-pub mod memory;
 pub mod overload;
 mod program;
 pub mod ready;
 pub mod redis;
 pub mod report;
-pub mod size;
 pub mod spread;
 mod tokens;
 mod usage;
-pub mod waiting;
 
 use std::path::Path;
 
@@ -49,16 +43,8 @@ pub enum Section {
     Latency,
     /// Processor time and memory of Redis
     Redis,
-    /// Thousands of held polls, and a storm of polls
-    Waiting,
     /// Five times what it can take
     Overload,
-    /// Cost beside a million settled users
-    Size,
-    /// Resident memory of the programs
-    Memory,
-    /// What the generator takes for itself
-    Generator,
     /// From nothing to a system to try
     Ready,
 }
@@ -91,16 +77,7 @@ pub async fn run(
 
 impl Section {
     fn needs_programs(self) -> bool {
-        matches!(
-            self,
-            Section::Accept
-                | Section::Drain
-                | Section::Latency
-                | Section::Waiting
-                | Section::Overload
-                | Section::Memory
-                | Section::Generator
-        )
+        matches!(self, Section::Accept | Section::Drain | Section::Latency | Section::Overload)
     }
 }
 
@@ -117,11 +94,7 @@ async fn measure(lab: &Lab<'_>, sections: &[Section], quick: bool) -> anyhow::Re
         drain: None,
         latency: None,
         redis: None,
-        waiting: None,
         overload: None,
-        size: None,
-        memory: None,
-        generator: None,
         ready: None,
     };
     for section in sections {
@@ -130,11 +103,7 @@ async fn measure(lab: &Lab<'_>, sections: &[Section], quick: bool) -> anyhow::Re
             Section::Drain => report.drain = Some(drain::measure(lab).await?),
             Section::Latency => report.latency = Some(latency::measure(lab).await?),
             Section::Redis => report.redis = Some(redis::measure(lab).await?),
-            Section::Waiting => report.waiting = Some(waiting::measure(lab).await?),
             Section::Overload => report.overload = Some(overload::measure(lab).await?),
-            Section::Size => report.size = Some(size::measure(lab).await?),
-            Section::Memory => report.memory = Some(memory::measure(lab).await?),
-            Section::Generator => report.generator = Some(generator::measure(lab).await?),
             Section::Ready => report.ready = Some(ready::measure(lab).await?),
         }
     }

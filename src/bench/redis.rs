@@ -110,7 +110,7 @@ async fn costs(lab: &Lab<'_>, persistence: Persistence) -> anyhow::Result<Costs>
     let queued = queue(&bed, &coupon, users(entries), BATCH_MAX).await?;
     let with_queued = bytes().await?;
     let cpu_before_lookup = bed.redis_cpu_us().await?;
-    look_up(&bed, &queued.ids).await?;
+    look_up(&bed, &queued).await?;
     let cpu_before_delivery = bed.redis_cpu_us().await?;
     let delivered = deliver(&bed, entries).await?;
     let cpu_after_delivery = bed.redis_cpu_us().await?;
@@ -145,7 +145,7 @@ fn users(count: u32) -> std::ops::Range<u32> {
 async fn warm_up(bed: &Bed) -> anyhow::Result<()> {
     let coupon = bed.coupon(BATCH_MAX).await?;
     let queued = queue(bed, &coupon, users(BATCH_MAX), BATCH_MAX).await?;
-    look_up(bed, &queued.ids).await?;
+    look_up(bed, &queued).await?;
     let delivered = deliver(bed, BATCH_MAX).await?;
     settle_all(bed, delivered).await
 }

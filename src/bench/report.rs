@@ -5,15 +5,11 @@ use serde::Serialize;
 
 use super::accept::Accept;
 use super::drain::Drain;
-use super::generator::Generator;
 use super::latency::Latency;
-use super::memory::Memory;
 use super::overload::Overload;
 use super::ready::Ready;
 use super::redis::Redis;
-use super::size::Size;
 use super::spread::Spread;
-use super::waiting::Waiting;
 
 /// The document of `--json`. A section that was not asked for is null.
 #[derive(Debug, Serialize)]
@@ -35,11 +31,7 @@ pub struct Report {
     pub drain: Option<Drain>,
     pub latency: Option<Latency>,
     pub redis: Option<Redis>,
-    pub waiting: Option<Waiting>,
     pub overload: Option<Overload>,
-    pub size: Option<Size>,
-    pub memory: Option<Memory>,
-    pub generator: Option<Generator>,
     pub ready: Option<Ready>,
 }
 
@@ -119,19 +111,13 @@ impl Row {
 impl Report {
     /// The figures that were measured, section by section.
     pub fn sections(&self) -> Vec<(&'static str, Vec<Row>)> {
-        let Report {
-            accept, drain, latency, redis, waiting, overload, size, memory, generator, ready, ..
-        } = self;
+        let Report { accept, drain, latency, redis, overload, ready, .. } = self;
         [
             ("accept", accept.as_ref().map(Accept::rows)),
             ("drain", drain.as_ref().map(Drain::rows)),
             ("latency", latency.as_ref().map(Latency::rows)),
             ("redis", redis.as_ref().map(Redis::rows)),
-            ("waiting", waiting.as_ref().map(Waiting::rows)),
             ("overload", overload.as_ref().map(Overload::rows)),
-            ("size", size.as_ref().map(Size::rows)),
-            ("memory", memory.as_ref().map(Memory::rows)),
-            ("generator", generator.as_ref().map(Generator::rows)),
             ("ready", ready.as_ref().map(Ready::rows)),
         ]
         .into_iter()

@@ -32,10 +32,9 @@ costs is the disk's (fsyncMicros says how much).
 
 JSON is one object: version, build, quick, cores, fsyncMicros, startedAt, targets
 [{name, value, atLeast or atMost, ok}], and an object a section, null if it was not
-measured: accept, drain, latency, redis, waiting, overload, size, memory,
-generator, ready. The rows of
-the table are named as their fields; src/bench documents each. Where there were
-several rounds, a figure is {median, min, max, rounds}.
+measured: accept, drain, latency, redis, overload, ready. The rows of the table
+are named as their fields; src/bench documents each. Where there were several
+rounds, a figure is {median, min, max, rounds}.
 
 Exit codes:
   0  measured
