@@ -5,7 +5,7 @@ use std::ops::Range;
 use anyhow::{Context, bail};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::bed::{Bed, user};
+use super::env::{BenchEnv, user};
 use crate::ids::{CouponId, IssuanceId, PartitionId};
 use crate::issuance::reserve::{Request, Reserved, reserve};
 use crate::issuance::settle::{Settlement, settle};
@@ -23,12 +23,12 @@ const BACKLOG_MAX: u64 = 1 << 40;
 
 /// Reserves a unit for each of these users, `batch` of them in one call, and returns the issuances' ids.
 pub(super) async fn queue(
-    bed: &Bed,
+    env: &BenchEnv,
     coupon: &CouponId,
     users: Range<u32>,
     batch: u32,
 ) -> anyhow::Result<Vec<IssuanceId>> {
-    let partition = &bed.backends.partition;
+    let partition = &env.backends.partition;
     let firsts = users.clone().step_by(batch as usize);
     let ids: Vec<Vec<IssuanceId>> = stream::iter(firsts)
         .map(async |first| {
@@ -52,8 +52,8 @@ pub(super) async fn queue(
 }
 
 /// Reads so many entries as one worker would, and leaves them pending.
-pub(super) async fn deliver(bed: &Bed, count: u32) -> anyhow::Result<Vec<Entry>> {
-    let partition = &bed.backends.partition;
+pub(super) async fn deliver(env: &BenchEnv, count: u32) -> anyhow::Result<Vec<Entry>> {
+    let partition = &env.backends.partition;
     let mut reader = Reader::new(partition.client().clone(), format!("bench-{}", crate::ids::random_id()));
     let mut entries = Vec::with_capacity(count as usize);
     while entries.len() < count as usize {
@@ -68,8 +68,8 @@ pub(super) async fn deliver(bed: &Bed, count: u32) -> anyhow::Result<Vec<Entry>>
 }
 
 /// Tells Redis that they are all issued, as a worker would.
-pub(super) async fn settle_all(bed: &Bed, entries: Vec<Entry>) -> anyhow::Result<()> {
-    let partition = &bed.backends.partition;
+pub(super) async fn settle_all(env: &BenchEnv, entries: Vec<Entry>) -> anyhow::Result<()> {
+    let partition = &env.backends.partition;
     let now = crate::mongo::now_in_milliseconds();
     let settlements = entries
         .into_iter()

@@ -16,7 +16,7 @@ use crate::process;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Request {
+struct BareRequest {
     user_id: String,
     coupon_id: String,
 }
@@ -24,7 +24,7 @@ struct Request {
 /// As the service answers what it has accepted.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Accepted {
+struct BareResponse {
     state: &'static str,
     id: Uuid,
     coupon_id: String,
@@ -35,10 +35,10 @@ struct Accepted {
     accepted_at: Timestamp,
 }
 
-async fn accept(axum::Json(request): axum::Json<Request>) -> Response {
+async fn accept(axum::Json(request): axum::Json<BareRequest>) -> Response {
     let id = Uuid::now_v7();
     let headers = [(header::LOCATION, format!("/issuances/{id}")), (header::RETRY_AFTER, "1".to_owned())];
-    let accepted = Accepted {
+    let accepted = BareResponse {
         state: "queued",
         id,
         coupon_id: request.coupon_id,

@@ -9,16 +9,16 @@ use anyhow::bail;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::bed::user;
+use super::env::user;
 use super::usage;
-use crate::rush::open_loop::{Bounds, Crowd};
-use crate::rush::{Answer, Fault, Target, open_loop};
+use crate::rush::open_loop::{LoadBounds, Workload};
+use crate::rush::{ExchangeError, LoadTarget, RawResponse, open_loop};
 
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 const ACCEPTED: u16 = 202;
 
 /// What is sent, to whom.
-pub(super) struct Burst {
+pub(super) struct RequestBurst {
     pub url: String,
     /// Users 0 to this one, each once.
     pub users: u32,
@@ -31,16 +31,16 @@ pub(super) struct Burst {
 
 /// What came of it.
 #[derive(Debug)]
-pub(super) struct Burnt {
+pub(super) struct BurstResult {
     /// From the first request to the last answer.
     pub accepted_per_second: f64,
-    pub cpu: Cpu,
+    pub cpu: CpuMicros,
 }
 
 /// Processor time, user and system, in microseconds per request, by process.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Cpu {
+pub struct CpuMicros {
     /// The generator: this program.
     pub generator: f64,
     /// The program that answered.
@@ -53,8 +53,8 @@ pub struct Cpu {
     pub worker: f64,
 }
 
-struct Senders {
-    target: Arc<Target>,
+struct BurstWorkload {
+    target: Arc<LoadTarget>,
     coupon: String,
     headers: Arc<[String]>,
     began: Instant,
@@ -66,13 +66,13 @@ struct Senders {
     other: AtomicU64,
 }
 
-impl Senders {
+impl BurstWorkload {
     fn after(&self, moment: Instant) -> u64 {
         u64::try_from((moment - self.began).as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
-impl Crowd for Senders {
+impl Workload for BurstWorkload {
     fn write(&self, number: usize, request: &mut Vec<u8>) {
         let headers = self.headers.get(number).map_or("", String::as_str);
         let user = user(u32::try_from(number).unwrap_or(u32::MAX));
@@ -80,7 +80,7 @@ impl Crowd for Senders {
         self.target.write("POST", "/user-coupons", headers, body.as_bytes(), request);
     }
 
-    fn answered(&self, _: usize, _: Instant, sent: Instant, answer: Result<Answer<'_>, Fault>) {
+    fn answered(&self, _: usize, _: Instant, sent: Instant, answer: Result<RawResponse<'_>, ExchangeError>) {
         self.first_sent.fetch_min(self.after(sent), Ordering::Relaxed);
         self.last_answered.fetch_max(self.after(Instant::now()), Ordering::Relaxed);
         match answer {
@@ -95,11 +95,11 @@ impl Crowd for Senders {
     fn dropped(&self, _: usize) {}
 }
 
-impl Burst {
+impl RequestBurst {
     /// Sends it, for this coupon. An error, if not every request was accepted: its rate would be another thing's.
-    pub async fn send(&self, coupon: &str) -> anyhow::Result<Burnt> {
-        let target = Arc::new(Target::new(&self.url).map_err(anyhow::Error::msg)?);
-        let senders = Arc::new(Senders {
+    pub async fn send(&self, coupon: &str) -> anyhow::Result<BurstResult> {
+        let target = Arc::new(LoadTarget::new(&self.url).map_err(anyhow::Error::msg)?);
+        let senders = Arc::new(BurstWorkload {
             target: Arc::clone(&target),
             coupon: coupon.to_owned(),
             headers: Arc::clone(&self.headers),
@@ -111,7 +111,7 @@ impl Burst {
         });
         let schedule: Arc<[Duration]> = vec![Duration::ZERO; self.users as usize].into();
         let bounds =
-            Bounds { connections: self.connections, in_flight_max: usize::MAX, answer_max: ANSWER_MAX };
+            LoadBounds { connections: self.connections, in_flight_max: usize::MAX, answer_max: ANSWER_MAX };
         let before = self.used()?;
         let over = CancellationToken::new();
         open_loop::run(&target, schedule, senders.began, bounds, Arc::clone(&senders), over).await;
@@ -134,14 +134,14 @@ impl Burst {
             };
             (used(&after) - used(&before)) * 1e6 / f64::from(self.users)
         };
-        let cpu = Cpu {
+        let cpu = CpuMicros {
             generator: each(GENERATOR),
             server: each(SERVER),
             redis: each(REDIS),
             mongod: each(MONGOD),
             worker: each(WORKER),
         };
-        Ok(Burnt { accepted_per_second: f64::from(self.users) / took.as_secs_f64(), cpu })
+        Ok(BurstResult { accepted_per_second: f64::from(self.users) / took.as_secs_f64(), cpu })
     }
 
     fn used(&self) -> anyhow::Result<Vec<(&'static str, Duration)>> {
@@ -160,11 +160,12 @@ pub(super) const REDIS: &str = "redis";
 pub(super) const MONGOD: &str = "mongod";
 pub(super) const WORKER: &str = "worker";
 
-impl Cpu {
+impl CpuMicros {
     /// The middle of several bursts, process by process.
-    pub(super) fn median(of: &[Cpu]) -> Self {
-        let middle = |one: fn(&Cpu) -> f64| super::spread::Spread::of(of.iter().map(one).collect()).median;
-        Cpu {
+    pub(super) fn median(of: &[CpuMicros]) -> Self {
+        let middle =
+            |one: fn(&CpuMicros) -> f64| super::spread::Spread::of(of.iter().map(one).collect()).median;
+        CpuMicros {
             generator: middle(|cpu| cpu.generator),
             server: middle(|cpu| cpu.server),
             redis: middle(|cpu| cpu.redis),

@@ -16,9 +16,9 @@ use mongodb::bson::{RawDocumentBuf, doc};
 use serde::Serialize;
 
 use super::backlog::{BATCH_MAX, queue};
-use super::bed::Bed;
-use super::lab::Lab;
-use super::report::{Row, Target, row};
+use super::context::BenchContext;
+use super::env::BenchEnv;
+use super::report::{FigureRow, FigureTarget, row};
 use super::spread::Spread;
 use crate::dev::servers::{MongoServer, Persistence};
 use crate::issuance::ledger::queries::by_serial;
@@ -35,7 +35,7 @@ const WORKERS: [usize; 2] = [2, 4];
 /// Durable issuances per second.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Drain {
+pub struct DrainFigures {
     /// One worker process over the raw insert: the median of the rounds' ratios. To be 0.70 or more.
     pub drain_ratio: f64,
     /// One worker process.
@@ -48,7 +48,7 @@ pub struct Drain {
     pub drain_unit_order_ratio: f64,
     pub raw_unit_order_per_second: Spread,
     /// By the number of worker processes: 1, 2, 4.
-    pub drain_scaling: Vec<Scaling>,
+    pub drain_scaling: Vec<WorkerScaling>,
     /// Entries in a backlog.
     pub entries: u32,
 }
@@ -56,42 +56,43 @@ pub struct Drain {
 /// So many worker processes drain one backlog.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Scaling {
+pub struct WorkerScaling {
     pub workers: usize,
     pub drained_per_second: f64,
 }
 
-pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Drain> {
-    let (rounds, entries) = (lab.sizes.rounds, lab.sizes.backlog);
+pub(super) async fn measure(context: &BenchContext<'_>) -> anyhow::Result<DrainFigures> {
+    let (rounds, entries) = (context.sizes.rounds, context.sizes.backlog);
     let mut drained = Vec::new();
     let mut unit_order = Vec::new();
     let mut raw = RAW_BATCHES.map(|batch| (batch, Vec::new()));
     for round in 1..=rounds {
-        lab.say(&format!("drain: round {round} of {rounds}, one worker"));
-        let bed = Bed::make(lab, Persistence::FsyncAlways).await?;
-        drained.push(drain(&bed, entries, 1).await?);
-        lab.say(&format!("drain: round {round} of {rounds}, raw inserts"));
-        let documents = documents(&bed).await?;
+        context.say(&format!("drain: round {round} of {rounds}, one worker"));
+        let env = BenchEnv::make(context, Persistence::FsyncAlways).await?;
+        drained.push(drain(&env, entries, 1).await?);
+        context.say(&format!("drain: round {round} of {rounds}, raw inserts"));
+        let documents = documents(&env).await?;
         // Its mongod still writes to disk what it has taken in, and would do so beside the next one.
-        bed.close().await?;
+        env.close().await?;
         for (batch, rates) in &mut raw {
-            rates.push(insert(lab, &documents, *batch, Order::Ledgers).await?);
+            rates.push(insert(context, &documents, *batch, InsertOrder::Ledgers).await?);
         }
-        unit_order.push(insert(lab, &documents, RAW_BATCHES[0], Order::Units).await?);
+        unit_order.push(insert(context, &documents, RAW_BATCHES[0], InsertOrder::Units).await?);
     }
     let drained_per_second = Spread::of(drained);
     let raw = raw.map(|(batch, rates)| (batch, Spread::of(rates)));
     let best = raw.into_iter().max_by(|(_, one), (_, other)| one.median.total_cmp(&other.median));
     let Some((raw_batch, raw_per_second)) = best else { unreachable!("there are three sizes") };
-    let mut drain_scaling = vec![Scaling { workers: 1, drained_per_second: drained_per_second.median }];
+    let mut drain_scaling = vec![WorkerScaling { workers: 1, drained_per_second: drained_per_second.median }];
     for workers in WORKERS {
-        lab.say(&format!("drain: {workers} workers"));
-        let bed = Bed::make(lab, Persistence::FsyncAlways).await?;
-        drain_scaling.push(Scaling { workers, drained_per_second: drain(&bed, entries, workers).await? });
-        bed.close().await?;
+        context.say(&format!("drain: {workers} workers"));
+        let env = BenchEnv::make(context, Persistence::FsyncAlways).await?;
+        drain_scaling
+            .push(WorkerScaling { workers, drained_per_second: drain(&env, entries, workers).await? });
+        env.close().await?;
     }
     let raw_unit_order_per_second = Spread::of(unit_order);
-    Ok(Drain {
+    Ok(DrainFigures {
         drain_ratio: drained_per_second.over(&raw_per_second).median,
         drain_unit_order_ratio: drained_per_second.over(&raw_unit_order_per_second).median,
         drained_per_second,
@@ -104,11 +105,11 @@ pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Drain> {
 }
 
 /// Queues a backlog, and lets workers drain it.
-async fn drain(bed: &Bed, entries: u32, workers: usize) -> anyhow::Result<f64> {
-    let coupon = bed.coupon(entries).await?;
-    queue(bed, &coupon, 0..entries, BATCH_MAX).await?;
-    let workers = futures::future::try_join_all((0..workers).map(|_| bed.worker()));
-    let (workers, drained) = tokio::join!(workers, bed.drained(&coupon, entries));
+async fn drain(env: &BenchEnv, entries: u32, workers: usize) -> anyhow::Result<f64> {
+    let coupon = env.coupon(entries).await?;
+    queue(env, &coupon, 0..entries, BATCH_MAX).await?;
+    let workers = futures::future::try_join_all((0..workers).map(|_| env.worker()));
+    let (workers, drained) = tokio::join!(workers, env.drained(&coupon, entries));
     let (before, took) = drained?;
     for worker in workers? {
         worker.stop().await?;
@@ -117,8 +118,8 @@ async fn drain(bed: &Bed, entries: u32, workers: usize) -> anyhow::Result<f64> {
 }
 
 /// Everything in the ledger, by unit.
-async fn documents(bed: &Bed) -> anyhow::Result<Vec<RawDocumentBuf>> {
-    let records = bed.backends.database.collection::<RawDocumentBuf>(COLLECTION);
+async fn documents(env: &BenchEnv) -> anyhow::Result<Vec<RawDocumentBuf>> {
+    let records = env.backends.database.collection::<RawDocumentBuf>(COLLECTION);
     let found = mongo::run("read all records", async move {
         records.find(doc! {}).sort(by_serial()).await?.try_collect().await
     });
@@ -127,7 +128,7 @@ async fn documents(bed: &Bed) -> anyhow::Result<Vec<RawDocumentBuf>> {
 
 /// In which order the documents of a batch are inserted.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Order {
+enum InsertOrder {
     /// The highest unit first, as the ledger does.
     Ledgers,
     Units,
@@ -135,13 +136,13 @@ enum Order {
 
 /// Inserts documents, given by unit, into a MongoDB that has the indexes and nothing else.
 async fn insert(
-    lab: &Lab<'_>,
+    context: &BenchContext<'_>,
     documents: &[RawDocumentBuf],
     batch: usize,
-    inserted: Order,
+    inserted: InsertOrder,
 ) -> anyhow::Result<f64> {
-    let folder = lab.next_folder();
-    let mut mongodb = MongoServer::start(lab.mongod(folder.clone())).await?;
+    let folder = context.next_folder();
+    let mut mongodb = MongoServer::start(context.mongod(folder.clone())).await?;
     let database = mongo::connect(&mongodb.url(), "bench").await.map_err(anyhow::Error::msg)?;
     let missing = indexes::ensure(&database).await?;
     anyhow::ensure!(missing.is_empty(), "{}", missing.join("; "));
@@ -150,7 +151,7 @@ async fn insert(
     stream::iter(documents.chunks(batch))
         .map(|documents| {
             let (records, mut documents) = (records.clone(), documents.to_vec());
-            if inserted == Order::Ledgers {
+            if inserted == InsertOrder::Ledgers {
                 order::arrange(&mut documents);
             }
             mongo::run("insert", async move { records.insert_many(documents).ordered(false).await })
@@ -165,11 +166,11 @@ async fn insert(
     Ok(documents.len() as f64 / took.as_secs_f64())
 }
 
-impl Drain {
-    pub(super) fn rows(&self) -> Vec<Row> {
+impl DrainFigures {
+    pub(super) fn rows(&self) -> Vec<FigureRow> {
         let mut rows = vec![
             row("drainRatio", self.drain_ratio, "one worker over a raw insert of the same documents")
-                .with_target(Target::AtLeast(0.70)),
+                .with_target(FigureTarget::AtLeast(0.70)),
             row("drainedPerSecond", self.drained_per_second.median, "").over(&self.drained_per_second),
             row("rawPerSecond", self.raw_per_second.median, &format!("in batches of {}", self.raw_batch))
                 .over(&self.raw_per_second),

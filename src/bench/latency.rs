@@ -15,17 +15,17 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::to_service;
-use super::bed::{Bed, USER_PREFIX};
-use super::lab::Lab;
-use super::program::Program;
-use super::report::{Row, Target, row};
+use super::context::BenchContext;
+use super::env::{BenchEnv, USER_PREFIX};
+use super::program::ChildProgram;
+use super::report::{FigureRow, FigureTarget, row};
 use super::spread::Spread;
 use crate::dev::servers::Persistence;
-use crate::rush::arrivals::Shape;
-use crate::rush::people::{Follow, Retry};
+use crate::rush::arrivals::ArrivalShape;
 use crate::rush::report::Percentiles;
 use crate::rush::run;
-use crate::rush::run::Settings;
+use crate::rush::run::RunSettings;
+use crate::rush::virtual_users::{FollowMode, RetryPolicy};
 
 /// The longest that an answer, and the drain, are waited for.
 const ANSWER_MAX_MS: u64 = 30_000;
@@ -38,7 +38,7 @@ const SEED: u64 = 1;
 /// Times in milliseconds, each from the planned moment of the request.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Latency {
+pub struct LatencyFigures {
     /// Outcomes told per second, from the first request to the last outcome, as fast as it goes.
     pub saturated_per_second: Spread,
     /// Half of it: what came per second.
@@ -63,21 +63,21 @@ pub struct Latency {
     pub crowded_outcome_p99_ms: f64,
 }
 
-pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Latency> {
-    let sizes = &lab.sizes;
+pub(super) async fn measure(context: &BenchContext<'_>) -> anyhow::Result<LatencyFigures> {
+    let sizes = &context.sizes;
     let burst = sizes.burst as usize;
-    lab.say("latency: the saturated rates");
-    let bed = Bed::make(lab, Persistence::FsyncAlways).await?;
-    let api = bed.api_with_users(sizes.burst).await?;
-    let worker = bed.worker().await?;
+    context.say("latency: the saturated rates");
+    let env = BenchEnv::make(context, Persistence::FsyncAlways).await?;
+    let api = env.api_with_users(sizes.burst).await?;
+    let worker = env.worker().await?;
     let (mut saturated, mut unfollowed) = (Vec::new(), Vec::new());
     for _ in 0..sizes.rounds {
-        let coupon = bed.coupon(sizes.burst).await?;
+        let coupon = env.coupon(sizes.burst).await?;
         let began = Instant::now();
-        to_service(lab, &bed, &api, None)?.send(coupon.as_str()).await?;
-        bed.drained(&coupon, sizes.burst).await?;
+        to_service(context, &env, &api, None)?.send(coupon.as_str()).await?;
+        env.drained(&coupon, sizes.burst).await?;
         unfollowed.push(f64::from(sizes.burst) / began.elapsed().as_secs_f64());
-        let all = followed(lab, &api, burst, Duration::ZERO, Follow::Wait).await?;
+        let all = followed(context, &api, burst, Duration::ZERO, FollowMode::Wait).await?;
         saturated.push(f64::from(sizes.burst) / all.until.as_secs_f64());
     }
     let (saturated, unfollowed) = (Spread::of(saturated), Spread::of(unfollowed));
@@ -85,19 +85,19 @@ pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Latency> {
     let half = |rate: &Spread| (rate.median / 2.0 * time.as_secs_f64()).ceil() as usize;
     let (half, crowd) = (half(&saturated), half(&unfollowed));
     api.stop().await?;
-    let api = bed.api_with_users(u32::try_from(half.max(crowd))?).await?;
-    let spread = async |requests: usize, follow: Follow, how: &str| {
+    let api = env.api_with_users(u32::try_from(half.max(crowd))?).await?;
+    let spread = async |requests: usize, follow: FollowMode, how: &str| {
         let rate = requests as f64 / time.as_secs_f64();
-        lab.say(&format!("latency: {rate:.0} per second, followed {how}"));
-        followed(lab, &api, requests, time, follow).await
+        context.say(&format!("latency: {rate:.0} per second, followed {how}"));
+        followed(context, &api, requests, time, follow).await
     };
-    let waited = spread(half, Follow::Wait, "with ?wait").await?;
-    let polled = spread(half, Follow::Poll, "by polling").await?;
-    let crowded = spread(crowd, Follow::Wait, "with ?wait, which is a crowd").await?;
+    let waited = spread(half, FollowMode::Wait, "with ?wait").await?;
+    let polled = spread(half, FollowMode::Poll, "by polling").await?;
+    let crowded = spread(crowd, FollowMode::Wait, "with ?wait, which is a crowd").await?;
     worker.stop().await?;
     api.stop().await?;
-    bed.close().await?;
-    Ok(Latency {
+    env.close().await?;
+    Ok(LatencyFigures {
         offered_per_second: saturated.median / 2.0,
         saturated_per_second: saturated,
         accept_p50_ms: waited.accept.p50_ms,
@@ -114,7 +114,7 @@ pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Latency> {
     })
 }
 
-struct Times {
+struct FollowedLatencies {
     accept: Percentiles,
     outcome: Percentiles,
     send: Percentiles,
@@ -124,16 +124,16 @@ struct Times {
 
 /// Sends requests at random moments of a time, and follows them all.
 async fn followed(
-    lab: &Lab<'_>,
-    api: &Program,
+    context: &BenchContext<'_>,
+    api: &ChildProgram,
     requests: usize,
     within: Duration,
-    follow: Follow,
-) -> anyhow::Result<Times> {
-    let settings = Settings {
+    follow: FollowMode,
+) -> anyhow::Result<FollowedLatencies> {
+    let settings = RunSettings {
         url: api.url(),
         token: None,
-        arrivals: Shape::Poisson,
+        arrivals: ArrivalShape::Poisson,
         requests,
         users: requests,
         duration_ms: u64::try_from(within.as_millis())?,
@@ -142,10 +142,10 @@ async fn followed(
         total: requests as u64,
         double_clicks: 0.0,
         early_birds: 0.0,
-        retry: Retry::Patient,
+        retry: RetryPolicy::Patient,
         follow,
         seed: SEED,
-        connections: lab.sizes.connections * CONNECTIONS_SHARE,
+        connections: context.sizes.connections * CONNECTIONS_SHARE,
         in_flight_max: usize::MAX,
         answer_max_ms: ANSWER_MAX_MS,
         drain_max_ms: ANSWER_MAX_MS,
@@ -155,17 +155,17 @@ async fn followed(
     let all = [&live.accept, &live.outcome, &live.send].map(Percentiles::of);
     match (all, live.last_outcome.get()) {
         ([Some(accept), Some(outcome), Some(send)], Some(until)) if outcome.count == requests as u64 => {
-            Ok(Times { accept, outcome, send, until })
+            Ok(FollowedLatencies { accept, outcome, send, until })
         }
         _ => anyhow::bail!("not every request was issued: {:?} {:?}", live.answers(), live.outcomes()),
     }
 }
 
-impl Latency {
-    pub(super) fn rows(&self) -> Vec<Row> {
+impl LatencyFigures {
+    pub(super) fn rows(&self) -> Vec<FigureRow> {
         vec![
             row("outcomeP99Ms", self.outcome_p99_ms, "at half of what is saturated, followed with ?wait")
-                .with_target(Target::AtMost(100.0)),
+                .with_target(FigureTarget::AtMost(100.0)),
             row("outcomeP50Ms", self.outcome_p50_ms, ""),
             row("polledOutcomeP99Ms", self.polled_outcome_p99_ms, "followed by polling"),
             row("polledOutcomeP50Ms", self.polled_outcome_p50_ms, ""),

@@ -2,17 +2,18 @@
 //! in one run, what the system is held to. Rates depend on the machine; what counts is what they are
 //! over something plain that ran beside them.
 //!
-//! A section a file: [`accept`], [`drain`], [`latency`], [`redis`], [`overload`], [`ready`]. They work in a [`Lab`] (a folder), each on `bed`s (an empty Redis and
+//! A section a file: [`accept`], [`drain`], [`latency`], [`redis`], [`overload`], [`ready`]. They share a
+//! [`BenchContext`] (a folder); each makes its own `env`s (an empty Redis and
 //! MongoDB), with the real programs (`program`), `burst`s of requests and `backlog`s.
 
 pub mod accept;
 mod backlog;
 pub mod bare;
-mod bed;
 pub mod burst;
+pub mod context;
 mod cores;
 pub mod drain;
-pub mod lab;
+mod env;
 pub mod latency;
 pub mod overload;
 mod program;
@@ -29,12 +30,12 @@ use clap::ValueEnum;
 use tokio_util::sync::CancellationToken;
 
 use crate::runtime::fd_limit;
-pub use lab::{Lab, Sizes, Tell};
-pub use report::Report;
+pub use context::{BenchContext, BenchSizes, StatusCallback};
+pub use report::BenchReport;
 
 /// What is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Section {
+pub enum BenchSection {
     /// Accepted requests over a bare handler
     Accept,
     /// Durable issuances of a worker over a raw insert
@@ -56,38 +57,45 @@ pub const IS_RELEASE: bool = !cfg!(debug_assertions);
 /// `stop` nothing more is measured, and there is no report.
 pub async fn run(
     parent: &Path,
-    sections: &[Section],
+    sections: &[BenchSection],
     quick: bool,
     stop: &CancellationToken,
-    tell: Tell<'_>,
-) -> anyhow::Result<Report> {
+    tell: StatusCallback<'_>,
+) -> anyhow::Result<BenchReport> {
     if sections.iter().any(|section| section.needs_programs()) {
         program::sibling("coupon-api")?;
         program::sibling("coupon-worker")?;
     }
     fd_limit::raise_limit();
-    let sizes = if quick { Sizes::QUICK } else { Sizes::FULL };
-    let lab = Lab::open(parent, sizes, tell).await?;
+    let sizes = if quick { BenchSizes::QUICK } else { BenchSizes::FULL };
+    let context = BenchContext::open(parent, sizes, tell).await?;
     // What is dropped in the middle takes its processes with it.
-    let measured = stop.run_until_cancelled(measure(&lab, sections, quick)).await;
-    let closed = lab.close();
+    let measured = stop.run_until_cancelled(measure(&context, sections, quick)).await;
+    let closed = context.close();
     let report = measured.unwrap_or_else(|| anyhow::bail!("broken off"))?;
     closed.map(|()| report)
 }
 
-impl Section {
+impl BenchSection {
     fn needs_programs(self) -> bool {
-        matches!(self, Section::Accept | Section::Drain | Section::Latency | Section::Overload)
+        matches!(
+            self,
+            BenchSection::Accept | BenchSection::Drain | BenchSection::Latency | BenchSection::Overload
+        )
     }
 }
 
-async fn measure(lab: &Lab<'_>, sections: &[Section], quick: bool) -> anyhow::Result<Report> {
-    let mut report = Report {
+async fn measure(
+    context: &BenchContext<'_>,
+    sections: &[BenchSection],
+    quick: bool,
+) -> anyhow::Result<BenchReport> {
+    let mut report = BenchReport {
         version: env!("CARGO_PKG_VERSION"),
         build: if IS_RELEASE { "release" } else { "debug" },
         quick,
         cores: std::thread::available_parallelism()?.get(),
-        fsync_micros: lab.fsync_micros()?,
+        fsync_micros: context.fsync_micros()?,
         started_at: crate::mongo::now_in_milliseconds(),
         targets: Vec::new(),
         accept: None,
@@ -99,12 +107,12 @@ async fn measure(lab: &Lab<'_>, sections: &[Section], quick: bool) -> anyhow::Re
     };
     for section in sections {
         match section {
-            Section::Accept => report.accept = Some(accept::measure(lab).await?),
-            Section::Drain => report.drain = Some(drain::measure(lab).await?),
-            Section::Latency => report.latency = Some(latency::measure(lab).await?),
-            Section::Redis => report.redis = Some(redis::measure(lab).await?),
-            Section::Overload => report.overload = Some(overload::measure(lab).await?),
-            Section::Ready => report.ready = Some(ready::measure(lab).await?),
+            BenchSection::Accept => report.accept = Some(accept::measure(context).await?),
+            BenchSection::Drain => report.drain = Some(drain::measure(context).await?),
+            BenchSection::Latency => report.latency = Some(latency::measure(context).await?),
+            BenchSection::Redis => report.redis = Some(redis::measure(context).await?),
+            BenchSection::Overload => report.overload = Some(overload::measure(context).await?),
+            BenchSection::Ready => report.ready = Some(ready::measure(context).await?),
         }
     }
     let rows = report.sections().into_iter().flat_map(|(_, rows)| rows);

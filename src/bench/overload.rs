@@ -22,20 +22,20 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::to_service;
-use super::bed::{Bed, user};
+use super::context::BenchContext;
 use super::cores::{confine, halves};
-use super::lab::Lab;
-use super::program::Program;
-use super::report::{Row, Target as Wanted, row};
+use super::env::{BenchEnv, user};
+use super::program::ChildProgram;
+use super::report::{FigureRow, FigureTarget as Wanted, row};
 use super::spread::Spread;
 use super::usage;
 use crate::dev::servers::Persistence;
 use crate::ids::CouponId;
-use crate::rush::arrivals::Shape;
-use crate::rush::live::Latency;
-use crate::rush::open_loop::{Bounds, Crowd};
+use crate::rush::arrivals::ArrivalShape;
+use crate::rush::live::LatencyHistogram;
+use crate::rush::open_loop::{LoadBounds, Workload};
 use crate::rush::report::Percentiles;
-use crate::rush::{Answer, Fault, Target, open_loop};
+use crate::rush::{ExchangeError, LoadTarget, RawResponse, open_loop};
 
 /// How many times capacity comes.
 const TIMES: f64 = 5.0;
@@ -50,19 +50,19 @@ const MEMORY_LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Times in milliseconds, each from the planned moment of the request.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Overload {
+pub struct OverloadFigures {
     /// Accept latency at five times capacity over that at capacity, each at the 99th percentile. To be
     /// 2 or less.
     pub latency_ratio: f64,
     pub capacity_per_second: f64,
-    pub at_capacity: Load,
-    pub overloaded: Load,
+    pub at_capacity: RateFigures,
+    pub overloaded: RateFigures,
 }
 
 /// What came of requests at one rate.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Load {
+pub struct RateFigures {
     pub offered_per_second: f64,
     pub accepted_per_second: f64,
     pub accepted: u32,
@@ -82,53 +82,61 @@ pub struct Load {
     pub drain_seconds: f64,
 }
 
-pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Overload> {
-    lab.say("overload: the capacity");
-    let bed = Bed::make(lab, Persistence::FsyncAlways).await?;
-    let worker = bed.worker().await?;
+pub(super) async fn measure(context: &BenchContext<'_>) -> anyhow::Result<OverloadFigures> {
+    context.say("overload: the capacity");
+    let env = BenchEnv::make(context, Persistence::FsyncAlways).await?;
+    let worker = env.worker().await?;
     let halves = halves()?;
     if let Some([system, generator]) = &halves {
-        let redis = bed.redis.pid().context("redis-server has ended")?;
-        for pid in [worker.pid(), redis, bed.mongodb_pid()?] {
+        let redis = env.redis.pid().context("redis-server has ended")?;
+        for pid in [worker.pid(), redis, env.mongodb_pid()?] {
             confine(pid, system)?;
         }
         confine(std::process::id(), generator)?;
     }
-    let measured = confined(lab, &bed, halves.as_ref().map(|[system, _]| system)).await;
+    let measured = confined(context, &env, halves.as_ref().map(|[system, _]| system)).await;
     if let Some([system, generator]) = &halves {
         confine(std::process::id(), &(system.start..generator.end))?;
     }
     let measured = measured?;
     worker.stop().await?;
-    bed.close().await?;
+    env.close().await?;
     Ok(measured)
 }
 
 /// With an API on these cores.
-async fn confined(lab: &Lab<'_>, bed: &Bed, cores: Option<&Range<usize>>) -> anyhow::Result<Overload> {
-    let sizes = &lab.sizes;
-    let api = confined_api(bed, sizes.burst, cores).await?;
+async fn confined(
+    context: &BenchContext<'_>,
+    env: &BenchEnv,
+    cores: Option<&Range<usize>>,
+) -> anyhow::Result<OverloadFigures> {
+    let sizes = &context.sizes;
+    let api = confined_api(env, sizes.burst, cores).await?;
     let mut rates = Vec::new();
     for _ in 0..sizes.rounds {
-        let coupon = bed.coupon(sizes.burst).await?;
-        let burnt = to_service(lab, bed, &api, None)?.send(coupon.as_str()).await?;
-        bed.drained(&coupon, sizes.burst).await?;
-        rates.push(burnt.accepted_per_second);
+        let coupon = env.coupon(sizes.burst).await?;
+        let result = to_service(context, env, &api, None)?.send(coupon.as_str()).await?;
+        env.drained(&coupon, sizes.burst).await?;
+        rates.push(result.accepted_per_second);
     }
     api.stop().await?;
     let more_than_capacity = Spread::of(rates).median;
-    let capacity_per_second = load(lab, bed, more_than_capacity, cores).await?.accepted_per_second;
-    lab.say(&format!("overload: {capacity_per_second:.0} per second"));
-    let at_capacity = load(lab, bed, capacity_per_second, cores).await?;
-    lab.say(&format!("overload: {:.0} per second", capacity_per_second * TIMES));
-    let overloaded = load(lab, bed, capacity_per_second * TIMES, cores).await?;
+    let capacity_per_second = load(context, env, more_than_capacity, cores).await?.accepted_per_second;
+    context.say(&format!("overload: {capacity_per_second:.0} per second"));
+    let at_capacity = load(context, env, capacity_per_second, cores).await?;
+    context.say(&format!("overload: {:.0} per second", capacity_per_second * TIMES));
+    let overloaded = load(context, env, capacity_per_second * TIMES, cores).await?;
     let latency_ratio = overloaded.accept_p99_ms / at_capacity.accept_p99_ms;
-    Ok(Overload { latency_ratio, capacity_per_second, at_capacity, overloaded })
+    Ok(OverloadFigures { latency_ratio, capacity_per_second, at_capacity, overloaded })
 }
 
 /// An API process on these cores that knows so many users.
-async fn confined_api(bed: &Bed, users: u32, cores: Option<&Range<usize>>) -> anyhow::Result<Program> {
-    let api = bed.api_with_users(users).await?;
+async fn confined_api(
+    env: &BenchEnv,
+    users: u32,
+    cores: Option<&Range<usize>>,
+) -> anyhow::Result<ChildProgram> {
+    let api = env.api_with_users(users).await?;
     if let Some(cores) = cores {
         confine(api.pid(), cores)?;
     }
@@ -136,14 +144,14 @@ async fn confined_api(bed: &Bed, users: u32, cores: Option<&Range<usize>>) -> an
 }
 
 /// Users who each ask once.
-struct Askers {
-    target: Arc<Target>,
+struct OverloadWorkload {
+    target: Arc<LoadTarget>,
     coupon: CouponId,
     accepted: AtomicU32,
     refused: AtomicU32,
-    accept: Latency,
-    refuse: Latency,
-    send: Latency,
+    accept: LatencyHistogram,
+    refuse: LatencyHistogram,
+    send: LatencyHistogram,
     /// How often anything else came of it.
     otherwise: Mutex<BTreeMap<String, u32>>,
 }
@@ -151,7 +159,7 @@ struct Askers {
 const ACCEPTED: u16 = 202;
 const REFUSED: u16 = 503;
 
-impl Crowd for Askers {
+impl Workload for OverloadWorkload {
     fn write_first(&self, request: &mut Vec<u8>) {
         self.target.write("GET", &format!("/coupons/{}", self.coupon), "", b"", request);
     }
@@ -162,7 +170,13 @@ impl Crowd for Askers {
         self.target.write("POST", "/user-coupons", "", body.as_bytes(), request);
     }
 
-    fn answered(&self, _: usize, planned: Instant, sent: Instant, answer: Result<Answer<'_>, Fault>) {
+    fn answered(
+        &self,
+        _: usize,
+        planned: Instant,
+        sent: Instant,
+        answer: Result<RawResponse<'_>, ExchangeError>,
+    ) {
         self.send.record(sent - planned);
         let (count, latency) = match answer {
             Ok(answer) if answer.status == ACCEPTED => (&self.accepted, &self.accept),
@@ -185,28 +199,34 @@ impl Crowd for Askers {
 }
 
 /// Sends requests at a rate, and waits until all that were accepted are issued.
-async fn load(lab: &Lab<'_>, bed: &Bed, rate: f64, cores: Option<&Range<usize>>) -> anyhow::Result<Load> {
-    let time = Duration::from_secs(lab.sizes.overload_seconds.into());
+async fn load(
+    context: &BenchContext<'_>,
+    env: &BenchEnv,
+    rate: f64,
+    cores: Option<&Range<usize>>,
+) -> anyhow::Result<RateFigures> {
+    let time = Duration::from_secs(context.sizes.overload_seconds.into());
     let requests = (rate * time.as_secs_f64()).ceil() as u32;
-    let api = confined_api(bed, requests, cores).await?;
-    let coupon = bed.coupon(requests).await?;
-    let schedule = Shape::Poisson.schedule(requests as usize, time, &mut StdRng::seed_from_u64(SEED));
-    let target = Arc::new(Target::new(&api.url()).map_err(anyhow::Error::msg)?);
-    let askers = Arc::new(Askers {
+    let api = confined_api(env, requests, cores).await?;
+    let coupon = env.coupon(requests).await?;
+    let schedule = ArrivalShape::Poisson.schedule(requests as usize, time, &mut StdRng::seed_from_u64(SEED));
+    let target = Arc::new(LoadTarget::new(&api.url()).map_err(anyhow::Error::msg)?);
+    let askers = Arc::new(OverloadWorkload {
         target: Arc::clone(&target),
         coupon: coupon.clone(),
         accepted: AtomicU32::new(0),
         refused: AtomicU32::new(0),
-        accept: Latency::default(),
-        refuse: Latency::default(),
-        send: Latency::default(),
+        accept: LatencyHistogram::default(),
+        refuse: LatencyHistogram::default(),
+        send: LatencyHistogram::default(),
         otherwise: Mutex::default(),
     });
-    let bounds = Bounds { connections: lab.sizes.callers, in_flight_max: usize::MAX, answer_max: ANSWER_MAX };
+    let bounds =
+        LoadBounds { connections: context.sizes.callers, in_flight_max: usize::MAX, answer_max: ANSWER_MAX };
     let over = CancellationToken::new();
     let memory = tokio::spawn(most_memory(api.pid(), over.clone()));
     // By then all are connected, and have looked.
-    let began = Instant::now() + CONNECTING * lab.sizes.callers as u32;
+    let began = Instant::now() + CONNECTING * context.sizes.callers as u32;
     open_loop::run(&target, schedule.into(), began, bounds, Arc::clone(&askers), CancellationToken::new())
         .await;
     let (sending, answered) = (began.elapsed(), Instant::now());
@@ -214,15 +234,15 @@ async fn load(lab: &Lab<'_>, bed: &Bed, rate: f64, cores: Option<&Range<usize>>)
     let [accepted, refused] = [&askers.accepted, &askers.refused].map(|count| count.load(Ordering::Relaxed));
     let otherwise = askers.otherwise.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
     ensure!(accepted + refused == requests, "some were answered neither 202 nor 503: {otherwise:?}");
-    bed.drained(&coupon, accepted).await?;
+    env.drained(&coupon, accepted).await?;
     let drain_seconds = answered.elapsed().as_secs_f64();
-    let issued = bed.stock(&coupon).await?.issued;
+    let issued = env.stock(&coupon).await?.issued;
     let api_bytes_max = memory.await??;
     api.stop().await?;
     ensure!(issued == accepted, "{accepted} were accepted, and {issued} issued");
     let accept = Percentiles::of(&askers.accept).context("nothing was accepted")?;
     let refuse = Percentiles::of(&askers.refuse);
-    Ok(Load {
+    Ok(RateFigures {
         offered_per_second: rate,
         accepted_per_second: f64::from(accepted) / sending.as_secs_f64(),
         accepted,
@@ -246,8 +266,8 @@ async fn most_memory(pid: u32, over: CancellationToken) -> anyhow::Result<u64> {
     Ok(most)
 }
 
-impl Overload {
-    pub(super) fn rows(&self) -> Vec<Row> {
+impl OverloadFigures {
+    pub(super) fn rows(&self) -> Vec<FigureRow> {
         let mut rows = vec![
             row(
                 "latencyRatio",

@@ -24,7 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const LINES_TOLD_MAX: usize = 5;
 
 /// Killed when dropped, and when this process dies.
-pub(super) struct Program {
+pub(super) struct ChildProgram {
     child: Child,
     address: SocketAddr,
 }
@@ -41,7 +41,7 @@ pub(super) fn sibling(name: &str) -> anyhow::Result<PathBuf> {
     }
 }
 
-impl Program {
+impl ChildProgram {
     /// Starts a program that logs JSON to standard error, and waits for the line with the address that
     /// it serves on.
     pub async fn start(file: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
@@ -52,7 +52,7 @@ impl Program {
         let log = child.stderr.take().context("its log is piped")?;
         let address = tokio::time::timeout(START_MAX, listening(log)).await;
         match address {
-            Ok(Ok(address)) => Ok(Program { child, address }),
+            Ok(Ok(address)) => Ok(ChildProgram { child, address }),
             failed => {
                 kill(&mut child);
                 let why = failed.unwrap_or_else(|_| bail!("it said nothing of it within {START_MAX:?}"));
@@ -85,7 +85,7 @@ impl Program {
     }
 }
 
-impl Drop for Program {
+impl Drop for ChildProgram {
     fn drop(&mut self) {
         kill(&mut self.child);
     }

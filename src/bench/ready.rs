@@ -8,8 +8,8 @@ use serde::Serialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::ChildStdout;
 
-use super::lab::Lab;
-use super::report::{Row, Target, row};
+use super::context::BenchContext;
+use super::report::{FigureRow, FigureTarget, row};
 use super::spread::Spread;
 use crate::dev::servers::spawn_child;
 
@@ -19,24 +19,24 @@ const BANNER: &str = "Coupon System is ready";
 /// Seconds.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Ready {
+pub struct ReadyFigures {
     /// Built, and both server programs there. To be 5 or less.
     pub dev_ready_seconds: f64,
     pub rounds: Spread,
 }
 
-pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Ready> {
-    lab.say("ready: couponctl dev");
+pub(super) async fn measure(context: &BenchContext<'_>) -> anyhow::Result<ReadyFigures> {
+    context.say("ready: couponctl dev");
     let mut seconds = Vec::new();
-    for _ in 0..lab.sizes.rounds {
-        seconds.push(start(lab).await?);
+    for _ in 0..context.sizes.rounds {
+        seconds.push(start(context).await?);
     }
     let rounds = Spread::of(seconds);
-    Ok(Ready { dev_ready_seconds: rounds.median, rounds })
+    Ok(ReadyFigures { dev_ready_seconds: rounds.median, rounds })
 }
 
-async fn start(lab: &Lab<'_>) -> anyhow::Result<f64> {
-    let folder = lab.next_folder();
+async fn start(context: &BenchContext<'_>) -> anyhow::Result<f64> {
+    let folder = context.next_folder();
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["dev", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&folder);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -60,12 +60,12 @@ async fn start(lab: &Lab<'_>) -> anyhow::Result<f64> {
     ready?
 }
 
-impl Ready {
-    pub(super) fn rows(&self) -> Vec<Row> {
+impl ReadyFigures {
+    pub(super) fn rows(&self) -> Vec<FigureRow> {
         vec![
             row("devReadySeconds", self.dev_ready_seconds, "couponctl dev, from nothing")
                 .over(&self.rounds)
-                .with_target(Target::AtMost(5.0)),
+                .with_target(FigureTarget::AtMost(5.0)),
         ]
     }
 }

@@ -6,9 +6,9 @@
 use serde::Serialize;
 
 use super::backlog::{BATCH_MAX, deliver, queue, settle_all};
-use super::bed::Bed;
-use super::lab::Lab;
-use super::report::{Row, Target, row};
+use super::context::BenchContext;
+use super::env::BenchEnv;
+use super::report::{FigureRow, FigureTarget, row};
 use super::spread::Spread;
 use crate::dev::servers::Persistence;
 use crate::ids::{CouponId, IssuanceId};
@@ -22,17 +22,17 @@ const FIRST_USER: u32 = 100_000;
 /// Processor time in microseconds, user and system, of Redis's main thread; memory in bytes.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Redis {
+pub struct RedisFigures {
     /// In batches of 128, with fsync-always. To be 6 or less.
     pub redis_cpu_micros_per_reservation: f64,
     /// By batch size: 1, 8, 32, 128.
-    pub reservation_cpu_micros: Vec<Batch>,
+    pub reservation_cpu_micros: Vec<BatchFigures>,
     /// Of the delivery of an entry to a worker, in reads of 500.
-    pub delivery_cpu_micros: Both,
+    pub delivery_cpu_micros: ByPersistence,
     /// Of a settlement, issued, in batches of 500.
-    pub settlement_cpu_micros: Both,
+    pub settlement_cpu_micros: ByPersistence,
     /// Of looking up an issuance that is queued, in batches of 128.
-    pub lookup_cpu_micros: Both,
+    pub lookup_cpu_micros: ByPersistence,
     /// Memory of an entry that is queued. To be 450 or less.
     pub redis_bytes_per_queued: f64,
     /// Of one that was delivered and is pending.
@@ -46,23 +46,23 @@ pub struct Redis {
 /// Batches of one size.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Batch {
+pub struct BatchFigures {
     pub batch: u32,
     /// Microseconds per reservation.
     #[serde(flatten)]
-    pub micros: Both,
+    pub micros: ByPersistence,
 }
 
 /// The same on two servers.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Both {
+pub struct ByPersistence {
     pub fsync_always: f64,
     pub without_aof: f64,
 }
 
 /// One server's figures.
-struct Costs {
+struct ServerFigures {
     reservation: [f64; BATCHES.len()],
     delivery: f64,
     settlement: f64,
@@ -70,22 +70,25 @@ struct Costs {
     bytes: [f64; 3],
 }
 
-pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Redis> {
-    lab.say("redis: with fsync-always");
-    let always = costs(lab, Persistence::FsyncAlways).await?;
-    lab.say("redis: without an append-only file");
-    let without = costs(lab, Persistence::None).await?;
-    let both = |one: fn(&Costs) -> f64| Both { fsync_always: one(&always), without_aof: one(&without) };
-    let reservation_cpu_micros: Vec<Batch> = BATCHES
+pub(super) async fn measure(context: &BenchContext<'_>) -> anyhow::Result<RedisFigures> {
+    context.say("redis: with fsync-always");
+    let always = costs(context, Persistence::FsyncAlways).await?;
+    context.say("redis: without an append-only file");
+    let without = costs(context, Persistence::None).await?;
+    let both = |one: fn(&ServerFigures) -> f64| ByPersistence {
+        fsync_always: one(&always),
+        without_aof: one(&without),
+    };
+    let reservation_cpu_micros: Vec<BatchFigures> = BATCHES
         .iter()
         .zip(always.reservation.iter().zip(without.reservation))
-        .map(|(batch, (always, without))| Batch {
+        .map(|(batch, (always, without))| BatchFigures {
             batch: *batch,
-            micros: Both { fsync_always: *always, without_aof: without },
+            micros: ByPersistence { fsync_always: *always, without_aof: without },
         })
         .collect();
     let [queued, pending, settled] = always.bytes;
-    Ok(Redis {
+    Ok(RedisFigures {
         redis_cpu_micros_per_reservation: always.reservation[BATCHES.len() - 1],
         reservation_cpu_micros,
         delivery_cpu_micros: both(|costs| costs.delivery),
@@ -94,41 +97,41 @@ pub(super) async fn measure(lab: &Lab<'_>) -> anyhow::Result<Redis> {
         redis_bytes_per_queued: queued,
         redis_bytes_per_pending: pending,
         redis_bytes_per_settled: settled,
-        entries: lab.sizes.weighed,
+        entries: context.sizes.weighed,
     })
 }
 
-async fn costs(lab: &Lab<'_>, persistence: Persistence) -> anyhow::Result<Costs> {
-    let bed = Bed::make(lab, persistence).await?;
-    warm_up(&bed).await?;
-    let entries = lab.sizes.weighed;
+async fn costs(context: &BenchContext<'_>, persistence: Persistence) -> anyhow::Result<ServerFigures> {
+    let env = BenchEnv::make(context, persistence).await?;
+    warm_up(&env).await?;
+    let entries = context.sizes.weighed;
     let each = |from: f64, to: f64| (to - from) / f64::from(entries);
-    let bytes = async || bed.redis_bytes().await.map(|bytes| bytes as f64);
+    let bytes = async || env.redis_bytes().await.map(|bytes| bytes as f64);
 
-    let coupon = bed.coupon(entries).await?;
+    let coupon = env.coupon(entries).await?;
     let at_rest = bytes().await?;
-    let queued = queue(&bed, &coupon, users(entries), BATCH_MAX).await?;
+    let queued = queue(&env, &coupon, users(entries), BATCH_MAX).await?;
     let with_queued = bytes().await?;
-    let cpu_before_lookup = bed.redis_cpu_us().await?;
-    look_up(&bed, &queued).await?;
-    let cpu_before_delivery = bed.redis_cpu_us().await?;
-    let delivered = deliver(&bed, entries).await?;
-    let cpu_after_delivery = bed.redis_cpu_us().await?;
+    let cpu_before_lookup = env.redis_cpu_us().await?;
+    look_up(&env, &queued).await?;
+    let cpu_before_delivery = env.redis_cpu_us().await?;
+    let delivered = deliver(&env, entries).await?;
+    let cpu_after_delivery = env.redis_cpu_us().await?;
     let with_pending = bytes().await?;
-    let cpu_before_settling = bed.redis_cpu_us().await?;
-    settle_all(&bed, delivered).await?;
-    let cpu_after_settling = bed.redis_cpu_us().await?;
+    let cpu_before_settling = env.redis_cpu_us().await?;
+    settle_all(&env, delivered).await?;
+    let cpu_after_settling = env.redis_cpu_us().await?;
     let with_settled = bytes().await?;
 
     let mut reservation = BATCHES.map(|_| Vec::new());
-    for _ in 0..lab.sizes.rounds {
+    for _ in 0..context.sizes.rounds {
         for (batch, rounds) in BATCHES.iter().zip(&mut reservation) {
-            let count = lab.sizes.reservations.min(batch * lab.sizes.calls);
-            rounds.push(reserve_micros(&bed, count, *batch).await?);
+            let count = context.sizes.reservations.min(batch * context.sizes.calls);
+            rounds.push(reserve_micros(&env, count, *batch).await?);
         }
     }
-    bed.close().await?;
-    Ok(Costs {
+    env.close().await?;
+    Ok(ServerFigures {
         reservation: reservation.map(|rounds| Spread::of(rounds).median),
         delivery: each(cpu_before_delivery, cpu_after_delivery),
         settlement: each(cpu_before_settling, cpu_after_settling),
@@ -142,44 +145,46 @@ fn users(count: u32) -> std::ops::Range<u32> {
 }
 
 /// Lets Redis read every script once.
-async fn warm_up(bed: &Bed) -> anyhow::Result<()> {
-    let coupon = bed.coupon(BATCH_MAX).await?;
-    let queued = queue(bed, &coupon, users(BATCH_MAX), BATCH_MAX).await?;
-    look_up(bed, &queued).await?;
-    let delivered = deliver(bed, BATCH_MAX).await?;
-    settle_all(bed, delivered).await
+async fn warm_up(env: &BenchEnv) -> anyhow::Result<()> {
+    let coupon = env.coupon(BATCH_MAX).await?;
+    let queued = queue(env, &coupon, users(BATCH_MAX), BATCH_MAX).await?;
+    look_up(env, &queued).await?;
+    let delivered = deliver(env, BATCH_MAX).await?;
+    settle_all(env, delivered).await
 }
 
-async fn look_up(bed: &Bed, ids: &[IssuanceId]) -> anyhow::Result<()> {
+async fn look_up(env: &BenchEnv, ids: &[IssuanceId]) -> anyhow::Result<()> {
     for ids in ids.chunks(BATCH_MAX as usize) {
-        let found = read_in_flight(&bed.backends.partition, ids).await?;
+        let found = read_in_flight(&env.backends.partition, ids).await?;
         anyhow::ensure!(found.iter().all(|one| matches!(one, Ok(Some(_)))), "an issuance is not in flight");
     }
     Ok(())
 }
 
 /// The cost of a reservation, of a coupon of its own; what was queued is settled after.
-async fn reserve_micros(bed: &Bed, count: u32, batch: u32) -> anyhow::Result<f64> {
-    let coupon: CouponId = bed.coupon(count).await?;
-    let before = bed.redis_cpu_us().await?;
-    queue(bed, &coupon, users(count), batch).await?;
-    let micros = (bed.redis_cpu_us().await? - before) / f64::from(count);
-    let delivered = deliver(bed, count).await?;
-    settle_all(bed, delivered).await?;
+async fn reserve_micros(env: &BenchEnv, count: u32, batch: u32) -> anyhow::Result<f64> {
+    let coupon: CouponId = env.coupon(count).await?;
+    let before = env.redis_cpu_us().await?;
+    queue(env, &coupon, users(count), batch).await?;
+    let micros = (env.redis_cpu_us().await? - before) / f64::from(count);
+    let delivered = deliver(env, count).await?;
+    settle_all(env, delivered).await?;
     Ok(micros)
 }
 
-impl Redis {
-    pub(super) fn rows(&self) -> Vec<Row> {
+impl RedisFigures {
+    pub(super) fn rows(&self) -> Vec<FigureRow> {
         let micros = self.redis_cpu_micros_per_reservation;
         let mut rows = vec![
             row("redisCpuMicrosPerReservation", micros, "in batches of 128, fsync-always")
-                .with_target(Target::AtMost(6.0)),
-            row("redisBytesPerQueued", self.redis_bytes_per_queued, "").with_target(Target::AtMost(450.0)),
+                .with_target(FigureTarget::AtMost(6.0)),
+            row("redisBytesPerQueued", self.redis_bytes_per_queued, "")
+                .with_target(FigureTarget::AtMost(450.0)),
             row("redisBytesPerPending", self.redis_bytes_per_pending, "in a worker's hands"),
-            row("redisBytesPerSettled", self.redis_bytes_per_settled, "").with_target(Target::AtMost(120.0)),
+            row("redisBytesPerSettled", self.redis_bytes_per_settled, "")
+                .with_target(FigureTarget::AtMost(120.0)),
         ];
-        let both = |name: &str, both: Both| {
+        let both = |name: &str, both: ByPersistence| {
             row(name, both.fsync_always, &format!("{:.1} without an append-only file", both.without_aof))
         };
         rows.extend(

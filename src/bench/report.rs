@@ -3,18 +3,18 @@
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::accept::Accept;
-use super::drain::Drain;
-use super::latency::Latency;
-use super::overload::Overload;
-use super::ready::Ready;
-use super::redis::Redis;
+use super::accept::AcceptFigures;
+use super::drain::DrainFigures;
+use super::latency::LatencyFigures;
+use super::overload::OverloadFigures;
+use super::ready::ReadyFigures;
+use super::redis::RedisFigures;
 use super::spread::Spread;
 
 /// The document of `--json`. A section that was not asked for is null.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
+pub struct BenchReport {
     /// The version of this program.
     pub version: &'static str,
     /// `release`, or `debug`: then the figures mean nothing.
@@ -26,99 +26,104 @@ pub struct Report {
     pub fsync_micros: f64,
     pub started_at: Timestamp,
     /// Each figure that has a target.
-    pub targets: Vec<Judged>,
-    pub accept: Option<Accept>,
-    pub drain: Option<Drain>,
-    pub latency: Option<Latency>,
-    pub redis: Option<Redis>,
-    pub overload: Option<Overload>,
-    pub ready: Option<Ready>,
+    pub targets: Vec<TargetResult>,
+    pub accept: Option<AcceptFigures>,
+    pub drain: Option<DrainFigures>,
+    pub latency: Option<LatencyFigures>,
+    pub redis: Option<RedisFigures>,
+    pub overload: Option<OverloadFigures>,
+    pub ready: Option<ReadyFigures>,
 }
 
 /// A figure and what it was to be.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Judged {
+pub struct TargetResult {
     /// The figure's field.
     pub name: String,
     pub value: f64,
     /// `atLeast` or `atMost`, with the number.
     #[serde(flatten)]
-    pub target: Target,
+    pub target: FigureTarget,
     pub ok: bool,
 }
 
 /// What a figure is to be.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Target {
+pub enum FigureTarget {
     AtLeast(f64),
     AtMost(f64),
 }
 
-impl Target {
+impl FigureTarget {
     fn is_met(self, value: f64) -> bool {
         match self {
-            Target::AtLeast(least) => value >= least,
-            Target::AtMost(most) => value <= most,
+            FigureTarget::AtLeast(least) => value >= least,
+            FigureTarget::AtMost(most) => value <= most,
         }
     }
 }
 
-impl std::fmt::Display for Target {
+impl std::fmt::Display for FigureTarget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Target::AtLeast(least) => write!(f, "≥ {least}"),
-            Target::AtMost(most) => write!(f, "≤ {most}"),
+            FigureTarget::AtLeast(least) => write!(f, "≥ {least}"),
+            FigureTarget::AtMost(most) => write!(f, "≤ {most}"),
         }
     }
 }
 
 /// A figure for people.
 #[derive(Debug, Clone)]
-pub struct Row {
+pub struct FigureRow {
     /// The figure's field, and where there are several of it which.
     pub name: String,
     pub value: f64,
     /// The least and the most of its rounds.
     pub range: Option<(f64, f64)>,
-    pub target: Option<Target>,
+    pub target: Option<FigureTarget>,
     /// What it is of.
     pub says: String,
 }
 
 /// A figure without a target, of one round.
-pub(super) fn row(name: &str, value: f64, says: &str) -> Row {
-    Row { name: name.to_owned(), value, range: None, target: None, says: says.to_owned() }
+pub(super) fn row(name: &str, value: f64, says: &str) -> FigureRow {
+    FigureRow { name: name.to_owned(), value, range: None, target: None, says: says.to_owned() }
 }
 
-impl Row {
-    pub(super) fn with_target(self, target: Target) -> Self {
-        Row { target: Some(target), ..self }
+impl FigureRow {
+    pub(super) fn with_target(self, target: FigureTarget) -> Self {
+        FigureRow { target: Some(target), ..self }
     }
 
     pub(super) fn over(self, rounds: &Spread) -> Self {
-        Row { range: Some((rounds.min, rounds.max)), ..self }
+        FigureRow { range: Some((rounds.min, rounds.max)), ..self }
     }
 
     /// The figure against its target, if it has one.
-    pub fn judged(&self) -> Option<Judged> {
+    pub fn judged(&self) -> Option<TargetResult> {
         let target = self.target?;
-        Some(Judged { name: self.name.clone(), value: self.value, target, ok: target.is_met(self.value) })
+        Some(TargetResult {
+            name: self.name.clone(),
+            value: self.value,
+            target,
+            ok: target.is_met(self.value),
+        })
     }
 }
 
-impl Report {
+impl BenchReport {
     /// The figures that were measured, section by section.
-    pub fn sections(&self) -> Vec<(&'static str, Vec<Row>)> {
-        let Report { accept, drain, latency, redis, overload, ready, .. } = self;
+    pub fn sections(&self) -> Vec<(&'static str, Vec<FigureRow>)> {
+        let BenchReport { accept, drain, latency, redis, overload, ready, .. } = self;
         [
-            ("accept", accept.as_ref().map(Accept::rows)),
-            ("drain", drain.as_ref().map(Drain::rows)),
-            ("latency", latency.as_ref().map(Latency::rows)),
-            ("redis", redis.as_ref().map(Redis::rows)),
-            ("overload", overload.as_ref().map(Overload::rows)),
-            ("ready", ready.as_ref().map(Ready::rows)),
+            ("accept", accept.as_ref().map(AcceptFigures::rows)),
+            ("drain", drain.as_ref().map(DrainFigures::rows)),
+            ("latency", latency.as_ref().map(LatencyFigures::rows)),
+            ("redis", redis.as_ref().map(RedisFigures::rows)),
+            ("overload", overload.as_ref().map(OverloadFigures::rows)),
+            ("ready", ready.as_ref().map(ReadyFigures::rows)),
         ]
         .into_iter()
         .filter_map(|(name, rows)| Some((name, rows?)))
@@ -132,12 +137,12 @@ mod tests {
 
     #[test]
     fn a_figure_is_judged_by_its_own_side_and_nothing_is_no_figure() {
-        let at_least = row("a", 0.6, "").with_target(Target::AtLeast(0.6)).judged().unwrap();
+        let at_least = row("a", 0.6, "").with_target(FigureTarget::AtLeast(0.6)).judged().unwrap();
         assert!(at_least.ok);
-        assert!(!row("a", 0.59, "").with_target(Target::AtLeast(0.6)).judged().unwrap().ok);
-        assert!(row("a", 6.0, "").with_target(Target::AtMost(6.0)).judged().unwrap().ok);
-        assert!(!row("a", 6.1, "").with_target(Target::AtMost(6.0)).judged().unwrap().ok);
-        assert!(!row("a", f64::NAN, "").with_target(Target::AtMost(6.0)).judged().unwrap().ok);
+        assert!(!row("a", 0.59, "").with_target(FigureTarget::AtLeast(0.6)).judged().unwrap().ok);
+        assert!(row("a", 6.0, "").with_target(FigureTarget::AtMost(6.0)).judged().unwrap().ok);
+        assert!(!row("a", 6.1, "").with_target(FigureTarget::AtMost(6.0)).judged().unwrap().ok);
+        assert!(!row("a", f64::NAN, "").with_target(FigureTarget::AtMost(6.0)).judged().unwrap().ok);
         assert_eq!(row("a", 1.0, "").judged(), None);
         let json = serde_json::to_value(&at_least).unwrap();
         assert_eq!(json, serde_json::json!({"name": "a", "value": 0.6, "atLeast": 0.6, "ok": true}));

@@ -8,7 +8,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use ring::hmac;
 use serde_json::json;
 
-use super::bed::user;
+use super::env::user;
 
 const SECRET: &str = "the secret of a shop that is only ever benched";
 const ISSUER: &str = "https://shop.example";

@@ -3,20 +3,20 @@
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::client::{ApiArgs, Request};
+use super::client::{ApiArgs, ApiRequest};
 use super::table::{aside, cell, more, rows, sentence, table, time, words};
 
 /// Shows what operators did.
 #[derive(Debug, Args)]
-pub(super) struct Action {
+pub(super) struct ActionArgs {
     #[command(subcommand)]
-    verb: Verb,
+    verb: ActionVerb,
     #[command(flatten)]
     api: ApiArgs,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum ActionVerb {
     /// Lists operators' actions, newest first: who, when, what, and how it ended
     #[command(after_long_help = "Example:\n  couponctl action list --limit 10")]
     List {
@@ -29,11 +29,11 @@ enum Verb {
     },
 }
 
-impl Action {
+impl ActionArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let session = self.api.open()?;
-        let Verb::List { limit, cursor } = self.verb;
-        let request = Request::get("/operator-actions").query("limit", limit).query("cursor", cursor);
+        let ActionVerb::List { limit, cursor } = self.verb;
+        let request = ApiRequest::get("/operator-actions").query("limit", limit).query("cursor", cursor);
         session.send_and_show(request, list).await
     }
 }

@@ -7,7 +7,7 @@ use console::Term;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::table::{Column, clean, number, table, words};
+use super::table::{TableColumn, clean, number, table, words};
 use crate::access::ActionLog;
 use crate::access::action::command_status;
 use crate::audit::{Audited, Auditor, Bracket, Finding, Kind, Report, Settling, Severity};
@@ -55,7 +55,7 @@ Exit codes:
   3  drift is left
   4  something is broken, or another Redis serves this ledger
   5  the environment is wrong")]
-pub(super) struct Audit {
+pub(super) struct AuditArgs {
     /// Audit this coupon, and no other
     #[arg(long, value_name = "ID")]
     coupon: Option<CouponId>,
@@ -77,7 +77,7 @@ pub(super) struct Audit {
     mongodb: MongoConfig,
 }
 
-impl Audit {
+impl AuditArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let backends = process::open(&self.redis, &self.mongodb).await?;
         let ended = self.run_on(&backends).await;
@@ -117,7 +117,7 @@ impl Audit {
     async fn look(&self, backends: &Backends) -> anyhow::Result<()> {
         let auditor =
             Auditor::new(backends.partition.clone(), backends.ledger.clone(), backends.coupons.clone());
-        let mut progress = Progress::start();
+        let mut progress = AuditProgress::start();
         let mut report = Report::default();
         match &self.coupon {
             Some(id) => {
@@ -152,7 +152,7 @@ impl Audit {
         &self,
         auditor: &Auditor,
         page: &[Coupon],
-        progress: &mut Progress,
+        progress: &mut AuditProgress,
         report: &mut Report,
     ) -> Result<(), Failure> {
         let mut audited = if self.repair && !self.dry_run {
@@ -252,7 +252,7 @@ fn verdict(report: &Report) -> anyhow::Result<()> {
     }
 }
 
-const COLUMNS: &[Column] = &[
+const COLUMNS: &[TableColumn] = &[
     words("COUPON"),
     words("HOLDS"),
     number("SETTLED"),
@@ -316,14 +316,14 @@ fn finding_to_json(finding: &Finding) -> Value {
 }
 
 /// Tells on standard error how far it is: a line that changes on a terminal, a line each elsewhere.
-struct Progress {
+struct AuditProgress {
     term: Term,
     done: usize,
 }
 
-impl Progress {
+impl AuditProgress {
     fn start() -> Self {
-        Progress { term: Term::stderr(), done: 0 }
+        AuditProgress { term: Term::stderr(), done: 0 }
     }
 
     fn audited(&mut self, audited: &Audited) {

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{ArgAction, Args, ValueEnum};
 
-use super::progress::Progress;
+use super::progress::ProgressLine;
 use super::table::{number, sentence, table, words};
 use crate::bench;
-use crate::bench::report::{Report, Row};
-use crate::bench::{IS_RELEASE, Section, bare};
+use crate::bench::report::{BenchReport, FigureRow};
+use crate::bench::{BenchSection, IS_RELEASE, bare};
 use crate::failure::Fault;
 use crate::runtime::telemetry::LogFormat;
 use crate::runtime::{shutdown, telemetry};
@@ -42,10 +42,10 @@ Exit codes:
   2  the command is wrong
   3  a target was missed, and --enforce was given
   5  the environment is wrong")]
-pub(super) struct Bench {
+pub(super) struct BenchArgs {
     /// Measure this, and nothing else; may be repeated
     #[arg(long, value_enum, value_name = "SECTION", action = ArgAction::Append)]
-    only: Vec<Section>,
+    only: Vec<BenchSection>,
     /// Small sizes: rough figures, in less than two minutes
     #[arg(long)]
     quick: bool,
@@ -63,7 +63,7 @@ pub(super) struct Bench {
     serve_bare: bool,
 }
 
-impl Bench {
+impl BenchArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let stop = shutdown::on_signal()?;
         if self.serve_bare {
@@ -75,11 +75,11 @@ impl Bench {
                 "this is a debug build, whose figures mean nothing: build with `cargo build --release`\n";
             return Err(clap::Error::raw(clap::error::ErrorKind::InvalidValue, why).into());
         }
-        let progress = Progress::start();
+        let progress = ProgressLine::start();
         if !IS_RELEASE {
             progress.say("WARNING: this is a debug build, and its figures mean nothing; build with `cargo build --release`");
         }
-        let sections = if self.only.is_empty() { Section::value_variants() } else { &self.only };
+        let sections = if self.only.is_empty() { BenchSection::value_variants() } else { &self.only };
         let folder = self.folder.clone().unwrap_or_else(std::env::temp_dir);
         let measured = bench::run(&folder, sections, self.quick, &stop, &|what| progress.say(what)).await;
         progress.finish();
@@ -103,7 +103,7 @@ impl Bench {
     }
 }
 
-fn tables(report: &Report) -> String {
+fn tables(report: &BenchReport) -> String {
     let columns =
         [words("FIGURE"), number("VALUE"), words("ROUNDS"), words("TARGET"), words(""), sentence("OF")];
     let mut text = format!(
@@ -120,7 +120,7 @@ fn tables(report: &Report) -> String {
     text
 }
 
-fn cells(row: &Row) -> Vec<String> {
+fn cells(row: &FigureRow) -> Vec<String> {
     let ok = row.judged().map_or("", |judged| if judged.ok { "ok" } else { "MISSED" });
     vec![
         row.name.clone(),

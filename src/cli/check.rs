@@ -14,7 +14,7 @@ use crate::{mongo, process, recovery};
 ///
 /// Changes nothing. Ends with 0 when the system could start, else with 5.
 #[derive(Debug, Args)]
-pub struct Check {
+pub struct CheckArgs {
     #[command(flatten)]
     redis: RedisConfig,
     #[command(flatten)]
@@ -26,13 +26,13 @@ pub struct Check {
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
-struct Line {
+struct CheckResult {
     check: &'static str,
     ok: bool,
     says: String,
 }
 
-impl Check {
+impl CheckArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let backends = process::open(&self.redis, &self.mongodb).await?;
         let (mut lines, mongodb) = tokio::join!(redis(&backends), mongodb(&backends));
@@ -54,11 +54,11 @@ impl Check {
     }
 }
 
-async fn redis(backends: &Backends) -> Vec<Line> {
+async fn redis(backends: &Backends) -> Vec<CheckResult> {
     let mut lines = Vec::new();
     match recovery::check_settings(&backends.partition, backends.durability).await {
         Err(failure) => {
-            lines.push(Line {
+            lines.push(CheckResult {
                 check: "redis",
                 ok: false,
                 says: format!("{}; is it running?", failure.chain()),
@@ -66,21 +66,21 @@ async fn redis(backends: &Backends) -> Vec<Line> {
             return lines;
         }
         Ok(findings) => {
-            lines.push(Line { check: "redis", ok: true, says: "answers".into() });
+            lines.push(CheckResult { check: "redis", ok: true, says: "answers".into() });
             let fits = findings.wrong.is_empty();
-            lines.extend(findings.wrong.into_iter().map(|says| Line {
+            lines.extend(findings.wrong.into_iter().map(|says| CheckResult {
                 check: "redis settings",
                 ok: false,
                 says,
             }));
-            lines.extend(findings.notes.into_iter().map(|says| Line {
+            lines.extend(findings.notes.into_iter().map(|says| CheckResult {
                 check: "redis settings",
                 ok: true,
                 says,
             }));
             if fits {
                 let says = "version, persistence and memory policy fit".into();
-                lines.push(Line { check: "redis settings", ok: true, says });
+                lines.push(CheckResult { check: "redis settings", ok: true, says });
             }
         }
     }
@@ -89,8 +89,8 @@ async fn redis(backends: &Backends) -> Vec<Line> {
 }
 
 /// Whether the data may be used, and if not, why.
-async fn certificate(backends: &Backends) -> Line {
-    let line = |ok, says: &str| Line { check: "redis certificate", ok, says: says.to_owned() };
+async fn certificate(backends: &Backends) -> CheckResult {
+    let line = |ok, says: &str| CheckResult { check: "redis certificate", ok, says: says.to_owned() };
     let standing = recovery::standing(&backends.partition, &backends.database).await;
     match (standing, recovery::writable(&backends.partition).await) {
         (Err(failure), _) | (_, Err(failure)) => line(false, &failure.chain()),
@@ -112,32 +112,38 @@ async fn certificate(backends: &Backends) -> Line {
     }
 }
 
-async fn mongodb(backends: &Backends) -> Vec<Line> {
+async fn mongodb(backends: &Backends) -> Vec<CheckResult> {
     let hello = match mongo::command(&backends.database, "say hello", "hello").await {
         Ok(hello) => hello,
         Err(failure) => {
-            return vec![Line {
+            return vec![CheckResult {
                 check: "mongodb",
                 ok: false,
                 says: format!("{}; is it running?", failure.chain()),
             }];
         }
     };
-    let mut lines = vec![Line { check: "mongodb", ok: true, says: "answers".into() }];
+    let mut lines = vec![CheckResult { check: "mongodb", ok: true, says: "answers".into() }];
     lines.push(if hello.get_str("setName").is_ok() {
-        Line { check: "mongodb replica set", ok: true, says: "it is one".into() }
+        CheckResult { check: "mongodb replica set", ok: true, says: "it is one".into() }
     } else {
         let says =
             "a standalone server cannot confirm writes by majority: start it with --replSet and initiate it";
-        Line { check: "mongodb replica set", ok: false, says: says.into() }
+        CheckResult { check: "mongodb replica set", ok: false, says: says.into() }
     });
     match indexes::check(&backends.database).await {
-        Err(failure) => lines.push(Line { check: "mongodb indexes", ok: false, says: failure.chain() }),
+        Err(failure) => {
+            lines.push(CheckResult { check: "mongodb indexes", ok: false, says: failure.chain() })
+        }
         Ok(wrong) if wrong.is_empty() => {
-            lines.push(Line { check: "mongodb indexes", ok: true, says: "all there, exactly".into() });
+            lines.push(CheckResult { check: "mongodb indexes", ok: true, says: "all there, exactly".into() });
         }
         Ok(wrong) => {
-            lines.extend(wrong.into_iter().map(|says| Line { check: "mongodb indexes", ok: false, says }));
+            lines.extend(wrong.into_iter().map(|says| CheckResult {
+                check: "mongodb indexes",
+                ok: false,
+                says,
+            }));
         }
     }
     lines

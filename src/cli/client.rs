@@ -13,7 +13,7 @@ use reqwest::Method;
 use reqwest::header::{ACCEPT_LANGUAGE, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
-use super::lines::Lines;
+use super::lines::JsonLines;
 use super::table;
 
 const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -25,7 +25,7 @@ const LINES_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Where the API is.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "API")]
-pub(super) struct Target {
+pub(super) struct ApiTarget {
     /// The API to talk to
     #[arg(
         long,
@@ -42,14 +42,14 @@ pub(super) struct Target {
 
     /// The language of problems and reasons
     #[arg(long, global = true, value_enum)]
-    lang: Option<Lang>,
+    lang: Option<ProblemLanguage>,
 }
 
 /// Where the API is, and how its answers are shown.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ApiArgs {
     #[command(flatten)]
-    target: Target,
+    target: ApiTarget,
 
     /// Print the API's JSON unchanged instead of tables; a problem too
     #[arg(long, global = true)]
@@ -89,9 +89,9 @@ pub(super) const API_URL_FLAG: &str = "--api-url (COUPON_API_URL)";
 
 /// Something to be sent as `Authorization: Bearer`, and shown to nobody.
 #[derive(Clone)]
-pub(super) struct Token(String);
+pub(super) struct BearerToken(String);
 
-impl FromStr for Token {
+impl FromStr for BearerToken {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -99,17 +99,17 @@ impl FromStr for Token {
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err("must be a key (cpn_…) or a token, without spaces".into());
         }
-        Ok(Token(text.into()))
+        Ok(BearerToken(text.into()))
     }
 }
 
-impl fmt::Debug for Token {
+impl fmt::Debug for BearerToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(…)")
     }
 }
 
-impl Token {
+impl BearerToken {
     /// What is sent.
     pub(super) fn as_str(&self) -> &str {
         &self.0
@@ -117,7 +117,7 @@ impl Token {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Lang {
+enum ProblemLanguage {
     En,
     Ko,
 }
@@ -168,20 +168,20 @@ pub fn builder() -> anyhow::Result<reqwest::ClientBuilder> {
     Ok(reqwest::Client::builder().tls_backend_preconfigured(tls))
 }
 
-impl Target {
+impl ApiTarget {
     /// A client of this API.
-    pub(super) fn open(&self) -> anyhow::Result<Api> {
+    pub(super) fn open(&self) -> anyhow::Result<ApiClient> {
         let api_url: ApiUrl = self.api_url.read(API_URL_FLAG)?;
         let mut headers = HeaderMap::new();
         if let Some(lang) = self.lang {
             let tag = match lang {
-                Lang::En => "en",
-                Lang::Ko => "ko",
+                ProblemLanguage::En => "en",
+                ProblemLanguage::Ko => "ko",
             };
             headers.insert(ACCEPT_LANGUAGE, HeaderValue::from_static(tag));
         }
         if let Some(token) = &self.token {
-            let token: Token = token.read(TOKEN_FLAG)?;
+            let token: BearerToken = token.read(TOKEN_FLAG)?;
             let mut bearer = HeaderValue::try_from(format!("Bearer {}", token.as_str()))?;
             bearer.set_sensitive(true);
             headers.insert(AUTHORIZATION, bearer);
@@ -196,27 +196,27 @@ impl Target {
             http = http.no_proxy();
         }
         let http = http.build().context("the HTTP client cannot be set up")?;
-        Ok(Api { http, base: api_url.to_string() })
+        Ok(ApiClient { http, base: api_url.to_string() })
     }
 }
 
 impl ApiArgs {
     /// A client of this API that prints as it was asked to.
-    pub(super) fn open(&self) -> anyhow::Result<Session> {
-        Ok(Session { api: self.target.open()?, json: self.json })
+    pub(super) fn open(&self) -> anyhow::Result<PrintingClient> {
+        Ok(PrintingClient { api: self.target.open()?, json: self.json })
     }
 }
 
 /// A client of one API.
 #[derive(Debug, Clone)]
-pub(super) struct Api {
+pub(super) struct ApiClient {
     http: reqwest::Client,
     base: String,
 }
 
 /// What the API said.
 #[derive(Debug, Clone)]
-pub(super) struct Answer {
+pub(super) struct ApiResponse {
     pub body: Value,
     /// The body as it came.
     pub raw: String,
@@ -224,18 +224,18 @@ pub(super) struct Answer {
 
 /// One request, to be completed and sent.
 #[derive(Debug, Clone)]
-pub(super) struct Request {
+pub(super) struct ApiRequest {
     method: Method,
     path: String,
     query: Vec<(&'static str, String)>,
     header: Option<(HeaderName, String)>,
     body: Option<Value>,
-    repeat: Repeat,
+    repeat: RepeatAdvice,
 }
 
 /// Whether running a command twice is the same as once.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) enum Repeat {
+pub(super) enum RepeatAdvice {
     #[default]
     Same,
     /// With this flag.
@@ -244,28 +244,30 @@ pub(super) enum Repeat {
     Adds,
 }
 
-impl Repeat {
+impl RepeatAdvice {
     /// What to do where it is unknown what became of a request; `when` it is to be repeated.
     fn advice(&self, when: &str) -> String {
         match self {
-            Repeat::Same => format!("run the command again{when}"),
-            Repeat::With(flag) => {
+            RepeatAdvice::Same => format!("run the command again{when}"),
+            RepeatAdvice::With(flag) => {
                 format!("run the command again{when} with `{flag}`: what was done is not done once more")
             }
-            Repeat::Adds => "look whether it happened before you run the command again: each run adds".into(),
+            RepeatAdvice::Adds => {
+                "look whether it happened before you run the command again: each run adds".into()
+            }
         }
     }
 }
 
-impl Request {
+impl ApiRequest {
     fn new(method: Method, path: impl Into<String>) -> Self {
-        Request {
+        ApiRequest {
             method,
             path: path.into(),
             query: Vec::new(),
             header: None,
             body: None,
-            repeat: Repeat::Same,
+            repeat: RepeatAdvice::Same,
         }
     }
 
@@ -292,14 +294,14 @@ impl Request {
 
     /// Says whether sending it twice is the same as once. If not, nobody is told to just repeat it.
     pub fn repeatable(mut self, repeatable: bool) -> Self {
-        self.repeat = if repeatable { Repeat::Same } else { Repeat::Adds };
+        self.repeat = if repeatable { RepeatAdvice::Same } else { RepeatAdvice::Adds };
         self
     }
 
     /// Sends a key of this attempt, the one given or a new one, with which a repetition does nothing more.
     pub fn keyed(mut self, key: Option<String>) -> Self {
         let key = key.unwrap_or_else(crate::ids::random_id);
-        self.repeat = Repeat::With(format!("--key {key}"));
+        self.repeat = RepeatAdvice::With(format!("--key {key}"));
         self.header("idempotency-key", Some(key))
     }
 
@@ -316,9 +318,9 @@ impl Request {
     }
 }
 
-impl Api {
+impl ApiClient {
     /// Sends a request and reads its answer to the end.
-    pub async fn send(&self, request: Request) -> Result<Answer, CallError> {
+    pub async fn send(&self, request: ApiRequest) -> Result<ApiResponse, CallError> {
         let repeat = request.repeat.clone();
         let sent = self.prepare(request).send().await;
         let response = sent.map_err(|source| self.no_answer(source, repeat.clone()))?;
@@ -326,7 +328,7 @@ impl Api {
     }
 
     /// Sends a request for lines of JSON, to be read as they come for as long as they do.
-    pub async fn lines(&self, request: Request) -> Result<Lines, CallError> {
+    pub async fn lines(&self, request: ApiRequest) -> Result<JsonLines, CallError> {
         let repeat = request.repeat.clone();
         let sent = self.prepare(request).timeout(LINES_MAX).send();
         let response = sent.await.map_err(|source| self.no_answer(source, repeat.clone()))?;
@@ -335,14 +337,14 @@ impl Api {
                 CallError::NotTheApi { base: self.base.clone(), status: response.status().as_u16() };
             return Err(self.read(response, repeat).await.err().unwrap_or(not_the_api));
         }
-        Ok(Lines::new(self.clone(), response))
+        Ok(JsonLines::new(self.clone(), response))
     }
 
-    pub(super) fn no_answer(&self, source: reqwest::Error, repeat: Repeat) -> CallError {
+    pub(super) fn no_answer(&self, source: reqwest::Error, repeat: RepeatAdvice) -> CallError {
         CallError::NoAnswer { base: self.base.clone(), source, repeat }
     }
 
-    fn prepare(&self, request: Request) -> reqwest::RequestBuilder {
+    fn prepare(&self, request: ApiRequest) -> reqwest::RequestBuilder {
         let query = form_urlencoded::Serializer::new(String::new()).extend_pairs(request.query).finish();
         let mark = if query.is_empty() { "" } else { "?" };
         let url = format!("{}{}{mark}{query}", self.base, request.path);
@@ -356,15 +358,19 @@ impl Api {
         sent
     }
 
-    async fn read(&self, response: reqwest::Response, repeat: Repeat) -> Result<Answer, CallError> {
+    async fn read(
+        &self,
+        response: reqwest::Response,
+        repeat: RepeatAdvice,
+    ) -> Result<ApiResponse, CallError> {
         let status = response.status();
         let kind = MediaType::of(response.headers());
         let raw = response.text().await.map_err(|source| self.no_answer(source, repeat.clone()))?;
         let body = serde_json::from_str::<Value>(&raw).ok();
         match (kind, body) {
-            (MediaType::Json, Some(body)) if status.is_success() => Ok(Answer { body, raw }),
+            (MediaType::Json, Some(body)) if status.is_success() => Ok(ApiResponse { body, raw }),
             (MediaType::Problem, Some(body)) if is_problem(&body) => {
-                Err(CallError::Problem { answer: Answer { body, raw }, repeat })
+                Err(CallError::Problem { answer: ApiResponse { body, raw }, repeat })
             }
             _ => Err(CallError::NotTheApi { base: self.base.clone(), status: status.as_u16() }),
         }
@@ -398,14 +404,14 @@ fn is_problem(body: &Value) -> bool {
 
 /// A client that prints what it is answered.
 #[derive(Debug, Clone)]
-pub(super) struct Session {
-    pub api: Api,
+pub(super) struct PrintingClient {
+    pub api: ApiClient,
     json: bool,
 }
 
-impl Session {
+impl PrintingClient {
     /// Sends a request. A problem is also printed as JSON, if JSON is wanted.
-    pub async fn send(&self, request: Request) -> anyhow::Result<Answer> {
+    pub async fn send(&self, request: ApiRequest) -> anyhow::Result<ApiResponse> {
         let answer = self.api.send(request).await;
         if let Err(CallError::Problem { answer: problem, .. }) = &answer
             && self.json
@@ -416,14 +422,14 @@ impl Session {
     }
 
     /// Prints an answer: as JSON unchanged, or as `words` puts it for people.
-    pub fn show(&self, answer: &Answer, words: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
+    pub fn show(&self, answer: &ApiResponse, words: impl FnOnce(&Value) -> String) -> anyhow::Result<()> {
         if self.json { print(&answer.raw) } else { print(&words(&answer.body)) }
     }
 
     /// Sends a request and prints its answer.
     pub async fn send_and_show(
         &self,
-        request: Request,
+        request: ApiRequest,
         words: impl FnOnce(&Value) -> String,
     ) -> anyhow::Result<()> {
         let answer = self.send(request).await?;
@@ -451,9 +457,9 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
 #[derive(Debug)]
 pub(super) enum CallError {
     /// The API answered with a problem.
-    Problem { answer: Answer, repeat: Repeat },
+    Problem { answer: ApiResponse, repeat: RepeatAdvice },
     /// Nobody answered, or not to the end.
-    NoAnswer { base: String, source: reqwest::Error, repeat: Repeat },
+    NoAnswer { base: String, source: reqwest::Error, repeat: RepeatAdvice },
     /// Somebody else answered.
     NotTheApi { base: String, status: u16 },
 }
@@ -518,7 +524,7 @@ fn root_of(error: &dyn std::error::Error) -> &dyn std::error::Error {
     error.source().map_or(error, root_of)
 }
 
-fn write_problem(f: &mut fmt::Formatter<'_>, problem: &Value, repeat: &Repeat) -> fmt::Result {
+fn write_problem(f: &mut fmt::Formatter<'_>, problem: &Value, repeat: &RepeatAdvice) -> fmt::Result {
     let text = |name: &str| table::clean(problem[name].as_str().unwrap_or_default());
     let code = text("code");
     write!(f, "{} ({} {code})\n  {}", text("title"), problem["status"], text("detail"))?;
@@ -542,7 +548,7 @@ fn write_problem(f: &mut fmt::Formatter<'_>, problem: &Value, repeat: &Repeat) -
 }
 
 /// What somebody who met a problem can do.
-fn next_step(code: &str, problem: &Value, repeat: &Repeat) -> String {
+fn next_step(code: &str, problem: &Value, repeat: &RepeatAdvice) -> String {
     let advice = match code {
         "malformed" | "invalid" => "mend what is named above; --help says what each flag takes",
         "coupon-not-found" => "`couponctl coupon list` shows what there is",
@@ -573,7 +579,7 @@ fn next_step(code: &str, problem: &Value, repeat: &Repeat) -> String {
         "internal" => "find the request id in the API's log",
         "key-reused" => "repeat the command as it was first run, or leave --key out: a new one is made then",
         "unavailable" | "overloaded" | "warming-up" if problem["retryable"] == false => {
-            return Repeat::Adds.advice("");
+            return RepeatAdvice::Adds.advice("");
         }
         _ if problem["retryable"] == true => {
             return match problem["retryAfterMs"].as_u64() {
@@ -609,7 +615,7 @@ mod tests {
     #[test]
     fn a_client_can_be_built_where_nothing_else_is_set_up() {
         let api_url = Confidential::from("https://shop.example".to_owned());
-        let target = Target { api_url, token: None, lang: Some(Lang::Ko) };
+        let target = ApiTarget { api_url, token: None, lang: Some(ProblemLanguage::Ko) };
         assert!(target.open().is_ok());
     }
 
@@ -620,21 +626,21 @@ mod tests {
             "retryable": false, "errors": [{"pointer": "#/endsAt", "detail": "must be \u{1b}[31mafter"}]
         });
         let told = |body: &Value, repeat| {
-            let answer = Answer { body: body.clone(), raw: String::new() };
+            let answer = ApiResponse { body: body.clone(), raw: String::new() };
             CallError::Problem { answer, repeat }.to_string()
         };
-        let said = told(&body, Repeat::Same);
+        let said = told(&body, RepeatAdvice::Same);
         for part in ["Invalid (422 invalid)", "Mend it.", "#/endsAt: must be", "r-1", "next: mend"] {
             assert!(said.contains(part), "{said}");
         }
         assert!(!said.contains('\u{1b}'), "nothing may steer the terminal");
 
         let away = json!({"code": "unavailable", "status": 503, "retryable": true, "retryAfterMs": 1200});
-        assert!(told(&away, Repeat::Same).ends_with("next: run the command again in 2 s"));
-        assert!(told(&away, Repeat::Adds).contains("next: look whether it happened"));
-        let with_key = told(&away, Repeat::With("--key k".into()));
+        assert!(told(&away, RepeatAdvice::Same).ends_with("next: run the command again in 2 s"));
+        assert!(told(&away, RepeatAdvice::Adds).contains("next: look whether it happened"));
+        let with_key = told(&away, RepeatAdvice::With("--key k".into()));
         assert!(with_key.contains("next: run the command again in 2 s with `--key k`"), "{with_key}");
         let once = json!({"code": "unavailable", "status": 503, "retryable": false, "retryAfterMs": 1200});
-        assert!(told(&once, Repeat::Same).contains("next: look whether it happened"));
+        assert!(told(&once, RepeatAdvice::Same).contains("next: look whether it happened"));
     }
 }

@@ -3,7 +3,7 @@
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use super::{Command, client};
+use super::{CtlCommand, client};
 
 /// Prints a script that lets a shell complete commands and flags.
 #[derive(Debug, Args)]
@@ -20,7 +20,7 @@ pub(super) struct Completion {
 impl Completion {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Command::command(), "couponctl", &mut script);
+        clap_complete::generate(self.shell, &mut CtlCommand::command(), "couponctl", &mut script);
         client::print(&String::from_utf8_lossy(&script))
     }
 }

@@ -4,31 +4,33 @@ use clap::{Args, Subcommand, ValueEnum};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::client::{ApiArgs, Request};
-use super::export::Export;
-use super::prompt::Yes;
-use super::table::{Column, aside, cell, details, more, number, rows, sentence, table, time, value, words};
+use super::client::{ApiArgs, ApiRequest};
+use super::export::ExportArgs;
+use super::prompt::ConfirmArgs;
+use super::table::{
+    TableColumn, aside, cell, details, more, number, rows, sentence, table, time, value, words,
+};
 use crate::coupon::{Currency, Duration, MAX_PER_USER, MAX_TOTAL, Zone};
 use crate::ids::CouponId;
 
 /// Makes coupons, shows their stock and steers them.
 #[derive(Debug, Args)]
-pub(super) struct Coupon {
+pub(super) struct CouponArgs {
     #[command(subcommand)]
-    verb: Verb,
+    verb: CouponVerb,
     #[command(flatten)]
     api: ApiArgs,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
-    Create(Create),
+enum CouponVerb {
+    Create(CouponCreateArgs),
     /// Lists coupons with their stock, newest first
     #[command(after_long_help = "Example:\n  couponctl coupon list --status open")]
     List {
         /// Only those with this status
         #[arg(long, value_enum)]
-        status: Option<Status>,
+        status: Option<CouponStatusFilter>,
         /// Coupons on a page, up to 500
         #[arg(long, value_parser = clap::value_parser!(u16).range(1..=500))]
         limit: Option<u16>,
@@ -42,8 +44,8 @@ enum Verb {
         /// The coupon's id
         id: CouponId,
     },
-    Export(Export),
-    Edit(Edit),
+    Export(ExportArgs),
+    Edit(CouponEditArgs),
     /// Stops accepting requests for a coupon; what was accepted is honoured
     #[command(after_long_help = "Example:\n  couponctl coupon pause summer")]
     Pause {
@@ -83,7 +85,7 @@ with (--key). A total needs none.")]
         /// The coupon's id
         id: CouponId,
         #[command(flatten)]
-        yes: Yes,
+        yes: ConfirmArgs,
     },
 }
 
@@ -96,7 +98,7 @@ Examples:
   couponctl coupon create --name '여름 할인' --total 5000 \\
       --starts-at 2035-06-01T12:00:00+09:00 --ends-at 2035-06-08T00:00:00+09:00 \\
       --percent-off 10 --max-amount 10000 --valid-for P1M --time-zone Asia/Seoul")]
-struct Create {
+struct CouponCreateArgs {
     /// Its id: letters, digits and . _ -  (generated if not given)
     #[arg(long)]
     id: Option<CouponId>,
@@ -150,7 +152,7 @@ Examples:
   couponctl coupon edit summer --ends-at 2037-01-01T00:00:00Z
   couponctl coupon edit summer --end-now"
 )]
-struct Edit {
+struct CouponEditArgs {
     /// The coupon's id
     id: CouponId,
     /// Its new name
@@ -168,7 +170,7 @@ struct Edit {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Status {
+enum CouponStatusFilter {
     Scheduled,
     Open,
     Paused,
@@ -177,15 +179,15 @@ enum Status {
     Archived,
 }
 
-impl std::fmt::Display for Status {
+impl std::fmt::Display for CouponStatusFilter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Status::Scheduled => "scheduled",
-            Status::Open => "open",
-            Status::Paused => "paused",
-            Status::SoldOut => "soldOut",
-            Status::Ended => "ended",
-            Status::Archived => "archived",
+            CouponStatusFilter::Scheduled => "scheduled",
+            CouponStatusFilter::Open => "open",
+            CouponStatusFilter::Paused => "paused",
+            CouponStatusFilter::SoldOut => "soldOut",
+            CouponStatusFilter::Ended => "ended",
+            CouponStatusFilter::Archived => "archived",
         })
     }
 }
@@ -198,40 +200,40 @@ fn currency(text: &str) -> Result<String, String> {
     }
 }
 
-impl Coupon {
+impl CouponArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let session = self.api.open()?;
         let request = match self.verb {
-            Verb::List { status, limit, cursor } => {
-                let request = Request::get("/coupons").query("status", status).query("limit", limit);
+            CouponVerb::List { status, limit, cursor } => {
+                let request = ApiRequest::get("/coupons").query("status", status).query("limit", limit);
                 return session.send_and_show(request.query("cursor", cursor), list).await;
             }
-            Verb::Export(export) => return export.run(&session.api).await,
-            Verb::Create(create) => {
+            CouponVerb::Export(export) => return export.run(&session.api).await,
+            CouponVerb::Create(create) => {
                 let named = create.id.is_some();
-                Request::post("/coupons").body(create.body()).repeatable(named)
+                ApiRequest::post("/coupons").body(create.body()).repeatable(named)
             }
-            Verb::Show { id } => Request::get(format!("/coupons/{id}")),
-            Verb::Edit(edit) => Request::patch(format!("/coupons/{}", edit.id)).body(edit.body()),
-            Verb::Pause { id } => Request::post(format!("/coupons/{id}/pause")),
-            Verb::Resume { id } => Request::post(format!("/coupons/{id}/resume")),
-            Verb::Restock { id, units, total, key } => {
-                let request = Request::post(format!("/coupons/{id}/restock"));
+            CouponVerb::Show { id } => ApiRequest::get(format!("/coupons/{id}")),
+            CouponVerb::Edit(edit) => ApiRequest::patch(format!("/coupons/{}", edit.id)).body(edit.body()),
+            CouponVerb::Pause { id } => ApiRequest::post(format!("/coupons/{id}/pause")),
+            CouponVerb::Resume { id } => ApiRequest::post(format!("/coupons/{id}/resume")),
+            CouponVerb::Restock { id, units, total, key } => {
+                let request = ApiRequest::post(format!("/coupons/{id}/restock"));
                 match total {
                     Some(total) => request.body(json!({"total": total})),
                     None => request.body(json!({"add": units})).keyed(key),
                 }
             }
-            Verb::Archive { id, yes } => {
+            CouponVerb::Archive { id, yes } => {
                 yes.or_ask(&format!("Take coupon {id} out of the offer, for good?"))?;
-                Request::post(format!("/coupons/{id}/archive"))
+                ApiRequest::post(format!("/coupons/{id}/archive"))
             }
         };
         session.send_and_show(request, coupon).await
     }
 }
 
-impl Create {
+impl CouponCreateArgs {
     fn body(self) -> Value {
         let currency = self.currency;
         let discount = match (self.amount_off, self.percent_off) {
@@ -257,7 +259,7 @@ impl Create {
     }
 }
 
-impl Edit {
+impl CouponEditArgs {
     fn body(&self) -> Value {
         // Any moment that is past ends it now, whatever the two machines' clocks say.
         let ends_at = if self.end_now { Some(Timestamp::UNIX_EPOCH) } else { self.ends_at };
@@ -271,7 +273,7 @@ impl Edit {
     }
 }
 
-const COLUMNS: [Column; 9] = [
+const COLUMNS: [TableColumn; 9] = [
     words("COUPON"),
     sentence("NAME"),
     words("STATUS"),

@@ -3,23 +3,23 @@
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::client::{ApiArgs, Request};
+use super::client::{ApiArgs, ApiRequest};
 use super::issue;
-use super::prompt::Yes;
+use super::prompt::ConfirmArgs;
 use super::table::{aside, cell, details, more, number, rows, sentence, table, time, value, words};
 use crate::ids::IssuanceId;
 
 /// Deals with entries that failed again and again and were set aside.
 #[derive(Debug, Args)]
-pub(super) struct DeadLetter {
+pub(super) struct DeadLetterArgs {
     #[command(subcommand)]
-    verb: Verb,
+    verb: DeadLetterVerb,
     #[command(flatten)]
     api: ApiArgs,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum DeadLetterVerb {
     /// Lists what was set aside, and why
     #[command(after_long_help = "Example:\n  couponctl dead-letter list")]
     List {
@@ -51,22 +51,22 @@ Example:
         /// The issuance
         id: IssuanceId,
         #[command(flatten)]
-        yes: Yes,
+        yes: ConfirmArgs,
     },
 }
 
-impl DeadLetter {
+impl DeadLetterArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let session = self.api.open()?;
         match self.verb {
-            Verb::List { cursor } => {
-                session.send_and_show(Request::get("/dead-letters").query("cursor", cursor), list).await
+            DeadLetterVerb::List { cursor } => {
+                session.send_and_show(ApiRequest::get("/dead-letters").query("cursor", cursor), list).await
             }
-            Verb::Show { id } => {
-                session.send_and_show(Request::get(format!("/dead-letters/{id}")), letter).await
+            DeadLetterVerb::Show { id } => {
+                session.send_and_show(ApiRequest::get(format!("/dead-letters/{id}")), letter).await
             }
-            Verb::Redrive { id } => {
-                let request = Request::post(format!("/dead-letters/{id}/redrive"));
+            DeadLetterVerb::Redrive { id } => {
+                let request = ApiRequest::post(format!("/dead-letters/{id}/redrive"));
                 let words = |body: &Value| {
                     format!(
                         "On its way again; `couponctl issuance show {id} --wait` tells what becomes of it.\n{}",
@@ -75,9 +75,9 @@ impl DeadLetter {
                 };
                 session.send_and_show(request, words).await
             }
-            Verb::Discard { id, yes } => {
+            DeadLetterVerb::Discard { id, yes } => {
                 yes.or_ask(&format!("Reject issuance {id} for good, and give its unit to somebody else?"))?;
-                let request = Request::post(format!("/dead-letters/{id}/discard"));
+                let request = ApiRequest::post(format!("/dead-letters/{id}/discard"));
                 session.send_and_show(request, issue::issuance).await
             }
         }

@@ -4,7 +4,7 @@ use clap::Args;
 
 use crate::config::LogConfig;
 use crate::dev::stack;
-use crate::dev::stack::Options;
+use crate::dev::stack::StackOptions;
 use crate::runtime::telemetry;
 
 /// Starts everything on this machine: Redis, MongoDB, the API, a worker, a demo coupon and users.
@@ -12,14 +12,14 @@ use crate::runtime::telemetry;
 /// The two servers are child processes on free loopback ports; where they are missing they are
 /// fetched first. Data stays in .coupon/dev from one run to the next. Ctrl-C stops everything.
 #[derive(Args)]
-pub struct Dev {
+pub struct DevArgs {
     #[command(flatten)]
-    options: Options,
+    options: StackOptions,
     #[command(flatten)]
     log: LogConfig,
 }
 
-impl Dev {
+impl DevArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         telemetry::start(self.log.log_format, &self.log.log)?;
         stack::run(self.options).await

@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
-use super::client::{Api, CallError, Request};
-use super::lines::{Line, Next};
-use super::progress::Progress;
+use super::client::{ApiClient, ApiRequest, CallError};
+use super::lines::{JsonLine, JsonLineRead};
+use super::progress::ProgressLine;
 use crate::api::wire::export::{UNREADABLE, titles, units};
 use crate::ids::CouponId;
 
@@ -31,12 +31,12 @@ Examples:
   couponctl coupon export summer > summer.ndjson
   couponctl coupon export summer --format csv --output summer.csv
   couponctl coupon export summer --format csv --output summer.csv --after 1700")]
-pub(super) struct Export {
+pub(super) struct ExportArgs {
     /// The coupon's id
     id: CouponId,
     /// How it is written
-    #[arg(long, value_enum, default_value_t = Format::Ndjson)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = ExportFormat::Ndjson)]
+    format: ExportFormat,
     /// Write to this file, which must not exist unless --after is given: then it is written on
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -46,15 +46,15 @@ pub(super) struct Export {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum ExportFormat {
     Ndjson,
     Csv,
 }
 
 /// An export under way.
-struct Writing {
+struct ExportWriter {
     out: BufWriter<Box<dyn Write + Send>>,
-    format: Format,
+    format: ExportFormat,
     /// The last serial that was written.
     after: u32,
     count: u64,
@@ -63,30 +63,30 @@ struct Writing {
 }
 
 /// How one transfer ended.
-enum Ended {
+enum TransferEnd {
     Whole,
     Cut(String),
 }
 
-impl Export {
-    pub(super) async fn run(self, api: &Api) -> anyhow::Result<()> {
-        let coupon = api.send(Request::get(format!("/coupons/{}", self.id))).await?;
+impl ExportArgs {
+    pub(super) async fn run(self, api: &ApiClient) -> anyhow::Result<()> {
+        let coupon = api.send(ApiRequest::get(format!("/coupons/{}", self.id))).await?;
         let issued = coupon.body["stock"]["issued"].as_u64();
-        let mut writing = Writing {
+        let mut writing = ExportWriter {
             out: BufWriter::new(self.open()?),
             format: self.format,
             after: self.after.unwrap_or(0),
             count: 0,
             unreadable: 0,
         };
-        if self.format == Format::Csv && self.after.is_none() {
+        if self.format == ExportFormat::Csv && self.after.is_none() {
             writing.out.write_all(&titles())?;
         }
-        let progress = Progress::start();
+        let progress = ProgressLine::start();
         let ended = self.write(api, &mut writing, &progress, issued).await;
         progress.finish();
         writing.out.flush()?;
-        let Writing { after, count, unreadable, .. } = writing;
+        let ExportWriter { after, count, unreadable, .. } = writing;
         ended.with_context(|| format!("{count} units were written; `--after {after}` goes on from there"))?;
         if unreadable > 0 {
             eprintln!(
@@ -110,17 +110,17 @@ impl Export {
 
     async fn write(
         &self,
-        api: &Api,
-        writing: &mut Writing,
-        progress: &Progress,
+        api: &ApiClient,
+        writing: &mut ExportWriter,
+        progress: &ProgressLine,
         issued: Option<u64>,
     ) -> anyhow::Result<()> {
         let mut fruitless = 0;
         loop {
             let before = writing.after;
             let why = match self.transfer(api, writing, progress, issued).await {
-                Ok(Ended::Whole) => return Ok(()),
-                Ok(Ended::Cut(why)) => why,
+                Ok(TransferEnd::Whole) => return Ok(()),
+                Ok(TransferEnd::Cut(why)) => why,
                 Err(error) => match error.downcast::<CallError>() {
                     Ok(error) if error.is_retryable() => error.to_string(),
                     Ok(error) => return Err(error.into()),
@@ -138,21 +138,21 @@ impl Export {
 
     async fn transfer(
         &self,
-        api: &Api,
-        writing: &mut Writing,
-        progress: &Progress,
+        api: &ApiClient,
+        writing: &mut ExportWriter,
+        progress: &ProgressLine,
         issued: Option<u64>,
-    ) -> anyhow::Result<Ended> {
-        let request = Request::get(format!("/coupons/{}/user-coupons", self.id))
+    ) -> anyhow::Result<TransferEnd> {
+        let request = ApiRequest::get(format!("/coupons/{}/user-coupons", self.id))
             .query("format", Some("ndjson"))
             .query("after", Some(writing.after));
         let mut lines = api.lines(request).await?;
         loop {
             match lines.next().await {
-                Next::Line(line) if line.body["end"] == true => return Ok(Ended::Whole),
-                Next::Line(line) => writing.unit(&line)?,
-                Next::End => return Ok(Ended::Cut("its last line is missing".into())),
-                Next::Cut(why) => return Ok(Ended::Cut(why)),
+                JsonLineRead::Line(line) if line.body["end"] == true => return Ok(TransferEnd::Whole),
+                JsonLineRead::Line(line) => writing.unit(&line)?,
+                JsonLineRead::End => return Ok(TransferEnd::Cut("its last line is missing".into())),
+                JsonLineRead::Cut(why) => return Ok(TransferEnd::Cut(why)),
             }
             if writing.count.is_multiple_of(SHOWN_EVERY) {
                 progress.at("units", writing.count, issued.unwrap_or(writing.count).max(writing.count));
@@ -161,15 +161,15 @@ impl Export {
     }
 }
 
-impl Writing {
-    fn unit(&mut self, line: &Line) -> anyhow::Result<()> {
+impl ExportWriter {
+    fn unit(&mut self, line: &JsonLine) -> anyhow::Result<()> {
         let serial = line.body["serial"].as_u64().and_then(|serial| u32::try_from(serial).ok());
         let is_unreadable = line.body["status"] == UNREADABLE;
         let serial = serial.or(is_unreadable.then_some(self.after));
         let serial = serial.context("a line has no serial: is this the API?")?;
         match self.format {
-            Format::Ndjson => writeln!(self.out, "{}", line.raw)?,
-            Format::Csv => self.out.write_all(&units([&line.body]))?,
+            ExportFormat::Ndjson => writeln!(self.out, "{}", line.raw)?,
+            ExportFormat::Csv => self.out.write_all(&units([&line.body]))?,
         }
         self.after = serial;
         self.count += 1;

@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::client::{Answer, ApiArgs, CallError, Request, Session};
+use super::client::{ApiArgs, ApiRequest, ApiResponse, CallError, PrintingClient};
 use super::table::{clean, details, value};
 use crate::ids::{CouponId, IssuanceId, UserId};
 use crate::issuance::IdempotencyKey;
@@ -26,7 +26,7 @@ const POLL_AFTER_PROBLEM: Duration = Duration::from_secs(1);
 Examples:
   couponctl issue u1 summer --wait
   couponctl issue u1 summer --key order-42")]
-pub(super) struct Issue {
+pub(super) struct IssueArgs {
     /// The user's id
     user: UserId,
     /// The coupon's id
@@ -35,22 +35,22 @@ pub(super) struct Issue {
     #[arg(long, value_parser = idempotency_key)]
     key: Option<String>,
     #[command(flatten)]
-    wait: Wait,
+    wait: WaitArgs,
     #[command(flatten)]
     api: ApiArgs,
 }
 
 /// Shows what became of a request.
 #[derive(Debug, Args)]
-pub(super) struct Issuance {
+pub(super) struct IssuanceArgs {
     #[command(subcommand)]
-    verb: Verb,
+    verb: IssuanceVerb,
     #[command(flatten)]
     api: ApiArgs,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum IssuanceVerb {
     /// Shows what became of a request: queued, issued or rejected
     #[command(after_long_help = "\
 Example:
@@ -59,13 +59,13 @@ Example:
         /// The id that the request was answered with
         id: IssuanceId,
         #[command(flatten)]
-        wait: Wait,
+        wait: WaitArgs,
     },
 }
 
 /// How long to wait for a decision.
 #[derive(Debug, Clone, Copy, Args)]
-struct Wait {
+struct WaitArgs {
     /// Wait until it is decided, this long at most (30 if no number is given)
     #[arg(
         long,
@@ -82,29 +82,29 @@ pub(super) fn idempotency_key(text: &str) -> Result<String, String> {
     text.parse::<IdempotencyKey>().map(|_| text.to_owned())
 }
 
-impl Issue {
+impl IssueArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let session = self.api.open()?;
         let body = json!({"userId": self.user.as_str(), "couponId": self.coupon.as_str()});
-        let request = Request::post("/user-coupons").header("idempotency-key", self.key).body(body);
+        let request = ApiRequest::post("/user-coupons").header("idempotency-key", self.key).body(body);
         let accepted = session.send(request).await?;
         self.wait.then_show(&session, accepted).await
     }
 }
 
-impl Issuance {
+impl IssuanceArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let session = self.api.open()?;
-        let Verb::Show { id, wait } = self.verb;
-        let answer = session.send(Request::get(format!("/issuances/{id}"))).await?;
+        let IssuanceVerb::Show { id, wait } = self.verb;
+        let answer = session.send(ApiRequest::get(format!("/issuances/{id}"))).await?;
         wait.then_show(&session, answer).await
     }
 }
 
-impl Wait {
+impl WaitArgs {
     /// Waits, if that is wanted, and shows what is known then. Whoever waited wanted a unit: without
     /// one, that is a failure.
-    async fn then_show(self, session: &Session, mut answer: Answer) -> anyhow::Result<()> {
+    async fn then_show(self, session: &PrintingClient, mut answer: ApiResponse) -> anyhow::Result<()> {
         let Some(seconds) = self.wait else { return session.show(&answer, issuance) };
         poll(session, &mut answer, Duration::from_secs(seconds.into())).await?;
         session.show(&answer, issuance)?;
@@ -129,7 +129,7 @@ impl Wait {
 }
 
 /// Asks again as the API says, until the issuance is decided or the time is over.
-async fn poll(session: &Session, answer: &mut Answer, wait: Duration) -> anyhow::Result<()> {
+async fn poll(session: &PrintingClient, answer: &mut ApiResponse, wait: Duration) -> anyhow::Result<()> {
     let deadline = Instant::now() + wait;
     let mut after = poll_after(answer);
     while answer.body["state"] == "queued" {
@@ -139,7 +139,7 @@ async fn poll(session: &Session, answer: &mut Answer, wait: Duration) -> anyhow:
         }
         tokio::time::sleep(after.min(left)).await;
         let id = answer.body["id"].as_str().unwrap_or_default();
-        match session.api.send(Request::get(format!("/issuances/{id}"))).await {
+        match session.api.send(ApiRequest::get(format!("/issuances/{id}"))).await {
             Ok(newer) => {
                 after = poll_after(&newer);
                 *answer = newer;
@@ -153,14 +153,14 @@ async fn poll(session: &Session, answer: &mut Answer, wait: Duration) -> anyhow:
 }
 
 /// A problem that ends the wait is shown like any other.
-fn told(session: &Session, error: CallError) -> anyhow::Result<CallError> {
+fn told(session: &PrintingClient, error: CallError) -> anyhow::Result<CallError> {
     if let (CallError::Problem { answer: problem, .. }, true) = (&error, session.is_json()) {
         super::client::print(&problem.raw)?;
     }
     Ok(error)
 }
 
-fn poll_after(answer: &Answer) -> Duration {
+fn poll_after(answer: &ApiResponse) -> Duration {
     let ms = answer.body["pollAfterMs"].as_u64().unwrap_or(0);
     Duration::from_millis(ms).clamp(POLL_MIN, POLL_MAX)
 }

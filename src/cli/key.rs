@@ -21,16 +21,16 @@ use crate::{Failure, mongo};
 /// Connects to MongoDB by itself, so it needs no API and no key. What it makes and revokes is recorded among
 /// operators' actions (`couponctl action list`), with the user of the operating system who ran it.
 #[derive(Debug, Args)]
-pub(super) struct Key {
+pub(super) struct KeyArgs {
     #[command(subcommand)]
-    verb: Verb,
+    verb: KeyVerb,
     /// Print JSON
     #[arg(long, global = true)]
     json: bool,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum KeyVerb {
     /// Makes a key, and shows it this once
     ///
     /// Roles: an operator may everything; a service requests, reads and redeems for any user, and
@@ -87,9 +87,9 @@ impl From<String> for KeyName {
     }
 }
 
-impl Key {
+impl KeyArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let (Verb::Create { mongodb, .. } | Verb::List { mongodb } | Verb::Revoke { mongodb, .. }) =
+        let (KeyVerb::Create { mongodb, .. } | KeyVerb::List { mongodb } | KeyVerb::Revoke { mongodb, .. }) =
             &self.verb;
         let MongoConfig { mongodb_uri, mongodb_database } = mongodb;
         let database = mongo::connect(mongodb_uri, mongodb_database)
@@ -104,8 +104,8 @@ impl Key {
     async fn run_on(&self, database: &Database) -> anyhow::Result<()> {
         let store = &KeyStore::new(database);
         match &self.verb {
-            Verb::Create { name, role, if_none, .. } => self.create(database, name, *role, *if_none).await,
-            Verb::List { .. } => {
+            KeyVerb::Create { name, role, if_none, .. } => self.create(database, name, *role, *if_none).await,
+            KeyVerb::List { .. } => {
                 let keys = store.list().await.map_err(away)?;
                 if self.json {
                     let items: Vec<Value> = keys.iter().map(to_json).collect();
@@ -120,7 +120,7 @@ impl Key {
                 }
                 print(&text)
             }
-            Verb::Revoke { id: KeyName(id), .. } => {
+            KeyVerb::Revoke { id: KeyName(id), .. } => {
                 let (key, says) = match self.revoke(database, id).await? {
                     Revoked::Now(key) => (key, "revoked: it stops working within"),
                     Revoked::Before(key) => (key, "was revoked before; and stopped within"),

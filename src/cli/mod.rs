@@ -64,61 +64,61 @@ Exit codes:
   5  the environment is wrong (dev, check, recover, audit, key, upgrade,
      rush, bench)"
 )]
-pub struct Command {
+pub struct CtlCommand {
     #[command(subcommand)]
-    task: Task,
+    task: CtlSubcommand,
 }
 
 #[derive(Subcommand)]
-enum Task {
-    Dev(dev::Dev),
-    Check(check::Check),
-    Recover(recover::Recover),
-    Audit(audit::Audit),
-    Key(key::Key),
-    Upgrade(upgrade::Upgrade),
-    Coupon(coupon::Coupon),
-    User(user::User),
-    UserCoupon(user_coupon::UserCoupon),
-    Issue(issue::Issue),
-    Issuance(issue::Issuance),
-    Outcome(outcome::Outcome),
-    Queue(queue::Queue),
-    Worker(worker::Worker),
-    DeadLetter(dead_letter::DeadLetter),
-    Action(action::Action),
-    Service(service::Service),
-    Watch(watch::Watch),
-    Rush(rush::Rush),
-    Bench(bench::Bench),
+enum CtlSubcommand {
+    Dev(dev::DevArgs),
+    Check(check::CheckArgs),
+    Recover(recover::RecoverArgs),
+    Audit(audit::AuditArgs),
+    Key(key::KeyArgs),
+    Upgrade(upgrade::UpgradeArgs),
+    Coupon(coupon::CouponArgs),
+    User(user::UserArgs),
+    UserCoupon(user_coupon::UserCouponArgs),
+    Issue(issue::IssueArgs),
+    Issuance(issue::IssuanceArgs),
+    Outcome(outcome::OutcomeArgs),
+    Queue(queue::QueueArgs),
+    Worker(worker::WorkerArgs),
+    DeadLetter(dead_letter::DeadLetterArgs),
+    Action(action::ActionArgs),
+    Service(service::ServiceArgs),
+    Watch(watch::WatchArgs),
+    Rush(rush::RushArgs),
+    Bench(bench::BenchArgs),
     Completion(completion::Completion),
 }
 
-impl Command {
+impl CtlCommand {
     /// Carries the command out.
     pub async fn run(self) -> anyhow::Result<()> {
         let ended = match self.task {
-            Task::Dev(dev) => dev.run().await,
-            Task::Check(check) => check.run().await,
-            Task::Recover(recover) => recover.run().await,
-            Task::Audit(audit) => audit.run().await,
-            Task::Key(key) => key.run().await,
-            Task::Upgrade(upgrade) => upgrade.run().await,
-            Task::Coupon(coupon) => coupon.run().await,
-            Task::User(user) => user.run().await,
-            Task::UserCoupon(user_coupon) => user_coupon.run().await,
-            Task::Issue(issue) => issue.run().await,
-            Task::Issuance(issuance) => issuance.run().await,
-            Task::Outcome(outcome) => outcome.run().await,
-            Task::Queue(queue) => queue.run().await,
-            Task::Worker(worker) => worker.run().await,
-            Task::DeadLetter(dead_letter) => dead_letter.run().await,
-            Task::Action(action) => action.run().await,
-            Task::Service(service) => service.run().await,
-            Task::Watch(watch) => watch.run().await,
-            Task::Rush(rush) => rush.run().await,
-            Task::Bench(bench) => bench.run().await,
-            Task::Completion(completion) => completion.run(),
+            CtlSubcommand::Dev(dev) => dev.run().await,
+            CtlSubcommand::Check(check) => check.run().await,
+            CtlSubcommand::Recover(recover) => recover.run().await,
+            CtlSubcommand::Audit(audit) => audit.run().await,
+            CtlSubcommand::Key(key) => key.run().await,
+            CtlSubcommand::Upgrade(upgrade) => upgrade.run().await,
+            CtlSubcommand::Coupon(coupon) => coupon.run().await,
+            CtlSubcommand::User(user) => user.run().await,
+            CtlSubcommand::UserCoupon(user_coupon) => user_coupon.run().await,
+            CtlSubcommand::Issue(issue) => issue.run().await,
+            CtlSubcommand::Issuance(issuance) => issuance.run().await,
+            CtlSubcommand::Outcome(outcome) => outcome.run().await,
+            CtlSubcommand::Queue(queue) => queue.run().await,
+            CtlSubcommand::Worker(worker) => worker.run().await,
+            CtlSubcommand::DeadLetter(dead_letter) => dead_letter.run().await,
+            CtlSubcommand::Action(action) => action.run().await,
+            CtlSubcommand::Service(service) => service.run().await,
+            CtlSubcommand::Watch(watch) => watch.run().await,
+            CtlSubcommand::Rush(rush) => rush.run().await,
+            CtlSubcommand::Bench(bench) => bench.run().await,
+            CtlSubcommand::Completion(completion) => completion.run(),
         };
         match ended {
             Err(error) if nobody_reads(&error) => Ok(()),
@@ -158,7 +158,7 @@ mod tests {
             }
             verbs.into_iter().for_each(walk);
         }
-        let command = Command::command();
+        let command = CtlCommand::command();
         command.clone().debug_assert();
         walk(&command);
     }
@@ -173,7 +173,7 @@ mod tests {
             command.get_subcommands().for_each(|verb| walk(verb, examples));
         }
         let mut examples = Vec::new();
-        walk(&Command::command(), &mut examples);
+        walk(&CtlCommand::command(), &mut examples);
         assert!(examples.len() > 20);
         for example in examples {
             // Words, as a shell takes them apart: quotes hold one together.
@@ -185,7 +185,7 @@ mod tests {
                     words.extend(part.split_whitespace().map(str::to_owned));
                 }
             }
-            assert!(Command::try_parse_from(words).is_ok(), "{example}");
+            assert!(CtlCommand::try_parse_from(words).is_ok(), "{example}");
         }
     }
 
@@ -195,7 +195,7 @@ mod tests {
             let own = command.get_arguments().filter(|argument| argument.get_env().is_some()).count();
             own + command.get_subcommands().map(variables).sum::<usize>()
         }
-        for command in [ApiCommand::command(), WorkerCommand::command(), Command::command()] {
+        for command in [ApiCommand::command(), WorkerCommand::command(), CtlCommand::command()] {
             assert!(variables(&command) > 5);
             assert_eq!(variables(&config::prepared(command.clone(), |_| false)), variables(&command));
             let empty = config::prepared(command, |_| true);

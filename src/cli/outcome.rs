@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::client::{ApiArgs, CallError, Request, Session, print};
-use super::lines::{Line, Next};
+use super::client::{ApiArgs, ApiRequest, CallError, PrintingClient, print};
+use super::lines::{JsonLine, JsonLineRead};
 use super::table::{cell, clean, time};
 
 /// How long the API is asked to hold an empty answer.
@@ -15,15 +15,15 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Tells what is decided.
 #[derive(Debug, Args)]
-pub(super) struct Outcome {
+pub(super) struct OutcomeArgs {
     #[command(subcommand)]
-    verb: Verb,
+    verb: OutcomeVerb,
     #[command(flatten)]
     api: ApiArgs,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum OutcomeVerb {
     /// Prints a line for every outcome as it is decided; ends on Ctrl-C, and says where to go on
     #[command(after_long_help = "\
 Examples:
@@ -39,10 +39,10 @@ Examples:
     },
 }
 
-impl Outcome {
+impl OutcomeArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let session = self.api.open()?;
-        let Verb::Follow { after, once } = self.verb;
+        let OutcomeVerb::Follow { after, once } = self.verb;
         let mut place = after;
         let interrupted = tokio::signal::ctrl_c();
         let ended = tokio::select! {
@@ -56,15 +56,15 @@ impl Outcome {
     }
 }
 
-async fn follow(session: &Session, place: &mut Option<String>, once: bool) -> anyhow::Result<()> {
+async fn follow(session: &PrintingClient, place: &mut Option<String>, once: bool) -> anyhow::Result<()> {
     let mut told_of_trouble = false;
     loop {
         let wait = if once { 0 } else { WAIT_SECONDS };
         let began = place.is_some();
         match answer(session, place, wait).await {
-            Ok(Answered::Nothing) if once => return Ok(()),
-            Ok(Answered::Nothing | Answered::Outcomes) => told_of_trouble = false,
-            Ok(Answered::Cut(why)) => trouble(&mut told_of_trouble, &why).await,
+            Ok(StreamEnd::Nothing) if once => return Ok(()),
+            Ok(StreamEnd::Nothing | StreamEnd::Outcomes) => told_of_trouble = false,
+            Ok(StreamEnd::Cut(why)) => trouble(&mut told_of_trouble, &why).await,
             // Somebody who names the wrong API should hear it at once; later it may come back.
             Err(error) => match error.downcast::<CallError>() {
                 Ok(error) if began && error.is_retryable() => {
@@ -85,34 +85,38 @@ async fn trouble(told: &mut bool, why: &str) {
 }
 
 /// What one answer had.
-enum Answered {
+enum StreamEnd {
     Outcomes,
     Nothing,
     Cut(String),
 }
 
-async fn answer(session: &Session, place: &mut Option<String>, wait: u32) -> anyhow::Result<Answered> {
-    let request = Request::get("/outcomes").query("after", place.clone()).query("wait", Some(wait));
+async fn answer(
+    session: &PrintingClient,
+    place: &mut Option<String>,
+    wait: u32,
+) -> anyhow::Result<StreamEnd> {
+    let request = ApiRequest::get("/outcomes").query("after", place.clone()).query("wait", Some(wait));
     let mut lines = session.api.lines(request).await?;
-    let mut answered = Answered::Nothing;
+    let mut answered = StreamEnd::Nothing;
     loop {
         match lines.next().await {
-            Next::Line(line) => {
+            JsonLineRead::Line(line) => {
                 *place = line.body["after"].as_str().map(str::to_owned).or(place.take());
                 if line.body["end"] == true {
                     return Ok(answered);
                 }
                 let words = if session.is_json() { line.raw } else { words(&line) };
                 print(&words)?;
-                answered = Answered::Outcomes;
+                answered = StreamEnd::Outcomes;
             }
-            Next::End => return Ok(Answered::Cut("the last line of the answer is missing".into())),
-            Next::Cut(why) => return Ok(Answered::Cut(why)),
+            JsonLineRead::End => return Ok(StreamEnd::Cut("the last line of the answer is missing".into())),
+            JsonLineRead::Cut(why) => return Ok(StreamEnd::Cut(why)),
         }
     }
 }
 
-fn words(line: &Line) -> String {
+fn words(line: &JsonLine) -> String {
     let body = &line.body;
     let what = match body["outcome"].as_str() {
         Some("issued") => format!("issued    #{}", cell(body, "/serial")),

@@ -11,16 +11,16 @@ const LINE_EVERY: Duration = Duration::from_secs(2);
 
 /// See the module's documentation. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Progress {
+pub(super) struct ProgressLine {
     bar: ProgressBar,
     /// When the last line about a count was written; `None` on a terminal.
     lines: Option<Arc<Mutex<Instant>>>,
 }
 
-impl Progress {
+impl ProgressLine {
     pub(super) fn start() -> Self {
         if !Term::stderr().is_term() {
-            return Progress {
+            return ProgressLine {
                 bar: ProgressBar::hidden(),
                 lines: Some(Arc::new(Mutex::new(Instant::now()))),
             };
@@ -31,7 +31,7 @@ impl Progress {
         {
             bar.set_style(style);
         }
-        Progress { bar, lines: None }
+        ProgressLine { bar, lines: None }
     }
 
     /// Says something, once.

@@ -5,17 +5,17 @@ use std::io::{IsTerminal, Write};
 use anyhow::bail;
 use clap::{Args, CommandFactory, error::ErrorKind};
 
-use super::Command;
+use super::CtlCommand;
 
 /// The word of whoever cannot be asked.
 #[derive(Debug, Clone, Copy, Args)]
-pub(super) struct Yes {
+pub(super) struct ConfirmArgs {
     /// Do it without asking; needed where nobody can be asked
     #[arg(long)]
     yes: bool,
 }
 
-impl Yes {
+impl ConfirmArgs {
     /// Asks on a terminal; elsewhere `--yes` must have been given.
     pub(super) fn or_ask(self, question: &str) -> anyhow::Result<()> {
         if self.yes {
@@ -23,7 +23,7 @@ impl Yes {
         }
         if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
             let why = "this cannot be undone, and there is no terminal to ask on: give --yes";
-            return Err(Command::command().error(ErrorKind::MissingRequiredArgument, why).into());
+            return Err(CtlCommand::command().error(ErrorKind::MissingRequiredArgument, why).into());
         }
         eprint!("{question} [y/N] ");
         std::io::stderr().flush()?;

@@ -3,29 +3,29 @@
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::client::{ApiArgs, Request};
+use super::client::{ApiArgs, ApiRequest};
 use super::table::{details, value};
 
 /// Shows how much waits to be decided.
 #[derive(Debug, Args)]
-pub(super) struct Queue {
+pub(super) struct QueueArgs {
     #[command(subcommand)]
-    verb: Verb,
+    verb: QueueVerb,
     #[command(flatten)]
     api: ApiArgs,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum QueueVerb {
     /// Shows the backlog, the dead letters and the oldest request
     #[command(after_long_help = "Example:\n  couponctl queue show")]
     Show,
 }
 
-impl Queue {
+impl QueueArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let Verb::Show = self.verb;
-        self.api.open()?.send_and_show(Request::get("/queue"), queue).await
+        let QueueVerb::Show = self.verb;
+        self.api.open()?.send_and_show(ApiRequest::get("/queue"), queue).await
     }
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::progress::Progress;
+use super::progress::ProgressLine;
 use crate::access::ActionLog;
 use crate::access::action::command_status;
 use crate::config::{MongoConfig, RedisConfig};
@@ -30,7 +30,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 Examples:
   couponctl recover
   couponctl recover --rebuild --redis-url redis://10.0.0.5:6379")]
-pub struct Recover {
+pub struct RecoverArgs {
     /// Build the data anew, even if it is certified, belongs to another MongoDB database, or another Redis serves
     #[arg(long)]
     rebuild: bool,
@@ -43,7 +43,7 @@ pub struct Recover {
     json: bool,
 }
 
-impl Recover {
+impl RecoverArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let backends = match self.rebuild {
             true => process::connect_to_any(&self.redis, &self.mongodb).await?,
@@ -64,7 +64,7 @@ impl Recover {
     async fn recover(&self, backends: &Backends) -> anyhow::Result<()> {
         let shutdown = shutdown::on_signal()?;
         let started = Instant::now();
-        let progress = Progress::start();
+        let progress = ProgressLine::start();
         let shown = progress.clone();
         let watch: Watch = Arc::new(move |step: &Step| show(&shown, step));
         let how = if self.rebuild { How::Rebuild } else { How::VerifyFirst };
@@ -125,7 +125,7 @@ async fn wait(shutdown: &CancellationToken) -> anyhow::Result<()> {
     }
 }
 
-fn show(progress: &Progress, step: &Step) {
+fn show(progress: &ProgressLine, step: &Step) {
     match step {
         Step::Closed => progress.say("closed: requests are answered 503 from here on"),
         Step::Read { in_flight } => progress.say(&format!("{in_flight} in flight")),

@@ -3,19 +3,19 @@
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::client::{ApiArgs, Request};
+use super::client::{ApiArgs, ApiRequest};
 
 /// Pauses and resumes the whole service.
 #[derive(Debug, Args)]
-pub(super) struct Service {
+pub(super) struct ServiceArgs {
     #[command(subcommand)]
-    verb: Verb,
+    verb: ServiceVerb,
     #[command(flatten)]
     api: ApiArgs,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum ServiceVerb {
     /// Stops accepting any request; what was accepted is decided
     #[command(after_long_help = "Example:\n  couponctl service pause")]
     Pause,
@@ -24,13 +24,13 @@ enum Verb {
     Resume,
 }
 
-impl Service {
+impl ServiceArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let path = match self.verb {
-            Verb::Pause => "/pause",
-            Verb::Resume => "/resume",
+            ServiceVerb::Pause => "/pause",
+            ServiceVerb::Resume => "/resume",
         };
-        self.api.open()?.send_and_show(Request::post(path), state).await
+        self.api.open()?.send_and_show(ApiRequest::post(path), state).await
     }
 }
 

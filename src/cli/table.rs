@@ -13,46 +13,51 @@ const NOTHING: &str = "-";
 
 /// A column: its title, and how it behaves.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Column {
+pub(super) struct TableColumn {
     title: &'static str,
     alignment: Alignment,
     /// What it does where the terminal is too narrow.
-    narrow: Narrow,
+    narrow: NarrowBehaviour,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Narrow {
+enum NarrowBehaviour {
     Stays,
     Shortens,
     GoesAway,
 }
 
 /// A column of words.
-pub(super) const fn words(title: &'static str) -> Column {
-    Column { title, alignment: Alignment::Left, narrow: Narrow::Stays }
+pub(super) const fn words(title: &'static str) -> TableColumn {
+    TableColumn { title, alignment: Alignment::Left, narrow: NarrowBehaviour::Stays }
 }
 
 /// A column of words that is left out where there is no room; the first such column goes first.
-pub(super) const fn aside(title: &'static str) -> Column {
-    Column { title, alignment: Alignment::Left, narrow: Narrow::GoesAway }
+pub(super) const fn aside(title: &'static str) -> TableColumn {
+    TableColumn { title, alignment: Alignment::Left, narrow: NarrowBehaviour::GoesAway }
 }
 
 /// A column of numbers.
-pub(super) const fn number(title: &'static str) -> Column {
-    Column { title, alignment: Alignment::Right, narrow: Narrow::Stays }
+pub(super) const fn number(title: &'static str) -> TableColumn {
+    TableColumn { title, alignment: Alignment::Right, narrow: NarrowBehaviour::Stays }
 }
 
 /// A column of sentences, which may be shortened.
-pub(super) const fn sentence(title: &'static str) -> Column {
-    Column { title, alignment: Alignment::Left, narrow: Narrow::Shortens }
+pub(super) const fn sentence(title: &'static str) -> TableColumn {
+    TableColumn { title, alignment: Alignment::Left, narrow: NarrowBehaviour::Shortens }
 }
 
 /// Puts rows under titles; `nothing` where there are no rows.
-pub(super) fn table(columns: &[Column], rows: Vec<Vec<String>>, nothing: &str) -> String {
+pub(super) fn table(columns: &[TableColumn], rows: Vec<Vec<String>>, nothing: &str) -> String {
     render(columns, rows, nothing, terminal_width())
 }
 
-fn render(columns: &[Column], rows: Vec<Vec<String>>, nothing: &str, width_max: Option<usize>) -> String {
+fn render(
+    columns: &[TableColumn],
+    rows: Vec<Vec<String>>,
+    nothing: &str,
+    width_max: Option<usize>,
+) -> String {
     if rows.is_empty() {
         return format!("{nothing}\n");
     }
@@ -65,14 +70,14 @@ fn render(columns: &[Column], rows: Vec<Vec<String>>, nothing: &str, width_max: 
         .map(|at| lines.iter().map(|line| measure_text_width(&line[at])).max().unwrap_or(0))
         .collect();
     if let Some(width_max) = width_max {
-        let least = |column: &Column| measure_text_width(column.title).max(SHORTENED_MIN);
+        let least = |column: &TableColumn| measure_text_width(column.title).max(SHORTENED_MIN);
         loop {
             let needed = columns.iter().zip(&widths).map(|(column, width)| match column.narrow {
-                Narrow::Shortens => (*width).min(least(column)),
+                NarrowBehaviour::Shortens => (*width).min(least(column)),
                 _ => *width,
             });
             let needed = needed.sum::<usize>() + GAP.len() * widths.len().saturating_sub(1);
-            let goes = columns.iter().position(|column| column.narrow == Narrow::GoesAway);
+            let goes = columns.iter().position(|column| column.narrow == NarrowBehaviour::GoesAway);
             let Some(goes) = goes.filter(|_| needed > width_max) else { break };
             columns.remove(goes);
             widths.remove(goes);
@@ -83,7 +88,7 @@ fn render(columns: &[Column], rows: Vec<Vec<String>>, nothing: &str, width_max: 
         let whole = widths.iter().sum::<usize>() + GAP.len() * widths.len().saturating_sub(1);
         let mut excess = whole.saturating_sub(width_max);
         // The last ones first: what a row is about stands on its left.
-        let shortened = |column: &Column| column.narrow == Narrow::Shortens;
+        let shortened = |column: &TableColumn| column.narrow == NarrowBehaviour::Shortens;
         for (column, width) in columns.iter().zip(&mut widths).rev().filter(|(column, _)| shortened(column)) {
             let less = excess.min(width.saturating_sub(least(column)));
             *width -= less;
@@ -169,7 +174,7 @@ pub(super) fn more(page: &Value) -> String {
 mod tests {
     use super::*;
 
-    const COLUMNS: [Column; 3] = [words("ID"), sentence("NAME"), number("LEFT")];
+    const COLUMNS: [TableColumn; 3] = [words("ID"), sentence("NAME"), number("LEFT")];
 
     fn row(id: &str, name: &str, left: &str) -> Vec<String> {
         [id, name, left].map(str::to_owned).to_vec()

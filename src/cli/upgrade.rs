@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 
 use super::client::print;
-use super::prompt::Yes;
+use super::prompt::ConfirmArgs;
 use crate::access::ActionLog;
 use crate::access::action::command_status;
 use crate::config::MongoConfig;
@@ -16,13 +16,13 @@ use crate::recovery::IdSecrets;
 ///
 /// Connects to MongoDB by itself. A deployment that began with this version needs none of it.
 #[derive(Debug, Args)]
-pub(super) struct Upgrade {
+pub(super) struct UpgradeArgs {
     #[command(subcommand)]
-    verb: Verb,
+    verb: UpgradeVerb,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum UpgradeVerb {
     /// Says that no process of an older version runs any more, nor will
     ///
     /// Users who are registered from then on, by APIs that start from then on, get a secret of their own,
@@ -33,13 +33,13 @@ enum Verb {
         #[command(flatten)]
         mongodb: MongoConfig,
         #[command(flatten)]
-        yes: Yes,
+        yes: ConfirmArgs,
     },
 }
 
-impl Upgrade {
+impl UpgradeArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let Verb::Finish { mongodb, yes } = self.verb;
+        let UpgradeVerb::Finish { mongodb, yes } = self.verb;
         yes.or_ask("Does no process of an older version run any more, and will none be started again?")?;
         let database = mongo::connect(&mongodb.mongodb_uri, &mongodb.mongodb_database)
             .await

@@ -3,22 +3,22 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::client::{ApiArgs, Request};
-use super::prompt::Yes;
+use super::client::{ApiArgs, ApiRequest};
+use super::prompt::ConfirmArgs;
 use super::table::{aside, cell, details, more, number, rows, sentence, table, time, value, words};
 use crate::ids::UserId;
 
 /// Registers and deletes users and shows what they hold.
 #[derive(Debug, Args)]
-pub(super) struct User {
+pub(super) struct UserArgs {
     #[command(subcommand)]
-    verb: Verb,
+    verb: UserVerb,
     #[command(flatten)]
     api: ApiArgs,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum UserVerb {
     /// Registers a user
     #[command(after_long_help = "\
 Examples:
@@ -66,38 +66,38 @@ Examples:
         /// The user's id
         id: UserId,
         #[command(flatten)]
-        yes: Yes,
+        yes: ConfirmArgs,
     },
 }
 
-impl User {
+impl UserArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let session = self.api.open()?;
         match self.verb {
-            Verb::Create { id, subject, name } => {
+            UserVerb::Create { id, subject, name } => {
                 let repeatable = id.is_some() || subject.is_some();
                 let mut body = json!({"id": id.as_ref().map(UserId::as_str), "name": name});
                 // An API of before knows no subjects.
                 if let Some(subject) = subject {
                     body["subject"] = subject.into();
                 }
-                let request = Request::post("/users").body(body).repeatable(repeatable);
+                let request = ApiRequest::post("/users").body(body).repeatable(repeatable);
                 session.send_and_show(request, user).await
             }
-            Verb::Random { count, key } => {
-                let request = Request::post("/users/random").query("count", Some(count)).keyed(key);
+            UserVerb::Random { count, key } => {
+                let request = ApiRequest::post("/users/random").query("count", Some(count)).keyed(key);
                 session.send_and_show(request, created).await
             }
-            Verb::List { limit, cursor } => {
-                let request = Request::get("/users").query("limit", limit).query("cursor", cursor);
+            UserVerb::List { limit, cursor } => {
+                let request = ApiRequest::get("/users").query("limit", limit).query("cursor", cursor);
                 session.send_and_show(request, list).await
             }
-            Verb::Delete { id, yes } => {
+            UserVerb::Delete { id, yes } => {
                 yes.or_ask(&format!("Delete user {id}, for good, and anonymise their records?"))?;
-                session.send_and_show(Request::delete(format!("/users/{id}")), deletion).await
+                session.send_and_show(ApiRequest::delete(format!("/users/{id}")), deletion).await
             }
-            Verb::Show { id } => {
-                session.send_and_show(Request::get(format!("/users/{id}")), user_with_coupons).await
+            UserVerb::Show { id } => {
+                session.send_and_show(ApiRequest::get(format!("/users/{id}")), user_with_coupons).await
             }
         }
     }

@@ -3,23 +3,23 @@
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use super::client::{ApiArgs, Request};
-use super::prompt::Yes;
+use super::client::{ApiArgs, ApiRequest};
+use super::prompt::ConfirmArgs;
 use super::table::{aside, cell, details, more, number, rows, sentence, table, time, value, words};
 use crate::ids::{IssuanceId, UserId};
 use crate::redemption::Reference;
 
 /// Shows what users hold, uses it, undoes uses and takes coupons away.
 #[derive(Debug, Args)]
-pub(super) struct UserCoupon {
+pub(super) struct UserCouponArgs {
     #[command(subcommand)]
-    verb: Verb,
+    verb: UserCouponVerb,
     #[command(flatten)]
     api: ApiArgs,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum UserCouponVerb {
     /// Lists what a user holds, newest first
     #[command(after_long_help = "Example:\n  couponctl user-coupon list u1 --status active")]
     List {
@@ -27,7 +27,7 @@ enum Verb {
         user: UserId,
         /// Only those with this status
         #[arg(long, value_enum)]
-        status: Option<Status>,
+        status: Option<UserCouponStatusFilter>,
         /// User coupons on a page, up to 500
         #[arg(long, value_parser = clap::value_parser!(u16).range(1..=500))]
         limit: Option<u16>,
@@ -40,14 +40,14 @@ enum Verb {
         visible_alias = "show",
         after_long_help = "Example:\n  couponctl user-coupon get u1 01a206a0-caad-7000-95cf-bcf9c90eb941"
     )]
-    Get(Which),
+    Get(UserCouponSelector),
     /// Uses one; safe to repeat with the same reference
     #[command(after_long_help = "\
 Example:
   couponctl user-coupon use u1 01a206a0-caad-7000-95cf-bcf9c90eb941 order-17")]
     Use {
         #[command(flatten)]
-        which: Which,
+        which: UserCouponSelector,
         /// What it is used for, such as the number of an order
         reference: Reference,
     },
@@ -57,7 +57,7 @@ Example:
   couponctl user-coupon restore u1 01a206a0-caad-7000-95cf-bcf9c90eb941 order-17")]
     Restore {
         #[command(flatten)]
-        which: Which,
+        which: UserCouponSelector,
         /// Undo the use with this reference only; then it is safe to repeat
         reference: Option<Reference>,
     },
@@ -67,68 +67,67 @@ Example:
   couponctl user-coupon revoke u1 01a206a0-caad-7000-95cf-bcf9c90eb941 --yes")]
     Revoke {
         #[command(flatten)]
-        which: Which,
+        which: UserCouponSelector,
         #[command(flatten)]
-        yes: Yes,
+        yes: ConfirmArgs,
     },
 }
 
 /// One user coupon.
 #[derive(Debug, Args)]
-struct Which {
+struct UserCouponSelector {
     /// The user's id
     user: UserId,
     /// The user coupon: the id of its issuance
     id: IssuanceId,
 }
 
-impl Which {
+impl UserCouponSelector {
     fn path(&self) -> String {
         format!("/user-coupons/{}/{}", self.user, self.id)
     }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Status {
+enum UserCouponStatusFilter {
     Active,
     Used,
     Expired,
     Revoked,
 }
 
-impl std::fmt::Display for Status {
+impl std::fmt::Display for UserCouponStatusFilter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Status::Active => "active",
-            Status::Used => "used",
-            Status::Expired => "expired",
-            Status::Revoked => "revoked",
+            UserCouponStatusFilter::Active => "active",
+            UserCouponStatusFilter::Used => "used",
+            UserCouponStatusFilter::Expired => "expired",
+            UserCouponStatusFilter::Revoked => "revoked",
         })
     }
 }
 
-impl UserCoupon {
+impl UserCouponArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let session = self.api.open()?;
         let request = match self.verb {
-            Verb::List { user, status, limit, cursor } => {
-                let request = Request::get(format!("/user-coupons/{user}")).query("status", status);
+            UserCouponVerb::List { user, status, limit, cursor } => {
+                let request = ApiRequest::get(format!("/user-coupons/{user}")).query("status", status);
                 return session
                     .send_and_show(request.query("limit", limit).query("cursor", cursor), list)
                     .await;
             }
-            Verb::Get(which) => Request::get(which.path()),
-            Verb::Use { which, reference } => {
-                Request::post(format!("{}/use", which.path())).body(json!({"reference": reference.as_str()}))
-            }
-            Verb::Restore { which, reference } => {
+            UserCouponVerb::Get(which) => ApiRequest::get(which.path()),
+            UserCouponVerb::Use { which, reference } => ApiRequest::post(format!("{}/use", which.path()))
+                .body(json!({"reference": reference.as_str()})),
+            UserCouponVerb::Restore { which, reference } => {
                 let request =
-                    Request::post(format!("{}/restore", which.path())).repeatable(reference.is_some());
+                    ApiRequest::post(format!("{}/restore", which.path())).repeatable(reference.is_some());
                 request.body(json!({"reference": reference.as_ref().map(Reference::as_str)}))
             }
-            Verb::Revoke { which, yes } => {
+            UserCouponVerb::Revoke { which, yes } => {
                 yes.or_ask(&format!("Take user coupon {} of {} away, for good?", which.id, which.user))?;
-                Request::post(format!("{}/revoke", which.path()))
+                ApiRequest::post(format!("{}/revoke", which.path()))
             }
         };
         session.send_and_show(request, user_coupon).await

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 use tokio::time::MissedTickBehavior;
 
-use super::client::{Answer, Api, CallError, Request, Target, print};
+use super::client::{ApiClient, ApiRequest, ApiResponse, ApiTarget, CallError, print};
 use super::{coupon, dead_letter, table, worker};
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -27,30 +27,30 @@ const COUPONS_MAX: u32 = 50;
 Examples:
   couponctl watch
   couponctl watch --for 60 > figures.log")]
-pub(super) struct Watch {
+pub(super) struct WatchArgs {
     /// End after this long
     #[arg(long = "for", value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     seconds: Option<u32>,
     #[command(flatten)]
-    target: Target,
+    target: ApiTarget,
 }
 
 /// What is seen at one moment.
-struct Seen {
+struct ServiceSnapshot {
     at: Timestamp,
-    coupons: Answer,
-    workers: Answer,
-    dead_letters: Answer,
+    coupons: ApiResponse,
+    workers: ApiResponse,
+    dead_letters: ApiResponse,
 }
 
-impl Watch {
+impl WatchArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let api = self.target.open()?;
         // Somebody who names the wrong API should hear it at once; later it may come back.
         let mut seen = Ok(look(&api).await?);
         let term = Term::stdout();
-        let mut shown: Box<dyn Show> =
-            if term.is_term() { Box::new(Screen::new(term)?) } else { Box::<Lines>::default() };
+        let mut shown: Box<dyn SnapshotOutput> =
+            if term.is_term() { Box::new(ScreenOutput::new(term)?) } else { Box::<LineOutput>::default() };
         let ends = self.seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds.into()));
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -74,16 +74,16 @@ impl Watch {
     }
 }
 
-async fn look(api: &Api) -> Result<Seen, CallError> {
+async fn look(api: &ApiClient) -> Result<ServiceSnapshot, CallError> {
     let (coupons, workers, dead_letters) = tokio::try_join!(
-        api.send(Request::get("/coupons").query("limit", Some(COUPONS_MAX))),
-        api.send(Request::get("/workers")),
-        api.send(Request::get("/dead-letters")),
+        api.send(ApiRequest::get("/coupons").query("limit", Some(COUPONS_MAX))),
+        api.send(ApiRequest::get("/workers")),
+        api.send(ApiRequest::get("/dead-letters")),
     )?;
-    Ok(Seen { at: Timestamp::now(), coupons, workers, dead_letters })
+    Ok(ServiceSnapshot { at: Timestamp::now(), coupons, workers, dead_letters })
 }
 
-impl Seen {
+impl ServiceSnapshot {
     fn coupons(&self) -> impl Iterator<Item = &Value> {
         self.coupons.body["items"].as_array().into_iter().flatten()
     }
@@ -106,19 +106,19 @@ impl Seen {
 }
 
 /// A way to show what is seen.
-trait Show {
-    fn show(&mut self, seen: &Result<Seen, CallError>) -> anyhow::Result<()>;
+trait SnapshotOutput {
+    fn show(&mut self, seen: &Result<ServiceSnapshot, CallError>) -> anyhow::Result<()>;
 }
 
 /// Lines for a log or another program.
 #[derive(Default)]
-struct Lines {
+struct LineOutput {
     /// The last line of each coupon, without its time.
     told: HashMap<String, String>,
 }
 
-impl Show for Lines {
-    fn show(&mut self, seen: &Result<Seen, CallError>) -> anyhow::Result<()> {
+impl SnapshotOutput for LineOutput {
+    fn show(&mut self, seen: &Result<ServiceSnapshot, CallError>) -> anyhow::Result<()> {
         let seen = match seen {
             Ok(seen) => seen,
             Err(error) => {
@@ -153,22 +153,22 @@ impl Show for Lines {
 }
 
 /// A terminal, drawn over again and again.
-struct Screen {
+struct ScreenOutput {
     term: Term,
     /// The last good look, for when there is none.
     last: String,
 }
 
-impl Screen {
+impl ScreenOutput {
     fn new(term: Term) -> anyhow::Result<Self> {
         term.hide_cursor()?;
         term.clear_screen()?;
-        Ok(Screen { term, last: String::new() })
+        Ok(ScreenOutput { term, last: String::new() })
     }
 }
 
-impl Show for Screen {
-    fn show(&mut self, seen: &Result<Seen, CallError>) -> anyhow::Result<()> {
+impl SnapshotOutput for ScreenOutput {
+    fn show(&mut self, seen: &Result<ServiceSnapshot, CallError>) -> anyhow::Result<()> {
         let text = match seen {
             Ok(seen) => {
                 let (alive, workers) = seen.workers_alive();
@@ -199,7 +199,7 @@ impl Show for Screen {
     }
 }
 
-impl Drop for Screen {
+impl Drop for ScreenOutput {
     fn drop(&mut self) {
         // Nothing is left to be done about a terminal that is gone.
         let _ = self.term.show_cursor();

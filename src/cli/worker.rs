@@ -3,29 +3,29 @@
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::client::{ApiArgs, Request};
+use super::client::{ApiArgs, ApiRequest};
 use super::table::{cell, sentence, table, time, words};
 
 /// Lists the workers.
 #[derive(Debug, Args)]
-pub(super) struct Worker {
+pub(super) struct WorkerArgs {
     #[command(subcommand)]
-    verb: Verb,
+    verb: WorkerVerb,
     #[command(flatten)]
     api: ApiArgs,
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {
+enum WorkerVerb {
     /// Lists the workers, with their last heartbeats
     #[command(after_long_help = "Example:\n  couponctl worker list")]
     List,
 }
 
-impl Worker {
+impl WorkerArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let Verb::List = self.verb;
-        self.api.open()?.send_and_show(Request::get("/workers"), workers).await
+        let WorkerVerb::List = self.verb;
+        self.api.open()?.send_and_show(ApiRequest::get("/workers"), workers).await
     }
 }
 

@@ -28,7 +28,7 @@ const CERTIFY_RETRY: Duration = Duration::from_millis(100);
 
 /// What `couponctl dev` can be told. It has passwords in it, and is never shown.
 #[derive(Args)]
-pub struct Options {
+pub struct StackOptions {
     /// The address to serve the API on
     #[arg(long, env = "COUPON_LISTEN", default_value = "127.0.0.1:3000")]
     listen: SocketAddr,
@@ -78,20 +78,20 @@ pub struct Options {
 
 /// The servers that were started here; they stop when this is dropped.
 #[derive(Default)]
-struct Servers {
+struct StackServers {
     redis: Option<RedisServer>,
     mongodb: Option<MongoServer>,
 }
 
 /// Runs everything until the first signal.
-pub async fn run(mut options: Options) -> anyhow::Result<()> {
+pub async fn run(mut options: StackOptions) -> anyhow::Result<()> {
     fd_limit::raise_limit();
     let shutdown = shutdown::on_signal()?;
     // Before anything is started, or emptied: a second copy must not disturb the first.
     let listener = process::bind(options.listen, "--listen")?;
     // Of port 0 it is known only now.
     options.listen = process::address(&listener)?;
-    let mut servers = Servers::default();
+    let mut servers = StackServers::default();
     let started = tokio::select! {
         started = start(&options, &mut servers) => Some(started),
         () = shutdown.cancelled() => None,
@@ -119,7 +119,10 @@ pub async fn run(mut options: Options) -> anyhow::Result<()> {
     ended
 }
 
-async fn start(options: &Options, servers: &mut Servers) -> anyhow::Result<(Backends, AccessConfig)> {
+async fn start(
+    options: &StackOptions,
+    servers: &mut StackServers,
+) -> anyhow::Result<(Backends, AccessConfig)> {
     let data_dir = &options.data_dir;
     if options.fresh && data_dir.exists() {
         empty(data_dir)?;
@@ -156,7 +159,7 @@ async fn start(options: &Options, servers: &mut Servers) -> anyhow::Result<(Back
 }
 
 /// Open, unless there are credentials; and to others than this machine only if somebody says so.
-async fn access(options: &Options, backends: &Backends) -> anyhow::Result<AccessConfig> {
+async fn access(options: &StackOptions, backends: &Backends) -> anyhow::Result<AccessConfig> {
     let mut access = options.access.clone();
     let has_credentials =
         access.tokens()?.is_some() || !KeyStore::new(&backends.database).active().await?.is_empty();
@@ -187,7 +190,7 @@ fn empty(data_dir: &Path) -> anyhow::Result<()> {
 }
 
 async fn serve(
-    options: &Options,
+    options: &StackOptions,
     access: AccessConfig,
     listener: tokio::net::TcpListener,
     backends: Backends,
@@ -257,7 +260,7 @@ fn demo_coupon() -> anyhow::Result<CouponId> {
     "summer".parse().map_err(anyhow::Error::msg)
 }
 
-fn banner(options: &Options, access: &AccessConfig, redis: &RedisConfig, mongodb: &MongoConfig) {
+fn banner(options: &StackOptions, access: &AccessConfig, redis: &RedisConfig, mongodb: &MongoConfig) {
     let url = format!("http://{}", options.listen);
     let data = match (&options.redis_url, &options.mongodb_uri) {
         (Some(_), Some(_)) => "in the servers given".to_owned(),

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::connection::{Connection, Fault};
-use super::target::Target;
+use super::connection::{ExchangeError, RawConnection};
+use super::target::LoadTarget;
 
 /// Setting up may take the service a while (a hundred thousand users, say).
 const ANSWER_MAX: Duration = Duration::from_secs(60);
@@ -21,7 +21,7 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(5);
 /// An issuance as answered, as far as it matters here.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Issuance<'a> {
+pub(crate) struct IssuanceBody<'a> {
     #[serde(borrow)]
     pub id: Cow<'a, str>,
     #[serde(borrow)]
@@ -29,31 +29,31 @@ pub(crate) struct Issuance<'a> {
     pub poll_after_ms: Option<u64>,
     pub serial: Option<u32>,
     #[serde(borrow)]
-    pub problem: Option<Problem<'a>>,
+    pub problem: Option<ProblemBody<'a>>,
 }
 
 /// A problem as answered, as far as it matters here.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Problem<'a> {
+pub(crate) struct ProblemBody<'a> {
     #[serde(borrow)]
     pub code: Cow<'a, str>,
     pub retry_after_ms: Option<u64>,
 }
 
 /// Calls the service, one call at a time.
-pub(crate) struct Api {
-    target: Arc<Target>,
-    connection: Connection,
+pub(crate) struct ServiceClient {
+    target: Arc<LoadTarget>,
+    connection: RawConnection,
 }
 
-impl Api {
-    pub fn new(target: Arc<Target>) -> Self {
-        Api { connection: Connection::new(Arc::clone(&target)), target }
+impl ServiceClient {
+    pub fn new(target: Arc<LoadTarget>) -> Self {
+        ServiceClient { connection: RawConnection::new(Arc::clone(&target)), target }
     }
 
     /// One try. The status, and the body if it is JSON.
-    pub async fn look(&mut self, path: &str, within: Duration) -> Result<(u16, Value), Fault> {
+    pub async fn look(&mut self, path: &str, within: Duration) -> Result<(u16, Value), ExchangeError> {
         self.try_once("GET", path, None, within).await
     }
 
@@ -101,7 +101,7 @@ impl Api {
         path: &str,
         body: Option<&Value>,
         within: Duration,
-    ) -> Result<(u16, Value), Fault> {
+    ) -> Result<(u16, Value), ExchangeError> {
         let mut request = Vec::new();
         let body = body.map(Value::to_string).unwrap_or_default();
         let headers = if method == "POST" && body.is_empty() { "content-length: 0\r\n" } else { "" };

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 /// How arrivals are spread over the time they take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Shape {
+pub enum ArrivalShape {
     /// At equal distances
     Constant,
     /// From nothing, rising in a line to twice the mean rate
@@ -25,14 +25,14 @@ pub enum Shape {
 const SPIKE_SHARE: f64 = 0.5;
 const SPIKE_TIME: f64 = 0.1;
 
-impl Shape {
+impl ArrivalShape {
     /// The moments of `count` arrivals, in order, all before `within`, or all at once if that is zero.
     ///
     /// Poisson arrivals are those of a Poisson process of which is known that it had `count` in that
     /// time: independent and equally likely at every moment.
     pub fn schedule(self, count: usize, within: Duration, rng: &mut StdRng) -> Vec<Duration> {
         let mut shares: Vec<f64> = match self {
-            Shape::Poisson => (0..count).map(|_| rng.random::<f64>()).collect(),
+            ArrivalShape::Poisson => (0..count).map(|_| rng.random::<f64>()).collect(),
             _ => (0..count).map(|number| self.at((number as f64 + 0.5) / count as f64)).collect(),
         };
         shares.sort_by(f64::total_cmp);
@@ -42,10 +42,12 @@ impl Shape {
     /// The share of the time after which a share of the arrivals has come.
     fn at(self, arrived: f64) -> f64 {
         match self {
-            Shape::Constant | Shape::Poisson => arrived,
-            Shape::Ramp => arrived.sqrt(),
-            Shape::Spike if arrived < SPIKE_SHARE => SPIKE_TIME * arrived / SPIKE_SHARE,
-            Shape::Spike => SPIKE_TIME + (1.0 - SPIKE_TIME) * (arrived - SPIKE_SHARE) / (1.0 - SPIKE_SHARE),
+            ArrivalShape::Constant | ArrivalShape::Poisson => arrived,
+            ArrivalShape::Ramp => arrived.sqrt(),
+            ArrivalShape::Spike if arrived < SPIKE_SHARE => SPIKE_TIME * arrived / SPIKE_SHARE,
+            ArrivalShape::Spike => {
+                SPIKE_TIME + (1.0 - SPIKE_TIME) * (arrived - SPIKE_SHARE) / (1.0 - SPIKE_SHARE)
+            }
         }
     }
 }
@@ -56,9 +58,10 @@ mod tests {
     use proptest::prelude::*;
     use rand::SeedableRng;
 
-    const SHAPES: [Shape; 4] = [Shape::Constant, Shape::Ramp, Shape::Spike, Shape::Poisson];
+    const SHAPES: [ArrivalShape; 4] =
+        [ArrivalShape::Constant, ArrivalShape::Ramp, ArrivalShape::Spike, ArrivalShape::Poisson];
 
-    fn schedule(shape: Shape, count: usize, within: Duration, seed: u64) -> Vec<Duration> {
+    fn schedule(shape: ArrivalShape, count: usize, within: Duration, seed: u64) -> Vec<Duration> {
         shape.schedule(count, within, &mut StdRng::seed_from_u64(seed))
     }
 
@@ -89,15 +92,15 @@ mod tests {
         ) {
             let within = Duration::from_millis(within_ms);
             let wanted = |shape| match shape {
-                Shape::Constant | Shape::Poisson => share,
-                Shape::Ramp => share * share,
-                Shape::Spike if share < 0.1 => share * 5.0,
-                Shape::Spike => 0.5 + (share - 0.1) / 0.9 * 0.5,
+                ArrivalShape::Constant | ArrivalShape::Poisson => share,
+                ArrivalShape::Ramp => share * share,
+                ArrivalShape::Spike if share < 0.1 => share * 5.0,
+                ArrivalShape::Spike => 0.5 + (share - 0.1) / 0.9 * 0.5,
             };
             for shape in SHAPES {
                 let seen = before(&schedule(shape, count, within, seed), within.mul_f64(share));
                 // Five standard deviations of what is random; two arrivals of what is not.
-                let off = if shape == Shape::Poisson { 2.5 / (count as f64).sqrt() } else { 2.0 / count as f64 };
+                let off = if shape == ArrivalShape::Poisson { 2.5 / (count as f64).sqrt() } else { 2.0 / count as f64 };
                 prop_assert!((seen - wanted(shape)).abs() <= off, "{shape:?}: {seen} by {share}");
             }
         }
@@ -113,7 +116,7 @@ mod tests {
             assert!((mean - 0.001).abs() < 0.000_02, "{shape:?}: {mean}");
             variance.sqrt() / mean
         };
-        assert!((deviation_over_mean(Shape::Poisson) - 1.0).abs() < 0.05);
-        assert!(deviation_over_mean(Shape::Constant) < 0.001);
+        assert!((deviation_over_mean(ArrivalShape::Poisson) - 1.0).abs() < 0.05);
+        assert!(deviation_over_mean(ArrivalShape::Constant) < 0.001);
     }
 }

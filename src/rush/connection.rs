@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::target::{Stream, Target};
+use super::target::{ByteStream, LoadTarget};
 
 /// A connection that was idle for this long is made anew: the server may be about to close it.
 const IDLE_MAX: Duration = Duration::from_secs(5);
@@ -18,9 +18,9 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 const READ_BYTES: usize = 8 * 1024;
 
 /// See the module's documentation. Connects when it has to.
-pub struct Connection {
-    target: Arc<Target>,
-    stream: Option<Box<dyn Stream>>,
+pub struct RawConnection {
+    target: Arc<LoadTarget>,
+    stream: Option<Box<dyn ByteStream>>,
     used_at: Instant,
     /// The answer being read; the last one until then.
     buffer: Vec<u8>,
@@ -30,7 +30,7 @@ pub struct Connection {
 
 /// What was answered.
 #[derive(Debug, Clone, Copy)]
-pub struct Answer<'a> {
+pub struct RawResponse<'a> {
     pub status: u16,
     /// Of `Retry-After`, where it is a number of seconds.
     pub retry_after: Option<Duration>,
@@ -41,7 +41,7 @@ pub struct Answer<'a> {
 
 /// Why there is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum ExchangeError {
     /// No connection could be made: the request was not sent.
     NoConnection(std::io::ErrorKind),
     /// It was sent, and no answer came in time.
@@ -52,27 +52,27 @@ pub enum Fault {
     NotHttp,
 }
 
-impl Fault {
+impl ExchangeError {
     /// A name for tables.
     pub fn as_str(self) -> &'static str {
         match self {
-            Fault::NoConnection(_) => "no connection",
-            Fault::TimedOut => "timed out",
-            Fault::BrokenOff => "broken off",
-            Fault::NotHttp => "not HTTP",
+            ExchangeError::NoConnection(_) => "no connection",
+            ExchangeError::TimedOut => "timed out",
+            ExchangeError::BrokenOff => "broken off",
+            ExchangeError::NotHttp => "not HTTP",
         }
     }
 
     /// Whether what was asked for may have happened all the same.
     pub fn may_have_happened(self) -> bool {
-        !matches!(self, Fault::NoConnection(_))
+        !matches!(self, ExchangeError::NoConnection(_))
     }
 }
 
-impl std::fmt::Display for Fault {
+impl std::fmt::Display for ExchangeError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Fault::NoConnection(kind) => write!(f, "no connection: {kind}"),
+            ExchangeError::NoConnection(kind) => write!(f, "no connection: {kind}"),
             other => f.write_str(other.as_str()),
         }
     }
@@ -80,47 +80,51 @@ impl std::fmt::Display for Fault {
 
 /// What the head of an answer says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Head {
+struct ResponseHead {
     bytes: usize,
     status: u16,
     retry_after: Option<Duration>,
     is_replay: bool,
-    length: Length,
+    length: BodyLength,
     closes: bool,
 }
 
 /// How far the body goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Length {
+enum BodyLength {
     Bytes(usize),
     Chunks,
     ToTheEnd,
 }
 
-impl Connection {
-    /// A connection to be made with the first request, or by [`Connection::open`].
-    pub fn new(target: Arc<Target>) -> Self {
+impl RawConnection {
+    /// A connection to be made with the first request, or by [`RawConnection::open`].
+    pub fn new(target: Arc<LoadTarget>) -> Self {
         let (buffer, whole) = (Vec::with_capacity(READ_BYTES), Vec::new());
-        Connection { target, stream: None, used_at: Instant::now(), buffer, whole }
+        RawConnection { target, stream: None, used_at: Instant::now(), buffer, whole }
     }
 
     /// Connects now, if it is not.
-    pub async fn open(&mut self) -> Result<(), Fault> {
+    pub async fn open(&mut self) -> Result<(), ExchangeError> {
         if self.stream.is_none() || self.used_at.elapsed() > IDLE_MAX {
             self.stream = None;
             let connected = self.target.connect().await;
-            self.stream = Some(connected.map_err(|error| Fault::NoConnection(error.kind()))?);
+            self.stream = Some(connected.map_err(|error| ExchangeError::NoConnection(error.kind()))?);
             self.used_at = Instant::now();
         }
         Ok(())
     }
 
     /// Sends a request and reads its answer.
-    pub async fn exchange(&mut self, request: &[u8], within: Duration) -> Result<Answer<'_>, Fault> {
+    pub async fn exchange(
+        &mut self,
+        request: &[u8],
+        within: Duration,
+    ) -> Result<RawResponse<'_>, ExchangeError> {
         let read = match tokio::time::timeout(within, self.attempt(request)).await {
             Ok(read) => read,
-            Err(_) if self.stream.is_some() => Err(Fault::TimedOut),
-            Err(_) => Err(Fault::NoConnection(std::io::ErrorKind::TimedOut)),
+            Err(_) if self.stream.is_some() => Err(ExchangeError::TimedOut),
+            Err(_) => Err(ExchangeError::NoConnection(std::io::ErrorKind::TimedOut)),
         };
         self.used_at = Instant::now();
         match read {
@@ -129,10 +133,10 @@ impl Connection {
                     self.stream = None;
                 }
                 let body = match head.length {
-                    Length::Chunks => &self.whole[..],
+                    BodyLength::Chunks => &self.whole[..],
                     _ => &self.buffer[head.bytes..],
                 };
-                Ok(Answer {
+                Ok(RawResponse {
                     status: head.status,
                     retry_after: head.retry_after,
                     is_replay: head.is_replay,
@@ -146,11 +150,11 @@ impl Connection {
         }
     }
 
-    async fn attempt(&mut self, request: &[u8]) -> Result<Head, Fault> {
+    async fn attempt(&mut self, request: &[u8]) -> Result<ResponseHead, ExchangeError> {
         self.open().await?;
-        let stream = self.stream.as_mut().ok_or(Fault::BrokenOff)?;
+        let stream = self.stream.as_mut().ok_or(ExchangeError::BrokenOff)?;
         self.buffer.clear();
-        stream.write_all(request).await.map_err(|_| Fault::BrokenOff)?;
+        stream.write_all(request).await.map_err(|_| ExchangeError::BrokenOff)?;
         let mut head = None;
         loop {
             if head.is_none() {
@@ -166,25 +170,25 @@ impl Connection {
             }
             let is_whole = match head {
                 None => false,
-                Some(Head { bytes, length: Length::Bytes(length), .. }) => {
+                Some(ResponseHead { bytes, length: BodyLength::Bytes(length), .. }) => {
                     self.buffer.len() >= bytes + length
                 }
-                Some(Head { bytes, length: Length::Chunks, .. }) => {
+                Some(ResponseHead { bytes, length: BodyLength::Chunks, .. }) => {
                     unchunk(&self.buffer[bytes..], &mut self.whole)?
                 }
-                Some(Head { length: Length::ToTheEnd, .. }) => false,
+                Some(ResponseHead { length: BodyLength::ToTheEnd, .. }) => false,
             };
             match head {
                 Some(found) if is_whole => return Ok(found),
-                _ if self.buffer.len() > ANSWER_BYTES_MAX => return Err(Fault::NotHttp),
+                _ if self.buffer.len() > ANSWER_BYTES_MAX => return Err(ExchangeError::NotHttp),
                 _ => {}
             }
             self.buffer.reserve(READ_BYTES);
-            let read = stream.read_buf(&mut self.buffer).await.map_err(|_| Fault::BrokenOff)?;
+            let read = stream.read_buf(&mut self.buffer).await.map_err(|_| ExchangeError::BrokenOff)?;
             if read == 0 {
                 return match head {
-                    Some(found) if found.length == Length::ToTheEnd => Ok(found),
-                    _ => Err(Fault::BrokenOff),
+                    Some(found) if found.length == BodyLength::ToTheEnd => Ok(found),
+                    _ => Err(ExchangeError::BrokenOff),
                 };
             }
         }
@@ -192,30 +196,30 @@ impl Connection {
 }
 
 /// Reads a head, if it is all there.
-fn read_head(bytes: &[u8]) -> Result<Option<Head>, Fault> {
+fn read_head(bytes: &[u8]) -> Result<Option<ResponseHead>, ExchangeError> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
     let parsed = match response.parse(bytes) {
         Ok(httparse::Status::Complete(parsed)) => parsed,
         Ok(httparse::Status::Partial) => return Ok(None),
-        Err(_) => return Err(Fault::NotHttp),
+        Err(_) => return Err(ExchangeError::NotHttp),
     };
-    let status = response.code.ok_or(Fault::NotHttp)?;
-    let mut head = Head {
+    let status = response.code.ok_or(ExchangeError::NotHttp)?;
+    let mut head = ResponseHead {
         bytes: parsed,
         status,
         retry_after: None,
         is_replay: false,
-        length: if status == 204 || status == 304 { Length::Bytes(0) } else { Length::ToTheEnd },
+        length: if status == 204 || status == 304 { BodyLength::Bytes(0) } else { BodyLength::ToTheEnd },
         closes: response.version == Some(0),
     };
     for header in response.headers.iter() {
         let value = std::str::from_utf8(header.value).unwrap_or_default().trim();
         let is = |name: &str| header.name.eq_ignore_ascii_case(name);
         if is("content-length") {
-            head.length = Length::Bytes(value.parse().map_err(|_| Fault::NotHttp)?);
+            head.length = BodyLength::Bytes(value.parse().map_err(|_| ExchangeError::NotHttp)?);
         } else if is("transfer-encoding") {
-            head.length = Length::Chunks;
+            head.length = BodyLength::Chunks;
         } else if is("retry-after") {
             head.retry_after = value.parse().ok().map(Duration::from_secs);
         } else if is("idempotent-replayed") {
@@ -224,12 +228,12 @@ fn read_head(bytes: &[u8]) -> Result<Option<Head>, Fault> {
             head.closes |= value.eq_ignore_ascii_case("close");
         }
     }
-    head.closes |= head.length == Length::ToTheEnd;
+    head.closes |= head.length == BodyLength::ToTheEnd;
     Ok(Some(head))
 }
 
 /// Puts chunks together. `false` while more are to come.
-fn unchunk(mut chunks: &[u8], whole: &mut Vec<u8>) -> Result<bool, Fault> {
+fn unchunk(mut chunks: &[u8], whole: &mut Vec<u8>) -> Result<bool, ExchangeError> {
     whole.clear();
     loop {
         match httparse::parse_chunk_size(chunks) {
@@ -241,17 +245,17 @@ fn unchunk(mut chunks: &[u8], whole: &mut Vec<u8>) -> Result<bool, Fault> {
                 );
             }
             Ok(httparse::Status::Complete((begins, length))) => {
-                let length = usize::try_from(length).map_err(|_| Fault::NotHttp)?;
-                let ends = begins.checked_add(length).ok_or(Fault::NotHttp)?;
+                let length = usize::try_from(length).map_err(|_| ExchangeError::NotHttp)?;
+                let ends = begins.checked_add(length).ok_or(ExchangeError::NotHttp)?;
                 let Some(rest) = chunks.get(ends..).filter(|rest| rest.len() >= 2) else { return Ok(false) };
                 if !rest.starts_with(b"\r\n") {
-                    return Err(Fault::NotHttp);
+                    return Err(ExchangeError::NotHttp);
                 }
                 whole.extend_from_slice(&chunks[begins..ends]);
                 chunks = &rest[2..];
             }
             Ok(httparse::Status::Partial) => return Ok(false),
-            Err(_) => return Err(Fault::NotHttp),
+            Err(_) => return Err(ExchangeError::NotHttp),
         }
     }
 }
@@ -262,9 +266,9 @@ mod tests {
     use tokio::net::TcpListener;
 
     /// Answers each request of one connection with the next of `answers`, a byte at a time.
-    async fn serve(answers: &'static [&'static str]) -> Connection {
+    async fn serve(answers: &'static [&'static str]) -> RawConnection {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target = Target::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let target = LoadTarget::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             stream.set_nodelay(true).unwrap();
@@ -277,7 +281,7 @@ mod tests {
                 }
             }
         });
-        Connection::new(Arc::new(target))
+        RawConnection::new(Arc::new(target))
     }
 
     const LONG: Duration = Duration::from_secs(10);
@@ -302,19 +306,19 @@ mod tests {
         let answer = connection.exchange(b"GET", LONG).await.unwrap();
         assert_eq!((answer.status, answer.body), (200, &b"to the end"[..]));
         let fault = connection.exchange(b"GET", LONG).await.unwrap_err();
-        assert_eq!(fault, Fault::NoConnection(std::io::ErrorKind::ConnectionRefused));
+        assert_eq!(fault, ExchangeError::NoConnection(std::io::ErrorKind::ConnectionRefused));
     }
 
     #[tokio::test]
     async fn no_answer_is_told_apart_by_whether_the_request_may_have_arrived() {
         let mut cut = serve(&["HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nshort"]).await;
-        assert_eq!(cut.exchange(b"GET", LONG).await.unwrap_err(), Fault::BrokenOff);
+        assert_eq!(cut.exchange(b"GET", LONG).await.unwrap_err(), ExchangeError::BrokenOff);
         let mut odd = serve(&["SSH-2.0-OpenSSH_9.2\r\n"]).await;
-        assert_eq!(odd.exchange(b"GET", LONG).await.unwrap_err(), Fault::NotHttp);
+        assert_eq!(odd.exchange(b"GET", LONG).await.unwrap_err(), ExchangeError::NotHttp);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target = Target::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
-        let mut silent = Connection::new(Arc::new(target));
+        let target = LoadTarget::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+        let mut silent = RawConnection::new(Arc::new(target));
         let fault = silent.exchange(b"GET", Duration::from_millis(20)).await.unwrap_err();
-        assert_eq!((fault, fault.may_have_happened()), (Fault::TimedOut, true));
+        assert_eq!((fault, fault.may_have_happened()), (ExchangeError::TimedOut, true));
     }
 }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use super::report::{Figures, Latencies, Percentiles};
+use super::report::{Percentiles, RunFigures, RunLatencies};
 
 /// One threshold.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,7 +21,7 @@ pub struct Expectation {
 /// What became of it.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Met {
+pub struct ExpectationResult {
     /// As it was written.
     pub expected: String,
     pub ok: bool,
@@ -39,7 +39,7 @@ enum Comparison {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Metric {
-    Latency(Which, Percentile),
+    Latency(LatencyKind, Percentile),
     Dropped,
     Faults,
     Offered,
@@ -51,7 +51,7 @@ enum Metric {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Which {
+enum LatencyKind {
     Accept,
     Refuse,
     Outcome,
@@ -84,10 +84,10 @@ impl Metric {
             _ => {
                 let (which, percentile) = text.split_once('.')?;
                 let which = match which {
-                    "accept" => Which::Accept,
-                    "refuse" => Which::Refuse,
-                    "outcome" => Which::Outcome,
-                    "send" => Which::Send,
+                    "accept" => LatencyKind::Accept,
+                    "refuse" => LatencyKind::Refuse,
+                    "outcome" => LatencyKind::Outcome,
+                    "send" => LatencyKind::Send,
                     _ => return None,
                 };
                 Metric::Latency(
@@ -109,7 +109,7 @@ impl Metric {
         matches!(self, Metric::Latency(..) | Metric::SellOut | Metric::Drain)
     }
 
-    fn of(self, figures: &Figures, latencies: &Latencies) -> Option<f64> {
+    fn of(self, figures: &RunFigures, latencies: &RunLatencies) -> Option<f64> {
         match self {
             Metric::Dropped => Some(figures.dropped as f64),
             Metric::Faults => Some(figures.faults as f64),
@@ -121,10 +121,10 @@ impl Metric {
             Metric::Drain => figures.drain_ms,
             Metric::Latency(which, percentile) => {
                 let Percentiles { p50_ms, p90_ms, p99_ms, p999_ms, max_ms, .. } = match which {
-                    Which::Accept => latencies.accept,
-                    Which::Refuse => latencies.refuse,
-                    Which::Outcome => latencies.outcome,
-                    Which::Send => latencies.send,
+                    LatencyKind::Accept => latencies.accept,
+                    LatencyKind::Refuse => latencies.refuse,
+                    LatencyKind::Outcome => latencies.outcome,
+                    LatencyKind::Send => latencies.send,
                 }?;
                 Some(match percentile {
                     Percentile::P50 => p50_ms,
@@ -140,7 +140,7 @@ impl Metric {
 
 impl Expectation {
     /// Whether a run met it.
-    pub fn hold(&self, figures: &Figures, latencies: &Latencies) -> Met {
+    pub fn hold(&self, figures: &RunFigures, latencies: &RunLatencies) -> ExpectationResult {
         let measured = self.metric.of(figures, latencies);
         let ok = measured.is_some_and(|measured| match self.comparison {
             Comparison::Less => measured < self.bound,
@@ -148,7 +148,7 @@ impl Expectation {
             Comparison::More => measured > self.bound,
             Comparison::AtLeast => measured >= self.bound,
         });
-        Met { expected: self.text.clone(), ok, measured }
+        ExpectationResult { expected: self.text.clone(), ok, measured }
     }
 }
 
@@ -187,7 +187,7 @@ fn number(text: &str) -> Result<f64, String> {
     }
 }
 
-impl fmt::Display for Met {
+impl fmt::Display for ExpectationResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.measured {
             Some(measured) => write!(f, "{} (measured: {measured:.3})", self.expected),
@@ -202,18 +202,18 @@ mod tests {
 
     #[test]
     fn thresholds_are_read_as_written() {
-        let accept = |percentile| Metric::Latency(Which::Accept, percentile);
+        let accept = |percentile| Metric::Latency(LatencyKind::Accept, percentile);
         for (text, metric, comparison, bound) in [
             ("accept.p99<50ms", accept(Percentile::P99), Comparison::Less, 50.0),
             ("accept.p999 <= 1.5s", accept(Percentile::P999), Comparison::AtMost, 1_500.0),
             (
                 "outcome.max>=200us",
-                Metric::Latency(Which::Outcome, Percentile::Max),
+                Metric::Latency(LatencyKind::Outcome, Percentile::Max),
                 Comparison::AtLeast,
                 0.2,
             ),
-            ("refuse.p50<1ms", Metric::Latency(Which::Refuse, Percentile::P50), Comparison::Less, 1.0),
-            ("send.p90<1ms", Metric::Latency(Which::Send, Percentile::P90), Comparison::Less, 1.0),
+            ("refuse.p50<1ms", Metric::Latency(LatencyKind::Refuse, Percentile::P50), Comparison::Less, 1.0),
+            ("send.p90<1ms", Metric::Latency(LatencyKind::Send, Percentile::P90), Comparison::Less, 1.0),
             ("dropped<=0", Metric::Dropped, Comparison::AtMost, 0.0),
             ("faults<1", Metric::Faults, Comparison::Less, 1.0),
             ("rate.accepted>5000", Metric::Accepted, Comparison::More, 5_000.0),
@@ -258,8 +258,9 @@ mod tests {
             p999_ms: 60.0,
             max_ms: 70.0,
         };
-        let latencies = Latencies { accept: Some(percentiles), ..Latencies::default() };
-        let ok = |text: &str| text.parse::<Expectation>().unwrap().hold(&Figures::default(), &latencies).ok;
+        let latencies = RunLatencies { accept: Some(percentiles), ..RunLatencies::default() };
+        let ok =
+            |text: &str| text.parse::<Expectation>().unwrap().hold(&RunFigures::default(), &latencies).ok;
         assert!(ok("accept.p99<=50ms") && !ok("accept.p99<50ms") && ok("accept.p99>=50ms"));
         assert!(ok("accept.max>69ms") && !ok("accept.max>70ms"));
         assert!(!ok("outcome.p99<50ms") && !ok("outcome.p99>0ms") && !ok("sellout<1s"));

@@ -11,50 +11,50 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::api::Issuance;
-use super::connection::{Answer, Connection, Fault};
-use super::people::{Follow, People, Told, code};
-use super::plan::{Click, Visit};
+use super::api::IssuanceBody;
+use super::connection::{ExchangeError, RawConnection, RawResponse};
+use super::plan::{PlannedRequest, RequestKind};
+use super::virtual_users::{FollowMode, LastKnown, VirtualUsers, code};
 
 /// Whatever the service says, it is asked again after this long at least and at most.
 const ASK_AGAIN: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(5);
 /// When asking met a problem that passes.
 const AFTER_PROBLEM: Duration = Duration::from_secs(1);
-/// How long an answer is held with [`Follow::Wait`].
+/// How long an answer is held with [`FollowMode::Wait`].
 const WAIT_SECONDS: u64 = 10;
 
 /// Something to be done, for one user.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Task {
+pub(super) struct FollowUp {
     pub due: Instant,
     pub user: u32,
-    pub what: What,
+    pub what: FollowUpKind,
 }
 
 /// What is to be done.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum What {
+pub(super) enum FollowUpKind {
     /// Ask for the outcome.
     Ask,
     /// Send the request again.
-    TryAgain { click: Click, planned: Instant, tries: u8 },
+    TryAgain { click: RequestKind, planned: Instant, tries: u8 },
 }
 
-impl Ord for Task {
+impl Ord for FollowUp {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.due.cmp(&other.due)
     }
 }
 
-impl PartialOrd for Task {
+impl PartialOrd for FollowUp {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Eq for Task {}
+impl Eq for FollowUp {}
 
-impl PartialEq for Task {
+impl PartialEq for FollowUp {
     fn eq(&self, other: &Self) -> bool {
         self.due == other.due
     }
@@ -62,26 +62,26 @@ impl PartialEq for Task {
 
 /// Where tasks are put: by user, so that one user's stay in one order. A user has a handful at most,
 /// which bounds them all.
-pub(super) struct Later {
-    lanes: Vec<UnboundedSender<Task>>,
+pub(super) struct FollowUpSender {
+    lanes: Vec<UnboundedSender<FollowUp>>,
     pending: Arc<AtomicUsize>,
 }
 
 /// Where they are taken from.
-pub(super) struct Lanes {
-    inboxes: Vec<UnboundedReceiver<Task>>,
+pub(super) struct FollowUpQueues {
+    inboxes: Vec<UnboundedReceiver<FollowUp>>,
     pending: Arc<AtomicUsize>,
 }
 
 /// As many lanes as there are connections for it.
-pub(super) fn lanes(connections: usize) -> (Later, Lanes) {
+pub(super) fn lanes(connections: usize) -> (FollowUpSender, FollowUpQueues) {
     let (lanes, inboxes) = (0..connections.max(1)).map(|_| unbounded_channel()).unzip();
     let pending = Arc::<AtomicUsize>::default();
-    (Later { lanes, pending: Arc::clone(&pending) }, Lanes { inboxes, pending })
+    (FollowUpSender { lanes, pending: Arc::clone(&pending) }, FollowUpQueues { inboxes, pending })
 }
 
-impl Later {
-    pub fn put(&self, task: Task) {
+impl FollowUpSender {
+    pub fn put(&self, task: FollowUp) {
         self.pending.fetch_add(1, Ordering::Relaxed);
         let lane = &self.lanes[task.user as usize % self.lanes.len()];
         if lane.send(task).is_err() {
@@ -92,20 +92,25 @@ impl Later {
 }
 
 /// The lanes at work.
-pub(super) struct Following {
+pub(super) struct FollowUpWorkers {
     working: JoinSet<()>,
     pending: Arc<AtomicUsize>,
 }
 
-impl Lanes {
+impl FollowUpQueues {
     /// Begins to work on what is put, until `over`.
-    pub fn start(self, people: &Arc<People>, answer_max: Duration, over: &CancellationToken) -> Following {
+    pub fn start(
+        self,
+        people: &Arc<VirtualUsers>,
+        answer_max: Duration,
+        over: &CancellationToken,
+    ) -> FollowUpWorkers {
         let mut working = JoinSet::new();
         for inbox in self.inboxes {
-            let lane = Lane {
+            let lane = FollowUpWorker {
                 inbox,
                 tasks: BinaryHeap::new(),
-                connection: Connection::new(Arc::clone(&people.target)),
+                connection: RawConnection::new(Arc::clone(&people.target)),
                 request: Vec::new(),
                 people: Arc::clone(people),
                 answer_max,
@@ -117,11 +122,11 @@ impl Lanes {
                 over.run_until_cancelled(lane.run()).await;
             });
         }
-        Following { working, pending: self.pending }
+        FollowUpWorkers { working, pending: self.pending }
     }
 }
 
-impl Following {
+impl FollowUpWorkers {
     /// How many tasks are not done.
     pub fn pending(&self) -> usize {
         self.pending.load(Ordering::Relaxed)
@@ -133,17 +138,17 @@ impl Following {
     }
 }
 
-struct Lane {
-    inbox: UnboundedReceiver<Task>,
-    tasks: BinaryHeap<Reverse<Task>>,
-    connection: Connection,
+struct FollowUpWorker {
+    inbox: UnboundedReceiver<FollowUp>,
+    tasks: BinaryHeap<Reverse<FollowUp>>,
+    connection: RawConnection,
     request: Vec<u8>,
-    people: Arc<People>,
+    people: Arc<VirtualUsers>,
     answer_max: Duration,
     pending: Arc<AtomicUsize>,
 }
 
-impl Lane {
+impl FollowUpWorker {
     async fn run(mut self) {
         loop {
             while let Ok(task) = self.inbox.try_recv() {
@@ -168,11 +173,11 @@ impl Lane {
         }
     }
 
-    async fn work(&mut self, task: Task) {
+    async fn work(&mut self, task: FollowUp) {
         self.request.clear();
         let people = &self.people;
         match task.what {
-            What::TryAgain { click, planned, tries } => {
+            FollowUpKind::TryAgain { click, planned, tries } => {
                 people.write_request(task.user, &mut self.request);
                 // Until it is answered, it is not: the run may end before.
                 let before =
@@ -181,12 +186,12 @@ impl Lane {
                 if answer.is_ok() {
                     people.change(task.user, |person| person.is_unanswered = before);
                 }
-                people.take(Visit { user: task.user, click }, planned, tries, answer);
+                people.take(PlannedRequest { user: task.user, click }, planned, tries, answer);
             }
-            What::Ask => {
+            FollowUpKind::Ask => {
                 let Some(id) = people.person(task.user).id else { return };
                 let (wait, within) = match people.follow {
-                    Follow::Wait => {
+                    FollowMode::Wait => {
                         (format!("?wait={WAIT_SECONDS}"), self.answer_max + Duration::from_secs(WAIT_SECONDS))
                     }
                     _ => (String::new(), self.answer_max),
@@ -194,8 +199,8 @@ impl Lane {
                 people.target.write("GET", &format!("/issuances/{id}{wait}"), "", b"", &mut self.request);
                 let answer = self.connection.exchange(&self.request, within).await;
                 people.live.polls.one();
-                if let Asked::Again(after) = asked(people, task.user, answer) {
-                    self.tasks.push(Reverse(Task { due: Instant::now() + after, ..task }));
+                if let PollProgress::Again(after) = asked(people, task.user, answer) {
+                    self.tasks.push(Reverse(FollowUp { due: Instant::now() + after, ..task }));
                     return;
                 }
             }
@@ -205,7 +210,7 @@ impl Lane {
 }
 
 /// What came of asking for an outcome.
-pub(super) enum Asked {
+pub(super) enum PollProgress {
     /// The user knows it, or never will.
     Over,
     /// Ask again after this.
@@ -213,40 +218,44 @@ pub(super) enum Asked {
 }
 
 /// Takes the answer to `GET /issuances/{id}` in.
-pub(super) fn asked(people: &People, user: u32, answer: Result<Answer<'_>, Fault>) -> Asked {
-    let Ok(answer) = answer else { return Asked::Again(AFTER_PROBLEM) };
+pub(super) fn asked(
+    people: &VirtualUsers,
+    user: u32,
+    answer: Result<RawResponse<'_>, ExchangeError>,
+) -> PollProgress {
+    let Ok(answer) = answer else { return PollProgress::Again(AFTER_PROBLEM) };
     let wrong = |what: &str| {
         let (user, status) = (people.id(user), answer.status);
         people.live.unexpected(|| format!("{user}: asking for the outcome was answered {status} {what}"));
-        Asked::Over
+        PollProgress::Over
     };
     match answer.status {
         200 => {}
         404 => {
-            people.decided(user, Told::Lost, "lost: 404 after 202");
+            people.decided(user, LastKnown::Lost, "lost: 404 after 202");
             let id = people.person(user).id.map(|id| id.to_string()).unwrap_or_default();
             people.live.lost(|| format!("{id} of {}: 404 after 202", people.id(user)));
-            return Asked::Over;
+            return PollProgress::Over;
         }
-        408 | 429 | 503 => return Asked::Again(answer.retry_after.unwrap_or(AFTER_PROBLEM)),
+        408 | 429 | 503 => return PollProgress::Again(answer.retry_after.unwrap_or(AFTER_PROBLEM)),
         _ => return wrong(""),
     }
-    let Ok(issuance) = serde_json::from_slice::<Issuance<'_>>(answer.body) else {
+    let Ok(issuance) = serde_json::from_slice::<IssuanceBody<'_>>(answer.body) else {
         return wrong("without one");
     };
     match (&*issuance.state, issuance.serial, issuance.problem) {
         ("queued", ..) => {
             let after = Duration::from_millis(issuance.poll_after_ms.unwrap_or(0));
-            Asked::Again(after.clamp(*ASK_AGAIN.start(), *ASK_AGAIN.end()))
+            PollProgress::Again(after.clamp(*ASK_AGAIN.start(), *ASK_AGAIN.end()))
         }
         ("issued", Some(serial), _) => {
-            people.decided(user, Told::Issued { serial }, "issued");
-            Asked::Over
+            people.decided(user, LastKnown::Issued { serial }, "issued");
+            PollProgress::Over
         }
         ("rejected", _, Some(problem)) => match code(&problem.code) {
             Some(code) => {
-                people.decided(user, Told::Rejected, code.as_str());
-                Asked::Over
+                people.decided(user, LastKnown::Rejected, code.as_str());
+                PollProgress::Over
             }
             None => wrong("with a rejection without a reason"),
         },

@@ -14,9 +14,9 @@ const LATENCY_MAX_US: u64 = 24 * 3_600 * 1_000_000;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
-pub struct Count(AtomicU64);
+pub struct Counter(AtomicU64);
 
-impl Count {
+impl Counter {
     pub(super) fn one(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
@@ -28,9 +28,9 @@ impl Count {
 
 /// The first or the last moment of something, after the start.
 #[derive(Debug)]
-pub(crate) struct Moment(AtomicU64);
+pub(crate) struct AtomicMoment(AtomicU64);
 
-impl Moment {
+impl AtomicMoment {
     const NEVER: u64 = u64::MAX;
 
     pub fn first(&self, at: Duration) {
@@ -50,9 +50,9 @@ impl Moment {
     }
 }
 
-impl Default for Moment {
+impl Default for AtomicMoment {
     fn default() -> Self {
-        Moment(AtomicU64::new(Self::NEVER))
+        AtomicMoment(AtomicU64::new(Self::NEVER))
     }
 }
 
@@ -62,17 +62,17 @@ fn nanoseconds(duration: Duration) -> u64 {
 
 /// Durations in microseconds, to three digits.
 #[derive(Debug)]
-pub struct Latency(Mutex<Histogram<u64>>);
+pub struct LatencyHistogram(Mutex<Histogram<u64>>);
 
-impl Default for Latency {
+impl Default for LatencyHistogram {
     fn default() -> Self {
         // From a microsecond to a day: a fixed size, which three digits fit into.
         let histogram = Histogram::new_with_max(LATENCY_MAX_US, SIGNIFICANT_DIGITS);
-        Latency(Mutex::new(histogram.unwrap_or_else(|_| unreachable!("3 digits are allowed"))))
+        LatencyHistogram(Mutex::new(histogram.unwrap_or_else(|_| unreachable!("3 digits are allowed"))))
     }
 }
 
-impl Latency {
+impl LatencyHistogram {
     pub(crate) fn record(&self, duration: Duration) {
         let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).max(1);
         lock(&self.0).saturating_record(us);
@@ -86,12 +86,12 @@ impl Latency {
 
 /// Things that should not be: how many, and the first few of them.
 #[derive(Debug, Clone, Default)]
-pub struct Finding {
+pub struct Violation {
     pub count: u64,
     pub named: Vec<String>,
 }
 
-impl Finding {
+impl Violation {
     pub(super) fn add(&mut self, name: impl FnOnce() -> String) {
         self.count += 1;
         if self.named.len() < NAMED_MAX {
@@ -102,41 +102,41 @@ impl Finding {
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
-pub struct Live {
+pub struct LiveMetrics {
     /// Requests written, those that are tried again among them.
-    pub sent: Count,
-    pub dropped: Count,
+    pub sent: Counter,
+    pub dropped: Counter,
     /// Users whose request was accepted.
-    pub accepted: Count,
+    pub accepted: Counter,
     /// Answers that only repeated what was known.
-    pub replayed: Count,
-    pub refused: Count,
+    pub replayed: Counter,
+    pub refused: Counter,
     /// Requests without an answer.
-    pub faults: Count,
-    pub retries: Count,
-    pub polls: Count,
+    pub faults: Counter,
+    pub retries: Counter,
+    pub polls: Counter,
     /// Users who were told of their outcome.
-    pub issued: Count,
-    pub rejected: Count,
+    pub issued: Counter,
+    pub rejected: Counter,
     /// Planned moment to the answer that it is accepted.
-    pub accept: Latency,
+    pub accept: LatencyHistogram,
     /// Planned moment to any other answer.
-    pub refuse: Latency,
+    pub refuse: LatencyHistogram,
     /// Planned moment to the moment when the user knows the outcome.
-    pub outcome: Latency,
+    pub outcome: LatencyHistogram,
     /// Planned moment to the moment of sending: what the generator itself adds, and how long requests
     /// wait for a connection.
-    pub send: Latency,
-    pub(super) last_accept: Moment,
-    pub(super) first_sold_out: Moment,
-    pub(crate) last_outcome: Moment,
+    pub send: LatencyHistogram,
+    pub(super) last_accept: AtomicMoment,
+    pub(super) first_sold_out: AtomicMoment,
+    pub(crate) last_outcome: AtomicMoment,
     answers: Mutex<BTreeMap<&'static str, u64>>,
     outcomes: Mutex<BTreeMap<&'static str, u64>>,
-    pub(super) unexpected: Mutex<Finding>,
-    pub(super) lost: Mutex<Finding>,
+    pub(super) unexpected: Mutex<Violation>,
+    pub(super) lost: Mutex<Violation>,
 }
 
-impl Live {
+impl LiveMetrics {
     pub(super) fn answer(&self, name: &'static str) {
         *lock(&self.answers).entry(name).or_default() += 1;
     }

@@ -1,7 +1,7 @@
 //! A simulated campaign, and the judgement of what came of it: `couponctl rush`.
 //!
 //! Requests are planned before the run ([`plan`], [`arrivals`]) and sent when they are due
-//! ([`open_loop`], over [`connection`]s that do the least there is to do); a [`people::People`] knows
+//! ([`open_loop`], over [`connection`]s that do the least there is to do); a [`virtual_users::People`] knows
 //! what each user was told; [`verdict`] compares that with what the service holds, and [`report`]
 //! says it to people and programs. The open loop takes any URL and any [`open_loop::Crowd`].
 
@@ -12,7 +12,6 @@ pub mod expect;
 mod follow;
 pub mod live;
 pub mod open_loop;
-pub mod people;
 pub mod plan;
 pub mod report;
 pub mod run;
@@ -20,6 +19,7 @@ pub mod sample;
 pub mod setup;
 pub mod target;
 pub mod verdict;
+pub mod virtual_users;
 
-pub use connection::{Answer, Fault};
-pub use target::Target;
+pub use connection::{ExchangeError, RawResponse};
+pub use target::LoadTarget;

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Answer, Connection, Fault};
-use super::target::Target;
+use super::connection::{ExchangeError, RawConnection, RawResponse};
+use super::target::LoadTarget;
 
 /// What is sent, and what is made of the answers. Shared by all connections.
-pub trait Crowd: Send + Sync + 'static {
+pub trait Workload: Send + Sync + 'static {
     /// Appends what each connection asks first of all, before anything is planned; nothing, if nothing.
     fn write_first(&self, _request: &mut Vec<u8>) {}
 
@@ -24,7 +24,13 @@ pub trait Crowd: Send + Sync + 'static {
     fn write(&self, number: usize, request: &mut Vec<u8>);
 
     /// Takes its answer in. It was planned for, and sent at, these moments.
-    fn answered(&self, number: usize, planned: Instant, sent: Instant, answer: Result<Answer<'_>, Fault>);
+    fn answered(
+        &self,
+        number: usize,
+        planned: Instant,
+        sent: Instant,
+        answer: Result<RawResponse<'_>, ExchangeError>,
+    );
 
     /// It was not sent: too many were waiting.
     fn dropped(&self, number: usize);
@@ -32,7 +38,7 @@ pub trait Crowd: Send + Sync + 'static {
 
 /// How much the generator takes on.
 #[derive(Debug, Clone, Copy)]
-pub struct Bounds {
+pub struct LoadBounds {
     /// Connections, each with one request at a time.
     pub connections: usize,
     /// Requests that are due and not answered; those beyond it are dropped.
@@ -43,11 +49,11 @@ pub struct Bounds {
 
 /// Sends request `n` at `schedule[n]` after `start`, in order, until all are answered or dropped.
 /// After `stop` no more are sent.
-pub async fn run<C: Crowd>(
-    target: &Arc<Target>,
+pub async fn run<C: Workload>(
+    target: &Arc<LoadTarget>,
     schedule: Arc<[Duration]>,
     start: Instant,
-    bounds: Bounds,
+    bounds: LoadBounds,
     crowd: Arc<C>,
     stop: CancellationToken,
 ) {
@@ -55,7 +61,7 @@ pub async fn run<C: Crowd>(
     let mut lanes = JoinSet::new();
     for _ in 0..bounds.connections.min(schedule.len()) {
         lanes.spawn(lane(
-            Connection::new(Arc::clone(target)),
+            RawConnection::new(Arc::clone(target)),
             Arc::clone(&schedule),
             Arc::clone(&next),
             start,
@@ -67,12 +73,12 @@ pub async fn run<C: Crowd>(
     lanes.join_all().await;
 }
 
-async fn lane<C: Crowd>(
-    mut connection: Connection,
+async fn lane<C: Workload>(
+    mut connection: RawConnection,
     schedule: Arc<[Duration]>,
     next: Arc<AtomicUsize>,
     start: Instant,
-    bounds: Bounds,
+    bounds: LoadBounds,
     crowd: Arc<C>,
     stop: CancellationToken,
 ) {

@@ -6,7 +6,7 @@ use rand::RngExt;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::arrivals::Shape;
+use super::arrivals::ArrivalShape;
 
 /// A second click follows the first within these.
 const DOUBLE_CLICK_MS: std::ops::Range<f64> = 1.0..50.0;
@@ -19,8 +19,8 @@ pub(super) const OPENING_MARGIN: Duration = Duration::from_millis(50);
 
 /// How many come, and how.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Crowding {
-    pub shape: Shape,
+pub struct LoadProfile {
+    pub shape: ArrivalShape,
     /// Regular arrivals.
     pub arrivals: usize,
     /// From the first arrival to the last.
@@ -36,7 +36,7 @@ pub struct Crowding {
 
 /// Why somebody sends a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Click {
+pub enum RequestKind {
     /// Before the opening.
     Early,
     Regular,
@@ -46,51 +46,51 @@ pub enum Click {
 
 /// One planned request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Visit {
+pub struct PlannedRequest {
     /// Which user, from 0.
     pub user: u32,
-    pub click: Click,
+    pub click: RequestKind,
 }
 
 /// All planned requests.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct RequestPlan {
     /// When each is due, after the start; in order.
     pub moments: Vec<Duration>,
-    pub visits: Vec<Visit>,
+    pub visits: Vec<PlannedRequest>,
     /// When the coupon opens, after the start.
     pub opening: Duration,
 }
 
-impl Plan {
+impl RequestPlan {
     /// Plans a run. The same numbers give the same plan.
-    pub fn new(crowding: &Crowding) -> Self {
+    pub fn new(crowding: &LoadProfile) -> Self {
         let mut rng = StdRng::seed_from_u64(crowding.seed);
         let has_early = crowding.early_birds > 0.0;
         let (opening, first) =
             if has_early { (EARLY, EARLY + OPENING_MARGIN) } else { (Duration::ZERO, Duration::ZERO) };
-        let mut planned: Vec<(Duration, Visit)> = Vec::with_capacity(crowding.arrivals);
+        let mut planned: Vec<(Duration, PlannedRequest)> = Vec::with_capacity(crowding.arrivals);
         for (number, moment) in
             crowding.shape.schedule(crowding.arrivals, crowding.duration, &mut rng).into_iter().enumerate()
         {
             let user = (number % crowding.users.max(1)) as u32;
-            planned.push((first + moment, Visit { user, click: Click::Regular }));
+            planned.push((first + moment, PlannedRequest { user, click: RequestKind::Regular }));
             if crowding.double_clicks > 0.0 && rng.random::<f64>() < crowding.double_clicks {
                 let after = Duration::from_secs_f64(rng.random_range(DOUBLE_CLICK_MS) / 1_000.0);
-                planned.push((first + moment + after, Visit { user, click: Click::Double }));
+                planned.push((first + moment + after, PlannedRequest { user, click: RequestKind::Double }));
             }
         }
         if has_early {
             for user in 0..crowding.users.min(crowding.arrivals) as u32 {
                 if rng.random::<f64>() < crowding.early_birds {
                     let moment = EARLY_UNTIL.mul_f64(rng.random());
-                    planned.push((moment, Visit { user, click: Click::Early }));
+                    planned.push((moment, PlannedRequest { user, click: RequestKind::Early }));
                 }
             }
         }
         planned.sort_by_key(|(moment, _)| *moment);
         let (moments, visits) = planned.into_iter().unzip();
-        Plan { moments, visits, opening }
+        RequestPlan { moments, visits, opening }
     }
 
     /// How many are due within `elapsed`.
@@ -110,11 +110,11 @@ mod tests {
             arrivals in 1_usize..500, users in 1_usize..500, double_clicks in 0.0_f64..=1.0,
             early_birds in 0.0_f64..=1.0, seed: u64,
         ) {
-            let crowding = Crowding {
-                shape: Shape::Poisson, arrivals, users, double_clicks, early_birds, seed,
+            let crowding = LoadProfile {
+                shape: ArrivalShape::Poisson, arrivals, users, double_clicks, early_birds, seed,
                 duration: Duration::from_secs(3),
             };
-            let plan = Plan::new(&crowding);
+            let plan = RequestPlan::new(&crowding);
             prop_assert!(plan.moments.is_sorted());
             prop_assert_eq!(plan.moments.len(), plan.visits.len());
             let mut regular = vec![0_usize; users];
@@ -122,9 +122,9 @@ mod tests {
             for (moment, visit) in plan.moments.iter().zip(&plan.visits) {
                 let user = visit.user as usize;
                 match visit.click {
-                    Click::Early => prop_assert!(*moment < plan.opening),
-                    Click::Regular => { prop_assert!(*moment >= plan.opening); regular[user] += 1; }
-                    Click::Double => { double[user] += 1; prop_assert!(double[user] <= regular[user]); }
+                    RequestKind::Early => prop_assert!(*moment < plan.opening),
+                    RequestKind::Regular => { prop_assert!(*moment >= plan.opening); regular[user] += 1; }
+                    RequestKind::Double => { double[user] += 1; prop_assert!(double[user] <= regular[user]); }
                 }
             }
             prop_assert_eq!(regular.iter().sum::<usize>(), arrivals);

@@ -6,11 +6,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::expect::{Expectation, Met};
-use super::live::Latency;
-use super::plan::Click;
-use super::run::{Measured, Settings};
-use super::sample::Sample;
+use super::expect::{Expectation, ExpectationResult};
+use super::live::LatencyHistogram;
+use super::plan::RequestKind;
+use super::run::{RunResult, RunSettings};
+use super::sample::TimelineSample;
 use super::verdict::Verdict;
 
 /// Where the report's data is put into its page.
@@ -19,7 +19,7 @@ const DATA: &str = "/*DATA*/";
 /// The report. Times are milliseconds, rates per second; what was not measured is null.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
+pub struct RunReport {
     /// The version of this program.
     pub version: &'static str,
     /// When the first request was due, or would have been.
@@ -28,27 +28,27 @@ pub struct Report {
     pub ended_early: bool,
     /// The verdict is good, and every expectation is met.
     pub ok: bool,
-    pub settings: Settings,
+    pub settings: RunSettings,
     /// The coupon that was requested, and its units.
     pub coupon: String,
     pub total: u64,
-    pub figures: Figures,
-    pub latency: Latencies,
+    pub figures: RunFigures,
+    pub latency: RunLatencies,
     /// Answers to requests by their meaning: `accepted`, `replayed`, a problem's code, or why there was
     /// none.
     pub answers: BTreeMap<&'static str, u64>,
     /// Outcomes of accepted requests: `issued`, or the code of the rejection.
     pub outcomes: BTreeMap<&'static str, u64>,
     pub verdict: Verdict,
-    pub expectations: Vec<Met>,
+    pub expectations: Vec<ExpectationResult>,
     /// Looks at equal distances.
-    pub timeline: Vec<Sample>,
+    pub timeline: Vec<TimelineSample>,
 }
 
 /// Totals and rates.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Figures {
+pub struct RunFigures {
     /// Requests that were planned: regular ones, second clicks, early birds.
     pub planned: u64,
     /// Requests that were sent, those that were tried again among them.
@@ -89,7 +89,7 @@ pub struct Figures {
 /// Times, each from the moment when the request was planned.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Latencies {
+pub struct RunLatencies {
     /// To the answer that it is accepted.
     pub accept: Option<Percentiles>,
     /// To any other answer.
@@ -114,7 +114,7 @@ pub struct Percentiles {
 }
 
 impl Percentiles {
-    pub(crate) fn of(latency: &Latency) -> Option<Self> {
+    pub(crate) fn of(latency: &LatencyHistogram) -> Option<Self> {
         let ms = |us: u64| us as f64 / 1_000.0;
         latency.read(|histogram| {
             let at = |quantile| ms(histogram.value_at_quantile(quantile));
@@ -131,19 +131,25 @@ impl Percentiles {
     }
 }
 
-impl Report {
+impl RunReport {
     /// Puts a run and its judgement together.
-    pub fn new(settings: Settings, measured: Measured, verdict: Verdict, expected: &[Expectation]) -> Self {
+    pub fn new(
+        settings: RunSettings,
+        measured: RunResult,
+        verdict: Verdict,
+        expected: &[Expectation],
+    ) -> Self {
         let live = &measured.people.live;
-        let latency = Latencies {
+        let latency = RunLatencies {
             accept: Percentiles::of(&live.accept),
             refuse: Percentiles::of(&live.refuse),
             outcome: Percentiles::of(&live.outcome),
             send: Percentiles::of(&live.send),
         };
         let figures = figures(&measured, &verdict);
-        let expectations: Vec<Met> = expected.iter().map(|one| one.hold(&figures, &latency)).collect();
-        Report {
+        let expectations: Vec<ExpectationResult> =
+            expected.iter().map(|one| one.hold(&figures, &latency)).collect();
+        RunReport {
             version: env!("CARGO_PKG_VERSION"),
             started_at: measured.started_at,
             ended_early: measured.ended_early,
@@ -169,7 +175,7 @@ impl Report {
     }
 }
 
-fn figures(measured: &Measured, verdict: &Verdict) -> Figures {
+fn figures(measured: &RunResult, verdict: &Verdict) -> RunFigures {
     let (people, live) = (&measured.people, &measured.people.live);
     let opening = people.plan.opening;
     let ms = |duration: Duration| duration.as_secs_f64() * 1_000.0;
@@ -178,12 +184,13 @@ fn figures(measured: &Measured, verdict: &Verdict) -> Figures {
         (count > 0 && seconds > 0.0).then(|| count as f64 / seconds)
     };
     let due = people.plan.due(measured.sending);
-    let regular = people.plan.visits[..due].iter().filter(|visit| visit.click != Click::Early).count() as u64;
+    let regular =
+        people.plan.visits[..due].iter().filter(|visit| visit.click != RequestKind::Early).count() as u64;
     let last_due = due.checked_sub(1).map(|last| people.plan.moments[last]);
     let last_accept = live.last_accept.get();
     let decided_at = last_accept.zip(measured.drain).map(|(accepted, drain)| accepted + drain);
     let issued = verdict.stock.map_or(0, |stock| stock.issued.saturating_sub(measured.offer.taken));
-    Figures {
+    RunFigures {
         planned: people.plan.visits.len() as u64,
         sent: live.sent.get(),
         dropped: live.dropped.get(),

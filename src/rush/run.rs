@@ -7,16 +7,16 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::api::Api;
-use super::arrivals::Shape;
-use super::follow::{self, Asked};
-use super::open_loop::{self, Bounds, Crowd};
-use super::people::{Cast, Follow, People, Retry, Told};
-use super::plan::{Crowding, Plan};
-use super::sample::{Sample, Sampler};
-use super::setup::{self, Offer};
-use super::target::Target;
-use super::{Answer, Fault};
+use super::api::ServiceClient;
+use super::arrivals::ArrivalShape;
+use super::follow::{self, PollProgress};
+use super::open_loop::{self, LoadBounds, Workload};
+use super::plan::{LoadProfile, RequestPlan};
+use super::sample::{TimelineSample, TimelineSampler};
+use super::setup::{self, CouponOffer};
+use super::target::LoadTarget;
+use super::virtual_users::{FollowMode, LastKnown, RetryPolicy, RunSetup, VirtualUsers};
+use super::{ExchangeError, RawResponse};
 use crate::failure::SetUpError;
 
 /// Connections for what follows a request, for each connection for requests.
@@ -30,12 +30,12 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What a run is asked to be.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Settings {
+pub struct RunSettings {
     pub url: String,
     /// The API key that is sent with every request. In no report.
     #[serde(skip)]
     pub token: Option<String>,
-    pub arrivals: Shape,
+    pub arrivals: ArrivalShape,
     /// Regular requests, without second clicks and early birds.
     pub requests: usize,
     pub users: usize,
@@ -48,8 +48,8 @@ pub struct Settings {
     pub total: u64,
     pub double_clicks: f64,
     pub early_birds: f64,
-    pub retry: Retry,
-    pub follow: Follow,
+    pub retry: RetryPolicy,
+    pub follow: FollowMode,
     pub seed: u64,
     pub connections: usize,
     pub in_flight_max: usize,
@@ -59,7 +59,7 @@ pub struct Settings {
 
 /// How far a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub enum RunPhase {
     SettingUp,
     Sending,
     Draining,
@@ -67,11 +67,11 @@ pub enum Phase {
 }
 
 /// What was measured.
-pub struct Measured {
-    pub offer: Offer,
-    pub people: Arc<People>,
+pub struct RunResult {
+    pub offer: CouponOffer,
+    pub people: Arc<VirtualUsers>,
     pub started_at: Timestamp,
-    pub samples: Vec<Sample>,
+    pub samples: Vec<TimelineSample>,
     /// From the start to the last answer to a request.
     pub sending: Duration,
     /// From the last acceptance to the moment when nothing of the coupon was reserved any more;
@@ -84,20 +84,26 @@ pub struct Measured {
 }
 
 /// Tells how far the run is; the people are known once they are there.
-pub type Tell<'a> = &'a (dyn Fn(Phase, Option<(&Arc<People>, Option<Sample>)>) + Sync);
+pub type PhaseCallback<'a> =
+    &'a (dyn Fn(RunPhase, Option<(&Arc<VirtualUsers>, Option<TimelineSample>)>) + Sync);
 
 /// Runs it. `stop` ends the sending early; what was accepted is followed all the same.
-pub async fn run(settings: &Settings, stop: &CancellationToken, tell: Tell<'_>) -> anyhow::Result<Measured> {
+pub async fn run(
+    settings: &RunSettings,
+    stop: &CancellationToken,
+    tell: PhaseCallback<'_>,
+) -> anyhow::Result<RunResult> {
     let set_up = |why: String| SetUpError(vec![why]);
-    let target = Arc::new(Target::new(&settings.url).map_err(set_up)?.with_token(settings.token.as_deref()));
-    tell(Phase::SettingUp, None);
-    let mut api = Api::new(Arc::clone(&target));
+    let target =
+        Arc::new(LoadTarget::new(&settings.url).map_err(set_up)?.with_token(settings.token.as_deref()));
+    tell(RunPhase::SettingUp, None);
+    let mut api = ServiceClient::new(Arc::clone(&target));
     let name = format!("rush-{}", crate::ids::random_id());
     let users = match &settings.user_prefix {
         Some(prefix) => (0..settings.users).map(|number| format!("{prefix}{number}")).collect(),
         None => setup::register(&mut api, settings.users).await.map_err(set_up)?,
     };
-    let plan = Plan::new(&Crowding {
+    let plan = RequestPlan::new(&LoadProfile {
         shape: settings.arrivals,
         arrivals: settings.requests,
         duration: Duration::from_millis(settings.duration_ms),
@@ -115,7 +121,7 @@ pub async fn run(settings: &Settings, stop: &CancellationToken, tell: Tell<'_>) 
 
     let (later, lanes) = follow::lanes(settings.connections.div_ceil(FOLLOWING_SHARE));
     let moments: Arc<[Duration]> = plan.moments.clone().into();
-    let cast = Cast {
+    let cast = RunSetup {
         target: Arc::clone(&target),
         plan,
         start: offer.start,
@@ -125,11 +131,11 @@ pub async fn run(settings: &Settings, stop: &CancellationToken, tell: Tell<'_>) 
         retry: settings.retry,
         follow: settings.follow,
     };
-    let people = Arc::new(People::new(cast, later));
+    let people = Arc::new(VirtualUsers::new(cast, later));
     let over = CancellationToken::new();
     let bounds = settings.bounds();
     let following = lanes.start(&people, bounds.answer_max, &over);
-    let sampler = Sampler::start(Arc::clone(&people), over.clone());
+    let sampler = TimelineSampler::start(Arc::clone(&people), over.clone());
     let cpu_before = cpu_time();
     let until_start = offer.start.saturating_duration_since(Instant::now());
     let started_at = Timestamp::now() + until_start;
@@ -137,7 +143,7 @@ pub async fn run(settings: &Settings, stop: &CancellationToken, tell: Tell<'_>) 
     let sending = open_loop::run(&target, moments, offer.start, bounds, Arc::clone(&people), stop.clone());
     tokio::pin!(sending);
     loop {
-        tell(Phase::Sending, Some((&people, *sampler.latest.borrow())));
+        tell(RunPhase::Sending, Some((&people, *sampler.latest.borrow())));
         if tokio::time::timeout(TELL_EVERY, &mut sending).await.is_ok() {
             break;
         }
@@ -145,7 +151,7 @@ pub async fn run(settings: &Settings, stop: &CancellationToken, tell: Tell<'_>) 
     let (sent_at, ended_early) = (Instant::now(), stop.is_cancelled());
     let deadline = sent_at + Duration::from_millis(settings.drain_max_ms);
     while Instant::now() < deadline {
-        tell(Phase::Draining, Some((&people, *sampler.latest.borrow())));
+        tell(RunPhase::Draining, Some((&people, *sampler.latest.borrow())));
         let latest = *sampler.latest.borrow();
         if following.pending() == 0 && latest.is_some_and(|sample| is_drained(&people, &sample)) {
             break;
@@ -157,18 +163,18 @@ pub async fn run(settings: &Settings, stop: &CancellationToken, tell: Tell<'_>) 
     following.ended().await;
     let samples = sampler.ended().await;
     let drain = drained(&people, &samples);
-    tell(Phase::Judging, Some((&people, samples.last().copied())));
+    tell(RunPhase::Judging, Some((&people, samples.last().copied())));
     ask_the_undecided(settings, &people).await;
     let sending = sent_at.saturating_duration_since(offer.start);
-    Ok(Measured { offer, people, started_at, samples, sending, drain, ended_early, cpu })
+    Ok(RunResult { offer, people, started_at, samples, sending, drain, ended_early, cpu })
 }
 
 const TELL_EVERY: Duration = Duration::from_millis(200);
 
-impl Settings {
+impl RunSettings {
     /// How much the generator takes on.
-    fn bounds(&self) -> Bounds {
-        Bounds {
+    fn bounds(&self) -> LoadBounds {
+        LoadBounds {
             connections: self.connections,
             in_flight_max: self.in_flight_max,
             answer_max: Duration::from_millis(self.answer_max_ms),
@@ -177,48 +183,48 @@ impl Settings {
 }
 
 /// Whether nothing of the coupon was reserved any more when this was seen.
-fn is_drained(people: &People, sample: &Sample) -> bool {
+fn is_drained(people: &VirtualUsers, sample: &TimelineSample) -> bool {
     let seen_at = Duration::from_millis(sample.at_ms);
     let follows = people.live.last_accept.get().is_none_or(|accepted| accepted < seen_at);
     follows && sample.stock.is_some_and(|stock| stock.reserved == 0)
 }
 
 /// How long the drain took.
-fn drained(people: &People, samples: &[Sample]) -> Option<Duration> {
+fn drained(people: &VirtualUsers, samples: &[TimelineSample]) -> Option<Duration> {
     let last_accept = people.live.last_accept.get()?;
     let first = samples.iter().rev().take_while(|sample| is_drained(people, sample)).last()?;
     Some(Duration::from_millis(first.at_ms) - last_accept)
 }
 
 /// Asks once more for every outcome that a user was not told.
-async fn ask_the_undecided(settings: &Settings, people: &Arc<People>) {
+async fn ask_the_undecided(settings: &RunSettings, people: &Arc<VirtualUsers>) {
     let users: Vec<u32> =
-        (0..people.count() as u32).filter(|user| people.person(*user).told == Told::Accepted).collect();
-    ask(settings, Arc::new(Asking { people: Arc::clone(people), users })).await;
+        (0..people.count() as u32).filter(|user| people.person(*user).told == LastKnown::Accepted).collect();
+    ask(settings, Arc::new(FinalPolls { people: Arc::clone(people), users })).await;
 }
 
 /// Sends the requests of a crowd as fast as they are answered.
-pub(super) async fn ask<C: Crowd + Asks>(settings: &Settings, crowd: Arc<C>) {
+pub(super) async fn ask<C: Workload + OneShotWorkload>(settings: &RunSettings, crowd: Arc<C>) {
     let schedule: Arc<[Duration]> = vec![Duration::ZERO; crowd.count()].into();
     let connections = settings.connections.min(ASK_CONNECTIONS_MAX);
-    let bounds = Bounds { connections, in_flight_max: usize::MAX, answer_max: ASK_MAX };
+    let bounds = LoadBounds { connections, in_flight_max: usize::MAX, answer_max: ASK_MAX };
     let target = Arc::clone(&crowd.people().target);
     open_loop::run(&target, schedule, Instant::now(), bounds, crowd, CancellationToken::new()).await;
 }
 
 /// A crowd that asks each of some users' questions once.
-pub(super) trait Asks {
-    fn people(&self) -> &People;
+pub(super) trait OneShotWorkload {
+    fn people(&self) -> &VirtualUsers;
     fn count(&self) -> usize;
 }
 
-struct Asking {
-    people: Arc<People>,
+struct FinalPolls {
+    people: Arc<VirtualUsers>,
     users: Vec<u32>,
 }
 
-impl Asks for Asking {
-    fn people(&self) -> &People {
+impl OneShotWorkload for FinalPolls {
+    fn people(&self) -> &VirtualUsers {
         &self.people
     }
 
@@ -227,17 +233,23 @@ impl Asks for Asking {
     }
 }
 
-impl Crowd for Asking {
+impl Workload for FinalPolls {
     fn write(&self, number: usize, request: &mut Vec<u8>) {
         if let Some(id) = self.people.person(self.users[number]).id {
             self.people.target.write("GET", &format!("/issuances/{id}"), "", b"", request);
         }
     }
 
-    fn answered(&self, number: usize, _: Instant, _: Instant, answer: Result<Answer<'_>, Fault>) {
+    fn answered(
+        &self,
+        number: usize,
+        _: Instant,
+        _: Instant,
+        answer: Result<RawResponse<'_>, ExchangeError>,
+    ) {
         match follow::asked(&self.people, self.users[number], answer) {
             // Decided now, or stuck: which, the user's state says.
-            Asked::Over | Asked::Again(_) => {}
+            PollProgress::Over | PollProgress::Again(_) => {}
         }
     }
 

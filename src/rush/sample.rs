@@ -8,9 +8,9 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::api::Api;
+use super::api::ServiceClient;
 use super::live::lock;
-use super::people::People;
+use super::virtual_users::VirtualUsers;
 
 const EVERY: Duration = Duration::from_millis(100);
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -20,18 +20,18 @@ const SAMPLES_MAX: usize = 1_200;
 /// Units of the coupon at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Stock {
+pub struct StockSample {
     pub total: u64,
     pub remaining: u64,
     pub reserved: u64,
     pub issued: u64,
 }
 
-impl Stock {
+impl StockSample {
     /// Of a coupon as answered.
-    pub fn of(coupon: &Value) -> Option<Stock> {
+    pub fn of(coupon: &Value) -> Option<StockSample> {
         let number = |name: &str| coupon["stock"][name].as_u64();
-        Some(Stock {
+        Some(StockSample {
             total: number("total")?,
             remaining: number("remaining")?,
             reserved: number("reserved")?,
@@ -43,7 +43,7 @@ impl Stock {
 /// One look.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Sample {
+pub struct TimelineSample {
     /// After the start of the run.
     pub at_ms: u64,
     /// Requests that were due by then, and those that were sent, from the start.
@@ -53,29 +53,29 @@ pub struct Sample {
     pub accepted: u64,
     pub told: u64,
     /// What the service says of the coupon; null where it did not answer.
-    pub stock: Option<Stock>,
+    pub stock: Option<StockSample>,
     /// Accepted and not decided, of all coupons.
     pub backlog: Option<u64>,
 }
 
 /// Looks until `over`, and once more then. Tells the last look as it is made.
-pub(super) struct Sampler {
-    samples: Arc<Mutex<Vec<Sample>>>,
-    pub latest: watch::Receiver<Option<Sample>>,
+pub(super) struct TimelineSampler {
+    samples: Arc<Mutex<Vec<TimelineSample>>>,
+    pub latest: watch::Receiver<Option<TimelineSample>>,
     task: tokio::task::JoinHandle<()>,
 }
 
-impl Sampler {
-    pub fn start(people: Arc<People>, over: CancellationToken) -> Self {
-        let samples = Arc::<Mutex<Vec<Sample>>>::default();
+impl TimelineSampler {
+    pub fn start(people: Arc<VirtualUsers>, over: CancellationToken) -> Self {
+        let samples = Arc::<Mutex<Vec<TimelineSample>>>::default();
         let (tell, latest) = watch::channel(None);
         let kept = Arc::clone(&samples);
         let task = tokio::spawn(async move {
-            let mut api = Api::new(Arc::clone(&people.target));
+            let mut api = ServiceClient::new(Arc::clone(&people.target));
             let coupon = format!("/coupons/{}", people.coupon);
             let mut ticks = tokio::time::interval_at(people.start.into(), EVERY);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            let mut keep = Keep::default();
+            let mut keep = Decimator::default();
             loop {
                 let is_last = tokio::select! {
                     _ = ticks.tick() => false,
@@ -91,20 +91,20 @@ impl Sampler {
                 keep.add(&mut lock(&kept), sample);
             }
         });
-        Sampler { samples, latest, task }
+        TimelineSampler { samples, latest, task }
     }
 
     /// All looks, once it is over.
-    pub async fn ended(self) -> Vec<Sample> {
+    pub async fn ended(self) -> Vec<TimelineSample> {
         // It does nothing that could panic; if it did, what was seen until then still counts.
         let _ = self.task.await;
         std::mem::take(&mut *lock(&self.samples))
     }
 }
 
-async fn look(api: &mut Api, coupon: &str, people: &People) -> Sample {
+async fn look(api: &mut ServiceClient, coupon: &str, people: &VirtualUsers) -> TimelineSample {
     let stock = match api.look(coupon, ANSWER_MAX).await {
-        Ok((200, body)) => Stock::of(&body),
+        Ok((200, body)) => StockSample::of(&body),
         _ => None,
     };
     let backlog = match api.look("/queue", ANSWER_MAX).await {
@@ -113,7 +113,7 @@ async fn look(api: &mut Api, coupon: &str, people: &People) -> Sample {
     };
     let elapsed = Instant::now().saturating_duration_since(people.start);
     let live = &people.live;
-    Sample {
+    TimelineSample {
         at_ms: u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
         offered: people.plan.due(elapsed) as u64,
         sent: live.sent.get(),
@@ -126,19 +126,19 @@ async fn look(api: &mut Api, coupon: &str, people: &People) -> Sample {
 
 /// Keeps samples at equal distances, and not too many.
 #[derive(Debug)]
-struct Keep {
+struct Decimator {
     seen: usize,
     every: usize,
 }
 
-impl Default for Keep {
+impl Default for Decimator {
     fn default() -> Self {
-        Keep { seen: 0, every: 1 }
+        Decimator { seen: 0, every: 1 }
     }
 }
 
-impl Keep {
-    fn add(&mut self, samples: &mut Vec<Sample>, sample: Sample) {
+impl Decimator {
+    fn add(&mut self, samples: &mut Vec<TimelineSample>, sample: TimelineSample) {
         if self.seen.is_multiple_of(self.every) {
             samples.push(sample);
         }

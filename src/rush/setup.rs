@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::api::Api;
+use super::api::ServiceClient;
 use super::plan::{EARLY, OPENING_MARGIN};
 
 /// Users in one call; the service takes no more.
@@ -23,7 +23,7 @@ const ENDS_AFTER: Duration = Duration::from_secs(24 * 3_600);
 
 /// The coupon of a run.
 #[derive(Debug, Clone)]
-pub struct Offer {
+pub struct CouponOffer {
     pub id: String,
     pub total: u64,
     pub per_user: u64,
@@ -37,7 +37,7 @@ pub struct Offer {
 
 /// Registers users and reads their ids back. The service names them, and tells ten of them; the
 /// others are found in its list of users by the time of their registration, which they share.
-pub(super) async fn register(api: &mut Api, count: usize) -> Result<Vec<String>, String> {
+pub(super) async fn register(api: &mut ServiceClient, count: usize) -> Result<Vec<String>, String> {
     let mut ids = Vec::with_capacity(count);
     while ids.len() < count {
         let more = (count - ids.len()).min(REGISTER_MAX);
@@ -49,7 +49,11 @@ pub(super) async fn register(api: &mut Api, count: usize) -> Result<Vec<String>,
     Ok(ids)
 }
 
-async fn registered_at(api: &mut Api, created_at: &Value, count: usize) -> Result<Vec<String>, String> {
+async fn registered_at(
+    api: &mut ServiceClient,
+    created_at: &Value,
+    count: usize,
+) -> Result<Vec<String>, String> {
     let mut ids = Vec::with_capacity(count);
     let mut cursor = String::new();
     for _ in 0..(count.div_ceil(PAGE) + 1) * PAGES_PER_NEEDED_MAX {
@@ -71,11 +75,11 @@ async fn registered_at(api: &mut Api, created_at: &Value, count: usize) -> Resul
 
 /// Makes a coupon that opens when the run wants it.
 pub(super) async fn make(
-    api: &mut Api,
+    api: &mut ServiceClient,
     id: &str,
     total: u64,
     has_early_birds: bool,
-) -> Result<Offer, String> {
+) -> Result<CouponOffer, String> {
     let (redis_now, seen) = redis_now(api).await?;
     let lead = if has_early_birds { START_AFTER + EARLY } else { Duration::ZERO };
     let starts_at = redis_now + lead;
@@ -90,15 +94,19 @@ pub(super) async fn make(
             "the coupon was open before the run could start: the service is too slow for early birds".into(),
         );
     }
-    Ok(Offer { id: id.to_owned(), total, per_user: 1, taken: 0, is_own: true, start })
+    Ok(CouponOffer { id: id.to_owned(), total, per_user: 1, taken: 0, is_own: true, start })
 }
 
 /// Takes a coupon that there is. If it has not opened, the run starts so that it opens in time.
-pub(super) async fn take(api: &mut Api, id: &str, has_early_birds: bool) -> Result<Offer, String> {
+pub(super) async fn take(
+    api: &mut ServiceClient,
+    id: &str,
+    has_early_birds: bool,
+) -> Result<CouponOffer, String> {
     let coupon = api.get(&format!("/coupons/{id}")).await?;
     let (redis_now, seen) = redis_now(api).await?;
     let stock =
-        super::sample::Stock::of(&coupon).ok_or("the service does not know the coupon's stock now")?;
+        super::sample::StockSample::of(&coupon).ok_or("the service does not know the coupon's stock now")?;
     let starts_at: Timestamp =
         coupon["startsAt"].as_str().and_then(|at| at.parse().ok()).ok_or("the coupon has no startsAt")?;
     let opens_in = Duration::try_from(starts_at.duration_since(redis_now)).unwrap_or_default();
@@ -118,7 +126,7 @@ pub(super) async fn take(api: &mut Api, id: &str, has_early_birds: bool) -> Resu
     let margin = if opens_in.is_zero() || has_early_birds { Duration::ZERO } else { OPENING_MARGIN };
     let start =
         (seen + opens_in + margin).checked_sub(lead).unwrap_or(seen).max(Instant::now() + START_AFTER);
-    Ok(Offer {
+    Ok(CouponOffer {
         id: id.to_owned(),
         total: stock.total,
         per_user: coupon["perUser"].as_u64().unwrap_or(1),
@@ -129,7 +137,7 @@ pub(super) async fn take(api: &mut Api, id: &str, has_early_birds: bool) -> Resu
 }
 
 /// Redis's time, which decides when a coupon is open, and the moment at which it was read.
-async fn redis_now(api: &mut Api) -> Result<(Timestamp, Instant), String> {
+async fn redis_now(api: &mut ServiceClient) -> Result<(Timestamp, Instant), String> {
     let asked = Instant::now();
     let queue = api.get("/queue").await?;
     let read_at = queue["readAt"].as_str().and_then(|at| at.parse().ok());

@@ -13,7 +13,7 @@ use tokio_rustls::TlsConnector;
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// See the module's documentation.
-pub struct Target {
+pub struct LoadTarget {
     url: String,
     host: String,
     port: u16,
@@ -27,10 +27,10 @@ pub struct Target {
 }
 
 /// A connection's two ways.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
-impl Target {
+impl LoadTarget {
     /// Reads a URL: http or https, with a path where the service lives under one.
     pub fn new(url: &str) -> Result<Self, String> {
         let parsed = Url::parse(url).map_err(|why| format!("{url:?} is no URL: {why}"))?;
@@ -46,7 +46,7 @@ impl Target {
             }
             _ => return Err(format!("{url:?} must begin with http:// or https://")),
         };
-        Ok(Target {
+        Ok(LoadTarget {
             url: parsed.as_str().trim_end_matches('/').to_owned(),
             authority: parsed.authority().rsplit('@').next().unwrap_or_default().to_owned(),
             prefix: parsed.path().trim_end_matches('/').to_owned(),
@@ -83,11 +83,11 @@ impl Target {
         request.extend_from_slice(body);
     }
 
-    pub(super) async fn connect(&self) -> std::io::Result<Box<dyn Stream>> {
+    pub(super) async fn connect(&self) -> std::io::Result<Box<dyn ByteStream>> {
         let connecting = async {
             let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
             tcp.set_nodelay(true)?;
-            let stream: Box<dyn Stream> = match &self.tls {
+            let stream: Box<dyn ByteStream> = match &self.tls {
                 None => Box::new(tcp),
                 Some((tls, name)) => Box::new(tls.connect(name.clone(), tcp).await?),
             };
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn requests_name_the_host_and_keep_the_path_that_the_service_lives_under() {
-        let target = Target::new("http://shop.example:3000/api/").unwrap();
+        let target = LoadTarget::new("http://shop.example:3000/api/").unwrap();
         let mut request = Vec::new();
         target.write("GET", "/queue", "x: y\r\n", b"", &mut request);
         target.write("POST", "/users", "", b"{}", &mut request);
@@ -112,10 +112,10 @@ mod tests {
             "GET /api/queue HTTP/1.1\r\nhost: shop.example:3000\r\nx: y\r\n\r\nPOST /api/users HTTP/1.1\r\n\
              host: shop.example:3000\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
         );
-        let target = Target::new("https://[::1]/").unwrap();
+        let target = LoadTarget::new("https://[::1]/").unwrap();
         assert_eq!((target.host.as_str(), target.port, target.url()), ("::1", 443, "https://[::1]"));
         for wrong in ["", "shop.example", "ftp://shop.example", "unix:/tmp/x"] {
-            assert!(Target::new(wrong).is_err(), "{wrong:?}");
+            assert!(LoadTarget::new(wrong).is_err(), "{wrong:?}");
         }
     }
 }

@@ -449,7 +449,7 @@ async fn an_empty_variable_is_as_if_it_were_not_set() {
         .await;
     }
     let mut list = Command::new(CTL);
-    with_empty_variables(&mut list, &coupon_system::cli::Command::command());
+    with_empty_variables(&mut list, &coupon_system::cli::CtlCommand::command());
     list.args(["coupon", "list", "--json", "--api-url", system.client.base()]);
     let output = list.output().await.expect("it runs");
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));

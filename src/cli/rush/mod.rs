@@ -8,20 +8,20 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{ArgAction, Args};
 
-use self::progress::Progress;
+use self::progress::RunProgress;
 use self::tables::tables;
-use super::client::{API_URL_FLAG, ApiUrl, Confidential, TOKEN_FLAG, Token, print};
+use super::client::{API_URL_FLAG, ApiUrl, BearerToken, Confidential, TOKEN_FLAG, print};
 use crate::coupon::MAX_TOTAL;
 use crate::failure::{Fault, SetUpError};
 use crate::ids::CouponId;
 use crate::issuance::Ledger;
 use crate::mongo;
 use crate::runtime::{fd_limit, shutdown};
-use crate::rush::arrivals::Shape;
+use crate::rush::arrivals::ArrivalShape;
 use crate::rush::expect::Expectation;
-use crate::rush::people::{Follow, Retry};
-use crate::rush::report::Report;
-use crate::rush::run::Settings;
+use crate::rush::report::RunReport;
+use crate::rush::run::RunSettings;
+use crate::rush::virtual_users::{FollowMode, RetryPolicy};
 use crate::rush::{run, verdict};
 
 const DURATION_SECONDS: f64 = 10.0;
@@ -56,7 +56,7 @@ Exit codes:
   3  an expectation was missed
   4  a promise was broken: oversold, duplicates, lost, stuck, unexpected or indeterminate
   5  the run could not be set up")]
-pub(super) struct Rush {
+pub(super) struct RushArgs {
     /// The API to load
     #[arg(
         long,
@@ -73,7 +73,7 @@ pub(super) struct Rush {
 
     /// How requests are spread over the time
     #[arg(long, value_enum, default_value = "constant")]
-    arrivals: Shape,
+    arrivals: ArrivalShape,
 
     /// Requests per second, on average
     #[arg(long, value_parser = positive)]
@@ -109,11 +109,11 @@ pub(super) struct Rush {
 
     /// What users do who are told 503 or nothing: storm ignores Retry-After
     #[arg(long, value_enum, default_value = "none")]
-    retry: Retry,
+    retry: RetryPolicy,
 
     /// How users learn their outcome
     #[arg(long, value_enum, default_value = "poll")]
-    follow: Follow,
+    follow: FollowMode,
 
     /// Makes the same plan as an earlier run (random if not given; the report tells it)
     #[arg(long)]
@@ -179,7 +179,7 @@ fn prefix(text: &str) -> Result<String, String> {
     format!("{text}{USERS_MAX}").parse::<crate::ids::UserId>().map(|_| text.to_owned())
 }
 
-impl Rush {
+impl RushArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let settings = self.settings()?;
         let ledger = self.ledger().await?;
@@ -191,13 +191,13 @@ impl Rush {
         }
         fd_limit::raise_limit();
         let stop = shutdown::on_signal()?;
-        let progress = Progress::new(&settings);
+        let progress = RunProgress::new(&settings);
         let measured = run::run(&settings, &stop, &|phase, seen| progress.tell(phase, seen)).await?;
         let users_max = usize::try_from(self.verify).unwrap_or(usize::MAX);
         let verdict = verdict::judge(&settings, &measured, users_max, ledger.as_ref()).await;
         progress.end();
         let verdict = verdict.context("the run cannot be judged")?;
-        let report = Report::new(settings, measured, verdict, &self.expect);
+        let report = RunReport::new(settings, measured, verdict, &self.expect);
         if let Some(path) = &self.report {
             std::fs::write(path, report.html()?)
                 .with_context(|| format!("cannot write {}", path.display()))?;
@@ -218,7 +218,7 @@ impl Rush {
         Ok(Some(ledger))
     }
 
-    fn settings(&self) -> anyhow::Result<Settings> {
+    fn settings(&self) -> anyhow::Result<RunSettings> {
         let (users, rate, duration) = (self.users.map(|users| users as f64), self.rate, self.duration);
         let (users, requests, duration) = match (users, rate, duration) {
             (Some(users), Some(rate), Some(duration)) => (users, rate * duration, duration),
@@ -239,10 +239,10 @@ impl Rush {
             return Err(clap::Error::raw(clap::error::ErrorKind::ValueValidation, why).into());
         }
         let ms = |seconds: f64| (seconds * 1_000.0) as u64;
-        Ok(Settings {
+        Ok(RunSettings {
             url: self.url.read::<ApiUrl>(API_URL_FLAG)?.to_string(),
             token: match &self.token {
-                Some(token) => Some(token.read::<Token>(TOKEN_FLAG)?.as_str().to_owned()),
+                Some(token) => Some(token.read::<BearerToken>(TOKEN_FLAG)?.as_str().to_owned()),
                 None => None,
             },
             arrivals: self.arrivals,
@@ -266,7 +266,7 @@ impl Rush {
 }
 
 /// The exit of a run that was judged.
-fn judged(report: &Report) -> anyhow::Result<()> {
+fn judged(report: &RunReport) -> anyhow::Result<()> {
     let broken: Vec<String> = report
         .verdict
         .judged

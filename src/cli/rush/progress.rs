@@ -8,25 +8,25 @@ use std::time::{Duration, Instant};
 use console::Term;
 
 use crate::cli::table::fit;
-use crate::rush::people::People;
-use crate::rush::run::{Phase, Settings};
-use crate::rush::sample::Sample;
+use crate::rush::run::{RunPhase, RunSettings};
+use crate::rush::sample::TimelineSample;
+use crate::rush::virtual_users::VirtualUsers;
 
 /// Where progress goes to no terminal, a line in this time.
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
 /// See the module's documentation.
-pub(super) struct Progress {
+pub(super) struct RunProgress {
     term: Option<Term>,
     requests: usize,
     seed: u64,
-    shown: Mutex<(Option<Phase>, Instant)>,
+    shown: Mutex<(Option<RunPhase>, Instant)>,
 }
 
-impl Progress {
-    pub(super) fn new(settings: &Settings) -> Self {
+impl RunProgress {
+    pub(super) fn new(settings: &RunSettings) -> Self {
         let term = Term::stderr();
-        Progress {
+        RunProgress {
             term: term.is_term().then_some(term),
             requests: settings.requests,
             seed: settings.seed,
@@ -34,13 +34,15 @@ impl Progress {
         }
     }
 
-    pub(super) fn tell(&self, phase: Phase, seen: Option<(&Arc<People>, Option<Sample>)>) {
+    pub(super) fn tell(&self, phase: RunPhase, seen: Option<(&Arc<VirtualUsers>, Option<TimelineSample>)>) {
         let text = match (phase, seen) {
-            (Phase::SettingUp, _) | (_, None) => format!("setting up: users, a coupon (seed {})", self.seed),
+            (RunPhase::SettingUp, _) | (_, None) => {
+                format!("setting up: users, a coupon (seed {})", self.seed)
+            }
             (phase, Some((people, latest))) => {
                 let name = match phase {
-                    Phase::Draining => "draining",
-                    Phase::Judging => "judging",
+                    RunPhase::Draining => "draining",
+                    RunPhase::Judging => "judging",
                     _ => "sending",
                 };
                 let live = &people.live;

@@ -1,10 +1,10 @@
 //! The report of a rush for people.
 
 use crate::cli::table::{details, number, sentence, table, words};
-use crate::rush::report::{Percentiles, Report};
+use crate::rush::report::{Percentiles, RunReport};
 
 /// A report for people.
-pub(super) fn tables(report: &Report) -> String {
+pub(super) fn tables(report: &RunReport) -> String {
     let (figures, settings) = (&report.figures, &report.settings);
     let rate = |rate: Option<f64>| rate.map(|rate| format!("{rate:.0}/s"));
     let ms = |ms: Option<f64>| ms.map(|ms| format!("{ms:.0} ms"));

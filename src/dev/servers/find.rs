@@ -25,14 +25,14 @@ const FETCH_WAIT_MAX: Duration = Duration::from_secs(20 * 60);
 
 /// A server program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Program {
+pub enum ServerProgram {
     /// redis-server, 7.0 or later
     Redis,
     /// mongod, 4.4 or later
     Mongod,
 }
 
-impl Program {
+impl ServerProgram {
     /// What its file is called.
     pub fn name(self) -> &'static str {
         match self {
@@ -48,9 +48,9 @@ impl Program {
         }
     }
 
-    fn found(self) -> &'static OnceCell<Installed> {
-        static REDIS: OnceCell<Installed> = OnceCell::const_new();
-        static MONGOD: OnceCell<Installed> = OnceCell::const_new();
+    fn found(self) -> &'static OnceCell<InstalledProgram> {
+        static REDIS: OnceCell<InstalledProgram> = OnceCell::const_new();
+        static MONGOD: OnceCell<InstalledProgram> = OnceCell::const_new();
         match self {
             Self::Redis => &REDIS,
             Self::Mongod => &MONGOD,
@@ -60,14 +60,14 @@ impl Program {
 
 /// A server program that is ready to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Installed {
+pub struct InstalledProgram {
     /// The program's file.
     pub path: PathBuf,
     /// The folder of shared libraries that were fetched with it.
     pub library_dir: Option<PathBuf>,
 }
 
-impl Installed {
+impl InstalledProgram {
     /// What LD_LIBRARY_PATH must be for the program; `None` leaves it as it is.
     pub(super) fn library_path_variable(&self) -> Option<OsString> {
         let mut value = self.library_dir.as_ref()?.clone().into_os_string();
@@ -81,17 +81,17 @@ impl Installed {
 
 /// Finds `program`, fetching it if it is nowhere. `on_progress` gets a line for every step of that,
 /// and none if there is nothing to fetch. The answer is kept for as long as this process runs.
-pub async fn find(program: Program, on_progress: impl Fn(&str)) -> anyhow::Result<Installed> {
+pub async fn find(program: ServerProgram, on_progress: impl Fn(&str)) -> anyhow::Result<InstalledProgram> {
     program.found().get_or_try_init(|| run_script(program, on_progress)).await.cloned()
 }
 
 /// Finds both programs, fetching them side by side, so that starting them later takes no time.
 pub async fn find_all(on_progress: impl Fn(&str)) -> anyhow::Result<()> {
-    tokio::try_join!(find(Program::Redis, &on_progress), find(Program::Mongod, &on_progress))?;
+    tokio::try_join!(find(ServerProgram::Redis, &on_progress), find(ServerProgram::Mongod, &on_progress))?;
     Ok(())
 }
 
-async fn run_script(program: Program, on_progress: impl Fn(&str)) -> anyhow::Result<Installed> {
+async fn run_script(program: ServerProgram, on_progress: impl Fn(&str)) -> anyhow::Result<InstalledProgram> {
     let name = program.name();
     let (status, stdout, complaints) = timeout(FETCH_WAIT_MAX, script_output(program, on_progress))
         .await
@@ -105,7 +105,7 @@ async fn run_script(program: Program, on_progress: impl Fn(&str)) -> anyhow::Res
 
 /// Runs the script: how it ended, its stdout, and the lines of its stderr.
 async fn script_output(
-    program: Program,
+    program: ServerProgram,
     on_progress: impl Fn(&str),
 ) -> std::io::Result<(ExitStatus, String, Vec<String>)> {
     let mut script = Command::new("bash")
@@ -139,10 +139,10 @@ async fn script_output(
 }
 
 /// Reads the script's line: name, program and library folder (may be empty), with tabs between.
-fn parse(program: Program, stdout: &str) -> anyhow::Result<Installed> {
+fn parse(program: ServerProgram, stdout: &str) -> anyhow::Result<InstalledProgram> {
     let fields: Vec<&str> = stdout.trim_end_matches('\n').split('\t').collect();
     match fields[..] {
-        [name, path, library_dir] if name == program.name() && !path.is_empty() => Ok(Installed {
+        [name, path, library_dir] if name == program.name() && !path.is_empty() => Ok(InstalledProgram {
             path: path.into(),
             library_dir: (!library_dir.is_empty()).then(|| library_dir.into()),
         }),
@@ -156,11 +156,11 @@ mod tests {
 
     #[test]
     fn the_scripts_answer_is_read() {
-        let fetched = parse(Program::Redis, "redis-server\t/s/redis-server\t/s/lib\n").unwrap();
+        let fetched = parse(ServerProgram::Redis, "redis-server\t/s/redis-server\t/s/lib\n").unwrap();
         assert_eq!(fetched.path, PathBuf::from("/s/redis-server"));
         assert_eq!(fetched.library_dir, Some(PathBuf::from("/s/lib")));
 
-        let on_path = parse(Program::Mongod, "mongod\t/usr/bin/mongod\t\n").unwrap();
+        let on_path = parse(ServerProgram::Mongod, "mongod\t/usr/bin/mongod\t\n").unwrap();
         assert_eq!(on_path.library_dir, None);
         assert_eq!(on_path.library_path_variable(), None);
     }
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn another_answer_is_an_error() {
         for stdout in ["", "\n", "mongod\t/m\t\n", "redis-server\t\t\n", "redis-server\t/r\n"] {
-            assert!(parse(Program::Redis, stdout).is_err(), "{stdout:?}");
+            assert!(parse(ServerProgram::Redis, stdout).is_err(), "{stdout:?}");
         }
     }
 }

@@ -16,13 +16,13 @@ use std::{
 
 use tokio::sync::oneshot;
 
-struct Job {
+struct LaunchJob {
     command: Command,
     reply: oneshot::Sender<io::Result<Child>>,
 }
 
-static LAUNCHER: LazyLock<Sender<Job>> = LazyLock::new(|| {
-    let (jobs, inbox) = mpsc::channel::<Job>();
+static LAUNCHER: LazyLock<Sender<LaunchJob>> = LazyLock::new(|| {
+    let (jobs, inbox) = mpsc::channel::<LaunchJob>();
     thread::Builder::new()
         .name("server-launcher".to_owned())
         .spawn(move || {
@@ -45,7 +45,7 @@ pub(crate) async fn spawn(mut command: Command) -> io::Result<Child> {
     #[cfg(target_os = "linux")]
     die_with_parent(&mut command);
     let (reply, child) = oneshot::channel();
-    LAUNCHER.send(Job { command, reply }).map_err(io::Error::other)?;
+    LAUNCHER.send(LaunchJob { command, reply }).map_err(io::Error::other)?;
     child.await.map_err(io::Error::other)?
 }
 

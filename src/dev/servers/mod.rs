@@ -16,10 +16,10 @@
 //! - `server`: the life of either: start, stop, kill, restart, pause
 //! - `process`, `launch`: one child process
 //! - `data_dir`, `port`: what a server takes hold of
-//! - `died`: why a server ended at its start, and what to do about it
+//! - `exit`: why a server ended at its start, and what to do about it
 
 mod data_dir;
-mod died;
+mod exit;
 mod find;
 mod launch;
 mod mongod;
@@ -32,11 +32,11 @@ mod tests;
 
 use std::time::Duration;
 
-pub use find::{Installed, Program, find, find_all};
+pub use find::{InstalledProgram, ServerProgram, find, find_all};
 pub(crate) use launch::spawn as spawn_child;
 pub use mongod::{MongoOptions, MongoServer};
 pub use redis::{Persistence, RedisOptions, RedisServer};
-pub use server::{Server, Spec};
+pub use server::{Server, ServerSpec};
 
 /// Between two looks at something that a server is about to do.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);

@@ -17,8 +17,8 @@ use tokio::{net::TcpStream, time::sleep};
 
 use super::{
     POLL_INTERVAL,
-    find::Program,
-    server::{Server, Spec},
+    find::ServerProgram,
+    server::{Server, ServerSpec},
 };
 
 const REPLICA_SET: &str = "rs0";
@@ -54,8 +54,8 @@ impl MongoOptions {
     }
 }
 
-impl Spec for MongoOptions {
-    const PROGRAM: Program = Program::Mongod;
+impl ServerSpec for MongoOptions {
+    const PROGRAM: ServerProgram = ServerProgram::Mongod;
     const READY_WAIT_MAX: Duration = Duration::from_secs(60);
 
     fn data_dir(&self) -> &Path {
@@ -103,8 +103,8 @@ impl Spec for MongoOptions {
         let admin = client.database("admin");
         loop {
             match step_to_primary(&admin, &format!("127.0.0.1:{port}"), pid).await {
-                Ok(Step::Primary) => break,
-                Ok(Step::NotYet) => {}
+                Ok(InitiateStep::Primary) => break,
+                Ok(InitiateStep::NotYet) => {}
                 Err(error) => tracing::trace!(port, %error, "mongod is not the primary yet"),
             }
             sleep(POLL_INTERVAL).await;
@@ -127,23 +127,23 @@ fn direct_client(port: u16) -> mongodb::error::Result<Client> {
     Client::with_options(options)
 }
 
-enum Step {
+enum InitiateStep {
     Primary,
     NotYet,
 }
 
 /// Brings the server one step nearer to being the writable primary at the address `host`.
-async fn step_to_primary(admin: &Database, host: &str, pid: u32) -> mongodb::error::Result<Step> {
+async fn step_to_primary(admin: &Database, host: &str, pid: u32) -> mongodb::error::Result<InitiateStep> {
     let status = admin.run_command(doc! { "serverStatus": 1 }).await?;
     let answers_as = status.get_i64("pid").unwrap_or_default();
     if answers_as != i64::from(pid) {
         // Somebody else's server, which is not ours to configure. Ours is about to find the port taken.
-        return Ok(Step::NotYet);
+        return Ok(InitiateStep::NotYet);
     }
     let hello = admin.run_command(doc! { "hello": 1 }).await?;
     if hello.get_bool("isWritablePrimary").unwrap_or(false) && hello.get_str("me").is_ok_and(|me| me == host)
     {
-        return Ok(Step::Primary);
+        return Ok(InitiateStep::Primary);
     }
     match admin.run_command(doc! { "replSetGetConfig": 1 }).await {
         Ok(reply) => move_to(admin, host, reply).await?,
@@ -153,7 +153,7 @@ async fn step_to_primary(admin: &Database, host: &str, pid: u32) -> mongodb::err
         }
         Err(error) => return Err(error),
     }
-    Ok(Step::NotYet)
+    Ok(InitiateStep::NotYet)
 }
 
 /// Tells the replica set its new address. Data that was written on another port knows only the old

@@ -14,7 +14,7 @@ use anyhow::{Context, bail, ensure};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use tokio::time::{sleep, timeout};
 
-use super::{POLL_INTERVAL, data_dir::DataDir, find::Installed, launch};
+use super::{POLL_INTERVAL, data_dir::DataDir, find::InstalledProgram, launch};
 
 /// How long a server may take to write its data out and end. A mongod that is primary steps down first.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(30);
@@ -27,7 +27,7 @@ const OUTPUT_BYTES_READ_MAX: u64 = 256 << 10;
 
 /// Killed when dropped.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(super) struct ServerProcess {
     name: &'static str,
     child: Child,
     pid: Pid,
@@ -36,11 +36,11 @@ pub(super) struct Process {
     log_start: u64,
 }
 
-impl Process {
+impl ServerProcess {
     /// Starts `installed` with its output in `<data dir>/<name>.log`.
     pub(super) async fn start(
         name: &'static str,
-        installed: &Installed,
+        installed: &InstalledProgram,
         arguments: &[OsString],
         data_dir: &DataDir,
     ) -> anyhow::Result<Self> {
@@ -51,7 +51,7 @@ impl Process {
         command
             .args(arguments)
             .current_dir(data_dir.path())
-            // Messages in English, whatever the user's locale: `died` reads them.
+            // Messages in English, whatever the user's locale: `exit` reads them.
             .env("LC_ALL", "C")
             .stdin(data_dir.share_lock()?)
             .stdout(Stdio::from(output.try_clone().context("could not share the log")?))
@@ -189,7 +189,7 @@ impl Process {
     }
 }
 
-impl Drop for Process {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         if let Err(error) = self.send_kill() {
             tracing::warn!(server = self.name, "{error:#}");

@@ -12,8 +12,8 @@ use tokio::time::sleep;
 
 use super::{
     POLL_INTERVAL,
-    find::Program,
-    server::{Server, Spec},
+    find::ServerProgram,
+    server::{Server, ServerSpec},
 };
 
 /// How long one probe may take to connect, and to be answered.
@@ -65,8 +65,8 @@ impl RedisOptions {
     }
 }
 
-impl Spec for RedisOptions {
-    const PROGRAM: Program = Program::Redis;
+impl ServerSpec for RedisOptions {
+    const PROGRAM: ServerProgram = ServerProgram::Redis;
     const READY_WAIT_MAX: Duration = Duration::from_secs(60);
 
     fn data_dir(&self) -> &Path {

@@ -7,19 +7,19 @@ use tokio::time::timeout;
 
 use super::{
     data_dir::DataDir,
-    died::{Cause, Died, tail},
-    find::{Installed, Program, find},
+    exit::{ExitCause, ServerExit, tail},
+    find::{InstalledProgram, ServerProgram, find},
     port,
-    process::Process,
+    process::ServerProcess,
 };
 
 /// How often another free port is tried when somebody else was quicker to take it.
 const PORT_ATTEMPTS_MAX: usize = 5;
 
 /// What a server is started with, and what is particular to its program.
-pub trait Spec: Send + Sync {
+pub trait ServerSpec: Send + Sync {
     /// The program to run.
-    const PROGRAM: Program;
+    const PROGRAM: ServerProgram;
     /// How long it may take from its start until it is ready; reading its data back is part of that.
     const READY_WAIT_MAX: Duration;
 
@@ -42,17 +42,17 @@ pub trait Spec: Send + Sync {
 
 /// A server as a child process. Killed when dropped, and when this process dies.
 #[derive(Debug)]
-pub struct Server<S: Spec> {
+pub struct Server<S: ServerSpec> {
     spec: S,
-    installed: Installed,
+    installed: InstalledProgram,
     port: u16,
     /// `None` after it was stopped or killed here.
-    process: Option<Process>,
+    process: Option<ServerProcess>,
     // Last, so that the folder is given up after the process is gone.
     data_dir: DataDir,
 }
 
-impl<S: Spec> Server<S> {
+impl<S: ServerSpec> Server<S> {
     /// Starts a server and waits until it is ready. Fetches its program first if it is nowhere.
     pub async fn start(spec: S) -> anyhow::Result<Self> {
         let name = S::PROGRAM.name();
@@ -91,7 +91,7 @@ impl<S: Spec> Server<S> {
 
     /// The process id; `None` after `stop` and `kill`.
     pub fn pid(&self) -> Option<u32> {
-        self.process.as_ref().map(Process::id)
+        self.process.as_ref().map(ServerProcess::id)
     }
 
     /// What it was started with.
@@ -136,7 +136,7 @@ impl<S: Spec> Server<S> {
         self.running()?.resume()
     }
 
-    fn running(&mut self) -> anyhow::Result<&mut Process> {
+    fn running(&mut self) -> anyhow::Result<&mut ServerProcess> {
         self.process
             .as_mut()
             .with_context(|| format!("{} is not running: it was stopped or killed", S::PROGRAM.name()))
@@ -144,19 +144,19 @@ impl<S: Spec> Server<S> {
 }
 
 /// Starts the process and waits until it is ready, has died, or has taken too long.
-async fn launch<S: Spec>(
+async fn launch<S: ServerSpec>(
     spec: &S,
-    installed: &Installed,
+    installed: &InstalledProgram,
     port: u16,
     data_dir: &DataDir,
-) -> anyhow::Result<Process> {
+) -> anyhow::Result<ServerProcess> {
     let name = S::PROGRAM.name();
-    let mut process = Process::start(name, installed, &spec.arguments(port), data_dir).await?;
+    let mut process = ServerProcess::start(name, installed, &spec.arguments(port), data_dir).await?;
     let ready = timeout(S::READY_WAIT_MAX, spec.ready(port, process.id()));
     tokio::select! {
         status = process.ended() => {
             let (status, log, output) = (status?, process.log().clone(), process.output());
-            bail!(Died { name, status, port, log, output })
+            bail!(ServerExit { name, status, port, log, output })
         }
         ready = ready => match ready {
             Ok(ready) => {
@@ -174,5 +174,5 @@ async fn launch<S: Spec>(
 }
 
 fn is_port_taken(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<Died>().is_some_and(|died| died.cause() == Cause::PortTaken)
+    error.downcast_ref::<ServerExit>().is_some_and(|died| died.cause() == ExitCause::PortTaken)
 }

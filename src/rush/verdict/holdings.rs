@@ -12,10 +12,10 @@ use serde::Deserialize;
 use super::is_indeterminate;
 use crate::ids::IssuanceId;
 use crate::rush::live::lock;
-use crate::rush::open_loop::Crowd;
-use crate::rush::people::{People, Told};
-use crate::rush::run::{Asks, Settings, ask};
-use crate::rush::{Answer, Fault};
+use crate::rush::open_loop::Workload;
+use crate::rush::run::{OneShotWorkload, RunSettings, ask};
+use crate::rush::virtual_users::{LastKnown, VirtualUsers};
+use crate::rush::{ExchangeError, RawResponse};
 
 /// What could not be asked is asked again this often.
 const ROUNDS_MAX: usize = 4;
@@ -23,29 +23,33 @@ const ROUND_AFTER: Duration = Duration::from_secs(1);
 
 /// A unit as `GET /user-coupons/{user}` lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Unit {
+pub(super) struct HeldUnit {
     pub(super) id: IssuanceId,
     pub(super) serial: u32,
 }
 
 /// What some users hold of the coupon, as the service lists it.
-pub(super) struct Holdings {
-    people: Arc<People>,
+pub(super) struct HoldingsReader {
+    people: Arc<VirtualUsers>,
     /// Who is asked.
     pub(super) wanted: Vec<u32>,
-    pub(super) units: Arc<Mutex<HashMap<u32, Vec<Unit>>>>,
+    pub(super) units: Arc<Mutex<HashMap<u32, Vec<HeldUnit>>>>,
 }
 
 /// Asks those with a request without an answer, and `users_max` others.
-pub(super) async fn holdings(settings: &Settings, people: &Arc<People>, users_max: usize) -> Holdings {
+pub(super) async fn holdings(
+    settings: &RunSettings,
+    people: &Arc<VirtualUsers>,
+    users_max: usize,
+) -> HoldingsReader {
     let (mut wanted, mut others): (Vec<u32>, Vec<u32>) =
         (0..people.count() as u32).partition(|user| is_indeterminate(people, *user));
     others.shuffle(&mut StdRng::seed_from_u64(settings.seed));
     // Those first who were told that they hold one.
-    others.sort_by_key(|user| !matches!(people.person(*user).told, Told::Issued { .. }));
-    others.retain(|user| people.person(*user).told != Told::Nothing);
+    others.sort_by_key(|user| !matches!(people.person(*user).told, LastKnown::Issued { .. }));
+    others.retain(|user| people.person(*user).told != LastKnown::Nothing);
     wanted.extend(others.into_iter().take(users_max));
-    let units = Arc::<Mutex<HashMap<u32, Vec<Unit>>>>::default();
+    let units = Arc::<Mutex<HashMap<u32, Vec<HeldUnit>>>>::default();
     for round in 0..ROUNDS_MAX {
         let unknown: Vec<u32> =
             wanted.iter().copied().filter(|user| !lock(&units).contains_key(user)).collect();
@@ -55,14 +59,15 @@ pub(super) async fn holdings(settings: &Settings, people: &Arc<People>, users_ma
         if round > 0 {
             tokio::time::sleep(ROUND_AFTER).await;
         }
-        let asking = Holdings { people: Arc::clone(people), wanted: unknown, units: Arc::clone(&units) };
+        let asking =
+            HoldingsReader { people: Arc::clone(people), wanted: unknown, units: Arc::clone(&units) };
         ask(settings, Arc::new(asking)).await;
     }
-    Holdings { people: Arc::clone(people), wanted, units }
+    HoldingsReader { people: Arc::clone(people), wanted, units }
 }
 
-impl Asks for Holdings {
-    fn people(&self) -> &People {
+impl OneShotWorkload for HoldingsReader {
+    fn people(&self) -> &VirtualUsers {
         &self.people
     }
 
@@ -73,29 +78,35 @@ impl Asks for Holdings {
 
 /// A page of units.
 #[derive(Deserialize)]
-struct Page {
-    items: Vec<Item>,
+struct UserCouponsPage {
+    items: Vec<UserCouponsItem>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Item {
+struct UserCouponsItem {
     id: String,
     coupon_id: String,
     serial: u32,
 }
 
-impl Crowd for Holdings {
+impl Workload for HoldingsReader {
     fn write(&self, number: usize, request: &mut Vec<u8>) {
         let path = format!("/user-coupons/{}?limit=500", self.people.id(self.wanted[number]));
         self.people.target.write("GET", &path, "", b"", request);
     }
 
-    fn answered(&self, number: usize, _: Instant, _: Instant, answer: Result<Answer<'_>, Fault>) {
-        let Ok(Answer { status: 200, body, .. }) = answer else { return };
-        let Ok(page) = serde_json::from_slice::<Page>(body) else { return };
+    fn answered(
+        &self,
+        number: usize,
+        _: Instant,
+        _: Instant,
+        answer: Result<RawResponse<'_>, ExchangeError>,
+    ) {
+        let Ok(RawResponse { status: 200, body, .. }) = answer else { return };
+        let Ok(page) = serde_json::from_slice::<UserCouponsPage>(body) else { return };
         let ours = page.items.into_iter().filter(|item| item.coupon_id == self.people.coupon);
-        let units = ours.filter_map(|item| Some(Unit { id: item.id.parse().ok()?, serial: item.serial }));
+        let units = ours.filter_map(|item| Some(HeldUnit { id: item.id.parse().ok()?, serial: item.serial }));
         lock(&self.units).insert(self.wanted[number], units.collect());
     }
 

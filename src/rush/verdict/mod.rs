@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use self::holdings::{Holdings, holdings};
-use super::api::Api;
-use super::live::{Finding, lock};
-use super::people::{People, Told};
-use super::run::{Measured, Settings};
-use super::sample::Stock;
+use self::holdings::{HoldingsReader, holdings};
+use super::api::ServiceClient;
+use super::live::{Violation, lock};
+use super::run::{RunResult, RunSettings};
+use super::sample::StockSample;
+use super::virtual_users::{LastKnown, VirtualUsers};
 use crate::Failure;
 use crate::ids::IssuanceId;
 use crate::issuance::Ledger;
@@ -22,7 +22,7 @@ use crate::issuance::ledger::Held;
 /// One promise, and whether it was kept.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Judged {
+pub struct PromiseCheck {
     /// `oversold`, `duplicates`, `lost`, `stuck`, `unexpected` or `indeterminate`.
     pub what: &'static str,
     pub ok: bool,
@@ -38,23 +38,23 @@ pub struct Judged {
 #[serde(rename_all = "camelCase")]
 pub struct Verdict {
     pub ok: bool,
-    pub judged: Vec<Judged>,
+    pub judged: Vec<PromiseCheck>,
     /// Users whose units were read from the service's list.
     pub users_asked: u64,
     /// Records that were read from the ledger; null if it was not read.
     pub records_read: Option<u64>,
     /// Units of the coupon at the end, as the service says.
-    pub stock: Option<Stock>,
+    pub stock: Option<StockSample>,
 }
 
 #[derive(Default)]
-struct Findings {
-    oversold: Finding,
-    duplicates: Finding,
-    lost: Finding,
-    stuck: Finding,
-    unexpected: Finding,
-    unresolved: Finding,
+struct Violations {
+    oversold: Violation,
+    duplicates: Violation,
+    lost: Violation,
+    stuck: Violation,
+    unexpected: Violation,
+    unresolved: Violation,
     /// Told of as lost.
     lost_ids: HashSet<IssuanceId>,
 }
@@ -62,19 +62,20 @@ struct Findings {
 /// Judges a run. At most `users_max` users are asked for what they hold, chosen by the seed, beside
 /// those with a request without an answer. The ledger is read whole.
 pub async fn judge(
-    settings: &Settings,
-    measured: &Measured,
+    settings: &RunSettings,
+    measured: &RunResult,
     users_max: usize,
     ledger: Option<&Ledger>,
 ) -> Result<Verdict, Failure> {
     let people = &measured.people;
-    let mut found = Findings {
+    let mut found = Violations {
         lost: lock(&people.live.lost).clone(),
         unexpected: lock(&people.live.unexpected).clone(),
-        ..Findings::default()
+        ..Violations::default()
     };
-    let mut api = Api::new(Arc::clone(&people.target));
-    let stock = api.get(&format!("/coupons/{}", people.coupon)).await.ok().and_then(|body| Stock::of(&body));
+    let mut api = ServiceClient::new(Arc::clone(&people.target));
+    let stock =
+        api.get(&format!("/coupons/{}", people.coupon)).await.ok().and_then(|body| StockSample::of(&body));
     let total = stock.map_or(measured.offer.total, |stock| stock.total.max(measured.offer.total));
 
     let holders = told(people, total, &mut found);
@@ -105,21 +106,21 @@ pub async fn judge(
     Ok(found.verdict(asked, records_read, stock, indeterminate.len(), issued_after_all))
 }
 
-fn is_indeterminate(people: &People, user: u32) -> bool {
+fn is_indeterminate(people: &VirtualUsers, user: u32) -> bool {
     let person = people.person(user);
     person.is_unanswered && person.id.is_none()
 }
 
 /// What users were told, by itself. Returns who was told of which unit.
-fn told(people: &People, total: u64, found: &mut Findings) -> HashMap<u32, u32> {
+fn told(people: &VirtualUsers, total: u64, found: &mut Violations) -> HashMap<u32, u32> {
     let mut holders = HashMap::new();
     for user in 0..people.count() as u32 {
         let person = people.person(user);
         let name =
             || format!("{} of {}", person.id.map(|id| id.to_string()).unwrap_or_default(), people.id(user));
         match person.told {
-            Told::Accepted => found.stuck.add(|| format!("{}: accepted, and not decided", name())),
-            Told::Issued { serial } => {
+            LastKnown::Accepted => found.stuck.add(|| format!("{}: accepted, and not decided", name())),
+            LastKnown::Issued { serial } => {
                 if serial == 0 || u64::from(serial) > total {
                     found.oversold.add(|| format!("{}: told unit {serial} of {total}", name()));
                 }
@@ -129,16 +130,16 @@ fn told(people: &People, total: u64, found: &mut Findings) -> HashMap<u32, u32> 
                     });
                 }
             }
-            Told::Lost => found.lost_ids.extend(person.id),
-            Told::Nothing | Told::Refused(_) | Told::Rejected => {}
+            LastKnown::Lost => found.lost_ids.extend(person.id),
+            LastKnown::Nothing | LastKnown::Refused(_) | LastKnown::Rejected => {}
         }
     }
     holders
 }
 
-impl Findings {
+impl Violations {
     /// What users were told against what the service lists for them.
-    fn held(&mut self, people: &People, measured: &Measured, total: u64, holdings: &Holdings) {
+    fn held(&mut self, people: &VirtualUsers, measured: &RunResult, total: u64, holdings: &HoldingsReader) {
         let mut units_by_serial: HashMap<u32, u32> = HashMap::new();
         for (user, units) in lock(&holdings.units).iter() {
             let (person, name) = (people.person(*user), people.id(*user));
@@ -157,7 +158,7 @@ impl Findings {
             if units.len() as u64 > measured.offer.per_user {
                 self.duplicates.add(|| format!("{name} holds {} units", units.len()));
             }
-            if let (Told::Issued { serial }, Some(id)) = (person.told, person.id) {
+            if let (LastKnown::Issued { serial }, Some(id)) = (person.told, person.id) {
                 match units.iter().find(|unit| unit.id == id) {
                     None => self.lost_record(id, name, "the service's list of the user's units"),
                     Some(unit) if unit.serial != serial => self
@@ -178,9 +179,9 @@ impl Findings {
     /// The service's figures against what users were told.
     fn stock(
         &mut self,
-        people: &People,
-        measured: &Measured,
-        stock: Stock,
+        people: &VirtualUsers,
+        measured: &RunResult,
+        stock: StockSample,
         holders: &HashMap<u32, u32>,
         indeterminate: u64,
     ) {
@@ -193,7 +194,8 @@ impl Findings {
         for _ in self.stuck.count..stock.reserved {
             self.stuck.add(|| format!("{} units are reserved at the end", stock.reserved));
         }
-        let undecided = (0..people.count() as u32).filter(|user| people.person(*user).told == Told::Accepted);
+        let undecided =
+            (0..people.count() as u32).filter(|user| people.person(*user).told == LastKnown::Accepted);
         let known = holders.len() as u64 + undecided.count() as u64 + indeterminate + self.lost.count;
         if stock.issued > known {
             self.unexpected.add(|| {
@@ -205,8 +207,8 @@ impl Findings {
     /// What users were told against the ledger. Returns how many records it has of the coupon.
     async fn ledger(
         &mut self,
-        people: &People,
-        measured: &Measured,
+        people: &VirtualUsers,
+        measured: &RunResult,
         total: u64,
         ledger: &Ledger,
     ) -> Result<u64, Failure> {
@@ -248,7 +250,7 @@ impl Findings {
         }
         for user in 0..people.count() as u32 {
             let person = people.person(user);
-            let (Told::Issued { serial }, Some(id)) = (person.told, person.id) else { continue };
+            let (LastKnown::Issued { serial }, Some(id)) = (person.told, person.id) else { continue };
             match by_id.get(&id) {
                 None => self.lost_record(id, people.id(user), "the ledger"),
                 Some(held) if *held != serial => self.unexpected.add(|| {
@@ -264,11 +266,11 @@ impl Findings {
         self,
         users_asked: u64,
         records_read: Option<u64>,
-        stock: Option<Stock>,
+        stock: Option<StockSample>,
         indeterminate: usize,
         issued_after_all: usize,
     ) -> Verdict {
-        let judged = |what, means, finding: Finding| Judged {
+        let judged = |what, means, finding: Violation| PromiseCheck {
             what,
             ok: finding.count == 0,
             count: finding.count,
@@ -289,7 +291,7 @@ impl Findings {
                 "an answer outside the contract, or a unit that nobody was told of",
                 self.unexpected,
             ),
-            Judged {
+            PromiseCheck {
                 what: "indeterminate",
                 ok: self.unresolved.count == 0,
                 count: indeterminate as u64 + self.unresolved.count,

@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use coupon_system::dev::servers::{MongoOptions, Program, RedisOptions, RedisServer, Server, Spec};
+use coupon_system::dev::servers::{
+    MongoOptions, RedisOptions, RedisServer, Server, ServerProgram, ServerSpec,
+};
 use mongodb::bson::{Document, doc};
 use mongodb::options::{ClientOptions, ServerAddress};
 use rustix::process::{Pid, Signal};
@@ -29,8 +31,8 @@ const DISK_MIB: u32 = 512;
 /// A member of a replica set of several. Ready when it answers; who is the primary shows later.
 pub struct Member(MongoOptions);
 
-impl Spec for Member {
-    const PROGRAM: Program = Program::Mongod;
+impl ServerSpec for Member {
+    const PROGRAM: ServerProgram = ServerProgram::Mongod;
     const READY_WAIT_MAX: Duration = MongoOptions::READY_WAIT_MAX;
 
     fn data_dir(&self) -> &Path {

@@ -53,7 +53,7 @@ async fn whatever_setting_a_secret_is_given_for_by_mistake_it_is_not_repeated() 
     let programs = [
         (API, ApiCommand::command()),
         (WORKER, WorkerCommand::command()),
-        (CTL, coupon_system::cli::Command::command()),
+        (CTL, coupon_system::cli::CtlCommand::command()),
     ];
     let mut tried = 0;
     for (program, command) in programs {

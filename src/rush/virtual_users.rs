@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use rand::RngExt;
 
-use super::api::{Issuance, Problem};
-use super::connection::{Answer, Fault};
-use super::follow::{Later, Task, What};
-use super::live::{Live, lock};
-use super::open_loop::Crowd;
-use super::plan::{Click, Plan, Visit};
-use super::target::Target;
+use super::api::{IssuanceBody, ProblemBody};
+use super::connection::{ExchangeError, RawResponse};
+use super::follow::{FollowUp, FollowUpKind, FollowUpSender};
+use super::live::{LiveMetrics, lock};
+use super::open_loop::Workload;
+use super::plan::{PlannedRequest, RequestKind, RequestPlan};
+use super::target::LoadTarget;
 use crate::http::Code;
 use crate::ids::IssuanceId;
 
@@ -28,7 +28,7 @@ const OPENED_SURELY: Duration = Duration::from_secs(1);
 /// What users do who are told 429, 503, or nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Retry {
+pub enum RetryPolicy {
     /// Give up
     None,
     /// Try again when Retry-After says
@@ -40,7 +40,7 @@ pub enum Retry {
 /// How users learn their outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Follow {
+pub enum FollowMode {
     /// Ask again when pollAfterMs says
     Poll,
     /// Ask with ?wait=, which holds a connection
@@ -51,7 +51,7 @@ pub enum Follow {
 
 /// What a user was told last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Told {
+pub enum LastKnown {
     #[default]
     Nothing,
     Refused(Code),
@@ -66,12 +66,12 @@ pub enum Told {
 
 /// One user.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Person {
+pub struct VirtualUser {
     /// Of the accepted request.
     pub id: Option<IssuanceId>,
     /// When the request that was accepted was planned.
     pub(super) planned: Option<Instant>,
-    pub told: Told,
+    pub told: LastKnown,
     /// A request of theirs was never answered: it may have been accepted.
     pub is_unanswered: bool,
     /// An answer said that it is accepted, and was no replay: there can be one. It need not be the
@@ -80,37 +80,37 @@ pub struct Person {
 }
 
 /// See the module's documentation.
-pub struct People {
-    pub(super) target: Arc<Target>,
-    pub plan: Plan,
+pub struct VirtualUsers {
+    pub(super) target: Arc<LoadTarget>,
+    pub plan: RequestPlan,
     pub(super) start: Instant,
     ids: Vec<String>,
     pub(super) coupon: String,
-    persons: Vec<Mutex<Person>>,
+    persons: Vec<Mutex<VirtualUser>>,
     /// The header lines of every request, its own key among them: sending again is the same attempt.
     headers: String,
-    retry: Retry,
-    pub(super) follow: Follow,
-    later: Later,
-    pub live: Live,
+    retry: RetryPolicy,
+    pub(super) follow: FollowMode,
+    later: FollowUpSender,
+    pub live: LiveMetrics,
 }
 
 /// What a run is made of.
-pub(super) struct Cast {
-    pub target: Arc<Target>,
-    pub plan: Plan,
+pub(super) struct RunSetup {
+    pub target: Arc<LoadTarget>,
+    pub plan: RequestPlan,
     pub start: Instant,
     pub users: Vec<String>,
     pub coupon: String,
     /// Of this run alone.
     pub key: String,
-    pub retry: Retry,
-    pub follow: Follow,
+    pub retry: RetryPolicy,
+    pub follow: FollowMode,
 }
 
-impl People {
-    pub(super) fn new(cast: Cast, later: Later) -> Self {
-        People {
+impl VirtualUsers {
+    pub(super) fn new(cast: RunSetup, later: FollowUpSender) -> Self {
+        VirtualUsers {
             target: cast.target,
             plan: cast.plan,
             start: cast.start,
@@ -121,7 +121,7 @@ impl People {
             retry: cast.retry,
             follow: cast.follow,
             later,
-            live: Live::default(),
+            live: LiveMetrics::default(),
         }
     }
 
@@ -136,11 +136,11 @@ impl People {
     }
 
     /// A user as known now.
-    pub fn person(&self, user: u32) -> Person {
+    pub fn person(&self, user: u32) -> VirtualUser {
         *lock(&self.persons[user as usize])
     }
 
-    pub(super) fn change<T>(&self, user: u32, change: impl FnOnce(&mut Person) -> T) -> T {
+    pub(super) fn change<T>(&self, user: u32, change: impl FnOnce(&mut VirtualUser) -> T) -> T {
         change(&mut lock(&self.persons[user as usize]))
     }
 
@@ -151,7 +151,13 @@ impl People {
     }
 
     /// Takes the answer to a request in; `tries` is how often it was tried before.
-    pub(super) fn take(&self, visit: Visit, planned: Instant, tries: u8, answer: Result<Answer<'_>, Fault>) {
+    pub(super) fn take(
+        &self,
+        visit: PlannedRequest,
+        planned: Instant,
+        tries: u8,
+        answer: Result<RawResponse<'_>, ExchangeError>,
+    ) {
         let answer = match answer {
             Ok(answer) => answer,
             Err(fault) => {
@@ -169,21 +175,21 @@ impl People {
         }
     }
 
-    fn take_accepted(&self, visit: Visit, planned: Instant, answer: Answer<'_>) {
+    fn take_accepted(&self, visit: PlannedRequest, planned: Instant, answer: RawResponse<'_>) {
         let user = visit.user;
-        let issuance = serde_json::from_slice::<Issuance<'_>>(answer.body).ok();
+        let issuance = serde_json::from_slice::<IssuanceBody<'_>>(answer.body).ok();
         let parsed = issuance.and_then(|issuance| Some((issuance.id.parse().ok()?, issuance)));
         let Some((id, issuance)) = parsed else {
             return self.unexpected(visit, answer.status, "without an issuance");
         };
         let now = Instant::now();
-        if visit.click == Click::Early && now < self.start + self.plan.opening {
+        if visit.click == RequestKind::Early && now < self.start + self.plan.opening {
             self.unexpected(visit, answer.status, "before the opening");
         }
         let (known, is_told_twice) = self.change(user, |person| {
             let known = person.id;
             if known.is_none() {
-                (person.id, person.planned, person.told) = (Some(id), Some(planned), Told::Accepted);
+                (person.id, person.planned, person.told) = (Some(id), Some(planned), LastKnown::Accepted);
             }
             let is_told_twice = !answer.is_replay && person.is_told_first;
             person.is_told_first |= !answer.is_replay;
@@ -199,14 +205,14 @@ impl People {
                 self.live.accept.record(now - planned);
                 self.live.last_accept.last(now - self.start);
                 match (&*issuance.state, issuance.serial) {
-                    ("issued", Some(serial)) => self.decided(user, Told::Issued { serial }, "issued"),
-                    _ if self.follow == Follow::None => {}
+                    ("issued", Some(serial)) => self.decided(user, LastKnown::Issued { serial }, "issued"),
+                    _ if self.follow == FollowMode::None => {}
                     _ => {
                         let after = match self.follow {
-                            Follow::Wait => Duration::ZERO,
+                            FollowMode::Wait => Duration::ZERO,
                             _ => Duration::from_millis(issuance.poll_after_ms.unwrap_or(0)),
                         };
-                        self.later.put(Task { due: now + after, user, what: What::Ask });
+                        self.later.put(FollowUp { due: now + after, user, what: FollowUpKind::Ask });
                     }
                 }
             }
@@ -218,8 +224,8 @@ impl People {
         }
     }
 
-    fn take_refusal(&self, visit: Visit, planned: Instant, tries: u8, answer: Answer<'_>) {
-        let problem = serde_json::from_slice::<Problem<'_>>(answer.body).ok();
+    fn take_refusal(&self, visit: PlannedRequest, planned: Instant, tries: u8, answer: RawResponse<'_>) {
+        let problem = serde_json::from_slice::<ProblemBody<'_>>(answer.body).ok();
         let code = problem.as_ref().and_then(|problem| code(&problem.code));
         let Some(code) = code.filter(|code| code.status().as_u16() == answer.status) else {
             self.live.answer("outside the contract");
@@ -233,14 +239,14 @@ impl People {
                 true
             }
             Code::NotStarted => {
-                visit.click == Click::Early || now < self.start + self.plan.opening + OPENED_SURELY
+                visit.click == RequestKind::Early || now < self.start + self.plan.opening + OPENED_SURELY
             }
             Code::AlreadyIssued | Code::Discarded => true,
             // An operator may do this in the middle of a run.
             Code::Ended | Code::Paused | Code::Archived => true,
             Code::Overloaded | Code::RateLimited | Code::Unavailable | Code::WarmingUp | Code::Timeout => {
                 let after = problem.and_then(|problem| problem.retry_after_ms).map(Duration::from_millis);
-                if self.retry != Retry::None && tries < RETRIES_MAX {
+                if self.retry != RetryPolicy::None && tries < RETRIES_MAX {
                     return self.try_again(visit, planned, tries, after.or(answer.retry_after));
                 }
                 true
@@ -254,27 +260,27 @@ impl People {
         self.live.refuse.record(now - planned);
         self.change(visit.user, |person| {
             if person.id.is_none() {
-                person.told = Told::Refused(code);
+                person.told = LastKnown::Refused(code);
             }
         });
     }
 
-    fn try_again(&self, visit: Visit, planned: Instant, tries: u8, after: Option<Duration>) {
+    fn try_again(&self, visit: PlannedRequest, planned: Instant, tries: u8, after: Option<Duration>) {
         if tries >= RETRIES_MAX {
             return;
         }
         let after = match self.retry {
-            Retry::None => return,
-            Retry::Patient => after.unwrap_or(RETRY_AFTER),
-            Retry::Storm => Duration::from_millis(rand::rng().random_range(STORM_MS)),
+            RetryPolicy::None => return,
+            RetryPolicy::Patient => after.unwrap_or(RETRY_AFTER),
+            RetryPolicy::Storm => Duration::from_millis(rand::rng().random_range(STORM_MS)),
         };
         self.live.retries.one();
-        let what = What::TryAgain { click: visit.click, planned, tries: tries + 1 };
-        self.later.put(Task { due: Instant::now() + after, user: visit.user, what });
+        let what = FollowUpKind::TryAgain { click: visit.click, planned, tries: tries + 1 };
+        self.later.put(FollowUp { due: Instant::now() + after, user: visit.user, what });
     }
 
     /// A user knows the outcome.
-    pub(super) fn decided(&self, user: u32, told: Told, name: &'static str) {
+    pub(super) fn decided(&self, user: u32, told: LastKnown, name: &'static str) {
         let planned = self.change(user, |person| {
             person.told = told;
             person.planned
@@ -282,17 +288,17 @@ impl People {
         let now = Instant::now();
         self.live.outcome_of(name);
         match told {
-            Told::Issued { .. } => self.live.issued.one(),
-            Told::Rejected => self.live.rejected.one(),
+            LastKnown::Issued { .. } => self.live.issued.one(),
+            LastKnown::Rejected => self.live.rejected.one(),
             _ => {}
         }
-        if let Some(planned) = planned.filter(|_| self.follow != Follow::None) {
+        if let Some(planned) = planned.filter(|_| self.follow != FollowMode::None) {
             self.live.outcome.record(now - planned);
             self.live.last_outcome.last(now - self.start);
         }
     }
 
-    fn unexpected(&self, visit: Visit, status: u16, what: &str) {
+    fn unexpected(&self, visit: PlannedRequest, status: u16, what: &str) {
         let user = self.id(visit.user);
         self.live
             .unexpected(|| format!("{user}: a request ({:?}) was answered {status} {what}", visit.click));
@@ -304,12 +310,18 @@ pub(super) fn code(name: &str) -> Option<Code> {
     Code::ALL.iter().copied().find(|code| code.as_str() == name)
 }
 
-impl Crowd for People {
+impl Workload for VirtualUsers {
     fn write(&self, number: usize, request: &mut Vec<u8>) {
         self.write_request(self.plan.visits[number].user, request);
     }
 
-    fn answered(&self, number: usize, planned: Instant, sent: Instant, answer: Result<Answer<'_>, Fault>) {
+    fn answered(
+        &self,
+        number: usize,
+        planned: Instant,
+        sent: Instant,
+        answer: Result<RawResponse<'_>, ExchangeError>,
+    ) {
         self.live.send.record(sent.saturating_duration_since(planned));
         self.take(self.plan.visits[number], planned, 0, answer);
     }

@@ -1,5 +1,5 @@
-//! A test bed: a redis-server and a mongod of its own, empty and certified, and the system's programs
-//! on them. No bed inherits the caches, files and checkpoints of the one before.
+//! What one measurement runs on: a redis-server and a mongod of its own, empty and certified, and the
+//! system's programs on them. No environment inherits the caches, files and checkpoints of the one before.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,21 +10,21 @@ use jiff::SignedDuration;
 use mongodb::bson::doc;
 use redis::InfoDict;
 
-use super::lab::Lab;
-use super::program::{Program, sibling};
+use super::context::BenchContext;
+use super::program::{ChildProgram, sibling};
 use crate::config::{MongoConfig, RedisConfig};
 use crate::coupon::{Coupon, Stock, Validity, Zone, stock};
 use crate::dev::servers::{MongoServer, Persistence, RedisOptions, RedisServer};
 use crate::ids::{CouponId, UserId};
 use crate::process::Backends;
 use crate::recovery::Durability;
-use crate::rush::api::Api;
-use crate::rush::connection::Connection;
-use crate::rush::target::Target;
+use crate::rush::api::ServiceClient;
+use crate::rush::connection::RawConnection;
+use crate::rush::target::LoadTarget;
 use crate::user::User;
 use crate::{mongo, process};
 
-/// Every bed has a mongod of its own.
+/// Every environment has a mongod of its own.
 const DATABASE: &str = "bench";
 const REGISTERED_AGO: SignedDuration = SignedDuration::from_hours(1);
 /// Users in one insert.
@@ -39,7 +39,7 @@ const REST_BYTES: u64 = 16 * 1_024;
 const READY_MAX: Duration = Duration::from_secs(30);
 
 /// See the module's documentation.
-pub(super) struct Bed {
+pub(super) struct BenchEnv {
     pub redis: RedisServer,
     mongodb: MongoServer,
     pub backends: Backends,
@@ -56,12 +56,12 @@ pub(super) fn user(number: u32) -> String {
 /// What users' names begin with.
 pub(super) const USER_PREFIX: &str = "user-";
 
-impl Bed {
+impl BenchEnv {
     /// Starts an empty one.
-    pub async fn make(lab: &Lab<'_>, persistence: Persistence) -> anyhow::Result<Self> {
-        let folder = lab.next_folder();
+    pub async fn make(context: &BenchContext<'_>, persistence: Persistence) -> anyhow::Result<Self> {
+        let folder = context.next_folder();
         let redis = RedisOptions { persistence, ..RedisOptions::new(folder.join("redis")) };
-        let mongodb = lab.mongod(folder.join("mongodb"));
+        let mongodb = context.mongod(folder.join("mongodb"));
         let (redis, mongodb) = tokio::try_join!(RedisServer::start(redis), MongoServer::start(mongodb))?;
         let redis_durability = match persistence {
             Persistence::FsyncAlways => Durability::Always,
@@ -73,7 +73,7 @@ impl Bed {
         if !backends.keeper().ensure().await? {
             bail!("an empty Redis could not be certified");
         }
-        Ok(Bed { redis, mongodb, backends, redis_config, mongodb_config, folder })
+        Ok(BenchEnv { redis, mongodb, backends, redis_config, mongodb_config, folder })
     }
 
     /// Takes it down, with its data.
@@ -159,33 +159,33 @@ impl Bed {
     }
 
     /// Starts an API process, with the settings of production, and waits until it is ready.
-    pub async fn api(&self) -> anyhow::Result<Program> {
+    pub async fn api(&self) -> anyhow::Result<ChildProgram> {
         self.api_with(&["--open"]).await
     }
 
     /// The same, for the users 0 to `count`, whom it has read ahead: as those of a campaign when it opens.
-    pub async fn api_with_users(&self, count: u32) -> anyhow::Result<Program> {
+    pub async fn api_with_users(&self, count: u32) -> anyhow::Result<ChildProgram> {
         self.register(count).await?;
         let api = self.api().await?;
         remembers(&api, count).await?;
         Ok(api)
     }
 
-    /// The same as [`Bed::api`] with more flags, which say whom it lets in.
-    pub async fn api_with(&self, flags: &[&str]) -> anyhow::Result<Program> {
+    /// The same as [`BenchEnv::api`] with more flags, which say whom it lets in.
+    pub async fn api_with(&self, flags: &[&str]) -> anyhow::Result<ChildProgram> {
         let mut arguments = self.backing();
         arguments.extend(["--listen", "127.0.0.1:0"]);
         arguments.extend(flags);
-        let program = Program::start(&sibling("coupon-api")?, &arguments).await?;
+        let program = ChildProgram::start(&sibling("coupon-api")?, &arguments).await?;
         ready(&program).await?;
         Ok(program)
     }
 
     /// Starts a worker process, with the settings of production. It drains at once.
-    pub async fn worker(&self) -> anyhow::Result<Program> {
+    pub async fn worker(&self) -> anyhow::Result<ChildProgram> {
         let mut arguments = self.backing();
         arguments.extend(["--metrics-listen", "127.0.0.1:0"]);
-        Program::start(&sibling("coupon-worker")?, &arguments).await
+        ChildProgram::start(&sibling("coupon-worker")?, &arguments).await
     }
 
     /// The coupon's stock now.
@@ -266,11 +266,11 @@ impl Bed {
 }
 
 /// Waits until an API remembers so many users.
-async fn remembers(program: &Program, users: u32) -> anyhow::Result<()> {
-    let target = Arc::new(Target::new(&program.url()).map_err(anyhow::Error::msg)?);
+async fn remembers(program: &ChildProgram, users: u32) -> anyhow::Result<()> {
+    let target = Arc::new(LoadTarget::new(&program.url()).map_err(anyhow::Error::msg)?);
     let mut request = Vec::new();
     target.write("GET", "/metrics", "", b"", &mut request);
-    let mut connection = Connection::new(target);
+    let mut connection = RawConnection::new(target);
     let started = Instant::now();
     loop {
         let answer = connection.exchange(&request, READY_MAX).await.map_err(|fault| anyhow!("{fault}"))?;
@@ -288,9 +288,9 @@ async fn remembers(program: &Program, users: u32) -> anyhow::Result<()> {
 }
 
 /// Waits until a program says that it is ready.
-async fn ready(program: &Program) -> anyhow::Result<()> {
-    let target = Target::new(&program.url()).map_err(anyhow::Error::msg)?;
-    let mut api = Api::new(Arc::new(target));
+async fn ready(program: &ChildProgram) -> anyhow::Result<()> {
+    let target = LoadTarget::new(&program.url()).map_err(anyhow::Error::msg)?;
+    let mut api = ServiceClient::new(Arc::new(target));
     let started = Instant::now();
     loop {
         match api.look("/readyz", READY_MAX).await {

@@ -18,7 +18,7 @@ const FSYNC_BYTES: usize = 4_096;
 
 /// How much is measured.
 #[derive(Debug, Clone)]
-pub struct Sizes {
+pub struct BenchSizes {
     /// Rounds of what is compared, each with everything that is compared.
     pub rounds: usize,
     /// Requests in one burst.
@@ -40,9 +40,9 @@ pub struct Sizes {
     pub weighed: u32,
 }
 
-impl Sizes {
+impl BenchSizes {
     /// For figures to be kept.
-    pub const FULL: Sizes = Sizes {
+    pub const FULL: BenchSizes = BenchSizes {
         rounds: 5,
         burst: 30_000,
         connections: 256,
@@ -56,7 +56,7 @@ impl Sizes {
     };
 
     /// For a look, and for continuous integration.
-    pub const QUICK: Sizes = Sizes {
+    pub const QUICK: BenchSizes = BenchSizes {
         rounds: 3,
         burst: 2_000,
         connections: 64,
@@ -71,26 +71,26 @@ impl Sizes {
 }
 
 /// Tells what is being done, in a line.
-pub type Tell<'a> = &'a (dyn Fn(&str) + Sync);
+pub type StatusCallback<'a> = &'a (dyn Fn(&str) + Sync);
 
 /// See the module's documentation.
-pub struct Lab<'a> {
+pub struct BenchContext<'a> {
     names: AtomicU32,
-    pub(super) sizes: Sizes,
-    tell: Tell<'a>,
+    pub(super) sizes: BenchSizes,
+    tell: StatusCallback<'a>,
     folder: TempDir,
 }
 
-impl<'a> Lab<'a> {
+impl<'a> BenchContext<'a> {
     /// Makes a folder inside `parent`, and finds the server programs.
-    pub async fn open(parent: &Path, sizes: Sizes, tell: Tell<'a>) -> anyhow::Result<Self> {
+    pub async fn open(parent: &Path, sizes: BenchSizes, tell: StatusCallback<'a>) -> anyhow::Result<Self> {
         let made = std::fs::create_dir_all(parent)
             .and_then(|()| tempfile::Builder::new().prefix("coupon-bench-").tempdir_in(parent));
         let folder = made.map_err(|error| {
             SetUpError(vec![format!("no folder can be made in {} (--folder): {error}", parent.display())])
         })?;
         find_all(tell).await?;
-        Ok(Lab { names: AtomicU32::new(0), sizes, tell, folder })
+        Ok(BenchContext { names: AtomicU32::new(0), sizes, tell, folder })
     }
 
     /// Deletes the folder.

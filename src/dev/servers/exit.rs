@@ -7,7 +7,7 @@ const LINE_CHARS_SHOWN_MAX: usize = 300;
 
 /// A server that ended before it was ready.
 #[derive(Debug)]
-pub(super) struct Died {
+pub(super) struct ServerExit {
     pub(super) name: &'static str,
     pub(super) status: ExitStatus,
     pub(super) port: u16,
@@ -17,7 +17,7 @@ pub(super) struct Died {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(super) enum ExitCause {
     PortTaken,
     DiskFull,
     MissingLibrary,
@@ -26,7 +26,7 @@ pub(super) enum Cause {
     Unknown,
 }
 
-impl Cause {
+impl ExitCause {
     fn of(output: &str) -> Self {
         let signs = [
             ("Address already in use", Self::PortTaken),
@@ -44,43 +44,43 @@ impl Cause {
     }
 }
 
-impl Died {
-    pub(super) fn cause(&self) -> Cause {
-        Cause::of(&self.output)
+impl ServerExit {
+    pub(super) fn cause(&self) -> ExitCause {
+        ExitCause::of(&self.output)
     }
 }
 
-impl fmt::Display for Died {
+impl fmt::Display for ServerExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, status, port, .. } = self;
         let log = self.log.display();
         write!(f, "{name} ended while it was starting ({status}): ")?;
         match self.cause() {
-            Cause::PortTaken => write!(
+            ExitCause::PortTaken => write!(
                 f,
                 "port {port} is taken; end what listens on 127.0.0.1:{port}, or choose another port"
             )?,
-            Cause::DiskFull => write!(f, "the disk is full; make room where {log} is")?,
-            Cause::MissingLibrary => write!(
+            ExitCause::DiskFull => write!(f, "the disk is full; make room where {log} is")?,
+            ExitCause::MissingLibrary => write!(
                 f,
                 "a shared library is missing; install it, or delete the folder of the fetched \
                  servers (COUPON_SERVERS_DIR, else ~/.cache/coupon-system/servers) and try again"
             )?,
-            Cause::NotAllowed => {
+            ExitCause::NotAllowed => {
                 write!(f, "it was refused access to a file; give this user the folder of {log}")?
             }
-            Cause::OtherVersion => write!(
+            ExitCause::OtherVersion => write!(
                 f,
                 "its data was written by another version; start it with that version, or empty the \
                  folder of {log}"
             )?,
-            Cause::Unknown => write!(f, "its output says why")?,
+            ExitCause::Unknown => write!(f, "its output says why")?,
         }
         write!(f, "\nfrom {log}:\n{}", tail(&self.output))
     }
 }
 
-impl std::error::Error for Died {}
+impl std::error::Error for ServerExit {}
 
 /// The last lines worth showing. mongod writes JSON, and after an error some forty lines about its
 /// shutdown: of those only errors and fatal errors are kept.
@@ -108,16 +108,16 @@ mod tests {
     #[test]
     fn the_output_tells_the_cause() {
         let cases = [
-            ("bind: Address already in use", Cause::PortTaken),
-            ("write error: No space left on device", Cause::DiskFull),
+            ("bind: Address already in use", ExitCause::PortTaken),
+            ("write error: No space left on device", ExitCause::DiskFull),
             (
                 "mongod: error while loading shared libraries: libcurl.so.4: cannot open",
-                Cause::MissingLibrary,
+                ExitCause::MissingLibrary,
             ),
-            ("", Cause::Unknown),
+            ("", ExitCause::Unknown),
         ];
         for (output, cause) in cases {
-            assert_eq!(Cause::of(output), cause, "{output}");
+            assert_eq!(ExitCause::of(output), cause, "{output}");
         }
     }
 
