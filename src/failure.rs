@@ -39,6 +39,22 @@ pub enum Failure {
     /// The one document that was asked for is a decision that this version cannot read.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
+    /// Something must be set otherwise before it can be done; `why` says what.
+    #[error("cannot {operation}: {why}")]
+    Misconfigured { operation: &'static str, why: String },
+    /// Others changed all the while what it works on. It may be tried again.
+    #[error("cannot {operation} now: {why}")]
+    Contended { operation: &'static str, why: String },
+    /// What this process knows, or has prepared, is too old to act upon. It may be tried again.
+    #[error("cannot {operation} now: {why}")]
+    Stale { operation: &'static str, why: String },
+    /// The task that did it ended by a panic: a fault of this program.
+    #[error("a panic ended what was to {operation}")]
+    Panicked {
+        operation: &'static str,
+        #[source]
+        source: tokio::task::JoinError,
+    },
     /// What a whole batch met.
     #[error(transparent)]
     Batch(Arc<Failure>),

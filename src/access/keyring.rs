@@ -5,9 +5,10 @@
 //! MongoDB does not answer, the last known keys go on.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::RwLock;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -133,7 +134,7 @@ impl Keyring {
             Ok(keys) => {
                 let known = Arc::new(KnownKeys::from(keys));
                 let is_new = *known != *self.known();
-                *self.known.write().unwrap_or_else(PoisonError::into_inner) = known;
+                *self.known.write() = known;
                 if is_new {
                     self.changed.send_replace(());
                 }
@@ -148,7 +149,7 @@ impl Keyring {
     }
 
     fn known(&self) -> Arc<KnownKeys> {
-        Arc::clone(&self.known.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.known.read())
     }
 }
 

@@ -1,10 +1,10 @@
 //! Says in the log why credentials are refused: what is wrong with them is told to whoever runs the service,
 //! not to whoever made them up. One line of a kind in [`TELL_EVERY`], however many there are.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::token::BadToken;
+use parking_lot::Mutex;
 
 /// Between two lines of one kind of refusal.
 pub const TELL_EVERY: Duration = Duration::from_secs(10);
@@ -56,7 +56,7 @@ impl RefusalLog {
             Wrong::Token(bad) => Some(std::mem::discriminant(bad)),
             _ => None,
         };
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         match all.iter_mut().find(|told| told.kind == kind && told.token == token) {
             Some(told) if now.duration_since(told.at) < TELL_EVERY => {
                 told.since += 1;

@@ -1,8 +1,7 @@
 //! How fast the queue drains, as this process sees it pass by, and so how long an issuance waits.
 
-use std::sync::Mutex;
-
 use jiff::Timestamp;
+use parking_lot::Mutex;
 
 use crate::issuance::reserve::Progress;
 
@@ -37,7 +36,7 @@ pub struct Wait {
 impl Pace {
     /// Takes a reading in, and estimates the wait of the issuance that it was made for.
     pub fn wait(&self, progress: &Progress) -> Wait {
-        let mut seen = self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut seen = self.seen.lock();
         match seen.at {
             Some((at, settled)) if settled <= progress.settled => {
                 let elapsed_ms = progress.now.as_millisecond() - at.as_millisecond();

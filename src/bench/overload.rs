@@ -11,11 +11,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use serde::Serialize;
@@ -186,7 +187,7 @@ impl Workload for OverloadWorkload {
                     Ok(answer) => answer.status.to_string(),
                     Err(fault) => fault.as_str().to_owned(),
                 };
-                let mut otherwise = self.otherwise.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                let mut otherwise = self.otherwise.lock();
                 *otherwise.entry(what).or_default() += 1;
                 return;
             }
@@ -232,7 +233,7 @@ async fn load(
     let (sending, answered) = (began.elapsed(), Instant::now());
     over.cancel();
     let [accepted, refused] = [&askers.accepted, &askers.refused].map(|count| count.load(Ordering::Relaxed));
-    let otherwise = askers.otherwise.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
+    let otherwise = askers.otherwise.lock().clone();
     ensure!(accepted + refused == requests, "some were answered neither 202 nor 503: {otherwise:?}");
     env.drained(&coupon, accepted).await?;
     let drain_seconds = answered.elapsed().as_secs_f64();

@@ -1,10 +1,11 @@
 //! Progress of long work, on standard error: a bar on a terminal, a line now and then elsewhere.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use console::Term;
 use indicatif::{ProgressBar, ProgressStyle};
+use parking_lot::Mutex;
 
 /// Between two lines where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(2);
@@ -50,7 +51,7 @@ impl ProgressLine {
             self.bar.set_position(done);
             return;
         };
-        let mut last = lines.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut last = lines.lock();
         if last.elapsed() >= LINE_EVERY {
             *last = Instant::now();
             eprintln!("{what}: {done} of {of}");

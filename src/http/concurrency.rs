@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// See the module's documentation. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -56,7 +58,7 @@ impl<K: Eq + Hash> Drop for ConcurrencyPermit<K> {
 }
 
 fn lock<K>(taken: &Taken<K>) -> MutexGuard<'_, HashMap<K, usize>> {
-    taken.lock().unwrap_or_else(PoisonError::into_inner)
+    taken.lock()
 }
 
 #[cfg(test)]
@@ -71,6 +73,6 @@ mod tests {
         drop(one);
         assert!(limit.enter("here").is_some());
         drop(two);
-        assert!(limit.taken.lock().unwrap().is_empty());
+        assert!(limit.taken.lock().is_empty());
     }
 }

@@ -7,11 +7,11 @@
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::shared::Answer;
 use super::{ANSWER_MAX, Rate};
+use parking_lot::{Mutex, MutexGuard};
 
 /// Each process lets pass this share of the limit without asking.
 const SHARE: f64 = 0.25;
@@ -126,9 +126,9 @@ impl Local {
         }
     }
 
-    fn shard(&self, name: u64) -> std::sync::MutexGuard<'_, Shard> {
+    fn shard(&self, name: u64) -> MutexGuard<'_, Shard> {
         let shard = &self.shards[name as usize % SHARDS];
-        shard.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        shard.lock()
     }
 }
 
@@ -224,7 +224,7 @@ mod tests {
         let most = SHARDS * REMEMBERED_MAX;
         let asked =
             (0..2 * most).filter(|n| local.say_at(&format!("u{n}"), 0) == Said::Ask { debt: 0 }).count();
-        let remembered: usize = local.shards.iter().map(|shard| shard.lock().unwrap().known.len()).sum();
+        let remembered: usize = local.shards.iter().map(|shard| shard.lock().known.len()).sum();
         assert!(remembered <= most && asked >= most, "{remembered} {asked}");
     }
 }

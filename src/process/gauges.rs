@@ -5,11 +5,12 @@
 //! Its figures belong to a partition and not to the process, so they are no part of the global
 //! recorder: each look fills a recorder of its own, and what is gone is gone from the text.
 
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use metrics::gauge;
+use parking_lot::Mutex;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::coupon::{CouponStore, Stock, stock};
@@ -66,7 +67,7 @@ impl Watch {
         tokio::spawn(stopped.run_until_cancelled_owned(async move {
             loop {
                 let fresh = seen.look().await;
-                *shown.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = seen.render(fresh);
+                *shown.lock() = seen.render(fresh);
                 counted::upkeep();
                 tokio::time::sleep(LOOK_EVERY).await;
             }
@@ -76,7 +77,7 @@ impl Watch {
 
     /// What was seen last, as Prometheus text.
     pub fn text(&self) -> String {
-        self.text.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+        self.text.lock().clone()
     }
 }
 

@@ -260,5 +260,5 @@ pub async fn discard(
 }
 
 fn undecided(why: String) -> Failure {
-    Failure::MongoDb { operation: "discard a dead letter", source: why.into() }
+    Failure::Contended { operation: "discard a dead letter", why }
 }

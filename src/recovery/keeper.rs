@@ -4,10 +4,11 @@
 //! Reads: the certificate, and what MongoDB remembers of openings. Writes: what a [`Recovery`] writes, and that
 //! this Redis serves.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::mongo::Database;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::certificate::{self, Known, is_certified};
@@ -181,7 +182,7 @@ impl Keeper {
     /// If another serves, with what to do.
     async fn may_open(&self, known: &Known) -> Result<bool, Failure> {
         let latest = self.fence.latest().await;
-        let mut watched = self.watched.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut watched = self.watched.lock();
         let latest = match latest {
             Ok(Some(latest)) if !has_its_place(known, &latest) => latest,
             other => {
@@ -195,9 +196,9 @@ impl Keeper {
             _ => watched.insert((latest.served_at, Instant::now())).1,
         };
         if latest.silent < SILENT_AFTER {
-            return Err(Failure::Redis {
-                operation: "be certified",
-                source: serves_elsewhere(&latest).into(),
+            return Err(Failure::Misconfigured {
+                operation: "certify this Redis",
+                why: serves_elsewhere(&latest),
             });
         }
         Ok(since.elapsed() >= SILENT_AFTER)
@@ -214,12 +215,12 @@ impl Keeper {
     ) -> Result<Kept, Failure> {
         let findings = check_settings(&self.partition, self.durability).await?;
         if let Some(wrong) = findings.wrong.first() {
-            return Err(Failure::Redis { operation: "be certified", source: wrong.clone().into() });
+            return Err(Failure::Misconfigured { operation: "certify this Redis", why: wrong.clone() });
         }
         if how == How::VerifyFirst
             && let Some(wrong) = wrong_ledger(&self.partition, &self.database).await?
         {
-            return Err(Failure::Redis { operation: "be certified", source: wrong.into() });
+            return Err(Failure::Misconfigured { operation: "certify this Redis", why: wrong });
         }
         // Should MongoDB have forgotten terms that Redis remembers, the next one must still be later.
         let known = certificate::read(&self.partition).await?;
@@ -317,7 +318,7 @@ fn serves_elsewhere(latest: &Latest) -> String {
 /// Logs the steps; those that are told again and again now and then.
 fn tell(step: &Step, told: &Mutex<Instant>) {
     if let Step::Compared { .. } | Step::Loading { .. } | Step::Queueing { .. } = step {
-        let mut told = told.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut told = told.lock();
         if told.elapsed() < TELL_EVERY {
             return;
         }

@@ -77,8 +77,8 @@ impl Lease {
         let Some(taken) = taken.await? else { return Ok(None) };
         let (Ok(term), Ok(ledger)) = (taken.get_i64("term"), taken.get_str("ledger")) else {
             // It has a secret in it, and is not shown.
-            let source = "the lease is damaged: it has no term, or names no ledger".into();
-            return Err(Failure::MongoDb { operation: "take the recovery lease", source });
+            let why = "it has no term, or names no ledger".into();
+            return Err(Failure::Damaged { what: "the recovery lease", why });
         };
         let (holder, ledger) = (holder.to_owned(), ledger.to_owned());
         let latest_term = taken.get_document("opened").and_then(|opened| opened.get_i64("term")).unwrap_or(0);

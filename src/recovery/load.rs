@@ -2,12 +2,13 @@
 //! does not have. Several at a time; whoever asks for one that is being loaded waits for that load.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::mongo::Database;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::picture::{Destination, Place, load_into};
@@ -90,7 +91,7 @@ impl Loader {
     /// if the caller goes: half of a load is garbage.
     pub async fn load(&self, id: &CouponId) -> Result<Loaded, Failure> {
         let under_way = {
-            let mut all = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut all = self.under_way.lock();
             all.entry(id.clone()).or_insert_with(|| self.begin(id.clone())).clone()
         };
         under_way.await.map_err(|failure| Failure::of_batch(&failure))
@@ -106,10 +107,10 @@ impl Loader {
         let all = Arc::clone(&self.under_way);
         // A task of its own: it ends, and makes room for the next load, whoever still waits.
         let ended = tokio::spawn(async move {
-            let ended = task.await.unwrap_or_else(|join| {
-                Err(Failure::Redis { operation: "load the coupon", source: join.into() })
-            });
-            all.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            let ended = task
+                .await
+                .unwrap_or_else(|join| Err(Failure::Panicked { operation: "load the coupon", source: join }));
+            all.lock().remove(&id);
             ended.map_err(Arc::new)
         });
         let failed = |join: tokio::task::JoinError| {

@@ -89,9 +89,9 @@ pub(super) async fn rebuild(
         Opening::Superseded => return Ok(Recovered::Superseded),
         Opening::Restarted => return Err(restarted()),
         Opening::Incomplete(what) => {
-            return Err(Failure::Redis {
+            return Err(Failure::Stale {
                 operation: "open the certificate",
-                source: format!("what was built is not complete: {what}; it is built again").into(),
+                why: format!("what was built is not complete: {what}; it is built again"),
             });
         }
     }
@@ -144,7 +144,10 @@ async fn place_coupons(
             Ok(Placed::Before | Placed::Outdated) => return Err(Failure::Uncertified),
             // MongoDB may be busy, or this coupon a hard one: that is not the others' trouble. If it is away,
             // nothing is opened, for the lease cannot be renewed.
-            Err(failure) if failure.is_of_one() || matches!(failure, Failure::MongoDb { .. }) => {
+            Err(failure)
+                if failure.is_of_one()
+                    || matches!(failure, Failure::MongoDb { .. } | Failure::Panicked { .. }) =>
+            {
                 damaged!(
                     id; coupon = %id, in_flight = survivors.len(), error = failure.chain(),
                     "the coupon is left out: its requests are answered 503, and what is in flight for it waits, until \

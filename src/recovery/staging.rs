@@ -158,9 +158,9 @@ impl<'a> Staging<'a> {
                 "loaded" => Ok(Placed::Now),
                 "present" => Ok(Placed::Before),
                 "retired" | "settled" => Ok(Placed::Outdated),
-                _ => Err(Failure::Redis {
+                _ => Err(Failure::Stale {
                     operation: "load the coupon",
-                    source: "what was staged has expired; try again".into(),
+                    why: "what was staged for it has expired".into(),
                 }),
             },
             "stale" => {

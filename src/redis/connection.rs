@@ -7,10 +7,11 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
+use parking_lot::RwLock;
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, IntoConnectionInfo, Pipeline, RedisError, RedisFuture, RedisResult,
@@ -114,7 +115,7 @@ impl RedisClient {
     /// Makes the connections anew, and looks the address up again, unless that was just done.
     pub fn reconnect(&self) {
         let _entered = self.home.as_ref().map(Handle::enter);
-        let mut shared = self.shared.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut shared = self.shared.write();
         if shared.made_at.elapsed() < REPLACE_PAUSE {
             return;
         }
@@ -126,7 +127,7 @@ impl RedisClient {
     }
 
     fn shared(&self) -> (ConnectionManager, u64) {
-        let shared = self.shared.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let shared = self.shared.read();
         (shared.manager.clone(), shared.number)
     }
 

@@ -6,10 +6,11 @@
 //! is tried again here. When nothing is certified the call fails and whoever recovers is woken.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::{Arc, OnceLock};
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
+use parking_lot::RwLock;
 use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind, Value};
 use tokio::sync::{Mutex, Notify, watch};
 
@@ -99,12 +100,12 @@ impl Partition {
     /// Says which ledger this process decides in. From then on an epoch of another ledger is taken for
     /// uncertified: what is reserved there would be decided where nobody looks for it.
     pub(crate) fn belongs_to(&self, ledger: &str) {
-        *self.ledger.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(ledger.to_owned());
+        *self.ledger.write() = Some(ledger.to_owned());
     }
 
     /// The channel on which settled outcomes of this process's ledger are announced.
     pub fn outcome_channel(&self) -> String {
-        let ledger = self.ledger.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let ledger = self.ledger.read();
         keys::outcome_channel(self.id, ledger.as_deref().unwrap_or_default())
     }
 
@@ -144,7 +145,7 @@ impl Partition {
         // A certificate of which something cannot be read counts as missing.
         let open = self.open_certificate(reply).ok_or(Failure::Uncertified)?;
         let is_anothers = {
-            let ours = self.ledger.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let ours = self.ledger.read();
             ours.as_ref().is_some_and(|ours| !open.ledger.is_empty() && *ours != open.ledger)
         };
         if is_anothers {

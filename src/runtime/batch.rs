@@ -139,7 +139,7 @@ pub(crate) fn all_failed<A>(count: usize, failure: Failure) -> Vec<Result<A, Fai
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Mutex;
+    use parking_lot::Mutex;
 
     const LONG: Duration = Duration::from_secs(60);
 
@@ -153,7 +153,7 @@ mod tests {
             let (seen, opened) = (seen.clone(), opened.clone());
             async move {
                 opened.acquire().await.unwrap().forget();
-                seen.lock().unwrap().push(requests.len());
+                seen.lock().push(requests.len());
                 requests.into_iter().map(|n| Ok(n + 1)).collect()
             }
         });
@@ -167,7 +167,7 @@ mod tests {
         for (n, answer) in asked.into_iter().enumerate() {
             assert_eq!(answer.await.unwrap(), n as u32 + 1);
         }
-        let sizes = sizes.lock().unwrap();
+        let sizes = sizes.lock();
         assert_eq!(sizes.iter().sum::<usize>(), 20);
         assert!(sizes.len() < 20, "nothing was batched: {sizes:?}");
         assert!(sizes.iter().all(|size| *size <= 8), "{sizes:?}");

@@ -3,8 +3,10 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// A process names a thing once in this time.
 pub(crate) const NAMED_EVERY: Duration = Duration::from_secs(300);
@@ -25,7 +27,7 @@ pub(crate) use damaged;
 /// Whether the event at a place in the source is to be logged about the thing of this name.
 pub(crate) fn is_news(place: &str, name: &dyn std::fmt::Display) -> bool {
     static NAMED: LazyLock<Mutex<Named>> = LazyLock::new(Mutex::default);
-    let mut named = NAMED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut named = NAMED.lock();
     let news = named.add(place, &name.to_string(), Instant::now());
     if news == News::TooMany {
         tracing::error!(

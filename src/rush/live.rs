@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use parking_lot::Mutex;
 
 /// Findings that are named one by one; the others are only counted.
 const NAMED_MAX: usize = 5;
@@ -75,12 +75,12 @@ impl Default for LatencyHistogram {
 impl LatencyHistogram {
     pub(crate) fn record(&self, duration: Duration) {
         let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).max(1);
-        lock(&self.0).saturating_record(us);
+        self.0.lock().saturating_record(us);
     }
 
     /// Reads the histogram.
     pub fn read<T>(&self, read: impl FnOnce(&Histogram<u64>) -> T) -> T {
-        read(&lock(&self.0))
+        read(&self.0.lock())
     }
 }
 
@@ -138,32 +138,28 @@ pub struct LiveMetrics {
 
 impl LiveMetrics {
     pub(super) fn answer(&self, name: &'static str) {
-        *lock(&self.answers).entry(name).or_default() += 1;
+        *self.answers.lock().entry(name).or_default() += 1;
     }
 
     pub(super) fn outcome_of(&self, name: &'static str) {
-        *lock(&self.outcomes).entry(name).or_default() += 1;
+        *self.outcomes.lock().entry(name).or_default() += 1;
     }
 
     /// Answers to requests, by what they said.
     pub fn answers(&self) -> BTreeMap<&'static str, u64> {
-        lock(&self.answers).clone()
+        self.answers.lock().clone()
     }
 
     /// Outcomes of accepted requests, by what they were.
     pub fn outcomes(&self) -> BTreeMap<&'static str, u64> {
-        lock(&self.outcomes).clone()
+        self.outcomes.lock().clone()
     }
 
     pub(super) fn unexpected(&self, what: impl FnOnce() -> String) {
-        lock(&self.unexpected).add(what);
+        self.unexpected.lock().add(what);
     }
 
     pub(super) fn lost(&self, what: impl FnOnce() -> String) {
-        lock(&self.lost).add(what);
+        self.lost.lock().add(what);
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

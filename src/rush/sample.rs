@@ -1,6 +1,8 @@
 //! Looks at coupon and queue again and again while a run goes on, through the API.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -9,7 +11,6 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::api::ServiceClient;
-use super::live::lock;
 use super::virtual_users::VirtualUsers;
 
 const EVERY: Duration = Duration::from_millis(100);
@@ -84,11 +85,11 @@ impl TimelineSampler {
                 let sample = look(&mut api, &coupon, &people).await;
                 // How it ended is kept, whatever else is left out.
                 if is_last {
-                    lock(&kept).push(sample);
+                    kept.lock().push(sample);
                     return;
                 }
                 tell.send_replace(Some(sample));
-                keep.add(&mut lock(&kept), sample);
+                keep.add(&mut kept.lock(), sample);
             }
         });
         TimelineSampler { samples, latest, task }
@@ -98,7 +99,7 @@ impl TimelineSampler {
     pub async fn ended(self) -> Vec<TimelineSample> {
         // It does nothing that could panic; if it did, what was seen until then still counts.
         let _ = self.task.await;
-        std::mem::take(&mut *lock(&self.samples))
+        std::mem::take(&mut *self.samples.lock())
     }
 }
 

@@ -1,6 +1,8 @@
 //! The crowd: what each user sends, and what each was told.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
@@ -9,7 +11,7 @@ use rand::RngExt;
 use super::api::{IssuanceBody, ProblemBody};
 use super::connection::{ExchangeError, RawResponse};
 use super::follow::{FollowUp, FollowUpKind, FollowUpSender};
-use super::live::{LiveMetrics, lock};
+use super::live::LiveMetrics;
 use super::open_loop::Workload;
 use super::plan::{PlannedRequest, RequestKind, RequestPlan};
 use super::target::LoadTarget;
@@ -137,11 +139,11 @@ impl VirtualUsers {
 
     /// A user as known now.
     pub fn person(&self, user: u32) -> VirtualUser {
-        *lock(&self.persons[user as usize])
+        *self.persons[user as usize].lock()
     }
 
     pub(super) fn change<T>(&self, user: u32, change: impl FnOnce(&mut VirtualUser) -> T) -> T {
-        change(&mut lock(&self.persons[user as usize]))
+        change(&mut self.persons[user as usize].lock())
     }
 
     pub(super) fn write_request(&self, user: u32, request: &mut Vec<u8>) {

@@ -5,12 +5,12 @@
 //! long after it was asked for that by then every process has either heard of it or stopped trusting.
 
 use std::collections::HashSet;
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::UserId;
 use crate::Failure;
+use parking_lot::RwLock;
 
 /// See the module's documentation.
 pub struct Deletions {
@@ -49,23 +49,24 @@ impl Deletions {
     pub(crate) fn learn(&self, asked: Instant, users: HashSet<UserId>) {
         let ms = asked.saturating_duration_since(self.started).as_millis();
         self.any.store(!users.is_empty(), Ordering::Release);
-        *self.users.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = users;
+        *self.users.write() = users;
         self.asked_ms.store(u64::try_from(ms).unwrap_or(u64::MAX), Ordering::Release);
     }
 
     /// Whether the user is being deleted.
     pub fn contains(&self, user: &UserId) -> Result<bool, Failure> {
         if !self.is_fresh() {
-            let source = "MongoDB has not said for too long which users are being deleted".into();
-            return Err(Failure::MongoDb { operation: "learn of deleted users", source });
+            return Err(Failure::Stale {
+                operation: "tell whether a user is being deleted",
+                why: "MongoDB has not been reached for too long".into(),
+            });
         }
         Ok(self.lists(user))
     }
 
     /// Whether the list names the user, however old it is.
     pub fn lists(&self, user: &UserId) -> bool {
-        self.any.load(Ordering::Acquire)
-            && self.users.read().unwrap_or_else(|poisoned| poisoned.into_inner()).contains(user)
+        self.any.load(Ordering::Acquire) && self.users.read().contains(user)
     }
 }
 

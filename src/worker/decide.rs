@@ -388,8 +388,8 @@ fn decision(entry: &Entry, outcome: Outcome) -> Decision {
 }
 
 fn unclear(entry: &Entry, why: &str) -> Failure {
-    Failure::MongoDb {
+    Failure::Contended {
         operation: "decide an issuance",
-        source: format!("issuance {} of coupon {}: {why}", entry.id, entry.coupon).into(),
+        why: format!("issuance {} of coupon {}: {why}", entry.id, entry.coupon),
     }
 }

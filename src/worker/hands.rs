@@ -151,7 +151,7 @@ fn panic_why(panic: &(dyn Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use parking_lot::Mutex;
 
     use jiff::Timestamp;
 
@@ -180,7 +180,7 @@ mod tests {
                 let process = async move {
                     tokio::task::yield_now().await;
                     assert!(!part.iter().any(|entry| bad.contains(&number(entry))), "over {}", part.len());
-                    done.lock().unwrap().extend(part.iter().map(number));
+                    done.lock().extend(part.iter().map(number));
                     Ok(Processed::Here(Vec::new()))
                 };
                 process.boxed()
@@ -191,7 +191,7 @@ mod tests {
                 assert!(matches!(&why, Left::Refused(why) if why.contains("over 1")), "{why:?}");
             }
             let others: Vec<_> = (0..100).filter(|number| !bad.contains(number)).collect();
-            assert_eq!(*done.lock().unwrap(), others);
+            assert_eq!(*done.lock(), others);
         }
     }
 

@@ -1,9 +1,10 @@
 //! Which entries this process works on, so that a second delivery of one is left alone.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 
 use crate::queue::Entry;
@@ -34,7 +35,7 @@ impl InHand {
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut HashSet<Key>) -> T) -> T {
-        change(&mut self.entries.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+        change(&mut self.entries.lock())
     }
 
     fn passes_over(&self, key: &Key) -> bool {

@@ -6,9 +6,10 @@
 //! letter; so is one that is decided and cannot be read. What nobody can tell uses up no attempts.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::decide::{Left, Processed};
@@ -66,7 +67,7 @@ impl Stuck {
 
 impl Lane {
     fn with<T>(&self, change: impl FnOnce(&mut Vec<Stuck>) -> T) -> T {
-        change(&mut self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+        change(&mut self.0.lock())
     }
 
     fn put(&self, stuck: impl IntoIterator<Item = Stuck>) {

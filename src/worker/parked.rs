@@ -2,10 +2,10 @@
 //! pauses, and its entries are not taken in hand meanwhile. They stay pending, so the sweep brings them back.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::ids::CouponId;
+use parking_lot::Mutex;
 
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_LONGEST: Duration = Duration::from_secs(15);
@@ -22,7 +22,7 @@ struct Pause {
 
 impl Parked {
     fn with<T>(&self, use_them: impl FnOnce(&mut HashMap<CouponId, Pause>) -> T) -> T {
-        use_them(&mut self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+        use_them(&mut self.0.lock())
     }
 
     pub(super) fn has(&self, coupon: &CouponId) -> bool {

@@ -10,13 +10,14 @@ mod keys;
 mod signature;
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Validation, decode, decode_header};
+use parking_lot::RwLock;
 use quick_cache::sync::Cache;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -239,13 +240,13 @@ impl Tokens {
         let keys = self.settings.keys(&content)?;
         tracing::info!(file = self.settings.flag(), keys = keys.count(), "the keys of tokens were read anew");
         let current = Arc::new(Current::new(keys, &content, self.settings.remembered));
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
+        *self.current.write() = current;
         changed.send_replace(());
         Ok(())
     }
 
     fn current(&self) -> Arc<Current> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.current.read())
     }
 }
 

@@ -2,10 +2,11 @@
 //! elsewhere.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use console::Term;
+use parking_lot::Mutex;
 
 use crate::cli::table::fit;
 use crate::rush::run::{RunPhase, RunSettings};
@@ -63,7 +64,7 @@ impl RunProgress {
                 )
             }
         };
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shown = self.shown.lock();
         // Progress that nobody can see hinders nothing.
         let _ = match &self.term {
             Some(term) => {

@@ -1,8 +1,9 @@
 //! Who waits for which issuance in this process.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -37,7 +38,7 @@ impl Waiters {
     }
 
     fn with<T>(&self, change: impl FnOnce(&mut Waiting) -> T) -> T {
-        change(&mut self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+        change(&mut self.waiting.lock())
     }
 
     /// Adds a waiter, unless there are as many as the bound allows or the process stops.

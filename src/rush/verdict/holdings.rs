@@ -1,7 +1,9 @@
 //! What users hold, as the service lists it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
@@ -11,7 +13,6 @@ use serde::Deserialize;
 
 use super::is_indeterminate;
 use crate::ids::IssuanceId;
-use crate::rush::live::lock;
 use crate::rush::open_loop::Workload;
 use crate::rush::run::{OneShotWorkload, RunSettings, ask};
 use crate::rush::virtual_users::{LastKnown, VirtualUsers};
@@ -52,7 +53,7 @@ pub(super) async fn holdings(
     let units = Arc::<Mutex<HashMap<u32, Vec<HeldUnit>>>>::default();
     for round in 0..ROUNDS_MAX {
         let unknown: Vec<u32> =
-            wanted.iter().copied().filter(|user| !lock(&units).contains_key(user)).collect();
+            wanted.iter().copied().filter(|user| !units.lock().contains_key(user)).collect();
         if unknown.is_empty() {
             break;
         }
@@ -107,7 +108,7 @@ impl Workload for HoldingsReader {
         let Ok(page) = serde_json::from_slice::<UserCouponsPage>(body) else { return };
         let ours = page.items.into_iter().filter(|item| item.coupon_id == self.people.coupon);
         let units = ours.filter_map(|item| Some(HeldUnit { id: item.id.parse().ok()?, serial: item.serial }));
-        lock(&self.units).insert(self.wanted[number], units.collect());
+        self.units.lock().insert(self.wanted[number], units.collect());
     }
 
     fn dropped(&self, _: usize) {}

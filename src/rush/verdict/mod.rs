@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use self::holdings::{HoldingsReader, holdings};
 use super::api::ServiceClient;
-use super::live::{Violation, lock};
+use super::live::Violation;
 use super::run::{RunResult, RunSettings};
 use super::sample::StockSample;
 use super::virtual_users::{LastKnown, VirtualUsers};
@@ -69,8 +69,8 @@ pub async fn judge(
 ) -> Result<Verdict, Failure> {
     let people = &measured.people;
     let mut found = Violations {
-        lost: lock(&people.live.lost).clone(),
-        unexpected: lock(&people.live.unexpected).clone(),
+        lost: people.live.lost.lock().clone(),
+        unexpected: people.live.unexpected.lock().clone(),
         ..Violations::default()
     };
     let mut api = ServiceClient::new(Arc::clone(&people.target));
@@ -82,11 +82,11 @@ pub async fn judge(
     let (asked, indeterminate) = {
         let holdings = holdings(settings, people, users_max).await;
         found.held(people, measured, total, &holdings);
-        let unasked = holdings.wanted.iter().filter(|user| !lock(&holdings.units).contains_key(user));
+        let unasked = holdings.wanted.iter().filter(|user| !holdings.units.lock().contains_key(user));
         for user in unasked {
             found.unresolved.add(|| format!("{}: could not be asked for their units", people.id(*user)));
         }
-        let units = lock(&holdings.units);
+        let units = holdings.units.lock();
         let resolved = (0..people.count() as u32).filter(|user| is_indeterminate(people, *user));
         (
             units.len() as u64,
@@ -141,7 +141,7 @@ impl Violations {
     /// What users were told against what the service lists for them.
     fn held(&mut self, people: &VirtualUsers, measured: &RunResult, total: u64, holdings: &HoldingsReader) {
         let mut units_by_serial: HashMap<u32, u32> = HashMap::new();
-        for (user, units) in lock(&holdings.units).iter() {
+        for (user, units) in holdings.units.lock().iter() {
             let (person, name) = (people.person(*user), people.id(*user));
             for unit in units {
                 if unit.serial == 0 || u64::from(unit.serial) > total {
@@ -305,9 +305,10 @@ impl Violations {
 
 /// All issued records of a coupon.
 async fn read(ledger: &Ledger, coupon: &str) -> Result<Vec<Held>, Failure> {
-    let coupon = coupon
-        .parse()
-        .map_err(|why: String| Failure::MongoDb { operation: "read the ledger", source: why.into() })?;
+    let coupon = coupon.parse().map_err(|why: String| Failure::Misconfigured {
+        operation: "read the ledger",
+        why: format!("the id of the coupon {why}"),
+    })?;
     let mut read = ledger.issued_records(&coupon).await?;
     let mut records: Vec<Held> = Vec::new();
     loop {
