@@ -17,6 +17,7 @@ mod export;
 mod issue;
 mod key;
 mod lines;
+mod man;
 mod outcome;
 mod progress;
 mod prompt;
@@ -92,6 +93,7 @@ enum CtlSubcommand {
     Rush(rush::RushArgs),
     Bench(bench::BenchArgs),
     Completion(completion::Completion),
+    Man(man::ManArgs),
 }
 
 impl CtlCommand {
@@ -119,6 +121,7 @@ impl CtlCommand {
             CtlSubcommand::Rush(rush) => rush.run().await,
             CtlSubcommand::Bench(bench) => bench.run().await,
             CtlSubcommand::Completion(completion) => completion.run(),
+            CtlSubcommand::Man(man) => man.run(),
         };
         match ended {
             Err(error) if nobody_reads(&error) => Ok(()),

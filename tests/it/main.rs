@@ -10,6 +10,7 @@ mod clients;
 mod costs;
 mod ctl;
 mod damage;
+mod documents;
 mod doors;
 mod exports;
 mod faults;
