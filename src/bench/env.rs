@@ -13,7 +13,7 @@ use redis::InfoDict;
 use super::context::BenchContext;
 use super::program::{ChildProgram, sibling};
 use crate::config::{MongoConfig, RedisConfig};
-use crate::coupon::{Coupon, Stock, Validity, Zone, stock};
+use crate::coupon::{Coupon, Stock, stock};
 use crate::dev::servers::{MongoServer, Persistence, RedisOptions, RedisServer};
 use crate::ids::{CouponId, UserId};
 use crate::process::Backends;
@@ -89,22 +89,8 @@ impl BenchEnv {
         let now = crate::mongo::now_in_milliseconds();
         let id: CouponId =
             format!("bench-{}", crate::ids::random_id()).parse().map_err(anyhow::Error::msg)?;
-        let coupon = Coupon {
-            id: id.clone(),
-            name: "bench".into(),
-            total,
-            per_user: 1,
-            starts_at: now - SignedDuration::from_secs(1),
-            ends_at: now + SignedDuration::from_hours(24),
-            discount: None,
-            min_order_amount: None,
-            validity: Validity::Unlimited,
-            time_zone: Zone::UTC,
-            paused: false,
-            archived: false,
-            generation: 1,
-            created_at: now,
-        };
+        let (opened, ends_at) = (now - SignedDuration::from_secs(1), now + SignedDuration::from_hours(24));
+        let coupon = Coupon::new(id.clone(), total, opened, ends_at);
         self.backends.coupons.insert(&coupon).await?;
         self.backends.loader().load(&id).await?;
         Ok(id)

@@ -59,6 +59,27 @@ pub struct Coupon {
 }
 
 impl Coupon {
+    /// A coupon of which each user may hold one unit, valid without end, without a discount, open from `starts_at`
+    /// until just before `ends_at`; as one that was made when it opens.
+    pub fn new(id: CouponId, total: u32, starts_at: Timestamp, ends_at: Timestamp) -> Self {
+        Coupon {
+            name: id.to_string(),
+            id,
+            total,
+            per_user: 1,
+            starts_at,
+            ends_at,
+            discount: None,
+            min_order_amount: None,
+            validity: Validity::Unlimited,
+            time_zone: Zone::UTC,
+            paused: false,
+            archived: false,
+            generation: 1,
+            created_at: starts_at,
+        }
+    }
+
     /// What the end of a unit's validity is computed from.
     pub fn expiry(&self) -> Expiry {
         Expiry { validity: self.validity.clone(), zone: self.time_zone.clone() }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use coupon_system::audit::{Auditor, Settling};
 use coupon_system::config::{MongoConfig, RedisConfig};
-use coupon_system::coupon::{Coupon, Validity, Zone, stock};
+use coupon_system::coupon::{Coupon, stock};
 use coupon_system::dev::servers::{MongoOptions, MongoServer, RedisOptions, RedisServer};
 use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::{Decision, Outcome};
@@ -113,22 +113,8 @@ async fn audit(backends: &Backends, coupon: &Coupon) -> anyhow::Result<()> {
 
 fn coupon(total: u32) -> anyhow::Result<Coupon> {
     let now = Timestamp::from_millisecond(Timestamp::now().as_millisecond())?;
-    Ok(Coupon {
-        id: "bench".parse().map_err(anyhow::Error::msg)?,
-        name: "bench".into(),
-        total,
-        per_user: 1,
-        starts_at: now,
-        ends_at: now + SignedDuration::from_hours(1),
-        discount: None,
-        min_order_amount: None,
-        validity: Validity::Unlimited,
-        time_zone: Zone::UTC,
-        paused: false,
-        archived: false,
-        generation: 1,
-        created_at: now,
-    })
+    let id = "bench".parse().map_err(anyhow::Error::msg)?;
+    Ok(Coupon::new(id, total, now, now + SignedDuration::from_hours(1)))
 }
 
 async fn fill(backends: &Backends, coupon: &Coupon, records: u32) -> anyhow::Result<()> {

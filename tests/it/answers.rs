@@ -145,7 +145,7 @@ async fn a_request_keeps_the_id_that_its_client_gave_it() {
 
 #[tokio::test]
 async fn a_full_backlog_is_503_and_everything_accepted_is_still_decided() {
-    let system = System::start_with(&["--backlog-max", "3"]).await;
+    let system = System::builder().flags(&["--backlog-max", "3"]).start().await;
     system.users("u", 5).await;
     system.coupon("c", 10, 1).await;
     let mut ids = Vec::new();
@@ -168,7 +168,7 @@ async fn a_full_backlog_is_503_and_everything_accepted_is_still_decided() {
 
 #[tokio::test]
 async fn users_who_are_not_registered_are_trusted_if_the_operator_says_so() {
-    let system = System::start_with(&["--require-registered-users", "false"]).await;
+    let system = System::builder().flags(&["--require-registered-users", "false"]).start().await;
     system.worker();
     system.coupon("c", 1, 1).await;
     let answer = system.client.issue("stranger", "c", None).await;
@@ -192,7 +192,8 @@ async fn readiness_names_the_part_that_is_away_and_nothing_more() {
 
 #[tokio::test]
 async fn links_live_under_the_public_url() {
-    let system = System::start_with(&["--public-url", "https://shop.example/coupons-api/"]).await;
+    let system =
+        System::builder().flags(&["--public-url", "https://shop.example/coupons-api/"]).start().await;
     system.users("u", 1).await;
     system.coupon("c", 1, 1).await;
     let answer = system.client.issue("u0", "c", None).await;

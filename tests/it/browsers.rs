@@ -16,7 +16,10 @@ async fn ask(system: &System, method: &str, path: &str, headers: &[(&str, &str)]
 #[tokio::test]
 async fn only_the_shops_own_scripts_may_call() {
     const ASKS: (&str, &str) = ("access-control-request-method", "POST");
-    let open = System::start_with(&["--cors-origins", "https://shop.example,http://localhost:8080"]).await;
+    let open = System::builder()
+        .flags(&["--cors-origins", "https://shop.example,http://localhost:8080"])
+        .start()
+        .await;
     let closed = System::start().await;
     let unknown = "/issuances/019a0b1c-2d3e-7000-8f00-000000000000";
     let too_long = format!("/coupons?cursor={}", "y".repeat(9 * 1024));
@@ -79,7 +82,7 @@ async fn only_the_shops_own_scripts_may_call() {
 #[tokio::test]
 async fn where_nobody_is_asked_a_page_of_another_site_does_nothing_through_a_browser() {
     let flags = ["--cors-origins", SHOP, "--public-url", "https://coupons.example/api"];
-    let system = System::start_with(&flags).await;
+    let system = System::builder().flags(&flags).start().await;
     system.coupon("c", 1, 1).await;
     let own = format!("http://{}", system.client.address());
     for (origin, status) in [
@@ -95,7 +98,8 @@ async fn where_nobody_is_asked_a_page_of_another_site_does_nothing_through_a_bro
         assert_eq!(ask(&system, "GET", "/queue", &[("origin", origin)]).await.status, 200, "{origin} looks");
     }
     // Whoever is asked for credentials has to put them in, which needs no such rule.
-    let (closed, keys) = System::start_closed(&[Role::Operator], &[]).await;
+    let closed = System::builder().closed(&[Role::Operator]).start().await;
+    let keys = closed.api_keys.clone();
     let resumed = closed.client.with(&keys[0]).request("POST", "/resume").header("origin", "null");
     assert_eq!(closed.client.send(resumed).await.status, 200);
 }
@@ -174,7 +178,7 @@ async fn every_answer_of_every_route_tells_browsers_to_leave_it_alone() {
 
 #[tokio::test]
 async fn swagger_lives_under_the_public_path() {
-    let system = System::start_with(&["--public-url", "https://shop.example/coupons-api"]).await;
+    let system = System::builder().flags(&["--public-url", "https://shop.example/coupons-api"]).start().await;
     let mut raw = Raw::connect(system.client.address()).await;
     raw.send("GET /docs HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("it is taken");
     let moved = raw.answer().await;

@@ -7,14 +7,13 @@ use std::time::Duration;
 use axum::extract::Request;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use coupon_system::issuance::{Outcome, Reason};
 use reqwest::Response;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::helpers::{CTL, System, decision};
+use crate::helpers::{CTL, System, discarded};
 
 /// Much longer than an answer takes, much shorter than the longest stream.
 const PROMPTLY: Duration = Duration::from_secs(30);
@@ -28,9 +27,7 @@ async fn decide(system: &System) {
 /// Rejects what is queued.
 async fn discard(system: &System) {
     let entries = system.take_entries().await;
-    let discarded = Outcome::Rejected { reason: Reason::Discarded, serial: entries[0].serial, lost: false };
-    let rejected = [decision(&entries[0], discarded)];
-    system.backends.ledger.insert(&rejected).await.expect("it is written");
+    system.write(&[discarded(&entries[0])]).await;
     system.decider().process(&system.keys(), &entries).await.expect("it is settled");
 }
 

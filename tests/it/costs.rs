@@ -3,13 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::Outcome;
-use coupon_system::issuance::reserve::{Request, Reserved, reserve};
+use coupon_system::issuance::reserve::{Reserved, reserve};
 use coupon_system::issuance::settle::{Settled, Settlement, settle};
 use coupon_system::queue::Entry;
 
-use crate::helpers::{System, decision};
+use crate::helpers::{NO_BACKLOG_MAX, System, decision, request};
 
 const BATCH: usize = 128;
 /// Commands for all of a batch together, with the question of what has run.
@@ -40,12 +39,6 @@ async fn of_a_batch_a_reservation_costs_redis_one_command_and_a_settlement_none(
     let system = System::start().await;
     let coupon = system.coupon("c", (BATCHES * BATCH) as u32, 1).await;
     let users = system.users("u", BATCHES * BATCH).await;
-    let request = |user: &String| Request {
-        id: IssuanceId::generate(PartitionId::ONE),
-        coupon: coupon.clone(),
-        user: user.parse().expect("an id"),
-        key: None,
-    };
     let issued = |entry: &Entry| Settlement {
         entry: entry.entry.clone(),
         decision: decision(entry, Outcome::Issued { serial: entry.serial.expect("a unit"), nth: 1 }),
@@ -53,9 +46,9 @@ async fn of_a_batch_a_reservation_costs_redis_one_command_and_a_settlement_none(
     };
     let (mut reserving, mut settling) = (Vec::new(), Vec::new());
     for users in users.chunks(BATCH) {
-        let requests: Vec<_> = users.iter().map(request).collect();
+        let requests: Vec<_> = users.iter().map(|user| request(user, &coupon)).collect();
         let before = system.commands_run().await;
-        let reserved = reserve(system.partition(), &requests, u64::MAX >> 12).await.expect("an answer");
+        let reserved = reserve(system.partition(), &requests, NO_BACKLOG_MAX).await.expect("an answer");
         let ran = since(&before, &system).await;
         assert!(reserved.iter().all(|one| matches!(one, Reserved::Accepted(_))), "{reserved:?}");
         assert_eq!(ran.get("xadd"), Some(&(BATCH as u64)), "{ran:?}");

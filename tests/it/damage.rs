@@ -6,9 +6,7 @@ use clap::Parser;
 use coupon_system::config::ApiCommand;
 use coupon_system::config::Concurrency;
 use coupon_system::ids::{IssuanceId, PartitionId};
-use coupon_system::issuance::ledger::Inserted;
 use coupon_system::issuance::reserve::{Request, Reserved, reserve};
-use coupon_system::issuance::{Decision, Outcome};
 use coupon_system::queue::{claim, dead};
 use coupon_system::recovery::{How, Kept, is_certified, unwatched};
 use coupon_system::service::ServiceStore;
@@ -51,22 +49,14 @@ async fn damage_coupon(system: &System, id: &str) {
 }
 
 async fn late(system: &System, coupon: &str, user: &str, serial: u32) -> IssuanceId {
-    let id = IssuanceId::generate(PartitionId::ONE);
-    let decision = Decision {
-        id,
-        coupon: coupon.parse().expect("an id"),
-        user: user.parse().expect("an id"),
-        outcome: Outcome::Issued { serial, nth: 1 },
-        accepted_at: at(0),
-        decided_at: at(0),
-    };
-    assert_eq!(system.backends.ledger.insert(&[decision]).await.expect("written"), [Inserted::Decided]);
-    id
+    let decision = issued_to(&coupon.parse().expect("an id"), user, serial);
+    system.write(std::slice::from_ref(&decision)).await;
+    decision.id
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_of_a_database_that_lost_its_redis_to_another_do_not_touch_it_any_more() {
-    let old = System::start_with(&["--require-registered-users=false"]).await;
+    let old = System::builder().flags(&["--require-registered-users=false"]).start().await;
     let coupon = old.coupon("c", 10, 1).await;
     let _worker = old.worker();
     old.client.decided(&old.client.issue("u0", "c", None).await.id()).await;
@@ -166,14 +156,7 @@ async fn a_member_of_the_loaded_coupons_that_is_none_is_rebuilt() {
 async fn a_rebuild_fits_where_the_data_has_fitted() {
     let system = System::start().await;
     let coupon = system.coupon("c", 100_000, 1).await;
-    let ledger = &system.backends.ledger;
-    let mut decisions = Vec::new();
-    for serial in 1..=40_000_u32 {
-        decisions.push(issued_to(&coupon, &format!("u{serial}"), serial));
-    }
-    for batch in decisions.chunks(5_000) {
-        ledger.insert(batch).await.expect("written");
-    }
+    system.write_issued(&coupon, "u", 1..=40_000).await;
     let keeper = system.backends.keeper();
     let stop = CancellationToken::new();
     keeper.recover(How::Rebuild, &unwatched(), &stop).await.expect("rebuilt once");

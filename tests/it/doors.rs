@@ -79,7 +79,7 @@ async fn garbage_behind_good_requests_gets_a_problem_and_ends_the_connection() {
 
 #[tokio::test]
 async fn connections_from_one_address_are_bounded_where_it_is_asked_for() {
-    let system = System::start_with(&["--connections-per-address", "3"]).await;
+    let system = System::builder().flags(&["--connections-per-address", "3"]).start().await;
     let good = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let mut held = Vec::new();
     for _ in 0..3 {

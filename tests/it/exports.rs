@@ -2,35 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
-use coupon_system::issuance::ledger::Inserted;
-use coupon_system::issuance::{Decision, Outcome, Reason};
+use coupon_system::ids::{IssuanceId, PartitionId};
+use coupon_system::issuance::{Outcome, Reason};
 use futures::future::join_all;
 use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
 
-use crate::helpers::{CTL, System, at, eventually, fail, obedient_mongodb};
-
-/// Units in one insert.
-const BATCH: u32 = 2_000;
-
-/// Puts issued units of a coupon into the ledger, one a user.
-async fn issued(system: &System, coupon: &CouponId, serials: impl Iterator<Item = u32>) {
-    let decisions: Vec<Decision> = serials
-        .map(|serial| Decision {
-            id: IssuanceId::generate(PartitionId::ONE),
-            coupon: coupon.clone(),
-            user: format!("@u{serial}").parse().expect("an id"),
-            outcome: Outcome::Issued { serial, nth: 1 },
-            accepted_at: at(0),
-            decided_at: at(0),
-        })
-        .collect();
-    for batch in decisions.chunks(BATCH as usize) {
-        let inserted = system.backends.ledger.insert(batch).await.expect("written");
-        assert!(inserted.iter().all(|inserted| *inserted == Inserted::Decided));
-    }
-}
+use crate::helpers::{CTL, System, decided, eventually, fail, obedient_mongodb};
 
 /// The text of an export, and its media type.
 async fn exported(system: &System, query: &str, accept: &str) -> (String, String) {
@@ -49,16 +27,9 @@ fn lines(text: &str) -> Vec<Value> {
 async fn an_export_has_every_unit_by_serial_and_says_that_it_is_whole() {
     let system = System::start().await;
     let coupon = system.coupon("c", 10_000, 1).await;
-    issued(&system, &coupon, (1..=2_500).rev().filter(|serial| serial % 7 != 0)).await;
-    let rejection = Decision {
-        id: IssuanceId::generate(PartitionId::ONE),
-        coupon: coupon.clone(),
-        user: "u".parse().expect("an id"),
-        outcome: Outcome::Rejected { reason: Reason::Discarded, serial: Some(7), lost: false },
-        accepted_at: at(0),
-        decided_at: at(0),
-    };
-    system.backends.ledger.insert(&[rejection]).await.expect("written");
+    system.write_issued(&coupon, "@u", (1..=2_500).rev().filter(|serial| serial % 7 != 0)).await;
+    let rejection = Outcome::Rejected { reason: Reason::Discarded, serial: Some(7), lost: false };
+    system.write(&[decided(IssuanceId::generate(PartitionId::ONE), &coupon, "u", rejection)]).await;
     let expected: Vec<u64> = (1..=2_500).filter(|serial| serial % 7 != 0).collect();
 
     let (kind, text) = exported(&system, "", "*/*").await;
@@ -86,7 +57,7 @@ async fn an_export_has_every_unit_by_serial_and_says_that_it_is_whole() {
 async fn a_csv_export_is_rfc_4180_and_its_parts_can_be_put_together() {
     let system = System::start().await;
     let coupon = system.coupon("c", 3_000, 1).await;
-    issued(&system, &coupon, 1..=1_200).await;
+    system.write_issued(&coupon, "@u", 1..=1_200).await;
     let (kind, whole) = exported(&system, "", "text/csv").await;
     assert_eq!(kind, "text/csv; charset=utf-8");
     let mut reader = csv::Reader::from_reader(whole.as_bytes());
@@ -116,7 +87,7 @@ async fn a_csv_export_is_rfc_4180_and_its_parts_can_be_put_together() {
 async fn units_that_cannot_be_read_have_lines_and_rows_of_their_own() {
     let system = System::start().await;
     let coupon = system.coupon("c", 10_000, 1).await;
-    issued(&system, &coupon, 1..=1_002).await;
+    system.write_issued(&coupon, "@u", 1..=1_002).await;
     let ledger = system.backends.database.collection::<Document>("user_coupons");
     // In the middle, at the end of a page, and where nobody can tell which unit it is.
     for (serial, damage) in [
@@ -172,9 +143,9 @@ async fn units_that_cannot_be_read_have_lines_and_rows_of_their_own() {
 #[tokio::test]
 async fn an_export_that_is_cut_can_be_told_from_a_whole_one_and_gone_on_with() {
     let (mongodb, _folder) = obedient_mongodb().await;
-    let system = System::start_on(mongodb.url(), &[]).await;
+    let system = System::builder().mongodb(mongodb.url()).start().await;
     let coupon = system.coupon("c", 10_000, 1).await;
-    issued(&system, &coupon, 1..=3_500).await;
+    system.write_issued(&coupon, "@u", 1..=3_500).await;
 
     for format in ["ndjson", "csv"] {
         // The third page cannot be read.
@@ -205,7 +176,7 @@ async fn exports_at_once_are_bounded_and_a_client_that_leaves_makes_room() {
     let system = System::start().await;
     let coupon = system.coupon("c", 1_000_000, 1).await;
     // More than the buffers between server and client hold.
-    issued(&system, &coupon, 1..=40_000).await;
+    system.write_issued(&coupon, "@u", 1..=40_000).await;
     let open =
         async || system.client.request("GET", "/coupons/c/user-coupons").send().await.expect("an answer");
     let held = join_all((0..8).map(|_| open())).await;
@@ -239,7 +210,7 @@ async fn an_export_of_what_there_is_not_or_with_nonsense_is_a_problem() {
 async fn couponctl_exports_to_a_file_and_goes_on_where_it_ended() {
     let system = System::start().await;
     let coupon = system.coupon("c", 10_000, 1).await;
-    issued(&system, &coupon, 1..=1_100).await;
+    system.write_issued(&coupon, "@u", 1..=1_100).await;
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("c.csv").to_str().expect("text").to_owned();
     let run = async |words: &[&str]| {
@@ -248,7 +219,7 @@ async fn couponctl_exports_to_a_file_and_goes_on_where_it_ended() {
         command.env("COUPON_API_URL", system.client.base()).output().await.expect("it runs")
     };
     assert!(run(&[]).await.status.success());
-    issued(&system, &coupon, 1_101..=1_300).await;
+    system.write_issued(&coupon, "@u", 1_101..=1_300).await;
     assert!(!run(&[]).await.status.success(), "it does not write over what is there");
     let more = run(&["--after", "1100"]).await;
     let said = String::from_utf8_lossy(&more.stderr).into_owned();

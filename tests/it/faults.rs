@@ -53,7 +53,7 @@ async fn mongodb_away_for_twenty_seconds_in_mid_rush_rejects_nothing_and_uses_no
     let folder = tempfile::tempdir().expect("a folder");
     let mut mongodb =
         MongoServer::start(MongoOptions::new(folder.path().join("mongodb"))).await.expect("it starts");
-    let system = System::start_on(mongodb.url(), &[]).await;
+    let system = System::builder().mongodb(mongodb.url()).start().await;
     let coupon = system.coupon("c", TOTAL, 1).await;
     let users = system.users("u", 4_000).await;
     let workers = [worker(&system, &[]).await, worker(&system, &[]).await];
@@ -114,7 +114,7 @@ async fn a_worker_that_cannot_finish_hands_over_within_the_bound_and_a_second_si
     let folder = tempfile::tempdir().expect("a folder");
     let mut mongodb =
         MongoServer::start(MongoOptions::new(folder.path().join("mongodb"))).await.expect("it starts");
-    let system = System::start_on(mongodb.url(), &[]).await;
+    let system = System::builder().mongodb(mongodb.url()).start().await;
     let coupon = system.coupon("c", 4, 1).await;
     let (patient, hurried) = (worker(&system, &[]).await, worker(&system, &[]).await);
     eventually("both live", async || {

@@ -522,7 +522,7 @@ async fn two_deployments_in_one_redis_do_not_hear_each_others_outcomes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_probes_tell_when_redis_refuses_what_a_request_needs() {
-    let system = System::start_with(&["--require-registered-users", "false"]).await;
+    let system = System::builder().flags(&["--require-registered-users", "false"]).start().await;
     let coupon = system.coupon("c", 9, 1).await;
     let dump = system.redis.spec().data_dir.join("dump.rdb");
     std::fs::create_dir_all(dump.join("in the way of a snapshot")).expect("a folder");

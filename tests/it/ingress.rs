@@ -186,8 +186,8 @@ async fn raw_answer(address: SocketAddr, method: &str, target: &str, lines: &str
 #[tokio::test]
 async fn where_nobody_is_asked_only_a_host_that_no_other_site_can_have_is_served() {
     let flags = ["--public-url", "https://coupons.example/shop", "--allowed-hosts", "api,coupons.internal"];
-    let system = System::start_with(&flags).await;
-    let (closed, _) = System::start_closed(&[Role::Operator], &[]).await;
+    let system = System::builder().flags(&flags).start().await;
+    let closed = System::builder().closed(&[Role::Operator]).start().await;
     let (open, closed) = (system.client.address(), closed.client.address());
     for (lines, in_open, in_closed) in [
         ("host: evil.example\r\norigin: http://evil.example\r\n", 403, 401),
@@ -226,7 +226,8 @@ async fn where_nobody_is_asked_only_a_host_that_no_other_site_can_have_is_served
 #[tokio::test]
 async fn every_answer_to_an_address_counts_and_a_key_never_does() {
     let flags = ["--address-rate", "0.01", "--address-burst", "8"];
-    let (system, keys) = System::start_closed(&[Role::Service], &flags).await;
+    let system = System::builder().closed(&[Role::Service]).flags(&flags).start().await;
+    let keys = system.api_keys.clone();
     // Everything that is answered before a handler is.
     let long = format!("/coupons?cursor={}", "y".repeat(9 * 1024));
     for (path, status) in
@@ -268,8 +269,12 @@ async fn one_user_holds_few_streams_and_waiting_requests_and_hinders_no_other() 
     let flags = token_flags(&folder);
     let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     flags.extend(["--user-rate", "0", "--user-held", "3"]);
-    let (closed, keys) = System::start_closed(&[Role::Service, Role::Viewer], &flags).await;
-    let open = System::start_with(&["--user-rate", "0", "--user-held", "3", "--address-streams", "5"]).await;
+    let closed = System::builder().closed(&[Role::Service, Role::Viewer]).flags(&flags).start().await;
+    let keys = closed.api_keys.clone();
+    let open = System::builder()
+        .flags(&["--user-rate", "0", "--user-held", "3", "--address-streams", "5"])
+        .start()
+        .await;
     for system in [&closed, &open] {
         let coupon = system.coupon("c", 9, 1).await;
         system.users("u", 3).await;
@@ -365,7 +370,7 @@ fn links(value: &serde_json::Value, found: &mut Vec<String>) {
 #[tokio::test]
 async fn every_link_lives_under_the_path_of_the_public_url() {
     let flags = ["--public-url", "https://shop.example/coupons", "--user-held", "1", "--user-rate", "0"];
-    let system = System::start_with(&flags).await;
+    let system = System::builder().flags(&flags).start().await;
     system.coupon("c", 2, 1).await;
     system.coupon("gone", 1, 1).await;
     system.users("u", 2).await;
@@ -506,7 +511,7 @@ async fn a_worker_answers_the_same_probes_and_asks_for_one_host() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_is_asked_to_stop_is_not_ready_and_finishes_what_it_has() {
     let (mongod, _folder) = obedient_mongodb().await;
-    let system = System::start_on(mongod.url(), &[]).await;
+    let system = System::builder().mongodb(mongod.url()).start().await;
     system.users("u", 1).await;
     system.coupon("c", 9, 1).await;
     let mut command = program_as_it_is(WORKER, &system);
@@ -544,7 +549,7 @@ async fn pings(system: &System) -> i64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn however_many_probe_the_servers_are_asked_once_a_second() {
     let (mut mongod, _folder) = obedient_mongodb().await;
-    let system = System::start_on(mongod.url(), &[]).await;
+    let system = System::builder().mongodb(mongod.url()).start().await;
     let (before, began) = (pings(&system).await, Instant::now());
     for _ in 0..4 {
         let probes = futures::future::join_all((0..100).map(|_| ready(&system))).await;
@@ -573,7 +578,8 @@ async fn ready(system: &System) -> Answer {
 async fn an_api_is_ready_as_long_as_requests_are_accepted_and_names_the_part_that_is_away() {
     let (mut mongod, _folder) = obedient_mongodb().await;
     // Users are remembered for a quarter of an hour.
-    let system = System::start_on(mongod.url(), &["--user-deletion-delay", "1800"]).await;
+    let system =
+        System::builder().mongodb(mongod.url()).flags(&["--user-deletion-delay", "1800"]).start().await;
     let forgetful = ["--user-deletion-delay", "2"];
     let (_api, address) = api(&system, &forgetful).await;
     system.users("u", 2).await;

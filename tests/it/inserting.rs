@@ -7,7 +7,7 @@ use mongodb::Database;
 use mongodb::bson::{Document, doc};
 use tokio::task::JoinSet;
 
-use crate::helpers::{at, database, mongodb, obedient_mongodb};
+use crate::helpers::{database, decided, mongodb, obedient_mongodb};
 
 const AT_ONCE: u32 = 16;
 const BATCH: u32 = 250;
@@ -22,14 +22,8 @@ async fn ledger(uri: &str) -> (Ledger, Database) {
 }
 
 fn decision(coupon: &str, user: u32, outcome: Outcome) -> Decision {
-    Decision {
-        id: IssuanceId::generate(PartitionId::ONE),
-        coupon: coupon.parse().expect("an id"),
-        user: format!("u{user}").parse().expect("an id"),
-        outcome,
-        accepted_at: at(0),
-        decided_at: at(0),
-    }
+    let coupon = coupon.parse().expect("an id");
+    decided(IssuanceId::generate(PartitionId::ONE), &coupon, &format!("u{user}"), outcome)
 }
 
 fn issued(coupon: &str, serial: u32) -> Decision {

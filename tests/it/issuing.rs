@@ -51,7 +51,7 @@ async fn five_hundred_users_rush_for_a_hundred_units_and_a_hundred_get_one_each(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_user_on_fifty_connections_gets_one_unit_and_one_id() {
-    let system = System::start_with(&["--user-rate", "0"]).await;
+    let system = System::builder().flags(&["--user-rate", "0"]).start().await;
     let coupon = system.coupon("summer", 10, 1).await;
     system.users("u", 1).await;
     let same_user = vec!["u0".to_owned(); 50];

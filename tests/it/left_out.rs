@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use coupon_system::audit::Kind;
 use coupon_system::config::Concurrency;
-use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
-use coupon_system::issuance::reserve::{Request, Reserved, reserve};
-use coupon_system::issuance::{Decision, Outcome};
+use coupon_system::ids::{CouponId, IssuanceId};
+use coupon_system::issuance::reserve::Reserved;
 use coupon_system::queue::dead;
 use coupon_system::recovery;
 use coupon_system::recovery::{How, Kept, Loaded, Recovered, Step, Watch, unwatched};
@@ -17,7 +16,7 @@ use futures::future::join_all;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use tokio_util::sync::CancellationToken;
 
-use crate::helpers::{System, at, eventually, issued_to, recovered};
+use crate::helpers::{System, at, discarded, eventually, issued_to, recovered};
 
 /// What the outage may last with thousands of coupons, on a machine that does other things too; one
 /// after another they took half a minute and more.
@@ -25,24 +24,7 @@ const OUTAGE_MAX: Duration = Duration::from_secs(8);
 
 /// Reserves for users `u0` and on, past the API.
 async fn accept(system: &System, coupon: &CouponId, users: std::ops::Range<u32>) -> Vec<IssuanceId> {
-    let requests: Vec<_> = users
-        .map(|user| Request {
-            id: IssuanceId::generate(PartitionId::ONE),
-            coupon: coupon.clone(),
-            user: format!("u{user}").parse().expect("an id"),
-            key: None,
-        })
-        .collect();
-    let mut ids = Vec::new();
-    for batch in requests.chunks(200) {
-        for answer in reserve(system.partition(), batch, u64::MAX >> 12).await.expect("an answer") {
-            match answer {
-                Reserved::Accepted(queued) => ids.push(queued.id),
-                other => panic!("not accepted: {other:?}"),
-            }
-        }
-    }
-    ids
+    system.accept_all(coupon, users.map(|user| format!("u{user}"))).await
 }
 
 /// Rebuilds, and tells how much is in flight then and how many coupons are loaded.
@@ -148,7 +130,7 @@ async fn a_coupon_that_nobody_asks_for_is_loaded_when_its_record_is_mended_and_w
     recovered(&system).await;
     // Somebody else has the unit of one of them, which needs another.
     let late = issued_to(&coupon, "late", 3);
-    system.backends.ledger.insert(&[late]).await.expect("it is written");
+    system.write(&[late]).await;
     system.worker();
     // Long enough for it to be tried.
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -386,19 +368,7 @@ async fn a_decision_that_this_version_cannot_read_keeps_neither_verification_nor
     let coupon = system.coupon("c", 10, 1).await;
     let ids = accept(&system, &coupon, 0..3).await;
     let entry = system.take_entries().await.remove(0);
-    let rejection = Decision {
-        id: ids[0],
-        coupon: coupon.clone(),
-        user: entry.user.clone(),
-        outcome: Outcome::Rejected {
-            reason: coupon_system::issuance::Reason::Discarded,
-            serial: entry.serial,
-            lost: false,
-        },
-        accepted_at: entry.accepted_at,
-        decided_at: at(0),
-    };
-    system.backends.ledger.insert(&[rejection]).await.expect("it is written");
+    system.write(&[discarded(&entry)]).await;
     ledger(&system)
         .update_one(doc! {}, doc! {"$set": {"reason": "of-a-later-version"}})
         .await

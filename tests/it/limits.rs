@@ -86,7 +86,7 @@ const ADDRESS: [&str; 4] = ["--address-rate", "0.01", "--address-burst", "3"];
 #[tokio::test]
 async fn an_address_is_what_a_trusted_proxy_says_and_nothing_that_a_client_writes() {
     let flags = [&ADDRESS[..], &["--trusted-proxies", "127.0.0.0/8,10.0.0.0/8"]].concat();
-    let system = System::start_with(&flags).await;
+    let system = System::builder().flags(&flags).start().await;
     let xff = "x-forwarded-for";
     for number in 0..3 {
         // In front, what a client made up; between, a proxy of ours.
@@ -119,7 +119,7 @@ async fn an_address_is_what_a_trusted_proxy_says_and_nothing_that_a_client_write
 
 #[tokio::test]
 async fn without_trusted_proxies_nobody_says_where_they_come_from() {
-    let system = System::start_with(&ADDRESS).await;
+    let system = System::builder().flags(&ADDRESS).start().await;
     for number in 0..3 {
         let value = format!("198.51.100.{number}");
         assert_eq!(forwarded(&system, "/coupons", "x-forwarded-for", &value).await.status, 200);
@@ -129,7 +129,8 @@ async fn without_trusted_proxies_nobody_says_where_they_come_from() {
 
 #[tokio::test]
 async fn who_shows_bad_credentials_or_seeks_routes_is_counted_by_the_address_and_who_has_a_key_is_not() {
-    let (system, keys) = System::start_closed(&[Role::Viewer], &ADDRESS).await;
+    let system = System::builder().closed(&[Role::Viewer]).flags(&ADDRESS).start().await;
+    let keys = system.api_keys.clone();
     let stranger = system.client.with("nonsense");
     let unknown = system.client.with(&format!("cpn_nobody_{}", "0".repeat(64)));
     assert_eq!(stranger.get("/queue").await.status, 401);
@@ -152,7 +153,7 @@ async fn whatever_a_user_asks_for_counts() {
     let flags = token_flags(&folder);
     let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     flags.extend(["--user-rate", "0.01", "--user-burst", "4"]);
-    let (system, _) = System::start_closed(&[], &flags).await;
+    let system = System::builder().closed(&[]).flags(&flags).start().await;
     system.users("u", 9).await;
     let none = "019a0b1c-2d3e-7000-8f00-000000000000";
     let paths = [
@@ -208,7 +209,7 @@ async fn what_the_limiter_cannot_say_it_lets_pass_and_counts() {
 
 #[tokio::test]
 async fn a_recovery_deletes_the_keys_of_old_epochs_and_leaves_the_limits() {
-    let system = System::start_with(&ADDRESS).await;
+    let system = System::builder().flags(&ADDRESS).start().await;
     while system.client.get("/coupons").await.status != 429 {}
     let before = buckets(&system).await;
     assert_eq!(before.len(), 1);

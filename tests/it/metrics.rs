@@ -1,4 +1,4 @@
-//! Every metric of the table is moved by something, is served, and stays bounded.
+//! Every metric of the table is moved by what it tells of, is served, and stays bounded: a test an action.
 //!
 //! The API and the worker are processes of their own here, so that nobody else counts in them.
 
@@ -7,8 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use coupon_system::access::{KeyStore, Role};
 use coupon_system::http::Code;
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
-use coupon_system::issuance::ledger::Inserted;
-use coupon_system::issuance::{Decision, Outcome};
 use coupon_system::metrics::names;
 use coupon_system::metrics::names::Kind;
 use coupon_system::process::gauges::COUPONS_MAX;
@@ -20,7 +18,8 @@ use tokio::process::Child;
 
 use crate::access::{token, token_flags};
 use crate::helpers::{
-    API, Client, Raw, System, WORKER, api_key, at, eventually, program, program_as_it_is, serving, stopped,
+    API, Client, Raw, System, WORKER, api_key, at, eventually, issued_to, program, program_as_it_is, serving,
+    stopped,
 };
 
 /// A series: its name, and its labels as they were written.
@@ -86,10 +85,10 @@ fn check_labels(labels: &str) {
     }
 }
 
-/// What moves metrics. Each is done once; those of the worker are met by a fresh worker process.
+/// What moves metrics. Those of the worker are met by a fresh worker process.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Action {
-    /// Makes a coupon, and gets three requests for it accepted while no worker runs.
+    /// Three requests for a new coupon are accepted while no worker runs.
     Accept,
     /// Waits for one of them, which nobody decides.
     Wait,
@@ -99,7 +98,8 @@ enum Action {
     Refuse,
     /// Makes sixty coupons.
     MakeMany,
-    Nothing,
+    /// A worker starts, and decides what is queued.
+    StartWorker,
     /// Three requests more, and a worker.
     Issue,
     /// Asks for an outcome, twice.
@@ -130,7 +130,7 @@ enum Action {
     InsertLate,
     /// Redis becomes a replica of a server that is not there.
     Follow,
-    /// The certificate is closed, and nobody can rebuild.
+    /// The certificate is closed, and nobody can rebuild it.
     Uncertify,
     LoseRedis,
 }
@@ -197,9 +197,9 @@ const ROWS: &[Row] = {
         (names::DROPPED, &["reason=\"address\""], Crowd, Api, Up),
         (names::LIMITED, &["limit=\"user\""], Hammer, Api, Up),
         (names::STOCK_LEFT_OUT, &[], MakeMany, Api, Up),
-        (names::RESIDENT_BYTES, &[], Nothing, Worker, Up),
-        (names::OPEN_FDS, &[], Nothing, Worker, Up),
-        (names::START_SECONDS, &[], Nothing, Worker, Up),
+        (names::RESIDENT_BYTES, &[], StartWorker, Worker, Up),
+        (names::OPEN_FDS, &[], StartWorker, Worker, Up),
+        (names::START_SECONDS, &[], StartWorker, Worker, Up),
         (names::WORKERS_ALIVE, &[], Issue, Api, Up),
         (names::ISSUED, &[], Issue, Worker, To(3.0)),
         (names::LEDGER_INSERT_SECONDS, &[], Issue, Worker, Up),
@@ -300,7 +300,8 @@ impl Stage {
     async fn rename_ledger(&self, from: &str, to: &str) {
         let database = &self.system.backends.database;
         let name = |collection| format!("{}.{collection}", database.name());
-        let rename = doc! {"renameCollection": name(from), "to": name(to)};
+        // The worker's next insert makes the collection anew, where the view is gone.
+        let rename = doc! {"renameCollection": name(from), "to": name(to), "dropTarget": true};
         database.client().database("admin").run_command(rename).await.expect("it is renamed");
     }
 
@@ -324,16 +325,7 @@ impl Stage {
 
     /// A record of unit 1 that nobody reserved.
     async fn insert_by_ghost(&self, coupon: CouponId) {
-        let ghost = Decision {
-            id: IssuanceId::generate(PartitionId::ONE),
-            coupon,
-            user: "ghost".parse().expect("an id"),
-            outcome: Outcome::Issued { serial: 1, nth: 1 },
-            accepted_at: at(0),
-            decided_at: at(0),
-        };
-        let inserted = self.system.backends.ledger.insert(&[ghost]).await.expect("it is written");
-        assert_eq!(inserted, [Inserted::Decided]);
+        self.system.write(&[issued_to(&coupon, "ghost", 1)]).await;
     }
 
     async fn perform(&mut self, action: Action) {
@@ -388,10 +380,11 @@ impl Stage {
                     system.coupon(&format!("many{number}"), 1, 1).await;
                 }
             }
-            Action::Nothing => {
+            Action::StartWorker => {
                 self.start_worker().await;
-                // Takes over what was queued, which must not count among what the next one issues.
-                self.system.settled(&"queued".parse().expect("an id")).await;
+                if !self.queued.is_empty() {
+                    self.system.settled(&"queued".parse().expect("an id")).await;
+                }
             }
             Action::Issue => {
                 let coupon = system.coupon("newest", 3, 1).await;
@@ -510,123 +503,46 @@ impl Stage {
         }
     }
 
-    /// Mends what an action broke.
-    async fn mend(&mut self, action: Action) {
-        match action {
-            Action::Break => {
-                let ledger = self.system.backends.database.collection::<Document>("user_coupons");
-                ledger.drop().await.expect("the view goes");
-                self.rename_ledger("kept", "user_coupons").await;
-                eventually("the breaker closes", async || {
-                    (self.scrape(Of::Worker).await.sum(names::BREAKER_OPEN, &[])? == 0.0).then_some(())
-                })
-                .await;
+    async fn comes_to(&self, of: Of, metric: &str, value: f64) {
+        eventually(&format!("{metric} is {value}"), async || {
+            (self.scrape(of).await.sum(metric, &[])? == value).then_some(())
+        })
+        .await;
+    }
+
+    /// Asserts that everything that is served is declared, with its help, its kind and its labels.
+    async fn only_declared(&self) {
+        for of in [Of::Api, Of::Worker] {
+            let scrape = self.scrape(of).await;
+            for (name, kind) in &scrape.kinds {
+                let metric = names::ALL.iter().find(|metric| metric.name == name);
+                let metric = metric.unwrap_or_else(|| panic!("{name} is not declared"));
+                assert!(scrape.helps.contains(metric.name), "{} has no help", metric.name);
+                let declared = match metric.kind {
+                    Kind::Counter => "counter",
+                    Kind::Gauge => "gauge",
+                    Kind::Histogram(_) => "histogram",
+                };
+                assert_eq!(kind, declared, "{}", metric.name);
             }
-            Action::Crowd => self.crowd.clear(),
-            Action::Follow => {
-                self.redis(&["REPLICAOF", "NO", "ONE"]).await;
-                eventually("Redis takes writes again", async || {
-                    (self.scrape(Of::Api).await.sum(names::WRITABLE, &[])? == 1.0).then_some(())
-                })
-                .await;
+            for (name, labels) in scrape.series.keys() {
+                let metric = metric_of(name).unwrap_or_else(|| panic!("{name} is not declared"));
+                let has: BTreeSet<_> =
+                    labels.split(',').filter_map(|label| Some(label.split_once('=')?.0)).collect();
+                let may: BTreeSet<_> = metric.labels.iter().map(|(label, _)| *label).collect();
+                assert_eq!(
+                    has.into_iter().filter(|label| *label != "le").collect::<BTreeSet<_>>(),
+                    may,
+                    "{name}"
+                );
+                if metric.name == names::REFUSED {
+                    let known = |code: &&Code| labels == &format!("code=\"{}\"", code.as_str());
+                    assert!(Code::ALL.iter().any(|code| known(&code)), "{labels} is no problem code");
+                }
             }
-            Action::Uncertify => {
-                self.lease(doc! {"until": DateTime::from_millis(0)}).await;
-                eventually("it is certified again", async || {
-                    (self.scrape(Of::Api).await.sum(names::CERTIFIED, &[])? == 1.0).then_some(())
-                })
-                .await;
-            }
-            _ => {}
+            assert!(scrape.series.len() < 1_500, "{} series", scrape.series.len());
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_declared_metric_is_moved_by_what_it_tells_of() {
-    let declared: BTreeSet<_> = names::ALL.iter().map(|metric| metric.name).collect();
-    let tested: BTreeSet<_> = ROWS.iter().map(|row| row.0).collect();
-    assert_eq!(declared, tested, "each metric has a row, and each row a metric");
-
-    let mut stage = Stage::start().await;
-    for rows in ROWS.chunk_by(|one, other| one.2 == other.2) {
-        let action = rows[0].2;
-        let before = stage.scrape(Of::Api).await;
-        stage.perform(action).await;
-        for (metric, labels, _, of, moves) in rows {
-            // The worker is a fresh one: it has counted nothing before.
-            let before = match of {
-                Of::Api => before.sum(metric, labels).unwrap_or_default(),
-                Of::Worker => 0.0,
-            };
-            eventually(
-                &format!("{action:?} moves {metric} {labels:?} of the {of:?} {moves:?}"),
-                async || {
-                    let now = stage.scrape(*of).await.sum(metric, labels)?;
-                    let moved = match moves {
-                        Moves::Up => now > before,
-                        Moves::To(value) => now == *value,
-                    };
-                    moved.then_some(())
-                },
-            )
-            .await;
-        }
-        if action == Action::Poison {
-            is_complete(&stage).await;
-        }
-        stage.mend(action).await;
-    }
-}
-
-/// Everything that is served is declared, with its help and its kind; and the other way round. And
-/// however many coupons there are, no more than the bound are shown.
-async fn is_complete(stage: &Stage) {
-    let mut served = BTreeSet::new();
-    for of in [Of::Api, Of::Worker] {
-        let scrape = stage.scrape(of).await;
-        for metric in names::ALL {
-            let Some(kind) = scrape.kinds.get(metric.name) else { continue };
-            assert!(scrape.helps.contains(metric.name), "{} has no help", metric.name);
-            let declared = match metric.kind {
-                Kind::Counter => "counter",
-                Kind::Gauge => "gauge",
-                Kind::Histogram(_) => "histogram",
-            };
-            assert_eq!(kind, declared, "{}", metric.name);
-            served.insert(metric.name);
-        }
-        let mut coupons = BTreeMap::<&str, usize>::new();
-        for (name, labels) in scrape.series.keys() {
-            let metric = metric_of(name).unwrap_or_else(|| panic!("{name} is not declared"));
-            let has: BTreeSet<_> =
-                labels.split(',').filter_map(|label| Some(label.split_once('=')?.0)).collect();
-            let may: BTreeSet<_> = metric.labels.iter().map(|(label, _)| *label).collect();
-            assert_eq!(
-                has.into_iter().filter(|label| *label != "le").collect::<BTreeSet<_>>(),
-                may,
-                "{name}"
-            );
-            if metric.name == names::REFUSED {
-                let known = |code: &&Code| labels == &format!("code=\"{}\"", code.as_str());
-                assert!(Code::ALL.iter().any(|code| known(&code)), "{labels} is no problem code");
-            }
-            if may.contains("coupon") {
-                *coupons.entry(metric.name).or_default() += 1;
-            }
-        }
-        assert_eq!(
-            coupons.into_iter().collect::<Vec<_>>(),
-            [
-                (names::STOCK_ISSUED, COUPONS_MAX),
-                (names::STOCK_REMAINING, COUPONS_MAX),
-                (names::STOCK_RESERVED, COUPONS_MAX),
-                (names::STOCK_TOTAL, COUPONS_MAX),
-            ]
-        );
-        assert!(scrape.series.len() < 1_500, "{} series", scrape.series.len());
-    }
-    assert_eq!(served, names::ALL.iter().map(|metric| metric.name).collect());
 }
 
 /// The metric that a series belongs to.
@@ -637,4 +553,127 @@ fn metric_of(series: &str) -> Option<&'static names::Metric> {
         }
         _ => series == metric.name,
     })
+}
+
+#[test]
+fn every_declared_metric_has_a_row() {
+    let declared: BTreeSet<_> = names::ALL.iter().map(|metric| metric.name).collect();
+    let tested: BTreeSet<_> = ROWS.iter().map(|row| row.0).collect();
+    assert_eq!(declared, tested, "each metric has a row, and each row a metric");
+}
+
+/// Does this in a system of its own, and waits until everything moves that it is to move.
+async fn moves_its_metrics(action: Action) -> Stage {
+    let mut stage = Stage::start().await;
+    for earlier in before(action) {
+        stage.perform(*earlier).await;
+    }
+    let before = stage.scrape(Of::Api).await;
+    stage.perform(action).await;
+    let rows = ROWS.iter().filter(|row| row.2 == action);
+    assert_ne!(rows.clone().count(), 0, "{action:?} has no row");
+    for (metric, labels, _, of, moves) in rows {
+        // The worker is a fresh one: it has counted nothing before.
+        let before = match of {
+            Of::Api => before.sum(metric, labels).unwrap_or_default(),
+            Of::Worker => 0.0,
+        };
+        eventually(&format!("{action:?} moves {metric} {labels:?} of the {of:?} {moves:?}"), async || {
+            let now = stage.scrape(*of).await.sum(metric, labels)?;
+            let moved = match moves {
+                Moves::Up => now > before,
+                Moves::To(value) => now == *value,
+            };
+            moved.then_some(())
+        })
+        .await;
+    }
+    stage.only_declared().await;
+    stage
+}
+
+/// What must have been done for it.
+fn before(action: Action) -> &'static [Action] {
+    match action {
+        Action::Wait | Action::Repeat => &[Action::Accept],
+        Action::Poll | Action::Redeem => &[Action::Accept, Action::StartWorker],
+        Action::Break => &[Action::StartWorker],
+        _ => &[],
+    }
+}
+
+/// A test for each of these: its name, and what is done.
+macro_rules! moves {
+    ($($name:ident: $action:ident;)*) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            moves_its_metrics(Action::$action).await;
+        }
+    )*};
+}
+
+moves! {
+    accepted_requests_move_the_queue_the_stock_and_what_they_took: Accept;
+    a_wait_is_counted_while_it_lasts: Wait;
+    a_repeat_is_counted_as_a_replay: Repeat;
+    refusals_are_counted_by_their_code: Refuse;
+    a_worker_tells_of_its_process: StartWorker;
+    issued_units_move_what_the_worker_and_the_stock_tell: Issue;
+    polls_are_counted_by_whether_the_cache_answers: Poll;
+    each_change_of_a_redemption_and_each_refusal_is_counted: Redeem;
+    a_rejection_of_what_was_accepted_is_counted: Reject;
+    what_a_dead_worker_held_is_counted_as_claimed: Die;
+    an_entry_that_is_put_back_is_counted: Trim;
+    a_dead_letter_is_counted_and_is_no_backlog: Poison;
+    connections_beyond_the_limit_of_an_address_are_counted: Crowd;
+    a_user_beyond_the_rate_is_counted: Hammer;
+    processor_time_is_told: Work;
+    a_secret_that_cannot_be_read_is_told_as_stale: SpoilSecret;
+    a_recovery_is_counted_and_what_is_not_found_after_it: Recover;
+    an_audit_counts_what_it_finds_and_adopts: InsertLate;
+    a_redis_that_is_gone_is_told_as_stale_and_limits_nobody: LoseRedis;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_coupons_a_bounded_number_is_shown() {
+    let stage = moves_its_metrics(Action::MakeMany).await;
+    let scrape = stage.scrape(Of::Api).await;
+    let mut coupons = BTreeMap::<&str, usize>::new();
+    for (name, labels) in scrape.series.keys() {
+        if labels.contains("coupon=") {
+            *coupons.entry(name).or_default() += 1;
+        }
+    }
+    assert_eq!(
+        coupons.into_iter().collect::<Vec<_>>(),
+        [
+            (names::STOCK_ISSUED, COUPONS_MAX),
+            (names::STOCK_REMAINING, COUPONS_MAX),
+            (names::STOCK_RESERVED, COUPONS_MAX),
+            (names::STOCK_TOTAL, COUPONS_MAX),
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_breaker_is_told_while_it_is_open_and_closes_once_the_ledger_takes_records() {
+    let stage = moves_its_metrics(Action::Break).await;
+    let ledger = stage.system.backends.database.collection::<Document>("user_coupons");
+    ledger.drop().await.expect("the view goes");
+    stage.rename_ledger("kept", "user_coupons").await;
+    stage.comes_to(Of::Worker, names::BREAKER_OPEN, 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_is_told_as_not_writable_until_it_is_a_primary_again() {
+    let stage = moves_its_metrics(Action::Follow).await;
+    stage.redis(&["REPLICAOF", "NO", "ONE"]).await;
+    stage.comes_to(Of::Api, names::WRITABLE, 1.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_certificate_is_told_until_there_is_one_again() {
+    let stage = moves_its_metrics(Action::Uncertify).await;
+    stage.lease(doc! {"until": DateTime::from_millis(0)}).await;
+    stage.comes_to(Of::Api, names::CERTIFIED, 1.0).await;
 }

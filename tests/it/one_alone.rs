@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use coupon_system::config::Concurrency;
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::issuance::Outcome;
-use coupon_system::issuance::reserve::{Request, Reserved, reserve};
 use coupon_system::queue;
 use coupon_system::queue::dead::DeadLetter;
 use coupon_system::queue::{dead, figures};
@@ -17,18 +16,7 @@ use crate::helpers::{System, eventually, obedient_mongodb};
 
 /// So many accepted requests for a coupon, of as many users.
 async fn accept_many(system: &System, coupon: &CouponId, prefix: &str, count: usize) {
-    let requests: Vec<_> = (0..count)
-        .map(|number| Request {
-            id: IssuanceId::generate(PartitionId::ONE),
-            coupon: coupon.clone(),
-            user: format!("{prefix}{number}").parse().expect("an id"),
-            key: None,
-        })
-        .collect();
-    for requests in requests.chunks(250) {
-        let answers = reserve(system.partition(), requests, u32::MAX.into()).await.expect("answers");
-        assert!(answers.iter().all(|answer| matches!(answer, Reserved::Accepted(_))), "{answers:?}");
-    }
+    system.accept_all(coupon, (0..count).map(|number| format!("{prefix}{number}"))).await;
 }
 
 async fn dead_letters(system: &System) -> u64 {
@@ -109,7 +97,7 @@ async fn an_issuance_whose_record_cannot_be_read_is_a_dead_letter_and_its_batch_
 
 #[tokio::test]
 async fn a_record_that_cannot_be_read_is_said_to_be_one_and_not_missing() {
-    let system = System::start_with(&["--require-registered-users=false"]).await;
+    let system = System::builder().flags(&["--require-registered-users=false"]).start().await;
     let coupon = system.coupon("c", 5, 1).await;
     let good = system.accepted("u0", &coupon).await;
     let entries = system.take_entries().await;
@@ -188,7 +176,7 @@ async fn thousands_that_mongodb_refuses_are_set_aside_in_seconds_and_others_are_
 async fn writes_that_are_blocked_for_a_while_reject_nothing_and_set_nothing_aside() {
     const ENTRIES: usize = 300;
     let (mongodb, _folder) = obedient_mongodb().await;
-    let system = System::start_on(mongodb.url(), &[]).await;
+    let system = System::builder().mongodb(mongodb.url()).start().await;
     let coupon = system.coupon("c", 1_000, 1).await;
     let admin = system.backends.database.client().database("admin");
     // Each document is answered with an internal error (1), which is on no list.
@@ -212,7 +200,7 @@ async fn writes_that_are_blocked_for_a_while_reject_nothing_and_set_nothing_asid
 #[tokio::test]
 async fn what_an_answer_of_mongodb_means_is_told_document_by_document() {
     let (mongodb, _folder) = obedient_mongodb().await;
-    let system = System::start_on(mongodb.url(), &[]).await;
+    let system = System::builder().mongodb(mongodb.url()).start().await;
     let coupon = system.coupon("c", 10, 1).await;
     let admin = system.backends.database.client().database("admin");
     let block = async |on: bool| {
@@ -413,7 +401,7 @@ async fn what_nobody_can_tell_of_some_documents_keeps_no_other_waiting_and_nothi
 async fn writes_that_are_blocked_in_the_midst_of_batches_set_nothing_aside() {
     const ENTRIES: usize = 4_000;
     let (mongodb, _folder) = obedient_mongodb().await;
-    let system = System::start_on(mongodb.url(), &[]).await;
+    let system = System::builder().mongodb(mongodb.url()).start().await;
     let coupon = system.coupon("c", ENTRIES as u32, 1).await;
     accept_many(&system, &coupon, "u", ENTRIES).await;
     let admin = system.backends.database.client().database("admin");

@@ -18,14 +18,7 @@ use coupon_system::redis::keys::GROUP;
 use coupon_system::{Failure, recovery};
 use futures::future::join_all;
 
-use crate::helpers::{System, at, decision, eventually};
-
-const NO_BACKLOG_MAX: u64 = u64::MAX >> 12;
-
-fn request(user: &str, coupon: &CouponId) -> Request {
-    let id = IssuanceId::generate(PartitionId::ONE);
-    Request { id, coupon: coupon.clone(), user: user.parse().expect("an id"), key: None }
-}
+use crate::helpers::{NO_BACKLOG_MAX, System, at, decision, eventually, request};
 
 /// A Redis command, whatever its arguments are.
 async fn raw<T: redis::FromRedisValue>(system: &System, words: &[&[u8]]) -> T {

@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use coupon_system::dev::servers::{MongoOptions, MongoServer};
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
-use coupon_system::issuance::ledger::Inserted;
-use coupon_system::issuance::{Decision, Outcome};
 use futures::TryStreamExt;
 use futures::future::join_all;
 use mongodb::bson::{Binary, Bson, Document, doc, spec::BinarySubtype};
@@ -15,7 +13,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::helpers::{CTL, System, at, chance, eventually, fail, obedient_mongodb, send, worker};
+use crate::helpers::{CTL, System, chance, eventually, fail, issued_to, obedient_mongodb, send, worker};
 
 /// What an answer told.
 #[derive(Debug)]
@@ -53,15 +51,7 @@ async fn ledger(system: &System) -> BTreeMap<String, String> {
 }
 
 async fn issued(system: &System, coupon: &CouponId, user: &str, serial: u32) {
-    let decision = Decision {
-        id: IssuanceId::generate(PartitionId::ONE),
-        coupon: coupon.clone(),
-        user: user.parse().expect("an id"),
-        outcome: Outcome::Issued { serial, nth: 1 },
-        accepted_at: at(0),
-        decided_at: at(0),
-    };
-    assert_eq!(system.backends.ledger.insert(&[decision]).await.expect("written"), [Inserted::Decided]);
+    system.write(&[issued_to(coupon, user, serial)]).await;
 }
 
 /// A mongod of the test's own, and a system on it.
@@ -71,7 +61,8 @@ async fn alone() -> (System, MongoServer, TempDir) {
     // It remembers at least what came after its last checkpoint: let there be one a second.
     options.extra_args = ["--syncdelay", "1"].map(Into::into).to_vec();
     let mongodb = MongoServer::start(options).await.expect("it starts");
-    let system = System::start_on(mongodb.url(), &["--require-registered-users=false"]).await;
+    let system =
+        System::builder().mongodb(mongodb.url()).flags(&["--require-registered-users=false"]).start().await;
     (system, mongodb, folder)
 }
 
@@ -79,7 +70,7 @@ async fn alone() -> (System, MongoServer, TempDir) {
 async fn whoever_follows_a_rush_is_told_every_decision_once_though_a_worker_is_killed() {
     const REQUESTS: u32 = 3_000;
     const REJECTED: u32 = 30;
-    let system = System::start_with(&["--require-registered-users=false"]).await;
+    let system = System::builder().flags(&["--require-registered-users=false"]).start().await;
     let coupon = system.coupon("c", 10_000, 1).await;
     let started = told(&system, "").await;
     assert!(started.outcomes.is_empty());
@@ -139,7 +130,7 @@ async fn whoever_follows_a_rush_is_told_every_decision_once_though_a_worker_is_k
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_place_then_an_export_then_the_feed_have_every_unit() {
-    let system = System::start_with(&["--require-registered-users=false"]).await;
+    let system = System::builder().flags(&["--require-registered-users=false"]).start().await;
     let coupon = system.coupon("c", 10_000, 1).await;
     let insert = async {
         for serial in 1..=1_500 {
@@ -178,7 +169,7 @@ async fn a_place_then_an_export_then_the_feed_have_every_unit() {
 
 #[tokio::test]
 async fn a_wait_ends_with_the_first_outcome_or_with_a_place() {
-    let mut system = System::start_with(&["--require-registered-users=false"]).await;
+    let mut system = System::builder().flags(&["--require-registered-users=false"]).start().await;
     let coupon = system.coupon("c", 10, 1).await;
     let place = told(&system, "?wait=1").await;
     assert!(place.outcomes.is_empty());
@@ -314,7 +305,7 @@ async fn a_place_that_mongodb_has_forgotten_is_gone_and_no_mongodb_is_unavailabl
 async fn a_place_that_mongodb_stumbles_over_once_is_as_good_as_ever() {
     const INTERRUPTED: i32 = 11_601;
     let (mongodb, _folder) = obedient_mongodb().await;
-    let system = System::start_on(mongodb.url(), &[]).await;
+    let system = System::builder().mongodb(mongodb.url()).start().await;
     let coupon = system.coupon("c", 10, 1).await;
     let place = told(&system, "").await.after;
     issued(&system, &coupon, "u1", 1).await;

@@ -10,21 +10,12 @@ use futures::future::join_all;
 use mongodb::bson::{Document, doc};
 use serde_json::json;
 
-use crate::helpers::{System, at, issued_to};
-
-/// Units that the ledger has issued of a coupon.
-async fn issue(system: &System, coupon: &CouponId, count: u32) {
-    let decisions: Vec<_> =
-        (1..=count).map(|serial| issued_to(coupon, &format!("u{serial}"), serial)).collect();
-    for batch in decisions.chunks(5_000) {
-        system.backends.ledger.insert(batch).await.expect("written");
-    }
-}
+use crate::helpers::{System, at};
 
 /// A coupon that ended hours ago, and that Redis does not have.
 async fn over(system: &System, id: &str, issued: u32) -> CouponId {
     let record = system.coupon_record(id, 50_000, 1, at(-20_000), at(-10_000)).await;
-    issue(system, &record.id, issued).await;
+    system.write_issued(&record.id, "u", 1..=issued).await;
     record.id
 }
 

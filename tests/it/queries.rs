@@ -2,14 +2,12 @@
 
 use coupon_system::access::action;
 use coupon_system::coupon::ended_before;
-use coupon_system::ids::{IssuanceId, PartitionId};
-use coupon_system::issuance::ledger::{Held, queries};
-use coupon_system::issuance::{Decision, Outcome};
+use coupon_system::issuance::ledger::queries;
 use coupon_system::redemption;
 use coupon_system::user::queries as users;
 use mongodb::bson::{Bson, Document, doc};
 
-use crate::helpers::{System, at};
+use crate::helpers::{System, at, issued_to};
 
 /// The stages of the winning plan, from the outside in.
 fn stages(plan: &Document) -> Vec<String> {
@@ -44,16 +42,8 @@ async fn no_query_reads_a_collection_from_end_to_end_or_sorts_in_memory() {
     let coupon = system.coupon("c", 3, 1).await;
     let user = "u0".parse().expect("an id");
     system.users("u", 1).await;
-    let id = IssuanceId::generate(PartitionId::ONE);
-    let held = Held { id, user: "u0".parse().expect("an id"), serial: 1, nth: 1 };
-    let decision = Decision {
-        id,
-        coupon: coupon.clone(),
-        user: held.user.clone(),
-        outcome: Outcome::Issued { serial: 1, nth: 1 },
-        accepted_at: at(0),
-        decided_at: at(0),
-    };
+    let decision = issued_to(&coupon, "u0", 1);
+    let id = decision.id;
     let now = mongodb::bson::DateTime::now();
     let newest = doc! {"createdAt": -1, "_id": -1};
     let after = doc! {"$or": [{"createdAt": {"$lt": now}}, {"createdAt": now, "_id": {"$lt": "x"}}]};

@@ -321,7 +321,7 @@ async fn who_asks_while_mongodb_is_silent_is_answered_whoever_was_there_before()
     /// Several times as many as may ask at once.
     const ASKING: usize = 250;
     let (mut mongodb, _folder) = obedient_mongodb().await;
-    let system = System::start_on(mongodb.url(), &[]).await;
+    let system = System::builder().mongodb(mongodb.url()).start().await;
     mongodb.pause().await.expect("it is paused");
     let started = Instant::now();
     let path = "/user-coupons/u0/01a206a0-caad-7000-95cf-bcf9c90eb941";

@@ -12,7 +12,7 @@ use crate::helpers::{Answer, System, at, fail, obedient_mongodb};
 /// A system whose MongoDB loses acknowledgements when it is told to.
 async fn forgetful() -> (System, MongoServer, TempDir) {
     let (mongodb, folder) = obedient_mongodb().await;
-    (System::start_on(mongodb.url(), &[]).await, mongodb, folder)
+    (System::builder().mongodb(mongodb.url()).start().await, mongodb, folder)
 }
 
 /// The next of these commands on a collection is carried out, and its acknowledgement is lost.

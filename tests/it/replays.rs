@@ -1,24 +1,15 @@
 //! The same request, repeated at every moment of its life.
 
 use coupon_system::ids::IssuanceId;
-use coupon_system::issuance::{Decision, Outcome, Reason};
 use serde_json::json;
 
-use crate::helpers::{System, at};
+use crate::helpers::{System, at, discarded};
 
 /// Rejects an issuance that is in flight, as an operator's discard does, and lets a worker settle it.
 async fn reject(system: &System, id: IssuanceId) {
     let entries = system.take_entries().await;
     let entry = entries.iter().find(|entry| entry.id == id).expect("it is in the queue");
-    let decision = Decision {
-        id,
-        coupon: entry.coupon.clone(),
-        user: entry.user.clone(),
-        outcome: Outcome::Rejected { reason: Reason::Discarded, serial: entry.serial, lost: false },
-        accepted_at: entry.accepted_at,
-        decided_at: at(0),
-    };
-    system.backends.ledger.insert(&[decision]).await.expect("it is written");
+    system.write(&[discarded(entry)]).await;
     system.decider().process(&system.keys(), &entries).await.expect("it is settled");
 }
 

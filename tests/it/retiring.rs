@@ -229,7 +229,7 @@ async fn a_record_that_is_written_after_the_final_count_was_kept_is_counted_by_t
     }
     let late = async |coupon: &CouponId| {
         let late = issued_to(coupon, "late", 4);
-        system.backends.ledger.insert(&[late]).await.expect("it is written");
+        system.write(&[late]).await;
     };
     let kept = async |coupon: &CouponId| {
         let record = system.backends.coupons.get(coupon).await.expect("a look").expect("a record");

@@ -3,14 +3,13 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
-use coupon_system::issuance::{Decision, Outcome};
+use coupon_system::ids::CouponId;
 use mongodb::bson::{Document, doc};
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-use crate::helpers::{CTL, System, at, eventually, send};
+use crate::helpers::{CTL, System, eventually, issued_to, send};
 
 /// How a run ended: its exit code, its report, and what it said beside it.
 struct Ended {
@@ -160,15 +159,8 @@ async fn a_record_beyond_total_that_is_added_during_the_run_is_found_oversold() 
     command.args(["--mongodb-uri", &system.mongodb_uri, "--mongodb-database", &system.database]);
     let run = command.spawn().expect("it starts");
     let coupon = coupon_of_the_run(&system, 50).await;
-    let beyond = Decision {
-        id: IssuanceId::generate(PartitionId::ONE),
-        coupon,
-        user: "somebody-else".parse().expect("an id"),
-        outcome: Outcome::Issued { serial: 751, nth: 1 },
-        accepted_at: at(0),
-        decided_at: at(0),
-    };
-    system.backends.ledger.insert(std::slice::from_ref(&beyond)).await.expect("it is added");
+    let beyond = issued_to(&coupon, "somebody-else", 751);
+    system.write(std::slice::from_ref(&beyond)).await;
     let ended = ended(run).await;
     assert_eq!(ended.code, Some(4), "{}", ended.err);
     // The unit itself, and that there are more records than units.
@@ -246,7 +238,7 @@ async fn a_coupon_and_users_that_there_are_are_used_and_those_who_hold_it_are_to
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn those_who_meet_a_full_backlog_try_again_when_they_are_told_to_until_all_have_a_unit() {
-    let system = System::start_with(&["--backlog-max", "5"]).await;
+    let system = System::builder().flags(&["--backlog-max", "5"]).start().await;
     let words = ["--users", "40", "--total", "40", "--duration", "0.1", "--retry", "patient"];
     let run = rush(&system, &words).spawn().expect("it starts");
     eventually("the backlog is full", async || {

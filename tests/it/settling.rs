@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use coupon_system::ids::{IssuanceId, PartitionId};
-use coupon_system::issuance::ledger::Inserted;
 use coupon_system::issuance::settle::{Settled, settle};
 use coupon_system::issuance::{Outcome, Reason};
 use coupon_system::queue::Entry;
@@ -17,7 +16,7 @@ async fn taken_by_another(system: &System, entry: &Entry, user: &str, serial: u3
     let mut record = decision(entry, Outcome::Issued { serial, nth: 1 });
     record.id = IssuanceId::generate(PartitionId::ONE);
     record.user = user.parse().expect("an id");
-    assert_eq!(system.backends.ledger.insert(&[record]).await.expect("it is written"), [Inserted::Decided]);
+    system.write(&[record]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

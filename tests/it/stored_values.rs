@@ -119,7 +119,7 @@ async fn a_certificate_that_cannot_be_read_is_recovered_as_one_that_is_missing()
 
 #[tokio::test]
 async fn a_key_of_the_whole_queue_that_is_of_a_wrong_type_is_recovered() {
-    let system = System::start_with(&["--require-registered-users=false"]).await;
+    let system = System::builder().flags(&["--require-registered-users=false"]).start().await;
     let coupon = system.coupon("c", 100, 1).await;
     for (number, key) in ["counters", "loaded", "dead", "in-flight"].iter().enumerate() {
         let name = format!("{}{key}", system.keys().prefix());

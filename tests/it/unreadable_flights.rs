@@ -3,13 +3,13 @@
 
 use coupon_system::audit::Kind;
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
-use coupon_system::issuance::{Decision, Outcome};
+use coupon_system::issuance::Outcome;
 use coupon_system::queue::{dead, figures};
 use coupon_system::recovery::{How, Kept, Recovered, unwatched};
 use coupon_system::redis::keys::damaged;
 use tokio_util::sync::CancellationToken;
 
-use crate::helpers::{Answer, System, at, eventually, issued_to, recovered};
+use crate::helpers::{Answer, System, decided, eventually, issued_to, recovered};
 
 /// Values that nobody can read. `None`: the field is gone.
 const DAMAGE: [Option<&[u8]>; 6] = [
@@ -242,15 +242,8 @@ async fn a_dead_letter_whose_in_flight_value_is_damaged_is_discarded_and_its_uni
         damage(&system, *id, value).await;
     }
     // What was decided before stands.
-    let issued = Decision {
-        id: ids[0],
-        coupon: coupon.clone(),
-        user: "u0".parse().expect("an id"),
-        outcome: Outcome::Issued { serial: 1, nth: 1 },
-        accepted_at: at(0),
-        decided_at: at(0),
-    };
-    system.backends.ledger.insert(&[issued]).await.expect("it is written");
+    let issued = Outcome::Issued { serial: 1, nth: 1 };
+    system.write(&[decided(ids[0], &coupon, "u0", issued)]).await;
     for (number, id) in ids.iter().enumerate() {
         let answer = discard(&system, *id).await;
         let state = if number == 0 { "issued" } else { "rejected" };
@@ -308,7 +301,7 @@ async fn one_damaged_value_whose_unit_is_anothers_does_not_keep_its_coupon_waiti
     let ids = [system.accepted("u0", &coupon).await, system.accepted("u1", &coupon).await];
     damage(&system, ids[0], Some(b"nonsense")).await;
     let other = issued_to(&coupon, "late", 1);
-    system.backends.ledger.insert(&[other]).await.expect("it is written");
+    system.write(&[other]).await;
     let _worker = system.worker();
     for id in ids {
         becomes(&system, id, "issued").await;

@@ -5,13 +5,12 @@ use std::time::{Duration, Instant};
 
 use coupon_system::ids::IssuanceId;
 use coupon_system::issuance::settle::{Settlement, settle};
-use coupon_system::issuance::{Decision, Outcome, Reason};
 use coupon_system::queue::{Entry, dead};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::helpers::{Answer, System, at, eventually};
+use crate::helpers::{Answer, System, discarded, eventually};
 
 /// Much longer than anything here takes that is woken, much shorter than the longest wait.
 const PROMPTLY: Duration = Duration::from_secs(10);
@@ -58,15 +57,7 @@ async fn decide_all(system: &System, batch: usize) -> HashMap<IssuanceId, Instan
 
 /// Writes an operator's rejection of an entry, and settles it.
 async fn discard(system: &System, entry: &Entry) {
-    let rejected = Decision {
-        id: entry.id,
-        coupon: entry.coupon.clone(),
-        user: entry.user.clone(),
-        outcome: Outcome::Rejected { reason: Reason::Discarded, serial: entry.serial, lost: false },
-        accepted_at: entry.accepted_at,
-        decided_at: at(0),
-    };
-    system.backends.ledger.insert(&[rejected]).await.expect("it is written");
+    system.write(&[discarded(entry)]).await;
     let entries = std::slice::from_ref(entry);
     system.decider().process(&system.keys(), entries).await.expect("it is settled");
 }

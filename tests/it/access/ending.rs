@@ -4,13 +4,11 @@ use std::time::{Duration, Instant};
 
 use coupon_system::access::keyring::REVOKED_WITHIN;
 use coupon_system::access::{KeyStore, Revoked, Role};
-use coupon_system::issuance::Decision;
-use coupon_system::issuance::ledger::Inserted;
 use serde_json::json;
 
 use super::tokens::{Es256, with_set};
 use super::{SECRET, claims_with, closed, hs256, seconds_from_now};
-use crate::helpers::{API, CTL, Client, System, api_key, eventually, issued_to, logging, program};
+use crate::helpers::{API, CTL, Client, System, api_key, eventually, logging, program};
 
 /// What is held would else be held for longer.
 const HELD_MAX: Duration = Duration::from_secs(25);
@@ -43,12 +41,7 @@ async fn revoke(system: &System, key: &str) {
 /// Puts so many issued units of a coupon into the ledger: more than lie between a server and its client.
 async fn much_to_export(system: &System) {
     let coupon = system.coupon("large", 100_000, 1).await;
-    let decisions: Vec<Decision> =
-        (1..=60_000).map(|serial| issued_to(&coupon, &format!("u{serial}"), serial)).collect();
-    for batch in decisions.chunks(2_000) {
-        let inserted = system.backends.ledger.insert(batch).await.expect("written");
-        assert!(inserted.iter().all(|inserted| *inserted == Inserted::Decided));
-    }
+    system.write_issued(&coupon, "u", 1..=60_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -63,7 +63,8 @@ async fn while_mongodb_is_away_known_keys_go_on_and_of_others_nothing_is_known()
     let folder = tempfile::tempdir().expect("a folder");
     let mut mongodb =
         MongoServer::start(MongoOptions::new(folder.path().join("mongodb"))).await.expect("it starts");
-    let (system, keys) = System::start_closed_on(mongodb.url(), &[Role::Viewer], &[]).await;
+    let system = System::builder().mongodb(mongodb.url()).closed(&[Role::Viewer]).start().await;
+    let keys = system.api_keys.clone();
     let known = system.client.with(&keys[0]);
     let unknown = system.client.with(&format!("cpn_nobody_{}", "0".repeat(64)));
     assert_eq!(unknown.get("/queue").await.status, 401);

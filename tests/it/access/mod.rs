@@ -49,7 +49,8 @@ pub async fn closed(roles: &[Role]) -> (System, Vec<String>, TempDir) {
     let flags = token_flags(&folder);
     let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
     flags.extend(UNLIMITED);
-    let (system, keys) = System::start_closed(roles, &flags).await;
+    let system = System::builder().closed(roles).flags(&flags).start().await;
+    let keys = system.api_keys.clone();
     (system, keys, folder)
 }
 

@@ -8,7 +8,7 @@ const OPERATOR_LISTEN: [&str; 2] = ["--operator-listen", "127.0.0.1:0"];
 
 #[tokio::test]
 async fn with_a_listener_for_operators_the_public_one_does_not_know_their_routes() {
-    let system = System::start_with(&OPERATOR_LISTEN).await;
+    let system = System::builder().flags(&OPERATOR_LISTEN).start().await;
     system.coupon("c", 10, 1).await;
     system.users("u", 1).await;
     let operators = system.operators_client.clone().expect("a listener");
@@ -44,7 +44,8 @@ async fn with_a_listener_for_operators_the_public_one_does_not_know_their_routes
 
 #[tokio::test]
 async fn the_listener_for_operators_asks_for_credentials_too() {
-    let (system, keys) = System::start_closed(&[Role::Viewer], &OPERATOR_LISTEN).await;
+    let system = System::builder().closed(&[Role::Viewer]).flags(&OPERATOR_LISTEN).start().await;
+    let keys = system.api_keys.clone();
     let operators = system.operators_client.clone().expect("a listener");
     assert_eq!(operators.get("/queue").await.status, 401);
     assert_eq!(operators.with(&keys[0]).get("/queue").await.status, 200);

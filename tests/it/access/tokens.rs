@@ -122,7 +122,7 @@ pub(super) async fn with_set(file: &Path, algorithm: &str, keys: &[Value]) -> Sy
     let file = file.to_str().expect("UTF-8");
     let flags = ["--jwt-algorithm", algorithm, "--jwt-issuer", ISSUER, "--jwt-audience", AUDIENCE];
     let flags = [&flags[..], &["--jwt-jwks-file", file], &UNLIMITED].concat();
-    let (system, _) = System::start_closed(&[], &flags).await;
+    let system = System::builder().closed(&[]).flags(&flags).start().await;
     system.users("u", 2).await;
     system
 }

@@ -9,12 +9,11 @@ mod unreadable;
 
 use coupon_system::audit::{Finding, Kind, Report};
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
-use coupon_system::issuance::ledger::Inserted;
-use coupon_system::issuance::{Decision, Outcome, Reason};
+use coupon_system::issuance::{Outcome, Reason};
 use coupon_system::queue::Entry;
 use redis::ToRedisArgs;
 
-use crate::helpers::{System, at};
+use crate::helpers::{System, decided};
 
 /// A coupon of 20 units, 2 a user: units 1 to 6 are issued to `u0` to `u5`, 7 and 8 reserved for `u6`
 /// and `u7`, 9 was given back by a rejection of `u9`, the rest was never touched.
@@ -50,16 +49,7 @@ impl Stage {
     }
 
     async fn insert(&self, id: IssuanceId, user: &str, outcome: Outcome) {
-        let decision = Decision {
-            id,
-            coupon: self.coupon.clone(),
-            user: user.parse().expect("an id"),
-            outcome,
-            accepted_at: at(0),
-            decided_at: at(0),
-        };
-        let ledger = &self.system.backends.ledger;
-        assert_eq!(ledger.insert(&[decision]).await.expect("it is written"), [Inserted::Decided]);
+        self.system.write(&[decided(id, &self.coupon, user, outcome)]).await;
     }
 
     /// An issued record that Redis knows nothing of.

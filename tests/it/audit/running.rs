@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use coupon_system::audit::{Kind, Settling};
 use coupon_system::issuance::reserve::Reserved;
-use coupon_system::issuance::{Decision, Outcome, Reason};
+use coupon_system::issuance::{Outcome, Reason};
 use coupon_system::recovery;
 
-use crate::helpers::{System, at, eventually};
+use crate::helpers::{System, at, decided, eventually, issued_to};
 
 const REQUESTS: usize = 6_000;
 
@@ -30,14 +30,7 @@ async fn audits_among_thousands_of_requests_and_rejections_never_give_a_false_al
                 if number % 5 == 0 {
                     let discarded =
                         Outcome::Rejected { reason: Reason::Discarded, serial: None, lost: false };
-                    let decision = Decision {
-                        id: queued.id,
-                        coupon: coupon.clone(),
-                        user: format!("u{part}-{number}").parse().expect("an id"),
-                        outcome: discarded,
-                        accepted_at: at(0),
-                        decided_at: at(0),
-                    };
+                    let decision = decided(queued.id, &coupon, &format!("u{part}-{number}"), discarded);
                     // The worker may have been first.
                     system.backends.ledger.insert(&[decision]).await.expect("an answer");
                 }
@@ -156,24 +149,16 @@ async fn a_late_insert_after_a_loss_is_adopted_and_its_user_and_its_unit_are_cou
 
 #[tokio::test]
 async fn a_late_insert_is_adopted_by_the_api_itself_and_nothing_else_is_mended_by_itself() {
-    let system = System::start_with(&["--audit-every", "1"]).await;
+    let system = System::builder().flags(&["--audit-every", "1"]).start().await;
     let coupon = system.coupon("c", 9, 1).await;
     let other = system.coupon("other", 9, 1).await;
-    let late = Decision {
-        id: coupon_system::ids::IssuanceId::generate(system.partition().id()),
-        coupon: coupon.clone(),
-        user: "late".parse().expect("an id"),
-        outcome: Outcome::Issued { serial: 4, nth: 1 },
-        accepted_at: at(0),
-        decided_at: at(0),
-    };
     let drifted: redis::RedisResult<i64> = redis::cmd("HINCRBY")
         .arg(system.keys().coupon(&other))
         .arg(&["settled", "2"])
         .query_async(&mut system.partition().connection())
         .await;
     drifted.expect("it is changed");
-    system.backends.ledger.insert(&[late]).await.expect("it is written");
+    system.write(&[issued_to(&coupon, "late", 4)]).await;
     eventually("it is adopted", async || (system.stock(&coupon).await.issued == 1).then_some(())).await;
     let report = system.audited().await;
     let left: Vec<_> = report.findings().map(|found| (found.kind, found.coupon.clone())).collect();

@@ -1,9 +1,11 @@
 //! What the tests stand on: servers, the system on them, and a client.
 
 mod accounts;
+mod builder;
 mod chance;
 mod client;
 mod contract;
+mod decisions;
 mod failing;
 mod processes;
 mod raw;
@@ -14,9 +16,10 @@ mod system;
 pub use accounts::{accounts_hold, adopted, recovered};
 pub use chance::{chance, rounds};
 pub use client::{Answer, Client};
+pub use decisions::{NO_BACKLOG_MAX, decided, decision, discarded, issued_to, request};
 pub use failing::{fail, obedient_mongodb};
 pub use processes::{API, CTL, WORKER, logging, program, program_as_it_is, send, serving, stopped, worker};
 pub use raw::{Raw, RawAnswer};
 pub use rush::{NotFound, POLL_EVERY, Tally, issued, rush};
 pub use servers::{database, mongodb, redis};
-pub use system::{System, api_key, at, decision, eventually, issued_to};
+pub use system::{System, api_key, at, eventually};

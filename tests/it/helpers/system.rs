@@ -4,33 +4,31 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clap::Parser;
 use coupon_system::access::key::Key;
 use coupon_system::access::{Kept, KeyStore, Role};
+use coupon_system::api;
 use coupon_system::audit::{Auditor, Report, Settling};
-use coupon_system::config::ApiCommand;
 use coupon_system::config::Concurrency;
-use coupon_system::coupon::{Coupon, Created, Stock, Validity, Zone, stock};
+use coupon_system::coupon::{Coupon, Created, Stock, stock};
 use coupon_system::dev::servers::RedisServer;
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::issuance::lookup::read_in_flight;
-use coupon_system::issuance::reserve::{Request, Reserved, reserve};
-use coupon_system::issuance::{Decision, Outcome};
+use coupon_system::issuance::reserve::{Reserved, reserve};
 use coupon_system::process::Backends;
 use coupon_system::queue::{Entry, Read, Reader, Which};
 use coupon_system::redis::Partition;
 use coupon_system::redis::keys::{EpochKeys, GROUP};
 use coupon_system::user::User;
 use coupon_system::worker::{Decider, Worker};
-use coupon_system::{api, process};
 use jiff::{SignedDuration, Timestamp};
 use mongodb::bson::doc;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Client, database, mongodb, redis};
+use super::Client;
+use super::builder::SystemBuilder;
+use super::decisions::{NO_BACKLOG_MAX, request};
 
 /// Long enough for a machine that does other things too; a test that needs it has failed.
 const EVENTUALLY_MAX: Duration = Duration::from_secs(60);
@@ -45,30 +43,6 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
         }
         assert!(started.elapsed() < EVENTUALLY_MAX, "it never happened that {what}");
         tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-/// The decision about an entry, of now.
-pub fn decision(entry: &Entry, outcome: Outcome) -> Decision {
-    Decision {
-        id: entry.id,
-        coupon: entry.coupon.clone(),
-        user: entry.user.clone(),
-        outcome,
-        accepted_at: entry.accepted_at,
-        decided_at: at(0),
-    }
-}
-
-/// The decision, of now, that this user is issued this unit of a coupon.
-pub fn issued_to(coupon: &CouponId, user: &str, serial: u32) -> Decision {
-    Decision {
-        id: IssuanceId::generate(PartitionId::ONE),
-        coupon: coupon.clone(),
-        user: user.parse().expect("an id"),
-        outcome: Outcome::Issued { serial, nth: 1 },
-        accepted_at: at(0),
-        decided_at: at(0),
     }
 }
 
@@ -90,96 +64,28 @@ pub struct System {
     pub client: Client,
     /// Of the operators' listener, if there is one.
     pub operators_client: Option<Client>,
+    /// The keys of the roles that it was built with.
+    pub api_keys: Vec<String>,
     pub backends: Backends,
     pub redis: RedisServer,
     pub mongodb_uri: String,
     pub database: String,
     /// The API in this process.
     pub app: Arc<api::App>,
-    serving: JoinHandle<anyhow::Result<()>>,
-    stop: CancellationToken,
-    _folder: TempDir,
+    pub(super) serving: JoinHandle<anyhow::Result<()>>,
+    pub(super) stop: CancellationToken,
+    pub(super) _folder: TempDir,
 }
 
 impl System {
-    /// Starts servers and an API, and no worker.
+    /// Starts servers and an API without credentials, and no worker.
     pub async fn start() -> Self {
-        Self::start_with(&[]).await
+        Self::builder().start().await
     }
 
-    /// The same, with flags for the API.
-    pub async fn start_with(flags: &[&str]) -> Self {
-        Self::start_on(mongodb().await, flags).await
-    }
-
-    /// The same, on a mongod of the test's own.
-    pub async fn start_on(mongodb_uri: String, flags: &[&str]) -> Self {
-        let flags = [flags, &["--open"]].concat();
-        Self::start_in(mongodb_uri, database(), &flags).await
-    }
-
-    /// The same, with an API that asks for credentials: a key for each of `roles` is made first.
-    pub async fn start_closed(roles: &[Role], flags: &[&str]) -> (Self, Vec<String>) {
-        Self::start_closed_on(mongodb().await, roles, flags).await
-    }
-
-    pub async fn start_closed_on(mongodb_uri: String, roles: &[Role], flags: &[&str]) -> (Self, Vec<String>) {
-        let database = database();
-        let connected = coupon_system::mongo::connect(&mongodb_uri, &database).await.expect("a URI");
-        let mut keys = Vec::new();
-        for role in roles {
-            keys.push(api_key(&KeyStore::new(&connected), *role).await.1);
-        }
-        (Self::start_in(mongodb_uri, database, flags).await, keys)
-    }
-
-    /// The same, in a database that may have something in it.
-    pub async fn start_in(mongodb_uri: String, database: String, flags: &[&str]) -> Self {
-        let (redis, folder) = redis().await;
-        let redis_url = redis.url();
-        let mut command = vec![
-            "coupon-api",
-            "--listen",
-            "127.0.0.1:0",
-            "--redis-url",
-            &redis_url,
-            "--mongodb-uri",
-            &mongodb_uri,
-        ];
-        command.extend(["--mongodb-database", &database]);
-        command.extend(flags);
-        // What a test plants is left for the test to find.
-        if !flags.contains(&"--audit-every") {
-            command.extend(["--audit-every", "0"]);
-        }
-        let command = ApiCommand::parse_from(command);
-        let backends = process::connect(&command.redis, &command.mongodb).await.expect("the servers fit");
-        assert!(backends.keeper().ensure().await.expect("a first recovery"));
-        let public = TcpListener::bind(command.api.listen).await.expect("a free port");
-        let client = Client::new(public.local_addr().expect("an address"));
-        let operators = match command.api.access.operator_listen {
-            Some(address) => Some(TcpListener::bind(address).await.expect("a free port")),
-            None => None,
-        };
-        let operators_client =
-            operators.as_ref().map(|listener| Client::new(listener.local_addr().expect("an address")));
-        let listeners = api::Listeners { public, operators };
-        let stop = CancellationToken::new();
-        let app = api::App::start(&backends, &command.api, stop.clone()).await.expect("it starts");
-        let (behind, served) = (backends.clone(), Arc::clone(&app));
-        let serving = tokio::spawn(async move { api::serve(listeners, served, &behind).await });
-        System {
-            client,
-            operators_client,
-            backends,
-            redis,
-            mongodb_uri,
-            database,
-            app,
-            serving,
-            stop,
-            _folder: folder,
-        }
+    /// A system of another kind.
+    pub fn builder<'a>() -> SystemBuilder<'a> {
+        SystemBuilder::default()
     }
 
     /// Asks API and workers to stop, and waits until the API has answered whatever was in hand.
@@ -254,22 +160,8 @@ impl System {
         starts_at: Timestamp,
         ends_at: Timestamp,
     ) -> Coupon {
-        let coupon = Coupon {
-            id: id.parse().expect("an id"),
-            name: id.into(),
-            total,
-            per_user,
-            starts_at,
-            ends_at,
-            discount: None,
-            min_order_amount: None,
-            validity: Validity::Unlimited,
-            time_zone: Zone::UTC,
-            paused: false,
-            archived: false,
-            generation: 1,
-            created_at: at(0),
-        };
+        let plain = Coupon::new(id.parse().expect("an id"), total, starts_at, ends_at);
+        let coupon = Coupon { per_user, created_at: at(0), ..plain };
         assert_eq!(self.backends.coupons.insert(&coupon).await.expect("it is written"), Created::New);
         coupon
     }
@@ -327,15 +219,13 @@ impl System {
 
     /// Reserves for one user, past the API. The coupon is loaded if it is not.
     pub async fn reserve(&self, user: &str, coupon: &CouponId) -> Reserved {
-        let id = IssuanceId::generate(PartitionId::ONE);
-        let user = user.parse().expect("an id");
-        let request = [Request { id, coupon: coupon.clone(), user, key: None }];
-        let answer = reserve(self.partition(), &request, u64::MAX >> 12).await.expect("an answer").remove(0);
+        let request = [request(user, coupon)];
+        let answer = reserve(self.partition(), &request, NO_BACKLOG_MAX).await.expect("an answer").remove(0);
         if !matches!(answer, Reserved::NotLoaded { .. }) {
             return answer;
         }
         self.backends.loader().load(coupon).await.expect("it can be loaded");
-        reserve(self.partition(), &request, u64::MAX >> 12).await.expect("an answer").remove(0)
+        reserve(self.partition(), &request, NO_BACKLOG_MAX).await.expect("an answer").remove(0)
     }
 
     /// Reserves for one user who must get a unit.

@@ -2,12 +2,11 @@
 
 use coupon_system::ids::{CouponId, IssuanceId};
 use coupon_system::issuance::settle::settle;
-use coupon_system::issuance::{Decision, Outcome, Reason};
 use coupon_system::queue;
 use coupon_system::queue::{DEAD_LETTER_CONSUMER, Entry, dead};
 use coupon_system::redis::keys::GROUP;
 
-use crate::helpers::{System, accounts_hold, at};
+use crate::helpers::{System, accounts_hold, discarded};
 
 const TOTAL: u32 = 12;
 const WHY: &str = "MongoDB would not take it";
@@ -35,15 +34,7 @@ impl Busy {
         let (keys, entries, decider) = (system.keys(), system.take_entries().await, system.decider());
         decider.process(&keys, &entries[..2]).await.expect("settled");
         assert_eq!(decider.decide(&keys, &entries[2..4]).await.expect("decided").left.len(), 0);
-        let rejection = Decision {
-            id: entries[4].id,
-            coupon: coupon.clone(),
-            user: entries[4].user.clone(),
-            outcome: Outcome::Rejected { reason: Reason::Discarded, serial: Some(5), lost: false },
-            accepted_at: entries[4].accepted_at,
-            decided_at: at(0),
-        };
-        system.backends.ledger.insert(&[rejection]).await.expect("it is written");
+        system.write(&[discarded(&entries[4])]).await;
         let dead = entries[5].id;
         let set_aside =
             dead::set_aside(system.partition(), &keys, &entries[5].entry, dead, ATTEMPTS, WHY).await;

@@ -2,10 +2,10 @@
 
 use coupon_system::coupon::stock;
 use coupon_system::dev::servers::{RedisOptions, RedisServer};
-use coupon_system::ids::{IssuanceId, PartitionId};
+use coupon_system::ids::PartitionId;
 use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reassign;
-use coupon_system::issuance::reserve::{Request, reserve};
+use coupon_system::issuance::reserve::reserve;
 use coupon_system::issuance::settle::settle;
 use coupon_system::queue::{dead, registry};
 use coupon_system::recovery::Lease;
@@ -14,7 +14,7 @@ use rand::RngExt;
 use redis::aio::MultiplexedConnection;
 
 use super::storm::{FIRST_WAVE, Storm, TOTAL};
-use crate::helpers::{System, accounts_hold, chance, eventually, issued, recovered};
+use crate::helpers::{System, accounts_hold, chance, eventually, issued, recovered, request};
 
 async fn connection(server: &RedisServer) -> MultiplexedConnection {
     let client = redis::Client::open(server.url()).expect("a URL");
@@ -76,12 +76,7 @@ async fn a_server_promoted_in_place_with_all_its_data_is_refused_by_every_script
     let promoted: redis::RedisResult<()> = promoted.query_async(&mut partition.connection()).await;
     promoted.expect("the same process, the same data, another history");
 
-    let request = Request {
-        id: IssuanceId::generate(PartitionId::ONE),
-        coupon: coupon.clone(),
-        user: "u1".parse().expect("an id"),
-        key: None,
-    };
+    let request = request("u1", &coupon);
     let refused = [
         reserve(partition, &[request], 100).await.err(),
         settle(partition, &keys, &decided).await.err(),

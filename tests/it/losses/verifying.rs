@@ -72,7 +72,8 @@ async fn a_redis_restarted_while_mongodb_is_away_stays_503_until_mongodb_is_back
     let folder = tempfile::tempdir().expect("a folder");
     let mut mongodb =
         MongoServer::start(MongoOptions::new(folder.path().join("mongodb"))).await.expect("it starts");
-    let mut system = System::start_on(mongodb.url(), &["--require-registered-users=false"]).await;
+    let mut system =
+        System::builder().mongodb(mongodb.url()).flags(&["--require-registered-users=false"]).start().await;
     let busy = Busy::make(&system, "c").await;
     let (epoch, queued) = (system.keys().epoch(), busy.undecided[0]);
     mongodb.stop().await.expect("it stops");

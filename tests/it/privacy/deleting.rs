@@ -25,7 +25,7 @@ async fn register(system: &System, user: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_is_deleted_while_others_rush_and_leaves_no_trace_and_the_accounts_hold() {
-    let system = System::start_with(DELAY).await;
+    let system = System::builder().flags(DELAY).start().await;
     register(&system, USER).await;
     let crowd = system.users("u", 400).await;
     let rushed = system.coupon("c", 200, 1).await;
@@ -119,7 +119,7 @@ async fn a_user_is_deleted_while_others_rush_and_leaves_no_trace_and_the_account
 
 #[tokio::test]
 async fn the_same_id_registered_anew_is_a_new_person() {
-    let system = System::start_with(&["--user-deletion-delay", "1"]).await;
+    let system = System::builder().flags(&["--user-deletion-delay", "1"]).start().await;
     let coupon = system.coupon("c", 10, 1).await;
     register(&system, USER).await;
     system.worker();
@@ -152,7 +152,7 @@ async fn the_same_id_registered_anew_is_a_new_person() {
 
 #[tokio::test]
 async fn a_key_of_a_user_who_was_registered_by_an_older_version_is_used_up_when_they_are_deleted() {
-    let system = System::start_with(&["--user-deletion-delay", "1"]).await;
+    let system = System::builder().flags(&["--user-deletion-delay", "1"]).start().await;
     system.coupon("c", 10, 1).await;
     system.worker();
     let users = system.backends.database.collection::<Document>("users");
@@ -174,7 +174,7 @@ async fn a_key_of_a_user_who_was_registered_by_an_older_version_is_used_up_when_
 
 #[tokio::test]
 async fn a_deletion_waits_for_what_is_in_flight() {
-    let system = System::start_with(&["--user-deletion-delay", "1"]).await;
+    let system = System::builder().flags(&["--user-deletion-delay", "1"]).start().await;
     let coupon = system.coupon("c", 10, 1).await;
     register(&system, USER).await;
     let id = system.client.issue(USER, "c", None).await.id();
@@ -221,7 +221,7 @@ async fn who_is_unknown_cannot_be_deleted_and_nobody_can_be_called_as_the_delete
 #[tokio::test]
 async fn where_ids_are_trusted_a_user_who_was_never_registered_can_be_deleted() {
     let flags = ["--require-registered-users", "false", "--user-deletion-delay", "1"];
-    let system = System::start_with(&flags).await;
+    let system = System::builder().flags(&flags).start().await;
     let coupon = system.coupon("c", 10, 1).await;
     system.worker();
     let id = system.client.issue(USER, "c", None).await.id();
@@ -242,7 +242,7 @@ async fn an_api_that_cannot_hear_of_deletions_stops_trusting_what_it_remembers()
     let folder = tempfile::tempdir().expect("a folder");
     let mut mongodb =
         MongoServer::start(MongoOptions::new(folder.path().join("mongodb"))).await.expect("it starts");
-    let system = System::start_on(mongodb.url(), DELAY).await;
+    let system = System::builder().mongodb(mongodb.url()).flags(DELAY).start().await;
     system.coupon("c", 10, 1).await;
     system.coupon("d", 10, 1).await;
     register(&system, USER).await;

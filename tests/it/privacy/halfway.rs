@@ -248,7 +248,7 @@ async fn an_api_that_is_killed_in_the_middle_leaves_a_deletion_that_the_next_one
 async fn rebuilds_while_users_are_deleted_count_every_record_once() {
     /// From then on the deletions may come to their end, which each rebuild puts off.
     const REBUILDS_MAX: usize = 60;
-    let system = System::start_with(&["--user-deletion-delay", "1"]).await;
+    let system = System::builder().flags(&["--user-deletion-delay", "1"]).start().await;
     let coupon = system.coupon("c", 1_000, 1).await;
     let worker = system.worker();
     // Names that the pseudonyms fall between: their records move in both directions.

@@ -57,7 +57,8 @@ async fn who_was_remembered_before_the_first_word_of_deletions_is_not_trusted_af
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_waits_for_its_coupon_longer_than_a_deletion_takes_is_refused() {
     let (mongodb, _folder) = obedient_mongodb().await;
-    let system = System::start_on(mongodb.url(), &["--user-deletion-delay", "1"]).await;
+    let system =
+        System::builder().mongodb(mongodb.url()).flags(&["--user-deletion-delay", "1"]).start().await;
     assert_eq!(system.client.post("/users", json!({"id": USER})).await.status, 201);
     // In MongoDB alone.
     system.coupon_record("c", 10, 1, at(-60), at(3_600)).await;
@@ -101,7 +102,7 @@ async fn who_is_no_user_is_not_remembered_for_having_been_asked_for_in_the_wrong
 async fn deletions_that_must_wait_keep_no_other_waiting() {
     /// As many as one round carries out.
     const WAITING: usize = 1_000;
-    let system = System::start_with(&["--user-deletion-delay", "1"]).await;
+    let system = System::builder().flags(&["--user-deletion-delay", "1"]).start().await;
     let coupon = system.coupon("c", 10, 1).await;
     let in_flight = system.accepted("somebody", &coupon).await;
     // All of them have something in flight, as far as Redis knows.

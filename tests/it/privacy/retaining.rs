@@ -6,21 +6,15 @@ use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::{Decision, Outcome, Reason};
 use coupon_system::privacy::{Retained, Retention};
 
-use crate::helpers::{System, at};
+use crate::helpers::{System, at, decided};
 
 const DAY: i64 = 24 * 3_600;
 
 /// Writes a record that is so many days old.
 async fn record(system: &System, coupon: &str, id: IssuanceId, days: i64, outcome: Outcome) -> IssuanceId {
-    let decision = Decision {
-        id,
-        coupon: coupon.parse().expect("an id"),
-        user: "u0".parse().expect("an id"),
-        outcome,
-        accepted_at: at(-days * DAY),
-        decided_at: at(-days * DAY),
-    };
-    system.backends.ledger.insert(&[decision]).await.expect("it is written");
+    let (coupon, moment) = (coupon.parse().expect("an id"), at(-days * DAY));
+    let decision = decided(id, &coupon, "u0", outcome);
+    system.write(&[Decision { accepted_at: moment, decided_at: moment, ..decision }]).await;
     id
 }
 

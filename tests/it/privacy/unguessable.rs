@@ -45,7 +45,7 @@ async fn secret_of(system: &System, collection: &str) -> Option<Vec<u8>> {
 
 #[tokio::test]
 async fn the_id_of_a_keyed_issuance_of_a_deleted_user_cannot_be_computed_even_with_the_deployments_secret() {
-    let system = System::start_with(&["--user-deletion-delay", "1"]).await;
+    let system = System::builder().flags(&["--user-deletion-delay", "1"]).start().await;
     system.coupon("c", 10, 1).await;
     system.worker();
     assert_eq!(system.client.post("/users", json!({"id": USER})).await.status, 201);
@@ -74,7 +74,7 @@ async fn the_id_of_a_keyed_issuance_of_a_deleted_user_cannot_be_computed_even_wi
 #[tokio::test]
 async fn where_ids_are_trusted_the_deployments_secret_is_needed() {
     let flags = ["--require-registered-users", "false", "--user-deletion-delay", "1"];
-    let system = System::start_with(&flags).await;
+    let system = System::builder().flags(&flags).start().await;
     system.coupon("c", 10, 1).await;
     system.worker();
     let issued = system.client.issue(USER, "c", Some(KEY)).await.id();
@@ -105,7 +105,7 @@ async fn in_a_deployment_of_an_older_version_ids_stay_as_they_were_until_an_oper
         "ledger": Epoch::new().to_string(),
     };
     connected.collection::<Document>("recovery").insert_one(lease).await.expect("it is written");
-    let system = System::start_in(uri, database, &["--open", "--user-rate", "0"]).await;
+    let system = System::builder().mongodb(uri).database(database).flags(&["--user-rate", "0"]).start().await;
     system.coupon("c", 10, 2).await;
     assert_eq!(system.client.post("/users", json!({"id": USER})).await.status, 201);
     let before = system.client.issue(USER, "c", Some(KEY)).await;

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use coupon_system::coupon::{Coupon, Stock, Validity, Zone};
+use coupon_system::coupon::{Coupon, Stock};
 use coupon_system::ids::{CouponId, IssuanceId, UserId};
 use coupon_system::issuance::reassign::Reassigned;
 use coupon_system::issuance::reserve::{Progress, Queued, Request, Reserved};
@@ -165,20 +165,10 @@ impl Offer {
     pub fn record(&self) -> Coupon {
         let (starts_at, ends_at) = self.window.bounds();
         Coupon {
-            id: self.id.clone(),
-            name: self.id.to_string(),
-            total: self.total,
             per_user: self.per_user,
-            starts_at,
-            ends_at,
-            discount: None,
-            min_order_amount: None,
-            validity: Validity::Unlimited,
-            time_zone: Zone::UTC,
             paused: self.paused,
             archived: self.archived,
-            generation: 1,
-            created_at: starts_at,
+            ..Coupon::new(self.id.clone(), self.total, starts_at, ends_at)
         }
     }
 

@@ -1,0 +1,103 @@
+//! How a test says what system it wants.
+
+use std::sync::Arc;
+
+use clap::Parser;
+use coupon_system::access::{KeyStore, Role};
+use coupon_system::config::ApiCommand;
+use coupon_system::{api, process};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{Client, System, api_key, database, mongodb, redis};
+
+/// What a [`System`] is to be: without more words, an API that asks nobody for credentials, on a redis-server of its
+/// own and in a new database of the shared mongod.
+#[derive(Default)]
+pub struct SystemBuilder<'a> {
+    flags: Vec<&'a str>,
+    mongodb_uri: Option<String>,
+    database: Option<String>,
+    roles: Option<&'a [Role]>,
+}
+
+impl<'a> SystemBuilder<'a> {
+    /// More flags for the API.
+    pub fn flags(mut self, flags: &[&'a str]) -> Self {
+        self.flags.extend(flags);
+        self
+    }
+
+    /// Another mongod than the shared one.
+    pub fn mongodb(mut self, uri: String) -> Self {
+        self.mongodb_uri = Some(uri);
+        self
+    }
+
+    /// A database that may have something in it.
+    pub fn database(mut self, name: String) -> Self {
+        self.database = Some(name);
+        self
+    }
+
+    /// An API that asks for credentials: a key for each of these roles is made first ([`System::api_keys`]).
+    pub fn closed(mut self, roles: &'a [Role]) -> Self {
+        self.roles = Some(roles);
+        self
+    }
+
+    /// Starts servers and an API, and no worker.
+    pub async fn start(self) -> System {
+        let mongodb_uri = match self.mongodb_uri {
+            Some(uri) => uri,
+            None => mongodb().await,
+        };
+        let database = self.database.unwrap_or_else(database);
+        let (redis, folder) = redis().await;
+        let redis_url = redis.url();
+        let mut command = vec!["coupon-api", "--listen", "127.0.0.1:0"];
+        command.extend(["--redis-url", &redis_url, "--mongodb-uri", &mongodb_uri]);
+        command.extend(["--mongodb-database", &database]);
+        command.extend(&self.flags);
+        if self.roles.is_none() {
+            command.push("--open");
+        }
+        // What a test plants is left for the test to find.
+        if !self.flags.contains(&"--audit-every") {
+            command.extend(["--audit-every", "0"]);
+        }
+        let command = ApiCommand::parse_from(command);
+        let backends = process::connect(&command.redis, &command.mongodb).await.expect("the servers fit");
+        let mut api_keys = Vec::new();
+        for role in self.roles.unwrap_or_default() {
+            api_keys.push(api_key(&KeyStore::new(&backends.database), *role).await.1);
+        }
+        assert!(backends.keeper().ensure().await.expect("a first recovery"));
+        let public = TcpListener::bind(command.api.listen).await.expect("a free port");
+        let client = Client::new(public.local_addr().expect("an address"));
+        let operators = match command.api.access.operator_listen {
+            Some(address) => Some(TcpListener::bind(address).await.expect("a free port")),
+            None => None,
+        };
+        let operators_client =
+            operators.as_ref().map(|listener| Client::new(listener.local_addr().expect("an address")));
+        let listeners = api::Listeners { public, operators };
+        let stop = CancellationToken::new();
+        let app = api::App::start(&backends, &command.api, stop.clone()).await.expect("it starts");
+        let (behind, served) = (backends.clone(), Arc::clone(&app));
+        let serving = tokio::spawn(async move { api::serve(listeners, served, &behind).await });
+        System {
+            client,
+            operators_client,
+            api_keys,
+            backends,
+            redis,
+            mongodb_uri,
+            database,
+            app,
+            serving,
+            stop,
+            _folder: folder,
+        }
+    }
+}

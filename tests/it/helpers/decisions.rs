@@ -1,0 +1,82 @@
+//! Requests and decisions that a test puts past the API and the workers, straight into Redis and the ledger.
+
+use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
+use coupon_system::issuance::ledger::Inserted;
+use coupon_system::issuance::reserve::{Request, Reserved, reserve};
+use coupon_system::issuance::{Decision, Outcome, Reason};
+use coupon_system::queue::Entry;
+
+use super::{System, at};
+
+/// No backlog is that long.
+pub const NO_BACKLOG_MAX: u64 = u64::MAX >> 12;
+/// Requests in one call of the script.
+const REQUESTS: usize = 250;
+/// Decisions in one insert.
+const DECISIONS: usize = 2_000;
+
+/// A new request of a user, without a key.
+pub fn request(user: &str, coupon: &CouponId) -> Request {
+    let id = IssuanceId::generate(PartitionId::ONE);
+    Request { id, coupon: coupon.clone(), user: user.parse().expect("an id"), key: None }
+}
+
+/// The decision, of now, about an issuance that was accepted now.
+pub fn decided(id: IssuanceId, coupon: &CouponId, user: &str, outcome: Outcome) -> Decision {
+    let (coupon, user) = (coupon.clone(), user.parse().expect("an id"));
+    Decision { id, coupon, user, outcome, accepted_at: at(0), decided_at: at(0) }
+}
+
+/// The decision, of now, that a user is issued this unit of a coupon.
+pub fn issued_to(coupon: &CouponId, user: &str, serial: u32) -> Decision {
+    decided(IssuanceId::generate(PartitionId::ONE), coupon, user, Outcome::Issued { serial, nth: 1 })
+}
+
+/// The decision, of now, about an entry.
+pub fn decision(entry: &Entry, outcome: Outcome) -> Decision {
+    Decision {
+        accepted_at: entry.accepted_at,
+        ..decided(entry.id, &entry.coupon, entry.user.as_str(), outcome)
+    }
+}
+
+/// The decision, of now, that an operator discards an entry.
+pub fn discarded(entry: &Entry) -> Decision {
+    decision(entry, Outcome::Rejected { reason: Reason::Discarded, serial: entry.serial, lost: false })
+}
+
+impl System {
+    /// Reserves a unit for each of these users, all of whom must get one.
+    pub async fn accept_all(
+        &self,
+        coupon: &CouponId,
+        users: impl Iterator<Item = String>,
+    ) -> Vec<IssuanceId> {
+        let requests: Vec<_> = users.map(|user| request(&user, coupon)).collect();
+        let mut ids = Vec::new();
+        for batch in requests.chunks(REQUESTS) {
+            for answer in reserve(self.partition(), batch, NO_BACKLOG_MAX).await.expect("answers") {
+                match answer {
+                    Reserved::Accepted(queued) => ids.push(queued.id),
+                    other => panic!("not accepted: {other:?}"),
+                }
+            }
+        }
+        ids
+    }
+
+    /// Writes decisions, each the first about its issuance, into the ledger.
+    pub async fn write(&self, decisions: &[Decision]) {
+        for batch in decisions.chunks(DECISIONS) {
+            let inserted = self.backends.ledger.insert(batch).await.expect("they are written");
+            assert!(inserted.iter().all(|one| *one == Inserted::Decided), "{inserted:?}");
+        }
+    }
+
+    /// Writes into the ledger that these units are issued, each to a user named `prefix` and its serial.
+    pub async fn write_issued(&self, coupon: &CouponId, prefix: &str, serials: impl Iterator<Item = u32>) {
+        let decisions: Vec<_> =
+            serials.map(|serial| issued_to(coupon, &format!("{prefix}{serial}"), serial)).collect();
+        self.write(&decisions).await;
+    }
+}

@@ -1,0 +1,27 @@
+//! Numbers that a script in Lua and its caller in Rust both name are the same in both.
+
+use std::path::Path;
+
+/// The number that stands in this source behind these words.
+fn number(source: &str, words: &str) -> u64 {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(source);
+    let text = std::fs::read_to_string(&path).expect("a source");
+    let found: Vec<&str> = text.split(words).skip(1).collect();
+    assert_eq!(found.len(), 1, "{source} says {words:?} once");
+    let digits: String =
+        found[0].chars().take_while(|letter| letter.is_ascii_digit() || *letter == '_').collect();
+    digits.replace('_', "").parse().unwrap_or_else(|_| panic!("{source}: no number behind {words:?}"))
+}
+
+#[test]
+fn what_lua_and_rust_both_name_is_one_number() {
+    for (name, kind) in [("TOLD_MAX", "usize"), ("KEYS_REMEMBERED", "u64")] {
+        let lua = number("issuance/reserve.lua", &format!("local {name} = "));
+        let rust = number("issuance/reserve.rs", &format!("pub const {name}: {kind} = "));
+        assert_eq!(lua, rust, "{name}");
+    }
+    // Lua counts the digits.
+    let digits = number("redis/lua/certificate_fields.lua", "#held[2] < ") - 1;
+    let rust = number("redis/partition.rs", "const TERMS_MAX: i64 = ");
+    assert_eq!(Some(rust), 10_u64.checked_pow(u32::try_from(digits).expect("a few")), "TERMS_MAX");
+}
