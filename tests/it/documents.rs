@@ -276,6 +276,7 @@ fn row(argument: &Arg) -> String {
 fn page_of_flags() -> String {
     let mut page = String::from(
         "# Flags\n\n\
+         [README](../../README.md)\n\n\
          Every flag and variable of the three programs, as their `--help` tells it. A flag wins over its variable; an\n\
          empty variable is as if it were not set. `cargo test` compares this page with the programs, and\n\
          `UPDATE_DOCS=1 cargo test --test it documents::` writes it anew.\n",
