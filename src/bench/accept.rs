@@ -19,7 +19,7 @@ use super::spread::Spread;
 use super::tokens;
 use crate::dev::servers::Persistence;
 
-/// The bare handler only repeats it: as long as the name of a coupon that there is.
+/// The bare handler only repeats it: as long as the name of a real coupon.
 pub(super) const NO_COUPON: &str = "bench-abcdefghijkm";
 
 /// Accepted requests per second; ratios are those of one round each, and their median.

@@ -51,7 +51,7 @@ pub(super) async fn queue(
     Ok(ids.concat())
 }
 
-/// Reads so many entries as one worker would, and leaves them pending.
+/// Reads `count` entries as one worker would, and leaves them pending.
 pub(super) async fn deliver(env: &BenchEnv, count: u32) -> anyhow::Result<Vec<Entry>> {
     let partition = &env.backends.partition;
     let mut reader = Reader::new(partition.client().clone(), format!("bench-{}", crate::ids::random_id()));
@@ -67,7 +67,7 @@ pub(super) async fn deliver(env: &BenchEnv, count: u32) -> anyhow::Result<Vec<En
     Ok(entries)
 }
 
-/// Tells Redis that they are all issued, as a worker would.
+/// Settles all of these as issued, as a worker would.
 pub(super) async fn settle_all(env: &BenchEnv, entries: Vec<Entry>) -> anyhow::Result<()> {
     let partition = &env.backends.partition;
     let now = crate::mongo::now_in_milliseconds();

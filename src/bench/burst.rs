@@ -17,19 +17,19 @@ use crate::rush::{ExchangeError, LoadTarget, RawResponse, open_loop};
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 const ACCEPTED: u16 = 202;
 
-/// What is sent, to whom.
+/// What a burst sends, and to which program.
 pub(super) struct RequestBurst {
     pub url: String,
     /// Users 0 to this one, each once.
     pub users: u32,
     pub connections: usize,
-    /// Lines of headers for each user; none if there is none.
+    /// The header lines of each user's request; empty for requests without more headers.
     pub headers: Arc<[String]>,
     /// Processes whose processor time is told, by name.
     pub watched: Vec<(&'static str, u32)>,
 }
 
-/// What came of it.
+/// The result of a burst.
 #[derive(Debug)]
 pub(super) struct BurstResult {
     /// From the first request to the last answer.
@@ -45,11 +45,11 @@ pub struct CpuMicros {
     pub generator: f64,
     /// The program that answered.
     pub server: f64,
-    /// redis-server; 0 where there is none.
+    /// redis-server; 0 if it was not watched.
     pub redis: f64,
-    /// mongod; 0 where there is none.
+    /// mongod; 0 if it was not watched.
     pub mongod: f64,
-    /// The worker process; 0 where there is none.
+    /// The worker process; 0 if it was not watched.
     pub worker: f64,
 }
 
@@ -96,7 +96,11 @@ impl Workload for BurstWorkload {
 }
 
 impl RequestBurst {
-    /// Sends it, for this coupon. An error, if not every request was accepted: its rate would be another thing's.
+    /// Sends all requests, for this coupon.
+    ///
+    /// # Errors
+    ///
+    /// If not every request was accepted: the rate would be another thing's.
     pub async fn send(&self, coupon: &str) -> anyhow::Result<BurstResult> {
         let target = Arc::new(LoadTarget::new(&self.url).map_err(anyhow::Error::msg)?);
         let senders = Arc::new(BurstWorkload {

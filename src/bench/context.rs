@@ -1,4 +1,4 @@
-//! Where the bench works: a temporary folder, and how much of everything there is to be.
+//! Where the bench works: a temporary folder, and the sizes of what it measures.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ const MONGODB_CACHE_GB: f64 = 1.0;
 const FSYNCS: usize = 100;
 const FSYNC_BYTES: usize = 4_096;
 
-/// How much is measured.
+/// The sizes of what is measured.
 #[derive(Debug, Clone)]
 pub struct BenchSizes {
     /// Rounds of what is compared, each with everything that is compared.
@@ -55,7 +55,7 @@ impl BenchSizes {
         weighed: 100_000,
     };
 
-    /// For a look, and for continuous integration.
+    /// For rough figures, and for continuous integration.
     pub const QUICK: BenchSizes = BenchSizes {
         rounds: 3,
         burst: 2_000,
@@ -70,10 +70,10 @@ impl BenchSizes {
     };
 }
 
-/// Tells what is being done, in a line.
+/// Called with a line about what is being measured.
 pub type StatusCallback<'a> = &'a (dyn Fn(&str) + Sync);
 
-/// See the module's documentation.
+/// What every section uses: the folder, the sizes, and where it reports what it does.
 pub struct BenchContext<'a> {
     names: AtomicU32,
     pub(super) sizes: BenchSizes,
@@ -83,6 +83,10 @@ pub struct BenchContext<'a> {
 
 impl<'a> BenchContext<'a> {
     /// Makes a folder inside `parent`, and finds the server programs.
+    ///
+    /// # Errors
+    ///
+    /// [`SetUpError`] if the folder cannot be made; any error of finding redis-server and mongod.
     pub async fn open(parent: &Path, sizes: BenchSizes, tell: StatusCallback<'a>) -> anyhow::Result<Self> {
         let made = std::fs::create_dir_all(parent)
             .and_then(|()| tempfile::Builder::new().prefix("coupon-bench-").tempdir_in(parent));
@@ -94,6 +98,10 @@ impl<'a> BenchContext<'a> {
     }
 
     /// Deletes the folder.
+    ///
+    /// # Errors
+    ///
+    /// If something in it cannot be deleted.
     pub fn close(self) -> anyhow::Result<()> {
         self.folder.close().context("the folder of the bench cannot be deleted")
     }

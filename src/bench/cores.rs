@@ -8,7 +8,7 @@ use anyhow::Context;
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-/// The cores of what is loaded, and those of the generator; `None` where there is one only.
+/// The cores of the system and those of the generator; `None` on a machine with one core.
 pub(super) fn halves() -> anyhow::Result<Option<[Range<usize>; 2]>> {
     let cores = std::thread::available_parallelism()?.get();
     Ok((cores > 1).then_some([0..cores / 2, cores / 2..cores]))

@@ -29,16 +29,16 @@ const DATABASE: &str = "bench";
 const REGISTERED_AGO: SignedDuration = SignedDuration::from_hours(1);
 /// Users in one insert.
 const REGISTER_BATCH: usize = 10_000;
-/// While nothing moves for so long, it is not going to.
+/// A drain that moves nothing for this long has failed.
 const STANDSTILL_MAX: Duration = Duration::from_secs(30);
-const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// Memory is at rest when two looks, so far apart, see nearly the same.
-const REST_LOOK_EVERY: Duration = Duration::from_millis(200);
-const REST_LOOKS_MAX: usize = 20;
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// Memory is at rest when two samples at this distance are nearly the same.
+const REST_SAMPLE_INTERVAL: Duration = Duration::from_millis(200);
+const REST_SAMPLES_MAX: usize = 20;
 const REST_BYTES: u64 = 16 * 1_024;
 const READY_MAX: Duration = Duration::from_secs(30);
 
-/// See the module's documentation.
+/// A redis-server and a mongod, connections to both, and what starts the programs on them.
 pub(super) struct BenchEnv {
     pub redis: RedisServer,
     mongodb: MongoServer,
@@ -57,7 +57,7 @@ pub(super) fn user(number: u32) -> String {
 pub(super) const USER_PREFIX: &str = "user-";
 
 impl BenchEnv {
-    /// Starts an empty one.
+    /// Starts empty servers, and certifies the Redis.
     pub async fn make(context: &BenchContext<'_>, persistence: Persistence) -> anyhow::Result<Self> {
         let folder = context.next_folder();
         let redis = RedisOptions { persistence, ..RedisOptions::new(folder.join("redis")) };
@@ -180,8 +180,8 @@ impl BenchEnv {
         stocks.into_iter().next().transpose()?.flatten().context("the coupon is not loaded")
     }
 
-    /// Waits until so many units are issued, and none is reserved. Returns how many were when some were
-    /// seen for the first time, and how long it took from then.
+    /// Waits until `issued` units are issued and none is reserved. Returns how many were issued when the first were
+    /// seen, and the time from then on.
     pub async fn drained(&self, coupon: &CouponId, issued: u32) -> anyhow::Result<(u32, Duration)> {
         let mut first = None;
         let mut last = (0, Instant::now());
@@ -200,7 +200,7 @@ impl BenchEnv {
             if last.1.elapsed() > STANDSTILL_MAX {
                 bail!("the drain stands still: {stock:?}");
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -238,20 +238,20 @@ impl BenchEnv {
     /// The memory, in bytes, that Redis uses when it has come to rest.
     pub async fn redis_bytes(&self) -> anyhow::Result<u64> {
         let mut last = 0;
-        for _ in 0..REST_LOOKS_MAX {
+        for _ in 0..REST_SAMPLES_MAX {
             let used: u64 =
                 self.info("memory").await?.get("used_memory").context("Redis tells no used_memory")?;
             if used.abs_diff(last) <= REST_BYTES {
                 break;
             }
             last = used;
-            tokio::time::sleep(REST_LOOK_EVERY).await;
+            tokio::time::sleep(REST_SAMPLE_INTERVAL).await;
         }
         Ok(last)
     }
 }
 
-/// Waits until an API remembers so many users.
+/// Waits until an API remembers `users` users.
 async fn remembers(program: &ChildProgram, users: u32) -> anyhow::Result<()> {
     let target = Arc::new(LoadTarget::new(&program.url()).map_err(anyhow::Error::msg)?);
     let mut request = Vec::new();
@@ -269,22 +269,22 @@ async fn remembers(program: &ChildProgram, users: u32) -> anyhow::Result<()> {
             return Ok(());
         }
         ensure!(started.elapsed() < READY_MAX, "{remembered} of {users} users are remembered");
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Waits until a program says that it is ready.
+/// Waits until `GET /readyz` of a program answers 200.
 async fn ready(program: &ChildProgram) -> anyhow::Result<()> {
     let target = LoadTarget::new(&program.url()).map_err(anyhow::Error::msg)?;
     let mut api = ServiceClient::new(Arc::new(target));
     let started = Instant::now();
     loop {
-        match api.look("/readyz", READY_MAX).await {
+        match api.try_get("/readyz", READY_MAX).await {
             Ok((200, _)) => return Ok(()),
             answer if started.elapsed() > READY_MAX => {
                 bail!("{} is not ready: {answer:?}", program.url());
             }
-            _ => tokio::time::sleep(LOOK_EVERY).await,
+            _ => tokio::time::sleep(POLL_INTERVAL).await,
         }
     }
 }

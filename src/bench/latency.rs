@@ -3,11 +3,11 @@
 //! First the saturated rate: all requests come at once, each is followed to its outcome with `?wait`, and
 //! one worker process drains, over the time from the start to the last outcome. Then requests come at
 //! random (Poisson) at half that rate, each timed from the moment it was planned for, and followed to
-//! its outcome: once with `?wait`, once by polling when the service says. Who is turned away comes again
+//! its outcome: once with `?wait`, once by polling when the service says. A user who is refused tries again
 //! when told to, and has waited since the first time.
 //!
 //! Those who follow are nearly half of the load. So there is a second, larger rate: what is accepted and
-//! issued while nobody asks for outcomes. Half of that, followed, is far more than half a load.
+//! issued while no client asks for outcomes. Half of that, followed, is far more than half a load.
 
 use std::time::{Duration, Instant};
 
@@ -29,8 +29,8 @@ use crate::rush::virtual_users::{FollowMode, RetryPolicy};
 
 /// The longest that an answer, and the drain, are waited for.
 const ANSWER_MAX_MS: u64 = 30_000;
-/// Connections, for each of a burst's. Half as many follow the requests, in turn, and someone who waits
-/// holds one: so many that it is free again when its turn comes.
+/// Connections, for each of a burst's. Half as many follow the requests, in turn, and a user who waits holds one: with
+/// this many, each is free again when its turn comes.
 const CONNECTIONS_SHARE: usize = 4;
 /// The same arrivals in every run.
 const SEED: u64 = 1;
@@ -56,7 +56,7 @@ pub struct LatencyFigures {
     pub send_p99_ms: f64,
     /// Requests whose outcome was measured, of either kind.
     pub requests: u64,
-    /// Issued per second, from first request to last issuance, as fast as it goes while nobody asks.
+    /// Issued per second, from first request to last issuance, as fast as it goes while no client asks for outcomes.
     pub unfollowed_per_second: Spread,
     /// To the outcome, followed with `?wait`, while half of that comes per second.
     pub crowded_outcome_p50_ms: f64,
@@ -175,8 +175,12 @@ impl LatencyFigures {
             row("saturatedPerSecond", self.saturated_per_second.median, "issued, and every outcome told")
                 .over(&self.saturated_per_second),
             row("offeredPerSecond", self.offered_per_second, "half of it"),
-            row("unfollowedPerSecond", self.unfollowed_per_second.median, "issued while nobody asks")
-                .over(&self.unfollowed_per_second),
+            row(
+                "unfollowedPerSecond",
+                self.unfollowed_per_second.median,
+                "issued while no client asks for outcomes",
+            )
+            .over(&self.unfollowed_per_second),
             row("crowdedOutcomeP99Ms", self.crowded_outcome_p99_ms, "at half of that, followed with ?wait"),
             row("crowdedOutcomeP50Ms", self.crowded_outcome_p50_ms, ""),
         ]

@@ -53,8 +53,12 @@ pub enum BenchSection {
 /// Whether this program was built to be fast.
 pub const IS_RELEASE: bool = !cfg!(debug_assertions);
 
-/// Measures some sections. `parent` is where the servers' folder is made; it is deleted after. After
-/// `stop` nothing more is measured, and there is no report.
+/// Measures these sections, in a folder inside `parent` that it deletes after.
+///
+/// # Errors
+///
+/// If a program is missing, a server does not start, a request is not accepted or issued, or `stop` is cancelled:
+/// there is no report of a part.
 pub async fn run(
     parent: &Path,
     sections: &[BenchSection],

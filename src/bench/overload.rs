@@ -3,8 +3,8 @@
 //!
 //! The generator has half of the cores and the system the others, so that it is the system that is
 //! short of something. Requests come at random (Poisson), each timed from the moment it was planned for;
-//! nobody tries again. There are so many connections that whoever comes finds a free one: else they would
-//! wait in the generator, and not at the API. Whoever comes has looked at the coupon before. Capacity is
+//! no user tries again. There are enough connections that every request finds a free one: else it would
+//! wait in the generator, and not at the API. Each connection has read the coupon before. Capacity is
 //! how many are accepted a second, by one API process while one worker process drains, of somewhat more
 //! than can be: as many as a few connections have accepted that always ask. Then they come at that rate,
 //! and at five times that rate.
@@ -40,13 +40,13 @@ use crate::rush::{ExchangeError, LoadTarget, RawResponse, open_loop};
 
 /// How many times capacity comes.
 const TIMES: f64 = 5.0;
-/// What one connection takes to be made, and the coupon to be looked at. Together they must take less time
+/// The time that it takes to connect and read the coupon once. Together they must take less time
 /// than a connection may idle ([`crate::rush`] makes those anew).
 const CONNECTING: Duration = Duration::from_micros(250);
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// The same arrivals in every run.
 const SEED: u64 = 1;
-const MEMORY_LOOK_EVERY: Duration = Duration::from_millis(50);
+const MEMORY_SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Times in milliseconds, each from the planned moment of the request.
 #[derive(Debug, Serialize)]
@@ -131,7 +131,7 @@ async fn confined(
     Ok(OverloadFigures { latency_ratio, capacity_per_second, at_capacity, overloaded })
 }
 
-/// An API process on these cores that knows so many users.
+/// Starts an API process on these cores, and waits until it remembers `users` users.
 async fn confined_api(
     env: &BenchEnv,
     users: u32,
@@ -226,7 +226,7 @@ async fn load(
         LoadBounds { connections: context.sizes.callers, in_flight_max: usize::MAX, answer_max: ANSWER_MAX };
     let over = CancellationToken::new();
     let memory = tokio::spawn(most_memory(api.pid(), over.clone()));
-    // By then all are connected, and have looked.
+    // By then every connection is open, and has read the coupon.
     let began = Instant::now() + CONNECTING * context.sizes.callers as u32;
     open_loop::run(&target, schedule.into(), began, bounds, Arc::clone(&askers), CancellationToken::new())
         .await;
@@ -262,7 +262,7 @@ async fn most_memory(pid: u32, over: CancellationToken) -> anyhow::Result<u64> {
     let mut most = 0;
     while !over.is_cancelled() {
         most = most.max(usage::resident_bytes(pid)?);
-        tokio::time::sleep(MEMORY_LOOK_EVERY).await;
+        tokio::time::sleep(MEMORY_SAMPLE_INTERVAL).await;
     }
     Ok(most)
 }

@@ -19,7 +19,7 @@ use crate::failure::SetUpError;
 const START_MAX: Duration = Duration::from_secs(60);
 /// From SIGTERM until it has ended; then it is killed.
 const STOP_MAX: Duration = Duration::from_secs(30);
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// Lines that are told of a program that ended too soon.
 const LINES_TOLD_MAX: usize = 5;
 
@@ -76,7 +76,7 @@ impl ChildProgram {
         kill_process(pid, Signal::TERM).context("cannot tell a program to end")?;
         let ended = async {
             while self.child.try_wait()?.is_none() {
-                tokio::time::sleep(LOOK_EVERY).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
             Ok::<_, io::Error>(())
         };
@@ -97,7 +97,7 @@ fn kill(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// Reads the log up to the address; the rest is read too, so that nobody is held up by it.
+/// Reads the log up to the address; the rest is read too, so that the program never blocks on it.
 async fn listening(log: std::process::ChildStderr) -> anyhow::Result<SocketAddr> {
     let mut lines = BufReader::new(ChildStderr::from_std(log)?).lines();
     let mut said = Vec::new();

@@ -1,4 +1,4 @@
-//! What a bench comes to: one document for programs, rows for people.
+//! The result of a bench: one document for programs, rows for people.
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -77,7 +77,7 @@ impl std::fmt::Display for FigureTarget {
 /// A figure for people.
 #[derive(Debug, Clone)]
 pub struct FigureRow {
-    /// The figure's field, and where there are several of it which.
+    /// The figure's field and, where a field has several figures, which of them.
     pub name: String,
     pub value: f64,
     /// The least and the most of its rounds.

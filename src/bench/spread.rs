@@ -1,8 +1,8 @@
-//! A figure of several rounds: a machine is never twice the same, so the middle one counts.
+//! A figure of several rounds: a machine is never twice the same, so the median counts.
 
 use serde::Serialize;
 
-/// See the module's documentation.
+/// One figure of several rounds: the median, and the extremes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Spread {

@@ -93,13 +93,13 @@ impl AuditArgs {
             Err(failure) => return Err(away("Redis", &failure)),
         }
         if !self.repair || self.dry_run {
-            return self.look(backends).await;
+            return self.run_audit(backends).await;
         }
         let target = self.coupon.as_ref().map_or_else(|| "all coupons".to_owned(), CouponId::to_string);
         let begun =
             ActionLog::begin_command(&backends.database, "couponctl audit --repair", target, None).await;
         let begun = begun.map_err(|failure| away("MongoDB", &failure))?;
-        begun.carry_out(self.look(backends), command_status).await
+        begun.carry_out(self.run_audit(backends), command_status).await
     }
 
     /// Data of a Redis beside which another serves is not to be audited: it proves nothing.
@@ -114,7 +114,7 @@ impl AuditArgs {
         }
     }
 
-    async fn look(&self, backends: &Backends) -> anyhow::Result<()> {
+    async fn run_audit(&self, backends: &Backends) -> anyhow::Result<()> {
         let auditor =
             Auditor::new(backends.partition.clone(), backends.ledger.clone(), backends.coupons.clone());
         let mut progress = AuditProgress::start();
@@ -165,7 +165,7 @@ impl AuditArgs {
         };
         report.coupons.append(&mut audited.coupons);
         report.mended.append(&mut audited.mended);
-        // Every page looks at the whole queue.
+        // Every page checks the whole queue.
         report.queue = audited.queue;
         Ok(())
     }
@@ -315,7 +315,7 @@ fn finding_to_json(finding: &Finding) -> Value {
     })
 }
 
-/// Tells on standard error how far it is: a line that changes on a terminal, a line each elsewhere.
+/// Shows on standard error how far an audit is: one changing line on a terminal, a line a coupon elsewhere.
 struct AuditProgress {
     term: Term,
     done: usize,
@@ -329,7 +329,7 @@ impl AuditProgress {
     fn audited(&mut self, audited: &Audited) {
         self.done += 1;
         let line = format!("audited coupon={} findings={}", audited.coupon, audited.findings.len());
-        // Progress that nobody can be told of stops no audit.
+        // A terminal that takes no text stops no audit.
         let _ = if self.term.is_term() {
             self.term.clear_line().and_then(|()| self.term.write_str(&format!("{} {line}", self.done)))
         } else {

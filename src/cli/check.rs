@@ -24,7 +24,7 @@ pub struct CheckArgs {
     json: bool,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Serialize)]
 struct CheckResult {
     check: &'static str,

@@ -87,7 +87,7 @@ pub(super) const TOKEN_FLAG: &str = "--token (COUPON_TOKEN)";
 /// What `--api-url` is called in errors.
 pub(super) const API_URL_FLAG: &str = "--api-url (COUPON_API_URL)";
 
-/// Something to be sent as `Authorization: Bearer`, and shown to nobody.
+/// What is sent as `Authorization: Bearer`, and never shown.
 #[derive(Clone)]
 pub(super) struct BearerToken(String);
 
@@ -214,7 +214,7 @@ pub(super) struct ApiClient {
     base: String,
 }
 
-/// What the API said.
+/// An answer of the API.
 #[derive(Debug, Clone)]
 pub(super) struct ApiResponse {
     pub body: Value,
@@ -253,7 +253,7 @@ impl RepeatAdvice {
                 format!("run the command again{when} with `{flag}`: what was done is not done once more")
             }
             RepeatAdvice::Adds => {
-                "look whether it happened before you run the command again: each run adds".into()
+                "check whether it happened before you run the command again: each run adds".into()
             }
         }
     }
@@ -292,7 +292,7 @@ impl ApiRequest {
         self
     }
 
-    /// Says whether sending it twice is the same as once. If not, nobody is told to just repeat it.
+    /// Says whether sending it twice is the same as once. If not, no error advises to repeat it.
     pub fn repeatable(mut self, repeatable: bool) -> Self {
         self.repeat = if repeatable { RepeatAdvice::Same } else { RepeatAdvice::Adds };
         self
@@ -453,14 +453,14 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Why there is no good answer. Each says what to do next.
+/// Why a call failed. Each says what to do next.
 #[derive(Debug)]
 pub(super) enum CallError {
     /// The API answered with a problem.
     Problem { answer: ApiResponse, repeat: RepeatAdvice },
-    /// Nobody answered, or not to the end.
+    /// No answer came, or not to its end.
     NoAnswer { base: String, source: reqwest::Error, repeat: RepeatAdvice },
-    /// Somebody else answered.
+    /// Something that is not the API answered.
     NotTheApi { base: String, status: u16 },
 }
 
@@ -505,7 +505,7 @@ impl fmt::Display for CallError {
                 f,
                 "{base} answered {status}, and not as the Coupon System's API does: a gateway before it may have, \
                  and what was asked for may have happened\n  \
-                 next: look whether it happened, then run the command again"
+                 next: check whether it happened, then run the command again"
             ),
             CallError::NotTheApi { base, status } => write!(
                 f,
@@ -547,7 +547,7 @@ fn write_problem(f: &mut fmt::Formatter<'_>, problem: &Value, repeat: &RepeatAdv
     write!(f, "\n  request id: {}\n  next: {}", text("requestId"), next_step(&code, problem, repeat))
 }
 
-/// What somebody who met a problem can do.
+/// What a user who met this problem can do.
 fn next_step(code: &str, problem: &Value, repeat: &RepeatAdvice) -> String {
     let advice = match code {
         "malformed" | "invalid" => "mend what is named above; --help says what each flag takes",
@@ -559,8 +559,8 @@ fn next_step(code: &str, problem: &Value, repeat: &RepeatAdvice) -> String {
         "coupon-exists" | "user-exists" if problem["sameAsRequested"] == true => {
             "go on: it is there exactly as it was asked for, of an earlier attempt perhaps"
         }
-        "coupon-exists" => "choose another id, or look at that one with `couponctl coupon show ID`",
-        "user-exists" => "choose another id, or look at that one with `couponctl user show ID`",
+        "coupon-exists" => "choose another id, or read that one with `couponctl coupon show ID`",
+        "user-exists" => "choose another id, or read that one with `couponctl user show ID`",
         "already-issued" => "`couponctl user show USER` shows what the user holds",
         "already-used" | "not-used" | "expired" | "revoked" => {
             "`couponctl user-coupon get USER ID` shows what became of it"
@@ -637,10 +637,10 @@ mod tests {
 
         let away = json!({"code": "unavailable", "status": 503, "retryable": true, "retryAfterMs": 1200});
         assert!(told(&away, RepeatAdvice::Same).ends_with("next: run the command again in 2 s"));
-        assert!(told(&away, RepeatAdvice::Adds).contains("next: look whether it happened"));
+        assert!(told(&away, RepeatAdvice::Adds).contains("next: check whether it happened"));
         let with_key = told(&away, RepeatAdvice::With("--key k".into()));
         assert!(with_key.contains("next: run the command again in 2 s with `--key k`"), "{with_key}");
         let once = json!({"code": "unavailable", "status": 503, "retryable": false, "retryAfterMs": 1200});
-        assert!(told(&once, RepeatAdvice::Same).contains("next: look whether it happened"));
+        assert!(told(&once, RepeatAdvice::Same).contains("next: check whether it happened"));
     }
 }

@@ -17,7 +17,7 @@ use crate::ids::CouponId;
 /// An export that breaks off without having got anything more is gone on with this often.
 const FRUITLESS_MAX: u32 = 5;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Between two looks at how much there is, in lines.
+/// The lines between two updates of the progress.
 const SHOWN_EVERY: u64 = 500;
 
 /// Writes all held units of a coupon, by serial, to a file or to standard output.

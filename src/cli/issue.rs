@@ -102,7 +102,7 @@ impl IssuanceArgs {
 }
 
 impl WaitArgs {
-    /// Waits, if that is wanted, and shows what is known then. Whoever waited wanted a unit: without
+    /// Waits, if that is wanted, and shows what is known then. A user who waited wanted a unit: without
     /// one, that is a failure.
     async fn then_show(self, session: &PrintingClient, mut answer: ApiResponse) -> anyhow::Result<()> {
         let Some(seconds) = self.wait else { return session.show(&answer, issuance) };

@@ -10,7 +10,7 @@ use super::client::{ApiClient, CallError, RepeatAdvice};
 /// A stream that is silent for so long is broken.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// See the module's documentation.
+/// Reads a streamed answer line by line.
 pub(super) struct JsonLines {
     api: ApiClient,
     response: reqwest::Response,
@@ -29,7 +29,7 @@ pub(super) enum JsonLineRead {
     Line(JsonLine),
     /// The transfer is complete.
     End,
-    /// It broke off, or somebody else answers.
+    /// It broke off, or something that is not the API answers.
     Cut(String),
 }
 

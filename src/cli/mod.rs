@@ -1,8 +1,8 @@
 //! `couponctl`: noun, then verb.
 //!
-//! `dev`, `check`, `recover`, `audit`, `key` and `upgrade` have the servers in hand; `bench` has its own; `rush` reads the ledger where it is
-//! told where that is. Everything else goes through the HTTP API alone, knows no more than its JSON, and
-//! so works against any deployment.
+//! `dev`, `check`, `recover`, `audit`, `key` and `upgrade` connect to the servers themselves; `bench` starts its own;
+//! `rush` reads the ledger if it is given its URI. Every other command goes through the HTTP API alone, knows no more
+//! than its JSON, and so works against any deployment.
 
 mod action;
 mod audit;

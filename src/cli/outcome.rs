@@ -65,7 +65,7 @@ async fn follow(session: &PrintingClient, place: &mut Option<String>, once: bool
             Ok(StreamEnd::Nothing) if once => return Ok(()),
             Ok(StreamEnd::Nothing | StreamEnd::Outcomes) => told_of_trouble = false,
             Ok(StreamEnd::Cut(why)) => trouble(&mut told_of_trouble, &why).await,
-            // Somebody who names the wrong API should hear it at once; later it may come back.
+            // A user who names the wrong API should hear it at once; later it may come back.
             Err(error) => match error.downcast::<CallError>() {
                 Ok(error) if began && error.is_retryable() => {
                     trouble(&mut told_of_trouble, &error.to_string()).await;

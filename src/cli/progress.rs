@@ -7,10 +7,10 @@ use console::Term;
 use indicatif::{ProgressBar, ProgressStyle};
 use parking_lot::Mutex;
 
-/// Between two lines where there is no terminal.
+/// The pause between two lines where standard error is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
-/// See the module's documentation. Cheap to clone.
+/// Shows progress; clones share one line.
 #[derive(Clone)]
 pub(super) struct ProgressLine {
     bar: ProgressBar,
@@ -35,7 +35,7 @@ impl ProgressLine {
         ProgressLine { bar, lines: None }
     }
 
-    /// Says something, once.
+    /// Prints a line.
     pub(super) fn say(&self, what: &str) {
         match &self.lines {
             Some(_) => eprintln!("{what}"),
@@ -43,7 +43,7 @@ impl ProgressLine {
         }
     }
 
-    /// So much of something is done.
+    /// Shows that `done` of `of` are done.
     pub(super) fn at(&self, what: &str, done: u64, of: u64) {
         let Some(lines) = &self.lines else {
             self.bar.set_length(of);
@@ -58,7 +58,7 @@ impl ProgressLine {
         }
     }
 
-    /// Takes the bar away.
+    /// Clears the bar.
     pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
     }

@@ -7,7 +7,7 @@ use clap::{Args, CommandFactory, error::ErrorKind};
 
 use super::CtlCommand;
 
-/// The word of whoever cannot be asked.
+/// Confirmation on the command line, for a command that cannot be undone.
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct ConfirmArgs {
     /// Do it without asking; needed where nobody can be asked

@@ -18,7 +18,7 @@ use crate::runtime::shutdown;
 use crate::{process, recovery};
 
 /// How often it is asked again whether another process has finished.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Gets the data in Redis certified again, by hand.
 ///
@@ -121,7 +121,7 @@ impl RecoverArgs {
 async fn wait(shutdown: &CancellationToken) -> anyhow::Result<()> {
     tokio::select! {
         () = shutdown.cancelled() => anyhow::bail!("broken off; API and worker processes recover by themselves"),
-        () = tokio::time::sleep(LOOK_EVERY) => Ok(()),
+        () = tokio::time::sleep(POLL_INTERVAL) => Ok(()),
     }
 }
 

@@ -4,11 +4,11 @@
 use console::{Alignment, Term, measure_text_width, pad_str, truncate_str};
 use serde_json::Value;
 
-/// Between two columns.
+/// What stands between two columns.
 const GAP: &str = "  ";
 /// A column that gives way keeps at least this.
 const SHORTENED_MIN: usize = 8;
-/// What is shown where there is nothing.
+/// What an empty cell shows.
 const NOTHING: &str = "-";
 
 /// A column: its title, and how it behaves.

@@ -35,7 +35,7 @@ pub(super) struct WatchArgs {
     target: ApiTarget,
 }
 
-/// What is seen at one moment.
+/// The service at one moment.
 struct ServiceSnapshot {
     at: Timestamp,
     coupons: ApiResponse,
@@ -46,8 +46,8 @@ struct ServiceSnapshot {
 impl WatchArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let api = self.target.open()?;
-        // Somebody who names the wrong API should hear it at once; later it may come back.
-        let mut seen = Ok(look(&api).await?);
+        // A user who names the wrong API should hear it at once; later it may come back.
+        let mut seen = Ok(read_snapshot(&api).await?);
         let term = Term::stdout();
         let mut shown: Box<dyn SnapshotOutput> =
             if term.is_term() { Box::new(ScreenOutput::new(term)?) } else { Box::<LineOutput>::default() };
@@ -68,13 +68,13 @@ impl WatchArgs {
             tokio::select! {
                 () = &mut end => return Ok(()),
                 stopped = &mut interrupted => return Ok(stopped?),
-                next = async { ticks.tick().await; look(&api).await } => seen = next,
+                next = async { ticks.tick().await; read_snapshot(&api).await } => seen = next,
             }
         }
     }
 }
 
-async fn look(api: &ApiClient) -> Result<ServiceSnapshot, CallError> {
+async fn read_snapshot(api: &ApiClient) -> Result<ServiceSnapshot, CallError> {
     let (coupons, workers, dead_letters) = tokio::try_join!(
         api.send(ApiRequest::get("/coupons").query("limit", Some(COUPONS_MAX))),
         api.send(ApiRequest::get("/workers")),
@@ -105,7 +105,7 @@ impl ServiceSnapshot {
     }
 }
 
-/// A way to show what is seen.
+/// A way to show snapshots.
 trait SnapshotOutput {
     fn show(&mut self, seen: &Result<ServiceSnapshot, CallError>) -> anyhow::Result<()>;
 }
@@ -155,7 +155,7 @@ impl SnapshotOutput for LineOutput {
 /// A terminal, drawn over again and again.
 struct ScreenOutput {
     term: Term,
-    /// The last good look, for when there is none.
+    /// The last good snapshot, shown while the service does not answer.
     last: String,
 }
 

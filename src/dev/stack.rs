@@ -149,7 +149,7 @@ async fn start(
     let backends = process::connect(&redis, &mongodb).await?;
     let access = access(options, &backends).await?;
     let keeper = backends.keeper();
-    // A Redis whose folder was deleted is built anew, once it is certain that nobody uses another.
+    // A Redis whose folder was deleted is built anew, once it is certain that no process uses another.
     while !keeper.ensure().await? {
         tokio::time::sleep(CERTIFY_RETRY).await;
     }
@@ -158,7 +158,7 @@ async fn start(
     Ok((backends, access))
 }
 
-/// Open, unless there are credentials; and to others than this machine only if somebody says so.
+/// Without credentials the API is open; it is reachable from other machines only if the operator says so.
 async fn access(options: &StackOptions, backends: &Backends) -> anyhow::Result<AccessConfig> {
     let mut access = options.access.clone();
     let has_credentials =

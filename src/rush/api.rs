@@ -52,17 +52,18 @@ impl ServiceClient {
         ServiceClient { connection: RawConnection::new(Arc::clone(&target)), target }
     }
 
-    /// One try. The status, and the body if it is JSON.
-    pub async fn look(&mut self, path: &str, within: Duration) -> Result<(u16, Value), ExchangeError> {
+    /// One GET. Returns the status and the body, which is null unless it is JSON.
+    pub async fn try_get(&mut self, path: &str, within: Duration) -> Result<(u16, Value), ExchangeError> {
         self.try_once("GET", path, None, within).await
     }
 
-    /// Asks until there is a good answer. The error is a sentence for people.
+    /// Gets, and repeats while the service answers 503. The error is a sentence for people.
     pub async fn get(&mut self, path: &str) -> Result<Value, String> {
         self.call("GET", path, None).await
     }
 
-    /// Posts until there is a good answer: only for what is safe to repeat.
+    /// Posts, and repeats while the service answers 503: only for what is safe to repeat. The error is a sentence for
+    /// people.
     pub async fn post(&mut self, path: &str, body: Option<&Value>) -> Result<Value, String> {
         self.call("POST", path, body).await
     }

@@ -1,6 +1,6 @@
 //! One kept HTTP/1.1 connection: a request's bytes out, its answer's few facts in.
 //!
-//! A load generator shares the machine with what it measures, so it does the least there is to do: one
+//! A load generator shares the machine with what it measures, so it does as little as it can: one
 //! write, mostly one read, no header map, no copy of the body. One request at a time.
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ const HEADERS_MAX: usize = 64;
 const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
 const READ_BYTES: usize = 8 * 1024;
 
-/// See the module's documentation. Connects when it has to.
+/// One connection to a [`LoadTarget`], made with its first request and made anew when it broke or idled.
 pub struct RawConnection {
     target: Arc<LoadTarget>,
     stream: Option<Box<dyn ByteStream>>,
@@ -28,7 +28,7 @@ pub struct RawConnection {
     whole: Vec<u8>,
 }
 
-/// What was answered.
+/// The answer to one request; the body is borrowed from the connection.
 #[derive(Debug, Clone, Copy)]
 pub struct RawResponse<'a> {
     pub status: u16,
@@ -39,7 +39,7 @@ pub struct RawResponse<'a> {
     pub body: &'a [u8],
 }
 
-/// Why there is no answer.
+/// Why a request has no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExchangeError {
     /// No connection could be made: the request was not sent.
@@ -104,7 +104,11 @@ impl RawConnection {
         RawConnection { target, stream: None, used_at: Instant::now(), buffer, whole }
     }
 
-    /// Connects now, if it is not.
+    /// Connects now, unless it is connected.
+    ///
+    /// # Errors
+    ///
+    /// [`ExchangeError::NoConnection`].
     pub async fn open(&mut self) -> Result<(), ExchangeError> {
         if self.stream.is_none() || self.used_at.elapsed() > IDLE_MAX {
             self.stream = None;
@@ -115,7 +119,11 @@ impl RawConnection {
         Ok(())
     }
 
-    /// Sends a request and reads its answer.
+    /// Sends the bytes of a request and reads its answer, both within `within`.
+    ///
+    /// # Errors
+    ///
+    /// See [`ExchangeError`]; the next exchange connects anew.
     pub async fn exchange(
         &mut self,
         request: &[u8],

@@ -18,7 +18,7 @@ pub struct Expectation {
     text: String,
 }
 
-/// What became of it.
+/// Whether a run met an expectation.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExpectationResult {

@@ -1,5 +1,5 @@
-//! What follows a request: asking for its outcome, or sending it again. On connections of their own,
-//! so that it never stands in the way of arrivals.
+//! What follows a request: polling its outcome, or sending it again. Follow-ups have connections of their own, so
+//! that they never delay arrivals.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -16,14 +16,14 @@ use super::connection::{ExchangeError, RawConnection, RawResponse};
 use super::plan::{PlannedRequest, RequestKind};
 use super::virtual_users::{FollowMode, LastKnown, VirtualUsers, code};
 
-/// Whatever the service says, it is asked again after this long at least and at most.
+/// The shortest and the longest pause between two polls, whatever the service says.
 const ASK_AGAIN: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(5);
-/// When asking met a problem that passes.
+/// The pause after a poll that met a retryable problem.
 const AFTER_PROBLEM: Duration = Duration::from_secs(1);
 /// How long an answer is held with [`FollowMode::Wait`].
 const WAIT_SECONDS: u64 = 10;
 
-/// Something to be done, for one user.
+/// One thing to do for one user.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FollowUp {
     pub due: Instant,
@@ -31,10 +31,10 @@ pub(super) struct FollowUp {
     pub what: FollowUpKind,
 }
 
-/// What is to be done.
+/// What a follow-up does.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum FollowUpKind {
-    /// Ask for the outcome.
+    /// Poll the outcome.
     Ask,
     /// Send the request again.
     TryAgain { click: RequestKind, planned: Instant, tries: u8 },
@@ -60,20 +60,20 @@ impl PartialEq for FollowUp {
     }
 }
 
-/// Where tasks are put: by user, so that one user's stay in one order. A user has a handful at most,
-/// which bounds them all.
+/// Queues follow-ups by user, so that one user's stay in order. A user has a handful at most, which bounds all
+/// queues.
 pub(super) struct FollowUpSender {
     lanes: Vec<UnboundedSender<FollowUp>>,
     pending: Arc<AtomicUsize>,
 }
 
-/// Where they are taken from.
+/// The receiving ends, one a connection.
 pub(super) struct FollowUpQueues {
     inboxes: Vec<UnboundedReceiver<FollowUp>>,
     pending: Arc<AtomicUsize>,
 }
 
-/// As many lanes as there are connections for it.
+/// Makes one queue a connection.
 pub(super) fn lanes(connections: usize) -> (FollowUpSender, FollowUpQueues) {
     let (lanes, inboxes) = (0..connections.max(1)).map(|_| unbounded_channel()).unzip();
     let pending = Arc::<AtomicUsize>::default();
@@ -91,14 +91,14 @@ impl FollowUpSender {
     }
 }
 
-/// The lanes at work.
+/// The running workers, one a connection.
 pub(super) struct FollowUpWorkers {
     working: JoinSet<()>,
     pending: Arc<AtomicUsize>,
 }
 
 impl FollowUpQueues {
-    /// Begins to work on what is put, until `over`.
+    /// Spawns a worker for each queue; they run until `over` is cancelled.
     pub fn start(
         self,
         people: &Arc<VirtualUsers>,
@@ -127,12 +127,12 @@ impl FollowUpQueues {
 }
 
 impl FollowUpWorkers {
-    /// How many tasks are not done.
+    /// Follow-ups that are queued or under way.
     pub fn pending(&self) -> usize {
         self.pending.load(Ordering::Relaxed)
     }
 
-    /// Waits for the lanes to end.
+    /// Waits until every worker has ended.
     pub async fn ended(self) {
         self.working.join_all().await;
     }
@@ -209,15 +209,15 @@ impl FollowUpWorker {
     }
 }
 
-/// What came of asking for an outcome.
+/// What a poll came to.
 pub(super) enum PollProgress {
-    /// The user knows it, or never will.
+    /// The user knows the outcome, or never will.
     Over,
-    /// Ask again after this.
+    /// The outcome is not decided: poll again after this time.
     Again(Duration),
 }
 
-/// Takes the answer to `GET /issuances/{id}` in.
+/// Records the answer to `GET /issuances/{id}`.
 pub(super) fn asked(
     people: &VirtualUsers,
     user: u32,
@@ -259,6 +259,6 @@ pub(super) fn asked(
             }
             None => wrong("with a rejection without a reason"),
         },
-        _ => wrong("with a state that there is not"),
+        _ => wrong("with an unknown state"),
     }
 }

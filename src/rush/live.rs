@@ -1,4 +1,4 @@
-//! What is counted while a run goes on: totals, four histograms, and what should not have been.
+//! Figures of a run while it goes on: totals, four histograms, and violations.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
-/// Findings that are named one by one; the others are only counted.
+/// Violations of a kind that are named; the others are only counted.
 const NAMED_MAX: usize = 5;
 const SIGNIFICANT_DIGITS: u8 = 3;
 const LATENCY_MAX_US: u64 = 24 * 3_600 * 1_000_000;
@@ -84,7 +84,7 @@ impl LatencyHistogram {
     }
 }
 
-/// Things that should not be: how many, and the first few of them.
+/// Violations of one kind: how many, and the first few by name.
 #[derive(Debug, Clone, Default)]
 pub struct Violation {
     pub count: u64,
@@ -100,7 +100,7 @@ impl Violation {
     }
 }
 
-/// See the module's documentation.
+/// The figures of a run while it goes on; every connection counts in them.
 #[derive(Debug, Default)]
 pub struct LiveMetrics {
     /// Requests written, those that are tried again among them.

@@ -15,15 +15,15 @@ use tokio_util::sync::CancellationToken;
 use super::connection::{ExchangeError, RawConnection, RawResponse};
 use super::target::LoadTarget;
 
-/// What is sent, and what is made of the answers. Shared by all connections.
+/// What the loop sends, and what takes its answers. Shared by all connections.
 pub trait Workload: Send + Sync + 'static {
-    /// Appends what each connection asks first of all, before anything is planned; nothing, if nothing.
+    /// Appends a request that each connection sends once, before any planned one; by default none.
     fn write_first(&self, _request: &mut Vec<u8>) {}
 
     /// Appends the bytes of the request with this number.
     fn write(&self, number: usize, request: &mut Vec<u8>);
 
-    /// Takes its answer in. It was planned for, and sent at, these moments.
+    /// Takes the answer to request `number`, which was planned for `planned` and sent at `sent`.
     fn answered(
         &self,
         number: usize,
@@ -32,16 +32,16 @@ pub trait Workload: Send + Sync + 'static {
         answer: Result<RawResponse<'_>, ExchangeError>,
     );
 
-    /// It was not sent: too many were waiting.
+    /// Request `number` was not sent: too many were waiting.
     fn dropped(&self, number: usize);
 }
 
-/// How much the generator takes on.
+/// Bounds of the generator.
 #[derive(Debug, Clone, Copy)]
 pub struct LoadBounds {
     /// Connections, each with one request at a time.
     pub connections: usize,
-    /// Requests that are due and not answered; those beyond it are dropped.
+    /// Requests that are due and unanswered; those beyond this number are dropped.
     pub in_flight_max: usize,
     /// The longest that an answer is waited for.
     pub answer_max: Duration,
@@ -111,7 +111,7 @@ async fn lane<C: Workload>(
     }
 }
 
-/// How many are due after this one.
+/// The number of requests that are due after request `number`.
 fn waiting(schedule: &[Duration], number: usize, elapsed: Duration) -> usize {
     schedule[number..].partition_point(|at| *at <= elapsed).saturating_sub(1)
 }

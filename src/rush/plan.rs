@@ -17,7 +17,7 @@ const EARLY_UNTIL: Duration = Duration::from_millis(1_800);
 /// The first regular arrival comes this much after the opening, for the same reason.
 pub(super) const OPENING_MARGIN: Duration = Duration::from_millis(50);
 
-/// How many come, and how.
+/// How many requests arrive, and when.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LoadProfile {
     pub shape: ArrivalShape,
@@ -25,7 +25,7 @@ pub struct LoadProfile {
     pub arrivals: usize,
     /// From the first arrival to the last.
     pub duration: Duration,
-    /// Users there are. With more arrivals than users, they come again in turn.
+    /// The number of users. With more arrivals than users, each arrives again in turn.
     pub users: usize,
     /// The share of arrivals, 0 to 1, that send the same request again within milliseconds.
     pub double_clicks: f64,
@@ -34,13 +34,13 @@ pub struct LoadProfile {
     pub seed: u64,
 }
 
-/// Why somebody sends a request.
+/// Why a user sends a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestKind {
     /// Before the opening.
     Early,
     Regular,
-    /// The same as just before.
+    /// A second click: the same request again.
     Double,
 }
 
@@ -93,7 +93,7 @@ impl RequestPlan {
         RequestPlan { moments, visits, opening }
     }
 
-    /// How many are due within `elapsed`.
+    /// The number of requests that are due at `elapsed` after the start.
     pub fn due(&self, elapsed: Duration) -> usize {
         self.moments.partition_point(|moment| *moment <= elapsed)
     }

@@ -41,7 +41,7 @@ pub struct RunReport {
     pub outcomes: BTreeMap<&'static str, u64>,
     pub verdict: Verdict,
     pub expectations: Vec<ExpectationResult>,
-    /// Looks at equal distances.
+    /// Samples at equal distances.
     pub timeline: Vec<TimelineSample>,
 }
 
@@ -58,7 +58,7 @@ pub struct RunFigures {
     /// Requests without an answer.
     pub faults: u64,
     pub retries: u64,
-    /// Questions for an outcome.
+    /// Polls of an outcome.
     pub polls: u64,
     /// Users whose request was accepted.
     pub accepted: u64,

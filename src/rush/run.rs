@@ -21,13 +21,13 @@ use crate::failure::SetUpError;
 
 /// Connections for what follows a request, for each connection for requests.
 const FOLLOWING_SHARE: usize = 2;
-/// What is asked after the run is not measured, and may take its time; and it must crowd nobody: the
-/// service refuses what is more than a thousand operations of its database at once.
+/// Polls after the run are not measured, and may take their time. They must not overload the service, which refuses
+/// more than a thousand operations of its database at once.
 const ASK_MAX: Duration = Duration::from_secs(30);
 const ASK_CONNECTIONS_MAX: usize = 256;
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What a run is asked to be.
+/// The settings of a run.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RunSettings {
@@ -40,9 +40,9 @@ pub struct RunSettings {
     pub requests: usize,
     pub users: usize,
     pub duration_ms: u64,
-    /// The ids of users that there are are this and a number from 0; without it users are registered.
+    /// Existing users are named by this and a number from 0; `None` registers new ones.
     pub user_prefix: Option<String>,
-    /// A coupon that there is; without it one is made.
+    /// An existing coupon; `None` makes one.
     pub coupon: Option<String>,
     /// Units of the coupon that is made.
     pub total: u64,
@@ -83,11 +83,15 @@ pub struct RunResult {
     pub cpu: Duration,
 }
 
-/// Tells how far the run is; the people are known once they are there.
+/// Called as the run goes on: with the users, once they exist, and the latest sample.
 pub type PhaseCallback<'a> =
     &'a (dyn Fn(RunPhase, Option<(&Arc<VirtualUsers>, Option<TimelineSample>)>) + Sync);
 
-/// Runs it. `stop` ends the sending early; what was accepted is followed all the same.
+/// Runs a rush. Cancelling `stop` ends the sending early; what was accepted is followed all the same.
+///
+/// # Errors
+///
+/// If the service cannot be reached or set up for the run; the message says what to do.
 pub async fn run(
     settings: &RunSettings,
     stop: &CancellationToken,
@@ -156,7 +160,7 @@ pub async fn run(
         if following.pending() == 0 && latest.is_some_and(|sample| is_drained(&people, &sample)) {
             break;
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     let cpu = cpu_time().saturating_sub(cpu_before);
     over.cancel();
@@ -198,8 +202,9 @@ fn drained(people: &VirtualUsers, samples: &[TimelineSample]) -> Option<Duration
 
 /// Asks once more for every outcome that a user was not told.
 async fn ask_the_undecided(settings: &RunSettings, people: &Arc<VirtualUsers>) {
-    let users: Vec<u32> =
-        (0..people.count() as u32).filter(|user| people.person(*user).told == LastKnown::Accepted).collect();
+    let users: Vec<u32> = (0..people.count() as u32)
+        .filter(|user| people.person(*user).last_known == LastKnown::Accepted)
+        .collect();
     ask(settings, Arc::new(FinalPolls { people: Arc::clone(people), users })).await;
 }
 

@@ -1,4 +1,4 @@
-//! Looks at coupon and queue again and again while a run goes on, through the API.
+//! Samples the coupon's stock and the backlog while a run goes on, through the API.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::virtual_users::VirtualUsers;
 
 const EVERY: Duration = Duration::from_millis(100);
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// When there are so many, every second one is left out, and from then on half as many are kept.
+/// At this many samples every second one is dropped, and from then on half as many are kept.
 const SAMPLES_MAX: usize = 1_200;
 
 /// Units of the coupon at one moment.
@@ -29,7 +29,7 @@ pub struct StockSample {
 }
 
 impl StockSample {
-    /// Of a coupon as answered.
+    /// Reads the stock of a coupon out of its JSON; `None` if the service does not know it.
     pub fn of(coupon: &Value) -> Option<StockSample> {
         let number = |name: &str| coupon["stock"][name].as_u64();
         Some(StockSample {
@@ -41,7 +41,7 @@ impl StockSample {
     }
 }
 
-/// One look.
+/// One sample.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TimelineSample {
@@ -59,7 +59,7 @@ pub struct TimelineSample {
     pub backlog: Option<u64>,
 }
 
-/// Looks until `over`, and once more then. Tells the last look as it is made.
+/// Samples until `over` is cancelled, and once more then; `latest` has the newest sample.
 pub(super) struct TimelineSampler {
     samples: Arc<Mutex<Vec<TimelineSample>>>,
     pub latest: watch::Receiver<Option<TimelineSample>>,
@@ -82,7 +82,7 @@ impl TimelineSampler {
                     _ = ticks.tick() => false,
                     () = over.cancelled() => true,
                 };
-                let sample = look(&mut api, &coupon, &people).await;
+                let sample = take_sample(&mut api, &coupon, &people).await;
                 // How it ended is kept, whatever else is left out.
                 if is_last {
                     kept.lock().push(sample);
@@ -95,7 +95,7 @@ impl TimelineSampler {
         TimelineSampler { samples, latest, task }
     }
 
-    /// All looks, once it is over.
+    /// Waits until sampling has ended, and returns all samples.
     pub async fn ended(self) -> Vec<TimelineSample> {
         // It does nothing that could panic; if it did, what was seen until then still counts.
         let _ = self.task.await;
@@ -103,12 +103,12 @@ impl TimelineSampler {
     }
 }
 
-async fn look(api: &mut ServiceClient, coupon: &str, people: &VirtualUsers) -> TimelineSample {
-    let stock = match api.look(coupon, ANSWER_MAX).await {
+async fn take_sample(api: &mut ServiceClient, coupon: &str, people: &VirtualUsers) -> TimelineSample {
+    let stock = match api.try_get(coupon, ANSWER_MAX).await {
         Ok((200, body)) => StockSample::of(&body),
         _ => None,
     };
-    let backlog = match api.look("/queue", ANSWER_MAX).await {
+    let backlog = match api.try_get("/queue", ANSWER_MAX).await {
         Ok((200, body)) => body["backlog"].as_u64(),
         _ => None,
     };

@@ -1,4 +1,4 @@
-//! What there must be before a run: users whose ids are known, and a coupon.
+//! Sets a run up: registers users, and makes or takes a coupon.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::plan::{EARLY, OPENING_MARGIN};
 const REGISTER_MAX: usize = 100_000;
 /// Users in one page of the list.
 const PAGE: usize = 500;
-/// A page may hold others' users; beyond so many pages for each of ours something is wrong.
+/// A page may hold others' users: the most pages that are read for each page of ours.
 const PAGES_PER_NEEDED_MAX: usize = 4;
 /// Between the making of the coupon and the start of the run: connections are made in it.
 const START_AFTER: Duration = Duration::from_millis(500);
@@ -29,7 +29,7 @@ pub struct CouponOffer {
     pub per_user: u64,
     /// Units that were issued or reserved before.
     pub taken: u64,
-    /// Made for this run: nobody else requests it.
+    /// Made for this run: no other client requests it.
     pub is_own: bool,
     /// When the run starts: [`super::plan::Plan::opening`] later the coupon is open.
     pub start: Instant,
@@ -42,7 +42,7 @@ pub(super) async fn register(api: &mut ServiceClient, count: usize) -> Result<Ve
     while ids.len() < count {
         let more = (count - ids.len()).min(REGISTER_MAX);
         let made = api.post(&format!("/users/random?count={more}"), None).await?;
-        let first = made["ids"][0].as_str().ok_or("the service registered nobody")?;
+        let first = made["ids"][0].as_str().ok_or("the service registered no user")?;
         let created_at = api.get(&format!("/users/{first}")).await?["createdAt"].clone();
         ids.extend(registered_at(api, &created_at, more).await?);
     }
@@ -97,7 +97,7 @@ pub(super) async fn make(
     Ok(CouponOffer { id: id.to_owned(), total, per_user: 1, taken: 0, is_own: true, start })
 }
 
-/// Takes a coupon that there is. If it has not opened, the run starts so that it opens in time.
+/// Takes an existing coupon. If it has not opened, the start of the run is chosen so that it opens in time.
 pub(super) async fn take(
     api: &mut ServiceClient,
     id: &str,

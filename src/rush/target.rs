@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 /// The longest that a connection may take to make, TLS included.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
-/// See the module's documentation.
+/// A parsed URL and what every request to it needs: address, TLS, `Host` and `Authorization`.
 pub struct LoadTarget {
     url: String,
     host: String,
@@ -31,7 +31,11 @@ pub(super) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 impl LoadTarget {
-    /// Reads a URL: http or https, with a path where the service lives under one.
+    /// Reads a URL: http or https, with the path under which the service lives.
+    ///
+    /// # Errors
+    ///
+    /// A sentence for people: the text is no such URL.
     pub fn new(url: &str) -> Result<Self, String> {
         let parsed = Url::parse(url).map_err(|why| format!("{url:?} is no URL: {why}"))?;
         let host = parsed.host_str().ok_or_else(|| format!("{url:?} names no host"))?;

@@ -1,4 +1,4 @@
-//! The crowd: what each user sends, and what each was told.
+//! The simulated users: what each sends, and what each was told.
 
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ use super::target::LoadTarget;
 use crate::http::Code;
 use crate::ids::IssuanceId;
 
-/// A request is tried again this often at most.
+/// The most often that one request is tried again.
 const RETRIES_MAX: u8 = 20;
-/// Where the service says nothing of when to try again.
+/// The pause where the answer has no `retryAfterMs` and no `Retry-After`.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// Those who do not listen try again within these.
+/// The pause, in milliseconds, of users who ignore `Retry-After`.
 const STORM_MS: std::ops::Range<u64> = 10..100;
-/// Somebody who came this long after the opening must not be told that it has not started.
+/// From this long after the opening on, `not-started` is an unexpected answer.
 const OPENED_SURELY: Duration = Duration::from_secs(1);
 
 /// What users do who are told 429, 503, or nothing.
@@ -73,7 +73,7 @@ pub struct VirtualUser {
     pub id: Option<IssuanceId>,
     /// When the request that was accepted was planned.
     pub(super) planned: Option<Instant>,
-    pub told: LastKnown,
+    pub last_known: LastKnown,
     /// A request of theirs was never answered: it may have been accepted.
     pub is_unanswered: bool,
     /// An answer said that it is accepted, and was no replay: there can be one. It need not be the
@@ -81,7 +81,7 @@ pub struct VirtualUser {
     is_told_first: bool,
 }
 
-/// See the module's documentation.
+/// All users of one run, and what they share: the target, the plan, the figures.
 pub struct VirtualUsers {
     pub(super) target: Arc<LoadTarget>,
     pub plan: RequestPlan,
@@ -97,7 +97,7 @@ pub struct VirtualUsers {
     pub live: LiveMetrics,
 }
 
-/// What a run is made of.
+/// What the users of a run are made from.
 pub(super) struct RunSetup {
     pub target: Arc<LoadTarget>,
     pub plan: RequestPlan,
@@ -127,7 +127,7 @@ impl VirtualUsers {
         }
     }
 
-    /// How many users there are.
+    /// The number of users.
     pub fn count(&self) -> usize {
         self.persons.len()
     }
@@ -137,7 +137,7 @@ impl VirtualUsers {
         &self.ids[user as usize]
     }
 
-    /// A user as known now.
+    /// A copy of what this user knows now.
     pub fn person(&self, user: u32) -> VirtualUser {
         *self.persons[user as usize].lock()
     }
@@ -191,7 +191,8 @@ impl VirtualUsers {
         let (known, is_told_twice) = self.change(user, |person| {
             let known = person.id;
             if known.is_none() {
-                (person.id, person.planned, person.told) = (Some(id), Some(planned), LastKnown::Accepted);
+                (person.id, person.planned, person.last_known) =
+                    (Some(id), Some(planned), LastKnown::Accepted);
             }
             let is_told_twice = !answer.is_replay && person.is_told_first;
             person.is_told_first |= !answer.is_replay;
@@ -262,7 +263,7 @@ impl VirtualUsers {
         self.live.refuse.record(now - planned);
         self.change(visit.user, |person| {
             if person.id.is_none() {
-                person.told = LastKnown::Refused(code);
+                person.last_known = LastKnown::Refused(code);
             }
         });
     }
@@ -282,14 +283,14 @@ impl VirtualUsers {
     }
 
     /// A user knows the outcome.
-    pub(super) fn decided(&self, user: u32, told: LastKnown, name: &'static str) {
+    pub(super) fn decided(&self, user: u32, last_known: LastKnown, name: &'static str) {
         let planned = self.change(user, |person| {
-            person.told = told;
+            person.last_known = last_known;
             person.planned
         });
         let now = Instant::now();
         self.live.outcome_of(name);
-        match told {
+        match last_known {
             LastKnown::Issued { .. } => self.live.issued.one(),
             LastKnown::Rejected => self.live.rejected.one(),
             _ => {}

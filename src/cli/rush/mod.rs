@@ -183,7 +183,7 @@ impl RushArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let settings = self.settings()?;
         let ledger = self.ledger().await?;
-        // Where the report cannot be written, nobody wants to hear it after the run.
+        // If the report cannot be written, the user must hear it before the run.
         if let Some(path) = &self.report {
             std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(|error| {
                 SetUpError(vec![format!("cannot write {} (--report): {error}", path.display())])

@@ -16,7 +16,7 @@ use crate::rush::virtual_users::VirtualUsers;
 /// Where progress goes to no terminal, a line in this time.
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
-/// See the module's documentation.
+/// Shows how far a rush is.
 pub(super) struct RunProgress {
     term: Option<Term>,
     requests: usize,
@@ -65,7 +65,7 @@ impl RunProgress {
             }
         };
         let mut shown = self.shown.lock();
-        // Progress that nobody can see hinders nothing.
+        // A terminal that takes no text stops no run.
         let _ = match &self.term {
             Some(term) => {
                 let width = usize::from(term.size().1);

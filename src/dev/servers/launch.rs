@@ -29,7 +29,7 @@ static LAUNCHER: LazyLock<Sender<LaunchJob>> = LazyLock::new(|| {
             // Ends never: the sender is a static.
             for mut job in inbox {
                 if let Err(Ok(mut unwanted)) = job.reply.send(job.command.spawn()) {
-                    // Whoever asked has gone away and cannot end it.
+                    // The caller has gone away and cannot end it.
                     let _ = unwanted.kill();
                     let _ = unwanted.wait();
                 }

@@ -4,8 +4,8 @@
 //! What holds for every server started here:
 //! - It listens on 127.0.0.1 only, on a free port unless one is given.
 //! - Its data folder belongs to it alone for as long as it runs (`data_dir`).
-//! - It is ready when `start` or `restart` returns, and it is *this* process that answers: whoever
-//!   else holds the port is never mistaken for it.
+//! - It is ready when `start` or `restart` returns, and it is *this* process that answers: another
+//!   process that holds the port is never mistaken for it.
 //! - It does not outlive this process, not even after `kill -9`; and Ctrl-C at a terminal does not
 //!   reach it, so that workers can drain before their servers go (`launch`).
 //!
@@ -38,5 +38,5 @@ pub use mongod::{MongoOptions, MongoServer};
 pub use redis::{Persistence, RedisOptions, RedisServer};
 pub use server::{Server, ServerSpec};
 
-/// Between two looks at something that a server is about to do.
+/// The pause between two polls of a server.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);

@@ -24,7 +24,7 @@ use super::{
 const REPLICA_SET: &str = "rs0";
 /// Enough for development, and small beside everything else on the machine.
 const CACHE_GB_DEFAULT: f64 = 0.25;
-/// The smallest that helps: nobody replicates from it.
+/// The smallest size that helps: no member replicates from it.
 const OPLOG_MB: u32 = 64;
 /// How long one probe may wait for a usable connection, and to connect.
 const PROBE_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -137,7 +137,7 @@ async fn step_to_primary(admin: &Database, host: &str, pid: u32) -> mongodb::err
     let status = admin.run_command(doc! { "serverStatus": 1 }).await?;
     let answers_as = status.get_i64("pid").unwrap_or_default();
     if answers_as != i64::from(pid) {
-        // Somebody else's server, which is not ours to configure. Ours is about to find the port taken.
+        // Another server, which is not ours to configure. Ours is about to find the port taken.
         return Ok(InitiateStep::NotYet);
     }
     let hello = admin.run_command(doc! { "hello": 1 }).await?;

@@ -18,7 +18,7 @@ const OUTGOING_LOWEST_DEFAULT: u16 = 32_768;
 const OUTGOING_RANGE_FILE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 const ATTEMPTS_MAX: usize = 64;
 
-/// A port that nobody listened on a moment ago. Another process may still be quicker to take it.
+/// A port that no process listened on a moment ago. Another process may still be quicker to take it.
 pub(super) fn free() -> anyhow::Result<u16> {
     let candidates = candidates(std::fs::read_to_string(OUTGOING_RANGE_FILE).ok().as_deref());
     let mut random = rand::rng();

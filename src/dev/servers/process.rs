@@ -128,7 +128,7 @@ impl ServerProcess {
         match timeout(REAP_WAIT_MAX, self.ended()).await {
             Ok(ended) => ended.map(|_| ()),
             Err(_) => bail!(
-                "{} (pid {}) is still there {REAP_WAIT_MAX:?} after SIGKILL; look at the disk it writes to",
+                "{} (pid {}) is still there {REAP_WAIT_MAX:?} after SIGKILL; check the disk it writes to",
                 self.name,
                 self.id()
             ),
@@ -160,13 +160,11 @@ impl ServerProcess {
     }
 
     fn try_ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
-        self.child
-            .try_wait()
-            .with_context(|| format!("could not look after {} (pid {})", self.name, self.pid))
+        self.child.try_wait().with_context(|| format!("could not wait for {} (pid {})", self.name, self.pid))
     }
 
     fn signal(&mut self, signal: Signal) -> anyhow::Result<()> {
-        // After its end is known the pid may belong to somebody else.
+        // After its end is known the pid may belong to another process.
         let ended = self.try_ended()?;
         ensure!(
             ended.is_none(),

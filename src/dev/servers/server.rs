@@ -13,7 +13,7 @@ use super::{
     process::ServerProcess,
 };
 
-/// How often another free port is tried when somebody else was quicker to take it.
+/// How often another free port is tried when another process was quicker to take it.
 const PORT_ATTEMPTS_MAX: usize = 5;
 
 /// What a server is started with, and what is particular to its program.
@@ -71,7 +71,7 @@ impl<S: ServerSpec> Server<S> {
                 Err(error)
                     if spec.port().is_none() && attempt < PORT_ATTEMPTS_MAX && is_port_taken(&error) =>
                 {
-                    tracing::debug!(server = name, port, "somebody was quicker to take the port");
+                    tracing::debug!(server = name, port, "another process was quicker to take the port");
                     attempt += 1;
                 }
                 Err(error) => return Err(error),

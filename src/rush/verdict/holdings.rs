@@ -47,8 +47,8 @@ pub(super) async fn holdings(
         (0..people.count() as u32).partition(|user| is_indeterminate(people, *user));
     others.shuffle(&mut StdRng::seed_from_u64(settings.seed));
     // Those first who were told that they hold one.
-    others.sort_by_key(|user| !matches!(people.person(*user).told, LastKnown::Issued { .. }));
-    others.retain(|user| people.person(*user).told != LastKnown::Nothing);
+    others.sort_by_key(|user| !matches!(people.person(*user).last_known, LastKnown::Issued { .. }));
+    others.retain(|user| people.person(*user).last_known != LastKnown::Nothing);
     wanted.extend(others.into_iter().take(users_max));
     let units = Arc::<Mutex<HashMap<u32, Vec<HeldUnit>>>>::default();
     for round in 0..ROUNDS_MAX {

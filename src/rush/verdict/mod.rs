@@ -1,5 +1,5 @@
-//! What a run proved: what each user was told against what the service holds, and against the ledger
-//! itself where it can be read.
+//! Judges a run: compares what each user was told with what the service holds, and with the ledger itself where it
+//! can be read.
 
 mod holdings;
 
@@ -19,7 +19,7 @@ use crate::ids::IssuanceId;
 use crate::issuance::Ledger;
 use crate::issuance::ledger::Held;
 
-/// One promise, and whether it was kept.
+/// One promise of the service, and whether it kept it.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PromiseCheck {
@@ -27,13 +27,13 @@ pub struct PromiseCheck {
     pub what: &'static str,
     pub ok: bool,
     pub count: u64,
-    /// What was looked for.
+    /// What was checked.
     pub means: &'static str,
     /// The first few.
     pub named: Vec<String>,
 }
 
-/// All of them.
+/// All promises.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Verdict {
@@ -59,8 +59,12 @@ struct Violations {
     lost_ids: HashSet<IssuanceId>,
 }
 
-/// Judges a run. At most `users_max` users are asked for what they hold, chosen by the seed, beside
-/// those with a request without an answer. The ledger is read whole.
+/// Judges a run. It reads what at most `users_max` users hold, chosen by the seed, beside those with a request without
+/// an answer, and every issued record of the coupon if there is a ledger.
+///
+/// # Errors
+///
+/// If the ledger cannot be read.
 pub async fn judge(
     settings: &RunSettings,
     measured: &RunResult,
@@ -118,7 +122,7 @@ fn told(people: &VirtualUsers, total: u64, found: &mut Violations) -> HashMap<u3
         let person = people.person(user);
         let name =
             || format!("{} of {}", person.id.map(|id| id.to_string()).unwrap_or_default(), people.id(user));
-        match person.told {
+        match person.last_known {
             LastKnown::Accepted => found.stuck.add(|| format!("{}: accepted, and not decided", name())),
             LastKnown::Issued { serial } => {
                 if serial == 0 || u64::from(serial) > total {
@@ -158,7 +162,7 @@ impl Violations {
             if units.len() as u64 > measured.offer.per_user {
                 self.duplicates.add(|| format!("{name} holds {} units", units.len()));
             }
-            if let (LastKnown::Issued { serial }, Some(id)) = (person.told, person.id) {
+            if let (LastKnown::Issued { serial }, Some(id)) = (person.last_known, person.id) {
                 match units.iter().find(|unit| unit.id == id) {
                     None => self.lost_record(id, name, "the service's list of the user's units"),
                     Some(unit) if unit.serial != serial => self
@@ -195,7 +199,7 @@ impl Violations {
             self.stuck.add(|| format!("{} units are reserved at the end", stock.reserved));
         }
         let undecided =
-            (0..people.count() as u32).filter(|user| people.person(*user).told == LastKnown::Accepted);
+            (0..people.count() as u32).filter(|user| people.person(*user).last_known == LastKnown::Accepted);
         let known = holders.len() as u64 + undecided.count() as u64 + indeterminate + self.lost.count;
         if stock.issued > known {
             self.unexpected.add(|| {
@@ -242,7 +246,7 @@ impl Violations {
             });
             if measured.offer.is_own && !was_told {
                 self.unexpected
-                    .add(|| format!("{} of {user}: in the ledger, and nobody was told", record.id));
+                    .add(|| format!("{} of {user}: in the ledger, and no user was told", record.id));
             }
         }
         if count > total {
@@ -250,7 +254,7 @@ impl Violations {
         }
         for user in 0..people.count() as u32 {
             let person = people.person(user);
-            let (LastKnown::Issued { serial }, Some(id)) = (person.told, person.id) else { continue };
+            let (LastKnown::Issued { serial }, Some(id)) = (person.last_known, person.id) else { continue };
             match by_id.get(&id) {
                 None => self.lost_record(id, people.id(user), "the ledger"),
                 Some(held) if *held != serial => self.unexpected.add(|| {
