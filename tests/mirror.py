@@ -70,7 +70,10 @@ def without_tests(code):
 def says_something(lines, item):
     """Whether the lines above an item document it."""
     doc, at = [], item - 1
-    while at >= 0 and (line := lines[at].strip()) and (line.startswith(("///", "#[", "//")) or line.endswith("]")):
+    while at >= 0 and (line := lines[at].strip()) and (line.startswith(("///", "#[", "//")) or line.endswith(")]")):
+        # An attribute of several lines ends here: up to where it begins.
+        while line.endswith(")]") and not lines[at].strip().startswith("#[") and at > 0:
+            at -= 1
         doc += [line.removeprefix("///").strip()] if line.startswith("///") else []
         at -= 1
     # From below.

@@ -66,6 +66,7 @@ impl ChildProgram {
         format!("http://{}", self.address)
     }
 
+    /// The id of the process.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -271,22 +271,27 @@ impl ApiRequest {
         }
     }
 
+    /// A GET of this path, which begins with a slash; the same holds for the methods below.
     pub fn get(path: impl Into<String>) -> Self {
         Self::new(Method::GET, path)
     }
 
+    /// A POST.
     pub fn post(path: impl Into<String>) -> Self {
         Self::new(Method::POST, path)
     }
 
+    /// A PATCH.
     pub fn patch(path: impl Into<String>) -> Self {
         Self::new(Method::PATCH, path)
     }
 
+    /// A DELETE.
     pub fn delete(path: impl Into<String>) -> Self {
         Self::new(Method::DELETE, path)
     }
 
+    /// Sends this as JSON.
     pub fn body(mut self, body: Value) -> Self {
         self.body = Some(body);
         self

@@ -48,6 +48,7 @@ pub(crate) struct ServiceClient {
 }
 
 impl ServiceClient {
+    /// A client with a connection of its own.
     pub fn new(target: Arc<LoadTarget>) -> Self {
         ServiceClient { connection: RawConnection::new(Arc::clone(&target)), target }
     }

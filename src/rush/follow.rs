@@ -81,6 +81,7 @@ pub(super) fn lanes(connections: usize) -> (FollowUpSender, FollowUpQueues) {
 }
 
 impl FollowUpSender {
+    /// Queues a follow-up; after the end of the run it is dropped.
     pub fn put(&self, task: FollowUp) {
         self.pending.fetch_add(1, Ordering::Relaxed);
         let lane = &self.lanes[task.user as usize % self.lanes.len()];

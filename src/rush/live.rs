@@ -21,6 +21,7 @@ impl Counter {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The number now.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -33,10 +34,12 @@ pub(crate) struct AtomicMoment(AtomicU64);
 impl AtomicMoment {
     const NEVER: u64 = u64::MAX;
 
+    /// Keeps this moment if it is the earliest.
     pub fn first(&self, at: Duration) {
         self.0.fetch_min(nanoseconds(at), Ordering::Relaxed);
     }
 
+    /// Keeps this moment if it is the latest.
     pub fn last(&self, at: Duration) {
         let at = nanoseconds(at);
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |known| {
@@ -44,6 +47,7 @@ impl AtomicMoment {
         });
     }
 
+    /// The moment that was kept; `None` if there was none.
     pub fn get(&self) -> Option<Duration> {
         let at = self.0.load(Ordering::Relaxed);
         (at != Self::NEVER).then(|| Duration::from_nanos(at))

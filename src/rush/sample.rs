@@ -67,6 +67,7 @@ pub(super) struct TimelineSampler {
 }
 
 impl TimelineSampler {
+    /// Starts to sample every 100 ms, from the start of the run on.
     pub fn start(people: Arc<VirtualUsers>, over: CancellationToken) -> Self {
         let samples = Arc::<Mutex<Vec<TimelineSample>>>::default();
         let (tell, latest) = watch::channel(None);
