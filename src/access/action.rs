@@ -33,7 +33,7 @@ pub struct ActionId(uuid::Uuid);
 
 /// An action as it begins.
 #[derive(Debug, Clone)]
-pub struct Begun {
+pub struct ActionStart {
     pub id: ActionId,
     pub at: Timestamp,
     pub caller: Caller,
@@ -51,19 +51,19 @@ pub struct Begun {
 
 /// How an action ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ended {
+pub struct ActionEnd {
     pub at: Timestamp,
     /// The status of the answer.
     pub status: u16,
     /// The code of the problem that was answered.
     pub code: Option<String>,
-    /// What was made. A user whom it names is left out of it, as in [`Begun::target`].
+    /// What was made. A user whom it names is left out of it, as in [`ActionStart::target`].
     pub location: Option<String>,
 }
 
 /// Whom an action names, once it has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum About {
+pub enum ActionSubject {
     /// Whom it named when it began, if anybody.
     AsBegun,
     /// The user who was made.
@@ -80,7 +80,7 @@ pub struct CommandAction {
 
 /// An action as it is listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Action {
+pub struct OperatorAction {
     pub id: ActionId,
     pub at: Timestamp,
     /// The name of the key, `open`, or `couponctl` and the user of the operating system who ran it.
@@ -92,20 +92,20 @@ pub struct Action {
     pub input: Option<String>,
     pub request_id: String,
     /// `None`: it is being done, or its process ended in the middle of it.
-    pub ended: Option<Ended>,
+    pub ended: Option<ActionEnd>,
 }
 
 /// Keeps the record. Cheap to clone.
 #[derive(Clone)]
 pub struct ActionLog {
-    actions: Collection<Record>,
-    begin: Batcher<Record, ()>,
-    end: Batcher<(ActionId, Ended, About), ()>,
+    actions: Collection<ActionRecord>,
+    begin: Batcher<ActionRecord, ()>,
+    end: Batcher<(ActionId, ActionEnd, ActionSubject), ()>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Record {
+struct ActionRecord {
     #[serde(rename = "_id")]
     id: bson::Uuid,
     at: DateTime,
@@ -151,26 +151,27 @@ impl std::str::FromStr for ActionId {
 impl ActionLog {
     /// The record of this database.
     pub fn start(database: &Database) -> Self {
-        let actions: Collection<Record> = database.collection(COLLECTION);
+        let actions: Collection<ActionRecord> = database.collection(COLLECTION);
         let inserting = actions.clone();
-        let begin = Batcher::start("record the operator's action", BOUNDS, move |records: Vec<Record>| {
-            let actions = inserting.clone();
-            async move {
-                let count = records.len();
-                let written = mongo::run("record the operator's action", async move {
-                    actions.insert_many(records).ordered(false).await
-                });
-                match written.await {
-                    Ok(_) => (0..count).map(|_| Ok(())).collect(),
-                    Err(failure) => all_failed(count, failure),
+        let begin =
+            Batcher::start("record the operator's action", BOUNDS, move |records: Vec<ActionRecord>| {
+                let actions = inserting.clone();
+                async move {
+                    let count = records.len();
+                    let written = mongo::run("record the operator's action", async move {
+                        actions.insert_many(records).ordered(false).await
+                    });
+                    match written.await {
+                        Ok(_) => (0..count).map(|_| Ok(())).collect(),
+                        Err(failure) => all_failed(count, failure),
+                    }
                 }
-            }
-        });
+            });
         let database = database.clone();
         let end = Batcher::start(
             "record how an action ended",
             BOUNDS,
-            move |ended: Vec<(ActionId, Ended, About)>| {
+            move |ended: Vec<(ActionId, ActionEnd, ActionSubject)>| {
                 let database = database.clone();
                 async move {
                     let count = ended.len();
@@ -202,8 +203,8 @@ impl ActionLog {
     }
 
     /// Writes down what is about to be done. Only then may it be done.
-    pub async fn begin(&self, begun: Begun) -> Result<(), Failure> {
-        self.begin.ask(Record::from(begun)).await
+    pub async fn begin(&self, begun: ActionStart) -> Result<(), Failure> {
+        self.begin.ask(ActionRecord::from(begun)).await
     }
 
     /// Writes down what a command is about to do to the servers itself. Only then may it do it.
@@ -214,7 +215,7 @@ impl ActionLog {
         input: Option<String>,
     ) -> Result<CommandAction, Failure> {
         let (log, id) = (ActionLog::start(database), ActionId::generate());
-        let record = Record {
+        let record = ActionRecord {
             id: id.to_bson(),
             at: to_bson_time(crate::mongo::now_in_milliseconds()),
             who: format!("couponctl ({})", system_user()),
@@ -234,7 +235,7 @@ impl ActionLog {
     }
 
     /// Writes down how it ended.
-    pub async fn end(&self, id: ActionId, ended: Ended, about: About) -> Result<(), Failure> {
+    pub async fn end(&self, id: ActionId, ended: ActionEnd, about: ActionSubject) -> Result<(), Failure> {
         self.end.ask((id, ended, about)).await
     }
 
@@ -243,7 +244,7 @@ impl ActionLog {
         &self,
         after: Option<ActionId>,
         limit: usize,
-    ) -> Result<ListPage<Action, ActionId>, Failure> {
+    ) -> Result<ListPage<OperatorAction, ActionId>, Failure> {
         let place = |action: &Document| match action.get("_id")? {
             Bson::Binary(id) => uuid::Uuid::from_slice(&id.bytes).ok().map(ActionId),
             _ => None,
@@ -268,8 +269,8 @@ impl CommandAction {
     ) -> Result<T, E> {
         let done = action.await;
         let status = status(&done).as_u16();
-        let ended = Ended { at: crate::mongo::now_in_milliseconds(), status, code: None, location: None };
-        if let Err(failure) = self.log.end(self.id, ended, About::AsBegun).await {
+        let ended = ActionEnd { at: crate::mongo::now_in_milliseconds(), status, code: None, location: None };
+        if let Err(failure) = self.log.end(self.id, ended, ActionSubject::AsBegun).await {
             let why = failure.chain();
             eprintln!("warning: that it was done is not in the record of actions ({why}); that it began is");
         }
@@ -316,7 +317,7 @@ pub mod queries {
     }
 }
 
-fn update(id: ActionId, ended: Ended, about: About) -> Document {
+fn update(id: ActionId, ended: ActionEnd, about: ActionSubject) -> Document {
     let mut set = doc! {
         "endedAt": to_bson_time(ended.at),
         "status": i32::from(ended.status),
@@ -325,13 +326,13 @@ fn update(id: ActionId, ended: Ended, about: About) -> Document {
     };
     let mut unset = doc! {};
     match about {
-        About::AsBegun => {}
-        About::Made(user) => {
+        ActionSubject::AsBegun => {}
+        ActionSubject::Made(user) => {
             set.insert("about", user.as_str());
         }
         // Who is no user, perhaps no more, is not remembered for having been asked for: nothing would ever
         // rename them.
-        About::Nobody => {
+        ActionSubject::Nobody => {
             unset.insert("about", "");
         }
     }
@@ -342,13 +343,13 @@ fn update(id: ActionId, ended: Ended, about: About) -> Document {
     doc! {"q": {"_id": id.to_bson()}, "u": change}
 }
 
-impl From<Begun> for Record {
-    fn from(begun: Begun) -> Self {
+impl From<ActionStart> for ActionRecord {
+    fn from(begun: ActionStart) -> Self {
         let (key_id, who) = match begun.caller {
             Caller::Key { id, name, .. } => (Some(id), name),
             other => (None, other.to_string()),
         };
-        Record {
+        ActionRecord {
             id: begun.id.to_bson(),
             at: to_bson_time(begun.at),
             who,
@@ -366,22 +367,22 @@ impl From<Begun> for Record {
     }
 }
 
-impl TryFrom<Document> for Action {
+impl TryFrom<Document> for OperatorAction {
     type Error = bson::error::Error;
 
     fn try_from(record: Document) -> Result<Self, Self::Error> {
-        let record: Record = bson::deserialize_from_document(record)?;
+        let record: ActionRecord = bson::deserialize_from_document(record)?;
         let named = |text: String| match &record.about {
             Some(user) => text.replacen(NAMED, user, 1),
             None => text,
         };
-        let ended = record.ended_at.map(|at| Ended {
+        let ended = record.ended_at.map(|at| ActionEnd {
             at: from_bson_time(at),
             status: record.status.and_then(|status| u16::try_from(status).ok()).unwrap_or(0),
             code: record.code,
             location: record.location.map(named),
         });
-        Ok(Action {
+        Ok(OperatorAction {
             id: ActionId(uuid::Uuid::from_bytes(record.id.bytes())),
             at: from_bson_time(record.at),
             who: record.who,

@@ -25,7 +25,7 @@ pub enum Audience {
 
 /// Whether somebody may use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Admission {
+pub enum RouteAccess {
     Admitted,
     /// It is not known who it is.
     WhoIsIt,
@@ -75,15 +75,15 @@ impl Audience {
     }
 
     /// Whether `caller` may use it.
-    pub fn admits(self, caller: &Caller) -> Admission {
+    pub fn admits(self, caller: &Caller) -> RouteAccess {
         let may = match caller {
             _ if self == Audience::Anyone => true,
             Caller::Open => true,
-            Caller::Anonymous => return Admission::WhoIsIt,
+            Caller::Anonymous => return RouteAccess::WhoIsIt,
             Caller::User(_) => self.has_users(),
             Caller::Key { role, .. } => self.roles().contains(role),
         };
-        if may { Admission::Admitted } else { Admission::Forbidden }
+        if may { RouteAccess::Admitted } else { RouteAccess::Forbidden }
     }
 }
 
@@ -95,19 +95,19 @@ mod tests {
     fn operators_may_everything_viewers_change_nothing_and_nobody_unknown_gets_in() {
         let key = |role| Caller::Key { id: "k".into(), name: "k".into(), role };
         for audience in Audience::ALL {
-            assert_eq!(audience.admits(&Caller::Open), Admission::Admitted);
-            assert_eq!(audience.admits(&key(Role::Operator)), Admission::Admitted);
+            assert_eq!(audience.admits(&Caller::Open), RouteAccess::Admitted);
+            assert_eq!(audience.admits(&key(Role::Operator)), RouteAccess::Admitted);
             if audience != Audience::Anyone {
-                assert_eq!(audience.admits(&Caller::Anonymous), Admission::WhoIsIt);
+                assert_eq!(audience.admits(&Caller::Anonymous), RouteAccess::WhoIsIt);
             }
             if audience.is_recorded() || audience == Audience::Requesters {
-                assert_eq!(audience.admits(&key(Role::Viewer)), Admission::Forbidden, "{audience:?}");
+                assert_eq!(audience.admits(&key(Role::Viewer)), RouteAccess::Forbidden, "{audience:?}");
             } else {
-                assert_eq!(audience.admits(&key(Role::Viewer)), Admission::Admitted, "{audience:?}");
+                assert_eq!(audience.admits(&key(Role::Viewer)), RouteAccess::Admitted, "{audience:?}");
             }
             if audience.is_operators_side() || audience.is_recorded() {
                 let user = Caller::User("u1".parse().unwrap());
-                assert_eq!(audience.admits(&user), Admission::Forbidden, "{audience:?}");
+                assert_eq!(audience.admits(&user), RouteAccess::Forbidden, "{audience:?}");
             }
         }
     }

@@ -17,7 +17,7 @@ const NAME_CHARS_MAX: usize = 100;
 
 /// A key as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key {
+pub struct ApiKey {
     /// Twelve letters and digits.
     pub id: String,
     /// For people: 1 to 100 characters.
@@ -49,7 +49,7 @@ impl PartialEq for SecretHash {
 
 impl Eq for SecretHash {}
 
-impl Key {
+impl ApiKey {
     /// A new key, and the only sight of what its owner is to send.
     pub fn generate(name: &str, role: Role) -> Result<(Self, String), String> {
         let name = crate::text::words(name, NAME_CHARS_MAX).map_err(|why| format!("a key's name {why}"))?;
@@ -57,7 +57,7 @@ impl Key {
         let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
         let id = crate::ids::random_id();
         let text = format!("{PREFIX}{id}_{secret}");
-        let key = Key {
+        let key = ApiKey {
             id,
             name,
             role,
@@ -71,19 +71,19 @@ impl Key {
 
 /// A key as somebody shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shown {
+pub struct PresentedKey {
     pub id: String,
     pub hash: SecretHash,
 }
 
-impl Shown {
+impl PresentedKey {
     /// Reads the text of a key; `None` if it is none.
     pub fn read(text: &str) -> Option<Self> {
         let (id, secret) = text.strip_prefix(PREFIX)?.split_once('_')?;
         let fits = (1..=ID_CHARS_MAX).contains(&id.len())
             && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
             && secret.len() == SECRET_CHARS;
-        fits.then(|| Shown { id: id.to_owned(), hash: SecretHash::of(secret) })
+        fits.then(|| PresentedKey { id: id.to_owned(), hash: SecretHash::of(secret) })
     }
 }
 
@@ -93,21 +93,21 @@ mod tests {
 
     #[test]
     fn what_is_shown_fits_what_is_kept_and_nothing_else_does() {
-        let (key, text) = Key::generate(" ci ", Role::Service).unwrap();
+        let (key, text) = ApiKey::generate(" ci ", Role::Service).unwrap();
         assert_eq!((key.name.as_str(), text.len()), ("ci", 4 + 12 + 1 + 64));
-        let shown = Shown::read(&text).unwrap();
+        let shown = PresentedKey::read(&text).unwrap();
         assert_eq!((&shown.id, shown.hash), (&key.id, key.hash));
-        let (other, _) = Key::generate("ci", Role::Service).unwrap();
+        let (other, _) = ApiKey::generate("ci", Role::Service).unwrap();
         assert_ne!(other.hash, key.hash);
         let last = if text.ends_with('0') { '1' } else { '0' };
         let wrong = format!("{}{last}", &text[..text.len() - 1]);
-        assert_ne!(Shown::read(&wrong).unwrap().hash, key.hash);
+        assert_ne!(PresentedKey::read(&wrong).unwrap().hash, key.hash);
         for none in ["", "cpn_", "cpn_a", "cpn_a_b", &text[1..], &format!("{text}0"), &text[..text.len() - 1]]
         {
-            assert_eq!(Shown::read(none), None, "{none}");
+            assert_eq!(PresentedKey::read(none), None, "{none}");
         }
         for name in ["", " ", "a\nb", "a\u{202e}b", &"x".repeat(101)] {
-            assert!(Key::generate(name, Role::Viewer).is_err());
+            assert!(ApiKey::generate(name, Role::Viewer).is_err());
         }
     }
 }

@@ -9,7 +9,7 @@ use mongodb::bson::{Binary, DateTime, Document, doc};
 use mongodb::options::FindOptions;
 use serde::{Deserialize, Serialize};
 
-use super::key::{Key, SecretHash};
+use super::key::{ApiKey, SecretHash};
 use crate::Failure;
 use crate::mongo::{self, from_bson_time, to_bson_time};
 
@@ -21,12 +21,12 @@ pub const LISTED_MAX: usize = 2_000;
 /// Keeps API keys.
 #[derive(Clone)]
 pub struct KeyStore {
-    keys: Collection<Record>,
+    keys: Collection<KeyRecord>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Record {
+struct KeyRecord {
     #[serde(rename = "_id")]
     id: String,
     name: String,
@@ -40,7 +40,7 @@ struct Record {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActiveKeys {
     /// In no order.
-    pub keys: Vec<Key>,
+    pub keys: Vec<ApiKey>,
     /// How many others have a record that cannot be read. They let nobody in, and are keys all the same: where
     /// there is one, credentials are asked for.
     pub unreadable: usize,
@@ -55,7 +55,7 @@ impl ActiveKeys {
 
 /// What became of a key that was to be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
+pub enum KeyInsert {
     New,
     /// There are [`ACTIVE_MAX`] already.
     TooMany,
@@ -63,10 +63,10 @@ pub enum Kept {
 
 /// What became of a key that was to be revoked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Revoked {
-    Now(Key),
+pub enum RevokeOutcome {
+    Now(ApiKey),
     /// It was revoked before, and stays so.
-    Before(Key),
+    Before(ApiKey),
     /// It is revoked, and its record cannot be read.
     Unreadable,
     NotFound,
@@ -79,14 +79,14 @@ impl KeyStore {
     }
 
     /// Keeps a new key.
-    pub async fn insert(&self, key: &Key) -> Result<Kept, Failure> {
-        let (keys, record) = (self.keys.clone(), Record::from(key));
+    pub async fn insert(&self, key: &ApiKey) -> Result<KeyInsert, Failure> {
+        let (keys, record) = (self.keys.clone(), KeyRecord::from(key));
         mongo::run("keep the API key", async move {
             if keys.count_documents(doc! {"revokedAt": null}).await? >= ACTIVE_MAX as u64 {
-                return Ok(Kept::TooMany);
+                return Ok(KeyInsert::TooMany);
             }
             keys.insert_one(record).await?;
-            Ok(Kept::New)
+            Ok(KeyInsert::New)
         })
         .await
     }
@@ -98,13 +98,13 @@ impl KeyStore {
         let active = doc! {"revokedAt": null};
         let found: Vec<Document> = mongo::find("read the API keys", &self.keys, active, bounded).await?;
         let count = found.len();
-        let keys: Vec<Key> = mongo::readable("an API key", found);
+        let keys: Vec<ApiKey> = mongo::readable("an API key", found);
         Ok(ActiveKeys { unreadable: count - keys.len(), keys })
     }
 
     /// All keys, revoked ones too, newest first: at most [`LISTED_MAX`]. One whose record cannot be read is
     /// left out.
-    pub async fn list(&self) -> Result<Vec<Key>, Failure> {
+    pub async fn list(&self) -> Result<Vec<ApiKey>, Failure> {
         let keys = self.keys.clone_with_type();
         let page =
             mongo::newest_first_page("list the API keys", "an API key", &keys, doc! {}, None, LISTED_MAX);
@@ -112,7 +112,7 @@ impl KeyStore {
     }
 
     /// Revokes a key.
-    pub async fn revoke(&self, id: &str) -> Result<Revoked, Failure> {
+    pub async fn revoke(&self, id: &str) -> Result<RevokeOutcome, Failure> {
         let (keys, wanted) = (self.keys.clone_with_type::<Document>(), id.to_owned());
         let now = crate::mongo::now_in_milliseconds();
         let found = mongo::run("revoke the API key", async move {
@@ -123,18 +123,18 @@ impl KeyStore {
             }
             Ok(keys.find_one(doc! {"_id": wanted}).await?.map(|record| (false, record)))
         });
-        let Some((is_now, record)) = found.await? else { return Ok(Revoked::NotFound) };
+        let Some((is_now, record)) = found.await? else { return Ok(RevokeOutcome::NotFound) };
         Ok(match (is_now, mongo::readable("an API key", vec![record]).pop()) {
-            (true, Some(before)) => Revoked::Now(Key { revoked_at: Some(now), ..before }),
-            (false, Some(key)) => Revoked::Before(key),
-            (_, None) => Revoked::Unreadable,
+            (true, Some(before)) => RevokeOutcome::Now(ApiKey { revoked_at: Some(now), ..before }),
+            (false, Some(key)) => RevokeOutcome::Before(key),
+            (_, None) => RevokeOutcome::Unreadable,
         })
     }
 }
 
-impl From<&Key> for Record {
-    fn from(key: &Key) -> Self {
-        Record {
+impl From<&ApiKey> for KeyRecord {
+    fn from(key: &ApiKey) -> Self {
+        KeyRecord {
             id: key.id.clone(),
             name: key.name.clone(),
             role: key.role.as_str().into(),
@@ -145,14 +145,14 @@ impl From<&Key> for Record {
     }
 }
 
-impl TryFrom<Document> for Key {
+impl TryFrom<Document> for ApiKey {
     type Error = String;
 
     fn try_from(record: Document) -> Result<Self, String> {
-        let record: Record =
+        let record: KeyRecord =
             mongodb::bson::deserialize_from_document(record).map_err(|error| error.to_string())?;
         let hash = record.hash.bytes.as_slice().try_into();
-        Ok(Key {
+        Ok(ApiKey {
             role: record.role.parse()?,
             hash: SecretHash(hash.map_err(|_| "its hash has the wrong length")?),
             id: record.id,

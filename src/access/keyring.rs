@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::key::{Key, SecretHash, Shown};
+use super::key::{ApiKey, PresentedKey, SecretHash};
 use super::key_store::ActiveKeys;
 use super::{Caller, KeyStore};
 use crate::{Failure, metrics};
@@ -38,20 +38,20 @@ pub struct Keyring {
 
 #[derive(PartialEq, Eq)]
 struct KnownKeys {
-    by_id: HashMap<String, Known>,
+    by_id: HashMap<String, KnownKey>,
     /// Active ones whose record cannot be read: they let nobody in.
     unreadable: usize,
 }
 
 #[derive(PartialEq, Eq)]
-struct Known {
+struct KnownKey {
     hash: SecretHash,
     caller: Caller,
 }
 
 /// What is known of a key that was shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Owner {
+pub enum KeyOwner {
     Known(Caller),
     /// The id is known, and the secret is another.
     WrongSecret,
@@ -73,17 +73,17 @@ impl Keyring {
     }
 
     /// Whose key it is.
-    pub fn owner(&self, shown: &Shown) -> Owner {
+    pub fn owner(&self, shown: &PresentedKey) -> KeyOwner {
         match self.known().by_id.get(&shown.id) {
-            Some(known) if known.hash == shown.hash => Owner::Known(known.caller.clone()),
-            Some(_) => Owner::WrongSecret,
-            None => Owner::Unknown,
+            Some(known) if known.hash == shown.hash => KeyOwner::Known(known.caller.clone()),
+            Some(_) => KeyOwner::WrongSecret,
+            None => KeyOwner::Unknown,
         }
     }
 
     /// Whose key it is, for one that is not known: reads the keys again, unless somebody just did. Who is
     /// unknown then is nobody. An error says that it cannot be known now.
-    pub async fn ask(&self, shown: &Shown) -> Result<Owner, Unclear> {
+    pub async fn ask(&self, shown: &PresentedKey) -> Result<KeyOwner, KeyringUnavailable> {
         let asking = async {
             let mut asked = self.asked.lock().await;
             match *asked {
@@ -98,7 +98,7 @@ impl Keyring {
             }
         };
         if !tokio::time::timeout(ASK_MAX, asking).await.unwrap_or(false) {
-            return Err(Unclear);
+            return Err(KeyringUnavailable);
         }
         Ok(self.owner(shown))
     }
@@ -155,12 +155,12 @@ impl Keyring {
 
 /// It cannot be known now whose key it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unclear;
+pub struct KeyringUnavailable;
 
 impl From<ActiveKeys> for KnownKeys {
     fn from(ActiveKeys { keys, unreadable }: ActiveKeys) -> Self {
-        let by_id = keys.into_iter().map(|Key { id, name, role, hash, .. }| {
-            (id.clone(), Known { hash, caller: Caller::Key { id, name, role } })
+        let by_id = keys.into_iter().map(|ApiKey { id, name, role, hash, .. }| {
+            (id.clone(), KnownKey { hash, caller: Caller::Key { id, name, role } })
         });
         KnownKeys { by_id: by_id.collect(), unreadable }
     }

@@ -7,8 +7,8 @@
 
 pub mod action;
 mod audience;
+mod authenticate;
 mod caller;
-mod credentials;
 pub mod key;
 mod key_store;
 pub mod keyring;
@@ -16,7 +16,7 @@ mod refusals;
 pub mod token;
 
 pub use action::ActionLog;
-pub use audience::{Admission, Audience};
+pub use audience::{Audience, RouteAccess};
+pub use authenticate::{Access, AuthRefusal, Identification};
 pub use caller::{Caller, Role};
-pub use credentials::{Access, Identified, Refusal};
-pub use key_store::{ACTIVE_MAX, ActiveKeys, Kept, KeyStore, LISTED_MAX, Revoked};
+pub use key_store::{ACTIVE_MAX, ActiveKeys, KeyInsert, KeyStore, LISTED_MAX, RevokeOutcome};

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::token::BadToken;
+use super::token::TokenError;
 use parking_lot::Mutex;
 
 /// Between two lines of one kind of refusal.
@@ -11,7 +11,7 @@ pub const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// What is wrong with credentials that were sent. It never repeats them.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Wrong {
+pub(super) enum CredentialsError {
     #[error("it is not `Bearer` and a key or a token")]
     Scheme,
     #[error("more than one was sent")]
@@ -25,24 +25,24 @@ pub(super) enum Wrong {
     #[error("it is no API key, and users' tokens are not taken: there are no --jwt-… settings")]
     NoTokens,
     #[error("the token of a user is refused: {0}")]
-    Token(#[from] BadToken),
+    Token(#[from] TokenError),
 }
 
 /// How often each kind was met.
 #[derive(Default)]
-pub(super) struct RefusalLog(Mutex<Vec<Told>>);
+pub(super) struct RefusalLog(Mutex<Vec<RefusalCounter>>);
 
-struct Told {
-    kind: std::mem::Discriminant<Wrong>,
+struct RefusalCounter {
+    kind: std::mem::Discriminant<CredentialsError>,
     /// Tokens are refused for reasons of their own.
-    token: Option<std::mem::Discriminant<BadToken>>,
+    token: Option<std::mem::Discriminant<TokenError>>,
     at: Instant,
     since: u64,
 }
 
 impl RefusalLog {
     /// Logs a refusal, unless one of its kind was logged just now.
-    pub fn tell(&self, wrong: &Wrong) {
+    pub fn tell(&self, wrong: &CredentialsError) {
         let more = self.count(wrong, Instant::now());
         if let Some(more) = more {
             tracing::warn!(why = %wrong, more, "credentials are refused");
@@ -50,10 +50,10 @@ impl RefusalLog {
     }
 
     /// How many of its kind were not told since the last one, if this one is to be told.
-    fn count(&self, wrong: &Wrong, now: Instant) -> Option<u64> {
+    fn count(&self, wrong: &CredentialsError, now: Instant) -> Option<u64> {
         let kind = std::mem::discriminant(wrong);
         let token = match wrong {
-            Wrong::Token(bad) => Some(std::mem::discriminant(bad)),
+            CredentialsError::Token(bad) => Some(std::mem::discriminant(bad)),
             _ => None,
         };
         let mut all = self.0.lock();
@@ -67,7 +67,7 @@ impl RefusalLog {
                 Some(std::mem::take(&mut told.since))
             }
             None => {
-                all.push(Told { kind, token, at: now, since: 0 });
+                all.push(RefusalCounter { kind, token, at: now, since: 0 });
                 Some(0)
             }
         }
@@ -81,13 +81,13 @@ mod tests {
     #[test]
     fn a_flood_of_one_kind_is_one_line_and_hides_no_other() {
         let (log, now) = (RefusalLog::default(), Instant::now());
-        let key = || Wrong::KeyUnknown("a".into());
+        let key = || CredentialsError::KeyUnknown("a".into());
         assert_eq!(log.count(&key(), now), Some(0));
         for _ in 0..1_000 {
             assert_eq!(log.count(&key(), now), None);
         }
-        assert_eq!(log.count(&Wrong::Token(BadToken::Signature), now), Some(0));
-        assert_eq!(log.count(&Wrong::Token(BadToken::Expired), now), Some(0));
+        assert_eq!(log.count(&CredentialsError::Token(TokenError::Signature), now), Some(0));
+        assert_eq!(log.count(&CredentialsError::Token(TokenError::Expired), now), Some(0));
         assert_eq!(log.count(&key(), now + TELL_EVERY), Some(1_000));
         assert_eq!(log.count(&key(), now + TELL_EVERY), None);
     }

@@ -18,7 +18,7 @@ use super::wire::page::{Asked, Page, cursor};
 use super::wire::problem::Problem as ProblemBody;
 use crate::Failure;
 use crate::access::Caller;
-use crate::coupon::{Coupon, Created, Status, Stock, stock};
+use crate::coupon::{Coupon, CouponStatus, CreateOutcome, Stock, stock};
 use crate::http::request::Json as Body;
 use crate::http::{Code, Problem};
 use crate::ids::CouponId;
@@ -48,7 +48,7 @@ pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Res
     let coupon = wire::create(body, crate::mongo::now_in_milliseconds())?;
     // Under another id that is generated it would be another coupon.
     let created = app.coupons.insert(&coupon).await;
-    if created.map_err(|failure| Problem::from(failure).repeatable(is_named))? == Created::Exists {
+    if created.map_err(|failure| Problem::from(failure).repeatable(is_named))? == CreateOutcome::Exists {
         let there = app.coupons.get(&coupon.id).await?;
         let is_same = there.is_some_and(|there| there.is_offered_as(&coupon));
         return Err(Problem::new(Code::CouponExists).with("sameAsRequested", is_same));
@@ -101,10 +101,9 @@ pub async fn list(
 ) -> Result<Json<Page<wire::Coupon>>, Problem> {
     let asked: Asked<String> = Asked::read(&mut query)?;
     let wanted = query.take("status", |text| {
-        Status::ALL
-            .into_iter()
-            .find(|status| status.as_str() == text)
-            .ok_or_else(|| format!("must be one of {}", Status::ALL.map(Status::as_str).join(", ")))
+        CouponStatus::ALL.into_iter().find(|status| status.as_str() == text).ok_or_else(|| {
+            format!("must be one of {}", CouponStatus::ALL.map(CouponStatus::as_str).join(", "))
+        })
     })?;
     query.finish()?;
     // Kept until the list is read, or the client has gone.
@@ -239,14 +238,14 @@ impl Looked {
     }
 
     /// Whether it may have this status, as far as that can be told without the ledger.
-    fn may_be(&self, wanted: Status) -> bool {
+    fn may_be(&self, wanted: CouponStatus) -> bool {
         let remaining = match self.known {
             Known::Live(stock) => Some(stock.remaining),
             Known::NotLoaded | Known::Unknown => None,
         };
-        let status = Status::of(&self.coupon, remaining, self.now);
-        let may_be_sold_out = status == Status::Open && matches!(self.known, Known::NotLoaded);
-        status == wanted || may_be_sold_out && wanted == Status::SoldOut
+        let status = CouponStatus::of(&self.coupon, remaining, self.now);
+        let may_be_sold_out = status == CouponStatus::Open && matches!(self.known, Known::NotLoaded);
+        status == wanted || may_be_sold_out && wanted == CouponStatus::SoldOut
     }
 
     /// As it is shown. Where Redis does not have a coupon, nothing of it is in flight, and what was

@@ -9,13 +9,13 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::access::{Access, Caller, Identified};
+use crate::access::{Access, Caller, Identification};
 use crate::config::DoorsConfig;
 use crate::http::addresses::{Peer, Place};
 use crate::http::forwarded::Proxies;
 use crate::http::{Code, Problem};
 use crate::ids::UserId;
-use crate::limits::{Admission, Kind, Limiter};
+use crate::limits::{Admission, LimitScope, Limiter};
 use crate::redis::Partition;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -29,7 +29,9 @@ pub(super) struct UserLimit(Option<Limiter>);
 
 impl UserLimit {
     pub(super) fn start(config: &DoorsConfig, partition: &Arc<Partition>) -> Self {
-        UserLimit(config.user_limit().map(|rate| Limiter::start(Kind::User, rate, Arc::clone(partition))))
+        UserLimit(
+            config.user_limit().map(|rate| Limiter::start(LimitScope::User, rate, Arc::clone(partition))),
+        )
     }
 
     /// Counts a request: of the user who sends it, or, where nobody is asked who they are, of the one
@@ -66,7 +68,7 @@ impl AddressLimit {
         access: &Arc<Access>,
         partition: &Arc<Partition>,
     ) -> Option<Self> {
-        let limiter = Limiter::start(Kind::Address, config.address_limit()?, Arc::clone(partition));
+        let limiter = Limiter::start(LimitScope::Address, config.address_limit()?, Arc::clone(partition));
         Some(AddressLimit { limiter, proxies: Arc::new(config.proxies()), access: Arc::clone(access) })
     }
 
@@ -82,10 +84,10 @@ impl AddressLimit {
         let mut sent = headers.get_all(header::AUTHORIZATION).iter();
         let (Some(sent), None) = (sent.next(), sent.next()) else { return false };
         let caller = match self.access.identify(Some(sent.as_bytes())) {
-            Identified::As(caller) => caller,
-            Identified::Not(_) => return false,
+            Identification::As(caller) => caller,
+            Identification::Not(_) => return false,
             // A new one, perhaps.
-            Identified::Perhaps(shown) => match self.access.ask(&shown).await {
+            Identification::Perhaps(shown) => match self.access.ask(&shown).await {
                 Ok(caller) => caller,
                 Err(_) => return false,
             },

@@ -20,7 +20,7 @@ use crate::failure::Unreadable;
 use crate::http::problem::jittered_ms;
 use crate::http::{Code, Problem};
 use crate::ids::CouponId;
-use crate::redemption::{Holding, NAMELESS_MAX, UNITS_PAGE};
+use crate::redemption::{HeldCoupon, NAMELESS_MAX, UNITS_PAGE};
 use crate::runtime::damage::damaged;
 
 /// Exports under way at once; one more is answered 503.
@@ -178,7 +178,7 @@ impl Export {
         self.written(units.into_iter().map(Err).collect())
     }
 
-    fn written(&mut self, held: Vec<Result<Holding, Unreadable>>) -> Result<Bytes, Problem> {
+    fn written(&mut self, held: Vec<Result<HeldCoupon, Unreadable>>) -> Result<Bytes, Problem> {
         self.count += held.len() as u64;
         let mut units = Vec::with_capacity(held.len());
         for held in held {

@@ -20,8 +20,8 @@ use futures::{FutureExt, StreamExt, stream};
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::access::key::Shown;
-use crate::access::{Access, Admission, Audience, Caller, Identified, Refusal};
+use crate::access::key::PresentedKey;
+use crate::access::{Access, Audience, AuthRefusal, Caller, Identification, RouteAccess};
 use crate::http::cors::Origins;
 use crate::http::problem::jittered_ms;
 use crate::http::{Code, Problem};
@@ -60,7 +60,7 @@ enum Let {
     In(Caller),
     Away(Problem),
     /// It has a key that is not known, and may be new.
-    Ask(Shown),
+    Ask(PresentedKey),
 }
 
 impl Guard {
@@ -80,51 +80,51 @@ impl Guard {
             return Let::Away(unauthenticated(self.access.refuse_doubled()));
         }
         match self.access.identify(first) {
-            Identified::As(caller) => self.admit(caller),
-            Identified::Not(refusal) => Let::Away(unauthenticated(refusal)),
-            Identified::Perhaps(shown) => Let::Ask(shown),
+            Identification::As(caller) => self.admit(caller),
+            Identification::Not(refusal) => Let::Away(unauthenticated(refusal)),
+            Identification::Perhaps(shown) => Let::Ask(shown),
         }
     }
 
     fn admit(&self, caller: Caller) -> Let {
         match self.audience.admits(&caller) {
-            Admission::Admitted => Let::In(caller),
-            Admission::WhoIsIt => Let::Away(unauthenticated(Refusal::NoCredentials)),
-            Admission::Forbidden => Let::Away(Problem::new(Code::Forbidden)),
+            RouteAccess::Admitted => Let::In(caller),
+            RouteAccess::WhoIsIt => Let::Away(unauthenticated(AuthRefusal::NoCredentials)),
+            RouteAccess::Forbidden => Let::Away(Problem::new(Code::Forbidden)),
         }
     }
 
-    async fn ask(&self, shown: &Shown) -> Result<Caller, Problem> {
+    async fn ask(&self, shown: &PresentedKey) -> Result<Caller, Problem> {
         let caller = self.access.ask(shown).await.map_err(unauthenticated)?;
         match self.admit(caller) {
             Let::In(caller) => Ok(caller),
             Let::Away(problem) => Err(problem),
-            Let::Ask(_) => Err(unauthenticated(Refusal::BadCredentials)),
+            Let::Ask(_) => Err(unauthenticated(AuthRefusal::BadCredentials)),
         }
     }
 }
 
 /// What RFC 6750 wants to be told. More than this is in the log: it would help whoever makes credentials up.
-fn unauthenticated(refusal: Refusal) -> Problem {
+fn unauthenticated(refusal: AuthRefusal) -> Problem {
     let problem = Problem::new(Code::Unauthenticated);
     let (challenge, problem) = match refusal {
-        Refusal::Unclear => return Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(1_000)),
-        Refusal::NoCredentials => ("Bearer", problem),
-        Refusal::BadCredentials => (
+        AuthRefusal::Unclear => return Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(1_000)),
+        AuthRefusal::NoCredentials => ("Bearer", problem),
+        AuthRefusal::BadCredentials => (
             "Bearer error=\"invalid_token\"",
             problem.with_words(&[
                 "The credentials that were sent are none that this service takes; its log says why.",
                 "보낸 인증 정보를 이 서비스가 받아들일 수 없습니다. 이유는 서비스 로그에 있습니다.",
             ]),
         ),
-        Refusal::Expired => (
+        AuthRefusal::Expired => (
             "Bearer error=\"invalid_token\", error_description=\"expired\"",
             problem.with_words(&[
                 "The token has expired: get a new one.",
                 "토큰이 만료되었습니다. 새로 발급받으세요.",
             ]),
         ),
-        Refusal::Early => (
+        AuthRefusal::Early => (
             "Bearer error=\"invalid_token\", error_description=\"not valid yet\"",
             problem.with_words(&[
                 "The token is not valid yet (nbf).",
@@ -212,7 +212,7 @@ where
     tokio::select! {
         biased;
         answer = inner.call(request) => answer,
-        () = standing.ends() => Ok(unauthenticated(Refusal::BadCredentials).into_response()),
+        () = standing.ends() => Ok(unauthenticated(AuthRefusal::BadCredentials).into_response()),
     }
 }
 

@@ -45,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access::{Access, ActionLog};
 use crate::audit::Auditor;
 use crate::config::ApiConfig;
-use crate::coupon::{CouponStore, Expiry, steer};
+use crate::coupon::{CouponStore, Expiry, admin_sync};
 use crate::http::cors::Origins;
 use crate::http::host::{HostName, Hosts};
 use crate::http::request::CompleteLayer;
@@ -54,7 +54,7 @@ use crate::http::server::{Bounds, Front, Served};
 use crate::http::threads::Threads;
 use crate::ids::{CouponId, UserId};
 use crate::issuance::{Feed, Ledger, Lookup, Reservations};
-use crate::privacy::{Eraser, Learner, Retention};
+use crate::privacy::{DeletionWatcher, Eraser, Retention};
 use crate::process::Backends;
 use crate::process::gauges::{Sizes, Watch};
 use crate::process::health::Probe;
@@ -63,7 +63,7 @@ use crate::redemption::RedemptionStore;
 use crate::redis::Partition;
 use crate::runtime::shutdown;
 use crate::service::ServiceStore;
-use crate::user::{Deletions, IdSecret, RegisteredUsers, UserStore};
+use crate::user::{IdSecret, PendingDeletions, RegisteredUsers, UserStore};
 use crate::{Failure, audit, process, recovery};
 pub use docs::openapi;
 use doors::{AddressLimit, UserLimit};
@@ -100,7 +100,7 @@ pub struct App {
     id_secret: Option<IdSecret>,
     /// Users that are remembered at most.
     user_cache: usize,
-    deletions: Arc<Deletions>,
+    deletions: Arc<PendingDeletions>,
     deletion_delay: Duration,
     /// Told that a deletion is due.
     deletion_due: Arc<Notify>,
@@ -155,7 +155,7 @@ impl App {
         let (partition, loader) = (&backends.partition, backends.loader());
         let limits = &config.limits;
         let deletion_delay = Duration::from_secs(limits.user_deletion_delay.into());
-        let deletions = Arc::new(Deletions::new(deletion_delay));
+        let deletions = Arc::new(PendingDeletions::new(deletion_delay));
         let lookup = Lookup::start(
             Arc::clone(partition),
             backends.ledger.clone(),
@@ -300,15 +300,15 @@ pub async fn serve(
     tracing::info!(listen = %process::address(&public)?, "serving the API");
     let threads = Threads::start()?;
     let drained = CancellationToken::new();
-    let keeping = tokio::spawn(backends.keeper().run(drained.clone()));
-    let reconciling = tokio::spawn(steer::reconcile(
+    let keeping = tokio::spawn(backends.recovery_supervisor().run(drained.clone()));
+    let reconciling = tokio::spawn(admin_sync::reconcile(
         Arc::clone(&backends.partition),
         backends.coupons.clone(),
         ServiceStore::new(&backends.database),
         drained.clone(),
     ));
     let within_validity =
-        tokio::spawn(steer::keep_within_validity(backends.coupons.clone(), drained.clone()));
+        tokio::spawn(admin_sync::keep_within_validity(backends.coupons.clone(), drained.clone()));
     let retiring = tokio::spawn(recovery::keep_retiring(
         Arc::clone(&backends.partition),
         backends.coupons.clone(),
@@ -316,12 +316,12 @@ pub async fn serve(
     ));
     let auditing = app.audit_every.map(|every| {
         let Backends { partition, ledger, coupons, .. } = backends.clone();
-        tokio::spawn(audit::watch(Auditor::new(partition, ledger, coupons), every, drained.clone()))
+        tokio::spawn(audit::keep_auditing(Auditor::new(partition, ledger, coupons), every, drained.clone()))
     });
     let warming = app.registered.clone().map(|registered| {
-        tokio::spawn(registered.keep_warm(app.users.clone(), app.user_cache, drained.clone()))
+        tokio::spawn(registered.keep_prefetching(app.users.clone(), app.user_cache, drained.clone()))
     });
-    let learner = Learner {
+    let learner = DeletionWatcher {
         users: app.users.clone(),
         deletions: Arc::clone(&app.deletions),
         registered: app.registered.clone(),

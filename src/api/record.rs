@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use tracing::Instrument;
 
-use crate::access::action::{About, ActionId, Begun, Ended, NAMED};
+use crate::access::action::{ActionEnd, ActionId, ActionStart, ActionSubject, NAMED};
 use crate::access::{ActionLog, Caller};
 use crate::http::request::{RequestId, panicked, read_body};
 use crate::http::{Code, Problem};
@@ -52,7 +52,7 @@ pub async fn record(
     };
     // What is no user's name is nobody's, and not kept: it may be a person's all the same.
     let about = user.and_then(|user| user.parse().ok());
-    let begun = Begun {
+    let begun = ActionStart {
         id,
         at: crate::mongo::now_in_milliseconds(),
         caller,
@@ -106,24 +106,24 @@ fn without_user(route: &MatchedPath, parameters: &RawPathParams) -> String {
     issuances.fold(path, |path, (name, id)| path.replacen(&format!("{{{name}}}"), &id.to_string(), 1))
 }
 
-fn ended(route: &MatchedPath, response: &Response) -> (Ended, About) {
+fn ended(route: &MatchedPath, response: &Response) -> (ActionEnd, ActionSubject) {
     let status: StatusCode = response.status();
     let code = response.extensions().get::<Arc<Problem>>().map(|problem| problem.code);
     let location = |headers: &HeaderMap| Some(headers.get(header::LOCATION)?.to_str().ok()?.to_owned());
     let mut location = location(response.headers());
     let mut about = match status {
         // It is with what the user has.
-        StatusCode::CONFLICT => About::AsBegun,
+        StatusCode::CONFLICT => ActionSubject::AsBegun,
         // Of any other refusal nobody knows whether there is such a user.
-        refused if refused.is_client_error() => About::Nobody,
-        _ => About::AsBegun,
+        refused if refused.is_client_error() => ActionSubject::Nobody,
+        _ => ActionSubject::AsBegun,
     };
     if route.as_str() == USERS
         && let Some((path, user)) = location.as_deref().and_then(|made| made.rsplit_once('/'))
     {
-        about = user.parse().map_or(about, About::Made);
+        about = user.parse().map_or(about, ActionSubject::Made);
         location = Some(format!("{path}/{NAMED}"));
     }
     let code = code.map(|code| code.as_str().to_owned());
-    (Ended { at: crate::mongo::now_in_milliseconds(), status: status.as_u16(), code, location }, about)
+    (ActionEnd { at: crate::mongo::now_in_milliseconds(), status: status.as_u16(), code, location }, about)
 }

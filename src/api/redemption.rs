@@ -17,7 +17,7 @@ use crate::access::{Caller, Role};
 use crate::http::request::Json as Body;
 use crate::http::{Code, Problem};
 use crate::metrics;
-use crate::redemption::{Change, Changed, Refusal, USES_MAX};
+use crate::redemption::{RedemptionChange, RedemptionChangeOutcome, RedemptionRefusal, USES_MAX};
 
 /// Use a coupon, for a service or an operator. One of many wins; the others get 409.
 ///
@@ -84,30 +84,30 @@ pub async fn revoke(
     Extension(caller): Extension<Caller>,
     Path(path): Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    change(&app, &caller, path, Change::Revoke).await
+    change(&app, &caller, path, RedemptionChange::Revoke).await
 }
 
 async fn change(
     app: &App,
     caller: &Caller,
     (user, id): (String, String),
-    change: Change,
+    change: RedemptionChange,
 ) -> Result<Response, Problem> {
     let held = found(app, caller, &user, &id).await?;
     let validity = validity(app, &held.decision.coupon).await?;
     let end = validity.of(held.decision.decided_at);
     let answer = |held| Json(UserCouponWithHistory::new(&held, &validity, is_named(caller))).into_response();
     // Without a reference it undoes whatever use stands, also one that came after the first attempt.
-    let is_repeatable = !matches!(change, Change::Restore { reference: None });
+    let is_repeatable = !matches!(change, RedemptionChange::Restore { reference: None });
     let changed = app.redemptions.change(held, &change, end, &caller.to_string()).await;
     match changed.map_err(|failure| Problem::from(failure).repeatable(is_repeatable))? {
-        Changed::Now(held) => {
-            metrics::REDEEMED.count(change.what().as_str());
+        RedemptionChangeOutcome::Now(held) => {
+            metrics::REDEEMED.count(change.event_kind().as_str());
             Ok(answer(held))
         }
-        Changed::Before(held) => Ok(replayed(answer(held))),
-        Changed::NotFound => Err(Problem::new(Code::UserCouponNotFound)),
-        Changed::Refused(_, refusal) => {
+        RedemptionChangeOutcome::Before(held) => Ok(replayed(answer(held))),
+        RedemptionChangeOutcome::NotFound => Err(Problem::new(Code::UserCouponNotFound)),
+        RedemptionChangeOutcome::Refused(_, refusal) => {
             let problem = refused(refusal, caller);
             metrics::REDEMPTION_REFUSED.count(problem.code.as_str());
             Err(problem)
@@ -115,26 +115,26 @@ async fn change(
     }
 }
 
-fn refused(refusal: Refusal, caller: &Caller) -> Problem {
+fn refused(refusal: RedemptionRefusal, caller: &Caller) -> Problem {
     match refusal {
-        Refusal::Used { at, reference } => {
+        RedemptionRefusal::Used { at, reference } => {
             let problem = Problem::new(Code::AlreadyUsed).with("usedAt", at.to_string());
             match reference.filter(|_| sees_references(caller)) {
                 Some(reference) => problem.with("reference", reference.as_str()),
                 None => problem,
             }
         }
-        Refusal::Spent => Problem::new(Code::AlreadyUsed).with_detail(
+        RedemptionRefusal::Spent => Problem::new(Code::AlreadyUsed).with_detail(
             "This reference used the coupon before, and that use was restored; use another reference.",
         ),
-        Refusal::UsedUp => Problem::new(Code::AlreadyUsed).with_detail(format!(
+        RedemptionRefusal::UsedUp => Problem::new(Code::AlreadyUsed).with_detail(format!(
             "This coupon was used and restored {USES_MAX} times; it cannot be used again."
         )),
-        Refusal::NotUsed => Problem::new(Code::NotUsed),
-        Refusal::UsedForAnother => Problem::new(Code::NotUsed)
+        RedemptionRefusal::NotUsed => Problem::new(Code::NotUsed),
+        RedemptionRefusal::UsedForAnother => Problem::new(Code::NotUsed)
             .with_detail("This coupon is used, but not for this reference; nothing was changed."),
-        Refusal::Expired { end } => Problem::new(Code::Expired).with("validUntil", end.to_string()),
-        Refusal::Revoked => Problem::new(Code::Revoked),
+        RedemptionRefusal::Expired { end } => Problem::new(Code::Expired).with("validUntil", end.to_string()),
+        RedemptionRefusal::Revoked => Problem::new(Code::Revoked),
     }
 }
 

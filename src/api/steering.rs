@@ -1,6 +1,6 @@
 //! Operators steer a campaign: pause, resume, restock, archive, edit. What was accepted before is
 //! honoured. The record is changed first, then Redis; what does not reach Redis now is brought there
-//! within seconds (see [`steer`]), so a change that was answered with 200 stands.
+//! within seconds (see [`admin_sync`]), so a change that was answered with 200 stands.
 
 use std::sync::Arc;
 
@@ -15,7 +15,9 @@ use super::issuances::{GivenKey, replayed};
 use super::wire::coupon::{self as wire, EditCoupon, RestockCoupon};
 use super::wire::problem::Problem as ProblemBody;
 use super::wire::service::Service;
-use crate::coupon::{Change, Changed, Coupon, Restock, RestockKey, Units, steer};
+use crate::coupon::{
+    Coupon, CouponChange, CouponChangeOutcome, Restock, RestockAmount, RestockKey, admin_sync,
+};
 use crate::http::request::Json as Body;
 use crate::http::{Code, Problem};
 use crate::ids::CouponId;
@@ -33,7 +35,7 @@ const EDITS_MAX: usize = 5;
     )
 )]
 pub async fn pause(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
-    change(&app, &parse(&id)?, Change::Pause).await
+    change(&app, &parse(&id)?, CouponChange::Pause).await
 }
 
 /// Accept requests for a paused coupon again.
@@ -46,7 +48,7 @@ pub async fn pause(State(app): State<Arc<App>>, Path(id): Path<String>) -> Resul
     )
 )]
 pub async fn resume(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
-    change(&app, &parse(&id)?, Change::Resume).await
+    change(&app, &parse(&id)?, CouponChange::Resume).await
 }
 
 /// Take a coupon out of the offer, for good.
@@ -59,7 +61,7 @@ pub async fn resume(State(app): State<Arc<App>>, Path(id): Path<String>) -> Resu
     )
 )]
 pub async fn archive(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
-    change(&app, &parse(&id)?, Change::Archive).await
+    change(&app, &parse(&id)?, CouponChange::Archive).await
 }
 
 /// Add units, or say how many there are to be in all. Units are never taken away.
@@ -89,13 +91,13 @@ pub async fn restock(
 ) -> Result<Response, Problem> {
     let units = wire::restock(body)?;
     let key = key.parse()?.map(|key| RestockKey::of(key.as_str()));
-    if key.is_none() && matches!(units, Units::Add(_)) {
+    if key.is_none() && matches!(units, RestockAmount::Add(_)) {
         return Err(Problem::invalid_parameter(
             "Idempotency-Key",
             "is missing: it makes sure that a repeated request does not add the units twice; or send total",
         ));
     }
-    change(&app, &parse(&id)?, Change::Restock(Restock { units, key })).await
+    change(&app, &parse(&id)?, CouponChange::Restock(Restock { units, key })).await
 }
 
 /// Change the name, `startsAt` until it started, or `endsAt`: later, or a moment that is past to end
@@ -120,34 +122,34 @@ pub async fn edit(
         // What may be changed depends on what it is, so it must still be that when it is changed.
         let edit = wire::edit(body.clone(), &coupon, Timestamp::now())?;
         match app.coupons.change(&id, &edit, Some(coupon.generation)).await? {
-            Changed::Refused(_) => {}
+            CouponChangeOutcome::Refused(_) => {}
             changed => return answer(&app, changed).await,
         }
     }
     Err(Problem::new(Code::Overloaded))
 }
 
-async fn change(app: &App, id: &CouponId, change: Change) -> Result<Response, Problem> {
+async fn change(app: &App, id: &CouponId, change: CouponChange) -> Result<Response, Problem> {
     match (app.coupons.change(id, &change, None).await?, change) {
-        (Changed::Refused(coupon), Change::Restock(restock)) => {
+        (CouponChangeOutcome::Refused(coupon), CouponChange::Restock(restock)) => {
             Err(wire::wrong_restock(&coupon, restock.units))
         }
         (changed, _) => answer(app, changed).await,
     }
 }
 
-async fn answer(app: &App, changed: Changed) -> Result<Response, Problem> {
+async fn answer(app: &App, changed: CouponChangeOutcome) -> Result<Response, Problem> {
     let (coupon, is_replay): (Coupon, bool) = match changed {
-        Changed::Now(coupon) => (coupon, false),
-        Changed::Before(coupon) => (coupon, true),
-        Changed::KeyReused => return Err(Problem::new(Code::KeyReused)),
-        Changed::NotFound => return Err(Problem::new(Code::CouponNotFound)),
-        Changed::Archived => return Err(Problem::new(Code::Archived)),
+        CouponChangeOutcome::Now(coupon) => (coupon, false),
+        CouponChangeOutcome::Before(coupon) => (coupon, true),
+        CouponChangeOutcome::KeyReused => return Err(Problem::new(Code::KeyReused)),
+        CouponChangeOutcome::NotFound => return Err(Problem::new(Code::CouponNotFound)),
+        CouponChangeOutcome::Archived => return Err(Problem::new(Code::Archived)),
         // It changes all the time.
-        Changed::Refused(_) => return Err(Problem::new(Code::Overloaded)),
+        CouponChangeOutcome::Refused(_) => return Err(Problem::new(Code::Overloaded)),
     };
     let service = app.services.get().await?;
-    if let Err(failure) = steer::apply(&app.partition, service, std::slice::from_ref(&coupon)).await {
+    if let Err(failure) = admin_sync::apply(&app.partition, service, std::slice::from_ref(&coupon)).await {
         tracing::warn!(coupon = %coupon.id, error = failure.chain(), "the change will reach Redis when it is back");
     }
     let answer = Json(one_with_stock(app, coupon).await).into_response();
@@ -173,7 +175,7 @@ pub async fn resume_all(State(app): State<Arc<App>>) -> Result<Json<Service>, Pr
 async fn set_paused(app: &App, paused: bool) -> Result<Json<Service>, Problem> {
     let service = app.services.set_paused(paused).await?;
     tracing::info!(paused, "an operator changed whether anything is accepted");
-    if let Err(failure) = steer::apply(&app.partition, service, &[]).await {
+    if let Err(failure) = admin_sync::apply(&app.partition, service, &[]).await {
         tracing::warn!(error = failure.chain(), "the change will reach Redis when it is back");
     }
     Ok(Json(Service { paused: service.paused }))

@@ -14,12 +14,12 @@ use super::wire::redemption::UserCouponWithHistory;
 use super::wire::user_coupon::{UserCoupon, UserCouponStatus};
 use crate::Failure;
 use crate::access::Caller;
-use crate::coupon::{Expiry, Validity, Zone};
+use crate::coupon::{CouponTimeZone, Expiry, Validity};
 use crate::http::{Code, Problem};
 use crate::ids::{CouponId, IssuanceId, UserId};
 use crate::issuance::ledger::readable;
 use crate::mongo::ListPage;
-use crate::redemption::{HeldPlace, Holding};
+use crate::redemption::{HeldCoupon, HeldCursor};
 use crate::runtime::damage::damaged;
 
 /// With a status, a page has to look at more than it shows: so many at a time, so often at most.
@@ -66,10 +66,10 @@ pub async fn list(
 pub(super) async fn held_page(
     app: &App,
     user: &UserId,
-    mut after: Option<HeldPlace>,
+    mut after: Option<HeldCursor>,
     limit: usize,
     wanted: Option<UserCouponStatus>,
-) -> Result<ListPage<UserCoupon, HeldPlace>, Failure> {
+) -> Result<ListPage<UserCoupon, HeldCursor>, Failure> {
     let mut items = Vec::new();
     for _ in 0..LOOKS_MAX {
         let at_once = if wanted.is_some() { LOOKED_AT_ONCE } else { limit - items.len() };
@@ -120,7 +120,7 @@ pub async fn get(
 }
 
 /// The coupon that a path names.
-pub(super) async fn found(app: &App, caller: &Caller, user: &str, id: &str) -> Result<Holding, Problem> {
+pub(super) async fn found(app: &App, caller: &Caller, user: &str, id: &str) -> Result<HeldCoupon, Problem> {
     let not_found = || Problem::new(Code::UserCouponNotFound);
     let user: UserId = user.parse().map_err(|_| not_found())?;
     let id: IssuanceId = id.parse().map_err(|_| not_found())?;
@@ -131,7 +131,7 @@ pub(super) async fn found(app: &App, caller: &Caller, user: &str, id: &str) -> R
 }
 
 /// A held unit as it is now.
-async fn shown(app: &App, holding: &Holding) -> Result<UserCoupon, Failure> {
+async fn shown(app: &App, holding: &HeldCoupon) -> Result<UserCoupon, Failure> {
     Ok(UserCoupon::new(holding, &validity(app, &holding.decision.coupon).await?))
 }
 
@@ -145,6 +145,6 @@ pub(super) async fn validity(app: &App, coupon: &CouponId) -> Result<Expiry, Fai
             app.validities.insert(coupon.clone(), expiry.clone());
             Ok(expiry)
         }
-        None => Ok(Expiry { validity: Validity::Unlimited, zone: Zone::UTC }),
+        None => Ok(Expiry { validity: Validity::Unlimited, zone: CouponTimeZone::UTC }),
     }
 }

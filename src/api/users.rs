@@ -20,7 +20,7 @@ use crate::http::problem::jittered_ms;
 use crate::http::request::Json as Body;
 use crate::http::{Code, Problem};
 use crate::ids::UserId;
-use crate::user::{DELETIONS_MAX, First, Marked, User};
+use crate::user::{DELETIONS_MAX, FirstInsertOutcome, MarkDeletedOutcome, User};
 
 const RANDOM_MAX: usize = 100_000;
 /// Users in one insert, and inserts at once.
@@ -95,9 +95,9 @@ pub async fn create_random(
     let unsure = |failure| Problem::from(failure).repeatable(key.is_some());
     let first = match (&key, users.first()) {
         (Some(_), Some(first)) => app.users.insert_first(first, count).await.map_err(unsure)?,
-        _ => First::New,
+        _ => FirstInsertOutcome::New,
     };
-    if first == First::OfOtherCount {
+    if first == FirstInsertOutcome::OfOtherCount {
         return Err(Problem::new(Code::KeyReused));
     }
     let others = if key.is_some() { &users[1..] } else { &users };
@@ -115,7 +115,7 @@ pub async fn create_random(
     // With a key all of them are registered now, whoever made them.
     let created = if key.is_some() { count } else { new };
     let answer = (StatusCode::CREATED, Json(wire::CreatedUsers { created, ids })).into_response();
-    Ok(if first == First::Before && new == 0 { replayed(answer) } else { answer })
+    Ok(if first == FirstInsertOutcome::Before && new == 0 { replayed(answer) } else { answer })
 }
 
 /// All users, newest first.
@@ -154,11 +154,11 @@ pub async fn delete(State(app): State<Arc<App>>, Path(id): Path<String>) -> Resu
         return Err(Problem::new(Code::UserNotFound));
     }
     match app.users.mark_deleted(&id, app.deletion_delay, unregistered).await? {
-        Marked::As(deletion) => {
+        MarkDeletedOutcome::As(deletion) => {
             Ok((StatusCode::ACCEPTED, Json(wire::UserDeletion::from(deletion))).into_response())
         }
-        Marked::Unknown => Err(Problem::new(Code::UserNotFound)),
-        Marked::TooMany => Err(Problem::new(Code::Overloaded)
+        MarkDeletedOutcome::Unknown => Err(Problem::new(Code::UserNotFound)),
+        MarkDeletedOutcome::TooMany => Err(Problem::new(Code::Overloaded)
             .with_detail(format!("{DELETIONS_MAX} users are being deleted; more must wait."))
             .retry_after_ms(jittered_ms(60_000))),
     }

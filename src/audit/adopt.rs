@@ -1,7 +1,7 @@
 //! Adoption: counting an issued record that Redis knows nothing of. A worker that slept through a
 //! recovery leaves one when it wakes and inserts what it had in hand. Idempotent by the record's id.
 
-use super::Stop;
+use super::AuditAbort;
 use crate::Failure;
 use crate::coupon::MAX_TOTAL;
 use crate::ids::{CouponId, IssuanceId, UserId};
@@ -17,7 +17,7 @@ pub(super) const CALLS_MAX: u32 = MAX_TOTAL / UNITS_A_CALL + 1;
 
 /// What became of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Adopted {
+pub enum AdoptOutcome {
     Now,
     /// Its id is in its user's dedupe: it was counted.
     Before,
@@ -37,7 +37,7 @@ pub(super) async fn adopt(
     id: IssuanceId,
     user: &UserId,
     serial: u32,
-) -> Result<Adopted, Stop> {
+) -> Result<AdoptOutcome, AuditAbort> {
     for _ in 0..CALLS_MAX {
         let called = partition.call_in_epoch(keys, &ADOPT, "adopt a record", |keys, call| {
             call.key(keys.in_flight())
@@ -46,14 +46,14 @@ pub(super) async fn adopt(
                 .key(keys.free(coupon));
             call.arg(id.as_bytes().as_slice()).arg(user.as_str()).arg(serial).arg(UNITS_A_CALL);
         });
-        let EpochBound::Epoch(mut reply) = called.await? else { return Err(Stop::AnotherEpoch) };
+        let EpochBound::Epoch(mut reply) = called.await? else { return Err(AuditAbort::AnotherEpoch) };
         return Ok(match reply.text()?.as_str() {
             "more" => continue,
-            "adopted" => Adopted::Now,
-            "counted" => Adopted::Before,
-            "in-flight" => Adopted::InFlight,
-            "unloaded" => Adopted::NotLoaded,
-            "beyond" => Adopted::BeyondTotal,
+            "adopted" => AdoptOutcome::Now,
+            "counted" => AdoptOutcome::Before,
+            "in-flight" => AdoptOutcome::InFlight,
+            "unloaded" => AdoptOutcome::NotLoaded,
+            "beyond" => AdoptOutcome::BeyondTotal,
             "damaged" => {
                 let why = format!("coupon {coupon}");
                 return Err(Failure::Damaged { what: "the figures of the coupon in Redis", why }.into());

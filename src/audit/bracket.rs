@@ -6,8 +6,8 @@
 //! in between. With nothing in flight at the last look, all that is out must be settled, and issued; with
 //! nothing but dead letters, which nobody has decided, all that is issued must be settled.
 
-use super::figures::{Figures, figures};
-use super::{Auditor, Stop};
+use super::figures::{CouponFigures, figures};
+use super::{AuditAbort, Auditor};
 use crate::Failure;
 use crate::ids::CouponId;
 use crate::redis::keys::EpochKeys;
@@ -23,7 +23,7 @@ pub struct Bracket {
     /// Issued by the ledger.
     pub issued: u64,
     /// Redis, after the ledger was asked.
-    pub after: Figures,
+    pub after: CouponFigures,
     /// Whether nothing of any coupon was in flight at the last look.
     pub at_rest: bool,
     /// Whether nothing moved from the first look to the last, with nothing in flight but dead letters.
@@ -48,8 +48,8 @@ impl Auditor {
     pub async fn bracket(&self, coupon: &CouponId) -> Result<Option<Bracket>, Failure> {
         for _ in 0..EPOCHS_MAX {
             match self.bracket_under(&self.partition.keys(), coupon).await {
-                Err(Stop::AnotherEpoch) => {}
-                Err(Stop::Failed(failure)) => return Err(failure),
+                Err(AuditAbort::AnotherEpoch) => {}
+                Err(AuditAbort::Failed(failure)) => return Err(failure),
                 Ok(bracket) => return Ok(bracket),
             }
         }
@@ -60,7 +60,7 @@ impl Auditor {
         &self,
         keys: &EpochKeys,
         coupon: &CouponId,
-    ) -> Result<Option<Bracket>, Stop> {
+    ) -> Result<Option<Bracket>, AuditAbort> {
         let coupons = std::slice::from_ref(coupon);
         let before = figures(&self.partition, keys, coupons).await?;
         let issued = self.ledger.issued_count(coupon).await?;

@@ -1,6 +1,6 @@
 //! What Redis says of coupons in numbers, read in one script under one epoch.
 
-use super::Stop;
+use super::AuditAbort;
 use crate::ids::CouponId;
 use crate::redis::keys::{EpochKeys, damaged};
 use crate::redis::{EpochBound, LuaScript, Partition};
@@ -12,7 +12,7 @@ pub(super) const BATCH_MAX: usize = 200;
 
 /// A loaded coupon in Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Figures {
+pub struct CouponFigures {
     pub total: u64,
     /// The serial to hand out next, once no released one is left.
     pub next: u64,
@@ -23,7 +23,7 @@ pub struct Figures {
     pub generation: i64,
 }
 
-impl Figures {
+impl CouponFigures {
     /// Units that are not free: reserved or issued.
     pub fn out(&self) -> u64 {
         self.next.saturating_sub(1).saturating_sub(self.free)
@@ -42,7 +42,7 @@ impl Figures {
 
 /// Some coupons and the queue at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Moment {
+pub(super) struct FiguresReading {
     /// Of every coupon.
     pub in_flight: u64,
     /// Dead letters among them.
@@ -54,7 +54,7 @@ pub(super) struct Moment {
     /// The stream entry that was appended last.
     pub last_entry: String,
     /// `None` for a coupon that is not loaded, or whose figures are damaged.
-    pub coupons: Vec<Option<Figures>>,
+    pub coupons: Vec<Option<CouponFigures>>,
     /// What is damaged of whose figures.
     pub damaged: Vec<(CouponId, String)>,
 }
@@ -64,7 +64,7 @@ pub(super) async fn figures(
     partition: &Partition,
     keys: &EpochKeys,
     coupons: &[CouponId],
-) -> Result<Moment, Stop> {
+) -> Result<FiguresReading, AuditAbort> {
     let called = partition.call_in_epoch(keys, &FIGURES, "read the figures", |keys, call| {
         call.key(keys.stream())
             .key(keys.in_flight())
@@ -75,7 +75,7 @@ pub(super) async fn figures(
             call.key(keys.coupon(coupon)).key(keys.free(coupon));
         }
     });
-    let EpochBound::Epoch(mut reply) = called.await? else { return Err(Stop::AnotherEpoch) };
+    let EpochBound::Epoch(mut reply) = called.await? else { return Err(AuditAbort::AnotherEpoch) };
     let (in_flight, dead) = (reply.number()?, reply.number()?);
     let (accepted, set_aside) = (reply.number()?, reply.number()?);
     let last_entry = reply.text()?;
@@ -92,7 +92,7 @@ pub(super) async fn figures(
             found.push(None);
             continue;
         }
-        found.push(Some(Figures {
+        found.push(Some(CouponFigures {
             total: held.number()?,
             next: held.number()?,
             settled: held.number()?,
@@ -100,5 +100,5 @@ pub(super) async fn figures(
             generation: i64::try_from(held.number()?).map_err(|_| held.wrong())?,
         }));
     }
-    Ok(Moment { in_flight, dead, accepted, set_aside, last_entry, coupons: found, damaged: wrong })
+    Ok(FiguresReading { in_flight, dead, accepted, set_aside, last_entry, coupons: found, damaged: wrong })
 }

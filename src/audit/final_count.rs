@@ -4,7 +4,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::Auditor;
-use super::finding::{Finding, Kind};
+use super::finding::{Finding, FindingKind};
 use crate::Failure;
 use crate::coupon::Coupon;
 
@@ -22,11 +22,11 @@ impl Auditor {
         let issued = self.ledger.issued_count(&coupon.id).await?;
         let detail = Some(format!("{kept} are kept, and the ledger has {issued}"));
         Ok((issued != u64::from(kept))
-            .then(|| Finding { detail, ..Finding::new(Kind::FinalCountStale, Some(&coupon.id)) }))
+            .then(|| Finding { detail, ..Finding::new(FindingKind::FinalCountStale, Some(&coupon.id)) }))
     }
 
     /// Counts the issued units of a retired coupon anew, and keeps the count.
-    pub(super) async fn count_anew(&self, coupon: &Coupon) -> Result<(), Failure> {
+    pub(super) async fn recount_final(&self, coupon: &Coupon) -> Result<(), Failure> {
         let issued = self.ledger.issued_count(&coupon.id).await?;
         self.coupons.keep_final_count(&coupon.id, coupon.generation, issued).await
     }
@@ -36,7 +36,7 @@ impl Auditor {
         let mut stale = Vec::new();
         for coupon in self.coupons.retired_since(Timestamp::now() - WATCHED_FOR, WATCHED_MAX).await? {
             if let Some(finding) = self.final_count(&coupon).await? {
-                self.count_anew(&coupon).await?;
+                self.recount_final(&coupon).await?;
                 stale.push(finding);
             }
         }

@@ -30,7 +30,7 @@ impl Severity {
 
 /// Counts what audits found, by its code.
 pub(crate) static FINDINGS: LazyLock<Family> = LazyLock::new(|| {
-    let codes: Vec<_> = Kind::ALL.iter().map(|kind| kind.code()).collect();
+    let codes: Vec<_> = FindingKind::ALL.iter().map(|kind| kind.code()).collect();
     Family::new(names::AUDIT_FINDINGS, "code", &codes)
 });
 
@@ -38,32 +38,32 @@ macro_rules! kinds {
     ($($kind:ident $code:literal $severity:ident $means:literal $advice:literal;)*) => {
         /// A kind of damage. Codes are stable.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum Kind {
+        pub enum FindingKind {
             $(#[doc = $means] $kind,)*
         }
 
-        impl Kind {
+        impl FindingKind {
             /// All there are.
-            pub const ALL: &[Kind] = &[$(Kind::$kind),*];
+            pub const ALL: &[FindingKind] = &[$(FindingKind::$kind),*];
 
             /// The name on the wire, in kebab case.
             pub fn code(self) -> &'static str {
-                match self { $(Kind::$kind => $code),* }
+                match self { $(FindingKind::$kind => $code),* }
             }
 
             /// How bad it is.
             pub fn severity(self) -> Severity {
-                match self { $(Kind::$kind => Severity::$severity),* }
+                match self { $(FindingKind::$kind => Severity::$severity),* }
             }
 
             /// What it means, in a sentence.
             pub fn means(self) -> &'static str {
-                match self { $(Kind::$kind => $means),* }
+                match self { $(FindingKind::$kind => $means),* }
             }
 
             /// What to do about it, in a sentence.
             pub fn advice(self) -> &'static str {
-                match self { $(Kind::$kind => $advice),* }
+                match self { $(FindingKind::$kind => $advice),* }
             }
         }
     };
@@ -174,7 +174,7 @@ kinds! {
         "Nothing: a full audit settles it.";
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for FindingKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.code())
     }
@@ -183,7 +183,7 @@ impl fmt::Display for Kind {
 /// One piece of damage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    pub kind: Kind,
+    pub kind: FindingKind,
     /// `None` where it belongs to no coupon, or cannot be told.
     pub coupon: Option<CouponId>,
     pub serial: Option<u32>,
@@ -197,7 +197,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    pub(crate) fn new(kind: Kind, coupon: Option<&CouponId>) -> Self {
+    pub(crate) fn new(kind: FindingKind, coupon: Option<&CouponId>) -> Self {
         Finding {
             kind,
             coupon: coupon.cloned(),
@@ -211,12 +211,12 @@ impl Finding {
 
     /// Whether it is about a record of which nobody can tell which unit it holds.
     pub(super) fn may_hold_any_unit(&self) -> bool {
-        self.kind == Kind::RecordUnreadable && self.serial.is_none()
+        self.kind == FindingKind::RecordUnreadable && self.serial.is_none()
     }
 
     /// Whether a repair would try it. Not where its unit may belong to a missing record.
-    pub fn is_mendable(&self) -> bool {
-        let kept_back = self.kind == Kind::SerialLeaked && self.detail.is_some();
+    pub fn is_repairable(&self) -> bool {
+        let kept_back = self.kind == FindingKind::SerialLeaked && self.detail.is_some();
         self.kind.severity() != Severity::Broken && !kept_back
     }
 
@@ -258,11 +258,11 @@ mod tests {
 
     #[test]
     fn codes_are_unique_kebab_case_and_every_kind_says_what_it_means_and_what_to_do() {
-        let mut codes: Vec<_> = Kind::ALL.iter().map(|kind| kind.code()).collect();
+        let mut codes: Vec<_> = FindingKind::ALL.iter().map(|kind| kind.code()).collect();
         codes.sort_unstable();
         codes.dedup();
-        assert_eq!(codes.len(), Kind::ALL.len());
-        for kind in Kind::ALL {
+        assert_eq!(codes.len(), FindingKind::ALL.len());
+        for kind in FindingKind::ALL {
             assert!(kind.code().bytes().all(|b| b.is_ascii_lowercase() || b == b'-'), "{kind}");
             assert!(kind.means().ends_with('.') && kind.advice().ends_with('.'), "{kind}");
         }

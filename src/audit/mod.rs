@@ -6,35 +6,35 @@
 //! only a drift of accounts. [`watch`] is the task that does the cheap part all the time.
 
 mod adopt;
+mod background;
 mod bracket;
-mod count;
-mod cover;
+mod coupon_audit;
 mod figures;
 mod final_count;
 mod finding;
-mod flights;
-mod full;
 mod loaded;
-mod look;
-mod mend;
+mod missing_units;
+mod queue_snapshot;
+mod quiet_moment;
+mod recheck;
+mod record_drift;
 mod records;
+mod repair;
 mod reservations;
 mod run;
 mod serials;
-mod steered;
-mod units;
-mod watch;
+mod unit_coverage;
 
 use std::sync::Arc;
 
-pub use adopt::Adopted;
+pub use adopt::AdoptOutcome;
+pub use background::keep_auditing;
 pub use bracket::Bracket;
-pub use figures::Figures;
+pub use coupon_audit::{CouponReport, FINDINGS_MAX, SettleMode};
+pub use figures::CouponFigures;
 pub(crate) use finding::FINDINGS;
-pub use finding::{Finding, Kind, Severity};
-pub use full::{Audited, FINDINGS_MAX, Settling};
-pub use run::{COUPONS_MAX, Report};
-pub use watch::watch;
+pub use finding::{Finding, FindingKind, Severity};
+pub use run::{AuditReport, COUPONS_MAX};
 
 use crate::Failure;
 use crate::coupon::CouponStore;
@@ -60,14 +60,14 @@ impl Auditor {
 }
 
 /// Why a look was given up.
-pub(crate) enum Stop {
+pub(crate) enum AuditAbort {
     /// Another epoch is open: what was read belongs to none. Begin again.
     AnotherEpoch,
     Failed(Failure),
 }
 
-impl From<Failure> for Stop {
+impl From<Failure> for AuditAbort {
     fn from(failure: Failure) -> Self {
-        Stop::Failed(failure)
+        AuditAbort::Failed(failure)
     }
 }

@@ -2,12 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Stop;
+use super::AuditAbort;
+use super::coupon_audit::CouponAudit;
 use super::figures::figures;
-use super::finding::{Finding, Kind};
-use super::flights::PAGE;
-use super::full::Look;
-use super::look::{Confirmed, Suspicion};
+use super::finding::{Finding, FindingKind};
+use super::queue_snapshot::PAGE;
+use super::recheck::{ConfirmedSuspicion, Suspicion};
 use super::serials::Serials;
 use crate::coupon::MAX_TOTAL;
 use crate::failure::Unreadable;
@@ -15,9 +15,9 @@ use crate::ids::{IssuanceId, UserId};
 use crate::issuance::ledger::{Held, readable};
 use crate::redis::cmd;
 
-impl Look<'_> {
+impl CouponAudit<'_> {
     /// Every issued record: its unit, its user's limit, and that Redis counts it.
-    pub(super) async fn ledger(&mut self) -> Result<(), Stop> {
+    pub(super) async fn ledger(&mut self) -> Result<(), AuditAbort> {
         let mut issued = Serials::up_to(MAX_TOTAL);
         let mut twice = HashSet::new();
         let mut beyond = Vec::new();
@@ -88,7 +88,7 @@ impl Look<'_> {
                     issuances: one.id.into_iter().collect(),
                     user: one.user.clone(),
                     detail: Some(one.to_string()),
-                    ..self.finding(Kind::RecordUnreadable)
+                    ..self.finding(FindingKind::RecordUnreadable)
                 };
                 self.found.add([finding]);
             }
@@ -96,7 +96,7 @@ impl Look<'_> {
     }
 
     /// Rejections that cannot be read.
-    pub(super) async fn rejections(&mut self) -> Result<(), Stop> {
+    pub(super) async fn rejections(&mut self) -> Result<(), AuditAbort> {
         let mut records = self.auditor.ledger.rejected_records(&self.coupon.id).await?;
         loop {
             let page = records.next().await?;
@@ -110,7 +110,7 @@ impl Look<'_> {
                         issuances: one.id.into_iter().collect(),
                         user: one.user.clone(),
                         detail: Some(one.to_string()),
-                        ..self.finding(Kind::RecordUnreadable)
+                        ..self.finding(FindingKind::RecordUnreadable)
                     }]);
                 }
             }
@@ -118,7 +118,7 @@ impl Look<'_> {
     }
 
     /// Of some records, those that Redis does not count.
-    async fn uncounted(&self, page: Vec<Held>) -> Result<Vec<Confirmed>, Stop> {
+    async fn uncounted(&self, page: Vec<Held>) -> Result<Vec<ConfirmedSuspicion>, AuditAbort> {
         let page: Vec<_> = page.into_iter().filter(|held| !self.in_flight.contains_key(&held.id)).collect();
         let mut suspicions = Vec::new();
         for chunk in page.chunks(PAGE) {
@@ -135,7 +135,7 @@ impl Look<'_> {
                     suspicions.push(Suspicion {
                         user: Some(held.user.clone()),
                         serial: Some(held.serial),
-                        ..Suspicion::of(Kind::RecordNotCounted, held.id)
+                        ..Suspicion::of(FindingKind::RecordNotCounted, held.id)
                     });
                 }
             }
@@ -149,7 +149,7 @@ impl Look<'_> {
         twice: HashSet<u32>,
         beyond: Vec<Held>,
         over: Vec<UserId>,
-    ) -> Result<HashSet<IssuanceId>, Stop> {
+    ) -> Result<HashSet<IssuanceId>, AuditAbort> {
         let mut findings = Vec::new();
         let twice: Vec<_> = twice.into_iter().collect();
         for serials in twice.chunks(PAGE) {
@@ -163,7 +163,7 @@ impl Look<'_> {
                 findings.push(Finding {
                     serial: Some(serial),
                     issuances,
-                    ..self.finding(Kind::UnitIssuedTwice)
+                    ..self.finding(FindingKind::UnitIssuedTwice)
                 });
             }
         }
@@ -175,7 +175,7 @@ impl Look<'_> {
                     serial: Some(held.serial),
                     issuances: vec![held.id],
                     user: Some(held.user),
-                    ..self.finding(Kind::SerialBeyondTotal)
+                    ..self.finding(FindingKind::SerialBeyondTotal)
                 });
             }
         }
@@ -187,7 +187,11 @@ impl Look<'_> {
             if held.len() > limit.into() || places.len() < held.len() || places.iter().any(|nth| *nth > limit)
             {
                 let issuances = held.iter().map(|held| held.id).collect();
-                findings.push(Finding { user: Some(user), issuances, ..self.finding(Kind::LimitExceeded) });
+                findings.push(Finding {
+                    user: Some(user),
+                    issuances,
+                    ..self.finding(FindingKind::LimitExceeded)
+                });
             }
         }
         let ids = findings.iter().flat_map(|finding| finding.issuances.iter().copied()).collect();
@@ -196,25 +200,26 @@ impl Look<'_> {
     }
 
     /// A coupon that Redis does not have can have nothing in flight.
-    pub(super) async fn not_loaded(&mut self) -> Result<(), Stop> {
+    pub(super) async fn not_loaded(&mut self) -> Result<(), AuditAbort> {
         if self.in_flight.is_empty() {
             return Ok(());
         }
-        let again = self.auditor.flights_of(&self.keys, &self.coupon.id).await?;
+        let again = self.auditor.in_flight_of(&self.keys, &self.coupon.id).await?;
         let now = figures(&self.auditor.partition, &self.keys, std::slice::from_ref(&self.coupon.id)).await?;
         let mut ids: Vec<_> = again.into_keys().filter(|id| self.in_flight.contains_key(id)).collect();
         ids.sort_unstable();
         if now.coupons == [None] && !ids.is_empty() {
-            self.found.add([Finding { issuances: ids, ..self.finding(Kind::InFlightNotLoaded) }]);
+            self.found.add([Finding { issuances: ids, ..self.finding(FindingKind::InFlightNotLoaded) }]);
         }
         Ok(())
     }
 
     /// Redis must not be ahead of the record, which is changed first, nor have missed a change.
-    pub(super) async fn record(&mut self) -> Result<(), Stop> {
+    pub(super) async fn record(&mut self) -> Result<(), AuditAbort> {
         let Some(figures) = self.figures else { return Ok(()) };
-        if let Some(missed) = self.auditor.missed(&self.keys, &self.coupon.id).await? {
-            self.found.add([Finding { detail: Some(missed), ..self.finding(Kind::CouponBehind) }]);
+        if let Some(missed_change) = self.auditor.missed_change(&self.keys, &self.coupon.id).await? {
+            self.found
+                .add([Finding { detail: Some(missed_change), ..self.finding(FindingKind::CouponBehind) }]);
         }
         let Some(record) = self.auditor.coupons.get(&self.coupon.id).await? else { return Ok(()) };
         if figures.total > record.total.into() || figures.generation > record.generation {
@@ -222,7 +227,7 @@ impl Look<'_> {
                 "total {} in Redis and {} in the record, generation {} and {}",
                 figures.total, record.total, figures.generation, record.generation
             );
-            self.found.add([Finding { detail: Some(detail), ..self.finding(Kind::CouponAhead) }]);
+            self.found.add([Finding { detail: Some(detail), ..self.finding(FindingKind::CouponAhead) }]);
         }
         Ok(())
     }

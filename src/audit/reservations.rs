@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Stop;
-use super::finding::{Finding, Kind};
-use super::flights::PAGE;
-use super::full::{Look, Settling};
-use super::look::{Confirmed, Suspicion, is_issued};
+use super::AuditAbort;
+use super::coupon_audit::{CouponAudit, SettleMode};
+use super::finding::{Finding, FindingKind};
+use super::queue_snapshot::PAGE;
+use super::recheck::{ConfirmedSuspicion, Suspicion, is_issued};
 use crate::ids::{IssuanceId, UserId};
 use crate::issuance::ledger::readable;
 use crate::issuance::settle;
@@ -14,14 +14,14 @@ use crate::issuance::settle::settle;
 use crate::queue::Entry;
 use crate::redis::KeyScan;
 
-impl Look<'_> {
+impl CouponAudit<'_> {
     /// Stream entries whose issuance was not in flight.
-    pub(super) async fn strays(&mut self, strays: Vec<Entry>) -> Result<(), Stop> {
+    pub(super) async fn strays(&mut self, strays: Vec<Entry>) -> Result<(), AuditAbort> {
         let suspicions = strays.into_iter().map(|entry| Suspicion {
             user: Some(entry.user),
             serial: entry.serial,
             entry: Some(entry.entry),
-            ..Suspicion::of(Kind::EntryOrphaned, entry.id)
+            ..Suspicion::of(FindingKind::EntryOrphaned, entry.id)
         });
         let confirmed = self.confirm(suspicions.collect()).await?;
         let orphans = confirmed.iter().filter(|confirmed| {
@@ -34,21 +34,21 @@ impl Look<'_> {
     }
 
     /// Decisions that Redis was not told of, and units in flight that are somebody else's.
-    pub(super) async fn decided(&mut self, settling: Settling) -> Result<(), Stop> {
+    pub(super) async fn decided(&mut self, settling: SettleMode) -> Result<(), AuditAbort> {
         let ids: Vec<_> = self.in_flight.keys().copied().collect();
         let (mut decided, mut undecided) = (Vec::new(), Vec::new());
         for chunk in ids.chunks(PAGE) {
             let decisions = self.auditor.ledger.decisions(chunk).await?;
             for id in chunk {
                 if decisions.contains_key(id) {
-                    decided.push(Suspicion::of(Kind::DecidedInFlight, *id));
+                    decided.push(Suspicion::of(FindingKind::DecidedInFlight, *id));
                 } else {
                     undecided.push(*id);
                 }
             }
         }
         let decided = self.confirm(decided).await?;
-        if settling == Settling::Settle {
+        if settling == SettleMode::Settle {
             self.settle(&decided).await?;
         }
         self.add(&decided);
@@ -64,9 +64,9 @@ impl Look<'_> {
                 continue;
             }
             if self.found.issued.as_ref().is_some_and(|issued| issued.contains(serial)) {
-                suspicions.push(suspect(Kind::SerialInFlightAndIssued, None));
+                suspicions.push(suspect(FindingKind::SerialInFlightAndIssued, None));
             } else if let Some(other) = first.insert(serial, id) {
-                suspicions.push(suspect(Kind::SerialInFlightTwice, Some(other)));
+                suspicions.push(suspect(FindingKind::SerialInFlightTwice, Some(other)));
             }
         }
         let confirmed = self.confirm(suspicions).await?;
@@ -74,7 +74,7 @@ impl Look<'_> {
         Ok(())
     }
 
-    async fn settle(&mut self, decided: &[Confirmed]) -> Result<(), Stop> {
+    async fn settle(&mut self, decided: &[ConfirmedSuspicion]) -> Result<(), AuditAbort> {
         let mut settlements = Vec::new();
         for confirmed in decided {
             let Some(mut settlement) = confirmed.settlement() else { continue };
@@ -87,7 +87,7 @@ impl Look<'_> {
                 match settled {
                     settle::Settled::Now => self.found.settled += 1,
                     settle::Settled::Before | settle::Settled::Unreadable => {}
-                    settle::Settled::AnotherEpoch => return Err(Stop::AnotherEpoch),
+                    settle::Settled::AnotherEpoch => return Err(AuditAbort::AnotherEpoch),
                 }
             }
         }
@@ -95,11 +95,11 @@ impl Look<'_> {
     }
 
     /// What Redis counts, user by user: each id must be in flight or issued.
-    pub(super) async fn holders(&mut self) -> Result<(), Stop> {
+    pub(super) async fn holders(&mut self) -> Result<(), AuditAbort> {
         let mut scan = KeyScan::new("HSCAN", self.keys.holders(&self.coupon.id), PAGE);
         let mut seen = HashSet::new();
         // One that still has its stream entry is not missing: it is undecided. A scan may repeat itself.
-        let lost = self.found.findings.iter().filter(|found| found.kind == Kind::InFlightLost);
+        let lost = self.found.findings.iter().filter(|found| found.kind == FindingKind::InFlightLost);
         let mut told: HashSet<IssuanceId> = lost.flat_map(|found| found.issuances.iter().copied()).collect();
         while let Some(page) =
             scan.next::<Vec<(Vec<u8>, Vec<u8>)>>(&self.auditor.partition, "read who holds it").await?
@@ -116,7 +116,8 @@ impl Look<'_> {
                     }
                     (user, _) => {
                         let detail = Some(format!("{:?}", String::from_utf8_lossy(&field)));
-                        let finding = Finding { user, detail, ..self.finding(Kind::HoldersUnreadable) };
+                        let finding =
+                            Finding { user, detail, ..self.finding(FindingKind::HoldersUnreadable) };
                         if seen.insert(field) {
                             self.found.add([finding]);
                         }
@@ -130,13 +131,13 @@ impl Look<'_> {
                 for (id, user) in chunk.iter().filter(|(id, _)| !issued.contains(id)) {
                     suspicions.push(Suspicion {
                         user: Some(user.clone()),
-                        ..Suspicion::of(Kind::RecordMissing, *id)
+                        ..Suspicion::of(FindingKind::RecordMissing, *id)
                     });
                 }
             }
             let mut confirmed = self.confirm(suspicions).await?;
             confirmed.retain(|confirmed| told.insert(confirmed.suspicion.id));
-            let missing = confirmed.iter().filter(|confirmed| confirmed.kind == Kind::RecordMissing);
+            let missing = confirmed.iter().filter(|confirmed| confirmed.kind == FindingKind::RecordMissing);
             self.found.missing += missing.count() as u64;
             self.add(&confirmed);
         }

@@ -1,10 +1,10 @@
 //! Auditing many coupons, and repairing those that need it.
 
 use super::bracket::EPOCHS_MAX;
-use super::finding::{Finding, Kind, Severity};
-use super::full::{Audited, Settling};
-use super::mend::{Mended, Repair, adopt_only};
-use super::{Auditor, Stop};
+use super::coupon_audit::{CouponReport, SettleMode};
+use super::finding::{Finding, FindingKind, Severity};
+use super::repair::{CouponRepair, RepairOutcome, adopt_only};
+use super::{AuditAbort, Auditor};
 use crate::Failure;
 use crate::coupon::Coupon;
 use crate::ids::CouponId;
@@ -17,15 +17,15 @@ const PASSES_MAX: usize = 4;
 
 /// What an audit came to.
 #[derive(Debug, Clone, Default)]
-pub struct Report {
-    pub coupons: Vec<Audited>,
+pub struct AuditReport {
+    pub coupons: Vec<CouponReport>,
     /// What belongs to no coupon.
     pub queue: Vec<Finding>,
     /// What a repair mended, in this order.
-    pub mended: Vec<Finding>,
+    pub repaired: Vec<Finding>,
 }
 
-impl Report {
+impl AuditReport {
     /// All findings that are left.
     pub fn findings(&self) -> impl Iterator<Item = &Finding> {
         self.queue.iter().chain(self.coupons.iter().flat_map(|audited| &audited.findings))
@@ -44,14 +44,14 @@ impl Auditor {
     pub async fn brackets(
         &self,
         coupons: &[Coupon],
-        mut done: impl FnMut(&Audited),
-    ) -> Result<Report, Failure> {
-        let mut report = Report::default();
+        mut done: impl FnMut(&CouponReport),
+    ) -> Result<AuditReport, Failure> {
+        let mut report = AuditReport::default();
         for coupon in coupons {
             let audited = match self.bracket_twice(coupon).await {
                 Ok(Some(audited)) => audited,
                 Ok(None) => continue,
-                Err(failure) if failure.is_of_one() => Audited::broken_off(coupon, &failure),
+                Err(failure) if failure.is_of_one() => CouponReport::aborted(coupon, &failure),
                 Err(failure) => return Err(failure),
             };
             done(&audited);
@@ -59,29 +59,29 @@ impl Auditor {
         }
         let keys = self.partition.keys();
         report.queue = self.without_record(&keys, std::iter::empty()).await?;
-        report.queue.extend(self.of_service(&keys).await?);
+        report.queue.extend(self.service_findings(&keys).await?);
         Ok(report)
     }
 
     /// `None` if it is not loaded.
-    async fn bracket_twice(&self, coupon: &Coupon) -> Result<Option<Audited>, Failure> {
+    async fn bracket_twice(&self, coupon: &Coupon) -> Result<Option<CouponReport>, Failure> {
         let mut bracket = self.bracket(&coupon.id).await?;
         if bracket.is_some_and(|bracket| !bracket.holds()) {
             bracket = self.bracket(&coupon.id).await?;
         }
         let Some(bracket) = bracket else { return Ok(None) };
-        let mut audited = Audited::of(coupon, Some(bracket));
+        let mut audited = CouponReport::of(coupon, Some(bracket));
         if !bracket.holds() {
-            audited.findings.push(Finding::new(Kind::FiguresDisagree, Some(&coupon.id)));
+            audited.findings.push(Finding::new(FindingKind::FiguresDisagree, Some(&coupon.id)));
         }
-        match self.missed(&self.partition.keys(), &coupon.id).await {
-            Ok(missed) => audited.findings.extend(missed.map(|missed| Finding {
-                detail: Some(missed),
-                ..Finding::new(Kind::CouponBehind, Some(&coupon.id))
+        match self.missed_change(&self.partition.keys(), &coupon.id).await {
+            Ok(missed_change) => audited.findings.extend(missed_change.map(|missed_change| Finding {
+                detail: Some(missed_change),
+                ..Finding::new(FindingKind::CouponBehind, Some(&coupon.id))
             })),
             // The next audit finds it.
-            Err(Stop::AnotherEpoch) => {}
-            Err(Stop::Failed(failure)) => return Err(failure),
+            Err(AuditAbort::AnotherEpoch) => {}
+            Err(AuditAbort::Failed(failure)) => return Err(failure),
         }
         Ok(Some(audited))
     }
@@ -91,10 +91,10 @@ impl Auditor {
     pub async fn full(
         &self,
         coupons: &[Coupon],
-        settling: Settling,
-        mut done: impl FnMut(&Audited),
-    ) -> Result<Report, Failure> {
-        let mut report = Report::default();
+        settling: SettleMode,
+        mut done: impl FnMut(&CouponReport),
+    ) -> Result<AuditReport, Failure> {
+        let mut report = AuditReport::default();
         // Without coupons there is still the queue.
         let pages = coupons.chunks(COUPONS_MAX).chain(coupons.is_empty().then_some(coupons));
         for (number, page) in pages.enumerate() {
@@ -111,33 +111,33 @@ impl Auditor {
     async fn full_page(
         &self,
         coupons: &[Coupon],
-        settling: Settling,
-        done: &mut impl FnMut(&Audited),
-    ) -> Result<(Vec<Audited>, Vec<Finding>), Failure> {
+        settling: SettleMode,
+        done: &mut impl FnMut(&CouponReport),
+    ) -> Result<(Vec<CouponReport>, Vec<Finding>), Failure> {
         'epochs: for _ in 0..EPOCHS_MAX {
             let keys = self.partition.keys();
-            let mut scene = match self.scene(&keys, coupons).await {
-                Ok(scene) => scene,
-                Err(Stop::AnotherEpoch) => continue,
-                Err(Stop::Failed(failure)) => return Err(failure),
+            let mut snapshot = match self.snapshot(&keys, coupons).await {
+                Ok(snapshot) => snapshot,
+                Err(AuditAbort::AnotherEpoch) => continue,
+                Err(AuditAbort::Failed(failure)) => return Err(failure),
             };
-            let mut queue = scene.findings();
-            queue.extend(self.without_record(&keys, scene.flights.by_coupon.keys()).await?);
-            queue.extend(self.of_service(&keys).await?);
+            let mut queue = snapshot.findings();
+            queue.extend(self.without_record(&keys, snapshot.queue.by_coupon.keys()).await?);
+            queue.extend(self.service_findings(&keys).await?);
             let mut all = Vec::with_capacity(coupons.len());
             for coupon in coupons {
-                match self.audit_one(&mut scene, coupon, settling).await {
+                match self.audit_one(&mut snapshot, coupon, settling).await {
                     Ok(audited) => {
                         done(&audited);
                         all.push(audited);
                     }
-                    Err(Stop::AnotherEpoch) => continue 'epochs,
-                    Err(Stop::Failed(failure)) if failure.is_of_one() => {
-                        let audited = Audited::broken_off(coupon, &failure);
+                    Err(AuditAbort::AnotherEpoch) => continue 'epochs,
+                    Err(AuditAbort::Failed(failure)) if failure.is_of_one() => {
+                        let audited = CouponReport::aborted(coupon, &failure);
                         done(&audited);
                         all.push(audited);
                     }
-                    Err(Stop::Failed(failure)) => return Err(failure),
+                    Err(AuditAbort::Failed(failure)) => return Err(failure),
                 }
             }
             return Ok((all, queue));
@@ -150,72 +150,83 @@ impl Auditor {
     pub async fn repair(
         &self,
         coupons: &[Coupon],
-        mut done: impl FnMut(&Audited),
-    ) -> Result<Report, Failure> {
-        let mut report = self.full(coupons, Settling::Settle, &mut done).await?;
+        mut done: impl FnMut(&CouponReport),
+    ) -> Result<AuditReport, Failure> {
+        let mut report = self.full(coupons, SettleMode::Settle, &mut done).await?;
         for place in 0..report.coupons.len() {
             if report.coupons[place].findings.is_empty() {
                 continue;
             }
             let id = &report.coupons[place].coupon;
             let Some(coupon) = coupons.iter().find(|coupon| coupon.id == *id) else { continue };
-            match self.repair_one(coupon, &mut report.mended).await {
+            match self.repair_one(coupon, &mut report.repaired).await {
                 Ok(left) => report.coupons[place] = left,
                 // What was found is left, and why nothing more is done about it.
                 Err(failure) if failure.is_of_one() => {
-                    let broken_off = Audited::broken_off(coupon, &failure);
+                    let aborted = CouponReport::aborted(coupon, &failure);
                     let found = &mut report.coupons[place].findings;
-                    if !found.iter().any(|finding| finding.kind == Kind::CouponUnreadable) {
-                        found.extend(broken_off.findings);
+                    if !found.iter().any(|finding| finding.kind == FindingKind::CouponUnreadable) {
+                        found.extend(aborted.findings);
                     }
                 }
                 Err(failure) => return Err(failure),
             }
         }
-        let is_mendable =
-            |finding: &mut Finding| matches!(finding.kind, Kind::ServiceBehind | Kind::CountersUnreadable);
-        let found: Vec<_> = report.queue.extract_if(.., is_mendable).collect();
+        let is_repairable = |finding: &mut Finding| {
+            matches!(finding.kind, FindingKind::ServiceBehind | FindingKind::CountersUnreadable)
+        };
+        let found: Vec<_> = report.queue.extract_if(.., is_repairable).collect();
         if !found.is_empty() {
             let keys = self.partition.keys();
-            self.mend_service(&keys, &found).await?;
-            let left: Vec<_> = self.of_service(&keys).await?.extract_if(.., is_mendable).collect();
+            self.repair_service(&keys, &found).await?;
+            let left: Vec<_> = self.service_findings(&keys).await?.extract_if(.., is_repairable).collect();
             let is_left = |finding: &Finding| left.iter().any(|left| left.kind == finding.kind);
-            report.mended.extend(found.into_iter().filter(|finding| !is_left(finding)));
+            report.repaired.extend(found.into_iter().filter(|finding| !is_left(finding)));
             report.queue.extend(left);
         }
         Ok(report)
     }
 
-    async fn repair_one(&self, coupon: &Coupon, mended: &mut Vec<Finding>) -> Result<Audited, Failure> {
+    async fn repair_one(
+        &self,
+        coupon: &Coupon,
+        repaired: &mut Vec<Finding>,
+    ) -> Result<CouponReport, Failure> {
         for _ in 0..PASSES_MAX {
-            match self.repair_pass(coupon, mended).await {
+            match self.repair_pass(coupon, repaired).await {
                 Ok(Some(left)) => return Ok(left),
-                Ok(None) | Err(Stop::AnotherEpoch) => {}
-                Err(Stop::Failed(failure)) => return Err(failure),
+                Ok(None) | Err(AuditAbort::AnotherEpoch) => {}
+                Err(AuditAbort::Failed(failure)) => return Err(failure),
             }
         }
-        let audited = self.full(std::slice::from_ref(coupon), Settling::Settle, |_| {}).await?.coupons.pop();
+        let audited =
+            self.full(std::slice::from_ref(coupon), SettleMode::Settle, |_| {}).await?.coupons.pop();
         audited.ok_or(Failure::Uncertified)
     }
 
     /// One pass; what is left, if nothing was mended.
-    async fn repair_pass(&self, coupon: &Coupon, mended: &mut Vec<Finding>) -> Result<Option<Audited>, Stop> {
+    async fn repair_pass(
+        &self,
+        coupon: &Coupon,
+        repaired: &mut Vec<Finding>,
+    ) -> Result<Option<CouponReport>, AuditAbort> {
         let keys = self.partition.keys();
         // Before anything is read: what is in flight later, and was leaked, was not given back before.
-        let repair = Repair::begin(self, &keys, &coupon.id).await?;
-        let mut scene = self.scene(&keys, std::slice::from_ref(coupon)).await?;
-        let audited = self.audit_one(&mut scene, coupon, Settling::Settle).await?;
+        let repair = CouponRepair::begin(self, &keys, &coupon.id).await?;
+        let mut snapshot = self.snapshot(&keys, std::slice::from_ref(coupon)).await?;
+        let audited = self.audit_one(&mut snapshot, coupon, SettleMode::Settle).await?;
         let Some(mut repair) = repair else {
-            let stale = audited.findings.iter().find(|finding| finding.kind == Kind::FinalCountStale);
+            let stale = audited.findings.iter().find(|finding| finding.kind == FindingKind::FinalCountStale);
             let Some(stale) = stale else { return Ok(Some(audited)) };
-            self.count_anew(coupon).await?;
-            mended.push(stale.clone());
+            self.recount_final(coupon).await?;
+            repaired.push(stale.clone());
             return Ok(None);
         };
-        let outcomes = repair.mend(&audited.findings).await?;
-        let any = outcomes.contains(&Mended::Now) || audited.settled > 0;
-        let done = audited.findings.iter().zip(outcomes).filter(|(_, outcome)| *outcome == Mended::Now);
-        mended.extend(done.map(|(finding, _)| finding.clone()));
+        let outcomes = repair.repair(&audited.findings).await?;
+        let any = outcomes.contains(&RepairOutcome::Repaired) || audited.settled > 0;
+        let done =
+            audited.findings.iter().zip(outcomes).filter(|(_, outcome)| *outcome == RepairOutcome::Repaired);
+        repaired.extend(done.map(|(finding, _)| finding.clone()));
         Ok((!any).then_some(audited))
     }
 

@@ -70,7 +70,7 @@ impl BenchEnv {
         let redis_config = RedisConfig { redis_url: redis.url(), redis_durability };
         let mongodb_config = MongoConfig { mongodb_uri: mongodb.url(), mongodb_database: DATABASE.into() };
         let backends = process::connect(&redis_config, &mongodb_config).await?;
-        if !backends.keeper().ensure().await? {
+        if !backends.recovery_supervisor().ensure().await? {
             bail!("an empty Redis could not be certified");
         }
         Ok(BenchEnv { redis, mongodb, backends, redis_config, mongodb_config, folder })

@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use super::table::{TableColumn, clean, number, table, words};
 use crate::access::ActionLog;
 use crate::access::action::command_status;
-use crate::audit::{Audited, Auditor, Bracket, Finding, Kind, Report, Settling, Severity};
+use crate::audit::{AuditReport, Auditor, Bracket, CouponReport, Finding, FindingKind, SettleMode, Severity};
 use crate::config::{MongoConfig, RedisConfig};
 use crate::coupon::Coupon;
 use crate::failure::{Fault, SetUpError};
 use crate::ids::CouponId;
 use crate::process::Backends;
-use crate::recovery::Standing;
+use crate::recovery::OpeningStatus;
 use crate::{Failure, process, recovery};
 
 /// Proves that Redis and the ledger agree, unit by unit; mends what drifted.
@@ -104,10 +104,10 @@ impl AuditArgs {
 
     /// Data of a Redis beside which another serves is not to be audited: it proves nothing.
     async fn uncertified(&self, backends: &Backends) -> anyhow::Result<()> {
-        match recovery::standing(&backends.partition, &backends.database).await {
-            Ok(Standing::Elsewhere(why)) => {
-                let finding = Finding { detail: Some(why), ..Finding::new(Kind::AnotherRedis, None) };
-                self.show(&Report { queue: vec![finding], ..Report::default() }, None)
+        match recovery::opening_status(&backends.partition, &backends.database).await {
+            Ok(OpeningStatus::Elsewhere(why)) => {
+                let finding = Finding { detail: Some(why), ..Finding::new(FindingKind::AnotherRedis, None) };
+                self.show(&AuditReport { queue: vec![finding], ..AuditReport::default() }, None)
             }
             Ok(_) => Err(Failure::Uncertified.into()),
             Err(failure) => Err(away("MongoDB", &failure)),
@@ -118,7 +118,7 @@ impl AuditArgs {
         let auditor =
             Auditor::new(backends.partition.clone(), backends.ledger.clone(), backends.coupons.clone());
         let mut progress = AuditProgress::start();
-        let mut report = Report::default();
+        let mut report = AuditReport::default();
         match &self.coupon {
             Some(id) => {
                 let found = backends.coupons.get(id).await.map_err(|failure| away("MongoDB", &failure))?;
@@ -141,7 +141,7 @@ impl AuditArgs {
     }
 
     /// Prints the report, and ends with its verdict. `epoch` is the one that was audited.
-    fn show(&self, report: &Report, epoch: Option<String>) -> anyhow::Result<()> {
+    fn show(&self, report: &AuditReport, epoch: Option<String>) -> anyhow::Result<()> {
         let shown = if self.json { self.to_json(report, epoch)? } else { self.to_text(report) };
         write!(std::io::stdout(), "{shown}")?;
         verdict(report)
@@ -153,32 +153,32 @@ impl AuditArgs {
         auditor: &Auditor,
         page: &[Coupon],
         progress: &mut AuditProgress,
-        report: &mut Report,
+        report: &mut AuditReport,
     ) -> Result<(), Failure> {
         let mut audited = if self.repair && !self.dry_run {
             auditor.repair(page, |audited| progress.audited(audited)).await?
         } else if self.full || self.repair {
-            let settling = if self.dry_run { Settling::LookOnly } else { Settling::Settle };
+            let settling = if self.dry_run { SettleMode::ReadOnly } else { SettleMode::Settle };
             auditor.full(page, settling, |audited| progress.audited(audited)).await?
         } else {
             auditor.brackets(page, |audited| progress.audited(audited)).await?
         };
         report.coupons.append(&mut audited.coupons);
-        report.mended.append(&mut audited.mended);
+        report.repaired.append(&mut audited.repaired);
         // Every page checks the whole queue.
         report.queue = audited.queue;
         Ok(())
     }
 
     /// What a repair would mend.
-    fn mendable<'a>(&self, report: &'a Report) -> Vec<&'a Finding> {
+    fn mendable<'a>(&self, report: &'a AuditReport) -> Vec<&'a Finding> {
         if !self.dry_run {
             return Vec::new();
         }
-        report.findings().filter(|finding| finding.is_mendable()).collect()
+        report.findings().filter(|finding| finding.is_repairable()).collect()
     }
 
-    fn to_text(&self, report: &Report) -> String {
+    fn to_text(&self, report: &AuditReport) -> String {
         let rows = report.coupons.iter().map(row).collect();
         let mut text = table(COLUMNS, rows, "there is no loaded coupon; --full audits the others");
         let settled: u64 = report.coupons.iter().map(|audited| audited.settled).sum();
@@ -187,7 +187,7 @@ impl AuditArgs {
                 "\nsettled {settled} decided issuances that Redis had not been told of\n"
             ));
         }
-        for finding in &report.mended {
+        for finding in &report.repaired {
             text.push_str(&format!("\nmended  {}\n", clean(&finding.to_string())));
         }
         for finding in report.findings() {
@@ -206,10 +206,10 @@ impl AuditArgs {
         text
     }
 
-    fn to_json(&self, report: &Report, epoch: Option<String>) -> anyhow::Result<String> {
+    fn to_json(&self, report: &AuditReport, epoch: Option<String>) -> anyhow::Result<String> {
         let coupons: Vec<_> = report.coupons.iter().map(coupon_to_json).collect();
         let findings: Vec<_> = report.findings().map(finding_to_json).collect();
-        let mended: Vec<_> = report.mended.iter().map(finding_to_json).collect();
+        let repaired: Vec<_> = report.repaired.iter().map(finding_to_json).collect();
         let would: Vec<_> = self.mendable(report).into_iter().map(finding_to_json).collect();
         let mut body = json!({
             "at": Timestamp::now(),
@@ -223,7 +223,7 @@ impl AuditArgs {
             "verdict": report.worst().map_or("clean", Severity::as_str),
             "coupons": coupons,
             "findings": findings,
-            "mended": mended,
+            "mended": repaired,
         });
         if self.dry_run {
             body["wouldMend"] = would.into();
@@ -237,7 +237,7 @@ fn away(server: &str, failure: &Failure) -> anyhow::Error {
     SetUpError(vec![format!("{server} does not answer: {}; is it running?", failure.chain())]).into()
 }
 
-fn verdict(report: &Report) -> anyhow::Result<()> {
+fn verdict(report: &AuditReport) -> anyhow::Result<()> {
     let count = |severity| report.findings().filter(|found| found.kind.severity() == severity).count();
     let (broken, drift) = (count(Severity::Broken), count(Severity::Drift));
     match report.worst() {
@@ -263,7 +263,7 @@ const COLUMNS: &[TableColumn] = &[
     number("FINDINGS"),
 ];
 
-fn row(audited: &Audited) -> Vec<String> {
+fn row(audited: &CouponReport) -> Vec<String> {
     let findings = audited.findings.len() as u64 + audited.more;
     let mut row = vec![audited.coupon.to_string()];
     match &audited.bracket {
@@ -281,7 +281,7 @@ fn row(audited: &Audited) -> Vec<String> {
     row
 }
 
-fn coupon_to_json(audited: &Audited) -> Value {
+fn coupon_to_json(audited: &CouponReport) -> Value {
     let figure = |of: fn(&Bracket) -> u64| audited.bracket.as_ref().map(of);
     json!({
         "coupon": audited.coupon.as_str(),
@@ -300,7 +300,7 @@ fn coupon_to_json(audited: &Audited) -> Value {
 }
 
 fn finding_to_json(finding: &Finding) -> Value {
-    let kind: Kind = finding.kind;
+    let kind: FindingKind = finding.kind;
     json!({
         "code": kind.code(),
         "severity": kind.severity().as_str(),
@@ -326,7 +326,7 @@ impl AuditProgress {
         AuditProgress { term: Term::stderr(), done: 0 }
     }
 
-    fn audited(&mut self, audited: &Audited) {
+    fn audited(&mut self, audited: &CouponReport) {
         self.done += 1;
         let line = format!("audited coupon={} findings={}", audited.coupon, audited.findings.len());
         // A terminal that takes no text stops no audit.

@@ -7,7 +7,7 @@ use crate::config::{MongoConfig, RedisConfig};
 use crate::failure::SetUpError;
 use crate::issuance::ledger::indexes;
 use crate::process::Backends;
-use crate::recovery::{Standing, Writable};
+use crate::recovery::{OpeningStatus, Writable};
 use crate::{mongo, process, recovery};
 
 /// Tells what is wrong with an environment: servers, versions, settings, indexes.
@@ -91,22 +91,22 @@ async fn redis(backends: &Backends) -> Vec<CheckResult> {
 /// Whether the data may be used, and if not, why.
 async fn certificate(backends: &Backends) -> CheckResult {
     let line = |ok, says: &str| CheckResult { check: "redis certificate", ok, says: says.to_owned() };
-    let standing = recovery::standing(&backends.partition, &backends.database).await;
+    let standing = recovery::opening_status(&backends.partition, &backends.database).await;
     match (standing, recovery::writable(&backends.partition).await) {
         (Err(failure), _) | (_, Err(failure)) => line(false, &failure.chain()),
-        (Ok(Standing::Elsewhere(why)), _) => line(false, &why),
+        (Ok(OpeningStatus::Elsewhere(why)), _) => line(false, &why),
         (_, Ok(Writable::Yes)) => line(true, "the data is certified, and Redis takes writes"),
         (_, Ok(Writable::Refused)) => line(
             false,
             "the data is certified, but Redis refuses writes: it is a replica (READONLY), its disk or its memory is \
              full (MISCONF, OOM), or it lacks replicas (NOREPLICAS); its log says which",
         ),
-        (Ok(Standing::OutOfDate), _) => line(
+        (Ok(OpeningStatus::OutOfDate), _) => line(
             true,
             "not certified: the data is older than that of another Redis, which serves no more; the first API or \
              worker to start builds it anew",
         ),
-        (Ok(Standing::Current), _) => {
+        (Ok(OpeningStatus::Current), _) => {
             line(true, "not certified yet: the first API or worker to start recovers it")
         }
     }

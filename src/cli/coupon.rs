@@ -10,7 +10,7 @@ use super::prompt::ConfirmArgs;
 use super::table::{
     TableColumn, aside, cell, details, more, number, rows, sentence, table, time, value, words,
 };
-use crate::coupon::{Currency, Duration, MAX_PER_USER, MAX_TOTAL, Zone};
+use crate::coupon::{CouponTimeZone, Currency, MAX_PER_USER, MAX_TOTAL, ValidityPeriod};
 use crate::ids::CouponId;
 
 /// Makes coupons, shows their stock and steers them.
@@ -137,10 +137,10 @@ struct CouponCreateArgs {
     valid_until: Option<Timestamp>,
     /// Held units are valid this long from their issue, such as P30D
     #[arg(long, value_name = "DURATION")]
-    valid_for: Option<Duration>,
+    valid_for: Option<ValidityPeriod>,
     /// Where the days, weeks, months and years of --valid-for are counted, such as Asia/Seoul (UTC if not given)
     #[arg(long, value_name = "ZONE")]
-    time_zone: Option<Zone>,
+    time_zone: Option<CouponTimeZone>,
 }
 
 /// Changes the name, the start of what has not started, or the end
@@ -253,8 +253,8 @@ impl CouponCreateArgs {
             "discount": discount,
             "minOrderAmount": self.min_order_amount,
             "validUntil": self.valid_until.map(|moment| moment.to_string()),
-            "validFor": self.valid_for.as_ref().map(Duration::as_str),
-            "timeZone": self.time_zone.as_ref().map(Zone::as_str),
+            "validFor": self.valid_for.as_ref().map(ValidityPeriod::as_str),
+            "timeZone": self.time_zone.as_ref().map(CouponTimeZone::as_str),
         })
     }
 }

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::client::print;
 use super::table::{sentence, table, words};
-use crate::access::key::{ID_CHARS_MAX, Key as ApiKey, PREFIX};
+use crate::access::key::{ApiKey, ID_CHARS_MAX, PREFIX};
 use crate::access::keyring::REVOKED_WITHIN;
-use crate::access::{ACTIVE_MAX, ActionLog, Kept, KeyStore, LISTED_MAX, Revoked, Role};
+use crate::access::{ACTIVE_MAX, ActionLog, KeyInsert, KeyStore, LISTED_MAX, RevokeOutcome, Role};
 use crate::config::MongoConfig;
 use crate::failure::SetUpError;
 use crate::{Failure, mongo};
@@ -122,14 +122,14 @@ impl KeyArgs {
             }
             KeyVerb::Revoke { id: KeyName(id), .. } => {
                 let (key, says) = match self.revoke(database, id).await? {
-                    Revoked::Now(key) => (key, "revoked: it stops working within"),
-                    Revoked::Before(key) => (key, "was revoked before; and stopped within"),
-                    Revoked::Unreadable => {
+                    RevokeOutcome::Now(key) => (key, "revoked: it stops working within"),
+                    RevokeOutcome::Before(key) => (key, "was revoked before; and stopped within"),
+                    RevokeOutcome::Unreadable => {
                         return print(&format!(
                             "key {id} is revoked; what else its record says cannot be read"
                         ));
                     }
-                    Revoked::NotFound => {
+                    RevokeOutcome::NotFound => {
                         anyhow::bail!(
                             "there is no key with this id; `couponctl key list` shows what there is"
                         )
@@ -144,12 +144,12 @@ impl KeyArgs {
         }
     }
 
-    async fn revoke(&self, database: &Database, id: &str) -> anyhow::Result<Revoked> {
+    async fn revoke(&self, database: &Database, id: &str) -> anyhow::Result<RevokeOutcome> {
         let begun = ActionLog::begin_command(database, "couponctl key revoke", id.to_owned(), None);
         let begun = begun.await.map_err(not_recorded)?;
         let store = KeyStore::new(database);
         let revoked = begun.carry_out(store.revoke(id), |revoked| match revoked {
-            Ok(Revoked::NotFound) => StatusCode::NOT_FOUND,
+            Ok(RevokeOutcome::NotFound) => StatusCode::NOT_FOUND,
             Ok(_) => StatusCode::OK,
             Err(_) => StatusCode::SERVICE_UNAVAILABLE,
         });
@@ -167,13 +167,13 @@ impl KeyArgs {
         let begun = ActionLog::begin_command(database, "couponctl key create", key.id.clone(), Some(input));
         let begun = begun.await.map_err(not_recorded)?;
         let kept = begun.carry_out(store.insert(&key), |kept| match kept {
-            Ok(Kept::New) => StatusCode::CREATED,
-            Ok(Kept::TooMany) => StatusCode::CONFLICT,
+            Ok(KeyInsert::New) => StatusCode::CREATED,
+            Ok(KeyInsert::TooMany) => StatusCode::CONFLICT,
             Err(_) => StatusCode::SERVICE_UNAVAILABLE,
         });
         match kept.await.map_err(away)? {
-            Kept::New => {}
-            Kept::TooMany => {
+            KeyInsert::New => {}
+            KeyInsert::TooMany => {
                 anyhow::bail!("there are {ACTIVE_MAX} keys already: revoke those that nobody needs")
             }
         }

@@ -13,7 +13,10 @@ use crate::access::action::command_status;
 use crate::config::{MongoConfig, RedisConfig};
 use crate::failure::SetUpError;
 use crate::process::Backends;
-use crate::recovery::{How, Kept, Recovered, Standing, Step, Watch, is_certified};
+use crate::recovery::{
+    CertifyOutcome, OpeningStatus, ProgressCallback, RecoveryMode, RecoveryOutcome, RecoveryStep,
+    is_certified,
+};
 use crate::runtime::shutdown;
 use crate::{process, recovery};
 
@@ -50,8 +53,8 @@ impl RecoverArgs {
             false => process::connect(&self.redis, &self.mongodb).await?,
         };
         if !self.rebuild
-            && let Standing::Elsewhere(why) =
-                recovery::standing(&backends.partition, &backends.database).await?
+            && let OpeningStatus::Elsewhere(why) =
+                recovery::opening_status(&backends.partition, &backends.database).await?
         {
             return Err(SetUpError(vec![why]).into());
         }
@@ -66,19 +69,19 @@ impl RecoverArgs {
         let started = Instant::now();
         let progress = ProgressLine::start();
         let shown = progress.clone();
-        let watch: Watch = Arc::new(move |step: &Step| show(&shown, step));
-        let how = if self.rebuild { How::Rebuild } else { How::VerifyFirst };
-        let keeper = backends.keeper();
+        let watch: ProgressCallback = Arc::new(move |step: &RecoveryStep| show(&shown, step));
+        let how = if self.rebuild { RecoveryMode::Rebuild } else { RecoveryMode::VerifyFirst };
+        let keeper = backends.recovery_supervisor();
         let kept = loop {
-            if how == How::VerifyFirst && is_certified(&backends.partition).await? {
-                break Kept::Before;
+            if how == RecoveryMode::VerifyFirst && is_certified(&backends.partition).await? {
+                break CertifyOutcome::Before;
             }
             match keeper.recover(how, &watch, &shutdown).await? {
-                Kept::ByAnother => progress.say("another process recovers; waiting for it"),
-                Kept::Watching => {
+                CertifyOutcome::ByAnother => progress.say("another process recovers; waiting for it"),
+                CertifyOutcome::Watching => {
                     progress.say("another Redis was opened last; watching whether it still serves")
                 }
-                Kept::Recovered(Recovered::Superseded) => {}
+                CertifyOutcome::Recovered(RecoveryOutcome::Superseded) => {}
                 kept => break kept,
             }
             wait(&shutdown).await?;
@@ -88,13 +91,13 @@ impl RecoverArgs {
         Ok(())
     }
 
-    fn print(&self, kept: Kept, took: Duration) {
+    fn print(&self, kept: CertifyOutcome, took: Duration) {
         let seconds = took.as_secs_f64();
         let (result, in_flight, decided, coupons) = match kept {
-            Kept::Recovered(Recovered::Verified { in_flight, coupons }) => {
+            CertifyOutcome::Recovered(RecoveryOutcome::Verified { in_flight, coupons }) => {
                 ("verified", Some(in_flight), None, Some(coupons))
             }
-            Kept::Recovered(Recovered::Rebuilt { survivors, decided, coupons }) => {
+            CertifyOutcome::Recovered(RecoveryOutcome::Rebuilt { survivors, decided, coupons }) => {
                 ("rebuilt", Some(survivors), Some(decided), Some(coupons))
             }
             _ => ("certified", None, None, None),
@@ -107,10 +110,10 @@ impl RecoverArgs {
             return;
         }
         match kept {
-            Kept::Recovered(Recovered::Verified { in_flight, coupons }) => println!(
+            CertifyOutcome::Recovered(RecoveryOutcome::Verified { in_flight, coupons }) => println!(
                 "The data was intact and is certified again: {coupons} coupons, {in_flight} in flight ({seconds:.1} s)."
             ),
-            Kept::Recovered(Recovered::Rebuilt { survivors, decided, coupons }) => println!(
+            CertifyOutcome::Recovered(RecoveryOutcome::Rebuilt { survivors, decided, coupons }) => println!(
                 "Rebuilt and certified: {coupons} coupons, {survivors} in flight, {decided} were decided already ({seconds:.1} s)."
             ),
             _ => println!("The data is certified; there is nothing to recover (--rebuild builds it anew)."),
@@ -125,20 +128,20 @@ async fn wait(shutdown: &CancellationToken) -> anyhow::Result<()> {
     }
 }
 
-fn show(progress: &ProgressLine, step: &Step) {
+fn show(progress: &ProgressLine, step: &RecoveryStep) {
     match step {
-        Step::Closed => progress.say("closed: requests are answered 503 from here on"),
-        Step::Read { in_flight } => progress.say(&format!("{in_flight} in flight")),
-        Step::Compared { coupon, number, of } => {
+        RecoveryStep::Closed => progress.say("closed: requests are answered 503 from here on"),
+        RecoveryStep::Read { in_flight } => progress.say(&format!("{in_flight} in flight")),
+        RecoveryStep::Compared { coupon, number, of } => {
             progress.at(&format!("comparing {coupon} with the ledger"), *number as u64, *of as u64);
         }
-        Step::Damaged { why } => progress.say(&format!("it must be built anew: {why}")),
-        Step::Sorted { undecided } => progress.say(&format!("{undecided} of them undecided")),
-        Step::Loading { coupon, number, of, records, of_records } => {
+        RecoveryStep::Damaged { why } => progress.say(&format!("it must be built anew: {why}")),
+        RecoveryStep::Sorted { undecided } => progress.say(&format!("{undecided} of them undecided")),
+        RecoveryStep::Loading { coupon, number, of, records, of_records } => {
             progress.at(&format!("coupon {number} of {of}, {coupon}: issued units"), *records, *of_records);
         }
-        Step::Queueing { entries, of } => progress.at("queue entries", *entries as u64, *of as u64),
-        Step::Built => progress.say("built"),
-        Step::Opened => progress.say("open: requests are accepted again"),
+        RecoveryStep::Queueing { entries, of } => progress.at("queue entries", *entries as u64, *of as u64),
+        RecoveryStep::Built => progress.say("built"),
+        RecoveryStep::Opened => progress.say("open: requests are accepted again"),
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::access::token::{SignedWith, TokenSettings};
+use crate::access::token::{TokenAlgorithm, TokenSettings};
 use crate::failure::SetUpError;
 
 /// Who may use the API.
@@ -22,7 +22,7 @@ pub struct AccessConfig {
 
     /// What users' tokens (JWT) are signed with; no other algorithm is taken
     #[arg(long, env = "COUPON_JWT_ALGORITHM", value_enum)]
-    pub jwt_algorithm: Option<SignedWith>,
+    pub jwt_algorithm: Option<TokenAlgorithm>,
 
     /// The `iss` that a user's token must have
     #[arg(long, env = "COUPON_JWT_ISSUER")]
@@ -120,7 +120,7 @@ mod tests {
         let settings = tokens(whole).unwrap().unwrap();
         assert_eq!((settings.issuer.as_str(), settings.key_file.to_str()), ("i", Some("f")));
         let set = "--jwt-algorithm ES256 --jwt-issuer i --jwt-audience a --jwt-jwks-file f";
-        assert_eq!(tokens(set).unwrap().unwrap().signed_with, SignedWith::Es256);
+        assert_eq!(tokens(set).unwrap().unwrap().signed_with, TokenAlgorithm::Es256);
         for (wrong, named) in [
             ("--jwt-issuer i", "--jwt-algorithm"),
             ("--jwt-algorithm HS256 --jwt-secret-file f --jwt-issuer i", "--jwt-audience"),

@@ -1,20 +1,20 @@
 //! The offer: what a coupon is, and what it is worth. Where it is kept: [`CouponStore`] (MongoDB,
 //! the record of truth) and [`stock`] (Redis, the live figures).
 
+pub mod admin_sync;
 mod restock;
 mod status;
-pub mod steer;
 pub mod stock;
 mod store;
 mod terms;
 mod validity;
 
-pub use restock::{Restock, RestockKey, Units};
-pub use status::Status;
+pub use restock::{Restock, RestockAmount, RestockKey};
+pub use status::CouponStatus;
 pub use stock::Stock;
-pub use store::{Change, Changed, CouponStore, Created, ended_before};
-pub use terms::Terms;
-pub use validity::{Duration, Expiry, Validity, Zone};
+pub use store::{CouponChange, CouponChangeOutcome, CouponStore, CreateOutcome, ended_before};
+pub use terms::CouponTerms;
+pub use validity::{CouponTimeZone, Expiry, Validity, ValidityPeriod};
 
 use jiff::Timestamp;
 
@@ -27,7 +27,7 @@ pub const MAX_PER_USER: u8 = 100;
 
 /// How many units of a coupon there are, and how many of them one user may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limit {
+pub struct CouponLimit {
     pub total: u32,
     pub per_user: u8,
 }
@@ -50,7 +50,7 @@ pub struct Coupon {
     pub min_order_amount: Option<u64>,
     pub validity: Validity,
     /// Where calendar periods are counted.
-    pub time_zone: Zone,
+    pub time_zone: CouponTimeZone,
     pub paused: bool,
     pub archived: bool,
     /// Counts the operator's changes; a later one wins over an earlier one.
@@ -72,7 +72,7 @@ impl Coupon {
             discount: None,
             min_order_amount: None,
             validity: Validity::Unlimited,
-            time_zone: Zone::UTC,
+            time_zone: CouponTimeZone::UTC,
             paused: false,
             archived: false,
             generation: 1,

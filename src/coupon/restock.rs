@@ -16,14 +16,14 @@ const KEY_BYTES: usize = 16;
 /// Units to be added.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restock {
-    pub units: Units,
+    pub units: RestockAmount,
     /// With a key it is done once, however often it is asked for.
     pub key: Option<RestockKey>,
 }
 
 /// How many units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Units {
+pub enum RestockAmount {
     /// So many more.
     Add(u32),
     /// So many in all.
@@ -73,8 +73,8 @@ impl Restock {
     fn entry(&self) -> Option<Document> {
         let key = self.key.as_ref()?;
         Some(match self.units {
-            Units::Add(add) => doc! {"key": &key.0, "add": i64::from(add)},
-            Units::Total(total) => doc! {"key": &key.0, "total": i64::from(total)},
+            RestockAmount::Add(add) => doc! {"key": &key.0, "add": i64::from(add)},
+            RestockAmount::Total(total) => doc! {"key": &key.0, "total": i64::from(total)},
         })
     }
 }
@@ -86,12 +86,12 @@ mod tests {
     #[test]
     fn a_restock_is_known_by_its_key_and_told_from_another_of_the_same_key() {
         let restock = |units, key| Restock { units, key: Some(RestockKey::of(key)) };
-        let first = restock(Units::Add(50), "k");
+        let first = restock(RestockAmount::Add(50), "k");
         let record = doc! {FIELD: [first.entry().unwrap()]};
         assert_eq!(first.is_remembered(&record), Some(true));
-        assert_eq!(restock(Units::Add(51), "k").is_remembered(&record), Some(false));
-        assert_eq!(restock(Units::Total(50), "k").is_remembered(&record), Some(false));
-        assert_eq!(restock(Units::Add(50), "l").is_remembered(&record), None);
+        assert_eq!(restock(RestockAmount::Add(51), "k").is_remembered(&record), Some(false));
+        assert_eq!(restock(RestockAmount::Total(50), "k").is_remembered(&record), Some(false));
+        assert_eq!(restock(RestockAmount::Add(50), "l").is_remembered(&record), None);
         assert_eq!(first.is_remembered(&doc! {}), None);
     }
 }

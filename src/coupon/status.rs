@@ -6,7 +6,7 @@ use super::Coupon;
 
 /// The derived status of a coupon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Status {
+pub enum CouponStatus {
     Scheduled,
     Open,
     Paused,
@@ -15,37 +15,43 @@ pub enum Status {
     Archived,
 }
 
-impl Status {
+impl CouponStatus {
     /// Derives the status at `now`. `remaining` is the number of free units, where known.
     pub fn of(coupon: &Coupon, remaining: Option<u32>, now: Timestamp) -> Self {
         if coupon.archived {
-            Status::Archived
+            CouponStatus::Archived
         } else if now >= coupon.ends_at {
-            Status::Ended
+            CouponStatus::Ended
         } else if coupon.paused {
-            Status::Paused
+            CouponStatus::Paused
         } else if now < coupon.starts_at {
-            Status::Scheduled
+            CouponStatus::Scheduled
         } else if remaining == Some(0) {
-            Status::SoldOut
+            CouponStatus::SoldOut
         } else {
-            Status::Open
+            CouponStatus::Open
         }
     }
 
     /// All of them, in the order of a coupon's life.
-    pub const ALL: [Status; 6] =
-        [Status::Scheduled, Status::Open, Status::Paused, Status::SoldOut, Status::Ended, Status::Archived];
+    pub const ALL: [CouponStatus; 6] = [
+        CouponStatus::Scheduled,
+        CouponStatus::Open,
+        CouponStatus::Paused,
+        CouponStatus::SoldOut,
+        CouponStatus::Ended,
+        CouponStatus::Archived,
+    ];
 
     /// The name on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
-            Status::Scheduled => "scheduled",
-            Status::Open => "open",
-            Status::Paused => "paused",
-            Status::SoldOut => "soldOut",
-            Status::Ended => "ended",
-            Status::Archived => "archived",
+            CouponStatus::Scheduled => "scheduled",
+            CouponStatus::Open => "open",
+            CouponStatus::Paused => "paused",
+            CouponStatus::SoldOut => "soldOut",
+            CouponStatus::Ended => "ended",
+            CouponStatus::Archived => "archived",
         }
     }
 }
@@ -53,7 +59,7 @@ impl Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coupon::{Validity, Zone};
+    use crate::coupon::{CouponTimeZone, Validity};
 
     #[test]
     fn the_window_is_half_open_and_an_operators_word_comes_first() {
@@ -68,20 +74,20 @@ mod tests {
             discount: None,
             min_order_amount: None,
             validity: Validity::Unlimited,
-            time_zone: Zone::UTC,
+            time_zone: CouponTimeZone::UTC,
             paused: false,
             archived: false,
             generation: 1,
             created_at: at(0),
         };
-        assert_eq!(Status::of(&coupon, Some(1), at(9)), Status::Scheduled);
-        assert_eq!(Status::of(&coupon, Some(1), at(10)), Status::Open);
-        assert_eq!(Status::of(&coupon, None, at(10)), Status::Open);
-        assert_eq!(Status::of(&coupon, Some(0), at(19)), Status::SoldOut);
-        assert_eq!(Status::of(&coupon, Some(0), at(20)), Status::Ended);
+        assert_eq!(CouponStatus::of(&coupon, Some(1), at(9)), CouponStatus::Scheduled);
+        assert_eq!(CouponStatus::of(&coupon, Some(1), at(10)), CouponStatus::Open);
+        assert_eq!(CouponStatus::of(&coupon, None, at(10)), CouponStatus::Open);
+        assert_eq!(CouponStatus::of(&coupon, Some(0), at(19)), CouponStatus::SoldOut);
+        assert_eq!(CouponStatus::of(&coupon, Some(0), at(20)), CouponStatus::Ended);
         coupon.paused = true;
-        assert_eq!(Status::of(&coupon, Some(1), at(15)), Status::Paused);
+        assert_eq!(CouponStatus::of(&coupon, Some(1), at(15)), CouponStatus::Paused);
         coupon.archived = true;
-        assert_eq!(Status::of(&coupon, Some(1), at(15)), Status::Archived);
+        assert_eq!(CouponStatus::of(&coupon, Some(1), at(15)), CouponStatus::Archived);
     }
 }

@@ -9,8 +9,8 @@ use mongodb::options::{FindOptions, ReadConcern, ReturnDocument};
 use mongodb::{Collection, Cursor, Database};
 use serde::{Deserialize, Serialize};
 
-use super::restock::{self, Restock, Units};
-use super::{Coupon, CouponId, Discount, Expiry, Limit, MAX_TOTAL, Validity, Zone};
+use super::restock::{self, Restock, RestockAmount};
+use super::{Coupon, CouponId, CouponLimit, CouponTimeZone, Discount, Expiry, MAX_TOTAL, Validity};
 use crate::Failure;
 use crate::mongo::{self, LINEARIZABLE_MAX, ListPage, NewestPlace, from_bson_time, to_bson_time};
 
@@ -29,7 +29,7 @@ const FINAL_COUNT: &str = "finalCount";
 /// Keeps coupons.
 #[derive(Clone)]
 pub struct CouponStore {
-    pub(super) coupons: Collection<Record>,
+    pub(super) coupons: Collection<CouponRecord>,
 }
 
 /// The coupons that operators changed since a moment, the oldest change first, a page at a time.
@@ -79,7 +79,7 @@ impl ChangedCoupons {
 
 /// What became of a coupon that was to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Created {
+pub enum CreateOutcome {
     New,
     /// The id is taken; nothing was changed.
     Exists,
@@ -87,7 +87,7 @@ pub enum Created {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct Record {
+pub(super) struct CouponRecord {
     #[serde(rename = "_id")]
     id: String,
     name: String,
@@ -115,7 +115,7 @@ pub(super) struct Record {
 
 /// What an operator may change of a coupon.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum CouponChange {
     Pause,
     Resume,
     /// For good.
@@ -130,7 +130,7 @@ pub enum Change {
 
 /// What became of a change.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Changed {
+pub enum CouponChangeOutcome {
     /// The coupon as it is now.
     Now(Coupon),
     /// It was made before; nothing was changed.
@@ -157,10 +157,10 @@ impl LimitRecord {
         doc! {"total": 1, "perUser": 1}
     }
 
-    fn parse(record: &RawDocument) -> Result<Limit, String> {
+    fn parse(record: &RawDocument) -> Result<CouponLimit, String> {
         let LimitRecord { total, per_user } =
             mongodb::bson::deserialize_from_slice(record.as_bytes()).map_err(|error| error.to_string())?;
-        Ok(Limit {
+        Ok(CouponLimit {
             total: u32::try_from(total).map_err(|_| "its total")?,
             per_user: u8::try_from(per_user).map_err(|_| "its perUser")?,
         })
@@ -200,8 +200,8 @@ fn validity(valid_until: Option<DateTime>, valid_for: Option<String>) -> Result<
     }
 }
 
-fn zone(name: Option<String>) -> Result<Zone, String> {
-    name.map_or(Ok(Zone::UTC), |name| name.parse())
+fn zone(name: Option<String>) -> Result<CouponTimeZone, String> {
+    name.map_or(Ok(CouponTimeZone::UTC), |name| name.parse())
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -223,12 +223,12 @@ impl CouponStore {
     }
 
     /// Writes a new coupon.
-    pub async fn insert(&self, coupon: &Coupon) -> Result<Created, Failure> {
-        let (coupons, record) = (self.coupons.clone(), Record::from(coupon));
+    pub async fn insert(&self, coupon: &Coupon) -> Result<CreateOutcome, Failure> {
+        let (coupons, record) = (self.coupons.clone(), CouponRecord::from(coupon));
         let result = mongo::run("create the coupon", async move {
             match coupons.insert_one(record).await {
-                Ok(_) => Ok(Created::New),
-                Err(error) if mongo::is_duplicate_key(&error) => Ok(Created::Exists),
+                Ok(_) => Ok(CreateOutcome::New),
+                Err(error) if mongo::is_duplicate_key(&error) => Ok(CreateOutcome::Exists),
                 Err(error) => Err(error),
             }
         });
@@ -263,7 +263,7 @@ impl CouponStore {
     pub async fn limits(
         &self,
         ids: &[CouponId],
-    ) -> Result<HashMap<CouponId, Result<Limit, String>>, Failure> {
+    ) -> Result<HashMap<CouponId, Result<CouponLimit, String>>, Failure> {
         self.each("read the limits of coupons", ids, LimitRecord::projection(), |_, record| {
             LimitRecord::parse(record)
         })
@@ -271,7 +271,10 @@ impl CouponStore {
     }
 
     /// The same of one coupon: a linearizable read, so that `None` is certain.
-    pub async fn limit_for_certain(&self, id: &CouponId) -> Result<Option<Result<Limit, String>>, Failure> {
+    pub async fn limit_for_certain(
+        &self,
+        id: &CouponId,
+    ) -> Result<Option<Result<CouponLimit, String>>, Failure> {
         let (coupons, filter) = (self.coupons.clone_with_type::<RawDocumentBuf>(), doc! {"_id": id.as_str()});
         let found = mongo::run("look for the coupon for certain", async move {
             coupons
@@ -333,9 +336,9 @@ impl CouponStore {
     pub async fn change(
         &self,
         id: &CouponId,
-        change: &Change,
+        change: &CouponChange,
         generation: Option<i64>,
-    ) -> Result<Changed, Failure> {
+    ) -> Result<CouponChangeOutcome, Failure> {
         let mut filter = doc! {"_id": id.as_str(), "archived": false};
         if let Some(generation) = generation {
             filter.insert("generation", generation);
@@ -344,23 +347,23 @@ impl CouponStore {
         let mut increase = doc! {"generation": 1_i64};
         let mut push = None;
         match change {
-            Change::Pause => drop(set.insert("paused", true)),
-            Change::Resume => drop(set.insert("paused", false)),
-            Change::Archive => drop(set.insert("archived", true)),
-            Change::Restock(restock) => {
+            CouponChange::Pause => drop(set.insert("paused", true)),
+            CouponChange::Resume => drop(set.insert("paused", false)),
+            CouponChange::Archive => drop(set.insert("archived", true)),
+            CouponChange::Restock(restock) => {
                 let most = match restock.units {
-                    Units::Add(add) => MAX_TOTAL.saturating_sub(add),
-                    Units::Total(total) => total,
+                    RestockAmount::Add(add) => MAX_TOTAL.saturating_sub(add),
+                    RestockAmount::Total(total) => total,
                 };
                 filter.insert("total", doc! {"$lte": i64::from(most)});
                 match restock.units {
-                    Units::Add(add) => increase.insert("total", i64::from(add)),
-                    Units::Total(total) => set.insert("total", i64::from(total)),
+                    RestockAmount::Add(add) => increase.insert("total", i64::from(add)),
+                    RestockAmount::Total(total) => set.insert("total", i64::from(total)),
                 };
                 filter.extend(restock.is_new());
                 push = restock.remembering();
             }
-            Change::Edit { name, starts_at, ends_at } => {
+            CouponChange::Edit { name, starts_at, ends_at } => {
                 set.extend(name.as_ref().map(|name| ("name".to_owned(), name.into())));
                 set.extend(starts_at.map(|moment| ("startsAt".to_owned(), to_bson_time(moment).into())));
                 set.extend(ends_at.map(|moment| ("endsAt".to_owned(), to_bson_time(moment).into())));
@@ -377,26 +380,26 @@ impl CouponStore {
             coupons.find_one_and_update(filter, update).return_document(ReturnDocument::After).await
         });
         match changed.await? {
-            Some(record) => Coupon::try_from(record).map(Changed::Now),
+            Some(record) => Coupon::try_from(record).map(CouponChangeOutcome::Now),
             None => self.unchanged(id, change).await,
         }
     }
 
     /// Why a change was not made.
-    async fn unchanged(&self, id: &CouponId, change: &Change) -> Result<Changed, Failure> {
+    async fn unchanged(&self, id: &CouponId, change: &CouponChange) -> Result<CouponChangeOutcome, Failure> {
         let remembered = match change {
-            Change::Restock(restock) => self.remembers(id, restock).await?,
+            CouponChange::Restock(restock) => self.remembers(id, restock).await?,
             _ => None,
         };
         Ok(match (self.get(id).await?, remembered) {
-            (None, _) => Changed::NotFound,
-            (Some(coupon), Some(true)) => Changed::Before(coupon),
-            (Some(_), Some(false)) => Changed::KeyReused,
+            (None, _) => CouponChangeOutcome::NotFound,
+            (Some(coupon), Some(true)) => CouponChangeOutcome::Before(coupon),
+            (Some(_), Some(false)) => CouponChangeOutcome::KeyReused,
             (Some(coupon), None) if coupon.archived => match change {
-                Change::Archive => Changed::Before(coupon),
-                _ => Changed::Archived,
+                CouponChange::Archive => CouponChangeOutcome::Before(coupon),
+                _ => CouponChangeOutcome::Archived,
             },
-            (Some(coupon), None) => Changed::Refused(coupon),
+            (Some(coupon), None) => CouponChangeOutcome::Refused(coupon),
         })
     }
 
@@ -522,10 +525,10 @@ pub fn ended_before(moment: Timestamp) -> Document {
     doc! {"archived": {"$in": [true, false]}, "endsAt": {"$lt": to_bson_time(moment)}}
 }
 
-impl From<&Coupon> for Record {
+impl From<&Coupon> for CouponRecord {
     fn from(coupon: &Coupon) -> Self {
         let amount = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
-        Record {
+        CouponRecord {
             id: coupon.id.to_string(),
             name: coupon.name.clone(),
             total: coupon.total.into(),
@@ -552,7 +555,7 @@ impl From<&Coupon> for Record {
                 _ => None,
             },
             time_zone: Some(&coupon.time_zone)
-                .filter(|zone| **zone != Zone::UTC)
+                .filter(|zone| **zone != CouponTimeZone::UTC)
                 .map(|zone| zone.as_str().to_owned()),
             paused: coupon.paused,
             archived: coupon.archived,
@@ -568,7 +571,7 @@ impl TryFrom<Document> for Coupon {
 
     fn try_from(record: Document) -> Result<Self, Failure> {
         let id = record.get("_id").map(ToString::to_string).unwrap_or_default();
-        mongodb::bson::deserialize_from_document::<Record>(record)
+        mongodb::bson::deserialize_from_document::<CouponRecord>(record)
             .map_err(|error| error.to_string())
             .and_then(Coupon::parse)
             .map_err(|why| Failure::Damaged { what: "the record of a coupon", why: format!("{id}: {why}") })
@@ -576,7 +579,7 @@ impl TryFrom<Document> for Coupon {
 }
 
 impl Coupon {
-    fn parse(record: Record) -> Result<Self, String> {
+    fn parse(record: CouponRecord) -> Result<Self, String> {
         let amount = |amount: i64| u64::try_from(amount).map_err(|_| "a negative amount".to_string());
         let discount = match record.discount {
             None => None,

@@ -13,7 +13,7 @@ use crate::mongo::from_bson_time;
 
 /// See the module's documentation; each field is that of a [`Coupon`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Terms {
+pub struct CouponTerms {
     pub id: CouponId,
     pub total: u32,
     pub per_user: u8,
@@ -24,9 +24,9 @@ pub struct Terms {
     pub generation: i64,
 }
 
-impl From<&Coupon> for Terms {
+impl From<&Coupon> for CouponTerms {
     fn from(coupon: &Coupon) -> Self {
-        Terms {
+        CouponTerms {
             id: coupon.id.clone(),
             total: coupon.total,
             per_user: coupon.per_user,
@@ -41,7 +41,7 @@ impl From<&Coupon> for Terms {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Record {
+struct TermsRecord {
     #[serde(rename = "_id")]
     id: String,
     total: i64,
@@ -53,16 +53,16 @@ struct Record {
     generation: i64,
 }
 
-impl Record {
+impl TermsRecord {
     fn projection() -> Document {
         doc! {
             "total": 1, "perUser": 1, "startsAt": 1, "endsAt": 1, "paused": 1, "archived": 1, "generation": 1,
         }
     }
 
-    fn parse(self) -> Result<Terms, String> {
+    fn parse(self) -> Result<CouponTerms, String> {
         let total = u32::try_from(self.total).ok().filter(|total| *total <= MAX_TOTAL);
-        Ok(Terms {
+        Ok(CouponTerms {
             id: self.id.parse()?,
             total: total.ok_or("total")?,
             per_user: u8::try_from(self.per_user).map_err(|_| "perUser")?,
@@ -77,7 +77,7 @@ impl Record {
 
 impl CouponStore {
     /// The terms of one coupon.
-    pub async fn terms(&self, id: &CouponId) -> Result<Option<Terms>, Failure> {
+    pub async fn terms(&self, id: &CouponId) -> Result<Option<CouponTerms>, Failure> {
         self.all_terms(std::slice::from_ref(id)).await?.remove(id).transpose()
     }
 
@@ -85,10 +85,10 @@ impl CouponStore {
     pub async fn all_terms(
         &self,
         ids: &[CouponId],
-    ) -> Result<HashMap<CouponId, Result<Terms, Failure>>, Failure> {
-        self.each("read the coupons' terms", ids, Record::projection(), |id, record| {
-            let record = deserialize_from_slice::<Record>(record.as_bytes());
-            record.map_err(|error| error.to_string()).and_then(Record::parse).map_err(|why| {
+    ) -> Result<HashMap<CouponId, Result<CouponTerms, Failure>>, Failure> {
+        self.each("read the coupons' terms", ids, TermsRecord::projection(), |id, record| {
+            let record = deserialize_from_slice::<TermsRecord>(record.as_bytes());
+            record.map_err(|error| error.to_string()).and_then(TermsRecord::parse).map_err(|why| {
                 Failure::Damaged { what: "the record of a coupon", why: format!("coupon {id}: {why}") }
             })
         })

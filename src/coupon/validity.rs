@@ -25,30 +25,30 @@ pub enum Validity {
     /// Until a moment, the same for everyone.
     Until(Timestamp),
     /// An ISO 8601 duration, counted from the issue by the calendar of the coupon's time zone.
-    For(Duration),
+    For(ValidityPeriod),
 }
 
 /// An ISO 8601 duration such as `P30D`: one second to ten years.
 #[derive(Debug, Clone)]
-pub struct Duration {
+pub struct ValidityPeriod {
     text: String,
     span: Span,
 }
 
-impl PartialEq for Duration {
+impl PartialEq for ValidityPeriod {
     fn eq(&self, other: &Self) -> bool {
         self.text == other.text
     }
 }
 
-impl Duration {
+impl ValidityPeriod {
     /// The duration as it was written.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 }
 
-impl FromStr for Duration {
+impl FromStr for ValidityPeriod {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -63,17 +63,17 @@ impl FromStr for Duration {
         if end.duration_since(&start) < SHORTEST || end > longest {
             return Err(wrong());
         }
-        Ok(Duration { text: text.to_owned(), span })
+        Ok(ValidityPeriod { text: text.to_owned(), span })
     }
 }
 
 /// A time zone by its IANA name, such as `Asia/Seoul`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Zone(TimeZone);
+pub struct CouponTimeZone(TimeZone);
 
-impl Zone {
+impl CouponTimeZone {
     /// The zone of a coupon that names none.
-    pub const UTC: Zone = Zone(TimeZone::UTC);
+    pub const UTC: CouponTimeZone = CouponTimeZone(TimeZone::UTC);
 
     /// Its name.
     pub fn as_str(&self) -> &str {
@@ -81,12 +81,13 @@ impl Zone {
     }
 }
 
-impl FromStr for Zone {
+impl FromStr for CouponTimeZone {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let zone = ZONES.get(text).ok().filter(|zone| !zone.is_unknown());
-        zone.map(Zone).ok_or_else(|| "must be the IANA name of a time zone, such as Asia/Seoul".into())
+        zone.map(CouponTimeZone)
+            .ok_or_else(|| "must be the IANA name of a time zone, such as Asia/Seoul".into())
     }
 }
 
@@ -95,7 +96,7 @@ impl FromStr for Zone {
 pub struct Expiry {
     pub validity: Validity,
     /// Where days, weeks, months and years are counted.
-    pub zone: Zone,
+    pub zone: CouponTimeZone,
 }
 
 impl Expiry {
@@ -147,7 +148,8 @@ mod tests {
     #[test]
     fn a_unit_that_is_issued_after_its_coupon_is_valid_for_a_day_and_any_other_until_then() {
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
-        let expiry = Expiry { validity: Validity::Until(at("2027-01-01T00:00:00Z")), zone: Zone::UTC };
+        let expiry =
+            Expiry { validity: Validity::Until(at("2027-01-01T00:00:00Z")), zone: CouponTimeZone::UTC };
         for (issued, end) in [
             ("2026-12-31T23:59:59.999Z", "2027-01-01T00:00:00Z"),
             ("2027-01-01T00:00:00Z", "2027-01-02T00:00:00Z"),
@@ -162,12 +164,12 @@ mod tests {
         for (name, canonical) in
             [("Asia/Seoul", "Asia/Seoul"), ("asia/seoul", "Asia/Seoul"), ("UTC", "UTC"), ("ROK", "ROK")]
         {
-            assert_eq!(name.parse::<Zone>().unwrap().as_str(), canonical);
+            assert_eq!(name.parse::<CouponTimeZone>().unwrap().as_str(), canonical);
         }
         for wrong in
             ["", "KST", "+09:00", "UTC+9", "Asia/Atlantis", "Etc/Unknown", "../etc/passwd", "EST5EDT,M3.2.0"]
         {
-            assert!(wrong.parse::<Zone>().is_err(), "{wrong:?}");
+            assert!(wrong.parse::<CouponTimeZone>().is_err(), "{wrong:?}");
         }
     }
 
@@ -188,7 +190,7 @@ mod tests {
             "P99999999999D",
             &long,
         ] {
-            assert!(wrong.parse::<Duration>().is_err(), "{wrong:?}");
+            assert!(wrong.parse::<ValidityPeriod>().is_err(), "{wrong:?}");
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::servers::{MongoOptions, MongoServer, RedisOptions, RedisServer, find_all};
 use crate::access::KeyStore;
 use crate::config::{AccessConfig, ApiConfig, ApiLimits, Concurrency, MongoConfig, RedisConfig, shown_url};
-use crate::coupon::{Coupon, Discount, Validity, Zone};
+use crate::coupon::{Coupon, CouponTimeZone, Discount, Validity};
 use crate::failure::SetUpError;
 use crate::ids::{CouponId, UserId};
 use crate::process::Backends;
@@ -148,7 +148,7 @@ async fn start(
     let mongodb = MongoConfig { mongodb_uri, mongodb_database: options.mongodb_database.clone() };
     let backends = process::connect(&redis, &mongodb).await?;
     let access = access(options, &backends).await?;
-    let keeper = backends.keeper();
+    let keeper = backends.recovery_supervisor();
     // A Redis whose folder was deleted is built anew, once it is certain that no process uses another.
     while !keeper.ensure().await? {
         tokio::time::sleep(CERTIFY_RETRY).await;
@@ -237,7 +237,7 @@ async fn demo(backends: &Backends) -> anyhow::Result<()> {
         }),
         min_order_amount: Some(20_000),
         validity: Validity::For("P30D".parse().map_err(anyhow::Error::msg)?),
-        time_zone: Zone::UTC,
+        time_zone: CouponTimeZone::UTC,
         paused: false,
         archived: false,
         generation: 1,

@@ -17,7 +17,7 @@ use crate::redis::cmd;
 use crate::redis::keys::damaged;
 use crate::redis::{LuaScript, Partition};
 use crate::runtime::batch::{Batcher, Bounds, all_failed};
-use crate::user::Deletions;
+use crate::user::PendingDeletions;
 use crate::{Failure, metrics};
 
 static LOOKUP: LuaScript = LuaScript::new(include_str!("lookup.lua"));
@@ -43,7 +43,7 @@ pub struct Lookup {
     ledger: Ledger,
     /// Decided outcomes only, so it is never stale.
     decided: Arc<Cache<IssuanceId, Arc<Decision>>>,
-    deletions: Arc<Deletions>,
+    deletions: Arc<PendingDeletions>,
     /// Reads for certain are dear, and those who ask for nonsense must not crowd out the others.
     certain: Arc<Semaphore>,
     redis: Batcher<IssuanceId, Option<(InFlight, Progress)>>,
@@ -56,7 +56,7 @@ impl Lookup {
     pub fn start(
         partition: Arc<Partition>,
         ledger: Ledger,
-        deletions: Arc<Deletions>,
+        deletions: Arc<PendingDeletions>,
         cached: usize,
     ) -> Self {
         let behind = Arc::clone(&partition);

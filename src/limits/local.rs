@@ -9,7 +9,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
 
-use super::shared::Answer;
+use super::shared::TokenReply;
 use super::{ANSWER_MAX, Rate};
 use parking_lot::{Mutex, MutexGuard};
 
@@ -26,7 +26,7 @@ const REMEMBERED_MAX: usize = 4_096;
 const FORGET_EVERY_MS: u64 = 1_000;
 
 /// See the module's documentation.
-pub(super) struct Local {
+pub(super) struct LocalBuckets {
     rate: Rate,
     started: Instant,
     hasher: RandomState,
@@ -35,13 +35,13 @@ pub(super) struct Local {
 
 #[derive(Default)]
 struct Shard {
-    known: HashMap<u64, Known>,
+    buckets: HashMap<u64, BucketState>,
     looked_through_at: u64,
 }
 
 /// Times are milliseconds since the start.
 #[derive(Debug, Clone, Copy, Default)]
-struct Known {
+struct BucketState {
     /// Tokens that were had here and not told to Redis, less those that have come back.
     had: f64,
     at: u64,
@@ -53,7 +53,7 @@ struct Known {
 
 /// What can be said without Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum LocalDecision {
     Admitted,
     Limited {
         retry_after: Duration,
@@ -64,19 +64,19 @@ pub(super) enum Said {
     },
 }
 
-impl Local {
+impl LocalBuckets {
     pub fn new(rate: Rate) -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Local { rate, started: Instant::now(), hasher: RandomState::new(), shards }
+        LocalBuckets { rate, started: Instant::now(), hasher: RandomState::new(), shards }
     }
 
     /// Counts one request.
-    pub fn say(&self, who: &str) -> Said {
-        self.say_at(who, self.now())
+    pub fn decide(&self, who: &str) -> LocalDecision {
+        self.decide_at(who, self.now())
     }
 
     /// Remembers what Redis said.
-    pub fn learn(&self, who: &str, answer: Answer) {
+    pub fn learn(&self, who: &str, answer: TokenReply) {
         self.learn_at(who, answer, self.now());
     }
 
@@ -84,44 +84,47 @@ impl Local {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn say_at(&self, who: &str, now: u64) -> Said {
+    fn decide_at(&self, who: &str, now: u64) -> LocalDecision {
         let (share, regained) =
             (f64::from(self.rate.burst) * SHARE, self.rate.per_second * REGAINED / 1_000.0);
         let name = self.hasher.hash_one(who);
         let mut shard = self.shard(name);
-        if shard.known.len() >= REMEMBERED_MAX && !shard.known.contains_key(&name) {
+        if shard.buckets.len() >= REMEMBERED_MAX && !shard.buckets.contains_key(&name) {
             shard.forget(now, regained);
-            if shard.known.len() >= REMEMBERED_MAX {
-                return Said::Ask { debt: 0 };
+            if shard.buckets.len() >= REMEMBERED_MAX {
+                return LocalDecision::Ask { debt: 0 };
             }
         }
-        let known = shard.known.entry(name).or_insert(Known { at: now, ..Known::default() });
-        if now < known.limited_until {
-            return Said::Limited { retry_after: Duration::from_millis(known.limited_until - now) };
+        let buckets = shard.buckets.entry(name).or_insert(BucketState { at: now, ..BucketState::default() });
+        if now < buckets.limited_until {
+            return LocalDecision::Limited {
+                retry_after: Duration::from_millis(buckets.limited_until - now),
+            };
         }
-        known.regain(now, regained);
-        if now >= known.ask_until && known.had + 1.0 <= share {
-            known.had += 1.0;
-            return Said::Admitted;
+        buckets.regain(now, regained);
+        if now >= buckets.ask_until && buckets.had + 1.0 <= share {
+            buckets.had += 1.0;
+            return LocalDecision::Admitted;
         }
         // To the nearest: what is lost each time, one way or the other, would add up.
-        let debt = known.had.round() as u32;
-        known.had = (known.had - f64::from(debt)).max(0.0);
+        let debt = buckets.had.round() as u32;
+        buckets.had = (buckets.had - f64::from(debt)).max(0.0);
         // Those who come before the answer ask too: else each of them would have a share anew.
-        known.ask_until = known.ask_until.max(now + ANSWER_MAX.as_millis() as u64);
-        Said::Ask { debt }
+        buckets.ask_until = buckets.ask_until.max(now + ANSWER_MAX.as_millis() as u64);
+        LocalDecision::Ask { debt }
     }
 
-    fn learn_at(&self, who: &str, answer: Answer, now: u64) {
+    fn learn_at(&self, who: &str, answer: TokenReply, now: u64) {
         let name = self.hasher.hash_one(who);
         let mut shard = self.shard(name);
-        let Some(known) = shard.known.get_mut(&name) else { return };
+        let Some(buckets) = shard.buckets.get_mut(&name) else { return };
         match answer {
-            Answer::Admitted { ask_for } => known.ask_until = now + ask_for.as_millis() as u64,
-            Answer::Limited { retry_after } => {
-                known.limited_until = now + retry_after.as_millis() as u64;
+            TokenReply::Admitted { ask_for } => buckets.ask_until = now + ask_for.as_millis() as u64,
+            TokenReply::Limited { retry_after } => {
+                buckets.limited_until = now + retry_after.as_millis() as u64;
                 // Then the bucket has one token, and others may be after it.
-                known.ask_until = known.ask_until.max(known.limited_until + ANSWER_MAX.as_millis() as u64);
+                buckets.ask_until =
+                    buckets.ask_until.max(buckets.limited_until + ANSWER_MAX.as_millis() as u64);
             }
         }
     }
@@ -139,14 +142,14 @@ impl Shard {
             return;
         }
         self.looked_through_at = now;
-        self.known.retain(|_, known| {
-            known.regain(now, regained);
-            known.had > 0.0 || now < known.ask_until.max(known.limited_until)
+        self.buckets.retain(|_, buckets| {
+            buckets.regain(now, regained);
+            buckets.had > 0.0 || now < buckets.ask_until.max(buckets.limited_until)
         });
     }
 }
 
-impl Known {
+impl BucketState {
     /// What has come back since.
     fn regain(&mut self, now: u64, per_ms: f64) {
         self.had = (self.had - now.saturating_sub(self.at) as f64 * per_ms).max(0.0);
@@ -162,53 +165,56 @@ mod tests {
 
     #[test]
     fn a_share_passes_unasked_and_is_told_with_the_first_question() {
-        let local = Local::new(RATE);
+        let local = LocalBuckets::new(RATE);
         for _ in 0..5 {
-            assert_eq!(local.say_at("u", 0), Said::Admitted);
+            assert_eq!(local.decide_at("u", 0), LocalDecision::Admitted);
         }
-        assert_eq!(local.say_at("u", 0), Said::Ask { debt: 5 });
-        assert_eq!(local.say_at("u", 0), Said::Ask { debt: 0 }, "before the answer");
-        assert_eq!(local.say_at("v", 0), Said::Admitted, "somebody else");
-        local.learn_at("u", Answer::Admitted { ask_for: Duration::ZERO }, 1);
-        assert_eq!(local.say_at("u", 1), Said::Admitted, "the bucket is more than half full");
-        local.learn_at("u", Answer::Admitted { ask_for: Duration::from_millis(500) }, 1);
-        assert_eq!(local.say_at("u", 500), Said::Ask { debt: 1 }, "the one before is told");
+        assert_eq!(local.decide_at("u", 0), LocalDecision::Ask { debt: 5 });
+        assert_eq!(local.decide_at("u", 0), LocalDecision::Ask { debt: 0 }, "before the answer");
+        assert_eq!(local.decide_at("v", 0), LocalDecision::Admitted, "somebody else");
+        local.learn_at("u", TokenReply::Admitted { ask_for: Duration::ZERO }, 1);
+        assert_eq!(local.decide_at("u", 1), LocalDecision::Admitted, "the bucket is more than half full");
+        local.learn_at("u", TokenReply::Admitted { ask_for: Duration::from_millis(500) }, 1);
+        assert_eq!(local.decide_at("u", 500), LocalDecision::Ask { debt: 1 }, "the one before is told");
     }
 
     #[test]
     fn who_is_limited_is_turned_away_without_asking_until_the_time_is_over() {
-        let local = Local::new(RATE);
-        while local.say_at("u", 0) == Said::Admitted {}
-        local.learn_at("u", Answer::Limited { retry_after: Duration::from_millis(100) }, 0);
-        assert_eq!(local.say_at("u", 40), Said::Limited { retry_after: Duration::from_millis(60) });
-        assert_eq!(local.say_at("u", 100), Said::Ask { debt: 0 });
+        let local = LocalBuckets::new(RATE);
+        while local.decide_at("u", 0) == LocalDecision::Admitted {}
+        local.learn_at("u", TokenReply::Limited { retry_after: Duration::from_millis(100) }, 0);
+        assert_eq!(
+            local.decide_at("u", 40),
+            LocalDecision::Limited { retry_after: Duration::from_millis(60) }
+        );
+        assert_eq!(local.decide_at("u", 100), LocalDecision::Ask { debt: 0 });
     }
 
     #[test]
     fn the_share_comes_back_and_whoever_has_had_nothing_is_forgotten() {
-        let local = Local::new(RATE);
+        let local = LocalBuckets::new(RATE);
         for _ in 0..5 {
-            local.say_at("u", 0);
+            local.decide_at("u", 0);
         }
-        assert_eq!(local.say_at("u", 3_300), Said::Admitted, "ten in 32 seconds");
+        assert_eq!(local.decide_at("u", 3_300), LocalDecision::Admitted, "ten in 32 seconds");
         let (shard, regained) = (local.hasher.hash_one("u"), 10.0 / 32_000.0);
         local.shard(shard).forget(18_000, regained);
-        assert_eq!(local.shard(shard).known.len(), 1);
+        assert_eq!(local.shard(shard).buckets.len(), 1);
         local.shard(shard).forget(20_000, regained);
-        assert_eq!(local.shard(shard).known.len(), 0);
+        assert_eq!(local.shard(shard).buckets.len(), 0);
     }
 
     #[test]
     fn who_asks_for_long_has_little_that_is_not_settled_up() {
-        let local = Local::new(RATE);
+        let local = LocalBuckets::new(RATE);
         let (mut unasked, mut told) = (0, 0);
         // Twice a second, for an hour: a fifth of the limit.
         for second in 0..7_200_u64 {
-            match local.say_at("u", second * 500) {
-                Said::Admitted => unasked += 1,
-                Said::Ask { debt } => {
+            match local.decide_at("u", second * 500) {
+                LocalDecision::Admitted => unasked += 1,
+                LocalDecision::Ask { debt } => {
                     told += debt;
-                    local.learn_at("u", Answer::Admitted { ask_for: Duration::ZERO }, second * 500);
+                    local.learn_at("u", TokenReply::Admitted { ask_for: Duration::ZERO }, second * 500);
                 }
                 limited => panic!("{limited:?}"),
             }
@@ -220,11 +226,12 @@ mod tests {
 
     #[test]
     fn who_cannot_be_remembered_is_asked_about() {
-        let local = Local::new(RATE);
+        let local = LocalBuckets::new(RATE);
         let most = SHARDS * REMEMBERED_MAX;
-        let asked =
-            (0..2 * most).filter(|n| local.say_at(&format!("u{n}"), 0) == Said::Ask { debt: 0 }).count();
-        let remembered: usize = local.shards.iter().map(|shard| shard.lock().known.len()).sum();
+        let asked = (0..2 * most)
+            .filter(|n| local.decide_at(&format!("u{n}"), 0) == LocalDecision::Ask { debt: 0 })
+            .count();
+        let remembered: usize = local.shards.iter().map(|shard| shard.lock().buckets.len()).sum();
         assert!(remembered <= most && asked >= most, "{remembered} {asked}");
     }
 }

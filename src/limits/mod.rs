@@ -17,8 +17,8 @@ mod shared;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::local::{Local, Said};
-use self::shared::{Answer, Question, Shared};
+use self::local::{LocalBuckets, LocalDecision};
+use self::shared::{SharedBuckets, TokenReply, TokenRequest};
 use crate::metrics;
 use crate::redis::Partition;
 
@@ -43,17 +43,17 @@ impl Rate {
 
 /// What is counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum LimitScope {
     User,
     Address,
 }
 
-impl Kind {
+impl LimitScope {
     /// The name, in keys, metrics and `RateLimit` fields.
     pub fn as_str(self) -> &'static str {
         match self {
-            Kind::User => "user",
-            Kind::Address => "address",
+            LimitScope::User => "user",
+            LimitScope::Address => "address",
         }
     }
 }
@@ -71,24 +71,24 @@ pub enum Admission {
 /// Counts the requests of one kind. Cheap to clone.
 #[derive(Clone)]
 pub struct Limiter {
-    kind: Kind,
+    kind: LimitScope,
     rate: Rate,
-    local: Arc<Local>,
-    shared: Shared,
+    local: Arc<LocalBuckets>,
+    shared: SharedBuckets,
 }
 
 impl Limiter {
     /// Starts a limiter on the Redis of a partition.
-    pub fn start(kind: Kind, rate: Rate, partition: Arc<Partition>) -> Self {
+    pub fn start(kind: LimitScope, rate: Rate, partition: Arc<Partition>) -> Self {
         Limiter {
             kind,
             rate,
-            local: Arc::new(Local::new(rate)),
-            shared: Shared::start(kind, rate, partition),
+            local: Arc::new(LocalBuckets::new(rate)),
+            shared: SharedBuckets::start(kind, rate, partition),
         }
     }
 
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> LimitScope {
         self.kind
     }
 
@@ -98,10 +98,10 @@ impl Limiter {
 
     /// Counts one request of `who`.
     pub async fn admit(&self, who: &str) -> Admission {
-        let admission = match self.local.say(who) {
-            Said::Admitted => return Admission::Admitted,
-            Said::Limited { retry_after } => Admission::Limited { retry_after },
-            Said::Ask { debt } => Box::pin(self.ask(who, debt)).await,
+        let admission = match self.local.decide(who) {
+            LocalDecision::Admitted => return Admission::Admitted,
+            LocalDecision::Limited { retry_after } => Admission::Limited { retry_after },
+            LocalDecision::Ask { debt } => Box::pin(self.ask(who, debt)).await,
         };
         if admission != Admission::Admitted {
             metrics::LIMITED.count(self.kind.as_str());
@@ -111,20 +111,20 @@ impl Limiter {
 
     /// Counts one request of `who` that is answered whatever the limit says.
     pub fn note(&self, who: String) {
-        if let Said::Ask { debt } = self.local.say(&who) {
+        if let LocalDecision::Ask { debt } = self.local.decide(&who) {
             let limiter = self.clone();
             tokio::spawn(async move { limiter.ask(&who, debt).await });
         }
     }
 
     async fn ask(&self, who: &str, debt: u32) -> Admission {
-        let asked = self.shared.ask(Question { who: who.into(), debt });
+        let asked = self.shared.ask(TokenRequest { who: who.into(), debt });
         match tokio::time::timeout(ANSWER_MAX, asked).await {
             Ok(Ok(answer)) => {
                 self.local.learn(who, answer);
                 match answer {
-                    Answer::Admitted { .. } => Admission::Admitted,
-                    Answer::Limited { retry_after } => Admission::Limited { retry_after },
+                    TokenReply::Admitted { .. } => Admission::Admitted,
+                    TokenReply::Limited { retry_after } => Admission::Limited { retry_after },
                 }
             }
             silent => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::{Kind, Rate};
+use super::{LimitScope, Rate};
 use crate::Failure;
 use crate::redis::{Call, LuaScript, Partition, keys};
 use crate::runtime::batch::{Batcher, Bounds, all_failed};
@@ -18,14 +18,14 @@ const BOUNDS: Bounds = Bounds { batch: 256, calls: 2, waiting: 4_096, wait: Dura
 const NAME_BYTES: usize = 16;
 
 /// Takes one token, after those that were had unasked.
-pub(super) struct Question {
+pub(super) struct TokenRequest {
     pub who: Box<str>,
     pub debt: u32,
 }
 
 /// What the bucket said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum TokenReply {
     Admitted {
         /// Until the bucket is half full again; until then ask each time.
         ask_for: Duration,
@@ -38,13 +38,13 @@ pub(super) enum Answer {
 
 /// See the module's documentation. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Shared {
-    batcher: Batcher<Question, Answer>,
+pub(super) struct SharedBuckets {
+    batcher: Batcher<TokenRequest, TokenReply>,
 }
 
-impl Shared {
-    pub fn start(kind: Kind, rate: Rate, partition: Arc<Partition>) -> Self {
-        let batcher = Batcher::start("take tokens", BOUNDS, move |questions: Vec<Question>| {
+impl SharedBuckets {
+    pub fn start(kind: LimitScope, rate: Rate, partition: Arc<Partition>) -> Self {
+        let batcher = Batcher::start("take tokens", BOUNDS, move |questions: Vec<TokenRequest>| {
             let partition = Arc::clone(&partition);
             async move {
                 match take(&partition, kind, rate, &questions).await {
@@ -53,10 +53,10 @@ impl Shared {
                 }
             }
         });
-        Shared { batcher }
+        SharedBuckets { batcher }
     }
 
-    pub async fn ask(&self, question: Question) -> Result<Answer, Failure> {
+    pub async fn ask(&self, question: TokenRequest) -> Result<TokenReply, Failure> {
         self.batcher.ask(question).await
     }
 }
@@ -64,10 +64,10 @@ impl Shared {
 /// Asks about a batch: one call of `take.lua`.
 async fn take(
     partition: &Partition,
-    kind: Kind,
+    kind: LimitScope,
     rate: Rate,
-    questions: &[Question],
-) -> Result<Vec<Answer>, Failure> {
+    questions: &[TokenRequest],
+) -> Result<Vec<TokenReply>, Failure> {
     let mut call = Call::default();
     call.arg(rate.per_second).arg(rate.burst);
     for question in questions {
@@ -79,8 +79,8 @@ async fn take(
         .map(|_| {
             let (retry_ms, half_ms) = (reply.number()?, reply.number()?);
             Ok(match retry_ms {
-                0 => Answer::Admitted { ask_for: Duration::from_millis(half_ms) },
-                _ => Answer::Limited { retry_after: Duration::from_millis(retry_ms) },
+                0 => TokenReply::Admitted { ask_for: Duration::from_millis(half_ms) },
+                _ => TokenReply::Limited { retry_after: Duration::from_millis(retry_ms) },
             })
         })
         .collect()

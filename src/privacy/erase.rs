@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::has_turn;
-use super::moving::{Mode, Moved, bring, outdate_loads};
+use super::pseudonymise::{PseudonymiseMode, PseudonymiseOutcome, outdate_loads, pseudonymise};
 use crate::access::action;
 use crate::issuance::Ledger;
 use crate::redis::Partition;
@@ -38,7 +38,7 @@ const TOLD_EVERY: u64 = 100;
 
 /// What became of a deletion in one round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Erased {
+pub enum EraseOutcome {
     /// Nothing is left of the user, and the user's document is gone.
     Done,
     /// Something of theirs is in flight: it waits. A dead letter must be redriven or discarded.
@@ -105,7 +105,7 @@ impl Eraser {
         let mut overdue = 0;
         for deletion in due {
             match self.erase_unless(Some(&waiting), &keys, deletion, now).await {
-                Ok(Erased::Done) => {
+                Ok(EraseOutcome::Done) => {
                     tracing::info!(pseudonym = %deletion.pseudonym, "a deleted user's records are anonymous now");
                 }
                 // What is damaged must not keep the others waiting.
@@ -125,7 +125,7 @@ impl Eraser {
 
     /// Carries one deletion out that is due, as far as it goes. `now` is MongoDB's time before it was seen
     /// to be marked: only what was accepted before is this user's for certain.
-    pub async fn erase(&self, deletion: &Deletion, now: Timestamp) -> Result<Erased, Failure> {
+    pub async fn erase(&self, deletion: &Deletion, now: Timestamp) -> Result<EraseOutcome, Failure> {
         self.erase_unless(None, &self.partition.keys(), deletion, now).await
     }
 
@@ -142,12 +142,12 @@ impl Eraser {
         keys: &EpochKeys,
         deletion: &Deletion,
         now: Timestamp,
-    ) -> Result<Erased, Failure> {
-        let mut copied = self.bring(keys, deletion, now, Mode::Copy).await?;
-        if copied == Moved::Left {
+    ) -> Result<EraseOutcome, Failure> {
+        let mut copied = self.pseudonymise(keys, deletion, now, PseudonymiseMode::Copy).await?;
+        if copied == PseudonymiseOutcome::Left {
             // What was settled since the ledger was read looks as if it were not issued. It must be copied
             // before its record is renamed; by now the ledger has it.
-            copied = self.bring(keys, deletion, now, Mode::Copy).await?;
+            copied = self.pseudonymise(keys, deletion, now, PseudonymiseMode::Copy).await?;
         }
         // Of a coupon that is not loaded Redis counts nothing for anybody, and nothing new comes into flight.
         let waits = match waiting {
@@ -155,40 +155,40 @@ impl Eraser {
             None => !self.in_flight(keys, &[deletion]).await?.is_empty(),
         };
         if waits {
-            return Ok(Erased::InFlight);
+            return Ok(EraseOutcome::InFlight);
         }
         match copied {
-            Moved::InFlight => return Ok(Erased::InFlight),
-            Moved::AnotherEpoch => return Ok(Erased::Again),
-            Moved::All | Moved::Left => {}
+            PseudonymiseOutcome::InFlight => return Ok(EraseOutcome::InFlight),
+            PseudonymiseOutcome::AnotherEpoch => return Ok(EraseOutcome::Again),
+            PseudonymiseOutcome::All | PseudonymiseOutcome::Left => {}
         }
         self.ledger.rename(deletion, now).await?;
         if !outdate_loads(&self.partition, keys).await? {
-            return Ok(Erased::Again);
+            return Ok(EraseOutcome::Again);
         }
-        match self.bring(keys, deletion, now, Mode::Move).await? {
-            Moved::InFlight => return Ok(Erased::InFlight),
-            Moved::AnotherEpoch => return Ok(Erased::Again),
-            Moved::Left => return Ok(Erased::Damaged),
-            Moved::All => {}
+        match self.pseudonymise(keys, deletion, now, PseudonymiseMode::Move).await? {
+            PseudonymiseOutcome::InFlight => return Ok(EraseOutcome::InFlight),
+            PseudonymiseOutcome::AnotherEpoch => return Ok(EraseOutcome::Again),
+            PseudonymiseOutcome::Left => return Ok(EraseOutcome::Damaged),
+            PseudonymiseOutcome::All => {}
         }
         if self.ledger.has_records_of(&deletion.user).await? {
-            return Ok(Erased::Again);
+            return Ok(EraseOutcome::Again);
         }
         action::rename(&self.database, &deletion.user, &deletion.pseudonym).await?;
         self.ledger.users().remove_deleted(deletion).await?;
-        Ok(Erased::Done)
+        Ok(EraseOutcome::Done)
     }
 
-    async fn bring(
+    async fn pseudonymise(
         &self,
         keys: &EpochKeys,
         deletion: &Deletion,
         now: Timestamp,
-        mode: Mode,
-    ) -> Result<Moved, Failure> {
+        mode: PseudonymiseMode,
+    ) -> Result<PseudonymiseOutcome, Failure> {
         let issued = self.ledger.issued_by_coupon(deletion, now).await?;
-        let loaded = recovery::loaded(&self.partition, keys).await?;
-        bring(&self.partition, keys, deletion, &loaded, &issued, mode).await
+        let loaded = recovery::loaded_coupons(&self.partition, keys).await?;
+        pseudonymise(&self.partition, keys, deletion, &loaded, &issued, mode).await
     }
 }

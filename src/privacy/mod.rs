@@ -2,7 +2,7 @@
 //!
 //! `DELETE /users/{id}` marks the user ([`crate::user::UserStore::mark_deleted`]) and gives them a
 //! pseudonym. From then on they are unknown to MongoDB. An API process remembers users without asking, so
-//! it learns of deletions all the time ([`Learner`]), and stops trusting its memory when it has not for half of the
+//! it learns of deletions all the time ([`DeletionWatcher`]), and stops trusting its memory when it has not for half of the
 //! time after which a deletion is due. Once it is due, the [`Eraser`] waits until nothing of the user is in flight,
 //! renames their records, and at last removes the user: then the id can be registered anew, by a new
 //! person who holds nothing.
@@ -20,14 +20,14 @@
 //!
 //! [`Retention`] deletes rejections of coupons that ended long ago.
 
+mod deletion_watcher;
 mod erase;
-mod learn;
-mod moving;
+mod pseudonymise;
 mod retain;
 
-pub use erase::{Erased, Eraser};
-pub use learn::Learner;
-pub use retain::{Retained, Retention};
+pub use deletion_watcher::DeletionWatcher;
+pub use erase::{EraseOutcome, Eraser};
+pub use retain::{Retention, RetentionRound};
 
 use std::time::Duration;
 

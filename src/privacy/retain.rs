@@ -34,7 +34,7 @@ const STEPS_MAX: usize = 1_000;
 
 /// What one round came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retained {
+pub struct RetentionRound {
     /// Coupons that ended before.
     pub coupons: usize,
     /// Rejections that were deleted.
@@ -84,7 +84,7 @@ impl Retention {
 
     async fn take_turn(&self) -> Result<(), Failure> {
         if has_turn(&self.partition, EpochKeys::retain_turn, EVERY.mul_f64(0.8)).await? {
-            let Retained { coupons, deleted } = self.round(Timestamp::now()).await?;
+            let RetentionRound { coupons, deleted } = self.round(Timestamp::now()).await?;
             if deleted > 0 {
                 tracing::info!(coupons, deleted, "deleted rejections of coupons that ended long ago");
             }
@@ -93,8 +93,8 @@ impl Retention {
     }
 
     /// Deletes, as seen at `now`.
-    pub async fn round(&self, now: Timestamp) -> Result<Retained, Failure> {
-        let mut retained = Retained { coupons: 0, deleted: 0 };
+    pub async fn round(&self, now: Timestamp) -> Result<RetentionRound, Failure> {
+        let mut retained = RetentionRound { coupons: 0, deleted: 0 };
         let Ok(before) = now.checked_sub(self.kept) else { return Ok(retained) };
         let mut steps = 0;
         for coupon in self.coupons.ended_before(before).await? {

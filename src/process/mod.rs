@@ -20,7 +20,7 @@ use crate::failure::{Fault, SetUpError};
 use crate::ids::PartitionId;
 use crate::issuance::Ledger;
 use crate::issuance::ledger::indexes;
-use crate::recovery::{Durability, Fence, IdSecrets, Keeper, Lease, Loader};
+use crate::recovery::{Durability, Fence, IdSecrets, Lease, Loader, RecoverySupervisor};
 use crate::redis::Partition;
 use crate::user::{IdSecret, UserStore};
 use crate::{Failure, mongo, recovery};
@@ -143,9 +143,9 @@ impl Backends {
     }
 
     /// The task that keeps the partition certified, for this process.
-    pub fn keeper(&self) -> Keeper {
+    pub fn recovery_supervisor(&self) -> RecoverySupervisor {
         let holder = format!("{}-{}", std::process::id(), crate::ids::random_id());
-        Keeper::new(Arc::clone(&self.partition), self.database.clone(), self.durability, holder)
+        RecoverySupervisor::new(Arc::clone(&self.partition), self.database.clone(), self.durability, holder)
     }
 }
 

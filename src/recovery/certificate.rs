@@ -69,7 +69,7 @@ fn refuses_writes(error: &(dyn Error + 'static)) -> bool {
 
 /// What the certificate says besides, whether it fits or not, and where it was read.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct Known {
+pub(super) struct CertificateFields {
     /// The term that it was closed or opened under last; 0 if there is none.
     pub term: i64,
     /// The ledger that the data belongs to, if there is data.
@@ -81,18 +81,18 @@ pub(super) struct Known {
 }
 
 /// Reads what the certificate says, without checking it. What of it cannot be read is missing.
-pub(super) async fn read(partition: &Partition) -> Result<Known, Failure> {
+pub(super) async fn read(partition: &Partition) -> Result<CertificateFields, Failure> {
     let mut call = Call::default();
     call.key(keys::certificate(partition.id()));
     let mut reply = partition.invoke(&KNOWN, "read the certificate", &call).await?;
     let term = reply.text()?.parse().map_err(|_| reply.wrong())?;
     let ledger = Some(reply.text()?).filter(|ledger| !ledger.is_empty());
     let out_of_date = reply.text()? == "1";
-    Ok(Known { term, ledger, out_of_date, instance: partition.instance(&reply.text()?) })
+    Ok(CertificateFields { term, ledger, out_of_date, instance: partition.instance(&reply.text()?) })
 }
 
 /// The Redis on which the certificate was closed.
-pub(super) struct ClosedOn {
+pub(super) struct ClosedInstance {
     /// See [`Partition::instance`].
     pub instance: String,
     /// It took the place of the one that it followed, which may live on.
@@ -102,21 +102,25 @@ pub(super) struct ClosedOn {
 }
 
 /// What the closing of the certificate came to.
-pub(super) enum Closed {
+pub(super) enum CloseOutcome {
     /// Closed; `last` was open last, if the certificate was there and not out of date.
-    After { last: Option<EpochKeys>, on: ClosedOn },
+    After { last: Option<EpochKeys>, on: ClosedInstance },
     /// Somebody recovers under a later term.
     Superseded,
 }
 
 /// Closes the certificate, as the holder of a lease; `take_over`: even one of another ledger.
-pub(super) async fn close(partition: &Partition, lease: &Lease, take_over: bool) -> Result<Closed, Failure> {
+pub(super) async fn close(
+    partition: &Partition,
+    lease: &Lease,
+    take_over: bool,
+) -> Result<CloseOutcome, Failure> {
     let mut call = Call::default();
     call.key(keys::certificate(partition.id())).arg(lease.term).arg(lease.epoch.to_string());
     call.arg(&lease.ledger).arg(u8::from(take_over)).arg(lease.latest_term);
     let mut reply = partition.invoke(&CLOSE, "close the certificate", &call).await?;
     if reply.text()? != "closed" {
-        return Ok(Closed::Superseded);
+        return Ok(CloseOutcome::Superseded);
     }
     let (epoch, run_id) = (reply.text()?, reply.text()?);
     let last = match epoch.as_str() {
@@ -125,13 +129,13 @@ pub(super) async fn close(partition: &Partition, lease: &Lease, take_over: bool)
         epoch => epoch.parse().ok().map(|epoch| EpochKeys::new(partition.id(), epoch)),
     };
     let (instance, was_replica) = (partition.instance(&run_id), reply.text()? == "1");
-    let on = ClosedOn { instance, was_replica, out_of_date: reply.text()? == "1" };
-    Ok(Closed::After { last, on })
+    let on = ClosedInstance { instance, was_replica, out_of_date: reply.text()? == "1" };
+    Ok(CloseOutcome::After { last, on })
 }
 
 /// What the opening of an epoch came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Opening {
+pub(super) enum OpenOutcome {
     Opened,
     /// Somebody else recovers, or has done so.
     Superseded,
@@ -155,21 +159,21 @@ pub(super) async fn certify(
     lease: &Lease,
     last: &EpochKeys,
     service: Service,
-) -> Result<Opening, Failure> {
+) -> Result<OpenOutcome, Failure> {
     let mut call = Call::default();
     call.key(last.certificate()).key(last.stream()).key(last.counters()).key(last.audited());
     call.arg(lease.term).arg(lease.epoch.to_string()).arg(last.epoch().to_string()).arg(GROUP);
     call.arg(service.generation).arg(u8::from(service.paused));
-    opening(partition.invoke(&CERTIFY, "open the certificate", &call).await?)
+    open_outcome(partition.invoke(&CERTIFY, "open the certificate", &call).await?)
 }
 
 /// Reads the reply of a script that opens.
-pub(super) fn opening(mut reply: Reply) -> Result<Opening, Failure> {
+pub(super) fn open_outcome(mut reply: Reply) -> Result<OpenOutcome, Failure> {
     match reply.text()?.as_str() {
-        "opened" => Ok(Opening::Opened),
-        "superseded" => Ok(Opening::Superseded),
-        "restarted" => Ok(Opening::Restarted),
-        "incomplete" => Ok(Opening::Incomplete(reply.text()?)),
+        "opened" => Ok(OpenOutcome::Opened),
+        "superseded" => Ok(OpenOutcome::Superseded),
+        "restarted" => Ok(OpenOutcome::Restarted),
+        "incomplete" => Ok(OpenOutcome::Incomplete(reply.text()?)),
         _ => Err(reply.wrong()),
     }
 }

@@ -38,7 +38,7 @@ pub(crate) struct Fence {
 
 /// The latest opening.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Latest {
+pub(super) struct LatestOpening {
     pub term: i64,
     /// Where it is: see [`Partition::instance`](crate::redis::Partition::instance).
     pub instance: String,
@@ -50,7 +50,7 @@ pub(super) struct Latest {
 
 /// What the confirming of an opening came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Confirmed {
+pub(super) enum ConfirmOutcome {
     /// It is the latest.
     Latest,
     /// It is later than the one that is remembered.
@@ -65,11 +65,11 @@ impl Fence {
     }
 
     /// The latest opening that is remembered.
-    pub(super) async fn latest(&self) -> Result<Option<Latest>, Failure> {
+    pub(super) async fn latest(&self) -> Result<Option<LatestOpening>, Failure> {
         self.read(ReadConcern::majority()).await
     }
 
-    async fn read(&self, concern: ReadConcern) -> Result<Option<Latest>, Failure> {
+    async fn read(&self, concern: ReadConcern) -> Result<Option<LatestOpening>, Failure> {
         let (leases, id) = (self.leases.clone(), id(self.partition));
         let wanted = doc! {
             "opened": 1,
@@ -88,17 +88,17 @@ impl Fence {
     }
 
     /// Confirms that this opening serves.
-    pub(super) async fn confirm(&self, opening: Opening) -> Result<Confirmed, Failure> {
+    pub(super) async fn confirm(&self, opening: Opening) -> Result<ConfirmOutcome, Failure> {
         let latest = match self.latest().await? {
-            Some(latest) if latest.term > opening.term => return Ok(Confirmed::Superseded),
+            Some(latest) if latest.term > opening.term => return Ok(ConfirmOutcome::Superseded),
             Some(latest) if latest.term == opening.term => latest,
-            _ => return Ok(Confirmed::NotRemembered),
+            _ => return Ok(ConfirmOutcome::NotRemembered),
         };
         if latest.silent >= CONFIRM_EVERY {
             let mine = doc! {"_id": id(self.partition), "opened.term": opening.term};
             self.write("confirm that Redis serves", mine, doc! {"servedAt": "$$NOW"}).await?;
         }
-        Ok(Confirmed::Latest)
+        Ok(ConfirmOutcome::Latest)
     }
 
     /// Remembers an opening that another program made, unless a later one is remembered by now.
@@ -147,11 +147,11 @@ pub(super) fn opened(term: i64, epoch: Epoch, instance: &str) -> Document {
 }
 
 /// Nothing, if it is not there or of another shape: then the next opening is remembered over it.
-fn latest_of(lease: &Document) -> Option<Latest> {
+fn latest_of(lease: &Document) -> Option<LatestOpening> {
     let opened = lease.get_document("opened").ok()?;
     let served_at = lease.get_i64("servedAt").ok()?;
     let silent = lease.get_i64("now").ok()? - served_at;
-    Some(Latest {
+    Some(LatestOpening {
         term: opened.get_i64("term").ok()?,
         instance: opened.get_str("instance").ok()?.to_owned(),
         served_at,

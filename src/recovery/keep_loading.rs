@@ -10,7 +10,7 @@ use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::load::{LOADS_AT_ONCE, Loaded, Loader};
+use super::load::{LOADS_AT_ONCE, LoadOutcome, Loader};
 use super::survivors::coupons_in_flight;
 use crate::Failure;
 use crate::coupon::CouponStore;
@@ -28,7 +28,7 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(15);
 pub const CURRENT_MAX: usize = 50;
 
 /// A coupon that is to be loaded.
-struct Wanted {
+struct PendingLoad {
     due: Instant,
     pause: Duration,
 }
@@ -51,7 +51,9 @@ pub async fn keep_loading(
                     sought = Some((opening, Instant::now()));
                     wanted.retain(|coupon, _| found.contains(coupon));
                     for coupon in found {
-                        wanted.entry(coupon).or_insert(Wanted { due: Instant::now(), pause: PAUSE_FIRST });
+                        wanted
+                            .entry(coupon)
+                            .or_insert(PendingLoad { due: Instant::now(), pause: PAUSE_FIRST });
                     }
                 }
                 Err(failure) => {
@@ -79,13 +81,13 @@ async fn seek(partition: &Partition, coupons: &CouponStore) -> Result<HashSet<Co
     let (current, _) = coupons.newest_current(Timestamp::now(), CURRENT_MAX).await?;
     let mut found = coupons_in_flight(partition, &keys).await?;
     found.extend(current.into_iter().map(|coupon| coupon.id));
-    for coupon in super::loaded(partition, &keys).await? {
+    for coupon in super::loaded_coupons(partition, &keys).await? {
         found.remove(&coupon);
     }
     Ok(found)
 }
 
-async fn load_due(loader: &Loader, wanted: &mut BTreeMap<CouponId, Wanted>) {
+async fn load_due(loader: &Loader, wanted: &mut BTreeMap<CouponId, PendingLoad>) {
     let now = Instant::now();
     let due: Vec<_> =
         wanted.iter().filter(|(_, one)| one.due <= now).map(|(coupon, _)| coupon.clone()).collect();
@@ -93,7 +95,7 @@ async fn load_due(loader: &Loader, wanted: &mut BTreeMap<CouponId, Wanted>) {
     let mut loads = stream::iter(loads).buffer_unordered(LOADS_AT_ONCE);
     while let Some((loaded, coupon)) = loads.next().await {
         match loaded {
-            Ok(Loaded::Now | Loaded::Before) => drop(wanted.remove(&coupon)),
+            Ok(LoadOutcome::Now | LoadOutcome::Before) => drop(wanted.remove(&coupon)),
             // It may get its record back.
             not_loaded => {
                 let Some(one) = wanted.get_mut(&coupon) else { continue };

@@ -19,7 +19,7 @@ use crate::user::IdSecret;
 use crate::{Failure, mongo};
 
 /// A holder that does not renew for this long may be replaced.
-pub(super) const LASTS: Duration = Duration::from_secs(15);
+pub(super) const LEASE_LENGTH: Duration = Duration::from_secs(15);
 
 /// A lease that is held.
 #[derive(Debug, Clone)]
@@ -85,7 +85,8 @@ impl Lease {
         let served_at = taken.get("servedAt").cloned();
         let ms = |time: Option<&DateTime>| time.map_or(0, |time| time.timestamp_millis());
         let silent_ms = ms(taken.get_datetime("until").ok()) - ms(taken.get_datetime("servedAt").ok());
-        let silent = Duration::from_millis(u64::try_from(silent_ms).unwrap_or(0)).saturating_sub(LASTS);
+        let silent =
+            Duration::from_millis(u64::try_from(silent_ms).unwrap_or(0)).saturating_sub(LEASE_LENGTH);
         Ok(Some(Lease { leases, partition, holder, term, epoch, ledger, latest_term, silent, served_at }))
     }
 
@@ -169,6 +170,6 @@ fn whole(field: &str) -> Bson {
 }
 
 fn until() -> Bson {
-    let milliseconds = i64::try_from(LASTS.as_millis()).unwrap_or(i64::MAX);
+    let milliseconds = i64::try_from(LEASE_LENGTH.as_millis()).unwrap_or(i64::MAX);
     doc! {"$add": ["$$NOW", milliseconds]}.into()
 }

@@ -11,12 +11,12 @@ use futures::future::{BoxFuture, Shared};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use super::picture::{Destination, Place, load_into};
-use super::progress::unwatched;
-use super::staging::Placed;
+use super::coupon_state::{BuildContext, Destination, build_and_place};
+use super::progress::ignore_progress;
+use super::staging::PlacementOutcome;
 use super::survivors::{self, Survivor};
 use crate::Failure;
-use crate::coupon::{CouponStore, Terms, steer, stock};
+use crate::coupon::{CouponStore, CouponTerms, admin_sync, stock};
 use crate::ids::CouponId;
 use crate::issuance::Ledger;
 use crate::redis::Partition;
@@ -37,7 +37,7 @@ const WALKS: Bounds = Bounds { batch: 4_096, calls: 1, waiting: 32_768, wait: Du
 
 /// What became of a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Loaded {
+pub enum LoadOutcome {
     Now,
     /// It was there.
     Before,
@@ -46,7 +46,7 @@ pub enum Loaded {
 }
 
 /// A load that others may wait for too.
-type UnderWay = Shared<BoxFuture<'static, Result<Loaded, Arc<Failure>>>>;
+type SharedLoad = Shared<BoxFuture<'static, Result<LoadOutcome, Arc<Failure>>>>;
 
 /// Loads coupons. Cheap to clone.
 #[derive(Clone)]
@@ -58,11 +58,11 @@ pub struct Loader {
     /// Reads what is in flight of a coupon in an epoch.
     in_flight: Batcher<(EpochKeys, CouponId), Vec<Survivor>>,
     room: Arc<Semaphore>,
-    under_way: Arc<Mutex<HashMap<CouponId, UnderWay>>>,
+    under_way: Arc<Mutex<HashMap<CouponId, SharedLoad>>>,
 }
 
 /// What Redis says of a coupon before it is loaded.
-struct Before {
+struct PreLoadState {
     present: bool,
     retired: Vec<u8>,
     settled_unloaded: Vec<u8>,
@@ -89,7 +89,7 @@ impl Loader {
 
     /// Loads a coupon, if Redis does not have it, together with what is in flight for it. Runs to its end even
     /// if the caller goes: half of a load is garbage.
-    pub async fn load(&self, id: &CouponId) -> Result<Loaded, Failure> {
+    pub async fn load(&self, id: &CouponId) -> Result<LoadOutcome, Failure> {
         let under_way = {
             let mut all = self.under_way.lock();
             all.entry(id.clone()).or_insert_with(|| self.begin(id.clone())).clone()
@@ -97,7 +97,7 @@ impl Loader {
         under_way.await.map_err(|failure| Failure::of_batch(&failure))
     }
 
-    fn begin(&self, id: CouponId) -> UnderWay {
+    fn begin(&self, id: CouponId) -> SharedLoad {
         let (loader, loaded) = (self.clone(), id.clone());
         let task = tokio::spawn(async move {
             // The semaphore is never closed.
@@ -119,7 +119,7 @@ impl Loader {
         async move { ended.await.map_err(failed)? }.boxed().shared()
     }
 
-    async fn load_now(&self, id: &CouponId) -> Result<Loaded, Failure> {
+    async fn load_now(&self, id: &CouponId) -> Result<LoadOutcome, Failure> {
         for attempt in 0..ATTEMPTS_MAX {
             if attempt > 0 {
                 tokio::time::sleep(AGAIN_AFTER).await;
@@ -129,28 +129,28 @@ impl Loader {
             let keys = self.partition.keys();
             let before = self.before(&keys, id).await?;
             if before.present {
-                return Ok(Loaded::Before);
+                return Ok(LoadOutcome::Before);
             }
-            let Some(coupon) = self.coupons.terms(id).await? else { return Ok(Loaded::Unknown) };
+            let Some(coupon) = self.coupons.terms(id).await? else { return Ok(LoadOutcome::Unknown) };
             // From here on what is in flight for it only grows less: only what is loaded can be reserved.
             let mut survivors = self.in_flight.ask((keys.clone(), id.clone())).await?;
             let settled_unloaded = (!survivors.is_empty()).then_some(before.settled_unloaded);
-            let place = Place {
+            let context = BuildContext {
                 partition: &self.partition,
                 keys: &keys,
                 destination: Destination::Open { retired: before.retired, settled_unloaded },
-                watch: &unwatched(),
+                progress: &ignore_progress(),
                 number: 1,
                 of: 1,
             };
-            match load_into(&place, &self.ledger, &coupon, &mut survivors).await? {
-                Placed::Now => {
+            match build_and_place(&context, &self.ledger, &coupon, &mut survivors).await? {
+                PlacementOutcome::Now => {
                     tracing::info!(coupon = %id, in_flight = survivors.len(), "loaded the coupon");
                     self.catch_up(&coupon).await?;
-                    return Ok(Loaded::Now);
+                    return Ok(LoadOutcome::Now);
                 }
-                Placed::Before => return Ok(Loaded::Before),
-                Placed::Outdated => {}
+                PlacementOutcome::Before => return Ok(LoadOutcome::Before),
+                PlacementOutcome::Outdated => {}
             }
         }
         Err(Failure::Overloaded {
@@ -158,7 +158,7 @@ impl Loader {
         })
     }
 
-    async fn before(&self, keys: &EpochKeys, id: &CouponId) -> Result<Before, Failure> {
+    async fn before(&self, keys: &EpochKeys, id: &CouponId) -> Result<PreLoadState, Failure> {
         let mut counts = cmd("HMGET");
         counts.arg(keys.counters()).arg(&["retired", "settled_unloaded"]);
         let (retired, settled_unloaded): (Option<Vec<u8>>, Option<Vec<u8>>) =
@@ -172,15 +172,15 @@ impl Loader {
             Err(failure) => return Err(failure),
         };
         let or_none = |count: Option<Vec<u8>>| count.unwrap_or_else(|| b"0".to_vec());
-        Ok(Before { present, retired: or_none(retired), settled_unloaded: or_none(settled_unloaded) })
+        Ok(PreLoadState { present, retired: or_none(retired), settled_unloaded: or_none(settled_unloaded) })
     }
 
     /// A change made during the load found nothing in Redis to change.
-    async fn catch_up(&self, loaded: &Terms) -> Result<(), Failure> {
+    async fn catch_up(&self, loaded: &CouponTerms) -> Result<(), Failure> {
         match self.coupons.terms(&loaded.id).await? {
             Some(now) if now.generation != loaded.generation => {
                 let now = self.coupons.get(&loaded.id).await?;
-                steer::apply(&self.partition, self.services.get().await?, now.as_slice()).await.map(drop)
+                admin_sync::apply(&self.partition, self.services.get().await?, now.as_slice()).await.map(drop)
             }
             _ => Ok(()),
         }

@@ -3,7 +3,7 @@
 //! A partition's data may be used only under its certificate: the open epoch, and the Redis instance
 //! that it was opened on. Every script checks it (`certificate.lua`). A restart, a flush, a rewind, a
 //! promoted replica: the certificate does not fit, every script refuses, the API answers 503, and one
-//! recoverer ([`Keeper`], under a lease in MongoDB) recovers: data that is intact is certified as it
+//! recoverer ([`RecoverySupervisor`], under a lease in MongoDB) recovers: data that is intact is certified as it
 //! is (`verify`); else the partition is rebuilt under a new epoch from the ledger and from what is
 //! still in flight (`rebuild`). The first boot is a recovery of nothing.
 //!
@@ -15,14 +15,13 @@
 //! what nobody asks for. It leaves by [`retire`] when it is over.
 
 mod certificate;
+mod coupon_state;
 mod fence;
-mod forget;
 mod id_secrets;
 mod keep_loading;
-mod keeper;
 mod lease;
 mod load;
-mod picture;
+mod old_epochs;
 mod progress;
 mod rebuild;
 mod recover;
@@ -30,6 +29,7 @@ mod refill;
 mod retire;
 mod settings;
 mod staging;
+mod supervisor;
 mod survivors;
 mod units;
 mod verify;
@@ -38,12 +38,12 @@ pub use certificate::{Writable, is_certified, writable};
 pub(crate) use fence::Fence;
 pub use id_secrets::IdSecrets;
 pub use keep_loading::{CURRENT_MAX, keep_loading};
-pub use keeper::{Keeper, Kept, Standing, standing, wrong_ledger};
 pub use lease::Lease;
-pub use load::{Loaded, Loader};
-pub use progress::{Step, Watch, unwatched};
-pub use recover::{How, Recovered, Recovery};
-pub(crate) use retire::members;
-pub use retire::{KEPT_AFTER_END, keep_retiring, loaded, retire};
+pub use load::{LoadOutcome, Loader};
+pub use progress::{ProgressCallback, RecoveryStep, ignore_progress};
+pub use recover::{Recovery, RecoveryMode, RecoveryOutcome};
+pub(crate) use retire::loaded_members;
+pub use retire::{KEPT_AFTER_END, keep_retiring, loaded_coupons, retire};
 pub use settings::{Durability, check as check_settings};
+pub use supervisor::{CertifyOutcome, OpeningStatus, RecoverySupervisor, opening_status, wrong_ledger};
 pub(crate) use survivors::{coupons_in_flight, users_in_flight};

@@ -6,7 +6,7 @@ use crate::ids::CouponId;
 
 /// A step that a recovery has just made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum RecoveryStep {
     /// The certificate is closed: every script refuses.
     Closed,
     /// What is in flight was read.
@@ -28,9 +28,9 @@ pub enum Step {
 }
 
 /// Is told of each step, in the task that recovers.
-pub type Watch = Arc<dyn Fn(&Step) + Send + Sync>;
+pub type ProgressCallback = Arc<dyn Fn(&RecoveryStep) + Send + Sync>;
 
 /// For those who do not want to know.
-pub fn unwatched() -> Watch {
+pub fn ignore_progress() -> ProgressCallback {
     Arc::new(|_| {})
 }

@@ -15,14 +15,14 @@ use std::collections::BTreeMap;
 use futures::StreamExt;
 use futures::stream;
 
-use super::Step;
-use super::certificate::{ClosedOn, Opening, opening, restarted};
-use super::forget::{self, Forgotten, epochs_in_flight};
+use super::RecoveryStep;
+use super::certificate::{ClosedInstance, OpenOutcome, open_outcome, restarted};
+use super::coupon_state::{BuildContext, Destination, build_and_place};
 use super::load::LOADS_AT_ONCE;
-use super::picture::{Destination, Place, load_into};
-use super::recover::{Recovered, Recovery};
-use super::refill::{Queue, move_queue};
-use super::staging::Placed;
+use super::old_epochs::{self, GuardedWrite, epochs_in_flight};
+use super::recover::{Recovery, RecoveryOutcome};
+use super::refill::{RebuiltQueue, move_queue};
+use super::staging::PlacementOutcome;
 use super::survivors::{self, Survivor};
 use crate::Failure;
 use crate::ids::CouponId;
@@ -33,7 +33,7 @@ use crate::runtime::damage::damaged;
 static OPEN: LuaScript = LuaScript::new(include_str!("open.lua"));
 
 /// How much was built, for the script that opens it.
-struct Built {
+struct BuiltCounts {
     in_flight: usize,
     dead: usize,
     coupons: usize,
@@ -43,9 +43,9 @@ struct Built {
 pub(super) async fn rebuild(
     recovery: &Recovery<'_>,
     last: Option<EpochKeys>,
-    on: &ClosedOn,
-) -> Result<Recovered, Failure> {
-    let Recovery { partition, ledger, lease, watch, .. } = recovery;
+    on: &ClosedInstance,
+) -> Result<RecoveryOutcome, Failure> {
+    let Recovery { partition, ledger, lease, progress, .. } = recovery;
     let keys = EpochKeys::new(partition.id(), lease.epoch);
     let old = match last {
         Some(last) => vec![last],
@@ -54,51 +54,51 @@ pub(super) async fn rebuild(
     };
     let mut found = survivors::read(partition, &old).await?;
     let taken = found.take_from_streams(partition, &old).await?;
-    if found.keep(partition, &keys, &old, &taken).await? == Forgotten::Superseded {
-        return Ok(Recovered::Superseded);
+    if found.keep(partition, &keys, &old, &taken).await? == GuardedWrite::Superseded {
+        return Ok(RecoveryOutcome::Superseded);
     }
     // All that is read by now goes first: else the data must fit twice, and each failed attempt adds another
     // copy. From here on the old epoch cannot be certified any more.
-    if forget::unfit(partition, &keys, &old).await? == Forgotten::Superseded {
-        return Ok(Recovered::Superseded);
+    if old_epochs::make_uncertifiable(partition, &keys, &old).await? == GuardedWrite::Superseded {
+        return Ok(RecoveryOutcome::Superseded);
     }
     let mut from: Vec<String> = old.iter().flat_map(|old| [old.in_flight(), old.dead()]).collect();
-    let kept: Vec<String> = from.iter().cloned().chain([keys.prefix().to_owned()]).collect();
-    if forget::all_but(partition, &keys, &kept).await? == Forgotten::Superseded {
-        return Ok(Recovered::Superseded);
+    let outcome: Vec<String> = from.iter().cloned().chain([keys.prefix().to_owned()]).collect();
+    if old_epochs::delete_all_but(partition, &keys, &outcome).await? == GuardedWrite::Superseded {
+        return Ok(RecoveryOutcome::Superseded);
     }
 
     from.extend(found.take_set_aside(partition).await?);
-    watch(&Step::Read { in_flight: found.survivors.len() });
+    progress(&RecoveryStep::Read { in_flight: found.survivors.len() });
     let decided = found.leave_out_decided(ledger).await?;
-    watch(&Step::Sorted { undecided: found.survivors.len() });
+    progress(&RecoveryStep::Sorted { undecided: found.survivors.len() });
 
     let (queue, coupons) = place_coupons(recovery, &keys, found.survivors).await?;
-    let mut queue = Queue { survivors: queue, damaged: found.damaged };
+    let mut queue = RebuiltQueue { survivors: queue, damaged: found.damaged };
     let service = recovery.services.get().await?;
-    if move_queue(partition, &keys, &from, &mut queue, service, watch).await? == Forgotten::Superseded {
-        return Ok(Recovered::Superseded);
+    if move_queue(partition, &keys, &from, &mut queue, service, progress).await? == GuardedWrite::Superseded {
+        return Ok(RecoveryOutcome::Superseded);
     }
-    watch(&Step::Built);
-    let built = Built { in_flight: queue.len(), dead: queue.dead(), coupons };
+    progress(&RecoveryStep::Built);
+    let built = BuiltCounts { in_flight: queue.len(), dead: queue.dead(), coupons };
     if !recovery.remember(&keys, on).await? {
-        return Ok(Recovered::Superseded);
+        return Ok(RecoveryOutcome::Superseded);
     }
     match open(recovery, &keys, &built).await? {
-        Opening::Opened => {}
-        Opening::Superseded => return Ok(Recovered::Superseded),
-        Opening::Restarted => return Err(restarted()),
-        Opening::Incomplete(what) => {
+        OpenOutcome::Opened => {}
+        OpenOutcome::Superseded => return Ok(RecoveryOutcome::Superseded),
+        OpenOutcome::Restarted => return Err(restarted()),
+        OpenOutcome::Incomplete(what) => {
             return Err(Failure::Stale {
                 operation: "open the certificate",
                 why: format!("what was built is not complete: {what}; it is built again"),
             });
         }
     }
-    watch(&Step::Opened);
+    progress(&RecoveryStep::Opened);
     recovery.opened(&keys);
-    forget::leftovers(partition, &keys).await;
-    Ok(Recovered::Rebuilt { survivors: built.in_flight, decided, coupons })
+    old_epochs::delete_leftovers(partition, &keys).await;
+    Ok(RecoveryOutcome::Rebuilt { survivors: built.in_flight, decided, coupons })
 }
 
 /// Loads the coupons with something in flight. Returns what is in flight, each with the unit that it keeps, and
@@ -121,16 +121,16 @@ async fn place_coupons(
             Err(Failure::Damaged { what: "the record of a coupon", why: format!("coupon {id} has none") })
         });
         async move {
-            let place = Place {
+            let context = BuildContext {
                 partition: recovery.partition,
                 keys,
                 destination: Destination::Building,
-                watch: recovery.watch,
+                progress: recovery.progress,
                 number: number + 1,
                 of,
             };
             let placed = match terms {
-                Ok(terms) => load_into(&place, recovery.ledger, &terms, &mut survivors).await,
+                Ok(terms) => build_and_place(&context, recovery.ledger, &terms, &mut survivors).await,
                 Err(failure) => Err(failure),
             };
             (id, placed, survivors)
@@ -140,8 +140,8 @@ async fn place_coupons(
     let (mut queue, mut placed) = (Vec::new(), 0);
     while let Some((id, placed_now, mut survivors)) = loads.next().await {
         match placed_now {
-            Ok(Placed::Now) => placed += 1,
-            Ok(Placed::Before | Placed::Outdated) => return Err(Failure::Uncertified),
+            Ok(PlacementOutcome::Now) => placed += 1,
+            Ok(PlacementOutcome::Before | PlacementOutcome::Outdated) => return Err(Failure::Uncertified),
             // MongoDB may be busy, or this coupon a hard one: that is not the others' trouble. If it is away,
             // nothing is opened, for the lease cannot be renewed.
             Err(failure)
@@ -161,7 +161,11 @@ async fn place_coupons(
     Ok((queue, placed))
 }
 
-async fn open(recovery: &Recovery<'_>, keys: &EpochKeys, built: &Built) -> Result<Opening, Failure> {
+async fn open(
+    recovery: &Recovery<'_>,
+    keys: &EpochKeys,
+    built: &BuiltCounts,
+) -> Result<OpenOutcome, Failure> {
     let mut call = Call::default();
     call.key(keys.certificate())
         .key(keys.stream())
@@ -177,5 +181,5 @@ async fn open(recovery: &Recovery<'_>, keys: &EpochKeys, built: &Built) -> Resul
         .arg(built.coupons)
         .arg(&recovery.lease.ledger)
         .arg(recovery.partition.outcome_channel());
-    opening(recovery.partition.invoke(&OPEN, "open the certificate", &call).await?)
+    open_outcome(recovery.partition.invoke(&OPEN, "open the certificate", &call).await?)
 }

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use super::Step;
-use super::certificate::{Closed, ClosedOn, Opening, certify, close, restarted};
+use super::RecoveryStep;
+use super::certificate::{CloseOutcome, ClosedInstance, OpenOutcome, certify, close, restarted};
 use super::fence::CONFIRM_EVERY;
-use super::forget;
-use super::lease::{LASTS, Lease};
-use super::progress::Watch;
+use super::lease::{LEASE_LENGTH, Lease};
+use super::old_epochs;
+use super::progress::ProgressCallback;
 use super::rebuild::rebuild;
-use super::verify::{Verified, verify};
+use super::verify::{VerifyOutcome, verify};
 use crate::Failure;
 use crate::coupon::CouponStore;
 use crate::issuance::Ledger;
@@ -31,13 +31,13 @@ pub struct Recovery<'a> {
     pub services: &'a ServiceStore,
     /// One that was just taken.
     pub lease: &'a Lease,
-    pub watch: &'a Watch,
-    pub how: How,
+    pub progress: &'a ProgressCallback,
+    pub mode: RecoveryMode,
 }
 
 /// What to do about data that is not certified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum How {
+pub enum RecoveryMode {
     /// Certify it as it is if it is intact, else rebuild.
     VerifyFirst,
     Rebuild,
@@ -45,7 +45,7 @@ pub enum How {
 
 /// What a recovery came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recovered {
+pub enum RecoveryOutcome {
     /// The data was intact: the epoch that was open last is open again.
     Verified { in_flight: usize, coupons: usize },
     /// A new epoch is open.
@@ -56,20 +56,20 @@ pub enum Recovered {
 
 impl Recovery<'_> {
     /// Recovers. An `Err` leaves the certificate closed, for the next attempt.
-    pub async fn run(&self) -> Result<Recovered, Failure> {
+    pub async fn run(&self) -> Result<RecoveryOutcome, Failure> {
         tokio::select! {
             recovered = self.close_and_open() => recovered,
-            lost = self.lose() => lost.map(|()| Recovered::Superseded),
+            lost = self.renew_until_lost() => lost.map(|()| RecoveryOutcome::Superseded),
         }
     }
 
-    async fn close_and_open(&self) -> Result<Recovered, Failure> {
-        let (last, on) = match close(self.partition, self.lease, self.how == How::Rebuild).await? {
-            Closed::Superseded => return Ok(Recovered::Superseded),
-            Closed::After { last, on } => (last, on),
+    async fn close_and_open(&self) -> Result<RecoveryOutcome, Failure> {
+        let (last, on) = match close(self.partition, self.lease, self.mode == RecoveryMode::Rebuild).await? {
+            CloseOutcome::Superseded => return Ok(RecoveryOutcome::Superseded),
+            CloseOutcome::After { last, on } => (last, on),
         };
-        (self.watch)(&Step::Closed);
-        if let (How::VerifyFirst, Some(last)) = (self.how, &last)
+        (self.progress)(&RecoveryStep::Closed);
+        if let (RecoveryMode::VerifyFirst, Some(last)) = (self.mode, &last)
             && let Some(recovered) = self.verified(last, &on).await?
         {
             return Ok(recovered);
@@ -78,41 +78,45 @@ impl Recovery<'_> {
     }
 
     /// Certifies the data as it is. `None` if it is not what was left there.
-    async fn verified(&self, last: &EpochKeys, on: &ClosedOn) -> Result<Option<Recovered>, Failure> {
-        let verified = match verify(self.partition, last, self.ledger, self.coupons, self.watch).await {
-            Err(damaged) if damaged.is_of_one() => Verified::Damaged(damaged.chain()),
+    async fn verified(
+        &self,
+        last: &EpochKeys,
+        on: &ClosedInstance,
+    ) -> Result<Option<RecoveryOutcome>, Failure> {
+        let verified = match verify(self.partition, last, self.ledger, self.coupons, self.progress).await {
+            Err(damaged) if damaged.is_of_one() => VerifyOutcome::Damaged(damaged.chain()),
             verified => verified?,
         };
         let why = match verified {
-            Verified::Damaged(why) => why,
-            Verified::Intact { in_flight, coupons } => match self.certified(last, on).await? {
-                Opening::Opened => {
-                    (self.watch)(&Step::Opened);
+            VerifyOutcome::Damaged(why) => why,
+            VerifyOutcome::Intact { in_flight, coupons } => match self.certified(last, on).await? {
+                OpenOutcome::Opened => {
+                    (self.progress)(&RecoveryStep::Opened);
                     self.opened(last);
-                    forget::leftovers(self.partition, last).await;
-                    return Ok(Some(Recovered::Verified { in_flight, coupons }));
+                    old_epochs::delete_leftovers(self.partition, last).await;
+                    return Ok(Some(RecoveryOutcome::Verified { in_flight, coupons }));
                 }
-                Opening::Superseded => return Ok(Some(Recovered::Superseded)),
-                Opening::Restarted => return Err(restarted()),
-                Opening::Incomplete(what) => format!("{what}: missing"),
+                OpenOutcome::Superseded => return Ok(Some(RecoveryOutcome::Superseded)),
+                OpenOutcome::Restarted => return Err(restarted()),
+                OpenOutcome::Incomplete(what) => format!("{what}: missing"),
             },
         };
-        (self.watch)(&Step::Damaged { why });
+        (self.progress)(&RecoveryStep::Damaged { why });
         Ok(None)
     }
 
-    async fn certified(&self, last: &EpochKeys, on: &ClosedOn) -> Result<Opening, Failure> {
+    async fn certified(&self, last: &EpochKeys, on: &ClosedInstance) -> Result<OpenOutcome, Failure> {
         let service = self.services.get().await?;
         if !self.remember(last, on).await? {
-            return Ok(Opening::Superseded);
+            return Ok(OpenOutcome::Superseded);
         }
         certify(self.partition, self.lease, last, service).await
     }
 
     /// Remembers what is about to be opened. Where it takes the place of a Redis that served a moment ago, and may
     /// live on, those who use that one notice before it is opened. Whether it may be opened.
-    pub(super) async fn remember(&self, keys: &EpochKeys, on: &ClosedOn) -> Result<bool, Failure> {
-        let if_silent = on.out_of_date && self.how == How::VerifyFirst;
+    pub(super) async fn remember(&self, keys: &EpochKeys, on: &ClosedInstance) -> Result<bool, Failure> {
+        let if_silent = on.out_of_date && self.mode == RecoveryMode::VerifyFirst;
         let remembered = self.lease.remember(keys.epoch(), &on.instance, if_silent).await?;
         if remembered && on.was_replica && self.lease.silent < NOTICED_AFTER {
             tokio::time::sleep(NOTICED_AFTER).await;
@@ -126,14 +130,14 @@ impl Recovery<'_> {
     }
 
     /// Renews the lease until it is lost. That MongoDB is away for a moment does not lose it yet.
-    async fn lose(&self) -> Result<(), Failure> {
+    async fn renew_until_lost(&self) -> Result<(), Failure> {
         let mut renewed = Instant::now();
         loop {
             tokio::time::sleep(RENEW_EVERY).await;
             match self.lease.renew().await {
                 Ok(true) => renewed = Instant::now(),
                 Ok(false) => return Ok(()),
-                Err(failure) if renewed.elapsed() + RENEW_EVERY > LASTS => return Err(failure),
+                Err(failure) if renewed.elapsed() + RENEW_EVERY > LEASE_LENGTH => return Err(failure),
                 Err(failure) => {
                     tracing::warn!(error = failure.chain(), "the recovery lease could not be renewed yet")
                 }

@@ -1,9 +1,9 @@
 //! Moving the queue into a new epoch: stream, group, in-flight hash, dead letters; then its counters.
 
-use super::Step;
-use super::forget::Forgotten;
-use super::progress::Watch;
-use super::survivors::{Damaged, Survivor};
+use super::RecoveryStep;
+use super::old_epochs::GuardedWrite;
+use super::progress::ProgressCallback;
+use super::survivors::{Survivor, UnreadableInFlight};
 use crate::ids::IssuanceId;
 use crate::queue::DEAD_LETTER_CONSUMER;
 use crate::redis::keys::{EpochKeys, GROUP};
@@ -18,14 +18,14 @@ static BUILT: LuaScript = LuaScript::new(include_str!("built.lua"));
 const PIECE: usize = 500;
 
 /// What is to be in flight in the new epoch.
-pub(super) struct Queue {
+pub(super) struct RebuiltQueue {
     pub survivors: Vec<Survivor>,
     /// What cannot be read. Those of them that are no issuance's are not moved.
-    pub damaged: Vec<Damaged>,
+    pub damaged: Vec<UnreadableInFlight>,
 }
 
-impl Queue {
-    fn damaged(&self) -> impl Iterator<Item = (IssuanceId, &Damaged)> {
+impl RebuiltQueue {
+    fn damaged(&self) -> impl Iterator<Item = (IssuanceId, &UnreadableInFlight)> {
         self.damaged.iter().filter_map(|damaged| Some((damaged.id()?, damaged)))
     }
 
@@ -47,10 +47,10 @@ pub(super) async fn move_queue(
     partition: &Partition,
     keys: &EpochKeys,
     from: &[String],
-    queue: &mut Queue,
+    queue: &mut RebuiltQueue,
     service: Service,
-    watch: &Watch,
-) -> Result<Forgotten, Failure> {
+    progress: &ProgressCallback,
+) -> Result<GuardedWrite, Failure> {
     let of = queue.len();
     let begin = || {
         let mut call = Call::default();
@@ -72,7 +72,7 @@ pub(super) async fn move_queue(
             call.arg(id.as_bytes().as_slice()).arg(damaged.after_entry()).arg(why);
         }
         if !is_moved(partition, &call).await? {
-            return Ok(Forgotten::Superseded);
+            return Ok(GuardedWrite::Superseded);
         }
         metrics::DEAD_LETTERED.increment(piece.iter().filter(|(_, one)| one.dead.is_none()).count() as u64);
     }
@@ -86,9 +86,9 @@ pub(super) async fn move_queue(
             call.arg(survivor.dead.as_deref().unwrap_or_default());
         }
         if !is_moved(partition, &call).await? {
-            return Ok(Forgotten::Superseded);
+            return Ok(GuardedWrite::Superseded);
         }
-        watch(&Step::Queueing { entries, of });
+        progress(&RecoveryStep::Queueing { entries, of });
     }
 
     let mut call = Call::default();
@@ -96,8 +96,8 @@ pub(super) async fn move_queue(
     call.arg(keys.epoch().to_string()).arg(GROUP).arg(of);
     call.arg(service.generation).arg(u8::from(service.paused));
     match partition.invoke(&BUILT, "end the queue", &call).await?.text()?.as_str() {
-        "built" => Ok(Forgotten::All),
-        _ => Ok(Forgotten::Superseded),
+        "built" => Ok(GuardedWrite::Done),
+        _ => Ok(GuardedWrite::Superseded),
     }
 }
 

@@ -54,7 +54,7 @@ pub async fn retire(
 ) -> Result<Vec<CouponId>, Failure> {
     let keys = partition.keys();
     let mut over = Vec::new();
-    for batch in loaded(partition, &keys).await?.chunks(BATCH) {
+    for batch in loaded_coupons(partition, &keys).await?.chunks(BATCH) {
         over.extend(at_rest(partition, &keys, batch, kept_after_end).await?);
     }
     if over.is_empty() {
@@ -84,38 +84,41 @@ pub async fn retire(
 }
 
 /// The coupons that are loaded in an epoch. What else the set holds is left out.
-pub async fn loaded(partition: &Partition, keys: &EpochKeys) -> Result<Vec<CouponId>, Failure> {
-    let members = members(partition, keys).await?;
-    for strange in &members.strange {
+pub async fn loaded_coupons(partition: &Partition, keys: &EpochKeys) -> Result<Vec<CouponId>, Failure> {
+    let loaded_members = loaded_members(partition, keys).await?;
+    for invalid in &loaded_members.invalid {
         damaged!(
-            strange; member = strange,
+            invalid; member = invalid,
             key = keys.loaded(),
             "a member of the loaded coupons is no coupon's id: SREM it"
         );
     }
-    Ok(members.coupons)
+    Ok(loaded_members.coupons)
 }
 
 /// What the set of the loaded coupons holds.
-pub(crate) struct Members {
+pub(crate) struct LoadedMembers {
     pub coupons: Vec<CouponId>,
     /// What is no coupon's id.
-    pub strange: Vec<String>,
+    pub invalid: Vec<String>,
 }
 
-pub(crate) async fn members(partition: &Partition, keys: &EpochKeys) -> Result<Members, Failure> {
+pub(crate) async fn loaded_members(
+    partition: &Partition,
+    keys: &EpochKeys,
+) -> Result<LoadedMembers, Failure> {
     let ids: Vec<Vec<u8>> =
         partition.query("read which coupons are loaded", cmd("SMEMBERS").arg(keys.loaded())).await?;
-    let mut members = Members { coupons: Vec::with_capacity(ids.len()), strange: Vec::new() };
+    let mut loaded_members = LoadedMembers { coupons: Vec::with_capacity(ids.len()), invalid: Vec::new() };
     for id in ids {
         let id = String::from_utf8_lossy(&id);
         match id.parse() {
-            Ok(coupon) => members.coupons.push(coupon),
-            Err(_) => members.strange.push(id.into_owned()),
+            Ok(coupon) => loaded_members.coupons.push(coupon),
+            Err(_) => loaded_members.invalid.push(id.into_owned()),
         }
     }
-    members.coupons.sort_unstable();
-    Ok(members)
+    loaded_members.coupons.sort_unstable();
+    Ok(loaded_members)
 }
 
 /// Those of some loaded coupons that are over and at rest, with their generations.

@@ -19,7 +19,7 @@ pub enum Durability {
 
 /// What a look at Redis's settings found.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Findings {
+pub struct SettingsReport {
     /// What must be changed: the process must not start.
     pub wrong: Vec<String>,
     /// What could not be checked, or is lost with this durability: for the log.
@@ -27,9 +27,9 @@ pub struct Findings {
 }
 
 /// Compares the settings and version of the partition's Redis with what `durability` asks for.
-pub async fn check(partition: &Partition, durability: Durability) -> Result<Findings, Failure> {
+pub async fn check(partition: &Partition, durability: Durability) -> Result<SettingsReport, Failure> {
     let mut connection = partition.connection();
-    let mut findings = Findings::default();
+    let mut findings = SettingsReport::default();
 
     let info: String = partition.query("read its version", cmd("INFO").arg("server")).await?;
     let version = info.lines().find_map(|line| line.strip_prefix("redis_version:")).unwrap_or("unknown");

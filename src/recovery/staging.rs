@@ -2,7 +2,7 @@
 //! that expire, and the one script that puts them there.
 
 use crate::Failure;
-use crate::coupon::Terms;
+use crate::coupon::CouponTerms;
 use crate::ids::{IssuanceId, UserId};
 use crate::redis::keys::EpochKeys;
 use crate::redis::pipe;
@@ -18,7 +18,7 @@ const CHUNK: usize = 2_000;
 
 /// What became of the placing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Placed {
+pub(super) enum PlacementOutcome {
     Now,
     /// The coupon was there.
     Before,
@@ -44,7 +44,7 @@ pub(super) enum Destination {
 
 /// The counts of a coupon that is placed.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Accounts {
+pub(super) struct UnitCounts {
     /// The serial to take next.
     pub next: u32,
     /// In the ledger, and settled.
@@ -53,19 +53,19 @@ pub(super) struct Accounts {
 
 /// See the module's documentation.
 pub(super) struct Staging<'a> {
-    target: Target<'a>,
-    holders: Staged,
-    free: Staged,
+    target: StagingTarget<'a>,
+    holders: StagingKey,
+    free: StagingKey,
 }
 
 /// Where it is staged.
-struct Target<'a> {
+struct StagingTarget<'a> {
     partition: &'a Partition,
     keys: &'a EpochKeys,
     destination: Destination,
 }
 
-struct Staged {
+struct StagingKey {
     key: String,
     command: &'static str,
     waiting: Vec<Vec<u8>>,
@@ -75,8 +75,8 @@ struct Staged {
 impl<'a> Staging<'a> {
     pub(super) fn new(partition: &'a Partition, keys: &'a EpochKeys, destination: Destination) -> Self {
         let (holders, free) = keys.staging(&crate::ids::random_id());
-        let staged = |key, command| Staged { key, command, waiting: Vec::new(), count: 0 };
-        let target = Target { partition, keys, destination };
+        let staged = |key, command| StagingKey { key, command, waiting: Vec::new(), count: 0 };
+        let target = StagingTarget { partition, keys, destination };
         Staging { target, holders: staged(holders, "HSET"), free: staged(free, "SADD") }
     }
 
@@ -103,13 +103,13 @@ impl<'a> Staging<'a> {
     /// Puts the coupon in place. `without_unit`: those in flight whose units are others'.
     pub(super) async fn finish(
         mut self,
-        coupon: &Terms,
-        accounts: Accounts,
+        coupon: &CouponTerms,
+        accounts: UnitCounts,
         without_unit: &[IssuanceId],
-    ) -> Result<Placed, Failure> {
+    ) -> Result<PlacementOutcome, Failure> {
         self.holders.flush(&self.target).await?;
         self.free.flush(&self.target).await?;
-        let Target { partition, keys, destination } = self.target;
+        let StagingTarget { partition, keys, destination } = self.target;
         let mut call = Call::default();
         call.key(keys.certificate())
             .key(keys.counters())
@@ -155,9 +155,9 @@ impl<'a> Staging<'a> {
         let mut reply = partition.invoke(&LOAD, "load the coupon", &call).await?;
         match reply.text()?.as_str() {
             "ok" => match reply.text()?.as_str() {
-                "loaded" => Ok(Placed::Now),
-                "present" => Ok(Placed::Before),
-                "retired" | "settled" => Ok(Placed::Outdated),
+                "loaded" => Ok(PlacementOutcome::Now),
+                "present" => Ok(PlacementOutcome::Before),
+                "retired" | "settled" => Ok(PlacementOutcome::Outdated),
                 _ => Err(Failure::Stale {
                     operation: "load the coupon",
                     why: "what was staged for it has expired".into(),
@@ -165,17 +165,17 @@ impl<'a> Staging<'a> {
             },
             "stale" => {
                 partition.admit(&mut reply).await?;
-                Ok(Placed::Outdated)
+                Ok(PlacementOutcome::Outdated)
             }
             _ => Err(Failure::Uncertified),
         }
     }
 }
 
-impl Staged {
+impl StagingKey {
     async fn push<const N: usize>(
         &mut self,
-        target: &Target<'_>,
+        target: &StagingTarget<'_>,
         parts: [Vec<u8>; N],
     ) -> Result<(), Failure> {
         self.waiting.extend(parts);
@@ -183,7 +183,7 @@ impl Staged {
         if self.waiting.len() >= CHUNK { self.flush(target).await } else { Ok(()) }
     }
 
-    async fn flush(&mut self, target: &Target<'_>) -> Result<(), Failure> {
+    async fn flush(&mut self, target: &StagingTarget<'_>) -> Result<(), Failure> {
         if self.waiting.is_empty() {
             return Ok(());
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use jiff::Timestamp;
 
-use super::forget::Forgotten;
+use super::old_epochs::GuardedWrite;
 use crate::Failure;
 use crate::ids::{CouponId, IssuanceId};
 use crate::issuance::{InFlight, Ledger};
@@ -31,7 +31,7 @@ pub(super) struct Survivor {
 
 /// What is in flight for an issuance, and cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Damaged {
+pub(super) struct UnreadableInFlight {
     /// The field of the in-flight hash.
     pub field: Vec<u8>,
     pub value: Vec<u8>,
@@ -39,7 +39,7 @@ pub(super) struct Damaged {
     pub dead: Option<String>,
 }
 
-impl Damaged {
+impl UnreadableInFlight {
     /// `None` if the field is no issuance's: then nobody can ask for it.
     pub(super) fn id(&self) -> Option<IssuanceId> {
         IssuanceId::from_bytes(&self.field)
@@ -65,9 +65,9 @@ impl Damaged {
 
 /// Everything that was found, and what could not be read.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct InFlightSnapshot {
     pub survivors: Vec<Survivor>,
-    pub damaged: Vec<Damaged>,
+    pub damaged: Vec<UnreadableInFlight>,
     /// Keys that are of another type than they should be: nothing in them can be read.
     pub wrong_type: Vec<String>,
     /// When and why dead letters were set aside, by their fields.
@@ -75,9 +75,9 @@ pub(super) struct Found {
 }
 
 /// Fields and values, as Redis has them.
-type RawPairs = Vec<(Vec<u8>, Vec<u8>)>;
+type RawFields = Vec<(Vec<u8>, Vec<u8>)>;
 
-impl Found {
+impl InFlightSnapshot {
     /// Values that cannot be read, of which nobody knows yet: no dead letter names them.
     pub(super) fn unknown_damage(&self) -> usize {
         self.damaged.iter().filter(|damaged| damaged.dead.is_none()).count()
@@ -85,7 +85,7 @@ impl Found {
 }
 
 /// What these epochs have in flight; of one issuance, what the latest has.
-pub(super) async fn read(partition: &Partition, epochs: &[EpochKeys]) -> Result<Found, Failure> {
+pub(super) async fn read(partition: &Partition, epochs: &[EpochKeys]) -> Result<InFlightSnapshot, Failure> {
     let mut survivors = BTreeMap::new();
     let (mut damaged, mut wrong_type) = (HashMap::new(), Vec::new());
     let mut dead: HashMap<Vec<u8>, String> = HashMap::new();
@@ -101,14 +101,14 @@ pub(super) async fn read(partition: &Partition, epochs: &[EpochKeys]) -> Result<
             }
             None => {
                 let dead = dead.get(&id).cloned();
-                damaged.insert(id.clone(), Damaged { field: id, value, dead });
+                damaged.insert(id.clone(), UnreadableInFlight { field: id, value, dead });
             }
         });
         wrong_type.extend(scanned.await?.is_none().then(|| keys.in_flight()));
     }
-    let is_nowhere_else = |one: &Damaged| one.id().is_none_or(|id| !survivors.contains_key(&id));
+    let is_nowhere_else = |one: &UnreadableInFlight| one.id().is_none_or(|id| !survivors.contains_key(&id));
     let damaged = damaged.into_values().filter(is_nowhere_else).collect();
-    Ok(Found { survivors: survivors.into_values().collect(), damaged, wrong_type, dead })
+    Ok(InFlightSnapshot { survivors: survivors.into_values().collect(), damaged, wrong_type, dead })
 }
 
 /// What an epoch has in flight of some coupons. What cannot be read is nobody's.
@@ -173,7 +173,7 @@ async fn scan(
 ) -> Result<Option<()>, Failure> {
     let mut scan = KeyScan::new("HSCAN", key, CHUNK);
     loop {
-        match scan.next::<RawPairs>(partition, "read what is in flight").await {
+        match scan.next::<RawFields>(partition, "read what is in flight").await {
             Ok(Some(page)) => page.into_iter().for_each(|(field, value)| take(field, value)),
             Ok(None) => return Ok(Some(())),
             Err(Failure::Damaged { .. }) => return Ok(None),
@@ -202,7 +202,7 @@ fn parse(id: &[u8], value: &[u8]) -> Option<(IssuanceId, InFlight)> {
     Some((IssuanceId::from_bytes(id)?, InFlight::parse(value)?))
 }
 
-impl Found {
+impl InFlightSnapshot {
     /// Takes from the streams what is in flight and cannot be read, or is gone: an entry holds the same, and is
     /// deleted when its issuance is settled. Returns what was found there.
     pub(super) async fn take_from_streams(
@@ -248,7 +248,7 @@ impl Found {
         let aside: Vec<_> = aside
             .into_iter()
             .filter(|(field, _)| IssuanceId::from_bytes(field).is_some_and(is_new))
-            .map(|(field, value)| Damaged { field, value, dead: None })
+            .map(|(field, value)| UnreadableInFlight { field, value, dead: None })
             .collect();
         self.damaged.extend(aside);
         Ok(Some(key))
@@ -256,7 +256,7 @@ impl Found {
 
     /// Leaves out what the ledger has decided. Returns how much that was.
     pub(super) async fn leave_out_decided(&mut self, ledger: &Ledger) -> Result<usize, Failure> {
-        let damaged = self.damaged.iter().filter_map(Damaged::id);
+        let damaged = self.damaged.iter().filter_map(UnreadableInFlight::id);
         let ids: Vec<_> = self.survivors.iter().map(|survivor| survivor.id).chain(damaged).collect();
         let decided = decided(ledger, &ids).await?;
         self.survivors.retain(|survivor| !decided.contains(&survivor.id));
@@ -273,7 +273,7 @@ impl Found {
         keys: &EpochKeys,
         old: &[EpochKeys],
         taken: &[Survivor],
-    ) -> Result<Forgotten, Failure> {
+    ) -> Result<GuardedWrite, Failure> {
         let aside = |key: &str| format!("{}:{}", keys::damaged(partition.id()), key.replace(':', "-"));
         for key in &self.wrong_type {
             damaged!(key; key, kept_as = aside(key), "a key cannot be read; it is kept aside");
@@ -285,13 +285,13 @@ impl Found {
                 call.key(key.clone()).key(aside(key));
             }
             call.arg(keys.epoch().to_string());
-            if keep_by(partition, &call).await? == Forgotten::Superseded {
-                return Ok(Forgotten::Superseded);
+            if keep_by(partition, &call).await? == GuardedWrite::Superseded {
+                return Ok(GuardedWrite::Superseded);
             }
         }
         let nobodys = self.damaged.iter().filter(|damaged| damaged.id().is_none());
-        let nobodys: RawPairs = nobodys.map(|one| (one.field.clone(), one.value.clone())).collect();
-        let taken: RawPairs = taken
+        let nobodys: RawFields = nobodys.map(|one| (one.field.clone(), one.value.clone())).collect();
+        let taken: RawFields = taken
             .iter()
             .map(|one| (one.id.as_bytes().to_vec(), one.in_flight.to_string().into_bytes()))
             .collect();
@@ -306,19 +306,19 @@ impl Found {
                 for (field, value) in chunk {
                     call.arg(field).arg(value);
                 }
-                if keep_by(partition, &call).await? == Forgotten::Superseded {
-                    return Ok(Forgotten::Superseded);
+                if keep_by(partition, &call).await? == GuardedWrite::Superseded {
+                    return Ok(GuardedWrite::Superseded);
                 }
             }
         }
-        Ok(Forgotten::All)
+        Ok(GuardedWrite::Done)
     }
 }
 
-async fn keep_by(partition: &Partition, call: &Call) -> Result<Forgotten, Failure> {
+async fn keep_by(partition: &Partition, call: &Call) -> Result<GuardedWrite, Failure> {
     Ok(match partition.invoke(&KEEP, "keep what is damaged", call).await?.text()?.as_str() {
-        "kept" => Forgotten::All,
-        _ => Forgotten::Superseded,
+        "kept" => GuardedWrite::Done,
+        _ => GuardedWrite::Superseded,
     })
 }
 

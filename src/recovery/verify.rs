@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::Step;
-use super::progress::Watch;
-use super::retire::members;
+use super::RecoveryStep;
+use super::progress::ProgressCallback;
+use super::retire::loaded_members;
 use super::survivors::{self, Survivor};
 use crate::Failure;
-use crate::coupon::{CouponStore, Terms};
+use crate::coupon::{CouponStore, CouponTerms};
 use crate::ids::{CouponId, IssuanceId};
 use crate::issuance::Ledger;
 use crate::redis::Partition;
@@ -36,7 +36,7 @@ const COUNTED_COUPONS_MAX: usize = 1_000;
 
 /// What the look came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Verified {
+pub(super) enum VerifyOutcome {
     Intact {
         in_flight: usize,
         coupons: usize,
@@ -46,7 +46,7 @@ pub(super) enum Verified {
 }
 
 /// The counts of a loaded coupon.
-struct Held {
+struct CouponCounts {
     id: CouponId,
     total: u64,
     generation: i64,
@@ -64,16 +64,16 @@ pub(super) async fn verify(
     keys: &EpochKeys,
     ledger: &Ledger,
     coupons: &CouponStore,
-    watch: &Watch,
-) -> Result<Verified, Failure> {
-    let damaged = |why: String| Ok(Verified::Damaged(why));
-    let loaded = members(partition, keys).await?;
-    if let Some(strange) = loaded.strange.first() {
-        return damaged(format!("{strange:?} is loaded, and is no coupon's id"));
+    progress: &ProgressCallback,
+) -> Result<VerifyOutcome, Failure> {
+    let damaged = |why: String| Ok(VerifyOutcome::Damaged(why));
+    let loaded = loaded_members(partition, keys).await?;
+    if let Some(invalid) = loaded.invalid.first() {
+        return damaged(format!("{invalid:?} is loaded, and is no coupon's id"));
     }
     let loaded = loaded.coupons;
     let found = survivors::read(partition, std::slice::from_ref(keys)).await?;
-    watch(&Step::Read { in_flight: found.survivors.len() });
+    progress(&RecoveryStep::Read { in_flight: found.survivors.len() });
     if let Some(key) = found.wrong_type.first() {
         return damaged(format!("{key} is no hash"));
     }
@@ -84,20 +84,20 @@ pub(super) async fn verify(
     for survivor in found.survivors.iter().filter(|survivor| survivor.in_flight.serial.is_some()) {
         *with_unit.entry(&survivor.in_flight.coupon).or_default() += 1;
     }
-    let mut helds = Vec::with_capacity(loaded.len());
+    let mut counts = Vec::with_capacity(loaded.len());
     for batch in loaded.chunks(BATCH) {
         let records = coupons.all_terms(batch).await?;
-        for (coupon, held) in batch.iter().zip(read_held(partition, keys, batch).await?) {
+        for (coupon, held) in batch.iter().zip(read_counts(partition, keys, batch).await?) {
             let Some(held) = held else { return damaged(format!("coupon {coupon} is not complete")) };
             let record = match records.get(coupon) {
                 Some(Ok(record)) => record,
                 Some(Err(failure)) => return damaged(failure.chain()),
                 None => return damaged(format!("coupon {coupon} has no record")),
             };
-            if let Some(why) = differs(&held, record, with_unit.get(coupon).copied().unwrap_or(0)) {
+            if let Some(why) = contradiction(&held, record, with_unit.get(coupon).copied().unwrap_or(0)) {
                 return damaged(why);
             }
-            helds.push(held);
+            counts.push(held);
         }
     }
 
@@ -107,24 +107,24 @@ pub(super) async fn verify(
             tokio::time::sleep(AGAIN_AFTER).await;
         }
         let before = survivors::issued(ledger, &ids).await?;
-        let in_ledger = count(ledger, &helds, watch).await?;
+        let in_ledger = count_issued(ledger, &counts, progress).await?;
         // What is issued stays so.
         let rest: Vec<_> = ids.iter().copied().filter(|id| !before.contains(id)).collect();
         if !survivors::issued(ledger, &rest).await?.is_empty() {
             continue;
         }
         let issued_in_flight = by_coupon(&found.survivors, &before);
-        for held in &helds {
-            let known = held.settled + issued_in_flight.get(&held.id).copied().unwrap_or(0);
+        for held in &counts {
+            let fields = held.settled + issued_in_flight.get(&held.id).copied().unwrap_or(0);
             let in_ledger = in_ledger.get(&held.id).copied().unwrap_or(0);
-            if known != in_ledger {
+            if fields != in_ledger {
                 return damaged(format!(
-                    "coupon {}: Redis knows of {known} issued units, the ledger of {in_ledger}",
+                    "coupon {}: Redis knows of {fields} issued units, the ledger of {in_ledger}",
                     held.id
                 ));
             }
         }
-        return Ok(Verified::Intact { in_flight: found.survivors.len(), coupons: loaded.len() });
+        return Ok(VerifyOutcome::Intact { in_flight: found.survivors.len(), coupons: loaded.len() });
     }
     damaged("the ledger went on changing".into())
 }
@@ -139,10 +139,14 @@ fn by_coupon<'a>(survivors: &'a [Survivor], which: &HashSet<IssuanceId>) -> Hash
 }
 
 /// How many units of each coupon the ledger has issued. Small coupons are counted together.
-async fn count(ledger: &Ledger, helds: &[Held], watch: &Watch) -> Result<HashMap<CouponId, u64>, Failure> {
-    let of = helds.len();
+async fn count_issued(
+    ledger: &Ledger,
+    counts: &[CouponCounts],
+    progress: &ProgressCallback,
+) -> Result<HashMap<CouponId, u64>, Failure> {
+    let of = counts.len();
     let mut groups: Vec<(Vec<CouponId>, u64)> = Vec::new();
-    for held in helds {
+    for held in counts {
         match groups.last_mut() {
             Some((group, units))
                 if group.len() < COUNTED_COUPONS_MAX && *units + held.settled <= COUNTED_UNITS_MAX =>
@@ -160,18 +164,18 @@ async fn count(ledger: &Ledger, helds: &[Held], watch: &Watch) -> Result<HashMap
         let last = group.keys().next().cloned();
         counts.extend(group);
         if let Some(coupon) = last {
-            watch(&Step::Compared { coupon, number: counts.len(), of });
+            progress(&RecoveryStep::Compared { coupon, number: counts.len(), of });
         }
     }
     Ok(counts)
 }
 
 /// What Redis holds of some coupons; `None` for one of which something is missing or cannot be read.
-async fn read_held(
+async fn read_counts(
     partition: &Partition,
     keys: &EpochKeys,
     coupons: &[CouponId],
-) -> Result<Vec<Option<Held>>, Failure> {
+) -> Result<Vec<Option<CouponCounts>>, Failure> {
     let mut pipeline = pipe();
     for coupon in coupons {
         pipeline.cmd("HMGET").arg(keys.coupon(coupon)).arg(&["total", "generation", "next", "settled"]);
@@ -183,7 +187,7 @@ async fn read_held(
     let read = |(coupon, [held, free, holders]): (&CouponId, &[Value; 3])| {
         let held: Vec<Option<u64>> = from_redis_value(held.clone()).ok()?;
         let [Some(total), Some(generation), Some(next), Some(settled)] = held[..] else { return None };
-        Some(Held {
+        Some(CouponCounts {
             id: coupon.clone(),
             total,
             generation: i64::try_from(generation).unwrap_or(i64::MAX),
@@ -197,7 +201,7 @@ async fn read_held(
 }
 
 /// How what Redis holds of a coupon contradicts its record, or itself.
-fn differs(held: &Held, record: &Terms, in_flight: u64) -> Option<String> {
+fn contradiction(held: &CouponCounts, record: &CouponTerms, in_flight: u64) -> Option<String> {
     let id = &record.id;
     if (held.total, held.generation) != (record.total.into(), record.generation) {
         return Some(format!(

@@ -9,7 +9,9 @@ mod reference;
 mod store;
 
 pub use reference::Reference;
-pub use store::{Changed, HeldPlace, Holding, NAMELESS_MAX, RedemptionStore, UNITS_PAGE, queries};
+pub use store::{
+    HeldCoupon, HeldCursor, NAMELESS_MAX, RedemptionChangeOutcome, RedemptionStore, UNITS_PAGE, queries,
+};
 
 use jiff::Timestamp;
 
@@ -19,16 +21,16 @@ pub const USES_MAX: usize = 50;
 /// What became of a held coupon since its issue.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Redemption {
-    pub state: State,
+    pub state: RedemptionState,
     /// Counts the changes; 0 before the first.
     pub version: i64,
     /// All changes, the oldest first.
-    pub history: Vec<Event>,
+    pub history: Vec<RedemptionEvent>,
 }
 
 /// Whether a held coupon is used. That it has expired is no state: the clock says so.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum State {
+pub enum RedemptionState {
     #[default]
     Active,
     Used {
@@ -41,8 +43,8 @@ pub enum State {
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    pub what: What,
+pub struct RedemptionEvent {
+    pub what: RedemptionEventKind,
     /// By MongoDB's clock.
     pub at: Timestamp,
     /// What it was used for; `None` where it was revoked, or its user deleted since.
@@ -53,26 +55,26 @@ pub struct Event {
 
 /// What was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum What {
+pub enum RedemptionEventKind {
     Used,
     Restored,
     Revoked,
 }
 
-impl What {
+impl RedemptionEventKind {
     /// The name on the wire and in the ledger.
     pub fn as_str(self) -> &'static str {
         match self {
-            What::Used => "used",
-            What::Restored => "restored",
-            What::Revoked => "revoked",
+            RedemptionEventKind::Used => "used",
+            RedemptionEventKind::Restored => "restored",
+            RedemptionEventKind::Revoked => "revoked",
         }
     }
 }
 
 /// What is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
+pub enum RedemptionChange {
     Use {
         reference: Reference,
     },
@@ -83,30 +85,30 @@ pub enum Change {
     Revoke,
 }
 
-impl Change {
+impl RedemptionChange {
     /// What is noted once it is made.
-    pub fn what(&self) -> What {
+    pub fn event_kind(&self) -> RedemptionEventKind {
         match self {
-            Change::Use { .. } => What::Used,
-            Change::Restore { .. } => What::Restored,
-            Change::Revoke => What::Revoked,
+            RedemptionChange::Use { .. } => RedemptionEventKind::Used,
+            RedemptionChange::Restore { .. } => RedemptionEventKind::Restored,
+            RedemptionChange::Revoke => RedemptionEventKind::Revoked,
         }
     }
 }
 
 /// What a change comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RedemptionVerdict {
     /// It is to be made.
     Make,
     /// It was made before: the same request again.
     Made,
-    Refused(Refusal),
+    Refused(RedemptionRefusal),
 }
 
 /// Why a change is not made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
+pub enum RedemptionRefusal {
     /// Something else used it.
     Used {
         at: Timestamp,
@@ -132,53 +134,64 @@ impl Redemption {
     ///
     /// A use that stands is recognised by its reference before anything else is asked, so that who lost
     /// the answer gets it, whatever the time. Undoing and revoking need no validity.
-    pub fn judge(&self, change: &Change, end: Option<Timestamp>, now: Timestamp) -> Verdict {
+    pub fn judge(
+        &self,
+        change: &RedemptionChange,
+        end: Option<Timestamp>,
+        now: Timestamp,
+    ) -> RedemptionVerdict {
         match change {
-            Change::Use { reference } => self.judge_use(reference, end, now),
-            Change::Restore { reference } => self.judge_restore(reference.as_ref()),
-            Change::Revoke => match self.state {
-                State::Revoked => Verdict::Made,
-                State::Active | State::Used { .. } => Verdict::Make,
+            RedemptionChange::Use { reference } => self.judge_use(reference, end, now),
+            RedemptionChange::Restore { reference } => self.judge_restore(reference.as_ref()),
+            RedemptionChange::Revoke => match self.state {
+                RedemptionState::Revoked => RedemptionVerdict::Made,
+                RedemptionState::Active | RedemptionState::Used { .. } => RedemptionVerdict::Make,
             },
         }
     }
 
-    fn judge_use(&self, reference: &Reference, end: Option<Timestamp>, now: Timestamp) -> Verdict {
-        Verdict::Refused(match &self.state {
-            State::Revoked => Refusal::Revoked,
-            State::Used { reference: Some(used), .. } if used == reference => return Verdict::Made,
-            _ if self.has(What::Used, reference) => Refusal::Spent,
-            State::Used { at, reference } => Refusal::Used { at: *at, reference: reference.clone() },
-            State::Active => match end {
-                Some(end) if now >= end => Refusal::Expired { end },
-                _ if self.uses() >= USES_MAX => Refusal::UsedUp,
-                _ => return Verdict::Make,
+    fn judge_use(&self, reference: &Reference, end: Option<Timestamp>, now: Timestamp) -> RedemptionVerdict {
+        RedemptionVerdict::Refused(match &self.state {
+            RedemptionState::Revoked => RedemptionRefusal::Revoked,
+            RedemptionState::Used { reference: Some(used), .. } if used == reference => {
+                return RedemptionVerdict::Made;
+            }
+            _ if self.has(RedemptionEventKind::Used, reference) => RedemptionRefusal::Spent,
+            RedemptionState::Used { at, reference } => {
+                RedemptionRefusal::Used { at: *at, reference: reference.clone() }
+            }
+            RedemptionState::Active => match end {
+                Some(end) if now >= end => RedemptionRefusal::Expired { end },
+                _ if self.uses() >= USES_MAX => RedemptionRefusal::UsedUp,
+                _ => return RedemptionVerdict::Make,
             },
         })
     }
 
-    fn judge_restore(&self, wanted: Option<&Reference>) -> Verdict {
-        if let State::Revoked = self.state {
-            return Verdict::Refused(Refusal::Revoked);
+    fn judge_restore(&self, wanted: Option<&Reference>) -> RedemptionVerdict {
+        if let RedemptionState::Revoked = self.state {
+            return RedemptionVerdict::Refused(RedemptionRefusal::Revoked);
         }
-        if wanted.is_some_and(|wanted| self.has(What::Restored, wanted)) {
-            return Verdict::Made;
+        if wanted.is_some_and(|wanted| self.has(RedemptionEventKind::Restored, wanted)) {
+            return RedemptionVerdict::Made;
         }
         match &self.state {
-            State::Used { reference, .. } if wanted.is_none() || wanted == reference.as_ref() => {
-                Verdict::Make
+            RedemptionState::Used { reference, .. } if wanted.is_none() || wanted == reference.as_ref() => {
+                RedemptionVerdict::Make
             }
-            State::Used { .. } => Verdict::Refused(Refusal::UsedForAnother),
-            State::Active | State::Revoked => Verdict::Refused(Refusal::NotUsed),
+            RedemptionState::Used { .. } => RedemptionVerdict::Refused(RedemptionRefusal::UsedForAnother),
+            RedemptionState::Active | RedemptionState::Revoked => {
+                RedemptionVerdict::Refused(RedemptionRefusal::NotUsed)
+            }
         }
     }
 
-    fn has(&self, what: What, reference: &Reference) -> bool {
+    fn has(&self, what: RedemptionEventKind, reference: &Reference) -> bool {
         self.history.iter().any(|event| event.what == what && event.reference.as_ref() == Some(reference))
     }
 
     fn uses(&self) -> usize {
-        self.history.iter().filter(|event| event.what == What::Used).count()
+        self.history.iter().filter(|event| event.what == RedemptionEventKind::Used).count()
     }
 }
 

@@ -16,7 +16,7 @@ use mongodb::options::{FindOptions, ReadConcern, ReturnDocument};
 use tokio::sync::Semaphore;
 
 use super::record::{ACTIVE, FIELD, REVOKED, USED, redemption};
-use super::{Change, Redemption, Refusal, Verdict};
+use super::{Redemption, RedemptionChange, RedemptionRefusal, RedemptionVerdict};
 use crate::failure::Unreadable;
 use crate::ids::{CouponId, IssuanceId, UserId};
 use crate::issuance::ledger::COLLECTION;
@@ -42,11 +42,11 @@ pub const UNITS_PAGE: usize = 1_000;
 pub const NAMELESS_MAX: usize = 10_000;
 
 /// A place in the list of what a user holds: a unit's time of issue and id.
-pub type HeldPlace = (Timestamp, IssuanceId);
+pub type HeldCursor = (Timestamp, IssuanceId);
 
 /// A coupon that a user holds, as it is at a moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holding {
+pub struct HeldCoupon {
     /// Its issue. Never a rejection.
     pub decision: Decision,
     pub redemption: Redemption,
@@ -56,11 +56,11 @@ pub struct Holding {
 
 /// What became of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Changed {
-    Now(Holding),
+pub enum RedemptionChangeOutcome {
+    Now(HeldCoupon),
     /// It was made before; nothing was changed.
-    Before(Holding),
-    Refused(Holding, Refusal),
+    Before(HeldCoupon),
+    Refused(HeldCoupon, RedemptionRefusal),
     /// This user holds no such coupon (any more).
     NotFound,
 }
@@ -84,7 +84,7 @@ impl RedemptionStore {
     }
 
     /// A coupon that a user holds.
-    pub async fn get(&self, user: &UserId, id: IssuanceId) -> Result<Option<Holding>, Failure> {
+    pub async fn get(&self, user: &UserId, id: IssuanceId) -> Result<Option<HeldCoupon>, Failure> {
         let _turn = self.turn("read the user coupon").await?;
         self.read(user, id).await
     }
@@ -93,9 +93,9 @@ impl RedemptionStore {
     pub async fn held_by(
         &self,
         user: &UserId,
-        after: Option<HeldPlace>,
+        after: Option<HeldCursor>,
         limit: usize,
-    ) -> Result<ListPage<Result<Holding, Unreadable>, HeldPlace>, Failure> {
+    ) -> Result<ListPage<Result<HeldCoupon, Unreadable>, HeldCursor>, Failure> {
         let (filter, order) = (ledger::queries::issued_to(user, after), ledger::queries::newest_first());
         let found = self.find("list what the user holds", filter, order, limit).await?;
         let last = found.iter().rev().find_map(|document| place(document));
@@ -112,7 +112,7 @@ impl RedemptionStore {
         &self,
         coupon: &CouponId,
         after: u32,
-    ) -> Result<Vec<Result<Holding, Unreadable>>, Failure> {
+    ) -> Result<Vec<Result<HeldCoupon, Unreadable>>, Failure> {
         let (filter, order) = (ledger::queries::units_after(coupon, after), ledger::queries::by_serial());
         let found = self.find("export a coupon's units", filter, order, UNITS_PAGE).await?;
         Ok(found.iter().map(|document| holding(document)).collect())
@@ -142,26 +142,28 @@ impl RedemptionStore {
     /// whether it was made; the same change again finds out.
     pub async fn change(
         &self,
-        held: Holding,
-        change: &Change,
+        held: HeldCoupon,
+        change: &RedemptionChange,
         end: Option<Timestamp>,
         by: &str,
-    ) -> Result<Changed, Failure> {
+    ) -> Result<RedemptionChangeOutcome, Failure> {
         let _turn = self.turn("change the user coupon").await?;
         let (user, id) = (held.decision.user.clone(), held.decision.id);
         let mut held = held;
         for _ in 0..ATTEMPTS_MAX {
             match held.redemption.judge(change, end, held.now) {
-                Verdict::Made => return Ok(Changed::Before(held)),
-                Verdict::Refused(refusal) => return Ok(Changed::Refused(held, refusal)),
-                Verdict::Make => {}
+                RedemptionVerdict::Made => return Ok(RedemptionChangeOutcome::Before(held)),
+                RedemptionVerdict::Refused(refusal) => {
+                    return Ok(RedemptionChangeOutcome::Refused(held, refusal));
+                }
+                RedemptionVerdict::Make => {}
             }
             if let Some(changed) = self.compare_and_set(&held, change, end, by).await? {
-                return Ok(Changed::Now(changed));
+                return Ok(RedemptionChangeOutcome::Now(changed));
             }
             match self.read(&user, id).await? {
                 Some(now) => held = now,
-                None => return Ok(Changed::NotFound),
+                None => return Ok(RedemptionChangeOutcome::NotFound),
             }
         }
         Err(Failure::Overloaded { operation: "change the user coupon" })
@@ -170,12 +172,12 @@ impl RedemptionStore {
     /// `None` if the record is not as it was read, or not valid any more.
     async fn compare_and_set(
         &self,
-        held: &Holding,
-        change: &Change,
+        held: &HeldCoupon,
+        change: &RedemptionChange,
         end: Option<Timestamp>,
         by: &str,
-    ) -> Result<Option<Holding>, Failure> {
-        let end = end.filter(|_| matches!(change, Change::Use { .. }));
+    ) -> Result<Option<HeldCoupon>, Failure> {
+        let end = end.filter(|_| matches!(change, RedemptionChange::Use { .. }));
         let filter = queries::unchanged(&held.decision, held.redemption.version, end);
         let update = update(change, held, by);
         let records = self.records.clone();
@@ -189,7 +191,7 @@ impl RedemptionStore {
         Ok(changed.await?.map(|document| holding(&document)).transpose()?)
     }
 
-    async fn read(&self, user: &UserId, id: IssuanceId) -> Result<Option<Holding>, Failure> {
+    async fn read(&self, user: &UserId, id: IssuanceId) -> Result<Option<HeldCoupon>, Failure> {
         let (records, filter) = (self.records.clone(), queries::issued(id));
         let found = mongo::run("read the user coupon", async move {
             match records.find_one(filter.clone()).projection(fields()).await? {
@@ -228,7 +230,7 @@ fn fields() -> Document {
 
 /// The place of a record in the list of what its user holds; of one whose id is none, a place after it, among
 /// those of the same moment. `None` if it does not say when it was issued.
-fn place(document: &RawDocument) -> Option<HeldPlace> {
+fn place(document: &RawDocument) -> Option<HeldCursor> {
     let decided_at = from_bson_time(document.get_datetime("decidedAt").ok()?);
     let id = match document.get("_id").ok().flatten()? {
         RawBsonRef::Binary(id) => IssuanceId::from_bytes(id.bytes),
@@ -242,7 +244,7 @@ fn place(document: &RawDocument) -> Option<HeldPlace> {
     Some((decided_at, id.unwrap_or(IssuanceId::FIRST)))
 }
 
-fn holding(document: &RawDocument) -> Result<Holding, Unreadable> {
+fn holding(document: &RawDocument) -> Result<HeldCoupon, Unreadable> {
     let wrong = |why: String| Unreadable::of(document, true, why);
     let now = document.get_datetime("now").map_err(|error| wrong(error.to_string()))?;
     let redemption = match document.get(FIELD).map_err(|error| wrong(error.to_string()))? {
@@ -250,28 +252,28 @@ fn holding(document: &RawDocument) -> Result<Holding, Unreadable> {
         Some(RawBsonRef::Document(inner)) => redemption(inner).map_err(wrong)?,
         Some(other) => return Err(wrong(format!("its redemption is {other:?}"))),
     };
-    Ok(Holding { decision: ledger::decision_of(document)?, redemption, now: from_bson_time(now) })
+    Ok(HeldCoupon { decision: ledger::decision_of(document)?, redemption, now: from_bson_time(now) })
 }
 
 /// What a change writes. What callers name is only ever a literal in it.
-fn update(change: &Change, held: &Holding, by: &str) -> Vec<Document> {
+fn update(change: &RedemptionChange, held: &HeldCoupon, by: &str) -> Vec<Document> {
     let by: String = by.chars().take(BY_MAX).collect();
     let gone = "$$REMOVE";
     let literal = |text: &str| doc! {"$literal": text};
-    let mut event = doc! {"what": change.what().as_str(), "at": "$$NOW", "by": literal(&by)};
+    let mut event = doc! {"what": change.event_kind().as_str(), "at": "$$NOW", "by": literal(&by)};
     let (status, used_at, reference) = match change {
-        Change::Use { reference } => {
+        RedemptionChange::Use { reference } => {
             event.insert("reference", literal(reference.as_str()));
             (USED, "$$NOW", literal(reference.as_str()).into())
         }
-        Change::Restore { .. } => {
+        RedemptionChange::Restore { .. } => {
             // The reference of the use that is undone.
-            if let super::State::Used { reference: Some(reference), .. } = &held.redemption.state {
+            if let super::RedemptionState::Used { reference: Some(reference), .. } = &held.redemption.state {
                 event.insert("reference", literal(reference.as_str()));
             }
             (ACTIVE, gone, bson::Bson::from(gone))
         }
-        Change::Revoke => (REVOKED, gone, gone.into()),
+        RedemptionChange::Revoke => (REVOKED, gone, gone.into()),
     };
     let history = doc! {"$concatArrays": [{"$ifNull": [format!("${FIELD}.history"), []]}, [event]]};
     vec![doc! {"$set": {FIELD: {

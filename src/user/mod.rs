@@ -3,16 +3,16 @@
 //! A user who is deleted is marked first ([`UserStore::mark_deleted`]); what becomes of their records is
 //! the matter of [`crate::privacy`]. Until that is done the id is taken, and nobody's.
 
-mod deletions;
-mod registered;
+mod pending_deletions;
+mod prefetch;
+mod registered_users;
 mod secret;
 mod store;
-mod warm;
 
-pub use deletions::Deletions;
-pub use registered::RegisteredUsers;
+pub use pending_deletions::PendingDeletions;
+pub use registered_users::RegisteredUsers;
 pub use secret::IdSecret;
-pub use store::{DELETIONS_MAX, First, Known, Marked, UserStore, queries};
+pub use store::{DELETIONS_MAX, FirstInsertOutcome, MarkDeletedOutcome, RegisteredUser, UserStore, queries};
 
 use jiff::Timestamp;
 

@@ -22,7 +22,7 @@ pub const DELETIONS_MAX: u32 = 10_000;
 
 /// What became of a user who was to be deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Marked {
+pub enum MarkDeletedOutcome {
     /// They are being deleted, from now on or since before.
     As(Deletion),
     Unknown,
@@ -32,7 +32,7 @@ pub enum Marked {
 
 /// What became of the first of the users who are registered together under a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum First {
+pub enum FirstInsertOutcome {
     New,
     /// Registered before, under the same key for as many.
     Before,
@@ -42,7 +42,7 @@ pub enum First {
 
 /// A user who is registered, as far as requests need to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
+pub struct RegisteredUser {
     pub id: UserId,
     /// What their keyed issuances are named with; `None` for one who was registered before there was any.
     /// It never changes.
@@ -53,7 +53,7 @@ pub struct Known {
 #[derive(Clone)]
 pub struct UserStore {
     database: Database,
-    users: Collection<Record>,
+    users: Collection<UserRecord>,
     /// Whether those who are registered get an [`IdSecret`].
     gives_secrets: bool,
 }
@@ -65,7 +65,7 @@ const TOGETHER: &str = "together";
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Record {
+struct UserRecord {
     #[serde(rename = "_id")]
     id: String,
     name: String,
@@ -89,7 +89,7 @@ impl UserStore {
     /// Registers users. Returns, in order, whether each was new.
     pub async fn insert(&self, users: &[User]) -> Result<Vec<bool>, Failure> {
         let secret = || self.gives_secrets.then(|| IdSecret::generate().to_bson());
-        let records: Vec<Record> = users.iter().map(|user| Record::new(user, secret())).collect();
+        let records: Vec<UserRecord> = users.iter().map(|user| UserRecord::new(user, secret())).collect();
         let (collection, count) = (self.users.clone(), records.len());
         let inserted = mongo::run("register the users", async move {
             let mut new = vec![true; count];
@@ -115,11 +115,11 @@ impl UserStore {
 
     /// Registers the first of `count` users who are registered together under a key, before all others. Whoever
     /// comes with the key again is told by this user's record whether it was for as many.
-    pub async fn insert_first(&self, user: &User, count: usize) -> Result<First, Failure> {
+    pub async fn insert_first(&self, user: &User, count: usize) -> Result<FirstInsertOutcome, Failure> {
         let secret = self.gives_secrets.then(|| IdSecret::generate().to_bson());
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         let filter = doc! {"_id": user.id.as_str()};
-        let record = mongodb::bson::serialize_to_document(&Record::new(user, secret));
+        let record = mongodb::bson::serialize_to_document(&UserRecord::new(user, secret));
         let mut record = record.map_err(|why| unreadable(&user.id, &why.to_string()))?;
         record.remove("_id");
         record.insert(TOGETHER, count);
@@ -132,10 +132,12 @@ impl UserStore {
             }
         });
         Ok(match before.await? {
-            None => First::New,
+            None => FirstInsertOutcome::New,
             // Versions before this one did not say how many they are.
-            Some(before) if before.get_i64(TOGETHER).is_ok_and(|other| other != count) => First::OfOtherCount,
-            Some(_) => First::Before,
+            Some(before) if before.get_i64(TOGETHER).is_ok_and(|other| other != count) => {
+                FirstInsertOutcome::OfOtherCount
+            }
+            Some(_) => FirstInsertOutcome::Before,
         })
     }
 
@@ -150,7 +152,7 @@ impl UserStore {
     pub async fn registered(
         &self,
         ids: &[UserId],
-    ) -> Result<HashMap<UserId, Result<Known, Failure>>, Failure> {
+    ) -> Result<HashMap<UserId, Result<RegisteredUser, Failure>>, Failure> {
         let wanted: Vec<&str> = ids.iter().map(UserId::as_str).collect();
         let filter = doc! {"_id": {"$in": wanted}, "deletedAt": null};
         let wanted = FindOptions::builder().projection(doc! {"_id": 1, SECRET: 1}).build();
@@ -176,7 +178,7 @@ impl UserStore {
         since: Option<Timestamp>,
         after: Option<NewestPlace>,
         limit: usize,
-    ) -> Result<ListPage<Known, NewestPlace>, Failure> {
+    ) -> Result<ListPage<RegisteredUser, NewestPlace>, Failure> {
         let mut filter = queries::not_deleted();
         match (&after, since) {
             (Some((created_at, id)), _) => {
@@ -205,7 +207,7 @@ impl UserStore {
         user: &UserId,
         delay: Duration,
         unregistered: bool,
-    ) -> Result<Marked, Failure> {
+    ) -> Result<MarkDeletedOutcome, Failure> {
         let id = user.as_str().to_owned();
         let delay_ms = i64::try_from(delay.as_millis()).unwrap_or(i64::MAX);
         let pseudonym = UserId::pseudonym();
@@ -240,9 +242,9 @@ impl UserStore {
             }
         });
         match marked.await? {
-            None => Ok(Marked::TooMany),
-            Some(None) => Ok(Marked::Unknown),
-            Some(Some(document)) => deletion(&document).map(Marked::As),
+            None => Ok(MarkDeletedOutcome::TooMany),
+            Some(None) => Ok(MarkDeletedOutcome::Unknown),
+            Some(Some(document)) => deletion(&document).map(MarkDeletedOutcome::As),
         }
     }
 
@@ -282,10 +284,10 @@ impl UserStore {
     }
 }
 
-impl Record {
+impl UserRecord {
     fn new(user: &User, id_secret: Option<Binary>) -> Self {
         let created_at = to_bson_time(user.created_at);
-        Record { id: user.id.to_string(), name: user.name.clone(), created_at, id_secret }
+        UserRecord { id: user.id.to_string(), name: user.name.clone(), created_at, id_secret }
     }
 }
 
@@ -293,7 +295,7 @@ impl TryFrom<Document> for User {
     type Error = String;
 
     fn try_from(record: Document) -> Result<Self, String> {
-        let record: Record =
+        let record: UserRecord =
             mongodb::bson::deserialize_from_document(record).map_err(|error| error.to_string())?;
         let created_at = from_bson_time(record.created_at);
         Ok(User { id: record.id.parse()?, name: record.name, created_at })
@@ -301,10 +303,10 @@ impl TryFrom<Document> for User {
 }
 
 /// What requests need to know of a user, out of their document: the id, and the rest if it can be read.
-fn known(user: &Document) -> Option<(UserId, Result<Known, Failure>)> {
+fn known(user: &Document) -> Option<(UserId, Result<RegisteredUser, Failure>)> {
     let id: UserId = user.get_str("_id").ok()?.parse().ok()?;
     let known = match IdSecret::of(user, SECRET) {
-        Ok(secret) => Ok(Known { id: id.clone(), secret }),
+        Ok(secret) => Ok(RegisteredUser { id: id.clone(), secret }),
         // Without it the same key would get another id than before.
         Err(why) => Err(unreadable(&id, why)),
     };

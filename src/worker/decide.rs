@@ -15,7 +15,7 @@ use futures::future::join_all;
 
 use super::limits::{Known, Limits};
 use crate::Failure;
-use crate::coupon::{CouponStore, Limit};
+use crate::coupon::{CouponLimit, CouponStore};
 use crate::failure::Unreadable;
 use crate::ids::IssuanceId;
 use crate::issuance::ledger::{Inserted, id_of, readable};
@@ -42,7 +42,7 @@ pub struct Decider {
 #[derive(Clone)]
 struct Candidate<'a> {
     entry: &'a Entry,
-    limit: Limit,
+    limit: CouponLimit,
     serial: u32,
     nth: u8,
 }
@@ -279,7 +279,7 @@ impl Decider {
         &self,
         keys: &EpochKeys,
         entry: &'a Entry,
-        limit: Limit,
+        limit: CouponLimit,
     ) -> Result<Step<'a>, Failure> {
         match entry.serial {
             Some(serial) if serial <= limit.total => {
@@ -294,7 +294,7 @@ impl Decider {
         &self,
         keys: &EpochKeys,
         entry: &'a Entry,
-        limit: Limit,
+        limit: CouponLimit,
         old: Option<u32>,
         nth: u8,
     ) -> Result<Step<'a>, Failure> {

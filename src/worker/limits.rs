@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use quick_cache::sync::Cache;
 
 use crate::Failure;
-use crate::coupon::{CouponStore, Limit};
+use crate::coupon::{CouponLimit, CouponStore};
 use crate::ids::CouponId;
 use crate::queue::Entry;
 
@@ -15,7 +15,7 @@ const CACHED: usize = 10_000;
 /// What is known of one coupon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Known {
-    Limit(Limit),
+    Limit(CouponLimit),
     /// It has no record, for certain.
     Missing,
     /// Its record does not say, for this reason.
@@ -26,7 +26,7 @@ pub(super) enum Known {
 /// never too little, and whoever is refused reads it again.
 pub(super) struct Limits {
     store: CouponStore,
-    known: Cache<CouponId, Limit>,
+    known: Cache<CouponId, CouponLimit>,
 }
 
 impl Limits {

@@ -168,7 +168,7 @@ pub async fn run(
         let drained = drained.clone();
         async move { server::serve(listener, router, server::Bounds::default(), &threads, drained).await }
     });
-    let keeping = tokio::spawn(backends.keeper().run(drained.clone()));
+    let keeping = tokio::spawn(backends.recovery_supervisor().run(drained.clone()));
     Worker::new(backends.partition, backends.ledger, backends.coupons, concurrency).run(shutdown).await;
     drained.cancel();
     let _ = tokio::join!(serving, keeping);

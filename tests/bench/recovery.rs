@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use coupon_system::audit::{Auditor, Settling};
+use coupon_system::audit::{Auditor, SettleMode};
 use coupon_system::config::{MongoConfig, RedisConfig};
 use coupon_system::coupon::{Coupon, stock};
 use coupon_system::dev::servers::{MongoOptions, MongoServer, RedisOptions, RedisServer};
@@ -16,7 +16,7 @@ use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::{Decision, Outcome};
 use coupon_system::process;
 use coupon_system::process::Backends;
-use coupon_system::recovery::{Durability, How, Step, Watch};
+use coupon_system::recovery::{Durability, ProgressCallback, RecoveryMode, RecoveryStep};
 use futures::{TryStreamExt, stream};
 use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
@@ -39,7 +39,7 @@ async fn main() -> anyhow::Result<()> {
         &MongoConfig { mongodb_uri: mongodb.url(), mongodb_database: "bench".into() },
     )
     .await?;
-    let keeper = backends.keeper();
+    let keeper = backends.recovery_supervisor();
     keeper.ensure().await?;
     let coupon = coupon(records)?;
     backends.coupons.insert(&coupon).await?;
@@ -48,14 +48,14 @@ async fn main() -> anyhow::Result<()> {
     fill(&backends, &coupon, records).await?;
     println!("{records} records inserted: {:.1} s", started.elapsed().as_secs_f64());
 
-    let watch: Watch = Arc::new(|step: &Step| {
-        if !matches!(step, Step::Loading { .. }) {
+    let watch: ProgressCallback = Arc::new(|step: &RecoveryStep| {
+        if !matches!(step, RecoveryStep::Loading { .. }) {
             println!("  {step:?}");
         }
     });
     let before = peak_megabytes();
     let started = Instant::now();
-    keeper.recover(How::Rebuild, &watch, &CancellationToken::new()).await?;
+    keeper.recover(RecoveryMode::Rebuild, &watch, &CancellationToken::new()).await?;
     println!("rebuild: {:.1} s: nothing is in flight", started.elapsed().as_secs_f64());
     let started = Instant::now();
     backends.loader().load(&coupon.id).await?;
@@ -101,7 +101,7 @@ async fn audit(backends: &Backends, coupon: &Coupon) -> anyhow::Result<()> {
     let bracket = auditor.bracket(&coupon.id).await?;
     println!("bracket: {:.2} s; holds: {:?}", started.elapsed().as_secs_f64(), bracket.map(|b| b.holds()));
     let started = Instant::now();
-    let report = auditor.full(std::slice::from_ref(coupon), Settling::LookOnly, |_| {}).await?;
+    let report = auditor.full(std::slice::from_ref(coupon), SettleMode::ReadOnly, |_| {}).await?;
     println!(
         "full audit: {:.1} s; {} findings; peak memory {} MB",
         started.elapsed().as_secs_f64(),

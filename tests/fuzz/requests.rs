@@ -75,7 +75,7 @@ fn ids(data: &[u8]) {
         assert_eq!(id.to_string().parse(), Ok(id));
         let _ = (id.made_at(), id.partition(), id.is_keyed());
     }
-    let _ = text.parse::<coupon_system::coupon::Duration>();
+    let _ = text.parse::<coupon_system::coupon::ValidityPeriod>();
     for word in text.split('/') {
         if let Ok(id) = word.parse::<CouponId>() {
             // It is put into the names of keys, and between spaces.

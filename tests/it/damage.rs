@@ -8,7 +8,7 @@ use coupon_system::config::Concurrency;
 use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::reserve::{Request, Reserved, reserve};
 use coupon_system::queue::{claim, dead};
-use coupon_system::recovery::{How, Kept, is_certified, unwatched};
+use coupon_system::recovery::{CertifyOutcome, RecoveryMode, ignore_progress, is_certified};
 use coupon_system::service::ServiceStore;
 use coupon_system::{audit, process};
 use futures::future::join_all;
@@ -77,8 +77,11 @@ async fn processes_of_a_database_that_lost_its_redis_to_another_do_not_touch_it_
     ];
     let command = ApiCommand::parse_from(args);
     let new = process::connect_to_any(&command.redis, &command.mongodb).await.expect("they fit");
-    let kept = new.keeper().recover(How::Rebuild, &unwatched(), &CancellationToken::new()).await;
-    assert!(matches!(kept, Ok(Kept::Recovered(_))), "{kept:?}");
+    let kept = new
+        .recovery_supervisor()
+        .recover(RecoveryMode::Rebuild, &ignore_progress(), &CancellationToken::new())
+        .await;
+    assert!(matches!(kept, Ok(CertifyOutcome::Recovered(_))), "{kept:?}");
     let mut record = old.backends.coupons.get(&coupon).await.expect("a look").expect("a record");
     record.created_at = at(0);
     new.coupons.insert(&record).await.expect("made");
@@ -157,9 +160,9 @@ async fn a_rebuild_fits_where_the_data_has_fitted() {
     let system = System::start().await;
     let coupon = system.coupon("c", 100_000, 1).await;
     system.write_issued(&coupon, "u", 1..=40_000).await;
-    let keeper = system.backends.keeper();
+    let keeper = system.backends.recovery_supervisor();
     let stop = CancellationToken::new();
-    keeper.recover(How::Rebuild, &unwatched(), &stop).await.expect("rebuilt once");
+    keeper.recover(RecoveryMode::Rebuild, &ignore_progress(), &stop).await.expect("rebuilt once");
     system.accepted("w", &coupon).await;
     // What was there before is freed in the background.
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -174,8 +177,8 @@ async fn a_rebuild_fits_where_the_data_has_fitted() {
     let _: () = system.command(&["CONFIG", "SET", "maxmemory", &(used + 1_500_000).to_string()]).await;
     system.accepted("x", &coupon).await;
     let done = soon(async || {
-        let kept = keeper.recover(How::Rebuild, &unwatched(), &stop).await;
-        matches!(kept, Ok(Kept::Recovered(_)))
+        let kept = keeper.recover(RecoveryMode::Rebuild, &ignore_progress(), &stop).await;
+        matches!(kept, Ok(CertifyOutcome::Recovered(_)))
     })
     .await;
     assert!(done, "memory that is enough for the data is not enough for a rebuild");
@@ -189,7 +192,8 @@ async fn a_coupon_that_cannot_be_audited_does_not_keep_the_others_from_it() {
     damage_coupon(&system, "a").await;
     late(&system, "b", "u0", 3).await;
     let stop = CancellationToken::new();
-    let watching = tokio::spawn(audit::watch(system.auditor(), Duration::from_millis(300), stop.clone()));
+    let watching =
+        tokio::spawn(audit::keep_auditing(system.auditor(), Duration::from_millis(300), stop.clone()));
     let adopted = soon(async || system.stock(&b).await.issued == 1).await;
     stop.cancel();
     watching.await.expect("it ends");
@@ -224,7 +228,7 @@ async fn a_pause_of_the_service_while_redis_was_away_holds_when_it_is_back() {
     system.redis.kill().await.expect("it is killed");
     services.set_paused(true).await.expect("paused");
     system.redis.restart().await.expect("it is back");
-    let keeper = system.backends.keeper();
+    let keeper = system.backends.recovery_supervisor();
     assert!(soon(async || matches!(keeper.ensure().await, Ok(true))).await);
     let answer = system.reserve("u0", &coupon).await;
     assert!(format!("{answer:?}").contains("Paused"), "{answer:?}");

@@ -13,7 +13,9 @@ use coupon_system::dev::servers::{RedisOptions, RedisServer};
 use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::reserve::Reserved;
 use coupon_system::process;
-use coupon_system::recovery::{How, Kept, Recovered, Step, Watch, unwatched};
+use coupon_system::recovery::{
+    CertifyOutcome, ProgressCallback, RecoveryMode, RecoveryOutcome, RecoveryStep, ignore_progress,
+};
 use coupon_system::redis::keys::certificate;
 use coupon_system::service::ServiceStore;
 use jiff::Timestamp;
@@ -594,21 +596,24 @@ async fn data_that_a_recoverer_found_out_of_date_is_not_certified_by_the_next_on
         &system.database,
     ]);
     let there = process::connect_to_any(&command.redis, &command.mongodb).await.expect("they fit");
-    let opened = there.keeper().recover(How::Rebuild, &unwatched(), &CancellationToken::new()).await;
-    assert!(matches!(opened, Ok(Kept::Recovered(Recovered::Rebuilt { .. }))), "{opened:?}");
+    let opened = there
+        .recovery_supervisor()
+        .recover(RecoveryMode::Rebuild, &ignore_progress(), &CancellationToken::new())
+        .await;
+    assert!(matches!(opened, Ok(CertifyOutcome::Recovered(RecoveryOutcome::Rebuilt { .. }))), "{opened:?}");
     ServiceStore::new(&system.backends.database).set_paused(true).await.expect("it is paused");
 
     let stop = CancellationToken::new();
     let dies = stop.clone();
-    let watch: Watch = Arc::new(move |step| {
-        if matches!(step, Step::Closed) {
+    let watch: ProgressCallback = Arc::new(move |step| {
+        if matches!(step, RecoveryStep::Closed) {
             dies.cancel();
         }
     });
-    let keeper = system.backends.keeper();
+    let keeper = system.backends.recovery_supervisor();
     assert!(keeper.ensure().await.is_err(), "the other was seen to serve a moment ago");
     eventually("the first recoverer has closed it, and died", async || {
-        let _ = keeper.recover(How::VerifyFirst, &watch, &stop).await;
+        let _ = keeper.recover(RecoveryMode::VerifyFirst, &watch, &stop).await;
         stop.is_cancelled().then_some(())
     })
     .await;
@@ -618,18 +623,21 @@ async fn data_that_a_recoverer_found_out_of_date_is_not_certified_by_the_next_on
     assert!(matches!(&held, (state, None, Some(_)) if state == "closed"), "{held:?}");
 
     // The other serves again. By its term alone this one would be the later by now.
-    assert!(there.keeper().ensure().await.expect("it is certified"));
-    let next = system.backends.keeper();
-    let kept = next.recover(How::VerifyFirst, &unwatched(), &CancellationToken::new()).await;
+    assert!(there.recovery_supervisor().ensure().await.expect("it is certified"));
+    let next = system.backends.recovery_supervisor();
+    let kept = next.recover(RecoveryMode::VerifyFirst, &ignore_progress(), &CancellationToken::new()).await;
     assert!(kept.is_err(), "it keeps out: {kept:?}");
     let kept = eventually("the other is silent, and this one takes its place", async || {
-        match next.recover(How::VerifyFirst, &unwatched(), &CancellationToken::new()).await {
-            Ok(Kept::Watching) | Err(_) => None,
+        match next.recover(RecoveryMode::VerifyFirst, &ignore_progress(), &CancellationToken::new()).await {
+            Ok(CertifyOutcome::Watching) | Err(_) => None,
             kept => Some(kept),
         }
     })
     .await;
-    assert!(matches!(kept, Ok(Kept::Recovered(Recovered::Rebuilt { survivors: 1, .. }))), "{kept:?}");
+    assert!(
+        matches!(kept, Ok(CertifyOutcome::Recovered(RecoveryOutcome::Rebuilt { survivors: 1, .. }))),
+        "{kept:?}"
+    );
     assert_eq!(system.command::<Option<String>>(&["HGET", &key, "behind"]).await, None);
     let answer = system.reserve("u1", &coupon).await;
     assert!(matches!(answer, Reserved::Paused), "the pause that it missed holds: {answer:?}");

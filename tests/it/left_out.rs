@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use coupon_system::audit::Kind;
+use coupon_system::audit::FindingKind;
 use coupon_system::config::Concurrency;
 use coupon_system::ids::{CouponId, IssuanceId};
 use coupon_system::issuance::reserve::Reserved;
 use coupon_system::queue::dead;
 use coupon_system::recovery;
-use coupon_system::recovery::{How, Kept, Loaded, Recovered, Step, Watch, unwatched};
+use coupon_system::recovery::{
+    CertifyOutcome, LoadOutcome, ProgressCallback, RecoveryMode, RecoveryOutcome, RecoveryStep,
+    ignore_progress,
+};
 use coupon_system::redis::keys;
 use futures::future::join_all;
 use mongodb::bson::{Bson, DateTime, Document, doc};
@@ -29,11 +32,13 @@ async fn accept(system: &System, coupon: &CouponId, users: std::ops::Range<u32>)
 
 /// Rebuilds, and tells how much is in flight then and how many coupons are loaded.
 async fn rebuild(system: &System) -> (usize, usize) {
-    let keeper = system.backends.keeper();
+    let keeper = system.backends.recovery_supervisor();
     eventually("it is rebuilt", async || {
-        let kept = keeper.recover(How::Rebuild, &unwatched(), &CancellationToken::new()).await;
+        let kept = keeper.recover(RecoveryMode::Rebuild, &ignore_progress(), &CancellationToken::new()).await;
         match kept.expect("it is rebuilt") {
-            Kept::Recovered(Recovered::Rebuilt { survivors, coupons, .. }) => Some((survivors, coupons)),
+            CertifyOutcome::Recovered(RecoveryOutcome::Rebuilt { survivors, coupons, .. }) => {
+                Some((survivors, coupons))
+            }
             // The API has seen that nothing is certified, and has the lease for a moment.
             _ => None,
         }
@@ -55,7 +60,7 @@ async fn set(system: &System, coupon: &CouponId, fields: Document) {
 }
 
 async fn is_loaded(system: &System, coupon: &CouponId) -> bool {
-    recovery::loaded(system.partition(), &system.keys()).await.expect("a look").contains(coupon)
+    recovery::loaded_coupons(system.partition(), &system.keys()).await.expect("a look").contains(coupon)
 }
 
 async fn all_issued(system: &System, ids: &[IssuanceId]) {
@@ -112,7 +117,7 @@ async fn a_coupon_that_is_loaded_while_it_is_settled_counts_each_issuance_once()
     let _worker = system.worker_with(Concurrency { batches: 1, batch_size: 10 });
     let loader = system.backends.loader();
     let loads = join_all((0..5).map(|_| loader.load(&coupon))).await;
-    assert!(loads.iter().all(|load| matches!(load, Ok(Loaded::Now | Loaded::Before))), "{loads:?}");
+    assert!(loads.iter().all(|load| matches!(load, Ok(LoadOutcome::Now | LoadOutcome::Before))), "{loads:?}");
     all_issued(&system, &ids).await;
     let stock = system.settled(&coupon).await;
     assert_eq!((stock.issued, stock.remaining), (IN_FLIGHT, 10));
@@ -156,7 +161,7 @@ async fn the_gauges_show_current_coupons_that_nobody_has_asked_for_since_a_recov
         (stocks.filter(|line| line.ends_with(" 10")).count() == 50).then_some(())
     })
     .await;
-    let loaded = recovery::loaded(system.partition(), &system.keys()).await.expect("a look");
+    let loaded = recovery::loaded_coupons(system.partition(), &system.keys()).await.expect("a look");
     assert_eq!(loaded.len(), 50, "and no more of them are loaded");
 }
 
@@ -168,7 +173,7 @@ async fn a_coupon_whose_key_in_redis_is_gone_is_loaded_with_what_is_in_flight() 
     let keys = system.keys();
     let _: u64 = system.command(&["DEL", &keys.coupon(&coupon), &keys.holders(&coupon)]).await;
     let _: () = system.command(&["SET", &keys.coupon(&coupon), "no hash"]).await;
-    assert_eq!(system.backends.loader().load(&coupon).await.expect("a load"), Loaded::Now);
+    assert_eq!(system.backends.loader().load(&coupon).await.expect("a load"), LoadOutcome::Now);
     let stock = system.stock(&coupon).await;
     assert_eq!((stock.remaining, stock.reserved), (1, 4));
     accept(&system, &coupon, 4..5).await;
@@ -200,10 +205,10 @@ async fn a_backlog_that_fills_redis_is_rebuilt_and_drains() {
 }
 
 /// Stops the recoverer that it watches at the first piece of the queue that was moved.
-fn stops_in_the_move(stop: CancellationToken) -> Watch {
+fn stops_in_the_move(stop: CancellationToken) -> ProgressCallback {
     let seen = AtomicBool::new(false);
-    Arc::new(move |step: &Step| {
-        if matches!(step, Step::Queueing { .. }) && !seen.swap(true, Ordering::Relaxed) {
+    Arc::new(move |step: &RecoveryStep| {
+        if matches!(step, RecoveryStep::Queueing { .. }) && !seen.swap(true, Ordering::Relaxed) {
             stop.cancel();
         }
     })
@@ -221,14 +226,14 @@ async fn a_recoverer_that_dies_in_mid_move_leaves_everything_in_flight_for_the_n
     let database = &system.backends.database;
     for _ in 0..3 {
         let stop = CancellationToken::new();
-        let keeper = coupon_system::recovery::Keeper::new(
+        let keeper = coupon_system::recovery::RecoverySupervisor::new(
             Arc::clone(&system.backends.partition),
             database.clone(),
             system.backends.durability,
             "dies".into(),
         );
         keeper
-            .recover(How::Rebuild, &stops_in_the_move(stop.clone()), &stop)
+            .recover(RecoveryMode::Rebuild, &stops_in_the_move(stop.clone()), &stop)
             .await
             .expect("it is broken off");
         let held: Option<String> =
@@ -282,7 +287,7 @@ async fn ten_thousand_coupons_that_nobody_waits_for_do_not_make_an_outage_longer
     // The others come too, several at a time.
     let loader = system.backends.loader();
     let loads = join_all(all[..1_000].iter().map(|coupon| loader.load(coupon))).await;
-    let now = loads.iter().filter(|load| matches!(load, Ok(Loaded::Now))).count();
+    let now = loads.iter().filter(|load| matches!(load, Ok(LoadOutcome::Now))).count();
     assert_eq!(now, 999);
     let epoch = system.keys().epoch();
     system.redis.kill().await.expect("it is killed");
@@ -356,7 +361,7 @@ async fn a_unit_stays_out_of_stock_for_each_issued_record_that_cannot_be_read() 
     let findings: Vec<_> = report.findings().collect();
     assert_eq!(findings.len(), 4, "{findings:#?}");
     for finding in findings {
-        assert_eq!(finding.kind, Kind::RecordUnreadable, "no unit is leaked, so none is given back");
+        assert_eq!(finding.kind, FindingKind::RecordUnreadable, "no unit is leaked, so none is given back");
         assert_eq!(finding.coupon.as_ref(), Some(&coupon));
         assert_eq!(finding.issuances.len(), 1, "{finding}");
     }
@@ -380,7 +385,7 @@ async fn a_decision_that_this_version_cannot_read_keeps_neither_verification_nor
     assert_eq!(system.keys().epoch(), epoch, "the data is what was left there");
     let report = system.audited().await;
     let named: Vec<_> = report.findings().map(|finding| (finding.kind, finding.issuances.clone())).collect();
-    assert_eq!(named, [(Kind::RecordUnreadable, vec![ids[0]])]);
+    assert_eq!(named, [(FindingKind::RecordUnreadable, vec![ids[0]])]);
     assert_eq!(rebuild(&system).await, (2, 1), "what is decided is not in flight any more");
     recovered(&system).await;
     let stock = system.stock(&coupon).await;
@@ -404,7 +409,10 @@ async fn damage_in_the_queue_is_taken_from_the_stream_or_kept_aside_and_the_rest
     damage.sadd(keys.loaded(), "a b").ignore();
     damage.set(keys::damaged(partition.id()), "no hash").ignore();
     damage.query_async::<()>(&mut partition.connection()).await.expect("it is damaged");
-    assert_eq!(recovery::loaded(partition, &keys).await.expect("a look"), std::slice::from_ref(&coupon));
+    assert_eq!(
+        recovery::loaded_coupons(partition, &keys).await.expect("a look"),
+        std::slice::from_ref(&coupon)
+    );
     system.redis.kill().await.expect("it is killed");
     system.redis.restart().await.expect("it is back");
     recovered(&system).await;

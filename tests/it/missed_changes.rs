@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use coupon_system::coupon::{Change, Restock, Units, steer};
+use coupon_system::coupon::{CouponChange, Restock, RestockAmount, admin_sync};
 use coupon_system::ids::CouponId;
 use coupon_system::service::ServiceStore;
 use mongodb::bson::{DateTime, Document, doc};
@@ -27,7 +27,7 @@ async fn mongodb_now(system: &System) -> DateTime {
 /// Reconciles as an API process that starts now.
 fn reconcile(system: &System) -> CancellationToken {
     let stop = CancellationToken::new();
-    tokio::spawn(steer::reconcile(
+    tokio::spawn(admin_sync::reconcile(
         Arc::clone(&system.backends.partition),
         system.backends.coupons.clone(),
         ServiceStore::new(&system.backends.database),
@@ -52,7 +52,7 @@ async fn of_ten_thousand_changes_that_redis_missed_the_last_one_arrives_too() {
         other
     });
     coupons.insert_many(others.collect::<Vec<_>>()).await.expect("they are written");
-    system.backends.coupons.change(&coupon, &Change::Pause, None).await.expect("it is changed");
+    system.backends.coupons.change(&coupon, &CouponChange::Pause, None).await.expect("it is changed");
     assert_eq!(field(&system, &coupon, "paused").await, "0");
     let stop = reconcile(&system);
     eventually("Redis hears of it", async || (field(&system, &coupon, "paused").await == "1").then_some(()))
@@ -64,9 +64,9 @@ async fn of_ten_thousand_changes_that_redis_missed_the_last_one_arrives_too() {
 async fn a_change_is_stamped_by_the_clock_of_mongodb() {
     let system = System::start().await;
     let coupon = system.coupon("c", 5, 1).await;
-    let renamed = Change::Edit { name: Some("$NOW".into()), starts_at: None, ends_at: None };
-    let restocked = Change::Restock(Restock { units: Units::Add(3), key: None });
-    for change in [Change::Pause, renamed, restocked, Change::Resume, Change::Archive] {
+    let renamed = CouponChange::Edit { name: Some("$NOW".into()), starts_at: None, ends_at: None };
+    let restocked = CouponChange::Restock(Restock { units: RestockAmount::Add(3), key: None });
+    for change in [CouponChange::Pause, renamed, restocked, CouponChange::Resume, CouponChange::Archive] {
         // A process whose clock is slow had written it.
         let long_ago = doc! {"$set": {"changedAt": DateTime::from_millis(0)}};
         records(&system).update_one(doc! {"_id": "c"}, long_ago).await.expect("it is changed");
@@ -76,7 +76,7 @@ async fn a_change_is_stamped_by_the_clock_of_mongodb() {
         let record = records(&system).find_one(doc! {"_id": "c"}).await.expect("a look").expect("a record");
         let changed_at = *record.get_datetime("changedAt").expect("a time");
         assert!((before..=after).contains(&changed_at), "{change:?}: {before} {changed_at} {after}");
-        if matches!(change, Change::Edit { .. }) {
+        if matches!(change, CouponChange::Edit { .. }) {
             assert_eq!(record.get_str("name").expect("a name"), "$NOW");
         }
     }
@@ -91,7 +91,9 @@ async fn what_redis_holds_of_the_same_generation_and_differs_is_brought_up_to_th
     let record = system.backends.coupons.get(&coupon).await.expect("a look").expect("a record");
     let apply = async || {
         let service = services.get().await.expect("the state");
-        steer::apply(system.partition(), service, std::slice::from_ref(&record)).await.expect("an answer")
+        admin_sync::apply(system.partition(), service, std::slice::from_ref(&record))
+            .await
+            .expect("an answer")
     };
     apply().await;
     assert_eq!(apply().await, 0, "nothing differs");
@@ -129,14 +131,14 @@ async fn a_coupon_whose_state_in_redis_cannot_be_read_does_not_keep_changes_from
     .enumerate()
     {
         system.command::<redis::Value>(&words).await;
-        let change = if number % 2 == 0 { Change::Pause } else { Change::Resume };
+        let change = if number % 2 == 0 { CouponChange::Pause } else { CouponChange::Resume };
         let mut changed = Vec::new();
         for coupon in [&bad, &good] {
             system.backends.coupons.change(coupon, &change, None).await.expect("it is changed");
             changed.push(system.backends.coupons.get(coupon).await.expect("a look").expect("a record"));
         }
         let service = services.get().await.expect("the state");
-        steer::apply(system.partition(), service, &changed).await.expect("an answer");
+        admin_sync::apply(system.partition(), service, &changed).await.expect("an answer");
         assert_eq!(field(&system, &good, "paused").await, (1 - number % 2).to_string(), "{words:?}");
     }
 }

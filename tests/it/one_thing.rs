@@ -12,7 +12,7 @@ use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reassign::{Reassigned, reassign};
 use coupon_system::issuance::reserve::{Request, Reserved, TOLD_MAX, reserve};
 use coupon_system::issuance::settle::{Settled, Settlement, settle};
-use coupon_system::limits::{Admission, Kind, Limiter, Rate};
+use coupon_system::limits::{Admission, LimitScope, Limiter, Rate};
 use coupon_system::queue::{DEAD_LETTER_CONSUMER, dead, figures, restore};
 use coupon_system::redis::keys::GROUP;
 use coupon_system::{Failure, recovery};
@@ -256,7 +256,7 @@ async fn a_damaged_coupon_keeps_no_other_from_being_retired() {
         assert!(retired.is_empty() || retired == [good.clone()], "{field}: {retired:?}");
         system.command::<()>(&["HSET", &key, field, &was]).await;
     }
-    let loaded = recovery::loaded(system.partition(), &system.keys()).await.expect("a look");
+    let loaded = recovery::loaded_coupons(system.partition(), &system.keys()).await.expect("a look");
     assert!(!loaded.contains(&good), "{loaded:?}");
 }
 
@@ -317,10 +317,11 @@ async fn a_bucket_of_later_than_now_fills_from_now_on_and_a_damaged_one_is_full(
     let rate = Rate { per_second: 100.0, burst: 4 };
     let partition = Arc::clone(&system.backends.partition);
     // What a process lets pass without asking is a quarter of it.
-    let limiter = async || Limiter::start(Kind::User, rate, Arc::clone(&partition));
+    let limiter = async || Limiter::start(LimitScope::User, rate, Arc::clone(&partition));
     // Nothing comes back while a slow machine asks.
-    let slow =
-        async || Limiter::start(Kind::User, Rate { per_second: 0.01, burst: 4 }, Arc::clone(&partition));
+    let slow = async || {
+        Limiter::start(LimitScope::User, Rate { per_second: 0.01, burst: 4 }, Arc::clone(&partition))
+    };
     let admitted = async |limiter: &Limiter, count: usize| {
         let mut admitted = 0;
         for _ in 0..count {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use coupon_system::coupon::Change;
+use coupon_system::coupon::CouponChange;
 use coupon_system::ids::CouponId;
 use coupon_system::recovery;
 use futures::future::join_all;
@@ -78,12 +78,14 @@ async fn lists_count_nothing_and_show_what_is_kept() {
     system.accepted("u1", &coupon).await;
     let entries = system.take_entries().await;
     system.decider().process(&system.keys(), &entries).await.expect("it is issued");
-    let over_now = Change::Edit { name: None, starts_at: None, ends_at: Some(at(-1)) };
+    let over_now = CouponChange::Edit { name: None, starts_at: None, ends_at: Some(at(-1)) };
     system.backends.coupons.change(&coupon, &over_now, None).await.expect("it is over");
     let service = coupon_system::service::ServiceStore::new(&system.backends.database);
     let record = system.backends.coupons.get(&coupon).await.expect("a look").expect("a record");
     let state = service.get().await.expect("the state");
-    coupon_system::coupon::steer::apply(system.partition(), state, &[record]).await.expect("Redis has it");
+    coupon_system::coupon::admin_sync::apply(system.partition(), state, &[record])
+        .await
+        .expect("Redis has it");
     let retired = recovery::retire(system.partition(), &system.backends.coupons, Duration::ZERO).await;
     assert_eq!(retired.expect("it is retired"), [coupon]);
     over(&system, "uncounted", 100).await;

@@ -3,7 +3,7 @@
 use coupon_system::Failure;
 use coupon_system::coupon::stock;
 use coupon_system::queue::dead;
-use coupon_system::recovery::{self, Loaded};
+use coupon_system::recovery::{self, LoadOutcome};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -131,7 +131,7 @@ async fn two_keepers_at_once_rebuild_once() {
     system
         .command::<redis::Value>(&["DEL", &coupon_system::redis::keys::certificate(system.partition().id())])
         .await;
-    let (one, two) = (system.backends.keeper(), system.backends.keeper());
+    let (one, two) = (system.backends.recovery_supervisor(), system.backends.recovery_supervisor());
     let (one, two) = tokio::join!(one.ensure(), two.ensure());
     one.expect("no failure");
     two.expect("no failure");
@@ -153,9 +153,9 @@ async fn a_coupon_that_is_loaded_is_not_loaded_over() {
     let system = System::start().await;
     let coupon = system.coupon_record("c", 3, 1, at(-60), at(60)).await;
     let loader = system.backends.loader();
-    assert_eq!(loader.load(&coupon.id).await.expect("a load"), Loaded::Now);
+    assert_eq!(loader.load(&coupon.id).await.expect("a load"), LoadOutcome::Now);
     system.accepted("u0", &coupon.id).await;
-    assert_eq!(loader.load(&coupon.id).await.expect("a load"), Loaded::Before);
+    assert_eq!(loader.load(&coupon.id).await.expect("a load"), LoadOutcome::Before);
     assert_eq!(system.stock(&coupon.id).await.reserved, 1);
 }
 

@@ -212,15 +212,16 @@ async fn the_moment_that_decides_about_validity_is_that_of_the_write() {
     let id = path.rsplit('/').next().expect("an id").parse().expect("an id");
     let held = store.get(&"u0".parse().expect("an id"), id).await.expect("a look").expect("it is held");
     // It was read in time, and its validity has ended since.
-    let early = coupon_system::redemption::Holding { now: at(-100), ..held };
-    let change = coupon_system::redemption::Change::Use { reference: "o1".parse().expect("a reference") };
+    let early = coupon_system::redemption::HeldCoupon { now: at(-100), ..held };
+    let change =
+        coupon_system::redemption::RedemptionChange::Use { reference: "o1".parse().expect("a reference") };
     let changed = store.change(early, &change, Some(at(-50)), "test").await.expect("an answer");
     assert!(
         matches!(
             changed,
-            coupon_system::redemption::Changed::Refused(
+            coupon_system::redemption::RedemptionChangeOutcome::Refused(
                 _,
-                coupon_system::redemption::Refusal::Expired { .. }
+                coupon_system::redemption::RedemptionRefusal::Expired { .. }
             )
         ),
         "{changed:?}"

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use coupon_system::audit::Kind;
-use coupon_system::coupon::{Change, Changed, Restock, Units};
+use coupon_system::audit::FindingKind;
+use coupon_system::coupon::{CouponChange, CouponChangeOutcome, Restock, RestockAmount};
 use coupon_system::ids::CouponId;
 use coupon_system::queue::dead;
 use coupon_system::redis::keys::EpochKeys;
@@ -32,7 +32,7 @@ async fn end(system: &System, coupon: &CouponId) {
 }
 
 async fn is_loaded(system: &System, coupon: &CouponId) -> bool {
-    let loaded = recovery::loaded(system.partition(), &system.keys()).await.expect("a look");
+    let loaded = recovery::loaded_coupons(system.partition(), &system.keys()).await.expect("a look");
     loaded.contains(coupon)
 }
 
@@ -179,9 +179,9 @@ async fn a_retired_coupon_whose_end_is_put_off_can_be_had_again() {
     system.settled(&coupon).await;
     end(&system, &coupon).await;
     assert_eq!(retire(&system).await, std::slice::from_ref(&coupon));
-    let longer = Change::Edit { name: None, starts_at: None, ends_at: Some(at(60)) };
+    let longer = CouponChange::Edit { name: None, starts_at: None, ends_at: Some(at(60)) };
     let changed = system.backends.coupons.change(&coupon, &longer, None).await.expect("it is changed");
-    assert!(matches!(changed, Changed::Now(_)));
+    assert!(matches!(changed, CouponChangeOutcome::Now(_)));
     assert_eq!(system.client.issue("u0", "c", None).await.code(), "already-issued");
     let id = system.client.issue("u1", "c", None).await.id();
     assert_eq!(system.client.decided(&id).await.body["serial"], 2);
@@ -208,9 +208,9 @@ async fn what_was_issued_of_a_retired_coupon_is_kept_with_it_until_its_record_ch
     assert_eq!(retire(&system).await, std::slice::from_ref(&coupon));
     assert_eq!(kept().await, Some(2));
 
-    let restock = Change::Restock(Restock { units: Units::Add(1), key: None });
+    let restock = CouponChange::Restock(Restock { units: RestockAmount::Add(1), key: None });
     let changed = coupons.change(&coupon, &restock, None).await.expect("it is changed");
-    assert!(matches!(changed, Changed::Now(_)));
+    assert!(matches!(changed, CouponChangeOutcome::Now(_)));
     assert_eq!(kept().await, None, "more may be issued of it by now");
 }
 
@@ -239,15 +239,18 @@ async fn a_record_that_is_written_after_the_final_count_was_kept_is_counted_by_t
     assert_eq!(kept(&coupons[1]).await, Some(1));
     let record = system.backends.coupons.get(&coupons[1]).await.expect("a look").expect("a record");
     let found: Vec<_> = system.audited().await.findings().map(|finding| finding.kind).collect();
-    assert_eq!(found, [Kind::FinalCountStale]);
+    assert_eq!(found, [FindingKind::FinalCountStale]);
     let report = system.auditor().repair(&[record], |_| {}).await.expect("an audit");
-    assert_eq!(report.mended.iter().map(|finding| finding.kind).collect::<Vec<_>>(), [Kind::FinalCountStale]);
+    assert_eq!(
+        report.repaired.iter().map(|finding| finding.kind).collect::<Vec<_>>(),
+        [FindingKind::FinalCountStale]
+    );
     assert_eq!(kept(&coupons[1]).await, Some(2));
     system.audited_clean().await;
 
     late(&coupons[0]).await;
     let stop = CancellationToken::new();
-    tokio::spawn(audit::watch(system.auditor(), Duration::from_millis(200), stop.clone()));
+    tokio::spawn(audit::keep_auditing(system.auditor(), Duration::from_millis(200), stop.clone()));
     eventually("it is counted", async || (kept(&coupons[0]).await == Some(2)).then_some(())).await;
     stop.cancel();
     system.audited_clean().await;

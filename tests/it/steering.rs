@@ -152,7 +152,7 @@ async fn a_change_that_did_not_reach_redis_arrives_by_itself() {
     system.users("u", 1).await;
     let coupon: CouponId = system.coupon("c", 5, 1).await;
     // As if the process died between MongoDB and Redis.
-    let change = coupon_system::coupon::Change::Pause;
+    let change = coupon_system::coupon::CouponChange::Pause;
     system.backends.coupons.change(&coupon, &change, None).await.expect("it is changed");
     eventually("Redis hears of it", async || {
         let state: Option<u8> = redis::cmd("HGET")

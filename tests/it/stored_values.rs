@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use coupon_system::audit::{Kind, Settling};
+use coupon_system::audit::{FindingKind, SettleMode};
 use coupon_system::ids::PartitionId;
 use coupon_system::issuance::reserve::Reserved;
 use coupon_system::queue::{Read, Reader, Which, claim, dead};
-use coupon_system::recovery::{Keeper, Loaded};
+use coupon_system::recovery::{LoadOutcome, RecoverySupervisor};
 use coupon_system::redis::Partition;
 use coupon_system::service::ServiceStore;
 use coupon_system::{audit, recovery};
@@ -25,13 +25,13 @@ async fn raw(system: &System, words: &[&[u8]]) {
 }
 
 /// A keeper of a process that has just started, which knows of no opening.
-fn new_keeper(system: &System) -> Keeper {
+fn new_keeper(system: &System) -> RecoverySupervisor {
     let backends = &system.backends;
     let partition = Arc::new(Partition::new(PartitionId::ONE, &system.redis.url()).expect("an address"));
-    Keeper::new(partition, backends.database.clone(), backends.durability, "new".into())
+    RecoverySupervisor::new(partition, backends.database.clone(), backends.durability, "new".into())
 }
 
-async fn kinds(system: &System) -> Vec<Kind> {
+async fn kinds(system: &System) -> Vec<FindingKind> {
     system.audited().await.findings().map(|finding| finding.kind).collect()
 }
 
@@ -56,7 +56,7 @@ async fn a_stream_entry_that_is_no_text_is_left_alone_and_named_and_the_others_a
     assert!(claimed.undecodable[0].why.contains("its fields are"), "{claimed:?}");
     system.worker();
     assert_eq!(system.client.decided(&id.to_string()).await.state(), "issued");
-    assert_eq!(kinds(&system).await, [Kind::EntryUnreadable; 3]);
+    assert_eq!(kinds(&system).await, [FindingKind::EntryUnreadable; 3]);
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn a_dead_letter_that_is_no_text_hides_no_other() {
     let mut wanted: Vec<_> = entries.iter().map(|entry| entry.id.to_string()).collect();
     wanted.sort();
     assert_eq!(ids, wanted.iter().collect::<Vec<_>>(), "{listed:?}");
-    assert_eq!(kinds(&system).await, [Kind::DeadLetterUnreadable]);
+    assert_eq!(kinds(&system).await, [FindingKind::DeadLetterUnreadable]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -127,7 +127,7 @@ async fn a_key_of_the_whole_queue_that_is_of_a_wrong_type_is_recovered() {
         raw(&system, &[b"DEL", name.as_bytes()]).await;
         raw(&system, &[b"RPUSH", name.as_bytes(), b"x"]).await;
         eventually(&format!("{key} is recovered"), async || {
-            system.auditor().full(&[], Settling::LookOnly, |_| {}).await.ok()?;
+            system.auditor().full(&[], SettleMode::ReadOnly, |_| {}).await.ok()?;
             (system.client.issue(&format!("after{number}"), "c", None).await.status == 202).then_some(())
         })
         .await;
@@ -183,7 +183,8 @@ async fn a_count_of_audits_that_is_none_keeps_nothing_from_being_audited() {
     let audited = system.keys().audited();
     raw(&system, &[b"RPUSH", audited.as_bytes(), b"x"]).await;
     let stop = CancellationToken::new();
-    let watching = tokio::spawn(audit::watch(system.auditor(), Duration::from_millis(100), stop.clone()));
+    let watching =
+        tokio::spawn(audit::keep_auditing(system.auditor(), Duration::from_millis(100), stop.clone()));
     eventually("a round has ended", async || {
         let kind: String = system.command(&["TYPE", &audited]).await;
         (kind == "string").then_some(())
@@ -209,7 +210,11 @@ async fn counters_that_cannot_be_read_keep_nothing_from_being_loaded_or_retired_
         // One with something in flight, and one without.
         let keys = system.keys();
         let _: u64 = system.command(&["DEL", &keys.coupon(&waiting), &keys.holders(&waiting)]).await;
-        assert_eq!(system.backends.loader().load(&waiting).await.expect("a load"), Loaded::Now, "{wrong:?}");
+        assert_eq!(
+            system.backends.loader().load(&waiting).await.expect("a load"),
+            LoadOutcome::Now,
+            "{wrong:?}"
+        );
         let over = system.coupon(&format!("over{number}"), 10, 1).await;
         system.command::<()>(&["HSET", &keys.coupon(&over), "ends_at", "1"]).await;
         let retired = recovery::retire(system.partition(), &system.backends.coupons, Duration::ZERO).await;
@@ -219,9 +224,9 @@ async fn counters_that_cannot_be_read_keep_nothing_from_being_loaded_or_retired_
 
         damage().await;
         let found = kinds(&system).await;
-        assert_eq!(found, [Kind::CountersUnreadable], "{wrong:?}");
+        assert_eq!(found, [FindingKind::CountersUnreadable], "{wrong:?}");
         let repaired = system.auditor().repair(&[], |_| {}).await.expect("a repair");
-        assert_eq!(repaired.mended.len(), 1, "{wrong:?}: {repaired:?}");
+        assert_eq!(repaired.repaired.len(), 1, "{wrong:?}: {repaired:?}");
         let counts: (u64, u64) = system.command(&["HMGET", &counters, "accepted", "settled"]).await;
         assert_eq!(counts, (number as u64 + 1, 0), "{wrong:?}: as many as are in flight");
         system.audited_clean().await;
@@ -251,7 +256,7 @@ async fn a_state_of_the_service_that_cannot_be_read_is_named_and_can_be_changed(
     let damages = [doc! {"generation": "three"}, doc! {"generation": -1_i64}, doc! {"paused": "no"}];
     for (number, wrong) in damages.into_iter().enumerate() {
         states.update_one(doc! {}, doc! {"$set": wrong.clone()}).await.expect("it is damaged");
-        assert_eq!(kinds(&system).await, [Kind::ServiceUnreadable], "{wrong}");
+        assert_eq!(kinds(&system).await, [FindingKind::ServiceUnreadable], "{wrong}");
         for paused in [true, false] {
             let path = if paused { "/pause" } else { "/resume" };
             let answer = system.client.send(system.client.request("POST", path)).await;

@@ -1,11 +1,11 @@
 //! An accepted request whose in-flight value is damaged is decided all the same, from its stream entry. Where
 //! that is lost too, it is never answered with 404: it is a dead letter until an operator discards it.
 
-use coupon_system::audit::Kind;
+use coupon_system::audit::FindingKind;
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::issuance::Outcome;
 use coupon_system::queue::{dead, figures};
-use coupon_system::recovery::{How, Kept, Recovered, unwatched};
+use coupon_system::recovery::{CertifyOutcome, RecoveryMode, RecoveryOutcome, ignore_progress};
 use coupon_system::redis::keys::damaged;
 use tokio_util::sync::CancellationToken;
 
@@ -51,10 +51,10 @@ async fn lose_stream(system: &System) {
 }
 
 async fn rebuild(system: &System) {
-    let keeper = system.backends.keeper();
+    let keeper = system.backends.recovery_supervisor();
     eventually("it is rebuilt", async || {
-        let kept = keeper.recover(How::Rebuild, &unwatched(), &CancellationToken::new()).await;
-        matches!(kept, Ok(Kept::Recovered(Recovered::Rebuilt { .. }))).then_some(())
+        let kept = keeper.recover(RecoveryMode::Rebuild, &ignore_progress(), &CancellationToken::new()).await;
+        matches!(kept, Ok(CertifyOutcome::Recovered(RecoveryOutcome::Rebuilt { .. }))).then_some(())
     })
     .await;
     recovered(system).await;
@@ -193,8 +193,9 @@ async fn what_neither_hash_nor_stream_can_tell_is_a_dead_letter_and_never_not_fo
     }
     let report = system.audited().await;
     for id in &ids {
-        let named =
-            report.findings().any(|found| found.kind == Kind::InFlightUnreadable && found.issuances == [*id]);
+        let named = report
+            .findings()
+            .any(|found| found.kind == FindingKind::InFlightUnreadable && found.issuances == [*id]);
         assert!(named, "{id} is not named");
         // There is nothing that a worker could be given.
         assert!(dead::redrive(system.partition(), *id).await.is_err());
@@ -215,13 +216,13 @@ async fn a_recoverer_that_dies_after_the_stream_is_deleted_has_lost_nothing_of_i
     let ids = accept_and_damage(&system, &coupon).await;
     let stop = CancellationToken::new();
     let dies = stop.clone();
-    let watch: coupon_system::recovery::Watch = std::sync::Arc::new(move |step| {
-        if matches!(step, coupon_system::recovery::Step::Sorted { .. }) {
+    let watch: coupon_system::recovery::ProgressCallback = std::sync::Arc::new(move |step| {
+        if matches!(step, coupon_system::recovery::RecoveryStep::Sorted { .. }) {
             dies.cancel();
         }
     });
-    let keeper = system.backends.keeper();
-    keeper.recover(How::Rebuild, &watch, &stop).await.expect("it is broken off");
+    let keeper = system.backends.recovery_supervisor();
+    keeper.recover(RecoveryMode::Rebuild, &watch, &stop).await.expect("it is broken off");
     recovered(&system).await;
     for id in &ids {
         assert_eq!(get(&system, *id).await.state(), "queued");

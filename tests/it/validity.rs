@@ -1,6 +1,6 @@
 //! How long held coupons are valid: never over before they are issued, and counted by the coupon's calendar.
 
-use coupon_system::coupon::{Coupon, Validity, Zone};
+use coupon_system::coupon::{Coupon, CouponTimeZone, Validity};
 use coupon_system::ids::CouponId;
 use jiff::Timestamp;
 use mongodb::bson::{Document, doc};
@@ -128,7 +128,7 @@ async fn a_record_without_a_time_zone_is_of_utc_and_one_in_utc_is_as_an_older_ve
         let read = system.backends.coupons.get(&coupon.id).await.expect("an answer").expect("a coupon");
         assert_eq!(read.time_zone, coupon.time_zone);
     }
-    assert_eq!(plain.time_zone, Zone::UTC);
+    assert_eq!(plain.time_zone, CouponTimeZone::UTC);
 }
 
 #[tokio::test]

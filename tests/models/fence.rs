@@ -3,7 +3,7 @@
 //! one's place, dies, and is followed by the old primary that comes back.
 //!
 //! Each Redis has a certificate; MongoDB remembers the latest opening; a process trusts an opening and has
-//! connections to one Redis; a recoverer takes the steps of `keeper.rs` and `recover.rs`, and may stop at each.
+//! connections to one Redis; a recoverer takes the steps of `supervisor.rs` and `recover.rs`, and may stop at each.
 //! Of time only that is modelled which it stands for: a Redis is silent when no process trusts its latest
 //! opening, and a wait is over when what it is for has happened. What lies in a Redis is a set of ids:
 //! decisions and units are the other model's.

@@ -6,7 +6,7 @@ use jsonwebtoken::Algorithm;
 
 /// The algorithm that tokens are signed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum SignedWith {
+pub enum TokenAlgorithm {
     #[value(name = "HS256")]
     Hs256,
     #[value(name = "HS384")]
@@ -33,46 +33,46 @@ pub enum SignedWith {
     EdDsa,
 }
 
-impl SignedWith {
+impl TokenAlgorithm {
     /// Whether one secret signs and verifies.
     pub fn is_symmetric(self) -> bool {
-        matches!(self, SignedWith::Hs256 | SignedWith::Hs384 | SignedWith::Hs512)
+        matches!(self, TokenAlgorithm::Hs256 | TokenAlgorithm::Hs384 | TokenAlgorithm::Hs512)
     }
 
     /// The name in a token's head, and in a key set.
     pub fn as_str(self) -> &'static str {
         match self {
-            SignedWith::Hs256 => "HS256",
-            SignedWith::Hs384 => "HS384",
-            SignedWith::Hs512 => "HS512",
-            SignedWith::Rs256 => "RS256",
-            SignedWith::Rs384 => "RS384",
-            SignedWith::Rs512 => "RS512",
-            SignedWith::Ps256 => "PS256",
-            SignedWith::Ps384 => "PS384",
-            SignedWith::Ps512 => "PS512",
-            SignedWith::Es256 => "ES256",
-            SignedWith::Es384 => "ES384",
-            SignedWith::EdDsa => "EdDSA",
+            TokenAlgorithm::Hs256 => "HS256",
+            TokenAlgorithm::Hs384 => "HS384",
+            TokenAlgorithm::Hs512 => "HS512",
+            TokenAlgorithm::Rs256 => "RS256",
+            TokenAlgorithm::Rs384 => "RS384",
+            TokenAlgorithm::Rs512 => "RS512",
+            TokenAlgorithm::Ps256 => "PS256",
+            TokenAlgorithm::Ps384 => "PS384",
+            TokenAlgorithm::Ps512 => "PS512",
+            TokenAlgorithm::Es256 => "ES256",
+            TokenAlgorithm::Es384 => "ES384",
+            TokenAlgorithm::EdDsa => "EdDSA",
         }
     }
 }
 
-impl From<SignedWith> for Algorithm {
-    fn from(signed: SignedWith) -> Self {
+impl From<TokenAlgorithm> for Algorithm {
+    fn from(signed: TokenAlgorithm) -> Self {
         match signed {
-            SignedWith::Hs256 => Algorithm::HS256,
-            SignedWith::Hs384 => Algorithm::HS384,
-            SignedWith::Hs512 => Algorithm::HS512,
-            SignedWith::Rs256 => Algorithm::RS256,
-            SignedWith::Rs384 => Algorithm::RS384,
-            SignedWith::Rs512 => Algorithm::RS512,
-            SignedWith::Ps256 => Algorithm::PS256,
-            SignedWith::Ps384 => Algorithm::PS384,
-            SignedWith::Ps512 => Algorithm::PS512,
-            SignedWith::Es256 => Algorithm::ES256,
-            SignedWith::Es384 => Algorithm::ES384,
-            SignedWith::EdDsa => Algorithm::EdDSA,
+            TokenAlgorithm::Hs256 => Algorithm::HS256,
+            TokenAlgorithm::Hs384 => Algorithm::HS384,
+            TokenAlgorithm::Hs512 => Algorithm::HS512,
+            TokenAlgorithm::Rs256 => Algorithm::RS256,
+            TokenAlgorithm::Rs384 => Algorithm::RS384,
+            TokenAlgorithm::Rs512 => Algorithm::RS512,
+            TokenAlgorithm::Ps256 => Algorithm::PS256,
+            TokenAlgorithm::Ps384 => Algorithm::PS384,
+            TokenAlgorithm::Ps512 => Algorithm::PS512,
+            TokenAlgorithm::Es256 => Algorithm::ES256,
+            TokenAlgorithm::Es384 => Algorithm::ES384,
+            TokenAlgorithm::EdDsa => Algorithm::EdDSA,
         }
     }
 }

@@ -8,7 +8,7 @@ use jsonwebtoken::DecodingKey;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::SignedWith;
+use super::TokenAlgorithm;
 
 /// A shorter secret can be guessed from a token.
 const SECRET_BYTES_MIN: usize = 32;
@@ -21,19 +21,19 @@ const NAMED_CHARS_MAX: usize = 100;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(super) enum Keys {
+pub(super) enum VerificationKeys {
     Secret(DecodingKey),
     /// Each with its `kid`, if it has one. Two may have the same, as while an issuer changes keys.
     Set(Vec<(Option<String>, DecodingKey)>),
 }
 
-impl Keys {
+impl VerificationKeys {
     /// Reads a file's content: the keys, and a line for each key that was left out of them. The error says
     /// what is wrong with the whole, and neither says what is in it.
     ///
     /// What is wrong with one key of a set stays with it (RFC 7517, section 5), and a set without any key
     /// that can be used is a set: no token fits it.
-    pub fn parse(content: &[u8], signed_with: SignedWith) -> Result<(Self, Vec<String>), String> {
+    pub fn parse(content: &[u8], signed_with: TokenAlgorithm) -> Result<(Self, Vec<String>), String> {
         if signed_with.is_symmetric() {
             secret(content).map(|keys| (keys, Vec::new()))
         } else {
@@ -45,8 +45,8 @@ impl Keys {
     /// the keys without, or, where there is only one key, for that.
     pub fn of(&self, kid: Option<&str>) -> Vec<&DecodingKey> {
         match self {
-            Keys::Secret(key) => vec![key],
-            Keys::Set(keys) => {
+            VerificationKeys::Secret(key) => vec![key],
+            VerificationKeys::Set(keys) => {
                 let of_kid = keys.iter().filter(|(named, _)| named.as_deref() == kid);
                 let fitting: Vec<_> = of_kid.map(|(_, key)| key).collect();
                 match keys.as_slice() {
@@ -60,13 +60,13 @@ impl Keys {
     /// How many there are.
     pub fn count(&self) -> usize {
         match self {
-            Keys::Secret(_) => 1,
-            Keys::Set(keys) => keys.len(),
+            VerificationKeys::Secret(_) => 1,
+            VerificationKeys::Set(keys) => keys.len(),
         }
     }
 }
 
-fn secret(content: &[u8]) -> Result<Keys, String> {
+fn secret(content: &[u8]) -> Result<VerificationKeys, String> {
     // Who writes a file with an editor ends its line.
     let secret = content.strip_suffix(b"\n").unwrap_or(content);
     let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
@@ -75,11 +75,11 @@ fn secret(content: &[u8]) -> Result<Keys, String> {
             "the secret has less than {SECRET_BYTES_MIN} bytes; `openssl rand -hex 32` makes one"
         ));
     }
-    Ok(Keys::Secret(DecodingKey::from_secret(secret)))
+    Ok(VerificationKeys::Secret(DecodingKey::from_secret(secret)))
 }
 
 #[derive(Deserialize)]
-struct Set {
+struct JwkSet {
     /// Each is read by itself.
     keys: Vec<Value>,
 }
@@ -100,8 +100,8 @@ struct Jwk {
     y: Option<String>,
 }
 
-fn set(content: &[u8], signed_with: SignedWith) -> Result<(Keys, Vec<String>), String> {
-    let set: Set = serde_json::from_slice(content).map_err(|error| {
+fn set(content: &[u8], signed_with: TokenAlgorithm) -> Result<(VerificationKeys, Vec<String>), String> {
+    let set: JwkSet = serde_json::from_slice(content).map_err(|error| {
         format!("it is no JSON Web Key Set ({:?}, line {})", error.classify(), error.line())
     })?;
     let (mut keys, mut left_out) = (Vec::new(), Vec::new());
@@ -120,11 +120,11 @@ fn set(content: &[u8], signed_with: SignedWith) -> Result<(Keys, Vec<String>), S
             }
         }
     }
-    Ok((Keys::Set(keys), left_out))
+    Ok((VerificationKeys::Set(keys), left_out))
 }
 
 /// Reads one key of a set, or says why it is none to verify tokens with.
-fn read(value: Value, signed_with: SignedWith) -> Result<(Option<String>, DecodingKey), String> {
+fn read(value: Value, signed_with: TokenAlgorithm) -> Result<(Option<String>, DecodingKey), String> {
     if value["kty"].as_str().is_none() {
         return Err("it has no kty".into());
     }
@@ -143,7 +143,7 @@ fn shortened(text: &str) -> String {
 }
 
 impl Jwk {
-    fn is_for(&self, signed_with: SignedWith) -> bool {
+    fn is_for(&self, signed_with: TokenAlgorithm) -> bool {
         let (kty, crv) = shape(signed_with);
         self.kty == kty
             && (crv.is_none() || self.crv.as_deref() == crv)
@@ -152,11 +152,11 @@ impl Jwk {
             && self.key_ops.as_ref().is_none_or(|ops| ops.iter().any(|op| op == "verify"))
     }
 
-    fn key(&self, signed_with: SignedWith) -> Result<DecodingKey, String> {
+    fn key(&self, signed_with: TokenAlgorithm) -> Result<DecodingKey, String> {
         match signed_with {
-            SignedWith::Es256 => self.point(32),
-            SignedWith::Es384 => self.point(48),
-            SignedWith::EdDsa => Ok(DecodingKey::from_ed_der(&bytes("x", self.x.as_deref(), 32..=32)?)),
+            TokenAlgorithm::Es256 => self.point(32),
+            TokenAlgorithm::Es384 => self.point(48),
+            TokenAlgorithm::EdDsa => Ok(DecodingKey::from_ed_der(&bytes("x", self.x.as_deref(), 32..=32)?)),
             _ => {
                 let modulus = number("n", self.n.as_deref(), RSA_BYTES_MIN..=RSA_BYTES_MAX)?;
                 let exponent = number("e", self.e.as_deref(), 1..=5)?;
@@ -175,18 +175,18 @@ impl Jwk {
 }
 
 /// `kty` and `crv` of the keys of an algorithm.
-fn shape(signed_with: SignedWith) -> (&'static str, Option<&'static str>) {
+fn shape(signed_with: TokenAlgorithm) -> (&'static str, Option<&'static str>) {
     match signed_with {
-        SignedWith::Hs256 | SignedWith::Hs384 | SignedWith::Hs512 => ("oct", None),
-        SignedWith::Es256 => ("EC", Some("P-256")),
-        SignedWith::Es384 => ("EC", Some("P-384")),
-        SignedWith::EdDsa => ("OKP", Some("Ed25519")),
-        SignedWith::Rs256
-        | SignedWith::Rs384
-        | SignedWith::Rs512
-        | SignedWith::Ps256
-        | SignedWith::Ps384
-        | SignedWith::Ps512 => ("RSA", None),
+        TokenAlgorithm::Hs256 | TokenAlgorithm::Hs384 | TokenAlgorithm::Hs512 => ("oct", None),
+        TokenAlgorithm::Es256 => ("EC", Some("P-256")),
+        TokenAlgorithm::Es384 => ("EC", Some("P-384")),
+        TokenAlgorithm::EdDsa => ("OKP", Some("Ed25519")),
+        TokenAlgorithm::Rs256
+        | TokenAlgorithm::Rs384
+        | TokenAlgorithm::Rs512
+        | TokenAlgorithm::Ps256
+        | TokenAlgorithm::Ps384
+        | TokenAlgorithm::Ps512 => ("RSA", None),
     }
 }
 
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn a_secret_may_end_its_line_and_must_be_long() {
         assert!(secret(&[b's'; 32]).is_ok());
-        let Ok(Keys::Secret(key)) = secret(&[[b's'; 32].as_slice(), b"\r\n"].concat()) else {
+        let Ok(VerificationKeys::Secret(key)) = secret(&[[b's'; 32].as_slice(), b"\r\n"].concat()) else {
             panic!("a secret")
         };
         assert_eq!(key.try_get_as_bytes().unwrap(), [b's'; 32]);
@@ -246,8 +246,8 @@ mod tests {
         key
     }
 
-    fn es256(set: &Value) -> Result<(Keys, Vec<String>), String> {
-        Keys::parse(set.to_string().as_bytes(), SignedWith::Es256)
+    fn es256(set: &Value) -> Result<(VerificationKeys, Vec<String>), String> {
+        VerificationKeys::parse(set.to_string().as_bytes(), TokenAlgorithm::Es256)
     }
 
     #[test]
@@ -298,7 +298,9 @@ mod tests {
         let modulus = [&[0xc1][..], &[7; 255]].concat();
         let parse = |modulus: &[u8]| {
             let key = json!({"kty": "RSA", "n": URL_SAFE_NO_PAD.encode(modulus), "e": "AAEAAQ"});
-            Keys::parse(json!({"keys": [key]}).to_string().as_bytes(), SignedWith::Rs256).unwrap().0
+            VerificationKeys::parse(json!({"keys": [key]}).to_string().as_bytes(), TokenAlgorithm::Rs256)
+                .unwrap()
+                .0
         };
         let keys = parse(&[&[0, 0][..], &modulus].concat());
         let jsonwebtoken::DecodingKeyKind::RsaModulusExponent { n, e } = keys.of(None)[0].kind() else {

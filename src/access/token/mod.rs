@@ -2,7 +2,7 @@
 //! ([`UserId::of_subject`]).
 //!
 //! What is verified once is remembered by the hash of the token until it expires, or the keys change.
-//! The file of the keys is read again every [`LOOK_EVERY`]; one that cannot be used leaves those of
+//! The file of the keys is read again every [`POLL_EVERY`]; one that cannot be used leaves those of
 //! before in force.
 
 mod algorithm;
@@ -25,8 +25,8 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use algorithm::SignedWith;
-use keys::Keys;
+pub use algorithm::TokenAlgorithm;
+use keys::VerificationKeys;
 
 use crate::ids::UserId;
 use crate::metrics;
@@ -34,14 +34,14 @@ use crate::metrics;
 /// Clocks may differ by this: a token is taken for so long after its `exp`, and before its `nbf`.
 pub const LEEWAY: Duration = Duration::from_secs(30);
 /// Between two looks at the file of the keys.
-pub const LOOK_EVERY: Duration = Duration::from_secs(2);
+pub const POLL_EVERY: Duration = Duration::from_secs(2);
 const FILE_BYTES_MAX: u64 = 256 * 1_024;
-const TOLD_CHARS_MAX: usize = 200;
+const LOGGED_CHARS_MAX: usize = 200;
 
 /// What a token must be like, and where the keys are.
 #[derive(Clone)]
 pub struct TokenSettings {
-    pub signed_with: SignedWith,
+    pub signed_with: TokenAlgorithm,
     pub issuer: String,
     pub audience: String,
     /// One secret for the symmetric algorithms, else a JSON Web Key Set.
@@ -54,7 +54,7 @@ crate::text::never_shown!(TokenSettings);
 
 /// Why a token is refused: for the log. It repeats nothing of the token but what it names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadToken {
+pub enum TokenError {
     /// It was good once.
     #[error("it has expired (exp)")]
     Expired,
@@ -86,16 +86,16 @@ fn named(kid: Option<&str>) -> String {
 }
 
 /// Verifies tokens.
-pub struct Tokens {
+pub struct TokenVerifier {
     settings: TokenSettings,
     validation: Validation,
-    current: RwLock<Arc<Current>>,
+    current: RwLock<Arc<KeyVersion>>,
 }
 
 /// One version of the keys, and what was verified with it.
-struct Current {
-    keys: Keys,
-    verified: Cache<Hash, Verified>,
+struct KeyVersion {
+    keys: VerificationKeys,
+    verified: Cache<Hash, VerifiedToken>,
     content: Hash,
 }
 
@@ -103,7 +103,7 @@ type Hash = [u8; 32];
 
 /// What a good token says.
 #[derive(Debug, Clone)]
-pub struct Verified {
+pub struct VerifiedToken {
     pub user: UserId,
     /// The last second that it is good for, since the epoch; the leeway is in it.
     pub until: u64,
@@ -117,7 +117,7 @@ struct Claims {
     exp: f64,
 }
 
-impl Tokens {
+impl TokenVerifier {
     /// Reads the keys. The error is a sentence that says what to do.
     pub async fn read(settings: TokenSettings) -> Result<Self, String> {
         signature::install();
@@ -129,8 +129,8 @@ impl Tokens {
         validation.set_audience(&[&settings.audience]);
         validation.validate_nbf = true;
         validation.leeway = LEEWAY.as_secs();
-        let current = Current::new(keys, &content, settings.remembered);
-        Ok(Tokens { settings, validation, current: RwLock::new(Arc::new(current)) })
+        let current = KeyVersion::new(keys, &content, settings.remembered);
+        Ok(TokenVerifier { settings, validation, current: RwLock::new(Arc::new(current)) })
     }
 
     /// How many verified tokens are remembered.
@@ -139,12 +139,12 @@ impl Tokens {
     }
 
     /// Whose token it is, and until when.
-    pub fn verified(&self, token: &str) -> Result<Verified, BadToken> {
+    pub fn verified(&self, token: &str) -> Result<VerifiedToken, TokenError> {
         let current = self.current();
         let hash = Sha256::digest(token.as_bytes()).into();
         if let Some(verified) = current.verified.get(&hash) {
             metrics::TOKEN_CACHE.hit();
-            return if now() <= verified.until { Ok(verified) } else { Err(BadToken::Expired) };
+            return if now() <= verified.until { Ok(verified) } else { Err(TokenError::Expired) };
         }
         metrics::TOKEN_CACHE.miss();
         let verified = self.verify(&current.keys, token)?;
@@ -152,28 +152,28 @@ impl Tokens {
         Ok(verified)
     }
 
-    fn verify(&self, keys: &Keys, token: &str) -> Result<Verified, BadToken> {
+    fn verify(&self, keys: &VerificationKeys, token: &str) -> Result<VerifiedToken, TokenError> {
         let kid = match keys {
-            Keys::Secret(_) => None,
-            Keys::Set(_) => decode_header(token).map_err(|error| self.why(token, &error))?.kid,
+            VerificationKeys::Secret(_) => None,
+            VerificationKeys::Set(_) => decode_header(token).map_err(|error| self.why(token, &error))?.kid,
         };
-        let mut refused = BadToken::NoKey(kid.as_deref().map(told));
+        let mut refused = TokenError::NoKey(kid.as_deref().map(for_log));
         for key in keys.of(kid.as_deref()) {
             match decode::<Claims>(token, key, &self.validation) {
                 Ok(decoded) => {
                     // Who demands that an extension is understood must not be misunderstood.
                     if decoded.header.crit.is_some() {
-                        return Err(BadToken::Critical);
+                        return Err(TokenError::Critical);
                     }
                     let user = UserId::of_subject(&decoded.claims.sub);
-                    return Ok(Verified {
-                        user: user.map_err(BadToken::Subject)?,
+                    return Ok(VerifiedToken {
+                        user: user.map_err(TokenError::Subject)?,
                         until: (decoded.claims.exp as u64).saturating_add(LEEWAY.as_secs()),
                     });
                 }
                 Err(error) => {
                     refused = self.why(token, &error);
-                    if refused != BadToken::Signature {
+                    if refused != TokenError::Signature {
                         break;
                     }
                 }
@@ -182,40 +182,40 @@ impl Tokens {
         Err(refused)
     }
 
-    fn why(&self, token: &str, error: &jsonwebtoken::errors::Error) -> BadToken {
+    fn why(&self, token: &str, error: &jsonwebtoken::errors::Error) -> TokenError {
         let TokenSettings { issuer, audience, .. } = &self.settings;
         match error.kind() {
-            ErrorKind::ExpiredSignature => BadToken::Expired,
-            ErrorKind::ImmatureSignature => BadToken::Early,
-            ErrorKind::InvalidSignature => BadToken::Signature,
-            ErrorKind::InvalidAlgorithm => BadToken::Algorithm,
-            ErrorKind::InvalidIssuer => BadToken::Issuer(format!(
+            ErrorKind::ExpiredSignature => TokenError::Expired,
+            ErrorKind::ImmatureSignature => TokenError::Early,
+            ErrorKind::InvalidSignature => TokenError::Signature,
+            ErrorKind::InvalidAlgorithm => TokenError::Algorithm,
+            ErrorKind::InvalidIssuer => TokenError::Issuer(format!(
                 "its iss is {}, and --jwt-issuer {issuer:?}: they must be the same, a slash at the end too",
                 claim(token, "iss")
             )),
-            ErrorKind::InvalidAudience => BadToken::Audience(format!(
+            ErrorKind::InvalidAudience => TokenError::Audience(format!(
                 "its aud is {}, without --jwt-audience {audience:?}",
                 claim(token, "aud")
             )),
             ErrorKind::MissingRequiredClaim(name) | ErrorKind::InvalidClaimFormat(name) => {
-                BadToken::Claim(told(name))
+                TokenError::Claim(for_log(name))
             }
-            _ => BadToken::Shape(told(&error.to_string())),
+            _ => TokenError::Shape(for_log(&error.to_string())),
         }
     }
 
     /// Looks at the file of the keys until `stop`, and tells `changed` of other ones.
     pub async fn keep_fresh(self: Arc<Self>, changed: watch::Sender<()>, stop: CancellationToken) {
-        let mut told = None;
+        let mut for_log = None;
         let mut fresh_at = Instant::now();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(POLL_EVERY) => {}
             }
-            match self.look(&changed).await {
+            match self.reload_if_changed(&changed).await {
                 Ok(()) => {
-                    told = None;
+                    for_log = None;
                     fresh_at = Instant::now();
                     metrics::credentials_stale_for("tokens", Duration::ZERO);
                 }
@@ -223,29 +223,29 @@ impl Tokens {
                     metrics::CREDENTIALS_STALE.count("tokens");
                     metrics::credentials_stale_for("tokens", fresh_at.elapsed());
                     // Once for each trouble, not every two seconds.
-                    if told.as_ref() != Some(&why) {
+                    if for_log.as_ref() != Some(&why) {
                         tracing::error!("the keys of before stay in force: {why}");
-                        told = Some(why);
+                        for_log = Some(why);
                     }
                 }
             }
         }
     }
 
-    async fn look(&self, changed: &watch::Sender<()>) -> Result<(), String> {
+    async fn reload_if_changed(&self, changed: &watch::Sender<()>) -> Result<(), String> {
         let content = self.settings.read().await?;
         if hash(&content) == self.current().content {
             return Ok(());
         }
         let keys = self.settings.keys(&content)?;
         tracing::info!(file = self.settings.flag(), keys = keys.count(), "the keys of tokens were read anew");
-        let current = Arc::new(Current::new(keys, &content, self.settings.remembered));
+        let current = Arc::new(KeyVersion::new(keys, &content, self.settings.remembered));
         *self.current.write() = current;
         changed.send_replace(());
         Ok(())
     }
 
-    fn current(&self) -> Arc<Current> {
+    fn current(&self) -> Arc<KeyVersion> {
         Arc::clone(&self.current.read())
     }
 }
@@ -272,10 +272,10 @@ impl TokenSettings {
     }
 
     /// The keys in the content of the file. What is left out of them is logged.
-    fn keys(&self, content: &[u8]) -> Result<Keys, String> {
+    fn keys(&self, content: &[u8]) -> Result<VerificationKeys, String> {
         let file = self.flag();
-        let (keys, left_out) =
-            Keys::parse(content, self.signed_with).map_err(|why| format!("the file of {file}: {why}"))?;
+        let (keys, left_out) = VerificationKeys::parse(content, self.signed_with)
+            .map_err(|why| format!("the file of {file}: {why}"))?;
         for why in left_out {
             tracing::warn!(file, "left out of the key set: {why}");
         }
@@ -294,17 +294,17 @@ impl TokenSettings {
 fn claim(token: &str, name: &str) -> String {
     let payload = token.split('.').nth(1).and_then(|payload| URL_SAFE_NO_PAD.decode(payload).ok());
     let claims = payload.and_then(|payload| serde_json::from_slice::<serde_json::Value>(&payload).ok());
-    claims.map(|claims| told(&claims[name].to_string())).unwrap_or_default()
+    claims.map(|claims| for_log(&claims[name].to_string())).unwrap_or_default()
 }
 
 /// What is told of a text that somebody else wrote: on one line, and no more than fits there.
-fn told(text: &str) -> String {
-    text.escape_debug().take(TOLD_CHARS_MAX).collect()
+fn for_log(text: &str) -> String {
+    text.escape_debug().take(LOGGED_CHARS_MAX).collect()
 }
 
-impl Current {
-    fn new(keys: Keys, content: &[u8], remembered: usize) -> Self {
-        Current { keys, verified: Cache::new(remembered), content: hash(content) }
+impl KeyVersion {
+    fn new(keys: VerificationKeys, content: &[u8], remembered: usize) -> Self {
+        KeyVersion { keys, verified: Cache::new(remembered), content: hash(content) }
     }
 }
 

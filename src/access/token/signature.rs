@@ -22,21 +22,21 @@ fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerif
     if key.family() != algorithm.family() {
         return Err(ErrorKind::InvalidKeyFormat.into());
     }
-    Ok(Box::new(WithKey { algorithm: *algorithm, key: key.clone() }))
+    Ok(Box::new(SignatureVerifier { algorithm: *algorithm, key: key.clone() }))
 }
 
-struct WithKey {
+struct SignatureVerifier {
     algorithm: Algorithm,
     key: DecodingKey,
 }
 
-impl JwtVerifier for WithKey {
+impl JwtVerifier for SignatureVerifier {
     fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 }
 
-impl Verifier<Vec<u8>> for WithKey {
+impl Verifier<Vec<u8>> for SignatureVerifier {
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), interface::Error> {
         match self.fits(message, signature) {
             true => Ok(()),
@@ -45,7 +45,7 @@ impl Verifier<Vec<u8>> for WithKey {
     }
 }
 
-impl WithKey {
+impl SignatureVerifier {
     fn fits(&self, message: &[u8], given: &[u8]) -> bool {
         match self.key.kind() {
             DecodingKeyKind::RsaModulusExponent { n, e } => {

@@ -47,8 +47,8 @@ pub struct Action {
     location: Option<String>,
 }
 
-impl From<action::Action> for Action {
-    fn from(action: action::Action) -> Self {
+impl From<action::OperatorAction> for Action {
+    fn from(action: action::OperatorAction) -> Self {
         let ended_at = action.ended.as_ref().map(|ended| ended.at);
         let status = action.ended.as_ref().map(|ended| ended.status);
         let (code, location) = action.ended.map_or((None, None), |ended| (ended.code, ended.location));

@@ -6,7 +6,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::coupon;
-use crate::coupon::{MAX_PER_USER, MAX_TOTAL, Units, Validity, Zone};
+use crate::coupon::{CouponTimeZone, MAX_PER_USER, MAX_TOTAL, RestockAmount, Validity};
 use crate::http::fields::Fields;
 use crate::http::problem::FieldError;
 use crate::http::{Problem, fields};
@@ -109,7 +109,7 @@ pub struct Stock {
 impl Coupon {
     /// A coupon as it is at `now`.
     pub fn new(coupon: coupon::Coupon, stock: Option<coupon::Stock>, now: Timestamp) -> Self {
-        let status = coupon::Status::of(&coupon, stock.map(|stock| stock.remaining), now);
+        let status = coupon::CouponStatus::of(&coupon, stock.map(|stock| stock.remaining), now);
         let (valid_until, valid_for) = match &coupon.validity {
             Validity::Unlimited => (None, None),
             Validity::Until(moment) => (Some(*moment), None),
@@ -135,7 +135,7 @@ impl Coupon {
 
 impl Coupon {
     /// Whether it has this status.
-    pub fn is(&self, status: coupon::Status) -> bool {
+    pub fn is(&self, status: coupon::CouponStatus) -> bool {
         self.status == Status::from(status)
     }
 }
@@ -153,15 +153,15 @@ impl From<coupon::Discount> for Discount {
     }
 }
 
-impl From<coupon::Status> for Status {
-    fn from(status: coupon::Status) -> Self {
+impl From<coupon::CouponStatus> for Status {
+    fn from(status: coupon::CouponStatus) -> Self {
         match status {
-            coupon::Status::Scheduled => Status::Scheduled,
-            coupon::Status::Open => Status::Open,
-            coupon::Status::Paused => Status::Paused,
-            coupon::Status::SoldOut => Status::SoldOut,
-            coupon::Status::Ended => Status::Ended,
-            coupon::Status::Archived => Status::Archived,
+            coupon::CouponStatus::Scheduled => Status::Scheduled,
+            coupon::CouponStatus::Open => Status::Open,
+            coupon::CouponStatus::Paused => Status::Paused,
+            coupon::CouponStatus::SoldOut => Status::SoldOut,
+            coupon::CouponStatus::Ended => Status::Ended,
+            coupon::CouponStatus::Archived => Status::Archived,
         }
     }
 }
@@ -233,8 +233,8 @@ pub fn create(body: Value, now: Timestamp) -> Result<coupon::Coupon, Problem> {
     let discount = fields.object("discount", discount);
     let min_order_amount = fields.optional("minOrderAmount", fields::whole(0, AMOUNT_MAX));
     let valid_until = fields.optional("validUntil", fields::moment);
-    let valid_for = fields.optional("validFor", fields::parsed::<crate::coupon::Duration>);
-    let time_zone = fields.optional("timeZone", fields::parsed::<Zone>);
+    let valid_for = fields.optional("validFor", fields::parsed::<crate::coupon::ValidityPeriod>);
+    let time_zone = fields.optional("timeZone", fields::parsed::<CouponTimeZone>);
 
     if let (Some(starts_at), Some(ends_at)) = (starts_at, ends_at)
         && ends_at <= starts_at
@@ -264,7 +264,7 @@ pub fn create(body: Value, now: Timestamp) -> Result<coupon::Coupon, Problem> {
                 (None, Some(duration)) => Validity::For(duration),
                 (None, None) => Validity::Unlimited,
             },
-            time_zone: time_zone.unwrap_or(Zone::UTC),
+            time_zone: time_zone.unwrap_or(CouponTimeZone::UTC),
             paused: false,
             archived: false,
             generation: 1,
@@ -319,29 +319,31 @@ pub struct RestockCoupon {
 }
 
 /// Reads how many units to add.
-pub fn restock(body: Value) -> Result<Units, Problem> {
+pub fn restock(body: Value) -> Result<RestockAmount, Problem> {
     let mut fields = Fields::of(body)?;
     let units = fields::whole(1, MAX_TOTAL.into());
     if !fields.has("total") {
         let add = fields.required("add", units);
-        return fields.finish(add.map(Units::Add));
+        return fields.finish(add.map(RestockAmount::Add));
     }
     if fields.has("add") {
         fields.optional("add", &units);
         fields.wrong("total", "cannot be given together with add");
     }
     let total = fields.required("total", units);
-    fields.finish(total.map(Units::Total))
+    fields.finish(total.map(RestockAmount::Total))
 }
 
 /// The problem of a restock that the coupon has no room for, or that would take units away.
-pub fn wrong_restock(coupon: &coupon::Coupon, units: Units) -> Problem {
+pub fn wrong_restock(coupon: &coupon::Coupon, units: RestockAmount) -> Problem {
     let (pointer, detail) = match units {
-        Units::Add(_) => {
+        RestockAmount::Add(_) => {
             let room = MAX_TOTAL.saturating_sub(coupon.total);
             ("#/add", format!("would make more than {MAX_TOTAL} units; {room} can be added"))
         }
-        Units::Total(_) => ("#/total", format!("must be at least {}: there are so many units", coupon.total)),
+        RestockAmount::Total(_) => {
+            ("#/total", format!("must be at least {}: there are so many units", coupon.total))
+        }
     };
     Problem::invalid(vec![FieldError { pointer: Some(pointer.into()), parameter: None, detail }])
 }
@@ -371,7 +373,7 @@ pub struct EditCoupon {
 }
 
 /// Reads what is to be changed of a coupon.
-pub fn edit(body: Value, coupon: &coupon::Coupon, now: Timestamp) -> Result<coupon::Change, Problem> {
+pub fn edit(body: Value, coupon: &coupon::Coupon, now: Timestamp) -> Result<coupon::CouponChange, Problem> {
     let mut fields = Fields::of(body)?;
     let name = fields.optional("name", fields::words(NAME_MAX));
     let starts_at = fields.optional("startsAt", fields::moment);
@@ -398,7 +400,7 @@ pub fn edit(body: Value, coupon: &coupon::Coupon, now: Timestamp) -> Result<coup
         let wrong = if starts_at.is_some() { "startsAt" } else { "endsAt" };
         fields.wrong(wrong, "startsAt must be before endsAt");
     }
-    fields.finish(Some(coupon::Change::Edit { name, starts_at, ends_at }))
+    fields.finish(Some(coupon::CouponChange::Edit { name, starts_at, ends_at }))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::user_coupon::UserCoupon;
 use crate::coupon::Expiry;
 use crate::http::Problem;
 use crate::http::fields::{self, Fields};
-use crate::redemption::{Change, Holding, Reference, What};
+use crate::redemption::{HeldCoupon, RedemptionChange, RedemptionEventKind, Reference};
 
 /// A held coupon and its history.
 #[derive(Debug, Serialize, ToSchema)]
@@ -48,19 +48,19 @@ pub enum EventKind {
     Revoked,
 }
 
-impl From<What> for EventKind {
-    fn from(what: What) -> Self {
+impl From<RedemptionEventKind> for EventKind {
+    fn from(what: RedemptionEventKind) -> Self {
         match what {
-            What::Used => EventKind::Used,
-            What::Restored => EventKind::Restored,
-            What::Revoked => EventKind::Revoked,
+            RedemptionEventKind::Used => EventKind::Used,
+            RedemptionEventKind::Restored => EventKind::Restored,
+            RedemptionEventKind::Revoked => EventKind::Revoked,
         }
     }
 }
 
 impl UserCouponWithHistory {
     /// A held coupon as it was read; `named` tells who did what.
-    pub fn new(held: &Holding, validity: &Expiry, named: bool) -> Self {
+    pub fn new(held: &HeldCoupon, validity: &Expiry, named: bool) -> Self {
         let issued =
             Event { event: EventKind::Issued, at: held.decision.decided_at, reference: None, by: None };
         let changes = held.redemption.history.iter().map(|change| Event {
@@ -102,18 +102,18 @@ pub struct RestoreUserCoupon {
 }
 
 /// Reads a use from a body.
-pub fn use_of(body: Value) -> Result<Change, Problem> {
+pub fn use_of(body: Value) -> Result<RedemptionChange, Problem> {
     let mut fields = Fields::of(body)?;
     let reference = fields.required("reference", fields::parsed::<Reference>);
-    fields.finish(reference.map(|reference| Change::Use { reference }))
+    fields.finish(reference.map(|reference| RedemptionChange::Use { reference }))
 }
 
 /// Reads the undoing of a use from a body, which may be missing or null.
-pub fn restore_of(body: Option<Value>) -> Result<Change, Problem> {
+pub fn restore_of(body: Option<Value>) -> Result<RedemptionChange, Problem> {
     let Some(body) = body.filter(|body| !body.is_null()) else {
-        return Ok(Change::Restore { reference: None });
+        return Ok(RedemptionChange::Restore { reference: None });
     };
     let mut fields = Fields::of(body)?;
     let reference = fields.optional("reference", fields::parsed::<Reference>);
-    fields.finish(Some(Change::Restore { reference }))
+    fields.finish(Some(RedemptionChange::Restore { reference }))
 }

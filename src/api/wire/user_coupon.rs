@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use crate::coupon::Expiry;
 use crate::issuance::Outcome;
-use crate::redemption::{Holding, State};
+use crate::redemption::{HeldCoupon, RedemptionState};
 
 /// A unit of a coupon that a user holds.
 #[derive(Debug, Serialize, ToSchema)]
@@ -63,7 +63,7 @@ impl std::str::FromStr for UserCouponStatus {
 
 impl UserCoupon {
     /// A held unit as it was read, at the moment that it was.
-    pub fn new(held: &Holding, validity: &Expiry) -> Self {
+    pub fn new(held: &HeldCoupon, validity: &Expiry) -> Self {
         let decision = &held.decision;
         let (serial, nth) = match decision.outcome {
             Outcome::Issued { serial, nth } => (serial, nth),
@@ -71,12 +71,14 @@ impl UserCoupon {
         };
         let valid_until = validity.of(decision.decided_at);
         let (status, used_at, reference) = match &held.redemption.state {
-            State::Revoked => (UserCouponStatus::Revoked, None, None),
-            State::Used { at, reference } => (UserCouponStatus::Used, Some(*at), reference.as_ref()),
-            State::Active if valid_until.is_some_and(|end| held.now >= end) => {
+            RedemptionState::Revoked => (UserCouponStatus::Revoked, None, None),
+            RedemptionState::Used { at, reference } => {
+                (UserCouponStatus::Used, Some(*at), reference.as_ref())
+            }
+            RedemptionState::Active if valid_until.is_some_and(|end| held.now >= end) => {
                 (UserCouponStatus::Expired, None, None)
             }
-            State::Active => (UserCouponStatus::Active, None, None),
+            RedemptionState::Active => (UserCouponStatus::Active, None, None),
         };
         UserCoupon {
             id: decision.id.to_string(),

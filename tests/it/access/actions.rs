@@ -1,6 +1,6 @@
 //! The record of what operators do.
 
-use coupon_system::access::action::{About, ActionId, Begun, Ended};
+use coupon_system::access::action::{ActionEnd, ActionId, ActionStart, ActionSubject};
 use coupon_system::access::{ActionLog, Caller, Role};
 use futures::TryStreamExt;
 use jiff::Timestamp;
@@ -143,7 +143,7 @@ async fn an_end_that_is_not_written_is_told() {
     let system = System::start().await;
     let log = ActionLog::start(&system.backends.database);
     let id = ActionId::generate();
-    let begun = Begun {
+    let begun = ActionStart {
         id,
         at: Timestamp::now(),
         caller: Caller::Open,
@@ -154,11 +154,11 @@ async fn an_end_that_is_not_written_is_told() {
         request_id: "r".into(),
     };
     log.begin(begun).await.expect("it is written");
-    let ended = || Ended { at: Timestamp::now(), status: 200, code: None, location: None };
+    let ended = || ActionEnd { at: Timestamp::now(), status: 200, code: None, location: None };
     let refuse = doc! {"collMod": "operator_actions", "validator": {"status": null}};
     system.backends.database.run_command(refuse).await.expect("it is changed");
-    assert!(log.end(id, ended(), About::AsBegun).await.is_err());
+    assert!(log.end(id, ended(), ActionSubject::AsBegun).await.is_err());
     let allow = doc! {"collMod": "operator_actions", "validator": {}};
     system.backends.database.run_command(allow).await.expect("it is changed");
-    log.end(id, ended(), About::AsBegun).await.expect("it is written");
+    log.end(id, ended(), ActionSubject::AsBegun).await.expect("it is written");
 }

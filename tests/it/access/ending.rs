@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use coupon_system::access::keyring::REVOKED_WITHIN;
-use coupon_system::access::{KeyStore, Revoked, Role};
+use coupon_system::access::{KeyStore, RevokeOutcome, Role};
 use serde_json::json;
 
 use super::tokens::{Es256, with_set};
@@ -35,7 +35,7 @@ async fn cut(mut response: reqwest::Response) -> (bool, String) {
 async fn revoke(system: &System, key: &str) {
     let id = key.split('_').nth(1).expect("an id");
     let revoked = KeyStore::new(&system.backends.database).revoke(id).await;
-    assert!(matches!(revoked, Ok(Revoked::Now(_))), "{revoked:?}");
+    assert!(matches!(revoked, Ok(RevokeOutcome::Now(_))), "{revoked:?}");
 }
 
 /// Puts so many issued units of a coupon into the ledger: more than lie between a server and its client.

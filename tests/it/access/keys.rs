@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use coupon_system::access::keyring::REVOKED_WITHIN;
-use coupon_system::access::{KeyStore, Revoked, Role};
+use coupon_system::access::{KeyStore, RevokeOutcome, Role};
 use coupon_system::dev::servers::{MongoOptions, MongoServer};
 use mongodb::bson::{Document, doc};
 
@@ -18,12 +18,12 @@ async fn a_new_key_works_at_once_and_a_revoked_one_stops_within_the_bound() {
     let client = system.client.with(&text);
     assert_eq!(client.get("/queue").await.status, 200);
 
-    assert!(matches!(store.revoke(&key.id).await, Ok(Revoked::Now(_))));
+    assert!(matches!(store.revoke(&key.id).await, Ok(RevokeOutcome::Now(_))));
     let revoked_at = Instant::now();
     eventually("the key is refused", async || (client.get("/queue").await.status == 401).then_some(())).await;
     assert!(revoked_at.elapsed() <= REVOKED_WITHIN, "{:?}", revoked_at.elapsed());
-    assert!(matches!(store.revoke(&key.id).await, Ok(Revoked::Before(_))));
-    assert!(matches!(store.revoke("nobody").await, Ok(Revoked::NotFound)));
+    assert!(matches!(store.revoke(&key.id).await, Ok(RevokeOutcome::Before(_))));
+    assert!(matches!(store.revoke("nobody").await, Ok(RevokeOutcome::NotFound)));
 }
 
 #[tokio::test]
@@ -54,7 +54,7 @@ async fn a_damaged_record_neither_lets_in_nor_keeps_others_from_being_revoked() 
     let good = system.client.with(&keys[0]);
     assert_eq!(good.get("/queue").await.status, 200);
     let id = keys[0].split('_').nth(1).expect("an id");
-    assert!(matches!(store.revoke(id).await, Ok(Revoked::Now(_))));
+    assert!(matches!(store.revoke(id).await, Ok(RevokeOutcome::Now(_))));
     eventually("it is refused", async || (good.get("/queue").await.status == 401).then_some(())).await;
 }
 

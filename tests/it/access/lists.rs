@@ -1,6 +1,6 @@
 //! One record that cannot be read takes nothing from a list but itself.
 
-use coupon_system::access::{KeyStore, Revoked, Role};
+use coupon_system::access::{KeyStore, RevokeOutcome, Role};
 use mongodb::bson::{DateTime, Document, doc};
 use serde_json::{Value, json};
 
@@ -94,7 +94,7 @@ async fn one_key_that_cannot_be_read_takes_no_other_away_and_can_be_revoked() {
     let listed = store.list().await.expect("a list");
     assert!(listed.iter().any(|key| key.id == later.id) && listed.len() == 2, "{listed:?}");
     assert_eq!(store.active().await.expect("a look").unreadable, 2);
-    assert_eq!(store.revoke("damaged").await.expect("an answer"), Revoked::Unreadable);
+    assert_eq!(store.revoke("damaged").await.expect("an answer"), RevokeOutcome::Unreadable);
     assert_eq!(store.active().await.expect("a look").unreadable, 1);
     let mut revoke = tokio::process::Command::new(CTL);
     revoke.args(["key", "revoke", "oflater", "--mongodb-uri", &system.mongodb_uri]);

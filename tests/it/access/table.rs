@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use coupon_system::access::{KeyStore, Revoked, Role};
+use coupon_system::access::{KeyStore, RevokeOutcome, Role};
 use ring::hmac;
 use serde_json::{Value, json};
 
@@ -137,7 +137,7 @@ fn rows(queued: &str, issued: &str) -> Vec<Row> {
 /// Credentials that are good for nothing.
 async fn bad_credentials(keys: &KeyStore, a_key: &str) -> Vec<(&'static str, Option<String>)> {
     let (revoked, revoked_text) = api_key(keys, Role::Operator).await;
-    assert!(matches!(keys.revoke(&revoked.id).await, Ok(Revoked::Now(_))));
+    assert!(matches!(keys.revoke(&revoked.id).await, Ok(RevokeOutcome::Now(_))));
     let other_digit = if a_key.ends_with('0') { "1" } else { "0" };
     let unknown_key = format!("cpn_nobody_{}", "0".repeat(64));
     let with_claim = |name, value: Value| Some(hs256(SECRET, &claims_with("u1", name, value)));

@@ -1,6 +1,6 @@
 //! Promises that somebody broke by hand: found and named, and left to a person.
 
-use coupon_system::audit::{Kind, Severity};
+use coupon_system::audit::{FindingKind, Severity};
 use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::redis::keys::damaged;
 use mongodb::bson::{Document, Uuid, doc};
@@ -28,10 +28,10 @@ impl Stage {
 async fn a_deleted_record_is_found_with_its_unit_which_is_not_given_away() {
     let stage = Stage::start().await;
     stage.delete_record(stage.issued[3]).await;
-    let found = stage.finds(Kind::RecordMissing, Some(4), &[stage.issued[3]]).await;
+    let found = stage.finds(FindingKind::RecordMissing, Some(4), &[stage.issued[3]]).await;
     assert_eq!(found.user.as_ref().map(|user| user.as_str()), Some("u3"));
     assert_eq!(found.kind.severity(), Severity::Broken);
-    stage.stays(Kind::RecordMissing).await;
+    stage.stays(FindingKind::RecordMissing).await;
     assert_eq!(stage.system.stock(&stage.coupon).await.remaining, 12);
 }
 
@@ -44,7 +44,11 @@ async fn where_records_are_missing_no_leaked_unit_is_given_back() {
         let found: Vec<_> = report.findings().map(|found| (found.kind, found.serial)).collect();
         assert_eq!(
             found,
-            [(Kind::RecordMissing, None), (Kind::SerialLeaked, Some(4)), (Kind::SerialLeaked, Some(9))]
+            [
+                (FindingKind::RecordMissing, None),
+                (FindingKind::SerialLeaked, Some(4)),
+                (FindingKind::SerialLeaked, Some(9))
+            ]
         );
     }
 }
@@ -54,17 +58,17 @@ async fn a_unit_that_was_issued_twice_is_found_with_both_records() {
     let stage = Stage::start().await;
     stage.drop_index("unit_issued_once").await;
     let second = stage.late("twin", 2, 1).await;
-    stage.finds(Kind::UnitIssuedTwice, Some(2), &[stage.issued[1], second]).await;
-    stage.stays(Kind::UnitIssuedTwice).await;
+    stage.finds(FindingKind::UnitIssuedTwice, Some(2), &[stage.issued[1], second]).await;
+    stage.stays(FindingKind::UnitIssuedTwice).await;
 }
 
 #[tokio::test]
 async fn a_user_with_more_than_the_limit_is_found() {
     let stage = Stage::start().await;
     let ids = [stage.issued[0], stage.late("u0", 10, 2).await, stage.late("u0", 11, 3).await];
-    let found = stage.finds(Kind::LimitExceeded, None, &ids).await;
+    let found = stage.finds(FindingKind::LimitExceeded, None, &ids).await;
     assert_eq!(found.user.as_ref().map(|user| user.as_str()), Some("u0"));
-    stage.stays(Kind::LimitExceeded).await;
+    stage.stays(FindingKind::LimitExceeded).await;
 }
 
 #[tokio::test]
@@ -72,24 +76,24 @@ async fn two_records_with_one_place_in_the_limit_are_found_without_the_index_too
     let stage = Stage::start().await;
     stage.drop_index("user_within_limit").await;
     let second = stage.late("u0", 10, 1).await;
-    stage.finds(Kind::LimitExceeded, None, &[stage.issued[0], second]).await;
+    stage.finds(FindingKind::LimitExceeded, None, &[stage.issued[0], second]).await;
 }
 
 #[tokio::test]
 async fn a_unit_beyond_the_total_is_found() {
     let stage = Stage::start().await;
     let id = stage.late("late", 21, 1).await;
-    stage.finds(Kind::SerialBeyondTotal, Some(21), &[id]).await;
-    stage.stays(Kind::SerialBeyondTotal).await;
+    stage.finds(FindingKind::SerialBeyondTotal, Some(21), &[id]).await;
+    stage.stays(FindingKind::SerialBeyondTotal).await;
 }
 
 #[tokio::test]
 async fn a_coupon_whose_record_went_back_in_time_is_found() {
     let stage = Stage::start().await;
     let _: i64 = stage.redis("HSET", (stage.coupon_key(), "total", 30)).await;
-    let found = stage.finds(Kind::CouponAhead, None, &[]).await;
+    let found = stage.finds(FindingKind::CouponAhead, None, &[]).await;
     assert!(found.detail.is_some_and(|detail| detail.contains("30 in Redis and 20")));
-    stage.stays(Kind::CouponAhead).await;
+    stage.stays(FindingKind::CouponAhead).await;
 }
 
 #[tokio::test]
@@ -97,7 +101,7 @@ async fn an_in_flight_value_that_cannot_be_read_is_found() {
     let stage = Stage::start().await;
     let id = IssuanceId::generate(PartitionId::ONE);
     stage.change("HSET", &[stage.system.keys().in_flight().as_bytes(), id.as_bytes(), b"damaged"]).await;
-    let found = stage.finds(Kind::InFlightUnreadable, None, &[id]).await;
+    let found = stage.finds(FindingKind::InFlightUnreadable, None, &[id]).await;
     assert_eq!(found.detail.as_deref(), Some("\"damaged\""));
 }
 
@@ -105,14 +109,14 @@ async fn an_in_flight_value_that_cannot_be_read_is_found() {
 async fn what_a_rebuild_set_aside_is_found() {
     let stage = Stage::start().await;
     stage.change("HSET", &[damaged(PartitionId::ONE).as_bytes(), b"id", b"value"]).await;
-    stage.finds(Kind::InFlightSetAside, None, &[]).await;
+    stage.finds(FindingKind::InFlightSetAside, None, &[]).await;
 }
 
 #[tokio::test]
 async fn a_stream_entry_that_cannot_be_read_is_found() {
     let stage = Stage::start().await;
     let entry: String = stage.redis("XADD", (stage.system.keys().stream(), "*", "v", "9")).await;
-    let found = stage.finds(Kind::EntryUnreadable, None, &[]).await;
+    let found = stage.finds(FindingKind::EntryUnreadable, None, &[]).await;
     assert_eq!(found.entry, Some(entry));
 }
 
@@ -120,9 +124,9 @@ async fn a_stream_entry_that_cannot_be_read_is_found() {
 async fn a_users_ids_that_cannot_be_read_are_found() {
     let stage = Stage::start().await;
     stage.change("HSET", &[stage.holders_key().as_bytes(), b"u9", b"short"]).await;
-    let found = stage.finds(Kind::HoldersUnreadable, None, &[]).await;
+    let found = stage.finds(FindingKind::HoldersUnreadable, None, &[]).await;
     assert_eq!(found.user.as_ref().map(|user| user.as_str()), Some("u9"));
-    stage.stays(Kind::HoldersUnreadable).await;
+    stage.stays(FindingKind::HoldersUnreadable).await;
 }
 
 #[tokio::test]
@@ -130,7 +134,7 @@ async fn a_coupon_that_is_gone_from_redis_with_requests_in_flight_is_found() {
     let stage = Stage::start().await;
     stage.change("DEL", &[stage.coupon_key().as_bytes()]).await;
     let queued: Vec<_> = stage.queued.iter().map(|entry| entry.id).collect();
-    stage.finds(Kind::InFlightNotLoaded, None, &queued).await;
+    stage.finds(FindingKind::InFlightNotLoaded, None, &queued).await;
 }
 
 #[tokio::test]
@@ -145,6 +149,6 @@ async fn of_a_coupon_that_is_not_loaded_the_ledger_is_audited() {
         "decidedAt": mongodb::bson::DateTime::now(),
     };
     stage.records().insert_one(record).await.expect("it is written");
-    let found = stage.finds(Kind::SerialBeyondTotal, Some(3), &[id]).await;
+    let found = stage.finds(FindingKind::SerialBeyondTotal, Some(3), &[id]).await;
     assert_eq!(found.coupon.map(|coupon| coupon.to_string()).as_deref(), Some("cold"));
 }

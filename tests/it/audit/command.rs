@@ -1,6 +1,6 @@
 //! `couponctl audit` as an operator runs it.
 
-use coupon_system::audit::Kind;
+use coupon_system::audit::FindingKind;
 use serde_json::Value;
 
 use super::Stage;
@@ -52,7 +52,7 @@ async fn drift_ends_with_3_until_it_is_mended() {
     assert_eq!((code, body["verdict"].as_str()), (3, Some("drift")));
     let found = &body["findings"][0];
     assert_eq!((found["code"].as_str(), found["serial"].as_u64()), (Some("serial-leaked"), Some(9)));
-    assert_eq!(found["means"], Kind::SerialLeaked.means());
+    assert_eq!(found["means"], FindingKind::SerialLeaked.means());
 
     let (code, body) = audit_json(&stage.system, &["--repair", "--dry-run"]).await;
     assert_eq!((code, body["repair"].as_str()), (3, Some("dry-run")));

@@ -1,6 +1,6 @@
 //! Accounts that are wrong while every promise holds: found, and mended.
 
-use coupon_system::audit::Kind;
+use coupon_system::audit::FindingKind;
 use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::{Outcome, Reason};
 
@@ -10,7 +10,7 @@ use super::Stage;
 async fn a_late_insert_is_found_and_adopted_and_its_unit_is_not_free_any_more() {
     let stage = Stage::start().await;
     let id = stage.late("late", 9, 1).await;
-    stage.finds(Kind::RecordNotCounted, Some(9), &[id]).await;
+    stage.finds(FindingKind::RecordNotCounted, Some(9), &[id]).await;
     stage.is_mended().await;
     let stock = stage.system.stock(&stage.coupon).await;
     assert_eq!((stock.remaining, stock.reserved, stock.issued), (11, 0, 9));
@@ -20,7 +20,7 @@ async fn a_late_insert_is_found_and_adopted_and_its_unit_is_not_free_any_more() 
 async fn a_late_insert_far_above_the_next_unit_is_adopted_and_the_units_between_stay_free() {
     let stage = Stage::start().await;
     let id = stage.late("late", 15, 1).await;
-    stage.finds(Kind::RecordNotCounted, Some(15), &[id]).await;
+    stage.finds(FindingKind::RecordNotCounted, Some(15), &[id]).await;
     stage.is_mended().await;
     assert_eq!(stage.system.stock(&stage.coupon).await.remaining, 11);
 }
@@ -42,7 +42,7 @@ async fn adopting_twice_changes_nothing() {
 async fn a_unit_that_is_free_and_issued_is_taken_out_of_the_free_ones() {
     let stage = Stage::start().await;
     stage.change("SADD", &[stage.free_key().as_bytes(), b"3"]).await;
-    stage.finds(Kind::SerialFreeAndIssued, Some(3), &[stage.issued[2]]).await;
+    stage.finds(FindingKind::SerialFreeAndIssued, Some(3), &[stage.issued[2]]).await;
     stage.is_mended().await;
 }
 
@@ -53,10 +53,10 @@ async fn a_counter_that_was_set_back_is_found_by_the_units_above_it() {
     let report = stage.system.audited().await;
     let found: Vec<_> = report.findings().map(|found| (found.kind, found.serial)).collect();
     for expected in [
-        (Kind::SerialFreeAndIssued, Some(6)),
-        (Kind::SerialFreeAndInFlight, Some(7)),
-        (Kind::SerialFreeAndInFlight, Some(8)),
-        (Kind::FreeUnknown, Some(9)),
+        (FindingKind::SerialFreeAndIssued, Some(6)),
+        (FindingKind::SerialFreeAndInFlight, Some(7)),
+        (FindingKind::SerialFreeAndInFlight, Some(8)),
+        (FindingKind::FreeUnknown, Some(9)),
     ] {
         assert!(found.contains(&expected), "{found:?}");
     }
@@ -67,7 +67,7 @@ async fn a_counter_that_was_set_back_is_found_by_the_units_above_it() {
 async fn a_unit_that_is_free_and_in_flight_is_taken_out_of_the_free_ones() {
     let stage = Stage::start().await;
     stage.change("SADD", &[stage.free_key().as_bytes(), b"7"]).await;
-    stage.finds(Kind::SerialFreeAndInFlight, Some(7), &[stage.queued[0].id]).await;
+    stage.finds(FindingKind::SerialFreeAndInFlight, Some(7), &[stage.queued[0].id]).await;
     stage.is_mended().await;
 }
 
@@ -88,7 +88,7 @@ async fn of_two_requests_with_one_unit_the_later_one_gets_another() {
     let report = stage.system.audited().await;
     let found: Vec<_> = report.findings().map(|found| (found.kind, found.serial)).collect();
     // Unit 8 was the later one's.
-    assert_eq!(found, [(Kind::SerialInFlightTwice, Some(7)), (Kind::SerialLeaked, Some(8))]);
+    assert_eq!(found, [(FindingKind::SerialInFlightTwice, Some(7)), (FindingKind::SerialLeaked, Some(8))]);
     stage.is_mended().await;
 }
 
@@ -97,7 +97,7 @@ async fn a_request_with_an_issued_unit_gets_another() {
     let stage = Stage::start().await;
     in_flight_with(&stage, 1, 2).await;
     stage.change("SADD", &[stage.free_key().as_bytes(), b"8"]).await;
-    stage.finds(Kind::SerialInFlightAndIssued, Some(2), &[stage.queued[1].id]).await;
+    stage.finds(FindingKind::SerialInFlightAndIssued, Some(2), &[stage.queued[1].id]).await;
     stage.is_mended().await;
 }
 
@@ -105,7 +105,7 @@ async fn a_request_with_an_issued_unit_gets_another() {
 async fn a_leaked_unit_is_given_back() {
     let stage = Stage::start().await;
     stage.change("SREM", &[stage.free_key().as_bytes(), b"9"]).await;
-    stage.finds(Kind::SerialLeaked, Some(9), &[]).await;
+    stage.finds(FindingKind::SerialLeaked, Some(9), &[]).await;
     stage.is_mended().await;
     assert_eq!(stage.system.stock(&stage.coupon).await.remaining, 12);
 }
@@ -115,14 +115,15 @@ async fn two_repairs_at_once_give_a_leaked_unit_back_once() {
     let stage = Stage::start().await;
     stage.change("SREM", &[stage.free_key().as_bytes(), b"9"]).await;
     let (one, two) = tokio::join!(stage.repaired(), stage.repaired());
-    let released = one.mended.iter().chain(&two.mended).filter(|found| found.kind == Kind::SerialLeaked);
+    let released =
+        one.repaired.iter().chain(&two.repaired).filter(|found| found.kind == FindingKind::SerialLeaked);
     assert_eq!(released.count(), 1);
     stage.system.audited_clean().await;
 }
 
 /// Gives unit 9 back, as a repair with this token.
 async fn release(stage: &Stage, token: &str, next: &str) -> String {
-    let source = include_str!("../../../src/audit/mend/release.lua");
+    let source = include_str!("../../../src/audit/repair/release.lua");
     let check = include_str!("../../../src/redis/lua/certificate.lua");
     let script = redis::Script::new(&source.replace("--@certificate\n", check));
     let keys = stage.system.keys();
@@ -155,7 +156,7 @@ async fn something_in_the_free_set_that_is_no_unit_is_taken_out() {
     for member in ["99", "0", "07", "nine", "12"] {
         stage.change("SADD", &[stage.free_key().as_bytes(), member.as_bytes()]).await;
         let serial = member.parse().ok().filter(|serial: &u32| serial.to_string() == member);
-        let found = stage.finds(Kind::FreeUnknown, serial, &[]).await;
+        let found = stage.finds(FindingKind::FreeUnknown, serial, &[]).await;
         assert_eq!(found.detail.as_deref(), Some(member));
         let report = stage.repaired().await;
         assert_eq!(report.findings().count(), 0);
@@ -168,10 +169,10 @@ async fn a_decision_that_redis_was_not_told_of_is_settled_by_the_audit() {
     let stage = Stage::start().await;
     let decided = stage.system.decider().decide(&stage.system.keys(), &stage.queued[..1]).await;
     decided.expect("it is decided");
-    let found = stage.finds(Kind::DecidedInFlight, Some(7), &[stage.queued[0].id]).await;
+    let found = stage.finds(FindingKind::DecidedInFlight, Some(7), &[stage.queued[0].id]).await;
     assert!(!found.is_damage());
     let coupon = stage.system.backends.coupons.get(&stage.coupon).await.expect("a read").expect("a coupon");
-    let settle = coupon_system::audit::Settling::Settle;
+    let settle = coupon_system::audit::SettleMode::Settle;
     let report = stage.system.auditor().full(&[coupon], settle, |_| {}).await.expect("an audit");
     assert_eq!((report.coupons[0].settled, report.worst()), (1, None));
     assert!(!stage.system.is_in_flight(stage.queued[0].id).await);
@@ -183,7 +184,7 @@ async fn an_in_flight_value_that_was_lost_is_put_back_from_its_entry() {
     let stage = Stage::start().await;
     let id = stage.queued[0].id;
     stage.change("HDEL", &[stage.system.keys().in_flight().as_bytes(), id.as_bytes()]).await;
-    stage.finds(Kind::InFlightLost, Some(7), &[id]).await;
+    stage.finds(FindingKind::InFlightLost, Some(7), &[id]).await;
     stage.is_mended().await;
     let held = stage.system.backends.ledger.holder_of(&stage.coupon, 7).await.expect("a read");
     assert_eq!(held.map(|held| held.expect("it is readable").id), Some(id), "its unit stayed its own");
@@ -197,7 +198,7 @@ async fn an_in_flight_value_that_was_lost_and_whose_unit_is_somebody_elses_is_pu
     stage.late("late", 7, 1).await;
     let report = stage.system.audited().await;
     let found: Vec<_> = report.findings().map(|found| (found.kind, found.serial)).collect();
-    assert_eq!(found, [(Kind::RecordNotCounted, Some(7)), (Kind::InFlightLost, Some(7))]);
+    assert_eq!(found, [(FindingKind::RecordNotCounted, Some(7)), (FindingKind::InFlightLost, Some(7))]);
     stage.is_mended().await;
 }
 
@@ -208,10 +209,10 @@ async fn an_orphaned_entry_of_an_issued_one_is_deleted_and_counted() {
     let decided = stage.system.decider().decide(&stage.system.keys(), &stage.queued[..1]).await;
     decided.expect("it is decided");
     stage.change("HDEL", &[stage.system.keys().in_flight().as_bytes(), id.as_bytes()]).await;
-    stage.finds(Kind::EntryOrphaned, Some(7), &[id]).await;
+    stage.finds(FindingKind::EntryOrphaned, Some(7), &[id]).await;
     // The count cannot be set right while something is in flight; what is left is that.
     let report = stage.repaired().await;
-    assert_eq!(report.findings().map(|found| found.kind).collect::<Vec<_>>(), [Kind::CountDrifted]);
+    assert_eq!(report.findings().map(|found| found.kind).collect::<Vec<_>>(), [FindingKind::CountDrifted]);
     stage.system.decider().process(&stage.system.keys(), &stage.queued[1..]).await.expect("settled");
     stage.is_mended().await;
     assert_eq!(stage.system.stock(&stage.coupon).await.issued, 8);
@@ -227,7 +228,7 @@ async fn an_orphaned_entry_of_a_rejected_one_is_deleted_and_its_unit_given_back_
     let report = stage.system.audited().await;
     let mut found: Vec<_> = report.findings().map(|found| found.kind).collect();
     found.sort_unstable();
-    assert_eq!(found, [Kind::SerialLeaked, Kind::RejectionCounted, Kind::EntryOrphaned]);
+    assert_eq!(found, [FindingKind::SerialLeaked, FindingKind::RejectionCounted, FindingKind::EntryOrphaned]);
     stage.is_mended().await;
     assert_eq!(stage.system.stock(&stage.coupon).await.remaining, 13);
 }
@@ -238,7 +239,7 @@ async fn a_rejection_that_is_counted_for_its_user_is_not_any_more() {
     let id = IssuanceId::generate(PartitionId::ONE);
     stage.insert(id, "u9", Outcome::Rejected { reason: Reason::SoldOut, serial: None, lost: true }).await;
     stage.change("HSET", &[stage.holders_key().as_bytes(), b"u9", id.as_bytes()]).await;
-    stage.finds(Kind::RejectionCounted, None, &[id]).await;
+    stage.finds(FindingKind::RejectionCounted, None, &[id]).await;
     stage.is_mended().await;
     let held: Option<Vec<u8>> = stage.redis("HGET", (stage.holders_key(), "u9")).await;
     assert_eq!(held, None);
@@ -248,9 +249,9 @@ async fn a_rejection_that_is_counted_for_its_user_is_not_any_more() {
 async fn a_count_that_drifted_is_set_right_once_nothing_is_in_flight() {
     let stage = Stage::start().await;
     let _: i64 = stage.redis("HINCRBY", (stage.coupon_key(), "settled", -2)).await;
-    let found = stage.finds(Kind::CountDrifted, None, &[]).await;
+    let found = stage.finds(FindingKind::CountDrifted, None, &[]).await;
     assert_eq!(found.detail.as_deref(), Some("4 settled, 6 issued"));
-    stage.stays(Kind::CountDrifted).await;
+    stage.stays(FindingKind::CountDrifted).await;
     stage.system.decider().process(&stage.system.keys(), &stage.queued).await.expect("settled");
     stage.is_mended().await;
     assert_eq!(stage.system.stock(&stage.coupon).await.issued, 8);

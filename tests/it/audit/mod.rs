@@ -7,7 +7,7 @@ mod drifted;
 mod running;
 mod unreadable;
 
-use coupon_system::audit::{Finding, Kind, Report};
+use coupon_system::audit::{AuditReport, Finding, FindingKind};
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::issuance::{Outcome, Reason};
 use coupon_system::queue::Entry;
@@ -83,7 +83,7 @@ impl Stage {
     }
 
     /// Audits, and asserts that there is this one finding and no other.
-    async fn finds(&self, kind: Kind, serial: Option<u32>, ids: &[IssuanceId]) -> Finding {
+    async fn finds(&self, kind: FindingKind, serial: Option<u32>, ids: &[IssuanceId]) -> Finding {
         let report = self.system.audited().await;
         let findings: Vec<_> = report.findings().cloned().collect();
         let [finding] = findings.as_slice() else { panic!("not one finding, but {findings:#?}") };
@@ -96,7 +96,7 @@ impl Stage {
         finding.clone()
     }
 
-    async fn repaired(&self) -> Report {
+    async fn repaired(&self) -> AuditReport {
         let coupon = self.system.backends.coupons.get(&self.coupon).await.expect("a read").expect("a coupon");
         self.system.auditor().repair(&[coupon], |_| {}).await.expect("a repair")
     }
@@ -107,7 +107,7 @@ impl Stage {
         let report = self.repaired().await;
         let left: Vec<_> = report.findings().map(ToString::to_string).collect();
         assert_eq!(left, Vec::<String>::new());
-        assert!(!report.mended.is_empty());
+        assert!(!report.repaired.is_empty());
         self.system.audited_clean().await;
         self.system.worker();
         for entry in &self.queued {
@@ -123,10 +123,10 @@ impl Stage {
     }
 
     /// Repairs, and asserts that the finding is still there.
-    async fn stays(&self, kind: Kind) {
+    async fn stays(&self, kind: FindingKind) {
         let report = self.repaired().await;
         let left: Vec<_> = report.findings().map(|finding| finding.kind).collect();
         assert_eq!(left, [kind]);
-        assert_eq!(report.mended, []);
+        assert_eq!(report.repaired, []);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use coupon_system::audit::{Kind, Settling};
+use coupon_system::audit::{FindingKind, SettleMode};
 use coupon_system::issuance::reserve::Reserved;
 use coupon_system::issuance::{Outcome, Reason};
 use coupon_system::recovery;
@@ -48,7 +48,7 @@ async fn audits_among_thousands_of_requests_and_rejections_never_give_a_false_al
                 assert!(bracket.holds(), "{bracket:?}");
                 let record = system.backends.coupons.get(&id).await.expect("a read").expect("a record");
                 let auditor = system.auditor();
-                let report = auditor.full(&[record], Settling::Settle, |_| {}).await.expect("an audit");
+                let report = auditor.full(&[record], SettleMode::Settle, |_| {}).await.expect("an audit");
                 let damage: Vec<_> = report.findings().filter(|found| found.is_damage()).collect();
                 assert!(damage.is_empty(), "after {audits} audits: {damage:#?}");
                 audits += 1;
@@ -104,14 +104,14 @@ async fn repairs_among_requests_give_leaked_units_back_and_every_unit_is_issued_
         let (system, coupon) = (Arc::clone(&system), coupon.clone());
         tokio::spawn(async move {
             let record = system.backends.coupons.get(&coupon).await.expect("a read").expect("a record");
-            system.auditor().repair(&[record], |_| {}).await.expect("a repair").mended.len() as u32
+            system.auditor().repair(&[record], |_| {}).await.expect("a repair").repaired.len() as u32
         })
     });
     let repairs = futures::future::join_all(repairs);
     let (requests, repairs) = futures::future::join(requests, repairs).await;
     let accepted: u32 = requests.into_iter().map(|accepted| accepted.expect("no panic")).sum();
-    let mended: u32 = repairs.into_iter().map(|mended| mended.expect("no panic")).sum();
-    assert_eq!((accepted, mended), (TOTAL, LEAKED));
+    let repaired: u32 = repairs.into_iter().map(|repaired| repaired.expect("no panic")).sum();
+    assert_eq!((accepted, repaired), (TOTAL, LEAKED));
     assert_eq!(system.issued_serials(&coupon).await, (1..=TOTAL).collect::<Vec<_>>());
     system.audited_clean().await;
 }
@@ -138,7 +138,7 @@ async fn a_late_insert_after_a_loss_is_adopted_and_its_user_and_its_unit_are_cou
 
     let report = system.audited().await;
     let findings: Vec<_> = report.findings().cloned().collect();
-    assert_eq!(findings.iter().map(|found| found.kind).collect::<Vec<_>>(), [Kind::RecordNotCounted]);
+    assert_eq!(findings.iter().map(|found| found.kind).collect::<Vec<_>>(), [FindingKind::RecordNotCounted]);
     assert_eq!(findings[0].issuances, [id]);
     assert_eq!(system.auditor().adopt(&coupon, &findings).await.expect("an answer"), 1);
     system.audited_clean().await;
@@ -162,7 +162,7 @@ async fn a_late_insert_is_adopted_by_the_api_itself_and_nothing_else_is_mended_b
     eventually("it is adopted", async || (system.stock(&coupon).await.issued == 1).then_some(())).await;
     let report = system.audited().await;
     let left: Vec<_> = report.findings().map(|found| (found.kind, found.coupon.clone())).collect();
-    assert_eq!(left, [(Kind::CountDrifted, Some(other))]);
+    assert_eq!(left, [(FindingKind::CountDrifted, Some(other))]);
     assert_eq!(system.stock(&coupon).await.remaining, 8);
 }
 

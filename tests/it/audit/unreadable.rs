@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use coupon_system::audit::{self, Kind, Report};
-use coupon_system::coupon::{Change, Restock, Units};
+use coupon_system::audit::{self, AuditReport, FindingKind};
+use coupon_system::coupon::{CouponChange, Restock, RestockAmount};
 use coupon_system::metrics::names;
 use coupon_system::service::ServiceStore;
 use mongodb::bson::{Document, doc};
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::Stage;
 use crate::helpers::{System, eventually};
 
-fn kinds(report: &Report) -> Vec<&'static str> {
+fn kinds(report: &AuditReport) -> Vec<&'static str> {
     let mut kinds: Vec<_> = report.findings().map(|finding| finding.kind.code()).collect();
     kinds.sort_unstable();
     kinds.dedup();
@@ -23,7 +23,7 @@ async fn coupons(system: &System) -> Vec<coupon_system::coupon::Coupon> {
     system.auditor().coupons_after(None).await.expect("the coupons")
 }
 
-async fn bracketed(system: &System) -> Report {
+async fn bracketed(system: &System) -> AuditReport {
     system.auditor().brackets(&coupons(system).await, |_| {}).await.expect("an audit")
 }
 
@@ -40,7 +40,7 @@ async fn a_coupon_whose_record_was_deleted_while_redis_has_it_is_named() {
     for report in [system.audited().await, bracketed(system).await] {
         let findings: Vec<_> = report.findings().collect();
         let [finding] = &findings[..] else { panic!("{findings:#?}") };
-        assert_eq!(finding.kind, Kind::CouponRecordMissing);
+        assert_eq!(finding.kind, FindingKind::CouponRecordMissing);
         assert_eq!(finding.coupon.as_ref(), Some(&stage.coupon));
         assert_eq!(report.coupons.len(), 1, "the other is audited");
     }
@@ -139,9 +139,11 @@ async fn a_change_that_redis_missed_is_found_and_mended() {
     stage.system.stop().await;
     let system = &stage.system;
     let before = mongodb::bson::DateTime::from_millis(0);
-    for change in
-        [Change::Pause, Change::Restock(Restock { units: Units::Add(5), key: None }), Change::Archive]
-    {
+    for change in [
+        CouponChange::Pause,
+        CouponChange::Restock(Restock { units: RestockAmount::Add(5), key: None }),
+        CouponChange::Archive,
+    ] {
         system.backends.coupons.change(&stage.coupon, &change, None).await.expect("it is changed");
         // By a process whose clock is slow: nobody who looks for changes of late sees it.
         records(system)
@@ -152,8 +154,8 @@ async fn a_change_that_redis_missed_is_found_and_mended() {
             assert_eq!(kinds(&report), ["coupon-behind"], "{change:?}");
         }
         let report = stage.repaired().await;
-        let mended: Vec<_> = report.mended.iter().map(|finding| finding.kind).collect();
-        assert_eq!((report.findings().count(), mended), (0, vec![Kind::CouponBehind]), "{change:?}");
+        let repaired: Vec<_> = report.repaired.iter().map(|finding| finding.kind).collect();
+        assert_eq!((report.findings().count(), repaired), (0, vec![FindingKind::CouponBehind]), "{change:?}");
     }
     let kept: (String, String, String) =
         system.command(&["HMGET", &stage.coupon_key(), "paused", "total", "archived"]).await;
@@ -163,7 +165,7 @@ async fn a_change_that_redis_missed_is_found_and_mended() {
     assert_eq!(kinds(&system.audited().await), ["service-behind"]);
     assert_eq!(kinds(&bracketed(system).await), ["service-behind"]);
     let report = stage.repaired().await;
-    assert_eq!((report.findings().count(), report.mended.len()), (0, 1));
+    assert_eq!((report.findings().count(), report.repaired.len()), (0, 1));
     let paused: String = system.command(&["HGET", &system.keys().counters(), "paused"]).await;
     assert_eq!(paused, "1");
 }
@@ -174,7 +176,7 @@ async fn the_task_that_audits_all_the_time_mends_what_redis_missed_and_names_wha
     let (coupon, gone) = (system.coupon("c", 5, 1).await, system.coupon("gone", 5, 1).await);
     system.stop().await;
     records(&system).delete_one(doc! {"_id": gone.as_str()}).await.expect("it is deleted");
-    system.backends.coupons.change(&coupon, &Change::Pause, None).await.expect("it is changed");
+    system.backends.coupons.change(&coupon, &CouponChange::Pause, None).await.expect("it is changed");
     ServiceStore::new(&system.backends.database).set_paused(true).await.expect("paused");
     system.command::<()>(&["SADD", &system.keys().loaded(), "no id"]).await;
     // A turn that was taken before the clock was set back by an hour.
@@ -182,7 +184,8 @@ async fn the_task_that_audits_all_the_time_mends_what_redis_missed_and_names_wha
     // A full Redis is no reason to stop.
     system.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let stop = CancellationToken::new();
-    let watching = tokio::spawn(audit::watch(system.auditor(), Duration::from_millis(300), stop.clone()));
+    let watching =
+        tokio::spawn(audit::keep_auditing(system.auditor(), Duration::from_millis(300), stop.clone()));
     eventually("Redis has both changes", async || {
         let of_coupon: String = system.command(&["HGET", &system.keys().coupon(&coupon), "paused"]).await;
         let of_service: String = system.command(&["HGET", &system.keys().counters(), "paused"]).await;

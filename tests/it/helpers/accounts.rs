@@ -1,6 +1,6 @@
 //! What must hold when everything is over.
 
-use coupon_system::audit::Settling;
+use coupon_system::audit::SettleMode;
 use coupon_system::coupon::Stock;
 use coupon_system::ids::CouponId;
 use coupon_system::queue::dead;
@@ -21,7 +21,7 @@ pub async fn recovered(system: &System) {
 pub async fn adopted(system: &System, coupon: &CouponId) -> u64 {
     let auditor = system.auditor();
     let record = system.backends.coupons.get(coupon).await.expect("a look").expect("its record");
-    let report = auditor.full(&[record], Settling::Settle, |_| {}).await.expect("an audit");
+    let report = auditor.full(&[record], SettleMode::Settle, |_| {}).await.expect("an audit");
     auditor.adopt(coupon, &report.coupons[0].findings).await.expect("an answer")
 }
 

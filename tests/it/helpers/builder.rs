@@ -72,7 +72,7 @@ impl<'a> SystemBuilder<'a> {
         for role in self.roles.unwrap_or_default() {
             api_keys.push(api_key(&KeyStore::new(&backends.database), *role).await.1);
         }
-        assert!(backends.keeper().ensure().await.expect("a first recovery"));
+        assert!(backends.recovery_supervisor().ensure().await.expect("a first recovery"));
         let public = TcpListener::bind(command.api.listen).await.expect("a free port");
         let client = Client::new(public.local_addr().expect("an address"));
         let operators = match command.api.access.operator_listen {

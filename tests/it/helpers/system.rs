@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use coupon_system::access::key::Key;
-use coupon_system::access::{Kept, KeyStore, Role};
+use coupon_system::access::key::ApiKey;
+use coupon_system::access::{KeyInsert, KeyStore, Role};
 use coupon_system::api;
-use coupon_system::audit::{Auditor, Report, Settling};
+use coupon_system::audit::{AuditReport, Auditor, SettleMode};
 use coupon_system::config::Concurrency;
-use coupon_system::coupon::{Coupon, Created, Stock, stock};
+use coupon_system::coupon::{Coupon, CreateOutcome, Stock, stock};
 use coupon_system::dev::servers::RedisServer;
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::issuance::lookup::read_in_flight;
@@ -53,9 +53,9 @@ pub fn at(seconds: i64) -> Timestamp {
 }
 
 /// Makes an API key: what is kept of it, and what its owner sends.
-pub async fn api_key(store: &KeyStore, role: Role) -> (Key, String) {
-    let (key, text) = Key::generate(role.as_str(), role).expect("a name");
-    assert_eq!(store.insert(&key).await.expect("it is kept"), Kept::New);
+pub async fn api_key(store: &KeyStore, role: Role) -> (ApiKey, String) {
+    let (key, text) = ApiKey::generate(role.as_str(), role).expect("a name");
+    assert_eq!(store.insert(&key).await.expect("it is kept"), KeyInsert::New);
     (key, text)
 }
 
@@ -162,7 +162,7 @@ impl System {
     ) -> Coupon {
         let plain = Coupon::new(id.parse().expect("an id"), total, starts_at, ends_at);
         let coupon = Coupon { per_user, created_at: at(0), ..plain };
-        assert_eq!(self.backends.coupons.insert(&coupon).await.expect("it is written"), Created::New);
+        assert_eq!(self.backends.coupons.insert(&coupon).await.expect("it is written"), CreateOutcome::New);
         coupon
     }
 
@@ -276,7 +276,7 @@ impl System {
     }
 
     /// Audits every coupon, unit by unit; settles nothing.
-    pub async fn audited(&self) -> Report {
+    pub async fn audited(&self) -> AuditReport {
         let auditor = self.auditor();
         let (mut coupons, mut last) = (Vec::new(), None);
         loop {
@@ -284,7 +284,7 @@ impl System {
             last = page.last().cloned();
             coupons.extend(page);
             if last.is_none() {
-                return auditor.full(&coupons, Settling::LookOnly, |_| {}).await.expect("an audit");
+                return auditor.full(&coupons, SettleMode::ReadOnly, |_| {}).await.expect("an audit");
             }
         }
     }

@@ -16,18 +16,18 @@ mod sleepers;
 mod storm;
 mod verifying;
 
-use coupon_system::recovery::{How, Kept, Recovered, unwatched};
+use coupon_system::recovery::{CertifyOutcome, RecoveryMode, RecoveryOutcome, ignore_progress};
 use tokio_util::sync::CancellationToken;
 
 use crate::helpers::{System, eventually};
 
 /// Rebuilds the partition, whether it needs that or not.
 async fn rebuild(system: &System) {
-    let keeper = system.backends.keeper();
+    let keeper = system.backends.recovery_supervisor();
     eventually("it is rebuilt", async || {
-        let kept = keeper.recover(How::Rebuild, &unwatched(), &CancellationToken::new()).await;
+        let kept = keeper.recover(RecoveryMode::Rebuild, &ignore_progress(), &CancellationToken::new()).await;
         match kept.expect("it can be rebuilt") {
-            Kept::Recovered(Recovered::Rebuilt { .. }) => Some(()),
+            CertifyOutcome::Recovered(RecoveryOutcome::Rebuilt { .. }) => Some(()),
             // The API has seen that nothing was certified, and has the lease for a moment.
             _ => None,
         }

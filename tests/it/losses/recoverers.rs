@@ -4,7 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
 use coupon_system::ids::PartitionId;
-use coupon_system::recovery::{How, Keeper, Kept, Lease, Recovered, Step, Watch, is_certified, unwatched};
+use coupon_system::recovery::{
+    CertifyOutcome, Lease, ProgressCallback, RecoveryMode, RecoveryOutcome, RecoveryStep, RecoverySupervisor,
+    ignore_progress, is_certified,
+};
 use coupon_system::redis::Partition;
 use mongodb::bson::{DateTime, Document, doc};
 use redis::Value;
@@ -36,31 +39,31 @@ const STEPS: [(Found, &[&str]); 4] = [
     (Found::WithoutCertificate, &["Closed", "Read", "Sorted", "Loading", "Queueing", "Built", "Opened"]),
 ];
 
-fn name(step: &Step) -> &'static str {
+fn name(step: &RecoveryStep) -> &'static str {
     match step {
-        Step::Closed => "Closed",
-        Step::Read { .. } => "Read",
-        Step::Compared { .. } => "Compared",
-        Step::Damaged { .. } => "Damaged",
-        Step::Sorted { .. } => "Sorted",
-        Step::Loading { .. } => "Loading",
-        Step::Queueing { .. } => "Queueing",
-        Step::Built => "Built",
-        Step::Opened => "Opened",
+        RecoveryStep::Closed => "Closed",
+        RecoveryStep::Read { .. } => "Read",
+        RecoveryStep::Compared { .. } => "Compared",
+        RecoveryStep::Damaged { .. } => "Damaged",
+        RecoveryStep::Sorted { .. } => "Sorted",
+        RecoveryStep::Loading { .. } => "Loading",
+        RecoveryStep::Queueing { .. } => "Queueing",
+        RecoveryStep::Built => "Built",
+        RecoveryStep::Opened => "Opened",
     }
 }
 
 const FIRST: &str = "the first recoverer";
 
 /// A keeper in a process of its own, as far as Redis and MongoDB can tell.
-fn keeper(system: &System, holder: &str) -> Keeper {
+fn keeper(system: &System, holder: &str) -> RecoverySupervisor {
     let partition = Partition::new(PartitionId::ONE, &system.redis.url()).expect("a URL");
     keeper_on(system, Arc::new(partition), holder)
 }
 
-fn keeper_on(system: &System, partition: Arc<Partition>, holder: &str) -> Keeper {
+fn keeper_on(system: &System, partition: Arc<Partition>, holder: &str) -> RecoverySupervisor {
     let backends = &system.backends;
-    Keeper::new(partition, backends.database.clone(), backends.durability, holder.into())
+    RecoverySupervisor::new(partition, backends.database.clone(), backends.durability, holder.into())
 }
 
 /// Brings Redis into that state, with the lease held for the first recoverer, so that it comes first.
@@ -83,9 +86,13 @@ async fn find(system: &System, busy: &Busy, found: Found) {
 }
 
 /// Lets the first recoverer begin; at each step it does what `watch` does.
-fn begin(system: &System, found: Found, watch: Watch) -> JoinHandle<Result<Kept, coupon_system::Failure>> {
+fn begin(
+    system: &System,
+    found: Found,
+    watch: ProgressCallback,
+) -> JoinHandle<Result<CertifyOutcome, coupon_system::Failure>> {
     let keeper = keeper(system, FIRST);
-    let how = if found == Found::Certified { How::Rebuild } else { How::VerifyFirst };
+    let how = if found == Found::Certified { RecoveryMode::Rebuild } else { RecoveryMode::VerifyFirst };
     tokio::spawn(async move { keeper.recover(how, &watch, &CancellationToken::new()).await })
 }
 
@@ -96,11 +103,11 @@ struct Sleeper {
 }
 
 impl Sleeper {
-    fn at(step: &'static str) -> (Watch, Self) {
+    fn at(step: &'static str) -> (ProgressCallback, Self) {
         let (tell, asleep) = mpsc::channel::<()>();
         let (wake, woken) = mpsc::channel::<()>();
         let (woken, once) = (Mutex::new(woken), AtomicBool::new(false));
-        let watch: Watch = Arc::new(move |now| {
+        let watch: ProgressCallback = Arc::new(move |now| {
             if name(now) == step && !once.swap(true, Ordering::SeqCst) {
                 tell.send(()).expect("the test waits");
                 tokio::task::block_in_place(|| woken.lock().expect("one sleeper").recv()).expect("a word");
@@ -174,7 +181,7 @@ async fn whatever_step_a_recoverer_dies_at_another_finishes_and_the_accounts_hol
             let busy = Busy::make(&system, &format!("{found:?}-{step}")).await;
             let before = system.keys().epoch();
             find(&system, &busy, found).await;
-            let doomed: Watch = Arc::new(move |now| {
+            let doomed: ProgressCallback = Arc::new(move |now| {
                 if name(now) == *step {
                     // Ends the task on the spot, and says nothing.
                     std::panic::resume_unwind(Box::new("killed"));
@@ -217,7 +224,12 @@ async fn whatever_step_a_recoverer_sleeps_at_it_changes_nothing_after_another_ha
             let opened_before = *step == "Opened";
             assert_eq!(
                 opened_before,
-                matches!(late, Ok(Kept::Recovered(Recovered::Verified { .. } | Recovered::Rebuilt { .. }))),
+                matches!(
+                    late,
+                    Ok(CertifyOutcome::Recovered(
+                        RecoveryOutcome::Verified { .. } | RecoveryOutcome::Rebuilt { .. }
+                    ))
+                ),
                 "{when}: {late:?}"
             );
             assert!(matches!(is_certified(system.partition()).await, Ok(true)), "{when}");
@@ -236,12 +248,13 @@ async fn while_somebody_holds_the_lease_nobody_else_recovers() {
     let busy = Busy::make(&system, "c").await;
     find(&system, &busy, Found::Intact).await;
     let kept = keeper(&system, "another")
-        .recover(How::VerifyFirst, &unwatched(), &CancellationToken::new())
+        .recover(RecoveryMode::VerifyFirst, &ignore_progress(), &CancellationToken::new())
         .await
         .expect("an answer");
-    assert_eq!(kept, Kept::ByAnother);
-    let kept = begin(&system, Found::Intact, unwatched()).await.expect("no panic").expect("it recovers");
-    assert!(matches!(kept, Kept::Recovered(Recovered::Verified { .. })), "{kept:?}");
+    assert_eq!(kept, CertifyOutcome::ByAnother);
+    let kept =
+        begin(&system, Found::Intact, ignore_progress()).await.expect("no panic").expect("it recovers");
+    assert!(matches!(kept, CertifyOutcome::Recovered(RecoveryOutcome::Verified { .. })), "{kept:?}");
     busy.ends_well(&system, "in turn").await;
 }
 
@@ -253,16 +266,15 @@ async fn a_redis_that_restarts_twice_while_it_is_verified_is_verified_in_the_end
     for step in ["Read", "Compared"] {
         find(&system, &busy, Found::Intact).await;
         let (watch, sleeper) = Sleeper::at(step);
-        let watch: Watch = Arc::new(move |now| {
+        let watch: ProgressCallback = Arc::new(move |now| {
             assert_ne!(name(now), "Damaged", "it was not: it is to be looked at again, not rebuilt");
             watch(now);
         });
         // On a connection that others use too, and so find broken before it does.
         let keeper = keeper_on(&system, Arc::clone(&system.backends.partition), FIRST);
-        let late =
-            tokio::spawn(
-                async move { keeper.recover(How::VerifyFirst, &watch, &CancellationToken::new()).await },
-            );
+        let late = tokio::spawn(async move {
+            keeper.recover(RecoveryMode::VerifyFirst, &watch, &CancellationToken::new()).await
+        });
         sleeper.sleeps();
         for _ in 0..2 {
             system.redis.kill().await.expect("it is killed");

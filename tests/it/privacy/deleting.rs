@@ -196,7 +196,7 @@ async fn a_deletion_waits_for_what_is_in_flight() {
         system.backends.database.clone(),
     );
     let erased = eraser.erase(&deletions[0], at(10)).await.expect("an answer");
-    assert_eq!(erased, coupon_system::privacy::Erased::InFlight);
+    assert_eq!(erased, coupon_system::privacy::EraseOutcome::InFlight);
     assert!(!traces(&system, USER).await.is_empty());
     assert_eq!(system.client.get(&format!("/issuances/{id}")).await.state(), "queued");
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use coupon_system::Failure;
 use coupon_system::issuance::settle::{Settled, settle};
 use coupon_system::issuance::{Outcome, Reason};
-use coupon_system::privacy::{Erased, Eraser};
-use coupon_system::user::{Deletion, Marked};
+use coupon_system::privacy::{EraseOutcome, Eraser};
+use coupon_system::user::{Deletion, MarkDeletedOutcome};
 use mongodb::bson::{Document, doc};
 use rand::RngExt;
 use rustix::process::Signal;
@@ -51,7 +51,9 @@ async fn records_must(system: &System, validator: Document) {
 async fn break_off(system: &System, broken: Broken) -> Deletion {
     let users = &system.backends.users;
     let marked = users.mark_deleted(&USER.parse().expect("an id"), Duration::ZERO, false).await;
-    let Marked::As(deletion) = marked.expect("an answer") else { panic!("the user is registered") };
+    let MarkDeletedOutcome::As(deletion) = marked.expect("an answer") else {
+        panic!("the user is registered")
+    };
     if broken != Broken::Marked {
         // MongoDB takes no pseudonym: the copying is done, and then it fails.
         records_must(system, doc! {"userId": {"$not": {"$regex": "^deleted:"}}}).await;
@@ -100,14 +102,14 @@ async fn wherever_it_is_broken_off_the_accounts_hold_through_a_rebuild_and_a_loa
 
         // Everything is built anew.
         let _: u64 = system.command(&["DEL", &keys.certificate()]).await;
-        assert!(system.backends.keeper().ensure().await.expect("a recovery"));
+        assert!(system.backends.recovery_supervisor().ensure().await.expect("a recovery"));
         recovered(&system).await;
         system.audited_clean().await;
         assert_eq!(system.stock(&coupon).await.issued, 4, "{broken:?}");
 
         for _ in 0..2 {
             let erased = eraser(&system).erase(&deletion, at(10)).await.expect("an answer");
-            assert_eq!(erased, Erased::Done, "{broken:?}");
+            assert_eq!(erased, EraseOutcome::Done, "{broken:?}");
             assert_eq!(traces(&system, USER).await, Vec::<String>::new(), "{broken:?}");
             system.audited_clean().await;
         }
@@ -123,7 +125,7 @@ async fn who_slept_in_the_middle_of_a_deletion_takes_nothing_of_the_next_person(
     system.stop().await;
     let deletion = break_off(&system, Broken::Marked).await;
     let (_, slept) = system.backends.users.deletions().await.expect("a look");
-    assert_eq!(eraser(&system).erase(&deletion, slept).await.expect("an answer"), Erased::Done);
+    assert_eq!(eraser(&system).erase(&deletion, slept).await.expect("an answer"), EraseOutcome::Done);
 
     eventually("the clock goes on", async || (at(0) > slept).then_some(())).await;
     let user =
@@ -133,7 +135,7 @@ async fn who_slept_in_the_middle_of_a_deletion_takes_nothing_of_the_next_person(
     let entries = system.take_entries().await;
     system.decider().process(&system.keys(), &entries).await.expect("it is issued");
     // It wakes.
-    assert_ne!(eraser(&system).erase(&deletion, slept).await.expect("an answer"), Erased::Done);
+    assert_ne!(eraser(&system).erase(&deletion, slept).await.expect("an answer"), EraseOutcome::Done);
     let held = system.backends.ledger.held_by(&coupon, &USER.parse().expect("an id")).await.expect("a look");
     assert_eq!(held.len(), 1);
     assert!(system.backends.users.get(&USER.parse().expect("an id")).await.expect("a look").is_some());
@@ -181,7 +183,7 @@ async fn what_is_settled_while_a_deletion_looks_is_counted_once() {
     system.audited_clean().await;
     assert_eq!(adopted(&system, &coupon).await, 0);
     records_must(&system, doc! {}).await;
-    assert_eq!(eraser(&system).erase(&deletion, at(10)).await.expect("an answer"), Erased::Done);
+    assert_eq!(eraser(&system).erase(&deletion, at(10)).await.expect("an answer"), EraseOutcome::Done);
     assert_eq!(system.stock(&coupon).await.issued, 1);
     system.audited_clean().await;
 }
@@ -305,7 +307,7 @@ async fn a_deletion_does_nothing_where_redis_is_damaged_or_not_certified() {
     assert!(matches!(refused, Err(Failure::Uncertified)), "{refused:?}");
     let _: String = system.command(&["RENAME", "aside", &keys.certificate()]).await;
     assert_eq!(traces(&system, USER).await, held);
-    assert_eq!(eraser(&system).erase(&deletion, at(10)).await.expect("an answer"), Erased::Done);
+    assert_eq!(eraser(&system).erase(&deletion, at(10)).await.expect("an answer"), EraseOutcome::Done);
     assert_eq!(traces(&system, USER).await, Vec::<String>::new());
     system.audited_clean().await;
 }
@@ -326,11 +328,12 @@ async fn a_user_whose_only_request_in_flight_is_for_a_coupon_that_is_not_loaded_
     recovered(&system).await;
     let users = &system.backends.users;
     let user = "left-out-0".parse().expect("an id");
-    let Marked::As(deletion) = users.mark_deleted(&user, Duration::ZERO, false).await.expect("an answer")
+    let MarkDeletedOutcome::As(deletion) =
+        users.mark_deleted(&user, Duration::ZERO, false).await.expect("an answer")
     else {
         panic!("the user is registered")
     };
-    assert_eq!(eraser(&system).erase(&deletion, at(10)).await.expect("an answer"), Erased::InFlight);
+    assert_eq!(eraser(&system).erase(&deletion, at(10)).await.expect("an answer"), EraseOutcome::InFlight);
     let (still, _) = users.deletions().await.expect("a look");
     assert_eq!(still.len(), 1);
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::Lookup;
-use coupon_system::privacy::{Erased, Eraser, Learner};
-use coupon_system::user::{Deletions, Marked, RegisteredUsers};
+use coupon_system::privacy::{DeletionWatcher, EraseOutcome, Eraser};
+use coupon_system::user::{MarkDeletedOutcome, PendingDeletions, RegisteredUsers};
 use futures::TryStreamExt;
 use mongodb::bson::{DateTime, Document, doc};
 use mongodb::options::ReadConcern;
@@ -25,21 +25,21 @@ async fn who_was_remembered_before_the_first_word_of_deletions_is_not_trusted_af
     system.stop().await;
     let backends = &system.backends;
     let user = format!("{USER}0").parse().expect("an id");
-    let deletions = Arc::new(Deletions::new(Duration::from_millis(400)));
+    let deletions = Arc::new(PendingDeletions::new(Duration::from_millis(400)));
     let registered = RegisteredUsers::start(backends.users.clone(), Arc::clone(&deletions), 10);
     assert!(registered.contains(&user).await.expect("an answer"));
 
     // This process does not reach MongoDB; others do.
     let marked = backends.users.mark_deleted(&user, Duration::ZERO, false).await.expect("an answer");
-    let Marked::As(deletion) = marked else { panic!("the user is registered") };
+    let MarkDeletedOutcome::As(deletion) = marked else { panic!("the user is registered") };
     let eraser =
         Eraser::new(Arc::clone(&backends.partition), backends.ledger.clone(), backends.database.clone());
-    assert_eq!(eraser.erase(&deletion, at(10)).await.expect("an answer"), Erased::Done);
+    assert_eq!(eraser.erase(&deletion, at(10)).await.expect("an answer"), EraseOutcome::Done);
     eventually("it has not heard for long", async || (!deletions.is_fresh()).then_some(())).await;
 
     let lookup =
         Lookup::start(Arc::clone(&backends.partition), backends.ledger.clone(), Arc::clone(&deletions), 10);
-    let learner = Learner {
+    let learner = DeletionWatcher {
         users: backends.users.clone(),
         deletions: Arc::clone(&deletions),
         registered: Some(registered.clone()),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::{Decision, Outcome, Reason};
-use coupon_system::privacy::{Retained, Retention};
+use coupon_system::privacy::{Retention, RetentionRound};
 
 use crate::helpers::{System, at, decided};
 
@@ -52,9 +52,9 @@ async fn rejections_go_when_their_coupon_has_been_over_for_long_and_nothing_else
     assert!(retention(0).is_none(), "0 keeps them for ever");
     let retention = retention(400).expect("a retention");
     let round = retention.round(at(0)).await.expect("an answer");
-    assert_eq!(round, Retained { coupons: 1, deleted: 2 });
+    assert_eq!(round, RetentionRound { coupons: 1, deleted: 2 });
     let left = backends.ledger.decisions(&[gone.as_slice(), &kept].concat()).await.expect("a look");
     assert!(gone.iter().all(|id| !left.contains_key(id)), "{left:?}");
     assert!(kept.iter().all(|id| left.contains_key(id)), "{left:?}");
-    assert_eq!(retention.round(at(0)).await.expect("an answer"), Retained { coupons: 1, deleted: 0 });
+    assert_eq!(retention.round(at(0)).await.expect("an answer"), RetentionRound { coupons: 1, deleted: 0 });
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coupon_system::config::{MongoConfig, RedisConfig};
-use coupon_system::coupon::{Coupon, Created, Stock, stock};
+use coupon_system::coupon::{Coupon, CreateOutcome, Stock, stock};
 use coupon_system::dev::servers::{Persistence, RedisOptions, RedisServer};
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::issuance::InFlight;
@@ -12,7 +12,7 @@ use coupon_system::issuance::reserve::{Request, Reserved, reserve};
 use coupon_system::process;
 use coupon_system::process::Backends;
 use coupon_system::queue::{Entry, Read, Reader, Which};
-use coupon_system::recovery::{Durability, Loaded};
+use coupon_system::recovery::{Durability, LoadOutcome};
 use coupon_system::redis::Partition;
 use coupon_system::redis::keys::{EpochKeys, GROUP};
 use mongodb::bson::{Document, doc};
@@ -53,7 +53,7 @@ impl Bench {
     }
 
     async fn recover(&self) {
-        assert!(self.backends.keeper().ensure().await.expect("a recovery"));
+        assert!(self.backends.recovery_supervisor().ensure().await.expect("a recovery"));
     }
 
     /// Forgets everything: no coupons, and an empty Redis under a new epoch.
@@ -94,11 +94,11 @@ impl Bench {
     /// Loads a coupon that can be requested now.
     pub async fn coupon(&self, id: &str, total: u32, per_user: u8) -> CouponId {
         let coupon: CouponId = id.parse().expect("an id");
-        assert_eq!(self.load(&Offer::new(coupon.clone(), total, per_user).record()).await, Loaded::Now);
+        assert_eq!(self.load(&Offer::new(coupon.clone(), total, per_user).record()).await, LoadOutcome::Now);
         coupon
     }
 
-    pub async fn load(&self, coupon: &Coupon) -> Loaded {
+    pub async fn load(&self, coupon: &Coupon) -> LoadOutcome {
         self.record(coupon).await;
         self.backends.loader().load(&coupon.id).await.expect("it is loaded")
     }
@@ -107,7 +107,7 @@ impl Bench {
     pub async fn record(&self, coupon: &Coupon) {
         let coupons = self.backends.database.collection::<Document>("coupons");
         coupons.delete_one(doc! {"_id": coupon.id.as_str()}).await.expect("it is deleted");
-        assert_eq!(self.backends.coupons.insert(coupon).await.expect("it is written"), Created::New);
+        assert_eq!(self.backends.coupons.insert(coupon).await.expect("it is written"), CreateOutcome::New);
     }
 
     /// Reserves one batch.

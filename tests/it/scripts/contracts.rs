@@ -12,7 +12,7 @@ use coupon_system::issuance::reserve::{KEYS_REMEMBERED, Request, Reserved, reser
 use coupon_system::issuance::settle::{Settled, Settlement, settle};
 use coupon_system::issuance::{Decision, Outcome, Reason};
 use coupon_system::queue::Entry;
-use coupon_system::recovery::{How, Kept, Loaded, Recovered, unwatched};
+use coupon_system::recovery::{CertifyOutcome, LoadOutcome, RecoveryMode, RecoveryOutcome, ignore_progress};
 use coupon_system::redis::keys::{EpochKeys, certificate};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
@@ -184,7 +184,7 @@ async fn a_load_that_begins_under_an_older_epoch_writes_only_under_the_open_one(
     let bench = Bench::start().await;
     let (_, _, old) = rebuilt_elsewhere(&bench).await;
     let unloaded = Offer::new("another".parse().expect("an id"), 1, 1).record();
-    assert_eq!(bench.load(&unloaded).await, Loaded::Now);
+    assert_eq!(bench.load(&unloaded).await, LoadOutcome::Now);
     assert_nothing_under(&bench, &old).await;
 }
 
@@ -195,8 +195,14 @@ async fn rebuilt_elsewhere(bench: &Bench) -> (CouponId, Vec<Entry>, EpochKeys) {
     let entries = queued(bench, &coupon, 1).await;
     let old = bench.keys();
     let another = bench.another_process().await;
-    let recovered = another.keeper().recover(How::Rebuild, &unwatched(), &CancellationToken::new()).await;
-    assert!(matches!(recovered, Ok(Kept::Recovered(Recovered::Rebuilt { .. }))), "{recovered:?}");
+    let recovered = another
+        .recovery_supervisor()
+        .recover(RecoveryMode::Rebuild, &ignore_progress(), &CancellationToken::new())
+        .await;
+    assert!(
+        matches!(recovered, Ok(CertifyOutcome::Recovered(RecoveryOutcome::Rebuilt { .. }))),
+        "{recovered:?}"
+    );
     assert_eq!(bench.keys(), old);
     assert_ne!(another.partition.keys(), old);
     assert_nothing_under(bench, &old).await;

@@ -14,7 +14,7 @@ use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reassign::{Reassigned, reassign};
 use coupon_system::issuance::reserve::{Queued, Request, Reserved, reserve};
 use coupon_system::issuance::settle::settle;
-use coupon_system::recovery::Loaded;
+use coupon_system::recovery::LoadOutcome;
 use jiff::Timestamp;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use proptest_state_machine::ReferenceStateMachine;
@@ -76,7 +76,7 @@ impl<'a> Trial<'a> {
     async fn start(bench: &'a Bench, model: Model) -> Self {
         bench.empty().await;
         for offer in model.coupons.values().filter(|offer| offer.loaded) {
-            assert_eq!(bench.load(&offer.record()).await, Loaded::Now);
+            assert_eq!(bench.load(&offer.record()).await, LoadOutcome::Now);
         }
         Trial { bench, model, clock: Timestamp::UNIX_EPOCH }
     }
@@ -185,7 +185,7 @@ impl<'a> Trial<'a> {
     async fn load(&mut self, coupon: &CouponId) {
         let mut record = self.model.coupons[coupon].record();
         let expected = self.model.load(coupon);
-        if expected == Loaded::Before {
+        if expected == LoadOutcome::Before {
             record.total += 1;
             record.per_user += 1;
             record.paused = !record.paused;

@@ -12,7 +12,7 @@ use coupon_system::issuance::reserve::{Progress, Queued, Request, Reserved};
 use coupon_system::issuance::settle::{Settled, Settlement};
 use coupon_system::issuance::{Decision, InFlight, KeyTag, Outcome, Reason};
 use coupon_system::queue::Entry;
-use coupon_system::recovery::Loaded;
+use coupon_system::recovery::LoadOutcome;
 use jiff::Timestamp;
 
 /// An entry that no stream has.
@@ -520,9 +520,9 @@ impl Model {
     }
 
     /// Loads a coupon, unless it is there.
-    pub fn load(&mut self, coupon: &CouponId) -> Loaded {
+    pub fn load(&mut self, coupon: &CouponId) -> LoadOutcome {
         let offer = self.coupons.get_mut(coupon).expect("a coupon");
-        if std::mem::replace(&mut offer.loaded, true) { Loaded::Before } else { Loaded::Now }
+        if std::mem::replace(&mut offer.loaded, true) { LoadOutcome::Before } else { LoadOutcome::Now }
     }
 
     pub fn change(&mut self, coupon: &CouponId, change: Change) {

@@ -8,7 +8,7 @@ use crate::redis::keys::EpochKeys;
 use crate::redis::{EpochBound, LuaScript, Partition};
 use crate::user::Deletion;
 
-static MOVE: LuaScript = LuaScript::new(include_str!("move.lua"));
+static PSEUDONYMISE: LuaScript = LuaScript::new(include_str!("pseudonymise.lua"));
 static OUTDATE: LuaScript = LuaScript::new(include_str!("outdate.lua"));
 
 /// Coupons in one script: of each, a user may hold a hundred units.
@@ -16,14 +16,14 @@ const BATCH: usize = 50;
 
 /// Whether the user's name stays beside the pseudonym.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(super) enum PseudonymiseMode {
     Copy,
     Move,
 }
 
 /// What became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Moved {
+pub(super) enum PseudonymiseOutcome {
     All,
     /// Something of the user is in flight.
     InFlight,
@@ -34,31 +34,34 @@ pub(super) enum Moved {
 }
 
 /// Brings the user's issuances of some loaded coupons under the pseudonym.
-pub(super) async fn bring(
+pub(super) async fn pseudonymise(
     partition: &Partition,
     keys: &EpochKeys,
     deletion: &Deletion,
     coupons: &[CouponId],
     issued: &HashMap<CouponId, Vec<IssuanceId>>,
-    mode: Mode,
-) -> Result<Moved, Failure> {
-    let mut moved = Moved::All;
+    mode: PseudonymiseMode,
+) -> Result<PseudonymiseOutcome, Failure> {
+    let mut moved = PseudonymiseOutcome::All;
     for coupons in coupons.chunks(BATCH) {
-        let called = partition.call_in_epoch(keys, &MOVE, "move what a deleted user holds", |keys, call| {
-            call.key(keys.in_flight());
-            call.arg(deletion.user.as_str()).arg(deletion.pseudonym.as_str());
-            call.arg(if mode == Mode::Move { "move" } else { "copy" });
-            for coupon in coupons {
-                let ids = issued.get(coupon).into_iter().flatten();
-                call.key(keys.holders(coupon));
-                call.arg(ids.flat_map(|id| *id.as_bytes()).collect::<Vec<u8>>());
-            }
-        });
-        let EpochBound::Epoch(mut reply) = called.await? else { return Ok(Moved::AnotherEpoch) };
+        let called =
+            partition.call_in_epoch(keys, &PSEUDONYMISE, "move what a deleted user holds", |keys, call| {
+                call.key(keys.in_flight());
+                call.arg(deletion.user.as_str()).arg(deletion.pseudonym.as_str());
+                call.arg(if mode == PseudonymiseMode::Move { "move" } else { "copy" });
+                for coupon in coupons {
+                    let ids = issued.get(coupon).into_iter().flatten();
+                    call.key(keys.holders(coupon));
+                    call.arg(ids.flat_map(|id| *id.as_bytes()).collect::<Vec<u8>>());
+                }
+            });
+        let EpochBound::Epoch(mut reply) = called.await? else {
+            return Ok(PseudonymiseOutcome::AnotherEpoch);
+        };
         match reply.text()?.as_str() {
             "done" => {}
-            "left" => moved = Moved::Left,
-            "in-flight" => return Ok(Moved::InFlight),
+            "left" => moved = PseudonymiseOutcome::Left,
+            "in-flight" => return Ok(PseudonymiseOutcome::InFlight),
             _ => return Err(reply.wrong()),
         }
     }

@@ -3,14 +3,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::Step;
-use super::progress::Watch;
-pub(super) use super::staging::{Accounts, Destination};
-use super::staging::{Placed, Staging};
+use super::RecoveryStep;
+use super::progress::ProgressCallback;
+pub(super) use super::staging::{Destination, UnitCounts};
+use super::staging::{PlacementOutcome, Staging};
 use super::survivors::Survivor;
 use super::units::Units;
 use crate::Failure;
-use crate::coupon::Terms;
+use crate::coupon::CouponTerms;
 use crate::failure::Unreadable;
 use crate::ids::{IssuanceId, UserId};
 use crate::issuance::Ledger;
@@ -21,11 +21,11 @@ use crate::runtime::damage::damaged;
 use crate::user::Deletion;
 
 /// Where a coupon is to be placed.
-pub(super) struct Place<'a> {
+pub(super) struct BuildContext<'a> {
     pub partition: &'a Partition,
     pub keys: &'a EpochKeys,
     pub destination: Destination,
-    pub watch: &'a Watch,
+    pub progress: &'a ProgressCallback,
     /// Which of how many coupons it is, for the watch.
     pub number: usize,
     pub of: usize,
@@ -43,31 +43,31 @@ const COMPUTED_MAX: usize = 5;
 ///
 /// The records of users who are being deleted move while they are read, from one name to another and so
 /// from one page to another: they are left out of the pages, and read at the end.
-pub(super) async fn load_into(
-    place: &Place<'_>,
+pub(super) async fn build_and_place(
+    context: &BuildContext<'_>,
     ledger: &Ledger,
-    coupon: &Terms,
+    coupon: &CouponTerms,
     survivors: &mut Vec<Survivor>,
-) -> Result<Placed, Failure> {
+) -> Result<PlacementOutcome, Failure> {
     for _ in 0..COMPUTED_MAX {
         let (deletions, _) = ledger.users().deletions().await?;
-        let mut picture = Picture::new(place, coupon, survivors);
-        picture.pages(ledger, &deletions).await?;
-        let (known, now) = ledger.users().deletions().await?;
+        let mut builder = CouponStateBuilder::new(context, coupon, survivors);
+        builder.pages(ledger, &deletions).await?;
+        let (fields, now) = ledger.users().deletions().await?;
         // Nothing of theirs is renamed before it is due.
-        if known.iter().any(|one| one.due <= now && !deletions.contains(one)) {
+        if fields.iter().any(|one| one.due <= now && !deletions.contains(one)) {
             continue;
         }
-        picture.moving(ledger, &deletions).await?;
-        return picture.finish(ledger, survivors).await;
+        builder.moving(ledger, &deletions).await?;
+        return builder.finish(ledger, survivors).await;
     }
     Err(Failure::Overloaded { operation: "load the coupon while users are being deleted" })
 }
 
 /// What is known of a coupon so far.
-struct Picture<'a> {
-    place: &'a Place<'a>,
-    coupon: &'a Terms,
+struct CouponStateBuilder<'a> {
+    context: &'a BuildContext<'a>,
+    coupon: &'a CouponTerms,
     staging: Staging<'a>,
     units: Units,
     surviving: HashMap<UserId, Vec<IssuanceId>>,
@@ -78,16 +78,16 @@ struct Picture<'a> {
     nameless: Vec<Option<IssuanceId>>,
 }
 
-impl<'a> Picture<'a> {
-    fn new(place: &'a Place<'a>, coupon: &'a Terms, survivors: &[Survivor]) -> Self {
+impl<'a> CouponStateBuilder<'a> {
+    fn new(context: &'a BuildContext<'a>, coupon: &'a CouponTerms, survivors: &[Survivor]) -> Self {
         let mut surviving: HashMap<UserId, Vec<IssuanceId>> = HashMap::new();
         for survivor in survivors {
             surviving.entry(survivor.in_flight.user.clone()).or_default().push(survivor.id);
         }
-        Picture {
-            place,
+        CouponStateBuilder {
+            context,
             coupon,
-            staging: Staging::new(place.partition, place.keys, place.destination.clone()),
+            staging: Staging::new(context.partition, context.keys, context.destination.clone()),
             units: Units::new(coupon.total),
             surviving,
             decided: HashMap::new(),
@@ -174,10 +174,10 @@ impl<'a> Picture<'a> {
                     }
                 }
             }
-            (self.place.watch)(&Step::Loading {
+            (self.context.progress)(&RecoveryStep::Loading {
                 coupon: self.coupon.id.clone(),
-                number: self.place.number,
-                of: self.place.of,
+                number: self.context.number,
+                of: self.context.of,
                 records: self.issued.into(),
                 of_records: self.coupon.total.into(),
             });
@@ -223,11 +223,15 @@ impl<'a> Picture<'a> {
     }
 
     /// What is in flight, rejections and free units; then all of it is put in place.
-    async fn finish(mut self, ledger: &Ledger, survivors: &mut Vec<Survivor>) -> Result<Placed, Failure> {
+    async fn finish(
+        mut self,
+        ledger: &Ledger,
+        survivors: &mut Vec<Survivor>,
+    ) -> Result<PlacementOutcome, Failure> {
         for (user, ids) in self.surviving.into_iter().filter(|(_, ids)| !ids.is_empty()) {
             self.staging.holder(&user, ids, None).await?;
         }
-        let open = matches!(self.place.destination, Destination::Open { .. });
+        let open = matches!(self.context.destination, Destination::Open { .. });
         if !open {
             survivors.retain(|survivor| !self.decided.contains_key(&survivor.id));
         }
@@ -262,7 +266,7 @@ impl<'a> Picture<'a> {
         for serial in free {
             self.staging.free(serial).await?;
         }
-        let accounts = Accounts { next, settled: self.issued - unsettled };
+        let accounts = UnitCounts { next, settled: self.issued - unsettled };
         self.staging.finish(self.coupon, accounts, &without_unit).await
     }
 }

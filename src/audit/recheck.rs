@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use super::finding::{Finding, Kind};
-use super::{Auditor, Stop};
+use super::finding::{Finding, FindingKind};
+use super::{AuditAbort, Auditor};
 use crate::failure::Unreadable;
 use crate::ids::{CouponId, IssuanceId, UserId};
 use crate::issuance::settle::Settlement;
@@ -15,7 +15,7 @@ use crate::issuance::{Decision, InFlight, Outcome};
 use crate::redis::keys::EpochKeys;
 use crate::redis::{EpochBound, LuaScript, Reply};
 
-static LOOK: LuaScript = LuaScript::new(include_str!("look.lua"));
+static RECHECK: LuaScript = LuaScript::new(include_str!("recheck.lua"));
 
 /// Suspicions in one script.
 const BATCH: usize = 200;
@@ -27,7 +27,7 @@ const SETTLING: Duration = Duration::from_secs(1);
 /// What might be damage.
 #[derive(Debug, Clone)]
 pub(super) struct Suspicion {
-    pub kind: Kind,
+    pub kind: FindingKind,
     pub id: IssuanceId,
     /// Empty where it does not matter.
     pub user: Option<UserId>,
@@ -38,13 +38,13 @@ pub(super) struct Suspicion {
 }
 
 impl Suspicion {
-    pub(super) fn of(kind: Kind, id: IssuanceId) -> Self {
+    pub(super) fn of(kind: FindingKind, id: IssuanceId) -> Self {
         Suspicion { kind, id, user: None, serial: None, entry: None, second: None }
     }
 }
 
 /// What Redis says of one suspicion.
-struct Seen {
+struct SuspicionView {
     loaded: bool,
     /// Something is in flight under its id, be it readable or not.
     present: bool,
@@ -57,21 +57,21 @@ struct Seen {
 
 /// A suspicion that was confirmed, and what was seen with it.
 #[derive(Debug, Clone)]
-pub(super) struct Confirmed {
+pub(super) struct ConfirmedSuspicion {
     pub suspicion: Suspicion,
     /// It may be another kind than was suspected.
-    pub kind: Kind,
+    pub kind: FindingKind,
     pub in_flight: Option<InFlight>,
     pub decision: Option<Result<Decision, Unreadable>>,
     /// Whether the user's dedupe has it.
     counted: bool,
 }
 
-impl Confirmed {
+impl ConfirmedSuspicion {
     pub(super) fn finding(&self, coupon: &CouponId) -> Finding {
         let Suspicion { id, user, serial, entry, second, .. } = self.suspicion.clone();
         let in_flight = self.in_flight.as_ref();
-        let strange = self.kind == Kind::InFlightLost && !self.counted;
+        let strange = self.kind == FindingKind::InFlightLost && !self.counted;
         Finding {
             detail: match &self.decision {
                 Some(Err(unreadable)) => Some(unreadable.to_string()),
@@ -101,12 +101,12 @@ impl Auditor {
         keys: &EpochKeys,
         coupon: &CouponId,
         suspicions: Vec<Suspicion>,
-    ) -> Result<Vec<Confirmed>, Stop> {
+    ) -> Result<Vec<ConfirmedSuspicion>, AuditAbort> {
         let left = self.still(keys, coupon, suspicions).await?;
         if left.is_empty() {
             return Ok(left);
         }
-        let decided = left.iter().any(|confirmed| confirmed.kind == Kind::DecidedInFlight);
+        let decided = left.iter().any(|confirmed| confirmed.kind == FindingKind::DecidedInFlight);
         tokio::time::sleep(if decided { SETTLING } else { PAUSE }).await;
         let again = left.into_iter().map(|confirmed| confirmed.suspicion).collect();
         self.still(keys, coupon, again).await
@@ -117,13 +117,13 @@ impl Auditor {
         keys: &EpochKeys,
         coupon: &CouponId,
         suspicions: Vec<Suspicion>,
-    ) -> Result<Vec<Confirmed>, Stop> {
+    ) -> Result<Vec<ConfirmedSuspicion>, AuditAbort> {
         let mut left = Vec::new();
         for batch in suspicions.chunks(BATCH) {
-            let before = self.look(keys, coupon, batch).await?;
+            let before = self.read_views(keys, coupon, batch).await?;
             let ids: Vec<_> = batch.iter().map(|suspicion| suspicion.id).collect();
             let mut decisions = self.ledger.decisions(&ids).await?;
-            let after = self.look(keys, coupon, batch).await?;
+            let after = self.read_views(keys, coupon, batch).await?;
             for ((suspicion, before), after) in batch.iter().zip(before).zip(after) {
                 let decision = decisions.remove(&suspicion.id);
                 let kind = judge(suspicion, &after, decision.as_ref());
@@ -131,21 +131,21 @@ impl Auditor {
                     && judge(suspicion, &before, decision.as_ref()) == Some(kind)
                 {
                     let suspicion = suspicion.clone();
-                    let Seen { in_flight, counted, .. } = after;
-                    left.push(Confirmed { suspicion, kind, in_flight, decision, counted });
+                    let SuspicionView { in_flight, counted, .. } = after;
+                    left.push(ConfirmedSuspicion { suspicion, kind, in_flight, decision, counted });
                 }
             }
         }
         Ok(left)
     }
 
-    async fn look(
+    async fn read_views(
         &self,
         keys: &EpochKeys,
         coupon: &CouponId,
         suspicions: &[Suspicion],
-    ) -> Result<Vec<Seen>, Stop> {
-        let called = self.partition.call_in_epoch(keys, &LOOK, "look again", |keys, call| {
+    ) -> Result<Vec<SuspicionView>, AuditAbort> {
+        let called = self.partition.call_in_epoch(keys, &RECHECK, "look again", |keys, call| {
             call.key(keys.stream()).key(keys.in_flight()).key(keys.coupon(coupon));
             call.key(keys.holders(coupon)).key(keys.free(coupon));
             for suspicion in suspicions {
@@ -156,17 +156,17 @@ impl Auditor {
                     .arg(suspicion.second.map(|id| id.as_bytes().to_vec()).unwrap_or_default());
             }
         });
-        let EpochBound::Epoch(mut reply) = called.await? else { return Err(Stop::AnotherEpoch) };
+        let EpochBound::Epoch(mut reply) = called.await? else { return Err(AuditAbort::AnotherEpoch) };
         // A coupon that was retired meanwhile has nothing in Redis that could be wrong.
         let loaded = reply.number()? == 1;
-        suspicions.iter().map(|_| Ok(Seen { loaded, ..seen(reply.list()?)? })).collect()
+        suspicions.iter().map(|_| Ok(SuspicionView { loaded, ..view_of(reply.list()?)? })).collect()
     }
 }
 
-fn seen(mut reply: Reply) -> Result<Seen, Stop> {
+fn view_of(mut reply: Reply) -> Result<SuspicionView, AuditAbort> {
     let in_flight = |value: Vec<u8>| String::from_utf8(value).ok()?.parse().ok();
     let value = reply.bytes()?;
-    Ok(Seen {
+    Ok(SuspicionView {
         loaded: true,
         present: !value.is_empty(),
         in_flight: in_flight(value),
@@ -188,43 +188,51 @@ pub(super) fn is_issued(decision: &Result<Decision, Unreadable>) -> bool {
 /// What a suspicion is, by one look at Redis and the decision there is.
 fn judge(
     suspicion: &Suspicion,
-    seen: &Seen,
+    view: &SuspicionView,
     decision: Option<&Result<Decision, Unreadable>>,
-) -> Option<Kind> {
-    if !seen.loaded {
+) -> Option<FindingKind> {
+    if !view.loaded {
         return None;
     }
-    let in_flight = seen.in_flight.as_ref();
+    let in_flight = view.in_flight.as_ref();
     let holds = |held: Option<&InFlight>| {
         suspicion.serial.is_some() && held.is_some_and(|held| held.serial == suspicion.serial)
     };
     let issued = decision.is_some_and(is_issued);
     let found = match suspicion.kind {
-        Kind::RecordMissing | Kind::RejectionCounted if seen.counted && !seen.present => {
+        FindingKind::RecordMissing | FindingKind::RejectionCounted if view.counted && !view.present => {
             return match decision {
-                None => Some(Kind::RecordMissing),
-                Some(Ok(Decision { outcome: Outcome::Rejected { .. }, .. })) => Some(Kind::RejectionCounted),
+                None => Some(FindingKind::RecordMissing),
+                Some(Ok(Decision { outcome: Outcome::Rejected { .. }, .. })) => {
+                    Some(FindingKind::RejectionCounted)
+                }
                 Some(_) => None,
             };
         }
-        Kind::InFlightLost | Kind::EntryOrphaned if seen.entry_there && !seen.present => {
-            return Some(if decision.is_some() { Kind::EntryOrphaned } else { Kind::InFlightLost });
+        FindingKind::InFlightLost | FindingKind::EntryOrphaned if view.entry_there && !view.present => {
+            return Some(if decision.is_some() {
+                FindingKind::EntryOrphaned
+            } else {
+                FindingKind::InFlightLost
+            });
         }
         // Of a user who is being deleted it may have got another name since it was read.
-        Kind::RecordNotCounted => {
+        FindingKind::RecordNotCounted => {
             let same =
                 decision.and_then(|decision| Some(&decision.as_ref().ok()?.user)) == suspicion.user.as_ref();
-            issued && same && !seen.counted && !seen.present
+            issued && same && !view.counted && !view.present
         }
-        Kind::DecidedInFlight if decision.is_some_and(Result::is_err) && in_flight.is_some() => {
-            return Some(Kind::RecordUnreadable);
+        FindingKind::DecidedInFlight if decision.is_some_and(Result::is_err) && in_flight.is_some() => {
+            return Some(FindingKind::RecordUnreadable);
         }
-        Kind::DecidedInFlight => decision.is_some() && in_flight.is_some(),
+        FindingKind::DecidedInFlight => decision.is_some() && in_flight.is_some(),
         // Until it is settled, its unit may be free: settling takes it.
-        Kind::SerialFreeAndIssued => issued && seen.free && seen.counted && !seen.present,
-        Kind::SerialFreeAndInFlight => decision.is_none() && seen.free && holds(in_flight),
-        Kind::SerialInFlightAndIssued => decision.is_none() && holds(in_flight),
-        Kind::SerialInFlightTwice => decision.is_none() && holds(in_flight) && holds(seen.second.as_ref()),
+        FindingKind::SerialFreeAndIssued => issued && view.free && view.counted && !view.present,
+        FindingKind::SerialFreeAndInFlight => decision.is_none() && view.free && holds(in_flight),
+        FindingKind::SerialInFlightAndIssued => decision.is_none() && holds(in_flight),
+        FindingKind::SerialInFlightTwice => {
+            decision.is_none() && holds(in_flight) && holds(view.second.as_ref())
+        }
         _ => false,
     };
     found.then_some(suspicion.kind)

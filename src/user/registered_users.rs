@@ -2,7 +2,7 @@
 //!
 //! Users are remembered in the process once they were seen in MongoDB; that somebody is unknown is
 //! never remembered, because they may register the next moment. What is remembered counts only while the
-//! process hears of deletions ([`Deletions`]); those who are being deleted are forgotten.
+//! process hears of deletions ([`PendingDeletions`]); those who are being deleted are forgotten.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 
-use super::{Deletions, IdSecret, Known, UserId, UserStore};
+use super::{IdSecret, PendingDeletions, RegisteredUser, UserId, UserStore};
 use crate::runtime::batch::{Batcher, Bounds, all_failed};
 use crate::{Failure, metrics};
 
@@ -20,13 +20,13 @@ const BOUNDS: Bounds = Bounds { batch: 512, calls: 4, waiting: 16_384, wait: Dur
 #[derive(Clone)]
 pub struct RegisteredUsers {
     known: Arc<Cache<UserId, Option<IdSecret>>>,
-    deletions: Arc<Deletions>,
-    store: Batcher<UserId, Option<Known>>,
+    deletions: Arc<PendingDeletions>,
+    store: Batcher<UserId, Option<RegisteredUser>>,
 }
 
 impl RegisteredUsers {
     /// Starts the batcher, with room for `cached` users in memory.
-    pub fn start(store: UserStore, deletions: Arc<Deletions>, cached: usize) -> Self {
+    pub fn start(store: UserStore, deletions: Arc<PendingDeletions>, cached: usize) -> Self {
         let store = Batcher::start("look the user up", BOUNDS, move |ids: Vec<UserId>| {
             let store = store.clone();
             async move {
@@ -46,7 +46,7 @@ impl RegisteredUsers {
 
     /// Remembers users who were read by a question asked at `asked`. What is so old that a deletion may
     /// have come and gone meanwhile is not remembered.
-    pub(super) fn remember(&self, asked: Instant, users: impl Iterator<Item = Known>) {
+    pub(super) fn remember(&self, asked: Instant, users: impl Iterator<Item = RegisteredUser>) {
         for user in users {
             self.known.insert(user.id.clone(), user.secret);
             // After it: the process may have slept before it.
@@ -97,7 +97,10 @@ impl RegisteredUsers {
 }
 
 /// What MongoDB says of one of those who were asked for.
-fn answer(found: &HashMap<UserId, Result<Known, Failure>>, id: &UserId) -> Result<Option<Known>, Failure> {
+fn answer(
+    found: &HashMap<UserId, Result<RegisteredUser, Failure>>,
+    id: &UserId,
+) -> Result<Option<RegisteredUser>, Failure> {
     match found.get(id) {
         None => Ok(None),
         Some(Ok(known)) => Ok(Some(known.clone())),

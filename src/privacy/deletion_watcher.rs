@@ -15,17 +15,17 @@ use tokio_util::sync::CancellationToken;
 use crate::Failure;
 use crate::ids::UserId;
 use crate::issuance::Lookup;
-use crate::user::{Deletions, RegisteredUsers, UserStore};
+use crate::user::{PendingDeletions, RegisteredUsers, UserStore};
 
 /// Between two looks at most.
 const EVERY_MAX: Duration = Duration::from_secs(2);
 /// Looks within the time that a list is fresh, so that one may fail.
-const LOOKS: u32 = 5;
+const POLLS: u32 = 5;
 
 /// Hears of deletions.
-pub struct Learner {
+pub struct DeletionWatcher {
     pub users: UserStore,
-    pub deletions: Arc<Deletions>,
+    pub deletions: Arc<PendingDeletions>,
     /// `None` where the caller's ids are trusted.
     pub registered: Option<RegisteredUsers>,
     pub lookup: Lookup,
@@ -35,7 +35,7 @@ pub struct Learner {
 
 /// What the looks before saw.
 #[derive(Default)]
-struct Seen {
+struct LastPoll {
     /// MongoDB's time of the latest one.
     at: Option<Timestamp>,
     /// User and pseudonym.
@@ -44,17 +44,17 @@ struct Seen {
     new: HashSet<UserId>,
 }
 
-impl Learner {
+impl DeletionWatcher {
     /// Looks until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
-        let every = (self.deletions.fresh_for() / LOOKS).min(EVERY_MAX);
-        let mut seen = Seen::default();
+        let every = (self.deletions.fresh_for() / POLLS).min(EVERY_MAX);
+        let mut last = LastPoll::default();
         loop {
-            let looked = tokio::select! {
+            let polled = tokio::select! {
                 () = shutdown.cancelled() => return,
-                looked = self.look(&mut seen) => looked,
+                polled = self.poll(&mut last) => polled,
             };
-            if let Err(failure) = looked {
+            if let Err(failure) = polled {
                 tracing::debug!(error = failure.chain(), "cannot hear of deletions now");
             }
             tokio::select! {
@@ -64,12 +64,12 @@ impl Learner {
         }
     }
 
-    async fn look(&self, seen: &mut Seen) -> Result<(), Failure> {
+    async fn poll(&self, last: &mut LastPoll) -> Result<(), Failure> {
         let started = Instant::now();
         let (deletions, now) = self.users.deletions().await?;
         // A deletion may have come and gone unheard, be it before the first look. MongoDB's clock, which says
         // when one is due, goes on while this machine sleeps; its own may not.
-        let slept = seen
+        let slept = last
             .at
             .is_some_and(|before| now.duration_since(before).unsigned_abs() > self.deletions.fresh_for());
         if slept || !self.deletions.is_fresh() {
@@ -86,11 +86,11 @@ impl Learner {
         if let Some(registered) = &self.registered {
             registered.forget(&users);
         }
-        let new: HashSet<_> = pending.difference(&seen.pending).map(|(user, _)| user.clone()).collect();
-        if !new.is_empty() || !seen.new.is_empty() {
-            self.lookup.forget(|decision| new.contains(&decision.user) || seen.new.contains(&decision.user));
+        let new: HashSet<_> = pending.difference(&last.pending).map(|(user, _)| user.clone()).collect();
+        if !new.is_empty() || !last.new.is_empty() {
+            self.lookup.forget(|decision| new.contains(&decision.user) || last.new.contains(&decision.user));
         }
-        *seen = Seen { at: Some(now), pending, new };
+        *last = LastPoll { at: Some(now), pending, new };
         if deletions.iter().any(|one| one.due <= now) {
             self.due.notify_one();
         }

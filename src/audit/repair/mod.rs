@@ -1,9 +1,9 @@
 //! Mending one finding. Each script reads again, in the moment of its write, all that makes the write
 //! right; so a repair may be raced by requests, workers, recoveries and other repairs.
 
-use super::adopt::{Adopted, CALLS_MAX, UNITS_A_CALL, adopt};
-use super::finding::{Finding, Kind};
-use super::{Auditor, Stop};
+use super::adopt::{AdoptOutcome, CALLS_MAX, UNITS_A_CALL, adopt};
+use super::finding::{Finding, FindingKind};
+use super::{AuditAbort, Auditor};
 use crate::Failure;
 use crate::ids::{CouponId, IssuanceId};
 use crate::issuance::Outcome;
@@ -31,32 +31,32 @@ scripts! {
 
 /// What became of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mended {
-    Now,
+pub(super) enum RepairOutcome {
+    Repaired,
     /// It has changed since it was found, or too much goes on: look again.
-    NotNow,
+    Retry,
     /// Its coupon misses records, and nobody can tell whether the unit is theirs.
     Withheld,
     /// It needs a person.
-    Never,
+    NeedsPerson,
 }
 
 /// The right to repair one coupon, until another repair begins.
-pub(super) struct Repair<'a> {
+pub(super) struct CouponRepair<'a> {
     auditor: &'a Auditor,
     keys: EpochKeys,
     coupon: &'a CouponId,
     token: String,
 }
 
-impl<'a> Repair<'a> {
+impl<'a> CouponRepair<'a> {
     /// Begins a repair; `None` if the coupon is not loaded.
     pub(super) async fn begin(
         auditor: &'a Auditor,
         keys: &EpochKeys,
         coupon: &'a CouponId,
-    ) -> Result<Option<Repair<'a>>, Stop> {
-        let repair = Repair { auditor, keys: keys.clone(), coupon, token: crate::ids::random_id() };
+    ) -> Result<Option<CouponRepair<'a>>, AuditAbort> {
+        let repair = CouponRepair { auditor, keys: keys.clone(), coupon, token: crate::ids::random_id() };
         let begun = repair
             .call(&BEGIN, |keys, call| {
                 call.key(keys.coupon(coupon)).arg(&repair.token);
@@ -66,72 +66,78 @@ impl<'a> Repair<'a> {
     }
 
     /// Mends what can be mended of one coupon's findings, and says what became of each.
-    pub(super) async fn mend(&mut self, findings: &[Finding]) -> Result<Vec<Mended>, Stop> {
-        let missing =
-            findings.iter().any(|finding| finding.kind == Kind::RecordMissing || finding.may_hold_any_unit());
+    pub(super) async fn repair(&mut self, findings: &[Finding]) -> Result<Vec<RepairOutcome>, AuditAbort> {
+        let missing = findings
+            .iter()
+            .any(|finding| finding.kind == FindingKind::RecordMissing || finding.may_hold_any_unit());
         let leaked: Vec<u32> = findings
             .iter()
-            .filter(|finding| finding.kind == Kind::SerialLeaked)
+            .filter(|finding| finding.kind == FindingKind::SerialLeaked)
             .filter_map(|finding| finding.serial)
             .collect();
-        let released = if missing { Mended::Withheld } else { self.release(&leaked).await? };
-        let mut mended = Vec::with_capacity(findings.len());
+        let released = if missing { RepairOutcome::Withheld } else { self.release(&leaked).await? };
+        let mut outcomes = Vec::with_capacity(findings.len());
         for finding in findings {
-            mended.push(match finding.kind {
-                Kind::SerialLeaked => released,
-                _ => self.mend_one(finding).await?,
+            outcomes.push(match finding.kind {
+                FindingKind::SerialLeaked => released,
+                _ => self.repair_finding(finding).await?,
             });
         }
-        Ok(mended)
+        Ok(outcomes)
     }
 
-    async fn mend_one(&self, finding: &Finding) -> Result<Mended, Stop> {
+    async fn repair_finding(&self, finding: &Finding) -> Result<RepairOutcome, AuditAbort> {
         let (id, user) = (finding.issuances.first().copied(), finding.user.as_ref());
         Ok(match (finding.kind, id, user, finding.serial) {
-            (Kind::RecordNotCounted, Some(id), Some(user), Some(serial)) => {
+            (FindingKind::RecordNotCounted, Some(id), Some(user), Some(serial)) => {
                 match adopt(&self.auditor.partition, &self.keys, self.coupon, id, user, serial).await? {
-                    Adopted::Now | Adopted::Before => Mended::Now,
-                    Adopted::InFlight | Adopted::NotLoaded | Adopted::BeyondTotal => Mended::NotNow,
+                    AdoptOutcome::Now | AdoptOutcome::Before => RepairOutcome::Repaired,
+                    AdoptOutcome::InFlight | AdoptOutcome::NotLoaded | AdoptOutcome::BeyondTotal => {
+                        RepairOutcome::Retry
+                    }
                 }
             }
-            (Kind::SerialFreeAndIssued, _, _, Some(serial)) => {
+            (FindingKind::SerialFreeAndIssued, _, _, Some(serial)) => {
                 take(self.auditor, &self.keys, self.coupon, serial, None).await?
             }
-            (Kind::SerialFreeAndInFlight, Some(id), _, Some(serial)) => {
+            (FindingKind::SerialFreeAndInFlight, Some(id), _, Some(serial)) => {
                 take(self.auditor, &self.keys, self.coupon, serial, Some(id)).await?
             }
-            (Kind::SerialInFlightTwice | Kind::SerialInFlightAndIssued, Some(id), _, Some(serial)) => {
-                self.reassign(id, serial).await?
-            }
-            (Kind::InFlightLost, Some(id), ..) => self.put_back(finding, id).await?,
-            (Kind::EntryOrphaned, Some(id), ..) => self.drop_entry(finding, id).await?,
-            (Kind::RejectionCounted, Some(id), Some(user), _) => {
+            (
+                FindingKind::SerialInFlightTwice | FindingKind::SerialInFlightAndIssued,
+                Some(id),
+                _,
+                Some(serial),
+            ) => self.reassign(id, serial).await?,
+            (FindingKind::InFlightLost, Some(id), ..) => self.put_back(finding, id).await?,
+            (FindingKind::EntryOrphaned, Some(id), ..) => self.drop_entry(finding, id).await?,
+            (FindingKind::RejectionCounted, Some(id), Some(user), _) => {
                 let done = self.call(&UNCOUNT, |keys, call| {
                     call.key(keys.in_flight()).key(keys.coupon(self.coupon)).key(keys.holders(self.coupon));
                     call.arg(id.as_bytes().as_slice()).arg(user.as_str()).arg(u8::from(id.is_keyed()));
                 });
-                now_if(done.await? == "uncounted")
+                repaired_if(done.await? == "uncounted")
             }
-            (Kind::FreeUnknown, ..) => {
+            (FindingKind::FreeUnknown, ..) => {
                 let member = finding.detail.as_deref().unwrap_or_default();
                 let done = self.call(&DISCARD, |keys, call| {
                     call.key(keys.coupon(self.coupon)).key(keys.free(self.coupon)).arg(member);
                 });
-                now_if(done.await? == "discarded")
+                repaired_if(done.await? == "discarded")
             }
-            (Kind::CountDrifted, ..) => self.recount().await?,
-            (Kind::CouponBehind, ..) => {
+            (FindingKind::CountDrifted, ..) => self.recount().await?,
+            (FindingKind::CouponBehind, ..) => {
                 let coupon = self.auditor.coupons.get(self.coupon).await?;
-                now_if(self.auditor.catch_up(coupon.as_slice()).await?)
+                repaired_if(self.auditor.catch_up(coupon.as_slice()).await?)
             }
             // A full audit settles it.
-            (Kind::DecidedInFlight, ..) => Mended::NotNow,
-            _ => Mended::Never,
+            (FindingKind::DecidedInFlight, ..) => RepairOutcome::Retry,
+            _ => RepairOutcome::NeedsPerson,
         })
     }
 
     /// Gives units back that are nowhere.
-    async fn release(&mut self, serials: &[u32]) -> Result<Mended, Stop> {
+    async fn release(&mut self, serials: &[u32]) -> Result<RepairOutcome, AuditAbort> {
         for chunk in serials.chunks(UNITS_A_CALL as usize) {
             let next = crate::ids::random_id();
             let done = self.call(&RELEASE, |keys, call| {
@@ -142,36 +148,36 @@ impl<'a> Repair<'a> {
                 }
             });
             if done.await? != "released" {
-                return Ok(Mended::NotNow);
+                return Ok(RepairOutcome::Retry);
             }
             self.token = next;
         }
-        Ok(Mended::Now)
+        Ok(RepairOutcome::Repaired)
     }
 
-    async fn recount(&self) -> Result<Mended, Stop> {
-        let quiet = self.auditor.quiet(&self.keys, self.coupon).await?;
-        let Some(quiet) = quiet.filter(|quiet| quiet.in_flight == 0) else { return Ok(Mended::NotNow) };
+    async fn recount(&self) -> Result<RepairOutcome, AuditAbort> {
+        let quiet = self.auditor.quiet_moment(&self.keys, self.coupon).await?;
+        let Some(quiet) = quiet.filter(|quiet| quiet.in_flight == 0) else { return Ok(RepairOutcome::Retry) };
         let done = self.call(&RECOUNT, |keys, call| {
             call.key(keys.counters()).key(keys.coupon(self.coupon)).key(keys.free(self.coupon));
             call.arg(&self.token).arg(quiet.accepted).arg(quiet.figures.next).arg(quiet.figures.free);
             call.arg(quiet.figures.settled).arg(quiet.issued);
         });
-        Ok(now_if(done.await? == "counted"))
+        Ok(repaired_if(done.await? == "counted"))
     }
 
-    async fn reassign(&self, id: IssuanceId, old: u32) -> Result<Mended, Stop> {
+    async fn reassign(&self, id: IssuanceId, old: u32) -> Result<RepairOutcome, AuditAbort> {
         let found = read_in_flight(&self.auditor.partition, &[id]).await?.pop().transpose()?.flatten();
-        let Some((held, _)) = found else { return Ok(Mended::NotNow) };
+        let Some((held, _)) = found else { return Ok(RepairOutcome::Retry) };
         let partition = &self.auditor.partition;
         let done = reassign(partition, &self.keys, self.coupon, id, &held.entry, Some(old)).await?;
-        Ok(now_if(matches!(done, Reassigned::To(_))))
+        Ok(repaired_if(matches!(done, Reassigned::To(_))))
     }
 
-    async fn put_back(&self, finding: &Finding, id: IssuanceId) -> Result<Mended, Stop> {
-        let Some(entry) = &finding.entry else { return Ok(Mended::NotNow) };
+    async fn put_back(&self, finding: &Finding, id: IssuanceId) -> Result<RepairOutcome, AuditAbort> {
+        let Some(entry) = &finding.entry else { return Ok(RepairOutcome::Retry) };
         let serial = finding.serial.unwrap_or(0);
-        let in_flight = self.auditor.flights_of(&self.keys, self.coupon).await?;
+        let in_flight = self.auditor.in_flight_of(&self.keys, self.coupon).await?;
         let issued = self.auditor.ledger.holder_of(self.coupon, serial).await?;
         let its_own = serial > 0 && issued.is_none() && in_flight.values().all(|other| *other != serial);
         let done = self.call(&PUT_BACK, |keys, call| {
@@ -180,20 +186,20 @@ impl<'a> Repair<'a> {
             call.arg(id.as_bytes().as_slice()).arg(entry).arg(u8::from(its_own)).arg(GROUP);
         });
         Ok(match done.await?.as_str() {
-            "put back" => Mended::Now,
+            "put back" => RepairOutcome::Repaired,
             // Its user was not promised anything that Redis remembers: nobody can tell.
-            "strange" => Mended::Never,
-            _ => Mended::NotNow,
+            "strange" => RepairOutcome::NeedsPerson,
+            _ => RepairOutcome::Retry,
         })
     }
 
-    async fn drop_entry(&self, finding: &Finding, id: IssuanceId) -> Result<Mended, Stop> {
-        let Some(entry) = &finding.entry else { return Ok(Mended::NotNow) };
+    async fn drop_entry(&self, finding: &Finding, id: IssuanceId) -> Result<RepairOutcome, AuditAbort> {
+        let Some(entry) = &finding.entry else { return Ok(RepairOutcome::Retry) };
         let Some(decision) = self.auditor.ledger.decisions(&[id]).await?.remove(&id) else {
-            return Ok(Mended::NotNow);
+            return Ok(RepairOutcome::Retry);
         };
         // What it says cannot be told: nothing is done for it.
-        let Ok(decision) = decision else { return Ok(Mended::Never) };
+        let Ok(decision) = decision else { return Ok(RepairOutcome::NeedsPerson) };
         if let Outcome::Issued { serial, .. } = decision.outcome {
             adopt(&self.auditor.partition, &self.keys, self.coupon, id, &decision.user, serial).await?;
         }
@@ -201,10 +207,14 @@ impl<'a> Repair<'a> {
             call.key(keys.stream()).key(keys.in_flight()).key(keys.dead());
             call.arg(GROUP).arg(entry).arg(id.as_bytes().as_slice());
         });
-        Ok(now_if(done.await? == "dropped"))
+        Ok(repaired_if(done.await? == "dropped"))
     }
 
-    async fn call(&self, script: &LuaScript, build: impl Fn(&EpochKeys, &mut Call)) -> Result<String, Stop> {
+    async fn call(
+        &self,
+        script: &LuaScript,
+        build: impl Fn(&EpochKeys, &mut Call),
+    ) -> Result<String, AuditAbort> {
         call(self.auditor, &self.keys, script, build).await
     }
 }
@@ -214,10 +224,10 @@ async fn call(
     keys: &EpochKeys,
     script: &LuaScript,
     build: impl Fn(&EpochKeys, &mut Call),
-) -> Result<String, Stop> {
+) -> Result<String, AuditAbort> {
     match auditor.partition.call_in_epoch(keys, script, "mend the accounts", build).await? {
-        EpochBound::Epoch(mut reply) => reply.text().map_err(Stop::Failed),
-        EpochBound::AnotherEpoch => Err(Stop::AnotherEpoch),
+        EpochBound::Epoch(mut reply) => reply.text().map_err(AuditAbort::Failed),
+        EpochBound::AnotherEpoch => Err(AuditAbort::AnotherEpoch),
     }
 }
 
@@ -228,7 +238,7 @@ async fn take(
     coupon: &CouponId,
     serial: u32,
     id: Option<IssuanceId>,
-) -> Result<Mended, Stop> {
+) -> Result<RepairOutcome, AuditAbort> {
     let id = id.map(|id| id.as_bytes().to_vec()).unwrap_or_default();
     for _ in 0..CALLS_MAX {
         let done = call(auditor, keys, &TAKE, |keys, call| {
@@ -237,14 +247,14 @@ async fn take(
         });
         match done.await?.as_str() {
             "more" => {}
-            done => return Ok(now_if(done == "taken")),
+            done => return Ok(repaired_if(done == "taken")),
         }
     }
-    Ok(Mended::NotNow)
+    Ok(RepairOutcome::Retry)
 }
 
-fn now_if(done: bool) -> Mended {
-    if done { Mended::Now } else { Mended::NotNow }
+fn repaired_if(done: bool) -> RepairOutcome {
+    if done { RepairOutcome::Repaired } else { RepairOutcome::Retry }
 }
 
 /// Mends what a late insert leaves, and nothing else: counts the record, and takes its unit out of the
@@ -259,21 +269,21 @@ pub(super) async fn adopt_only(
     let mut adopted = 0;
     for finding in findings {
         let done = match (finding.kind, finding.issuances.as_slice(), &finding.user, finding.serial) {
-            (Kind::RecordNotCounted, [id], Some(user), Some(serial)) => {
+            (FindingKind::RecordNotCounted, [id], Some(user), Some(serial)) => {
                 adopt(&auditor.partition, keys, coupon, *id, user, serial)
                     .await
-                    .map(|done| done == Adopted::Now)
+                    .map(|done| done == AdoptOutcome::Now)
             }
-            (Kind::SerialFreeAndIssued, _, _, Some(serial)) => {
-                take(auditor, keys, coupon, serial, None).await.map(|done| done == Mended::Now)
+            (FindingKind::SerialFreeAndIssued, _, _, Some(serial)) => {
+                take(auditor, keys, coupon, serial, None).await.map(|done| done == RepairOutcome::Repaired)
             }
             _ => continue,
         };
         match done {
             Ok(done) => adopted += u64::from(done),
             // The rebuild has read the ledger.
-            Err(Stop::AnotherEpoch) => {}
-            Err(Stop::Failed(failure)) => return Err(failure),
+            Err(AuditAbort::AnotherEpoch) => {}
+            Err(AuditAbort::Failed(failure)) => return Err(failure),
         }
     }
     Ok(adopted)

@@ -13,59 +13,59 @@ const PAGE: usize = 1_000;
 
 /// Whether the keys were deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Forgotten {
-    All,
+pub(super) enum GuardedWrite {
+    Done,
     /// Somebody else recovers by now: nothing more was deleted.
     Superseded,
 }
 
 /// Deletes the streams and counters of epochs, as the recoverer of `mine`: without them none of these can be
 /// certified, however far their other keys are deleted.
-pub(super) async fn unfit(
+pub(super) async fn make_uncertifiable(
     partition: &Partition,
     mine: &EpochKeys,
     epochs: &[EpochKeys],
-) -> Result<Forgotten, Failure> {
+) -> Result<GuardedWrite, Failure> {
     let keys: Vec<_> = epochs.iter().flat_map(|epoch| [epoch.stream(), epoch.counters()]).collect();
-    if keys.is_empty() { Ok(Forgotten::All) } else { forget(partition, mine, keys).await }
+    if keys.is_empty() { Ok(GuardedWrite::Done) } else { forget(partition, mine, keys).await }
 }
 
 /// Deletes the keys of all epochs but those that begin with one of `kept`, as the recoverer of `mine`.
-pub(super) async fn all_but(
+pub(super) async fn delete_all_but(
     partition: &Partition,
     mine: &EpochKeys,
     kept: &[String],
-) -> Result<Forgotten, Failure> {
-    let mut walk = Walk::new(partition);
+) -> Result<GuardedWrite, Failure> {
+    let mut walk = EpochKeyScan::new(partition);
     while let Some(page) = walk.next().await? {
         let old: Vec<_> =
             page.into_iter().filter(|key| !kept.iter().any(|kept| key.starts_with(kept))).collect();
         if old.is_empty() {
             continue;
         }
-        if forget(partition, mine, old).await? == Forgotten::Superseded {
-            return Ok(Forgotten::Superseded);
+        if forget(partition, mine, old).await? == GuardedWrite::Superseded {
+            return Ok(GuardedWrite::Superseded);
         }
     }
-    Ok(Forgotten::All)
+    Ok(GuardedWrite::Done)
 }
 
-async fn forget(partition: &Partition, mine: &EpochKeys, keys: Vec<String>) -> Result<Forgotten, Failure> {
+async fn forget(partition: &Partition, mine: &EpochKeys, keys: Vec<String>) -> Result<GuardedWrite, Failure> {
     let mut call = Call::default();
     call.key(mine.certificate()).arg(mine.epoch().to_string());
     for key in keys {
         call.key(key);
     }
     Ok(match partition.invoke(&FORGET, "delete an old epoch", &call).await?.text()?.as_str() {
-        "forgotten" => Forgotten::All,
-        _ => Forgotten::Superseded,
+        "forgotten" => GuardedWrite::Done,
+        _ => GuardedWrite::Superseded,
     })
 }
 
 /// Deletes what is not of the epoch that was just opened: what was there before, and what recoverers that
 /// died have half-built. The outage is over; what this leaves behind, the next recovery takes.
-pub(super) async fn leftovers(partition: &Partition, opened: &EpochKeys) {
-    if let Err(failure) = all_but(partition, opened, &[opened.prefix().to_owned()]).await {
+pub(super) async fn delete_leftovers(partition: &Partition, opened: &EpochKeys) {
+    if let Err(failure) = delete_all_but(partition, opened, &[opened.prefix().to_owned()]).await {
         tracing::warn!(error = failure.chain(), "keys of old epochs could not be deleted yet");
     }
 }
@@ -73,7 +73,7 @@ pub(super) async fn leftovers(partition: &Partition, opened: &EpochKeys) {
 /// Every epoch that has something in flight, the oldest first.
 pub(super) async fn epochs_in_flight(partition: &Partition) -> Result<Vec<EpochKeys>, Failure> {
     let mut epochs = Vec::new();
-    let mut walk = Walk::new(partition);
+    let mut walk = EpochKeyScan::new(partition);
     while let Some(page) = walk.next().await? {
         epochs.extend(page.iter().filter_map(|key| keys::epoch_of_in_flight(partition.id(), key)));
     }
@@ -82,15 +82,15 @@ pub(super) async fn epochs_in_flight(partition: &Partition) -> Result<Vec<EpochK
 }
 
 /// A walk through all keys of epochs, a page at a time.
-struct Walk<'a> {
+struct EpochKeyScan<'a> {
     partition: &'a Partition,
     /// `None` at the end.
     cursor: Option<u64>,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> EpochKeyScan<'a> {
     fn new(partition: &'a Partition) -> Self {
-        Walk { partition, cursor: Some(0) }
+        EpochKeyScan { partition, cursor: Some(0) }
     }
 
     async fn next(&mut self) -> Result<Option<Vec<String>>, Failure> {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Auditor;
-use super::finding::{Finding, Kind};
+use super::finding::{Finding, FindingKind};
 use crate::Failure;
 use crate::ids::{CouponId, IssuanceId};
 use crate::issuance::InFlight;
@@ -17,7 +17,7 @@ pub(super) const PAGE: usize = 2_000;
 
 /// The serials of what is in flight, by coupon; 0 for none.
 #[derive(Default)]
-pub(super) struct Flights {
+pub(super) struct QueueSnapshot {
     pub by_coupon: HashMap<CouponId, HashMap<IssuanceId, u32>>,
     /// Entries whose issuance was not in flight.
     pub strays: HashMap<CouponId, Vec<Entry>>,
@@ -25,27 +25,27 @@ pub(super) struct Flights {
     pub findings: Vec<Finding>,
 }
 
-type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+type RawFields = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl Auditor {
     /// Reads the in-flight hash and the dead letters, then the stream up to `last`, the entry that was the last one
     /// before: so an entry that is found was in flight all the while.
-    pub(super) async fn flights(&self, keys: &EpochKeys, last: &str) -> Result<Flights, Failure> {
-        let mut flights = Flights::default();
+    pub(super) async fn read_queue(&self, keys: &EpochKeys, last: &str) -> Result<QueueSnapshot, Failure> {
+        let mut snapshot = QueueSnapshot::default();
         let mut unreadable = HashSet::new();
         let mut scan = KeyScan::new("HSCAN", keys.in_flight(), PAGE);
-        while let Some(page) = scan.next::<Pairs>(&self.partition, "read a key").await? {
+        while let Some(page) = scan.next::<RawFields>(&self.partition, "read a key").await? {
             for (id, value) in page {
                 let parsed = std::str::from_utf8(&value).ok().and_then(|text| text.parse::<InFlight>().ok());
                 match (IssuanceId::from_bytes(&id), parsed) {
                     (Some(id), Some(held)) => {
-                        let of_coupon = flights.by_coupon.entry(held.coupon).or_default();
+                        let of_coupon = snapshot.by_coupon.entry(held.coupon).or_default();
                         of_coupon.insert(id, held.serial.unwrap_or(0));
                     }
-                    (issuance, _) if unreadable.insert(id.clone()) => flights.findings.push(Finding {
+                    (issuance, _) if unreadable.insert(id.clone()) => snapshot.findings.push(Finding {
                         issuances: issuance.into_iter().collect(),
                         detail: Some(format!("{:?}", String::from_utf8_lossy(&value))),
-                        ..Finding::new(Kind::InFlightUnreadable, None)
+                        ..Finding::new(FindingKind::InFlightUnreadable, None)
                     }),
                     _ => {}
                 }
@@ -53,13 +53,13 @@ impl Auditor {
         }
         let mut scan = KeyScan::new("HSCAN", keys.dead(), PAGE);
         let mut strange = HashSet::new();
-        while let Some(page) = scan.next::<Pairs>(&self.partition, "read a key").await? {
+        while let Some(page) = scan.next::<RawFields>(&self.partition, "read a key").await? {
             strange
                 .extend(page.into_iter().map(|(id, _)| id).filter(|id| IssuanceId::from_bytes(id).is_none()));
         }
-        flights.findings.extend(strange.iter().map(|id| Finding {
+        snapshot.findings.extend(strange.iter().map(|id| Finding {
             detail: Some(format!("under \"{}\"", id.escape_ascii())),
-            ..Finding::new(Kind::DeadLetterUnreadable, None)
+            ..Finding::new(FindingKind::DeadLetterUnreadable, None)
         }));
         let mut from = "-".to_owned();
         loop {
@@ -70,20 +70,20 @@ impl Auditor {
                     cmd("XRANGE").arg(keys.stream()).arg(&from).arg(last).arg("COUNT").arg(PAGE),
                 )
                 .await?;
-            let Some((end, _)) = page.last() else { return Ok(flights) };
+            let Some((end, _)) = page.last() else { return Ok(snapshot) };
             from = format!("({end}");
             for (id, fields) in page {
                 match decode(id, &fields.unwrap_or_default()) {
                     Ok(entry) => {
-                        let in_flight = flights.by_coupon.get(&entry.coupon);
+                        let in_flight = snapshot.by_coupon.get(&entry.coupon);
                         if in_flight.is_none_or(|held| !held.contains_key(&entry.id)) {
-                            flights.strays.entry(entry.coupon.clone()).or_default().push(entry);
+                            snapshot.strays.entry(entry.coupon.clone()).or_default().push(entry);
                         }
                     }
-                    Err(wrong) => flights.findings.push(Finding {
+                    Err(wrong) => snapshot.findings.push(Finding {
                         entry: Some(wrong.entry),
                         detail: Some(wrong.why),
-                        ..Finding::new(Kind::EntryUnreadable, None)
+                        ..Finding::new(FindingKind::EntryUnreadable, None)
                     }),
                 }
             }

@@ -11,11 +11,11 @@ use crate::mongo::Database;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::certificate::{self, Known, is_certified};
-use super::fence::{CONFIRM_EVERY, Confirmed, Fence, Latest, SILENT_AFTER};
+use super::certificate::{self, CertificateFields, is_certified};
+use super::fence::{CONFIRM_EVERY, ConfirmOutcome, Fence, LatestOpening, SILENT_AFTER};
 use super::lease::Lease;
-use super::progress::{Step, Watch};
-use super::recover::{How, Recovered, Recovery};
+use super::progress::{ProgressCallback, RecoveryStep};
+use super::recover::{Recovery, RecoveryMode, RecoveryOutcome};
 use super::{Durability, check_settings};
 use crate::coupon::CouponStore;
 use crate::issuance::Ledger;
@@ -31,10 +31,10 @@ const CONFIRM_MAX: Duration = Duration::from_secs(2);
 /// The first pause when it is not certified, and this process cannot help it now.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// How often a long recovery says in the log how far it is.
-const TELL_EVERY: Duration = Duration::from_secs(2);
+const LOG_EVERY: Duration = Duration::from_secs(2);
 
 /// See the module's documentation.
-pub struct Keeper {
+pub struct RecoverySupervisor {
     partition: Arc<Partition>,
     database: Database,
     ledger: Ledger,
@@ -51,11 +51,11 @@ pub struct Keeper {
 
 /// What an attempt to have the partition certified came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
+pub enum CertifyOutcome {
     /// It was certified.
     Before,
     /// It is now.
-    Recovered(Recovered),
+    Recovered(RecoveryOutcome),
     /// Another process recovers it.
     ByAnother,
     /// Another Redis was opened last. If nobody is seen to use that for a while, this one takes its place.
@@ -64,7 +64,7 @@ pub enum Kept {
 
 /// How a Redis stands to the latest opening.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum OpeningStatus {
     /// It may be opened: it is the one that was, or has its data.
     Current,
     /// Another Redis was opened since, and serves: this one must not be.
@@ -73,7 +73,7 @@ pub enum Standing {
     OutOfDate,
 }
 
-impl Keeper {
+impl RecoverySupervisor {
     /// A keeper for one process; `holder` must be no other's name.
     pub fn new(
         partition: Arc<Partition>,
@@ -86,7 +86,17 @@ impl Keeper {
         let fence = Fence::new(&database, partition.id());
         partition.fence_by(fence.clone());
         let watched = Mutex::new(None);
-        Keeper { partition, database, ledger, coupons, services, durability, holder, fence, watched }
+        RecoverySupervisor {
+            partition,
+            database,
+            ledger,
+            coupons,
+            services,
+            durability,
+            holder,
+            fence,
+            watched,
+        }
     }
 
     /// Keeps the partition certified until `shutdown`.
@@ -126,21 +136,24 @@ impl Keeper {
     }
 
     async fn ensure_until(&self, shutdown: &CancellationToken) -> Result<bool, Failure> {
-        if self.stands().await? {
+        if self.is_current().await? {
             return Ok(true);
         }
         let told = Mutex::new(Instant::now());
-        let watch: Watch = Arc::new(move |step: &Step| tell(step, &told));
-        let kept = self.recover(How::VerifyFirst, &watch, shutdown).await?;
+        let progress: ProgressCallback = Arc::new(move |step: &RecoveryStep| log_step(step, &told));
+        let outcome = self.recover(RecoveryMode::VerifyFirst, &progress, shutdown).await?;
         Ok(matches!(
-            kept,
-            Kept::Before | Kept::Recovered(Recovered::Verified { .. } | Recovered::Rebuilt { .. })
+            outcome,
+            CertifyOutcome::Before
+                | CertifyOutcome::Recovered(
+                    RecoveryOutcome::Verified { .. } | RecoveryOutcome::Rebuilt { .. }
+                )
         ))
     }
 
     /// Whether the certificate fits and is that of the latest opening, as far as MongoDB can be asked: while it
     /// is away nobody can open another.
-    async fn stands(&self) -> Result<bool, Failure> {
+    async fn is_current(&self) -> Result<bool, Failure> {
         let opening = self.partition.opening();
         match is_certified(&self.partition).await {
             Ok(true) => {}
@@ -160,15 +173,15 @@ impl Keeper {
             Err(_) => return Ok(true),
         };
         match confirmed {
-            Confirmed::Latest => Ok(true),
-            Confirmed::NotRemembered => {
-                let known = certificate::read(&self.partition).await?;
-                if known.term == opening.term {
-                    self.fence.remember(opening, &known.instance).await?;
+            ConfirmOutcome::Latest => Ok(true),
+            ConfirmOutcome::NotRemembered => {
+                let fields = certificate::read(&self.partition).await?;
+                if fields.term == opening.term {
+                    self.fence.remember(opening, &fields.instance).await?;
                 }
                 Ok(true)
             }
-            Confirmed::Superseded => {
+            ConfirmOutcome::Superseded => {
                 self.partition.doubt(opening);
                 is_certified(&self.partition).await
             }
@@ -180,11 +193,11 @@ impl Keeper {
     /// # Errors
     ///
     /// If another serves, with what to do.
-    async fn may_open(&self, known: &Known) -> Result<bool, Failure> {
+    async fn may_open(&self, fields: &CertificateFields) -> Result<bool, Failure> {
         let latest = self.fence.latest().await;
         let mut watched = self.watched.lock();
         let latest = match latest {
-            Ok(Some(latest)) if !has_its_place(known, &latest) => latest,
+            Ok(Some(latest)) if !may_take_its_place(fields, &latest) => latest,
             other => {
                 *watched = None;
                 return other.map(|_| true);
@@ -204,43 +217,43 @@ impl Keeper {
         Ok(since.elapsed() >= SILENT_AFTER)
     }
 
-    /// Recovers the partition, unless it is certified already ([`How::Rebuild`] rebuilds it all the same)
+    /// Recovers the partition, unless it is certified already ([`RecoveryMode::Rebuild`] rebuilds it all the same)
     /// or another process recovers it. Broken off by `shutdown`, which changes nothing: another process
     /// begins anew.
     pub async fn recover(
         &self,
-        how: How,
-        watch: &Watch,
+        mode: RecoveryMode,
+        progress: &ProgressCallback,
         shutdown: &CancellationToken,
-    ) -> Result<Kept, Failure> {
+    ) -> Result<CertifyOutcome, Failure> {
         let findings = check_settings(&self.partition, self.durability).await?;
         if let Some(wrong) = findings.wrong.first() {
             return Err(Failure::Misconfigured { operation: "certify this Redis", why: wrong.clone() });
         }
-        if how == How::VerifyFirst
+        if mode == RecoveryMode::VerifyFirst
             && let Some(wrong) = wrong_ledger(&self.partition, &self.database).await?
         {
             return Err(Failure::Misconfigured { operation: "certify this Redis", why: wrong });
         }
         // Should MongoDB have forgotten terms that Redis remembers, the next one must still be later.
-        let known = certificate::read(&self.partition).await?;
-        if how == How::VerifyFirst && !self.may_open(&known).await? {
-            return Ok(Kept::Watching);
+        let fields = certificate::read(&self.partition).await?;
+        if mode == RecoveryMode::VerifyFirst && !self.may_open(&fields).await? {
+            return Ok(CertifyOutcome::Watching);
         }
-        let lease = Lease::take(&self.database, self.partition.id(), &self.holder, known.term).await?;
-        let Some(lease) = lease else { return Ok(Kept::ByAnother) };
+        let lease = Lease::take(&self.database, self.partition.id(), &self.holder, fields.term).await?;
+        let Some(lease) = lease else { return Ok(CertifyOutcome::ByAnother) };
         self.partition.belongs_to(&lease.ledger);
         // Somebody may have recovered between our look and our lease, here or on another Redis.
-        if how == How::VerifyFirst {
-            let held_back = match self.may_open(&known).await {
+        if mode == RecoveryMode::VerifyFirst {
+            let held_back = match self.may_open(&fields).await {
                 Ok(true) if !is_certified(&self.partition).await? => None,
-                Ok(true) => Some(Ok(Kept::Before)),
-                Ok(false) => Some(Ok(Kept::Watching)),
+                Ok(true) => Some(Ok(CertifyOutcome::Before)),
+                Ok(false) => Some(Ok(CertifyOutcome::Watching)),
                 Err(failure) => Some(Err(failure)),
             };
-            if let Some(kept) = held_back {
+            if let Some(outcome) = held_back {
                 give_back(lease).await;
-                return kept;
+                return outcome;
             }
         }
         let recovery = Recovery {
@@ -249,30 +262,30 @@ impl Keeper {
             coupons: &self.coupons,
             services: &self.services,
             lease: &lease,
-            watch,
-            how,
+            progress,
+            mode,
         };
         let (started, partition) = (Instant::now(), self.partition.id());
         tracing::info!(%partition, term = lease.term, epoch = %lease.epoch, "recovering");
         let recovered = tokio::select! {
             recovered = recovery.run() => recovered,
-            () = shutdown.cancelled() => Ok(Recovered::Superseded),
+            () = shutdown.cancelled() => Ok(RecoveryOutcome::Superseded),
         };
         count(started, &recovered);
         give_back(lease).await;
         let recovered = recovered?;
         match recovered {
-            Recovered::Verified { in_flight, coupons } => tracing::info!(
+            RecoveryOutcome::Verified { in_flight, coupons } => tracing::info!(
                 %partition, in_flight, coupons, seconds = started.elapsed().as_secs_f64(),
                 "the data was intact; the partition is open again"
             ),
-            Recovered::Rebuilt { survivors, decided, coupons } => tracing::info!(
+            RecoveryOutcome::Rebuilt { survivors, decided, coupons } => tracing::info!(
                 %partition, survivors, decided, coupons, seconds = started.elapsed().as_secs_f64(),
                 "the partition was rebuilt and is open under a new epoch"
             ),
-            Recovered::Superseded => tracing::info!(%partition, "somebody else recovers"),
+            RecoveryOutcome::Superseded => tracing::info!(%partition, "somebody else recovers"),
         }
-        Ok(Kept::Recovered(recovered))
+        Ok(CertifyOutcome::Recovered(recovered))
     }
 }
 
@@ -288,24 +301,24 @@ pub async fn wrong_ledger(partition: &Partition, database: &Database) -> Result<
 }
 
 /// How the partition's Redis stands to the latest opening that MongoDB remembers. Changes nothing.
-pub async fn standing(partition: &Partition, database: &Database) -> Result<Standing, Failure> {
-    let known = certificate::read(partition).await?;
+pub async fn opening_status(partition: &Partition, database: &Database) -> Result<OpeningStatus, Failure> {
+    let fields = certificate::read(partition).await?;
     let latest = Fence::new(database, partition.id()).latest().await?;
     Ok(match latest {
-        Some(latest) if has_its_place(&known, &latest) => Standing::Current,
-        Some(latest) if latest.silent < SILENT_AFTER => Standing::Elsewhere(serves_elsewhere(&latest)),
-        Some(_) => Standing::OutOfDate,
-        None => Standing::Current,
+        Some(latest) if may_take_its_place(&fields, &latest) => OpeningStatus::Current,
+        Some(latest) if latest.silent < SILENT_AFTER => OpeningStatus::Elsewhere(serves_elsewhere(&latest)),
+        Some(_) => OpeningStatus::OutOfDate,
+        None => OpeningStatus::Current,
     })
 }
 
 /// Whether a Redis is the one that was opened last, though it may have lost its data, or has the data of that
 /// one: it was restarted, or is a replica that takes its place.
-fn has_its_place(known: &Known, latest: &Latest) -> bool {
-    known.instance == latest.instance || (known.term >= latest.term && !known.out_of_date)
+fn may_take_its_place(fields: &CertificateFields, latest: &LatestOpening) -> bool {
+    fields.instance == latest.instance || (fields.term >= latest.term && !fields.out_of_date)
 }
 
-fn serves_elsewhere(latest: &Latest) -> String {
+fn serves_elsewhere(latest: &LatestOpening) -> String {
     format!(
         "another Redis (run_id {}) serves this ledger, and was seen to {} s ago: point --redis-url of every process \
          at one Redis. If this one is to take its place, let its queue drain, stop every process that uses it, and \
@@ -316,28 +329,29 @@ fn serves_elsewhere(latest: &Latest) -> String {
 }
 
 /// Logs the steps; those that are told again and again now and then.
-fn tell(step: &Step, told: &Mutex<Instant>) {
-    if let Step::Compared { .. } | Step::Loading { .. } | Step::Queueing { .. } = step {
+fn log_step(step: &RecoveryStep, told: &Mutex<Instant>) {
+    if let RecoveryStep::Compared { .. } | RecoveryStep::Loading { .. } | RecoveryStep::Queueing { .. } = step
+    {
         let mut told = told.lock();
-        if told.elapsed() < TELL_EVERY {
+        if told.elapsed() < LOG_EVERY {
             return;
         }
         *told = Instant::now();
     }
     match step {
-        Step::Damaged { why } => {
+        RecoveryStep::Damaged { why } => {
             tracing::warn!(why, "the data in Redis is not what was left there; rebuilding")
         }
         step => tracing::info!(?step, "recovering"),
     }
 }
 
-fn count(started: Instant, recovered: &Result<Recovered, Failure>) {
+fn count(started: Instant, recovered: &Result<RecoveryOutcome, Failure>) {
     metrics::RECOVERY_SECONDS.record(started.elapsed());
     metrics::RECOVERIES.count(match recovered {
-        Ok(Recovered::Verified { .. }) => "verified",
-        Ok(Recovered::Rebuilt { .. }) => "rebuilt",
-        Ok(Recovered::Superseded) => "superseded",
+        Ok(RecoveryOutcome::Verified { .. }) => "verified",
+        Ok(RecoveryOutcome::Rebuilt { .. }) => "rebuilt",
+        Ok(RecoveryOutcome::Superseded) => "superseded",
         Err(_) => "failed",
     });
 }

@@ -3,12 +3,12 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use super::{Auditor, Stop};
+use super::{AuditAbort, Auditor};
 use crate::ids::{CouponId, IssuanceId};
 use crate::redis::keys::EpochKeys;
 use crate::redis::{EpochBound, LuaScript};
 
-static UNITS: LuaScript = LuaScript::new(include_str!("units.lua"));
+static IN_FLIGHT_PAGE: LuaScript = LuaScript::new(include_str!("in_flight_page.lua"));
 
 /// In-flight values that one script looks at. A hash with no more is read at one moment.
 const PAGE: usize = 2_000;
@@ -23,12 +23,12 @@ const SERIALS: usize = 1_000;
 
 impl Auditor {
     /// Those of `serials`, all below the next one, that are neither free, nor in flight, nor issued.
-    pub(super) async fn nowhere(
+    pub(super) async fn missing_units(
         &self,
         keys: &EpochKeys,
         coupon: &CouponId,
         mut serials: Vec<u32>,
-    ) -> Result<Vec<u32>, Stop> {
+    ) -> Result<Vec<u32>, AuditAbort> {
         for search in 0..SEARCHES {
             if search > 0 && !serials.is_empty() {
                 tokio::time::sleep(PAUSE).await;
@@ -36,7 +36,7 @@ impl Auditor {
             let mut left = Vec::new();
             for chunk in serials.chunks(SERIALS) {
                 let mut seen = HashSet::new();
-                self.in_flight_of(keys, coupon, chunk, |free, in_flight| {
+                self.each_in_flight_page(keys, coupon, chunk, |free, in_flight| {
                     seen.extend(free);
                     seen.extend(in_flight.iter().map(|(_, serial)| *serial));
                 })
@@ -55,35 +55,36 @@ impl Auditor {
     }
 
     /// What a coupon has in flight, read afresh.
-    pub(super) async fn flights_of(
+    pub(super) async fn in_flight_of(
         &self,
         keys: &EpochKeys,
         coupon: &CouponId,
-    ) -> Result<HashMap<IssuanceId, u32>, Stop> {
+    ) -> Result<HashMap<IssuanceId, u32>, AuditAbort> {
         let mut found = HashMap::new();
-        self.in_flight_of(keys, coupon, &[], |_, in_flight| found.extend(in_flight)).await?;
+        self.each_in_flight_page(keys, coupon, &[], |_, in_flight| found.extend(in_flight)).await?;
         Ok(found)
     }
 
     /// Walks through what is in flight, and tells page by page which of `serials` are free and what of
     /// the coupon is in flight.
-    async fn in_flight_of(
+    async fn each_in_flight_page(
         &self,
         keys: &EpochKeys,
         coupon: &CouponId,
         serials: &[u32],
         mut page: impl FnMut(Vec<u32>, Vec<(IssuanceId, u32)>),
-    ) -> Result<(), Stop> {
+    ) -> Result<(), AuditAbort> {
         let mut cursor = "0".to_owned();
         loop {
-            let called = self.partition.call_in_epoch(keys, &UNITS, "look for units", |keys, call| {
-                call.key(keys.in_flight()).key(keys.coupon(coupon)).key(keys.free(coupon));
-                call.arg(&cursor).arg(PAGE).arg(coupon.as_str());
-                for serial in serials {
-                    call.arg(*serial);
-                }
-            });
-            let EpochBound::Epoch(mut reply) = called.await? else { return Err(Stop::AnotherEpoch) };
+            let called =
+                self.partition.call_in_epoch(keys, &IN_FLIGHT_PAGE, "look for units", |keys, call| {
+                    call.key(keys.in_flight()).key(keys.coupon(coupon)).key(keys.free(coupon));
+                    call.arg(&cursor).arg(PAGE).arg(coupon.as_str());
+                    for serial in serials {
+                        call.arg(*serial);
+                    }
+                });
+            let EpochBound::Epoch(mut reply) = called.await? else { return Err(AuditAbort::AnotherEpoch) };
             cursor = reply.text()?;
             let (mut free, mut flights) = (reply.list()?, reply.list()?);
             let mut are_free = Vec::with_capacity(free.len());

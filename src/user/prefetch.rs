@@ -21,23 +21,23 @@ const PAGE: usize = 10_000;
 const OVERLAP: SignedDuration = SignedDuration::from_secs(1);
 /// One look of so many goes back further: the processes that register have clocks of their own. Not each
 /// look: a hundred thousand who were registered at once would be read again every second for as long.
-const FAR_LOOK_EVERY: usize = 10;
+const FAR_POLL_EVERY: usize = 10;
 const FAR_OVERLAP: SignedDuration = SignedDuration::from_secs(20);
 
 impl RegisteredUsers {
     /// Remembers users until `shutdown`, `room` of them at the start.
-    pub async fn keep_warm(self, store: UserStore, room: usize, shutdown: CancellationToken) {
+    pub async fn keep_prefetching(self, store: UserStore, room: usize, shutdown: CancellationToken) {
         let mut since = None;
         for next in 1_usize.. {
             let began = Timestamp::now();
-            let looked = tokio::select! {
+            let prefetched = tokio::select! {
                 () = shutdown.cancelled() => return,
-                looked = self.look(&store, room, since) => looked,
+                prefetched = self.prefetch(&store, room, since) => prefetched,
             };
-            match looked {
+            match prefetched {
                 // Not since the newest of them: who came before that with many others would be read for ever.
                 Ok(()) => {
-                    let overlap = if next.is_multiple_of(FAR_LOOK_EVERY) { FAR_OVERLAP } else { OVERLAP };
+                    let overlap = if next.is_multiple_of(FAR_POLL_EVERY) { FAR_OVERLAP } else { OVERLAP };
                     since = began.checked_sub(overlap).ok();
                 }
                 Err(failure) => {
@@ -52,7 +52,12 @@ impl RegisteredUsers {
     }
 
     /// Remembers those who were registered since a moment, or all, but no more than there is room for.
-    async fn look(&self, store: &UserStore, room: usize, since: Option<Timestamp>) -> Result<(), Failure> {
+    async fn prefetch(
+        &self,
+        store: &UserStore,
+        room: usize,
+        since: Option<Timestamp>,
+    ) -> Result<(), Failure> {
         let (mut after, mut read) = (None, 0);
         while read < room {
             let asked = Instant::now();

@@ -8,16 +8,16 @@ use crate::mongo::Database;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::key::{PREFIX, Shown};
-use super::keyring::{Keyring, Owner, Unclear};
-use super::refusals::{RefusalLog, Wrong};
-use super::token::{BadToken, TokenSettings, Tokens};
+use super::key::{PREFIX, PresentedKey};
+use super::keyring::{KeyOwner, Keyring, KeyringUnavailable};
+use super::refusals::{CredentialsError, RefusalLog};
+use super::token::{TokenError, TokenSettings, TokenVerifier};
 use super::{Caller, KeyStore};
 use crate::failure::SetUpError;
 
 /// Who has good credentials does not show them again for longer than this before they are looked at again:
 /// this machine may sleep, and its clock be set.
-const LOOK_AGAIN_MAX: Duration = Duration::from_secs(60);
+const RECHECK_AFTER_MAX: Duration = Duration::from_secs(60);
 
 /// See the module's documentation.
 pub struct Access {
@@ -25,7 +25,7 @@ pub struct Access {
     open: AtomicBool,
     keys: Arc<Keyring>,
     /// `None` takes no tokens of users.
-    tokens: Option<Arc<Tokens>>,
+    tokens: Option<Arc<TokenVerifier>>,
     /// Told when credentials that were good may be good no more.
     changed: watch::Sender<()>,
     refusals: RefusalLog,
@@ -33,16 +33,16 @@ pub struct Access {
 
 /// Who has sent an `Authorization`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Identified {
+pub enum Identification {
     As(Caller),
-    Not(Refusal),
+    Not(AuthRefusal),
     /// A key that is not known, and may be new: see [`Access::ask`].
-    Perhaps(Shown),
+    Perhaps(PresentedKey),
 }
 
 /// Why it is not known who it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum AuthRefusal {
     /// Nothing was sent.
     NoCredentials,
     /// What was sent is good for nothing: made up, damaged, revoked.
@@ -56,22 +56,22 @@ pub enum Refusal {
 }
 
 /// Who was recognised, and the last second that it is for, since the epoch: `None` is for ever.
-type Recognised = (Caller, Option<u64>);
+type Recognition = (Caller, Option<u64>);
 
 /// Who was not recognised.
-enum Unknown {
-    Refused(Refusal, Option<Wrong>),
-    Perhaps(Shown),
+enum Unrecognised {
+    Refused(AuthRefusal, Option<CredentialsError>),
+    Perhaps(PresentedKey),
 }
 
-impl From<Wrong> for Unknown {
-    fn from(wrong: Wrong) -> Self {
+impl From<CredentialsError> for Unrecognised {
+    fn from(wrong: CredentialsError) -> Self {
         let refusal = match wrong {
-            Wrong::Token(BadToken::Expired) => Refusal::Expired,
-            Wrong::Token(BadToken::Early) => Refusal::Early,
-            _ => Refusal::BadCredentials,
+            CredentialsError::Token(TokenError::Expired) => AuthRefusal::Expired,
+            CredentialsError::Token(TokenError::Early) => AuthRefusal::Early,
+            _ => AuthRefusal::BadCredentials,
         };
-        Unknown::Refused(refusal, Some(wrong))
+        Unrecognised::Refused(refusal, Some(wrong))
     }
 }
 
@@ -115,7 +115,7 @@ impl Access {
             (false, ..) => {}
         }
         let tokens = match tokens {
-            Some(settings) => Some(Arc::new(Tokens::read(settings).await.map_err(wrong)?)),
+            Some(settings) => Some(Arc::new(TokenVerifier::read(settings).await.map_err(wrong)?)),
             None => None,
         };
         let keys = Arc::new(keys);
@@ -170,57 +170,57 @@ impl Access {
     }
 
     /// Who has sent this `Authorization`. Waits for nothing.
-    pub fn identify(&self, authorization: Option<&[u8]>) -> Identified {
+    pub fn identify(&self, authorization: Option<&[u8]>) -> Identification {
         match self.recognise(authorization) {
-            Ok((caller, _)) => Identified::As(caller),
-            Err(Unknown::Perhaps(shown)) => Identified::Perhaps(shown),
-            Err(Unknown::Refused(refusal, wrong)) => {
+            Ok((caller, _)) => Identification::As(caller),
+            Err(Unrecognised::Perhaps(shown)) => Identification::Perhaps(shown),
+            Err(Unrecognised::Refused(refusal, wrong)) => {
                 if let Some(wrong) = wrong {
                     self.refusals.tell(&wrong);
                 }
-                Identified::Not(refusal)
+                Identification::Not(refusal)
             }
         }
     }
 
-    fn recognise(&self, authorization: Option<&[u8]>) -> Result<Recognised, Unknown> {
+    fn recognise(&self, authorization: Option<&[u8]>) -> Result<Recognition, Unrecognised> {
         if self.is_open() {
             return Ok((Caller::Open, None));
         }
-        let sent = authorization.ok_or(Unknown::Refused(Refusal::NoCredentials, None))?;
-        let credentials = bearer(sent).ok_or(Wrong::Scheme)?;
+        let sent = authorization.ok_or(Unrecognised::Refused(AuthRefusal::NoCredentials, None))?;
+        let credentials = bearer(sent).ok_or(CredentialsError::Scheme)?;
         if credentials.starts_with(PREFIX) {
-            let shown = Shown::read(credentials).ok_or(Wrong::KeyShape)?;
+            let shown = PresentedKey::read(credentials).ok_or(CredentialsError::KeyShape)?;
             return match self.keys.owner(&shown) {
-                Owner::Known(caller) => Ok((caller, None)),
-                Owner::WrongSecret => Err(Wrong::KeySecret(shown.id).into()),
-                Owner::Unknown => Err(Unknown::Perhaps(shown)),
+                KeyOwner::Known(caller) => Ok((caller, None)),
+                KeyOwner::WrongSecret => Err(CredentialsError::KeySecret(shown.id).into()),
+                KeyOwner::Unknown => Err(Unrecognised::Perhaps(shown)),
             };
         }
-        let tokens = self.tokens.as_ref().ok_or(Wrong::NoTokens)?;
-        let verified = tokens.verified(credentials).map_err(Wrong::from)?;
+        let tokens = self.tokens.as_ref().ok_or(CredentialsError::NoTokens)?;
+        let verified = tokens.verified(credentials).map_err(CredentialsError::from)?;
         Ok((Caller::User(verified.user), Some(verified.until)))
     }
 
     /// Refuses a request that has more than one `Authorization`.
-    pub fn refuse_doubled(&self) -> Refusal {
-        self.refusals.tell(&Wrong::Doubled);
-        Refusal::BadCredentials
+    pub fn refuse_doubled(&self) -> AuthRefusal {
+        self.refusals.tell(&CredentialsError::Doubled);
+        AuthRefusal::BadCredentials
     }
 
     /// Who has shown a key that was not known.
-    pub async fn ask(&self, shown: &Shown) -> Result<Caller, Refusal> {
+    pub async fn ask(&self, shown: &PresentedKey) -> Result<Caller, AuthRefusal> {
         match self.keys.ask(shown).await {
-            Ok(Owner::Known(caller)) => Ok(caller),
-            Ok(Owner::WrongSecret) => {
-                self.refusals.tell(&Wrong::KeySecret(shown.id.clone()));
-                Err(Refusal::BadCredentials)
+            Ok(KeyOwner::Known(caller)) => Ok(caller),
+            Ok(KeyOwner::WrongSecret) => {
+                self.refusals.tell(&CredentialsError::KeySecret(shown.id.clone()));
+                Err(AuthRefusal::BadCredentials)
             }
-            Ok(Owner::Unknown) => {
-                self.refusals.tell(&Wrong::KeyUnknown(shown.id.clone()));
-                Err(Refusal::BadCredentials)
+            Ok(KeyOwner::Unknown) => {
+                self.refusals.tell(&CredentialsError::KeyUnknown(shown.id.clone()));
+                Err(AuthRefusal::BadCredentials)
             }
-            Err(Unclear) => Err(Refusal::Unclear),
+            Err(KeyringUnavailable) => Err(AuthRefusal::Unclear),
         }
     }
 
@@ -233,9 +233,9 @@ impl Access {
             if *first.get_or_insert_with(|| caller.clone()) != caller {
                 return;
             }
-            let again = until.map_or(LOOK_AGAIN_MAX, |until| {
+            let again = until.map_or(RECHECK_AFTER_MAX, |until| {
                 // The second itself is still good.
-                Duration::from_secs((until + 1).saturating_sub(seconds_now())).min(LOOK_AGAIN_MAX)
+                Duration::from_secs((until + 1).saturating_sub(seconds_now())).min(RECHECK_AFTER_MAX)
             });
             tokio::select! {
                 told = changed.changed() => if told.is_err() { return },

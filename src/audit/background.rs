@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::finding::{FINDINGS, Finding, Kind};
-use super::full::Settling;
-use super::{Auditor, Stop};
+use super::coupon_audit::SettleMode;
+use super::finding::{FINDINGS, Finding, FindingKind};
+use super::{AuditAbort, Auditor};
 use crate::coupon::Coupon;
 use crate::ids::CouponId;
 use crate::redis::cmd;
@@ -38,7 +38,7 @@ const SHARE: u32 = 20;
 const LOGGED_MAX: usize = 20;
 
 /// Audits until `shutdown`, about as often as `every`.
-pub async fn watch(auditor: Auditor, every: Duration, shutdown: CancellationToken) {
+pub async fn keep_auditing(auditor: Auditor, every: Duration, shutdown: CancellationToken) {
     let mut took = Duration::ZERO;
     loop {
         // With some jitter, so that it is not always the same process's turn.
@@ -69,24 +69,24 @@ impl Auditor {
         let rounds = self.full_rounds(&keys).await?;
         let in_full = rounds < FULL_ROUNDS;
         let mut queue = Vec::new();
-        self.look_at_records(&keys).await?;
-        // What is no coupon's id among them is named by `look_at_records`.
-        for id in recovery::members(&self.partition, &keys).await?.coupons {
-            match self.look_at(&keys, &id, in_full).await {
+        self.check_records(&keys).await?;
+        // What is no coupon's id among them is named by `check_records`.
+        for id in recovery::loaded_members(&self.partition, &keys).await?.coupons {
+            match self.check_coupon(&keys, &id, in_full).await {
                 Ok(found) => {
                     metrics::AUDITED.increment(1);
                     queue = found.unwrap_or(queue);
                 }
                 // It must not keep the others from being audited.
                 Err(failure) if failure.is_of_one() => {
-                    FINDINGS.count(Kind::CouponUnreadable.code());
+                    FINDINGS.count(FindingKind::CouponUnreadable.code());
                     damaged!(id; coupon = %id, error = failure.chain(), "the coupon cannot be audited");
                 }
                 Err(failure) => return Err(failure),
             }
         }
-        name(queue);
-        name(self.watch_final_counts().await?);
+        report_findings(queue);
+        report_findings(self.watch_final_counts().await?);
         metrics::AUDIT_LAST.set(Timestamp::now().as_second() as f64);
         if in_full {
             let mut set = cmd("SET");
@@ -109,22 +109,22 @@ impl Auditor {
 
     /// Names the coupons that are loaded, or have something in flight, and have no record that can be read, and
     /// mends what Redis holds of the service and of the queue.
-    async fn look_at_records(&self, keys: &EpochKeys) -> Result<(), Failure> {
+    async fn check_records(&self, keys: &EpochKeys) -> Result<(), Failure> {
         let in_flight = match recovery::coupons_in_flight(&self.partition, keys).await {
             // A full audit says what is wrong with the queue.
             Err(failure) if failure.is_of_one() => HashSet::new(),
             in_flight => in_flight?,
         };
         let mut findings = self.without_record(keys, in_flight.iter()).await?;
-        let of_service = self.of_service(keys).await?;
-        self.mend_service(keys, &of_service).await?;
-        findings.extend(of_service);
-        name(findings);
+        let service_findings = self.service_findings(keys).await?;
+        self.repair_service(keys, &service_findings).await?;
+        findings.extend(service_findings);
+        report_findings(findings);
         Ok(())
     }
 
     /// Audits one coupon. If it was audited in full, returns what was found that belongs to no coupon.
-    async fn look_at(
+    async fn check_coupon(
         &self,
         keys: &EpochKeys,
         id: &CouponId,
@@ -137,18 +137,18 @@ impl Auditor {
             Err(failure) if failure.is_of_one() => return Ok(None),
             Err(failure) => return Err(failure),
         };
-        match self.missed(keys, id).await {
-            Ok(Some(missed)) => {
+        match self.missed_change(keys, id).await {
+            Ok(Some(missed_change)) => {
                 let record = self.coupons.get(id).await?;
                 self.catch_up(record.as_slice()).await?;
-                FINDINGS.count(Kind::CouponBehind.code());
-                tracing::error!(coupon = %id, missed, "Redis missed an operator's change, and has it now");
+                FINDINGS.count(FindingKind::CouponBehind.code());
+                tracing::error!(coupon = %id, missed_change, "Redis missed an operator's change, and has it now");
             }
-            Ok(None) | Err(Stop::AnotherEpoch) => {}
-            Err(Stop::Failed(failure)) => return Err(failure),
+            Ok(None) | Err(AuditAbort::AnotherEpoch) => {}
+            Err(AuditAbort::Failed(failure)) => return Err(failure),
         }
         if in_full || self.disagrees(&coupon).await? {
-            self.look_unit_by_unit(&coupon).await.map(Some)
+            self.audit_in_full(&coupon).await.map(Some)
         } else {
             Ok(None)
         }
@@ -169,8 +169,8 @@ impl Auditor {
         Ok(self.bracket(&coupon.id).await?.is_some_and(|bracket| !bracket.holds()))
     }
 
-    async fn look_unit_by_unit(&self, coupon: &Coupon) -> Result<Vec<Finding>, Failure> {
-        let mut report = self.full(std::slice::from_ref(coupon), Settling::Settle, |_| {}).await?;
+    async fn audit_in_full(&self, coupon: &Coupon) -> Result<Vec<Finding>, Failure> {
+        let mut report = self.full(std::slice::from_ref(coupon), SettleMode::Settle, |_| {}).await?;
         let Some(audited) = report.coupons.pop() else { return Ok(report.queue) };
         let damage: Vec<&Finding> = audited.findings.iter().filter(|finding| finding.is_damage()).collect();
         for finding in &damage {
@@ -183,10 +183,10 @@ impl Auditor {
             tracing::debug!(coupon = %coupon.id, settled, "the accounts agree with the ledger again");
             return Ok(report.queue);
         }
-        let told: Vec<_> = damage.iter().take(LOGGED_MAX).map(ToString::to_string).collect();
-        let told = told.join("; ");
+        let logged: Vec<_> = damage.iter().take(LOGGED_MAX).map(ToString::to_string).collect();
+        let logged = logged.join("; ");
         damaged!(
-            told; coupon = %coupon.id, count = damage.len(), adopted, findings = told,
+            logged; coupon = %coupon.id, count = damage.len(), adopted, findings = logged,
             "the accounts do not agree with the ledger; couponctl audit --full says what to do"
         );
         Ok(report.queue)
@@ -194,7 +194,7 @@ impl Auditor {
 }
 
 /// Counts and logs findings, each by itself.
-fn name(findings: Vec<Finding>) {
+fn report_findings(findings: Vec<Finding>) {
     for finding in findings.into_iter().filter(Finding::is_damage) {
         FINDINGS.count(finding.kind.code());
         damaged!(finding; %finding, advice = finding.kind.advice(), "{}", finding.kind.means());

@@ -2,22 +2,22 @@
 
 use std::collections::HashMap;
 
-use super::Stop;
+use super::AuditAbort;
+use super::coupon_audit::{CouponAudit, FINDINGS_MAX};
 use super::figures::figures;
-use super::finding::{Finding, Kind};
-use super::flights::PAGE;
-use super::full::{FINDINGS_MAX, Look};
-use super::look::Suspicion;
+use super::finding::{Finding, FindingKind};
+use super::missing_units::SOUGHT_MAX;
+use super::queue_snapshot::PAGE;
+use super::recheck::Suspicion;
 use super::serials::Serials;
-use super::units::SOUGHT_MAX;
 use crate::coupon::MAX_TOTAL;
 use crate::ids::IssuanceId;
 use crate::issuance::ledger::readable;
 use crate::redis::{KeyScan, pipe};
 
-impl Look<'_> {
+impl CouponAudit<'_> {
     /// The free set against what is issued and in flight, and that every unit is somewhere.
-    pub(super) async fn units(&mut self) -> Result<(), Stop> {
+    pub(super) async fn units(&mut self) -> Result<(), AuditAbort> {
         let Some(first) = self.figures else { return Ok(()) };
         let mut holders: HashMap<u32, IssuanceId> = HashMap::new();
         for (id, serial) in self.in_flight.iter().filter(|(_, serial)| **serial > 0) {
@@ -58,7 +58,7 @@ impl Look<'_> {
         self.taken(taken, &issued, &holders).await?;
 
         let end = u32::try_from(first.next.min(first.total + 1)).unwrap_or(u32::MAX);
-        let lost = self.found.serials_of(Kind::InFlightLost);
+        let lost = self.found.serials_of(FindingKind::InFlightLost);
         let mut sought: Vec<u32> = (1..end)
             .filter(|serial| !issued.contains(*serial) && !free.contains(*serial))
             .filter(|serial| !holders.contains_key(serial) && !lost.contains(serial))
@@ -68,13 +68,13 @@ impl Look<'_> {
             sought.truncate(SOUGHT_MAX);
             self.found.more += 1;
         }
-        let leaked = self.auditor.nowhere(&self.keys, &self.coupon.id, sought).await?;
+        let leaked = self.auditor.missing_units(&self.keys, &self.coupon.id, sought).await?;
         self.leaked(leaked);
         Ok(())
     }
 
     /// Members of the free set that are no unit, or would be handed out by the counter as well.
-    async fn unknown(&mut self, members: Vec<Vec<u8>>) -> Result<(), Stop> {
+    async fn unknown(&mut self, members: Vec<Vec<u8>>) -> Result<(), AuditAbort> {
         for member in members {
             let (next, is_free): (Option<u32>, bool) = self
                 .auditor
@@ -95,7 +95,8 @@ impl Look<'_> {
             let serial = text.parse::<u32>().ok().filter(|serial| serial.to_string() == text);
             let known = next.is_none_or(|next| serial.is_some_and(|serial| (1..next).contains(&serial)));
             if is_free && !known {
-                let finding = Finding { serial, detail: Some(text), ..self.finding(Kind::FreeUnknown) };
+                let finding =
+                    Finding { serial, detail: Some(text), ..self.finding(FindingKind::FreeUnknown) };
                 self.found.add([finding]);
             }
         }
@@ -108,11 +109,11 @@ impl Look<'_> {
         serials: Vec<u32>,
         issued: &Serials,
         holders: &HashMap<u32, IssuanceId>,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), AuditAbort> {
         let mut suspicions = Vec::new();
         for serial in &serials {
             if let Some(id) = holders.get(serial) {
-                let suspicion = Suspicion::of(Kind::SerialFreeAndInFlight, *id);
+                let suspicion = Suspicion::of(FindingKind::SerialFreeAndInFlight, *id);
                 suspicions.push(Suspicion { serial: Some(*serial), ..suspicion });
             }
         }
@@ -123,7 +124,7 @@ impl Look<'_> {
                 suspicions.push(Suspicion {
                     user: Some(held.user),
                     serial: Some(held.serial),
-                    ..Suspicion::of(Kind::SerialFreeAndIssued, held.id)
+                    ..Suspicion::of(FindingKind::SerialFreeAndIssued, held.id)
                 });
             }
         }
@@ -139,7 +140,7 @@ impl Look<'_> {
         if serials.len() <= nameless {
             return;
         }
-        let missing = self.found.findings.iter_mut().filter(|found| found.kind == Kind::RecordMissing);
+        let missing = self.found.findings.iter_mut().filter(|found| found.kind == FindingKind::RecordMissing);
         let missing: Vec<_> = missing.collect();
         if serials.len() > missing.len().saturating_add(nameless) {
             let kept = (!missing.is_empty() || nameless > 0)
@@ -147,7 +148,7 @@ impl Look<'_> {
             let leaked = serials.iter().map(|serial| Finding {
                 serial: Some(*serial),
                 detail: kept.clone(),
-                ..Finding::new(Kind::SerialLeaked, Some(&self.coupon.id))
+                ..Finding::new(FindingKind::SerialLeaked, Some(&self.coupon.id))
             });
             let leaked: Vec<_> = leaked.collect();
             self.found.add(leaked);
@@ -165,8 +166,10 @@ impl Look<'_> {
     }
 
     /// How many are settled, if a quiet moment can be found.
-    pub(super) async fn count(&mut self) -> Result<(), Stop> {
-        let Some(quiet) = self.auditor.quiet(&self.keys, &self.coupon.id).await? else { return Ok(()) };
+    pub(super) async fn count(&mut self) -> Result<(), AuditAbort> {
+        let Some(quiet) = self.auditor.quiet_moment(&self.keys, &self.coupon.id).await? else {
+            return Ok(());
+        };
         self.found.counted = true;
         // What is not counted may have been adopted meanwhile; of an orphan nobody knows.
         let settled_by_ledger = quiet.issued.saturating_sub(quiet.issued_in_flight);
@@ -177,7 +180,7 @@ impl Look<'_> {
         let settled = quiet.figures.settled;
         if settled < least || settled > most {
             let detail = Some(format!("{settled} settled, {settled_by_ledger} issued"));
-            self.found.add([Finding { detail, ..self.finding(Kind::CountDrifted) }]);
+            self.found.add([Finding { detail, ..self.finding(FindingKind::CountDrifted) }]);
         }
         Ok(())
     }

@@ -6,12 +6,12 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::figures::{BATCH_MAX, Figures, figures};
-use super::finding::{Finding, Kind};
-use super::flights::Flights;
-use super::look::{Confirmed, Suspicion};
+use super::figures::{BATCH_MAX, CouponFigures, figures};
+use super::finding::{Finding, FindingKind};
+use super::queue_snapshot::QueueSnapshot;
+use super::recheck::{ConfirmedSuspicion, Suspicion};
 use super::serials::Serials;
-use super::{Auditor, Bracket, Stop};
+use super::{AuditAbort, Auditor, Bracket};
 use crate::Failure;
 use crate::coupon::Coupon;
 use crate::ids::{CouponId, IssuanceId};
@@ -22,7 +22,7 @@ pub const FINDINGS_MAX: usize = 5_000;
 
 /// What was found out about one coupon.
 #[derive(Debug, Clone)]
-pub struct Audited {
+pub struct CouponReport {
     pub coupon: CouponId,
     /// `None` if it is not loaded: then only the ledger was looked at.
     pub bracket: Option<Bracket>,
@@ -35,23 +35,23 @@ pub struct Audited {
     pub settled: u64,
 }
 
-impl Audited {
+impl CouponReport {
     pub(super) fn of(coupon: &Coupon, bracket: Option<Bracket>) -> Self {
         let coupon = coupon.id.clone();
-        Audited { coupon, bracket, findings: Vec::new(), more: 0, counted: false, settled: 0 }
+        CouponReport { coupon, bracket, findings: Vec::new(), more: 0, counted: false, settled: 0 }
     }
 }
 
-impl Audited {
+impl CouponReport {
     /// What is left of an audit of a coupon that ended over something that cannot be read.
-    pub(super) fn broken_off(coupon: &Coupon, failure: &Failure) -> Self {
+    pub(super) fn aborted(coupon: &Coupon, failure: &Failure) -> Self {
         let kind = match failure.root() {
             Failure::Damaged { what: "data in Redis" | "the figures of the coupon in Redis", .. } => {
-                Kind::CouponUnreadable
+                FindingKind::CouponUnreadable
             }
-            _ => Kind::RecordUnreadable,
+            _ => FindingKind::RecordUnreadable,
         };
-        let mut audited = Audited::of(coupon, None);
+        let mut audited = CouponReport::of(coupon, None);
         let detail = Some(format!("the audit of the coupon ended there: {}", failure.chain()));
         audited.findings.push(Finding { detail, ..Finding::new(kind, Some(&coupon.id)) });
         audited
@@ -60,29 +60,29 @@ impl Audited {
 
 /// What an audit may do besides looking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settling {
+pub enum SettleMode {
     /// Settle what is decided and still in flight.
     Settle,
-    LookOnly,
+    ReadOnly,
 }
 
 /// What is known of a whole batch of coupons before each is looked at.
-pub(super) struct Scene {
+pub(super) struct AuditSnapshot {
     pub keys: EpochKeys,
-    figures: HashMap<CouponId, Figures>,
-    pub flights: Flights,
+    figures: HashMap<CouponId, CouponFigures>,
+    pub queue: QueueSnapshot,
     set_aside: u64,
     /// What is damaged of whose figures.
     damaged: HashMap<CouponId, String>,
 }
 
-impl Scene {
+impl AuditSnapshot {
     /// What belongs to no coupon that is audited, and is found once.
     pub(super) fn findings(&self) -> Vec<Finding> {
-        let mut findings = self.flights.findings.clone();
+        let mut findings = self.queue.findings.clone();
         if self.set_aside > 0 {
             let detail = Some(format!("{} of them", self.set_aside));
-            findings.push(Finding { detail, ..Finding::new(Kind::InFlightSetAside, None) });
+            findings.push(Finding { detail, ..Finding::new(FindingKind::InFlightSetAside, None) });
         }
         findings
     }
@@ -90,7 +90,11 @@ impl Scene {
 
 impl Auditor {
     /// Reads the figures of the coupons, and then what is in flight.
-    pub(super) async fn scene(&self, keys: &EpochKeys, coupons: &[Coupon]) -> Result<Scene, Stop> {
+    pub(super) async fn snapshot(
+        &self,
+        keys: &EpochKeys,
+        coupons: &[Coupon],
+    ) -> Result<AuditSnapshot, AuditAbort> {
         let ids: Vec<_> = coupons.iter().map(|coupon| coupon.id.clone()).collect();
         let (mut known, mut damaged) = (HashMap::new(), HashMap::new());
         let (mut last, mut set_aside) = ("0-0".to_owned(), 0);
@@ -101,57 +105,57 @@ impl Auditor {
             damaged.extend(moment.damaged);
             (last, set_aside) = (moment.last_entry, moment.set_aside);
         }
-        let flights = self.flights(keys, &last).await?;
-        Ok(Scene { keys: keys.clone(), figures: known, flights, set_aside, damaged })
+        let queue = self.read_queue(keys, &last).await?;
+        Ok(AuditSnapshot { keys: keys.clone(), figures: known, queue, set_aside, damaged })
     }
 
     /// Audits one coupon of a scene.
     pub(super) async fn audit_one(
         &self,
-        scene: &mut Scene,
+        snapshot: &mut AuditSnapshot,
         coupon: &Coupon,
-        settling: Settling,
-    ) -> Result<Audited, Stop> {
-        let mut look = Look {
+        settling: SettleMode,
+    ) -> Result<CouponReport, AuditAbort> {
+        let mut audit = CouponAudit {
             auditor: self,
-            keys: scene.keys.clone(),
+            keys: snapshot.keys.clone(),
             coupon,
-            figures: scene.figures.get(&coupon.id).copied(),
-            in_flight: scene.flights.by_coupon.remove(&coupon.id).unwrap_or_default(),
-            found: Found::default(),
+            figures: snapshot.figures.get(&coupon.id).copied(),
+            in_flight: snapshot.queue.by_coupon.remove(&coupon.id).unwrap_or_default(),
+            found: CouponFindings::default(),
         };
-        look.ledger().await?;
-        look.rejections().await?;
-        if let Some(what) = scene.damaged.remove(&coupon.id) {
+        audit.ledger().await?;
+        audit.rejections().await?;
+        if let Some(what) = snapshot.damaged.remove(&coupon.id) {
             // Against figures that cannot be read nothing can be held.
-            look.found.add([Finding { detail: Some(what), ..look.finding(Kind::CouponUnreadable) }]);
-            return Ok(look.found.audited(coupon, None));
+            audit.found.add([Finding { detail: Some(what), ..audit.finding(FindingKind::CouponUnreadable) }]);
+            return Ok(audit.found.audited(coupon, None));
         }
-        if look.figures.is_none() {
-            look.not_loaded().await?;
-            look.found.add(self.final_count(coupon).await?);
-            return Ok(look.found.audited(coupon, None));
+        if audit.figures.is_none() {
+            audit.not_loaded().await?;
+            audit.found.add(self.final_count(coupon).await?);
+            return Ok(audit.found.audited(coupon, None));
         }
-        look.record().await?;
-        look.strays(scene.flights.strays.remove(&coupon.id).unwrap_or_default()).await?;
-        look.decided(settling).await?;
-        look.holders().await?;
-        look.units().await?;
-        look.count().await?;
-        let mut bracket = self.bracket_under(&scene.keys, &coupon.id).await?;
-        if bracket.is_some_and(|bracket| !bracket.holds()) && look.found.findings.is_empty() {
+        audit.record().await?;
+        audit.strays(snapshot.queue.strays.remove(&coupon.id).unwrap_or_default()).await?;
+        audit.decided(settling).await?;
+        audit.holders().await?;
+        audit.units().await?;
+        audit.count().await?;
+        let mut bracket = self.bracket_under(&snapshot.keys, &coupon.id).await?;
+        if bracket.is_some_and(|bracket| !bracket.holds()) && audit.found.findings.is_empty() {
             // What was between two looks may be settled at the next one.
-            bracket = self.bracket_under(&scene.keys, &coupon.id).await?;
+            bracket = self.bracket_under(&snapshot.keys, &coupon.id).await?;
             if bracket.is_some_and(|bracket| !bracket.holds()) {
-                look.found.add([Finding::new(Kind::FiguresDisagree, Some(&coupon.id))]);
+                audit.found.add([Finding::new(FindingKind::FiguresDisagree, Some(&coupon.id))]);
             }
         }
-        Ok(look.found.audited(coupon, bracket))
+        Ok(audit.found.audited(coupon, bracket))
     }
 }
 
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct CouponFindings {
     pub findings: Vec<Finding>,
     pub more: u64,
     pub counted: bool,
@@ -166,7 +170,7 @@ pub(super) struct Found {
     pub nameless: u64,
 }
 
-impl Found {
+impl CouponFindings {
     pub(super) fn add(&mut self, findings: impl IntoIterator<Item = Finding>) {
         for finding in findings {
             if self.findings.len() < FINDINGS_MAX {
@@ -177,37 +181,40 @@ impl Found {
         }
     }
 
-    fn audited(self, coupon: &Coupon, bracket: Option<Bracket>) -> Audited {
-        let Found { findings, more, counted, settled, .. } = self;
-        Audited { findings, more, counted, settled, ..Audited::of(coupon, bracket) }
+    fn audited(self, coupon: &Coupon, bracket: Option<Bracket>) -> CouponReport {
+        let CouponFindings { findings, more, counted, settled, .. } = self;
+        CouponReport { findings, more, counted, settled, ..CouponReport::of(coupon, bracket) }
     }
 
     /// The serials that a kind of finding is about.
-    pub(super) fn serials_of(&self, kind: Kind) -> HashSet<u32> {
+    pub(super) fn serials_of(&self, kind: FindingKind) -> HashSet<u32> {
         self.findings.iter().filter(|found| found.kind == kind).filter_map(|found| found.serial).collect()
     }
 }
 
 /// The look at one coupon.
-pub(super) struct Look<'a> {
+pub(super) struct CouponAudit<'a> {
     pub auditor: &'a Auditor,
     pub keys: EpochKeys,
     pub coupon: &'a Coupon,
-    pub figures: Option<Figures>,
+    pub figures: Option<CouponFigures>,
     pub in_flight: HashMap<IssuanceId, u32>,
-    pub found: Found,
+    pub found: CouponFindings,
 }
 
-impl Look<'_> {
-    pub(super) fn finding(&self, kind: Kind) -> Finding {
+impl CouponAudit<'_> {
+    pub(super) fn finding(&self, kind: FindingKind) -> Finding {
         Finding::new(kind, Some(&self.coupon.id))
     }
 
-    pub(super) async fn confirm(&self, suspicions: Vec<Suspicion>) -> Result<Vec<Confirmed>, Stop> {
+    pub(super) async fn confirm(
+        &self,
+        suspicions: Vec<Suspicion>,
+    ) -> Result<Vec<ConfirmedSuspicion>, AuditAbort> {
         self.auditor.confirm(&self.keys, &self.coupon.id, suspicions).await
     }
 
-    pub(super) fn add(&mut self, confirmed: &[Confirmed]) {
+    pub(super) fn add(&mut self, confirmed: &[ConfirmedSuspicion]) {
         self.found.add(confirmed.iter().map(|confirmed| confirmed.finding(&self.coupon.id)));
     }
 }

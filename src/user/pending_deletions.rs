@@ -1,5 +1,5 @@
 //! What one process knows of the users who are being deleted: the list, and how old it is. Made fresh all
-//! the time by [`crate::privacy::Learner`].
+//! the time by [`crate::privacy::DeletionWatcher`].
 //!
 //! What is remembered of users may be trusted only while the list is fresh: a deletion is carried out so
 //! long after it was asked for that by then every process has either heard of it or stopped trusting.
@@ -13,7 +13,7 @@ use crate::Failure;
 use parking_lot::RwLock;
 
 /// See the module's documentation.
-pub struct Deletions {
+pub struct PendingDeletions {
     started: Instant,
     /// When the list was asked for, in milliseconds since `started`.
     asked_ms: AtomicU64,
@@ -22,10 +22,10 @@ pub struct Deletions {
     users: RwLock<HashSet<UserId>>,
 }
 
-impl Deletions {
+impl PendingDeletions {
     /// Knows of none. `delay` is what lies between the asking for a deletion and its being due.
     pub fn new(delay: Duration) -> Self {
-        Deletions {
+        PendingDeletions {
             started: Instant::now(),
             asked_ms: AtomicU64::new(0),
             fresh_for: delay / 2,
@@ -77,14 +77,14 @@ mod tests {
     #[test]
     fn what_was_heard_too_long_ago_is_not_trusted() {
         let user: UserId = "u".parse().unwrap();
-        let fresh = Deletions::new(Duration::from_secs(3_600));
+        let fresh = PendingDeletions::new(Duration::from_secs(3_600));
         assert!(!fresh.contains(&user).unwrap());
         fresh.learn(Instant::now(), HashSet::from([user.clone()]));
         assert!(fresh.contains(&user).unwrap());
         fresh.learn(Instant::now(), HashSet::new());
         assert!(!fresh.contains(&user).unwrap());
 
-        let stale = Deletions::new(Duration::ZERO);
+        let stale = PendingDeletions::new(Duration::ZERO);
         std::thread::sleep(Duration::from_millis(2));
         assert!(!stale.is_fresh());
         stale.contains(&user).unwrap_err();

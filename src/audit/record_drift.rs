@@ -4,9 +4,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use super::finding::{Finding, Kind};
-use super::{Auditor, Stop};
-use crate::coupon::{Coupon, steer};
+use super::finding::{Finding, FindingKind};
+use super::{AuditAbort, Auditor};
+use crate::coupon::{Coupon, admin_sync};
 use crate::ids::CouponId;
 use crate::redis::cmd;
 use crate::redis::keys::EpochKeys;
@@ -22,7 +22,7 @@ const STEERING: Duration = Duration::from_secs(1);
 const BATCH: usize = 500;
 
 /// Generation, total, the window and the flags of a coupon, as Redis keeps them.
-type Steered = [Option<Vec<u8>>; 6];
+type RawCouponState = [Option<Vec<u8>>; 6];
 
 impl Auditor {
     /// Which of the coupons that are loaded, or `in_flight`, have no record that can be read.
@@ -32,11 +32,11 @@ impl Auditor {
         in_flight: impl Iterator<Item = &'a CouponId>,
     ) -> Result<Vec<Finding>, Failure> {
         let (mut ids, mut findings): (HashSet<CouponId>, _) = (in_flight.cloned().collect(), Vec::new());
-        let loaded = recovery::members(&self.partition, keys).await?;
+        let loaded = recovery::loaded_members(&self.partition, keys).await?;
         ids.extend(loaded.coupons);
-        findings.extend(loaded.strange.into_iter().map(|member| Finding {
+        findings.extend(loaded.invalid.into_iter().map(|member| Finding {
             detail: Some(format!("{member:?} is among the loaded coupons, and no coupon's id")),
-            ..Finding::new(Kind::CouponUnreadable, None)
+            ..Finding::new(FindingKind::CouponUnreadable, None)
         }));
         let mut ids: Vec<_> = ids.into_iter().collect();
         ids.sort_unstable();
@@ -47,9 +47,9 @@ impl Auditor {
                     Some(Ok(_)) => {}
                     Some(Err(failure)) => findings.push(Finding {
                         detail: Some(failure.chain()),
-                        ..Finding::new(Kind::CouponRecordUnreadable, Some(id))
+                        ..Finding::new(FindingKind::CouponRecordUnreadable, Some(id))
                     }),
-                    None => findings.push(Finding::new(Kind::CouponRecordMissing, Some(id))),
+                    None => findings.push(Finding::new(FindingKind::CouponRecordMissing, Some(id))),
                 }
             }
         }
@@ -58,17 +58,25 @@ impl Auditor {
 
     /// Whether Redis missed a change of a coupon that is loaded: what it missed. One that is on its way is
     /// waited for.
-    pub(super) async fn missed(&self, keys: &EpochKeys, coupon: &CouponId) -> Result<Option<String>, Stop> {
-        if self.missed_now(keys, coupon).await?.is_none() {
+    pub(super) async fn missed_change(
+        &self,
+        keys: &EpochKeys,
+        coupon: &CouponId,
+    ) -> Result<Option<String>, AuditAbort> {
+        if self.missed_change_now(keys, coupon).await?.is_none() {
             return Ok(None);
         }
         tokio::time::sleep(STEERING).await;
-        self.missed_now(keys, coupon).await
+        self.missed_change_now(keys, coupon).await
     }
 
-    async fn missed_now(&self, keys: &EpochKeys, coupon: &CouponId) -> Result<Option<String>, Stop> {
+    async fn missed_change_now(
+        &self,
+        keys: &EpochKeys,
+        coupon: &CouponId,
+    ) -> Result<Option<String>, AuditAbort> {
         // Redis first: its state is never newer than a record that is read later.
-        let held: Steered = self
+        let held: RawCouponState = self
             .partition
             .query(
                 "read the state of the coupon",
@@ -87,12 +95,12 @@ impl Auditor {
     }
 
     /// What is wrong with the counts of the queue and the state of the service.
-    pub(super) async fn of_service(&self, keys: &EpochKeys) -> Result<Vec<Finding>, Failure> {
+    pub(super) async fn service_findings(&self, keys: &EpochKeys) -> Result<Vec<Finding>, Failure> {
         let (_, damage) = self.services.checked().await?;
-        let unreadable = Finding { detail: damage, ..Finding::new(Kind::ServiceUnreadable, None) };
+        let unreadable = Finding { detail: damage, ..Finding::new(FindingKind::ServiceUnreadable, None) };
         let mut findings: Vec<_> =
             Some(unreadable).filter(|finding| finding.detail.is_some()).into_iter().collect();
-        findings.extend(self.missed_service(keys).await?);
+        findings.extend(self.missed_service_change(keys).await?);
         findings.extend(self.counters(keys, false).await?);
         Ok(findings)
     }
@@ -109,19 +117,21 @@ impl Auditor {
         while reply.len() > 0 {
             damaged.push(reply.text()?);
         }
-        let finding =
-            Finding { detail: Some(damaged.join(", ")), ..Finding::new(Kind::CountersUnreadable, None) };
+        let finding = Finding {
+            detail: Some(damaged.join(", ")),
+            ..Finding::new(FindingKind::CountersUnreadable, None)
+        };
         Ok((!damaged.is_empty()).then_some(finding))
     }
 
-    /// Mends what [`Self::of_service`] found: Redis is brought to the state of the service, and its counts are
+    /// Mends what [`Self::service_findings`] found: Redis is brought to the state of the service, and its counts are
     /// set anew.
-    pub(super) async fn mend_service(&self, keys: &EpochKeys, findings: &[Finding]) -> Result<(), Failure> {
+    pub(super) async fn repair_service(&self, keys: &EpochKeys, findings: &[Finding]) -> Result<(), Failure> {
         let is_found = |kind| findings.iter().any(|finding| finding.kind == kind);
-        if is_found(Kind::CountersUnreadable) {
+        if is_found(FindingKind::CountersUnreadable) {
             self.counters(keys, true).await?;
         }
-        if is_found(Kind::ServiceBehind) {
+        if is_found(FindingKind::ServiceBehind) {
             if self.service_held(keys).await?.is_ahead_of(&self.services.get().await?) {
                 // Changes are in the record before they are in Redis, so this is none of them.
                 let mut forget = cmd("HDEL");
@@ -134,16 +144,17 @@ impl Auditor {
     }
 
     /// Whether Redis missed that the service was paused or resumed.
-    async fn missed_service(&self, keys: &EpochKeys) -> Result<Option<Finding>, Failure> {
-        if self.missed_service_now(keys).await?.is_none() {
+    async fn missed_service_change(&self, keys: &EpochKeys) -> Result<Option<Finding>, Failure> {
+        if self.missed_service_change_now(keys).await?.is_none() {
             return Ok(None);
         }
         tokio::time::sleep(STEERING).await;
-        let missed = self.missed_service_now(keys).await?;
-        Ok(missed.map(|detail| Finding { detail: Some(detail), ..Finding::new(Kind::ServiceBehind, None) }))
+        let missed_change = self.missed_service_change_now(keys).await?;
+        Ok(missed_change
+            .map(|detail| Finding { detail: Some(detail), ..Finding::new(FindingKind::ServiceBehind, None) }))
     }
 
-    async fn missed_service_now(&self, keys: &EpochKeys) -> Result<Option<String>, Failure> {
+    async fn missed_service_change_now(&self, keys: &EpochKeys) -> Result<Option<String>, Failure> {
         let held = self.service_held(keys).await?;
         // Nothing can be held against a record that cannot be read.
         let (service, None) = self.services.checked().await? else { return Ok(None) };
@@ -165,7 +176,7 @@ impl Auditor {
         }))
     }
 
-    async fn service_held(&self, keys: &EpochKeys) -> Result<HeldService, Failure> {
+    async fn service_held(&self, keys: &EpochKeys) -> Result<RawServiceState, Failure> {
         let (generation, paused) = self
             .partition
             .query(
@@ -173,24 +184,24 @@ impl Auditor {
                 cmd("HMGET").arg(keys.counters()).arg(&["service_generation", "paused"]),
             )
             .await?;
-        Ok(HeldService { generation, paused })
+        Ok(RawServiceState { generation, paused })
     }
 
     /// Brings Redis up to the records of these coupons, and to the state of the service. Whether anything
     /// was behind.
     pub(super) async fn catch_up(&self, coupons: &[Coupon]) -> Result<bool, Failure> {
         let service = self.services.get().await?;
-        Ok(steer::apply(&self.partition, service, coupons).await? > 0)
+        Ok(admin_sync::apply(&self.partition, service, coupons).await? > 0)
     }
 }
 
 /// The state of the service as Redis keeps it.
-struct HeldService {
+struct RawServiceState {
     generation: Option<Vec<u8>>,
     paused: Option<Vec<u8>>,
 }
 
-impl HeldService {
+impl RawServiceState {
     /// Its generation; before all others if it cannot be read, as `update.lua` takes it.
     fn number(&self) -> i64 {
         let text = self.generation.as_deref().and_then(|text| std::str::from_utf8(text).ok());
@@ -204,7 +215,7 @@ impl HeldService {
 
 /// What a loaded coupon has missed of its record; `None` if nothing. One whose generation cannot be read is
 /// another finding's.
-fn difference(held: &Steered, record: &Coupon) -> Option<String> {
+fn difference(held: &RawCouponState, record: &Coupon) -> Option<String> {
     const NAMES: [&str; 6] = ["generation", "total", "starts_at", "ends_at", "paused", "archived"];
     let text = |place: usize| std::str::from_utf8(held[place].as_deref()?).ok();
     let generation: i64 = text(0)?.parse().ok()?;
@@ -225,12 +236,13 @@ fn difference(held: &Steered, record: &Coupon) -> Option<String> {
         let total = text(place).and_then(|total| total.parse::<u32>().ok());
         place == 1 && total.is_some_and(|total| total > record.total)
     };
-    let missed = (0..NAMES.len()).filter(|place| text(*place) != Some(&*wanted[*place]) && !is_ahead(*place));
-    let missed: Vec<_> = missed
+    let missed_change =
+        (0..NAMES.len()).filter(|place| text(*place) != Some(&*wanted[*place]) && !is_ahead(*place));
+    let missed_change: Vec<_> = missed_change
         .map(|place| {
             let held = held[place].as_deref().map_or("nothing".into(), String::from_utf8_lossy);
             format!("{} is {} in the record and {held} in Redis", NAMES[place], wanted[place])
         })
         .collect();
-    (!missed.is_empty()).then(|| missed.join(", "))
+    (!missed_change.is_empty()).then(|| missed_change.join(", "))
 }
