@@ -1,42 +1,43 @@
-//! Why the system cannot know, or act, right now. None of these is an answer: what was asked for may
-//! have happened or not, and it is safe to ask again.
+//! Errors: why the system cannot determine something, or act, right now. None of them is an answer: the
+//! operation may have happened or not.
 
 use std::error::Error;
 use std::sync::Arc;
 
 use crate::ids::{IssuanceId, UserId};
 
-/// See the module's documentation.
+/// Why an operation failed, and whose fault it is. A caller that does not know the outcome treats it as unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// The certificate is missing or does not fit: Redis's data is being recovered.
+    /// The certificate is missing or does not fit: a process recovers Redis's data.
     #[error("the Redis data is not certified; a recovery is under way")]
     Uncertified,
-    /// Redis did not carry an operation out, or did not say so.
+    /// Redis did not carry out an operation, or did not confirm it.
     #[error("Redis failed to {operation}")]
     Redis {
         operation: &'static str,
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// MongoDB did not carry an operation out, or did not say so.
+    /// MongoDB did not carry out an operation, or did not confirm it.
     #[error("MongoDB failed to {operation}")]
     MongoDb {
         operation: &'static str,
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// MongoDB will never carry it out as it is: a validator says no, say. Asking again does not help.
+    /// MongoDB will never carry out the operation as it is, because of a validator, for example. Repeating it does
+    /// not help.
     #[error("MongoDB refuses to {operation}")]
     Refused {
         operation: &'static str,
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// What was read is there, and no program of this version can have written it. Asking again does not help.
+    /// A stored value exists, and this version cannot have written it. Reading it again does not help.
     #[error("{what} cannot be read: {why}")]
     Damaged { what: &'static str, why: String },
-    /// The one document that was asked for is a decision that this version cannot read.
+    /// The decision that the caller asked for is a document that this version cannot read.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
     /// Something must be set otherwise before it can be done; `why` says what.
@@ -55,27 +56,27 @@ pub enum Failure {
         #[source]
         source: tokio::task::JoinError,
     },
-    /// What a whole batch met.
+    /// The failure of a call that many requests shared.
     #[error(transparent)]
     Batch(Arc<Failure>),
-    /// A bound of this process was reached before anything was sent.
+    /// The operation would have exceeded a bound of this process, which sent nothing.
     #[error("too much is waiting to {operation}")]
     Overloaded { operation: &'static str },
 }
 
 impl Failure {
-    /// Whether it is the trouble of the one thing that was asked for, which cannot be read or is refused, and
-    /// of nothing else.
+    /// Whether the failure concerns only the one record or document of the operation, which cannot be read or is
+    /// refused.
     pub fn is_of_one(&self) -> bool {
         matches!(self.root(), Failure::Damaged { .. } | Failure::Unreadable(_) | Failure::Refused { .. })
     }
 
-    /// The share that one request has in the failure of its batch.
+    /// The failure of one request of a batch whose call failed.
     pub(crate) fn of_batch(shared: &Arc<Failure>) -> Failure {
         Failure::Batch(Arc::clone(shared))
     }
 
-    /// The failure itself, whether it was met alone or in a batch.
+    /// The failure itself, without the batch around it.
     pub fn root(&self) -> &Failure {
         match self {
             Failure::Batch(shared) => shared.root(),
@@ -96,8 +97,8 @@ impl Failure {
     }
 }
 
-/// A document of the ledger that this version cannot read. It counts as decided: whoever wrote it was
-/// first, and nobody can decide its issuance again.
+/// A document of the ledger that this version cannot read. Its issuance counts as decided: the process that wrote
+/// it was first, and no other can decide it again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the record {record} of the ledger cannot be read: {why}")]
 pub struct Unreadable {
@@ -105,25 +106,25 @@ pub struct Unreadable {
     pub record: String,
     /// The issuance, if the `_id` is one.
     pub id: Option<IssuanceId>,
-    /// Whose it is, if it says so.
+    /// Its user, if it names one.
     pub user: Option<UserId>,
     /// The unit that it holds, if it is issued and names one.
     pub unit: Option<u32>,
     pub why: String,
 }
 
-/// The environment is not as it must be; every sentence says what to do.
+/// What is wrong with the environment of a process that starts; every sentence says what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
 pub struct SetUpError(pub Vec<String>);
 
-/// A command did its work, and what it saw is not as it must be.
+/// A command did its work and found something that must not be.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// A figure is beyond what is accepted.
+    /// A measured value is beyond its threshold.
     #[error("{0}")]
     Threshold(String),
-    /// What must always hold does not.
+    /// An invariant of the system is broken.
     #[error("{0}")]
     Invariant(String),
 }

@@ -1,4 +1,4 @@
-//! What things are called: parsed ids, which name no driver and need nothing else.
+//! Parsed ids.
 
 mod coupon;
 mod issuance;
@@ -10,18 +10,18 @@ pub use issuance::IssuanceId;
 pub use partition::PartitionId;
 pub use user::UserId;
 
-/// Twelve letters and digits that nobody can guess and nothing else has: 60 random bits.
+/// Twelve letters and digits, 60 random bits: unguessable, and unique for every use here.
 pub(crate) fn random_id() -> String {
     id_of(rand::random())
 }
 
-/// Twelve letters and digits: the lower 60 of these bits.
+/// The lower 60 bits as twelve letters and digits.
 pub(crate) fn id_of(bits: u64) -> String {
     const LETTERS: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
     (0..12).map(|place| char::from(LETTERS[(bits >> (place * 5)) as usize % LETTERS.len()])).collect()
 }
 
-/// What an id may look like: 1 to 64 characters, each a letter, a digit or one of `extra`.
+/// Checks an id: 1 to 64 characters, each an ASCII letter, a digit or one of `extra`. An `Err` says what it must be.
 pub(crate) fn check_id(text: &str, extra: &str) -> Result<(), String> {
     if text.is_empty() {
         return Err("must not be empty".into());

@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256};
 
 use super::{check_id, id_of, random_id};
 
-/// What the ids of deleted users begin with.
+/// The prefix of the pseudonyms of deleted users.
 const PSEUDONYM: &str = "deleted:";
-/// What the ids of users begin with whom a token names by a subject that is no id.
+/// The prefix of the ids of users whose token has a subject that is no id.
 const OF_SUBJECT: &str = "sub-sha256:";
 
 /// The id of a user: `[A-Za-z0-9._:@-]{1,64}`.
@@ -23,7 +23,7 @@ impl UserId {
         &self.0
     }
 
-    /// Whether it stands for a user who was deleted. Nobody can register with such an id.
+    /// Whether it is the pseudonym of a deleted user. Registration refuses such an id.
     pub fn is_pseudonym(&self) -> bool {
         self.0.starts_with(PSEUDONYM)
     }
@@ -45,7 +45,7 @@ impl UserId {
         }
     }
 
-    /// A name for a user who is deleted, that nobody can connect with them.
+    /// A new pseudonym for a deleted user, which nothing connects with their id.
     pub fn pseudonym() -> Self {
         UserId(format!("{PSEUDONYM}{}", random_id()).into())
     }
@@ -55,7 +55,7 @@ impl UserId {
         UserId(format!("u-{}", random_id()).into())
     }
 
-    /// The id of one of the users that are registered together under a key: always the same.
+    /// The id of the `number`th of the users that one request with a key registers: always the same.
     pub fn of_key(key: &str, number: usize) -> Self {
         let digest = Sha256::digest(format!("{key} {number}"));
         let bits = digest.iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(*byte));

@@ -1,12 +1,12 @@
-//! Metrics of this process: one recorder, installed at first use, and ready-made handles for what is
-//! counted on the way of a request. A handle costs an atomic operation; a name is looked up once.
+//! Metrics of this process: one recorder, installed at first use, and a handle for each metric that a request
+//! or a worker counts. Incrementing a handle is one atomic operation; its name is resolved once.
 //!
-//! [`names`] is the table of all of them. What is a property of the queue or of the stock, and not of
-//! this process, is gathered beside this ([`crate::process`]).
+//! [`names`] is the table of all metrics. Gauges of the queue and of stock are properties of a partition and not
+//! of this process; [`crate::process`] reads them and exports them beside these.
 
 pub mod names;
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Once};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram};
@@ -23,7 +23,7 @@ static RECORDER: LazyLock<PrometheusHandle> = LazyLock::new(|| {
     handle
 });
 
-/// A recorder that knows the help and the buckets of every metric.
+/// A recorder with the help text of every metric and the buckets of every histogram.
 pub(crate) fn recorder() -> PrometheusRecorder {
     let mut builder = PrometheusBuilder::new();
     for metric in ALL {
@@ -46,68 +46,79 @@ pub(crate) fn recorder() -> PrometheusRecorder {
     recorder
 }
 
-/// Everything that this process has counted, as Prometheus text.
+/// Everything that this process has counted, in Prometheus's text format.
 pub fn render() -> String {
     start();
     RECORDER.render()
 }
 
-/// Sorts what the histograms have collected into their buckets. Without it they grow until somebody
-/// scrapes.
+/// Sorts the samples of histograms into their buckets. A process that is never scraped must call this now and
+/// then: until then its histograms keep every sample.
 pub(crate) fn upkeep() {
     RECORDER.run_upkeep();
 }
 
-/// Shows everything from zero on: a counter that appears with its first increment hides it.
-pub(crate) fn start() {
-    static STARTED: LazyLock<()> = LazyLock::new(|| {
-        for counter in [
-            &ACCEPTED,
-            &REPLAYED,
-            &ISSUED,
-            &ACCEPTED_NOT_ISSUED,
-            &CLAIMED,
-            &RESTORED,
-            &DEAD_LETTERED,
-            &LOST,
-            &BREAKER_OPENED,
-            &AUDITED,
-            &ADOPTED,
-            &UNLIMITED,
-        ] {
-            LazyLock::force(counter);
+macro_rules! handles {
+    (
+        handles { $($kind:ident $make:ident: $($name:ident)*;)* }
+        families { $($family:ident $label:literal $values:expr;)* }
+        caches { $($lookups:ident $cache:literal;)* }
+    ) => {
+        $($(
+            /// The metric of this name in [`names`].
+            pub static $name: LazyLock<$kind> = LazyLock::new(|| $make(names::$name));
+        )*)*
+        $(
+            /// The metric of this name in [`names`], a counter for each value of its label.
+            pub static $family: LazyLock<Family> = LazyLock::new(|| Family::new(names::$family, $label, &$values));
+        )*
+        $(
+            /// Hits and misses of this cache, in [`names::CACHE_LOOKUPS`].
+            pub static $lookups: LazyLock<CacheLookups> = LazyLock::new(|| CacheLookups::new($cache));
+        )*
+
+        /// Makes every handle, so that each metric is exported as zero before anything is counted: a counter
+        /// that appears with its first increment hides that increment from Prometheus.
+        pub(crate) fn start() {
+            static STARTED: Once = Once::new();
+            STARTED.call_once(|| {
+                $($(LazyLock::force(&$name);)*)*
+                $(LazyLock::force(&$family);)*
+                $(LazyLock::force(&$lookups);)*
+                CREDENTIAL_SOURCES.into_iter().for_each(|source| credentials_stale_for(source, Duration::ZERO));
+            });
         }
-        for histogram in
-            [&RESERVE_BATCH, &RESERVE_SECONDS, &LEDGER_INSERT_SECONDS, &SETTLE_SECONDS, &RECOVERY_SECONDS]
-        {
-            LazyLock::force(histogram);
-        }
-        for family in [
-            &REFUSED,
-            &REJECTED,
-            &RECOVERIES,
-            &CREDENTIALS_STALE,
-            &REDEEMED,
-            &REDEMPTION_REFUSED,
-            &DROPPED,
-            &LIMITED,
-        ] {
-            LazyLock::force(family);
-        }
-        for cache in [&OUTCOME_CACHE, &USER_CACHE, &TOKEN_CACHE] {
-            LazyLock::force(cache);
-        }
-        for source in CREDENTIAL_SOURCES {
-            credentials_stale_for(source, Duration::ZERO);
-        }
-        BREAKER_OPEN.increment(0.0);
-        AUDIT_LAST.increment(0.0);
-        CONNECTIONS.increment(0.0);
-    });
-    LazyLock::force(&STARTED);
+    };
 }
 
-// A handle that is made before the recorder is installed stays mute for ever.
+handles! {
+    handles {
+        Counter counter: ACCEPTED REPLAYED ISSUED ACCEPTED_NOT_ISSUED CLAIMED RESTORED DEAD_LETTERED BREAKER_OPENED
+            LOST AUDITED ADOPTED UNLIMITED;
+        Histogram histogram: RESERVE_BATCH RESERVE_SECONDS LEDGER_INSERT_SECONDS SETTLE_SECONDS RECOVERY_SECONDS;
+        Gauge gauge: BREAKER_OPEN CONNECTIONS AUDIT_LAST;
+    }
+    families {
+        DROPPED "reason" ["slow-head", "slow-reader", "address", "crowd"];
+        LIMITED "limit" ["user", "address", "held"];
+        REFUSED "code" [
+            "already-issued", "sold-out", "not-started", "ended", "paused", "key-reused", "archived", "overloaded",
+            "unavailable",
+        ];
+        REJECTED "reason" ["already-issued", "sold-out", "discarded"];
+        RECOVERIES "result" ["verified", "rebuilt", "superseded", "failed"];
+        REDEEMED "change" ["used", "restored", "revoked"];
+        REDEMPTION_REFUSED "code" ["already-used", "not-used", "expired", "revoked"];
+        CREDENTIALS_STALE "source" CREDENTIAL_SOURCES;
+    }
+    caches {
+        OUTCOME_CACHE "outcomes";
+        USER_CACHE "users";
+        TOKEN_CACHE "tokens";
+    }
+}
+
+// A handle that is made before the recorder is installed never counts anything.
 
 fn counter(name: &'static str) -> Counter {
     LazyLock::force(&RECORDER);
@@ -119,99 +130,15 @@ fn histogram(name: &'static str) -> Histogram {
     metrics::histogram!(name)
 }
 
-macro_rules! handles {
-    ($($kind:ident $make:ident: $($name:ident)*;)*) => {
-        $($(
-            /// See [`names`].
-            pub static $name: LazyLock<$kind> = LazyLock::new(|| $make(names::$name));
-        )*)*
-    };
+fn gauge(name: &'static str) -> Gauge {
+    LazyLock::force(&RECORDER);
+    metrics::gauge!(name)
 }
 
-handles! {
-    Counter counter: ACCEPTED REPLAYED ISSUED ACCEPTED_NOT_ISSUED CLAIMED RESTORED DEAD_LETTERED BREAKER_OPENED
-        LOST AUDITED ADOPTED UNLIMITED;
-    Histogram histogram: RESERVE_BATCH RESERVE_SECONDS LEDGER_INSERT_SECONDS SETTLE_SECONDS RECOVERY_SECONDS;
-}
-
-/// See [`names`].
-pub static BREAKER_OPEN: LazyLock<Gauge> = LazyLock::new(|| {
-    LazyLock::force(&RECORDER);
-    metrics::gauge!(names::BREAKER_OPEN)
-});
-
-/// See [`names`].
-pub static CONNECTIONS: LazyLock<Gauge> = LazyLock::new(|| {
-    LazyLock::force(&RECORDER);
-    metrics::gauge!(names::CONNECTIONS)
-});
-
-/// See [`names`].
-pub static DROPPED: LazyLock<Family> = LazyLock::new(|| {
-    Family::new(names::DROPPED, "reason", &["slow-head", "slow-reader", "address", "crowd"])
-});
-
-/// See [`names`].
-pub static LIMITED: LazyLock<Family> =
-    LazyLock::new(|| Family::new(names::LIMITED, "limit", &["user", "address", "held"]));
-
-/// See [`names`].
-pub static AUDIT_LAST: LazyLock<Gauge> = LazyLock::new(|| {
-    LazyLock::force(&RECORDER);
-    metrics::gauge!(names::AUDIT_LAST)
-});
-
-/// See [`names`].
-pub static REFUSED: LazyLock<Family> = LazyLock::new(|| {
-    let codes = [
-        "already-issued",
-        "sold-out",
-        "not-started",
-        "ended",
-        "paused",
-        "key-reused",
-        "archived",
-        "overloaded",
-        "unavailable",
-    ];
-    Family::new(names::REFUSED, "code", &codes)
-});
-
-/// See [`names`].
-pub static REJECTED: LazyLock<Family> =
-    LazyLock::new(|| Family::new(names::REJECTED, "reason", &["already-issued", "sold-out", "discarded"]));
-
-/// See [`names`].
-pub static RECOVERIES: LazyLock<Family> = LazyLock::new(|| {
-    Family::new(names::RECOVERIES, "result", &["verified", "rebuilt", "superseded", "failed"])
-});
-
-/// See [`names`].
-pub static REDEEMED: LazyLock<Family> =
-    LazyLock::new(|| Family::new(names::REDEEMED, "change", &["used", "restored", "revoked"]));
-
-/// See [`names`].
-pub static REDEMPTION_REFUSED: LazyLock<Family> = LazyLock::new(|| {
-    Family::new(names::REDEMPTION_REFUSED, "code", &["already-used", "not-used", "expired", "revoked"])
-});
-
-/// See [`names::CACHE_LOOKUPS`].
-pub static OUTCOME_CACHE: LazyLock<CacheLookups> = LazyLock::new(|| CacheLookups::new("outcomes"));
-
-/// See [`names::CACHE_LOOKUPS`].
-pub static USER_CACHE: LazyLock<CacheLookups> = LazyLock::new(|| CacheLookups::new("users"));
-
-/// See [`names::CACHE_LOOKUPS`].
-pub static TOKEN_CACHE: LazyLock<CacheLookups> = LazyLock::new(|| CacheLookups::new("tokens"));
-
-/// See [`names`].
-pub static CREDENTIALS_STALE: LazyLock<Family> =
-    LazyLock::new(|| Family::new(names::CREDENTIALS_STALE, "source", &CREDENTIAL_SOURCES));
-
-/// Where credentials are read from.
+/// The values of the label `source` of the credentials' metrics.
 const CREDENTIAL_SOURCES: [&str; 2] = ["keys", "tokens"];
 
-/// See [`names::CREDENTIALS_STALE_SECONDS`].
+/// Sets [`names::CREDENTIALS_STALE_SECONDS`] of one source.
 pub fn credentials_stale_for(source: &'static str, age: Duration) {
     LazyLock::force(&RECORDER);
     metrics::gauge!(names::CREDENTIALS_STALE_SECONDS, "source" => source).set(age.as_secs_f64());
@@ -226,7 +153,7 @@ impl Family {
         Family(values.iter().map(|value| (*value, metrics::counter!(name, label => *value))).collect())
     }
 
-    /// Counts one of `value`, which is known.
+    /// Increments the counter of `value`, which must be one of the declared values.
     pub fn count(&self, value: &str) {
         let counter = self.0.iter().find(|(known, _)| *known == value);
         debug_assert!(counter.is_some(), "{value:?} is not declared");
@@ -249,12 +176,12 @@ impl CacheLookups {
         CacheLookups { hits: counter("hit"), misses: counter("miss") }
     }
 
-    /// It was there.
+    /// Counts a hit.
     pub fn hit(&self) {
         self.hits.increment(1);
     }
 
-    /// It was not.
+    /// Counts a miss.
     pub fn miss(&self) {
         self.misses.increment(1);
     }

@@ -1,23 +1,23 @@
-//! The one table of metrics: every name with its kind, its labels and what bounds them, and what it
-//! says. The documentation of each constant is its help text. Nothing is exported that is not here.
+//! The table of metrics: every name with its kind, its labels, what bounds their values, and its help text,
+//! which is the documentation of its constant too. A test holds that nothing else is exported.
 
 /// One metric.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
-    /// Its unit comes last: `_seconds`, `_bytes`, `_units`; a counter ends with `_total`.
+    /// The name ends with its unit (`_seconds`, `_bytes`, `_units`), a counter's with `_total`.
     pub name: &'static str,
     pub kind: Kind,
-    /// Each label, and what bounds the number of its values.
+    /// Each label, and the set that its values come from.
     pub labels: &'static [(&'static str, &'static str)],
     pub help: &'static str,
 }
 
-/// What kind of metric it is.
+/// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
     Counter,
     Gauge,
-    /// With the upper ends of its buckets.
+    /// The upper bounds of its buckets.
     Histogram(&'static [f64]),
 }
 
@@ -36,7 +36,7 @@ macro_rules! metrics {
     ($($name:ident $kind:ident $text:literal [$($label:literal: $bound:literal),*] $help:literal;)*) => {
         $(#[doc = $help] pub const $name: &str = $text;)*
 
-        /// All there are.
+        /// Every metric, in the order of the table.
         pub const ALL: &[Metric] = &[$(Metric {
             name: $text,
             kind: $kind,
@@ -85,15 +85,15 @@ metrics! {
     REJECTED COUNTER "coupon_rejected_total" ["reason": "four"]
         "Issuances settled as rejected, by reason.";
     ACCEPTED_NOT_ISSUED COUNTER "coupon_accepted_not_issued_total" []
-        "Accepted requests that ended without a coupon, whatever the reason. Alert on any increase: somebody was told yes, and then no.";
+        "Accepted requests that ended without a coupon, for any reason. Alert on any increase: a user was answered 202 and then rejected.";
     CLAIMED COUNTER "coupon_claimed_entries_total" []
         "Queue entries taken over from workers that are gone.";
     RESTORED COUNTER "coupon_restored_entries_total" []
-        "Queue entries that were lost from the stream and appended anew. Never happens by itself.";
+        "Queue entries that were missing from the stream and that a worker appended again. Only damage to Redis causes it.";
     DEAD_LETTERED COUNTER "coupon_dead_lettered_total" []
-        "Entries set aside because MongoDB refused them again and again.";
+        "Entries that a worker made dead letters because MongoDB refused them or their coupon is missing.";
     BREAKER_OPEN GAUGE "coupon_worker_breaker_open" []
-        "1 while nothing can be decided and the worker reads nothing more. Where one process runs several workers: how many of them.";
+        "1 while the worker's circuit breaker is open: the worker can decide nothing and reads nothing. A process that runs several workers reports how many breakers are open.";
     BREAKER_OPENED COUNTER "coupon_worker_breaker_opened_total" []
         "Times that a worker's breaker opened.";
 
@@ -105,13 +105,13 @@ metrics! {
 
     // The queue, as every process sees it: take the max of them.
     BACKLOG GAUGE "coupon_backlog_issuances" []
-        "Accepted and not decided, without dead letters.";
+        "Issuances that are accepted and not decided, without dead letters.";
     DEAD_LETTERS GAUGE "coupon_dead_letters" []
         "Entries set aside, for an operator to redrive or discard.";
     STREAM_ENTRIES GAUGE "coupon_stream_entries" []
         "Entries in the stream, dead letters among them.";
     OLDEST_AGE_SECONDS GAUGE "coupon_oldest_in_flight_age_seconds" []
-        "Since the oldest undecided request was accepted, without dead letters; 0 if there is none.";
+        "Age of the oldest undecided request, from its acceptance, without dead letters; 0 if there is none.";
     WORKERS_ALIVE GAUGE "coupon_workers_alive" []
         "Workers with a fresh heartbeat.";
 
@@ -121,47 +121,47 @@ metrics! {
     STOCK_REMAINING GAUGE "coupon_stock_remaining_units" ["coupon": "the newest fifty current ones"]
         "Free units of the coupon.";
     STOCK_RESERVED GAUGE "coupon_stock_reserved_units" ["coupon": "the newest fifty current ones"]
-        "Units of the coupon that are taken and not decided.";
+        "Units of the coupon that are reserved and not decided.";
     STOCK_ISSUED GAUGE "coupon_stock_issued_units" ["coupon": "the newest fifty current ones"]
         "Issued units of the coupon.";
     STOCK_LEFT_OUT GAUGE "coupon_stock_left_out_coupons" []
-        "Current coupons that are beyond the bound, and so not shown.";
+        "Current coupons whose stock is not exported, because there are more than fifty.";
 
     // Recovery.
     CERTIFIED GAUGE "coupon_certified" []
-        "1 while the data in Redis is certified; 0 while it is not, or Redis does not answer. Without it everything is answered 503.";
+        "1 while the data in Redis is certified; 0 while it is not, or Redis does not answer. While it is 0, the API answers 503 to requests.";
     WRITABLE GAUGE "coupon_redis_writable" []
-        "1 while Redis would take the writes of a request; 0 while it is not certified, does not answer, or refuses them: it follows another (READONLY), its disk or its memory is full (MISCONF, OOM), or replicas are missing (NOREPLICAS).";
+        "1 while Redis accepts the writes of a request; 0 while it is not certified, does not answer, or refuses them: it is a replica (READONLY), its disk or its memory is full (MISCONF, OOM), or it lacks replicas (NOREPLICAS).";
     RECOVERIES COUNTER "coupon_recoveries_total" ["result": "four"]
-        "Recoveries by this process: verified (the data was intact), rebuilt, superseded by another's, failed.";
+        "Recoveries by this process: verified (the data was intact), rebuilt, superseded by another process, failed.";
     RECOVERY_SECONDS OUTAGE "coupon_recovery_seconds" []
-        "How long a recovery took, whatever its result.";
+        "Duration of a recovery, for every result.";
     LOST COUNTER "coupon_lost_answers_total" []
-        "Polls answered 404 for an id from before Redis's data was last recovered: accepted and lost with it, or made up. A client that polls on counts each time.";
+        "Polls answered 404 for an id that is older than the last recovery of Redis's data: its request was accepted and lost with Redis, or the id is made up. Each poll of a client counts.";
     STALE GAUGE "coupon_figures_stale" []
-        "1 if queue, stock or certificate could not be read at the last try: then their figures are old.";
+        "1 if the last attempt to read queue, stock or certificate failed: their gauges then show older values.";
 
     // Audits, of an API: the processes take turns, so add the counters up and take the max of the time.
     AUDITED COUNTER "coupon_audited_coupons_total" []
         "Loaded coupons whose accounts were compared with the ledger.";
     AUDIT_FINDINGS COUNTER "coupon_audit_findings_total" ["code": "those of couponctl audit"]
-        "Pieces of damage that a full audit found, by code. One that is not mended is found each time. Alert on any increase.";
+        "Findings of audits, by code. A finding that is not repaired counts in each audit. Alert on any increase.";
     ADOPTED COUNTER "coupon_audit_adopted_total" []
-        "Late inserts that were counted: records that were written after a recovery had read the ledger.";
+        "Records that an audit counted late: a worker wrote them after a recovery had read the ledger.";
     AUDIT_LAST GAUGE "coupon_audit_last_timestamp_seconds" []
-        "When this process ended an audit of all loaded coupons, since the Unix epoch; 0 if it never did.";
+        "Unix time at which this process last completed an audit of all loaded coupons; 0 if it never did.";
 
     // Access, of an API.
     CREDENTIALS_STALE COUNTER "coupon_credentials_stale_total" ["source": "keys, tokens"]
-        "Times that API keys, or the keys of users' tokens, could not be read anew, and those of before went on. Alert on an increase that lasts: what was revoked meanwhile still works.";
+        "Failed attempts to refresh API keys, or the keys of users' tokens: the process goes on with the older ones. Alert on a lasting increase: credentials revoked meanwhile still work.";
     CREDENTIALS_STALE_SECONDS GAUGE "coupon_credentials_stale_seconds" ["source": "keys, tokens"]
-        "For how long API keys, or the keys of users' tokens, could not be read anew: the age of those that go on. 0 while they can.";
+        "Age of the API keys, or of the keys of users' tokens, since the process could last refresh them; 0 while it can.";
 
     // Waiters and caches, of an API.
     WAITERS GAUGE "coupon_waiters" []
         "Requests and streams that wait for an outcome now.";
     CACHE_LOOKUPS COUNTER "coupon_cache_lookups_total" ["cache": "outcomes, users, tokens", "result": "hit, miss"]
-        "Looks into the caches of outcomes, of registered users and of verified tokens.";
+        "Lookups in the caches of outcomes, of registered users and of verified tokens.";
     CACHE_ENTRIES GAUGE "coupon_cache_entries" ["cache": "outcomes, users, tokens"]
         "Entries in the caches of outcomes, of registered users and of verified tokens.";
 

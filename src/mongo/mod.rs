@@ -1,7 +1,7 @@
 //! The connection to MongoDB, and the one way to run an operation on it.
 //!
-//! What a client sends never becomes an operator of a query: those who write filters are given parsed
-//! types (ids, moments, numbers), and no file that talks to MongoDB knows a JSON value.
+//! A client's input never becomes an operator of a query: filters are built from parsed types (ids, moments,
+//! numbers), and a test holds that no file with a filter names a JSON value.
 
 use std::future::Future;
 use std::time::Duration;
@@ -22,23 +22,26 @@ pub use mongodb::Database;
 use crate::Failure;
 use crate::runtime::damage::damaged;
 
-/// The longest that one operation is waited for.
+/// The longest that a caller waits for one operation.
 pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest that the driver looks for a primary.
+/// The longest that the driver waits for a primary.
 const SELECTION_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest that a linearizable read waits for a majority to confirm that this primary still leads.
 pub(crate) const LINEARIZABLE_MAX: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Operations under way at once, those that nobody waits for any more among them.
+/// The most operations in progress at once, including those whose callers have given up.
 static UNDER_WAY: Semaphore = Semaphore::const_new(1_000);
-/// Pages that are read for one, because documents in them cannot be read.
+/// The most pages that are read to fill one page of a list, because documents in them cannot be read.
 const PAGES_MAX: usize = 10;
 /// The driver's default of 10 makes concurrent reads queue behind the worker's writes.
 const POOL_MAX: u32 = 64;
 
-/// Connects to the deployment at `uri` and picks the database. Everything is written with
-/// `w: majority, j: true` and read with majority on the primary, whatever the URI says. The error says what
-/// to do, and never a password that is in the URI.
+/// Connects to the deployment at `uri` and selects the database. The client writes with `w: majority, j: true`
+/// and reads from the primary with read concern majority, whatever the URI says.
+///
+/// # Errors
+///
+/// A sentence that says what to do, without any part of the URI: there may be a password in it.
 pub async fn connect(uri: &str, database: &str) -> Result<Database, String> {
     open(uri, database).await.map_err(|error| match &*error.kind {
         ErrorKind::DnsResolve { .. } => format!("its host cannot be looked up ({error})"),
@@ -63,8 +66,13 @@ async fn open(uri: &str, database: &str) -> mongodb::error::Result<Database> {
 
 /// Runs an operation to its end, and waits for it up to [`OPERATION_TIMEOUT`].
 ///
-/// A driver's future that is dropped in mid-flight leaves its connection in an unknown state, so it
-/// runs in a task of its own: what times out is the waiting.
+/// A future of the driver that is dropped in mid-flight leaves its connection in an unknown state, so the
+/// operation runs in a task of its own, and only the waiting times out.
+///
+/// # Errors
+///
+/// [`Failure::Overloaded`] if 1,000 operations are in progress; else what [`Failure::mongodb`] makes of the
+/// driver's error, or [`Failure::MongoDb`] after the timeout.
 pub async fn run<T, F>(operation: &'static str, future: F) -> Result<T, Failure>
 where
     T: Send + 'static,
@@ -83,13 +91,13 @@ where
     }
 }
 
-/// A number of documents, as MongoDB takes a limit.
+/// A limit in the type that MongoDB takes.
 pub(crate) fn at_most(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-/// Reads all documents of a collection that fit `filter`; `options` bound how many. MongoDB gives up when nobody
-/// waits for them any longer.
+/// Reads the documents of a collection that fit `filter`; `options` should bound how many. MongoDB stops the read
+/// after [`OPERATION_TIMEOUT`], when its caller has given up.
 pub(crate) async fn find<T, C>(
     operation: &'static str,
     collection: &Collection<C>,
@@ -116,24 +124,23 @@ pub(crate) async fn command(
     run(operation, async move { database.run_command(doc! {name: 1}).await }).await
 }
 
-/// What MongoDB's answer means for the one document that it did not write.
+/// What MongoDB's error means for the one document that it did not write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unwritten {
-    /// A unique index holds one of its keys already.
+    /// A unique index holds one of the document's keys already.
     Conflict,
-    /// MongoDB will never write it as it is.
+    /// MongoDB will never write the document as it is.
     Refused,
-    /// Nobody can tell: another time it may be written, or it was.
+    /// Unknown: MongoDB may have written it, or may write it at the next attempt.
     Unknown,
 }
 
 /// MongoDB's code for a key that a unique index holds already.
 const DUPLICATE_KEY: i32 = 11000;
 
-/// The codes that are about a document and nothing else, so that the same document meets the same code
-/// again. No other code counts as a refusal, whatever it says: writes that are blocked (371), a permission
-/// that was taken away (13), a shard that does not answer, and codes of later versions all come for single
-/// documents too.
+/// The error codes that depend on the document alone, so that the same document meets the same code again. No
+/// other code counts as a refusal: MongoDB reports blocked writes (371), a revoked permission (13), a shard that
+/// does not answer, and codes of later versions for single documents too.
 const REFUSALS: [(i32, &str); 13] = [
     (2, "BadValue: a value that MongoDB does not take"),
     (9, "FailedToParse: a value that MongoDB cannot read"),
@@ -151,7 +158,7 @@ const REFUSALS: [(i32, &str); 13] = [
 ];
 
 impl Unwritten {
-    /// What a code means that MongoDB gives for one document.
+    /// The meaning of an error code that MongoDB reports for one document.
     pub(crate) fn by(code: i32) -> Self {
         match code {
             DUPLICATE_KEY => Unwritten::Conflict,
@@ -160,7 +167,7 @@ impl Unwritten {
         }
     }
 
-    /// What an error means of an operation on one document.
+    /// The meaning of the error of an operation on one document.
     pub(crate) fn of(error: &mongodb::error::Error) -> Self {
         use mongodb::error::{ErrorKind, WriteFailure};
         match &*error.kind {
@@ -172,7 +179,7 @@ impl Unwritten {
     }
 }
 
-/// Whether a write failed because a unique index holds its key already.
+/// Whether a write failed because a unique index holds one of its keys already.
 pub(crate) fn is_duplicate_key(error: &mongodb::error::Error) -> bool {
     Unwritten::of(error) == Unwritten::Conflict
 }
@@ -184,34 +191,34 @@ pub(crate) fn now_in_milliseconds() -> Timestamp {
     Timestamp::from_millisecond(now.as_millisecond()).unwrap_or(now)
 }
 
-/// A moment as MongoDB keeps it: whole milliseconds.
+/// A moment in whole milliseconds, as MongoDB keeps it.
 pub(crate) fn to_bson_time(moment: Timestamp) -> DateTime {
     DateTime::from_millis(moment.as_millisecond())
 }
 
-/// The inverse of [`to_bson_time`]; a moment beyond the years that are supported becomes the last.
+/// The inverse of [`to_bson_time`]; a moment after the last supported year becomes [`Timestamp::MAX`].
 pub(crate) fn from_bson_time(moment: DateTime) -> Timestamp {
     Timestamp::from_millisecond(moment.timestamp_millis()).unwrap_or(Timestamp::MAX)
 }
 
-/// A page of a list, without what cannot be read.
+/// A page of a list, without the documents that cannot be read.
 #[derive(Debug)]
 pub struct ListPage<T, P> {
     pub items: Vec<T>,
-    /// Where the list goes on: after the last document that was read, whether it is among the items or not.
-    /// `None` at the end of the list, and nowhere else: a page may have fewer items than were asked for.
+    /// The position of the last document that was read, whether it is among the items or not: the next page
+    /// starts after it. `None` only at the end of the list, although a page may have fewer items than the limit.
     pub next: Option<P>,
 }
 
-/// A place in a list that is newest first: `createdAt` and id of a document, or what they come to where these
-/// cannot be read.
+/// A position in a list that is newest first: `createdAt` and id of a document, or values of the same order where
+/// the id is no text.
 pub(crate) type NewestPlace = (Timestamp, String);
 
-/// After every string, in the order of MongoDB.
+/// A text that MongoDB sorts after every other one.
 const AFTER_STRINGS: &str = "\u{10ffff}";
 
-/// The place of a document in a list that is newest first; `None` if it has no `createdAt`: then it comes
-/// before or after all that have one.
+/// The position of a document in a list that is newest first; `None` if it has no `createdAt`: MongoDB then sorts
+/// it before or after all that have one.
 pub(crate) fn newest_place(document: &Document) -> Option<NewestPlace> {
     let created_at = from_bson_time(*document.get_datetime("createdAt").ok()?);
     let id = match document.get("_id") {
@@ -224,8 +231,8 @@ pub(crate) fn newest_place(document: &Document) -> Option<NewestPlace> {
     Some((created_at, id.to_owned()))
 }
 
-/// A page of documents that fit `filter`, newest first by `createdAt`, from after a place. Those that cannot be
-/// read are left out, and logged as `what` they are.
+/// A page of the documents that fit `filter`, newest first by `createdAt`, starting after a position. It leaves out
+/// documents that cannot be read, and logs each as `what`.
 pub(crate) async fn newest_first_page<T>(
     operation: &'static str,
     what: &'static str,
@@ -251,9 +258,9 @@ where
     .await
 }
 
-/// A page of at most `limit` of the documents that can be read. `page` reads so many documents from after a
-/// place, and fewer at the end of the list. Of a document that has no `place` it is only known that it comes
-/// before or after all that have one: `first` is the place before these.
+/// A page of at most `limit` documents that can be read. `page` reads up to a number of documents after a
+/// position, and fewer only at the end of the list. A document without a `place` comes before or after all that
+/// have one: `first` is the position before those.
 pub(crate) async fn readable_page<T, P, F>(
     what: &'static str,
     limit: usize,
@@ -283,8 +290,8 @@ where
     Ok(ListPage { items, next: after })
 }
 
-/// Where a list goes on after a page that is not the last one, given the last place in it. `None` if nothing
-/// that has a place follows.
+/// The position at which a list continues after a page that is not its last, given the last position in the
+/// page. `None` if no document with a position follows.
 pub(crate) fn next_place<P>(last: Option<P>, after: Option<&P>, first: impl FnOnce() -> P) -> Option<P> {
     match after {
         None => Some(last.unwrap_or_else(first)),
@@ -292,8 +299,7 @@ pub(crate) fn next_place<P>(last: Option<P>, after: Option<&P>, first: impl FnOn
     }
 }
 
-/// What these documents say. One that cannot be read is left out, and logged: it must not be the others'
-/// trouble.
+/// Parses documents. It leaves out one that cannot be read, and logs it as `what`, so that the others can be used.
 pub(crate) fn readable<T>(what: &'static str, documents: Vec<Document>) -> Vec<T>
 where
     T: TryFrom<Document>,
@@ -312,7 +318,7 @@ where
     read
 }
 
-/// The filter for a page that follows the document with this time and id, newest first.
+/// A filter for the documents that follow the one with this time and id, newest first.
 pub(crate) fn after_newest_first(field: &str, time: Timestamp, id: impl Into<Bson>) -> Document {
     let time = to_bson_time(time);
     doc! {"$or": [{field: {"$lt": time}}, {field: time, "_id": {"$lt": id.into()}}]}

@@ -1,9 +1,10 @@
-//! The connections of a process to one Redis address: a shared one for most commands, and those that block
-//! or listen, which their callers have to themselves.
+//! The connections of a process to one Redis address: a shared one for most commands, and dedicated ones for
+//! callers that block or subscribe.
 //!
 //! A connection can outlive its use: its server became a replica of another, loads its data, or is gone, and
-//! the address leads elsewhere by now. An answer that says so has the shared connection replaced by one that
-//! looks the address up again, and the number of replacements tells the others to do the same.
+//! the address resolves to another server by now. An answer that says so makes the client replace the shared
+//! connection by one that resolves the address again; the count of replacements makes the owners of dedicated
+//! connections do the same.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -20,7 +21,7 @@ use redis::{
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-/// The longest that one answer of Redis is waited for.
+/// The longest that a command waits for its answer.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest that a connection to Redis may take to make.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -29,15 +30,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const TIMEOUTS_MAX: u32 = 3;
 /// Between two replacements.
 const REPLACE_PAUSE: Duration = Duration::from_millis(500);
-/// What a server answers that is not, or not any more, the one to write to.
+/// The error codes of a server that is not, or not any more, the primary to write to.
 const MISLED: [&str; 4] = ["READONLY", "MASTERDOWN", "LOADING", "UNBLOCKED"];
 
-/// See the module's documentation.
+/// The connections of this process to one Redis address.
 pub struct RedisClient {
     client: Client,
     shared: RwLock<Shared>,
-    /// Where the shared connection is driven, whoever finds that it must be made anew. `None` if this was
-    /// made outside of any runtime.
+    /// The runtime that drives the shared connection, whichever task replaces it. `None` if the client was made
+    /// outside of a runtime.
     home: Option<Handle>,
     timeouts: AtomicU32,
     replacements: watch::Sender<u64>,
@@ -45,22 +46,26 @@ pub struct RedisClient {
 
 struct Shared {
     manager: ConnectionManager,
-    /// How many there were before it.
+    /// How many connections it replaced, in a row.
     number: u64,
     made_at: Instant,
 }
 
-/// What an answer says about its connection.
+/// What an answer says about the connection that it came over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
     Fine,
     TimedOut,
-    /// It leads to a server that cannot serve, or to none.
+    /// It leads to a server that cannot serve, or to no server.
     Misled,
 }
 
 impl RedisClient {
-    /// A client of the Redis at `url`. Nothing is sent before the first command.
+    /// A client of the Redis at `url`. It connects with the first command.
+    ///
+    /// # Errors
+    ///
+    /// If `url` is no Redis URL.
     pub fn open(url: &str) -> RedisResult<Arc<Self>> {
         let info = url.into_connection_info()?;
         let tcp = info.tcp_settings().clone().set_nodelay(true);
@@ -80,8 +85,8 @@ impl RedisClient {
         Connection(Arc::clone(self))
     }
 
-    /// A connection of the caller's own. It is to be given up when [`RedisClient::replacements`] changes, and
-    /// its errors are for [`RedisClient::note`].
+    /// A connection of the caller's own. The caller drops it when [`RedisClient::replacements`] changes, and
+    /// reports its errors to [`RedisClient::note`].
     pub async fn dedicated(&self, response_timeout: Duration) -> RedisResult<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -89,7 +94,7 @@ impl RedisClient {
         self.client.get_multiplexed_async_connection_with_config(&config).await
     }
 
-    /// A connection that listens, to be given up as [a dedicated one](RedisClient::dedicated).
+    /// A connection that subscribes; the caller treats it as [a dedicated one](RedisClient::dedicated).
     pub async fn get_async_pubsub(&self) -> RedisResult<PubSub> {
         self.client.get_async_pubsub().await
     }
@@ -99,20 +104,20 @@ impl RedisClient {
         self.client.get_connection_info().redis_settings().db()
     }
 
-    /// How often the connections were made anew.
+    /// Counts how often the client replaced the shared connection.
     pub fn replacements(&self) -> watch::Receiver<u64> {
         self.replacements.subscribe()
     }
 
-    /// Has the connections made anew if `error`, met on one of the caller's own, says that it leads to the
-    /// wrong server.
+    /// Replaces the connections if `error`, which a dedicated connection met, says that it leads to the wrong
+    /// server.
     pub fn note(&self, error: &RedisError) {
         if of_error(error) == Verdict::Misled {
             self.reconnect();
         }
     }
 
-    /// Makes the connections anew, and looks the address up again, unless that was just done.
+    /// Replaces the connections and resolves the address again, unless that was done within the last half second.
     pub fn reconnect(&self) {
         let _entered = self.home.as_ref().map(Handle::enter);
         let mut shared = self.shared.write();
@@ -140,14 +145,15 @@ impl RedisClient {
             Verdict::TimedOut => self.timeouts.fetch_add(1, Ordering::Relaxed) + 1 >= TIMEOUTS_MAX,
             Verdict::Misled => true,
         };
-        // What an earlier connection met was acted upon.
+        // Another task has acted upon the errors of an earlier connection.
         if give_up && number == *self.replacements.borrow() {
             self.timeouts.store(0, Ordering::Relaxed);
             self.reconnect();
         }
     }
 
-    /// What a connection starts while it is used, it starts at home.
+    /// Polls a future of the driver within the runtime that owns the connection: tasks that the driver starts then
+    /// live as long as that runtime.
     async fn on_owner_runtime<T>(&self, using: impl Future<Output = T>) -> T {
         let mut using = pin!(using);
         poll_fn(|context| {
@@ -184,8 +190,8 @@ fn of_answer(answer: &Value) -> Verdict {
     }
 }
 
-/// The shared connection of a [`RedisClient`], for commands one after another or at once. It is always the
-/// newest one: a clone that is kept does not keep an old one.
+/// The shared connection of a [`RedisClient`], which pipelines concurrent commands. A clone always uses the
+/// newest connection.
 #[derive(Clone)]
 pub struct Connection(Arc<RedisClient>);
 

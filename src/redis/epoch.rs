@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use uuid::Uuid;
 
-/// A UUIDv7, never used again; part of every key's name. See [`crate::redis::keys`].
+/// A generation: a UUIDv7 that is never used again. The name of every key of its data contains it ([`super::keys`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch(Uuid);
 
@@ -16,7 +16,7 @@ impl Epoch {
         Epoch(Uuid::now_v7())
     }
 
-    /// No generation at all: what is asked with before the open one is known.
+    /// No generation: what a process calls scripts with before it knows the open one.
     pub const UNKNOWN: Epoch = Epoch(Uuid::nil());
 }
 
@@ -34,22 +34,22 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// One opening of a certificate. Each has a term of its own, later than those of all before it, so a copy of
-/// an older certificate is never taken for it, even if it names the same epoch.
+/// One opening of a certificate. Each has a term of its own, greater than those of all before it, so a copy of
+/// an older certificate is never mistaken for it, even if it names the same epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Opening {
     pub epoch: Epoch,
-    /// Of the recovery lease; 0 while it must be found out.
+    /// The term of the recovery lease that it was made under; 0 while unknown.
     pub term: i64,
 }
 
-/// What a script says of a certificate that is open on the instance it ran on.
+/// A certificate that is open on the Redis instance that answered, as a script describes it.
 #[derive(Debug, Clone)]
 pub(crate) struct OpenCertificate {
     pub opening: Opening,
     /// The ledger that the data belongs to; empty if it names none.
     pub(super) ledger: String,
-    /// Which Redis it is: see [`Partition::instance`].
+    /// The Redis instance, as [`Partition::instance`](super::Partition::instance) names it.
     pub instance: String,
     pub(super) opened_at: u64,
 }

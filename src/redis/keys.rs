@@ -22,7 +22,7 @@
 //! | `coupon:{n}:E:erase-turn`, `…:retain-turn` | string | that some process has the turn at carrying deletions out, or at deleting old rejections; expire by themselves |
 //! | `coupon:{n}:E:load-turn` | string | that some process has the turn at looking for coupons to load; expires by itself |
 //! | `coupon:{n}:E:audited` | string | how often everything was audited in full since the last recovery |
-//! | `coupon:{n}:E:load:T:holders`, `…:free` | | a load under way (T: its token); expires by itself |
+//! | `coupon:{n}:E:load:T:holders`, `…:free` | | a load in progress (T: its token); expires by itself |
 //! | `coupon:{n}:E:built` | string | written last by a rebuild, and gone once the epoch is open |
 //! | `coupon:{n}:limit:K:H` | string | tokens left to a user or an address (K), by a hash of its name (H), and when; expires by itself |
 //! | `coupon:{n}:damaged`, `…:KEY` | hash | values of the in-flight hash whose field is no id (and those that rebuilds of earlier versions could not read); keys that were of another type than they should be, under their old names with dashes; normally missing |
@@ -47,7 +47,7 @@ pub fn outcome_channel(partition: PartitionId, ledger: &str) -> String {
     format!("coupon:{{{partition}}}:outcomes:{ledger}")
 }
 
-/// Values of the in-flight hash that are no issuance's, by their fields: for a person to look at.
+/// Values of the in-flight hash that belong to no issuance, by their fields, for an operator to inspect.
 pub fn damaged(partition: PartitionId) -> String {
     format!("coupon:{{{partition}}}:damaged")
 }
@@ -93,57 +93,57 @@ impl EpochKeys {
         self.epoch
     }
 
-    /// What every key of this epoch starts with.
+    /// The prefix of every key of this epoch.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// See the table above; the same holds for the methods below.
+    /// The certificate; the table above describes this key and those of the methods below.
     pub fn certificate(&self) -> String {
         certificate(self.partition)
     }
 
-    /// The work queue.
+    /// The stream of accepted issuances.
     pub fn stream(&self) -> String {
         format!("{}stream", self.prefix)
     }
 
-    /// Reserved and not settled.
+    /// Issuances that are reserved and not settled.
     pub fn in_flight(&self) -> String {
         format!("{}in-flight", self.prefix)
     }
 
-    /// Entries set aside.
+    /// Dead letters.
     pub fn dead(&self) -> String {
         format!("{}dead", self.prefix)
     }
 
-    /// What was set aside of an issuance, and sent through again.
+    /// The dead letter of an issuance that was redriven.
     pub fn redriven(&self, id: IssuanceId) -> String {
         format!("{}redriven:{id}", self.prefix)
     }
 
-    /// Heartbeats.
+    /// Workers' heartbeats.
     pub fn workers(&self) -> String {
         format!("{}workers", self.prefix)
     }
 
-    /// How many were accepted and settled.
+    /// Counts of accepted and settled issuances.
     pub fn counters(&self) -> String {
         format!("{}counters", self.prefix)
     }
 
-    /// Which coupons are loaded.
+    /// The ids of loaded coupons.
     pub fn loaded(&self) -> String {
         format!("{}loaded", self.prefix)
     }
 
-    /// How often everything was audited in full since the last recovery.
+    /// The number of full audits since the last recovery.
     pub fn audited(&self) -> String {
         format!("{}audited", self.prefix)
     }
 
-    /// Says that a rebuild is complete.
+    /// The mark of a complete rebuild.
     pub fn built(&self) -> String {
         format!("{}built", self.prefix)
     }
@@ -153,42 +153,42 @@ impl EpochKeys {
         format!("{}coupon:{coupon}", self.prefix)
     }
 
-    /// Who holds it, or is about to.
+    /// The users who hold a coupon or have one in flight.
     pub fn holders(&self, coupon: &CouponId) -> String {
         format!("{}holders:{coupon}", self.prefix)
     }
 
-    /// Its serials that were given back.
+    /// The serials of a coupon that were given back.
     pub fn free(&self, coupon: &CouponId) -> String {
         format!("{}free:{coupon}", self.prefix)
     }
 
-    /// Which issuance each `Idempotency-Key` of late was accepted for: the two that take turns.
+    /// The issuances that recent `Idempotency-Key`s were accepted for: two hashes that take turns.
     pub fn used_keys(&self) -> [String; 2] {
         [0, 1].map(|turn| format!("{}keys:{turn}", self.prefix))
     }
 
-    /// Whose turn at auditing it is.
+    /// The turn at auditing.
     pub fn audit_turn(&self) -> String {
         format!("{}audit-turn", self.prefix)
     }
 
-    /// Whose turn at carrying deletions out it is.
+    /// The turn at carrying deletions out.
     pub fn erase_turn(&self) -> String {
         format!("{}erase-turn", self.prefix)
     }
 
-    /// Whose turn at deleting old rejections it is.
+    /// The turn at deleting old rejections.
     pub fn retain_turn(&self) -> String {
         format!("{}retain-turn", self.prefix)
     }
 
-    /// Whose turn at looking for coupons to load it is.
+    /// The turn at loading coupons that have something in flight.
     pub fn load_turn(&self) -> String {
         format!("{}load-turn", self.prefix)
     }
 
-    /// Holders and free serials of a load under way, in this order.
+    /// Holders and free serials of a load in progress, in this order.
     pub fn staging(&self, token: &str) -> (String, String) {
         (format!("{}load:{token}:holders", self.prefix), format!("{}load:{token}:free", self.prefix))
     }

@@ -1,9 +1,10 @@
 //! One partition: the connection to its Redis, the epoch that is open there, and the one way to call
 //! a script on it.
 //!
-//! Every script checks the certificate before anything else (`lua/certificate.lua`). A caller that knows
-//! of an older opening is told the present one; if the ledger's database knows of none that is later, the call
-//! is tried again here. When nothing is certified the call fails and whoever recovers is woken.
+//! Every script checks the certificate before it does anything (`lua/certificate.lua`). If the caller knows
+//! an older opening, the script answers with the present one; if the ledger's database knows of no later one,
+//! the partition adopts it and calls the script again. If the data is not certified, the call fails and wakes
+//! the recovery supervisor.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -26,7 +27,7 @@ use super::script::{Call, LuaScript};
 const NO_SCRIPT: ErrorKind = ErrorKind::Server(ServerErrorKind::NoScript);
 /// Terms grow by one a recovery: one that is not below this is damaged (`lua/certificate_fields.lua`).
 const TERMS_MAX: i64 = 1_000_000_000_000_000;
-/// How often a call is repeated because the epoch moved on under it.
+/// The most times that a call is repeated because another opening replaced the one that it was made under.
 const EPOCH_MOVES_MAX: usize = 3;
 
 /// What the ledger's database remembers of openings, so that one ledger is served by one Redis.
@@ -40,25 +41,29 @@ pub(crate) trait OpeningCheck: Send + Sync {
     fn is_latest(&self, opening: Opening) -> BoxFuture<'_, Result<bool, Failure>>;
 }
 
-/// See the module's documentation.
+/// A partition of the data, one Redis slot: its connection, and the epoch that is open there.
 pub struct Partition {
     id: PartitionId,
     client: Arc<RedisClient>,
     opening: watch::Sender<Opening>,
-    /// Held while another opening is checked, so that it is checked once.
+    /// Held while a new opening is checked, so that concurrent callers check it once.
     admitting: Mutex<()>,
-    /// What the ledger's database remembers of openings; unset where nobody connected to one.
+    /// What the ledger's database remembers of openings; unset in a process without a ledger.
     openings_known: OnceLock<Box<dyn OpeningCheck>>,
-    /// The ledger that this process decides in; data of another's is never used. `None` while unknown.
+    /// The ledger that this process decides in. Data of another ledger is never used. `None` while unknown.
     ledger: RwLock<Option<String>>,
-    /// When the certificate was opened, in milliseconds; 0 while that is not known.
+    /// When the certificate was opened, in milliseconds since the Unix epoch; 0 while unknown.
     opened_at: AtomicU64,
-    /// Woken by each call that found nothing certified.
+    /// Notified by each call that found the data uncertified.
     pub(crate) uncertified: Notify,
 }
 
 impl Partition {
-    /// Opens a partition on the Redis at `url`. Nothing is sent before the first call.
+    /// Opens a partition on the Redis at `url`. It connects with the first call.
+    ///
+    /// # Errors
+    ///
+    /// If `url` is no Redis URL.
     pub fn new(id: PartitionId, url: &str) -> redis::RedisResult<Self> {
         Ok(Partition {
             id,
@@ -77,7 +82,7 @@ impl Partition {
         self.id
     }
 
-    /// For connections of one's own, such as a blocking read's.
+    /// The client, for callers that need a connection of their own, such as blocking reads.
     pub fn client(&self) -> &Arc<RedisClient> {
         &self.client
     }
@@ -87,34 +92,34 @@ impl Partition {
         self.client.connection()
     }
 
-    /// The name of the Redis that calls itself `run_id`: two databases of one server are two.
+    /// The name of a Redis instance: its `run_id` and the number of the database.
     pub(crate) fn instance(&self, run_id: &str) -> String {
         format!("{run_id}/{}", self.client.database())
     }
 
-    /// The keys of the epoch that was open when last heard of.
+    /// The keys of the epoch that was open at the last answer of Redis.
     pub fn keys(&self) -> EpochKeys {
         EpochKeys::new(self.id, self.opening().epoch)
     }
 
-    /// Says which ledger this process decides in. From then on an epoch of another ledger is taken for
-    /// uncertified: what is reserved there would be decided where nobody looks for it.
+    /// Sets the ledger that this process decides in. From then on it treats an epoch of another ledger as
+    /// uncertified: a reservation made there would be decided in a ledger that its client never reads.
     pub(crate) fn belongs_to(&self, ledger: &str) {
         *self.ledger.write() = Some(ledger.to_owned());
     }
 
-    /// The channel on which settled outcomes of this process's ledger are announced.
+    /// The channel on which workers announce settled outcomes of this process's ledger.
     pub fn outcome_channel(&self) -> String {
         let ledger = self.ledger.read();
         keys::outcome_channel(self.id, ledger.as_deref().unwrap_or_default())
     }
 
-    /// Has each opening held against what the ledger's database remembers, before it is trusted.
+    /// Has each opening checked against what the ledger's database remembers before this partition uses it.
     pub(crate) fn fence_by(&self, known: impl OpeningCheck + 'static) {
         let _ = self.openings_known.set(Box::new(known));
     }
 
-    /// The opening that scripts are called under.
+    /// The opening that this partition calls scripts under.
     pub(crate) fn opening(&self) -> Opening {
         *self.opening.borrow()
     }
@@ -123,8 +128,8 @@ impl Partition {
         self.opening.send_if_modified(|known| std::mem::replace(known, opening) != opening);
     }
 
-    /// Has the opening that is trusted held against the ledger's database again, before anything else is
-    /// answered. Nothing, if it is another one by now.
+    /// Has `opening` checked against the ledger's database again before the next answer. Does nothing if the
+    /// partition uses another opening by now.
     pub(crate) fn doubt(&self, opening: Opening) {
         self.opening.send_if_modified(|known| {
             let doubted = *known == opening;
@@ -135,12 +140,13 @@ impl Partition {
         });
     }
 
-    /// Trusts the opening that the rest of a reply "stale" tells of, unless it is another ledger's, or not
-    /// the latest there is.
+    /// Adopts the opening that the rest of a reply "stale" describes, unless it is of another ledger or not the
+    /// latest.
     ///
     /// # Errors
     ///
-    /// [`Failure::Uncertified`] if it must not be trusted; others if that cannot be known.
+    /// [`Failure::Uncertified`] if the opening must not be used; another failure if the ledger's database does not
+    /// answer.
     pub(crate) async fn admit(&self, reply: &mut Reply) -> Result<(), Failure> {
         // A certificate of which something cannot be read counts as missing.
         let open = self.open_certificate(reply).ok_or(Failure::Uncertified)?;
@@ -179,15 +185,15 @@ impl Partition {
         Some(OpenCertificate { opening: Opening { epoch, term }, ledger, instance, opened_at })
     }
 
-    /// What a script is given to hold against the certificate, for keys of this epoch.
+    /// The first argument of every script, which compares it with the certificate: the epoch of `keys` and its term.
     pub fn credential(&self, keys: &EpochKeys) -> String {
         let known = self.opening();
         let term = if known.epoch == keys.epoch() { known.term } else { 0 };
         format!("{} {term}", keys.epoch())
     }
 
-    /// Whether the opening that is trusted is still the latest there is: asked of the ledger's database, for
-    /// the answers that must not be given from a Redis that another has replaced.
+    /// Whether this partition's opening is still the latest: a linearizable read of the ledger's database, for
+    /// answers that a Redis which another one has replaced must not give.
     pub(crate) async fn is_latest(&self) -> Result<bool, Failure> {
         let opening = self.opening();
         let Some(fence) = self.openings_known.get() else { return Ok(true) };
@@ -203,19 +209,24 @@ impl Partition {
         self.opened_at.store(ms, Ordering::Relaxed);
     }
 
-    /// When the data was last recovered, by Redis's clock; `None` while that is not known.
+    /// When the data was last recovered, by Redis's clock; `None` while unknown.
     pub fn opened_at(&self) -> Option<Timestamp> {
         let ms = i64::try_from(self.opened_at.load(Ordering::Relaxed)).ok()?;
         Timestamp::from_millisecond(ms).ok().filter(|_| ms > 0)
     }
 
-    /// Tells when another opening is trusted.
+    /// Notifies of each opening that this partition adopts.
     pub(crate) fn openings(&self) -> watch::Receiver<Opening> {
         self.opening.subscribe()
     }
 
     /// Calls a script under the open epoch. `build` adds the script's own keys and arguments after the
-    /// certificate (KEYS[1]) and the epoch (ARGV[1]); it is called again when the epoch moved on.
+    /// certificate (KEYS[1]) and the epoch (ARGV[1]); it is called again for each opening that the call adopts.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Uncertified`] if the data is not certified; it wakes the recovery supervisor. Others as
+    /// [`Partition::invoke`].
     pub(crate) async fn call(
         &self,
         script: &LuaScript,
@@ -229,23 +240,20 @@ impl Partition {
         called
     }
 
-    /// As [`Partition::call`], but wakes nobody: for those who recover.
+    /// As [`Partition::call`], but does not wake the recovery supervisor, which calls this itself.
     pub(crate) async fn call_without_wake(
         &self,
         script: &LuaScript,
         operation: &'static str,
         build: impl Fn(&EpochKeys, &mut Call),
     ) -> Result<Reply, Failure> {
-        for _ in 0..=EPOCH_MOVES_MAX {
-            match self.call_once(script, operation, &self.keys(), &build).await? {
-                Answer::Ok(reply) => return Ok(reply),
-                Answer::Stale(mut open) => self.admit(&mut open).await?,
-            }
+        match self.call_adopting(None, script, operation, build).await? {
+            EpochBound::Epoch(reply) => Ok(reply),
+            EpochBound::AnotherEpoch => Err(Failure::Uncertified),
         }
-        Err(Failure::Uncertified)
     }
 
-    /// As [`Partition::call`], but only under the epoch of `keys`: for what was read under it.
+    /// As [`Partition::call`], but only under the epoch of `keys`, for a caller that has read something under it.
     pub(crate) async fn call_in_epoch(
         &self,
         keys: &EpochKeys,
@@ -253,27 +261,29 @@ impl Partition {
         operation: &'static str,
         build: impl Fn(&EpochKeys, &mut Call),
     ) -> Result<EpochBound, Failure> {
-        let called = self.call_in_epoch_without_wake(keys, script, operation, build).await;
+        let called = self.call_adopting(Some(keys), script, operation, build).await;
         if let Err(Failure::Uncertified) = called {
             self.uncertified.notify_one();
         }
         called
     }
 
-    async fn call_in_epoch_without_wake(
+    /// Calls a script under the epoch of `bound`, or under whichever is open, and adopts newer openings on the way.
+    async fn call_adopting(
         &self,
-        keys: &EpochKeys,
+        bound: Option<&EpochKeys>,
         script: &LuaScript,
         operation: &'static str,
         build: impl Fn(&EpochKeys, &mut Call),
     ) -> Result<EpochBound, Failure> {
         for _ in 0..=EPOCH_MOVES_MAX {
-            match self.call_once(script, operation, keys, &build).await? {
+            let open = self.keys();
+            match self.call_once(script, operation, bound.unwrap_or(&open), &build).await? {
                 Answer::Ok(reply) => return Ok(EpochBound::Epoch(reply)),
-                Answer::Stale(mut open) => self.admit(&mut open).await?,
+                Answer::Stale(mut opening) => self.admit(&mut opening).await?,
             }
             // The same data may have been certified again meanwhile.
-            if self.opening().epoch != keys.epoch() {
+            if bound.is_some_and(|keys| keys.epoch() != self.opening().epoch) {
                 return Ok(EpochBound::AnotherEpoch);
             }
         }
@@ -298,7 +308,7 @@ impl Partition {
         }
     }
 
-    /// Sends a command that is no script, and reads its answer.
+    /// Sends a command that is no script and returns its answer.
     pub(crate) async fn query<T: FromRedisValue>(
         &self,
         operation: &'static str,
@@ -307,7 +317,7 @@ impl Partition {
         command.query_async(&mut self.connection()).await.map_err(Failure::redis(operation))
     }
 
-    /// Sends commands together, and reads all of their answers.
+    /// Sends commands together and returns all of their answers.
     pub(crate) async fn query_all<T: FromRedisValue>(
         &self,
         operation: &'static str,
@@ -316,7 +326,7 @@ impl Partition {
         commands.query_async(&mut self.connection()).await.map_err(Failure::redis(operation))
     }
 
-    /// Calls a script as it is: for the recovery's own, which make the certificate.
+    /// Calls a script without a certificate check: for the scripts of recovery, which make the certificate.
     pub(crate) async fn invoke(
         &self,
         script: &LuaScript,
@@ -327,7 +337,7 @@ impl Partition {
         let command = call.command(script.get_hash());
         let mut connection = self.connection();
         let mut called = command.query_async(&mut connection).await;
-        // A Redis that has just started knows no scripts.
+        // A Redis that has just started has no scripts in its cache.
         if called.as_ref().is_err_and(|error: &RedisError| error.kind() == NO_SCRIPT) {
             script.load_async(&mut connection).await.map_err(Failure::redis(operation))?;
             called = command.query_async(&mut connection).await;
@@ -339,13 +349,13 @@ impl Partition {
 
 enum Answer {
     Ok(Reply),
-    /// Another opening than that of the call; the rest of the reply tells which.
+    /// Another opening than that of the call is in force; the rest of the reply describes it.
     Stale(Reply),
 }
 
-/// What a call under a given epoch came to.
+/// The result of a call that is bound to one epoch.
 pub(crate) enum EpochBound {
     Epoch(Reply),
-    /// Another epoch is open; nothing was done.
+    /// Another epoch is open, so the script did nothing.
     AnotherEpoch,
 }

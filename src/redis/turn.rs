@@ -1,5 +1,5 @@
-//! Turns at work that one process at a time should do: a key in Redis that expires by itself. Were there two
-//! at once, they would only do the same twice.
+//! Turns at periodic work that one process at a time should do: a key in Redis that expires by itself. Two
+//! processes with the same turn would do no harm: they would do the same work twice.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use crate::redis::{Call, LuaScript, Partition};
 
 static TURN: LuaScript = LuaScript::new(include_str!("lua/turn.lua"));
 
-/// Takes the turn that a key stands for, if nobody has it. `lasts` is shorter than a round, so that the next
-/// one is free.
+/// Takes the turn that `key` stands for. Returns `false` if another process has it. `lasts` should be shorter
+/// than the period of the work, so that the turn is free for the next round.
 pub(crate) async fn take(partition: &Partition, key: String, lasts: Duration) -> Result<bool, Failure> {
     let lasts = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX).max(1);
     let mut call = Call::default();

@@ -1,6 +1,6 @@
-//! Natural batching: what arrives while the previous call is in flight goes into the next one. No
-//! delay is added: a lone request is sent at once. A request that would wait too long for its turn is
-//! refused at once: when more comes than can be done, those who are let in do not wait for long.
+//! Natural batching: requests that arrive while a call is in flight share the next call. The batcher adds no
+//! delay: it sends a lone request at once. It refuses a request at once if the request would wait too long for
+//! its call, so that under overload the accepted requests do not wait for long.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use crate::Failure;
 /// The bounds of a [`Batcher`].
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Requests in one call.
+    /// The most requests in one call.
     pub batch: usize,
-    /// Calls in flight at once.
+    /// The most calls in flight at once.
     pub calls: usize,
-    /// Requests waiting for a call; one more is refused at once.
+    /// The most requests that wait for a call; one more is refused at once.
     pub waiting: usize,
-    /// How long a request may have to wait for its call, as far as can be told from the calls before;
-    /// one that would wait longer is refused at once.
+    /// The longest that a request may wait for its call, as estimated from the duration of earlier calls; one
+    /// that would wait longer is refused at once.
     pub wait: Duration,
 }
 
@@ -33,14 +33,14 @@ pub struct Batcher<Q, A> {
     pace: Arc<CallTime>,
 }
 
-/// How long a call takes, in microseconds: each new one counts for an eighth.
+/// The duration of a call in microseconds: a moving average in which each new call counts for an eighth.
 #[derive(Default)]
 struct CallTime(AtomicU64);
 
 impl CallTime {
     fn took(&self, time: Duration) {
         let (new, known) = (u64::try_from(time.as_micros()).unwrap_or(u64::MAX), self.get());
-        // Calls that end together may overwrite each other: an estimate all the same.
+        // Calls that end together may overwrite each other's value; the result is still an estimate.
         self.0.store(known - known / 8 + new / 8, Ordering::Relaxed);
     }
 
@@ -72,18 +72,18 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
         let told = Arc::clone(&pace);
         tokio::spawn(async move {
             let mut batch = Vec::with_capacity(bounds.batch);
-            // The permit comes first: the batch is whatever is waiting once a call may be made.
+            // It takes the permit first, so that the batch holds every request that waits when the call starts.
             while let Ok(permit) = permits.clone().acquire_owned().await {
                 let Some(first) = receiver.recv().await else { return };
                 batch.push(first);
-                // A moment for those who are about to ask: on a busy machine calls are so larger and fewer.
+                // Tasks that are about to ask run first: on a busy machine this makes calls larger and fewer.
                 tokio::task::yield_now().await;
                 while batch.len() < bounds.batch
                     && let Ok(next) = receiver.try_recv()
                 {
                     batch.push(next);
                 }
-                // Who has gone meanwhile needs no answer.
+                // A caller that has gone meanwhile needs no answer.
                 let (requests, answers): (Vec<_>, Vec<_>) =
                     batch.drain(..).filter(|(_, answer)| !answer.is_closed()).unzip();
                 if requests.is_empty() {
@@ -97,7 +97,7 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
                     drop(permit);
                     debug_assert_eq!(results.len(), answers.len(), "one answer a request");
                     for (answer, result) in answers.into_iter().zip(results) {
-                        // Whoever asked may have gone; what happened is recorded elsewhere.
+                        // The caller may have gone; what happened is recorded elsewhere.
                         let _ = answer.send(result);
                     }
                 });
@@ -106,7 +106,11 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
         Batcher { operation, bounds, sender, pace }
     }
 
-    /// Asks, and waits for the answer.
+    /// Sends a request and waits for its answer.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Overloaded`] if the batcher refuses it; else what the call answers for it.
     pub async fn ask(&self, request: Q) -> Result<A, Failure> {
         let overloaded = || Failure::Overloaded { operation: self.operation };
         if self.refuses() {
@@ -117,12 +121,12 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
         receiver.await.map_err(|_| overloaded())?
     }
 
-    /// Whether whoever asks now is refused.
+    /// Whether a request would be refused now.
     pub fn refuses(&self) -> bool {
         self.wait_expected() > self.bounds.wait || self.sender.capacity() == 0
     }
 
-    /// The time of the calls that come before the one that a request would go into now.
+    /// The estimated duration of the calls that would start before that of a new request.
     fn wait_expected(&self) -> Duration {
         let waiting = self.sender.max_capacity() - self.sender.capacity();
         let calls_before = waiting / self.bounds.batch / self.bounds.calls;

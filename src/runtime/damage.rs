@@ -1,5 +1,5 @@
-//! Names damaged things in the log. A damaged record is met by every list, sweep and audit that reads it, in
-//! every process; an operator needs one line of it.
+//! Reports damaged records in the log. Every list, sweep and audit that reads a damaged record meets it, in
+//! every process; an operator needs one line about it.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// A process names a thing once in this time.
+/// A process reports one record once in this time.
 pub(crate) const NAMED_EVERY: Duration = Duration::from_secs(300);
-/// Things that are remembered as named. While there are this many, others are not named.
+/// The most records that are remembered as reported. While there are this many, others are not reported.
 const NAMED_MAX: usize = 4_096;
 
 /// Logs an error about one damaged thing: `damaged!(name; event)`, where `event` is what `tracing::error!`
@@ -24,7 +24,7 @@ macro_rules! damaged {
 }
 pub(crate) use damaged;
 
-/// Whether the event at a place in the source is to be logged about the thing of this name.
+/// Whether the event at a place in the source should be logged about the record of this name.
 pub(crate) fn is_news(place: &str, name: &dyn std::fmt::Display) -> bool {
     static NAMED: LazyLock<Mutex<Named>> = LazyLock::new(Mutex::default);
     let mut named = NAMED.lock();

@@ -1,17 +1,17 @@
-//! How many files this process may have open. Each connection is one, and what the system gives a
-//! program at its start is often 1,024: far fewer than those who press the button in the same second.
+//! The limit of open files of this process. Each connection is one, and a process often starts with a limit of
+//! 1,024: far fewer than the users who press the button in the same second.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Files that are no client's connection: those to Redis and MongoDB, listeners, logs, with room to spare.
+/// Files kept for other uses than clients' connections: Redis, MongoDB, listeners, logs, with room to spare.
 const RESERVED: u64 = 256;
-/// More connections than this are not served by one process, whatever the system allows.
+/// One process serves at most this many connections, whatever the system allows.
 const CONNECTIONS_MAX: usize = 60_000;
-/// Even where almost no files are allowed, so many connections are taken.
+/// One process serves at least this many connections, even if the limit is lower.
 const CONNECTIONS_MIN: usize = 64;
 
-/// Lets this process, and those that it starts, have as many open files as it may without anybody's
-/// leave; says so in the log. Returns how many that is.
+/// Raises the soft limit of open files to the hard limit, for this process and its children, and logs it.
+/// Returns the new limit.
 pub fn raise_limit() -> u64 {
     let mut limit = getrlimit(Resource::Nofile);
     let before = limit.current;
@@ -25,7 +25,7 @@ pub fn raise_limit() -> u64 {
     allowed()
 }
 
-/// How many connections of clients fit into the limit as it is now.
+/// The number of client connections that fit into the present limit.
 pub fn connections_max() -> usize {
     fitting(allowed())
 }

@@ -1,11 +1,11 @@
-//! Being asked to stop: the first SIGTERM or SIGINT asks, a second one ends the process at once.
+//! Shutdown: the first SIGTERM or SIGINT asks the process to stop, a second one ends it at once.
 
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token that is cancelled so long after the other one.
+/// A token that is cancelled `delay` after `asked` is.
 pub fn after(asked: &CancellationToken, delay: Duration) -> CancellationToken {
     if delay.is_zero() {
         return asked.clone();
