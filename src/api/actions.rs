@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::App;
 use super::query::Query;
 use super::wire::action::Action;
-use super::wire::page::{Asked, Page, cursor};
+use super::wire::page::{Page, PageParams, cursor};
 use crate::access::action::ActionId;
 use crate::http::Problem;
 
@@ -23,7 +23,7 @@ use crate::http::Problem;
     responses((status = 200, description = "A page of them", body = Page<Action>))
 )]
 pub async fn list(State(app): State<Arc<App>>, mut query: Query) -> Result<Json<Page<Action>>, Problem> {
-    let asked: Asked<ActionId> = Asked::read(&mut query)?;
+    let asked: PageParams<ActionId> = PageParams::read(&mut query)?;
     query.finish()?;
     let page = app.actions.list(asked.after.map(|(_, id)| id), asked.limit).await?;
     // The time is for those of other lists: an action's id tells its place.

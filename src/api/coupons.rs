@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use super::App;
 use super::query::Query;
 use super::wire::coupon::{self as wire, CreateCoupon};
-use super::wire::page::{Asked, Page, cursor};
+use super::wire::page::{Page, PageParams, cursor};
 use super::wire::problem::Problem as ProblemBody;
 use crate::Failure;
 use crate::access::Caller;
@@ -76,8 +76,8 @@ pub async fn get(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<
     let id: CouponId = id.parse().map_err(|_| Problem::new(Code::CouponNotFound))?;
     let looked = app.looks.ask(id).await?.ok_or_else(|| Problem::new(Code::CouponNotFound))?;
     let issued = match looked.known {
-        Known::NotLoaded => Some(app.issued_counts.of(&looked.coupon).await?),
-        Known::Live(_) | Known::Unknown => None,
+        StockReading::NotLoaded => Some(app.issued_counts.of(&looked.coupon).await?),
+        StockReading::Live(_) | StockReading::Unknown => None,
     };
     Ok(Json(looked.shown(issued)))
 }
@@ -99,7 +99,7 @@ pub async fn list(
     Extension(caller): Extension<Caller>,
     mut query: Query,
 ) -> Result<Json<Page<wire::Coupon>>, Problem> {
-    let asked: Asked<String> = Asked::read(&mut query)?;
+    let asked: PageParams<String> = PageParams::read(&mut query)?;
     let wanted = query.take("status", |text| {
         CouponStatus::ALL.into_iter().find(|status| status.as_str() == text).ok_or_else(|| {
             format!("must be one of {}", CouponStatus::ALL.map(CouponStatus::as_str).join(", "))
@@ -142,19 +142,19 @@ pub async fn list(
 /// Adds stock and status to a coupon that an operator made or changed: that is done, whatever hinders this.
 pub(super) async fn one_with_stock(app: &App, coupon: Coupon) -> wire::Coupon {
     let (known, now) = match stock::read(&app.partition, std::slice::from_ref(&coupon.id)).await {
-        Ok((now, mut stocks)) => (stocks.pop().map_or(Known::Unknown, Known::of), now),
-        Err(_) => (Known::Unknown, Timestamp::now()),
+        Ok((now, mut stocks)) => (stocks.pop().map_or(StockReading::Unknown, StockReading::of), now),
+        Err(_) => (StockReading::Unknown, Timestamp::now()),
     };
     let issued = match known {
-        Known::NotLoaded => app.issued_counts.of(&coupon).await.ok(),
-        Known::Live(_) | Known::Unknown => None,
+        StockReading::NotLoaded => app.issued_counts.of(&coupon).await.ok(),
+        StockReading::Live(_) | StockReading::Unknown => None,
     };
-    Looked { coupon, known, now }.shown(issued)
+    CouponSnapshot { coupon, known, now }.shown(issued)
 }
 
 /// What was issued of those that Redis does not have, as far as that is known without counting.
-async fn issued_of(app: &App, looked: &[Looked]) -> HashMap<CouponId, u32> {
-    let not_loaded = looked.iter().filter(|looked| matches!(looked.known, Known::NotLoaded));
+async fn issued_of(app: &App, looked: &[CouponSnapshot]) -> HashMap<CouponId, u32> {
+    let not_loaded = looked.iter().filter(|looked| matches!(looked.known, StockReading::NotLoaded));
     let not_loaded: Vec<_> = not_loaded.map(|looked| &looked.coupon).collect();
     app.issued_counts.known(&not_loaded).await
 }
@@ -171,12 +171,16 @@ pub(super) async fn with_stock(app: &App, coupons: Vec<Coupon>) -> Vec<wire::Cou
 }
 
 /// Adds what Redis knows. A coupon that can be asked for and that Redis does not have is loaded first.
-pub(super) async fn looked_at(partition: &Partition, loader: &Loader, coupons: Vec<Coupon>) -> Vec<Looked> {
+pub(super) async fn looked_at(
+    partition: &Partition,
+    loader: &Loader,
+    coupons: Vec<Coupon>,
+) -> Vec<CouponSnapshot> {
     let ids: Vec<CouponId> = coupons.iter().map(|coupon| coupon.id.clone()).collect();
     let (now, mut known) = known_of(partition, &ids).await;
     let is_due = |coupon: &Coupon| !coupon.archived && coupon.ends_at > now;
     let unloaded: Vec<usize> = (0..ids.len())
-        .filter(|place| matches!(known[*place], Known::NotLoaded) && is_due(&coupons[*place]))
+        .filter(|place| matches!(known[*place], StockReading::NotLoaded) && is_due(&coupons[*place]))
         .collect();
     if !unloaded.is_empty() {
         let asked: Vec<CouponId> = unloaded.iter().map(|place| ids[*place].clone()).collect();
@@ -186,52 +190,52 @@ pub(super) async fn looked_at(partition: &Partition, loader: &Loader, coupons: V
         let (_, now_known) = known_of(partition, &asked).await;
         for (place, now_known) in unloaded.into_iter().zip(now_known) {
             known[place] = match now_known {
-                Known::NotLoaded => Known::Unknown,
+                StockReading::NotLoaded => StockReading::Unknown,
                 known => known,
             };
         }
     }
-    coupons.into_iter().zip(known).map(|(coupon, known)| Looked { coupon, known, now }).collect()
+    coupons.into_iter().zip(known).map(|(coupon, known)| CouponSnapshot { coupon, known, now }).collect()
 }
 
-async fn known_of(partition: &Partition, ids: &[CouponId]) -> (Timestamp, Vec<Known>) {
+async fn known_of(partition: &Partition, ids: &[CouponId]) -> (Timestamp, Vec<StockReading>) {
     match stock::read(partition, ids).await {
-        Ok((now, stocks)) => (now, stocks.into_iter().map(Known::of).collect()),
+        Ok((now, stocks)) => (now, stocks.into_iter().map(StockReading::of).collect()),
         Err(failure) => {
             tracing::debug!(error = failure.chain(), "the stock is unknown");
-            (Timestamp::now(), vec![Known::Unknown; ids.len()])
+            (Timestamp::now(), vec![StockReading::Unknown; ids.len()])
         }
     }
 }
 
 /// A coupon and what Redis knew of it at that moment.
 #[derive(Clone)]
-pub(super) struct Looked {
+pub(super) struct CouponSnapshot {
     coupon: Coupon,
-    known: Known,
+    known: StockReading,
     now: Timestamp,
 }
 
 #[derive(Clone, Copy)]
-enum Known {
+enum StockReading {
     Live(Stock),
     NotLoaded,
     Unknown,
 }
 
-impl Known {
+impl StockReading {
     fn of(stock: Result<Option<Stock>, Failure>) -> Self {
         match stock {
-            Ok(stock) => stock.map_or(Known::NotLoaded, Known::Live),
+            Ok(stock) => stock.map_or(StockReading::NotLoaded, StockReading::Live),
             Err(damaged) => {
                 damaged!(damaged.chain(); error = damaged.chain(), "a coupon is shown without its stock");
-                Known::Unknown
+                StockReading::Unknown
             }
         }
     }
 }
 
-impl Looked {
+impl CouponSnapshot {
     /// Units that one user may hold.
     pub fn per_user(&self) -> u8 {
         self.coupon.per_user
@@ -240,25 +244,25 @@ impl Looked {
     /// Whether it may have this status, as far as that can be told without the ledger.
     fn may_be(&self, wanted: CouponStatus) -> bool {
         let remaining = match self.known {
-            Known::Live(stock) => Some(stock.remaining),
-            Known::NotLoaded | Known::Unknown => None,
+            StockReading::Live(stock) => Some(stock.remaining),
+            StockReading::NotLoaded | StockReading::Unknown => None,
         };
         let status = CouponStatus::of(&self.coupon, remaining, self.now);
-        let may_be_sold_out = status == CouponStatus::Open && matches!(self.known, Known::NotLoaded);
+        let may_be_sold_out = status == CouponStatus::Open && matches!(self.known, StockReading::NotLoaded);
         status == wanted || may_be_sold_out && wanted == CouponStatus::SoldOut
     }
 
     /// As it is shown. Where Redis does not have a coupon, nothing of it is in flight, and what was
     /// `issued` is all there is to know; where Redis is away the stock is unknown.
     pub fn shown(self, issued: Option<u32>) -> wire::Coupon {
-        let Looked { coupon, known, now } = self;
+        let CouponSnapshot { coupon, known, now } = self;
         let stock = match known {
-            Known::Live(stock) => Some(stock),
-            Known::NotLoaded => issued.map(|issued| {
+            StockReading::Live(stock) => Some(stock),
+            StockReading::NotLoaded => issued.map(|issued| {
                 let issued = issued.min(coupon.total);
                 Stock { total: coupon.total, remaining: coupon.total - issued, reserved: 0, issued }
             }),
-            Known::Unknown => None,
+            StockReading::Unknown => None,
         };
         wire::Coupon::new(coupon, stock, now)
     }

@@ -1,5 +1,5 @@
 //! The OpenAPI document. Each handler describes itself; what all have in common is added here: who may
-//! call; [`super::problems_of`] adds the problems.
+//! call; [`super::openapi_problems`] adds the problems.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +12,8 @@ use utoipa::openapi::{
 };
 use utoipa::{OpenApi as _, ToSchema};
 
-use super::problems_of;
-use super::router::{Group, Side, documented};
+use super::openapi_problems;
+use super::router::{ListenerScope, RouteGroup, documented};
 use super::wire::export::{ExportEnd, Format, UnreadableUnit};
 use super::wire::outcome::{OutcomeLine, OutcomesEnd};
 use super::wire::problem::Problem;
@@ -47,7 +47,7 @@ use crate::access::{Audience, Role};
         (name = "operations", description = "Workers and dead letters"),
         (name = "service", description = "Health"),
     ),
-    components(schemas(Problem, super::live::Figures, Format, ExportEnd, UnreadableUnit, OutcomeLine, OutcomesEnd))
+    components(schemas(Problem, super::live_figures::Figures, Format, ExportEnd, UnreadableUnit, OutcomeLine, OutcomesEnd))
 )]
 pub(super) struct Docs;
 
@@ -55,14 +55,14 @@ const KEY: &str = "key";
 const TOKEN: &str = "token";
 
 /// The document that is served at `/openapi.json`, of the routes that a listener serves.
-pub fn openapi(side: Side) -> OpenApi {
+pub fn openapi(side: ListenerScope) -> OpenApi {
     let mut document = Docs::openapi();
-    for Group { audience, routes } in documented().into_iter().filter(|group| side.has(group.audience)) {
+    for RouteGroup { audience, routes } in documented().into_iter().filter(|group| side.has(group.audience)) {
         let mut described = routes.into_openapi();
         add_access(&mut described, audience);
         document.merge(described);
     }
-    problems_of::add_common(&mut document);
+    openapi_problems::add_common(&mut document);
     drop_null_parameters(&mut document);
     let components = document.components.get_or_insert_default();
     name_variants(components);

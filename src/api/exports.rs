@@ -81,7 +81,7 @@ pub async fn user_coupons(
         after: after.unwrap_or(0),
         count: 0,
         unreadable: 0,
-        next: Next::Page,
+        next: ExportStep::Page,
         _place: place,
     };
     // What goes wrong with the first page is still told as a problem.
@@ -117,11 +117,11 @@ struct Export {
     count: u64,
     /// Those among them whose record cannot be read.
     unreadable: u64,
-    next: Next,
+    next: ExportStep,
     _place: OwnedSemaphorePermit,
 }
 
-enum Next {
+enum ExportStep {
     Page,
     /// Units that name no serial.
     Nameless,
@@ -142,10 +142,10 @@ impl Export {
             std::io::Error::other("the next page cannot be read")
         };
         let part = match self.next {
-            Next::Page => self.page().await.map_err(|problem| broken_off(problem, &self))?,
-            Next::Nameless => self.nameless().await.map_err(|problem| broken_off(problem, &self))?,
-            Next::End => self.end().map_err(std::io::Error::other)?,
-            Next::Nothing => return Ok(None),
+            ExportStep::Page => self.page().await.map_err(|problem| broken_off(problem, &self))?,
+            ExportStep::Nameless => self.nameless().await.map_err(|problem| broken_off(problem, &self))?,
+            ExportStep::End => self.end().map_err(std::io::Error::other)?,
+            ExportStep::Nothing => return Ok(None),
         };
         Ok(Some((part, self)))
     }
@@ -159,7 +159,7 @@ impl Export {
         // Of a page without a serial nothing says where to go on: those beyond any total are the last.
         let is_last = held.len() < UNITS_PAGE || last.is_none();
         if is_last {
-            self.next = Next::Nameless;
+            self.next = ExportStep::Nameless;
         }
         self.after = last.unwrap_or(self.after);
         self.written(held)
@@ -172,8 +172,8 @@ impl Export {
             return Err(Problem::new(Code::Unavailable));
         }
         self.next = match self.format {
-            Format::Ndjson => Next::End,
-            Format::Csv => Next::Nothing,
+            Format::Ndjson => ExportStep::End,
+            Format::Csv => ExportStep::Nothing,
         };
         self.written(units.into_iter().map(Err).collect())
     }
@@ -202,7 +202,7 @@ impl Export {
     }
 
     fn end(&mut self) -> serde_json::Result<Bytes> {
-        self.next = Next::Nothing;
+        self.next = ExportStep::Nothing;
         let mut line = serde_json::to_vec(&ExportEnd::new(self.count, self.unreadable, self.after))?;
         line.push(b'\n');
         Ok(line.into())

@@ -33,17 +33,17 @@ pub struct Guard {
     pub access: Arc<Access>,
     pub audience: Audience,
     /// What is known of the pages that browsers send requests from.
-    pub pages: Arc<Pages>,
+    pub pages: Arc<TrustedOrigins>,
 }
 
 /// Whose pages may act through a browser, where nobody is asked who they are.
-pub struct Pages {
+pub struct TrustedOrigins {
     /// Those of the service itself, where it is reached under another name than it hears.
     pub own: Option<Authority>,
     pub origins: Option<Origins>,
 }
 
-impl Pages {
+impl TrustedOrigins {
     /// Whether a page of somebody else sent this. Browsers send what needs no reading from any page to
     /// any place, also to one that only this machine reaches; but they say from where.
     fn are_not_behind(&self, headers: &HeaderMap) -> bool {
@@ -56,7 +56,7 @@ impl Pages {
 }
 
 /// What may be done with a request.
-enum Let {
+enum AuthDecision {
     In(Caller),
     Away(Problem),
     /// It has a key that is not known, and may be new.
@@ -64,42 +64,42 @@ enum Let {
 }
 
 impl Guard {
-    fn judge(&self, method: &Method, headers: &HeaderMap) -> Let {
+    fn judge(&self, method: &Method, headers: &HeaderMap) -> AuthDecision {
         if self.access.is_open() && !method.is_safe() && self.pages.are_not_behind(headers) {
-            return Let::Away(Problem::new(Code::Forbidden).with_detail(
+            return AuthDecision::Away(Problem::new(Code::Forbidden).with_detail(
                 "A page of another site sent this, and nobody is asked for credentials here. --cors-origins names \
                  the sites that may.",
             ));
         }
         if self.audience == Audience::Anyone {
-            return Let::In(if self.access.is_open() { Caller::Open } else { Caller::Anonymous });
+            return AuthDecision::In(if self.access.is_open() { Caller::Open } else { Caller::Anonymous });
         }
         let mut sent = headers.get_all(header::AUTHORIZATION).iter();
         let first = sent.next().map(HeaderValue::as_bytes);
         if sent.next().is_some() && !self.access.is_open() {
-            return Let::Away(unauthenticated(self.access.refuse_doubled()));
+            return AuthDecision::Away(unauthenticated(self.access.refuse_doubled()));
         }
         match self.access.identify(first) {
             Identification::As(caller) => self.admit(caller),
-            Identification::Not(refusal) => Let::Away(unauthenticated(refusal)),
-            Identification::Perhaps(shown) => Let::Ask(shown),
+            Identification::Not(refusal) => AuthDecision::Away(unauthenticated(refusal)),
+            Identification::Perhaps(shown) => AuthDecision::Ask(shown),
         }
     }
 
-    fn admit(&self, caller: Caller) -> Let {
+    fn admit(&self, caller: Caller) -> AuthDecision {
         match self.audience.admits(&caller) {
-            RouteAccess::Admitted => Let::In(caller),
-            RouteAccess::WhoIsIt => Let::Away(unauthenticated(AuthRefusal::NoCredentials)),
-            RouteAccess::Forbidden => Let::Away(Problem::new(Code::Forbidden)),
+            RouteAccess::Admitted => AuthDecision::In(caller),
+            RouteAccess::WhoIsIt => AuthDecision::Away(unauthenticated(AuthRefusal::NoCredentials)),
+            RouteAccess::Forbidden => AuthDecision::Away(Problem::new(Code::Forbidden)),
         }
     }
 
     async fn ask(&self, shown: &PresentedKey) -> Result<Caller, Problem> {
         let caller = self.access.ask(shown).await.map_err(unauthenticated)?;
         match self.admit(caller) {
-            Let::In(caller) => Ok(caller),
-            Let::Away(problem) => Err(problem),
-            Let::Ask(_) => Err(unauthenticated(AuthRefusal::BadCredentials)),
+            AuthDecision::In(caller) => Ok(caller),
+            AuthDecision::Away(problem) => Err(problem),
+            AuthDecision::Ask(_) => Err(unauthenticated(AuthRefusal::BadCredentials)),
         }
     }
 }
@@ -148,22 +148,22 @@ pub(super) fn only_for(caller: &Caller, user: &UserId) -> Result<(), Problem> {
 }
 
 /// How long what a request asked for may last.
-enum Lasts {
+enum RequestDuration {
     /// It is answered at once.
     No,
     /// It may be answered with a stream.
-    Answer(Standing),
+    Answer(CredentialLease),
     /// It may be held before it is answered.
-    Request(Standing),
+    Request(CredentialLease),
 }
 
 /// The credentials of a request, for as long as its answer lasts.
-struct Standing {
+struct CredentialLease {
     access: Arc<Access>,
     sent: Option<HeaderValue>,
 }
 
-impl Standing {
+impl CredentialLease {
     /// Waits until they are good no more.
     async fn ends(self) {
         self.access.revoked(self.sent.as_ref().map(HeaderValue::as_bytes)).await;
@@ -171,21 +171,21 @@ impl Standing {
 }
 
 impl Guard {
-    fn lasts(&self, request: &Request) -> Lasts {
+    fn lasts(&self, request: &Request) -> RequestDuration {
         let is_held = request.uri().query().is_some_and(|query| query.contains("wait"));
         let is_read = request.method().is_safe();
         if self.audience == Audience::Anyone || !(is_held || is_read) {
-            return Lasts::No;
+            return RequestDuration::No;
         }
         let sent = request.headers().get(header::AUTHORIZATION).cloned();
-        let standing = Standing { access: Arc::clone(&self.access), sent };
-        if is_held { Lasts::Request(standing) } else { Lasts::Answer(standing) }
+        let standing = CredentialLease { access: Arc::clone(&self.access), sent };
+        if is_held { RequestDuration::Request(standing) } else { RequestDuration::Answer(standing) }
     }
 }
 
 /// The answer, cut off when the credentials are good no more, if it is a stream. The end of some streams says
 /// that they are whole, so it is broken off and not ended.
-fn bounded(response: Response, standing: Standing) -> Response {
+fn bounded(response: Response, standing: CredentialLease) -> Response {
     if response.body().size_hint().exact().is_some() {
         return response;
     }
@@ -205,7 +205,7 @@ fn bounded(response: Response, standing: Standing) -> Response {
 }
 
 /// Lets a request in, and bounds how long it lasts.
-async fn held<S>(mut inner: S, request: Request, standing: Standing) -> Result<Response, Infallible>
+async fn held<S>(mut inner: S, request: Request, standing: CredentialLease) -> Result<Response, Infallible>
 where
     S: Service<Request, Response = Response, Error = Infallible>,
 {
@@ -217,21 +217,21 @@ where
 }
 
 impl<S> Layer<S> for Guard {
-    type Service = Guarded<S>;
+    type Service = GuardedService<S>;
 
-    fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded { guard: self.clone(), inner }
+    fn layer(&self, inner: S) -> GuardedService<S> {
+        GuardedService { guard: self.clone(), inner }
     }
 }
 
 /// A guarded route.
 #[derive(Clone)]
-pub struct Guarded<S> {
+pub struct GuardedService<S> {
     guard: Guard,
     inner: S,
 }
 
-impl<S: Clone> Guarded<S> {
+impl<S: Clone> GuardedService<S> {
     /// The service that is ready: its clone may not be.
     fn ready(&mut self) -> S {
         let clone = self.inner.clone();
@@ -241,19 +241,19 @@ impl<S: Clone> Guarded<S> {
 
 pin_project! {
     /// What becomes of a guarded request.
-    #[project = AnsweringProjected]
-    pub enum Answering<F> {
-        Inner { #[pin] inner: F, standing: Option<Standing> },
+    #[project = GuardedFutureProjected]
+    pub enum GuardedFuture<F> {
+        Inner { #[pin] inner: F, standing: Option<CredentialLease> },
         Boxed { inner: BoxFuture<'static, Result<Response, Infallible>> },
     }
 }
 
-impl<F: Future<Output = Result<Response, Infallible>>> Future for Answering<F> {
+impl<F: Future<Output = Result<Response, Infallible>>> Future for GuardedFuture<F> {
     type Output = Result<Response, Infallible>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            AnsweringProjected::Inner { inner, standing } => {
+            GuardedFutureProjected::Inner { inner, standing } => {
                 let response = match ready!(inner.poll(context)) {
                     Ok(response) => response,
                     Err(never) => match never {},
@@ -263,19 +263,19 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Answering<F> {
                     None => response,
                 }))
             }
-            AnsweringProjected::Boxed { inner } => inner.as_mut().poll(context),
+            GuardedFutureProjected::Boxed { inner } => inner.as_mut().poll(context),
         }
     }
 }
 
-impl<S> Service<Request> for Guarded<S>
+impl<S> Service<Request> for GuardedService<S>
 where
     S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = Answering<S::Future>;
+    type Future = GuardedFuture<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.inner.poll_ready(context)
@@ -284,22 +284,24 @@ where
     fn call(&mut self, mut request: Request) -> Self::Future {
         let lasts = self.guard.lasts(&request);
         match self.guard.judge(request.method(), request.headers()) {
-            Let::In(caller) => {
+            AuthDecision::In(caller) => {
                 request.extensions_mut().insert(caller);
                 match lasts {
-                    Lasts::No => Answering::Inner { inner: self.inner.call(request), standing: None },
-                    Lasts::Answer(standing) => {
-                        Answering::Inner { inner: self.inner.call(request), standing: Some(standing) }
+                    RequestDuration::No => {
+                        GuardedFuture::Inner { inner: self.inner.call(request), standing: None }
                     }
-                    Lasts::Request(standing) => {
-                        Answering::Boxed { inner: held(self.ready(), request, standing).boxed() }
+                    RequestDuration::Answer(standing) => {
+                        GuardedFuture::Inner { inner: self.inner.call(request), standing: Some(standing) }
+                    }
+                    RequestDuration::Request(standing) => {
+                        GuardedFuture::Boxed { inner: held(self.ready(), request, standing).boxed() }
                     }
                 }
             }
-            Let::Away(problem) => {
-                Answering::Boxed { inner: std::future::ready(Ok(problem.into_response())).boxed() }
+            AuthDecision::Away(problem) => {
+                GuardedFuture::Boxed { inner: std::future::ready(Ok(problem.into_response())).boxed() }
             }
-            Let::Ask(shown) => {
+            AuthDecision::Ask(shown) => {
                 let guard = self.guard.clone();
                 let mut inner = self.ready();
                 let asking = async move {
@@ -309,14 +311,14 @@ where
                     };
                     request.extensions_mut().insert(caller);
                     match lasts {
-                        Lasts::No => inner.call(request).await,
-                        Lasts::Answer(standing) => {
+                        RequestDuration::No => inner.call(request).await,
+                        RequestDuration::Answer(standing) => {
                             inner.call(request).await.map(|response| bounded(response, standing))
                         }
-                        Lasts::Request(standing) => held(inner, request, standing).await,
+                        RequestDuration::Request(standing) => held(inner, request, standing).await,
                     }
                 };
-                Answering::Boxed { inner: asking.boxed() }
+                GuardedFuture::Boxed { inner: asking.boxed() }
             }
         }
     }

@@ -12,8 +12,8 @@ use futures::stream;
 use tokio::time::Instant;
 
 use super::App;
-use super::held::Held;
-use super::issuances::{To, decided_issuance, is_seen_by, known, not_here, nowhere, queued_issuance};
+use super::issuances::{Recipient, decided_issuance, is_seen_by, known, not_here, nowhere, queued_issuance};
+use super::open_requests::OpenRequest;
 use super::query::Query;
 use super::wire::event::ServerEvent;
 use super::wire::issuance::Issuance;
@@ -25,8 +25,8 @@ use crate::http::request::RequestId;
 use crate::http::{Language, Problem};
 use crate::ids::IssuanceId;
 use crate::issuance::feed::{LOOK_EVERY, Waiter};
-use crate::issuance::lookup::Found;
-use crate::issuance::reserve::Progress;
+use crate::issuance::lookup::LookupResult;
+use crate::issuance::reserve::QueueProgress;
 use crate::issuance::{Decision, InFlight, Outcome};
 
 /// A stream ends after this, decided or not; the client connects again.
@@ -82,23 +82,25 @@ pub async fn events(
     query.finish()?;
     let id = known(&id)?;
     let (found, waiter) = app.feed.watch(id).await?;
-    if found == Found::Nowhere {
+    if found == LookupResult::Nowhere {
         return Err(nowhere(&app, id));
     }
     if !is_seen_by(&caller, &found) {
         return Err(not_here(&app, id));
     }
-    if let (Found::Decided(decision), Some(heard)) = (&found, headers.get(LAST_EVENT_ID))
+    if let (LookupResult::Decided(decision), Some(heard)) = (&found, headers.get(LAST_EVENT_ID))
         && heard == state(decision)
     {
         return Ok((StatusCode::NO_CONTENT, [(header::CACHE_CONTROL, "no-store")]).into_response());
     }
     let held = match &found {
-        Found::Queued { in_flight, .. } => Some(app.held.stream(&caller, &in_flight.user, peer, &headers)?),
+        LookupResult::Queued { in_flight, .. } => {
+            Some(app.held.stream(&caller, &in_flight.user, peer, &headers)?)
+        }
         // It ends at once.
         _ => None,
     };
-    let telling = Telling {
+    let telling = OutcomeStream {
         _held: held,
         app,
         id,
@@ -118,14 +120,14 @@ pub async fn events(
 }
 
 /// A stream under way.
-struct Telling {
-    _held: Option<Held>,
+struct OutcomeStream {
+    _held: Option<OpenRequest>,
     app: Arc<App>,
     id: IssuanceId,
     language: Language,
     request_id: Arc<str>,
     /// What was found when the stream began, until it is told.
-    first: Option<Found>,
+    first: Option<LookupResult>,
     /// Nobody, once there is nothing more to wait for.
     waiter: Option<Waiter>,
     /// What the last `queued` said to be ahead, and when.
@@ -133,7 +135,7 @@ struct Telling {
     ends_at: Instant,
 }
 
-impl Telling {
+impl OutcomeStream {
     /// The next event; `None` ends the stream.
     async fn next(&mut self) -> Option<Event> {
         loop {
@@ -142,23 +144,23 @@ impl Telling {
                 None => tokio::time::timeout_at(self.ends_at, self.waiter.as_mut()?.next()).await.ok()??,
             };
             match found {
-                Found::Queued { in_flight, progress } => {
+                LookupResult::Queued { in_flight, progress } => {
                     if let Some(event) = self.queued(&in_flight, progress) {
                         return Some(event);
                     }
                 }
-                Found::Decided(decision) => {
+                LookupResult::Decided(decision) => {
                     self.waiter = None;
                     return self.decided(&decision);
                 }
                 // Lost with Redis's data: who connects again is told so.
-                Found::Nowhere => return None,
+                LookupResult::Nowhere => return None,
             }
         }
     }
 
     /// A `queued`, if it is the first, or fewer are ahead than the last one said.
-    fn queued(&mut self, in_flight: &InFlight, progress: Progress) -> Option<Event> {
+    fn queued(&mut self, in_flight: &InFlight, progress: QueueProgress) -> Option<Event> {
         let now = Instant::now();
         let first = match self.queued {
             None => true,
@@ -171,7 +173,7 @@ impl Telling {
     }
 
     fn decided(&self, decision: &Decision) -> Option<Event> {
-        let to = To { language: self.language, request_id: &self.request_id };
+        let to = Recipient { language: self.language, request_id: &self.request_id };
         event(&decided_issuance(&self.app, decision, to), self.queued.is_none())
     }
 }

@@ -10,8 +10,8 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 
+use super::drain_rate::WaitEstimate;
 use super::guard::only_for;
-use super::pace::Wait;
 use super::query::Query;
 use super::wire::issuance::{self as wire, Issuance, RequestIssuance};
 use super::wire::problem::Problem as ProblemBody;
@@ -21,9 +21,9 @@ use crate::http::problem::jittered_ms;
 use crate::http::request::{RawJson, RequestId};
 use crate::http::{Code, Language, Problem};
 use crate::ids::{IssuanceId, PartitionId, UserId};
-use crate::issuance::lookup::Found;
-use crate::issuance::reserve::{Progress, Queued, Request, Reserved};
-use crate::issuance::{Decision, IdempotencyKey, InFlight, KeyTag, Outcome, Reason, over};
+use crate::issuance::lookup::LookupResult;
+use crate::issuance::reserve::{QueueProgress, QueuedIssuance, Request, Reserved};
+use crate::issuance::{Decision, IdempotencyKey, InFlight, KeyTag, Outcome, Reason, closed_coupon};
 use crate::metrics;
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -69,7 +69,7 @@ pub async fn request(
     Extension(caller): Extension<Caller>,
     Extension(RequestId(request_id)): Extension<RequestId>,
     language: Language,
-    key: GivenKey,
+    key: IdempotencyKeyHeader,
     query: Query,
     RawJson(body): RawJson,
 ) -> Result<Response, Problem> {
@@ -90,7 +90,7 @@ pub async fn request(
     };
     let key = key.map(|key| KeyTag::new(secret.as_ref(), &user, &key));
     let request = Request { id, coupon, user, key };
-    let to = To { language, request_id: &request_id };
+    let to = Recipient { language, request_id: &request_id };
     let reserved = match reserve(&app, &request).await {
         Ok(reserved) => reserved,
         Err(problem) => return Err(Box::pin(left_open(&app, &request, problem)).await),
@@ -121,7 +121,7 @@ async fn conclude(
     request: &Request,
     reserved: Reserved,
     wait: Option<Duration>,
-    to: To<'_>,
+    to: Recipient<'_>,
 ) -> Result<Response, Problem> {
     match reserved {
         Reserved::Accepted(queued) => answer(app, request, queued, wait, to).await,
@@ -156,7 +156,7 @@ async fn conclude(
 
 /// Whom an answer is for: a rejection in it has a problem in words, with the id of the request.
 #[derive(Clone, Copy)]
-pub(super) struct To<'a> {
+pub(super) struct Recipient<'a> {
     pub(super) language: Language,
     pub(super) request_id: &'a str,
 }
@@ -166,13 +166,13 @@ pub(super) struct To<'a> {
 async fn answer(
     app: &App,
     request: &Request,
-    mut queued: Queued,
+    mut queued: QueuedIssuance,
     wait: Option<Duration>,
-    to: To<'_>,
+    to: Recipient<'_>,
 ) -> Result<Response, Problem> {
     let Some(wait) = wait else { return Ok(accepted(app, request, &queued)) };
     match app.feed.find_decided(queued.id, wait).await {
-        Ok(Found::Decided(decision)) => match decision.outcome {
+        Ok(LookupResult::Decided(decision)) => match decision.outcome {
             Outcome::Issued { .. } => {
                 let location = app.links.user_coupon(&decision.user, decision.id);
                 let issuance = decided_issuance(app, &decision, to);
@@ -181,12 +181,12 @@ async fn answer(
             }
             Outcome::Rejected { reason, .. } => Err(rejected(app, decision.id, reason)),
         },
-        Ok(Found::Queued { progress, .. }) => {
+        Ok(LookupResult::Queued { progress, .. }) => {
             queued.progress = progress;
             Ok(accepted(app, request, &queued))
         }
         // Accepted, and lost with Redis's data before it was decided: the same request starts anew.
-        Ok(Found::Nowhere) => Err(Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(1_000))),
+        Ok(LookupResult::Nowhere) => Err(Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(1_000))),
         // It is accepted, whatever hinders the look.
         Err(failure) => {
             tracing::debug!(issuance = %queued.id, error = failure.chain(), "could not wait for the outcome");
@@ -216,7 +216,7 @@ async fn load_and_reserve(app: &App, request: &Request, mut now: Timestamp) -> R
             return Err(Problem::new(Code::CouponNotFound));
         };
         if coupon.archived || coupon.ends_at <= now {
-            return Ok(over::answer(&app.ledger, &coupon, request).await?);
+            return Ok(closed_coupon::answer(&app.ledger, &coupon, request).await?);
         }
         app.loader.load(&coupon.id).await?;
         // That may have taken so long that by now they are deleted.
@@ -266,17 +266,17 @@ fn refusal(app: &App, user: &UserId, refused: Reserved) -> Problem {
 }
 
 /// The header that names an attempt, as often as it was sent.
-pub struct GivenKey(Vec<HeaderValue>);
+pub struct IdempotencyKeyHeader(Vec<HeaderValue>);
 
-impl<S: Sync> FromRequestParts<S> for GivenKey {
+impl<S: Sync> FromRequestParts<S> for IdempotencyKeyHeader {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(GivenKey(parts.headers.get_all(IDEMPOTENCY_KEY).iter().cloned().collect()))
+        Ok(IdempotencyKeyHeader(parts.headers.get_all(IDEMPOTENCY_KEY).iter().cloned().collect()))
     }
 }
 
-impl GivenKey {
+impl IdempotencyKeyHeader {
     pub(super) fn parse(&self) -> Result<Option<IdempotencyKey>, Problem> {
         let parsed = match self.0.as_slice() {
             [] => return Ok(None),
@@ -287,7 +287,7 @@ impl GivenKey {
     }
 }
 
-fn accepted(app: &App, request: &Request, queued: &Queued) -> Response {
+fn accepted(app: &App, request: &Request, queued: &QueuedIssuance) -> Response {
     let wait = app.pace.wait(&queued.progress);
     let headers = [
         (header::LOCATION, app.links.issuance(queued.id)),
@@ -338,8 +338,8 @@ pub async fn get(
     let found = match wait {
         // Whose it is must be known before it is waited for.
         Some(wait) => {
-            let may_wait = |found: &Found| match (is_seen_by(&caller, found), found) {
-                (true, Found::Queued { in_flight, .. }) => {
+            let may_wait = |found: &LookupResult| match (is_seen_by(&caller, found), found) {
+                (true, LookupResult::Queued { in_flight, .. }) => {
                     held.insert(app.held.wait(&caller, &in_flight.user)).is_ok()
                 }
                 (may_see, _) => may_see,
@@ -355,25 +355,25 @@ pub async fn get(
         return Err(too_many);
     }
     match found {
-        Found::Queued { in_flight, progress } => {
+        LookupResult::Queued { in_flight, progress } => {
             let (issuance, wait) = queued_issuance(&app, id, &in_flight, &progress);
             let retry_after = [(header::RETRY_AFTER, wait.poll_after_ms.div_ceil(1_000).to_string())];
             Ok((retry_after, axum::Json(issuance)).into_response())
         }
-        Found::Decided(decision) => {
-            let to = To { language, request_id: &request_id };
+        LookupResult::Decided(decision) => {
+            let to = Recipient { language, request_id: &request_id };
             Ok(axum::Json(decided_issuance(&app, &decision, to)).into_response())
         }
-        Found::Nowhere => Err(nowhere(&app, id)),
+        LookupResult::Nowhere => Err(nowhere(&app, id)),
     }
 }
 
 /// Whether the caller may be told what was found. Somebody else's is as if it were not there.
-pub(super) fn is_seen_by(caller: &Caller, found: &Found) -> bool {
+pub(super) fn is_seen_by(caller: &Caller, found: &LookupResult) -> bool {
     match found {
-        Found::Queued { in_flight, .. } => caller.may_speak_for(&in_flight.user),
-        Found::Decided(decision) => caller.may_speak_for(&decision.user),
-        Found::Nowhere => true,
+        LookupResult::Queued { in_flight, .. } => caller.may_speak_for(&in_flight.user),
+        LookupResult::Decided(decision) => caller.may_speak_for(&decision.user),
+        LookupResult::Nowhere => true,
     }
 }
 
@@ -412,8 +412,8 @@ pub(super) fn queued_issuance(
     app: &App,
     id: IssuanceId,
     in_flight: &InFlight,
-    progress: &Progress,
-) -> (Issuance, Wait) {
+    progress: &QueueProgress,
+) -> (Issuance, WaitEstimate) {
     let wait = app.pace.wait(progress);
     let issuance = Issuance::Queued {
         id,
@@ -428,7 +428,7 @@ pub(super) fn queued_issuance(
 }
 
 /// A decided issuance on the wire.
-pub(super) fn decided_issuance(app: &App, decision: &Decision, to: To<'_>) -> Issuance {
+pub(super) fn decided_issuance(app: &App, decision: &Decision, to: Recipient<'_>) -> Issuance {
     let (id, coupon_id, user_id) = (decision.id, decision.coupon.clone(), decision.user.clone());
     let (accepted_at, decided_at) = (decision.accepted_at, decision.decided_at);
     match decision.outcome {

@@ -25,20 +25,20 @@ const REMEMBERED: usize = 10_000;
 const REMEMBERED_FOR: Duration = Duration::from_secs(10);
 
 /// A coupon as its record was when it was counted.
-type Generation = (CouponId, i64);
+type CouponVersion = (CouponId, i64);
 
 /// Counts, and remembers. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct IssuedCounts {
     coupons: CouponStore,
-    remembered: Arc<Cache<Generation, (u32, Instant)>>,
+    remembered: Arc<Cache<CouponVersion, (u32, Instant)>>,
     counting: Batcher<Coupon, u32>,
 }
 
 impl IssuedCounts {
     /// Starts the batcher.
     pub(super) fn start(coupons: CouponStore, ledger: Ledger) -> Self {
-        let remembered = Arc::new(Cache::<Generation, (u32, Instant)>::new(REMEMBERED));
+        let remembered = Arc::new(Cache::<CouponVersion, (u32, Instant)>::new(REMEMBERED));
         let (store, known) = (coupons.clone(), Arc::clone(&remembered));
         let counting = Batcher::start("count the issued units", BOUNDS, move |asked: Vec<Coupon>| {
             let (store, known, ledger) = (store.clone(), Arc::clone(&known), ledger.clone());
@@ -96,11 +96,11 @@ fn is_over(coupon: &Coupon, ago: Duration) -> bool {
     coupon.archived || coupon.ends_at <= ended_before
 }
 
-fn generation(coupon: &Coupon) -> Generation {
+fn generation(coupon: &Coupon) -> CouponVersion {
     (coupon.id.clone(), coupon.generation)
 }
 
-fn remembered(counts: &Cache<Generation, (u32, Instant)>, coupon: &Coupon) -> Option<u32> {
+fn remembered(counts: &Cache<CouponVersion, (u32, Instant)>, coupon: &Coupon) -> Option<u32> {
     let (count, at) = counts.get(&generation(coupon))?;
     (at.elapsed() < REMEMBERED_FOR).then_some(count)
 }
@@ -108,7 +108,7 @@ fn remembered(counts: &Cache<Generation, (u32, Instant)>, coupon: &Coupon) -> Op
 async fn count(
     coupons: &CouponStore,
     ledger: &Ledger,
-    counts: &Cache<Generation, (u32, Instant)>,
+    counts: &Cache<CouponVersion, (u32, Instant)>,
     coupon: Coupon,
 ) -> Result<u32, Failure> {
     if let Some(known) = remembered(counts, &coupon) {

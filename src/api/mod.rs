@@ -1,32 +1,32 @@
 //! The API: routes, handlers, wire types, documentation and the try-it page.
 
 mod actions;
+mod admin;
+mod coupon_reader;
 mod coupons;
 mod docs;
-mod doors;
+mod drain_rate;
 mod exports;
 mod guard;
-mod held;
 mod issuance_events;
 mod issuances;
 mod issued_counts;
 mod links;
-mod live;
-mod looks;
+mod live_figures;
+mod open_requests;
+mod openapi_problems;
 mod operations;
 mod outcomes;
-mod pace;
 mod pages;
 mod problems;
-mod problems_of;
 mod public_lists;
 pub mod query;
+mod rate_limits;
 mod record;
 mod redemption;
 mod router;
 mod service;
 mod shedding;
-mod steering;
 mod swagger;
 mod user_coupons;
 mod users;
@@ -46,17 +46,17 @@ use crate::access::{Access, ActionLog};
 use crate::audit::Auditor;
 use crate::config::ApiConfig;
 use crate::coupon::{CouponStore, Expiry, admin_sync};
+use crate::http::connection_runtimes::ConnectionRuntimes;
 use crate::http::cors::Origins;
 use crate::http::host::{HostName, Hosts};
 use crate::http::request::CompleteLayer;
 use crate::http::server;
-use crate::http::server::{Bounds, Front, Served};
-use crate::http::threads::Threads;
+use crate::http::server::{Bounds, LoadShedder, ServedRouter};
 use crate::ids::{CouponId, UserId};
 use crate::issuance::{Feed, Ledger, Lookup, Reservations};
 use crate::privacy::{DeletionWatcher, Eraser, Retention};
 use crate::process::Backends;
-use crate::process::gauges::{Sizes, Watch};
+use crate::process::gauges::{GaugeReader, ProcessSizes};
 use crate::process::health::Probe;
 use crate::recovery::Loader;
 use crate::redemption::RedemptionStore;
@@ -65,15 +65,15 @@ use crate::runtime::shutdown;
 use crate::service::ServiceStore;
 use crate::user::{IdSecret, PendingDeletions, RegisteredUsers, UserStore};
 use crate::{Failure, audit, process, recovery};
+use coupon_reader::CouponReader;
 pub use docs::openapi;
-use doors::{AddressLimit, UserLimit};
-use held::HeldLimits;
+use drain_rate::DrainRate;
 use issued_counts::IssuedCounts;
 use links::Links;
-use looks::Looks;
-use pace::Pace;
+use open_requests::OpenRequestLimits;
 use public_lists::PublicLists;
-pub use router::{Side, router};
+use rate_limits::{AddressLimit, UserLimit};
+pub use router::{ListenerScope, router};
 use shedding::Shedding;
 
 /// Coupons whose validity is remembered.
@@ -84,7 +84,7 @@ pub struct App {
     partition: Arc<Partition>,
     database: Database,
     coupons: CouponStore,
-    looks: Looks,
+    looks: CouponReader,
     issued_counts: IssuedCounts,
     public_lists: PublicLists,
     users: UserStore,
@@ -119,16 +119,16 @@ pub struct App {
     /// A coupon's validity never changes.
     validities: Cache<CouponId, Expiry>,
     links: Links,
-    pace: Pace,
+    pace: DrainRate,
     /// `None` audits nothing.
     audit_every: Option<Duration>,
-    metrics: Arc<Watch>,
+    metrics: Arc<GaugeReader>,
     access: Arc<Access>,
     actions: ActionLog,
     bounds: Bounds,
     user_limit: UserLimit,
     address_limit: Option<AddressLimit>,
-    held: HeldLimits,
+    held: OpenRequestLimits,
     /// `None` lets no site's scripts read.
     origins: Option<Origins>,
     /// Where nobody is asked for credentials.
@@ -168,11 +168,11 @@ impl App {
         let feed = Feed::start(Arc::clone(partition), lookup.clone(), stopping.clone());
         let sizes = sizes(&feed, &lookup, registered.as_ref(), &access);
         Ok(Arc::new(App {
-            metrics: Watch::start(Arc::clone(partition), backends.coupons.clone(), sizes),
+            metrics: GaugeReader::start(Arc::clone(partition), backends.coupons.clone(), sizes),
             partition: Arc::clone(partition),
             database: backends.database.clone(),
             coupons: backends.coupons.clone(),
-            looks: looks::start(backends.coupons.clone(), Arc::clone(partition), loader.clone()),
+            looks: coupon_reader::start(backends.coupons.clone(), Arc::clone(partition), loader.clone()),
             issued_counts: IssuedCounts::start(backends.coupons.clone(), backends.ledger.clone()),
             public_lists: PublicLists::default(),
             users: backends.users.clone(),
@@ -180,7 +180,7 @@ impl App {
             ledger: backends.ledger.clone(),
             reservations: Reservations::start(Arc::clone(partition), limits.backlog_max),
             feed,
-            listeners: Arc::new(Semaphore::new(live::LISTENERS_MAX)),
+            listeners: Arc::new(Semaphore::new(live_figures::LISTENERS_MAX)),
             exports: Arc::new(Semaphore::new(exports::EXPORTS_MAX)),
             followers: Arc::new(Semaphore::new(outcomes::FOLLOWERS_MAX)),
             asked_to_stop,
@@ -198,11 +198,11 @@ impl App {
             loader,
             validities: Cache::new(VALIDITIES_CACHED),
             links: Links::new(config.public_url.as_deref())?,
-            pace: Pace::default(),
+            pace: DrainRate::default(),
             bounds: limits.doors.bounds(),
             user_limit: UserLimit::start(&limits.doors, partition),
             address_limit: AddressLimit::start(&limits.doors, &access, partition),
-            held: HeldLimits::new(&limits.doors),
+            held: OpenRequestLimits::new(&limits.doors),
             origins: Origins::new(&limits.doors.cors_origins),
             allowed_hosts: limits.doors.allowed_hosts.clone(),
             audit_every: (limits.audit_every > 0).then(|| Duration::from_secs(limits.audit_every.into())),
@@ -248,9 +248,14 @@ impl App {
 }
 
 /// What the metrics tell of what the process holds.
-fn sizes(feed: &Feed, lookup: &Lookup, registered: Option<&RegisteredUsers>, access: &Arc<Access>) -> Sizes {
+fn sizes(
+    feed: &Feed,
+    lookup: &Lookup,
+    registered: Option<&RegisteredUsers>,
+    access: &Arc<Access>,
+) -> ProcessSizes {
     let (feed, lookup, access) = (feed.clone(), lookup.clone(), Arc::clone(access));
-    let mut sizes = Sizes { waiters: Some(Box::new(move || feed.waiting())), caches: Vec::new() };
+    let mut sizes = ProcessSizes { waiters: Some(Box::new(move || feed.waiting())), caches: Vec::new() };
     sizes.caches.push(("outcomes", Box::new(move || lookup.cached())));
     sizes.caches.push(("tokens", Box::new(move || access.tokens_remembered())));
     if let Some(registered) = registered.cloned() {
@@ -298,7 +303,7 @@ pub async fn serve(
         tracing::info!(operator_listen = %process::address(operators)?, "serving operators");
     }
     tracing::info!(listen = %process::address(&public)?, "serving the API");
-    let threads = Threads::start()?;
+    let threads = ConnectionRuntimes::start()?;
     let drained = CancellationToken::new();
     let keeping = tokio::spawn(backends.recovery_supervisor().run(drained.clone()));
     let reconciling = tokio::spawn(admin_sync::reconcile(
@@ -341,15 +346,18 @@ pub async fn serve(
         }
     });
     let serve = |listener, side, bounds| {
-        let front: Arc<dyn Front> = Arc::new(Shedding::new(Arc::clone(&app)));
-        let served = Served { router: router(Arc::clone(&app), side), front: Some(front) };
+        let front: Arc<dyn LoadShedder> = Arc::new(Shedding::new(Arc::clone(&app)));
+        let served = ServedRouter { router: router(Arc::clone(&app), side), front: Some(front) };
         server::serve(listener, served, bounds, &threads, app.stopping.clone())
     };
     match operators {
-        None => serve(public, Side::Whole, app.bounds.clone()).await,
+        None => serve(public, ListenerScope::Whole, app.bounds.clone()).await,
         Some(operators) => {
             let (of_public, of_operators) = app.bounds.clone().split();
-            tokio::join!(serve(public, Side::Public, of_public), serve(operators, Side::Whole, of_operators));
+            tokio::join!(
+                serve(public, ListenerScope::Public, of_public),
+                serve(operators, ListenerScope::Whole, of_operators)
+            );
         }
     }
     drained.cancel();

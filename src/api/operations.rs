@@ -7,7 +7,7 @@ use axum::extract::{Extension, Path, State};
 use axum::response::{IntoResponse, Response};
 
 use super::App;
-use super::issuances::{To, decided_issuance, replayed};
+use super::issuances::{Recipient, decided_issuance, replayed};
 use super::query::Query;
 use super::wire::issuance::Issuance;
 use super::wire::page::Page;
@@ -125,7 +125,7 @@ pub async fn discard(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let id = parse(&id)?;
-    let to = To { language, request_id: &request_id };
+    let to = Recipient { language, request_id: &request_id };
     let answer = |decision: &Decision| Json(decided_issuance(&app, decision, to)).into_response();
     if let Some(decision) = dead::discard(&app.partition, &app.ledger, id).await? {
         tracing::info!(issuance = %id, partition = %id.partition(), "a dead letter was discarded");

@@ -15,7 +15,7 @@ use super::wire::problem::Problem as ProblemBody;
 use super::{App, wait};
 use crate::http::problem::jittered_ms;
 use crate::http::{Code, Problem};
-use crate::issuance::ledger::follow::{Follower, Place, Read, Start};
+use crate::issuance::ledger::follow::{FollowPosition, FollowRead, FollowStart, Follower};
 
 /// Followers who are served at once; one more is answered 503. Each keeps one of this process's
 /// connections to MongoDB busy.
@@ -54,7 +54,7 @@ const NEXT_AFTER: HeaderName = HeaderName::from_static("next-after");
     )
 )]
 pub async fn outcomes(State(app): State<Arc<App>>, mut query: Query) -> Result<Response, Problem> {
-    let after: Option<Place> = query.take("after", str::parse)?;
+    let after: Option<FollowPosition> = query.take("after", str::parse)?;
     let limit = query.take("limit", |text| match text.parse::<usize>() {
         Ok(limit) if limit > 0 => Ok(limit.min(LIMIT_MAX)),
         _ => Err("must be a whole number from 1 to 5000".into()),
@@ -64,9 +64,9 @@ pub async fn outcomes(State(app): State<Arc<App>>, mut query: Query) -> Result<R
     let seat =
         seat.map_err(|_| Problem::new(Code::Overloaded).retry_after_ms(jittered_ms(NO_PLACE_RETRY_MS)))?;
     let follower = match app.ledger.follow(after.as_ref(), seat).await? {
-        Start::Following(follower) => follower,
-        Start::Gone => return Err(Problem::new(Code::CursorExpired)),
-        Start::NotAPlace => {
+        FollowStart::Following(follower) => follower,
+        FollowStart::Gone => return Err(Problem::new(Code::CursorExpired)),
+        FollowStart::NotAPlace => {
             let why = "must be the `after` of an earlier line or answer";
             return Err(Problem::invalid_parameter("after", why));
         }
@@ -84,7 +84,7 @@ async fn answer(
     let deadline = Instant::now() + wait;
     loop {
         let (following, read) = follower.read(limit).await?;
-        let Read::Decisions(read) = read else { return Err(Problem::new(Code::CursorExpired)) };
+        let FollowRead::Decisions(read) = read else { return Err(Problem::new(Code::CursorExpired)) };
         follower = following;
         if read.is_empty() && Instant::now() < deadline && !app.stopping.is_cancelled() {
             continue;

@@ -10,10 +10,10 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::guard::{Guard, Pages};
+use super::guard::{Guard, TrustedOrigins};
 use super::{
-    App, actions, coupons, docs, doors, exports, issuance_events, issuances, live, operations, outcomes,
-    pages, problems, record, redemption, service, steering, swagger, user_coupons, users,
+    App, actions, admin, coupons, docs, exports, issuance_events, issuances, live_figures, operations,
+    outcomes, pages, problems, rate_limits, record, redemption, service, swagger, user_coupons, users,
 };
 use crate::access::Audience;
 use crate::http::parameters::Parameters;
@@ -23,32 +23,33 @@ use crate::process::metrics_route;
 const BODY_MAX_BYTES: usize = 64 * 1024;
 /// Which routes a listener serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub enum ListenerScope {
     /// All there are.
     Whole,
     /// Those that operators do not have on a listener of their own.
     Public,
 }
 
-impl Side {
+impl ListenerScope {
     pub(super) fn has(self, audience: Audience) -> bool {
-        self == Side::Whole || !audience.is_operators_side()
+        self == ListenerScope::Whole || !audience.is_operators_side()
     }
 }
 
 /// Routes for one audience. There is no other way into the router, so none is without.
-pub(super) struct Group {
+pub(super) struct RouteGroup {
     pub audience: Audience,
     pub routes: OpenApiRouter<Arc<App>>,
 }
 
 /// The API as one listener serves it.
-pub fn router(app: Arc<App>, side: Side) -> Router {
+pub fn router(app: Arc<App>, side: ListenerScope) -> Router {
     let mut all = Router::new();
-    let pages = Arc::new(Pages { own: app.links.authority().cloned(), origins: app.origins.clone() });
+    let pages =
+        Arc::new(TrustedOrigins { own: app.links.authority().cloned(), origins: app.origins.clone() });
     let document = docs::openapi(side);
     let parameters = Arc::new(Parameters::of(&document));
-    for Group { audience, routes } in documented().into_iter().chain(undocumented(&app, document)) {
+    for RouteGroup { audience, routes } in documented().into_iter().chain(undocumented(&app, document)) {
         if !side.has(audience) {
             continue;
         }
@@ -71,15 +72,15 @@ pub fn router(app: Arc<App>, side: Side) -> Router {
         None => all.layer((complete, refuse, body)),
         // Every answer counts, so nothing is answered before. It costs, and is there only if it is asked for.
         Some(limit) => {
-            let limit = middleware::from_fn_with_state(limit, doors::count_address);
+            let limit = middleware::from_fn_with_state(limit, rate_limits::count_address);
             all.layer((complete, limit, refuse, body))
         }
     }
 }
 
 /// The routes of the OpenAPI document.
-pub(super) fn documented() -> Vec<Group> {
-    let group = |audience, routes| Group { audience, routes };
+pub(super) fn documented() -> Vec<RouteGroup> {
+    let group = |audience, routes| RouteGroup { audience, routes };
     vec![
         group(Audience::Requesters, OpenApiRouter::new().routes(routes!(issuances::request))),
         group(
@@ -110,7 +111,7 @@ pub(super) fn documented() -> Vec<Group> {
             Audience::Watchers,
             OpenApiRouter::new()
                 .routes(routes!(users::list))
-                .routes(routes!(live::events))
+                .routes(routes!(live_figures::events))
                 .routes(routes!(operations::queue))
                 .routes(routes!(operations::workers))
                 .routes(routes!(operations::dead_letters))
@@ -129,15 +130,15 @@ pub(super) fn documented() -> Vec<Group> {
             OpenApiRouter::new()
                 .routes(routes!(coupons::create))
                 .routes(routes!(users::delete))
-                .routes(routes!(steering::edit))
+                .routes(routes!(admin::edit))
                 .routes(routes!(users::create))
                 .routes(routes!(users::create_random))
-                .routes(routes!(steering::pause))
-                .routes(routes!(steering::resume))
-                .routes(routes!(steering::archive))
-                .routes(routes!(steering::restock))
-                .routes(routes!(steering::pause_all))
-                .routes(routes!(steering::resume_all))
+                .routes(routes!(admin::pause))
+                .routes(routes!(admin::resume))
+                .routes(routes!(admin::archive))
+                .routes(routes!(admin::restock))
+                .routes(routes!(admin::pause_all))
+                .routes(routes!(admin::resume_all))
                 .routes(routes!(operations::redrive))
                 .routes(routes!(operations::discard)),
         ),
@@ -145,7 +146,7 @@ pub(super) fn documented() -> Vec<Group> {
 }
 
 /// The documentation itself, the pages, and metrics.
-fn undocumented(app: &App, document: OpenApi) -> [Group; 2] {
+fn undocumented(app: &App, document: OpenApi) -> [RouteGroup; 2] {
     let swagger = swagger::router(document, app.links.prefix());
     let pages = Router::new()
         .route("/", get(pages::try_it))
@@ -158,7 +159,7 @@ fn undocumented(app: &App, document: OpenApi) -> [Group; 2] {
         .merge(swagger);
     let metrics = Router::new().route("/metrics", metrics_route::route(&app.metrics));
     [
-        Group { audience: Audience::Anyone, routes: pages.into() },
-        Group { audience: Audience::Scrapers, routes: metrics.into() },
+        RouteGroup { audience: Audience::Anyone, routes: pages.into() },
+        RouteGroup { audience: Audience::Scrapers, routes: metrics.into() },
     ]
 }

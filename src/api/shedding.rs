@@ -12,8 +12,8 @@ use hyper::body::Incoming;
 use super::App;
 use crate::Failure;
 use crate::http::Problem;
-use crate::http::request::{Asked, CompleteLayer};
-use crate::http::server::Front;
+use crate::http::request::{CompleteLayer, RequestMeta};
+use crate::http::server::LoadShedder;
 
 /// What is turned away: requests for a coupon. Whoever asks what became of one is always heard.
 const PATH: &str = "/user-coupons";
@@ -30,7 +30,7 @@ impl Shedding {
     }
 }
 
-impl Front for Shedding {
+impl LoadShedder for Shedding {
     fn concerns(&self, request: &Request<Incoming>) -> bool {
         request.method() == Method::POST && request.uri().path() == PATH
     }
@@ -45,7 +45,7 @@ impl Front for Shedding {
         }
         // As where there is no room behind the router.
         let problem = Problem::from(Failure::Overloaded { operation: "request a coupon" });
-        Asked::of(request, &self.complete).complete(problem.into_response(), Some(PATH))
+        RequestMeta::of(request, &self.complete).complete(problem.into_response(), Some(PATH))
     }
 
     fn has_refused(&self, peer: IpAddr) {

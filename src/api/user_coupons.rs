@@ -8,7 +8,7 @@ use axum::extract::{Extension, Path, State};
 use super::App;
 use super::query::Query;
 use super::redemption::is_named;
-use super::wire::page::{Asked, Page, cursor};
+use super::wire::page::{Page, PageParams, cursor};
 use super::wire::problem::Problem as ProblemBody;
 use super::wire::redemption::UserCouponWithHistory;
 use super::wire::user_coupon::{UserCoupon, UserCouponStatus};
@@ -48,7 +48,7 @@ pub async fn list(
 ) -> Result<Json<Page<UserCoupon>>, Problem> {
     app.user_limit.count(&caller, None).await?;
     let user: UserId = user.parse().map_err(|_| Problem::new(Code::UserNotFound))?;
-    let asked: Asked<IssuanceId> = Asked::read(&mut query)?;
+    let asked: PageParams<IssuanceId> = PageParams::read(&mut query)?;
     let wanted: Option<UserCouponStatus> = query.take("status", str::parse)?;
     query.finish()?;
     // Before anything tells whether there is such a user.

@@ -9,10 +9,10 @@ use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::App;
-use super::issuances::{GivenKey, replayed};
+use super::issuances::{IdempotencyKeyHeader, replayed};
 use super::query::Query;
 use super::user_coupons::held_page;
-use super::wire::page::{Asked, Page, cursor};
+use super::wire::page::{Page, PageParams, cursor};
 use super::wire::problem::Problem as ProblemBody;
 use super::wire::user::{self as wire, CreateUser};
 use crate::access::Caller;
@@ -74,7 +74,7 @@ pub async fn create(State(app): State<Arc<App>>, Body(body): Body) -> Result<Res
 )]
 pub async fn create_random(
     State(app): State<Arc<App>>,
-    key: GivenKey,
+    key: IdempotencyKeyHeader,
     mut query: Query,
 ) -> Result<Response, Problem> {
     let count = query.take("count", |text| match text.parse::<usize>() {
@@ -128,7 +128,7 @@ pub async fn create_random(
     responses((status = 200, description = "A page of them", body = Page<wire::User>))
 )]
 pub async fn list(State(app): State<Arc<App>>, mut query: Query) -> Result<Json<Page<wire::User>>, Problem> {
-    let asked: Asked<String> = Asked::read(&mut query)?;
+    let asked: PageParams<String> = PageParams::read(&mut query)?;
     query.finish()?;
     let page = app.users.list(asked.after, asked.limit).await?;
     let next_cursor = page.next.map(|(time, id)| cursor(time, id));

@@ -12,7 +12,7 @@ use super::serials::Serials;
 use crate::coupon::MAX_TOTAL;
 use crate::failure::Unreadable;
 use crate::ids::{IssuanceId, UserId};
-use crate::issuance::ledger::{Held, readable};
+use crate::issuance::ledger::{HeldUnit, readable};
 use crate::redis::cmd;
 
 impl CouponAudit<'_> {
@@ -22,7 +22,7 @@ impl CouponAudit<'_> {
         let mut twice = HashSet::new();
         let mut beyond = Vec::new();
         let mut over: Vec<UserId> = Vec::new();
-        let mut user: Vec<Held> = Vec::new();
+        let mut user: Vec<HeldUnit> = Vec::new();
         let mut records = self.auditor.ledger.issued_records(&self.coupon.id).await?;
         let mut uncounted = Vec::new();
         loop {
@@ -118,7 +118,7 @@ impl CouponAudit<'_> {
     }
 
     /// Of some records, those that Redis does not count.
-    async fn uncounted(&self, page: Vec<Held>) -> Result<Vec<ConfirmedSuspicion>, AuditAbort> {
+    async fn uncounted(&self, page: Vec<HeldUnit>) -> Result<Vec<ConfirmedSuspicion>, AuditAbort> {
         let page: Vec<_> = page.into_iter().filter(|held| !self.in_flight.contains_key(&held.id)).collect();
         let mut suspicions = Vec::new();
         for chunk in page.chunks(PAGE) {
@@ -147,13 +147,13 @@ impl CouponAudit<'_> {
     async fn broken(
         &mut self,
         twice: HashSet<u32>,
-        beyond: Vec<Held>,
+        beyond: Vec<HeldUnit>,
         over: Vec<UserId>,
     ) -> Result<HashSet<IssuanceId>, AuditAbort> {
         let mut findings = Vec::new();
         let twice: Vec<_> = twice.into_iter().collect();
         for serials in twice.chunks(PAGE) {
-            let mut by_serial: HashMap<u32, Vec<Held>> = HashMap::new();
+            let mut by_serial: HashMap<u32, Vec<HeldUnit>> = HashMap::new();
             let holders = self.auditor.ledger.holders_of(&self.coupon.id, serials).await?;
             for held in holders.into_iter().filter_map(readable) {
                 by_serial.entry(held.serial).or_default().push(held);
@@ -181,7 +181,7 @@ impl CouponAudit<'_> {
         }
         for user in over {
             let held = self.auditor.ledger.held_by(&self.coupon.id, &user).await?;
-            let held: Vec<Held> = held.into_iter().filter_map(readable).collect();
+            let held: Vec<HeldUnit> = held.into_iter().filter_map(readable).collect();
             let places: HashSet<_> = held.iter().map(|held| held.nth).collect();
             let limit = self.coupon.per_user;
             if held.len() > limit.into() || places.len() < held.len() || places.iter().any(|nth| *nth > limit)

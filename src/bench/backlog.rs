@@ -10,7 +10,7 @@ use crate::ids::{CouponId, IssuanceId, PartitionId};
 use crate::issuance::reserve::{Request, Reserved, reserve};
 use crate::issuance::settle::{Settlement, settle};
 use crate::issuance::{Decision, Outcome, settle};
-use crate::queue::{Entry, Read, Reader, Which};
+use crate::queue::{Entry, ReadFrom, ReadOutcome, Reader};
 
 /// Calls at once, as the API has them.
 pub(super) const CALLS_AT_ONCE: usize = 2;
@@ -58,10 +58,12 @@ pub(super) async fn deliver(env: &BenchEnv, count: u32) -> anyhow::Result<Vec<En
     let mut entries = Vec::with_capacity(count as usize);
     while entries.len() < count as usize {
         let wanted = READ_MAX.min(count as usize - entries.len());
-        match reader.read(&partition.keys(), Which::New, wanted).await? {
-            Read::Entries(delivered) if !delivered.entries.is_empty() => entries.extend(delivered.entries),
-            Read::Entries(_) => bail!("{} entries of {count} are in the queue", entries.len()),
-            Read::NoGroup => bail!("the queue has no group"),
+        match reader.read(&partition.keys(), ReadFrom::New, wanted).await? {
+            ReadOutcome::Entries(delivered) if !delivered.entries.is_empty() => {
+                entries.extend(delivered.entries)
+            }
+            ReadOutcome::Entries(_) => bail!("{} entries of {count} are in the queue", entries.len()),
+            ReadOutcome::NoGroup => bail!("the queue has no group"),
         }
     }
     Ok(entries)

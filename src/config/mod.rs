@@ -2,7 +2,7 @@
 //! variable; there are no other sources. What must fit together is checked at boot ([`crate::process`]).
 
 mod access;
-mod doors;
+mod ingress;
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ pub use access::AccessConfig;
 use crate::recovery::Durability;
 use crate::runtime::telemetry::LogFormat;
 use crate::text::never_shown;
-pub use doors::DoorsConfig;
+pub use ingress::IngressConfig;
 
 /// A URL for people to see: without user, password and options.
 pub(crate) fn shown_url(url: &str) -> String {
@@ -169,7 +169,7 @@ pub struct ApiLimits {
     pub user_cache: usize,
 
     #[command(flatten)]
-    pub doors: DoorsConfig,
+    pub doors: IngressConfig,
 }
 
 /// How much a worker takes on.

@@ -37,7 +37,7 @@ pub(super) enum Phase {
 
 /// What a listener tells a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Told {
+pub(super) enum ConnectionOrder {
     Nothing,
     /// End with the answer to the request that is there.
     Finish,
@@ -144,23 +144,23 @@ impl Activity {
         self.started + Duration::from_millis(since) + after
     }
 
-    pub fn tell(&self, told: Told) {
+    pub fn tell(&self, told: ConnectionOrder) {
         let told = match told {
-            Told::Nothing => NOTHING,
-            Told::Finish => FINISH,
-            Told::Leave => LEAVE,
+            ConnectionOrder::Nothing => NOTHING,
+            ConnectionOrder::Finish => FINISH,
+            ConnectionOrder::Leave => LEAVE,
         };
         self.told.store(told, Relaxed);
         self.waker.wake();
     }
 
     /// What the listener has told last. The task is woken when there is more.
-    pub fn told(&self, waker: &Waker) -> Told {
+    pub fn told(&self, waker: &Waker) -> ConnectionOrder {
         self.waker.register(waker);
         match self.told.load(Relaxed) {
-            FINISH => Told::Finish,
-            LEAVE => Told::Leave,
-            _ => Told::Nothing,
+            FINISH => ConnectionOrder::Finish,
+            LEAVE => ConnectionOrder::Leave,
+            _ => ConnectionOrder::Nothing,
         }
     }
 

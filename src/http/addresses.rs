@@ -5,12 +5,12 @@ use std::net::{IpAddr, Ipv6Addr};
 
 /// Who counts as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Place(IpAddr);
+pub struct ClientPrefix(IpAddr);
 
-impl Place {
+impl ClientPrefix {
     /// Where this address is.
     pub fn of(address: IpAddr) -> Self {
-        Place(match address.to_canonical() {
+        ClientPrefix(match address.to_canonical() {
             IpAddr::V6(address) => {
                 let [a, b, c, d, ..] = address.segments();
                 IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
@@ -20,7 +20,7 @@ impl Place {
     }
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for ClientPrefix {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(out)
     }
@@ -36,7 +36,7 @@ mod tests {
 
     #[test]
     fn a_place_is_an_address_or_a_network_of_64_bits() {
-        let place = |text: &str| Place::of(text.parse().unwrap());
+        let place = |text: &str| ClientPrefix::of(text.parse().unwrap());
         assert_ne!(place("192.0.2.1"), place("192.0.2.2"));
         assert_eq!(place("192.0.2.1"), place("::ffff:192.0.2.1"));
         assert_eq!(place("2001:db8:0:1::1"), place("2001:db8:0:1:ffff::2"));

@@ -10,16 +10,16 @@ use parking_lot::{Mutex, MutexGuard};
 #[derive(Debug, Clone)]
 pub struct ConcurrencyLimit<K> {
     most: usize,
-    taken: Taken<K>,
+    taken: PermitCounts<K>,
 }
 
-type Taken<K> = Arc<Mutex<HashMap<K, usize>>>;
+type PermitCounts<K> = Arc<Mutex<HashMap<K, usize>>>;
 
 /// One that is held; it counts until this is dropped.
 #[derive(Debug)]
 pub struct ConcurrencyPermit<K: Eq + Hash> {
     holder: K,
-    taken: Taken<K>,
+    taken: PermitCounts<K>,
 }
 
 impl<K: Eq + Hash + Clone> ConcurrencyLimit<K> {
@@ -57,7 +57,7 @@ impl<K: Eq + Hash> Drop for ConcurrencyPermit<K> {
     }
 }
 
-fn lock<K>(taken: &Taken<K>) -> MutexGuard<'_, HashMap<K, usize>> {
+fn lock<K>(taken: &PermitCounts<K>) -> MutexGuard<'_, HashMap<K, usize>> {
     taken.lock()
 }
 

@@ -6,7 +6,7 @@
 //!   read. Only a write that cannot go on arms the timer, so whoever waits for an outcome or listens to
 //!   events, where little is written, is left alone.
 //! - What hyper refuses by itself, because no request can be made of it, gets the body of a problem, and
-//!   the [`Front`] is told.
+//!   the [`LoadShedder`] is told.
 //! - A connection that the server ends is read on for [`LINGER_MAX`]: closed with bytes unread, TCP
 //!   would take the answer back before the client has seen it.
 
@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use super::activity::Activity;
-use super::server::Front;
+use super::server::LoadShedder;
 use super::{Code, Language, Problem};
 use crate::metrics;
 
@@ -42,7 +42,7 @@ pub(super) struct Connection {
     stream: TcpStream,
     activity: Arc<Activity>,
     peer: IpAddr,
-    front: Option<Arc<dyn Front>>,
+    front: Option<Arc<dyn LoadShedder>>,
     /// What was read before, and is to be read again.
     ahead: Bytes,
     /// Runs while a write cannot go on.
@@ -64,7 +64,7 @@ impl Connection {
         stream: TcpStream,
         activity: Arc<Activity>,
         peer: IpAddr,
-        front: Option<Arc<dyn Front>>,
+        front: Option<Arc<dyn LoadShedder>>,
     ) -> Self {
         Connection {
             stream,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::activity::{Activity, Told};
+use super::activity::{Activity, ConnectionOrder};
 use super::keep_alive::IDLE_MAX;
 use crate::metrics;
 
@@ -56,7 +56,7 @@ impl Connections {
     pub fn send_away(&mut self) {
         if let Some(longest) = self.longest_at_rest() {
             metrics::DROPPED.count("crowd");
-            longest.tell(Told::Leave);
+            longest.tell(ConnectionOrder::Leave);
         }
     }
 
@@ -78,14 +78,14 @@ impl Connections {
         for activity in &self.all {
             if activity.idle_for().is_some_and(|idle| idle > idle_max) {
                 metrics::DROPPED.count("crowd");
-                activity.tell(Told::Leave);
+                activity.tell(ConnectionOrder::Leave);
             }
         }
     }
 
     /// Tells all to end with the answers to what they have asked.
     pub fn finish(&self) {
-        self.all.iter().for_each(|activity| activity.tell(Told::Finish));
+        self.all.iter().for_each(|activity| activity.tell(ConnectionOrder::Finish));
     }
 
     fn taken(&self) -> usize {
@@ -149,7 +149,7 @@ mod tests {
     }
 
     /// What a connection was told.
-    fn told(activity: &Activity) -> Told {
+    fn told(activity: &Activity) -> ConnectionOrder {
         activity.told(std::task::Waker::noop())
     }
 
@@ -168,11 +168,14 @@ mod tests {
             tokio::time::advance(Duration::from_millis(10)).await;
             all[number].end_request();
         }
-        let gone = || (0..4).filter(|number| told(&all[*number]) == Told::Leave).collect::<Vec<_>>();
+        let gone =
+            || (0..4).filter(|number| told(&all[*number]) == ConnectionOrder::Leave).collect::<Vec<_>>();
         for expected in [vec![2], vec![0, 2], vec![0, 2, 3], vec![0, 2, 3]] {
             connections.send_away();
             assert_eq!(gone(), expected);
-            all.iter().filter(|activity| told(activity) == Told::Leave).for_each(|activity| activity.close());
+            all.iter()
+                .filter(|activity| told(activity) == ConnectionOrder::Leave)
+                .for_each(|activity| activity.close());
         }
     }
 }

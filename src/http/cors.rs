@@ -62,16 +62,16 @@ impl Origins {
 
 /// What a request asks, where some origins' scripts may read.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct CorsRequest {
     /// The origin that it comes from, if that one's scripts may read.
     allowed: Option<HeaderValue>,
 }
 
-impl Asked {
+impl CorsRequest {
     /// Reads it off a request.
     pub fn of<B>(origins: &Origins, request: &Request<B>) -> Self {
         let origin = request.headers().get(header::ORIGIN).filter(|origin| origins.allow(origin));
-        Asked { allowed: origin.cloned() }
+        CorsRequest { allowed: origin.cloned() }
     }
 
     /// Says with an answer who may read it: with every one, for a problem whose code a script cannot

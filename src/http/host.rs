@@ -17,8 +17,8 @@ impl FromStr for HostName {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match Named::read(text) {
-            Some(Named::Name(name)) if name.len() == text.len() => Ok(HostName(name.to_ascii_lowercase())),
+        match HostKind::read(text) {
+            Some(HostKind::Name(name)) if name.len() == text.len() => Ok(HostName(name.to_ascii_lowercase())),
             _ => Err("must be the name of a host such as api or coupons.internal, without a port".into()),
         }
     }
@@ -34,19 +34,19 @@ pub enum Hosts {
 }
 
 /// The host of a `Host` header.
-enum Named<'a> {
+enum HostKind<'a> {
     Address,
     Name(&'a str),
 }
 
-impl<'a> Named<'a> {
+impl<'a> HostKind<'a> {
     /// Reads `host` or `host:port`; `None` if it is neither.
     fn read(text: &'a str) -> Option<Self> {
         let (host, port) = match text.strip_prefix('[') {
             Some(bracketed) => {
                 let (address, after) = bracketed.split_once(']')?;
                 address.parse::<Ipv6Addr>().ok()?;
-                (Named::Address, after)
+                (HostKind::Address, after)
             }
             None => {
                 let (name, port) = text.find(':').map_or((text, ""), |colon| text.split_at(colon));
@@ -55,7 +55,7 @@ impl<'a> Named<'a> {
                     return None;
                 }
                 let is_address = name.parse::<Ipv4Addr>().is_ok();
-                (if is_address { Named::Address } else { Named::Name(name) }, port)
+                (if is_address { HostKind::Address } else { HostKind::Name(name) }, port)
             }
         };
         let is_port = |port: &str| !port.is_empty() && port.bytes().all(|digit| digit.is_ascii_digit());
@@ -72,7 +72,7 @@ impl Hosts {
             (None, _) => return Some(malformed("The Host header is missing; every request has one.")),
             _ => return Some(malformed("There is more than one Host header.")),
         };
-        let Some((host, named)) = host.and_then(|host| Some((host, Named::read(host)?))) else {
+        let Some((host, named)) = host.and_then(|host| Some((host, HostKind::read(host)?))) else {
             return Some(malformed("The Host header is not a host, or a host and a port."));
         };
         // A target with a host of its own stands above the header: two readers could go by either.
@@ -88,10 +88,10 @@ impl Hosts {
         })
     }
 
-    fn have(&self, named: &Named<'_>) -> bool {
+    fn have(&self, named: &HostKind<'_>) -> bool {
         let (own, name) = match (self, named) {
-            (Hosts::Any, _) | (_, Named::Address) => return true,
-            (Hosts::Own(own), Named::Name(name)) => (own, name.strip_suffix('.').unwrap_or(name)),
+            (Hosts::Any, _) | (_, HostKind::Address) => return true,
+            (Hosts::Own(own), HostKind::Name(name)) => (own, name.strip_suffix('.').unwrap_or(name)),
         };
         let is_local = |name: &str| name.eq_ignore_ascii_case("localhost");
         is_local(name)

@@ -24,7 +24,7 @@ use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::activity::{Activity, Phase, Told};
+use super::activity::{Activity, ConnectionOrder, Phase};
 use super::answer::AnswerBody;
 use super::connection::Connection;
 use crate::metrics;
@@ -61,12 +61,14 @@ pub(super) async fn serve<S>(
                     return Poll::Ready(false);
                 }
                 match activity.told(context.waker()) {
-                    Told::Finish if !is_finishing => {
+                    ConnectionOrder::Finish if !is_finishing => {
                         is_finishing = true;
                         Pin::new(&mut serving).graceful_shutdown();
                     }
-                    Told::Leave if activity.at_rest_since().is_some() => return Poll::Ready(false),
-                    Told::Leave => activity.stays(),
+                    ConnectionOrder::Leave if activity.at_rest_since().is_some() => {
+                        return Poll::Ready(false);
+                    }
+                    ConnectionOrder::Leave => activity.stays(),
                     _ => return poll_rest(&activity, timer.as_mut(), context),
                 }
             }
@@ -92,7 +94,7 @@ fn poll_parked(
     if connection.poll_readable(context).is_ready() {
         return Poll::Ready(false);
     }
-    if activity.told(context.waker()) != Told::Nothing {
+    if activity.told(context.waker()) != ConnectionOrder::Nothing {
         return Poll::Ready(true);
     }
     let until = match activity.phase() {

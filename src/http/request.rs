@@ -80,7 +80,7 @@ where
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        let asked = Asked::of(&request, &self.layer);
+        let asked = RequestMeta::of(&request, &self.layer);
         let route = request.extensions().get::<MatchedPath>().cloned();
         request.extensions_mut().insert(RequestId(Arc::clone(&asked.id)));
         // Every request pays for each field: what else there is to say is said at the end.
@@ -95,7 +95,7 @@ pin_project_lite::pin_project! {
     pub struct Completing<F> {
         #[pin]
         answering: Instrumented<CatchUnwind<AssertUnwindSafe<F>>>,
-        asked: Asked,
+        asked: RequestMeta,
         route: Option<MatchedPath>,
     }
 }
@@ -178,18 +178,18 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Completing<F> 
 }
 
 /// What of a request is needed when it is answered.
-pub struct Asked {
+pub struct RequestMeta {
     started: Instant,
     id: Arc<str>,
     method: Method,
     uri: Uri,
     accept_language: Option<HeaderValue>,
     /// `None` where nothing is said of who may read.
-    cors: Option<cors::Asked>,
+    cors: Option<cors::CorsRequest>,
     base: Option<Arc<str>>,
 }
 
-impl Asked {
+impl RequestMeta {
     /// Reads it off a request.
     pub fn of<B>(request: &Request<B>, layer: &CompleteLayer) -> Self {
         let headers = request.headers();
@@ -197,13 +197,13 @@ impl Asked {
             (1..=REQUEST_ID_MAX).contains(&id.len())
                 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
         });
-        Asked {
+        RequestMeta {
             started: Instant::now(),
             id: given.map_or_else(|| crate::ids::random_id().into(), Into::into),
             method: request.method().clone(),
             uri: request.uri().clone(),
             accept_language: headers.get(header::ACCEPT_LANGUAGE).cloned(),
-            cors: layer.origins.as_ref().map(|origins| cors::Asked::of(origins, request)),
+            cors: layer.origins.as_ref().map(|origins| cors::CorsRequest::of(origins, request)),
             base: layer.base.clone(),
         }
     }

@@ -25,15 +25,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::activity::Activity;
-use super::addresses::{Peer, Place};
+use super::addresses::{ClientPrefix, Peer};
 use super::answer::{AnswerBody, Answering, of_connection};
 use super::concurrency::ConcurrencyLimit;
 use super::connection::Connection;
+use super::connection_runtimes::ConnectionRuntimes;
 use super::connections::{Connections, SHRINK_EVERY};
 use super::forwarded::Network;
 use super::keep_alive;
-use super::lag::Lag;
-use super::threads::Threads;
+use super::queue_delay::QueueDelay;
 use crate::metrics;
 use crate::runtime::fd_limit;
 
@@ -77,21 +77,21 @@ impl Bounds {
 }
 
 /// What is served.
-pub struct Served {
+pub struct ServedRouter {
     pub router: Router,
     /// `None` turns nobody away.
-    pub front: Option<Arc<dyn Front>>,
+    pub front: Option<Arc<dyn LoadShedder>>,
 }
 
-impl From<Router> for Served {
+impl From<Router> for ServedRouter {
     fn from(router: Router) -> Self {
-        Served { router, front: None }
+        ServedRouter { router, front: None }
     }
 }
 
 /// What stands before the router: who is turned away when there is too much to do, and what becomes of
 /// requests that no router sees.
-pub trait Front: Send + Sync {
+pub trait LoadShedder: Send + Sync {
     /// Whether such a request may be turned away.
     fn concerns(&self, request: &Request<Incoming>) -> bool;
 
@@ -111,12 +111,12 @@ pub trait Front: Send + Sync {
 /// Serves on `threads` until `shutdown`; then stops accepting and finishes what is in hand, within a bound.
 pub async fn serve(
     listener: TcpListener,
-    served: impl Into<Served>,
+    served: impl Into<ServedRouter>,
     bounds: Bounds,
-    threads: &Threads,
+    threads: &ConnectionRuntimes,
     shutdown: CancellationToken,
 ) {
-    let Served { router, front } = served.into();
+    let ServedRouter { router, front } = served.into();
     let mut builder = http1::Builder::new();
     // How long a request may take to come is `keep_alive`'s to say.
     builder.header_read_timeout(None).max_header_size(HEAD_MAX_BYTES).max_buf_size(BUFFER_MAX_BYTES);
@@ -150,7 +150,8 @@ pub async fn serve(
         // An answer is one small write: waiting for more to send with it only delays it.
         let _ = stream.set_nodelay(true);
         let is_proxy = bounds.proxies.iter().any(|network| network.contains(peer));
-        let counted = places.as_ref().filter(|_| !is_proxy).map(|places| places.enter(Place::of(peer)));
+        let counted =
+            places.as_ref().filter(|_| !is_proxy).map(|places| places.enter(ClientPrefix::of(peer)));
         if let Some(None) = counted {
             metrics::DROPPED.count("address");
             continue;
@@ -223,8 +224,8 @@ fn on(scheduler: &Handle, stream: TcpStream) -> std::io::Result<TcpStream> {
 struct Requests {
     activity: Arc<Activity>,
     peer: Peer,
-    lag: Arc<Lag>,
-    front: Option<Arc<dyn Front>>,
+    lag: Arc<QueueDelay>,
+    front: Option<Arc<dyn LoadShedder>>,
     router: TowerToHyperService<Router>,
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use quick_cache::sync::Cache;
 use tokio::sync::Semaphore;
 
-use super::reserve::{Progress, time};
+use super::reserve::{QueueProgress, time};
 use super::{Decision, InFlight, IssuanceId, Ledger};
 use crate::redis::cmd;
 use crate::redis::keys::damaged;
@@ -30,8 +30,8 @@ const CERTAIN_MAX: usize = 16;
 
 /// Where an issuance is in its life.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Found {
-    Queued { in_flight: InFlight, progress: Progress },
+pub enum LookupResult {
+    Queued { in_flight: InFlight, progress: QueueProgress },
     Decided(Arc<Decision>),
     Nowhere,
 }
@@ -46,7 +46,7 @@ pub struct Lookup {
     deletions: Arc<PendingDeletions>,
     /// Reads for certain are dear, and those who ask for nonsense must not crowd out the others.
     certain: Arc<Semaphore>,
-    redis: Batcher<IssuanceId, Option<(InFlight, Progress)>>,
+    redis: Batcher<IssuanceId, Option<(InFlight, QueueProgress)>>,
     mongodb: Batcher<IssuanceId, Option<Decision>>,
 }
 
@@ -99,33 +99,36 @@ impl Lookup {
     ///
     /// # Errors
     /// [`Failure::Unreadable`] if it is decided and this version cannot read how.
-    pub async fn find(&self, id: IssuanceId) -> Result<Found, Failure> {
+    pub async fn find(&self, id: IssuanceId) -> Result<LookupResult, Failure> {
         if let Some(decision) = self.decided.get(&id) {
             metrics::OUTCOME_CACHE.hit();
-            return Ok(Found::Decided(decision));
+            return Ok(LookupResult::Decided(decision));
         }
         metrics::OUTCOME_CACHE.miss();
         match self.redis.ask(id).await {
-            Ok(Some((in_flight, progress))) => Ok(Found::Queued { in_flight, progress }),
+            Ok(Some((in_flight, progress))) => Ok(LookupResult::Queued { in_flight, progress }),
             Ok(None) => match self.decided(id).await? {
-                Some(decision) => Ok(Found::Decided(decision)),
+                Some(decision) => Ok(LookupResult::Decided(decision)),
                 None => self.nowhere(id).await,
             },
             // It is in flight, and may be decided already.
-            Err(damaged) if matches!(damaged.root(), Failure::Damaged { .. }) => {
-                self.mongodb.ask(id).await?.map(|found| Found::Decided(self.learn(found))).ok_or(damaged)
-            }
+            Err(damaged) if matches!(damaged.root(), Failure::Damaged { .. }) => self
+                .mongodb
+                .ask(id)
+                .await?
+                .map(|found| LookupResult::Decided(self.learn(found)))
+                .ok_or(damaged),
             Err(failure) => Err(failure),
         }
     }
 
-    async fn nowhere(&self, id: IssuanceId) -> Result<Found, Failure> {
+    async fn nowhere(&self, id: IssuanceId) -> Result<LookupResult, Failure> {
         let _certain = self.certain.acquire().await;
         if is_set_aside(&self.partition, id).await? {
             let why = format!("issuance {id}: a recovery of an earlier version could not read it");
             return Err(Failure::Damaged { what: "the in-flight value of this issuance", why });
         }
-        if self.partition.is_latest().await? { Ok(Found::Nowhere) } else { Err(Failure::Uncertified) }
+        if self.partition.is_latest().await? { Ok(LookupResult::Nowhere) } else { Err(Failure::Uncertified) }
     }
 
     /// What was decided about an issuance that is not in flight.
@@ -137,7 +140,7 @@ impl Lookup {
             Some(decision) => Some(decision),
             None => {
                 let _certain = self.certain.acquire().await;
-                self.ledger.decision_for_certain(id).await?.transpose()?
+                self.ledger.decision_linearizable(id).await?.transpose()?
             }
         };
         Ok(found.map(|decision| self.learn(decision)))
@@ -174,7 +177,7 @@ async fn is_set_aside(partition: &Partition, id: IssuanceId) -> Result<bool, Fai
 pub async fn read_in_flight(
     partition: &Partition,
     ids: &[IssuanceId],
-) -> Result<Vec<Result<Option<(InFlight, Progress)>, Failure>>, Failure> {
+) -> Result<Vec<Result<Option<(InFlight, QueueProgress)>, Failure>>, Failure> {
     let mut reply = partition
         .call(&LOOKUP, "look up", |keys, call| {
             call.key(keys.in_flight()).key(keys.dead()).key(keys.counters());
@@ -187,7 +190,7 @@ pub async fn read_in_flight(
     let found = |id: &IssuanceId, value: &[u8]| match (value, InFlight::parse(value)) {
         (b"", _) => Ok(None),
         (_, Some(held)) => {
-            let progress = Progress::new(now, held.sequence, settled, dead);
+            let progress = QueueProgress::new(now, held.sequence, settled, dead);
             Ok(Some((held, progress)))
         }
         (_, None) => Err(Failure::Damaged {

@@ -4,14 +4,14 @@
 //! decided, once; [`settle`] tells Redis the outcome; [`Lookup`] answers whoever asks, and [`Feed`]
 //! whoever waits.
 
+pub mod closed_coupon;
+mod coupon_index;
 pub mod feed;
 mod flight;
 mod keyed;
 pub mod ledger;
 pub mod lookup;
-mod metered;
-mod numbered;
-pub mod over;
+mod outcome_metrics;
 pub mod reassign;
 pub mod reserve;
 pub mod settle;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-use super::numbered::Numbered;
-use super::{InFlight, IssuanceId, KeyTag, metered};
+use super::coupon_index::CouponIndex;
+use super::{InFlight, IssuanceId, KeyTag, outcome_metrics};
 use crate::Failure;
 use crate::ids::{CouponId, UserId};
 use crate::redis::{LuaScript, Partition, Reply};
@@ -43,9 +43,9 @@ pub struct Request {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reserved {
     /// A unit was taken and the issuance is queued.
-    Accepted(Queued),
+    Accepted(QueuedIssuance),
     /// The same request is in flight already.
-    Replayed(Queued),
+    Replayed(QueuedIssuance),
     /// The same key's request was issued.
     ReplayIssued(IssuanceId),
     /// The same key's request was rejected, and stays so.
@@ -77,15 +77,15 @@ pub enum Reserved {
 
 /// An issuance that waits for its decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Queued {
+pub struct QueuedIssuance {
     pub id: IssuanceId,
     pub accepted_at: Timestamp,
-    pub progress: Progress,
+    pub progress: QueueProgress,
 }
 
 /// How far the queue has come towards an issuance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
+pub struct QueueProgress {
     /// Redis's time of this reading.
     pub now: Timestamp,
     /// All that were settled in this epoch.
@@ -94,11 +94,11 @@ pub struct Progress {
     pub ahead: u64,
 }
 
-impl Progress {
+impl QueueProgress {
     /// The entries that were accepted before this one, less those that are done or set aside.
     pub(super) fn new(now: Timestamp, sequence: u64, settled: u64, dead: u64) -> Self {
         let ahead = sequence.saturating_sub(1).saturating_sub(settled).saturating_sub(dead);
-        Progress { now, settled, ahead }
+        QueueProgress { now, settled, ahead }
     }
 }
 
@@ -116,7 +116,7 @@ impl Reservations {
             async move {
                 let started = Instant::now();
                 let answered = reserve(&partition, &requests, backlog_max).await;
-                metered::reserved(started, requests.len(), &answered);
+                outcome_metrics::reserved(started, requests.len(), &answered);
                 match answered {
                     Ok(answers) => requests.iter().zip(answers).map(of_one).collect(),
                     Err(failure) => all_failed(requests.len(), failure),
@@ -156,7 +156,7 @@ pub async fn reserve(
     requests: &[Request],
     backlog_max: u64,
 ) -> Result<Vec<Reserved>, Failure> {
-    let (coupons, groups) = Numbered::grouped(requests.iter().map(|request| &request.coupon));
+    let (coupons, groups) = CouponIndex::grouped(requests.iter().map(|request| &request.coupon));
     let mut reply = partition
         .call(&RESERVE, "reserve", |keys, call| {
             coupons.add_keys(keys, call);
@@ -179,7 +179,7 @@ pub async fn reserve(
     let now = time(&mut reply)?;
     let (sequence, settled, dead) = (reply.number()?, reply.number()?, reply.number()?);
     let letters = reply.bytes()?;
-    let mut read = Answers { now, sequence, settled, dead, rest: &letters };
+    let mut read = ReplyReader { now, sequence, settled, dead, rest: &letters };
     let mut answers = Vec::with_capacity(requests.len());
     for place in groups.into_iter().flatten() {
         let answer = read.next(requests[place].id).ok_or_else(|| reply.wrong())?;
@@ -190,7 +190,7 @@ pub async fn reserve(
 }
 
 /// The answers of one batch that are still to be read, and what they share.
-struct Answers<'a> {
+struct ReplyReader<'a> {
     now: Timestamp,
     /// The sequence number given last.
     sequence: u64,
@@ -199,7 +199,7 @@ struct Answers<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Answers<'a> {
+impl<'a> ReplyReader<'a> {
     /// Reads the next answer, to the request with this id; `None` if it has another shape than the
     /// script's contract says.
     fn next(&mut self, id: IssuanceId) -> Option<Reserved> {
@@ -209,7 +209,11 @@ impl<'a> Answers<'a> {
         Some(match letter {
             b'A' => {
                 self.sequence += 1;
-                Reserved::Accepted(Queued { id, accepted_at: now, progress: self.progress(self.sequence) })
+                Reserved::Accepted(QueuedIssuance {
+                    id,
+                    accepted_at: now,
+                    progress: self.progress(self.sequence),
+                })
             }
             b'R' => {
                 let replay = self.more()?;
@@ -242,7 +246,7 @@ impl<'a> Answers<'a> {
         let (id, value) = replay.split_at_checked(16)?;
         let held = InFlight::parse(value)?;
         let progress = self.progress(held.sequence);
-        Some(Reserved::Replayed(Queued {
+        Some(Reserved::Replayed(QueuedIssuance {
             id: IssuanceId::from_bytes(id)?,
             accepted_at: held.accepted_at,
             progress,
@@ -258,8 +262,8 @@ impl<'a> Answers<'a> {
         Some(more)
     }
 
-    fn progress(&self, sequence: u64) -> Progress {
-        Progress::new(self.now, sequence, self.settled, self.dead)
+    fn progress(&self, sequence: u64) -> QueueProgress {
+        QueueProgress::new(self.now, sequence, self.settled, self.dead)
     }
 }
 

@@ -3,10 +3,10 @@
 
 use std::time::Instant;
 
+use super::coupon_index::CouponIndex;
 use super::feed::message;
-use super::ledger::Held;
-use super::numbered::Numbered;
-use super::{Decision, Outcome, metered};
+use super::ledger::HeldUnit;
+use super::{Decision, Outcome, outcome_metrics};
 use crate::Failure;
 use crate::redis::keys::{EpochKeys, GROUP};
 use crate::redis::{EpochBound, LuaScript, Partition};
@@ -32,7 +32,7 @@ pub struct Settlement {
     pub entry: String,
     pub decision: Decision,
     /// Of a user who was rejected as already issued: what they hold by the ledger.
-    pub holds: Vec<Held>,
+    pub holds: Vec<HeldUnit>,
 }
 
 /// Settles a batch of decided entries, read under the epoch of `keys`.
@@ -44,7 +44,7 @@ pub async fn settle(
 ) -> Result<Vec<Settled>, Failure> {
     let started = Instant::now();
     let settled = call(partition, keys, decided).await;
-    metered::settled(started, decided, &settled);
+    outcome_metrics::settled(started, decided, &settled);
     settled
 }
 
@@ -53,7 +53,7 @@ async fn call(
     keys: &EpochKeys,
     decided: &[Settlement],
 ) -> Result<Vec<Settled>, Failure> {
-    let coupons = Numbered::new(decided.iter().map(|settlement| &settlement.decision.coupon));
+    let coupons = CouponIndex::new(decided.iter().map(|settlement| &settlement.decision.coupon));
     let reply = partition
         .call_in_epoch(keys, &SETTLE, "settle", |keys, call| {
             coupons.add_keys(keys, call);
@@ -84,7 +84,7 @@ async fn call(
 }
 
 /// The outcome, as the script reads it.
-fn verdict(decision: &Decision, holds: &[Held]) -> Vec<u8> {
+fn verdict(decision: &Decision, holds: &[HeldUnit]) -> Vec<u8> {
     match decision.outcome {
         Outcome::Issued { serial, .. } => format!("I{serial}").into_bytes(),
         Outcome::Rejected { serial, lost, .. } => {

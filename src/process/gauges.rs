@@ -29,30 +29,30 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 pub const COUPONS_MAX: usize = recovery::CURRENT_MAX;
 
 /// A number of things now.
-pub type Size = Box<dyn Fn() -> usize + Send + Sync>;
+pub type SizeFn = Box<dyn Fn() -> usize + Send + Sync>;
 
 /// What the process itself holds.
 #[derive(Default)]
-pub struct Sizes {
+pub struct ProcessSizes {
     /// Who waits for an outcome; `None` where nobody can.
-    pub waiters: Option<Size>,
+    pub waiters: Option<SizeFn>,
     /// The entries of each cache, by its name.
-    pub caches: Vec<(&'static str, Size)>,
+    pub caches: Vec<(&'static str, SizeFn)>,
 }
 
-/// See the module's documentation. Looks until it is dropped.
-pub struct Watch {
+/// See the module's documentation. CouponReader until it is dropped.
+pub struct GaugeReader {
     text: Arc<Mutex<String>>,
     _stop: DropGuard,
 }
 
-impl Watch {
+impl GaugeReader {
     /// Starts looking.
-    pub fn start(partition: Arc<Partition>, coupons: CouponStore, sizes: Sizes) -> Arc<Self> {
+    pub fn start(partition: Arc<Partition>, coupons: CouponStore, sizes: ProcessSizes) -> Arc<Self> {
         counted::start();
         LazyLock::force(&audit::FINDINGS);
         let text = Arc::new(Mutex::new(String::new()));
-        let mut seen = Seen {
+        let mut seen = Readings {
             partition,
             coupons,
             sizes,
@@ -72,7 +72,7 @@ impl Watch {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         }));
-        Arc::new(Watch { text, _stop: stop.drop_guard() })
+        Arc::new(GaugeReader { text, _stop: stop.drop_guard() })
     }
 
     /// What was seen last, as Prometheus text.
@@ -82,10 +82,10 @@ impl Watch {
 }
 
 /// What was seen last; what cannot be seen now stays as it was.
-struct Seen {
+struct Readings {
     partition: Arc<Partition>,
     coupons: CouponStore,
-    sizes: Sizes,
+    sizes: ProcessSizes,
     certified: bool,
     writable: bool,
     queue: Option<(Backlog, usize)>,
@@ -93,8 +93,8 @@ struct Seen {
     left_out: u64,
 }
 
-impl Seen {
-    /// Looks once. Whether everything could be seen.
+impl Readings {
+    /// CouponReader once. Whether everything could be seen.
     async fn look(&mut self) -> bool {
         // First the queue: it matters most while MongoDB is away.
         let queue = told(self.queue().await);

@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use super::gauges::{Sizes, Watch};
+use super::gauges::{GaugeReader, ProcessSizes};
 use super::metrics_route;
 use crate::coupon::CouponStore;
 use crate::http::problem::jittered_ms;
@@ -35,8 +35,8 @@ pub struct Readiness {
     /// The parts without which it goes on, for now: some requests are refused, or wait.
     #[schema(example = json!(["mongodb"]))]
     pub degraded: Vec<&'static str>,
-    pub redis: Part,
-    pub mongodb: Part,
+    pub redis: PartState,
+    pub mongodb: PartState,
     /// The process was asked to stop.
     #[serde(skip)]
     stopping: bool,
@@ -45,7 +45,7 @@ pub struct Readiness {
 /// The state of one part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Part {
+pub enum PartState {
     Ok,
     /// It answers, and its data is being recovered.
     WarmingUp,
@@ -61,11 +61,11 @@ pub struct Probe {
     partition: Arc<Partition>,
     database: Database,
     /// The last answer.
-    last: Arc<Mutex<Option<Answered>>>,
+    last: Arc<Mutex<Option<CachedProbe>>>,
 }
 
 /// When Redis and MongoDB answered, and what.
-type Answered = (Instant, [Part; 2]);
+type CachedProbe = (Instant, [PartState; 2]);
 
 impl Probe {
     /// Nothing is asked yet.
@@ -88,7 +88,7 @@ impl Probe {
                     *last = Some((Instant::now(), parts));
                     parts
                 });
-                asking.await.unwrap_or([Part::Unavailable; 2])
+                asking.await.unwrap_or([PartState::Unavailable; 2])
             }
         };
         Readiness::of(parts, needs_mongodb, stopping.is_cancelled())
@@ -96,27 +96,27 @@ impl Probe {
 }
 
 /// Asks both parts, Redis and MongoDB, at the same time; Redis as a request does.
-async fn ask(partition: &Partition, database: Database) -> [Part; 2] {
+async fn ask(partition: &Partition, database: Database) -> [PartState; 2] {
     let ping = mongo::command(&database, "answer a ping", "ping");
     let (redis, mongodb) = tokio::join!(
         tokio::time::timeout(PROBE_MAX, recovery::writable(partition)),
         tokio::time::timeout(PROBE_MAX, ping),
     );
     let redis = match redis {
-        Ok(Ok(Writable::Yes)) => Part::Ok,
-        Ok(Ok(Writable::Uncertified)) => Part::WarmingUp,
-        Ok(Ok(Writable::Refused)) => Part::RefusesWrites,
-        _ => Part::Unavailable,
+        Ok(Ok(Writable::Yes)) => PartState::Ok,
+        Ok(Ok(Writable::Uncertified)) => PartState::WarmingUp,
+        Ok(Ok(Writable::Refused)) => PartState::RefusesWrites,
+        _ => PartState::Unavailable,
     };
-    [redis, if let Ok(Ok(_)) = mongodb { Part::Ok } else { Part::Unavailable }]
+    [redis, if let Ok(Ok(_)) = mongodb { PartState::Ok } else { PartState::Unavailable }]
 }
 
 impl Readiness {
-    fn of([redis, mongodb]: [Part; 2], needs_mongodb: bool, stopping: bool) -> Self {
+    fn of([redis, mongodb]: [PartState; 2], needs_mongodb: bool, stopping: bool) -> Self {
         let parts = [("redis", redis), ("mongodb", mongodb)];
         let degraded =
-            parts.into_iter().filter(|(_, part)| *part != Part::Ok).map(|(name, _)| name).collect();
-        let ready = redis == Part::Ok && (mongodb == Part::Ok || !needs_mongodb) && !stopping;
+            parts.into_iter().filter(|(_, part)| *part != PartState::Ok).map(|(name, _)| name).collect();
+        let ready = redis == PartState::Ok && (mongodb == PartState::Ok || !needs_mongodb) && !stopping;
         Readiness { ready, degraded, redis, mongodb, stopping }
     }
 }
@@ -130,7 +130,7 @@ impl IntoResponse for Readiness {
             _ if self.stopping => {
                 Problem::new(Code::Unavailable).with_detail("This process is about to stop.")
             }
-            Part::WarmingUp => Problem::new(Code::WarmingUp),
+            PartState::WarmingUp => Problem::new(Code::WarmingUp),
             _ => Problem::new(Code::Unavailable),
         };
         problem
@@ -143,13 +143,13 @@ impl IntoResponse for Readiness {
     }
 }
 
-impl Part {
+impl PartState {
     fn as_str(self) -> &'static str {
         match self {
-            Part::Ok => "ok",
-            Part::WarmingUp => "warming-up",
-            Part::RefusesWrites => "refuses-writes",
-            Part::Unavailable => "unavailable",
+            PartState::Ok => "ok",
+            PartState::WarmingUp => "warming-up",
+            PartState::RefusesWrites => "refuses-writes",
+            PartState::Unavailable => "unavailable",
         }
     }
 }
@@ -157,7 +157,8 @@ impl Part {
 /// The routes of a process that serves nothing else, and needs both parts for what it does. It is not ready
 /// once it was asked to stop.
 pub fn router(partition: Arc<Partition>, database: Database, stopping: CancellationToken) -> axum::Router {
-    let watch = Watch::start(Arc::clone(&partition), CouponStore::new(&database), Sizes::default());
+    let watch =
+        GaugeReader::start(Arc::clone(&partition), CouponStore::new(&database), ProcessSizes::default());
     let probe = Arc::new(Probe::new(partition, database));
     let ready = move || {
         let (probe, stopping) = (Arc::clone(&probe), stopping.clone());

@@ -1,4 +1,4 @@
-//! `GET /metrics`: what this process has counted, and what it has seen of queue and stock ([`Watch`]).
+//! `GET /metrics`: what this process has counted, and what it has seen of queue and stock ([`GaugeReader`]).
 
 use std::sync::Arc;
 
@@ -6,12 +6,12 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::{MethodRouter, get};
 
-use super::gauges::Watch;
+use super::gauges::GaugeReader;
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The handler. A scrape asks nobody: it puts together what is known.
-pub fn route<S: Clone + Send + Sync + 'static>(watch: &Arc<Watch>) -> MethodRouter<S> {
+pub fn route<S: Clone + Send + Sync + 'static>(watch: &Arc<GaugeReader>) -> MethodRouter<S> {
     let watch = Arc::clone(watch);
     get(async move || {
         let text = crate::metrics::render() + &watch.text();

@@ -45,7 +45,7 @@ pub struct DeadLetter {
 
 /// An entry to be set aside.
 #[derive(Debug, Clone, Copy)]
-pub struct Aside<'a> {
+pub struct SetAside<'a> {
     /// The id of its stream entry.
     pub entry: &'a str,
     pub id: IssuanceId,
@@ -62,7 +62,7 @@ pub async fn set_aside(
     attempts: u32,
     why: &str,
 ) -> Result<bool, Failure> {
-    let done = set_all_aside(partition, keys, &[Aside { entry, id, attempts, why }]).await?;
+    let done = set_all_aside(partition, keys, &[SetAside { entry, id, attempts, why }]).await?;
     Ok(done == [true])
 }
 
@@ -70,13 +70,13 @@ pub async fn set_aside(
 pub async fn set_all_aside(
     partition: &Partition,
     keys: &EpochKeys,
-    entries: &[Aside<'_>],
+    entries: &[SetAside<'_>],
 ) -> Result<Vec<bool>, Failure> {
     let reply = partition
         .call_in_epoch(keys, &SET_ASIDE, "set entries aside", |keys, call| {
             call.key(keys.stream()).key(keys.in_flight()).key(keys.dead());
             call.arg(GROUP).arg(DEAD_LETTER_CONSUMER);
-            for Aside { entry, id, attempts, why } in entries {
+            for SetAside { entry, id, attempts, why } in entries {
                 let why: String = why.chars().take(WHY_MAX).collect();
                 call.arg(*entry).arg(id.as_bytes().as_slice()).arg(*attempts).arg(why);
             }

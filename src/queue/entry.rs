@@ -28,7 +28,7 @@ pub struct Entry {
 
 /// An entry that this program cannot read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Undecodable {
+pub struct UnreadableEntry {
     pub entry: String,
     pub why: String,
 }
@@ -48,7 +48,7 @@ impl Entry {
 }
 
 /// Reads the fields of a stream entry.
-pub fn decode(entry: String, fields: &RawFields) -> Result<Entry, Undecodable> {
+pub fn decode(entry: String, fields: &RawFields) -> Result<Entry, UnreadableEntry> {
     match in_flight(&entry, fields) {
         Ok((id, held)) => Ok(Entry {
             entry: held.entry,
@@ -59,7 +59,7 @@ pub fn decode(entry: String, fields: &RawFields) -> Result<Entry, Undecodable> {
             nth: held.nth,
             accepted_at: held.accepted_at,
         }),
-        Err(why) => Err(Undecodable { entry, why }),
+        Err(why) => Err(UnreadableEntry { entry, why }),
     }
 }
 

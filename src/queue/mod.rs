@@ -16,9 +16,9 @@ pub mod registry;
 mod repair;
 
 pub use claim::{claim, restore};
-pub use entry::{Entry, Undecodable};
+pub use entry::{Entry, UnreadableEntry};
 pub use figures::{Backlog, figures};
-pub use reader::{Read, Reader, Which};
+pub use reader::{ReadFrom, ReadOutcome, Reader};
 pub use repair::repair;
 
 /// The consumer that owns dead letters. It never reads, and nobody claims from it.
@@ -28,11 +28,11 @@ pub const DEAD_LETTER_CONSUMER: &str = "dead-letter";
 #[derive(Debug, Default)]
 pub struct Delivered {
     pub entries: Vec<Entry>,
-    pub undecodable: Vec<Undecodable>,
+    pub undecodable: Vec<UnreadableEntry>,
 }
 
 impl Delivered {
-    fn add(&mut self, decoded: Result<Entry, Undecodable>) {
+    fn add(&mut self, decoded: Result<Entry, UnreadableEntry>) {
         match decoded {
             Ok(entry) => self.entries.push(entry),
             Err(wrong) => self.undecodable.push(wrong),

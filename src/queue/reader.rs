@@ -32,16 +32,16 @@ pub struct Reader {
 
 /// What one read came to.
 #[derive(Debug)]
-pub enum Read {
+pub enum ReadOutcome {
     /// Delivered to this consumer, and pending until settled. May be empty.
     Entries(Delivered),
     /// There is no such stream or group: the epoch is over, or Redis lost it.
     NoGroup,
 }
 
-/// Which entries to read.
+/// ReadFrom entries to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which<'a> {
+pub enum ReadFrom<'a> {
     /// Entries never delivered; waits a moment for some.
     New,
     /// Entries never delivered, as many as there are now.
@@ -60,7 +60,12 @@ impl Reader {
 
     /// Reads at most `count` entries. Do not drop the future before it is done: what it was delivered
     /// would be pending and in nobody's hands.
-    pub async fn read(&mut self, keys: &EpochKeys, which: Which<'_>, count: usize) -> Result<Read, Failure> {
+    pub async fn read(
+        &mut self,
+        keys: &EpochKeys,
+        which: ReadFrom<'_>,
+        count: usize,
+    ) -> Result<ReadOutcome, Failure> {
         if self.replacements.has_changed().unwrap_or(false) {
             self.replacements.mark_unchanged();
             self.connection = None;
@@ -69,7 +74,7 @@ impl Reader {
             Ok(reply) => Ok(decoded(reply)),
             Err(error) if is_no_group(&error) => {
                 self.client.note(&error);
-                Ok(Read::NoGroup)
+                Ok(ReadOutcome::NoGroup)
             }
             Err(error) => {
                 self.client.note(&error);
@@ -82,7 +87,7 @@ impl Reader {
     async fn try_read(
         &mut self,
         keys: &EpochKeys,
-        which: Which<'_>,
+        which: ReadFrom<'_>,
         count: usize,
     ) -> Result<RawReply, RedisError> {
         let connection = match &mut self.connection {
@@ -91,12 +96,12 @@ impl Reader {
         };
         let mut command = cmd("XREADGROUP");
         command.arg("GROUP").arg(GROUP).arg(&self.consumer).arg("COUNT").arg(count);
-        if which == Which::New {
+        if which == ReadFrom::New {
             command.arg("BLOCK").arg(u64::try_from(BLOCK.as_millis()).unwrap_or(u64::MAX));
         }
         command.arg("STREAMS").arg(keys.stream()).arg(match which {
-            Which::New | Which::NewAtOnce => ">",
-            Which::PendingAfter(entry) => entry,
+            ReadFrom::New | ReadFrom::NewAtOnce => ">",
+            ReadFrom::PendingAfter(entry) => entry,
         });
         let reply: Option<RawReply> = command.query_async(connection).await?;
         Ok(reply.unwrap_or_default())
@@ -106,12 +111,12 @@ impl Reader {
 /// The name of each stream, and what was delivered of it.
 type RawReply = Vec<(String, Vec<RawEntry>)>;
 
-fn decoded(reply: RawReply) -> Read {
+fn decoded(reply: RawReply) -> ReadOutcome {
     let mut delivered = Delivered::default();
     for (id, fields) in reply.into_iter().flat_map(|(_, entries)| entries) {
         delivered.add(decode(id, &fields.unwrap_or_default()));
     }
-    Read::Entries(delivered)
+    ReadOutcome::Entries(delivered)
 }
 
 fn is_no_group(error: &RedisError) -> bool {

@@ -1,4 +1,4 @@
-//! Which workers live: a heartbeat registry of our own, because Redis knows consumers only by what
+//! ReadFrom workers live: a heartbeat registry of our own, because Redis knows consumers only by what
 //! they read. A live worker keeps its entries; whoever has no fresh heartbeat loses them.
 
 use std::time::Duration;
@@ -20,7 +20,7 @@ pub const STALE_AFTER: Duration = Duration::from_secs(5);
 
 /// A worker that has said that it lives.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Beat {
+pub struct Heartbeat {
     pub consumer: String,
     pub at: Timestamp,
     /// What it says of itself: `key=value`, with spaces between.
@@ -53,7 +53,7 @@ pub async fn leave(partition: &Partition, consumer: &str) -> Result<u64, Failure
 }
 
 /// Every worker with a heartbeat, stale or not. One that cannot be read is left out.
-pub async fn beats(partition: &Partition) -> Result<Vec<Beat>, Failure> {
+pub async fn beats(partition: &Partition) -> Result<Vec<Heartbeat>, Failure> {
     let found: Vec<(Vec<u8>, Vec<u8>)> =
         partition.query("read the heartbeats", cmd("HGETALL").arg(partition.keys().workers())).await?;
     Ok(found
@@ -62,7 +62,7 @@ pub async fn beats(partition: &Partition) -> Result<Vec<Beat>, Failure> {
             let (consumer, beat) = (String::from_utf8(consumer).ok()?, String::from_utf8(beat).ok()?);
             let (ms, says) = beat.split_once(' ')?;
             let at = Timestamp::from_millisecond(ms.parse().ok()?).ok()?;
-            Some(Beat { consumer, at, says: says.to_owned() })
+            Some(Heartbeat { consumer, at, says: says.to_owned() })
         })
         .collect())
 }

@@ -14,7 +14,7 @@ use crate::coupon::CouponTerms;
 use crate::failure::Unreadable;
 use crate::ids::{IssuanceId, UserId};
 use crate::issuance::Ledger;
-use crate::issuance::ledger::{Held, IssuedRecords, readable};
+use crate::issuance::ledger::{HeldUnit, IssuedRecords, readable};
 use crate::redis::Partition;
 use crate::redis::keys::EpochKeys;
 use crate::runtime::damage::damaged;
@@ -97,7 +97,7 @@ impl<'a> CouponStateBuilder<'a> {
     }
 
     /// Counts an issued record.
-    async fn count(&mut self, held: &Held) -> Result<(), Failure> {
+    async fn count(&mut self, held: &HeldUnit) -> Result<(), Failure> {
         self.issued += 1;
         self.units.take(held.serial);
         if let Some(ids) = self.surviving.get_mut(&held.user)
@@ -271,7 +271,7 @@ impl<'a> CouponStateBuilder<'a> {
     }
 }
 
-type ReadAhead = tokio::task::JoinHandle<(IssuedRecords, Result<Vec<Result<Held, Unreadable>>, Failure>)>;
+type ReadAhead = tokio::task::JoinHandle<(IssuedRecords, Result<Vec<Result<HeldUnit, Unreadable>>, Failure>)>;
 
 /// Reads the next page while the one before is written.
 fn read_ahead(mut records: IssuedRecords) -> ReadAhead {

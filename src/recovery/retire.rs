@@ -1,5 +1,5 @@
 //! Taking coupons that are over out of Redis: memory is for those that can be asked for. From then on
-//! the ledger answers ([`crate::issuance::over`]), and how many units were issued is kept with the
+//! the ledger answers ([`crate::issuance::closed_coupon`]), and how many units were issued is kept with the
 //! coupon's record, so that nobody has to count them.
 
 use std::collections::HashSet;

@@ -6,14 +6,14 @@
 //! fault). A rejection is inserted the same way, before anything is given back.
 //!
 //! What is wrong with one entry is its own: the others of its batch are decided, and it comes back with
-//! the reason ([`Left`]).
+//! the reason ([`Undecided`]).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::future::join_all;
 
-use super::limits::{Known, Limits};
+use super::coupon_limits::{CouponLimits, KnownLimit};
 use crate::Failure;
 use crate::coupon::{CouponLimit, CouponStore};
 use crate::failure::Unreadable;
@@ -35,7 +35,7 @@ const ARBITRATED_MAX: usize = 16;
 pub struct Decider {
     partition: Arc<Partition>,
     ledger: Ledger,
-    limits: Limits,
+    limits: CouponLimits,
 }
 
 /// An entry on its way to being issued.
@@ -48,19 +48,19 @@ struct Candidate<'a> {
 }
 
 /// Where a step left an entry.
-enum Step<'a> {
-    Decided(Settlement),
+enum EntryStep<'a> {
+    Settled(Settlement),
     /// Insert it as issued (again).
     Insert(Candidate<'a>),
     /// It is not in flight any more, or another epoch's: somebody else has it.
     Gone,
     /// It has no outcome yet.
-    Left(Left),
+    Undecided(Undecided),
 }
 
 /// Why an entry of a batch is not settled, while others of it may be.
 #[derive(Debug)]
-pub enum Left {
+pub enum Undecided {
     /// MongoDB will not take this document, whatever happens: its own fault, and it uses up attempts.
     Refused(String),
     /// It is decided, and this version cannot read how: nobody can settle it before the record is mended.
@@ -79,42 +79,42 @@ pub enum Left {
 
 /// What became of a batch.
 #[derive(Debug)]
-pub enum Processed {
+pub enum BatchOutcome {
     /// Settled, but for these.
-    Here(Vec<(Entry, Left)>),
+    Here(Vec<(Entry, Undecided)>),
     /// Another epoch is open: the batch is somebody else's.
     AnotherEpoch,
 }
 
 /// The decisions of a batch.
 #[derive(Debug, Default)]
-pub struct Decided {
+pub struct BatchDecisions {
     pub settlements: Vec<Settlement>,
-    pub left: Vec<(Entry, Left)>,
+    pub left: Vec<(Entry, Undecided)>,
 }
 
 /// A batch, by how far its entries have come.
 #[derive(Default)]
-struct Sorted<'a> {
-    decided: Decided,
+struct BatchState<'a> {
+    decided: BatchDecisions,
     candidates: Vec<Candidate<'a>>,
 }
 
-impl<'a> Sorted<'a> {
-    fn add(&mut self, entry: &Entry, step: Result<Step<'a>, Failure>) {
+impl<'a> BatchState<'a> {
+    fn add(&mut self, entry: &Entry, step: Result<EntryStep<'a>, Failure>) {
         match step {
-            Ok(Step::Decided(settlement)) => self.decided.settlements.push(settlement),
-            Ok(Step::Insert(candidate)) => self.candidates.push(candidate),
-            Ok(Step::Gone) => {}
-            Ok(Step::Left(why)) => self.leave(entry, why),
+            Ok(EntryStep::Settled(settlement)) => self.decided.settlements.push(settlement),
+            Ok(EntryStep::Insert(candidate)) => self.candidates.push(candidate),
+            Ok(EntryStep::Gone) => {}
+            Ok(EntryStep::Undecided(why)) => self.leave(entry, why),
             Err(damaged @ Failure::Damaged { .. }) => {
-                self.leave(entry, Left::CouponDamaged(damaged.chain()));
+                self.leave(entry, Undecided::CouponDamaged(damaged.chain()));
             }
-            Err(failure) => self.leave(entry, Left::Unclear(failure)),
+            Err(failure) => self.leave(entry, Undecided::Unclear(failure)),
         }
     }
 
-    fn leave(&mut self, entry: &Entry, why: Left) {
+    fn leave(&mut self, entry: &Entry, why: Undecided) {
         self.decided.left.push((entry.clone(), why));
     }
 }
@@ -122,14 +122,14 @@ impl<'a> Sorted<'a> {
 impl Decider {
     /// A decider on a partition and its ledger.
     pub fn new(partition: Arc<Partition>, ledger: Ledger, coupons: CouponStore) -> Self {
-        Decider { partition, ledger, limits: Limits::new(coupons) }
+        Decider { partition, ledger, limits: CouponLimits::new(coupons) }
     }
 
     /// Decides and settles a batch that was read under the epoch of `keys`, and returns what is left of
     /// it. May be repeated, and raced by another worker, without harm; an `Err` leaves open what was
     /// done.
-    pub async fn process(&self, keys: &EpochKeys, entries: &[Entry]) -> Result<Processed, Failure> {
-        let Decided { settlements, mut left } = self.decide(keys, entries).await?;
+    pub async fn process(&self, keys: &EpochKeys, entries: &[Entry]) -> Result<BatchOutcome, Failure> {
+        let BatchDecisions { settlements, mut left } = self.decide(keys, entries).await?;
         let by_entry: HashMap<&str, &Entry> =
             entries.iter().map(|entry| (entry.entry.as_str(), entry)).collect();
         let mut answers = Vec::with_capacity(settlements.len());
@@ -147,25 +147,25 @@ impl Decider {
         }
         // Under another epoch the recovery has dealt with all of the batch.
         if answers.iter().any(|(_, settled)| *settled == Settled::AnotherEpoch) {
-            return Ok(Processed::AnotherEpoch);
+            return Ok(BatchOutcome::AnotherEpoch);
         }
         for (settlement, settled) in answers {
             let Some(entry) = by_entry.get(settlement.entry.as_str()) else { continue };
             match settled {
                 Settled::Unreadable => {
                     let why = "decided, but its in-flight value cannot be read".to_owned();
-                    left.push(((*entry).clone(), Left::Refused(why)));
+                    left.push(((*entry).clone(), Undecided::Refused(why)));
                 }
-                Settled::Before => left.push(((*entry).clone(), Left::Guarded)),
+                Settled::Before => left.push(((*entry).clone(), Undecided::Guarded)),
                 Settled::Now | Settled::AnotherEpoch => {}
             }
         }
-        Ok(Processed::Here(left))
+        Ok(BatchOutcome::Here(left))
     }
 
     /// Brings the entries to their decisions, and returns those that are still this epoch's to settle.
-    pub async fn decide(&self, keys: &EpochKeys, entries: &[Entry]) -> Result<Decided, Failure> {
-        let mut sorted = Sorted::default();
+    pub async fn decide(&self, keys: &EpochKeys, entries: &[Entry]) -> Result<BatchDecisions, Failure> {
+        let mut sorted = BatchState::default();
         let limits = self.limits.learn(entries).await?;
         let mut without_limit = Vec::new();
         // Two entries of one issuance in one batch: the second finds the first's decision when its
@@ -173,13 +173,13 @@ impl Decider {
         let mut seen = HashSet::new();
         for entry in entries.iter().filter(|entry| seen.insert(entry.id)) {
             match limits.get(&entry.coupon) {
-                Some(Known::Limit(limit)) => {
+                Some(KnownLimit::Limit(limit)) => {
                     sorted.add(entry, self.with_unit(keys, entry, *limit).await);
                 }
-                Some(Known::Damaged(why)) => {
-                    without_limit.push((entry, Left::CouponDamaged(why.clone())));
+                Some(KnownLimit::Damaged(why)) => {
+                    without_limit.push((entry, Undecided::CouponDamaged(why.clone())));
                 }
-                Some(Known::Missing) | None => without_limit.push((entry, Left::NoCoupon)),
+                Some(KnownLimit::Missing) | None => without_limit.push((entry, Undecided::NoCoupon)),
             }
         }
         if !without_limit.is_empty() {
@@ -200,8 +200,8 @@ impl Decider {
                 match inserted {
                     Inserted::Decided => sorted.add(entry, Ok(decided(entry, decision))),
                     Inserted::Conflict => conflicts.push(candidate),
-                    Inserted::Refused(why) => others.push((entry, Left::Refused(why))),
-                    Inserted::Unknown(why) => others.push((entry, Left::Unclear(unclear(entry, &why)))),
+                    Inserted::Refused(why) => others.push((entry, Undecided::Refused(why))),
+                    Inserted::Unknown(why) => others.push((entry, Undecided::Unclear(unclear(entry, &why)))),
                 }
             }
             if conflicts.is_empty() && others.is_empty() {
@@ -227,7 +227,7 @@ impl Decider {
         }
         for candidate in std::mem::take(&mut sorted.candidates) {
             let why = unclear(candidate.entry, "it met one conflict after another");
-            sorted.leave(candidate.entry, Left::Unclear(why));
+            sorted.leave(candidate.entry, Undecided::Unclear(why));
         }
         Ok(sorted.decided)
     }
@@ -242,9 +242,9 @@ impl Decider {
     /// Adopts what was decided before, and leaves the other entries for their reasons.
     async fn adopt_or(
         &self,
-        sorted: &mut Sorted<'_>,
+        sorted: &mut BatchState<'_>,
         mut winners: HashMap<IssuanceId, Result<Decision, Unreadable>>,
-        entries: Vec<(&Entry, Left)>,
+        entries: Vec<(&Entry, Undecided)>,
     ) {
         for (entry, why) in entries {
             match winners.remove(&entry.id) {
@@ -259,10 +259,10 @@ impl Decider {
         &self,
         entry: &Entry,
         winner: Result<Decision, Unreadable>,
-    ) -> Result<Step<'a>, Failure> {
+    ) -> Result<EntryStep<'a>, Failure> {
         let winner = match winner {
             Ok(winner) => winner,
-            Err(unreadable) => return Ok(Step::Left(Left::Unreadable(unreadable))),
+            Err(unreadable) => return Ok(EntryStep::Undecided(Undecided::Unreadable(unreadable))),
         };
         let holds = match winner.outcome {
             Outcome::Rejected { reason: Reason::AlreadyIssued, .. } => {
@@ -271,7 +271,7 @@ impl Decider {
             }
             _ => Vec::new(),
         };
-        Ok(Step::Decided(Settlement { entry: entry.entry.clone(), decision: winner, holds }))
+        Ok(EntryStep::Settled(Settlement { entry: entry.entry.clone(), decision: winner, holds }))
     }
 
     /// Makes an entry a candidate, with a unit that there is.
@@ -280,10 +280,10 @@ impl Decider {
         keys: &EpochKeys,
         entry: &'a Entry,
         limit: CouponLimit,
-    ) -> Result<Step<'a>, Failure> {
+    ) -> Result<EntryStep<'a>, Failure> {
         match entry.serial {
             Some(serial) if serial <= limit.total => {
-                Ok(Step::Insert(Candidate { entry, limit, serial, nth: entry.nth }))
+                Ok(EntryStep::Insert(Candidate { entry, limit, serial, nth: entry.nth }))
             }
             old => self.with_fresh_unit(keys, entry, limit, old, entry.nth).await,
         }
@@ -297,7 +297,7 @@ impl Decider {
         limit: CouponLimit,
         old: Option<u32>,
         nth: u8,
-    ) -> Result<Step<'a>, Failure> {
+    ) -> Result<EntryStep<'a>, Failure> {
         let again =
             async || reassign(&self.partition, keys, &entry.coupon, entry.id, &entry.entry, old).await;
         let reassigned = match again().await? {
@@ -307,9 +307,9 @@ impl Decider {
             reassigned => reassigned,
         };
         match reassigned {
-            Reassigned::To(serial) => Ok(Step::Insert(Candidate { entry, limit, serial, nth })),
+            Reassigned::To(serial) => Ok(EntryStep::Insert(Candidate { entry, limit, serial, nth })),
             Reassigned::NoneFree => self.reject(entry, Reason::SoldOut, old, true).await,
-            Reassigned::Gone => Ok(Step::Gone),
+            Reassigned::Gone => Ok(EntryStep::Gone),
             Reassigned::Unreadable => Err(unclear(entry, "its in-flight value was damaged a moment ago")),
             Reassigned::Unloaded => Err(unclear(entry, "its coupon is not loaded, and is to be")),
         }
@@ -317,13 +317,17 @@ impl Decider {
 
     /// Finds out why the ledger did not take a candidate that is not decided: first by user, then by
     /// serial.
-    async fn arbitrate<'a>(&self, keys: &EpochKeys, candidate: Candidate<'a>) -> Result<Step<'a>, Failure> {
+    async fn arbitrate<'a>(
+        &self,
+        keys: &EpochKeys,
+        candidate: Candidate<'a>,
+    ) -> Result<EntryStep<'a>, Failure> {
         let Candidate { entry, limit, serial, nth } = candidate;
         let is_lost = self.ledger.is_lost(&entry.coupon, serial, entry.id).await?;
         let held = self.ledger.held_by(&entry.coupon, &entry.user).await?;
         if held.iter().any(|held| id_of(held) == Some(entry.id)) {
-            // Decided since we looked by id: read it there, next round.
-            return Ok(Step::Insert(candidate));
+            // BatchDecisions since we looked by id: read it there, next round.
+            return Ok(EntryStep::Insert(candidate));
         }
         // A unit whose record cannot be read is held all the same.
         let is_free = |nth: u8| held.iter().flatten().all(|held| held.nth != nth);
@@ -336,7 +340,7 @@ impl Decider {
             return self.with_fresh_unit(keys, entry, limit, Some(serial), nth).await;
         }
         // With nothing of this visible to a majority yet, it is unknown: insert again and see.
-        Ok(Step::Insert(Candidate { entry, limit, serial, nth }))
+        Ok(EntryStep::Insert(Candidate { entry, limit, serial, nth }))
     }
 
     /// Writes the rejection, or adopts what was decided before.
@@ -346,7 +350,7 @@ impl Decider {
         reason: Reason,
         serial: Option<u32>,
         lost: bool,
-    ) -> Result<Step<'a>, Failure> {
+    ) -> Result<EntryStep<'a>, Failure> {
         let decision = decision(entry, Outcome::Rejected { reason, serial, lost });
         match self.ledger.insert(std::slice::from_ref(&decision)).await?.pop() {
             Some(Inserted::Decided) => {
@@ -361,7 +365,7 @@ impl Decider {
                 Some(winner) => self.adopt(entry, winner).await,
                 None => Err(unclear(entry, "its decision is not visible yet")),
             },
-            Some(Inserted::Refused(why)) => Ok(Step::Left(Left::Refused(why))),
+            Some(Inserted::Refused(why)) => Ok(EntryStep::Undecided(Undecided::Refused(why))),
             Some(Inserted::Unknown(why)) => Err(unclear(entry, &why)),
             None => Err(unclear(entry, "the insert answered nothing")),
         }
@@ -372,8 +376,8 @@ fn issued(candidate: &Candidate) -> Decision {
     decision(candidate.entry, Outcome::Issued { serial: candidate.serial, nth: candidate.nth })
 }
 
-fn decided<'a>(entry: &Entry, decision: Decision) -> Step<'a> {
-    Step::Decided(Settlement { entry: entry.entry.clone(), decision, holds: Vec::new() })
+fn decided<'a>(entry: &Entry, decision: Decision) -> EntryStep<'a> {
+    EntryStep::Settled(Settlement { entry: entry.entry.clone(), decision, holds: Vec::new() })
 }
 
 fn decision(entry: &Entry, outcome: Outcome) -> Decision {

@@ -7,15 +7,15 @@
 //! goes to the side lane (`lane`), where it keeps no other entry waiting: it is tried a few times, then set
 //! aside. Where the reason is its coupon's, all of that coupon's entries wait with it (`parked`).
 
+mod batch_runner;
 mod beat;
 mod breaker;
+mod coupon_limits;
 mod decide;
-mod hands;
-mod in_hand;
-mod lane;
-mod limits;
-mod parked;
-mod source;
+mod entry_source;
+mod in_progress;
+mod parked_coupons;
+mod retry_lane;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,20 +27,20 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Concurrency;
 use crate::coupon::CouponStore;
+use crate::http::connection_runtimes::ConnectionRuntimes;
 use crate::http::server;
-use crate::http::threads::Threads;
 use crate::issuance::Ledger;
 use crate::process::{Backends, health};
-use crate::queue::Undecodable;
+use crate::queue::UnreadableEntry;
 use crate::recovery::Loader;
 use crate::redis::Partition;
 use crate::runtime::backoff::Backoff;
 use crate::runtime::damage::damaged;
 use crate::{Failure, process, recovery};
-pub use decide::{Decided, Decider, Left, Processed};
-use hands::Hands;
-pub use lane::ATTEMPTS_MAX;
-use source::Source;
+use batch_runner::BatchRunner;
+pub use decide::{BatchDecisions, BatchOutcome, Decider, Undecided};
+use entry_source::EntrySource;
+pub use retry_lane::ATTEMPTS_MAX;
 
 /// Pauses between attempts at what cannot be done now.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -53,7 +53,7 @@ pub const DRAIN_MAX: Duration = Duration::from_secs(20);
 pub struct Worker {
     partition: Arc<Partition>,
     coupons: CouponStore,
-    hands: Arc<Hands>,
+    hands: Arc<BatchRunner>,
     consumer: String,
     concurrency: Concurrency,
 }
@@ -67,7 +67,7 @@ impl Worker {
         concurrency: Concurrency,
     ) -> Self {
         let decider = Decider::new(Arc::clone(&partition), ledger, coupons.clone());
-        let hands = Arc::new(Hands::new(Arc::clone(&partition), decider));
+        let hands = Arc::new(BatchRunner::new(Arc::clone(&partition), decider));
         let consumer = format!("w-{}", crate::ids::random_id());
         Worker { partition, coupons, hands, consumer, concurrency }
     }
@@ -104,7 +104,7 @@ impl Worker {
     /// Reads, claims and sweeps, and puts what it got into free hands.
     async fn drain(&self, tasks: &TaskTracker, shutdown: &CancellationToken) {
         let free = Arc::new(Semaphore::new(self.concurrency.batches.into()));
-        let mut source = Source::new(
+        let mut source = EntrySource::new(
             Arc::clone(&self.partition),
             self.consumer.clone(),
             self.concurrency.batch_size.into(),
@@ -141,7 +141,7 @@ impl Worker {
 
 /// An entry of another version, or a damaged one, is left for a program that can read it. It comes back with
 /// each sweep.
-fn report(wrong: &Undecodable) {
+fn report(wrong: &UnreadableEntry) {
     damaged!(
         wrong.entry; entry = wrong.entry, why = wrong.why,
         "a stream entry cannot be read; it stays pending for a program that can (couponctl audit --full)"
@@ -163,7 +163,7 @@ pub async fn run(
     let router = health::router(Arc::clone(&backends.partition), backends.database.clone(), shutdown.clone());
     // Health is served, and the certificate kept, until the last batch is done.
     let drained = CancellationToken::new();
-    let threads = Threads::start()?;
+    let threads = ConnectionRuntimes::start()?;
     let serving = tokio::spawn({
         let drained = drained.clone();
         async move { server::serve(listener, router, server::Bounds::default(), &threads, drained).await }

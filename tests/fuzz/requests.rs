@@ -11,7 +11,7 @@ use coupon_system::api::wire::{coupon, issuance, user};
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId, UserId};
 use coupon_system::http::Language;
 use coupon_system::http::request::parsed;
-use coupon_system::issuance::ledger::follow::Place;
+use coupon_system::issuance::ledger::follow::FollowPosition;
 use coupon_system::issuance::IdempotencyKey;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
@@ -62,7 +62,7 @@ fn query(data: &[u8]) {
     let mut query = Query::of(text);
     let asked = Asked::<IssuanceId>::read(&mut query);
     assert!(asked.is_err() || asked.is_ok_and(|asked| (1..=500).contains(&asked.limit)));
-    if let Ok(Some(place)) = query.take("after", Place::from_str) {
+    if let Ok(Some(place)) = query.take("after", FollowPosition::from_str) {
         assert_eq!(place.to_string().parse(), Ok(place));
     }
     let _ = query.finish();

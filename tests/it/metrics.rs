@@ -10,7 +10,7 @@ use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::metrics::names;
 use coupon_system::metrics::names::Kind;
 use coupon_system::process::gauges::COUPONS_MAX;
-use coupon_system::queue::{Read, Reader, Which};
+use coupon_system::queue::{ReadFrom, ReadOutcome, Reader};
 use coupon_system::redis::keys::certificate;
 use mongodb::bson::{DateTime, Document, doc};
 use tempfile::TempDir;
@@ -145,7 +145,7 @@ enum Moves {
     To(f64),
 }
 
-/// Which process shows it.
+/// ReadFrom process shows it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Of {
     Api,
@@ -427,9 +427,9 @@ impl Stage {
                 let coupon = self.system.coupon("held", 1, 1).await;
                 self.request("u4", &coupon).await;
                 let mut reader = Reader::new(self.system.partition().client().clone(), "w-dead".into());
-                match reader.read(&self.system.keys(), Which::New, 1).await.expect("a read") {
-                    Read::Entries(delivered) => assert_eq!(delivered.count(), 1),
-                    Read::NoGroup => panic!("there is no group"),
+                match reader.read(&self.system.keys(), ReadFrom::New, 1).await.expect("a read") {
+                    ReadOutcome::Entries(delivered) => assert_eq!(delivered.count(), 1),
+                    ReadOutcome::NoGroup => panic!("there is no group"),
                 }
                 self.start_worker().await;
             }

@@ -9,7 +9,7 @@ use coupon_system::issuance::Outcome;
 use coupon_system::queue;
 use coupon_system::queue::dead::DeadLetter;
 use coupon_system::queue::{dead, figures};
-use coupon_system::worker::{ATTEMPTS_MAX, Decided, Left, Processed};
+use coupon_system::worker::{ATTEMPTS_MAX, BatchDecisions, BatchOutcome, Undecided};
 use mongodb::bson::{Document, Uuid, doc};
 
 use crate::helpers::{System, eventually, obedient_mongodb};
@@ -138,7 +138,7 @@ async fn units_of_records_that_cannot_be_read_are_held_by_somebody() {
     let other = IssuanceId::generate(PartitionId::ONE);
     let unit = doc! {"outcome": "issued", "serial": 1_i64, "nth": "first", "userId": "u9"};
     decided_unreadably(&system, other, &coupon, unit).await;
-    let Decided { settlements, left } =
+    let BatchDecisions { settlements, left } =
         system.decider().decide(&system.keys(), &entries).await.expect("decided");
     assert!(left.is_empty(), "{left:?}");
     assert_eq!(settlements[0].decision.outcome, Outcome::Issued { serial: 2, nth: 1 });
@@ -211,13 +211,13 @@ async fn what_an_answer_of_mongodb_means_is_told_document_by_document() {
     let entries = system.take_entries().await;
     block(true).await;
     let left = match system.decider().process(&system.keys(), &entries).await {
-        Ok(Processed::Here(left)) => left,
+        Ok(BatchOutcome::Here(left)) => left,
         // The whole command is refused: as unknown as can be.
         Err(_) => Vec::new(),
         Ok(other) => panic!("{other:?}"),
     };
     block(false).await;
-    assert!(left.iter().all(|(_, why)| matches!(why, Left::Unclear(_))), "{left:?}");
+    assert!(left.iter().all(|(_, why)| matches!(why, Undecided::Unclear(_))), "{left:?}");
     system.decider().process(&system.keys(), &entries).await.expect("it is issued");
     assert_eq!(system.settled(&coupon).await.issued, 1);
 }
@@ -291,7 +291,7 @@ async fn what_redis_holds_of_one_coupon_is_damaged_and_the_others_of_the_batch_a
     let _: String = system.command(&["SET", &keys.holders(&bad), "something else"]).await;
     let _worker = system.worker();
     is_issued(&system, ids[1]).await;
-    // Decided and told too; what Redis counts of its coupon is for the audit to mend.
+    // BatchDecisions and told too; what Redis counts of its coupon is for the audit to mend.
     is_issued(&system, ids[0]).await;
     assert_eq!(system.settled(&good).await.issued, 1);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use coupon_system::api::Side;
+use coupon_system::api::ListenerScope;
 use serde_json::Value;
 
 use crate::helpers::System;
@@ -17,11 +17,11 @@ async fn the_served_openapi_document_is_the_one_that_was_agreed_on() {
 
 /// The document, as the API serves it on its one listener.
 fn document() -> Value {
-    served_on(Side::Whole)
+    served_on(ListenerScope::Whole)
 }
 
 /// The document, as a listener serves it.
-fn served_on(side: Side) -> Value {
+fn served_on(side: ListenerScope) -> Value {
     serde_json::to_value(coupon_system::api::openapi(side)).expect("JSON")
 }
 
@@ -79,7 +79,7 @@ fn every_response_says_what_it_is() {
 
 #[test]
 fn every_reference_leads_somewhere() {
-    let documents = [Side::Whole, Side::Public].map(served_on);
+    let documents = [ListenerScope::Whole, ListenerScope::Public].map(served_on);
     assert!(operations(&documents[1]).len() < operations(&documents[0]).len());
     for document in documents {
         assert_references_lead_somewhere(&document);

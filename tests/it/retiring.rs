@@ -7,7 +7,7 @@ use coupon_system::coupon::{CouponChange, CouponChangeOutcome, Restock, RestockA
 use coupon_system::ids::CouponId;
 use coupon_system::queue::dead;
 use coupon_system::redis::keys::EpochKeys;
-use coupon_system::worker::Decided;
+use coupon_system::worker::BatchDecisions;
 use coupon_system::{audit, recovery};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -134,7 +134,7 @@ async fn a_loader_that_slept_cannot_bring_back_what_was_before_the_retirement() 
     let retired_then = 0;
     system.accepted("u0", &coupon).await;
     let entries = system.take_entries().await;
-    let decided: Decided = system.decider().decide(&keys, &entries).await.expect("decided");
+    let decided: BatchDecisions = system.decider().decide(&keys, &entries).await.expect("decided");
     assert_eq!(decided.settlements.len(), 1);
     system.decider().process(&keys, &entries).await.expect("settled");
     end(&system, &coupon).await;

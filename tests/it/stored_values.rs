@@ -7,7 +7,7 @@ use std::time::Duration;
 use coupon_system::audit::{FindingKind, SettleMode};
 use coupon_system::ids::PartitionId;
 use coupon_system::issuance::reserve::Reserved;
-use coupon_system::queue::{Read, Reader, Which, claim, dead};
+use coupon_system::queue::{ReadFrom, ReadOutcome, Reader, claim, dead};
 use coupon_system::recovery::{LoadOutcome, RecoverySupervisor};
 use coupon_system::redis::Partition;
 use coupon_system::service::ServiceStore;
@@ -46,7 +46,8 @@ async fn a_stream_entry_that_is_no_text_is_left_alone_and_named_and_the_others_a
     let id = system.accepted("u", &coupon).await;
     // They are read, and claimed when their reader is gone.
     let mut reader = Reader::new(system.partition().client().clone(), "gone".into());
-    let Read::Entries(read) = reader.read(&system.keys(), Which::NewAtOnce, 100).await.expect("a read")
+    let ReadOutcome::Entries(read) =
+        reader.read(&system.keys(), ReadFrom::NewAtOnce, 100).await.expect("a read")
     else {
         panic!("there is a group");
     };

@@ -2,7 +2,7 @@
 
 use coupon_system::ids::{CouponId, IssuanceId};
 use coupon_system::queue;
-use coupon_system::queue::{DEAD_LETTER_CONSUMER, Read, Reader, Which, dead, registry};
+use coupon_system::queue::{DEAD_LETTER_CONSUMER, ReadFrom, ReadOutcome, Reader, dead, registry};
 use coupon_system::redis::keys::GROUP;
 
 use crate::helpers::{System, eventually};
@@ -18,9 +18,9 @@ async fn accept(system: &System, coupon: &CouponId, count: usize) -> Vec<Issuanc
 /// Reads for a consumer, which then has what it read and does nothing with it.
 async fn read_as(system: &System, consumer: &str, count: usize) -> usize {
     let mut reader = Reader::new(system.partition().client().clone(), consumer.into());
-    match reader.read(&system.keys(), Which::New, count).await.expect("a read") {
-        Read::Entries(delivered) => delivered.count(),
-        Read::NoGroup => panic!("there is no group"),
+    match reader.read(&system.keys(), ReadFrom::New, count).await.expect("a read") {
+        ReadOutcome::Entries(delivered) => delivered.count(),
+        ReadOutcome::NoGroup => panic!("there is no group"),
     }
 }
 
@@ -97,9 +97,9 @@ async fn a_delivery_that_never_arrived_is_found_again_by_the_worker_it_was_meant
     );
     let entry = {
         let mut reader = Reader::new(system.partition().client().clone(), "w-live".into());
-        match reader.read(&system.keys(), Which::New, 1).await.expect("a read") {
-            Read::Entries(delivered) => delivered.last().expect("an entry").to_owned(),
-            Read::NoGroup => panic!("there is no group"),
+        match reader.read(&system.keys(), ReadFrom::New, 1).await.expect("a read") {
+            ReadOutcome::Entries(delivered) => delivered.last().expect("an entry").to_owned(),
+            ReadOutcome::NoGroup => panic!("there is no group"),
         }
     };
     system.worker();

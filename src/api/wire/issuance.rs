@@ -116,7 +116,7 @@ pub struct RequestIssuance {
 /// The same, for reading it at once.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Plain<'a> {
+struct PlainRequest<'a> {
     #[serde(borrow)]
     user_id: Cow<'a, str>,
     #[serde(borrow)]
@@ -128,7 +128,7 @@ struct Plain<'a> {
 pub fn request(body: &[u8]) -> Result<(UserId, CouponId), Problem> {
     // Serde takes a list of the two for the object, too.
     if body.trim_ascii_start().first() == Some(&b'{')
-        && let Ok(plain) = serde_json::from_slice::<Plain<'_>>(body)
+        && let Ok(plain) = serde_json::from_slice::<PlainRequest<'_>>(body)
         && let (Ok(user), Ok(coupon)) = (plain.user_id.parse(), plain.coupon_id.parse())
     {
         return Ok((user, coupon));

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::issuance::ledger::follow::{Followed, Place, What};
+use crate::issuance::ledger::follow::{FollowPosition, FollowedDecision, FollowedRecord};
 use crate::issuance::{Decision, Outcome};
 
 /// One line of the feed: what was decided. Its last line is an [`OutcomesEnd`].
@@ -38,7 +38,7 @@ pub enum OutcomeLine {
     },
 }
 
-/// What every decision has.
+/// FollowedRecord every decision has.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Decided {
@@ -70,11 +70,13 @@ pub struct OutcomesEnd {
 }
 
 impl OutcomeLine {
-    fn new(followed: Followed) -> Self {
+    fn new(followed: FollowedDecision) -> Self {
         let after = followed.after.to_string();
         match followed.what {
-            What::Unreadable(unreadable) => OutcomeLine::Unreadable { after, id: unreadable.record },
-            What::Decided(decision) => match decision.outcome {
+            FollowedRecord::Unreadable(unreadable) => {
+                OutcomeLine::Unreadable { after, id: unreadable.record }
+            }
+            FollowedRecord::Decided(decision) => match decision.outcome {
                 Outcome::Issued { serial, nth } => {
                     OutcomeLine::Issued { decided: Decided::new(after, &decision), serial, nth }
                 }
@@ -100,7 +102,7 @@ impl Decided {
 }
 
 /// The lines of an answer, the last of them naming the place to go on from.
-pub fn lines(read: Vec<Followed>, place: &Place) -> serde_json::Result<Bytes> {
+pub fn lines(read: Vec<FollowedDecision>, place: &FollowPosition) -> serde_json::Result<Bytes> {
     let mut out = BytesMut::new().writer();
     for followed in read {
         serde_json::to_writer(&mut out, &OutcomeLine::new(followed))?;

@@ -27,12 +27,12 @@ pub struct Page<T> {
 
 /// What is asked of a list: from where, and how much.
 #[derive(Debug, Clone)]
-pub struct Asked<Id> {
+pub struct PageParams<Id> {
     pub after: Option<(Timestamp, Id)>,
     pub limit: usize,
 }
 
-impl<Id: std::str::FromStr> Asked<Id> {
+impl<Id: std::str::FromStr> PageParams<Id> {
     /// Reads `limit` and `cursor` from a query.
     pub fn read(query: &mut Query) -> Result<Self, Problem> {
         let limit: Option<usize> = query.take("limit", |text| match text.parse::<usize>() {
@@ -42,7 +42,7 @@ impl<Id: std::str::FromStr> Asked<Id> {
         let after = query.take("cursor", |text| {
             decode(text).ok_or_else(|| "must be the nextCursor of an earlier page".to_string())
         })?;
-        Ok(Asked { after, limit: limit.unwrap_or(LIMIT_DEFAULT) })
+        Ok(PageParams { after, limit: limit.unwrap_or(LIMIT_DEFAULT) })
     }
 }
 

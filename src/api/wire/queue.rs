@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::queue::registry::{Beat, STALE_AFTER};
+use crate::queue::registry::{Heartbeat, STALE_AFTER};
 use crate::queue::{Backlog, dead};
 
 /// A worker that has said that it lives.
@@ -24,7 +24,7 @@ pub struct Worker {
 
 impl Worker {
     /// A worker as it is at `now`, by Redis's clock.
-    pub fn new(beat: Beat, now: Timestamp) -> Self {
+    pub fn new(beat: Heartbeat, now: Timestamp) -> Self {
         // One from the future is stale too: the clock was put back, and a worker that lives has beaten since.
         let age_ms = now.as_millisecond().abs_diff(beat.at.as_millisecond());
         let alive = u128::from(age_ms) <= STALE_AFTER.as_millis();

@@ -37,17 +37,17 @@ pub(in crate::issuance) fn write(decision: &Decision) -> String {
 
 /// What can be heard on the channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum Announcement {
     Outcome(Decision),
     /// This epoch was opened.
     Epoch(Epoch),
 }
 
 /// Reads an announcement. Strictly: only what is written.
-pub(super) fn hear(text: &str) -> Result<Heard, String> {
+pub(super) fn hear(text: &str) -> Result<Announcement, String> {
     match text.strip_prefix("epoch ") {
-        Some(epoch) => epoch.parse().map(Heard::Epoch).map_err(|_| format!("{epoch:?} is no epoch")),
-        None => read(text).map(Heard::Outcome),
+        Some(epoch) => epoch.parse().map(Announcement::Epoch).map_err(|_| format!("{epoch:?} is no epoch")),
+        None => read(text).map(Announcement::Outcome),
     }
 }
 

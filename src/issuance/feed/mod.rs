@@ -1,4 +1,4 @@
-//! Waiting for outcomes. Whoever waits registers first, then looks up, then waits: a decision that
+//! WaitingList for outcomes. Whoever waits registers first, then looks up, then waits: a decision that
 //! falls in between is either found or announced.
 //!
 //! Two background tasks wake the waiters of a process: the `subscriber`, which hears of each outcome
@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::lookup::Found;
+use super::lookup::LookupResult;
 use super::{IssuanceId, Lookup};
 use crate::Failure;
 use crate::redis::Partition;
@@ -46,7 +46,7 @@ impl Feed {
 
     /// Finds an issuance; one that is queued is waited for until it is decided, for `longest` at most.
     /// What is found then is the present state, also when the process stops or too many wait.
-    pub async fn find_decided(&self, id: IssuanceId, longest: Duration) -> Result<Found, Failure> {
+    pub async fn find_decided(&self, id: IssuanceId, longest: Duration) -> Result<LookupResult, Failure> {
         self.find_decided_if(id, longest, |_| true).await
     }
 
@@ -55,23 +55,23 @@ impl Feed {
         &self,
         id: IssuanceId,
         longest: Duration,
-        may_wait: impl FnOnce(&Found) -> bool,
-    ) -> Result<Found, Failure> {
+        may_wait: impl FnOnce(&LookupResult) -> bool,
+    ) -> Result<LookupResult, Failure> {
         let (found, waiter) = self.watch(id).await?;
         let Some(mut waiter) = waiter.filter(|_| may_wait(&found)) else { return Ok(found) };
         match tokio::time::timeout(longest, waiter.ended()).await {
-            Ok(Some(found @ Found::Decided(_))) => Ok(found),
+            Ok(Some(found @ LookupResult::Decided(_))) => Ok(found),
             // The deadline, the end of the process, or something to be certain of.
             _ => self.lookup.find(id).await,
         }
     }
 
     /// Finds an issuance; with it comes a waiter for what follows, if it is queued and may be waited for.
-    pub async fn watch(&self, id: IssuanceId) -> Result<(Found, Option<Waiter>), Failure> {
+    pub async fn watch(&self, id: IssuanceId) -> Result<(LookupResult, Option<Waiter>), Failure> {
         // Before the look: what is decided after it is heard.
         let waiter = self.waiters.register(id);
         match self.lookup.find(id).await? {
-            queued @ Found::Queued { .. } => Ok((queued, waiter)),
+            queued @ LookupResult::Queued { .. } => Ok((queued, waiter)),
             ended => Ok((ended, None)),
         }
     }

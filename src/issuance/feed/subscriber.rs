@@ -13,9 +13,9 @@ use redis::aio::{PubSubSink, PubSubStream};
 use tokio::time::timeout;
 
 use super::Feed;
-use super::message::{self, Heard};
+use super::message::{self, Announcement};
 use crate::Failure;
-use crate::issuance::lookup::Found;
+use crate::issuance::lookup::LookupResult;
 use crate::redis::Value;
 use crate::runtime::backoff::Backoff;
 
@@ -98,11 +98,11 @@ fn take(feed: &Feed, announced: &Msg) {
         match message::hear(line) {
             // Whoever waits is looked up again because of it. Only a script's answer says which epoch is open,
             // and that it is of our ledger.
-            Ok(Heard::Epoch(_)) => feed.again.notify_one(),
-            Ok(Heard::Outcome(decision)) => {
+            Ok(Announcement::Epoch(_)) => feed.again.notify_one(),
+            Ok(Announcement::Outcome(decision)) => {
                 let id = decision.id;
                 let decision = feed.lookup.learn(decision);
-                feed.waiters.tell(id, Found::Decided(decision));
+                feed.waiters.tell(id, LookupResult::Decided(decision));
             }
             Err(why) => {
                 tracing::debug!(bytes = line.len(), why, "skipped what is no announcement")

@@ -8,27 +8,27 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::ids::IssuanceId;
-use crate::issuance::lookup::Found;
+use crate::issuance::lookup::LookupResult;
 
 /// Waiters at once. One more is not held: it is answered with the present state.
 pub const WAITERS_MAX: usize = 50_000;
 
 /// The registry. What is told to it goes to those who wait, and is kept nowhere else.
 pub(super) struct Waiters {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<WaitingList>,
     /// Cancelled when the process is asked to stop: nobody waits from then on.
     pub(super) stopping: CancellationToken,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct WaitingList {
     /// Never holds an issuance that nobody waits for.
-    by_id: HashMap<IssuanceId, Watched>,
+    by_id: HashMap<IssuanceId, WatchedIssuance>,
     count: usize,
 }
 
-struct Watched {
-    seen: watch::Sender<Option<Found>>,
+struct WatchedIssuance {
+    seen: watch::Sender<Option<LookupResult>>,
     waiters: usize,
 }
 
@@ -37,7 +37,7 @@ impl Waiters {
         Waiters { waiting: Mutex::default(), stopping }
     }
 
-    fn with<T>(&self, change: impl FnOnce(&mut Waiting) -> T) -> T {
+    fn with<T>(&self, change: impl FnOnce(&mut WaitingList) -> T) -> T {
         change(&mut self.waiting.lock())
     }
 
@@ -51,7 +51,7 @@ impl Waiters {
                 return None;
             }
             waiting.count += 1;
-            let new = || Watched { seen: watch::Sender::new(None), waiters: 0 };
+            let new = || WatchedIssuance { seen: watch::Sender::new(None), waiters: 0 };
             let watched = waiting.by_id.entry(id).or_insert_with(new);
             watched.waiters += 1;
             Some(watched.seen.subscribe())
@@ -60,13 +60,13 @@ impl Waiters {
     }
 
     /// Wakes those who wait for an issuance, if anybody does.
-    pub(super) fn tell(&self, id: IssuanceId, found: Found) {
+    pub(super) fn tell(&self, id: IssuanceId, found: LookupResult) {
         self.with(|waiting| {
             let Some(watched) = waiting.by_id.get(&id) else { return };
             watched.seen.send_if_modified(|seen| {
                 // A decision stands: a look that began before it must not hide it from a waiter that
                 // is yet to run.
-                let decided = matches!(seen, Some(Found::Decided(_)));
+                let decided = matches!(seen, Some(LookupResult::Decided(_)));
                 if !decided {
                     *seen = Some(found);
                 }
@@ -89,12 +89,12 @@ impl Waiters {
 pub struct Waiter {
     waiters: Arc<Waiters>,
     id: IssuanceId,
-    seen: watch::Receiver<Option<Found>>,
+    seen: watch::Receiver<Option<LookupResult>>,
 }
 
 impl Waiter {
     /// The next that is seen of the issuance; `None` when the process is asked to stop.
-    pub async fn next(&mut self) -> Option<Found> {
+    pub async fn next(&mut self) -> Option<LookupResult> {
         tokio::select! {
             () = self.waiters.stopping.cancelled() => None,
             // The sender lives as long as this place does.
@@ -104,8 +104,10 @@ impl Waiter {
     }
 
     /// Waits until the issuance is queued no longer; `None` when the process is asked to stop.
-    pub(super) async fn ended(&mut self) -> Option<Found> {
-        let ended = |seen: &Option<Found>| matches!(seen, Some(Found::Decided(_) | Found::Nowhere));
+    pub(super) async fn ended(&mut self) -> Option<LookupResult> {
+        let ended = |seen: &Option<LookupResult>| {
+            matches!(seen, Some(LookupResult::Decided(_) | LookupResult::Nowhere))
+        };
         tokio::select! {
             () = self.waiters.stopping.cancelled() => None,
             Ok(seen) = self.seen.wait_for(ended) => seen.clone(),
@@ -155,9 +157,9 @@ mod tests {
         let decided = message::read("019a0b1c-2d3e-7000-8f00-000000000000 I 17 1 1 2 summer u1").unwrap();
         let id = decided.id;
         let mut waiter = waiters.register(id).unwrap();
-        let decided = Found::Decided(Arc::new(decided));
+        let decided = LookupResult::Decided(Arc::new(decided));
         waiters.tell(id, decided.clone());
-        waiters.tell(id, Found::Nowhere);
+        waiters.tell(id, LookupResult::Nowhere);
         assert_eq!(waiter.ended().await, Some(decided));
     }
 
@@ -167,9 +169,9 @@ mod tests {
         let waiters = Arc::new(Waiters::new(stopping.clone()));
         let id = IssuanceId::generate(PartitionId::ONE);
         let (mut early, mut late) = (waiters.register(id).unwrap(), waiters.register(id).unwrap());
-        waiters.tell(id, Found::Nowhere);
-        assert_eq!(early.ended().await, Some(Found::Nowhere));
-        assert_eq!(late.next().await, Some(Found::Nowhere));
+        waiters.tell(id, LookupResult::Nowhere);
+        assert_eq!(early.ended().await, Some(LookupResult::Nowhere));
+        assert_eq!(late.next().await, Some(LookupResult::Nowhere));
         stopping.cancel();
         assert_eq!(late.next().await, None);
         assert!(waiters.register(id).is_none());

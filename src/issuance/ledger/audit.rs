@@ -8,7 +8,7 @@ use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::options::{FindOptions, Hint};
 
 use super::record::{HeldRecord, ISSUED, IdRecord, Record, Shape, read, uuid};
-use super::{Decision, Held, Ledger, PAGE, queries, readable};
+use super::{Decision, HeldUnit, Ledger, PAGE, queries, readable};
 use crate::failure::Unreadable;
 use crate::ids::{CouponId, IssuanceId};
 use crate::{Failure, mongo};
@@ -21,7 +21,7 @@ pub struct IssuedRecords {
 
 impl IssuedRecords {
     /// The records that follow; none is the end.
-    pub async fn next(&mut self) -> Result<Vec<Result<Held, Unreadable>>, Failure> {
+    pub async fn next(&mut self) -> Result<Vec<Result<HeldUnit, Unreadable>>, Failure> {
         page::<HeldRecord>("read the issued records", &mut self.cursor).await
     }
 }
@@ -146,7 +146,7 @@ impl Ledger {
         &self,
         coupon: &CouponId,
         serials: &[u32],
-    ) -> Result<Vec<Result<Held, Unreadable>>, Failure> {
+    ) -> Result<Vec<Result<HeldUnit, Unreadable>>, Failure> {
         let mut filter = queries::issued(coupon);
         filter.insert(
             "serial",

@@ -33,25 +33,25 @@ const PLACE_MAX_BYTES: usize = 512;
 
 /// A place between two decisions, as MongoDB names it. Text that fits into a URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place(Vec<u8>);
+pub struct FollowPosition(Vec<u8>);
 
 /// A decision, and the place after it.
 #[derive(Debug)]
-pub struct Followed {
-    pub after: Place,
-    pub what: What,
+pub struct FollowedDecision {
+    pub after: FollowPosition,
+    pub what: FollowedRecord,
 }
 
-/// What was inserted.
+/// FollowedRecord was inserted.
 #[derive(Debug)]
-pub enum What {
+pub enum FollowedRecord {
     Decided(Decision),
     /// Whoever follows must not be stopped by it, nor believe that there was nothing.
     Unreadable(Unreadable),
 }
 
-/// What following starts with.
-pub enum Start {
+/// FollowedRecord following starts with.
+pub enum FollowStart {
     Following(Follower),
     /// MongoDB does not remember this place any more, or never knew it.
     Gone,
@@ -59,10 +59,10 @@ pub enum Start {
     NotAPlace,
 }
 
-/// What a read found.
-pub enum Read {
+/// FollowedRecord a read found.
+pub enum FollowRead {
     /// In order; none where nothing came in time.
-    Decisions(Vec<Followed>),
+    Decisions(Vec<FollowedDecision>),
     /// The place was forgotten meanwhile, or the ledger dropped.
     Gone,
 }
@@ -77,22 +77,26 @@ pub struct Follower {
 impl Ledger {
     /// Follows the decisions after a place, or those from now on. `seat` is held as long as MongoDB is
     /// kept busy.
-    pub async fn follow(&self, after: Option<&Place>, seat: OwnedSemaphorePermit) -> Result<Start, Failure> {
+    pub async fn follow(
+        &self,
+        after: Option<&FollowPosition>,
+        seat: OwnedSemaphorePermit,
+    ) -> Result<FollowStart, Failure> {
         let records = self.records.clone_with_type::<RawDocumentBuf>();
-        let token = after.map(Place::token).transpose()?;
+        let token = after.map(FollowPosition::token).transpose()?;
         let started = mongo::run("follow the ledger", async move {
             match open(&records, token.clone()).await {
-                Ok(stream) => Ok(Start::Following(Follower { stream, _seat: seat })),
-                Err(error) if is_gone(&error) => Ok(Start::Gone),
+                Ok(stream) => Ok(FollowStart::Following(Follower { stream, _seat: seat })),
+                Err(error) if is_gone(&error) => Ok(FollowStart::Gone),
                 // MongoDB has dozens of errors for a token that it stumbles over: it is the token if
                 // there is none without it, and one again with it.
                 Err(error) => match token.filter(|_| is_refusal(&error)) {
                     Some(token) if open(&records, None).await.is_ok() => {
                         // Or it was busy with itself at first, and the token is as good as any.
                         match open(&records, Some(token)).await {
-                            Ok(stream) => Ok(Start::Following(Follower { stream, _seat: seat })),
-                            Err(again) if is_gone(&again) => Ok(Start::Gone),
-                            Err(again) if is_refusal(&again) => Ok(Start::NotAPlace),
+                            Ok(stream) => Ok(FollowStart::Following(Follower { stream, _seat: seat })),
+                            Err(again) if is_gone(&again) => Ok(FollowStart::Gone),
+                            Err(again) if is_refusal(&again) => Ok(FollowStart::NotAPlace),
                             Err(again) => Err(again),
                         }
                     }
@@ -101,7 +105,7 @@ impl Ledger {
             }
         });
         let started = started.await?;
-        if after.is_none() && matches!(started, Start::Following(_)) {
+        if after.is_none() && matches!(started, FollowStart::Following(_)) {
             self.catch_up().await?;
         }
         Ok(started)
@@ -111,7 +115,7 @@ impl Ledger {
     /// majority has every decision from before a place that was just taken. A linearizable read does
     /// that, whatever it looks for.
     async fn catch_up(&self) -> Result<(), Failure> {
-        self.decision_for_certain(IssuanceId::generate(PartitionId::ONE)).await.map(|_| ())
+        self.decision_linearizable(IssuanceId::generate(PartitionId::ONE)).await.map(|_| ())
     }
 }
 
@@ -125,13 +129,13 @@ async fn open(
 
 impl Follower {
     /// The place after all that was read; `None` if MongoDB never named one.
-    pub fn place(&self) -> Option<Place> {
-        Place::of(&self.stream.resume_token()?)
+    pub fn place(&self) -> Option<FollowPosition> {
+        FollowPosition::of(&self.stream.resume_token()?)
     }
 
     /// Reads at most `limit` decisions: as soon as there is one, those that come with it; none if none
     /// comes soon.
-    pub async fn read(mut self, limit: usize) -> Result<(Self, Read), Failure> {
+    pub async fn read(mut self, limit: usize) -> Result<(Self, FollowRead), Failure> {
         mongo::run("follow the ledger", async move {
             let started = Instant::now();
             let mut read = Vec::new();
@@ -139,36 +143,36 @@ impl Follower {
                 match self.stream.next_if_any().await {
                     Ok(Some(event)) => match followed(event) {
                         Some(followed) => read.push(followed),
-                        None => return Ok((self, Read::Gone)),
+                        None => return Ok((self, FollowRead::Gone)),
                     },
                     Ok(None) if self.stream.is_alive() => break,
-                    Ok(None) => return Ok((self, Read::Gone)),
-                    // What was read stands; the next read meets the error again.
+                    Ok(None) => return Ok((self, FollowRead::Gone)),
+                    // FollowedRecord was read stands; the next read meets the error again.
                     Err(_) if !read.is_empty() => break,
-                    Err(error) if is_gone(&error) => return Ok((self, Read::Gone)),
+                    Err(error) if is_gone(&error) => return Ok((self, FollowRead::Gone)),
                     Err(error) => return Err(error),
                 }
             }
-            Ok((self, Read::Decisions(read)))
+            Ok((self, FollowRead::Decisions(read)))
         })
         .await
     }
 }
 
 /// A decision out of an event; `None` where the ledger itself went away.
-fn followed(event: ChangeStreamEvent<RawDocumentBuf>) -> Option<Followed> {
-    let after = Place::of(&event.id)?;
+fn followed(event: ChangeStreamEvent<RawDocumentBuf>) -> Option<FollowedDecision> {
+    let after = FollowPosition::of(&event.id)?;
     let (OperationType::Insert, Some(document)) = (event.operation_type, event.full_document) else {
         return None;
     };
     let what = match decision_of(&document) {
-        Ok(decision) => What::Decided(decision),
+        Ok(decision) => FollowedRecord::Decided(decision),
         Err(unreadable) => {
             damaged!(unreadable.record; error = %unreadable, "told those who follow of a record that cannot be read");
-            What::Unreadable(unreadable)
+            FollowedRecord::Unreadable(unreadable)
         }
     };
-    Some(Followed { after, what })
+    Some(FollowedDecision { after, what })
 }
 
 /// Whether MongoDB answered, and would not.
@@ -187,11 +191,11 @@ fn is_gone(error: &mongodb::error::Error) -> bool {
 /// The member of a resume token that all of it is in: hexadecimal digits.
 const DATA: &str = "_data";
 
-impl Place {
+impl FollowPosition {
     fn of(token: &ResumeToken) -> Option<Self> {
         let token = serialize_to_bson(token).ok()?;
         let data = token.as_document()?.get_str(DATA).ok()?;
-        Some(Place(from_hex(data)?))
+        Some(FollowPosition(from_hex(data)?))
     }
 
     fn token(&self) -> Result<ResumeToken, Failure> {
@@ -211,19 +215,19 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
     pairs.collect()
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for FollowPosition {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&URL_SAFE_NO_PAD.encode(&self.0))
     }
 }
 
-impl FromStr for Place {
+impl FromStr for FollowPosition {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok();
         let fits = bytes.filter(|bytes| (1..=PLACE_MAX_BYTES).contains(&bytes.len()));
-        fits.map(Place).ok_or_else(|| "must be the `after` of an earlier line or answer".to_string())
+        fits.map(FollowPosition).ok_or_else(|| "must be the `after` of an earlier line or answer".to_string())
     }
 }
 
@@ -234,7 +238,7 @@ mod tests {
     #[test]
     fn a_place_survives_text_and_the_drivers_token() {
         let token: ResumeToken = deserialize_from_bson(doc! {DATA: "8265A0FF"}.into()).unwrap();
-        let place = Place::of(&token).unwrap();
+        let place = FollowPosition::of(&token).unwrap();
         assert_eq!(place.to_string().parse(), Ok(place.clone()));
         assert_eq!(place.token().unwrap(), token);
     }
@@ -242,7 +246,7 @@ mod tests {
     #[test]
     fn what_is_no_place_is_refused() {
         for wrong in ["", "!!", "a b", &"A".repeat(2_000)] {
-            assert!(wrong.parse::<Place>().is_err(), "{wrong}");
+            assert!(wrong.parse::<FollowPosition>().is_err(), "{wrong}");
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::Failure;
 use crate::mongo;
 
 /// An index that there must be, to the letter.
-struct Wanted {
+struct IndexSpec {
     collection: &'static str,
     name: &'static str,
     keys: Document,
@@ -21,81 +21,81 @@ struct Wanted {
     only: Option<Document>,
 }
 
-fn wanted() -> Vec<Wanted> {
+fn wanted() -> Vec<IndexSpec> {
     let issued = || Some(doc! {"outcome": ISSUED});
     let rejected = || Some(doc! {"outcome": REJECTED});
     vec![
-        Wanted {
+        IndexSpec {
             collection: COLLECTION,
             name: "unit_issued_once",
             keys: doc! {"couponId": 1, "serial": 1},
             unique: true,
             only: issued(),
         },
-        Wanted {
+        IndexSpec {
             collection: COLLECTION,
             name: "user_within_limit",
             keys: super::queries::by_user(),
             unique: true,
             only: issued(),
         },
-        Wanted {
+        IndexSpec {
             collection: COLLECTION,
             name: "held_newest_first",
             keys: doc! {"userId": 1, "decidedAt": -1, "_id": -1},
             unique: false,
             only: issued(),
         },
-        Wanted {
+        IndexSpec {
             collection: COLLECTION,
             name: "rejected_of_coupon",
             keys: doc! {"couponId": 1, "_id": 1},
             unique: false,
             only: rejected(),
         },
-        Wanted {
+        IndexSpec {
             collection: COLLECTION,
             name: "rejected_of_user",
             keys: doc! {"userId": 1},
             unique: false,
             only: rejected(),
         },
-        Wanted {
+        IndexSpec {
             collection: "users",
             name: "being_deleted",
             keys: doc! {"deletedAt": 1},
             unique: false,
             only: Some(doc! {"deletedAt": {"$exists": true}}),
         },
-        Wanted {
+        IndexSpec {
             collection: "coupons",
             name: "newest_first",
             keys: doc! {"createdAt": -1, "_id": -1},
             unique: false,
             only: None,
         },
-        Wanted {
+        IndexSpec {
             collection: "coupons",
             name: "current",
             keys: doc! {"archived": 1, "endsAt": 1},
             unique: false,
             only: None,
         },
-        Wanted {
+        IndexSpec {
             collection: "coupons",
             name: "changed",
             keys: doc! {"changedAt": 1},
             unique: false,
             only: None,
         },
-        Wanted {
+        IndexSpec {
             collection: "users",
             name: "newest_first",
             keys: doc! {"createdAt": -1, "_id": -1},
             unique: false,
             only: None,
         },
-        Wanted {
+        IndexSpec {
             collection: "operator_actions",
             name: "about_user",
             keys: doc! {"about": 1},
@@ -105,7 +105,7 @@ fn wanted() -> Vec<Wanted> {
     ]
 }
 
-impl Wanted {
+impl IndexSpec {
     fn model(&self) -> IndexModel {
         let options = IndexOptions::builder()
             .name(self.name.to_owned())
@@ -177,7 +177,7 @@ pub async fn check(database: &Database) -> Result<Vec<String>, Failure> {
     Ok(wrong)
 }
 
-fn missing(wanted: &Wanted) -> String {
+fn missing(wanted: &IndexSpec) -> String {
     format!(
         "the collection {:?} lacks its index {:?}, exactly so; make it with mongosh: {}",
         wanted.collection,
@@ -186,7 +186,7 @@ fn missing(wanted: &Wanted) -> String {
     )
 }
 
-async fn is_present(database: &Database, wanted: &Wanted) -> Result<bool, Failure> {
+async fn is_present(database: &Database, wanted: &IndexSpec) -> Result<bool, Failure> {
     let collection = database.collection::<Document>(wanted.collection);
     let found = mongo::run("list the indexes", async move {
         match collection.list_indexes().await {

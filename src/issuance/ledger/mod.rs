@@ -62,7 +62,7 @@ pub enum Inserted {
 
 /// Who holds a unit, and which of theirs it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
+pub struct HeldUnit {
     pub id: IssuanceId,
     pub user: UserId,
     pub serial: u32,
@@ -126,7 +126,7 @@ impl Ledger {
 
     /// What was decided about one issuance, or that nothing was: a linearizable read, so that a miss
     /// is certain.
-    pub async fn decision_for_certain(
+    pub async fn decision_linearizable(
         &self,
         id: IssuanceId,
     ) -> Result<Option<Result<Decision, Unreadable>>, Failure> {
@@ -146,7 +146,7 @@ impl Ledger {
         &self,
         coupon: &CouponId,
         user: &UserId,
-    ) -> Result<Vec<Result<Held, Unreadable>>, Failure> {
+    ) -> Result<Vec<Result<HeldUnit, Unreadable>>, Failure> {
         let options = FindOptions::builder().projection(HeldRecord::projection()).build();
         self.find::<HeldRecord>("read what the user holds", queries::held_by(coupon, user), options).await
     }
@@ -156,7 +156,7 @@ impl Ledger {
         &self,
         coupon: &CouponId,
         serial: u32,
-    ) -> Result<Option<Result<Held, Unreadable>>, Failure> {
+    ) -> Result<Option<Result<HeldUnit, Unreadable>>, Failure> {
         let options = FindOptions::builder().projection(HeldRecord::projection()).build();
         let filter = queries::holder_of(coupon, serial);
         Ok(self.find::<HeldRecord>("read who holds the unit", filter, options).await?.pop())
@@ -231,7 +231,7 @@ impl Ledger {
 }
 
 /// The issuance that holds a unit, if its record says so.
-pub(crate) fn id_of(held: &Result<Held, Unreadable>) -> Option<IssuanceId> {
+pub(crate) fn id_of(held: &Result<HeldUnit, Unreadable>) -> Option<IssuanceId> {
     held.as_ref().map_or_else(|unreadable| unreadable.id, |held| Some(held.id))
 }
 

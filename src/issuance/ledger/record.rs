@@ -7,7 +7,7 @@ use mongodb::bson::{self, Bson, DateTime, Document, RawBsonRef, RawDocument, Uui
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::Held;
+use super::HeldUnit;
 use crate::failure::Unreadable;
 use crate::ids::IssuanceId;
 use crate::issuance::{Decision, Outcome};
@@ -159,11 +159,11 @@ impl HeldRecord {
 }
 
 impl Shape for HeldRecord {
-    type Value = Held;
+    type Value = HeldUnit;
     const OF_ISSUED: bool = true;
 
-    fn parse(self) -> Result<Held, String> {
-        Ok(Held {
+    fn parse(self) -> Result<HeldUnit, String> {
+        Ok(HeldUnit {
             id: issuance(self.id)?,
             user: self.user_id.parse()?,
             serial: u32::try_from(self.serial).map_err(|_| "its serial")?,

@@ -10,7 +10,7 @@ use mongodb::options::FindOptions;
 use serde::Deserialize;
 
 use super::record::{HeldRecord, ISSUED, IdRecord, REJECTED, Shape, issuance};
-use super::{Held, Ledger, readable};
+use super::{HeldUnit, Ledger, readable};
 use crate::access::Caller;
 use crate::failure::Unreadable;
 use crate::ids::{CouponId, IssuanceId, UserId};
@@ -88,7 +88,7 @@ impl Ledger {
         &self,
         coupon: &CouponId,
         users: &[&UserId],
-    ) -> Result<Vec<Result<Held, Unreadable>>, Failure> {
+    ) -> Result<Vec<Result<HeldUnit, Unreadable>>, Failure> {
         let mut held = Vec::new();
         for users in users.chunks(USERS_ASKED_MAX) {
             let options = FindOptions::builder().projection(HeldRecord::projection()).build();

@@ -17,7 +17,7 @@ use super::virtual_users::{LastKnown, VirtualUsers};
 use crate::Failure;
 use crate::ids::IssuanceId;
 use crate::issuance::Ledger;
-use crate::issuance::ledger::Held;
+use crate::issuance::ledger::HeldUnit;
 
 /// One promise of the service, and whether it kept it.
 #[derive(Debug, Clone, Serialize)]
@@ -308,13 +308,13 @@ impl Violations {
 }
 
 /// All issued records of a coupon.
-async fn read(ledger: &Ledger, coupon: &str) -> Result<Vec<Held>, Failure> {
+async fn read(ledger: &Ledger, coupon: &str) -> Result<Vec<HeldUnit>, Failure> {
     let coupon = coupon.parse().map_err(|why: String| Failure::Misconfigured {
         operation: "read the ledger",
         why: format!("the id of the coupon {why}"),
     })?;
     let mut read = ledger.issued_records(&coupon).await?;
-    let mut records: Vec<Held> = Vec::new();
+    let mut records: Vec<HeldUnit> = Vec::new();
     loop {
         let page = read.next().await?;
         if page.is_empty() {

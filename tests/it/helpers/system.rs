@@ -15,7 +15,7 @@ use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reserve::{Reserved, reserve};
 use coupon_system::process::Backends;
-use coupon_system::queue::{Entry, Read, Reader, Which};
+use coupon_system::queue::{Entry, ReadFrom, ReadOutcome, Reader};
 use coupon_system::redis::Partition;
 use coupon_system::redis::keys::{EpochKeys, GROUP};
 use coupon_system::user::User;
@@ -34,7 +34,7 @@ use super::decisions::{NO_BACKLOG_MAX, request};
 const EVENTUALLY_MAX: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// Looks until there is something to see.
+/// CouponReader until there is something to see.
 pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
@@ -240,12 +240,12 @@ impl System {
     pub async fn take_entries(&self) -> Vec<Entry> {
         let consumer = format!("test-{}", IssuanceId::generate(PartitionId::ONE));
         let mut reader = Reader::new(self.partition().client().clone(), consumer);
-        match reader.read(&self.keys(), Which::New, 1000).await.expect("a read") {
-            Read::Entries(delivered) => {
+        match reader.read(&self.keys(), ReadFrom::New, 1000).await.expect("a read") {
+            ReadOutcome::Entries(delivered) => {
                 assert_eq!(delivered.undecodable, []);
                 delivered.entries
             }
-            Read::NoGroup => panic!("there is no group"),
+            ReadOutcome::NoGroup => panic!("there is no group"),
         }
     }
 

@@ -11,7 +11,7 @@ use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reserve::{Request, Reserved, reserve};
 use coupon_system::process;
 use coupon_system::process::Backends;
-use coupon_system::queue::{Entry, Read, Reader, Which};
+use coupon_system::queue::{Entry, ReadFrom, ReadOutcome, Reader};
 use coupon_system::recovery::{Durability, LoadOutcome};
 use coupon_system::redis::Partition;
 use coupon_system::redis::keys::{EpochKeys, GROUP};
@@ -143,12 +143,12 @@ impl Bench {
     /// Lets a consumer have entries that nobody was given. Waits if there are none.
     pub async fn deliver(&self, count: usize) -> Vec<Entry> {
         let mut reader = Reader::new(self.partition().client().clone(), "test".into());
-        match reader.read(&self.keys(), Which::New, count).await.expect("a read") {
-            Read::Entries(delivered) => {
+        match reader.read(&self.keys(), ReadFrom::New, count).await.expect("a read") {
+            ReadOutcome::Entries(delivered) => {
                 assert_eq!(delivered.undecodable, []);
                 delivered.entries
             }
-            Read::NoGroup => panic!("there is no group"),
+            ReadOutcome::NoGroup => panic!("there is no group"),
         }
     }
 

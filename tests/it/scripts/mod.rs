@@ -12,7 +12,7 @@ use coupon_system::ids::{CouponId, IssuanceId};
 use coupon_system::issuance::InFlight;
 use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reassign::{Reassigned, reassign};
-use coupon_system::issuance::reserve::{Queued, Request, Reserved, reserve};
+use coupon_system::issuance::reserve::{QueuedIssuance, Request, Reserved, reserve};
 use coupon_system::issuance::settle::settle;
 use coupon_system::recovery::LoadOutcome;
 use jiff::Timestamp;
@@ -294,9 +294,8 @@ fn without_words(answer: Reserved) -> Reserved {
 
 fn time_of(answer: &Reserved) -> Option<Timestamp> {
     match answer {
-        Reserved::Accepted(Queued { progress, .. }) | Reserved::Replayed(Queued { progress, .. }) => {
-            Some(progress.now)
-        }
+        Reserved::Accepted(QueuedIssuance { progress, .. })
+        | Reserved::Replayed(QueuedIssuance { progress, .. }) => Some(progress.now),
         Reserved::NotStarted { now, .. } | Reserved::NotLoaded { now } => Some(*now),
         _ => None,
     }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use coupon_system::coupon::{Coupon, Stock};
 use coupon_system::ids::{CouponId, IssuanceId, UserId};
 use coupon_system::issuance::reassign::Reassigned;
-use coupon_system::issuance::reserve::{Progress, Queued, Request, Reserved};
+use coupon_system::issuance::reserve::{QueueProgress, QueuedIssuance, Request, Reserved};
 use coupon_system::issuance::settle::{Settled, Settlement};
 use coupon_system::issuance::{Decision, InFlight, KeyTag, Outcome, Reason};
 use coupon_system::queue::Entry;
@@ -326,15 +326,19 @@ impl Model {
         Reserved::Accepted(self.queued(request.id, now).expect("it is in flight"))
     }
 
-    fn queued(&self, id: IssuanceId, now: Timestamp) -> Option<Queued> {
+    fn queued(&self, id: IssuanceId, now: Timestamp) -> Option<QueuedIssuance> {
         let flight = self.in_flight.get(&id)?;
-        Some(Queued { id, accepted_at: flight.value.accepted_at, progress: self.progress(flight, now) })
+        Some(QueuedIssuance {
+            id,
+            accepted_at: flight.value.accepted_at,
+            progress: self.progress(flight, now),
+        })
     }
 
     /// Ahead are those accepted before it, less those that are done or set aside.
-    fn progress(&self, flight: &Flight, now: Timestamp) -> Progress {
+    fn progress(&self, flight: &Flight, now: Timestamp) -> QueueProgress {
         let gone = self.settled + self.dead.len() as u64;
-        Progress { now, settled: self.settled, ahead: (flight.value.sequence - 1).saturating_sub(gone) }
+        QueueProgress { now, settled: self.settled, ahead: (flight.value.sequence - 1).saturating_sub(gone) }
     }
 
     /// What is queued: set aside is not queued.
@@ -343,7 +347,7 @@ impl Model {
     }
 
     /// What a look-up finds.
-    pub fn look_up(&self, id: IssuanceId, now: Timestamp) -> Option<(InFlight, Progress)> {
+    pub fn look_up(&self, id: IssuanceId, now: Timestamp) -> Option<(InFlight, QueueProgress)> {
         let flight = self.in_flight.get(&id)?;
         Some((flight.value.clone(), self.progress(flight, now)))
     }

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use axum::http::HeaderMap;
 
 use crate::access::Caller;
-use crate::config::DoorsConfig;
-use crate::http::addresses::Place;
+use crate::config::IngressConfig;
+use crate::http::addresses::ClientPrefix;
 use crate::http::concurrency::{ConcurrencyLimit, ConcurrencyPermit};
 use crate::http::forwarded::Proxies;
 use crate::http::problem::jittered_ms;
@@ -21,24 +21,24 @@ const LISTENERS_EACH_MAX: usize = 10;
 const RETRY_MS: u64 = 1_000;
 
 /// See the module's documentation.
-pub(super) struct HeldLimits {
+pub(super) struct OpenRequestLimits {
     /// `None` bounds nobody.
     users: Option<ConcurrencyLimit<UserId>>,
-    addresses: Option<ConcurrencyLimit<Place>>,
+    addresses: Option<ConcurrencyLimit<ClientPrefix>>,
     listeners: ConcurrencyLimit<String>,
     proxies: Proxies,
 }
 
 /// Something that is held open; it counts until this is dropped.
-pub(super) struct Held {
+pub(super) struct OpenRequest {
     _user: Option<ConcurrencyPermit<UserId>>,
-    _address: Option<ConcurrencyPermit<Place>>,
+    _address: Option<ConcurrencyPermit<ClientPrefix>>,
     _listener: Option<ConcurrencyPermit<String>>,
 }
 
-impl HeldLimits {
-    pub(super) fn new(config: &DoorsConfig) -> Self {
-        HeldLimits {
+impl OpenRequestLimits {
+    pub(super) fn new(config: &IngressConfig) -> Self {
+        OpenRequestLimits {
             users: (config.user_held > 0).then(|| ConcurrencyLimit::new(config.user_held)),
             addresses: (config.address_streams > 0).then(|| ConcurrencyLimit::new(config.address_streams)),
             listeners: ConcurrencyLimit::new(LISTENERS_EACH_MAX),
@@ -48,10 +48,10 @@ impl HeldLimits {
 
     /// Holds a request that waits for the outcome of one of `user`'s. A key is not counted: a shop's own
     /// systems wait for many users.
-    pub(super) fn wait(&self, caller: &Caller, user: &UserId) -> Result<Held, Problem> {
+    pub(super) fn wait(&self, caller: &Caller, user: &UserId) -> Result<OpenRequest, Problem> {
         let counted = self.users.as_ref().filter(|_| !matches!(caller, Caller::Key { .. }));
         let user = counted.map(|users| enter(users, user.clone(), "user")).transpose()?;
-        Ok(Held { _user: user, _address: None, _listener: None })
+        Ok(OpenRequest { _user: user, _address: None, _listener: None })
     }
 
     /// Holds a stream of the outcome of one of `user`'s: where nobody is asked who they are, for an address,
@@ -62,7 +62,7 @@ impl HeldLimits {
         user: &UserId,
         peer: IpAddr,
         headers: &HeaderMap,
-    ) -> Result<Held, Problem> {
+    ) -> Result<OpenRequest, Problem> {
         let mut held = self.wait(caller, user)?;
         if let (Caller::Open, Some(addresses)) = (caller, &self.addresses) {
             held._address = Some(enter(addresses, self.place(peer, headers), "address")?);
@@ -71,17 +71,22 @@ impl HeldLimits {
     }
 
     /// Holds a stream of live figures.
-    pub(super) fn listen(&self, caller: &Caller, peer: IpAddr, headers: &HeaderMap) -> Result<Held, Problem> {
+    pub(super) fn listen(
+        &self,
+        caller: &Caller,
+        peer: IpAddr,
+        headers: &HeaderMap,
+    ) -> Result<OpenRequest, Problem> {
         let (holder, limit) = match caller {
             Caller::Key { id, .. } => (format!("key {id}"), "key"),
             _ => (self.place(peer, headers).to_string(), "address"),
         };
         let listener = enter(&self.listeners, holder, limit)?;
-        Ok(Held { _user: None, _address: None, _listener: Some(listener) })
+        Ok(OpenRequest { _user: None, _address: None, _listener: Some(listener) })
     }
 
-    fn place(&self, peer: IpAddr, headers: &HeaderMap) -> Place {
-        Place::of(self.proxies.client(peer, headers))
+    fn place(&self, peer: IpAddr, headers: &HeaderMap) -> ClientPrefix {
+        ClientPrefix::of(self.proxies.client(peer, headers))
     }
 }
 

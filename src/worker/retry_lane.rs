@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::decide::{Left, Processed};
-use super::hands::Hands;
-use super::in_hand::Batch;
+use super::batch_runner::BatchRunner;
+use super::decide::{BatchOutcome, Undecided};
+use super::in_progress::Batch;
 use super::{RETRY_FIRST, RETRY_LONGEST, warn};
 use crate::failure::Unreadable;
-use crate::queue::dead::Aside;
+use crate::queue::dead::SetAside;
 use crate::queue::{Entry, dead};
 use crate::runtime::damage::damaged;
 
@@ -36,10 +36,10 @@ const BATCH: usize = 500;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
-pub(super) struct Lane(Mutex<Vec<Stuck>>);
+pub(super) struct RetryLane(Mutex<Vec<RetryEntry>>);
 
 /// An entry in the lane.
-pub(super) struct Stuck {
+pub(super) struct RetryEntry {
     /// Of one entry.
     batch: Batch,
     refused: u32,
@@ -49,9 +49,9 @@ pub(super) struct Stuck {
     due: Instant,
 }
 
-impl Stuck {
+impl RetryEntry {
     pub(super) fn new(batch: Batch) -> Self {
-        Stuck { batch, refused: 0, without_coupon: 0, pause: RETRY_FIRST, due: Instant::now() }
+        RetryEntry { batch, refused: 0, without_coupon: 0, pause: RETRY_FIRST, due: Instant::now() }
     }
 
     /// Whether it comes to its end within a few tries. To begin it anew would put that off.
@@ -65,25 +65,25 @@ impl Stuck {
     }
 }
 
-impl Lane {
-    fn with<T>(&self, change: impl FnOnce(&mut Vec<Stuck>) -> T) -> T {
+impl RetryLane {
+    fn with<T>(&self, change: impl FnOnce(&mut Vec<RetryEntry>) -> T) -> T {
         change(&mut self.0.lock())
     }
 
-    fn put(&self, stuck: impl IntoIterator<Item = Stuck>) {
+    fn put(&self, stuck: impl IntoIterator<Item = RetryEntry>) {
         self.with(|waiting| {
             waiting.extend(stuck);
-            let_go(waiting, WAITING_MAX, Stuck::has_attempts);
+            let_go(waiting, WAITING_MAX, RetryEntry::has_attempts);
         });
     }
 
     /// Some entries that are due, all of one epoch.
-    fn take_due(&self) -> Vec<Stuck> {
+    fn take_due(&self) -> Vec<RetryEntry> {
         let now = Instant::now();
         self.with(|waiting| {
             let mut epoch = None;
             let mut room = BATCH;
-            let is_due = |stuck: &mut Stuck| {
+            let is_due = |stuck: &mut RetryEntry| {
                 let of = stuck.batch.keys.epoch();
                 let due = room > 0 && stuck.due <= now && *epoch.get_or_insert(of) == of;
                 room -= usize::from(due);
@@ -106,7 +106,7 @@ fn let_go<T>(waiting: &mut Vec<T>, most: usize, is_kept: impl Fn(&T) -> bool) {
     });
 }
 
-impl Hands {
+impl BatchRunner {
     /// Tries again what is due in the side lane, until `shutdown`: others claim the rest.
     pub(super) async fn keep_lane(self: Arc<Self>, shutdown: CancellationToken) {
         while !shutdown.is_cancelled() {
@@ -119,17 +119,18 @@ impl Hands {
         }
     }
 
-    async fn try_again(&self, mut due: Vec<Stuck>) {
+    async fn try_again(&self, mut due: Vec<RetryEntry>) {
         let Some(keys) = due.first().map(|stuck| stuck.batch.keys.clone()) else { return };
         let entries: Vec<Entry> = due.iter().flat_map(|stuck| stuck.batch.entries()).cloned().collect();
         match self.process(&keys, &entries).await {
-            Ok(Processed::AnotherEpoch) => self.breaker.success(),
-            Ok(Processed::Here(left)) => {
-                if left.iter().any(|(_, why)| !matches!(why, Left::Unclear(_))) || left.len() < entries.len()
+            Ok(BatchOutcome::AnotherEpoch) => self.breaker.success(),
+            Ok(BatchOutcome::Here(left)) => {
+                if left.iter().any(|(_, why)| !matches!(why, Undecided::Unclear(_)))
+                    || left.len() < entries.len()
                 {
                     self.breaker.success();
                 }
-                let mut stuck: HashMap<String, Stuck> = due
+                let mut stuck: HashMap<String, RetryEntry> = due
                     .into_iter()
                     .flat_map(|stuck| Some((stuck.batch.entries().first()?.entry.clone(), stuck)))
                     .collect();
@@ -140,20 +141,20 @@ impl Hands {
             Err(failure) => {
                 warn(entries.len(), &failure);
                 self.breaker.trouble();
-                due.iter_mut().for_each(Stuck::wait);
+                due.iter_mut().for_each(RetryEntry::wait);
                 self.lane.put(due);
             }
         }
     }
 
     /// What was not decided of a batch waits for its own reason, or is set aside for it.
-    pub(super) async fn sort_out(&self, left: Vec<(Stuck, Left)>) {
+    pub(super) async fn sort_out(&self, left: Vec<(RetryEntry, Undecided)>) {
         let (mut back, mut aside) = (Vec::new(), Vec::new());
         let (mut unclear, mut trouble) = (0, None);
         for (mut stuck, why) in left {
             let Some(entry) = stuck.batch.entries().first() else { continue };
             match why {
-                Left::Refused(why) => {
+                Undecided::Refused(why) => {
                     stuck.refused += 1;
                     if stuck.refused >= ATTEMPTS_MAX {
                         aside.push((stuck.refused, why, stuck));
@@ -161,7 +162,7 @@ impl Hands {
                         back.push(stuck);
                     }
                 }
-                Left::NoCoupon => {
+                Undecided::NoCoupon => {
                     stuck.without_coupon += 1;
                     stuck.pause = LOOK_AGAIN;
                     if stuck.without_coupon >= LOOKS_MAX {
@@ -170,8 +171,8 @@ impl Hands {
                         back.push(stuck);
                     }
                 }
-                Left::Unreadable(unreadable) => aside.push((1, unreadable_why(&unreadable), stuck)),
-                Left::CouponDamaged(why) => {
+                Undecided::Unreadable(unreadable) => aside.push((1, unreadable_why(&unreadable), stuck)),
+                Undecided::CouponDamaged(why) => {
                     if let Some(pause) = self.parked.park(&entry.coupon) {
                         damaged!(
                             entry.coupon; coupon = %entry.coupon, why, pause_ms = pause.as_millis(),
@@ -180,8 +181,8 @@ impl Hands {
                         );
                     }
                 }
-                Left::Guarded => stuck.batch.pass_over(),
-                Left::Unclear(failure) => {
+                Undecided::Guarded => stuck.batch.pass_over(),
+                Undecided::Unclear(failure) => {
                     unclear += 1;
                     trouble = Some(failure);
                     back.push(stuck);
@@ -191,18 +192,18 @@ impl Hands {
         if let Some(failure) = trouble {
             warn(unclear, &failure);
         }
-        back.iter_mut().for_each(Stuck::wait);
+        back.iter_mut().for_each(RetryEntry::wait);
         self.lane.put(back);
         self.set_aside(aside).await;
     }
 
     /// Sets entries aside, all of one epoch.
-    async fn set_aside(&self, mut aside: Vec<(u32, String, Stuck)>) {
+    async fn set_aside(&self, mut aside: Vec<(u32, String, RetryEntry)>) {
         let Some(keys) = aside.first().map(|(.., stuck)| stuck.batch.keys.clone()) else { return };
         let letters: Vec<_> = aside
             .iter()
             .flat_map(|(attempts, why, stuck)| {
-                stuck.batch.entries().iter().map(|entry| Aside {
+                stuck.batch.entries().iter().map(|entry| SetAside {
                     entry: &entry.entry,
                     id: entry.id,
                     attempts: *attempts,

@@ -33,7 +33,7 @@ const ONE_SLICE_IN: u64 = 8;
 const TIMES_MAX: u64 = 8;
 
 /// All times are in microseconds; moments are counted from the start, and are never 0.
-pub(super) struct Lag {
+pub(super) struct QueueDelay {
     started: Instant,
     /// Who have come so far.
     come: AtomicU64,
@@ -50,10 +50,10 @@ pub(super) struct Lag {
     queue: Notify,
 }
 
-impl Default for Lag {
+impl Default for QueueDelay {
     fn default() -> Self {
         let [come, queued_at, come_before, measured_at, measured, otherwise_since] = Default::default();
-        Lag {
+        QueueDelay {
             started: Instant::now(),
             come,
             queued_at,
@@ -67,7 +67,7 @@ impl Default for Lag {
     }
 }
 
-impl Lag {
+impl QueueDelay {
     fn now(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX).max(1)
     }
@@ -151,7 +151,7 @@ mod tests {
     const LONG: u64 = TARGET + 1;
 
     /// How many in a hundred are turned away, of those who come from `now` on while the lag is this.
-    fn turned_away(lag: &Lag, now: u64, is: u64) -> u64 {
+    fn turned_away(lag: &QueueDelay, now: u64, is: u64) -> u64 {
         const SLICES: u64 = ONE_SLICE_IN * TIMES_MAX;
         let come = (0..SLICES).map(|slice| now + slice * SLICE);
         let away = come.filter(|now| {
@@ -164,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_queue_that_is_long_for_a_moment_turns_nobody_away() {
-        let lag = Lag::default();
+        let lag = QueueDelay::default();
         lag.note(1, LONG);
         lag.note(INTERVAL, LONG);
         assert_eq!(turned_away(&lag, INTERVAL, LONG), 0);
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_queue_that_stays_is_kept_short_until_it_has_been_short_for_a_moment() {
-        let lag = Lag::default();
+        let lag = QueueDelay::default();
         lag.note(1, LONG);
         lag.note(1 + INTERVAL, LONG);
         let mut now = 1 + INTERVAL;
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_crowd_that_comes_after_a_silence_is_a_new_one() {
-        let lag = Lag::default();
+        let lag = QueueDelay::default();
         lag.note(1, LONG);
         lag.forget_before(1 + INTERVAL);
         lag.note(1 + INTERVAL, LONG);
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn what_was_measured_long_ago_counts_no_more_but_who_still_waits_does() {
-        let lag = Lag::default();
+        let lag = QueueDelay::default();
         let now = 10 * INTERVAL;
         lag.note(now, LONG);
         assert_eq!(lag.lag_at(now + TARGET), LONG);
@@ -216,7 +216,7 @@ mod tests {
     }
 
     /// On one thread, as it is used: what else the thread does, all others wait for.
-    async fn held_up(lag: &Arc<Lag>, by: u64) -> Duration {
+    async fn held_up(lag: &Arc<QueueDelay>, by: u64) -> Duration {
         let time = Duration::from_millis(20);
         for _ in 0..by {
             lag.turns_away();
@@ -230,7 +230,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_measures_how_long_a_crowd_keeps_others_waiting_and_nothing_else() {
-        let lag = Arc::new(Lag::default());
+        let lag = Arc::new(QueueDelay::default());
         tokio::spawn(Arc::clone(&lag).measure());
         tokio::task::yield_now().await;
         assert!(held_up(&lag, 1).await.is_zero());

@@ -1,5 +1,5 @@
 //! The hands of a worker: each works on one batch until every entry of it is settled, somebody else's, or
-//! left to the [side lane](super::lane) for a reason of its own.
+//! left to the [side lane](super::retry_lane) for a reason of its own.
 
 use std::any::Any;
 use std::collections::HashSet;
@@ -12,10 +12,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::breaker::Breaker;
-use super::decide::{Decider, Left, Processed};
-use super::in_hand::{Batch, InHand};
-use super::lane::{Lane, Stuck};
-use super::parked::Parked;
+use super::decide::{BatchOutcome, Decider, Undecided};
+use super::in_progress::{Batch, InProgress};
+use super::parked_coupons::ParkedCoupons;
+use super::retry_lane::{RetryEntry, RetryLane};
 use super::{RETRY_FIRST, RETRY_LONGEST, warn};
 use crate::Failure;
 use crate::queue::Entry;
@@ -27,24 +27,24 @@ use crate::runtime::backoff::Backoff;
 /// Redis answer; then it goes to the side lane, and the hand is for others.
 const UNCLEAR_MAX: u32 = 5;
 
-pub(super) struct Hands {
+pub(super) struct BatchRunner {
     pub(super) partition: Arc<Partition>,
     pub(super) decider: Decider,
     pub(super) breaker: Breaker,
-    pub(super) parked: Parked,
-    in_hand: Arc<InHand>,
-    pub(super) lane: Lane,
+    pub(super) parked: ParkedCoupons,
+    in_hand: Arc<InProgress>,
+    pub(super) lane: RetryLane,
 }
 
-impl Hands {
+impl BatchRunner {
     pub(super) fn new(partition: Arc<Partition>, decider: Decider) -> Self {
-        Hands {
+        BatchRunner {
             partition,
             decider,
             breaker: Breaker::new(),
-            parked: Parked::default(),
-            in_hand: Arc::new(InHand::new()),
-            lane: Lane::default(),
+            parked: ParkedCoupons::default(),
+            in_hand: Arc::new(InProgress::new()),
+            lane: RetryLane::default(),
         }
     }
 
@@ -58,7 +58,7 @@ impl Hands {
     /// Takes entries in hand, but for those that are already, and those that wait for their coupon.
     pub(super) fn take(&self, keys: EpochKeys, mut entries: Vec<Entry>) -> Batch {
         entries.retain(|entry| !self.parked.has(&entry.coupon));
-        InHand::take(&self.in_hand, keys, entries)
+        InProgress::take(&self.in_hand, keys, entries)
     }
 
     /// Works on a batch until it is done, or what is left of it is in the side lane, or `shutdown` finds it
@@ -68,9 +68,9 @@ impl Hands {
         let mut unclear_rounds = 0;
         loop {
             match self.process(&batch.keys, batch.entries()).await {
-                Ok(Processed::AnotherEpoch) => return self.breaker.success(),
-                Ok(Processed::Here(left)) => {
-                    let unclear = left.iter().filter(|(_, why)| matches!(why, Left::Unclear(_))).count();
+                Ok(BatchOutcome::AnotherEpoch) => return self.breaker.success(),
+                Ok(BatchOutcome::Here(left)) => {
+                    let unclear = left.iter().filter(|(_, why)| matches!(why, Undecided::Unclear(_))).count();
                     let all_are_unclear = unclear == batch.entries().len();
                     if !all_are_unclear {
                         self.breaker.success();
@@ -78,12 +78,12 @@ impl Hands {
                     }
                     if !all_are_unclear || unclear_rounds == UNCLEAR_MAX {
                         let stuck = left.into_iter().filter_map(|(entry, why)| {
-                            Some((Stuck::new(batch.take_out(&entry.entry)?), why))
+                            Some((RetryEntry::new(batch.take_out(&entry.entry)?), why))
                         });
                         return self.sort_out(stuck.collect()).await;
                     }
                     // All alike: that is nobody's own trouble.
-                    if let Some((_, Left::Unclear(failure))) = left.first() {
+                    if let Some((_, Undecided::Unclear(failure))) = left.first() {
                         warn(unclear, failure);
                     }
                     self.breaker.trouble();
@@ -106,13 +106,13 @@ impl Hands {
         &'a self,
         keys: &'a EpochKeys,
         entries: &'a [Entry],
-    ) -> Result<Processed, Failure> {
+    ) -> Result<BatchOutcome, Failure> {
         contained(entries, |part| self.decider.process(keys, part).boxed()).await
     }
 
     /// Coupons of which nothing is left for the coupon's reason wait no longer.
-    fn release_coupons(&self, batch: &Batch, left: &[(Entry, Left)]) {
-        let damaged = left.iter().filter(|(_, why)| matches!(why, Left::CouponDamaged(_)));
+    fn release_coupons(&self, batch: &Batch, left: &[(Entry, Undecided)]) {
+        let damaged = left.iter().filter(|(_, why)| matches!(why, Undecided::CouponDamaged(_)));
         let damaged: HashSet<_> = damaged.map(|(entry, _)| &entry.coupon).collect();
         let coupons = batch.entries().iter().map(|entry| &entry.coupon);
         self.parked.release(coupons.filter(|coupon| !damaged.contains(coupon)));
@@ -123,15 +123,15 @@ impl Hands {
 /// reason and the others are processed. Processing may be repeated.
 async fn contained<'a>(
     entries: &'a [Entry],
-    process: impl Fn(&'a [Entry]) -> BoxFuture<'a, Result<Processed, Failure>>,
-) -> Result<Processed, Failure> {
+    process: impl Fn(&'a [Entry]) -> BoxFuture<'a, Result<BatchOutcome, Failure>>,
+) -> Result<BatchOutcome, Failure> {
     let (mut left, mut parts) = (Vec::new(), vec![entries]);
     while let Some(part) = parts.pop() {
         match AssertUnwindSafe(process(part)).catch_unwind().await {
-            Ok(Ok(Processed::Here(of_part))) => left.extend(of_part),
+            Ok(Ok(BatchOutcome::Here(of_part))) => left.extend(of_part),
             Ok(ended) => return ended,
             Err(panic) => match part {
-                [entry] => left.push((entry.clone(), Left::Refused(panic_why(&*panic)))),
+                [entry] => left.push((entry.clone(), Undecided::Refused(panic_why(&*panic)))),
                 entries => {
                     let (first, second) = entries.split_at(entries.len() / 2);
                     parts.extend([second, first]);
@@ -139,7 +139,7 @@ async fn contained<'a>(
             },
         }
     }
-    Ok(Processed::Here(left))
+    Ok(BatchOutcome::Here(left))
 }
 
 /// What an operator reads of an entry that makes the program panic.
@@ -181,14 +181,14 @@ mod tests {
                     tokio::task::yield_now().await;
                     assert!(!part.iter().any(|entry| bad.contains(&number(entry))), "over {}", part.len());
                     done.lock().extend(part.iter().map(number));
-                    Ok(Processed::Here(Vec::new()))
+                    Ok(BatchOutcome::Here(Vec::new()))
                 };
                 process.boxed()
             });
-            let Ok(Processed::Here(left)) = processed.await else { panic!("it is contained") };
+            let Ok(BatchOutcome::Here(left)) = processed.await else { panic!("it is contained") };
             assert_eq!(left.iter().map(|(entry, _)| number(entry)).collect::<Vec<_>>(), bad);
             for (_, why) in left {
-                assert!(matches!(&why, Left::Refused(why) if why.contains("over 1")), "{why:?}");
+                assert!(matches!(&why, Undecided::Refused(why) if why.contains("over 1")), "{why:?}");
             }
             let others: Vec<_> = (0..100).filter(|number| !bad.contains(number)).collect();
             assert_eq!(*done.lock(), others);

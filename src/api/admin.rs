@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::App;
 use super::coupons::one_with_stock;
-use super::issuances::{GivenKey, replayed};
+use super::issuances::{IdempotencyKeyHeader, replayed};
 use super::wire::coupon::{self as wire, EditCoupon, RestockCoupon};
 use super::wire::problem::Problem as ProblemBody;
 use super::wire::service::Service;
@@ -86,7 +86,7 @@ pub async fn archive(State(app): State<Arc<App>>, Path(id): Path<String>) -> Res
 pub async fn restock(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
-    key: GivenKey,
+    key: IdempotencyKeyHeader,
     Body(body): Body,
 ) -> Result<Response, Problem> {
     let units = wire::restock(body)?;

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
-use crate::issuance::reserve::Progress;
+use crate::issuance::reserve::QueueProgress;
 
 /// Two readings that are closer than this say little about a rate.
 const WINDOW_MS: i64 = 200;
@@ -16,26 +16,26 @@ const POLL_MS: std::ops::RangeInclusive<u64> = 100..=2_000;
 
 /// Knows the drain rate. An estimate: it decides nothing.
 #[derive(Default)]
-pub struct Pace {
-    seen: Mutex<Seen>,
+pub struct DrainRate {
+    seen: Mutex<RateSample>,
 }
 
 #[derive(Default)]
-struct Seen {
+struct RateSample {
     at: Option<(Timestamp, u64)>,
     per_second: f64,
 }
 
 /// How long an issuance will wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Wait {
+pub struct WaitEstimate {
     pub estimated_ms: u64,
     pub poll_after_ms: u64,
 }
 
-impl Pace {
+impl DrainRate {
     /// Takes a reading in, and estimates the wait of the issuance that it was made for.
-    pub fn wait(&self, progress: &Progress) -> Wait {
+    pub fn wait(&self, progress: &QueueProgress) -> WaitEstimate {
         let mut seen = self.seen.lock();
         match seen.at {
             Some((at, settled)) if settled <= progress.settled => {
@@ -58,7 +58,7 @@ impl Pace {
                 ((ahead as f64 * 1_000.0 / seen.per_second) as u64 + SHORTEST_WAIT_MS).min(LONGEST_WAIT_MS)
             }
         };
-        Wait { estimated_ms, poll_after_ms: estimated_ms.clamp(*POLL_MS.start(), *POLL_MS.end()) }
+        WaitEstimate { estimated_ms, poll_after_ms: estimated_ms.clamp(*POLL_MS.start(), *POLL_MS.end()) }
     }
 }
 
@@ -66,13 +66,13 @@ impl Pace {
 mod tests {
     use super::*;
 
-    fn reading(ms: i64, settled: u64, ahead: u64) -> Progress {
-        Progress { now: Timestamp::from_millisecond(ms).unwrap(), settled, ahead }
+    fn reading(ms: i64, settled: u64, ahead: u64) -> QueueProgress {
+        QueueProgress { now: Timestamp::from_millisecond(ms).unwrap(), settled, ahead }
     }
 
     #[test]
     fn the_wait_is_what_is_ahead_over_the_rate_that_was_seen() {
-        let pace = Pace::default();
+        let pace = DrainRate::default();
         pace.wait(&reading(0, 0, 0));
         let wait = pace.wait(&reading(1_000, 2_000, 4_000));
         assert_eq!(wait.estimated_ms, 2_000 + SHORTEST_WAIT_MS);
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn with_nothing_ahead_the_next_poll_is_soon() {
-        let wait = Pace::default().wait(&reading(0, 0, 0));
+        let wait = DrainRate::default().wait(&reading(0, 0, 0));
         assert_eq!((wait.estimated_ms, wait.poll_after_ms), (SHORTEST_WAIT_MS, 100));
     }
 }

@@ -8,15 +8,15 @@ use crate::redis::keys::EpochKeys;
 
 /// Coupons and their numbers; 1 is the first.
 #[derive(Default)]
-pub(super) struct Numbered<'a> {
+pub(super) struct CouponIndex<'a> {
     coupons: Vec<&'a CouponId>,
     numbers: HashMap<&'a CouponId, usize>,
 }
 
-impl<'a> Numbered<'a> {
+impl<'a> CouponIndex<'a> {
     /// Numbers coupons in the order of their first appearance.
     pub(super) fn new(all: impl Iterator<Item = &'a CouponId>) -> Self {
-        let mut numbered = Numbered::default();
+        let mut numbered = CouponIndex::default();
         for coupon in all {
             numbered.add(coupon);
         }
@@ -25,7 +25,7 @@ impl<'a> Numbered<'a> {
 
     /// The same, with the places of each coupon among `all`, coupon by coupon.
     pub(super) fn grouped(all: impl Iterator<Item = &'a CouponId>) -> (Self, Vec<Vec<usize>>) {
-        let (mut numbered, mut groups) = (Numbered::default(), Vec::<Vec<usize>>::new());
+        let (mut numbered, mut groups) = (CouponIndex::default(), Vec::<Vec<usize>>::new());
         for (place, coupon) in all.enumerate() {
             let number = numbered.add(coupon);
             groups.resize_with(numbered.coupons.len(), Vec::new);

@@ -14,7 +14,7 @@ const CACHED: usize = 10_000;
 
 /// What is known of one coupon.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Known {
+pub(super) enum KnownLimit {
     Limit(CouponLimit),
     /// It has no record, for certain.
     Missing,
@@ -24,19 +24,19 @@ pub(super) enum Known {
 
 /// Remembers limits. A limit never changes, and a total only grows: an old one refuses too much,
 /// never too little, and whoever is refused reads it again.
-pub(super) struct Limits {
+pub(super) struct CouponLimits {
     store: CouponStore,
     known: Cache<CouponId, CouponLimit>,
 }
 
-impl Limits {
+impl CouponLimits {
     pub(super) fn new(store: CouponStore) -> Self {
-        Limits { store, known: Cache::new(CACHED) }
+        CouponLimits { store, known: Cache::new(CACHED) }
     }
 
     /// What is known of the coupons of a batch: by memory, or else by one read for all that are unknown, or
     /// have a unit in the batch that they had not when they were read.
-    pub(super) async fn learn(&self, entries: &[Entry]) -> Result<HashMap<CouponId, Known>, Failure> {
+    pub(super) async fn learn(&self, entries: &[Entry]) -> Result<HashMap<CouponId, KnownLimit>, Failure> {
         let (mut learnt, mut asked) = (HashMap::new(), HashSet::new());
         for entry in entries {
             let coupon = &entry.coupon;
@@ -48,14 +48,14 @@ impl Limits {
             }
         }
         let mut learnt: HashMap<_, _> =
-            learnt.into_iter().map(|(coupon, limit)| (coupon, Known::Limit(limit))).collect();
+            learnt.into_iter().map(|(coupon, limit)| (coupon, KnownLimit::Limit(limit))).collect();
         if !asked.is_empty() {
             learnt.extend(self.read(asked.into_iter().collect()).await?);
         }
         Ok(learnt)
     }
 
-    async fn read(&self, coupons: Vec<CouponId>) -> Result<Vec<(CouponId, Known)>, Failure> {
+    async fn read(&self, coupons: Vec<CouponId>) -> Result<Vec<(CouponId, KnownLimit)>, Failure> {
         let mut found = self.store.limits(&coupons).await?;
         let mut read = Vec::with_capacity(coupons.len());
         for coupon in coupons {
@@ -66,10 +66,10 @@ impl Limits {
             let known = match limit {
                 Some(Ok(limit)) => {
                     self.known.insert(coupon.clone(), limit);
-                    Known::Limit(limit)
+                    KnownLimit::Limit(limit)
                 }
-                Some(Err(why)) => Known::Damaged(why),
-                None => Known::Missing,
+                Some(Err(why)) => KnownLimit::Damaged(why),
+                None => KnownLimit::Missing,
             };
             read.push((coupon, known));
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::Failure;
-use crate::queue::{Delivered, Read, Reader, Which, claim, registry, restore};
+use crate::queue::{Delivered, ReadFrom, ReadOutcome, Reader, claim, registry, restore};
 use crate::recovery::is_certified;
 use crate::redis::Partition;
 use crate::redis::keys::EpochKeys;
@@ -20,7 +20,7 @@ const CLAIM_EVERY: Duration = Duration::from_secs(1);
 const RESTORE_EVERY: Duration = Duration::from_secs(1);
 const RESTORE_COUNT: usize = 500;
 
-pub(super) struct Source {
+pub(super) struct EntrySource {
     partition: Arc<Partition>,
     reader: Reader,
     consumer: String,
@@ -37,11 +37,11 @@ pub(super) struct Source {
     old_ones_turn: bool,
 }
 
-impl Source {
+impl EntrySource {
     pub(super) fn new(partition: Arc<Partition>, consumer: String, batch: usize) -> Self {
         let reader = Reader::new(partition.client().clone(), consumer.clone());
         let now = Instant::now();
-        Source {
+        EntrySource {
             partition,
             reader,
             consumer,
@@ -75,14 +75,14 @@ impl Source {
             self.sweep = Some("0".into());
         }
         let which = match &self.sweep {
-            Some(entry) if old_ones_turn => Which::PendingAfter(entry),
-            Some(_) => Which::NewAtOnce,
-            None if !old_ones_turn => Which::NewAtOnce,
-            None => Which::New,
+            Some(entry) if old_ones_turn => ReadFrom::PendingAfter(entry),
+            Some(_) => ReadFrom::NewAtOnce,
+            None if !old_ones_turn => ReadFrom::NewAtOnce,
+            None => ReadFrom::New,
         };
-        let sweeps = matches!(which, Which::PendingAfter(_));
+        let sweeps = matches!(which, ReadFrom::PendingAfter(_));
         match self.reader.read(&keys, which, self.batch).await {
-            Ok(Read::Entries(delivered)) => {
+            Ok(ReadOutcome::Entries(delivered)) => {
                 if sweeps {
                     // Page by page: the first ones are those in hand.
                     self.sweep = delivered.last().map(str::to_owned);
@@ -91,7 +91,7 @@ impl Source {
                 }
                 Ok(Some((keys, delivered)))
             }
-            Ok(Read::NoGroup) => {
+            Ok(ReadOutcome::NoGroup) => {
                 // Learns of another epoch; or the keeper learns that the group is gone.
                 if !is_certified(&self.partition).await? {
                     self.partition.uncertified.notify_one();

@@ -14,52 +14,53 @@ use std::thread;
 use tokio::runtime::{Builder, Handle};
 use tokio_util::sync::CancellationToken;
 
-use super::lag::Lag;
+use super::queue_delay::QueueDelay;
 
 /// What comes from other threads is taken first, at each step.
 const GLOBAL_QUEUE_INTERVAL: u32 = 1;
 
 /// See the module's documentation. They end, with all that they still serve, when this is dropped.
-pub struct Threads {
-    threads: Vec<Thread>,
+pub struct ConnectionRuntimes {
+    threads: Vec<ConnectionRuntime>,
     over: CancellationToken,
 }
 
 /// One of them.
-pub(super) struct Thread {
+pub(super) struct ConnectionRuntime {
     pub handle: Handle,
-    pub lag: Arc<Lag>,
+    pub lag: Arc<QueueDelay>,
 }
 
-impl Threads {
+impl ConnectionRuntimes {
     /// Starts as many as the caller's own scheduler has: one a core, where nobody said otherwise.
     pub fn start() -> io::Result<Self> {
         let count = Handle::current().metrics().num_workers();
         let over = CancellationToken::new();
-        let threads =
-            (0..count).map(|number| Thread::start(number, over.clone())).collect::<Result<_, _>>()?;
-        Ok(Threads { threads, over })
+        let threads = (0..count)
+            .map(|number| ConnectionRuntime::start(number, over.clone()))
+            .collect::<Result<_, _>>()?;
+        Ok(ConnectionRuntimes { threads, over })
     }
 
     /// Each in turn.
-    pub(super) fn in_turn(&self) -> impl Iterator<Item = &Thread> {
+    pub(super) fn in_turn(&self) -> impl Iterator<Item = &ConnectionRuntime> {
         self.threads.iter().cycle()
     }
 }
 
-impl Drop for Threads {
+impl Drop for ConnectionRuntimes {
     fn drop(&mut self) {
         self.over.cancel();
     }
 }
 
-impl Thread {
+impl ConnectionRuntime {
     fn start(number: usize, over: CancellationToken) -> io::Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .global_queue_interval(GLOBAL_QUEUE_INTERVAL)
             .build()?;
-        let thread = Thread { handle: runtime.handle().clone(), lag: Arc::default() };
+        let thread = ConnectionRuntime { handle: runtime.handle().clone(), lag: Arc::default() };
         runtime.spawn(Arc::clone(&thread.lag).measure());
         thread::Builder::new()
             .name(format!("connections-{number}"))

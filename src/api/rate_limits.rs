@@ -10,8 +10,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::access::{Access, Caller, Identification};
-use crate::config::DoorsConfig;
-use crate::http::addresses::{Peer, Place};
+use crate::config::IngressConfig;
+use crate::http::addresses::{ClientPrefix, Peer};
 use crate::http::forwarded::Proxies;
 use crate::http::{Code, Problem};
 use crate::ids::UserId;
@@ -28,7 +28,7 @@ const EXEMPT: [&str; 3] = ["/livez", "/healthz", "/metrics"];
 pub(super) struct UserLimit(Option<Limiter>);
 
 impl UserLimit {
-    pub(super) fn start(config: &DoorsConfig, partition: &Arc<Partition>) -> Self {
+    pub(super) fn start(config: &IngressConfig, partition: &Arc<Partition>) -> Self {
         UserLimit(
             config.user_limit().map(|rate| Limiter::start(LimitScope::User, rate, Arc::clone(partition))),
         )
@@ -64,7 +64,7 @@ pub(super) struct AddressLimit {
 impl AddressLimit {
     /// `None` if there is none.
     pub(super) fn start(
-        config: &DoorsConfig,
+        config: &IngressConfig,
         access: &Arc<Access>,
         partition: &Arc<Partition>,
     ) -> Option<Self> {
@@ -73,10 +73,10 @@ impl AddressLimit {
     }
 
     /// Where a request comes from; `None` if it is not counted, whoever sends it.
-    fn place<B>(&self, request: &Request<B>) -> Option<Place> {
+    fn place<B>(&self, request: &Request<B>) -> Option<ClientPrefix> {
         let Peer(peer) = request.extensions().get().copied()?;
         let counts = !EXEMPT.contains(&request.uri().path());
-        counts.then(|| Place::of(self.proxies.client(peer, request.headers())))
+        counts.then(|| ClientPrefix::of(self.proxies.client(peer, request.headers())))
     }
 
     /// Whether who sends it has a key.
@@ -106,7 +106,7 @@ impl AddressLimit {
     /// anybody.
     pub(super) fn note_peer(&self, peer: IpAddr) {
         if !self.proxies.trusts(peer) {
-            self.limiter.note(Place::of(peer).to_string());
+            self.limiter.note(ClientPrefix::of(peer).to_string());
         }
     }
 }

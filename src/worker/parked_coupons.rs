@@ -13,15 +13,15 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(15);
 const PARKED_MAX: usize = 10_000;
 
 #[derive(Default)]
-pub(super) struct Parked(Mutex<HashMap<CouponId, Pause>>);
+pub(super) struct ParkedCoupons(Mutex<HashMap<CouponId, ParkedCoupon>>);
 
-struct Pause {
+struct ParkedCoupon {
     until: Instant,
     length: Duration,
 }
 
-impl Parked {
-    fn with<T>(&self, use_them: impl FnOnce(&mut HashMap<CouponId, Pause>) -> T) -> T {
+impl ParkedCoupons {
+    fn with<T>(&self, use_them: impl FnOnce(&mut HashMap<CouponId, ParkedCoupon>) -> T) -> T {
         use_them(&mut self.0.lock())
     }
 
@@ -39,7 +39,7 @@ impl Parked {
                 None if parked.len() >= PARKED_MAX => return None,
                 None => PAUSE_FIRST,
             };
-            parked.insert(coupon.clone(), Pause { until: now + length, length });
+            parked.insert(coupon.clone(), ParkedCoupon { until: now + length, length });
             Some(length)
         })
     }
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn a_coupon_waits_alone_and_longer_each_time_until_it_is_decided() {
-        let parked = Parked::default();
+        let parked = ParkedCoupons::default();
         let (bad, good): (CouponId, CouponId) = ("bad".parse().unwrap(), "good".parse().unwrap());
         assert_eq!(parked.park(&bad), Some(PAUSE_FIRST));
         assert_eq!(parked.park(&bad), None, "it waits already");

@@ -13,7 +13,7 @@ use crate::limits::Rate;
 /// How the API keeps its doors.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Doors")]
-pub struct DoorsConfig {
+pub struct IngressConfig {
     /// Connections from one address (IPv6: a /64) at most; 0 counts none. A mobile carrier's customers share
     /// few addresses; those of --trusted-proxies are not counted
     #[arg(long, env = "COUPON_CONNECTIONS_PER_ADDRESS", value_name = "NUMBER", default_value_t = 0)]
@@ -73,7 +73,7 @@ fn rate(text: &str) -> Result<f64, String> {
     rate.ok_or_else(|| format!("must be 0, or a number from {RATE_MIN} to {RATE_MAX}"))
 }
 
-impl DoorsConfig {
+impl IngressConfig {
     /// How many connections are served.
     pub fn bounds(&self) -> Bounds {
         let per_address = NonZeroUsize::new(self.connections_per_address).map(NonZeroUsize::get);

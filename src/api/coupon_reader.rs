@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream;
 
-use super::coupons::{Looked, looked_at};
+use super::coupons::{CouponSnapshot, looked_at};
 use crate::Failure;
 use crate::coupon::{CouponStore, stock};
 use crate::ids::CouponId;
@@ -22,10 +22,10 @@ const BOUNDS: Bounds =
 const READS_MAX: usize = 16;
 
 /// Reads coupons for those who look. Cheap to clone; `None` where there is no such coupon.
-pub(super) type Looks = Batcher<CouponId, Option<Looked>>;
+pub(super) type CouponReader = Batcher<CouponId, Option<CouponSnapshot>>;
 
 /// Starts the batcher.
-pub(super) fn start(coupons: CouponStore, partition: Arc<Partition>, loader: Loader) -> Looks {
+pub(super) fn start(coupons: CouponStore, partition: Arc<Partition>, loader: Loader) -> CouponReader {
     Batcher::start("read the coupon", BOUNDS, move |asked: Vec<CouponId>| {
         let (coupons, partition, loader) = (coupons.clone(), Arc::clone(&partition), loader.clone());
         async move {
@@ -42,7 +42,7 @@ async fn look(
     partition: &Partition,
     loader: &Loader,
     asked: &[CouponId],
-) -> HashMap<CouponId, Result<Looked, Arc<Failure>>> {
+) -> HashMap<CouponId, Result<CouponSnapshot, Arc<Failure>>> {
     let ids: HashSet<CouponId> = asked.iter().cloned().collect();
     let records = stream::iter(ids).map(async |id| (coupons.get(&id).await, id)).buffer_unordered(READS_MAX);
     let (mut read, mut found) = (HashMap::new(), Vec::new());

@@ -18,8 +18,8 @@ use utoipa::ToSchema;
 
 use super::App;
 use super::coupons::with_stock;
-use super::held::Held;
 use super::issuance_events::{KEEP_ALIVE, STREAM_MAX, STREAMED};
+use super::open_requests::OpenRequest;
 use super::query::Query;
 use super::wire::coupon::Coupon;
 use super::wire::event::ServerEvent;
@@ -69,7 +69,7 @@ pub async fn events(
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let ends_at = Instant::now() + STREAM_MAX;
-    let telling = Telling { app, ticks, ends_at, _place: place, _held: held };
+    let telling = FiguresStream { app, ticks, ends_at, _place: place, _held: held };
     let events = stream::unfold(telling, async |mut telling| {
         let event = telling.next().await?;
         Some((Ok::<_, Infallible>(event), telling))
@@ -82,15 +82,15 @@ pub async fn events(
 const NO_PLACE_RETRY_MS: u64 = 10_000;
 
 /// A stream under way.
-struct Telling {
+struct FiguresStream {
     app: Arc<App>,
     ticks: Interval,
     ends_at: Instant,
     _place: OwnedSemaphorePermit,
-    _held: Held,
+    _held: OpenRequest,
 }
 
-impl Telling {
+impl FiguresStream {
     /// The next event; `None` ends the stream.
     async fn next(&mut self) -> Option<Event> {
         tokio::select! {

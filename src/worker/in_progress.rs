@@ -15,30 +15,30 @@ use crate::redis::keys::EpochKeys;
 const PASSED_OVER_FOR: Duration = Duration::from_secs(60);
 const PASSED_OVER_MAX: usize = 50_000;
 
-type Key = (Epoch, String);
+type EntryKey = (Epoch, String);
 
-pub(super) struct InHand {
-    entries: Mutex<HashSet<Key>>,
-    passed_over: Cache<Key, Instant>,
+pub(super) struct InProgress {
+    entries: Mutex<HashSet<EntryKey>>,
+    passed_over: Cache<EntryKey, Instant>,
 }
 
 /// Entries in hand; they are let go of when this is dropped, even by a panic.
 pub(super) struct Batch {
     pub keys: EpochKeys,
     entries: Vec<Entry>,
-    in_hand: Arc<InHand>,
+    in_hand: Arc<InProgress>,
 }
 
-impl InHand {
+impl InProgress {
     pub(super) fn new() -> Self {
-        InHand { entries: Mutex::default(), passed_over: Cache::new(PASSED_OVER_MAX) }
+        InProgress { entries: Mutex::default(), passed_over: Cache::new(PASSED_OVER_MAX) }
     }
 
-    fn with<T>(&self, change: impl FnOnce(&mut HashSet<Key>) -> T) -> T {
+    fn with<T>(&self, change: impl FnOnce(&mut HashSet<EntryKey>) -> T) -> T {
         change(&mut self.entries.lock())
     }
 
-    fn passes_over(&self, key: &Key) -> bool {
+    fn passes_over(&self, key: &EntryKey) -> bool {
         self.passed_over.get(key).is_some_and(|since| since.elapsed() < PASSED_OVER_FOR)
     }
 
