@@ -1,4 +1,4 @@
-//! Who is let in, and how often.
+//! Ingress: which connections and requests the API admits, and how often.
 
 use std::num::NonZeroUsize;
 
@@ -10,30 +10,30 @@ use crate::http::host::HostName;
 use crate::http::server::Bounds;
 use crate::limits::Rate;
 
-/// How the API keeps its doors.
+/// Which connections and requests the API admits, and how often.
 #[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Doors")]
+#[command(next_help_heading = "Ingress and rate limits")]
 pub struct IngressConfig {
-    /// Connections from one address (IPv6: a /64) at most; 0 counts none. A mobile carrier's customers share
-    /// few addresses; those of --trusted-proxies are not counted
+    /// The most connections from one address (IPv6: a /64); 0 for no bound. Customers of a mobile carrier share
+    /// few addresses; connections of --trusted-proxies do not count
     #[arg(long, env = "COUPON_CONNECTIONS_PER_ADDRESS", value_name = "NUMBER", default_value_t = 0)]
     pub connections_per_address: usize,
 
-    /// Requests per second of one user, polls among them, over all API processes; 0 for no limit. Twice as
-    /// many as somebody sends who polls as soon as the answers allow
+    /// Requests per second of one user, including polls, over all API processes; 0 for no limit. The default is
+    /// twice the rate of a client that polls as soon as the answers allow
     #[arg(long, env = "COUPON_USER_RATE", value_name = "PER_SECOND", default_value_t = 20.0, value_parser = rate)]
     pub user_rate: f64,
 
-    /// As many may come at once
+    /// Requests of one user that may come at once
     #[arg(long, env = "COUPON_USER_BURST", value_name = "NUMBER", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub user_burst: u32,
 
-    /// Requests of any kind per second from one address (IPv6: a /64), over all API processes; 0 for no limit:
-    /// a mobile carrier's customers share addresses
+    /// Requests of any kind per second from one address (IPv6: a /64), over all API processes; 0 for no limit.
+    /// Customers of a mobile carrier share addresses
     #[arg(long, env = "COUPON_ADDRESS_RATE", value_name = "PER_SECOND", default_value_t = 0.0, value_parser = rate)]
     pub address_rate: f64,
 
-    /// As many may come at once
+    /// Requests from one address that may come at once
     #[arg(long, env = "COUPON_ADDRESS_BURST", value_name = "NUMBER", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub address_burst: u32,
 
@@ -41,21 +41,21 @@ pub struct IngressConfig {
     #[arg(long, env = "COUPON_USER_HELD", value_name = "NUMBER", default_value_t = 20)]
     pub user_held: usize,
 
-    /// Streams that one address (IPv6: a /64) may have open at once where nobody is asked for credentials, at
-    /// one API process; 0 for no bound
+    /// Streams without credentials that one address (IPv6: a /64) may have open at once at one API process; 0 for
+    /// no bound
     #[arg(long, env = "COUPON_ADDRESS_STREAMS", value_name = "NUMBER", default_value_t = 500)]
     pub address_streams: usize,
 
-    /// Networks of proxies that are believed when they say from where a request comes
+    /// Networks of proxies whose header the API trusts to name a request's client address
     #[arg(long, env = "COUPON_TRUSTED_PROXIES", value_name = "CIDR,...", value_delimiter = ',')]
     pub trusted_proxies: Vec<Network>,
 
-    /// The header in which they say it; the other one is ignored
+    /// The header in which the trusted proxies name it; the API ignores the other one
     #[arg(long, env = "COUPON_PROXY_HEADER", value_enum, default_value = "x-forwarded-for")]
     pub proxy_header: ProxyHeader,
 
-    /// Host names, besides localhost and that of --public-url, by which the API may be reached where it asks
-    /// nobody for credentials
+    /// Host names, besides localhost and that of --public-url, that the API accepts in `Host` where it
+    /// asks for no credentials
     #[arg(long, env = "COUPON_ALLOWED_HOSTS", value_name = "NAME,...", value_delimiter = ',')]
     pub allowed_hosts: Vec<HostName>,
 

@@ -169,7 +169,7 @@ pub struct ApiLimits {
     pub user_cache: usize,
 
     #[command(flatten)]
-    pub doors: IngressConfig,
+    pub ingress: IngressConfig,
 }
 
 /// How much a worker takes on.

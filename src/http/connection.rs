@@ -6,7 +6,7 @@
 //!   read. Only a write that cannot go on arms the timer, so whoever waits for an outcome or listens to
 //!   events, where little is written, is left alone.
 //! - What hyper refuses by itself, because no request can be made of it, gets the body of a problem, and
-//!   the [`LoadShedder`] is told.
+//!   the [`LoadShedder`] hears of it.
 //! - A connection that the server ends is read on for [`LINGER_MAX`]: closed with bytes unread, TCP
 //!   would take the answer back before the client has seen it.
 

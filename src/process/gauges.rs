@@ -40,7 +40,7 @@ pub struct ProcessSizes {
     pub caches: Vec<(&'static str, SizeFn)>,
 }
 
-/// See the module's documentation. CouponReader until it is dropped.
+/// A background task that reads the gauges of queue and stock until it is dropped.
 pub struct GaugeReader {
     text: Arc<Mutex<String>>,
     _stop: DropGuard,
@@ -94,7 +94,7 @@ struct Readings {
 }
 
 impl Readings {
-    /// CouponReader once. Whether everything could be seen.
+    /// Reads every gauge once. Returns whether all of them could be read.
     async fn look(&mut self) -> bool {
         // First the queue: it matters most while MongoDB is away.
         let queue = told(self.queue().await);

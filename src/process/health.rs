@@ -45,6 +45,7 @@ pub struct Readiness {
 /// The state of one part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[schema(as = Part)]
 pub enum PartState {
     Ok,
     /// It answers, and its data is being recovered.

@@ -39,7 +39,7 @@ pub enum ReadOutcome {
     NoGroup,
 }
 
-/// ReadFrom entries to read.
+/// Which entries to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadFrom<'a> {
     /// Entries never delivered; waits a moment for some.

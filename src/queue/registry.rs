@@ -1,4 +1,4 @@
-//! ReadFrom workers live: a heartbeat registry of our own, because Redis knows consumers only by what
+//! Which workers live: a heartbeat registry of our own, because Redis knows consumers only by what
 //! they read. A live worker keeps its entries; whoever has no fresh heartbeat loses them.
 
 use std::time::Duration;

@@ -326,7 +326,7 @@ impl Decider {
         let is_lost = self.ledger.is_lost(&entry.coupon, serial, entry.id).await?;
         let held = self.ledger.held_by(&entry.coupon, &entry.user).await?;
         if held.iter().any(|held| id_of(held) == Some(entry.id)) {
-            // BatchDecisions since we looked by id: read it there, next round.
+            // It was decided since the read by id: read it there, next round.
             return Ok(EntryStep::Insert(candidate));
         }
         // A unit whose record cannot be read is held all the same.

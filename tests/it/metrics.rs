@@ -145,7 +145,7 @@ enum Moves {
     To(f64),
 }
 
-/// ReadFrom process shows it.
+/// Which process shows it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Of {
     Api,

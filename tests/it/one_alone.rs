@@ -291,7 +291,7 @@ async fn what_redis_holds_of_one_coupon_is_damaged_and_the_others_of_the_batch_a
     let _: String = system.command(&["SET", &keys.holders(&bad), "something else"]).await;
     let _worker = system.worker();
     is_issued(&system, ids[1]).await;
-    // BatchDecisions and told too; what Redis counts of its coupon is for the audit to mend.
+    // Decided and told too; what Redis counts of its coupon is for the audit to mend.
     is_issued(&system, ids[0]).await;
     assert_eq!(system.settled(&good).await.issued, 1);
 }

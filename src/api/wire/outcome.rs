@@ -38,7 +38,7 @@ pub enum OutcomeLine {
     },
 }
 
-/// FollowedRecord every decision has.
+/// What every decision has.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Decided {

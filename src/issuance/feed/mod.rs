@@ -1,4 +1,4 @@
-//! WaitingList for outcomes. Whoever waits registers first, then looks up, then waits: a decision that
+//! Waiting for outcomes. A waiter registers first, then looks up, then waits: a decision that
 //! falls in between is either found or announced.
 //!
 //! Two background tasks wake the waiters of a process: the `subscriber`, which hears of each outcome

@@ -42,7 +42,7 @@ pub struct FollowedDecision {
     pub what: FollowedRecord,
 }
 
-/// FollowedRecord was inserted.
+/// An inserted decision.
 #[derive(Debug)]
 pub enum FollowedRecord {
     Decided(Decision),
@@ -50,7 +50,7 @@ pub enum FollowedRecord {
     Unreadable(Unreadable),
 }
 
-/// FollowedRecord following starts with.
+/// The result of an attempt to follow.
 pub enum FollowStart {
     Following(Follower),
     /// MongoDB does not remember this place any more, or never knew it.
@@ -59,7 +59,7 @@ pub enum FollowStart {
     NotAPlace,
 }
 
-/// FollowedRecord a read found.
+/// The result of a read.
 pub enum FollowRead {
     /// In order; none where nothing came in time.
     Decisions(Vec<FollowedDecision>),
@@ -147,7 +147,7 @@ impl Follower {
                     },
                     Ok(None) if self.stream.is_alive() => break,
                     Ok(None) => return Ok((self, FollowRead::Gone)),
-                    // FollowedRecord was read stands; the next read meets the error again.
+                    // What was read stands; the next read meets the error again.
                     Err(_) if !read.is_empty() => break,
                     Err(error) if is_gone(&error) => return Ok((self, FollowRead::Gone)),
                     Err(error) => return Err(error),

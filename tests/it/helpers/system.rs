@@ -34,7 +34,7 @@ use super::decisions::{NO_BACKLOG_MAX, request};
 const EVENTUALLY_MAX: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// CouponReader until there is something to see.
+/// Looks until there is something to see.
 pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
