@@ -5,6 +5,7 @@ use std::sync::Arc;
 use coupon_system::coupon::{CouponChange, Restock, RestockAmount, admin_sync};
 use coupon_system::ids::CouponId;
 use coupon_system::service::ServiceStore;
+use futures::TryStreamExt;
 use mongodb::bson::{DateTime, Document, doc};
 use tokio_util::sync::CancellationToken;
 
@@ -66,6 +67,8 @@ async fn a_change_is_stamped_by_the_clock_of_mongodb() {
     let coupon = system.coupon("c", 5, 1).await;
     let renamed = CouponChange::Edit { name: Some("$NOW".into()), starts_at: None, ends_at: None };
     let restocked = CouponChange::Restock(Restock { units: RestockAmount::Add(3), key: None });
+    let database = &system.backends.database;
+    database.run_command(doc! {"profile": 2}).await.expect("it keeps what it is sent");
     for change in [CouponChange::Pause, renamed, restocked, CouponChange::Resume, CouponChange::Archive] {
         // A process whose clock is slow had written it.
         let long_ago = doc! {"$set": {"changedAt": DateTime::from_millis(0)}};
@@ -79,6 +82,17 @@ async fn a_change_is_stamped_by_the_clock_of_mongodb() {
         if matches!(change, CouponChange::Edit { .. }) {
             assert_eq!(record.get_str("name").expect("a name"), "$NOW");
         }
+    }
+    // The clocks of this machine are one: what was sent tells whose it was.
+    database.run_command(doc! {"profile": 0}).await.expect("it stops");
+    let profile = database.collection::<Document>("system.profile");
+    let sent = profile.find(doc! {"command.findAndModify": "coupons"}).await.expect("a look");
+    let sent: Vec<Document> = sent.try_collect().await.expect("all of it");
+    assert_eq!(sent.len(), 5);
+    for sent in sent {
+        let update = sent.get_document("command").and_then(|command| command.get_document("update"));
+        let stamped = update.and_then(|update| update.get_document("$currentDate"));
+        assert_eq!(stamped.ok(), Some(&doc! {"changedAt": true}), "{sent}");
     }
 }
 

@@ -172,26 +172,27 @@ async fn thousands_that_mongodb_refuses_are_set_aside_in_seconds_and_others_are_
     is_issued(&system, again).await;
 }
 
+/// Has MongoDB answer each document that is to be written with 371, or no longer.
+async fn block_writes(system: &System, on: bool) {
+    let admin = system.backends.database.client().database("admin");
+    let command = doc! {"setUserWriteBlockMode": 1, "global": on};
+    admin.run_command(command).await.expect("it obeys");
+}
+
 #[tokio::test]
 async fn writes_that_are_blocked_for_a_while_reject_nothing_and_set_nothing_aside() {
     const ENTRIES: usize = 300;
     let (mongodb, _folder) = obedient_mongodb().await;
     let system = System::builder().mongodb(mongodb.url()).start().await;
     let coupon = system.coupon("c", 1_000, 1).await;
-    let admin = system.backends.database.client().database("admin");
-    // Each document is answered with an internal error (1), which is on no list.
-    let mode = async |mode: &str| {
-        let command = doc! {"configureFailPoint": "failAllInserts", "mode": mode};
-        admin.run_command(command).await.expect("it obeys");
-    };
-    mode("alwaysOn").await;
+    block_writes(&system, true).await;
     accept_many(&system, &coupon, "u", ENTRIES).await;
     let _worker = system.worker();
     // Long enough for each to be tried more often than a refused one is.
     tokio::time::sleep(Duration::from_secs(8)).await;
     assert_eq!(dead_letters(&system).await, 0, "nobody can tell, and that uses up no attempts");
     assert_eq!(system.stock(&coupon).await.issued, 0);
-    mode("off").await;
+    block_writes(&system, false).await;
     assert_eq!(system.settled(&coupon).await.issued, ENTRIES as u32);
     assert_eq!(dead_letters(&system).await, 0);
     assert_eq!(system.queue().await, (0, 0));
@@ -202,21 +203,16 @@ async fn what_an_answer_of_mongodb_means_is_told_document_by_document() {
     let (mongodb, _folder) = obedient_mongodb().await;
     let system = System::builder().mongodb(mongodb.url()).start().await;
     let coupon = system.coupon("c", 10, 1).await;
-    let admin = system.backends.database.client().database("admin");
-    let block = async |on: bool| {
-        let command = doc! {"setUserWriteBlockMode": 1, "global": on};
-        admin.run_command(command).await.expect("it obeys");
-    };
     system.accepted("u0", &coupon).await;
     let entries = system.take_entries().await;
-    block(true).await;
+    block_writes(&system, true).await;
     let left = match system.decider().process(&system.keys(), &entries).await {
         Ok(BatchOutcome::Here(left)) => left,
         // The whole command is refused: as unknown as can be.
         Err(_) => Vec::new(),
         Ok(other) => panic!("{other:?}"),
     };
-    block(false).await;
+    block_writes(&system, false).await;
     assert!(left.iter().all(|(_, why)| matches!(why, Undecided::Unclear(_))), "{left:?}");
     system.decider().process(&system.keys(), &entries).await.expect("it is issued");
     assert_eq!(system.settled(&coupon).await.issued, 1);
@@ -404,14 +400,11 @@ async fn writes_that_are_blocked_in_the_midst_of_batches_set_nothing_aside() {
     let system = System::builder().mongodb(mongodb.url()).start().await;
     let coupon = system.coupon("c", ENTRIES as u32, 1).await;
     accept_many(&system, &coupon, "u", ENTRIES).await;
-    let admin = system.backends.database.client().database("admin");
     let _worker = system.worker_with(Concurrency { batches: 4, batch_size: 500 });
     let mut partly = false;
-    // Each document that comes while it is on is answered with 371.
     for _ in 0..20 {
         for (on, pause) in [(true, 30), (false, 60)] {
-            let command = doc! {"setUserWriteBlockMode": 1, "global": on};
-            admin.run_command(command).await.expect("it obeys");
+            block_writes(&system, on).await;
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
         let issued = system.stock(&coupon).await.issued as usize;
