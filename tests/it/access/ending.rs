@@ -24,12 +24,16 @@ async fn opened(client: &Client, path: &str) -> reqwest::Response {
 /// Reads to the end; whether it was broken off, and what came.
 async fn cut(mut response: reqwest::Response) -> (bool, String) {
     let mut text = Vec::new();
-    loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) => text.extend_from_slice(&chunk),
-            ended => return (ended.is_err(), String::from_utf8_lossy(&text).into_owned()),
+    let read = async {
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) => text.extend_from_slice(&chunk),
+                ended => return ended.is_err(),
+            }
         }
-    }
+    };
+    let is_cut = tokio::time::timeout(Duration::from_secs(60), read).await.expect("the answer ends");
+    (is_cut, String::from_utf8_lossy(&text).into_owned())
 }
 
 async fn revoke(system: &System, key: &str) {
