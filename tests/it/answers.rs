@@ -198,4 +198,5 @@ async fn links_live_under_the_public_url() {
     system.coupon("c", 1, 1).await;
     let answer = system.client.issue("u0", "c", None).await;
     assert_eq!(answer.header("location"), format!("/coupons-api/issuances/{}", answer.id()));
+    system.drain().await;
 }

@@ -2,7 +2,7 @@
 
 use coupon_system::access::Role;
 
-use crate::helpers::{API, Answer, Raw, System, program};
+use crate::helpers::{API, Answer, RawConnection, System, program};
 
 const SHOP: &str = "https://shop.example";
 
@@ -179,7 +179,7 @@ async fn every_answer_of_every_route_tells_browsers_to_leave_it_alone() {
 #[tokio::test]
 async fn swagger_lives_under_the_public_path() {
     let system = System::builder().flags(&["--public-url", "https://shop.example/coupons-api"]).start().await;
-    let mut raw = Raw::connect(system.client.address()).await;
+    let mut raw = RawConnection::connect(system.client.address()).await;
     raw.send("GET /docs HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("it is taken");
     let moved = raw.answer().await;
     assert_eq!(moved.status, 307);

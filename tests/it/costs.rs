@@ -16,10 +16,10 @@ const SHARED_MAX: u64 = 17;
 /// Others run commands too, but not at every moment: the least of so many batches is what one costs.
 const BATCHES: usize = 5;
 
-type Commands = BTreeMap<String, u64>;
+type CommandCounts = BTreeMap<String, u64>;
 
 /// What has run since.
-async fn since(before: &Commands, system: &System) -> Commands {
+async fn since(before: &CommandCounts, system: &System) -> CommandCounts {
     let mut ran = system.commands_run().await;
     for (name, count) in &mut ran {
         *count -= before.get(name).copied().unwrap_or(0);
@@ -29,7 +29,7 @@ async fn since(before: &Commands, system: &System) -> Commands {
 }
 
 /// The fewest of all in several batches.
-fn least(batches: &[Commands]) -> u64 {
+fn least(batches: &[CommandCounts]) -> u64 {
     let counts = batches.iter().map(|ran| ran.values().sum());
     counts.min().expect("a batch")
 }

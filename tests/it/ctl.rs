@@ -1,11 +1,10 @@
 //! `couponctl` as an operator types it: against a running API, and against none.
 
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 
-use serde_json::Value;
 use tokio::process::Command;
 
-use crate::helpers::{System, eventually};
+use crate::helpers::{CommandOutput, System, eventually};
 
 /// The tool, with an API.
 fn ctl(api: &str, words: &[&str]) -> Command {
@@ -14,42 +13,7 @@ fn ctl(api: &str, words: &[&str]) -> Command {
     command
 }
 
-/// How a command ended, and what it printed.
-struct Ended {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl From<Output> for Ended {
-    fn from(output: Output) -> Self {
-        Ended {
-            code: output.status.code(),
-            out: String::from_utf8(output.stdout).expect("UTF-8"),
-            err: String::from_utf8(output.stderr).expect("UTF-8"),
-        }
-    }
-}
-
-impl Ended {
-    #[track_caller]
-    fn assert(&self, code: i32, out: &[&str], err: &[&str]) {
-        assert_eq!(self.code, Some(code), "{}\n{}", self.out, self.err);
-        for part in out {
-            assert!(self.out.contains(part), "no {part:?} in:\n{}", self.out);
-        }
-        for part in err {
-            assert!(self.err.contains(part), "no {part:?} in:\n{}", self.err);
-        }
-    }
-
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}:\n{}\n{}", self.out, self.err))
-    }
-}
-
-async fn run(system: &System, words: &[&str]) -> Ended {
+async fn run(system: &System, words: &[&str]) -> CommandOutput {
     ctl(system.client.base(), words).output().await.expect("it runs").into()
 }
 
@@ -168,7 +132,7 @@ async fn where_nobody_answers_the_next_step_is_told() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
     let api = format!("http://{free}");
     for words in [&["coupon", "list"][..], &["issue", "u", "c", "--wait"], &["watch"]] {
-        let ended: Ended = ctl(&api, words).output().await.expect("it runs").into();
+        let ended: CommandOutput = ctl(&api, words).output().await.expect("it runs").into();
         ended.assert(1, &[], &[&api, "refused", "cargo run -- dev", "--api-url", "COUPON_API_URL"]);
     }
 }
@@ -190,7 +154,7 @@ async fn what_cannot_be_right_is_wrong_usage() {
         &["dead-letter", "discard", "01a206a0-caad-7000-95cf-bcf9c90eb941"],
         &["nonsense"],
     ] {
-        let ended: Ended = ctl("http://127.0.0.1:1", words).output().await.expect("it runs").into();
+        let ended: CommandOutput = ctl("http://127.0.0.1:1", words).output().await.expect("it runs").into();
         assert_eq!(ended.code, Some(2), "{words:?}: {}", ended.err);
         assert!(ended.err.starts_with("error: "), "{words:?}: {}", ended.err);
     }
@@ -250,7 +214,7 @@ async fn watching_from_a_pipe_gives_plain_lines_and_ends_in_time() {
     .await;
     let watching = tokio::spawn(ctl(system.client.base(), &["watch", "--for", "2"]).output());
     system.client.issue("u0", "c", None).await;
-    let watched: Ended = watching.await.expect("no panic").expect("it runs").into();
+    let watched: CommandOutput = watching.await.expect("no panic").expect("it runs").into();
     watched.assert(0, &["coupon=c status=open remaining=", "total=5", "workers_alive=1 dead_letters=0"], &[]);
     assert!(!watched.out.contains('\u{1b}'), "{}", watched.out);
     assert!(watched.out.lines().filter(|line| line.contains("workers=1")).count() >= 2, "{}", watched.out);
@@ -260,7 +224,7 @@ async fn watching_from_a_pipe_gives_plain_lines_and_ends_in_time() {
 #[tokio::test]
 async fn help_teaches_and_completions_are_made() {
     let help = |words: &'static [&'static str]| async {
-        let ended: Ended = ctl("http://127.0.0.1:1", words).output().await.expect("it runs").into();
+        let ended: CommandOutput = ctl("http://127.0.0.1:1", words).output().await.expect("it runs").into();
         ended
     };
     help(&["--help"]).await.assert(0, &["dead-letter", "Examples:", "Exit codes:"], &[]);
@@ -270,7 +234,7 @@ async fn help_teaches_and_completions_are_made() {
         &[],
     );
     for shell in ["bash", "zsh", "fish"] {
-        let ended: Ended =
+        let ended: CommandOutput =
             ctl("http://127.0.0.1:1", &["completion", shell]).output().await.expect("it runs").into();
         ended.assert(0, &["dead-letter"], &[]);
     }

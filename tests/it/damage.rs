@@ -57,6 +57,7 @@ async fn late(system: &System, coupon: &str, user: &str, serial: u32) -> Issuanc
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_of_a_database_that_lost_its_redis_to_another_do_not_touch_it_any_more() {
     let old = System::builder().flags(&["--require-registered-users=false"]).start().await;
+    old.leaves_in_flight();
     let coupon = old.coupon("c", 10, 1).await;
     let _worker = old.worker();
     old.client.decided(&old.client.issue("u0", "c", None).await.id()).await;
@@ -102,6 +103,7 @@ async fn processes_of_a_database_that_lost_its_redis_to_another_do_not_touch_it_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn issuances_of_a_coupon_whose_record_is_damaged_do_not_keep_others_waiting() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let bad = system.coupon("bad", 100, 1).await;
     let good = system.coupon("good", 100, 1).await;
     for number in 0..20 {
@@ -118,6 +120,7 @@ async fn issuances_of_a_coupon_whose_record_is_damaged_do_not_keep_others_waitin
 #[tokio::test]
 async fn a_damaged_coupon_record_does_not_keep_the_others_closed() {
     let system = System::start().await;
+    system.leaves_in_flight();
     system.coupon("bad", 100, 1).await;
     let good = system.coupon("good", 100, 1).await;
     damage_coupon(&system, "bad").await;
@@ -129,6 +132,7 @@ async fn a_damaged_coupon_record_does_not_keep_the_others_closed() {
 #[tokio::test]
 async fn a_damaged_ledger_record_does_not_keep_the_others_closed() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let bad = system.coupon("bad", 100, 1).await;
     let good = system.coupon("good", 100, 1).await;
     late(&system, bad.as_str(), "u0", 1).await;
@@ -182,6 +186,7 @@ async fn a_rebuild_fits_where_the_data_has_fitted() {
     })
     .await;
     assert!(done, "memory that is enough for the data is not enough for a rebuild");
+    system.drain().await;
 }
 
 #[tokio::test]
@@ -203,6 +208,7 @@ async fn a_coupon_that_cannot_be_audited_does_not_keep_the_others_from_it() {
 #[tokio::test]
 async fn entries_of_a_worker_that_died_before_the_clock_was_put_back_are_claimed() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 10, 1).await;
     system.accepted("u0", &coupon).await;
     assert_eq!(system.take_entries().await.len(), 1);
@@ -237,6 +243,7 @@ async fn a_pause_of_the_service_while_redis_was_away_holds_when_it_is_back() {
 #[tokio::test]
 async fn a_dead_letter_does_not_hide_a_late_insert_from_the_bracket() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 10, 1).await;
     system.accepted("u0", &coupon).await;
     let entry = system.take_entries().await.remove(0);

@@ -9,7 +9,8 @@ use coupon_system::ids::CouponId;
 use rustix::process::Signal;
 
 use crate::helpers::{
-    NotFound, POLL_EVERY, System, Tally, accounts_hold, eventually, issued, rush, send, stopped, worker,
+    NotFound, POLL_EVERY, RequestTally, System, accounts_hold, eventually, issued, rush, send, stopped,
+    worker,
 };
 
 async fn all_are_accounted_for(system: &System, coupon: &CouponId, total: u32) {
@@ -25,7 +26,7 @@ async fn twenty_thousand_rush_for_five_thousand_while_one_worker_is_killed_and_o
     let users = system.users("u", 20_000).await;
     let (mut doomed, sleeper, steady) =
         (worker(&system, &[]).await, worker(&system, &[]).await, worker(&system, &[]).await);
-    let tally = Arc::new(Tally::default());
+    let tally = Arc::new(RequestTally::default());
     let rush = rush(&system, users, &tally, NotFound::IsAFault);
 
     issued(&system, &coupon, TOTAL / 4).await;
@@ -57,7 +58,7 @@ async fn mongodb_away_for_twenty_seconds_in_mid_rush_rejects_nothing_and_uses_no
     let coupon = system.coupon("c", TOTAL, 1).await;
     let users = system.users("u", 4_000).await;
     let workers = [worker(&system, &[]).await, worker(&system, &[]).await];
-    let tally = Arc::new(Tally::default());
+    let tally = Arc::new(RequestTally::default());
     let rush = rush(&system, users, &tally, NotFound::IsAFault);
 
     issued(&system, &coupon, TOTAL / 4).await;
@@ -81,7 +82,7 @@ async fn workers_restarted_one_after_another_under_load_leave_nothing_behind() {
     let coupon = system.coupon("c", TOTAL, 1).await;
     let users = system.users("u", TOTAL as usize).await;
     let mut workers = vec![worker(&system, &[]).await, worker(&system, &[]).await];
-    let tally = Arc::new(Tally::default());
+    let tally = Arc::new(RequestTally::default());
     let done = Arc::new(AtomicBool::new(false));
     let rush = rush(&system, users, &tally, NotFound::IsAFault);
     let over = Arc::clone(&done);

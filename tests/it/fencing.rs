@@ -33,18 +33,18 @@ use crate::helpers::{
 };
 
 /// An address that can be made to lead elsewhere. What was connected before stays so, until it is cut.
-struct Address {
+struct MovableAddress {
     listen: SocketAddr,
     target: Arc<Mutex<String>>,
     connections: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
-impl Address {
+impl MovableAddress {
     async fn of(server: &RedisServer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let listen = listener.local_addr().expect("an address");
         let (target, connections) = (Arc::new(Mutex::new(place(server))), Arc::default());
-        let address = Address { listen, target, connections };
+        let address = MovableAddress { listen, target, connections };
         let (target, connections) = (Arc::clone(&address.target), Arc::clone(&address.connections));
         tokio::spawn(async move {
             while let Ok((mut here, _)) = listener.accept().await {
@@ -84,13 +84,13 @@ struct Deployment {
 }
 
 /// A program that serves, and what it has logged.
-struct Running {
+struct RunningProgram {
     client: Client,
     log: Arc<Mutex<Vec<String>>>,
     child: Child,
 }
 
-impl Running {
+impl RunningProgram {
     fn said(&self, words: &str) -> usize {
         self.log.lock().expect("no panic").iter().filter(|line| line.contains(words)).count()
     }
@@ -112,13 +112,13 @@ impl Deployment {
         command
     }
 
-    async fn api(&self, redis_url: &str) -> Running {
+    async fn api(&self, redis_url: &str) -> RunningProgram {
         let mut command = self.program(API, redis_url);
         command.args(["--open", "--listen", "127.0.0.1:0", "--require-registered-users", "false"]);
         running(command).await
     }
 
-    async fn worker(&self, redis_url: &str) -> Running {
+    async fn worker(&self, redis_url: &str) -> RunningProgram {
         let mut command = self.program(WORKER, redis_url);
         command.args(["--metrics-listen", "127.0.0.1:0"]);
         running(command).await
@@ -139,7 +139,7 @@ impl Deployment {
     }
 }
 
-async fn running(mut command: Command) -> Running {
+async fn running(mut command: Command) -> RunningProgram {
     command.args(["--log-format", "json"]).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("it starts");
     let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
@@ -158,7 +158,7 @@ async fn running(mut command: Command) -> Running {
             logged.lock().expect("no panic").push(line);
         }
     });
-    Running { client: Client::new(address), log, child }
+    RunningProgram { client: Client::new(address), log, child }
 }
 
 /// A replica of a server, which has all of its data.
@@ -223,7 +223,7 @@ async fn ready(api: &Client) {
 async fn demoted(follow: impl Fn(&RedisServer) -> String) {
     let (a, _a) = redis().await;
     let (b, _b) = replica(&a).await;
-    let (address, deployment) = (Address::of(&a).await, Deployment::new().await);
+    let (address, deployment) = (MovableAddress::of(&a).await, Deployment::new().await);
     let (api, worker) = (deployment.api(&address.url()).await, deployment.worker(&address.url()).await);
     make_coupon(&api.client, 5).await;
     let id = issued_soon(&api.client, "u0").await.id();
@@ -348,7 +348,7 @@ fn keeps_its_word(answer: &Answer) {
 async fn an_old_primary_that_comes_back_with_a_certificate_that_fits_is_rebuilt_before_it_answers() {
     let (a, _a) = redis().await;
     let (mut b, _b) = replica(&a).await;
-    let (address, deployment) = (Address::of(&a).await, Deployment::new().await);
+    let (address, deployment) = (MovableAddress::of(&a).await, Deployment::new().await);
     let api = deployment.api(&address.url()).await;
     make_coupon(&api.client, 3).await;
     let kept = issued_soon(&api.client, "u0").await.id();
@@ -394,7 +394,7 @@ async fn an_old_primary_that_comes_back_with_a_certificate_that_fits_is_rebuilt_
 async fn a_primary_that_lives_on_beside_its_successor_accepts_nothing_that_the_other_does_not_know() {
     let (a, _a) = redis().await;
     let (b, _b) = replica(&a).await;
-    let (address, deployment) = (Address::of(&a).await, Deployment::new().await);
+    let (address, deployment) = (MovableAddress::of(&a).await, Deployment::new().await);
     let api = deployment.api(&address.url()).await;
     make_coupon(&api.client, 10_000).await;
     issued_soon(&api.client, "u").await;
@@ -580,6 +580,7 @@ async fn the_probes_tell_when_redis_refuses_what_a_request_needs() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn data_that_a_recoverer_found_out_of_date_is_not_certified_by_the_next_one_if_it_dies() {
     let mut system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 5, 1).await;
     system.accepted("u0", &coupon).await;
     system.stop().await;

@@ -17,8 +17,8 @@ use tokio::process::{Child, Command};
 
 use crate::access::{token, token_flags};
 use crate::helpers::{
-    API, Answer, CTL, Client, Raw, RawAnswer, System, WORKER, eventually, fail, obedient_mongodb, program,
-    program_as_it_is, send, serving,
+    API, Answer, CTL, Client, RawAnswer, RawConnection, System, WORKER, eventually, fail, obedient_mongodb,
+    program, program_as_it_is, send, serving,
 };
 
 const LIVEZ: &str = "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n";
@@ -39,15 +39,15 @@ async fn small_api(system: &System) -> (Child, SocketAddr) {
 }
 
 /// A connection that has had an answer, and idles.
-async fn idle(address: SocketAddr) -> Raw {
-    let mut raw = Raw::connect(address).await;
+async fn idle(address: SocketAddr) -> RawConnection {
+    let mut raw = RawConnection::connect(address).await;
     raw.send(LIVEZ).await.expect("it is taken");
     assert_eq!(raw.answer().await.status, 200);
     raw
 }
 
 /// Whether the server has ended the connection.
-async fn is_ended(raw: &Raw) -> bool {
+async fn is_ended(raw: &RawConnection) -> bool {
     let mut byte = [0];
     let peeked = tokio::time::timeout(Duration::from_millis(1), raw.0.peek(&mut byte)).await;
     matches!(peeked, Ok(Ok(0) | Err(_)))
@@ -64,7 +64,7 @@ async fn when_all_places_are_taken_the_connection_that_idles_longest_goes_and_pr
     }
     let asked = Instant::now();
     for probe in 0..4 {
-        let mut raw = Raw::connect(address).await;
+        let mut raw = RawConnection::connect(address).await;
         raw.send("GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
             .await
             .expect("taken");
@@ -103,7 +103,7 @@ async fn a_connection_that_idles_costs_little_however_large_its_last_request_was
     };
     let large = format!("GET /livez HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "y".repeat(31 * 1024));
     let ask = async || {
-        let mut raw = Raw::connect(address).await;
+        let mut raw = RawConnection::connect(address).await;
         raw.send(&large).await.expect("it is taken");
         assert_eq!(raw.answer().await.status, 200);
         raw
@@ -147,7 +147,7 @@ async fn the_rest_of_a_head_that_came_with_the_request_before_it_is_waited_for_n
     let address = system.client.address();
     let partial = "GET /livez HTTP/1.1\r\nho";
     let ended = before_a_partial_head().into_iter().map(|(name, whole)| async move {
-        let mut raw = Raw::connect(address).await;
+        let mut raw = RawConnection::connect(address).await;
         raw.send(format!("{whole}{partial}")).await.expect("it is taken");
         let asked = Instant::now();
         let answers = raw.answers().await;
@@ -156,7 +156,7 @@ async fn the_rest_of_a_head_that_came_with_the_request_before_it_is_waited_for_n
     });
     // Its rest in time, it is served.
     let in_time = before_a_partial_head().into_iter().map(|(name, whole)| async move {
-        let mut raw = Raw::connect(address).await;
+        let mut raw = RawConnection::connect(address).await;
         raw.send(format!("{whole}{partial}")).await.expect("it is taken");
         // Longer than buffers are kept for.
         tokio::time::sleep(Duration::from_secs(4)).await;
@@ -165,7 +165,7 @@ async fn the_rest_of_a_head_that_came_with_the_request_before_it_is_waited_for_n
         assert_eq!(answers.last().map(|answer| answer.status), Some(200), "{name}: {answers:?}");
     });
     let idle = async {
-        let mut raw = Raw::connect(address).await;
+        let mut raw = RawConnection::connect(address).await;
         // Empty lines behind a request are no head.
         raw.send(format!("{LIVEZ}\r\n\r\n")).await.expect("it is taken");
         assert_eq!(raw.answer().await.status, 200);
@@ -178,7 +178,7 @@ async fn the_rest_of_a_head_that_came_with_the_request_before_it_is_waited_for_n
 
 /// The one answer to a request for `target` with these lines in its head.
 async fn raw_answer(address: SocketAddr, method: &str, target: &str, lines: &str) -> RawAnswer {
-    let mut raw = Raw::connect(address).await;
+    let mut raw = RawConnection::connect(address).await;
     raw.send(format!("{method} {target} HTTP/1.1\r\n{lines}connection: close\r\n\r\n")).await.expect("taken");
     raw.answers().await.remove(0)
 }
@@ -329,6 +329,7 @@ async fn one_user_holds_few_streams_and_waiting_requests_and_hinders_no_other() 
             }
             assert_eq!(open_stream(&viewer, "/events").await.err(), Some(429), "one key");
         }
+        system.drain().await;
     }
 }
 
@@ -495,6 +496,7 @@ async fn a_process_that_is_asked_to_stop_says_so_at_once_and_serves_until_the_de
     send(&child, Signal::TERM);
     let ended = tokio::time::timeout(Duration::from_secs(20), child.wait()).await.expect("it ends at once");
     assert_eq!(ended.expect("it ends").code(), Some(1));
+    system.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -583,6 +585,7 @@ async fn an_api_is_ready_as_long_as_requests_are_accepted_and_names_the_part_tha
     // Users are remembered for a quarter of an hour.
     let system =
         System::builder().mongodb(mongod.url()).flags(&["--user-deletion-delay", "1800"]).start().await;
+    system.leaves_in_flight();
     let forgetful = ["--user-deletion-delay", "2"];
     let (_api, address) = api(&system, &forgetful).await;
     system.users("u", 2).await;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::helpers::{API, Client, Raw, RawAnswer, System, program, serving};
+use crate::helpers::{API, Client, RawAnswer, RawConnection, System, program, serving};
 
 /// All answers to some bytes; the server must end the connection by itself.
 async fn answers(system: &System, bytes: impl AsRef<[u8]>) -> Vec<RawAnswer> {
-    let mut raw = Raw::connect(system.client.address()).await;
+    let mut raw = RawConnection::connect(system.client.address()).await;
     // The server may have had enough before it has all.
     let _ = raw.send(bytes).await;
     raw.answers().await
@@ -83,7 +83,7 @@ async fn connections_from_one_address_are_bounded_where_it_is_asked_for() {
     let good = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
     let mut held = Vec::new();
     for _ in 0..3 {
-        let mut raw = Raw::connect(system.client.address()).await;
+        let mut raw = RawConnection::connect(system.client.address()).await;
         raw.send(good).await.expect("it is taken");
         assert_eq!(raw.answer().await.status, 200);
         held.push(raw);
@@ -91,7 +91,7 @@ async fn connections_from_one_address_are_bounded_where_it_is_asked_for() {
     assert!(answers(&system, good).await.is_empty(), "the fourth");
     held.pop();
     crate::helpers::eventually("there is room again", async || {
-        let mut raw = Raw::connect(system.client.address()).await;
+        let mut raw = RawConnection::connect(system.client.address()).await;
         raw.send(good).await.ok()?;
         let mut first = [0];
         let read = tokio::time::timeout(Duration::from_secs(1), raw.0.peek(&mut first)).await;
@@ -119,7 +119,7 @@ async fn the_api_raises_its_limit_of_open_files() {
     let limits = limits.expect("Linux tells");
     let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
     assert_eq!(files.split_whitespace().nth(3), Some("2000"), "{files}");
-    let raws = futures::future::join_all((0..500).map(|_| Raw::connect(address))).await;
+    let raws = futures::future::join_all((0..500).map(|_| RawConnection::connect(address))).await;
     assert_eq!(raws.len(), 500);
     assert_eq!(Client::new(address).get("/healthz").await.status, 200, "beyond the limit it was given");
 }

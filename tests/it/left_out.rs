@@ -179,6 +179,7 @@ async fn a_coupon_whose_key_in_redis_is_gone_is_loaded_with_what_is_in_flight() 
     accept(&system, &coupon, 4..5).await;
     assert!(matches!(system.reserve("u9", &coupon).await, Reserved::SoldOut));
     assert!(matches!(system.reserve("u0", &coupon).await, Reserved::Replayed(queued) if queued.id == ids[0]));
+    system.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -296,6 +297,7 @@ async fn ten_thousand_coupons_that_nobody_waits_for_do_not_make_an_outage_longer
     recovered(&system).await;
     assert!(started.elapsed() < OUTAGE_MAX, "a verification took {:?}", started.elapsed());
     assert_eq!(system.keys().epoch(), epoch);
+    system.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -370,6 +372,7 @@ async fn a_unit_stays_out_of_stock_for_each_issued_record_that_cannot_be_read() 
 #[tokio::test]
 async fn a_decision_that_this_version_cannot_read_keeps_neither_verification_nor_rebuild_from_opening() {
     let mut system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 10, 1).await;
     let ids = accept(&system, &coupon, 0..3).await;
     let entry = system.take_entries().await.remove(0);
@@ -395,6 +398,7 @@ async fn a_decision_that_this_version_cannot_read_keeps_neither_verification_nor
 #[tokio::test]
 async fn damage_in_the_queue_is_taken_from_the_stream_or_kept_aside_and_the_rest_is_rebuilt() {
     let mut system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 10, 1).await;
     let ids = accept(&system, &coupon, 0..5).await;
     let entries = system.take_entries().await;
@@ -430,6 +434,7 @@ async fn damage_in_the_queue_is_taken_from_the_stream_or_kept_aside_and_the_rest
 #[tokio::test]
 async fn a_queue_whose_keys_are_of_a_wrong_type_does_not_keep_the_coupons_closed() {
     let mut system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 10, 1).await;
     issued(&system, &coupon, 0..2).await;
     let keys = system.keys();

@@ -60,6 +60,7 @@ async fn a_users_limit_is_one_for_all_api_processes() {
     .await;
     let expires: i64 = system.command(&["PTTL", &buckets(&system).await[0]]).await;
     assert!((1..=41_000).contains(&expires), "{expires}");
+    system.drain().await;
 }
 
 /// What is true of every 429.

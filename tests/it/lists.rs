@@ -269,4 +269,5 @@ async fn a_page_of_coupons_of_one_status_is_full_though_most_have_another() {
     assert_eq!(seen, expected);
     let none = system.client.get("/coupons?status=archived&limit=3").await;
     assert_eq!((ids(&none.body).len(), &none.body["nextCursor"]), (0, &Value::Null));
+    system.drain().await;
 }

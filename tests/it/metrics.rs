@@ -18,17 +18,17 @@ use tokio::process::Child;
 
 use crate::access::{token, token_flags};
 use crate::helpers::{
-    API, Client, Raw, System, WORKER, api_key, at, eventually, issued_to, program, program_as_it_is, serving,
-    stopped,
+    API, Client, RawConnection, System, WORKER, api_key, at, eventually, issued_to, program,
+    program_as_it_is, serving, stopped,
 };
 
 /// A series: its name, and its labels as they were written.
-type Series = BTreeMap<(String, String), f64>;
+type ScrapedSeries = BTreeMap<(String, String), f64>;
 
 /// A scrape, read line by line.
 #[derive(Debug, Default)]
 struct Scrape {
-    series: Series,
+    series: ScrapedSeries,
     helps: BTreeSet<String>,
     kinds: BTreeMap<String, String>,
 }
@@ -87,7 +87,7 @@ fn check_labels(labels: &str) {
 
 /// What moves metrics. Those of the worker are met by a fresh worker process.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Action {
+enum MetricAction {
     /// Three requests for a new coupon are accepted while no worker runs.
     Accept,
     /// Waits for one of them, which nobody decides.
@@ -140,25 +140,25 @@ const CROWD: usize = 50;
 
 /// How a metric moves.
 #[derive(Debug, Clone, Copy)]
-enum Moves {
+enum Movement {
     Up,
     To(f64),
 }
 
 /// Which process shows it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Of {
+enum MetricSource {
     Api,
     Worker,
 }
 
 /// A metric, the labels that are looked at, what must move it, in which process, and how.
-type Row = (&'static str, &'static [&'static str], Action, Of, Moves);
+type MetricRow = (&'static str, &'static [&'static str], MetricAction, MetricSource, Movement);
 
-const ROWS: &[Row] = {
-    use Action::*;
-    use Moves::*;
-    use Of::{Api, Worker};
+const ROWS: &[MetricRow] = {
+    use MetricAction::*;
+    use MetricSource::{Api, Worker};
+    use Movement::*;
     &[
         (
             names::REQUESTS,
@@ -241,17 +241,17 @@ const ROWS: &[Row] = {
 };
 
 /// The processes under test, and what the actions have to remember.
-struct Stage {
+struct MetricsStage {
     system: System,
     api: Client,
     _api: Child,
     worker: Option<(Child, Client)>,
     queued: Vec<IssuanceId>,
-    crowd: Vec<Raw>,
+    crowd: Vec<RawConnection>,
     folder: TempDir,
 }
 
-impl Stage {
+impl MetricsStage {
     async fn start() -> Self {
         let system = System::start().await;
         system.users("u", 30).await;
@@ -263,14 +263,14 @@ impl Stage {
         api.args(["--user-rate", "1", "--user-burst", "8"]);
         let (child, address) = serving(api).await;
         let api = Client::new(address).with(&key);
-        Stage { system, api, _api: child, worker: None, queued: Vec::new(), crowd: Vec::new(), folder }
+        MetricsStage { system, api, _api: child, worker: None, queued: Vec::new(), crowd: Vec::new(), folder }
     }
 
-    async fn scrape(&self, of: Of) -> Scrape {
+    async fn scrape(&self, of: MetricSource) -> Scrape {
         let client = match (of, &self.worker) {
-            (Of::Api, _) => &self.api,
-            (Of::Worker, Some((_, client))) => client,
-            (Of::Worker, None) => return Scrape::default(),
+            (MetricSource::Api, _) => &self.api,
+            (MetricSource::Worker, Some((_, client))) => client,
+            (MetricSource::Worker, None) => return Scrape::default(),
         };
         let response = client.request("GET", "/metrics").send().await.expect("an answer");
         assert_eq!(response.status(), 200);
@@ -328,10 +328,10 @@ impl Stage {
         self.system.write(&[issued_to(&coupon, "ghost", 1)]).await;
     }
 
-    async fn perform(&mut self, action: Action) {
+    async fn perform(&mut self, action: MetricAction) {
         let system = &self.system;
         match action {
-            Action::Accept => {
+            MetricAction::Accept => {
                 let coupon = system.coupon("queued", 9, 1).await;
                 // Who is registered is remembered before they come.
                 assert_eq!(self.api.post("/users", serde_json::json!({"id": "new"})).await.status, 201);
@@ -340,14 +340,14 @@ impl Stage {
                     self.queued.push(id);
                 }
             }
-            Action::Wait => {
+            MetricAction::Wait => {
                 let path = format!("/issuances/{}?wait=30", self.queued[0]);
                 tokio::spawn(self.api.request("GET", &path).send());
             }
-            Action::Repeat => {
+            MetricAction::Repeat => {
                 assert!(self.api.issue("u0", "queued", None).await.is_replay());
             }
-            Action::Refuse => {
+            MetricAction::Refuse => {
                 let one = system.coupon("one", 1, 1).await;
                 let lost = system.accepted("u0", &one).await;
                 let ended = system.coupon_within("ended", 1, 1, at(-60), at(-30)).await;
@@ -362,12 +362,12 @@ impl Stage {
                 let lost: Vec<_> = entries.into_iter().filter(|entry| entry.id == lost).collect();
                 system.decider().process(&system.keys(), &lost).await.expect("it is decided");
             }
-            Action::Crowd => {
+            MetricAction::Crowd => {
                 for _ in 0..=CROWD {
-                    self.crowd.push(Raw::connect(self.api.address()).await);
+                    self.crowd.push(RawConnection::connect(self.api.address()).await);
                 }
             }
-            Action::Hammer => {
+            MetricAction::Hammer => {
                 // Who has a key is not counted.
                 let user = Client::new(self.api.address()).with(&token("u9"));
                 eventually("the user is told to wait", async || {
@@ -375,18 +375,18 @@ impl Stage {
                 })
                 .await;
             }
-            Action::MakeMany => {
+            MetricAction::MakeMany => {
                 for number in 0..60 {
                     system.coupon(&format!("many{number}"), 1, 1).await;
                 }
             }
-            Action::StartWorker => {
+            MetricAction::StartWorker => {
                 self.start_worker().await;
                 if !self.queued.is_empty() {
                     self.system.settled(&"queued".parse().expect("an id")).await;
                 }
             }
-            Action::Issue => {
+            MetricAction::Issue => {
                 let coupon = system.coupon("newest", 3, 1).await;
                 self.stop_worker().await;
                 for user in ["u0", "u1", "u2"] {
@@ -394,13 +394,13 @@ impl Stage {
                 }
                 self.start_worker().await;
             }
-            Action::Poll => {
+            MetricAction::Poll => {
                 self.api.decided(&self.queued[0].to_string()).await;
                 self.api.decided(&self.queued[0].to_string()).await;
                 // What was decided is in the cache before anybody polls; what nobody was told of is not.
                 self.api.get("/issuances/019a0b1c-2d3e-7000-8f00-000000000000").await;
             }
-            Action::Redeem => {
+            MetricAction::Redeem => {
                 let link = self.api.get(&format!("/issuances/{}", self.queued[0])).await.body["userCoupon"]
                     .as_str()
                     .expect("a link")
@@ -415,14 +415,14 @@ impl Stage {
                     self.api.post(&format!("{link}/{verb}"), body).await;
                 }
             }
-            Action::Reject => {
+            MetricAction::Reject => {
                 self.stop_worker().await;
                 let coupon = self.system.coupon("lost", 1, 1).await;
                 self.request("u3", &coupon).await;
                 self.insert_by_ghost(coupon).await;
                 self.start_worker().await;
             }
-            Action::Die => {
+            MetricAction::Die => {
                 self.stop_worker().await;
                 let coupon = self.system.coupon("held", 1, 1).await;
                 self.request("u4", &coupon).await;
@@ -433,40 +433,40 @@ impl Stage {
                 }
                 self.start_worker().await;
             }
-            Action::Trim => {
+            MetricAction::Trim => {
                 self.stop_worker().await;
                 let coupon = self.system.coupon("trimmed", 1, 1).await;
                 self.request("u5", &coupon).await;
                 self.redis(&["XTRIM", &self.system.keys().stream(), "MAXLEN", "0"]).await;
                 self.start_worker().await;
             }
-            Action::Poison => {
+            MetricAction::Poison => {
                 self.stop_worker().await;
                 let coupon = self.system.coupon("refused", 1, 1).await;
                 self.request("u6", &coupon).await;
                 self.refuse_records_of("u6").await;
                 self.start_worker().await;
             }
-            Action::Break => {
+            MetricAction::Break => {
                 let coupon = self.system.coupon("stuck", 1, 1).await;
                 self.rename_ledger("user_coupons", "kept").await;
                 let view = doc! {"create": "user_coupons", "viewOn": "kept"};
                 self.system.backends.database.run_command(view).await.expect("a view");
                 self.request("u7", &coupon).await;
             }
-            Action::SpoilSecret => {
+            MetricAction::SpoilSecret => {
                 std::fs::write(self.folder.path().join("secret"), "short").expect("it is written");
             }
-            Action::Work => {
+            MetricAction::Work => {
                 eventually("the API has worked for a second", async || {
                     for _ in 0..200 {
                         self.api.get("/openapi.json").await;
                     }
-                    (self.scrape(Of::Api).await.sum(names::CPU_SECONDS, &[])? >= 1.0).then_some(())
+                    (self.scrape(MetricSource::Api).await.sum(names::CPU_SECONDS, &[])? >= 1.0).then_some(())
                 })
                 .await;
             }
-            Action::Recover => {
+            MetricAction::Recover => {
                 self.stop_worker().await;
                 let lost = IssuanceId::generate(PartitionId::ONE);
                 eventually("this API rebuilds", async || {
@@ -475,25 +475,30 @@ impl Stage {
                         (self.api.get("/readyz").await.status == 200).then_some(())
                     })
                     .await;
-                    (self.scrape(Of::Api).await.sum(names::RECOVERIES, &["result=\"rebuilt\""])? > 0.0)
+                    (self.scrape(MetricSource::Api).await.sum(names::RECOVERIES, &["result=\"rebuilt\""])?
+                        > 0.0)
                         .then_some(())
                 })
                 .await;
-                let answer = self.api.get(&format!("/issuances/{lost}")).await;
+                let answer = eventually("it is certain that it is lost", async || {
+                    let answer = self.api.get(&format!("/issuances/{lost}")).await;
+                    (answer.status != 503).then_some(answer)
+                })
+                .await;
                 assert_eq!((answer.status, answer.body["redisRecoveredAt"].is_string()), (404, true));
             }
-            Action::InsertLate => {
+            MetricAction::InsertLate => {
                 let coupon = self.system.coupon("late", 1, 1).await;
                 self.insert_by_ghost(coupon).await;
             }
-            Action::Follow => self.redis(&["REPLICAOF", "127.0.0.1", "1"]).await,
-            Action::Uncertify => {
+            MetricAction::Follow => self.redis(&["REPLICAOF", "127.0.0.1", "1"]).await,
+            MetricAction::Uncertify => {
                 // As long as a lease may be.
                 let until = DateTime::from_millis(at(14).as_millisecond());
                 self.lease(doc! {"holder": "slow", "until": until}).await;
                 self.redis(&["HSET", &certificate(PartitionId::ONE), "state", "closed"]).await;
             }
-            Action::LoseRedis => {
+            MetricAction::LoseRedis => {
                 self.system.redis.kill().await.expect("it is killed");
                 let user = Client::new(self.api.address()).with(&token("u10"));
                 for _ in 0..10 {
@@ -503,7 +508,7 @@ impl Stage {
         }
     }
 
-    async fn comes_to(&self, of: Of, metric: &str, value: f64) {
+    async fn comes_to(&self, of: MetricSource, metric: &str, value: f64) {
         eventually(&format!("{metric} is {value}"), async || {
             (self.scrape(of).await.sum(metric, &[])? == value).then_some(())
         })
@@ -512,7 +517,7 @@ impl Stage {
 
     /// Asserts that everything that is served is declared, with its help, its kind and its labels.
     async fn only_declared(&self) {
-        for of in [Of::Api, Of::Worker] {
+        for of in [MetricSource::Api, MetricSource::Worker] {
             let scrape = self.scrape(of).await;
             for (name, kind) in &scrape.kinds {
                 let metric = names::ALL.iter().find(|metric| metric.name == name);
@@ -563,26 +568,28 @@ fn every_declared_metric_has_a_row() {
 }
 
 /// Does this in a system of its own, and waits until everything moves that it is to move.
-async fn moves_its_metrics(action: Action) -> Stage {
-    let mut stage = Stage::start().await;
+async fn moves_its_metrics(action: MetricAction) -> MetricsStage {
+    let mut stage = MetricsStage::start().await;
+    // What is requested is left to nobody, or to a worker that is stopped.
+    stage.system.leaves_in_flight();
     for earlier in before(action) {
         stage.perform(*earlier).await;
     }
-    let before = stage.scrape(Of::Api).await;
+    let before = stage.scrape(MetricSource::Api).await;
     stage.perform(action).await;
     let rows = ROWS.iter().filter(|row| row.2 == action);
     assert_ne!(rows.clone().count(), 0, "{action:?} has no row");
     for (metric, labels, _, of, moves) in rows {
         // The worker is a fresh one: it has counted nothing before.
         let before = match of {
-            Of::Api => before.sum(metric, labels).unwrap_or_default(),
-            Of::Worker => 0.0,
+            MetricSource::Api => before.sum(metric, labels).unwrap_or_default(),
+            MetricSource::Worker => 0.0,
         };
         eventually(&format!("{action:?} moves {metric} {labels:?} of the {of:?} {moves:?}"), async || {
             let now = stage.scrape(*of).await.sum(metric, labels)?;
             let moved = match moves {
-                Moves::Up => now > before,
-                Moves::To(value) => now == *value,
+                Movement::Up => now > before,
+                Movement::To(value) => now == *value,
             };
             moved.then_some(())
         })
@@ -593,11 +600,11 @@ async fn moves_its_metrics(action: Action) -> Stage {
 }
 
 /// What must have been done for it.
-fn before(action: Action) -> &'static [Action] {
+fn before(action: MetricAction) -> &'static [MetricAction] {
     match action {
-        Action::Wait | Action::Repeat => &[Action::Accept],
-        Action::Poll | Action::Redeem => &[Action::Accept, Action::StartWorker],
-        Action::Break => &[Action::StartWorker],
+        MetricAction::Wait | MetricAction::Repeat => &[MetricAction::Accept],
+        MetricAction::Poll | MetricAction::Redeem => &[MetricAction::Accept, MetricAction::StartWorker],
+        MetricAction::Break => &[MetricAction::StartWorker],
         _ => &[],
     }
 }
@@ -607,7 +614,7 @@ macro_rules! moves {
     ($($name:ident: $action:ident;)*) => {$(
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $name() {
-            moves_its_metrics(Action::$action).await;
+            moves_its_metrics(MetricAction::$action).await;
         }
     )*};
 }
@@ -636,12 +643,12 @@ moves! {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_many_coupons_a_bounded_number_is_shown() {
-    let stage = moves_its_metrics(Action::MakeMany).await;
+    let stage = moves_its_metrics(MetricAction::MakeMany).await;
     let expected = [names::STOCK_ISSUED, names::STOCK_REMAINING, names::STOCK_RESERVED, names::STOCK_TOTAL]
         .map(|name| (name, COUPONS_MAX));
     // The stock of a coupon is shown once it has been read.
     eventually("the bounded number of coupons is shown", async || {
-        let scrape = stage.scrape(Of::Api).await;
+        let scrape = stage.scrape(MetricSource::Api).await;
         let mut coupons = BTreeMap::<&str, usize>::new();
         for (name, labels) in scrape.series.keys() {
             if labels.contains("coupon=") {
@@ -656,23 +663,23 @@ async fn of_many_coupons_a_bounded_number_is_shown() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_breaker_is_told_while_it_is_open_and_closes_once_the_ledger_takes_records() {
-    let stage = moves_its_metrics(Action::Break).await;
+    let stage = moves_its_metrics(MetricAction::Break).await;
     let ledger = stage.system.backends.database.collection::<Document>("user_coupons");
     ledger.drop().await.expect("the view goes");
     stage.rename_ledger("kept", "user_coupons").await;
-    stage.comes_to(Of::Worker, names::BREAKER_OPEN, 0.0).await;
+    stage.comes_to(MetricSource::Worker, names::BREAKER_OPEN, 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_is_told_as_not_writable_until_it_is_a_primary_again() {
-    let stage = moves_its_metrics(Action::Follow).await;
+    let stage = moves_its_metrics(MetricAction::Follow).await;
     stage.redis(&["REPLICAOF", "NO", "ONE"]).await;
-    stage.comes_to(Of::Api, names::WRITABLE, 1.0).await;
+    stage.comes_to(MetricSource::Api, names::WRITABLE, 1.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_certificate_is_told_until_there_is_one_again() {
-    let stage = moves_its_metrics(Action::Uncertify).await;
+    let stage = moves_its_metrics(MetricAction::Uncertify).await;
     stage.lease(doc! {"until": DateTime::from_millis(0)}).await;
-    stage.comes_to(Of::Api, names::CERTIFIED, 1.0).await;
+    stage.comes_to(MetricSource::Api, names::CERTIFIED, 1.0).await;
 }

@@ -63,6 +63,7 @@ fn unreadable() -> Vec<Document> {
 #[tokio::test]
 async fn an_issuance_whose_record_cannot_be_read_is_a_dead_letter_and_its_batch_is_decided() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 100, 1).await;
     let mut bad = Vec::new();
     for (number, changes) in unreadable().into_iter().enumerate() {
@@ -131,6 +132,7 @@ async fn a_record_that_cannot_be_read_is_said_to_be_one_and_not_missing() {
 #[tokio::test]
 async fn units_of_records_that_cannot_be_read_are_held_by_somebody() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 5, 1).await;
     system.accepted("u0", &coupon).await;
     let entries = system.take_entries().await;
@@ -148,6 +150,7 @@ async fn units_of_records_that_cannot_be_read_are_held_by_somebody() {
 async fn thousands_that_mongodb_refuses_are_set_aside_in_seconds_and_others_are_served_at_once() {
     const REFUSED: usize = 3_000;
     let system = System::start().await;
+    system.leaves_in_flight();
     let (bad, good) = (system.coupon("bad", 10_000, 1).await, system.coupon("good", 10, 1).await);
     let refused = doc! {"couponId": {"$ne": "bad"}};
     let validator = doc! {"collMod": "user_coupons", "validator": refused};
@@ -321,6 +324,7 @@ async fn a_dead_letter_that_cannot_be_read_is_listed_with_the_others_and_can_be_
 #[tokio::test]
 async fn a_damaged_value_in_flight_keeps_the_worker_from_nothing() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 10, 1).await;
     for (number, value) in
         ["", "9-9", "x 1 1 1 1 c u0", "99999999999999999999-0 1 1 1 1 c u0", "-  "].iter().enumerate()

@@ -40,6 +40,7 @@ fn is_damaged(answer: &Reserved) -> bool {
 async fn one_damaged_in_flight_value_is_the_trouble_of_its_user_alone() {
     const OTHERS: usize = 200;
     let system = System::start().await;
+    system.leaves_in_flight();
     let users = system.users("u", OTHERS + 1).await;
     let coupon = system.coupon("c", 1_000, 1).await;
     let asker = &users[OTHERS];
@@ -76,6 +77,7 @@ async fn one_damaged_in_flight_value_is_the_trouble_of_its_user_alone() {
 #[tokio::test]
 async fn what_a_user_holds_that_is_no_list_of_ids_is_the_trouble_of_that_user_alone() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 1_000, 1).await;
     let holders = system.keys().holders(&coupon);
     for damaged in [vec![7; 15], vec![7; 17], vec![7], vec![7; 16 * 100_000]] {
@@ -93,6 +95,7 @@ async fn what_a_user_holds_that_is_no_list_of_ids_is_the_trouble_of_that_user_al
 #[tokio::test]
 async fn a_field_of_a_coupon_that_cannot_be_read_is_the_trouble_of_that_coupon_alone() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let (bad, good) = (system.coupon("bad", 100, 1).await, system.coupon("good", 100, 1).await);
     let key = system.keys().coupon(&bad);
     let fields = ["id", "total", "next", "per_user", "starts_at", "ends_at", "paused", "archived"];
@@ -129,6 +132,7 @@ async fn a_field_of_a_coupon_that_cannot_be_read_is_the_trouble_of_that_coupon_a
 #[tokio::test]
 async fn members_of_the_free_set_that_are_no_units_are_never_handed_out() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 3, 1).await;
     let free = system.keys().free(&coupon);
     let strange = ["x", "", "007", "0", "-1", "1e3", "12345678901", "\u{1f600}"];
@@ -151,6 +155,7 @@ async fn members_of_the_free_set_that_are_no_units_are_never_handed_out() {
 #[tokio::test]
 async fn what_is_decided_is_settled_beside_what_cannot_be_read() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let (bad, good) = (system.coupon("bad", 10, 1).await, system.coupon("good", 10, 1).await);
     for user in ["whole", "tail", "fine"] {
         system.accepted(user, &good).await;
@@ -203,6 +208,7 @@ async fn a_damaged_count_of_the_queue_stops_nobody() {
 #[tokio::test]
 async fn units_of_a_damaged_coupon_are_not_reassigned_and_no_unit_is_made_up() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 10, 1).await;
     let id = system.accepted("u", &coupon).await;
     let entry = system.take_entries().await.remove(0);
@@ -223,6 +229,7 @@ async fn units_of_a_damaged_coupon_are_not_reassigned_and_no_unit_is_made_up() {
 #[tokio::test]
 async fn a_look_for_lost_entries_passes_over_what_cannot_be_read() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 100, 1).await;
     let lost = system.accepted("lost", &coupon).await;
     for (number, damaged) in
@@ -383,6 +390,7 @@ async fn the_oldest_that_waits_is_told_whatever_stands_before_it() {
     const DEAD: usize = 105;
     const WAITING: usize = 35;
     let system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 1_000, 1).await;
     let (partition, keys) = (system.partition(), system.keys());
     for number in 0..DEAD {

@@ -17,13 +17,13 @@ use crate::helpers::{CTL, System, chance, eventually, fail, issued_to, obedient_
 
 /// What an answer told.
 #[derive(Debug)]
-struct Told {
+struct OutcomeLine {
     outcomes: Vec<Value>,
     after: String,
 }
 
 /// One answer of the feed, which must be whole.
-async fn told(system: &System, query: &str) -> Told {
+async fn told(system: &System, query: &str) -> OutcomeLine {
     let request = system.client.request("GET", &format!("/outcomes{query}"));
     let response = request.send().await.expect("an answer");
     assert_eq!(response.status(), 200, "{query}");
@@ -34,7 +34,7 @@ async fn told(system: &System, query: &str) -> Told {
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let end = outcomes.pop().expect("a last line");
     assert_eq!(end, json!({"end": true, "after": next}));
-    Told { outcomes, after: next }
+    OutcomeLine { outcomes, after: next }
 }
 
 /// What the ledger holds: id and outcome.

@@ -7,7 +7,7 @@ use coupon_system::runtime::fd_limit;
 use futures::future::join_all;
 use rustix::process::Signal;
 
-use crate::helpers::{API, Client, Raw, RawAnswer, System, accounts_hold, program, send, serving};
+use crate::helpers::{API, Client, RawAnswer, RawConnection, System, accounts_hold, program, send, serving};
 
 /// Each has a connection, and all stand in the queue at once: one thread takes longer for them than a
 /// queue may be. Each has asked so often in advance: it stays so long, however slow this process is.
@@ -41,7 +41,7 @@ fn refusals(answers: &[RawAnswer]) -> usize {
 
 /// Asks again and again, like all the others.
 async fn until_let_in(address: SocketAddr, user: String, deadline: Instant) {
-    let mut raw = Raw::connect(address).await;
+    let mut raw = RawConnection::connect(address).await;
     loop {
         raw.send(request(&user, "keep-alive")).await.expect("the connection is kept");
         if refusals(&[raw.answer().await]) == 0 {
@@ -62,14 +62,14 @@ async fn some_are_turned_away_others_let_in_and_everyone_once_it_is_calm() {
     api.env("TOKIO_WORKER_THREADS", "1");
     let (api, address) = serving(api).await;
 
-    let mut people = join_all(users.iter().map(|_| Raw::connect(address))).await;
+    let mut people = join_all(users.iter().map(|_| RawConnection::connect(address))).await;
     send(&api, Signal::STOP);
     for (raw, user) in people.iter_mut().zip(&users) {
         let asks = request(user, "keep-alive").repeat(ASKED - 1) + &request(user, "close");
         raw.send(asks).await.expect("the system takes it for the API");
     }
     send(&api, Signal::CONT);
-    let storm = tokio::spawn(join_all(people.into_iter().map(Raw::answers)));
+    let storm = tokio::spawn(join_all(people.into_iter().map(RawConnection::answers)));
     let client = Client::new(address);
     let mut looks = 0;
     while !storm.is_finished() {

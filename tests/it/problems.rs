@@ -17,9 +17,9 @@ use crate::helpers::{Client, System};
 
 /// Log lines, kept.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
-impl Write for Log {
+impl Write for CapturedLog {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0.lock().expect("a lock").write(bytes)
     }
@@ -29,20 +29,20 @@ impl Write for Log {
     }
 }
 
-impl<'a> MakeWriter<'a> for Log {
-    type Writer = Log;
+impl<'a> MakeWriter<'a> for CapturedLog {
+    type Writer = CapturedLog;
 
-    fn make_writer(&'a self) -> Log {
+    fn make_writer(&'a self) -> CapturedLog {
         self.clone()
     }
 }
 
-impl Log {
+impl CapturedLog {
     /// Keeps what is logged about requests from now on, in all tests of this process.
     fn keep() -> Self {
-        static LOG: OnceLock<Log> = OnceLock::new();
+        static LOG: OnceLock<CapturedLog> = OnceLock::new();
         let kept = LOG.get_or_init(|| {
-            let log = Log::default();
+            let log = CapturedLog::default();
             let only = EnvFilter::new("coupon_system::http=info");
             let subscriber = tracing_subscriber::fmt().json().with_env_filter(only).with_writer(log.clone());
             subscriber.init();
@@ -63,7 +63,7 @@ async fn a_panic_tells_the_client_only_where_to_look_and_the_log_what_happened()
     async fn panics() -> &'static str {
         panic!("mongodb://user:secret@10.0.0.1 is full");
     }
-    let log = Log::keep();
+    let log = CapturedLog::keep();
     let router = Router::new().route("/", routing::get(panics)).layer(CompleteLayer::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let client = Client::new(listener.local_addr().expect("an address"));
@@ -84,7 +84,7 @@ async fn a_panic_tells_the_client_only_where_to_look_and_the_log_what_happened()
 
 #[tokio::test]
 async fn a_damaged_record_is_told_to_the_log_and_not_to_the_client() {
-    let log = Log::keep();
+    let log = CapturedLog::keep();
     let system = System::start().await;
     system.coupon("c", 1, 1).await;
     let coupons = system.backends.database.collection::<Document>("coupons");

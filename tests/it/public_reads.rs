@@ -70,6 +70,7 @@ async fn looks_that_are_abandoned_leave_nothing_behind_that_goes_on_counting() {
     let counted = counts(&system).await;
     // Those that share a count are told it; a look that counts by itself would make one of 300.
     assert!((1..60).contains(&counted), "{counted} counts of {} coupons", coupons.len());
+    system.drain().await;
 }
 
 #[tokio::test]
@@ -117,4 +118,5 @@ async fn lists_are_read_by_few_at_a_time_and_who_finds_no_place_is_told_so() {
     }
     assert!(answers.iter().any(|answer| answer.status == 200));
     assert_eq!(system.client.get("/coupons").await.status, 200);
+    system.drain().await;
 }

@@ -157,6 +157,7 @@ async fn a_coupon_that_is_loaded_is_not_loaded_over() {
     system.accepted("u0", &coupon.id).await;
     assert_eq!(loader.load(&coupon.id).await.expect("a load"), LoadOutcome::Before);
     assert_eq!(system.stock(&coupon.id).await.reserved, 1);
+    system.drain().await;
 }
 
 #[tokio::test]
@@ -189,6 +190,7 @@ async fn a_recoverer_that_slept_cannot_delete_what_its_successor_built() {
         .expect("an answer");
     assert_eq!(forgotten, ["superseded"]);
     assert!(system.is_in_flight(id).await);
+    system.drain().await;
 }
 
 #[tokio::test]
@@ -262,6 +264,7 @@ async fn by_hand_a_recovery_shows_its_steps_and_leaves_alone_what_is_certified()
     recovered(&system).await;
     assert_ne!(system.keys().epoch(), before);
     assert_eq!(system.stock(&coupon).await.reserved, 1);
+    system.drain().await;
 }
 
 #[tokio::test]

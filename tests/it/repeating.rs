@@ -229,6 +229,7 @@ async fn a_key_of_an_issuance_is_refused_for_another_coupon_of_the_same_user_wha
     system.coupon_within("later", 10, 1, at(3600), at(7200)).await;
     assert_eq!(system.client.issue("u0", "later", Some("m")).await.code(), "not-started");
     assert_eq!(system.client.issue("u0", "c", Some("m")).await.status, 202);
+    system.drain().await;
 }
 
 #[tokio::test]

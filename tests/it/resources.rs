@@ -117,6 +117,7 @@ async fn coupons_are_listed_newest_first_page_by_page_and_by_status() {
     );
     system.accepted("u0", &"c1".parse().expect("an id")).await;
     assert_eq!((count("soldOut").await, count("open").await), (Some(1), Some(4)));
+    system.drain().await;
 }
 
 #[tokio::test]
@@ -158,6 +159,7 @@ async fn a_user_registered_a_moment_ago_can_request() {
         202,
         "that they were unknown was not remembered"
     );
+    system.drain().await;
 }
 
 #[tokio::test]

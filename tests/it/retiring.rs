@@ -113,6 +113,7 @@ async fn a_coupon_with_something_in_flight_stays_until_it_is_decided() {
 #[tokio::test]
 async fn a_value_in_flight_that_cannot_be_read_keeps_no_other_coupon_from_being_retired() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let (damaged, over) = (system.coupon("damaged", 3, 1).await, system.coupon("over", 3, 1).await);
     let id = system.accepted("u0", &damaged).await;
     let keys = system.keys();

@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use crate::helpers::{CTL, System, eventually, issued_to, send};
 
 /// How a run ended: its exit code, its report, and what it said beside it.
-struct Ended {
+struct RunOutput {
     code: Option<i32>,
     report: Value,
     err: String,
@@ -26,18 +26,18 @@ fn rush(system: &System, words: &[&str]) -> Command {
     command
 }
 
-async fn ended(child: Child) -> Ended {
+async fn ended(child: Child) -> RunOutput {
     let output = child.wait_with_output().await.expect("it ends");
     let err = String::from_utf8_lossy(&output.stderr).into_owned();
     let report = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
-    Ended { code: output.status.code(), report, err }
+    RunOutput { code: output.status.code(), report, err }
 }
 
-async fn run(system: &System, words: &[&str]) -> Ended {
+async fn run(system: &System, words: &[&str]) -> RunOutput {
     ended(rush(system, words).spawn().expect("it starts")).await
 }
 
-impl Ended {
+impl RunOutput {
     /// One line of the verdict: whether it is kept, and the count.
     fn judged(&self, what: &str) -> (bool, u64) {
         let judged = self.report["verdict"]["judged"].as_array().unwrap_or_else(|| panic!("{}", self.err));
@@ -199,6 +199,7 @@ async fn early_birds_are_told_to_come_again_and_second_clicks_that_they_clicked_
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_never_decided_is_found_stuck() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let ended = run(&system, &["--users", "40", "--duration", "0.2", "--drain-max", "0.5"]).await;
     assert_eq!(ended.code, Some(4), "{}", ended.err);
     assert_eq!(ended.judged("stuck"), (false, 20));

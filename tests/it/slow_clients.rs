@@ -8,7 +8,7 @@ use futures::future::join_all;
 use tokio::process::Child;
 use tokio_util::sync::CancellationToken;
 
-use crate::helpers::{API, Client, Raw, System, eventually, program, serving};
+use crate::helpers::{API, Client, RawConnection, System, eventually, program, serving};
 
 /// Of each kind.
 const HEADS: usize = 334;
@@ -40,7 +40,7 @@ fn dropped(reason: &str) -> String {
 
 /// A head that never ends; every other time behind a whole request.
 async fn slow_head(address: SocketAddr, is_second: bool) {
-    let mut raw = Raw::connect(address).await;
+    let mut raw = RawConnection::connect(address).await;
     if is_second {
         raw.send("GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("it is taken");
         assert_eq!(raw.answer().await.status, 200);
@@ -51,7 +51,7 @@ async fn slow_head(address: SocketAddr, is_second: bool) {
 
 /// A body that never ends.
 async fn slow_body(address: SocketAddr) {
-    let mut raw = Raw::connect(address).await;
+    let mut raw = RawConnection::connect(address).await;
     let head = "POST /user-coupons HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n";
     raw.send(head).await.expect("it is taken");
     raw.drip(&[b' '; 60]).await;
@@ -63,7 +63,7 @@ async fn slow_body(address: SocketAddr) {
 
 /// Asks for much, and reads none of it.
 async fn slow_reader(address: SocketAddr, end: CancellationToken) {
-    let mut raw = Raw::connect(address).await;
+    let mut raw = RawConnection::connect(address).await;
     raw.send("GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(20))
         .await
         .expect("it is taken");
@@ -118,6 +118,7 @@ async fn a_thousand_slow_clients_hold_nobody_up_and_are_dropped() {
         (figure(&client, names::CONNECTIONS).await <= 2.0).then_some(())
     })
     .await;
+    system.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -126,12 +127,12 @@ async fn who_waits_or_idles_for_long_is_no_slow_client() {
     system.users("u", 1).await;
     system.coupon("c", 1, 1).await;
     let address = system.client.address();
-    let mut idle = Raw::connect(address).await;
+    let mut idle = RawConnection::connect(address).await;
     idle.send("GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("it is taken");
     assert_eq!(idle.answer().await.status, 200);
 
     // The body after the head, so that bytes come in while the request is in hand. No worker: it waits.
-    let mut waiting = Raw::connect(address).await;
+    let mut waiting = RawConnection::connect(address).await;
     let body = r#"{"userId":"u0","couponId":"c"}"#;
     let head = format!(
         "POST /user-coupons?wait=18 HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
@@ -147,4 +148,5 @@ async fn who_waits_or_idles_for_long_is_no_slow_client() {
 
     idle.send("GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("it is taken");
     assert_eq!(idle.answer().await.status, 200, "for longer than a head may take");
+    system.drain().await;
 }

@@ -120,6 +120,7 @@ async fn an_edit_moves_what_may_still_be_moved() {
     assert_eq!((ended.status, ended.body["status"].as_str()), (200, Some("ended")), "{ended:?}");
     system.users("late", 1).await;
     assert_eq!(system.client.issue("late0", "later", None).await.code(), "ended");
+    system.drain().await;
 }
 
 #[tokio::test]
@@ -144,6 +145,7 @@ async fn while_the_service_is_paused_nothing_is_accepted_and_everything_is_decid
     assert_eq!(answer.code(), "paused");
     assert_eq!(post(&system, "/resume").await.body, json!({"paused": false}));
     assert_eq!(system.client.issue("u1", "c", None).await.status, 202);
+    system.drain().await;
 }
 
 #[tokio::test]

@@ -63,6 +63,7 @@ async fn a_stream_entry_that_is_no_text_is_left_alone_and_named_and_the_others_a
 #[tokio::test]
 async fn a_dead_letter_that_is_no_text_hides_no_other() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 10, 1).await;
     for user in ["a", "b"] {
         system.accepted(user, &coupon).await;
@@ -89,6 +90,7 @@ async fn a_dead_letter_that_is_no_text_hides_no_other() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_that_cannot_be_read_is_recovered_as_one_that_is_missing() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 1_000, 1).await;
     let id = system.accepted("first", &coupon).await;
     let key = system.keys().certificate();
@@ -121,6 +123,7 @@ async fn a_certificate_that_cannot_be_read_is_recovered_as_one_that_is_missing()
 #[tokio::test]
 async fn a_key_of_the_whole_queue_that_is_of_a_wrong_type_is_recovered() {
     let system = System::builder().flags(&["--require-registered-users=false"]).start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 100, 1).await;
     for (number, key) in ["counters", "loaded", "dead", "in-flight"].iter().enumerate() {
         let name = format!("{}{key}", system.keys().prefix());
@@ -138,6 +141,7 @@ async fn a_key_of_the_whole_queue_that_is_of_a_wrong_type_is_recovered() {
 #[tokio::test]
 async fn what_mongodb_remembers_of_openings_keeps_nothing_closed_where_it_cannot_be_read() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 100, 1).await;
     let leases = system.backends.database.collection::<Document>("recovery");
     let damages = [
@@ -198,6 +202,7 @@ async fn a_count_of_audits_that_is_none_keeps_nothing_from_being_audited() {
 #[tokio::test]
 async fn counters_that_cannot_be_read_keep_nothing_from_being_loaded_or_retired_and_are_set_anew() {
     let system = System::start().await;
+    system.leaves_in_flight();
     for (number, wrong) in [&b"x"[..], b"", b"-1", b"\xff", b"99999999999999999999"].into_iter().enumerate() {
         let counters = system.keys().counters();
         let waiting = system.coupon(&format!("waiting{number}"), 10, 1).await;
@@ -237,6 +242,7 @@ async fn counters_that_cannot_be_read_keep_nothing_from_being_loaded_or_retired_
 #[tokio::test]
 async fn a_count_that_cannot_be_read_makes_no_in_flight_value_that_cannot_be_read() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 10, 1).await;
     let counters = system.keys().counters();
     system.accepted("a", &coupon).await;
@@ -267,6 +273,7 @@ async fn a_state_of_the_service_that_cannot_be_read_is_named_and_can_be_changed(
         }
         assert_eq!(kinds(&system).await, [], "{wrong}");
     }
+    system.drain().await;
 }
 
 #[tokio::test]

@@ -212,6 +212,7 @@ async fn what_neither_hash_nor_stream_can_tell_is_a_dead_letter_and_never_not_fo
 #[tokio::test]
 async fn a_recoverer_that_dies_after_the_stream_is_deleted_has_lost_nothing_of_it() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 10, 1).await;
     let ids = accept_and_damage(&system, &coupon).await;
     let stop = CancellationToken::new();
@@ -232,6 +233,7 @@ async fn a_recoverer_that_dies_after_the_stream_is_deleted_has_lost_nothing_of_i
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dead_letter_whose_in_flight_value_is_damaged_is_discarded_and_its_unit_is_free() {
     let system = System::start().await;
+    system.leaves_in_flight();
     system.users("u", DAMAGE.len()).await;
     let coupon = system.coupon("c", 10, 1).await;
     let mut ids = Vec::new();
@@ -261,6 +263,7 @@ async fn a_dead_letter_whose_in_flight_value_is_damaged_is_discarded_and_its_uni
 #[tokio::test]
 async fn what_is_in_flight_and_can_be_read_is_discarded_only_as_a_dead_letter() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 10, 1).await;
     let id = system.accepted("u0", &coupon).await;
     assert_eq!(discard(&system, id).await.status, 404);

@@ -132,6 +132,7 @@ async fn at_its_deadline_a_request_is_answered_as_if_it_had_not_waited() {
     assert_eq!((polled.status, polled.state()), (200, "queued"));
     assert!(!polled.header("retry-after").is_empty());
     assert_eq!(system.app.waiting(), 0);
+    system.drain().await;
 }
 
 #[tokio::test]
@@ -290,7 +291,7 @@ async fn what_waits_for_an_issuance_that_redis_lost_is_told_so() {
     let system = System::start().await;
     let mut polls = waiting_polls(&system, 1).await;
     let (id, poll) = polls.drain().next().expect("one");
-    let mut stream = Events::open(&system, id).await;
+    let mut stream = EventStream::open(&system, id).await;
     assert_eq!(stream.next().await.expect("an event").0, "queued");
     system.command::<redis::Value>(&["FLUSHALL"]).await;
     let (lost, _) = promptly(poll).await;
@@ -299,18 +300,18 @@ async fn what_waits_for_an_issuance_that_redis_lost_is_told_so() {
 }
 
 /// Server-sent events, read one by one.
-struct Events {
+struct EventStream {
     response: reqwest::Response,
     read: String,
 }
 
-impl Events {
+impl EventStream {
     async fn open(system: &System, id: IssuanceId) -> Self {
         let request = system.client.request("GET", &format!("/issuances/{id}/events"));
         let response = request.send().await.expect("an answer");
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        Events { response, read: String::new() }
+        EventStream { response, read: String::new() }
     }
 
     /// The name and the data of the next event; `None` at the end.
@@ -341,7 +342,7 @@ async fn a_stream_tells_that_it_is_queued_then_the_outcome_and_ends() {
     let coupon = system.coupon("c", 5, 1).await;
     let (issued, rejected) = (system.accepted("u0", &coupon).await, system.accepted("u1", &coupon).await);
     let (mut first, mut second) =
-        (Events::open(&system, issued).await, Events::open(&system, rejected).await);
+        (EventStream::open(&system, issued).await, EventStream::open(&system, rejected).await);
     for (stream, id, ahead) in [(&mut first, issued, 0), (&mut second, rejected, 1)] {
         let (name, told) = stream.next().await.expect("an event");
         assert_eq!((name.as_str(), told["state"].as_str()), ("queued", Some("queued")));
@@ -366,7 +367,7 @@ async fn a_stream_tells_that_it_is_queued_then_the_outcome_and_ends() {
         assert_eq!(told, polled, "the same as a poll tells");
         assert_eq!(stream.next().await, None, "it ends");
         // Who comes late is told the outcome alone.
-        let mut late = Events::open(&system, id).await;
+        let mut late = EventStream::open(&system, id).await;
         assert_eq!(late.next().await.expect("an event").0, state);
         assert_eq!(late.next().await, None);
     }
@@ -381,7 +382,7 @@ async fn what_a_stream_says_to_be_ahead_never_grows() {
         system.accepted(user, &coupon).await;
     }
     let id = system.accepted("u2", &coupon).await;
-    let mut stream = Events::open(&system, id).await;
+    let mut stream = EventStream::open(&system, id).await;
     assert_eq!(stream.next().await.expect("an event").1["ahead"], 2);
     // One less while it is set aside, one more once it is sent through again.
     let (keys, entries) = (system.keys(), system.take_entries().await);
@@ -404,12 +405,13 @@ async fn what_a_stream_says_to_be_ahead_never_grows() {
 #[tokio::test]
 async fn an_api_that_stops_wakes_its_waiters_at_once() {
     let mut system = System::start().await;
+    system.leaves_in_flight();
     system.users("u", 1).await;
     let coupon = system.coupon("c", 5, 1).await;
     let id = system.accepted("other", &coupon).await;
     let posts = spawn_post(&system, "/user-coupons?wait=30", "u0", "c");
     let polls = spawn_get(&system, format!("/issuances/{id}?wait=30"));
-    let mut stream = Events::open(&system, id).await;
+    let mut stream = EventStream::open(&system, id).await;
     assert_eq!(stream.next().await.expect("an event").0, "queued");
     until_waiting(&system, 3).await;
     let started = Instant::now();
@@ -428,7 +430,7 @@ async fn a_client_that_goes_leaves_no_waiter_behind() {
     let system = System::start().await;
     let polls = waiting_polls(&system, 20).await;
     let streamed = *polls.keys().next().expect("one");
-    let mut stream = Events::open(&system, streamed).await;
+    let mut stream = EventStream::open(&system, streamed).await;
     stream.next().await.expect("an event");
     until_waiting(&system, 21).await;
     for poll in polls.into_values() {
@@ -436,4 +438,5 @@ async fn a_client_that_goes_leaves_no_waiter_behind() {
     }
     drop(stream);
     until_waiting(&system, 0).await;
+    system.drain().await;
 }

@@ -56,6 +56,7 @@ async fn what_a_dead_worker_had_in_hand_is_finished_by_a_live_one() {
 #[tokio::test]
 async fn a_live_worker_keeps_its_entries_and_a_dead_one_is_deleted_only_when_it_has_none() {
     let system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 10, 1).await;
     accept(&system, &coupon, 3).await;
     let (partition, keys) = (system.partition(), system.keys());
@@ -251,6 +252,7 @@ async fn an_entry_of_an_unknown_version_waits_and_the_others_are_decided() {
 #[tokio::test]
 async fn live_figures_come_once_a_second_and_end_when_the_service_stops() {
     let mut system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 5, 1).await;
     system.accepted("u0", &coupon).await;
     let mut stream = system.client.request("GET", "/events").send().await.expect("an answer");

@@ -13,7 +13,7 @@ use coupon_system::redis::keys::{EpochKeys, certificate};
 use mongodb::Collection;
 use mongodb::bson::{DateTime, Document, Uuid, doc};
 
-use super::load::Load;
+use super::load::ChaosLoad;
 use super::stack::Stack;
 
 /// A planting that takes longer has met a fault that lasts, and is left out.
@@ -23,7 +23,7 @@ const PLANT_MAX: Duration = Duration::from_secs(40);
 const NO_TEXT: &[u8] = b"\xff\xfe\x00";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum DamageKind {
     /// A ledger document with a reason of a later version; its issuance is in flight.
     RecordUnreadable,
     /// A coupon's record with a discount of a later version.
@@ -53,56 +53,56 @@ pub enum Kind {
     ActionUnreadable,
 }
 
-const ALL: [Kind; 19] = [
-    Kind::RecordUnreadable,
-    Kind::CouponUnreadable,
-    Kind::CouponDeleted,
-    Kind::RecordsRefused,
-    Kind::InFlightDamaged,
-    Kind::InFlightNoId,
-    Kind::EntryUnreadable,
-    Kind::EntryNoText,
-    Kind::DeadLetterDamaged,
-    Kind::DeadLetterNoText,
-    Kind::HoldersDamaged,
-    Kind::FreeDamaged,
-    Kind::CouponStateDamaged,
-    Kind::HoldersOfAnotherType,
-    Kind::UserUnreadable,
-    Kind::LoadedNoId,
-    Kind::HeartbeatDamaged,
-    Kind::ApiKeyUnreadable,
-    Kind::ActionUnreadable,
+const ALL: [DamageKind; 19] = [
+    DamageKind::RecordUnreadable,
+    DamageKind::CouponUnreadable,
+    DamageKind::CouponDeleted,
+    DamageKind::RecordsRefused,
+    DamageKind::InFlightDamaged,
+    DamageKind::InFlightNoId,
+    DamageKind::EntryUnreadable,
+    DamageKind::EntryNoText,
+    DamageKind::DeadLetterDamaged,
+    DamageKind::DeadLetterNoText,
+    DamageKind::HoldersDamaged,
+    DamageKind::FreeDamaged,
+    DamageKind::CouponStateDamaged,
+    DamageKind::HoldersOfAnotherType,
+    DamageKind::UserUnreadable,
+    DamageKind::LoadedNoId,
+    DamageKind::HeartbeatDamaged,
+    DamageKind::ApiKeyUnreadable,
+    DamageKind::ActionUnreadable,
 ];
 
 /// One damaged record, and the issuances that it must not swallow.
 #[derive(Debug)]
-pub struct Planted {
-    pub kind: Kind,
+pub struct PlantedDamage {
+    pub kind: DamageKind,
     pub coupon: String,
     /// Accepted requests that it may touch.
     pub accepted: Vec<String>,
 }
 
 /// What was planted.
-pub struct Damage {
-    pub planted: Vec<Planted>,
+pub struct DamageLog {
+    pub planted: Vec<PlantedDamage>,
     round: u32,
     seed: u64,
 }
 
-impl Damage {
+impl DamageLog {
     pub fn new(seed: u64) -> Self {
-        Damage { planted: Vec::new(), round: 0, seed }
+        DamageLog { planted: Vec::new(), round: 0, seed }
     }
 
     /// Plants one of each kind.
-    pub async fn plant(&mut self, stack: &Stack, load: &Load) {
+    pub async fn plant(&mut self, stack: &Stack, load: &ChaosLoad) {
         for kind in ALL {
             let coupon = format!("damaged-{:x}-{}-{}", self.seed & 0xffff, self.round, kind as u8);
             let planting = plant(kind, &coupon, stack, load);
             match tokio::time::timeout(PLANT_MAX, planting).await {
-                Ok(Ok(accepted)) => self.planted.push(Planted { kind, coupon, accepted }),
+                Ok(Ok(accepted)) => self.planted.push(PlantedDamage { kind, coupon, accepted }),
                 Ok(Err(error)) => println!("{:>7.1} s  {kind:?} was not planted: {error:#}", load.seconds()),
                 Err(_) => println!("{:>7.1} s  {kind:?} was not planted in time", load.seconds()),
             }
@@ -112,7 +112,12 @@ impl Damage {
     }
 }
 
-async fn plant(kind: Kind, coupon: &str, stack: &Stack, load: &Load) -> anyhow::Result<Vec<String>> {
+async fn plant(
+    kind: DamageKind,
+    coupon: &str,
+    stack: &Stack,
+    load: &ChaosLoad,
+) -> anyhow::Result<Vec<String>> {
     let collection = |name: &str| -> Collection<Document> { stack.database.collection(name) };
     let users: Vec<String> = (0..3).map(|number| format!("{coupon}.u{number}")).collect();
     load.create(coupon, 100).await;
@@ -134,7 +139,7 @@ async fn plant(kind: Kind, coupon: &str, stack: &Stack, load: &Load) -> anyhow::
         EpochKeys::new(PartitionId::ONE, open.parse().map_err(|_| anyhow::anyhow!("{open} is no epoch"))?);
     let id = coupon.parse().map_err(anyhow::Error::msg)?;
     match kind {
-        Kind::RecordUnreadable => {
+        DamageKind::RecordUnreadable => {
             let issuance = IssuanceId::generate(PartitionId::ONE);
             let now = DateTime::now();
             let record = doc! {
@@ -144,20 +149,20 @@ async fn plant(kind: Kind, coupon: &str, stack: &Stack, load: &Load) -> anyhow::
             collection("user_coupons").insert_one(record).await?;
             accepted.extend(reserve_as(stack, issuance, coupon, &users[2]).await?);
         }
-        Kind::CouponUnreadable => {
+        DamageKind::CouponUnreadable => {
             let change = doc! {"$set": {"discount": {"type": "of-a-later-version", "factor": 2}}};
             collection("coupons").update_one(doc! {"_id": coupon}, change).await?;
         }
-        Kind::CouponDeleted => {
+        DamageKind::CouponDeleted => {
             collection("coupons").delete_one(doc! {"_id": coupon}).await?;
             let issuance = IssuanceId::generate(PartitionId::ONE);
             accepted.extend(reserve_as(stack, issuance, coupon, &users[2]).await?);
         }
-        Kind::RecordsRefused => {
+        DamageKind::RecordsRefused => {
             let validator = doc! {"couponId": {"$not": {"$regex": format!("^damaged-.*-{}$", kind as u8)}}};
             stack.database.run_command(doc! {"collMod": "user_coupons", "validator": validator}).await?;
         }
-        Kind::InFlightDamaged => {
+        DamageKind::InFlightDamaged => {
             let issuance = IssuanceId::generate(PartitionId::ONE);
             accepted.extend(reserve_as(stack, issuance, coupon, &users[2]).await?);
             let field = issuance.as_bytes().as_slice();
@@ -168,29 +173,29 @@ async fn plant(kind: Kind, coupon: &str, stack: &Stack, load: &Load) -> anyhow::
                 .exec_async(&mut redis)
                 .await?;
         }
-        Kind::InFlightNoId => {
+        DamageKind::InFlightNoId => {
             let pair = [coupon, "no value"];
             redis::cmd("HSET").arg(keys.in_flight()).arg(&pair).exec_async(&mut redis).await?;
         }
-        Kind::EntryUnreadable => {
+        DamageKind::EntryUnreadable => {
             let entry = ["*", "2", "too short"];
             redis::cmd("XADD").arg(keys.stream()).arg(&entry).exec_async(&mut redis).await?;
         }
-        Kind::EntryNoText => {
+        DamageKind::EntryNoText => {
             let entry = [b"*".as_slice(), NO_TEXT, NO_TEXT];
             redis::cmd("XADD").arg(keys.stream()).arg(&entry).exec_async(&mut redis).await?;
         }
-        Kind::DeadLetterDamaged => {
+        DamageKind::DeadLetterDamaged => {
             let field = IssuanceId::generate(PartitionId::ONE);
             let pair = [field.as_bytes().as_slice(), b"no value"];
             redis::cmd("HSET").arg(keys.dead()).arg(&pair).exec_async(&mut redis).await?;
         }
-        Kind::DeadLetterNoText => {
+        DamageKind::DeadLetterNoText => {
             let field = IssuanceId::generate(PartitionId::ONE);
             let pair = [field.as_bytes().as_slice(), NO_TEXT];
             redis::cmd("HSET").arg(keys.dead()).arg(&pair).exec_async(&mut redis).await?;
         }
-        Kind::HoldersDamaged => {
+        DamageKind::HoldersDamaged => {
             redis::cmd("HSET")
                 .arg(keys.holders(&id))
                 .arg(&users[2])
@@ -198,32 +203,32 @@ async fn plant(kind: Kind, coupon: &str, stack: &Stack, load: &Load) -> anyhow::
                 .exec_async(&mut redis)
                 .await?;
         }
-        Kind::FreeDamaged => {
+        DamageKind::FreeDamaged => {
             redis::cmd("SADD").arg(keys.free(&id)).arg("no unit").exec_async(&mut redis).await?;
         }
-        Kind::CouponStateDamaged => {
+        DamageKind::CouponStateDamaged => {
             let state = ["total", "many", "next", "some"];
             redis::cmd("HSET").arg(keys.coupon(&id)).arg(&state).exec_async(&mut redis).await?;
         }
-        Kind::HoldersOfAnotherType => {
+        DamageKind::HoldersOfAnotherType => {
             redis::cmd("SET").arg(keys.holders(&id)).arg("no hash").exec_async(&mut redis).await?;
         }
-        Kind::UserUnreadable => {
+        DamageKind::UserUnreadable => {
             let damaged = doc! {"$set": {"name": 5, "createdAt": "long ago"}};
             collection("users").update_one(doc! {"_id": &users[2]}, damaged).await?;
         }
-        Kind::LoadedNoId => {
+        DamageKind::LoadedNoId => {
             redis::cmd("SADD").arg(keys.loaded()).arg(NO_TEXT).exec_async(&mut redis).await?;
         }
-        Kind::HeartbeatDamaged => {
+        DamageKind::HeartbeatDamaged => {
             let pair = [coupon.as_bytes(), NO_TEXT];
             redis::cmd("HSET").arg(keys.workers()).arg(&pair).exec_async(&mut redis).await?;
         }
-        Kind::ApiKeyUnreadable => {
+        DamageKind::ApiKeyUnreadable => {
             let key = doc! {"_id": coupon, "name": 5, "role": "of-a-later-version"};
             collection("api_keys").insert_one(key).await?;
         }
-        Kind::ActionUnreadable => {
+        DamageKind::ActionUnreadable => {
             collection("operator_actions").insert_one(doc! {"_id": coupon, "at": "long ago"}).await?;
         }
     }

@@ -8,8 +8,8 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt};
 use rustix::process::Signal;
 
-use super::load::Load;
-use super::stack::{Filler, Stack, admin};
+use super::load::ChaosLoad;
+use super::stack::{DiskFiller, Stack, admin};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
@@ -66,7 +66,7 @@ const RELEASES: [Fault; 6] = [
 ];
 
 /// Makes the next fault, and waits until the service accepts again.
-pub async fn next(stack: &mut Stack, load: &Load, chance: &mut StdRng) -> anyhow::Result<()> {
+pub async fn next(stack: &mut Stack, load: &ChaosLoad, chance: &mut StdRng) -> anyhow::Result<()> {
     let kinds: &[Fault] = if stack.has_other_release() { &RELEASES } else { &ALL };
     let fault = loop {
         let fault = *kinds.choose(chance).expect("there are some");
@@ -107,7 +107,7 @@ async fn make(
         Fault::RedisReplicaKilled => stack.redis[1 - stack.primary].kill().await?,
         Fault::RedisDemoted => stack.fail_over(lasts / 4).await?,
         Fault::RedisDiskFull => {
-            let _full = Filler::fill(&stack.redis_folder())?;
+            let _full = DiskFiller::fill(&stack.redis_folder())?;
             tokio::time::sleep(lasts).await;
         }
         Fault::MongodbPrimaryKilled => {
@@ -135,7 +135,7 @@ async fn make(
         }
         Fault::MongodbDiskFull => {
             let primary = stack.mongodb_primary().await?;
-            let _full = Filler::fill(&stack.member_folder(primary))?;
+            let _full = DiskFiller::fill(&stack.member_folder(primary))?;
             tokio::time::sleep(lasts).await;
         }
         Fault::Released => {

@@ -33,18 +33,18 @@ const VIOLATIONS_TOLD_MAX: usize = 50;
 
 /// What one user of a sale was told last.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Told {
+pub enum LastKnown {
     Issued { id: String, serial: u64 },
     SoldOut,
 }
 
-pub struct Sale {
+pub struct ChaosSale {
     pub coupon: String,
     pub total: u64,
-    pub told: HashMap<String, Told>,
+    pub told: HashMap<String, LastKnown>,
 }
 
-pub struct Load {
+pub struct ChaosLoad {
     client: Client,
     token: String,
     apis: Vec<SocketAddr>,
@@ -57,7 +57,7 @@ pub struct Load {
     gap_ms: AtomicU64,
     counts: Mutex<BTreeMap<String, u64>>,
     violations: Mutex<Vec<String>>,
-    sales: Mutex<Vec<Sale>>,
+    sales: Mutex<Vec<ChaosSale>>,
     stopping: CancellationToken,
     gate: Semaphore,
 }
@@ -66,11 +66,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-impl Load {
+impl ChaosLoad {
     pub fn new(stack: &Stack) -> anyhow::Result<Self> {
         // The client insists on one, though nothing here is encrypted.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Ok(Load {
+        Ok(ChaosLoad {
             client: Client::builder().timeout(ANSWER_MAX).build()?,
             token: stack.token.clone(),
             apis: stack.addresses.clone(),
@@ -108,7 +108,7 @@ impl Load {
     }
 
     /// The sales that are over; they are given out once.
-    pub fn sales(&self) -> Vec<Sale> {
+    pub fn sales(&self) -> Vec<ChaosSale> {
         std::mem::take(&mut lock(&self.sales))
     }
 
@@ -334,11 +334,11 @@ impl Load {
                 told.insert(user, word);
             }
         }
-        lock(&self.sales).push(Sale { coupon, total, told });
+        lock(&self.sales).push(ChaosSale { coupon, total, told });
     }
 
     /// One user from the request to the last word.
-    async fn one(&self, user: &str, coupon: &str, key: Option<&str>) -> Option<Told> {
+    async fn one(&self, user: &str, coupon: &str, key: Option<&str>) -> Option<LastKnown> {
         let id = {
             let _turn = self.gate.acquire().await.ok()?;
             let (status, body, repeated) = self.request(user, coupon, key).await?;
@@ -347,7 +347,7 @@ impl Load {
                 (200, _) if repeated => body["id"].as_str()?.to_owned(),
                 (409, "sold-out") => {
                     self.count("sold out");
-                    return Some(Told::SoldOut);
+                    return Some(LastKnown::SoldOut);
                 }
                 (409, "already-issued") if repeated => {
                     body["userCoupons"][0].as_str()?.rsplit('/').next()?.to_owned()
@@ -365,7 +365,7 @@ impl Load {
                 (200, "queued") => tokio::time::sleep(REPEAT_EVERY).await,
                 (200, "issued") => {
                     self.count("issued");
-                    return Some(Told::Issued { id, serial: body["serial"].as_u64()? });
+                    return Some(LastKnown::Issued { id, serial: body["serial"].as_u64()? });
                 }
                 _ => {
                     self.violated(format!("{user} asks for {id} of {coupon}: {status} {body}"));

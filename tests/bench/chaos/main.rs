@@ -33,8 +33,8 @@ use clap::Parser;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use damage::Damage;
-use load::Load;
+use damage::DamageLog;
+use load::ChaosLoad;
 use stack::Stack;
 
 /// Between two plantings of damaged records.
@@ -95,13 +95,13 @@ async fn run(arguments: Arguments) -> anyhow::Result<bool> {
         println!("data and logs are kept in {}", folder.path().display());
     }
     let mut stack = Stack::start(folder.path(), arguments.other_programs.as_deref()).await?;
-    let load = Arc::new(Load::new(&stack)?);
+    let load = Arc::new(ChaosLoad::new(&stack)?);
     let stop = load.stopping();
     let users = tokio::spawn(Arc::clone(&load).run(StdRng::seed_from_u64(seed ^ 1)));
 
     load.accepts_again("the start").await;
     anyhow::ensure!(load.violations().is_empty(), "nothing is to be broken: see {}", folder.path().display());
-    let mut damage = Damage::new(seed);
+    let mut damage = DamageLog::new(seed);
     let started = Instant::now();
     let over = Duration::from_secs(arguments.seconds);
     let plants = !arguments.without_damage && arguments.other_programs.is_none();

@@ -29,9 +29,9 @@ const DATABASE: &str = "chaos";
 const DISK_MIB: u32 = 512;
 
 /// A member of a replica set of several. Ready when it answers; who is the primary shows later.
-pub struct Member(MongoOptions);
+pub struct ReplicaMember(MongoOptions);
 
-impl ServerSpec for Member {
+impl ServerSpec for ReplicaMember {
     const PROGRAM: ServerProgram = ServerProgram::Mongod;
     const READY_WAIT_MAX: Duration = MongoOptions::READY_WAIT_MAX;
 
@@ -76,12 +76,12 @@ pub async fn admin(port: u16, command: Document) -> anyhow::Result<Document> {
 }
 
 /// One address for whichever Redis is the primary. Connections that were made stay where they lead.
-struct Switch {
+struct PrimaryProxy {
     port: u16,
     target: Arc<AtomicU16>,
 }
 
-impl Switch {
+impl PrimaryProxy {
     async fn start(target: u16) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let (port, target) = (listener.local_addr()?.port(), Arc::new(AtomicU16::new(target)));
@@ -96,7 +96,7 @@ impl Switch {
                 });
             }
         });
-        Ok(Switch { port, target })
+        Ok(PrimaryProxy { port, target })
     }
 }
 
@@ -187,8 +187,8 @@ pub struct Stack {
     pub redis: [RedisServer; 2],
     /// Which of the two is the primary.
     pub primary: usize,
-    switch: Switch,
-    pub members: Vec<Server<Member>>,
+    switch: PrimaryProxy,
+    pub members: Vec<Server<ReplicaMember>>,
     pub database: mongodb::Database,
     pub apis: Vec<Instance>,
     pub workers: Vec<Instance>,
@@ -198,14 +198,14 @@ pub struct Stack {
     mongodb_uri: String,
     /// Whether the servers have disks that can be filled up.
     pub has_disks: bool,
-    disks: Disks,
+    disks: TmpfsMounts,
 }
 
 /// File systems of their own, which end with this.
 #[derive(Default)]
-struct Disks(Vec<PathBuf>);
+struct TmpfsMounts(Vec<PathBuf>);
 
-impl Disks {
+impl TmpfsMounts {
     /// Mounts one at the folder, if this process may.
     fn mount(&mut self, folder: &Path) -> anyhow::Result<bool> {
         std::fs::create_dir_all(folder)?;
@@ -223,7 +223,7 @@ impl Disks {
     }
 }
 
-impl Drop for Disks {
+impl Drop for TmpfsMounts {
     fn drop(&mut self) {
         for folder in &self.0 {
             let _ = std::process::Command::new("umount").arg("-l").arg(folder).status();
@@ -232,9 +232,9 @@ impl Drop for Disks {
 }
 
 /// Fills the file system of a folder up; gives the room back when it is dropped.
-pub struct Filler(PathBuf);
+pub struct DiskFiller(PathBuf);
 
-impl Filler {
+impl DiskFiller {
     pub fn fill(folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join("filler");
         let mut file = std::fs::File::create(&path)?;
@@ -246,11 +246,11 @@ impl Filler {
                 Ok(_) => {}
             }
         }
-        Ok(Filler(path))
+        Ok(DiskFiller(path))
     }
 }
 
-impl Drop for Filler {
+impl Drop for DiskFiller {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.0);
     }
@@ -258,7 +258,7 @@ impl Drop for Filler {
 
 impl Stack {
     pub async fn start(folder: &Path, other: Option<&Path>) -> anyhow::Result<Self> {
-        let mut disks = Disks::default();
+        let mut disks = TmpfsMounts::default();
         let folders: Vec<PathBuf> = ["redis-0", "redis-1", "mongodb-0", "mongodb-1", "mongodb-2"]
             .into_iter()
             .map(|name| folder.join(name))
@@ -273,11 +273,11 @@ impl Stack {
 
         let first = RedisServer::start(RedisOptions::new(&folders[0])).await?;
         let second = RedisServer::start(RedisOptions::new(&folders[1])).await?;
-        let switch = Switch::start(first.port()).await?;
+        let switch = PrimaryProxy::start(first.port()).await?;
 
         let mut members = Vec::new();
         for folder in &folders[2..] {
-            members.push(Server::start(Member(MongoOptions::new(folder))).await?);
+            members.push(Server::start(ReplicaMember(MongoOptions::new(folder))).await?);
         }
         let hosts: Vec<String> =
             members.iter().map(|member| format!("127.0.0.1:{}", member.port())).collect();

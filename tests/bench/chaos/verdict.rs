@@ -12,8 +12,8 @@ use mongodb::Collection;
 use mongodb::bson::{Document, Uuid, doc};
 use serde_json::Value;
 
-use super::damage::{Damage, Kind};
-use super::load::{Load, Sale, Told};
+use super::damage::{DamageKind, DamageLog};
+use super::load::{ChaosLoad, ChaosSale, LastKnown};
 use super::stack::{LOOK_EVERY, Stack};
 
 /// After the last fault everything that was accepted is decided, or has a name, within this.
@@ -35,7 +35,12 @@ const LISTS: [&str; 9] = [
 ];
 
 /// Judges, and prints what it saw. Whether everything held.
-pub async fn judge(stack: &Stack, load: &Load, damage: &Damage, lasted: Duration) -> anyhow::Result<bool> {
+pub async fn judge(
+    stack: &Stack,
+    load: &ChaosLoad,
+    damage: &DamageLog,
+    lasted: Duration,
+) -> anyhow::Result<bool> {
     let ledger: Collection<Document> = stack.database.collection("user_coupons");
     let coupons: Collection<Document> = stack.database.collection("coupons");
     for mut sale in load.sales() {
@@ -60,7 +65,7 @@ pub async fn judge(stack: &Stack, load: &Load, damage: &Damage, lasted: Duration
                 ));
             }
         }
-        let must_be_named = planted.kind == Kind::RecordUnreadable;
+        let must_be_named = planted.kind == DamageKind::RecordUnreadable;
         let is_named =
             named.contains(&planted.coupon) || planted.accepted.iter().any(|id| named.contains(id));
         if must_be_named && !is_named {
@@ -93,8 +98,8 @@ pub async fn judge(stack: &Stack, load: &Load, damage: &Damage, lasted: Duration
 }
 
 /// One sale: what users were told against the ledger.
-async fn sold(load: &Load, ledger: &Collection<Document>, sale: &Sale) -> anyhow::Result<()> {
-    let Sale { coupon, total, told } = sale;
+async fn sold(load: &ChaosLoad, ledger: &Collection<Document>, sale: &ChaosSale) -> anyhow::Result<()> {
+    let ChaosSale { coupon, total, told } = sale;
     let (mut serials, mut users) = (HashMap::new(), HashSet::new());
     let mut issued = ledger.find(doc! {"couponId": coupon, "outcome": "issued"}).await?;
     while let Some(record) = issued.try_next().await? {
@@ -112,15 +117,16 @@ async fn sold(load: &Load, ledger: &Collection<Document>, sale: &Sale) -> anyhow
     }
     for (user, word) in told {
         match word {
-            Told::Issued { id, serial } if serials.get(serial) != Some(user) => {
+            LastKnown::Issued { id, serial } if serials.get(serial) != Some(user) => {
                 load.violated(format!(
                     "{coupon}: {user} was told unit {serial} ({id}), and does not hold it"
                 ));
             }
-            Told::Issued { .. } | Told::SoldOut => {}
+            LastKnown::Issued { .. } | LastKnown::SoldOut => {}
         }
     }
-    let (sold_out, issued) = (told.values().filter(|word| **word == Told::SoldOut).count(), serials.len());
+    let (sold_out, issued) =
+        (told.values().filter(|word| **word == LastKnown::SoldOut).count(), serials.len());
     if sold_out > 0 && (issued as u64) < *total {
         load.violated(format!(
             "{coupon}: {sold_out} users were told sold out, and {issued} of {total} are issued"
@@ -130,7 +136,7 @@ async fn sold(load: &Load, ledger: &Collection<Document>, sale: &Sale) -> anyhow
 }
 
 /// Waits until everything in flight has a name: a dead letter or a finding. Returns all names.
-async fn at_rest(stack: &Stack, load: &Load) -> anyhow::Result<String> {
+async fn at_rest(stack: &Stack, load: &ChaosLoad) -> anyhow::Result<String> {
     let started = Instant::now();
     loop {
         let (in_flight, dead) = in_flight(stack).await?;
@@ -188,7 +194,7 @@ async fn in_flight(stack: &Stack) -> anyhow::Result<(HashSet<String>, HashSet<St
 }
 
 /// The audit's findings; and, as one text, all that findings and dead letters say.
-async fn names(stack: &Stack, load: &Load) -> anyhow::Result<(Vec<Value>, String)> {
+async fn names(stack: &Stack, load: &ChaosLoad) -> anyhow::Result<(Vec<Value>, String)> {
     let audited = stack.couponctl(&["audit", "--full", "--json"]).await?;
     let report: Value = serde_json::from_slice(&audited.stdout)
         .with_context(|| String::from_utf8_lossy(&audited.stderr).into_owned())?;

@@ -92,6 +92,7 @@ async fn what_cannot_be_recorded_is_not_done() {
     // Users are not held up by it.
     system.users("u", 1).await;
     assert_eq!(system.client.issue("u0", coupon.as_str(), None).await.status, 202);
+    system.drain().await;
 }
 
 #[tokio::test]

@@ -7,15 +7,9 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use super::closed;
-use crate::helpers::{CTL, System};
+use crate::helpers::{CTL, CommandOutput, System};
 
-struct Ended {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-async fn ctl(system: &System, words: &[&str]) -> Ended {
+async fn ctl(system: &System, words: &[&str]) -> CommandOutput {
     let mut command = Command::new(CTL);
     command
         .args(words)
@@ -24,9 +18,7 @@ async fn ctl(system: &System, words: &[&str]) -> Ended {
         .env("COUPON_MONGODB_DATABASE", &system.database)
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    let output = command.output().await.expect("it runs");
-    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
-    Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    command.output().await.expect("it runs").into()
 }
 
 #[tokio::test]

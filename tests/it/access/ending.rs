@@ -6,7 +6,7 @@ use coupon_system::access::keyring::REVOKED_WITHIN;
 use coupon_system::access::{KeyStore, RevokeOutcome, Role};
 use serde_json::json;
 
-use super::tokens::{Es256, with_set};
+use super::tokens::{Es256Signer, with_set};
 use super::{SECRET, claims_with, closed, hs256, seconds_from_now};
 use crate::helpers::{API, CTL, Client, System, api_key, eventually, logging, program};
 
@@ -88,6 +88,7 @@ async fn with_a_key_everything_that_it_was_opened_with_ends() {
         );
     }
     assert_eq!(service.get("/coupons/large/user-coupons").await.status, 401);
+    system.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,13 +116,14 @@ async fn with_a_token_everything_that_it_was_opened_with_ends() {
     assert!(began.elapsed() < HELD_MAX, "{:?}", began.elapsed());
     // What it was about goes on.
     assert!(system.is_in_flight(queued).await);
+    system.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_a_key_of_the_set_the_streams_of_its_tokens_end_and_others_go_on() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("jwks.json");
-    let (leaving, staying) = (Es256::new("leaving"), Es256::new("staying"));
+    let (leaving, staying) = (Es256Signer::new("leaving"), Es256Signer::new("staying"));
     let system = with_set(&file, "ES256", &[leaving.public(), staying.public()]).await;
     let coupon = system.coupon("c", 10, 1).await;
     let queued = system.accepted("u1", &coupon).await;

@@ -77,6 +77,7 @@ async fn a_token_requests_for_its_subject_and_for_nobody_else() {
     let accepted = u1.issue("u1", "c", None).await;
     assert_eq!((accepted.status, &accepted.body["userId"]), (202, &json!("u1")));
     assert_eq!(system.queue().await.0, 1);
+    system.drain().await;
 }
 
 #[tokio::test]

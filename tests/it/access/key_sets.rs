@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-use super::tokens::{Es256, becomes, status, with_set};
+use super::tokens::{Es256Signer, becomes, status, with_set};
 use super::{AUDIENCE, ISSUER, UNLIMITED};
 use crate::helpers::{API, Client, System, eventually, logging, program_as_it_is};
 
@@ -32,7 +32,7 @@ async fn a_key_that_is_none_is_left_out_of_a_set_and_named_and_the_others_work()
     system.users("u", 2).await;
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("jwks.json");
-    let good = Es256::new("good");
+    let good = Es256Signer::new("good");
     let without = |name: &str, kid: &str| {
         let mut key = good.public();
         key["kid"] = kid.into();
@@ -62,7 +62,7 @@ async fn an_empty_set_is_in_force_and_a_broken_one_is_not_and_has_an_age() {
     system.users("u", 2).await;
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("jwks.json");
-    let key = Es256::new("key");
+    let key = Es256Signer::new("key");
     write(&file, &[key.public()]);
     let (_api, address, log) = logging(api(&system, &file)).await;
     let token = key.good();
@@ -102,7 +102,7 @@ async fn keys_with_one_kid_are_each_tried_and_a_token_without_one_is_for_the_onl
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("jwks.json");
     // As while an issuer changes keys and forgets to give the new one a name.
-    let (old, new, other) = (Es256::new("same"), Es256::new("same"), Es256::new("same"));
+    let (old, new, other) = (Es256Signer::new("same"), Es256Signer::new("same"), Es256Signer::new("same"));
     let system = with_set(&file, "ES256", &[old.public(), new.public()]).await;
     let statuses = [
         status(&system, &old.good()).await,

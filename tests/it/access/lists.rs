@@ -106,6 +106,7 @@ async fn one_key_that_cannot_be_read_takes_no_other_away_and_can_be_revoked() {
 #[tokio::test]
 async fn a_user_whose_record_cannot_be_read_is_alone_in_that() {
     let system = System::start().await;
+    system.leaves_in_flight();
     system.coupon("c", 10, 1).await;
     system.users("u", 3).await;
     let users = system.backends.database.collection::<Document>("users");

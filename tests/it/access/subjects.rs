@@ -46,6 +46,7 @@ async fn an_issuers_usual_subjects_are_users_and_nobody_else_is_one_of_them() {
     }
     let both = operator.post("/users", json!({"id": "a", "subject": "b"})).await;
     assert_eq!((both.status, both.body["errors"][0]["pointer"].as_str()), (422, Some("#/subject")));
+    system.drain().await;
 }
 
 #[tokio::test]

@@ -10,58 +10,58 @@ use super::{SECRET, claims, claims_with, closed, hs256, seconds_from_now, signed
 use crate::helpers::{Client, api_key, eventually};
 
 /// What a route answers those who are known.
-struct Row {
+struct TableRow {
     method: &'static str,
     /// As the document has it.
     route: &'static str,
     path: String,
     body: Option<Value>,
-    may: May,
+    may: AllowedStatuses,
 }
 
 /// The status for each of viewer, service, operator, the user, another user.
-struct May([u16; 5]);
+struct AllowedStatuses([u16; 5]);
 
 const NO: u16 = 403;
 
 /// Everybody, without credentials.
-fn anyone(status: u16) -> May {
-    May([status; 5])
+fn anyone(status: u16) -> AllowedStatuses {
+    AllowedStatuses([status; 5])
 }
 
 /// The user, and every key; to another user it is not there.
-fn readers(status: u16) -> May {
-    May([status, status, status, status, 404])
+fn readers(status: u16) -> AllowedStatuses {
+    AllowedStatuses([status, status, status, status, 404])
 }
 
-fn watchers(status: u16) -> May {
-    May([status, NO, status, NO, NO])
+fn watchers(status: u16) -> AllowedStatuses {
+    AllowedStatuses([status, NO, status, NO, NO])
 }
 
-fn operators(status: u16) -> May {
-    May([NO, NO, status, NO, NO])
+fn operators(status: u16) -> AllowedStatuses {
+    AllowedStatuses([NO, NO, status, NO, NO])
 }
 
 /// Every key, and no user.
-fn keys(status: u16) -> May {
-    May([status, status, status, NO, NO])
+fn keys(status: u16) -> AllowedStatuses {
+    AllowedStatuses([status, status, status, NO, NO])
 }
 
-fn redeemers(status: u16) -> May {
-    May([NO, status, status, NO, NO])
+fn redeemers(status: u16) -> AllowedStatuses {
+    AllowedStatuses([NO, status, status, NO, NO])
 }
 
-fn row(method: &'static str, route: &'static str, path: impl Into<String>, may: May) -> Row {
-    Row { method, route, path: path.into(), body: None, may }
+fn row(method: &'static str, route: &'static str, path: impl Into<String>, may: AllowedStatuses) -> TableRow {
+    TableRow { method, route, path: path.into(), body: None, may }
 }
 
-fn with_body(mut row: Row, body: Value) -> Row {
+fn with_body(mut row: TableRow, body: Value) -> TableRow {
     row.body = Some(body);
     row
 }
 
 /// The issuances of u1 that the paths name: one is queued, the other was issued.
-fn rows(queued: &str, issued: &str) -> Vec<Row> {
+fn rows(queued: &str, issued: &str) -> Vec<TableRow> {
     let one = |route, path: &str, may| row("GET", route, path, may);
     let do_it = |route, path: &str, may| row("POST", route, path, may);
     let change = |what: &str, may| {
@@ -77,7 +77,7 @@ fn rows(queued: &str, issued: &str) -> Vec<Row> {
         "endsAt": "2036-01-01T00:00:00Z"});
     vec![
         // Another user names u1: that is no way to learn anything, so it is refused, not hidden.
-        with_body(do_it("/user-coupons", "/user-coupons", May([NO, 202, 202, 202, NO])), request),
+        with_body(do_it("/user-coupons", "/user-coupons", AllowedStatuses([NO, 202, 202, 202, NO])), request),
         one("/issuances/{id}", &format!("/issuances/{queued}"), readers(200)),
         one("/issuances/{id}/events", &format!("/issuances/{queued}/events"), readers(200)),
         one("/user-coupons/{userId}", "/user-coupons/u1", readers(200)),
@@ -120,7 +120,7 @@ fn rows(queued: &str, issued: &str) -> Vec<Row> {
         do_it("/dead-letters/{id}/redrive", &format!("/dead-letters/{queued}/redrive"), operators(404)),
         do_it("/dead-letters/{id}/discard", &format!("/dead-letters/{queued}/discard"), operators(404)),
         // Not in the document.
-        one("/metrics", "/metrics", May([200, 200, 200, NO, NO])),
+        one("/metrics", "/metrics", AllowedStatuses([200, 200, 200, NO, NO])),
         one("/", "/", anyone(200)),
         one("/docs/", "/docs/", anyone(200)),
         one("/openapi.json", "/openapi.json", anyone(200)),
@@ -179,7 +179,7 @@ async fn bad_credentials(keys: &KeyStore, a_key: &str) -> Vec<(&'static str, Opt
 }
 
 /// Sends a row's request. A stream has no end, so only the problems' bodies are read.
-async fn status(client: &Client, row: &Row) -> (u16, String) {
+async fn status(client: &Client, row: &TableRow) -> (u16, String) {
     let mut request = client.request(row.method, &row.path);
     if let Some(body) = &row.body {
         request = request.json(body);
@@ -269,4 +269,5 @@ async fn every_route_answers_everybody_as_the_table_says() {
     // What is in the table and not in the document is what is not meant to be.
     let others = rows.len() - routes.len();
     assert_eq!(others, 11, "{routes:?}");
+    system.drain().await;
 }

@@ -86,17 +86,17 @@ async fn an_audience_may_be_one_of_several() {
 }
 
 /// A key of a shop that signs with ES256.
-pub(super) struct Es256 {
+pub(super) struct Es256Signer {
     kid: &'static str,
     pair: EcdsaKeyPair,
 }
 
-impl Es256 {
+impl Es256Signer {
     pub fn new(kid: &'static str) -> Self {
         let (algorithm, random) = (&ECDSA_P256_SHA256_FIXED_SIGNING, SystemRandom::new());
         let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).expect("a key");
         let pair = EcdsaKeyPair::from_pkcs8(algorithm, document.as_ref(), &random).expect("a key");
-        Es256 { kid, pair }
+        Es256Signer { kid, pair }
     }
 
     pub fn public(&self) -> Value {
@@ -131,7 +131,7 @@ pub(super) async fn with_set(file: &Path, algorithm: &str, keys: &[Value]) -> Sy
 async fn keys_of_a_set_are_chosen_by_kid_and_come_and_go_without_a_restart() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("jwks.json");
-    let (first, second) = (Es256::new("first"), Es256::new("second"));
+    let (first, second) = (Es256Signer::new("first"), Es256Signer::new("second"));
     let system = with_set(&file, "ES256", &[first.public()]).await;
     assert_eq!((status(&system, &first.good()).await, status(&system, &second.good()).await), (200, 401));
     // There is only one that it could be meant for.
@@ -157,7 +157,7 @@ async fn keys_of_a_set_are_chosen_by_kid_and_come_and_go_without_a_restart() {
 #[tokio::test]
 async fn the_same_public_key_does_not_serve_as_a_secret() {
     let folder = tempfile::tempdir().expect("a folder");
-    let key = Es256::new("only");
+    let key = Es256Signer::new("only");
     let system = with_set(&folder.path().join("jwks.json"), "ES256", &[key.public()]).await;
     let message = unsigned(&json!({"alg": "HS256", "kid": "only"}), &claims("u1"));
     let secret = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, key.pair.public_key().as_ref());

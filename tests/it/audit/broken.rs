@@ -5,10 +5,10 @@ use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::redis::keys::damaged;
 use mongodb::bson::{Document, Uuid, doc};
 
-use super::Stage;
+use super::AuditStage;
 use crate::helpers::at;
 
-impl Stage {
+impl AuditStage {
     fn records(&self) -> mongodb::Collection<Document> {
         self.system.backends.database.collection("user_coupons")
     }
@@ -26,7 +26,7 @@ impl Stage {
 
 #[tokio::test]
 async fn a_deleted_record_is_found_with_its_unit_which_is_not_given_away() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     stage.delete_record(stage.issued[3]).await;
     let found = stage.finds(FindingKind::RecordMissing, Some(4), &[stage.issued[3]]).await;
     assert_eq!(found.user.as_ref().map(|user| user.as_str()), Some("u3"));
@@ -37,7 +37,7 @@ async fn a_deleted_record_is_found_with_its_unit_which_is_not_given_away() {
 
 #[tokio::test]
 async fn where_records_are_missing_no_leaked_unit_is_given_back() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     stage.delete_record(stage.issued[3]).await;
     stage.change("SREM", &[stage.free_key().as_bytes(), b"9"]).await;
     for report in [stage.system.audited().await, stage.repaired().await] {
@@ -55,7 +55,7 @@ async fn where_records_are_missing_no_leaked_unit_is_given_back() {
 
 #[tokio::test]
 async fn a_unit_that_was_issued_twice_is_found_with_both_records() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     stage.drop_index("unit_issued_once").await;
     let second = stage.late("twin", 2, 1).await;
     stage.finds(FindingKind::UnitIssuedTwice, Some(2), &[stage.issued[1], second]).await;
@@ -64,7 +64,7 @@ async fn a_unit_that_was_issued_twice_is_found_with_both_records() {
 
 #[tokio::test]
 async fn a_user_with_more_than_the_limit_is_found() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     let ids = [stage.issued[0], stage.late("u0", 10, 2).await, stage.late("u0", 11, 3).await];
     let found = stage.finds(FindingKind::LimitExceeded, None, &ids).await;
     assert_eq!(found.user.as_ref().map(|user| user.as_str()), Some("u0"));
@@ -73,7 +73,7 @@ async fn a_user_with_more_than_the_limit_is_found() {
 
 #[tokio::test]
 async fn two_records_with_one_place_in_the_limit_are_found_without_the_index_too() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     stage.drop_index("user_within_limit").await;
     let second = stage.late("u0", 10, 1).await;
     stage.finds(FindingKind::LimitExceeded, None, &[stage.issued[0], second]).await;
@@ -81,7 +81,7 @@ async fn two_records_with_one_place_in_the_limit_are_found_without_the_index_too
 
 #[tokio::test]
 async fn a_unit_beyond_the_total_is_found() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     let id = stage.late("late", 21, 1).await;
     stage.finds(FindingKind::SerialBeyondTotal, Some(21), &[id]).await;
     stage.stays(FindingKind::SerialBeyondTotal).await;
@@ -89,7 +89,7 @@ async fn a_unit_beyond_the_total_is_found() {
 
 #[tokio::test]
 async fn a_coupon_whose_record_went_back_in_time_is_found() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     let _: i64 = stage.redis("HSET", (stage.coupon_key(), "total", 30)).await;
     let found = stage.finds(FindingKind::CouponAhead, None, &[]).await;
     assert!(found.detail.is_some_and(|detail| detail.contains("30 in Redis and 20")));
@@ -98,7 +98,7 @@ async fn a_coupon_whose_record_went_back_in_time_is_found() {
 
 #[tokio::test]
 async fn an_in_flight_value_that_cannot_be_read_is_found() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     let id = IssuanceId::generate(PartitionId::ONE);
     stage.change("HSET", &[stage.system.keys().in_flight().as_bytes(), id.as_bytes(), b"damaged"]).await;
     let found = stage.finds(FindingKind::InFlightUnreadable, None, &[id]).await;
@@ -107,14 +107,14 @@ async fn an_in_flight_value_that_cannot_be_read_is_found() {
 
 #[tokio::test]
 async fn what_a_rebuild_set_aside_is_found() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     stage.change("HSET", &[damaged(PartitionId::ONE).as_bytes(), b"id", b"value"]).await;
     stage.finds(FindingKind::InFlightSetAside, None, &[]).await;
 }
 
 #[tokio::test]
 async fn a_stream_entry_that_cannot_be_read_is_found() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     let entry: String = stage.redis("XADD", (stage.system.keys().stream(), "*", "v", "9")).await;
     let found = stage.finds(FindingKind::EntryUnreadable, None, &[]).await;
     assert_eq!(found.entry, Some(entry));
@@ -122,7 +122,7 @@ async fn a_stream_entry_that_cannot_be_read_is_found() {
 
 #[tokio::test]
 async fn a_users_ids_that_cannot_be_read_are_found() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     stage.change("HSET", &[stage.holders_key().as_bytes(), b"u9", b"short"]).await;
     let found = stage.finds(FindingKind::HoldersUnreadable, None, &[]).await;
     assert_eq!(found.user.as_ref().map(|user| user.as_str()), Some("u9"));
@@ -131,7 +131,7 @@ async fn a_users_ids_that_cannot_be_read_are_found() {
 
 #[tokio::test]
 async fn a_coupon_that_is_gone_from_redis_with_requests_in_flight_is_found() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     stage.change("DEL", &[stage.coupon_key().as_bytes()]).await;
     let queued: Vec<_> = stage.queued.iter().map(|entry| entry.id).collect();
     stage.finds(FindingKind::InFlightNotLoaded, None, &queued).await;
@@ -139,7 +139,7 @@ async fn a_coupon_that_is_gone_from_redis_with_requests_in_flight_is_found() {
 
 #[tokio::test]
 async fn of_a_coupon_that_is_not_loaded_the_ledger_is_audited() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     stage.system.coupon_record("cold", 2, 1, at(-60), at(-30)).await;
     stage.system.audited_clean().await;
     let id = IssuanceId::generate(PartitionId::ONE);

@@ -3,7 +3,7 @@
 use coupon_system::audit::FindingKind;
 use serde_json::Value;
 
-use super::Stage;
+use super::AuditStage;
 use crate::helpers::{CTL, System, program};
 
 /// Runs it, and returns exit code, output and what it said on standard error.
@@ -23,7 +23,7 @@ async fn audit_json(system: &System, flags: &[&str]) -> (i32, Value) {
 
 #[tokio::test]
 async fn a_clean_system_ends_with_0_and_its_figures() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     let (code, output, errors) = audit(&stage.system, &[]).await;
     assert_eq!(code, 0, "{output} {errors}");
     let row: Vec<_> = output.lines().nth(1).expect("a row").split_whitespace().collect();
@@ -46,7 +46,7 @@ async fn a_clean_system_ends_with_0_and_its_figures() {
 
 #[tokio::test]
 async fn drift_ends_with_3_until_it_is_mended() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     stage.change("SREM", &[stage.free_key().as_bytes(), b"9"]).await;
     let (code, body) = audit_json(&stage.system, &["--full"]).await;
     assert_eq!((code, body["verdict"].as_str()), (3, Some("drift")));
@@ -70,7 +70,7 @@ async fn drift_ends_with_3_until_it_is_mended() {
 
 #[tokio::test]
 async fn without_full_drift_is_seen_and_the_advice_is_to_look_closer() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     let _: i64 = stage.redis("HINCRBY", (stage.coupon_key(), "settled", 3)).await;
     let (code, output, _) = audit(&stage.system, &[]).await;
     assert_eq!(code, 3);
@@ -79,7 +79,7 @@ async fn without_full_drift_is_seen_and_the_advice_is_to_look_closer() {
 
 #[tokio::test]
 async fn a_broken_promise_ends_with_4_whatever_was_mended_beside_it() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     let beyond = stage.late("late", 21, 1).await;
     stage.change("SREM", &[stage.free_key().as_bytes(), b"9"]).await;
     let (code, output, errors) = audit(&stage.system, &["--repair"]).await;

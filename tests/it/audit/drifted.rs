@@ -4,11 +4,11 @@ use coupon_system::audit::FindingKind;
 use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::{Outcome, Reason};
 
-use super::Stage;
+use super::AuditStage;
 
 #[tokio::test]
 async fn a_late_insert_is_found_and_adopted_and_its_unit_is_not_free_any_more() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     let id = stage.late("late", 9, 1).await;
     stage.finds(FindingKind::RecordNotCounted, Some(9), &[id]).await;
     stage.is_mended().await;
@@ -18,7 +18,7 @@ async fn a_late_insert_is_found_and_adopted_and_its_unit_is_not_free_any_more() 
 
 #[tokio::test]
 async fn a_late_insert_far_above_the_next_unit_is_adopted_and_the_units_between_stay_free() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     let id = stage.late("late", 15, 1).await;
     stage.finds(FindingKind::RecordNotCounted, Some(15), &[id]).await;
     stage.is_mended().await;
@@ -27,7 +27,7 @@ async fn a_late_insert_far_above_the_next_unit_is_adopted_and_the_units_between_
 
 #[tokio::test]
 async fn adopting_twice_changes_nothing() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     stage.late("late", 9, 1).await;
     let findings: Vec<_> = stage.system.audited().await.findings().cloned().collect();
     let auditor = stage.system.auditor();
@@ -40,7 +40,7 @@ async fn adopting_twice_changes_nothing() {
 
 #[tokio::test]
 async fn a_unit_that_is_free_and_issued_is_taken_out_of_the_free_ones() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     stage.change("SADD", &[stage.free_key().as_bytes(), b"3"]).await;
     stage.finds(FindingKind::SerialFreeAndIssued, Some(3), &[stage.issued[2]]).await;
     stage.is_mended().await;
@@ -48,7 +48,7 @@ async fn a_unit_that_is_free_and_issued_is_taken_out_of_the_free_ones() {
 
 #[tokio::test]
 async fn a_counter_that_was_set_back_is_found_by_the_units_above_it() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     let _: () = stage.redis("HSET", (stage.coupon_key(), "next", 6)).await;
     let report = stage.system.audited().await;
     let found: Vec<_> = report.findings().map(|found| (found.kind, found.serial)).collect();
@@ -65,14 +65,14 @@ async fn a_counter_that_was_set_back_is_found_by_the_units_above_it() {
 
 #[tokio::test]
 async fn a_unit_that_is_free_and_in_flight_is_taken_out_of_the_free_ones() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     stage.change("SADD", &[stage.free_key().as_bytes(), b"7"]).await;
     stage.finds(FindingKind::SerialFreeAndInFlight, Some(7), &[stage.queued[0].id]).await;
     stage.is_mended().await;
 }
 
 /// Gives a queued issuance another unit in the in-flight hash.
-async fn in_flight_with(stage: &Stage, place: usize, serial: u32) {
+async fn in_flight_with(stage: &AuditStage, place: usize, serial: u32) {
     let id = stage.queued[place].id;
     let key = stage.system.keys().in_flight();
     let value: String = stage.redis("HGET", (&key, id.as_bytes().as_slice())).await;
@@ -83,7 +83,7 @@ async fn in_flight_with(stage: &Stage, place: usize, serial: u32) {
 
 #[tokio::test]
 async fn of_two_requests_with_one_unit_the_later_one_gets_another() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     in_flight_with(&stage, 1, 7).await;
     let report = stage.system.audited().await;
     let found: Vec<_> = report.findings().map(|found| (found.kind, found.serial)).collect();
@@ -94,7 +94,7 @@ async fn of_two_requests_with_one_unit_the_later_one_gets_another() {
 
 #[tokio::test]
 async fn a_request_with_an_issued_unit_gets_another() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     in_flight_with(&stage, 1, 2).await;
     stage.change("SADD", &[stage.free_key().as_bytes(), b"8"]).await;
     stage.finds(FindingKind::SerialInFlightAndIssued, Some(2), &[stage.queued[1].id]).await;
@@ -103,7 +103,7 @@ async fn a_request_with_an_issued_unit_gets_another() {
 
 #[tokio::test]
 async fn a_leaked_unit_is_given_back() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     stage.change("SREM", &[stage.free_key().as_bytes(), b"9"]).await;
     stage.finds(FindingKind::SerialLeaked, Some(9), &[]).await;
     stage.is_mended().await;
@@ -112,7 +112,7 @@ async fn a_leaked_unit_is_given_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_repairs_at_once_give_a_leaked_unit_back_once() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     stage.change("SREM", &[stage.free_key().as_bytes(), b"9"]).await;
     let (one, two) = tokio::join!(stage.repaired(), stage.repaired());
     let released =
@@ -122,7 +122,7 @@ async fn two_repairs_at_once_give_a_leaked_unit_back_once() {
 }
 
 /// Gives unit 9 back, as a repair with this token.
-async fn release(stage: &Stage, token: &str, next: &str) -> String {
+async fn release(stage: &AuditStage, token: &str, next: &str) -> String {
     let source = include_str!("../../../src/audit/repair/release.lua");
     let check = include_str!("../../../src/redis/lua/certificate.lua");
     let script = redis::Script::new(&source.replace("--@certificate\n", check));
@@ -137,7 +137,7 @@ async fn release(stage: &Stage, token: &str, next: &str) -> String {
 
 #[tokio::test]
 async fn a_repair_that_slept_is_turned_away_by_the_one_that_began_after_it() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     stage.change("SREM", &[stage.free_key().as_bytes(), b"9"]).await;
     let _: i64 = stage.redis("HSET", (stage.coupon_key(), "audit", "second")).await;
     assert_eq!(release(&stage, "first", "x").await, "superseded");
@@ -152,7 +152,7 @@ async fn a_repair_that_slept_is_turned_away_by_the_one_that_began_after_it() {
 
 #[tokio::test]
 async fn something_in_the_free_set_that_is_no_unit_is_taken_out() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     for member in ["99", "0", "07", "nine", "12"] {
         stage.change("SADD", &[stage.free_key().as_bytes(), member.as_bytes()]).await;
         let serial = member.parse().ok().filter(|serial: &u32| serial.to_string() == member);
@@ -166,7 +166,7 @@ async fn something_in_the_free_set_that_is_no_unit_is_taken_out() {
 
 #[tokio::test]
 async fn a_decision_that_redis_was_not_told_of_is_settled_by_the_audit() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     let decided = stage.system.decider().decide(&stage.system.keys(), &stage.queued[..1]).await;
     decided.expect("it is decided");
     let found = stage.finds(FindingKind::DecidedInFlight, Some(7), &[stage.queued[0].id]).await;
@@ -181,7 +181,7 @@ async fn a_decision_that_redis_was_not_told_of_is_settled_by_the_audit() {
 
 #[tokio::test]
 async fn an_in_flight_value_that_was_lost_is_put_back_from_its_entry() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     let id = stage.queued[0].id;
     stage.change("HDEL", &[stage.system.keys().in_flight().as_bytes(), id.as_bytes()]).await;
     stage.finds(FindingKind::InFlightLost, Some(7), &[id]).await;
@@ -192,7 +192,7 @@ async fn an_in_flight_value_that_was_lost_is_put_back_from_its_entry() {
 
 #[tokio::test]
 async fn an_in_flight_value_that_was_lost_and_whose_unit_is_somebody_elses_is_put_back_without_one() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     let id = stage.queued[0].id;
     stage.change("HDEL", &[stage.system.keys().in_flight().as_bytes(), id.as_bytes()]).await;
     stage.late("late", 7, 1).await;
@@ -204,7 +204,7 @@ async fn an_in_flight_value_that_was_lost_and_whose_unit_is_somebody_elses_is_pu
 
 #[tokio::test]
 async fn an_orphaned_entry_of_an_issued_one_is_deleted_and_counted() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     let id = stage.queued[0].id;
     let decided = stage.system.decider().decide(&stage.system.keys(), &stage.queued[..1]).await;
     decided.expect("it is decided");
@@ -220,7 +220,7 @@ async fn an_orphaned_entry_of_an_issued_one_is_deleted_and_counted() {
 
 #[tokio::test]
 async fn an_orphaned_entry_of_a_rejected_one_is_deleted_and_its_unit_given_back_once() {
-    let mut stage = Stage::start().await;
+    let mut stage = AuditStage::start().await;
     let lost = stage.queued.remove(0);
     let rejected = Outcome::Rejected { reason: Reason::Discarded, serial: Some(7), lost: false };
     stage.insert(lost.id, "u6", rejected).await;
@@ -235,7 +235,7 @@ async fn an_orphaned_entry_of_a_rejected_one_is_deleted_and_its_unit_given_back_
 
 #[tokio::test]
 async fn a_rejection_that_is_counted_for_its_user_is_not_any_more() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     let id = IssuanceId::generate(PartitionId::ONE);
     stage.insert(id, "u9", Outcome::Rejected { reason: Reason::SoldOut, serial: None, lost: true }).await;
     stage.change("HSET", &[stage.holders_key().as_bytes(), b"u9", id.as_bytes()]).await;
@@ -247,7 +247,7 @@ async fn a_rejection_that_is_counted_for_its_user_is_not_any_more() {
 
 #[tokio::test]
 async fn a_count_that_drifted_is_set_right_once_nothing_is_in_flight() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     let _: i64 = stage.redis("HINCRBY", (stage.coupon_key(), "settled", -2)).await;
     let found = stage.finds(FindingKind::CountDrifted, None, &[]).await;
     assert_eq!(found.detail.as_deref(), Some("4 settled, 6 issued"));

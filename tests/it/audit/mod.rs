@@ -17,16 +17,17 @@ use crate::helpers::{System, decided};
 
 /// A coupon of 20 units, 2 a user: units 1 to 6 are issued to `u0` to `u5`, 7 and 8 reserved for `u6`
 /// and `u7`, 9 was given back by a rejection of `u9`, the rest was never touched.
-struct Stage {
+struct AuditStage {
     system: System,
     coupon: CouponId,
     issued: Vec<IssuanceId>,
     queued: Vec<Entry>,
 }
 
-impl Stage {
+impl AuditStage {
     async fn start() -> Self {
         let system = System::start().await;
+        system.leaves_in_flight();
         let coupon = system.coupon("c", 20, 2).await;
         let mut issued = Vec::new();
         for number in 0..6 {
@@ -40,7 +41,7 @@ impl Stage {
         let mut queued = system.take_entries().await;
         let rejected = queued.pop().expect("three were taken");
         let tombstone = Outcome::Rejected { reason: Reason::Discarded, serial: rejected.serial, lost: false };
-        let stage = Stage { system, coupon, issued, queued };
+        let stage = AuditStage { system, coupon, issued, queued };
         stage.insert(rejected.id, "u9", tombstone).await;
         let decider = stage.system.decider();
         decider.process(&stage.system.keys(), &[rejected]).await.expect("it is settled");

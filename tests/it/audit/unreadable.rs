@@ -9,7 +9,7 @@ use coupon_system::service::ServiceStore;
 use mongodb::bson::{Document, doc};
 use tokio_util::sync::CancellationToken;
 
-use super::Stage;
+use super::AuditStage;
 use crate::helpers::{System, eventually};
 
 fn kinds(report: &AuditReport) -> Vec<&'static str> {
@@ -33,7 +33,7 @@ fn records(system: &System) -> mongodb::Collection<Document> {
 
 #[tokio::test]
 async fn a_coupon_whose_record_was_deleted_while_redis_has_it_is_named() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     let system = &stage.system;
     system.coupon("other", 5, 1).await;
     records(system).delete_one(doc! {"_id": "c"}).await.expect("it is deleted");
@@ -48,7 +48,7 @@ async fn a_coupon_whose_record_was_deleted_while_redis_has_it_is_named() {
 
 #[tokio::test]
 async fn a_coupon_whose_record_cannot_be_read_is_named_and_hides_no_other() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     let system = &stage.system;
     for number in 0..30 {
         system.coupon(&format!("bad{number}"), 5, 1).await;
@@ -73,7 +73,7 @@ async fn a_coupon_whose_record_cannot_be_read_is_named_and_hides_no_other() {
 
 #[tokio::test]
 async fn a_coupon_that_cannot_be_read_in_redis_is_named_and_the_others_are_audited() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     let system = &stage.system;
     system.coupon("other", 5, 1).await;
     for field in ["total", "next", "settled", "generation", "id"] {
@@ -110,7 +110,7 @@ async fn a_coupon_that_cannot_be_read_in_redis_is_named_and_the_others_are_audit
 
 #[tokio::test]
 async fn records_of_the_ledger_that_cannot_be_read_are_named_and_nobodys_unit_is_given_away_for_them() {
-    let stage = Stage::start().await;
+    let stage = AuditStage::start().await;
     let ledger = stage.system.backends.database.collection::<Document>("user_coupons");
     let set = async |serial: i64, change: Document| {
         let changed = ledger.update_one(doc! {"serial": serial}, doc! {"$set": change}).await;
@@ -134,7 +134,7 @@ async fn records_of_the_ledger_that_cannot_be_read_are_named_and_nobodys_unit_is
 
 #[tokio::test]
 async fn a_change_that_redis_missed_is_found_and_mended() {
-    let mut stage = Stage::start().await;
+    let mut stage = AuditStage::start().await;
     // No API is there to bring it to Redis.
     stage.system.stop().await;
     let system = &stage.system;

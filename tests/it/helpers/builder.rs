@@ -1,6 +1,7 @@
 //! How a test says what system it wants.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
 use coupon_system::access::{KeyStore, Role};
@@ -97,6 +98,7 @@ impl<'a> SystemBuilder<'a> {
             app,
             serving,
             stop,
+            leaves_in_flight: AtomicBool::new(false),
             _folder: folder,
         }
     }

@@ -18,8 +18,10 @@ pub use chance::{chance, rounds};
 pub use client::{Answer, Client};
 pub use decisions::{NO_BACKLOG_MAX, decided, decision, discarded, issued_to, request};
 pub use failing::{fail, obedient_mongodb};
-pub use processes::{API, CTL, WORKER, logging, program, program_as_it_is, send, serving, stopped, worker};
-pub use raw::{Raw, RawAnswer};
-pub use rush::{NotFound, POLL_EVERY, Tally, issued, rush};
+pub use processes::{
+    API, CTL, CommandOutput, WORKER, logging, program, program_as_it_is, send, serving, stopped, worker,
+};
+pub use raw::{RawAnswer, RawConnection};
+pub use rush::{NotFound, POLL_EVERY, RequestTally, issued, rush};
 pub use servers::{database, mongodb, redis};
 pub use system::{System, api_key, at, eventually};

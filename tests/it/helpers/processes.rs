@@ -52,9 +52,9 @@ pub async fn serving(mut command: Command) -> (Child, std::net::SocketAddr) {
 
 /// What a program has logged so far.
 #[derive(Clone, Default)]
-pub struct Log(Arc<Mutex<Vec<String>>>);
+pub struct ProcessLog(Arc<Mutex<Vec<String>>>);
 
-impl Log {
+impl ProcessLog {
     /// Waits for a line with this in it.
     pub async fn says(&self, text: &str) -> String {
         eventually(&format!("{text:?} is logged"), async || {
@@ -69,10 +69,10 @@ impl Log {
 }
 
 /// Starts a program that serves, and keeps what it logs.
-pub async fn logging(mut command: Command) -> (Child, std::net::SocketAddr, Log) {
+pub async fn logging(mut command: Command) -> (Child, std::net::SocketAddr, ProcessLog) {
     let mut child = command.args(["--log-format", "json"]).spawn().expect("it starts");
     let mut lines = BufReader::new(child.stderr.take().expect("its log")).lines();
-    let log = Log::default();
+    let log = ProcessLog::default();
     let kept = log.clone();
     tokio::spawn(async move {
         while let Ok(Some(line)) = lines.next_line().await {
@@ -100,4 +100,41 @@ pub async fn stopped(mut child: Child) -> std::process::ExitStatus {
 pub fn send(child: &Child, signal: Signal) {
     let pid = i32::try_from(child.id().expect("it runs")).expect("a pid");
     rustix::process::kill_process(Pid::from_raw(pid).expect("a pid"), signal).expect("it is told");
+}
+
+/// How a command ended, and what it printed.
+pub struct CommandOutput {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl From<std::process::Output> for CommandOutput {
+    fn from(output: std::process::Output) -> Self {
+        CommandOutput {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).expect("UTF-8"),
+            err: String::from_utf8(output.stderr).expect("UTF-8"),
+        }
+    }
+}
+
+impl CommandOutput {
+    /// Asserts the exit code, and parts of what it printed to standard output and standard error.
+    #[track_caller]
+    pub fn assert(&self, code: i32, out: &[&str], err: &[&str]) {
+        assert_eq!(self.code, Some(code), "{}\n{}", self.out, self.err);
+        for part in out {
+            assert!(self.out.contains(part), "no {part:?} in:\n{}", self.out);
+        }
+        for part in err {
+            assert!(self.err.contains(part), "no {part:?} in:\n{}", self.err);
+        }
+    }
+
+    /// Standard output, which is JSON.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}:\n{}\n{}", self.out, self.err))
+    }
 }

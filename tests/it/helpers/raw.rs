@@ -12,7 +12,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(40);
 /// The smallest receive buffer that the system gives: a client who does not read fills it soon.
 const RECEIVE_BYTES: u32 = 4 * 1024;
 
-pub struct Raw(pub TcpStream);
+pub struct RawConnection(pub TcpStream);
 
 /// An answer, as it came.
 #[derive(Debug)]
@@ -23,11 +23,11 @@ pub struct RawAnswer {
     pub body: String,
 }
 
-impl Raw {
+impl RawConnection {
     pub async fn connect(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(RECEIVE_BYTES).expect("a small buffer");
-        Raw(socket.connect(address).await.expect("a connection"))
+        RawConnection(socket.connect(address).await.expect("a connection"))
     }
 
     /// Sends, as far as the server takes it.

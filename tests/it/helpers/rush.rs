@@ -19,7 +19,7 @@ pub const POLL_EVERY: Duration = Duration::from_millis(200);
 
 /// What became of a rush.
 #[derive(Default)]
-pub struct Tally {
+pub struct RequestTally {
     pub accepted: AtomicU64,
     pub sold_out: AtomicU64,
     /// Requests and polls that had to be repeated, because the answer was 503.
@@ -32,7 +32,7 @@ pub struct Tally {
     pub rejected: AtomicU64,
 }
 
-impl Tally {
+impl RequestTally {
     fn count(figure: &AtomicU64) {
         figure.fetch_add(1, Ordering::Relaxed);
     }
@@ -48,7 +48,7 @@ pub enum NotFound {
 }
 
 /// What a request came to.
-enum Requested {
+enum RequestOutcome {
     Accepted(String),
     /// The user holds it: a request before was accepted, and its answer lost.
     Holds(String),
@@ -56,7 +56,7 @@ enum Requested {
 }
 
 /// How following an accepted request ended.
-enum Ended {
+enum PollOutcome {
     Issued(u64),
     Refused,
     NotFound,
@@ -67,7 +67,7 @@ enum Ended {
 pub fn rush(
     system: &System,
     users: Vec<String>,
-    tally: &Arc<Tally>,
+    tally: &Arc<RequestTally>,
     not_found: NotFound,
 ) -> JoinHandle<Vec<u64>> {
     let gate = Arc::new(Semaphore::new(AT_ONCE));
@@ -82,14 +82,16 @@ pub fn rush(
                         request(&client, &user, &tally, not_found).await
                     };
                     let id = match requested {
-                        Requested::Accepted(id) => id,
-                        Requested::Holds(link) => return client.get(&link).await.body["serial"].as_u64(),
-                        Requested::SoldOut => return None,
+                        RequestOutcome::Accepted(id) => id,
+                        RequestOutcome::Holds(link) => {
+                            return client.get(&link).await.body["serial"].as_u64();
+                        }
+                        RequestOutcome::SoldOut => return None,
                     };
                     match follow(&client, &id, &tally, not_found).await {
-                        Ended::Issued(serial) => return Some(serial),
-                        Ended::Refused => return None,
-                        Ended::NotFound => Tally::count(&tally.lost),
+                        PollOutcome::Issued(serial) => return Some(serial),
+                        PollOutcome::Refused => return None,
+                        PollOutcome::NotFound => RequestTally::count(&tally.lost),
                     }
                 }
             })
@@ -101,25 +103,27 @@ pub fn rush(
     })
 }
 
-async fn request(client: &Client, user: &str, tally: &Tally, not_found: NotFound) -> Requested {
+async fn request(client: &Client, user: &str, tally: &RequestTally, not_found: NotFound) -> RequestOutcome {
     let mut may_hold = not_found == NotFound::IsTheTruth;
     loop {
         let answer = client.issue(user, "c", None).await;
         match (answer.status, answer.code()) {
             (202, _) => {
-                Tally::count(&tally.accepted);
-                return Requested::Accepted(answer.id());
+                RequestTally::count(&tally.accepted);
+                return RequestOutcome::Accepted(answer.id());
             }
             (409, "sold-out") => {
-                Tally::count(&tally.sold_out);
-                return Requested::SoldOut;
+                RequestTally::count(&tally.sold_out);
+                return RequestOutcome::SoldOut;
             }
             (409, "already-issued") if may_hold => {
-                Tally::count(&tally.already_issued);
-                return Requested::Holds(answer.body["userCoupons"][0].as_str().expect("a link").to_owned());
+                RequestTally::count(&tally.already_issued);
+                return RequestOutcome::Holds(
+                    answer.body["userCoupons"][0].as_str().expect("a link").to_owned(),
+                );
             }
             (503, _) => {
-                Tally::count(&tally.repeated);
+                RequestTally::count(&tally.repeated);
                 // Nobody knows whether it was accepted.
                 may_hold = true;
                 tokio::time::sleep(POLL_EVERY).await;
@@ -129,21 +133,21 @@ async fn request(client: &Client, user: &str, tally: &Tally, not_found: NotFound
     }
 }
 
-async fn follow(client: &Client, id: &str, tally: &Tally, not_found: NotFound) -> Ended {
+async fn follow(client: &Client, id: &str, tally: &RequestTally, not_found: NotFound) -> PollOutcome {
     loop {
         let answer = client.get(&format!("/issuances/{id}")).await;
         match (answer.status, answer.state()) {
-            (200, "issued") => return Ended::Issued(answer.body["serial"].as_u64().expect("a serial")),
+            (200, "issued") => return PollOutcome::Issued(answer.body["serial"].as_u64().expect("a serial")),
             (200, "queued") => tokio::time::sleep(POLL_EVERY).await,
             (503, _) => {
-                Tally::count(&tally.repeated);
+                RequestTally::count(&tally.repeated);
                 tokio::time::sleep(POLL_EVERY).await;
             }
             (200, "rejected") if not_found == NotFound::IsTheTruth => {
-                Tally::count(&tally.rejected);
-                return Ended::Refused;
+                RequestTally::count(&tally.rejected);
+                return PollOutcome::Refused;
             }
-            (404, _) if not_found == NotFound::IsTheTruth => return Ended::NotFound,
+            (404, _) if not_found == NotFound::IsTheTruth => return PollOutcome::NotFound,
             _ => panic!("{id}: {answer:?}"),
         }
     }

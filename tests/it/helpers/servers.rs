@@ -7,12 +7,12 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 /// The shared mongod. It dies with this process; its folder is a temporary one.
-struct Shared {
+struct SharedMongod {
     mongodb: MongoServer,
     _folder: TempDir,
 }
 
-static SHARED: OnceCell<Shared> = OnceCell::const_new();
+static SHARED: OnceCell<SharedMongod> = OnceCell::const_new();
 static DATABASES: AtomicUsize = AtomicUsize::new(0);
 
 /// The URI of the shared mongod.
@@ -21,7 +21,7 @@ pub async fn mongodb() -> String {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let options = MongoOptions::new(folder.path().join("mongodb"));
         let mongodb = MongoServer::start(options).await.expect("mongod starts");
-        Shared { mongodb, _folder: folder }
+        SharedMongod { mongodb, _folder: folder }
     });
     shared.await.mongodb.url()
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use coupon_system::access::key::ApiKey;
@@ -33,6 +34,9 @@ use super::decisions::{NO_BACKLOG_MAX, request};
 /// Long enough for a machine that does other things too; a test that needs it has failed.
 const EVENTUALLY_MAX: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// How long a system that is dropped waits for its Redis, and for what is about to be settled.
+const REDIS_MAX: Duration = Duration::from_secs(5);
+const SETTLED_MAX: Duration = Duration::from_secs(5);
 
 /// Looks until there is something to see.
 pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
@@ -59,7 +63,8 @@ pub async fn api_key(store: &KeyStore, role: Role) -> (ApiKey, String) {
     (key, text)
 }
 
-/// An API in this process, with servers of its own behind it.
+/// An API in this process, with servers of its own behind it. A test that leaves something in flight, or a dead letter,
+/// fails when it drops the system, unless it has said so ([`System::leaves_in_flight`]).
 pub struct System {
     pub client: Client,
     /// Of the operators' listener, if there is one.
@@ -74,6 +79,7 @@ pub struct System {
     pub app: Arc<api::App>,
     pub(super) serving: JoinHandle<anyhow::Result<()>>,
     pub(super) stop: CancellationToken,
+    pub(super) leaves_in_flight: AtomicBool,
     pub(super) _folder: TempDir,
 }
 
@@ -86,6 +92,22 @@ impl System {
     /// A system of another kind.
     pub fn builder<'a>() -> SystemBuilder<'a> {
         SystemBuilder::default()
+    }
+
+    /// Says that this test ends with issuances in flight, or with dead letters.
+    pub fn leaves_in_flight(&self) {
+        self.leaves_in_flight.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets a worker decide and settle everything that is in flight.
+    pub async fn drain(&self) {
+        let worker = self.worker();
+        eventually("nothing is in flight", async || {
+            let in_flight: u64 = self.command(&["HLEN", &self.keys().in_flight()]).await;
+            (in_flight == 0 && self.queue().await == (0, 0)).then_some(())
+        })
+        .await;
+        worker.cancel();
     }
 
     /// Asks API and workers to stop, and waits until the API has answered whatever was in hand.
@@ -316,6 +338,39 @@ impl System {
 
 impl Drop for System {
     fn drop(&mut self) {
+        if !std::thread::panicking() && !self.leaves_in_flight.load(Ordering::Relaxed) {
+            assert_eq!(left_at_last(&self.redis), [], "the test leaves this in its Redis");
+        }
         self.stop.cancel();
     }
+}
+
+/// What is left, once workers of other threads and processes have had their time to settle it. Of a Redis that the test
+/// has ended nothing is known.
+fn left_at_last(redis: &RedisServer) -> Vec<(String, u64)> {
+    let started = Instant::now();
+    loop {
+        let left = left_in(redis).unwrap_or_default();
+        if left.is_empty() || started.elapsed() > SETTLED_MAX {
+            return left;
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// The in-flight hashes and those of dead letters, of any epoch, that are not empty, and how many each has.
+fn left_in(redis: &RedisServer) -> redis::RedisResult<Vec<(String, u64)>> {
+    let client = redis::Client::open(redis.url())?;
+    let mut connection = client.get_connection_with_timeout(REDIS_MAX)?;
+    connection.set_read_timeout(Some(REDIS_MAX))?;
+    let mut left = Vec::new();
+    for hash in ["in-flight", "dead"] {
+        let keys: Vec<String> =
+            redis::cmd("KEYS").arg(format!("coupon:*:*:{hash}")).query(&mut connection)?;
+        for key in keys {
+            let count = redis::cmd("HLEN").arg(&key).query(&mut connection)?;
+            left.push((key, count));
+        }
+    }
+    Ok(left)
 }

@@ -15,7 +15,7 @@ const ATTEMPTS: u32 = 3;
 /// See the module's documentation. Of nine accepted requests two are settled, two decided and one
 /// rejected without Redis having heard of it, one is a dead letter, one is in nobody's hands, two in a
 /// dead worker's.
-pub struct Busy {
+pub struct BusyQueue {
     pub coupon: CouponId,
     pub dead: IssuanceId,
     pub rejected: IssuanceId,
@@ -24,7 +24,7 @@ pub struct Busy {
     pub undecided: Vec<IssuanceId>,
 }
 
-impl Busy {
+impl BusyQueue {
     /// Makes one. The rejected one had unit 5, and the dead letter has unit 6.
     pub async fn make(system: &System, coupon: &str) -> Self {
         let coupon = system.coupon(&coupon.to_lowercase(), TOTAL, 1).await;
@@ -41,7 +41,7 @@ impl Busy {
         assert!(set_aside.expect("an answer"));
         let fresh = system.accepted("u8", &coupon).await;
         let undecided = vec![entries[6].id, entries[7].id, fresh];
-        Busy { coupon, dead, rejected: entries[4].id, decided: entries[2..4].to_vec(), undecided }
+        BusyQueue { coupon, dead, rejected: entries[4].id, decided: entries[2..4].to_vec(), undecided }
     }
 
     /// Redrives the dead letter, settles everything, and holds it against what must come out.

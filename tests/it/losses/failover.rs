@@ -13,7 +13,7 @@ use coupon_system::{Failure, queue, recovery};
 use rand::RngExt;
 use redis::aio::MultiplexedConnection;
 
-use super::storm::{FIRST_WAVE, Storm, TOTAL};
+use super::storm::{FIRST_WAVE, RequestStorm, TOTAL};
 use crate::helpers::{System, accounts_hold, chance, eventually, issued, recovered, request};
 
 async fn connection(server: &RedisServer) -> MultiplexedConnection {
@@ -31,7 +31,7 @@ async fn tell(connection: &mut MultiplexedConnection, words: &[&str]) -> String 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_promoted_replica_that_lacks_acknowledged_writes_is_rebuilt_from_the_ledger() {
     let mut chance = chance();
-    let mut storm = Storm::start().await;
+    let mut storm = RequestStorm::start().await;
     storm.work().await;
     let folder = tempfile::tempdir().expect("a folder");
     let port = storm.system.redis.port().to_string();

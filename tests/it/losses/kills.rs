@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 
 use crate::helpers::{
-    NotFound, System, Tally, accounts_hold, chance, issued, recovered, rounds, rush, stopped, worker,
+    NotFound, RequestTally, System, accounts_hold, chance, issued, recovered, rounds, rush, stopped, worker,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -18,7 +18,7 @@ async fn redis_killed_ten_times_in_mid_rush_forgets_no_accepted_request() {
     let coupon = system.coupon("c", TOTAL, 1).await;
     let users = system.users("u", 4_000).await;
     let workers = [worker(&system, &[]).await, worker(&system, &[]).await];
-    let tally = Arc::new(Tally::default());
+    let tally = Arc::new(RequestTally::default());
     let started = Instant::now();
     let rush = rush(&system, users, &tally, NotFound::IsAFault);
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rand::RngExt;
 
-use super::storm::{FIRST_WAVE, Storm, TOTAL};
+use super::storm::{FIRST_WAVE, RequestStorm, TOTAL};
 use crate::helpers::{System, chance, issued, recovered, rounds};
 
 fn data_dir(system: &System) -> PathBuf {
@@ -47,7 +47,7 @@ async fn put_back(system: &mut System, copied: &Path) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_emptied_in_mid_rush_oversells_nothing_and_everybody_gets_a_last_word() {
     let (mut chance, flushes) = (chance(), u32::try_from(rounds(2)).expect("a number"));
-    let mut storm = Storm::start().await;
+    let mut storm = RequestStorm::start().await;
     storm.work().await;
     storm.second_wave();
     let step = TOTAL / (flushes + 1);
@@ -64,7 +64,7 @@ async fn a_redis_emptied_in_mid_rush_oversells_nothing_and_everybody_gets_a_last
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_copy_of_the_data_since_which_units_were_decided_is_rebuilt() {
     let mut chance = chance();
-    let mut storm = Storm::start().await;
+    let mut storm = RequestStorm::start().await;
     storm.work().await;
     issued(&storm.system, &storm.coupon, chance.random_range(1..=FIRST_WAVE / 2)).await;
     let older = copied(&mut storm.system).await;
@@ -80,7 +80,7 @@ async fn an_older_copy_of_the_data_since_which_units_were_decided_is_rebuilt() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_copy_of_the_data_since_which_nothing_was_decided_is_rebuilt_from_what_it_holds() {
     let mut chance = chance();
-    let mut storm = Storm::start().await;
+    let mut storm = RequestStorm::start().await;
     storm.accepted(chance.random_range(1..=FIRST_WAVE)).await;
     let older = copied(&mut storm.system).await;
     let epoch = storm.system.keys().epoch();
@@ -96,7 +96,7 @@ async fn an_older_copy_of_the_data_since_which_nothing_was_decided_is_rebuilt_fr
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_whose_folder_is_gone_comes_back_empty_and_is_rebuilt() {
     let mut chance = chance();
-    let mut storm = Storm::start().await;
+    let mut storm = RequestStorm::start().await;
     storm.work().await;
     storm.second_wave();
     issued(&storm.system, &storm.coupon, chance.random_range(1..=TOTAL / 2)).await;

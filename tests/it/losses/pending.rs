@@ -2,14 +2,15 @@
 
 use coupon_system::issuance::settle::{Settled, settle};
 
-use super::busy::Busy;
+use super::busy::BusyQueue;
 use super::rebuild;
 use crate::helpers::System;
 
 #[tokio::test]
 async fn what_was_decided_and_not_settled_is_counted_once_and_not_delivered_again() {
     let system = System::start().await;
-    let busy = Busy::make(&system, "c").await;
+    system.leaves_in_flight();
+    let busy = BusyQueue::make(&system, "c").await;
     let before = system.stock(&busy.coupon).await;
     assert_eq!((before.remaining, before.reserved, before.issued), (3, 7, 2));
     let old = system.keys();
@@ -36,7 +37,7 @@ async fn what_was_decided_and_not_settled_is_counted_once_and_not_delivered_agai
 #[tokio::test]
 async fn a_rebuild_after_a_rebuild_changes_no_account() {
     let system = System::start().await;
-    let busy = Busy::make(&system, "c").await;
+    let busy = BusyQueue::make(&system, "c").await;
     rebuild(&system).await;
     let once = system.stock(&busy.coupon).await;
     rebuild(&system).await;

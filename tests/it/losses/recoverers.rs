@@ -14,13 +14,13 @@ use redis::Value;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::busy::Busy;
+use super::busy::BusyQueue;
 use super::rebuild;
 use crate::helpers::{System, eventually};
 
 /// How Redis is found, and what a recoverer then does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Found {
+enum RecoveryEnd {
     /// As after a restart: verified, and certified as it is.
     Intact,
     /// All is well, and an operator has it rebuilt all the same.
@@ -32,11 +32,14 @@ enum Found {
 }
 
 /// Every step of each kind of recovery, in order.
-const STEPS: [(Found, &[&str]); 4] = [
-    (Found::Intact, &["Closed", "Read", "Compared", "Opened"]),
-    (Found::Certified, &["Closed", "Read", "Sorted", "Loading", "Queueing", "Built", "Opened"]),
-    (Found::Damaged, &["Damaged", "Sorted", "Loading", "Queueing", "Built", "Opened"]),
-    (Found::WithoutCertificate, &["Closed", "Read", "Sorted", "Loading", "Queueing", "Built", "Opened"]),
+const STEPS: [(RecoveryEnd, &[&str]); 4] = [
+    (RecoveryEnd::Intact, &["Closed", "Read", "Compared", "Opened"]),
+    (RecoveryEnd::Certified, &["Closed", "Read", "Sorted", "Loading", "Queueing", "Built", "Opened"]),
+    (RecoveryEnd::Damaged, &["Damaged", "Sorted", "Loading", "Queueing", "Built", "Opened"]),
+    (
+        RecoveryEnd::WithoutCertificate,
+        &["Closed", "Read", "Sorted", "Loading", "Queueing", "Built", "Opened"],
+    ),
 ];
 
 fn name(step: &RecoveryStep) -> &'static str {
@@ -67,42 +70,42 @@ fn keeper_on(system: &System, partition: Arc<Partition>, holder: &str) -> Recove
 }
 
 /// Brings Redis into that state, with the lease held for the first recoverer, so that it comes first.
-async fn find(system: &System, busy: &Busy, found: Found) {
+async fn find(system: &System, busy: &BusyQueue, found: RecoveryEnd) {
     let database = &system.backends.database;
     let lease = Lease::take(database, PartitionId::ONE, FIRST, 0).await.expect("an answer");
     assert!(lease.is_some(), "nobody recovers");
     let keys = system.keys();
     let certificate = keys.certificate();
-    if found == Found::Damaged {
+    if found == RecoveryEnd::Damaged {
         let _: u64 = system.command(&["HINCRBY", &keys.coupon(&busy.coupon), "settled", "1"]).await;
     }
     match found {
-        Found::Certified => {}
-        Found::Intact | Found::Damaged => {
+        RecoveryEnd::Certified => {}
+        RecoveryEnd::Intact | RecoveryEnd::Damaged => {
             let _: u64 = system.command(&["HSET", &certificate, "run_id", "another"]).await;
         }
-        Found::WithoutCertificate => system.command(&["DEL", &certificate]).await,
+        RecoveryEnd::WithoutCertificate => system.command(&["DEL", &certificate]).await,
     }
 }
 
 /// Lets the first recoverer begin; at each step it does what `watch` does.
 fn begin(
     system: &System,
-    found: Found,
+    found: RecoveryEnd,
     watch: ProgressCallback,
 ) -> JoinHandle<Result<CertifyOutcome, coupon_system::Failure>> {
     let keeper = keeper(system, FIRST);
-    let how = if found == Found::Certified { RecoveryMode::Rebuild } else { RecoveryMode::VerifyFirst };
+    let how = if found == RecoveryEnd::Certified { RecoveryMode::Rebuild } else { RecoveryMode::VerifyFirst };
     tokio::spawn(async move { keeper.recover(how, &watch, &CancellationToken::new()).await })
 }
 
 /// A recoverer that sleeps when it first comes to a step.
-struct Sleeper {
+struct SleepingRecoverer {
     asleep: mpsc::Receiver<()>,
     wake: mpsc::Sender<()>,
 }
 
-impl Sleeper {
+impl SleepingRecoverer {
     fn at(step: &'static str) -> (ProgressCallback, Self) {
         let (tell, asleep) = mpsc::channel::<()>();
         let (wake, woken) = mpsc::channel::<()>();
@@ -113,7 +116,7 @@ impl Sleeper {
                 tokio::task::block_in_place(|| woken.lock().expect("one sleeper").recv()).expect("a word");
             }
         });
-        (watch, Sleeper { asleep, wake })
+        (watch, SleepingRecoverer { asleep, wake })
     }
 
     /// Waits until it sleeps.
@@ -178,7 +181,7 @@ async fn whatever_step_a_recoverer_dies_at_another_finishes_and_the_accounts_hol
     for (found, steps) in STEPS {
         for step in steps {
             let when = format!("{found:?}, died at {step}");
-            let busy = Busy::make(&system, &format!("{found:?}-{step}")).await;
+            let busy = BusyQueue::make(&system, &format!("{found:?}-{step}")).await;
             let before = system.keys().epoch();
             find(&system, &busy, found).await;
             let doomed: ProgressCallback = Arc::new(move |now| {
@@ -191,7 +194,7 @@ async fn whatever_step_a_recoverer_dies_at_another_finishes_and_the_accounts_hol
             assert!(died.is_err_and(|error| error.is_panic()), "{when}: it came there");
             the_lease_runs_out(&system).await;
             another_finishes(&system).await;
-            if found == Found::Intact {
+            if found == RecoveryEnd::Intact {
                 assert_eq!(system.keys().epoch(), before, "{when}: nothing was lost");
             }
             if *step == "Opened" {
@@ -210,9 +213,9 @@ async fn whatever_step_a_recoverer_sleeps_at_it_changes_nothing_after_another_ha
     for (found, steps) in STEPS {
         for step in steps {
             let when = format!("{found:?}, slept at {step}");
-            let busy = Busy::make(&system, &format!("{found:?}-{step}")).await;
+            let busy = BusyQueue::make(&system, &format!("{found:?}-{step}")).await;
             find(&system, &busy, found).await;
-            let (watch, sleeper) = Sleeper::at(step);
+            let (watch, sleeper) = SleepingRecoverer::at(step);
             let late = begin(&system, found, watch);
             sleeper.sleeps();
             the_lease_runs_out(&system).await;
@@ -245,15 +248,15 @@ async fn whatever_step_a_recoverer_sleeps_at_it_changes_nothing_after_another_ha
 #[tokio::test]
 async fn while_somebody_holds_the_lease_nobody_else_recovers() {
     let system = System::start().await;
-    let busy = Busy::make(&system, "c").await;
-    find(&system, &busy, Found::Intact).await;
+    let busy = BusyQueue::make(&system, "c").await;
+    find(&system, &busy, RecoveryEnd::Intact).await;
     let kept = keeper(&system, "another")
         .recover(RecoveryMode::VerifyFirst, &ignore_progress(), &CancellationToken::new())
         .await
         .expect("an answer");
     assert_eq!(kept, CertifyOutcome::ByAnother);
     let kept =
-        begin(&system, Found::Intact, ignore_progress()).await.expect("no panic").expect("it recovers");
+        begin(&system, RecoveryEnd::Intact, ignore_progress()).await.expect("no panic").expect("it recovers");
     assert!(matches!(kept, CertifyOutcome::Recovered(RecoveryOutcome::Verified { .. })), "{kept:?}");
     busy.ends_well(&system, "in turn").await;
 }
@@ -261,11 +264,11 @@ async fn while_somebody_holds_the_lease_nobody_else_recovers() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_redis_that_restarts_twice_while_it_is_verified_is_verified_in_the_end() {
     let mut system = System::start().await;
-    let busy = Busy::make(&system, "c").await;
+    let busy = BusyQueue::make(&system, "c").await;
     let before = system.keys().epoch();
     for step in ["Read", "Compared"] {
-        find(&system, &busy, Found::Intact).await;
-        let (watch, sleeper) = Sleeper::at(step);
+        find(&system, &busy, RecoveryEnd::Intact).await;
+        let (watch, sleeper) = SleepingRecoverer::at(step);
         let watch: ProgressCallback = Arc::new(move |now| {
             assert_ne!(name(now), "Damaged", "it was not: it is to be looked at again, not rebuilt");
             watch(now);

@@ -6,7 +6,7 @@ use rand::RngExt;
 use rustix::process::Signal;
 
 use super::rebuild;
-use super::storm::{FIRST_WAVE, Storm};
+use super::storm::{FIRST_WAVE, RequestStorm};
 use crate::helpers::{
     API, Answer, Client, POLL_EVERY, System, accounts_hold, adopted, chance, issued, program, recovered,
     send, serving, stopped,
@@ -61,7 +61,7 @@ async fn a_worker_that_decides_what_redis_has_lost_takes_no_unit_from_anybody() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn worker_processes_that_sleep_through_a_flush_and_a_rebuild_and_wake_issue_nothing_twice() {
     let mut chance = chance();
-    let mut storm = Storm::start().await;
+    let mut storm = RequestStorm::start().await;
     storm.work().await;
     issued(&storm.system, &storm.coupon, chance.random_range(1..=FIRST_WAVE / 2)).await;
     for worker in &storm.workers {

@@ -9,7 +9,7 @@ use tokio::process::Child;
 use tokio::task::JoinHandle;
 
 use crate::helpers::{
-    NotFound, System, Tally, accounts_hold, adopted, eventually, recovered, rush, stopped, worker,
+    NotFound, RequestTally, System, accounts_hold, adopted, eventually, recovered, rush, stopped, worker,
 };
 
 pub const TOTAL: u32 = 1_500;
@@ -20,17 +20,17 @@ pub const FIRST_WAVE: u32 = 1_000;
 const USERS: usize = 2_500;
 
 /// See the module's documentation.
-pub struct Storm {
+pub struct RequestStorm {
     pub system: System,
     pub coupon: CouponId,
     pub workers: Vec<Child>,
-    pub tally: Arc<Tally>,
+    pub tally: Arc<RequestTally>,
     /// Users who have not come yet.
     second_wave: Vec<String>,
     waves: Vec<JoinHandle<Vec<u64>>>,
 }
 
-impl Storm {
+impl RequestStorm {
     /// Lets the first wave of users come. No worker runs yet.
     pub async fn start() -> Self {
         let system = System::start().await;
@@ -39,7 +39,7 @@ impl Storm {
         let second_wave = users.split_off(FIRST_WAVE as usize);
         let tally = Arc::default();
         let waves = vec![rush(&system, users, &tally, NotFound::IsTheTruth)];
-        Storm { system, coupon, workers: Vec::new(), tally, second_wave, waves }
+        RequestStorm { system, coupon, workers: Vec::new(), tally, second_wave, waves }
     }
 
     /// Lets all the others come.
@@ -68,7 +68,7 @@ impl Storm {
     /// Waits until every user has a last word and all workers have stopped, and holds everything against
     /// the ledger. Returns how many accepted requests were lost.
     pub async fn ends(self, what: &str) -> u64 {
-        let Storm { system, coupon, workers, tally, second_wave, waves } = self;
+        let RequestStorm { system, coupon, workers, tally, second_wave, waves } = self;
         assert_eq!(second_wave.len(), 0, "all have come");
         let waves = join_all(waves).await;
         let mut told: Vec<u64> = waves.into_iter().flat_map(|serials| serials.expect("no panic")).collect();

@@ -3,7 +3,7 @@
 use coupon_system::dev::servers::{MongoOptions, MongoServer};
 use mongodb::bson::{Document, doc};
 
-use super::busy::Busy;
+use super::busy::BusyQueue;
 use crate::helpers::{POLL_EVERY, System, accounts_hold, issued_to, recovered};
 
 async fn restarted(system: &mut System) {
@@ -15,7 +15,7 @@ async fn restarted(system: &mut System) {
 #[tokio::test]
 async fn intact_data_keeps_its_epoch_with_issuances_at_every_point_of_their_lives() {
     let mut system = System::start().await;
-    let busy = Busy::make(&system, "c").await;
+    let busy = BusyQueue::make(&system, "c").await;
     let (epoch, stock) = (system.keys().epoch(), system.stock(&busy.coupon).await);
     restarted(&mut system).await;
     assert_eq!((system.keys().epoch(), system.stock(&busy.coupon).await), (epoch, stock));
@@ -51,6 +51,7 @@ async fn a_ledger_that_lacks_a_record_or_has_one_more_than_redis_knows_of_is_bel
 #[tokio::test]
 async fn a_record_that_changed_while_redis_was_away_is_believed() {
     let mut system = System::start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 10, 1).await;
     system.accepted("u0", &coupon).await;
     let epoch = system.keys().epoch();
@@ -74,7 +75,7 @@ async fn a_redis_restarted_while_mongodb_is_away_stays_503_until_mongodb_is_back
         MongoServer::start(MongoOptions::new(folder.path().join("mongodb"))).await.expect("it starts");
     let mut system =
         System::builder().mongodb(mongodb.url()).flags(&["--require-registered-users=false"]).start().await;
-    let busy = Busy::make(&system, "c").await;
+    let busy = BusyQueue::make(&system, "c").await;
     let (epoch, queued) = (system.keys().epoch(), busy.undecided[0]);
     mongodb.stop().await.expect("it stops");
     system.redis.kill().await.expect("it is killed");

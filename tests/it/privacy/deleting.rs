@@ -11,7 +11,8 @@ use serde_json::json;
 
 use super::{delete, gone, traces};
 use crate::helpers::{
-    API, Client, NotFound, System, Tally, accounts_hold, at, eventually, program, recovered, rush, serving,
+    API, Client, NotFound, RequestTally, System, accounts_hold, at, eventually, program, recovered, rush,
+    serving,
 };
 
 const USER: &str = "victim-7f3a@example.com";
@@ -67,7 +68,7 @@ async fn a_user_is_deleted_while_others_rush_and_leaves_no_trace_and_the_account
     .await;
     assert!(traces(&system, USER).await.len() > 5);
 
-    let tally = Arc::new(Tally::default());
+    let tally = Arc::new(RequestTally::default());
     let others = rush(&system, crowd, &tally, NotFound::IsAFault);
     let asked = Instant::now();
     let answer = delete(&system, USER).await;
@@ -243,6 +244,7 @@ async fn an_api_that_cannot_hear_of_deletions_stops_trusting_what_it_remembers()
     let mut mongodb =
         MongoServer::start(MongoOptions::new(folder.path().join("mongodb"))).await.expect("it starts");
     let system = System::builder().mongodb(mongodb.url()).flags(DELAY).start().await;
+    system.leaves_in_flight();
     system.coupon("c", 10, 1).await;
     system.coupon("d", 10, 1).await;
     register(&system, USER).await;

@@ -23,7 +23,7 @@ const USER: &str = "halfway-user";
 
 /// How far a deletion came before it was broken off.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Broken {
+enum BrokenStep {
     Marked,
     /// Redis counts the user under both names; the ledger knows the old one.
     Copied,
@@ -48,23 +48,23 @@ async fn records_must(system: &System, validator: Document) {
 }
 
 /// Breaks a deletion off.
-async fn break_off(system: &System, broken: Broken) -> Deletion {
+async fn break_off(system: &System, broken: BrokenStep) -> Deletion {
     let users = &system.backends.users;
     let marked = users.mark_deleted(&USER.parse().expect("an id"), Duration::ZERO, false).await;
     let MarkDeletedOutcome::As(deletion) = marked.expect("an answer") else {
         panic!("the user is registered")
     };
-    if broken != Broken::Marked {
+    if broken != BrokenStep::Marked {
         // MongoDB takes no pseudonym: the copying is done, and then it fails.
         records_must(system, doc! {"userId": {"$not": {"$regex": "^deleted:"}}}).await;
         eraser(system).erase(&deletion, at(10)).await.expect_err("it is refused");
         records_must(system, doc! {}).await;
     }
-    if matches!(broken, Broken::Renamed | Broken::HalfRenamed) {
+    if matches!(broken, BrokenStep::Renamed | BrokenStep::HalfRenamed) {
         let ledger = &system.backends.ledger;
         assert_eq!(ledger.rename(&deletion, at(10)).await.expect("an answer"), 3);
     }
-    if broken == Broken::HalfRenamed {
+    if broken == BrokenStep::HalfRenamed {
         let records = system.backends.database.collection::<Document>("user_coupons");
         let (one, back) =
             (doc! {"userId": deletion.pseudonym.as_str(), "nth": 2}, doc! {"$set": {"userId": USER}});
@@ -75,7 +75,7 @@ async fn break_off(system: &System, broken: Broken) -> Deletion {
 
 #[tokio::test]
 async fn wherever_it_is_broken_off_the_accounts_hold_through_a_rebuild_and_a_load_and_it_can_be_ended() {
-    for broken in [Broken::Marked, Broken::Copied, Broken::Renamed, Broken::HalfRenamed] {
+    for broken in [BrokenStep::Marked, BrokenStep::Copied, BrokenStep::Renamed, BrokenStep::HalfRenamed] {
         // Nobody but this test carries it out.
         let mut system = System::start().await;
         let coupon = system.coupon("c", 10, 3).await;
@@ -123,7 +123,7 @@ async fn who_slept_in_the_middle_of_a_deletion_takes_nothing_of_the_next_person(
     let coupon = system.coupon("c", 10, 1).await;
     system.client.post("/users", json!({"id": USER})).await;
     system.stop().await;
-    let deletion = break_off(&system, Broken::Marked).await;
+    let deletion = break_off(&system, BrokenStep::Marked).await;
     let (_, slept) = system.backends.users.deletions().await.expect("a look");
     assert_eq!(eraser(&system).erase(&deletion, slept).await.expect("an answer"), EraseOutcome::Done);
 
@@ -157,7 +157,7 @@ async fn what_is_settled_while_a_deletion_looks_is_counted_once() {
     system.accepted(USER, &coupon).await;
     let entries = system.take_entries().await;
     system.stop().await;
-    let deletion = break_off(&system, Broken::Marked).await;
+    let deletion = break_off(&system, BrokenStep::Marked).await;
     records_must(&system, doc! {"$nor": [{"outcome": "rejected", "userId": {"$regex": "^deleted:"}}]}).await;
 
     // It has read the ledger, and is about to ask Redis.
@@ -292,7 +292,7 @@ async fn a_deletion_does_nothing_where_redis_is_damaged_or_not_certified() {
     let entries = system.take_entries().await;
     system.decider().process(&system.keys(), &entries).await.expect("it is issued");
     system.stop().await;
-    let deletion = break_off(&system, Broken::Marked).await;
+    let deletion = break_off(&system, BrokenStep::Marked).await;
     let (keys, held) = (system.keys(), traces(&system, USER).await);
     assert_eq!(held.len(), 4, "user, record, holder, and that an operator registered them: {held:?}");
 

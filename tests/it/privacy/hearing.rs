@@ -103,6 +103,7 @@ async fn deletions_that_must_wait_keep_no_other_waiting() {
     /// As many as one round carries out.
     const WAITING: usize = 1_000;
     let system = System::builder().flags(&["--user-deletion-delay", "1"]).start().await;
+    system.leaves_in_flight();
     let coupon = system.coupon("c", 10, 1).await;
     let in_flight = system.accepted("somebody", &coupon).await;
     // All of them have something in flight, as far as Redis knows.

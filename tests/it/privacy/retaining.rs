@@ -57,4 +57,5 @@ async fn rejections_go_when_their_coupon_has_been_over_for_long_and_nothing_else
     assert!(gone.iter().all(|id| !left.contains_key(id)), "{left:?}");
     assert!(kept.iter().all(|id| left.contains_key(id)), "{left:?}");
     assert_eq!(retention.round(at(0)).await.expect("an answer"), RetentionRound { coupons: 1, deleted: 0 });
+    system.drain().await;
 }

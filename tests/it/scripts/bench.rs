@@ -24,7 +24,7 @@ use super::operations::NO_BACKLOG_MAX;
 use crate::helpers::{database, mongodb};
 
 /// See the module's documentation.
-pub struct Bench {
+pub struct ScriptBench {
     pub backends: Backends,
     redis: RedisConfig,
     mongodb: MongoConfig,
@@ -32,7 +32,7 @@ pub struct Bench {
     _folder: TempDir,
 }
 
-impl Bench {
+impl ScriptBench {
     /// Starts it. Nothing is kept on disk: what a script does is the same, and sooner done.
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -42,7 +42,7 @@ impl Bench {
         let redis = RedisConfig { redis_url: server.url(), redis_durability: Durability::None };
         let mongodb = MongoConfig { mongodb_uri: mongodb().await, mongodb_database: database() };
         let backends = process::connect(&redis, &mongodb).await.expect("the servers fit");
-        let bench = Bench { backends, redis, mongodb, _server: server, _folder: folder };
+        let bench = ScriptBench { backends, redis, mongodb, _server: server, _folder: folder };
         bench.recover().await;
         bench
     }

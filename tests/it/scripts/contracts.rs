@@ -17,9 +17,9 @@ use coupon_system::redis::keys::{EpochKeys, certificate};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::bench::{Bench, new_id};
+use super::bench::{ScriptBench, new_id};
 use super::model::Offer;
-use super::operations::{Id, NO_BACKLOG_MAX, made_of};
+use super::operations::{NO_BACKLOG_MAX, OperationId, made_of};
 
 fn request(user: &str, coupon: &CouponId) -> Request {
     Request { id: new_id(), coupon: coupon.clone(), user: user.parse().expect("an id"), key: None }
@@ -40,7 +40,7 @@ fn decided(entry: &Entry, outcome: Outcome) -> Settlement {
 }
 
 /// Accepts `count` requests of as many users, delivered.
-async fn queued(bench: &Bench, coupon: &CouponId, count: usize) -> Vec<Entry> {
+async fn queued(bench: &ScriptBench, coupon: &CouponId, count: usize) -> Vec<Entry> {
     let requests: Vec<_> = (0..count).map(|user| request(&format!("u{user}"), coupon)).collect();
     let answers = bench.reserve(&requests).await;
     assert!(answers.iter().all(|answer| matches!(answer, Reserved::Accepted(_))), "{answers:?}");
@@ -49,7 +49,7 @@ async fn queued(bench: &Bench, coupon: &CouponId, count: usize) -> Vec<Entry> {
 
 #[tokio::test]
 async fn of_a_full_batch_exactly_as_many_are_accepted_as_there_are_units() {
-    let bench = Bench::start().await;
+    let bench = ScriptBench::start().await;
     let coupon = bench.coupon("c", 100, 1).await;
     let requests: Vec<_> = (0..128).map(|user| request(&format!("u{user}"), &coupon)).collect();
     let answers = bench.reserve(&requests).await;
@@ -66,7 +66,7 @@ async fn of_a_full_batch_exactly_as_many_are_accepted_as_there_are_units() {
 
 #[tokio::test]
 async fn when_memory_has_run_out_nothing_is_reserved_and_what_is_queued_is_settled() {
-    let bench = Bench::start().await;
+    let bench = ScriptBench::start().await;
     let coupon = bench.coupon("c", 5, 1).await;
     let entries = queued(&bench, &coupon, 3).await;
     bench.run::<()>("CONFIG", &["SET", "maxmemory", "1"]).await;
@@ -95,7 +95,11 @@ async fn when_memory_has_run_out_nothing_is_reserved_and_what_is_queued_is_settl
 }
 
 /// Calls every script, and says how each failed.
-async fn failures(bench: &Bench, coupon: &CouponId, entry: &Entry) -> Vec<(&'static str, Option<Failure>)> {
+async fn failures(
+    bench: &ScriptBench,
+    coupon: &CouponId,
+    entry: &Entry,
+) -> Vec<(&'static str, Option<Failure>)> {
     let (partition, keys) = (bench.partition(), bench.keys());
     let unloaded = Offer::new("another".parse().expect("an id"), 1, 1).record();
     let old = entry.serial;
@@ -111,7 +115,7 @@ async fn failures(bench: &Bench, coupon: &CouponId, entry: &Entry) -> Vec<(&'sta
 
 #[tokio::test]
 async fn without_a_certificate_that_fits_every_script_refuses_and_writes_nothing() {
-    let bench = Bench::start().await;
+    let bench = ScriptBench::start().await;
     let certificate = certificate(bench.partition().id());
     let nobody = "f".repeat(40);
     let spoilers: [(&str, Vec<&str>); 4] = [
@@ -136,7 +140,7 @@ async fn without_a_certificate_that_fits_every_script_refuses_and_writes_nothing
 
 #[tokio::test]
 async fn what_was_read_under_an_older_epoch_changes_nothing_under_the_open_one() {
-    let bench = Bench::start().await;
+    let bench = ScriptBench::start().await;
     let (coupon, entries, old) = rebuilt_elsewhere(&bench).await;
     let entry = &entries[0];
     let before = bench.everything().await;
@@ -152,7 +156,7 @@ async fn what_was_read_under_an_older_epoch_changes_nothing_under_the_open_one()
 
 #[tokio::test]
 async fn reserve_follows_to_the_open_epoch() {
-    let bench = Bench::start().await;
+    let bench = ScriptBench::start().await;
     let (coupon, entries, old) = rebuilt_elsewhere(&bench).await;
     let again = Request { id: new_id(), coupon: coupon.clone(), user: entries[0].user.clone(), key: None };
     let answers = bench.reserve(&[again, request("late", &coupon)]).await;
@@ -165,7 +169,7 @@ async fn reserve_follows_to_the_open_epoch() {
 #[tokio::test]
 async fn readers_follow_to_the_open_epoch() {
     for look_up_first in [true, false] {
-        let bench = Bench::start().await;
+        let bench = ScriptBench::start().await;
         let (coupon, entries, old) = rebuilt_elsewhere(&bench).await;
         let before = bench.everything().await;
         if look_up_first {
@@ -181,7 +185,7 @@ async fn readers_follow_to_the_open_epoch() {
 
 #[tokio::test]
 async fn a_load_that_begins_under_an_older_epoch_writes_only_under_the_open_one() {
-    let bench = Bench::start().await;
+    let bench = ScriptBench::start().await;
     let (_, _, old) = rebuilt_elsewhere(&bench).await;
     let unloaded = Offer::new("another".parse().expect("an id"), 1, 1).record();
     assert_eq!(bench.load(&unloaded).await, LoadOutcome::Now);
@@ -190,7 +194,7 @@ async fn a_load_that_begins_under_an_older_epoch_writes_only_under_the_open_one(
 
 /// One issuance in flight, and then another process opens a new epoch. Returns the keys of the older
 /// one, which is the one that this process knows.
-async fn rebuilt_elsewhere(bench: &Bench) -> (CouponId, Vec<Entry>, EpochKeys) {
+async fn rebuilt_elsewhere(bench: &ScriptBench) -> (CouponId, Vec<Entry>, EpochKeys) {
     let coupon = bench.coupon("c", 5, 1).await;
     let entries = queued(bench, &coupon, 1).await;
     let old = bench.keys();
@@ -209,7 +213,7 @@ async fn rebuilt_elsewhere(bench: &Bench) -> (CouponId, Vec<Entry>, EpochKeys) {
     (coupon, entries, old)
 }
 
-async fn assert_nothing_under(bench: &Bench, keys: &EpochKeys) {
+async fn assert_nothing_under(bench: &ScriptBench, keys: &EpochKeys) {
     let held = bench.everything().await;
     let old: Vec<_> = held.keys().filter(|key| key.starts_with(keys.prefix())).collect();
     assert!(old.is_empty(), "{old:?}");
@@ -230,7 +234,7 @@ fn key(keys: &EpochKeys, coupon: &CouponId, name: &str) -> String {
 }
 
 /// Three in flight, the first of them settled as rejected; and one of the keys is a string now.
-async fn with_a_string_for(bench: &Bench, name: &str) -> (CouponId, Vec<Entry>) {
+async fn with_a_string_for(bench: &ScriptBench, name: &str) -> (CouponId, Vec<Entry>) {
     bench.empty().await;
     let coupon = bench.coupon("c", 5, 1).await;
     let mut entries = queued(bench, &coupon, 3).await;
@@ -244,7 +248,7 @@ async fn with_a_string_for(bench: &Bench, name: &str) -> (CouponId, Vec<Entry>) 
 
 #[tokio::test]
 async fn reserve_fails_before_its_first_write_when_a_key_is_of_a_wrong_type() {
-    let bench = Bench::start().await;
+    let bench = ScriptBench::start().await;
     for name in ["stream", "in flight", "dead", "counters"] {
         let (coupon, _) = with_a_string_for(&bench, name).await;
         let before = bench.everything().await;
@@ -265,7 +269,7 @@ async fn reserve_fails_before_its_first_write_when_a_key_is_of_a_wrong_type() {
 
 #[tokio::test]
 async fn reassign_fails_before_its_first_write_when_a_key_is_of_a_wrong_type() {
-    let bench = Bench::start().await;
+    let bench = ScriptBench::start().await;
     for name in ["in flight", "coupon", "free"] {
         let (coupon, entries) = with_a_string_for(&bench, name).await;
         let before = bench.everything().await;
@@ -278,7 +282,7 @@ async fn reassign_fails_before_its_first_write_when_a_key_is_of_a_wrong_type() {
 
 #[tokio::test]
 async fn settle_fails_before_its_first_write_when_a_key_is_of_a_wrong_type() {
-    let bench = Bench::start().await;
+    let bench = ScriptBench::start().await;
     for name in ["stream", "in flight", "dead", "counters"] {
         let (_, entries) = with_a_string_for(&bench, name).await;
         let before = bench.everything().await;
@@ -292,7 +296,7 @@ async fn settle_fails_before_its_first_write_when_a_key_is_of_a_wrong_type() {
 #[tokio::test]
 async fn what_is_decided_of_a_coupon_whose_keys_are_of_a_wrong_type_is_settled_and_its_accounts_are_left_alone()
  {
-    let bench = Bench::start().await;
+    let bench = ScriptBench::start().await;
     for name in ["coupon", "holders", "free"] {
         let (coupon, entries) = with_a_string_for(&bench, name).await;
         let keys = bench.keys();
@@ -312,7 +316,7 @@ async fn what_is_decided_of_a_coupon_whose_keys_are_of_a_wrong_type_is_settled_a
 
 #[tokio::test]
 async fn a_unit_that_the_ledger_issued_is_taken_though_it_was_never_handed_out() {
-    let bench = Bench::start().await;
+    let bench = ScriptBench::start().await;
     let coupon = bench.coupon("c", 2, 1).await;
     let entries = queued(&bench, &coupon, 1).await;
     // The ledger has it from an insert of an epoch whose data was lost: with unit 2, and not 1.
@@ -326,9 +330,9 @@ async fn a_unit_that_the_ledger_issued_is_taken_though_it_was_never_handed_out()
 
 #[tokio::test]
 async fn what_is_in_flight_for_a_coupon_that_is_not_loaded_is_settled_and_its_coupon_stays_away() {
-    let bench = Bench::start().await;
+    let bench = ScriptBench::start().await;
     let coupon = bench.coupon("c", 3, 1).await;
-    let keyed = made_of("c", "u9", Id::Key("k"));
+    let keyed = made_of("c", "u9", OperationId::Key("k"));
     assert!(matches!(bench.reserve(&[keyed]).await[..], [Reserved::Accepted(_)]));
     let entries = [bench.deliver(1).await, queued(&bench, &coupon, 1).await].concat();
     let keys = bench.keys();
@@ -345,17 +349,17 @@ async fn what_is_in_flight_for_a_coupon_that_is_not_loaded_is_settled_and_its_co
 
 #[tokio::test]
 async fn a_key_is_remembered_until_as_many_requests_were_accepted_as_is_promised_and_not_for_ever() {
-    let bench = Bench::start().await;
+    let bench = ScriptBench::start().await;
     for coupon in ["a", "b"] {
         bench.coupon(coupon, 100, 10).await;
     }
     let keys = bench.keys();
     let accept = async |coupon: &str, user: &str, key| {
-        let answer = bench.reserve(&[made_of(coupon, user, Id::Key(key))]).await.remove(0);
+        let answer = bench.reserve(&[made_of(coupon, user, OperationId::Key(key))]).await.remove(0);
         matches!(answer, Reserved::Accepted(_))
     };
     let refuses = async |user: &str, key| {
-        let answer = bench.reserve(&[made_of("b", user, Id::Key(key))]).await.remove(0);
+        let answer = bench.reserve(&[made_of("b", user, OperationId::Key(key))]).await.remove(0);
         answer == Reserved::KeyReused
     };
     let skip_to = async |accepted: u64| {
@@ -363,7 +367,7 @@ async fn a_key_is_remembered_until_as_many_requests_were_accepted_as_is_promised
     };
     assert!(accept("a", "u0", "k0").await && refuses("u0", "k0").await);
     // In one batch, too.
-    let both = bench.reserve(&["a", "b"].map(|coupon| made_of(coupon, "u3", Id::Key("k0")))).await;
+    let both = bench.reserve(&["a", "b"].map(|coupon| made_of(coupon, "u3", OperationId::Key("k0")))).await;
     assert!(matches!(both[..], [Reserved::Accepted(_), Reserved::KeyReused]), "{both:?}");
     skip_to(KEYS_REMEMBERED - 1).await;
     assert!(accept("a", "u1", "k0").await, "the last one of this turn");
@@ -379,18 +383,18 @@ async fn a_key_is_remembered_until_as_many_requests_were_accepted_as_is_promised
 
 #[tokio::test]
 async fn where_used_keys_cannot_be_remembered_requests_are_accepted_all_the_same() {
-    let bench = Bench::start().await;
+    let bench = ScriptBench::start().await;
     bench.coupon("a", 100, 10).await;
     for key in bench.keys().used_keys() {
         bench.run::<()>("SET", &[&key, "x"]).await;
     }
-    let answer = bench.reserve(&[made_of("a", "u0", Id::Key("k0"))]).await.remove(0);
+    let answer = bench.reserve(&[made_of("a", "u0", OperationId::Key("k0"))]).await.remove(0);
     assert!(matches!(answer, Reserved::Accepted(_)), "{answer:?}");
 }
 
 #[tokio::test]
 async fn outcomes_are_announced_together_each_once_and_what_is_guarded_off_is_not() {
-    let bench = Bench::start().await;
+    let bench = ScriptBench::start().await;
     let coupon = bench.coupon("c", 3, 1).await;
     let entries = queued(&bench, &coupon, 2).await;
     let channel = bench.partition().outcome_channel();
@@ -420,7 +424,7 @@ async fn outcomes_are_announced_together_each_once_and_what_is_guarded_off_is_no
 
 #[tokio::test]
 async fn an_issuance_that_never_was_is_found_nowhere() {
-    let bench = Bench::start().await;
+    let bench = ScriptBench::start().await;
     let nobodys: Vec<IssuanceId> = (0..256).map(|_| new_id()).collect();
     let found = read_in_flight(bench.partition(), &nobodys).await.expect("a look");
     assert!(found.iter().all(|one| matches!(one, Ok(None))));

@@ -19,9 +19,9 @@ use jiff::Timestamp;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use proptest_state_machine::ReferenceStateMachine;
 
-use bench::Bench;
-use model::{Change, Chosen, Claim, Damage, Model};
-use operations::{COUPONS, Campaign, Id, KEYS, Operation, REPEATED, USERS, made_of};
+use bench::ScriptBench;
+use model::{ChosenUnit, ModelChange, ModelDamage, ScriptModel, UnitClaim};
+use operations::{COUPONS, CampaignMachine, KEYS, Operation, OperationId, REPEATED, USERS, made_of};
 
 const CASES: u32 = 128;
 const OPERATIONS_MAX: usize = 40;
@@ -29,13 +29,13 @@ const OPERATIONS_MAX: usize = 40;
 #[test]
 fn the_scripts_do_what_the_model_says() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let bench = runtime.block_on(Bench::start());
+    let bench = runtime.block_on(ScriptBench::start());
     let config = config();
     let seed = config.rng_seed;
-    let campaigns = Campaign::sequential_strategy(1..=OPERATIONS_MAX);
+    let campaigns = CampaignMachine::sequential_strategy(1..=OPERATIONS_MAX);
     let tried = TestRunner::new(config).run(&campaigns, |(model, operations, seen)| {
         runtime.block_on(async {
-            let mut trial = Trial::start(&bench, model).await;
+            let mut trial = ScriptTrial::start(&bench, model).await;
             for operation in operations {
                 // So that a failing example is first cut off behind its failure.
                 if let Some(seen) = &seen {
@@ -65,20 +65,20 @@ fn config() -> Config {
 }
 
 /// The scripts beside a model that adopts what they choose.
-struct Trial<'a> {
-    bench: &'a Bench,
-    model: Model,
+struct ScriptTrial<'a> {
+    bench: &'a ScriptBench,
+    model: ScriptModel,
     /// Redis's time when last heard of.
     clock: Timestamp,
 }
 
-impl<'a> Trial<'a> {
-    async fn start(bench: &'a Bench, model: Model) -> Self {
+impl<'a> ScriptTrial<'a> {
+    async fn start(bench: &'a ScriptBench, model: ScriptModel) -> Self {
         bench.empty().await;
         for offer in model.coupons.values().filter(|offer| offer.loaded) {
             assert_eq!(bench.load(&offer.record()).await, LoadOutcome::Now);
         }
-        Trial { bench, model, clock: Timestamp::UNIX_EPOCH }
+        ScriptTrial { bench, model, clock: Timestamp::UNIX_EPOCH }
     }
 
     async fn apply(&mut self, operation: Operation) {
@@ -101,25 +101,25 @@ impl<'a> Trial<'a> {
     }
 
     /// Damages one thing for as long as a script runs. Returns what was there.
-    async fn plant(&mut self, damage: Option<Damage>) -> Option<Planted> {
+    async fn plant(&mut self, damage: Option<ModelDamage>) -> Option<PlantedKey> {
         let keys = self.bench.keys();
         self.model.damage = damage;
         let (key, field): (_, Vec<u8>) = match self.model.damage.as_ref()? {
-            Damage::Coupon(coupon) => (keys.coupon(coupon), "total".into()),
-            Damage::Holder(coupon, user) => (keys.holders(coupon), user.as_str().into()),
-            Damage::Flight(id) => (keys.in_flight(), id.as_bytes().to_vec()),
+            ModelDamage::Coupon(coupon) => (keys.coupon(coupon), "total".into()),
+            ModelDamage::Holder(coupon, user) => (keys.holders(coupon), user.as_str().into()),
+            ModelDamage::Flight(id) => (keys.in_flight(), id.as_bytes().to_vec()),
         };
         let was: Option<Vec<u8>> = self.bench.run_raw("HGET", &[key.as_bytes(), &field]).await;
         let was = was?;
         let damaged = [was.as_slice(), b"x"].concat();
         // As a whole, or at its end.
         let damaged =
-            if matches!(self.model.damage, Some(Damage::Flight(_))) { b"x".to_vec() } else { damaged };
+            if matches!(self.model.damage, Some(ModelDamage::Flight(_))) { b"x".to_vec() } else { damaged };
         self.bench.run_raw::<()>("HSET", &[key.as_bytes(), &field, &damaged]).await;
         Some((key, field, was))
     }
 
-    async fn undo(&mut self, planted: Option<Planted>) {
+    async fn undo(&mut self, planted: Option<PlantedKey>) {
         self.model.damage = None;
         if let Some((key, field, was)) = planted {
             self.bench.run_raw::<()>("HSET", &[key.as_bytes(), &field, &was]).await;
@@ -130,12 +130,12 @@ impl<'a> Trial<'a> {
         let answers = reserve(self.bench.partition(), requests, backlog_max).await.expect("answers");
         let ids: Vec<_> = requests.iter().map(|request| request.id).collect();
         let found = read_in_flight(self.bench.partition(), &ids).await.expect("a look");
-        let choose = |_: &Model, request: &Request| {
+        let choose = |_: &ScriptModel, request: &Request| {
             let at = ids.iter().position(|id| *id == request.id).expect("it was asked");
             let Ok(Some((value, _))) = &found[at] else {
                 panic!("{request:?} must be accepted: {answers:?}")
             };
-            Chosen { entry: value.entry.clone(), serial: value.serial.expect("a unit") }
+            ChosenUnit { entry: value.entry.clone(), serial: value.serial.expect("a unit") }
         };
         let now = self.tick(&answers);
         let expected = self.model.reserve(requests, backlog_max, now, choose);
@@ -160,7 +160,7 @@ impl<'a> Trial<'a> {
         }
     }
 
-    async fn settle(&mut self, claims: &[Claim], damage: Option<Damage>) {
+    async fn settle(&mut self, claims: &[UnitClaim], damage: Option<ModelDamage>) {
         let decided: Vec<_> = claims.iter().map(|claim| self.model.decide(claim)).collect();
         let planted = self.plant(damage).await;
         let answers = settle(self.bench.partition(), &self.bench.keys(), &decided).await.expect("answers");
@@ -173,8 +173,8 @@ impl<'a> Trial<'a> {
         let (partition, keys) = (self.bench.partition(), self.bench.keys());
         let answer =
             reassign(partition, &keys, &request.coupon, request.id, &entry, old).await.expect("an answer");
-        let choose = |_: &Model, _: &Request| match answer {
-            Reassigned::To(serial) => Chosen { entry: entry.clone(), serial },
+        let choose = |_: &ScriptModel, _: &Request| match answer {
+            Reassigned::To(serial) => ChosenUnit { entry: entry.clone(), serial },
             other => panic!("there is a free unit, but {other:?}"),
         };
         let expected = self.model.reassign(request, &entry, old, choose);
@@ -194,7 +194,7 @@ impl<'a> Trial<'a> {
     }
 
     /// Written as it is kept: an operator's change is not these scripts' business.
-    async fn change(&mut self, coupon: &CouponId, change: Change) {
+    async fn change(&mut self, coupon: &CouponId, change: ModelChange) {
         self.model.change(coupon, change);
         let offer = &self.model.coupons[coupon];
         if !offer.loaded {
@@ -269,7 +269,7 @@ impl<'a> Trial<'a> {
     async fn probe(&mut self) {
         let mut requests = Vec::new();
         for (coupon, user) in COUPONS.iter().flat_map(|coupon| USERS.map(|user| (coupon, user))) {
-            let ids = KEYS.map(Id::Key).into_iter().chain((0..=REPEATED).map(Id::Number));
+            let ids = KEYS.map(OperationId::Key).into_iter().chain((0..=REPEATED).map(OperationId::Number));
             requests.extend(ids.map(|id| made_of(coupon, user, id)));
         }
         let answers = reserve(self.bench.partition(), &requests, 0).await.expect("answers");
@@ -282,7 +282,7 @@ impl<'a> Trial<'a> {
 }
 
 /// A key, a field and its value.
-type Planted = (String, Vec<u8>, Vec<u8>);
+type PlantedKey = (String, Vec<u8>, Vec<u8>);
 
 /// What is damaged is told in words that are not the model's.
 fn without_words(answer: Reserved) -> Reserved {

@@ -1,7 +1,7 @@
 //! What the scripts promise, written plainly: sets and lists, one request after another.
 //!
 //! Two things are not the model's to choose: which free unit a script takes, and the stream's entry
-//! ids. The model asks for them ([`Chosen`]) and insists that the unit was free.
+//! ids. The model asks for them ([`ChosenUnit`]) and insists that the unit was free.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -20,9 +20,9 @@ const NO_ENTRY: &str = "0-1";
 
 /// Everything that Redis is to know, and what the ledger has decided.
 #[derive(Debug, Clone, Default)]
-pub struct Model {
+pub struct ScriptModel {
     pub coupons: BTreeMap<CouponId, Offer>,
-    pub in_flight: BTreeMap<IssuanceId, Flight>,
+    pub in_flight: BTreeMap<IssuanceId, ModelFlight>,
     /// Set aside; still in flight.
     pub dead: BTreeSet<IssuanceId>,
     /// The sequence number given last.
@@ -35,7 +35,7 @@ pub struct Model {
     /// What the ledger says. Written once.
     decided: BTreeMap<IssuanceId, Outcome>,
     /// While it lasts.
-    pub damage: Option<Damage>,
+    pub damage: Option<ModelDamage>,
 }
 
 /// A coupon.
@@ -44,7 +44,7 @@ pub struct Offer {
     pub id: CouponId,
     pub total: u32,
     pub per_user: u8,
-    pub window: Window,
+    pub window: SaleWindow,
     pub paused: bool,
     pub archived: bool,
     pub loaded: bool,
@@ -61,7 +61,7 @@ pub struct Offer {
 
 /// Where the present lies in a coupon's window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Window {
+pub enum SaleWindow {
     Open,
     NotStarted,
     Ended,
@@ -69,7 +69,7 @@ pub enum Window {
 
 /// An issuance in flight.
 #[derive(Debug, Clone)]
-pub struct Flight {
+pub struct ModelFlight {
     pub value: InFlight,
     /// The unit that its stream entry names; the in-flight one may be another by now.
     reserved: u32,
@@ -77,23 +77,23 @@ pub struct Flight {
 }
 
 /// What a script chose for an issuance.
-pub struct Chosen {
+pub struct ChosenUnit {
     pub entry: String,
     pub serial: u32,
 }
 
 /// What the ledger says about an issuance in flight, and the entry that it is settled with.
 #[derive(Debug, Clone)]
-pub struct Claim {
+pub struct UnitClaim {
     pub request: Request,
-    pub verdict: Verdict,
+    pub verdict: ExpectedAnswer,
     /// With the entry that it is in flight with, or was last.
     pub right_entry: bool,
 }
 
 /// Where the ledger is free to say something, it says this.
 #[derive(Debug, Clone, Copy)]
-pub enum Verdict {
+pub enum ExpectedAnswer {
     /// Issued, with the unit in flight.
     Issued,
     /// Issued by an insert of an earlier epoch, with a unit that is free now.
@@ -110,7 +110,7 @@ pub enum Verdict {
 
 /// One thing in Redis that cannot be read while a script runs.
 #[derive(Debug, Clone)]
-pub enum Damage {
+pub enum ModelDamage {
     /// A field of its state.
     Coupon(CouponId),
     /// What the user holds of it.
@@ -121,23 +121,23 @@ pub enum Damage {
 
 /// An operator's change.
 #[derive(Debug, Clone, Copy)]
-pub enum Change {
+pub enum ModelChange {
     Pause(bool),
     Archive(bool),
-    Window(Window),
+    Window(SaleWindow),
     Grow(u32),
 }
 
-impl Window {
+impl SaleWindow {
     /// Long ago and far away: no test may run into an end.
     pub fn bounds(self) -> (Timestamp, Timestamp) {
         let second = |second| Timestamp::from_second(second).expect("a moment");
         let (past, later, future, end) =
             (second(1_000_000_000), second(1_000_000_001), second(4_000_000_000), second(4_000_000_001));
         match self {
-            Window::Open => (past, future),
-            Window::NotStarted => (future, end),
-            Window::Ended => (past, later),
+            SaleWindow::Open => (past, future),
+            SaleWindow::NotStarted => (future, end),
+            SaleWindow::Ended => (past, later),
         }
     }
 }
@@ -149,7 +149,7 @@ impl Offer {
             id,
             total,
             per_user,
-            window: Window::Open,
+            window: SaleWindow::Open,
             paused: false,
             archived: false,
             loaded: false,
@@ -195,11 +195,11 @@ impl Offer {
     }
 }
 
-impl Model {
+impl ScriptModel {
     /// Nothing has happened yet.
     pub fn new(offers: impl IntoIterator<Item = Offer>) -> Self {
         let coupons = offers.into_iter().map(|offer| (offer.id.clone(), offer)).collect();
-        Model { coupons, ..Model::default() }
+        ScriptModel { coupons, ..ScriptModel::default() }
     }
 
     /// Answers a batch: one request after the other, coupon by coupon in the order in which they first
@@ -209,12 +209,12 @@ impl Model {
         requests: &[Request],
         backlog_max: u64,
         now: Timestamp,
-        mut choose: impl FnMut(&Self, &Request) -> Chosen,
+        mut choose: impl FnMut(&Self, &Request) -> ChosenUnit,
     ) -> Vec<Reserved> {
         let first =
             |place: &usize| requests.iter().position(|request| request.coupon == requests[*place].coupon);
         // What a user did not hold before cannot have been damaged.
-        if let Some(Damage::Holder(coupon, user)) = &self.damage
+        if let Some(ModelDamage::Holder(coupon, user)) = &self.damage
             && self.coupons[coupon].held(user).is_empty()
         {
             self.damage = None;
@@ -233,7 +233,7 @@ impl Model {
         request: &Request,
         backlog_max: u64,
         now: Timestamp,
-        choose: &mut impl FnMut(&Self, &Request) -> Chosen,
+        choose: &mut impl FnMut(&Self, &Request) -> ChosenUnit,
     ) -> Reserved {
         let offer = &self.coupons[&request.coupon];
         if !offer.loaded {
@@ -244,7 +244,7 @@ impl Model {
         }
         if let Some(known) = self.deduplicated(offer, request, now) {
             return match (known, &self.damage) {
-                (Reserved::Replayed(queued), Some(Damage::Flight(id))) if queued.id == *id => {
+                (Reserved::Replayed(queued), Some(ModelDamage::Flight(id))) if queued.id == *id => {
                     Reserved::Damaged(String::new())
                 }
                 (known, _) => known,
@@ -252,12 +252,12 @@ impl Model {
         }
         match (offer.archived, offer.window, offer.paused) {
             (true, ..) => return Reserved::Archived,
-            (_, Window::Ended, _) => return Reserved::Ended,
+            (_, SaleWindow::Ended, _) => return Reserved::Ended,
             (.., true) => return Reserved::Paused,
-            (_, Window::NotStarted, _) => {
+            (_, SaleWindow::NotStarted, _) => {
                 return Reserved::NotStarted { now, starts_at: offer.window.bounds().0 };
             }
-            (_, Window::Open, _) => {}
+            (_, SaleWindow::Open, _) => {}
         }
         if self.backlog() >= backlog_max {
             return Reserved::BacklogFull;
@@ -271,11 +271,11 @@ impl Model {
 
     fn is_damaged(&self, offer: &Offer, request: &Request) -> bool {
         match &self.damage {
-            Some(Damage::Coupon(coupon)) => *coupon == request.coupon,
-            Some(Damage::Holder(coupon, user)) => {
+            Some(ModelDamage::Coupon(coupon)) => *coupon == request.coupon,
+            Some(ModelDamage::Holder(coupon, user)) => {
                 *coupon == request.coupon && *user == request.user && !offer.held(user).is_empty()
             }
-            Some(Damage::Flight(_)) | None => false,
+            Some(ModelDamage::Flight(_)) | None => false,
         }
     }
 
@@ -303,7 +303,12 @@ impl Model {
         })
     }
 
-    fn accept(&mut self, request: &Request, now: Timestamp, Chosen { entry, serial }: Chosen) -> Reserved {
+    fn accept(
+        &mut self,
+        request: &Request,
+        now: Timestamp,
+        ChosenUnit { entry, serial }: ChosenUnit,
+    ) -> Reserved {
         self.accepted += 1;
         if let Some(key) = request.key {
             self.used_keys.insert(key, request.id);
@@ -321,7 +326,7 @@ impl Model {
             coupon: request.coupon.clone(),
             user: request.user.clone(),
         };
-        self.in_flight.insert(request.id, Flight { value, reserved: serial, delivered: false });
+        self.in_flight.insert(request.id, ModelFlight { value, reserved: serial, delivered: false });
         self.known.entry(request.id).or_insert_with(|| (request.clone(), Vec::new())).1.push(entry);
         Reserved::Accepted(self.queued(request.id, now).expect("it is in flight"))
     }
@@ -336,7 +341,7 @@ impl Model {
     }
 
     /// Ahead are those accepted before it, less those that are done or set aside.
-    fn progress(&self, flight: &Flight, now: Timestamp) -> QueueProgress {
+    fn progress(&self, flight: &ModelFlight, now: Timestamp) -> QueueProgress {
         let gone = self.settled + self.dead.len() as u64;
         QueueProgress { now, settled: self.settled, ahead: (flight.value.sequence - 1).saturating_sub(gone) }
     }
@@ -354,7 +359,7 @@ impl Model {
 
     /// Writes what is claimed into the ledger, as far as it may say that and has not spoken yet, and
     /// returns what is to be settled.
-    pub fn decide(&mut self, claim: &Claim) -> Settlement {
+    pub fn decide(&mut self, claim: &UnitClaim) -> Settlement {
         let Request { id, coupon, user, .. } = claim.request.clone();
         let outcome = match self.decided.get(&id) {
             Some(outcome) => *outcome,
@@ -382,7 +387,7 @@ impl Model {
         released && self.coupons[&flight.value.coupon].claimed.contains(&held)
     }
 
-    fn outcome(&mut self, id: IssuanceId, coupon: &CouponId, verdict: Verdict) -> Outcome {
+    fn outcome(&mut self, id: IssuanceId, coupon: &CouponId, verdict: ExpectedAnswer) -> Outcome {
         let reason = Reason::Discarded;
         let Some(flight) = self.in_flight.get(&id) else {
             return Outcome::Rejected { reason, serial: None, lost: false };
@@ -390,10 +395,10 @@ impl Model {
         let (serial, nth) = (flight.value.serial, flight.value.nth);
         let verdict = self.allowed(id, coupon, serial, verdict);
         let issued = match verdict {
-            Verdict::Issued => serial,
-            Verdict::IssuedWithFree => self.unclaimed_free(coupon),
-            Verdict::IssuedWithAnothers => self.undecided_of_another(id, coupon),
-            Verdict::GivenBack | Verdict::Lost | Verdict::Older { .. } => None,
+            ExpectedAnswer::Issued => serial,
+            ExpectedAnswer::IssuedWithFree => self.unclaimed_free(coupon),
+            ExpectedAnswer::IssuedWithAnothers => self.undecided_of_another(id, coupon),
+            ExpectedAnswer::GivenBack | ExpectedAnswer::Lost | ExpectedAnswer::Older { .. } => None,
         };
         let claimed = &mut self.coupons.get_mut(coupon).expect("a coupon").claimed;
         let outcome = match (issued, verdict) {
@@ -401,8 +406,8 @@ impl Model {
                 claimed.insert(serial);
                 Outcome::Issued { serial, nth }
             }
-            (None, Verdict::Older { serial, lost }) => Outcome::Rejected { reason, serial, lost },
-            (None, Verdict::Lost) => {
+            (None, ExpectedAnswer::Older { serial, lost }) => Outcome::Rejected { reason, serial, lost },
+            (None, ExpectedAnswer::Lost) => {
                 claimed.extend(serial);
                 Outcome::Rejected { reason, serial, lost: true }
             }
@@ -413,16 +418,24 @@ impl Model {
     }
 
     /// The ledger never gives one unit to two, and never gives back what another record holds.
-    fn allowed(&self, id: IssuanceId, coupon: &CouponId, serial: Option<u32>, verdict: Verdict) -> Verdict {
+    fn allowed(
+        &self,
+        id: IssuanceId,
+        coupon: &CouponId,
+        serial: Option<u32>,
+        verdict: ExpectedAnswer,
+    ) -> ExpectedAnswer {
         let Some(serial) = serial else { return verdict };
         if self.coupons[coupon].claimed.contains(&serial) {
-            return Verdict::Lost;
+            return ExpectedAnswer::Lost;
         }
         match verdict {
             // It names another unit than the one in flight, or it is no older one.
-            Verdict::Older { serial: Some(older), .. } if older == serial => Verdict::GivenBack,
-            Verdict::IssuedWithFree if self.unclaimed_free(coupon).is_none() => Verdict::Issued,
-            Verdict::IssuedWithAnothers if self.undecided_of_another(id, coupon).is_none() => Verdict::Issued,
+            ExpectedAnswer::Older { serial: Some(older), .. } if older == serial => ExpectedAnswer::GivenBack,
+            ExpectedAnswer::IssuedWithFree if self.unclaimed_free(coupon).is_none() => ExpectedAnswer::Issued,
+            ExpectedAnswer::IssuedWithAnothers if self.undecided_of_another(id, coupon).is_none() => {
+                ExpectedAnswer::Issued
+            }
             verdict => verdict,
         }
     }
@@ -468,7 +481,7 @@ impl Model {
     fn settle_one(&mut self, entry: &str, decision: &Decision) -> Settled {
         let id = decision.id;
         let Some(flight) = self.in_flight.get(&id) else { return Settled::Before };
-        if matches!(self.damage, Some(Damage::Flight(damaged)) if damaged == id) {
+        if matches!(self.damage, Some(ModelDamage::Flight(damaged)) if damaged == id) {
             return Settled::Unreadable;
         }
         if flight.value.entry != entry {
@@ -501,7 +514,7 @@ impl Model {
         request: &Request,
         entry: &str,
         old: Option<u32>,
-        choose: impl FnOnce(&Self, &Request) -> Chosen,
+        choose: impl FnOnce(&Self, &Request) -> ChosenUnit,
     ) -> Reassigned {
         let Some(flight) = self.in_flight.get(&request.id).filter(|flight| flight.value.entry == entry)
         else {
@@ -515,7 +528,7 @@ impl Model {
         if self.coupons[&request.coupon].free.is_empty() {
             return Reassigned::NoneFree;
         }
-        let Chosen { serial, .. } = choose(self, request);
+        let ChosenUnit { serial, .. } = choose(self, request);
         let offer = self.coupons.get_mut(&request.coupon).expect("a coupon");
         offer.take(serial);
         offer.claimed.extend(old);
@@ -529,13 +542,13 @@ impl Model {
         if std::mem::replace(&mut offer.loaded, true) { LoadOutcome::Before } else { LoadOutcome::Now }
     }
 
-    pub fn change(&mut self, coupon: &CouponId, change: Change) {
+    pub fn change(&mut self, coupon: &CouponId, change: ModelChange) {
         let offer = self.coupons.get_mut(coupon).expect("a coupon");
         match change {
-            Change::Pause(paused) => offer.paused = paused,
-            Change::Archive(archived) => offer.archived = archived,
-            Change::Window(window) => offer.window = window,
-            Change::Grow(by) => {
+            ModelChange::Pause(paused) => offer.paused = paused,
+            ModelChange::Archive(archived) => offer.archived = archived,
+            ModelChange::Window(window) => offer.window = window,
+            ModelChange::Grow(by) => {
                 offer.free.extend(offer.total + 1..=offer.total + by);
                 offer.total += by;
             }
@@ -547,7 +560,7 @@ impl Model {
         let mut waiting: Vec<_> = self.in_flight.iter_mut().filter(|(_, flight)| !flight.delivered).collect();
         waiting.sort_by_key(|(_, flight)| flight.value.sequence);
         waiting.truncate(count);
-        let deliver = |(id, flight): (&IssuanceId, &mut Flight)| {
+        let deliver = |(id, flight): (&IssuanceId, &mut ModelFlight)| {
             flight.delivered = true;
             let value = flight.value.clone();
             Entry {

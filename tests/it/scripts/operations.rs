@@ -14,7 +14,9 @@ use proptest::sample::select;
 use proptest::strategy::Union;
 use proptest_state_machine::ReferenceStateMachine;
 
-use super::model::{Change, Chosen, Claim, Damage, Model, Offer, Verdict, Window};
+use super::model::{
+    ChosenUnit, ExpectedAnswer, ModelChange, ModelDamage, Offer, SaleWindow, ScriptModel, UnitClaim,
+};
 
 pub const COUPONS: [&str; 2] = ["a", "b"];
 pub const USERS: [&str; 4] = ["u0", "u1", "u2", "u3"];
@@ -29,15 +31,15 @@ pub enum Operation {
     Reserve {
         requests: Vec<Request>,
         backlog_max: u64,
-        damage: Option<Damage>,
+        damage: Option<ModelDamage>,
     },
     /// Entries are delivered to a consumer.
     Deliver {
         count: usize,
     },
     Settle {
-        claims: Vec<Claim>,
-        damage: Option<Damage>,
+        claims: Vec<UnitClaim>,
+        damage: Option<ModelDamage>,
     },
     Reassign {
         request: Request,
@@ -45,24 +47,24 @@ pub enum Operation {
         right_old: bool,
     },
     Load(CouponId),
-    Change(CouponId, Change),
+    Change(CouponId, ModelChange),
     SetAside(IssuanceId),
     LoseUnit(IssuanceId),
 }
 
 /// Drives the generation: the model, with choices of its own.
-pub struct Campaign;
+pub struct CampaignMachine;
 
-impl ReferenceStateMachine for Campaign {
-    type State = Model;
+impl ReferenceStateMachine for CampaignMachine {
+    type State = ScriptModel;
     type Transition = Operation;
 
-    fn init_state() -> BoxedStrategy<Model> {
+    fn init_state() -> BoxedStrategy<ScriptModel> {
         let offers = COUPONS.map(|id| offer(id.parse().expect("an id")));
-        offers.prop_map(Model::new).boxed()
+        offers.prop_map(ScriptModel::new).boxed()
     }
 
-    fn transitions(model: &Model) -> BoxedStrategy<Operation> {
+    fn transitions(model: &ScriptModel) -> BoxedStrategy<Operation> {
         let coupon = || select(COUPONS.as_slice()).prop_map(|id| id.parse().expect("an id"));
         let mut may = vec![
             (8, reserve(model).boxed()),
@@ -83,8 +85,8 @@ impl ReferenceStateMachine for Campaign {
         Union::new_weighted(may).boxed()
     }
 
-    fn apply(mut model: Model, operation: &Operation) -> Model {
-        let choose = |model: &Model, request: &Request| Chosen {
+    fn apply(mut model: ScriptModel, operation: &Operation) -> ScriptModel {
+        let choose = |model: &ScriptModel, request: &Request| ChosenUnit {
             entry: format!("1-{}", model.accepted),
             serial: *model.coupons[&request.coupon].free.first().expect("a free unit"),
         };
@@ -130,49 +132,49 @@ fn rarely() -> impl Strategy<Value = bool> {
     prop_oneof![14 => Just(false), 1 => Just(true)]
 }
 
-fn window() -> impl Strategy<Value = Window> {
-    prop_oneof![8 => Just(Window::Open), 1 => Just(Window::NotStarted), 1 => Just(Window::Ended)]
+fn window() -> impl Strategy<Value = SaleWindow> {
+    prop_oneof![8 => Just(SaleWindow::Open), 1 => Just(SaleWindow::NotStarted), 1 => Just(SaleWindow::Ended)]
 }
 
-fn change() -> impl Strategy<Value = Change> {
+fn change() -> impl Strategy<Value = ModelChange> {
     prop_oneof![
-        2 => any::<bool>().prop_map(Change::Pause),
-        2 => rarely().prop_map(Change::Archive),
-        3 => window().prop_map(Change::Window),
-        2 => (1..3_u32).prop_map(Change::Grow),
+        2 => any::<bool>().prop_map(ModelChange::Pause),
+        2 => rarely().prop_map(ModelChange::Archive),
+        3 => window().prop_map(ModelChange::Window),
+        2 => (1..3_u32).prop_map(ModelChange::Grow),
     ]
 }
 
-fn reserve(model: &Model) -> impl Strategy<Value = Operation> + use<> {
+fn reserve(model: &ScriptModel) -> impl Strategy<Value = Operation> + use<> {
     let backlog = model.backlog();
     let backlog_max = prop_oneof![5 => Just(NO_BACKLOG_MAX), 1 => backlog..backlog + 4];
     (prop::collection::vec(request(), 1..=6), backlog_max, rarely_damaged(damage(model)))
         .prop_map(|(requests, backlog_max, damage)| Operation::Reserve { requests, backlog_max, damage })
 }
 
-fn rarely_damaged(damage: impl Strategy<Value = Damage>) -> impl Strategy<Value = Option<Damage>> {
+fn rarely_damaged(damage: impl Strategy<Value = ModelDamage>) -> impl Strategy<Value = Option<ModelDamage>> {
     prop::option::weighted(0.15, damage)
 }
 
-fn damage(model: &Model) -> impl Strategy<Value = Damage> + use<> {
+fn damage(model: &ScriptModel) -> impl Strategy<Value = ModelDamage> + use<> {
     let coupon = || select(COUPONS.as_slice()).prop_map(|id| id.parse().expect("an id"));
     let user = select(USERS.as_slice()).prop_map(|id| id.parse().expect("an id"));
     let coupons = prop_oneof![
-        1 => coupon().prop_map(Damage::Coupon),
-        2 => (coupon(), user).prop_map(|(coupon, user)| Damage::Holder(coupon, user)),
+        1 => coupon().prop_map(ModelDamage::Coupon),
+        2 => (coupon(), user).prop_map(|(coupon, user)| ModelDamage::Holder(coupon, user)),
     ];
     let flights: Vec<_> = model.in_flight.keys().copied().collect();
     if flights.is_empty() {
         return coupons.boxed();
     }
-    prop_oneof![1 => coupons, 2 => select(flights).prop_map(Damage::Flight)].boxed()
+    prop_oneof![1 => coupons, 2 => select(flights).prop_map(ModelDamage::Flight)].boxed()
 }
 
 fn request() -> impl Strategy<Value = Request> {
     let id = prop_oneof![
-        3 => FRESH.prop_map(Id::Number),
-        1 => (0..REPEATED).prop_map(Id::Number),
-        3 => select(KEYS.as_slice()).prop_map(Id::Key),
+        3 => FRESH.prop_map(OperationId::Number),
+        1 => (0..REPEATED).prop_map(OperationId::Number),
+        3 => select(KEYS.as_slice()).prop_map(OperationId::Key),
     ];
     (select(COUPONS.as_slice()), select(USERS.as_slice()), id)
         .prop_map(|(coupon, user, id)| made_of(coupon, user, id))
@@ -180,21 +182,21 @@ fn request() -> impl Strategy<Value = Request> {
 
 /// What a request's id is made of, besides user and coupon.
 #[derive(Debug, Clone, Copy)]
-pub enum Id {
+pub enum OperationId {
     Key(&'static str),
     Number(u32),
 }
 
 /// The same parts make the same request.
-pub fn made_of(coupon: &str, user: &str, id: Id) -> Request {
+pub fn made_of(coupon: &str, user: &str, id: OperationId) -> Request {
     let (coupon, user) = (coupon.parse().expect("an id"), user.parse().expect("an id"));
     let (id, key) = match id {
-        Id::Key(key) => {
+        OperationId::Key(key) => {
             let key = key.parse().expect("a key");
             let id = IssuanceId::from_key(PartitionId::ONE, None, &user, &coupon, &key);
             (id, Some(KeyTag::new(None, &user, &key)))
         }
-        Id::Number(number) => (unkeyed(&coupon, user.as_str(), number), None),
+        OperationId::Number(number) => (unkeyed(&coupon, user.as_str(), number), None),
     };
     Request { id, coupon, user, key }
 }
@@ -211,7 +213,7 @@ fn unkeyed(coupon: &CouponId, user: &str, number: u32) -> IssuanceId {
 }
 
 /// Those in flight mostly; now and then one that was settled.
-fn known(model: &Model) -> impl Strategy<Value = Request> + use<> {
+fn known(model: &ScriptModel) -> impl Strategy<Value = Request> + use<> {
     let request = |id| model.known[id].0.clone();
     let known: Vec<_> = model.known.keys().map(request).collect();
     let in_flight: Vec<_> = model.in_flight.keys().map(request).collect();
@@ -225,8 +227,8 @@ fn mostly() -> impl Strategy<Value = bool> {
     prop_oneof![7 => Just(true), 1 => Just(false)]
 }
 
-fn settle(model: &Model) -> impl Strategy<Value = Operation> + use<> {
-    let claim = (known(model), verdict(), mostly()).prop_map(|(request, verdict, right_entry)| Claim {
+fn settle(model: &ScriptModel) -> impl Strategy<Value = Operation> + use<> {
+    let claim = (known(model), verdict(), mostly()).prop_map(|(request, verdict, right_entry)| UnitClaim {
         request,
         verdict,
         right_entry,
@@ -234,25 +236,25 @@ fn settle(model: &Model) -> impl Strategy<Value = Operation> + use<> {
     let flights: Vec<_> = model.in_flight.keys().copied().collect();
     let damage = match flights.is_empty() {
         true => Just(None).boxed(),
-        false => rarely_damaged(select(flights).prop_map(Damage::Flight)).boxed(),
+        false => rarely_damaged(select(flights).prop_map(ModelDamage::Flight)).boxed(),
     };
     (prop::collection::vec(claim, 1..=5), damage)
         .prop_map(|(claims, damage)| Operation::Settle { claims, damage })
 }
 
-fn verdict() -> impl Strategy<Value = Verdict> {
+fn verdict() -> impl Strategy<Value = ExpectedAnswer> {
     let older = (prop::option::of(1..=8_u32), any::<bool>());
     prop_oneof![
-        5 => Just(Verdict::Issued),
-        1 => Just(Verdict::IssuedWithFree),
-        1 => Just(Verdict::IssuedWithAnothers),
-        4 => Just(Verdict::GivenBack),
-        1 => Just(Verdict::Lost),
-        1 => older.prop_map(|(serial, lost)| Verdict::Older { serial, lost }),
+        5 => Just(ExpectedAnswer::Issued),
+        1 => Just(ExpectedAnswer::IssuedWithFree),
+        1 => Just(ExpectedAnswer::IssuedWithAnothers),
+        4 => Just(ExpectedAnswer::GivenBack),
+        1 => Just(ExpectedAnswer::Lost),
+        1 => older.prop_map(|(serial, lost)| ExpectedAnswer::Older { serial, lost }),
     ]
 }
 
-fn reassign(model: &Model) -> impl Strategy<Value = Operation> + use<> {
+fn reassign(model: &ScriptModel) -> impl Strategy<Value = Operation> + use<> {
     (known(model), mostly(), mostly()).prop_map(|(request, right_entry, right_old)| Operation::Reassign {
         request,
         right_entry,
