@@ -31,7 +31,7 @@
 //! | modules, from the top | what they are |
 //! |---|---|
 //! | [`cli`] | `couponctl` |
-//! | [`mod@bench`], [`rush`], [`dev`] | measuring; a simulated campaign and its judgement; the whole system on one machine |
+//! | `bench`, `rush`, [`dev`] | measuring; a simulated campaign and its judgement; the whole system on one machine |
 //! | [`api`], [`worker`] | routes, wire types, OpenAPI, pages; the drain loop |
 //! | [`process`] | what every process has: checked connections, probes, gauges |
 //! | [`config`] | every flag and variable, a struct a topic |
@@ -50,7 +50,7 @@
 pub mod access;
 pub mod api;
 pub mod audit;
-pub mod bench;
+mod bench;
 pub mod cli;
 pub mod config;
 pub mod coupon;
@@ -69,7 +69,7 @@ pub mod recovery;
 pub mod redemption;
 pub mod redis;
 pub mod runtime;
-pub mod rush;
+mod rush;
 pub mod service;
 mod text;
 pub mod user;
