@@ -10,7 +10,7 @@ use super::report::{Percentiles, RunFigures, RunLatencies};
 /// One threshold.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Expectation {
-    metric: Metric,
+    metric: ExpectedMetric,
     comparison: Comparison,
     /// In milliseconds where the metric is a time.
     bound: f64,
@@ -38,7 +38,7 @@ enum Comparison {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Metric {
+enum ExpectedMetric {
     Latency(LatencyKind, Percentile),
     Dropped,
     Faults,
@@ -70,17 +70,17 @@ enum Percentile {
 const METRICS: &str = "accept, refuse, outcome or send with .p50, .p90, .p99, .p999 or .max; dropped; faults; \
                        rate.offered, rate.accepted, rate.issued; backlog.peak; sellout; drain";
 
-impl Metric {
+impl ExpectedMetric {
     fn parse(text: &str) -> Option<Self> {
         Some(match text {
-            "dropped" => Metric::Dropped,
-            "faults" => Metric::Faults,
-            "rate.offered" => Metric::Offered,
-            "rate.accepted" => Metric::Accepted,
-            "rate.issued" => Metric::Issued,
-            "backlog.peak" => Metric::Backlog,
-            "sellout" => Metric::SellOut,
-            "drain" => Metric::Drain,
+            "dropped" => ExpectedMetric::Dropped,
+            "faults" => ExpectedMetric::Faults,
+            "rate.offered" => ExpectedMetric::Offered,
+            "rate.accepted" => ExpectedMetric::Accepted,
+            "rate.issued" => ExpectedMetric::Issued,
+            "backlog.peak" => ExpectedMetric::Backlog,
+            "sellout" => ExpectedMetric::SellOut,
+            "drain" => ExpectedMetric::Drain,
             _ => {
                 let (which, percentile) = text.split_once('.')?;
                 let which = match which {
@@ -90,7 +90,7 @@ impl Metric {
                     "send" => LatencyKind::Send,
                     _ => return None,
                 };
-                Metric::Latency(
+                ExpectedMetric::Latency(
                     which,
                     match percentile {
                         "p50" => Percentile::P50,
@@ -106,20 +106,20 @@ impl Metric {
     }
 
     fn is_time(self) -> bool {
-        matches!(self, Metric::Latency(..) | Metric::SellOut | Metric::Drain)
+        matches!(self, ExpectedMetric::Latency(..) | ExpectedMetric::SellOut | ExpectedMetric::Drain)
     }
 
     fn of(self, figures: &RunFigures, latencies: &RunLatencies) -> Option<f64> {
         match self {
-            Metric::Dropped => Some(figures.dropped as f64),
-            Metric::Faults => Some(figures.faults as f64),
-            Metric::Offered => figures.offered_per_second,
-            Metric::Accepted => figures.accepted_per_second,
-            Metric::Issued => figures.issued_per_second,
-            Metric::Backlog => figures.backlog_peak.map(|peak| peak as f64),
-            Metric::SellOut => figures.sell_out_ms,
-            Metric::Drain => figures.drain_ms,
-            Metric::Latency(which, percentile) => {
+            ExpectedMetric::Dropped => Some(figures.dropped as f64),
+            ExpectedMetric::Faults => Some(figures.faults as f64),
+            ExpectedMetric::Offered => figures.offered_per_second,
+            ExpectedMetric::Accepted => figures.accepted_per_second,
+            ExpectedMetric::Issued => figures.issued_per_second,
+            ExpectedMetric::Backlog => figures.backlog_peak.map(|peak| peak as f64),
+            ExpectedMetric::SellOut => figures.sell_out_ms,
+            ExpectedMetric::Drain => figures.drain_ms,
+            ExpectedMetric::Latency(which, percentile) => {
                 let Percentiles { p50_ms, p90_ms, p99_ms, p999_ms, max_ms, .. } = match which {
                     LatencyKind::Accept => latencies.accept,
                     LatencyKind::Refuse => latencies.refuse,
@@ -164,7 +164,8 @@ impl FromStr for Expectation {
             _ if rest.starts_with('<') => (Comparison::Less, &rest[1..]),
             _ => (Comparison::More, &rest[1..]),
         };
-        let metric = Metric::parse(name.trim()).ok_or_else(|| format!("must name one of: {METRICS}"))?;
+        let metric =
+            ExpectedMetric::parse(name.trim()).ok_or_else(|| format!("must name one of: {METRICS}"))?;
         let bound = if metric.is_time() { milliseconds(value.trim())? } else { number(value.trim())? };
         Ok(Expectation { metric, comparison, bound, text: text.to_owned() })
     }
@@ -202,26 +203,36 @@ mod tests {
 
     #[test]
     fn thresholds_are_read_as_written() {
-        let accept = |percentile| Metric::Latency(LatencyKind::Accept, percentile);
+        let accept = |percentile| ExpectedMetric::Latency(LatencyKind::Accept, percentile);
         for (text, metric, comparison, bound) in [
             ("accept.p99<50ms", accept(Percentile::P99), Comparison::Less, 50.0),
             ("accept.p999 <= 1.5s", accept(Percentile::P999), Comparison::AtMost, 1_500.0),
             (
                 "outcome.max>=200us",
-                Metric::Latency(LatencyKind::Outcome, Percentile::Max),
+                ExpectedMetric::Latency(LatencyKind::Outcome, Percentile::Max),
                 Comparison::AtLeast,
                 0.2,
             ),
-            ("refuse.p50<1ms", Metric::Latency(LatencyKind::Refuse, Percentile::P50), Comparison::Less, 1.0),
-            ("send.p90<1ms", Metric::Latency(LatencyKind::Send, Percentile::P90), Comparison::Less, 1.0),
-            ("dropped<=0", Metric::Dropped, Comparison::AtMost, 0.0),
-            ("faults<1", Metric::Faults, Comparison::Less, 1.0),
-            ("rate.accepted>5000", Metric::Accepted, Comparison::More, 5_000.0),
-            ("rate.offered>1e3", Metric::Offered, Comparison::More, 1_000.0),
-            ("rate.issued>=0.5", Metric::Issued, Comparison::AtLeast, 0.5),
-            ("backlog.peak<1000", Metric::Backlog, Comparison::Less, 1_000.0),
-            ("sellout<10s", Metric::SellOut, Comparison::Less, 10_000.0),
-            ("drain<2s", Metric::Drain, Comparison::Less, 2_000.0),
+            (
+                "refuse.p50<1ms",
+                ExpectedMetric::Latency(LatencyKind::Refuse, Percentile::P50),
+                Comparison::Less,
+                1.0,
+            ),
+            (
+                "send.p90<1ms",
+                ExpectedMetric::Latency(LatencyKind::Send, Percentile::P90),
+                Comparison::Less,
+                1.0,
+            ),
+            ("dropped<=0", ExpectedMetric::Dropped, Comparison::AtMost, 0.0),
+            ("faults<1", ExpectedMetric::Faults, Comparison::Less, 1.0),
+            ("rate.accepted>5000", ExpectedMetric::Accepted, Comparison::More, 5_000.0),
+            ("rate.offered>1e3", ExpectedMetric::Offered, Comparison::More, 1_000.0),
+            ("rate.issued>=0.5", ExpectedMetric::Issued, Comparison::AtLeast, 0.5),
+            ("backlog.peak<1000", ExpectedMetric::Backlog, Comparison::Less, 1_000.0),
+            ("sellout<10s", ExpectedMetric::SellOut, Comparison::Less, 10_000.0),
+            ("drain<2s", ExpectedMetric::Drain, Comparison::Less, 2_000.0),
         ] {
             let read: Expectation = text.parse().unwrap();
             assert_eq!(read, Expectation { metric, comparison, bound, text: text.into() });

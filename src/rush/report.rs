@@ -11,7 +11,7 @@ use super::live::LatencyHistogram;
 use super::plan::RequestKind;
 use super::run::{RunResult, RunSettings};
 use super::sample::TimelineSample;
-use super::verdict::Verdict;
+use super::verdict::RunVerdict;
 
 /// Where the report's data is put into its page.
 const DATA: &str = "/*DATA*/";
@@ -39,7 +39,7 @@ pub struct RunReport {
     pub answers: BTreeMap<&'static str, u64>,
     /// Outcomes of accepted requests: `issued`, or the code of the rejection.
     pub outcomes: BTreeMap<&'static str, u64>,
-    pub verdict: Verdict,
+    pub verdict: RunVerdict,
     pub expectations: Vec<ExpectationResult>,
     /// Samples at equal distances.
     pub timeline: Vec<TimelineSample>,
@@ -136,7 +136,7 @@ impl RunReport {
     pub fn new(
         settings: RunSettings,
         measured: RunResult,
-        verdict: Verdict,
+        verdict: RunVerdict,
         expected: &[Expectation],
     ) -> Self {
         let live = &measured.people.live;
@@ -175,7 +175,7 @@ impl RunReport {
     }
 }
 
-fn figures(measured: &RunResult, verdict: &Verdict) -> RunFigures {
+fn figures(measured: &RunResult, verdict: &RunVerdict) -> RunFigures {
     let (people, live) = (&measured.people, &measured.people.live);
     let opening = people.plan.opening;
     let ms = |duration: Duration| duration.as_secs_f64() * 1_000.0;

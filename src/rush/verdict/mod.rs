@@ -36,7 +36,7 @@ pub struct PromiseCheck {
 /// All promises.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Verdict {
+pub struct RunVerdict {
     pub ok: bool,
     pub judged: Vec<PromiseCheck>,
     /// Users whose units were read from the service's list.
@@ -70,7 +70,7 @@ pub async fn judge(
     measured: &RunResult,
     users_max: usize,
     ledger: Option<&Ledger>,
-) -> Result<Verdict, Failure> {
+) -> Result<RunVerdict, Failure> {
     let people = &measured.people;
     let mut found = Violations {
         lost: people.live.lost.lock().clone(),
@@ -273,7 +273,7 @@ impl Violations {
         stock: Option<StockSample>,
         indeterminate: usize,
         issued_after_all: usize,
-    ) -> Verdict {
+    ) -> RunVerdict {
         let judged = |what, means, finding: Violation| PromiseCheck {
             what,
             ok: finding.count == 0,
@@ -303,7 +303,7 @@ impl Violations {
                 named: unanswered,
             },
         ];
-        Verdict { ok: judged.iter().all(|one| one.ok), judged, users_asked, records_read, stock }
+        RunVerdict { ok: judged.iter().all(|one| one.ok), judged, users_asked, records_read, stock }
     }
 }
 
