@@ -3,7 +3,7 @@
 //! [`Auditor::bracket`] is cheap: three numbers a coupon. [`Auditor::full`] reads every unit and every
 //! issuance of a coupon, in pages: what it cannot explain is read again before it is a [`Finding`], so
 //! that what merely moved while it was looked at is no false alarm. [`Auditor::repair`] mends what is
-//! only a drift of accounts. [`watch`] is the task that does the cheap part all the time.
+//! only a drift of accounts. [`keep_auditing`] is the task that does the cheap part all the time.
 
 mod adopt;
 mod background;

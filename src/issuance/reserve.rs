@@ -65,7 +65,7 @@ pub enum Reserved {
     Ended,
     Paused,
     Archived,
-    /// Redis does not have the coupon: it must be loaded, is over ([`super::over`]), or does not exist.
+    /// Redis does not have the coupon: it must be loaded, is over ([`super::closed_coupon`]), or does not exist.
     NotLoaded {
         now: Timestamp,
     },

@@ -31,7 +31,7 @@ pub struct CouponOffer {
     pub taken: u64,
     /// Made for this run: no other client requests it.
     pub is_own: bool,
-    /// When the run starts: [`super::plan::Plan::opening`] later the coupon is open.
+    /// When the run starts: [`super::plan::RequestPlan::opening`] later the coupon is open.
     pub start: Instant,
 }
 

@@ -6,7 +6,7 @@
 use std::str::FromStr;
 
 use coupon_system::api::query::Query;
-use coupon_system::api::wire::page::Asked;
+use coupon_system::api::wire::page::PageParams;
 use coupon_system::api::wire::{coupon, issuance, user};
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId, UserId};
 use coupon_system::http::Language;
@@ -60,7 +60,7 @@ fn body(data: &[u8]) {
 fn query(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut query = Query::of(text);
-    let asked = Asked::<IssuanceId>::read(&mut query);
+    let asked = PageParams::<IssuanceId>::read(&mut query);
     assert!(asked.is_err() || asked.is_ok_and(|asked| (1..=500).contains(&asked.limit)));
     if let Ok(Some(place)) = query.take("after", FollowPosition::from_str) {
         assert_eq!(place.to_string().parse(), Ok(place));
