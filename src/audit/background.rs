@@ -62,7 +62,8 @@ pub async fn keep_auditing(auditor: Auditor, every: Duration, shutdown: Cancella
 
 impl Auditor {
     async fn round(&self, every: Duration) -> Result<(), Failure> {
-        if !self.has_turn(every).await? {
+        // A turn is shorter than a round, so that another process's next round finds it over.
+        if !turn::take(&self.partition, self.partition.keys().audit_turn(), every.mul_f64(0.8)).await? {
             return Ok(());
         }
         let keys = self.partition.keys();
@@ -152,12 +153,6 @@ impl Auditor {
         } else {
             Ok(None)
         }
-    }
-
-    /// Whether this round is this process's.
-    async fn has_turn(&self, every: Duration) -> Result<bool, Failure> {
-        // Shorter than a round, so that the next one is somebody's.
-        turn::take(&self.partition, self.partition.keys().audit_turn(), every.mul_f64(0.8)).await
     }
 
     /// Whether a coupon's numbers do not stand in order, twice.

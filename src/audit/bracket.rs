@@ -33,10 +33,10 @@ pub struct Bracket {
 impl Bracket {
     /// Whether the numbers stand in order.
     pub fn holds(&self) -> bool {
-        let in_order = self.settled_before <= self.issued && self.issued <= self.after.out();
+        let in_order = self.settled_before <= self.issued && self.issued <= self.after.units.taken();
         in_order
-            && (!self.at_rest || self.after.settled == self.after.out())
-            && (!self.only_dead || self.issued == self.after.settled)
+            && (!self.at_rest || self.after.units.settled == self.after.units.taken())
+            && (!self.only_dead || self.issued == self.after.units.settled)
     }
 }
 
@@ -72,7 +72,7 @@ impl Auditor {
         let still = before == after && after.in_flight == after.dead;
         Ok(match (before.coupons.as_slice(), after.coupons.as_slice()) {
             ([Some(before)], [Some(now)]) => Some(Bracket {
-                settled_before: before.settled,
+                settled_before: before.units.settled,
                 issued,
                 after: *now,
                 at_rest: after.in_flight == 0,
@@ -80,5 +80,29 @@ impl Auditor {
             }),
             _ => None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coupon::UnitCounters;
+
+    /// A bracket of a coupon of which five units are taken.
+    fn bracket(settled_before: u64, issued: u64, settled_after: u64) -> Bracket {
+        let units = UnitCounters { total: 10, next: 6, settled: settled_after, free: 0 };
+        let after = CouponFigures { units, generation: 1 };
+        Bracket { settled_before, issued, after, at_rest: false, only_dead: false }
+    }
+
+    #[test]
+    fn settled_issued_and_taken_stand_in_order_and_are_the_same_at_rest() {
+        assert!(bracket(2, 3, 3).holds() && bracket(5, 5, 5).holds());
+        assert!(!bracket(3, 2, 3).holds(), "a record is missing");
+        assert!(!bracket(3, 6, 3).holds(), "more is issued than was taken");
+        let at_rest = |bracket| Bracket { at_rest: true, ..bracket };
+        assert!(at_rest(bracket(5, 5, 5)).holds() && !at_rest(bracket(3, 3, 3)).holds());
+        let only_dead = |bracket| Bracket { only_dead: true, ..bracket };
+        assert!(only_dead(bracket(3, 3, 3)).holds() && !only_dead(bracket(3, 4, 3)).holds());
     }
 }

@@ -10,10 +10,10 @@ use super::figures::{BATCH_MAX, CouponFigures, figures};
 use super::finding::{Finding, FindingKind};
 use super::queue_snapshot::QueueSnapshot;
 use super::recheck::{ConfirmedSuspicion, Suspicion};
-use super::serials::Serials;
 use super::{AuditAbort, Auditor, Bracket};
 use crate::Failure;
 use crate::coupon::Coupon;
+use crate::coupon::SerialSet;
 use crate::ids::{CouponId, IssuanceId};
 use crate::redis::keys::EpochKeys;
 
@@ -160,7 +160,7 @@ pub(super) struct CouponFindings {
     pub more: u64,
     pub counted: bool,
     pub settled: u64,
-    pub issued: Option<Serials>,
+    pub issued: Option<SerialSet>,
     /// Issued records that Redis does not count, those among them whose promise is broken included.
     pub not_counted: u64,
     /// Orphans that are issued: whether they were counted nobody can tell.

@@ -1,6 +1,7 @@
 //! What Redis says of coupons in numbers, read in one script under one epoch.
 
 use super::AuditAbort;
+use crate::coupon::UnitCounters;
 use crate::ids::CouponId;
 use crate::redis::keys::{EpochKeys, damaged};
 use crate::redis::{EpochBound, LuaScript, Partition};
@@ -13,31 +14,8 @@ pub(super) const BATCH_MAX: usize = 200;
 /// A loaded coupon in Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CouponFigures {
-    pub total: u64,
-    /// The serial to hand out next, once no released one is left.
-    pub next: u64,
-    /// Issued, as far as Redis was told.
-    pub settled: u64,
-    /// Released serials.
-    pub free: u64,
+    pub units: UnitCounters,
     pub generation: i64,
-}
-
-impl CouponFigures {
-    /// Units that are not free: reserved or issued.
-    pub fn out(&self) -> u64 {
-        self.next.saturating_sub(1).saturating_sub(self.free)
-    }
-
-    /// Units that are taken and not settled.
-    pub fn reserved(&self) -> u64 {
-        self.out().saturating_sub(self.settled)
-    }
-
-    /// Units that are free.
-    pub fn remaining(&self) -> u64 {
-        (self.total + 1).saturating_sub(self.next) + self.free
-    }
 }
 
 /// Some coupons and the queue at one moment.
@@ -93,10 +71,12 @@ pub(super) async fn figures(
             continue;
         }
         found.push(Some(CouponFigures {
-            total: held.number()?,
-            next: held.number()?,
-            settled: held.number()?,
-            free: held.number()?,
+            units: UnitCounters {
+                total: held.number()?,
+                next: held.number()?,
+                settled: held.number()?,
+                free: held.number()?,
+            },
             generation: i64::try_from(held.number()?).map_err(|_| held.wrong())?,
         }));
     }

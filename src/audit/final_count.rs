@@ -7,6 +7,7 @@ use super::Auditor;
 use super::finding::{Finding, FindingKind};
 use crate::Failure;
 use crate::coupon::Coupon;
+use crate::ids::CouponId;
 
 /// Coupons that ended longer ago are looked at by an audit that is asked for, and not all the time.
 const WATCHED_FOR: SignedDuration = SignedDuration::from_hours(24);
@@ -14,32 +15,45 @@ const WATCHED_FOR: SignedDuration = SignedDuration::from_hours(24);
 const WATCHED_MAX: usize = 50;
 
 impl Auditor {
-    /// Whether what is kept with a coupon, which is not loaded, differs from the ledger.
-    pub(super) async fn final_count(&self, coupon: &Coupon) -> Result<Option<Finding>, Failure> {
-        let Some(kept) = self.coupons.final_counts(&[coupon]).await?.remove(&coupon.id) else {
-            return Ok(None);
-        };
-        let issued = self.ledger.issued_count(&coupon.id).await?;
-        let detail = Some(format!("{kept} are kept, and the ledger has {issued}"));
-        Ok((issued != u64::from(kept))
-            .then(|| Finding { detail, ..Finding::new(FindingKind::FinalCountStale, Some(&coupon.id)) }))
-    }
-
-    /// Counts the issued units of a retired coupon anew, and keeps the count.
-    pub(super) async fn recount_final(&self, coupon: &Coupon) -> Result<(), Failure> {
-        let issued = self.ledger.issued_count(&coupon.id).await?;
-        self.coupons.keep_final_count(&coupon.id, coupon.generation, issued).await
-    }
-
-    /// Counts anew what is stale of the coupons that were retired lately. Returns what was.
-    pub(super) async fn watch_final_counts(&self) -> Result<Vec<Finding>, Failure> {
-        let mut stale = Vec::new();
-        for coupon in self.coupons.retired_since(Timestamp::now() - WATCHED_FOR, WATCHED_MAX).await? {
-            if let Some(finding) = self.final_count(&coupon).await? {
-                self.recount_final(&coupon).await?;
-                stale.push(finding);
-            }
+    /// The findings about those of these coupons, which are not loaded, whose final count is not the ledger's, each
+    /// with the coupon and the ledger's count.
+    async fn stale_final_counts<'a>(
+        &self,
+        coupons: &[&'a Coupon],
+    ) -> Result<Vec<(&'a Coupon, u64, Finding)>, Failure> {
+        let kept = self.coupons.final_counts(coupons).await?;
+        if kept.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(stale)
+        let ids: Vec<CouponId> = kept.keys().cloned().collect();
+        let issued = self.ledger.issued_counts(&ids).await?;
+        let stale = coupons.iter().filter_map(|coupon| {
+            let (kept, issued) = (*kept.get(&coupon.id)?, issued.get(&coupon.id).copied().unwrap_or(0));
+            let detail = Some(format!("{kept} are kept, and the ledger has {issued}"));
+            let finding = Finding { detail, ..Finding::new(FindingKind::FinalCountStale, Some(&coupon.id)) };
+            (issued != u64::from(kept)).then_some((*coupon, issued, finding))
+        });
+        Ok(stale.collect())
+    }
+
+    /// Whether the final count of a coupon, which is not loaded, differs from the ledger.
+    pub(super) async fn final_count(&self, coupon: &Coupon) -> Result<Option<Finding>, Failure> {
+        Ok(self.stale_final_counts(&[coupon]).await?.pop().map(|(.., finding)| finding))
+    }
+
+    /// Replaces the final counts of these coupons that are stale by those of the ledger. Returns what was found.
+    pub(super) async fn renew_final_counts(&self, coupons: &[&Coupon]) -> Result<Vec<Finding>, Failure> {
+        let mut findings = Vec::new();
+        for (coupon, issued, finding) in self.stale_final_counts(coupons).await? {
+            self.coupons.keep_final_count(&coupon.id, coupon.generation, issued).await?;
+            findings.push(finding);
+        }
+        Ok(findings)
+    }
+
+    /// Renews the stale final counts of the coupons that were retired lately.
+    pub(super) async fn watch_final_counts(&self) -> Result<Vec<Finding>, Failure> {
+        let retired = self.coupons.retired_since(Timestamp::now() - WATCHED_FOR, WATCHED_MAX).await?;
+        self.renew_final_counts(&retired.iter().collect::<Vec<_>>()).await
     }
 }

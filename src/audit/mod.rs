@@ -12,7 +12,6 @@ mod coupon_audit;
 mod figures;
 mod final_count;
 mod finding;
-mod loaded;
 mod missing_units;
 mod queue_snapshot;
 mod quiet_moment;
@@ -22,7 +21,6 @@ mod records;
 mod repair;
 mod reservations;
 mod run;
-mod serials;
 mod unit_coverage;
 
 use std::sync::Arc;

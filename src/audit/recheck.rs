@@ -237,3 +237,80 @@ fn judge(
     };
     found.then_some(suspicion.kind)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::PartitionId;
+    use crate::issuance::Reason;
+    use jiff::Timestamp;
+
+    fn suspicion(kind: FindingKind) -> Suspicion {
+        let id = IssuanceId::generate(PartitionId::ONE);
+        let user = Some("u".parse().unwrap());
+        Suspicion { serial: Some(3), user, ..Suspicion::of(kind, id) }
+    }
+
+    /// What Redis has of a unit that is settled and counted.
+    fn settled() -> SuspicionView {
+        SuspicionView {
+            loaded: true,
+            present: false,
+            in_flight: None,
+            counted: true,
+            entry_there: false,
+            free: false,
+            second: None,
+        }
+    }
+
+    fn in_flight(serial: u32) -> SuspicionView {
+        let held: InFlight = format!("1-1 {serial} 1 1000 1 c u").parse().unwrap();
+        SuspicionView { present: true, in_flight: Some(held.clone()), second: Some(held), ..settled() }
+    }
+
+    fn decided(outcome: Outcome) -> Result<Decision, Unreadable> {
+        let (coupon, user) = ("c".parse().unwrap(), "u".parse().unwrap());
+        let id = IssuanceId::generate(PartitionId::ONE);
+        let at = Timestamp::UNIX_EPOCH;
+        Ok(Decision { id, coupon, user, outcome, accepted_at: at, decided_at: at })
+    }
+
+    #[test]
+    fn a_suspicion_is_damage_only_as_redis_and_the_ledger_have_it_together() {
+        use FindingKind::*;
+        let issued = decided(Outcome::Issued { serial: 3, nth: 1 });
+        let rejected = decided(Outcome::Rejected { reason: Reason::SoldOut, serial: None, lost: false });
+        let uncounted = || SuspicionView { counted: false, ..settled() };
+        let free = |view| SuspicionView { free: true, ..view };
+        let queued = || SuspicionView { entry_there: true, ..settled() };
+        for (suspected, view, decision, kind) in [
+            (RecordMissing, settled(), None, Some(RecordMissing)),
+            (RecordMissing, settled(), Some(&issued), None),
+            (RecordMissing, settled(), Some(&rejected), Some(RejectionCounted)),
+            (RecordMissing, in_flight(3), None, None),
+            (RecordMissing, uncounted(), None, None),
+            (EntryOrphaned, queued(), None, Some(InFlightLost)),
+            (EntryOrphaned, queued(), Some(&rejected), Some(EntryOrphaned)),
+            (EntryOrphaned, settled(), None, None),
+            (RecordNotCounted, uncounted(), Some(&issued), Some(RecordNotCounted)),
+            (RecordNotCounted, settled(), Some(&issued), None),
+            (RecordNotCounted, uncounted(), Some(&rejected), None),
+            (DecidedInFlight, in_flight(3), Some(&issued), Some(DecidedInFlight)),
+            (DecidedInFlight, in_flight(3), None, None),
+            (DecidedInFlight, settled(), Some(&issued), None),
+            (SerialFreeAndIssued, free(settled()), Some(&issued), Some(SerialFreeAndIssued)),
+            (SerialFreeAndIssued, free(in_flight(3)), Some(&issued), None),
+            (SerialFreeAndInFlight, free(in_flight(3)), None, Some(SerialFreeAndInFlight)),
+            (SerialFreeAndInFlight, free(in_flight(4)), None, None),
+            (SerialInFlightAndIssued, in_flight(3), None, Some(SerialInFlightAndIssued)),
+            (SerialInFlightTwice, in_flight(3), None, Some(SerialInFlightTwice)),
+            (SerialInFlightTwice, in_flight(4), None, None),
+        ] {
+            let suspicion = suspicion(suspected);
+            assert_eq!(judge(&suspicion, &view, decision), kind, "{suspected:?} with {decision:?}");
+            let retired = SuspicionView { loaded: false, ..view };
+            assert_eq!(judge(&suspicion, &retired, decision), None, "{suspected:?} of a retired coupon");
+        }
+    }
+}

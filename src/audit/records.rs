@@ -8,8 +8,8 @@ use super::figures::figures;
 use super::finding::{Finding, FindingKind};
 use super::queue_snapshot::PAGE;
 use super::recheck::{ConfirmedSuspicion, Suspicion};
-use super::serials::Serials;
 use crate::coupon::MAX_TOTAL;
+use crate::coupon::SerialSet;
 use crate::failure::Unreadable;
 use crate::ids::{IssuanceId, UserId};
 use crate::issuance::ledger::{HeldUnit, readable};
@@ -18,7 +18,7 @@ use crate::redis::cmd;
 impl CouponAudit<'_> {
     /// Every issued record: its unit, its user's limit, and that Redis counts it.
     pub(super) async fn ledger(&mut self) -> Result<(), AuditAbort> {
-        let mut issued = Serials::up_to(MAX_TOTAL);
+        let mut issued = SerialSet::up_to(MAX_TOTAL);
         let mut twice = HashSet::new();
         let mut beyond = Vec::new();
         let mut over: Vec<UserId> = Vec::new();
@@ -74,7 +74,7 @@ impl CouponAudit<'_> {
     }
 
     /// Issued records that cannot be read. Each holds a unit, whether it says which or not.
-    fn unreadable(&mut self, unreadable: Vec<Unreadable>, issued: &mut Serials) {
+    fn unreadable(&mut self, unreadable: Vec<Unreadable>, issued: &mut SerialSet) {
         for one in unreadable {
             // One that is in flight is found with what is decided.
             let in_flight = one.id.is_some_and(|id| self.in_flight.contains_key(&id));
@@ -222,10 +222,10 @@ impl CouponAudit<'_> {
                 .add([Finding { detail: Some(missed_change), ..self.finding(FindingKind::CouponBehind) }]);
         }
         let Some(record) = self.auditor.coupons.get(&self.coupon.id).await? else { return Ok(()) };
-        if figures.total > record.total.into() || figures.generation > record.generation {
+        if figures.units.total > record.total.into() || figures.generation > record.generation {
             let detail = format!(
                 "total {} in Redis and {} in the record, generation {} and {}",
-                figures.total, record.total, figures.generation, record.generation
+                figures.units.total, record.total, figures.generation, record.generation
             );
             self.found.add([Finding { detail: Some(detail), ..self.finding(FindingKind::CouponAhead) }]);
         }

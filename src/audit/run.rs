@@ -40,6 +40,17 @@ impl AuditReport {
 }
 
 impl Auditor {
+    /// At most [`COUPONS_MAX`] coupons, newest first, from after one of them.
+    pub async fn coupons_after(&self, after: Option<&Coupon>) -> Result<Vec<Coupon>, Failure> {
+        let after = after.map(|coupon| (coupon.created_at, coupon.id.to_string()));
+        let mut page = self.coupons.list(after, COUPONS_MAX).await?;
+        // Where none of a page can be read there may be others behind it.
+        while let (true, Some(next)) = (page.items.is_empty(), page.next) {
+            page = self.coupons.list(Some(next), COUPONS_MAX).await?;
+        }
+        Ok(page.items)
+    }
+
     /// Brackets those of the coupons that are loaded.
     pub async fn brackets(
         &self,
@@ -218,7 +229,7 @@ impl Auditor {
         let Some(mut repair) = repair else {
             let stale = audited.findings.iter().find(|finding| finding.kind == FindingKind::FinalCountStale);
             let Some(stale) = stale else { return Ok(Some(audited)) };
-            self.recount_final(coupon).await?;
+            self.renew_final_counts(&[coupon]).await?;
             repaired.push(stale.clone());
             return Ok(None);
         };

@@ -9,8 +9,8 @@ use super::finding::{Finding, FindingKind};
 use super::missing_units::SOUGHT_MAX;
 use super::queue_snapshot::PAGE;
 use super::recheck::Suspicion;
-use super::serials::Serials;
 use crate::coupon::MAX_TOTAL;
+use crate::coupon::SerialSet;
 use crate::ids::IssuanceId;
 use crate::issuance::ledger::readable;
 use crate::redis::{KeyScan, pipe};
@@ -23,14 +23,14 @@ impl CouponAudit<'_> {
         for (id, serial) in self.in_flight.iter().filter(|(_, serial)| **serial > 0) {
             holders.insert(*serial, *id);
         }
-        let issued = self.found.issued.take().unwrap_or_else(|| Serials::up_to(0));
+        let issued = self.found.issued.take().unwrap_or_else(|| SerialSet::up_to(0));
         let coupons = std::slice::from_ref(&self.coupon.id);
         let now = figures(&self.auditor.partition, &self.keys, coupons).await?;
         // The next serial only grows, so whatever was seen in flight or issued is below it by now.
         let Some(Some(now)) = now.coupons.first() else { return Ok(()) };
-        let next = u32::try_from(now.next).unwrap_or(u32::MAX);
+        let next = u32::try_from(now.units.next).unwrap_or(u32::MAX);
 
-        let mut free = Serials::up_to(MAX_TOTAL);
+        let mut free = SerialSet::up_to(MAX_TOTAL);
         let (mut taken, mut unknown) = (Vec::new(), Vec::new());
         let mut scan = KeyScan::new("SSCAN", self.keys.free(&self.coupon.id), PAGE);
         while let Some(page) =
@@ -57,7 +57,7 @@ impl CouponAudit<'_> {
             .extend(above.chain(holders.keys().copied().filter(|serial| *serial >= next)).take(FINDINGS_MAX));
         self.taken(taken, &issued, &holders).await?;
 
-        let end = u32::try_from(first.next.min(first.total + 1)).unwrap_or(u32::MAX);
+        let end = u32::try_from(first.units.next.min(first.units.total + 1)).unwrap_or(u32::MAX);
         let lost = self.found.serials_of(FindingKind::InFlightLost);
         let mut sought: Vec<u32> = (1..end)
             .filter(|serial| !issued.contains(*serial) && !free.contains(*serial))
@@ -107,7 +107,7 @@ impl CouponAudit<'_> {
     async fn taken(
         &mut self,
         serials: Vec<u32>,
-        issued: &Serials,
+        issued: &SerialSet,
         holders: &HashMap<u32, IssuanceId>,
     ) -> Result<(), AuditAbort> {
         let mut suspicions = Vec::new();
@@ -177,7 +177,7 @@ impl CouponAudit<'_> {
             .saturating_sub(self.found.not_counted + self.found.orphans);
         // A record that names no unit is not among the issued ones, and may have been settled.
         let most = settled_by_ledger + self.found.missing + self.found.nameless;
-        let settled = quiet.figures.settled;
+        let settled = quiet.figures.units.settled;
         if settled < least || settled > most {
             let detail = Some(format!("{settled} settled, {settled_by_ledger} issued"));
             self.found.add([Finding { detail, ..self.finding(FindingKind::CountDrifted) }]);

@@ -3,6 +3,7 @@
 
 pub mod admin_sync;
 mod restock;
+mod serial_set;
 mod status;
 pub mod stock;
 mod store;
@@ -10,8 +11,9 @@ mod terms;
 mod validity;
 
 pub use restock::{Restock, RestockAmount, RestockKey};
+pub(crate) use serial_set::SerialSet;
 pub use status::CouponStatus;
-pub use stock::Stock;
+pub use stock::{Stock, UnitCounters};
 pub use store::{CouponChange, CouponChangeOutcome, CouponStore, CreateOutcome, ended_before};
 pub use terms::CouponTerms;
 pub use validity::{CouponTimeZone, Expiry, Validity, ValidityPeriod};

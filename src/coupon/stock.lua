@@ -10,8 +10,8 @@
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
--- A whole number as it is kept: a Lua nil would end the reply for all.
-local function whole(text) return text and #text < 9 and string.match(text, '^%d+$') and tonumber(text) end
+-- A number of units, which has at most eight digits: one that is larger, or a Lua nil, would spoil the reply for all.
+local function unit_count(text) return text and #text < 9 and string.match(text, '^%d+$') and tonumber(text) end
 
 local FIELDS = {'total', 'next', 'settled'}
 local function stock(coupon, free)
@@ -20,7 +20,7 @@ local function stock(coupon, free)
   if not held[1] and not held[2] and not held[4] then return {} end
   if type(count) ~= 'number' then return {count.err} end
   for place = 1, 3 do
-    if not whole(held[place]) then return {'the field ' .. FIELDS[place]} end
+    if not unit_count(held[place]) then return {'the field ' .. FIELDS[place]} end
   end
   return {tonumber(held[1]), tonumber(held[2]), tonumber(held[3]), count}
 end

@@ -19,6 +19,40 @@ pub struct Stock {
     pub issued: u32,
 }
 
+/// What Redis counts of a coupon's units.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnitCounters {
+    pub total: u64,
+    /// The serial to hand out next, once no unit that was given back is left.
+    pub next: u64,
+    /// Units that are issued, as far as Redis was told.
+    pub settled: u64,
+    /// Units below `next` that were given back.
+    pub free: u64,
+}
+
+impl UnitCounters {
+    /// Whether a coupon can be so: the first serial is 1, and only units that were handed out can be given back.
+    pub fn are_possible(self) -> bool {
+        self.free < self.next
+    }
+
+    /// Units that are not free: reserved or issued.
+    pub fn taken(self) -> u64 {
+        self.next.saturating_sub(1).saturating_sub(self.free)
+    }
+
+    /// Units that are taken and not settled.
+    pub fn reserved(self) -> u64 {
+        self.taken().saturating_sub(self.settled)
+    }
+
+    /// Units that are free.
+    pub fn remaining(self) -> u64 {
+        self.total.saturating_add(1).saturating_sub(self.next).saturating_add(self.free)
+    }
+}
+
 /// Reads the stock of `coupons` in one script, with Redis's own time. `None` for one that is not
 /// loaded; for one whose units cannot be read, and for no other, [`Failure::Damaged`]. At most
 /// [`BATCH_MAX`] are asked at once.
@@ -47,18 +81,18 @@ pub async fn read(
             stocks.push(Err(Failure::Damaged { what: "the stock of the coupon in Redis", why }));
             continue;
         }
-        let mut figures = [0; 4];
-        for figure in &mut figures {
-            *figure = u32::try_from(held.number()?).map_err(|_| held.wrong())?;
-        }
-        let [total, next, settled, free] = figures;
-        // Serials from `next` on were never taken; those in the free set were given back.
-        let remaining = total.saturating_add(1).saturating_sub(next).saturating_add(free);
+        let units = UnitCounters {
+            total: held.number()?,
+            next: held.number()?,
+            settled: held.number()?,
+            free: held.number()?,
+        };
+        let whole = |units| u32::try_from(units).map_err(|_| held.wrong());
         stocks.push(Ok(Some(Stock {
-            total,
-            remaining,
-            reserved: total.saturating_sub(remaining).saturating_sub(settled),
-            issued: settled,
+            total: whole(units.total)?,
+            remaining: whole(units.remaining())?,
+            reserved: whole(units.reserved())?,
+            issued: whole(units.settled)?,
         })));
     }
     Ok((now, stocks))
@@ -66,3 +100,27 @@ pub async fn read(
 
 /// The most coupons that [`read`] takes: a script must stay short.
 pub const BATCH_MAX: usize = 500;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_free_reserved_or_issued_and_damaged_counters_are_told_without_an_overflow() {
+        let units = UnitCounters { total: 10, next: 8, settled: 3, free: 2 };
+        assert!(units.are_possible());
+        assert_eq!((units.taken(), units.reserved(), units.remaining()), (5, 2, 5));
+        assert_eq!(units.remaining() + units.reserved() + units.settled, units.total);
+        let never_asked_for = UnitCounters { total: 10, next: 1, settled: 0, free: 0 };
+        assert!(never_asked_for.are_possible() && never_asked_for.taken() == 0);
+        for damaged in [
+            UnitCounters { next: 0, ..never_asked_for },
+            UnitCounters { next: 0, free: u64::MAX, settled: u64::MAX, total: u64::MAX },
+            UnitCounters { free: 8, ..units },
+        ] {
+            assert!(!damaged.are_possible(), "{damaged:?}");
+            assert_eq!((damaged.taken(), damaged.reserved()), (0, 0), "{damaged:?}");
+            assert!(damaged.remaining() >= damaged.total, "{damaged:?}");
+        }
+    }
+}

@@ -9,11 +9,9 @@
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', how many were changed, place, …}: the places of
 --       the coupons whose generation or total in Redis cannot be read, from 1; they are left alone
 --@certificate
+--@whole
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
-
--- A whole number as it is kept. Arithmetic on anything else would stop the script.
-local function whole(text) return text and #text < 16 and string.match(text, '^%-?%d+$') and tonumber(text) end
 
 local changed, damaged = 0, {}
 local held = redis.call('HMGET', KEYS[2], 'service_generation', 'paused')

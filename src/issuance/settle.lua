@@ -19,6 +19,7 @@
 -- Publishes the announcements of what was settled as one message, a line each.
 --@certificate
 --@outdate
+--@take_unit
 --@whole
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
@@ -28,20 +29,15 @@ local UNREADABLE = {}
 -- Of each coupon that is loaded, by its key's place: the next serial, and how many are settled.
 local next_serial, counted = {}, {}
 
--- Takes a unit out of the free ones. One that was never handed out is free by the counter alone:
--- then those below it join the set. Not over any gap, for a script must stay short: a unit so far off
--- stays free until the audit takes it out. Whether it was taken.
+-- Takes a unit out of the free ones, but not over any gap, for a script must stay short: a unit that is further
+-- above the next one than GAP_MAX stays free until the audit takes it out. Whether it was taken.
+local GAP_MAX = 1000
 local function take(key, serial)
   serial = tonumber(serial)
   local first = next_serial[key]
-  if serial - first > 1000 then return false end
-  if serial < first then
-    redis.call('SREM', KEYS[key + 2], serial)
-  else
-    for unit = first, serial - 1 do redis.call('SADD', KEYS[key + 2], string.format('%.0f', unit)) end
-    next_serial[key] = serial + 1
-    redis.call('HSET', KEYS[key], 'next', string.format('%.0f', serial + 1))
-  end
+  if serial - first > GAP_MAX then return false end
+  take_unit(KEYS[key], KEYS[key + 2], first, serial, GAP_MAX)
+  next_serial[key] = math.max(first, serial + 1)
   return true
 end
 

@@ -14,12 +14,11 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::has_turn;
 use super::pseudonymise::{PseudonymiseMode, PseudonymiseOutcome, outdate_loads, pseudonymise};
 use crate::access::action;
 use crate::issuance::Ledger;
-use crate::redis::Partition;
 use crate::redis::keys::EpochKeys;
+use crate::redis::{Partition, turn};
 use crate::user::Deletion;
 use crate::{Failure, recovery};
 
@@ -97,7 +96,7 @@ impl Eraser {
             due.rotate_left(first);
             due.truncate(ROUND_MAX);
         }
-        if due.is_empty() || !has_turn(&self.partition, EpochKeys::erase_turn, TURN).await? {
+        if due.is_empty() || !turn::take(&self.partition, self.partition.keys().erase_turn(), TURN).await? {
             return Ok(());
         }
         let keys = self.partition.keys();

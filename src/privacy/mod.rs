@@ -28,19 +28,3 @@ mod retain;
 pub use deletion_watcher::DeletionWatcher;
 pub use erase::{EraseOutcome, Eraser};
 pub use retain::{Retention, RetentionRound};
-
-use std::time::Duration;
-
-use crate::Failure;
-use crate::redis::keys::EpochKeys;
-use crate::redis::{Partition, turn};
-
-/// Takes a turn at a task that one of all processes does at a time; it is over by itself. Two at once would
-/// do no harm.
-async fn has_turn(
-    partition: &Partition,
-    key: impl Fn(&EpochKeys) -> String,
-    lasts: Duration,
-) -> Result<bool, Failure> {
-    turn::take(partition, key(&partition.keys()), lasts).await
-}

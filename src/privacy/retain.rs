@@ -14,14 +14,12 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
-use super::has_turn;
 use crate::Failure;
 use crate::coupon::CouponStore;
 use crate::ids::CouponId;
 use crate::issuance::Ledger;
 use crate::issuance::lookup::read_in_flight;
-use crate::redis::Partition;
-use crate::redis::keys::EpochKeys;
+use crate::redis::{Partition, turn};
 
 /// Between two rounds.
 const EVERY: Duration = Duration::from_secs(3_600);
@@ -83,7 +81,7 @@ impl Retention {
     }
 
     async fn take_turn(&self) -> Result<(), Failure> {
-        if has_turn(&self.partition, EpochKeys::retain_turn, EVERY.mul_f64(0.8)).await? {
+        if turn::take(&self.partition, self.partition.keys().retain_turn(), EVERY.mul_f64(0.8)).await? {
             let RetentionRound { coupons, deleted } = self.round(Timestamp::now()).await?;
             if deleted > 0 {
                 tracing::info!(coupons, deleted, "deleted rejections of coupons that ended long ago");

@@ -8,9 +8,8 @@ use super::progress::ProgressCallback;
 pub(super) use super::staging::{Destination, UnitCounts};
 use super::staging::{PlacementOutcome, Staging};
 use super::survivors::Survivor;
-use super::units::Units;
 use crate::Failure;
-use crate::coupon::CouponTerms;
+use crate::coupon::{CouponTerms, SerialSet};
 use crate::failure::Unreadable;
 use crate::ids::{IssuanceId, UserId};
 use crate::issuance::Ledger;
@@ -69,7 +68,8 @@ struct CouponStateBuilder<'a> {
     context: &'a BuildContext<'a>,
     coupon: &'a CouponTerms,
     staging: Staging<'a>,
-    units: Units,
+    /// Units that are issued, or in flight.
+    taken: SerialSet,
     surviving: HashMap<UserId, Vec<IssuanceId>>,
     /// What the ledger has issued of that (and what of it cannot be read), each with its unit where it says so.
     decided: HashMap<IssuanceId, Option<u32>>,
@@ -88,7 +88,7 @@ impl<'a> CouponStateBuilder<'a> {
             context,
             coupon,
             staging: Staging::new(context.partition, context.keys, context.destination.clone()),
-            units: Units::new(coupon.total),
+            taken: SerialSet::up_to(coupon.total),
             surviving,
             decided: HashMap::new(),
             issued: 0,
@@ -99,7 +99,7 @@ impl<'a> CouponStateBuilder<'a> {
     /// Counts an issued record.
     async fn count(&mut self, held: &HeldUnit) -> Result<(), Failure> {
         self.issued += 1;
-        self.units.take(held.serial);
+        self.taken.insert(held.serial);
         if let Some(ids) = self.surviving.get_mut(&held.user)
             && ids.contains(&held.id)
         {
@@ -121,7 +121,7 @@ impl<'a> CouponStateBuilder<'a> {
             "an issued record cannot be read: a unit stays out of stock for it; couponctl audit --full names it"
         );
         self.issued += 1;
-        let unit = unreadable.unit.filter(|unit| self.units.take(*unit));
+        let unit = unreadable.unit.filter(|unit| self.taken.insert(*unit));
         if unit.is_none() {
             self.nameless.push(unreadable.id);
         }
@@ -240,7 +240,7 @@ impl<'a> CouponStateBuilder<'a> {
             let decided = self.decided.get(&survivor.id);
             unsettled += u32::from(decided.is_some());
             let Some(serial) = survivor.in_flight.serial else { continue };
-            if decided != Some(&Some(serial)) && !self.units.take(serial) {
+            if decided != Some(&Some(serial)) && !self.taken.insert(serial) {
                 survivor.in_flight.serial = None;
                 without_unit.push(survivor.id);
             }
@@ -249,7 +249,7 @@ impl<'a> CouponStateBuilder<'a> {
         let in_flight: HashSet<_> = survivors.iter().map(|survivor| survivor.id).collect();
         let nameless = self.nameless.iter().filter(|id| id.is_none_or(|id| !in_flight.contains(&id)));
         for _ in 0..nameless.count() {
-            self.units.take_any();
+            self.taken.insert_lowest_missing();
         }
         let mut last = None;
         loop {
@@ -262,11 +262,10 @@ impl<'a> CouponStateBuilder<'a> {
                 self.staging.rejected(id).await?;
             }
         }
-        let (next, free) = self.units.rest();
-        for serial in free {
+        for serial in self.taken.missing_below_highest() {
             self.staging.free(serial).await?;
         }
-        let accounts = UnitCounts { next, settled: self.issued - unsettled };
+        let accounts = UnitCounts { next: self.taken.highest() + 1, settled: self.issued - unsettled };
         self.staging.finish(self.coupon, accounts, &without_unit).await
     }
 }

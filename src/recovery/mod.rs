@@ -31,7 +31,6 @@ mod settings;
 mod staging;
 mod supervisor;
 mod survivors;
-mod units;
 mod verify;
 
 pub use certificate::{Writable, is_certified, writable};

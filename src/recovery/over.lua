@@ -6,11 +6,9 @@
 -- ARGV  1 epoch  2 how long ago it must have ended, in ms
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', generation, …}, '' for one that is not
 --@certificate
+--@whole
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
-
--- A whole number as it is kept.
-local function whole(text) return text and #text < 16 and string.match(text, '^%-?%d+$') and tonumber(text) end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

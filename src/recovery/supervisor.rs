@@ -196,25 +196,23 @@ impl RecoverySupervisor {
     async fn may_open(&self, fields: &CertificateFields) -> Result<bool, Failure> {
         let latest = self.fence.latest().await;
         let mut watched = self.watched.lock();
-        let latest = match latest {
-            Ok(Some(latest)) if !may_take_its_place(fields, &latest) => latest,
-            other => {
-                *watched = None;
-                return other.map(|_| true);
-            }
+        let latest = latest.inspect_err(|_| *watched = None)?;
+        let status = resolve(fields, latest.as_ref());
+        let Some(latest) = latest.filter(|_| status != OpeningStatus::Current) else {
+            *watched = None;
+            return Ok(true);
         };
-        // Seen with one's own eyes: nobody could say that it serves while MongoDB was away.
+        // By this process's own clock: no process could record that the other serves while MongoDB was away.
         let since = match *watched {
             Some((at, since)) if at == latest.served_at => since,
             _ => watched.insert((latest.served_at, Instant::now())).1,
         };
-        if latest.silent < SILENT_AFTER {
-            return Err(Failure::Misconfigured {
-                operation: "certify this Redis",
-                why: serves_elsewhere(&latest),
-            });
+        match status {
+            OpeningStatus::Elsewhere(why) => {
+                Err(Failure::Misconfigured { operation: "certify this Redis", why })
+            }
+            _ => Ok(since.elapsed() >= SILENT_AFTER),
         }
-        Ok(since.elapsed() >= SILENT_AFTER)
     }
 
     /// Recovers the partition, unless it is certified already ([`RecoveryMode::Rebuild`] rebuilds it all the same)
@@ -304,18 +302,24 @@ pub async fn wrong_ledger(partition: &Partition, database: &Database) -> Result<
 pub async fn opening_status(partition: &Partition, database: &Database) -> Result<OpeningStatus, Failure> {
     let fields = certificate::read(partition).await?;
     let latest = Fence::new(database, partition.id()).latest().await?;
-    Ok(match latest {
-        Some(latest) if may_take_its_place(&fields, &latest) => OpeningStatus::Current,
-        Some(latest) if latest.silent < SILENT_AFTER => OpeningStatus::Elsewhere(serves_elsewhere(&latest)),
-        Some(_) => OpeningStatus::OutOfDate,
-        None => OpeningStatus::Current,
-    })
+    Ok(resolve(&fields, latest.as_ref()))
 }
 
-/// Whether a Redis is the one that was opened last, though it may have lost its data, or has the data of that
-/// one: it was restarted, or is a replica that takes its place.
-fn may_take_its_place(fields: &CertificateFields, latest: &LatestOpening) -> bool {
-    fields.instance == latest.instance || (fields.term >= latest.term && !fields.out_of_date)
+/// How a Redis with this certificate stands to the latest opening. It is the one that was opened last if it is that
+/// instance, though it may have lost its data, or if it has the data of that one: a replica that takes its place.
+fn resolve(fields: &CertificateFields, latest: Option<&LatestOpening>) -> OpeningStatus {
+    match latest {
+        Some(latest)
+            if fields.instance != latest.instance && (fields.term < latest.term || fields.out_of_date) =>
+        {
+            if latest.silent < SILENT_AFTER {
+                OpeningStatus::Elsewhere(serves_elsewhere(latest))
+            } else {
+                OpeningStatus::OutOfDate
+            }
+        }
+        _ => OpeningStatus::Current,
+    }
 }
 
 fn serves_elsewhere(latest: &LatestOpening) -> String {
@@ -360,5 +364,33 @@ fn count(started: Instant, recovered: &Result<RecoveryOutcome, Failure>) {
 async fn give_back(lease: Lease) {
     if let Err(failure) = lease.release().await {
         tracing::warn!(error = failure.chain(), "the recovery lease will run out by itself");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn redis(instance: &str, term: i64, out_of_date: bool) -> CertificateFields {
+        CertificateFields { term, ledger: None, out_of_date, instance: instance.into() }
+    }
+
+    #[test]
+    fn a_redis_may_be_opened_if_it_is_the_latest_or_has_its_data_or_the_latest_is_silent() {
+        let serving = LatestOpening { term: 7, instance: "a".into(), served_at: 0, silent: Duration::ZERO };
+        for current in [redis("a", 7, false), redis("a", 0, true), redis("b", 7, false), redis("b", 8, false)]
+        {
+            assert_eq!(resolve(&current, Some(&serving)), OpeningStatus::Current, "{current:?}");
+        }
+        let silent = LatestOpening { silent: SILENT_AFTER, ..serving.clone() };
+        for other in [redis("b", 6, false), redis("b", 0, false), redis("b", 7, true), redis("b", 9, true)] {
+            let status = resolve(&other, Some(&serving));
+            assert!(
+                matches!(&status, OpeningStatus::Elsewhere(why) if why.contains("run_id a")),
+                "{status:?}"
+            );
+            assert_eq!(resolve(&other, Some(&silent)), OpeningStatus::OutOfDate, "{other:?}");
+            assert_eq!(resolve(&other, None), OpeningStatus::Current, "no opening is remembered");
+        }
     }
 }

@@ -15,7 +15,7 @@ use super::progress::ProgressCallback;
 use super::retire::loaded_members;
 use super::survivors::{self, Survivor};
 use crate::Failure;
-use crate::coupon::{CouponStore, CouponTerms};
+use crate::coupon::{CouponStore, CouponTerms, UnitCounters};
 use crate::ids::{CouponId, IssuanceId};
 use crate::issuance::Ledger;
 use crate::redis::Partition;
@@ -48,11 +48,8 @@ pub(super) enum VerifyOutcome {
 /// The counts of a loaded coupon.
 struct CouponCounts {
     id: CouponId,
-    total: u64,
+    units: UnitCounters,
     generation: i64,
-    next: u64,
-    settled: u64,
-    free: u64,
     /// Fields of its dedupe.
     holders: u64,
 }
@@ -94,7 +91,8 @@ pub(super) async fn verify(
                 Some(Err(failure)) => return damaged(failure.chain()),
                 None => return damaged(format!("coupon {coupon} has no record")),
             };
-            if let Some(why) = contradiction(&held, record, with_unit.get(coupon).copied().unwrap_or(0)) {
+            if let Some(why) = compare_with_record(&held, record, with_unit.get(coupon).copied().unwrap_or(0))
+            {
                 return damaged(why);
             }
             counts.push(held);
@@ -114,15 +112,8 @@ pub(super) async fn verify(
             continue;
         }
         let issued_in_flight = by_coupon(&found.survivors, &before);
-        for held in &counts {
-            let fields = held.settled + issued_in_flight.get(&held.id).copied().unwrap_or(0);
-            let in_ledger = in_ledger.get(&held.id).copied().unwrap_or(0);
-            if fields != in_ledger {
-                return damaged(format!(
-                    "coupon {}: Redis knows of {fields} issued units, the ledger of {in_ledger}",
-                    held.id
-                ));
-            }
+        if let Some(why) = compare_with_ledger(&counts, &issued_in_flight, &in_ledger) {
+            return damaged(why);
         }
         return Ok(VerifyOutcome::Intact { in_flight: found.survivors.len(), coupons: loaded.len() });
     }
@@ -149,12 +140,13 @@ async fn count_issued(
     for held in counts {
         match groups.last_mut() {
             Some((group, units))
-                if group.len() < COUNTED_COUPONS_MAX && *units + held.settled <= COUNTED_UNITS_MAX =>
+                if group.len() < COUNTED_COUPONS_MAX
+                    && units.saturating_add(held.units.settled) <= COUNTED_UNITS_MAX =>
             {
                 group.push(held.id.clone());
-                *units += held.settled;
+                *units = units.saturating_add(held.units.settled);
             }
-            _ => groups.push((vec![held.id.clone()], held.settled)),
+            _ => groups.push((vec![held.id.clone()], held.units.settled)),
         }
     }
     let mut counts = HashMap::with_capacity(of);
@@ -189,33 +181,100 @@ async fn read_counts(
         let [Some(total), Some(generation), Some(next), Some(settled)] = held[..] else { return None };
         Some(CouponCounts {
             id: coupon.clone(),
-            total,
+            units: UnitCounters { total, next, settled, free: from_redis_value(free.clone()).ok()? },
             generation: i64::try_from(generation).unwrap_or(i64::MAX),
-            next,
-            settled,
-            free: from_redis_value(free.clone()).ok()?,
             holders: from_redis_value(holders.clone()).ok()?,
         })
     };
     Ok(coupons.iter().zip(replies).map(read).collect())
 }
 
-/// How what Redis holds of a coupon contradicts its record, or itself.
-fn contradiction(held: &CouponCounts, record: &CouponTerms, in_flight: u64) -> Option<String> {
-    let id = &record.id;
-    if (held.total, held.generation) != (record.total.into(), record.generation) {
+/// How what Redis holds of a coupon contradicts its record, or itself. `in_flight`: how many in flight have a unit.
+fn compare_with_record(held: &CouponCounts, record: &CouponTerms, in_flight: u64) -> Option<String> {
+    let (id, units) = (&record.id, held.units);
+    if (units.total, held.generation) != (record.total.into(), record.generation) {
         return Some(format!(
             "coupon {id}: Redis has total {} of generation {}, its record {} of {}",
-            held.total, held.generation, record.total, record.generation
+            units.total, held.generation, record.total, record.generation
         ));
     }
-    let taken = held.next.saturating_sub(1).saturating_sub(held.free);
-    if taken != held.settled + in_flight {
+    if !units.are_possible() {
+        return Some(format!("coupon {id}: {} units are free below serial {}", units.free, units.next));
+    }
+    let taken = units.taken();
+    if units.settled.checked_add(in_flight) != Some(taken) {
         return Some(format!(
             "coupon {id}: {taken} units are taken, {} settled and {in_flight} in flight",
-            held.settled
+            units.settled
         ));
     }
     (taken > 0 && held.holders == 0)
         .then(|| format!("coupon {id}: {taken} units are taken, and nobody is known to have one"))
+}
+
+/// How what Redis holds of some coupons contradicts the ledger. `issued_in_flight`: how many in flight the ledger
+/// has issued, of each coupon; `in_ledger`: how many it has issued in all.
+fn compare_with_ledger(
+    counts: &[CouponCounts],
+    issued_in_flight: &HashMap<&CouponId, u64>,
+    in_ledger: &HashMap<CouponId, u64>,
+) -> Option<String> {
+    counts.iter().find_map(|held| {
+        let known = held.units.settled + issued_in_flight.get(&held.id).copied().unwrap_or(0);
+        let in_ledger = in_ledger.get(&held.id).copied().unwrap_or(0);
+        (known != in_ledger).then(|| {
+            format!("coupon {}: Redis knows of {known} issued units, the ledger of {in_ledger}", held.id)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::coupon::Coupon;
+    use jiff::Timestamp;
+
+    const TOTAL: u32 = 10;
+
+    fn record() -> CouponTerms {
+        let id: CouponId = "c".parse().unwrap();
+        CouponTerms::from(&Coupon::new(id, TOTAL, Timestamp::UNIX_EPOCH, Timestamp::MAX))
+    }
+
+    /// A coupon of which `next - 1` units were handed out and `free` given back.
+    fn held(next: u64, settled: u64, free: u64) -> CouponCounts {
+        let units = UnitCounters { total: TOTAL.into(), next, settled, free };
+        CouponCounts { id: record().id, units, generation: record().generation, holders: 1 }
+    }
+
+    #[test]
+    fn redis_agrees_with_the_record_while_each_unit_that_is_taken_is_settled_or_in_flight() {
+        for (next, settled, free, in_flight) in [(1, 0, 0, 0), (8, 3, 2, 2), (11, 10, 0, 0)] {
+            assert_eq!(compare_with_record(&held(next, settled, free), &record(), in_flight), None);
+        }
+        let why = |held, in_flight| compare_with_record(&held, &record(), in_flight).unwrap();
+        assert!(why(held(8, 3, 2), 3).contains("5 units are taken, 3 settled and 3 in flight"));
+        assert!(why(CouponCounts { holders: 0, ..held(2, 1, 0) }, 0).contains("nobody is known"));
+        assert!(why(CouponCounts { generation: 9, ..held(1, 0, 0) }, 0).contains("of generation 9"));
+        let larger = UnitCounters { total: 11, ..held(1, 0, 0).units };
+        assert!(why(CouponCounts { units: larger, ..held(1, 0, 0) }, 0).contains("total 11"));
+    }
+
+    #[test]
+    fn counts_that_no_coupon_can_have_are_damage_and_overflow_nothing() {
+        for damaged in [held(0, 0, 0), held(0, 0, u64::MAX), held(3, 0, 3), held(2, u64::MAX, 0)] {
+            assert!(compare_with_record(&damaged, &record(), 1).is_some(), "{:?}", damaged.units);
+        }
+    }
+
+    #[test]
+    fn redis_agrees_with_the_ledger_if_all_that_is_issued_is_settled_or_in_flight() {
+        let (coupon, counts) = (record().id, [held(6, 3, 0)]);
+        let in_flight = HashMap::from([(&coupon, 2)]);
+        let ledger = |issued| HashMap::from([(coupon.clone(), issued)]);
+        assert_eq!(compare_with_ledger(&counts, &in_flight, &ledger(5)), None);
+        assert!(compare_with_ledger(&counts, &in_flight, &ledger(4)).is_some());
+        assert!(compare_with_ledger(&counts, &HashMap::new(), &ledger(5)).is_some());
+        assert_eq!(compare_with_ledger(&[held(1, 0, 0)], &HashMap::new(), &HashMap::new()), None);
+    }
 }

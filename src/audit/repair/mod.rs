@@ -160,8 +160,11 @@ impl<'a> CouponRepair<'a> {
         let Some(quiet) = quiet.filter(|quiet| quiet.in_flight == 0) else { return Ok(RepairOutcome::Retry) };
         let done = self.call(&RECOUNT, |keys, call| {
             call.key(keys.counters()).key(keys.coupon(self.coupon)).key(keys.free(self.coupon));
-            call.arg(&self.token).arg(quiet.accepted).arg(quiet.figures.next).arg(quiet.figures.free);
-            call.arg(quiet.figures.settled).arg(quiet.issued);
+            call.arg(&self.token)
+                .arg(quiet.accepted)
+                .arg(quiet.figures.units.next)
+                .arg(quiet.figures.units.free);
+            call.arg(quiet.figures.units.settled).arg(quiet.issued);
         });
         Ok(repaired_if(done.await? == "counted"))
     }
