@@ -8,7 +8,7 @@ use mongodb::options::ReturnDocument;
 use crate::runtime::damage::damaged;
 use crate::{Failure, mongo};
 
-/// See the module's documentation.
+/// Whether the service accepts requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Service {
     /// Nothing new is accepted; what was accepted is honoured, and polling goes on.

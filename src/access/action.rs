@@ -64,7 +64,7 @@ pub struct ActionEnd {
 /// Whom an action names, once it has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ActionSubject {
-    /// Whom it named when it began, if anybody.
+    /// The user whom it named when it began, if any.
     AsBegun,
     /// The user who was made.
     Made(UserId),
@@ -203,11 +203,19 @@ impl ActionLog {
     }
 
     /// Writes down what is about to be done. Only then may it be done.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn begin(&self, begun: ActionStart) -> Result<(), Failure> {
         self.begin.ask(ActionRecord::from(begun)).await
     }
 
     /// Writes down what a command is about to do to the servers itself. Only then may it do it.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn begin_command(
         database: &Database,
         action: &str,
@@ -235,11 +243,19 @@ impl ActionLog {
     }
 
     /// Writes down how it ended.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn end(&self, id: ActionId, ended: ActionEnd, about: ActionSubject) -> Result<(), Failure> {
         self.end.ask((id, ended, about)).await
     }
 
     /// At most `limit` actions, newest first, from after the one that is named.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn list(
         &self,
         after: Option<ActionId>,
@@ -260,8 +276,8 @@ impl ActionLog {
 }
 
 impl CommandAction {
-    /// Does what was begun, and writes down how it ended: in the statuses that the API answers with. That
-    /// the end cannot be written is told, and undoes nothing.
+    /// Does what was begun, and writes down how it ended: in the statuses that the API answers with. If
+    /// the end cannot be written, a warning says so, and nothing is undone.
     pub async fn carry_out<T, E>(
         self,
         action: impl Future<Output = Result<T, E>>,
@@ -298,6 +314,10 @@ fn system_user() -> String {
 }
 
 /// Names a deleted user by a pseudonym wherever actions on them are recorded.
+///
+/// # Errors
+///
+/// If MongoDB fails.
 pub async fn rename(database: &Database, user: &UserId, pseudonym: &UserId) -> Result<(), Failure> {
     let actions = database.collection::<Document>(COLLECTION);
     let (filter, change) = (queries::about(user), doc! {"$set": {"about": pseudonym.as_str()}});

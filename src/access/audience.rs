@@ -5,7 +5,7 @@ use super::{Caller, Role};
 /// For whom a route is. Every route has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Audience {
-    /// Everybody, without credentials.
+    /// Every caller, without credentials.
     Anyone,
     /// The user whom a request is for, and who acts for any user.
     Requesters,
@@ -23,13 +23,13 @@ pub enum Audience {
     Operators,
 }
 
-/// Whether somebody may use a route.
+/// Whether a caller may use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RouteAccess {
     Admitted,
-    /// It is not known who it is.
-    WhoIsIt,
-    /// It is known, and may not.
+    /// The caller is unknown.
+    Unauthenticated,
+    /// The caller is known, and may not.
     Forbidden,
 }
 
@@ -46,7 +46,7 @@ impl Audience {
         Audience::Operators,
     ];
 
-    /// Whether end users may use it; whose record an answer is about, its handler must look at.
+    /// Whether end users may use it; its handler must check whose record an answer is about.
     pub fn has_users(self) -> bool {
         matches!(self, Audience::Anyone | Audience::Requesters | Audience::Readers)
     }
@@ -79,7 +79,7 @@ impl Audience {
         let may = match caller {
             _ if self == Audience::Anyone => true,
             Caller::Open => true,
-            Caller::Anonymous => return RouteAccess::WhoIsIt,
+            Caller::Anonymous => return RouteAccess::Unauthenticated,
             Caller::User(_) => self.has_users(),
             Caller::Key { role, .. } => self.roles().contains(role),
         };
@@ -98,7 +98,7 @@ mod tests {
             assert_eq!(audience.admits(&Caller::Open), RouteAccess::Admitted);
             assert_eq!(audience.admits(&key(Role::Operator)), RouteAccess::Admitted);
             if audience != Audience::Anyone {
-                assert_eq!(audience.admits(&Caller::Anonymous), RouteAccess::WhoIsIt);
+                assert_eq!(audience.admits(&Caller::Anonymous), RouteAccess::Unauthenticated);
             }
             if audience.is_recorded() || audience == Audience::Requesters {
                 assert_eq!(audience.admits(&key(Role::Viewer)), RouteAccess::Forbidden, "{audience:?}");

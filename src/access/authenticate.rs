@@ -15,18 +15,18 @@ use super::token::{TokenError, TokenSettings, TokenVerifier};
 use super::{Caller, KeyStore};
 use crate::failure::SetUpError;
 
-/// Who has good credentials does not show them again for longer than this before they are looked at again:
-/// this machine may sleep, and its clock be set.
+/// The longest that credentials are relied on during a long answer before they are checked again: this machine may
+/// sleep, and its clock be set.
 const RECHECK_AFTER_MAX: Duration = Duration::from_secs(60);
 
-/// See the module's documentation.
+/// The credentials that this process accepts: API keys, users' tokens, or none.
 pub struct Access {
-    /// Whether nobody is asked who they are. Once it is over it is over.
+    /// Whether every caller is admitted without credentials. Once `false`, it stays so.
     open: AtomicBool,
     keys: Arc<Keyring>,
     /// `None` takes no tokens of users.
     tokens: Option<Arc<TokenVerifier>>,
-    /// Told when credentials that were good may be good no more.
+    /// Notified when credentials that were valid may be so no more.
     changed: watch::Sender<()>,
     refusals: RefusalLog,
 }
@@ -79,6 +79,10 @@ impl Access {
     /// Reads the credentials that there are, and keeps them fresh until `stop`. Without any the process
     /// must not start, unless it is to be open; and then there must not be any: the first key that is made
     /// later ends it.
+    ///
+    /// # Errors
+    ///
+    /// If the keys or the file of tokens cannot be read, or `open` contradicts the credentials that there are.
     pub async fn start(
         open: bool,
         tokens: Option<TokenSettings>,
@@ -89,7 +93,7 @@ impl Access {
         let changed = watch::Sender::new(());
         let keys = Keyring::read(KeyStore::new(database), changed.clone()).await;
         let keys = keys
-            .map_err(|failure| wrong(format!("MongoDB does not tell the API keys ({})", failure.chain())))?;
+            .map_err(|failure| wrong(format!("MongoDB does not give the API keys ({})", failure.chain())))?;
         match (open, keys.active(), &tokens) {
             (true, 0, None) => {}
             (true, active, _) => {
@@ -136,13 +140,13 @@ impl Access {
         Ok(access)
     }
 
-    /// Who made a key wants to be asked for it, on every API that runs.
+    /// An operator who makes a first key wants every API that runs to ask for it.
     async fn close_with_the_first_key(self: Arc<Self>, stop: CancellationToken) {
         let mut changed = self.changed.subscribe();
         while self.keys.active() == 0 {
             tokio::select! {
                 () = stop.cancelled() => return,
-                told = changed.changed() => if told.is_err() { return },
+                changed = changed.changed() => if changed.is_err() { return },
             }
         }
         self.open.store(false, Ordering::Release);
@@ -154,7 +158,7 @@ impl Access {
         self.changed.send_replace(());
     }
 
-    /// Whether nobody is asked who they are.
+    /// Whether every caller is admitted without credentials.
     pub fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
     }
@@ -176,7 +180,7 @@ impl Access {
             Err(Unrecognised::Perhaps(shown)) => Identification::Perhaps(shown),
             Err(Unrecognised::Refused(refusal, wrong)) => {
                 if let Some(wrong) = wrong {
-                    self.refusals.tell(&wrong);
+                    self.refusals.log(&wrong);
                 }
                 Identification::Not(refusal)
             }
@@ -204,20 +208,24 @@ impl Access {
 
     /// Refuses a request that has more than one `Authorization`.
     pub fn refuse_doubled(&self) -> AuthRefusal {
-        self.refusals.tell(&CredentialsError::Doubled);
+        self.refusals.log(&CredentialsError::Doubled);
         AuthRefusal::BadCredentials
     }
 
     /// Who has shown a key that was not known.
+    ///
+    /// # Errors
+    ///
+    /// Why the caller is not known.
     pub async fn ask(&self, shown: &PresentedKey) -> Result<Caller, AuthRefusal> {
         match self.keys.ask(shown).await {
             Ok(KeyOwner::Known(caller)) => Ok(caller),
             Ok(KeyOwner::WrongSecret) => {
-                self.refusals.tell(&CredentialsError::KeySecret(shown.id.clone()));
+                self.refusals.log(&CredentialsError::KeySecret(shown.id.clone()));
                 Err(AuthRefusal::BadCredentials)
             }
             Ok(KeyOwner::Unknown) => {
-                self.refusals.tell(&CredentialsError::KeyUnknown(shown.id.clone()));
+                self.refusals.log(&CredentialsError::KeyUnknown(shown.id.clone()));
                 Err(AuthRefusal::BadCredentials)
             }
             Err(KeyringUnavailable) => Err(AuthRefusal::Unclear),
@@ -238,7 +246,7 @@ impl Access {
                 Duration::from_secs((until + 1).saturating_sub(seconds_now())).min(RECHECK_AFTER_MAX)
             });
             tokio::select! {
-                told = changed.changed() => if told.is_err() { return },
+                changed = changed.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(again.max(Duration::from_millis(100))) => {}
             }
         }

@@ -5,9 +5,9 @@ use crate::ids::UserId;
 /// Who sends a request. The router puts one into every request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {
-    /// Nobody is asked who they are: everything is allowed.
+    /// Any caller of a process that asks for no credentials: everything is allowed.
     Open,
-    /// Somebody without credentials.
+    /// A caller without credentials.
     Anonymous,
     /// An end user.
     User(UserId),
@@ -22,12 +22,12 @@ pub enum Role {
     Operator,
     /// The shop's other systems: redeem, export, request for a user.
     Service,
-    /// Looks, and changes nothing.
+    /// Reads, and changes nothing.
     Viewer,
 }
 
 impl Caller {
-    /// Whether they may ask and be told about `user`; what keys may, their role says.
+    /// Whether they may make requests about `user`; what keys may, their role says.
     pub fn may_speak_for(&self, user: &UserId) -> bool {
         match self {
             Caller::Open | Caller::Key { .. } => true,

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::Role;
 
-/// What every key begins with, so that it can be told from a token, and found where it should not be.
+/// What every key begins with, so that it can be distinguished from a token, and found where it should not be.
 pub const PREFIX: &str = "cpn_";
 const SECRET_BYTES: usize = 32;
 /// The secret as hexadecimal digits.
@@ -51,6 +51,10 @@ impl Eq for SecretHash {}
 
 impl ApiKey {
     /// A new key, and the only sight of what its owner is to send.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the name.
     pub fn generate(name: &str, role: Role) -> Result<(Self, String), String> {
         let name = crate::text::words(name, NAME_CHARS_MAX).map_err(|why| format!("a key's name {why}"))?;
         let secret: [u8; SECRET_BYTES] = rand::random();
@@ -69,7 +73,7 @@ impl ApiKey {
     }
 }
 
-/// A key as somebody shows it.
+/// A key as a request presents it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PresentedKey {
     pub id: String,

@@ -41,7 +41,7 @@ struct KeyRecord {
 pub struct ActiveKeys {
     /// In no order.
     pub keys: Vec<ApiKey>,
-    /// How many others have a record that cannot be read. They let nobody in, and are keys all the same: where
+    /// How many others have a record that cannot be read. They admit no caller, and are keys all the same: where
     /// there is one, credentials are asked for.
     pub unreadable: usize,
 }
@@ -79,6 +79,10 @@ impl KeyStore {
     }
 
     /// Keeps a new key.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn insert(&self, key: &ApiKey) -> Result<KeyInsert, Failure> {
         let (keys, record) = (self.keys.clone(), KeyRecord::from(key));
         mongo::run("keep the API key", async move {
@@ -93,6 +97,10 @@ impl KeyStore {
 
     /// The keys that are not revoked. One whose record cannot be read must not keep the others from being
     /// revoked.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn active(&self) -> Result<ActiveKeys, Failure> {
         let bounded = FindOptions::builder().limit(mongo::at_most(ACTIVE_MAX)).build();
         let active = doc! {"revokedAt": null};
@@ -104,6 +112,10 @@ impl KeyStore {
 
     /// All keys, revoked ones too, newest first: at most [`LISTED_MAX`]. One whose record cannot be read is
     /// left out.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn list(&self) -> Result<Vec<ApiKey>, Failure> {
         let keys = self.keys.clone_with_type();
         let page =
@@ -112,6 +124,10 @@ impl KeyStore {
     }
 
     /// Revokes a key.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn revoke(&self, id: &str) -> Result<RevokeOutcome, Failure> {
         let (keys, wanted) = (self.keys.clone_with_type::<Document>(), id.to_owned());
         let now = crate::mongo::now_in_milliseconds();

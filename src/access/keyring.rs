@@ -26,11 +26,11 @@ const ASK_MAX: Duration = Duration::from_secs(3);
 /// A revoked key stops working within this, while MongoDB answers within seconds.
 pub const REVOKED_WITHIN: Duration = Duration::from_secs(5);
 
-/// See the module's documentation.
+/// The active API keys, in memory, read again from MongoDB all the time.
 pub struct Keyring {
     store: KeyStore,
     known: RwLock<Arc<KnownKeys>>,
-    /// Told when the keys are others than before.
+    /// Notified when the keys have changed.
     changed: watch::Sender<()>,
     /// The last reading for an unknown key: when, and whether it succeeded.
     asked: Mutex<Option<(Instant, bool)>>,
@@ -39,7 +39,7 @@ pub struct Keyring {
 #[derive(PartialEq, Eq)]
 struct KnownKeys {
     by_id: HashMap<String, KnownKey>,
-    /// Active ones whose record cannot be read: they let nobody in.
+    /// Active ones whose record cannot be read: they admit no caller.
     unreadable: usize,
 }
 
@@ -60,7 +60,11 @@ pub enum KeyOwner {
 }
 
 impl Keyring {
-    /// Reads the keys. `changed` is told of later changes.
+    /// Reads the keys. `changed` is notified of later changes.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB cannot be read.
     pub async fn read(store: KeyStore, changed: watch::Sender<()>) -> Result<Self, Failure> {
         let known = RwLock::new(Arc::new(store.active().await?.into()));
         Ok(Keyring { store, known, changed, asked: Mutex::new(None) })
@@ -81,8 +85,12 @@ impl Keyring {
         }
     }
 
-    /// Whose key it is, for one that is not known: reads the keys again, unless somebody just did. Who is
-    /// unknown then is nobody. An error says that it cannot be known now.
+    /// Whose key it is, for one that is not known: reads the keys again, unless that was just done. A key
+    /// that is unknown then belongs to no caller.
+    ///
+    /// # Errors
+    ///
+    /// If the keys cannot be read now, so that the owner cannot be determined.
     pub async fn ask(&self, shown: &PresentedKey) -> Result<KeyOwner, KeyringUnavailable> {
         let asking = async {
             let mut asked = self.asked.lock().await;

@@ -19,4 +19,5 @@ pub use action::ActionLog;
 pub use audience::{Audience, RouteAccess};
 pub use authenticate::{Access, AuthRefusal, Identification};
 pub use caller::{Caller, Role};
-pub use key_store::{ACTIVE_MAX, ActiveKeys, KeyInsert, KeyStore, LISTED_MAX, RevokeOutcome};
+pub(crate) use key_store::{ACTIVE_MAX, LISTED_MAX};
+pub use key_store::{ActiveKeys, KeyInsert, KeyStore, RevokeOutcome};

@@ -1,5 +1,5 @@
-//! Says in the log why credentials are refused: what is wrong with them is told to whoever runs the service,
-//! not to whoever made them up. One line of a kind in [`TELL_EVERY`], however many there are.
+//! Logs why credentials are refused: the operators are to know what is wrong with them, but not the caller, who may
+//! have made them up. One line of a kind in [`LOG_EVERY`], however many there are.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use super::token::TokenError;
 use parking_lot::Mutex;
 
 /// Between two lines of one kind of refusal.
-pub const TELL_EVERY: Duration = Duration::from_secs(10);
+pub const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// What is wrong with credentials that were sent. It never repeats them.
 #[derive(Debug, thiserror::Error)]
@@ -42,14 +42,14 @@ struct RefusalCounter {
 
 impl RefusalLog {
     /// Logs a refusal, unless one of its kind was logged just now.
-    pub fn tell(&self, wrong: &CredentialsError) {
+    pub fn log(&self, wrong: &CredentialsError) {
         let more = self.count(wrong, Instant::now());
         if let Some(more) = more {
             tracing::warn!(why = %wrong, more, "credentials are refused");
         }
     }
 
-    /// How many of its kind were not told since the last one, if this one is to be told.
+    /// How many of its kind were not logged since the last one, if this one is to be logged.
     fn count(&self, wrong: &CredentialsError, now: Instant) -> Option<u64> {
         let kind = std::mem::discriminant(wrong);
         let token = match wrong {
@@ -57,14 +57,14 @@ impl RefusalLog {
             _ => None,
         };
         let mut all = self.0.lock();
-        match all.iter_mut().find(|told| told.kind == kind && told.token == token) {
-            Some(told) if now.duration_since(told.at) < TELL_EVERY => {
-                told.since += 1;
+        match all.iter_mut().find(|counter| counter.kind == kind && counter.token == token) {
+            Some(counter) if now.duration_since(counter.at) < LOG_EVERY => {
+                counter.since += 1;
                 None
             }
-            Some(told) => {
-                told.at = now;
-                Some(std::mem::take(&mut told.since))
+            Some(counter) => {
+                counter.at = now;
+                Some(std::mem::take(&mut counter.since))
             }
             None => {
                 all.push(RefusalCounter { kind, token, at: now, since: 0 });
@@ -88,7 +88,7 @@ mod tests {
         }
         assert_eq!(log.count(&CredentialsError::Token(TokenError::Signature), now), Some(0));
         assert_eq!(log.count(&CredentialsError::Token(TokenError::Expired), now), Some(0));
-        assert_eq!(log.count(&key(), now + TELL_EVERY), Some(1_000));
-        assert_eq!(log.count(&key(), now + TELL_EVERY), None);
+        assert_eq!(log.count(&key(), now + LOG_EVERY), Some(1_000));
+        assert_eq!(log.count(&key(), now + LOG_EVERY), None);
     }
 }

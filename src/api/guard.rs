@@ -89,7 +89,7 @@ impl Guard {
     fn admit(&self, caller: Caller) -> AuthDecision {
         match self.audience.admits(&caller) {
             RouteAccess::Admitted => AuthDecision::In(caller),
-            RouteAccess::WhoIsIt => AuthDecision::Away(unauthenticated(AuthRefusal::NoCredentials)),
+            RouteAccess::Unauthenticated => AuthDecision::Away(unauthenticated(AuthRefusal::NoCredentials)),
             RouteAccess::Forbidden => AuthDecision::Away(Problem::new(Code::Forbidden)),
         }
     }

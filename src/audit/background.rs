@@ -32,7 +32,7 @@ use crate::{Failure, metrics, recovery};
 const PAUSE: Duration = Duration::from_millis(500);
 /// Rounds after a recovery that audit in full.
 const FULL_ROUNDS: u64 = 2;
-/// A round that took long is followed by a pause this many times as long: the audit is to be felt by nobody.
+/// A round that took long is followed by a pause this many times as long: requests must not be slowed down by the audit.
 const SHARE: u32 = 20;
 /// Findings of a coupon in one line of the log.
 const LOGGED_MAX: usize = 20;

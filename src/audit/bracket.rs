@@ -3,8 +3,8 @@
 //! First what Redis has settled, then what the ledger has issued, then what Redis has out of stock. A
 //! unit is out of stock before it is in the ledger, and in the ledger before it is settled; none of
 //! these is ever undone for an issued one. So settled (earlier) ≤ issued ≤ out (later), whatever goes on
-//! in between. With nothing in flight at the last look, all that is out must be settled, and issued; with
-//! nothing but dead letters, which nobody has decided, all that is issued must be settled.
+//! in between. With nothing in flight at the last reading, all that is out must be settled, and issued; with
+//! nothing but dead letters, which are undecided, all that is issued must be settled.
 
 use super::figures::{CouponFigures, figures};
 use super::{AuditAbort, Auditor};
@@ -15,7 +15,7 @@ use crate::redis::keys::EpochKeys;
 /// How often it is begun again because another epoch was opened.
 pub(super) const EPOCHS_MAX: usize = 5;
 
-/// What the three looks saw of one loaded coupon.
+/// Three readings of one loaded coupon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bracket {
     /// Settled by Redis, before the ledger was asked.
@@ -24,9 +24,9 @@ pub struct Bracket {
     pub issued: u64,
     /// Redis, after the ledger was asked.
     pub after: CouponFigures,
-    /// Whether nothing of any coupon was in flight at the last look.
+    /// Whether nothing of any coupon was in flight at the last reading.
     pub at_rest: bool,
-    /// Whether nothing moved from the first look to the last, with nothing in flight but dead letters.
+    /// Whether nothing moved from the first reading to the last, with nothing in flight but dead letters.
     pub only_dead: bool,
 }
 
@@ -44,7 +44,8 @@ impl Auditor {
     /// Brackets one coupon; `None` if it is not loaded.
     ///
     /// # Errors
-    /// [`Failure::Damaged`] if its figures in Redis cannot be read.
+    ///
+    /// [`Failure::Damaged`] if its figures in Redis cannot be read; else if Redis or MongoDB fails.
     pub async fn bracket(&self, coupon: &CouponId) -> Result<Option<Bracket>, Failure> {
         for _ in 0..EPOCHS_MAX {
             match self.bracket_under(&self.partition.keys(), coupon).await {

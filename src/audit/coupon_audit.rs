@@ -24,14 +24,14 @@ pub const FINDINGS_MAX: usize = 5_000;
 #[derive(Debug, Clone)]
 pub struct CouponReport {
     pub coupon: CouponId,
-    /// `None` if it is not loaded: then only the ledger was looked at.
+    /// `None` if it is not loaded: then only the ledger was audited.
     pub bracket: Option<Bracket>,
     pub findings: Vec<Finding>,
     /// Findings, or suspicions, beyond [`FINDINGS_MAX`].
     pub more: u64,
     /// Whether the count of settled units could be compared: not while too much goes on.
     pub counted: bool,
-    /// Decided issuances that Redis had not been told of, and was.
+    /// Decided issuances that this audit settled in Redis.
     pub settled: u64,
 }
 
@@ -58,7 +58,7 @@ impl CouponReport {
     }
 }
 
-/// What an audit may do besides looking.
+/// Whether an audit settles what it finds decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SettleMode {
     /// Settle what is decided and still in flight.
@@ -66,7 +66,7 @@ pub enum SettleMode {
     ReadOnly,
 }
 
-/// What is known of a whole batch of coupons before each is looked at.
+/// What Redis has of a whole batch of coupons, read before each of them is audited.
 pub(super) struct AuditSnapshot {
     pub keys: EpochKeys,
     figures: HashMap<CouponId, CouponFigures>,
@@ -144,7 +144,7 @@ impl Auditor {
         audit.count().await?;
         let mut bracket = self.bracket_under(&snapshot.keys, &coupon.id).await?;
         if bracket.is_some_and(|bracket| !bracket.holds()) && audit.found.findings.is_empty() {
-            // What was between two looks may be settled at the next one.
+            // What was between two readings may be settled at the next one.
             bracket = self.bracket_under(&snapshot.keys, &coupon.id).await?;
             if bracket.is_some_and(|bracket| !bracket.holds()) {
                 audit.found.add([Finding::new(FindingKind::FiguresDisagree, Some(&coupon.id))]);
@@ -163,7 +163,7 @@ pub(super) struct CouponFindings {
     pub issued: Option<SerialSet>,
     /// Issued records that Redis does not count, those among them whose promise is broken included.
     pub not_counted: u64,
-    /// Orphans that are issued: whether they were counted nobody can tell.
+    /// Orphans that are issued: whether they were counted cannot be determined.
     pub orphans: u64,
     pub missing: u64,
     /// Issued records that cannot be read and do not say which unit they hold.
@@ -192,7 +192,7 @@ impl CouponFindings {
     }
 }
 
-/// The look at one coupon.
+/// The audit of one coupon: what was read of it, and what was found.
 pub(super) struct CouponAudit<'a> {
     pub auditor: &'a Auditor,
     pub keys: EpochKeys,

@@ -9,7 +9,7 @@ use crate::Failure;
 use crate::coupon::Coupon;
 use crate::ids::CouponId;
 
-/// Coupons that ended longer ago are looked at by an audit that is asked for, and not all the time.
+/// The final counts of coupons that ended longer ago are checked only by an audit that an operator asks for.
 const WATCHED_FOR: SignedDuration = SignedDuration::from_hours(24);
 /// Coupons that are watched.
 const WATCHED_MAX: usize = 50;

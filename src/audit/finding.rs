@@ -11,7 +11,7 @@ use crate::metrics::{Family, names};
 pub enum Severity {
     /// No damage: it is being dealt with.
     Passing,
-    /// The accounts are wrong. A repair mends it.
+    /// The accounts are wrong. A repair puts them right.
     Drift,
     /// What was promised does not hold. It needs a person.
     Broken,
@@ -93,10 +93,10 @@ kinds! {
         "A worker replaces it from the stream when it decides the issuance. If it is a dead letter, redrive it, or discard it (couponctl dead-letter).";
     InFlightSetAside "in-flight-set-aside" Broken
         "A rebuild met in-flight values that it could not read, of no issuance or in an earlier version, and set them aside."
-        "Run couponctl recover --rebuild: those of issuances become dead letters, to be discarded. Look at the others (HGETALL of the key coupon:{n}:damaged), and delete them.";
+        "Run couponctl recover --rebuild: those of issuances become dead letters, to be discarded. Read the others (HGETALL of the key coupon:{n}:damaged), and delete them.";
     InFlightNotLoaded "in-flight-not-loaded" Broken
         "Issuances of this coupon are in flight, but the coupon is not loaded: its units are not counted."
-        "Look into the log for why it could not be loaded, and mend that (its record, say): the next request for it has it loaded with what is in flight.";
+        "Read in the log why it could not be loaded, and correct that (its record, say): the next request for it has it loaded with what is in flight.";
     RecordUnreadable "record-unreadable" Broken
         "This version cannot read a record of the ledger. What it decided stands; if it is issued, a unit is kept out of stock for it."
         "Run the version that wrote it, or correct the record by hand, after the pattern in src/issuance/ledger/record.rs.";
@@ -146,7 +146,7 @@ kinds! {
         "The free set holds something that is no unit, or a unit that the counter will hand out as well."
         "Run with --repair: it is taken out of the set.";
     SerialLeaked "serial-leaked" Drift
-        "A unit is neither free, nor reserved, nor issued: nobody can get it."
+        "A unit is neither free, nor reserved, nor issued: it can never be issued."
         "Run with --repair: the unit is given back.";
     RecordNotCounted "record-not-counted" Drift
         "The ledger has an issued record that Redis does not count: it was written after a recovery had read the ledger."
@@ -170,7 +170,7 @@ kinds! {
         "Settled, issued and out of stock do not stand in order."
         "Run with --full: it names the units.";
     DecidedInFlight "decided-in-flight" Passing
-        "The ledger has decided this issuance, and Redis was not told."
+        "The ledger has decided this issuance, and Redis does not have the decision."
         "Nothing: a full audit settles it.";
 }
 
@@ -184,7 +184,7 @@ impl fmt::Display for FindingKind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     pub kind: FindingKind,
-    /// `None` where it belongs to no coupon, or cannot be told.
+    /// `None` where it belongs to no coupon, or that cannot be determined.
     pub coupon: Option<CouponId>,
     pub serial: Option<u32>,
     /// The issuances that are concerned; of two with one unit, both.
@@ -209,7 +209,7 @@ impl Finding {
         }
     }
 
-    /// Whether it is about a record of which nobody can tell which unit it holds.
+    /// Whether it is about a record that does not say which unit it holds.
     pub(super) fn may_hold_any_unit(&self) -> bool {
         self.kind == FindingKind::RecordUnreadable && self.serial.is_none()
     }

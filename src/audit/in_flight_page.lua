@@ -3,7 +3,7 @@
 -- say that a unit is nowhere. A hash that fits one page is read at one moment.
 --
 -- KEYS  1 certificate  2 in-flight  3 coupon  4 free
--- ARGV  1 epoch  2 cursor ('0' at first)  3 how many to look at, about  4 coupon id, then serials
+-- ARGV  1 epoch  2 cursor ('0' at first)  3 how many values to read, about  4 coupon id, then serials
 -- Returns {'uncertified'} or {'stale', epoch}, or
 --       {'ok', next cursor ('0' at the end), {serial, …} of the units that are free,
 --        {issuance id (16 bytes), serial, …} of what the page has in flight of the coupon}
@@ -11,7 +11,7 @@
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
--- Where it cannot be read, no unit is told to be free by it.
+-- Where it cannot be read, no unit counts as free by it.
 local next_serial = tonumber(redis.call('HGET', KEYS[3], 'next') or 0) or math.huge
 local free, in_flight = {}, {}
 for at = 5, #ARGV do

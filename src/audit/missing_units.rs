@@ -10,10 +10,10 @@ use crate::redis::{EpochBound, LuaScript};
 
 static IN_FLIGHT_PAGE: LuaScript = LuaScript::new(include_str!("in_flight_page.lua"));
 
-/// In-flight values that one script looks at. A hash with no more is read at one moment.
+/// In-flight values that one script reads. A hash with no more is read at one moment.
 const PAGE: usize = 2_000;
 /// A unit that is given back and reserved again between two pages of one search may be missed by it,
-/// but not by so many in a row.
+/// but not by this many in a row.
 const SEARCHES: usize = 3;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Units that are searched for at once.
@@ -65,8 +65,8 @@ impl Auditor {
         Ok(found)
     }
 
-    /// Walks through what is in flight, and tells page by page which of `serials` are free and what of
-    /// the coupon is in flight.
+    /// Reads what is in flight, and calls `page` for each page with which of `serials` are free and what the page
+    /// has in flight of the coupon.
     async fn each_in_flight_page(
         &self,
         keys: &EpochKeys,
@@ -77,7 +77,7 @@ impl Auditor {
         let mut cursor = "0".to_owned();
         loop {
             let called =
-                self.partition.call_in_epoch(keys, &IN_FLIGHT_PAGE, "look for units", |keys, call| {
+                self.partition.call_in_epoch(keys, &IN_FLIGHT_PAGE, "search for units", |keys, call| {
                     call.key(keys.in_flight()).key(keys.coupon(coupon)).key(keys.free(coupon));
                     call.arg(&cursor).arg(PAGE).arg(coupon.as_str());
                     for serial in serials {

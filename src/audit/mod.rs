@@ -2,7 +2,7 @@
 //!
 //! [`Auditor::bracket`] is cheap: three numbers a coupon. [`Auditor::full`] reads every unit and every
 //! issuance of a coupon, in pages: what it cannot explain is read again before it is a [`Finding`], so
-//! that what merely moved while it was looked at is no false alarm. [`Auditor::repair`] mends what is
+//! that what merely moved while it was read is no false alarm. [`Auditor::repair`] repairs what is
 //! only a drift of accounts. [`keep_auditing`] is the task that does the cheap part all the time.
 
 mod adopt;
@@ -25,10 +25,9 @@ mod unit_coverage;
 
 use std::sync::Arc;
 
-pub use adopt::AdoptOutcome;
 pub use background::keep_auditing;
 pub use bracket::Bracket;
-pub use coupon_audit::{CouponReport, FINDINGS_MAX, SettleMode};
+pub use coupon_audit::{CouponReport, SettleMode};
 pub use figures::CouponFigures;
 pub(crate) use finding::FINDINGS;
 pub use finding::{Finding, FindingKind, Severity};
@@ -57,7 +56,7 @@ impl Auditor {
     }
 }
 
-/// Why a look was given up.
+/// Why an audit was given up.
 pub(crate) enum AuditAbort {
     /// Another epoch is open: what was read belongs to none. Begin again.
     AnotherEpoch,

@@ -1,5 +1,5 @@
-//! Whether Redis has settled as many units as the ledger has issued: only a moment in which nothing
-//! was reserved or settled can tell.
+//! Whether Redis has settled as many units as the ledger has issued: it can be determined only in a
+//! moment in which nothing was reserved or settled.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{AuditAbort, Auditor};
 use crate::ids::{CouponId, IssuanceId};
 use crate::redis::keys::EpochKeys;
 
-/// Looks for a quiet moment before it is given up.
+/// Attempts to find a quiet moment.
 const ATTEMPTS_MAX: usize = 8;
 const PAUSE: Duration = Duration::from_millis(20);
 

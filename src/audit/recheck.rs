@@ -1,7 +1,7 @@
-//! Suspicions, and reading them again: what merely moved while it was looked at is no damage.
+//! Suspicions, and reading them again: what merely moved while it was read is no damage.
 //!
 //! Everything about one suspicion is read from Redis in one script, then from the ledger, then from
-//! Redis again; it is damage only if both looks say so. Where the order matters: a decision is in the
+//! Redis again; it is damage only if both readings say so. Where the order matters: a decision is in the
 //! ledger before its in-flight value goes, and an id is in its user's dedupe before it is decided.
 
 use std::time::Duration;
@@ -87,7 +87,7 @@ impl ConfirmedSuspicion {
         }
     }
 
-    /// How a decision that Redis was not told of is settled.
+    /// The settlement of a decision that Redis does not have.
     pub(super) fn settlement(&self) -> Option<Settlement> {
         let (in_flight, decision) = (self.in_flight.as_ref()?, self.decision.clone()?.ok()?);
         Some(Settlement { entry: in_flight.entry.clone(), decision, holds: Vec::new() })
@@ -145,7 +145,7 @@ impl Auditor {
         coupon: &CouponId,
         suspicions: &[Suspicion],
     ) -> Result<Vec<SuspicionView>, AuditAbort> {
-        let called = self.partition.call_in_epoch(keys, &RECHECK, "look again", |keys, call| {
+        let called = self.partition.call_in_epoch(keys, &RECHECK, "read suspicions again", |keys, call| {
             call.key(keys.stream()).key(keys.in_flight()).key(keys.coupon(coupon));
             call.key(keys.holders(coupon)).key(keys.free(coupon));
             for suspicion in suspicions {
@@ -185,7 +185,7 @@ pub(super) fn is_issued(decision: &Result<Decision, Unreadable>) -> bool {
     }
 }
 
-/// What a suspicion is, by one look at Redis and the decision there is.
+/// What a suspicion is, by one reading of Redis and the ledger's decision.
 fn judge(
     suspicion: &Suspicion,
     view: &SuspicionView,

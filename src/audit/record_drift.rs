@@ -111,7 +111,7 @@ impl Auditor {
             self.partition.call_in_epoch(keys, &COUNTERS, "read the counts of the queue", |keys, call| {
                 call.key(keys.counters()).key(keys.in_flight()).arg(u8::from(set));
             });
-        // Those of another epoch are looked at by the next audit.
+        // The next audit checks those of another epoch.
         let EpochBound::Epoch(mut reply) = called.await? else { return Ok(None) };
         let mut damaged = Vec::new();
         while reply.len() > 0 {
@@ -124,7 +124,7 @@ impl Auditor {
         Ok((!damaged.is_empty()).then_some(finding))
     }
 
-    /// Mends what [`Self::service_findings`] found: Redis is brought to the state of the service, and its counts are
+    /// Repairs what [`Self::service_findings`] found: Redis is brought to the state of the service, and its counts are
     /// set anew.
     pub(super) async fn repair_service(&self, keys: &EpochKeys, findings: &[Finding]) -> Result<(), Failure> {
         let is_found = |kind| findings.iter().any(|finding| finding.kind == kind);
@@ -136,7 +136,7 @@ impl Auditor {
                 // Changes are in the record before they are in Redis, so this is none of them.
                 let mut forget = cmd("HDEL");
                 forget.arg(keys.counters()).arg("service_generation");
-                self.partition.query::<()>("mend the state of the service", &forget).await?;
+                self.partition.query::<()>("repair the state of the service", &forget).await?;
             }
             self.catch_up(&[]).await?;
         }

@@ -33,7 +33,7 @@ impl CouponAudit<'_> {
         Ok(())
     }
 
-    /// Decisions that Redis was not told of, and units in flight that are somebody else's.
+    /// Decisions that Redis does not have, and units in flight that belong to another issuance.
     pub(super) async fn decided(&mut self, settling: SettleMode) -> Result<(), AuditAbort> {
         let ids: Vec<_> = self.in_flight.keys().copied().collect();
         let (mut decided, mut undecided) = (Vec::new(), Vec::new());
@@ -100,7 +100,8 @@ impl CouponAudit<'_> {
         let mut seen = HashSet::new();
         // One that still has its stream entry is not missing: it is undecided. A scan may repeat itself.
         let lost = self.found.findings.iter().filter(|found| found.kind == FindingKind::InFlightLost);
-        let mut told: HashSet<IssuanceId> = lost.flat_map(|found| found.issuances.iter().copied()).collect();
+        let mut reported: HashSet<IssuanceId> =
+            lost.flat_map(|found| found.issuances.iter().copied()).collect();
         while let Some(page) =
             scan.next::<Vec<(Vec<u8>, Vec<u8>)>>(&self.auditor.partition, "read who holds it").await?
         {
@@ -136,7 +137,7 @@ impl CouponAudit<'_> {
                 }
             }
             let mut confirmed = self.confirm(suspicions).await?;
-            confirmed.retain(|confirmed| told.insert(confirmed.suspicion.id));
+            confirmed.retain(|confirmed| reported.insert(confirmed.suspicion.id));
             let missing = confirmed.iter().filter(|confirmed| confirmed.kind == FindingKind::RecordMissing);
             self.found.missing += missing.count() as u64;
             self.add(&confirmed);

@@ -10,9 +10,9 @@ use crate::coupon::Coupon;
 use crate::ids::CouponId;
 use crate::redis::keys::EpochKeys;
 
-/// Coupons that share one look at the queue.
+/// Coupons that share one reading of the queue.
 pub const COUPONS_MAX: usize = 200;
-/// Mending one thing may show another (an orphan's unit, once its entry is gone).
+/// Repairing one thing may show another (an orphan's unit, once its entry is gone).
 const PASSES_MAX: usize = 4;
 
 /// What an audit came to.
@@ -21,7 +21,7 @@ pub struct AuditReport {
     pub coupons: Vec<CouponReport>,
     /// What belongs to no coupon.
     pub queue: Vec<Finding>,
-    /// What a repair mended, in this order.
+    /// What a repair repaired, in this order.
     pub repaired: Vec<Finding>,
 }
 
@@ -41,6 +41,10 @@ impl AuditReport {
 
 impl Auditor {
     /// At most [`COUPONS_MAX`] coupons, newest first, from after one of them.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn coupons_after(&self, after: Option<&Coupon>) -> Result<Vec<Coupon>, Failure> {
         let after = after.map(|coupon| (coupon.created_at, coupon.id.to_string()));
         let mut page = self.coupons.list(after, COUPONS_MAX).await?;
@@ -52,6 +56,10 @@ impl Auditor {
     }
 
     /// Brackets those of the coupons that are loaded.
+    ///
+    /// # Errors
+    ///
+    /// If Redis or MongoDB fails.
     pub async fn brackets(
         &self,
         coupons: &[Coupon],
@@ -97,8 +105,12 @@ impl Auditor {
         Ok(Some(audited))
     }
 
-    /// Audits coupons unit by unit; at most [`COUPONS_MAX`] share one look at the queue. `done` hears
-    /// of each as it is done.
+    /// Audits coupons unit by unit; at most [`COUPONS_MAX`] share one reading of the queue. `done` is
+    /// called with each report.
+    ///
+    /// # Errors
+    ///
+    /// If Redis or MongoDB fails, or no attempt ended in the epoch in which it began.
     pub async fn full(
         &self,
         coupons: &[Coupon],
@@ -111,7 +123,7 @@ impl Auditor {
         for (number, page) in pages.enumerate() {
             let (audited, queue) = self.full_page(page, settling, &mut done).await?;
             report.coupons.extend(audited);
-            // Every page looks at the whole queue: it is told once.
+            // Every page reads the whole queue: its findings are reported once.
             if number == 0 {
                 report.queue = queue;
             }
@@ -156,8 +168,12 @@ impl Auditor {
         Err(Failure::Uncertified)
     }
 
-    /// Audits coupons, mends what can be mended, and audits again what was mended: the report says what
+    /// Audits coupons, repairs what can be repaired, and audits again what was repaired: the report says what
     /// is left.
+    ///
+    /// # Errors
+    ///
+    /// If Redis or MongoDB fails.
     pub async fn repair(
         &self,
         coupons: &[Coupon],
@@ -215,7 +231,7 @@ impl Auditor {
         audited.ok_or(Failure::Uncertified)
     }
 
-    /// One pass; what is left, if nothing was mended.
+    /// One pass; what is left, if nothing was repaired.
     async fn repair_pass(
         &self,
         coupon: &Coupon,
@@ -242,6 +258,10 @@ impl Auditor {
     }
 
     /// Adopts the late inserts among the findings of an audit. Returns how many there were.
+    ///
+    /// # Errors
+    ///
+    /// If Redis or MongoDB fails.
     pub async fn adopt(&self, coupon: &CouponId, findings: &[Finding]) -> Result<u64, Failure> {
         let keys: EpochKeys = self.partition.keys();
         adopt_only(self, &keys, coupon, findings).await

@@ -80,7 +80,7 @@ impl CouponAudit<'_> {
                 .auditor
                 .partition
                 .query_all(
-                    "look into the free set",
+                    "read the free set",
                     pipe()
                         .atomic()
                         .cmd("HGET")
@@ -133,8 +133,8 @@ impl CouponAudit<'_> {
         Ok(())
     }
 
-    /// Units that are nowhere. Where records are missing, or do not say which unit they hold, they are theirs
-    /// as far as anybody can tell.
+    /// Units that are nowhere. Where records are missing, or do not say which unit they hold, the units may
+    /// be theirs.
     fn leaked(&mut self, serials: Vec<u32>) {
         let nameless = usize::try_from(self.found.nameless).unwrap_or(usize::MAX);
         if serials.len() <= nameless {
@@ -171,7 +171,7 @@ impl CouponAudit<'_> {
             return Ok(());
         };
         self.found.counted = true;
-        // What is not counted may have been adopted meanwhile; of an orphan nobody knows.
+        // What is not counted may have been adopted meanwhile; of an orphan it cannot be determined.
         let settled_by_ledger = quiet.issued.saturating_sub(quiet.issued_in_flight);
         let least = (settled_by_ledger + self.found.missing)
             .saturating_sub(self.found.not_counted + self.found.orphans);

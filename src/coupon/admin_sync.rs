@@ -19,15 +19,19 @@ static UPDATE: LuaScript = LuaScript::new(include_str!("update.lua"));
 
 /// How often records and Redis are compared.
 const EVERY: Duration = Duration::from_secs(2);
-/// A change is stamped before it can be read; those this much older than the last look are looked at again.
+/// A change is stamped before it can be read; those this much older than the last reading are read again.
 const MARGIN: SignedDuration = SignedDuration::from_secs(30);
-/// Changes before the start of a process that its first look goes back to.
-const FIRST_LOOK: SignedDuration = SignedDuration::from_hours(24);
+/// How far back before its start a process reads changes first.
+const FIRST_READING: SignedDuration = SignedDuration::from_hours(24);
 /// Coupons in one script.
 const BATCH: usize = 200;
 
 /// Brings coupons that are loaded up to their records, and Redis up to the state of the service.
 /// Returns how many were behind. A coupon whose state in Redis cannot be read is left alone, and named.
+///
+/// # Errors
+///
+/// If Redis fails, or its data is not certified.
 pub async fn apply(partition: &Partition, service: Service, coupons: &[Coupon]) -> Result<u64, Failure> {
     let mut changed = 0;
     let mut batches = coupons.chunks(BATCH);
@@ -71,7 +75,7 @@ pub async fn reconcile(
     services: ServiceStore,
     shutdown: CancellationToken,
 ) {
-    let mut since = ChangesSince::Ago(FIRST_LOOK);
+    let mut since = ChangesSince::Ago(FIRST_READING);
     loop {
         match catch_up(&partition, &coupons, &services, &mut since).await {
             Ok(changed) if changed > 0 => {
@@ -113,7 +117,7 @@ async fn catch_up(
     Ok(changed)
 }
 
-/// How often coupons are looked for that would be issued beyond their validity.
+/// How often coupons are searched for that would be issued beyond their validity.
 const VALIDITY_EVERY: Duration = Duration::from_secs(60);
 
 /// Ends coupons with their validity, until `shutdown`: no unit is issued that can no longer be used. None is

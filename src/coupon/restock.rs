@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 /// The member of a coupon's record that remembers restocks, the latest last.
 pub(super) const FIELD: &str = "restocks";
-/// Restocks that are remembered: a key that comes again after so many others of its coupon is a new one.
+/// Restocks that are remembered: a key that comes again after this many others of its coupon is a new one.
 pub const REMEMBERED: usize = 50;
 /// What is kept of a key.
 const KEY_BYTES: usize = 16;
@@ -24,9 +24,9 @@ pub struct Restock {
 /// How many units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestockAmount {
-    /// So many more.
+    /// This many more.
     Add(u32),
-    /// So many in all.
+    /// This many in all.
     Total(u32),
 }
 

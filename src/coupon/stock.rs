@@ -25,7 +25,7 @@ pub struct UnitCounters {
     pub total: u64,
     /// The serial to hand out next, once no unit that was given back is left.
     pub next: u64,
-    /// Units that are issued, as far as Redis was told.
+    /// Units that are issued, as far as Redis has settled them.
     pub settled: u64,
     /// Units below `next` that were given back.
     pub free: u64,
@@ -56,6 +56,10 @@ impl UnitCounters {
 /// Reads the stock of `coupons` in one script, with Redis's own time. `None` for one that is not
 /// loaded; for one whose units cannot be read, and for no other, [`Failure::Damaged`]. At most
 /// [`BATCH_MAX`] are asked at once.
+///
+/// # Errors
+///
+/// If Redis fails, or its data is not certified.
 pub async fn read(
     partition: &Partition,
     coupons: &[CouponId],

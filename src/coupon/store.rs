@@ -43,7 +43,7 @@ pub struct ChangedCoupons {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChangesSince {
     Moment(Timestamp),
-    /// So long before MongoDB's present.
+    /// This long before MongoDB's present.
     Ago(SignedDuration),
 }
 
@@ -57,6 +57,10 @@ pub struct ChangedPage {
 
 impl ChangedCoupons {
     /// The coupons that follow; `None` is the end.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn next(&mut self) -> Result<Option<ChangedPage>, Failure> {
         let Some(mut cursor) = self.cursor.take() else { return Ok(None) };
         let read = mongo::run("read the changed coupons", async move {
@@ -223,6 +227,10 @@ impl CouponStore {
     }
 
     /// Writes a new coupon.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn insert(&self, coupon: &Coupon) -> Result<CreateOutcome, Failure> {
         let (coupons, record) = (self.coupons.clone(), CouponRecord::from(coupon));
         let result = mongo::run("create the coupon", async move {
@@ -236,6 +244,10 @@ impl CouponStore {
     }
 
     /// One coupon.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails, or the record cannot be read.
     pub async fn get(&self, id: &CouponId) -> Result<Option<Coupon>, Failure> {
         let (coupons, id) = (self.coupons.clone_with_type::<Document>(), id.as_str().to_owned());
         let found = mongo::run("read the coupon", async move { coupons.find_one(doc! {"_id": id}).await });
@@ -244,6 +256,10 @@ impl CouponStore {
 
     /// How long units of a coupon are valid; `None` if there is no such coupon. Nothing else of its record is
     /// read.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails, or the record cannot be read.
     pub async fn expiry(&self, id: &CouponId) -> Result<Option<Expiry>, Failure> {
         let coupons = self.coupons.clone_with_type::<RawDocumentBuf>();
         let filter = doc! {"_id": id.as_str()};
@@ -260,6 +276,10 @@ impl CouponStore {
     }
 
     /// The limits of these coupons, by id; or why a record does not say. Nothing else of the records is read.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn limits(
         &self,
         ids: &[CouponId],
@@ -271,12 +291,16 @@ impl CouponStore {
     }
 
     /// The same of one coupon: a linearizable read, so that `None` is certain.
-    pub async fn limit_for_certain(
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails, or has no majority.
+    pub async fn limit_linearizable(
         &self,
         id: &CouponId,
     ) -> Result<Option<Result<CouponLimit, String>>, Failure> {
         let (coupons, filter) = (self.coupons.clone_with_type::<RawDocumentBuf>(), doc! {"_id": id.as_str()});
-        let found = mongo::run("look for the coupon for certain", async move {
+        let found = mongo::run("read the coupon linearizably", async move {
             coupons
                 .find_one(filter)
                 .projection(LimitRecord::projection())
@@ -311,6 +335,10 @@ impl CouponStore {
 
     /// The records of these coupons. One that is missing has none; one that is damaged is a failure of its
     /// own.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn records_of(
         &self,
         ids: &[CouponId],
@@ -323,6 +351,10 @@ impl CouponStore {
 
     /// A page of at most `limit` coupons, newest first, from after the one that a cursor names (its creation
     /// time and id). A damaged record is left out.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn list(
         &self,
         after: Option<NewestPlace>,
@@ -333,6 +365,10 @@ impl CouponStore {
     }
 
     /// Changes a coupon, if its record is of this generation still (`None`: of any).
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails, or the changed record cannot be read.
     pub async fn change(
         &self,
         id: &CouponId,
@@ -371,7 +407,7 @@ impl CouponStore {
         }
         let coupons = self.coupons.clone_with_type::<Document>();
         let changed = mongo::run("change the coupon", async move {
-            // MongoDB's clock: those who look for changes go by it, whichever process made them.
+            // MongoDB's clock: those who read changes go by it, whichever process made them.
             let mut update = doc! {"$inc": increase, "$currentDate": {"changedAt": true}};
             if !set.is_empty() {
                 update.insert("$set", set);
@@ -414,6 +450,10 @@ impl CouponStore {
     }
 
     /// Begins to read the coupons that operators changed lately, by MongoDB's clock.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn changed_since(&self, since: ChangesSince) -> Result<ChangedCoupons, Failure> {
         let coupons = self.coupons.clone_with_type::<Document>();
         let database = self.database();
@@ -438,6 +478,10 @@ impl CouponStore {
 
     /// At most `limit` of the coupons that may be asked for at `now` or later, newest first, and how
     /// many more there are. A damaged record is left out.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn newest_current(&self, now: Timestamp, limit: usize) -> Result<(Vec<Coupon>, u64), Failure> {
         let coupons = self.coupons.clone_with_type::<Document>();
         let filter = doc! {"endsAt": {"$gt": to_bson_time(now)}, "archived": false};
@@ -451,6 +495,10 @@ impl CouponStore {
 
     /// At most `limit` coupons that had not ended by `moment` and are retired: a final count is kept with them
     /// ([`CouponStore::keep_final_count`]). The newest come first.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn retired_since(&self, moment: Timestamp, limit: usize) -> Result<Vec<Coupon>, Failure> {
         let coupons = self.coupons.clone_with_type::<Document>();
         let filter = doc! {FINAL_COUNT: {"$exists": true}, "endsAt": {"$gt": to_bson_time(moment)}};
@@ -459,6 +507,10 @@ impl CouponStore {
     }
 
     /// At most `ENDED_MAX` coupons that ended before a moment.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn ended_before(&self, moment: Timestamp) -> Result<Vec<CouponId>, Failure> {
         let ids = FindOptions::builder().projection(doc! {"_id": 1}).limit(ENDED_MAX).build();
         let filter = ended_before(moment);
@@ -467,7 +519,11 @@ impl CouponStore {
     }
 
     /// Keeps with a coupon that is over how many of its units were issued in all. It holds for this
-    /// generation of the record only: whoever puts the end off, or restocks, changes the record.
+    /// generation of the record only: putting the end off, or restocking, changes the record.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn keep_final_count(&self, id: &CouponId, generation: i64, issued: u64) -> Result<(), Failure> {
         let (coupons, filter) = (self.coupons.clone(), doc! {"_id": id.as_str(), "generation": generation});
         let issued = i64::try_from(issued).unwrap_or(i64::MAX);
@@ -479,6 +535,10 @@ impl CouponStore {
 
     /// How many units of these coupons were issued in all, where that is kept
     /// ([`CouponStore::keep_final_count`]). Of no use for one that is not over.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn final_counts(&self, coupons: &[&Coupon]) -> Result<HashMap<CouponId, u32>, Failure> {
         let ids: Vec<&str> = coupons.iter().map(|coupon| coupon.id.as_str()).collect();
         let filter = doc! {"_id": {"$in": ids}, FINAL_COUNT: {"$exists": true}};
@@ -500,6 +560,10 @@ impl CouponStore {
 
     /// Ends coupons with their validity that would be issued beyond it, as versions before this one could make
     /// them. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn end_with_validity(&self) -> Result<u64, Failure> {
         let coupons = self.coupons.clone();
         let ended = mongo::run("end coupons with their validity", async move {

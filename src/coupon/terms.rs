@@ -11,7 +11,7 @@ use super::{Coupon, CouponId, CouponStore, MAX_TOTAL};
 use crate::Failure;
 use crate::mongo::from_bson_time;
 
-/// See the module's documentation; each field is that of a [`Coupon`].
+/// What Redis must know of a coupon. Each field is that of a [`Coupon`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CouponTerms {
     pub id: CouponId,
@@ -77,11 +77,19 @@ impl TermsRecord {
 
 impl CouponStore {
     /// The terms of one coupon.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails, or the record cannot be read.
     pub async fn terms(&self, id: &CouponId) -> Result<Option<CouponTerms>, Failure> {
         self.all_terms(std::slice::from_ref(id)).await?.remove(id).transpose()
     }
 
     /// The terms of those of some coupons that have a record, each on its own: of one that cannot be read, why.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn all_terms(
         &self,
         ids: &[CouponId],

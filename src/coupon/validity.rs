@@ -15,7 +15,7 @@ const DURATION_CHARS_MAX: usize = 40;
 /// How long a unit is valid that is issued when its coupon's `validUntil` is over: it was accepted before, and
 /// decided late.
 const VALID_IF_LATE: SignedDuration = SignedDuration::from_hours(24);
-/// A shorter validity is over before anybody can use it.
+/// A shorter validity is over before a unit can be used.
 const SHORTEST: SignedDuration = SignedDuration::from_secs(1);
 
 /// Until when a unit may be redeemed once it is issued.
@@ -101,7 +101,7 @@ pub struct Expiry {
 
 impl Expiry {
     /// The end of validity of a unit issued at `issued_at`; `None` where it never ends. It is always later than
-    /// that: whoever was accepted in time and is issued a unit after `validUntil` can use it for 24 hours.
+    /// that: a user who was accepted in time and is issued a unit after `validUntil` can use it for 24 hours.
     ///
     /// A calendar period ends at the same time of day: of a month without that day, on its last one; where the
     /// clocks skip that time, as much later, and where they show it twice, the first time.

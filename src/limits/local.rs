@@ -1,8 +1,8 @@
-//! What this process knows of those who ask: how much of its own share of the limit somebody has had,
+//! What this process knows of clients: how much of this process's own share of the limit each has used,
 //! and until when Redis has to be asked, or need not be because the answer is known.
 //!
-//! Bounded: who has had nothing for a while is forgotten. Where there is no room to remember
-//! somebody, Redis is asked.
+//! Bounded: a client who has used nothing for a while is forgotten. Where there is no room to remember
+//! one, Redis is asked.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -16,16 +16,16 @@ use parking_lot::{Mutex, MutexGuard};
 /// Each process lets pass this share of the limit without asking.
 const SHARE: f64 = 0.25;
 /// Of the rate at which the limit comes back, each process takes this share for granted: who asks more
-/// slowly never costs a question. Processes know nothing of each other, so somebody may have it of each.
+/// slowly never costs a question. Processes know nothing of each other, so a client may have it of each.
 const REGAINED: f64 = 1.0 / 32.0;
 /// Locks, so that processors seldom wait for each other.
 const SHARDS: usize = 64;
 /// Remembered in one shard, about 64 bytes each.
 const REMEMBERED_MAX: usize = 4_096;
-/// A full shard is looked through for those to forget no more often than this.
+/// A full shard is searched for clients to forget no more often than this.
 const FORGET_EVERY_MS: u64 = 1_000;
 
-/// See the module's documentation.
+/// The buckets of clients in this process.
 pub(super) struct LocalBuckets {
     rate: Rate,
     started: Instant,
@@ -36,13 +36,13 @@ pub(super) struct LocalBuckets {
 #[derive(Default)]
 struct Shard {
     buckets: HashMap<u64, BucketState>,
-    looked_through_at: u64,
+    searched_at: u64,
 }
 
 /// Times are milliseconds since the start.
 #[derive(Debug, Clone, Copy, Default)]
 struct BucketState {
-    /// Tokens that were had here and not told to Redis, less those that have come back.
+    /// Tokens that were taken here and not reported to Redis, less those that have come back.
     had: f64,
     at: u64,
     /// Until then every request is a question.
@@ -58,7 +58,7 @@ pub(super) enum LocalDecision {
     Limited {
         retry_after: Duration,
     },
-    /// Redis must be asked, and told of so many tokens that were had before this one.
+    /// Redis must be asked, and `debt` tokens reported that were taken before this one.
     Ask {
         debt: u32,
     },
@@ -138,10 +138,10 @@ impl LocalBuckets {
 impl Shard {
     /// Forgets those of whom there is nothing to know any more.
     fn forget(&mut self, now: u64, regained: f64) {
-        if now < self.looked_through_at + FORGET_EVERY_MS {
+        if now < self.searched_at + FORGET_EVERY_MS {
             return;
         }
-        self.looked_through_at = now;
+        self.searched_at = now;
         self.buckets.retain(|_, buckets| {
             buckets.regain(now, regained);
             buckets.had > 0.0 || now < buckets.ask_until.max(buckets.limited_until)
@@ -164,7 +164,7 @@ mod tests {
     const RATE: Rate = Rate { per_second: 10.0, burst: 20 };
 
     #[test]
-    fn a_share_passes_unasked_and_is_told_with_the_first_question() {
+    fn a_share_passes_unasked_and_is_reported_with_the_first_question() {
         let local = LocalBuckets::new(RATE);
         for _ in 0..5 {
             assert_eq!(local.decide_at("u", 0), LocalDecision::Admitted);
@@ -175,7 +175,7 @@ mod tests {
         local.learn_at("u", TokenReply::Admitted { ask_for: Duration::ZERO }, 1);
         assert_eq!(local.decide_at("u", 1), LocalDecision::Admitted, "the bucket is more than half full");
         local.learn_at("u", TokenReply::Admitted { ask_for: Duration::from_millis(500) }, 1);
-        assert_eq!(local.decide_at("u", 500), LocalDecision::Ask { debt: 1 }, "the one before is told");
+        assert_eq!(local.decide_at("u", 500), LocalDecision::Ask { debt: 1 }, "the one before is reported");
     }
 
     #[test]
@@ -207,21 +207,21 @@ mod tests {
     #[test]
     fn who_asks_for_long_has_little_that_is_not_settled_up() {
         let local = LocalBuckets::new(RATE);
-        let (mut unasked, mut told) = (0, 0);
+        let (mut unasked, mut reported) = (0, 0);
         // Twice a second, for an hour: a fifth of the limit.
         for second in 0..7_200_u64 {
             match local.decide_at("u", second * 500) {
                 LocalDecision::Admitted => unasked += 1,
                 LocalDecision::Ask { debt } => {
-                    told += debt;
+                    reported += debt;
                     local.learn_at("u", TokenReply::Admitted { ask_for: Duration::ZERO }, second * 500);
                 }
                 limited => panic!("{limited:?}"),
             }
         }
-        let forgiven = f64::from(unasked - told);
+        let forgiven = f64::from(unasked - reported);
         assert!(forgiven <= 3_600.0 * 10.0 / 32.0 + 5.0, "{forgiven} of {unasked}");
-        assert!(told > 4_500, "{told}");
+        assert!(reported > 4_500, "{reported}");
     }
 
     #[test]

@@ -2,10 +2,10 @@
 //!
 //! The buckets are in Redis (`shared`), but a request mostly needs no word from there: each process
 //! lets everyone have a share of the limit of its own (`local`) and asks only about those who use it
-//! up. What was had unasked is paid back with the next question. So nobody who asks as people do costs
-//! Redis anything, and whoever is over the limit is turned away here until the time is over.
+//! up. What was had unasked is paid back with the next question. So a client who asks as people do costs
+//! Redis nothing, and one who is over the limit is turned away here until the time is over.
 //!
-//! With `n` processes somebody may so get at most `n` quarters of the burst above the limit, once, and
+//! With `n` processes a client may so get at most `n` quarters of the burst above the limit, once, and
 //! `n` thirty-seconds of the rate.
 //!
 //! Limits protect the service; they are no part of its promise. What the limiter cannot say, because

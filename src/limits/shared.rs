@@ -36,7 +36,7 @@ pub(super) enum TokenReply {
     },
 }
 
-/// See the module's documentation. Cheap to clone.
+/// The buckets in Redis that all processes share. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct SharedBuckets {
     batcher: Batcher<TokenRequest, TokenReply>,

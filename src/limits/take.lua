@@ -8,8 +8,8 @@
 --         1); milliseconds until the bucket is half full (0 if it is)
 --
 -- No certificate is asked for: a bucket belongs to no epoch and says nothing of stock. One that is
--- lost, or older than it should be, lets somebody ask a little more, and nothing else.
--- A question that is refused, and owes nothing, writes nothing: whoever asks in vain costs no fsync.
+-- lost, or older than it should be, lets a client ask a little more, and nothing else.
+-- A question that is refused, and owes nothing, writes nothing: a client who asks in vain costs no fsync.
 -- Each bucket expires when it would be full. One that cannot be read counts as missing. One that is of
 -- later than now was written before the clock was set back: it fills from now on, and is written anew.
 

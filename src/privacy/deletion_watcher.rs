@@ -1,4 +1,4 @@
-//! The background task, in every API process, that hears of deletions. Idempotent and without input;
+//! The background task, in every API process, that learns of deletions. Idempotent and without input;
 //! periodic.
 //!
 //! Reads: marked users. Writes: what this process remembers of users and of outcomes. Wakes the task that
@@ -17,23 +17,23 @@ use crate::ids::UserId;
 use crate::issuance::Lookup;
 use crate::user::{PendingDeletions, RegisteredUsers, UserStore};
 
-/// Between two looks at most.
+/// The longest pause between two polls.
 const EVERY_MAX: Duration = Duration::from_secs(2);
-/// Looks within the time that a list is fresh, so that one may fail.
+/// Polls within the time that a list is fresh, so that one may fail.
 const POLLS: u32 = 5;
 
-/// Hears of deletions.
+/// Polls MongoDB for users who are being deleted, and makes this process forget them.
 pub struct DeletionWatcher {
     pub users: UserStore,
     pub deletions: Arc<PendingDeletions>,
     /// `None` where the caller's ids are trusted.
     pub registered: Option<RegisteredUsers>,
     pub lookup: Lookup,
-    /// Told that a deletion is due.
+    /// Notified when a deletion is due.
     pub due: Arc<Notify>,
 }
 
-/// What the looks before saw.
+/// What the polls before read.
 #[derive(Default)]
 struct LastPoll {
     /// MongoDB's time of the latest one.
@@ -45,7 +45,7 @@ struct LastPoll {
 }
 
 impl DeletionWatcher {
-    /// Looks until `shutdown`.
+    /// Polls until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
         let every = (self.deletions.fresh_for() / POLLS).min(EVERY_MAX);
         let mut last = LastPoll::default();
@@ -55,7 +55,10 @@ impl DeletionWatcher {
                 polled = self.poll(&mut last) => polled,
             };
             if let Err(failure) = polled {
-                tracing::debug!(error = failure.chain(), "cannot hear of deletions now");
+                tracing::debug!(
+                    error = failure.chain(),
+                    "the users who are being deleted cannot be read now"
+                );
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -67,7 +70,7 @@ impl DeletionWatcher {
     async fn poll(&self, last: &mut LastPoll) -> Result<(), Failure> {
         let started = Instant::now();
         let (deletions, now) = self.users.deletions().await?;
-        // A deletion may have come and gone unheard, be it before the first look. MongoDB's clock, which says
+        // A deletion may have come and gone unheard, be it before the first poll. MongoDB's clock, which says
         // when one is due, goes on while this machine sleeps; its own may not.
         let slept = last
             .at

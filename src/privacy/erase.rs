@@ -1,8 +1,8 @@
 //! The background task, in every API process, that carries deletions out. Idempotent and without input;
-//! signalled by whoever learns that one is due, and periodic.
+//! signalled when one is due, and periodic.
 //!
 //! Reads: marked users, the ledger, what Redis holds of loaded coupons. Writes: the names in the ledger,
-//! in the record of actions and in Redis, and removes the marked user at the end. Wakes nobody. The processes take turns, by a key
+//! in the record of actions and in Redis, and removes the marked user at the end. Wakes no other task. The processes take turns, by a key
 //! that expires: were there two at once, they would only do the same twice.
 
 use std::collections::HashSet;
@@ -22,18 +22,18 @@ use crate::redis::{Partition, turn};
 use crate::user::Deletion;
 use crate::{Failure, recovery};
 
-/// Between two rounds, if nobody signals.
+/// Between two rounds without a signal.
 const EVERY: Duration = Duration::from_secs(5);
-/// Between two rounds, whoever signals.
+/// Between two rounds, signals or not.
 const PAUSE: Duration = Duration::from_millis(200);
-/// A turn; a round may take longer, and then somebody else may repeat it.
+/// The length of a turn. A round may take longer; then another process may repeat it.
 const TURN: Duration = Duration::from_secs(2);
 /// Deletions of one round.
 const ROUND_MAX: usize = 1_000;
-/// A deletion that cannot be carried out for so long after it was due is told of.
+/// The log warns of a deletion that cannot be carried out for this long after it was due.
 const OVERDUE: SignedDuration = SignedDuration::from_mins(10);
-/// Rounds between two times that it is told.
-const TOLD_EVERY: u64 = 100;
+/// Rounds between two such warnings.
+const WARN_EVERY: u64 = 100;
 
 /// What became of a deletion in one round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,13 +42,13 @@ pub enum EraseOutcome {
     Done,
     /// Something of theirs is in flight: it waits. A dead letter must be redriven or discarded.
     InFlight,
-    /// Redis counts something for them that the ledger has not issued: `couponctl audit --full` tells.
+    /// Redis counts something for them that the ledger has not issued: `couponctl audit --full` names it.
     Damaged,
     /// Another epoch was opened, or a record came in the meantime: the next round.
     Again,
 }
 
-/// Carries deletions out.
+/// Carries deletions out. Cheap to clone.
 #[derive(Clone)]
 pub struct Eraser {
     partition: Arc<Partition>,
@@ -75,7 +75,7 @@ impl Eraser {
             let ended = tokio::select! {
                 // A round that is broken off is taken up again, by this or another process.
                 () = shutdown.cancelled() => return,
-                ended = self.round(rounds.is_multiple_of(TOLD_EVERY)) => ended,
+                ended = self.round(rounds.is_multiple_of(WARN_EVERY)) => ended,
             };
             if let Err(failure) = ended {
                 tracing::debug!(error = failure.chain(), "deletions cannot be carried out now");
@@ -87,7 +87,7 @@ impl Eraser {
         }
     }
 
-    async fn round(&self, tells: bool) -> Result<(), Failure> {
+    async fn round(&self, warns: bool) -> Result<(), Failure> {
         let (deletions, now) = self.ledger.users().deletions().await?;
         let mut due: Vec<_> = deletions.iter().filter(|deletion| deletion.due <= now).collect();
         if due.len() > ROUND_MAX {
@@ -112,7 +112,7 @@ impl Eraser {
                 Ok(_) | Err(_) => overdue += u64::from(now.duration_since(deletion.due) > OVERDUE),
             }
         }
-        if tells && overdue > 0 {
+        if warns && overdue > 0 {
             tracing::warn!(
                 overdue,
                 "users cannot be deleted: something of theirs is a dead letter, or damaged (couponctl \
@@ -122,8 +122,12 @@ impl Eraser {
         Ok(())
     }
 
-    /// Carries one deletion out that is due, as far as it goes. `now` is MongoDB's time before it was seen
-    /// to be marked: only what was accepted before is this user's for certain.
+    /// Carries one deletion out that is due, as far as it goes. `now` is MongoDB's time before the mark was read:
+    /// what was accepted later may be a new user's.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB or Redis fails; the deletion can be repeated.
     pub async fn erase(&self, deletion: &Deletion, now: Timestamp) -> Result<EraseOutcome, Failure> {
         self.erase_unless(None, &self.partition.keys(), deletion, now).await
     }
@@ -134,7 +138,7 @@ impl Eraser {
         recovery::users_in_flight(&self.partition, keys, &users).await
     }
 
-    /// The same; `waiting` has something in flight. If that is not known yet, it is looked for.
+    /// Carries one deletion out. `waiting`: the users who have something in flight; if `None`, they are read.
     async fn erase_unless(
         &self,
         waiting: Option<&HashSet<String>>,
@@ -148,7 +152,7 @@ impl Eraser {
             // before its record is renamed; by now the ledger has it.
             copied = self.pseudonymise(keys, deletion, now, PseudonymiseMode::Copy).await?;
         }
-        // Of a coupon that is not loaded Redis counts nothing for anybody, and nothing new comes into flight.
+        // Of a coupon that is not loaded Redis counts nothing for any user, and nothing new comes into flight.
         let waits = match waiting {
             Some(waiting) => waiting.contains(deletion.user.as_str()),
             None => !self.in_flight(keys, &[deletion]).await?.is_empty(),

@@ -2,8 +2,8 @@
 -- Brings what Redis counts for a user under a pseudonym. Only issuances that the ledger has issued; while
 -- any of the user's is in flight nothing is done. "copy" leaves them under the user too, because the
 -- ledger's records are renamed only after it, and the accounts are compared name by name; "move", after
--- it, takes them away. Idempotent. From then on a key that made such an issuance is used up: whoever has
--- the user's id next must not be answered with it.
+-- it, takes them away. Idempotent. From then on a key that made such an issuance is used up: a new user
+-- with the same id must not be answered with it.
 --
 -- KEYS  1 certificate  2 in-flight, then for each coupon: holders
 -- ARGV  1 epoch  2 user  3 pseudonym  4 'copy' or 'move'

@@ -21,7 +21,7 @@ pub(super) enum PseudonymiseMode {
     Move,
 }
 
-/// What became of it.
+/// How far the user's issuances came under the pseudonym.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PseudonymiseOutcome {
     All,

@@ -5,7 +5,7 @@
 //! is recognised by it. Where the coupon has been over for the whole retention, a repetition is answered
 //! that it is over. Issued records are kept: they are the accounts.
 //!
-//! Reads: coupons, the ledger, what is in flight. Writes: deletes rejections from the ledger. Wakes nobody.
+//! Reads: coupons, the ledger, what is in flight. Writes: deletes rejections from the ledger. Wakes no other task.
 //! The processes take turns, by a key that expires.
 
 use std::sync::Arc;
@@ -30,7 +30,7 @@ const BATCH: i64 = 1_000;
 /// Steps in one round; the next one goes on.
 const STEPS_MAX: usize = 1_000;
 
-/// What one round came to.
+/// What one round deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetentionRound {
     /// Coupons that ended before.
@@ -39,7 +39,7 @@ pub struct RetentionRound {
     pub deleted: u64,
 }
 
-/// Deletes what is kept no longer.
+/// Deletes rejections whose retention is over.
 #[derive(Clone)]
 pub struct Retention {
     partition: Arc<Partition>,
@@ -90,7 +90,11 @@ impl Retention {
         Ok(())
     }
 
-    /// Deletes, as seen at `now`.
+    /// Deletes the rejections whose retention is over at `now`.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB or Redis fails.
     pub async fn round(&self, now: Timestamp) -> Result<RetentionRound, Failure> {
         let mut retained = RetentionRound { coupons: 0, deleted: 0 };
         let Ok(before) = now.checked_sub(self.kept) else { return Ok(retained) };

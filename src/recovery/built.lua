@@ -5,7 +5,7 @@
 -- KEYS  1 certificate  2 stream  3 counters  4 build marker
 -- ARGV  1 the epoch being built  2 group  3 how many are in flight  4 generation of the service's state
 --       5 '1' if the service is paused
--- Returns {'built'} or {'superseded'} (somebody else recovers; nothing was done)
+-- Returns {'built'} or {'superseded'} (another process recovers; nothing was done)
 local held = redis.call('HMGET', KEYS[1], 'state', 'building')
 if held[1] ~= 'closed' or held[2] ~= ARGV[1] then return {'superseded'} end
 

@@ -16,7 +16,11 @@ static KNOWN: LuaScript = LuaScript::new(include_str!("known.lua"));
 static CLOSE: LuaScript = LuaScript::new(include_str!("close.lua"));
 static CERTIFY: LuaScript = LuaScript::new(include_str!("certify.lua"));
 
-/// Whether the partition's data may be used. Learns on the way which epoch is open, and since when.
+/// Whether the partition's data may be used. The partition learns on the way which epoch is open, and since when.
+///
+/// # Errors
+///
+/// If Redis cannot be reached.
 pub async fn is_certified(partition: &Partition) -> Result<bool, Failure> {
     let asked = partition.call_without_wake(&CHECK, "check the certificate", |keys, call| {
         call.key(keys.stream())
@@ -48,7 +52,7 @@ pub enum Writable {
     Refused,
 }
 
-/// Asks what a request would be told. Writes nothing.
+/// Determines whether Redis would accept a request's write. Writes nothing.
 ///
 /// # Errors
 ///
@@ -105,7 +109,7 @@ pub(super) struct ClosedInstance {
 pub(super) enum CloseOutcome {
     /// Closed; `last` was open last, if the certificate was there and not out of date.
     After { last: Option<EpochKeys>, on: ClosedInstance },
-    /// Somebody recovers under a later term.
+    /// Another process recovers under a later term.
     Superseded,
 }
 
@@ -125,7 +129,7 @@ pub(super) async fn close(
     let (epoch, run_id) = (reply.text()?, reply.text()?);
     let last = match epoch.as_str() {
         "" => None,
-        // What is not an epoch's was never open: what is in flight is looked for.
+        // What is not an epoch's was never open: all epochs with something in flight are searched for.
         epoch => epoch.parse().ok().map(|epoch| EpochKeys::new(partition.id(), epoch)),
     };
     let (instance, was_replica) = (partition.instance(&run_id), reply.text()? == "1");
@@ -137,9 +141,9 @@ pub(super) async fn close(
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum OpenOutcome {
     Opened,
-    /// Somebody else recovers, or has done so.
+    /// Another process recovers, or has done so.
     Superseded,
-    /// Redis restarted since the closing, so it stays closed: what was looked at must be looked at again.
+    /// Redis restarted since the closing, so it stays closed: what was checked must be checked again.
     Restarted,
     /// Something is missing, so it stays closed.
     Incomplete(String),
@@ -149,7 +153,7 @@ pub(super) enum OpenOutcome {
 pub(super) fn restarted() -> Failure {
     Failure::Redis {
         operation: "open the certificate",
-        source: "Redis restarted meanwhile; its data is looked at again".into(),
+        source: "Redis restarted meanwhile; its data is checked again".into(),
     }
 }
 

@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
 -- Opens the epoch that was open last again, because its data was found intact: compare-and-set on the
--- term and the recoverer's epoch, on the very instance that was looked at. The state of the service is
+-- term and the recoverer's epoch, on the very instance that was checked. The state of the service is
 -- brought up to its record in the same moment, so that a pause that Redis missed holds from the first request.
 --
 -- KEYS  1 certificate  2 stream  3 counters  4 rounds of the full audit
 -- ARGV  1 term  2 the recoverer's own epoch  3 the epoch that is intact  4 group
 --       5 generation of the service's state  6 '1' if the service is paused
--- Returns {'opened'}, {'superseded'} (somebody else recovers), {'restarted'} (this is not the
+-- Returns {'opened'}, {'superseded'} (another process recovers), {'restarted'} (this is not the
 --   instance that was closed), or {'incomplete', what is missing}
 local held = redis.call('HMGET', KEYS[1], 'state', 'term', 'building', 'building_on', 'epoch')
 if held[1] ~= 'closed' or held[2] ~= ARGV[1] or held[3] ~= ARGV[2] then return {'superseded'} end

@@ -19,7 +19,7 @@ use crate::redis::keys::EpochKeys;
 use crate::runtime::damage::damaged;
 use crate::user::Deletion;
 
-/// Where a coupon is to be placed.
+/// What building a coupon's state works with, and where the state goes.
 pub(super) struct BuildContext<'a> {
     pub partition: &'a Partition,
     pub keys: &'a EpochKeys,
@@ -106,7 +106,7 @@ impl<'a> CouponStateBuilder<'a> {
             ids.retain(|id| *id != held.id);
             self.decided.insert(held.id, Some(held.serial));
         }
-        // Whoever has the user's id now must not get an issuance of before by its key.
+        // A new user with the same id must not be answered with an earlier user's issuance by its key.
         if held.user.is_pseudonym() && held.id.is_keyed() {
             self.staging.rejected(held.id).await?;
         }
@@ -190,7 +190,7 @@ impl<'a> CouponStateBuilder<'a> {
     }
 
     /// The records of users who are being deleted, each counted once. What was seen under the old name is
-    /// placed under both: whichever it has when somebody compares, it is there.
+    /// placed under both, so that an audit finds it under either.
     async fn moving(&mut self, ledger: &Ledger, deletions: &[Deletion]) -> Result<(), Failure> {
         if deletions.is_empty() {
             return Ok(());
@@ -202,7 +202,7 @@ impl<'a> CouponStateBuilder<'a> {
         let after: Vec<_> = deletions.iter().map(|one| &one.pseudonym).collect();
         for names in [before, after] {
             let by_name: HashMap<_, _> = names.iter().map(|name| ((*name).clone(), *name)).collect();
-            // What cannot be read was counted with the pages, whosever it is.
+            // A record that cannot be read was counted with the pages, whichever user it names.
             let held = ledger.held_by_any(&self.coupon.id, &names).await?;
             for held in held.into_iter().filter_map(readable) {
                 if !seen.insert(held.id) {

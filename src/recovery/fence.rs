@@ -23,13 +23,13 @@ use crate::{Failure, mongo};
 
 /// How often a process confirms that the instance it uses serves; all of a deployment write once for it.
 pub(super) const CONFIRM_EVERY: Duration = Duration::from_secs(1);
-/// An instance that nobody confirmed for so long serves no more.
+/// An instance that no process has confirmed for this long does not serve any more.
 pub(super) const SILENT_AFTER: Duration = Duration::from_secs(5);
 
 /// The longest that one read may take: a linearizable one waits for a majority.
 const READ_MAX: Duration = Duration::from_secs(5);
 
-/// See the module's documentation.
+/// What MongoDB remembers of the openings of a partition: which Redis was opened last, and when it last served.
 #[derive(Debug, Clone)]
 pub(crate) struct Fence {
     leases: Collection<Document>,
@@ -155,7 +155,7 @@ fn latest_of(lease: &Document) -> Option<LatestOpening> {
         term: opened.get_i64("term").ok()?,
         instance: opened.get_str("instance").ok()?.to_owned(),
         served_at,
-        // One from the future: the clock was put back, and nobody can have confirmed it since.
+        // One from the future: the clock was put back, and no process can have confirmed it since.
         silent: u64::try_from(silent).map_or(SILENT_AFTER, Duration::from_millis),
     })
 }

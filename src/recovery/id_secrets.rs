@@ -19,7 +19,7 @@ pub(super) const OF_LEDGER: &str = "idSecret";
 /// Whether users who are registered get secrets.
 pub(super) const OF_USERS: &str = "usersHaveIdSecrets";
 
-/// See the module's documentation.
+/// The secrets that this deployment makes the ids of keyed issuances with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdSecrets {
     pub of_ledger: Option<IdSecret>,
@@ -28,6 +28,10 @@ pub struct IdSecrets {
 
 impl IdSecrets {
     /// Those of this deployment, whose ledger has a name.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails, or the record cannot be read.
     pub async fn read(database: &Database, partition: PartitionId) -> Result<Self, Failure> {
         let leases = database.collection::<Document>("recovery");
         let one = doc! {"_id": lease::id(partition)};
@@ -39,6 +43,10 @@ impl IdSecrets {
     }
 
     /// Lets users who are registered from now on have secrets. Returns whether they had before.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails, or the ledger has no name yet.
     pub async fn give_to_users(database: &Database, partition: PartitionId) -> Result<bool, Failure> {
         let leases = database.collection::<Document>("recovery");
         let (one, change) = (doc! {"_id": lease::id(partition)}, doc! {"$set": {OF_USERS: true}});

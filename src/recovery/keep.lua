@@ -5,7 +5,7 @@
 -- KEYS  1 certificate  2 the hash
 --       3 the name for what lies under KEYS[2] if that is no hash; then pairs: a key of a wrong type, its new name
 -- ARGV  1 the epoch being built, then fields and values of the hash
--- Returns {'kept'} or {'superseded'} (somebody else recovers; nothing was done)
+-- Returns {'kept'} or {'superseded'} (another process recovers; nothing was done)
 local held = redis.call('HMGET', KEYS[1], 'state', 'building')
 if held[1] ~= 'closed' or held[2] ~= ARGV[1] then return {'superseded'} end
 

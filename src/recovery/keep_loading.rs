@@ -1,4 +1,4 @@
-//! Loading coupons that nobody asks for: those that a rebuild left out, with what is in flight for them, which may
+//! Loading coupons without a request for them: those that a rebuild left out, with what is in flight for them, which may
 //! need another unit, and only a loaded coupon gives one; and the newest current ones, which the gauges show and
 //! the audit compares.
 
@@ -19,7 +19,7 @@ use crate::redis::{Opening, Partition, turn};
 
 /// How often the coupons that are due are tried.
 const EVERY: Duration = Duration::from_secs(1);
-/// How often coupons are looked for that are not loaded, while the same epoch is open.
+/// How often a process searches for coupons that are not loaded, while the same epoch is open.
 const SOUGHT_EVERY: Duration = Duration::from_secs(60);
 /// Pauses between two tries to load the same coupon.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
@@ -34,7 +34,7 @@ struct PendingLoad {
 }
 
 /// Loads until `shutdown`. Idempotent and without input; every worker process runs it, and they take turns at
-/// looking. Reads: what is in flight, the coupons. Writes: what loading writes.
+/// searching. Reads: what is in flight, the coupons. Writes: what loading writes.
 pub async fn keep_loading(
     partition: Arc<Partition>,
     coupons: CouponStore,
@@ -72,7 +72,7 @@ pub async fn keep_loading(
     }
 }
 
-/// The coupons that should be loaded and are not. None, if it is another process's turn to look.
+/// The coupons that should be loaded and are not. None, if it is another process's turn to search.
 async fn seek(partition: &Partition, coupons: &CouponStore) -> Result<HashSet<CouponId>, Failure> {
     let keys = partition.keys();
     if !turn::take(partition, keys.load_turn(), SOUGHT_EVERY.mul_f64(0.8)).await? {

@@ -42,9 +42,13 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Takes the lease for `holder`, unless somebody else holds it. Its term is later than all before,
+    /// Takes the lease for `holder`, unless another process holds it. Its term is later than all before,
     /// and than `known`. A lease that ends later than any lease can was taken before a clock was put back, and
     /// is free.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails, or the lease's document is damaged.
     pub async fn take(
         database: &Database,
         partition: PartitionId,
@@ -115,13 +119,17 @@ impl Lease {
         name.ok_or_else(|| Failure::Damaged { what: "the recovery lease", why: "it names no ledger".into() })
     }
 
-    /// Renews the lease. `false` means that somebody else holds it now.
+    /// Renews the lease. `false` means that another process holds it now.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn renew(&self) -> Result<bool, Failure> {
         self.update("renew the recovery lease", doc! {}, doc! {"until": until()}).await
     }
 
     /// Remembers that this epoch is about to be opened on this instance, under this lease, and renews it.
-    /// From here on whoever uses another Redis is fenced off. `false` means that somebody else holds the lease
+    /// From here on processes that use another Redis are fenced off. `false` means that another process holds the lease
     /// now, or, with `if_silent`, that the Redis that was opened last was seen to serve again since the lease was
     /// taken, and that this one must not be opened.
     pub(super) async fn remember(
@@ -141,6 +149,10 @@ impl Lease {
     }
 
     /// Gives the lease back.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB cannot be reached: then the lease runs out by itself.
     pub async fn release(self) -> Result<(), Failure> {
         self.update("release the recovery lease", doc! {}, doc! {"until": "$$NOW"}).await.map(drop)
     }
@@ -149,7 +161,7 @@ impl Lease {
         let leases = self.leases.clone();
         let mut mine = doc! {
             "_id": id(self.partition), "holder": &self.holder, "term": self.term,
-            // One that ran out is not renewed: somebody may be taking it.
+            // One that ran out is not renewed: another process may be taking it.
             "$expr": {"$gt": ["$until", "$$NOW"]},
         };
         mine.extend(only);

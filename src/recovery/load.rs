@@ -1,5 +1,5 @@
-//! Loading a coupon into the open epoch: when it is made, and when somebody asks for one that Redis
-//! does not have. Several at a time; whoever asks for one that is being loaded waits for that load.
+//! Loading a coupon into the open epoch: when it is made, and when a request asks for one that Redis
+//! does not have. Several at a time; a request for one that is being loaded waits for that load.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -89,6 +89,10 @@ impl Loader {
 
     /// Loads a coupon, if Redis does not have it, together with what is in flight for it. Runs to its end even
     /// if the caller goes: half of a load is garbage.
+    ///
+    /// # Errors
+    ///
+    /// If Redis or MongoDB fails, the coupon's record cannot be read, or other changes outdated every attempt.
     pub async fn load(&self, id: &CouponId) -> Result<LoadOutcome, Failure> {
         let under_way = {
             let mut all = self.under_way.lock();
@@ -105,7 +109,7 @@ impl Loader {
             loader.load_now(&loaded).await
         });
         let all = Arc::clone(&self.under_way);
-        // A task of its own: it ends, and makes room for the next load, whoever still waits.
+        // A task of its own: it ends, and makes room for the next load, whether or not a request still waits.
         let ended = tokio::spawn(async move {
             let ended = task
                 .await

@@ -11,11 +11,11 @@ static FORGET: LuaScript = LuaScript::new(include_str!("forget.lua"));
 /// Keys in one page of the walk, about.
 const PAGE: usize = 1_000;
 
-/// Whether the keys were deleted.
+/// Whether a script wrote that only the current recoverer may run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum GuardedWrite {
     Done,
-    /// Somebody else recovers by now: nothing more was deleted.
+    /// Another process recovers by now: nothing more was written.
     Superseded,
 }
 
@@ -98,7 +98,7 @@ impl<'a> EpochKeyScan<'a> {
         let (next, page): (u64, Vec<Vec<u8>>) = self
             .partition
             .query(
-                "look through the keys",
+                "scan the keys",
                 cmd("SCAN")
                     .arg(cursor)
                     .arg("MATCH")

@@ -5,7 +5,7 @@
 -- KEYS  1 certificate  2 stream  3 in-flight  4 dead  5 loaded coupons  6 build marker
 -- ARGV  1 term  2 epoch  3 group  4 how many are in flight  5 how many of them are dead letters
 --       6 how many coupons are loaded  7 which ledger it was built from  8 channel of the outcomes
--- Returns {'opened'}, {'superseded'} (somebody else recovers), {'restarted'} (this is not the
+-- Returns {'opened'}, {'superseded'} (another process recovers), {'restarted'} (this is not the
 --   instance that was closed), or {'incomplete', what is missing}
 local held = redis.call('HMGET', KEYS[1], 'state', 'term', 'building', 'building_on')
 if held[1] ~= 'closed' or held[2] ~= ARGV[1] or held[3] ~= ARGV[2] then return {'superseded'} end

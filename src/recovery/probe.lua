@@ -1,5 +1,5 @@
 #!lua
--- Asks what a request would be told: whether the certificate fits, and whether Redis would let it write. It
+-- Determines what a request would be answered: whether the certificate fits, and whether Redis would let it write. It
 -- writes nothing. That it has no flags is the point: Redis refuses it as it refuses reserve.lua, with READONLY
 -- (it follows another), MISCONF (its disk fails), OOM (its memory has run out) or NOREPLICAS.
 --

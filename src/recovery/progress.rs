@@ -1,10 +1,10 @@
-//! How far a recovery has come: told to whoever shows it, and at the moments at which a test kills it.
+//! How far a recovery has come: for the log, for `couponctl recover`, and for tests that stop it at a step.
 
 use std::sync::Arc;
 
 use crate::ids::CouponId;
 
-/// A step that a recovery has just made.
+/// A step that a recovery has just completed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecoveryStep {
     /// The certificate is closed: every script refuses.
@@ -17,9 +17,9 @@ pub enum RecoveryStep {
     Damaged { why: String },
     /// What the ledger has decided was left out.
     Sorted { undecided: usize },
-    /// So many records of a coupon were read. Told again and again.
+    /// This many records of a coupon were read. Reported repeatedly.
     Loading { coupon: CouponId, number: usize, of: usize, records: u64, of_records: u64 },
-    /// So many entries of the queue were written. Told again and again.
+    /// This many entries of the queue were written. Reported repeatedly.
     Queueing { entries: usize, of: usize },
     /// All that was built is there; the certificate is to be opened.
     Built,
@@ -27,10 +27,10 @@ pub enum RecoveryStep {
     Opened,
 }
 
-/// Is told of each step, in the task that recovers.
+/// Called with each step, in the task that recovers: it must not block.
 pub type ProgressCallback = Arc<dyn Fn(&RecoveryStep) + Send + Sync>;
 
-/// For those who do not want to know.
+/// A callback that ignores all steps.
 pub fn ignore_progress() -> ProgressCallback {
     Arc::new(|_| {})
 }

@@ -4,11 +4,11 @@
 //! (`move.lua`), so a recoverer that sleeps or dies leaves it in two epochs at worst, and garbage.
 //!
 //! An in-flight value that cannot be read is taken from its stream entry. Where that cannot be read either, it
-//! is moved as it is, as a dead letter: what was accepted is in flight until somebody decides it.
+//! is moved as it is, as a dead letter: what was accepted is in flight until it is decided.
 //!
 //! Only coupons with something in flight are loaded before the epoch is opened: the outage does not grow with
-//! the number of coupons. The others, and those that could not be loaded, come when somebody asks for them
-//! ([`super::Loader`]).
+//! the number of coupons. The others, and those that could not be loaded, are loaded when a request
+//! asks for them ([`super::Loader`]).
 
 use std::collections::BTreeMap;
 
@@ -103,7 +103,7 @@ pub(super) async fn rebuild(
 
 /// Loads the coupons with something in flight. Returns what is in flight, each with the unit that it keeps, and
 /// how many coupons were loaded. One that cannot be loaded is left out: it stays closed alone, what is in flight
-/// for it is kept, and whoever asks for it has it loaded with that.
+/// for it is kept, and the next request for it loads it with that.
 async fn place_coupons(
     recovery: &Recovery<'_>,
     keys: &EpochKeys,

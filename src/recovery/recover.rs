@@ -50,7 +50,7 @@ pub enum RecoveryOutcome {
     Verified { in_flight: usize, coupons: usize },
     /// A new epoch is open.
     Rebuilt { survivors: usize, decided: usize, coupons: usize },
-    /// Somebody else recovers, or has done so.
+    /// Another process recovers, or has done so.
     Superseded,
 }
 

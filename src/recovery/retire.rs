@@ -1,6 +1,6 @@
 //! Taking coupons that are over out of Redis: memory is for those that can be asked for. From then on
 //! the ledger answers ([`crate::issuance::closed_coupon`]), and how many units were issued is kept with the
-//! coupon's record, so that nobody has to count them.
+//! coupon's record, so that no request has to count them.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::runtime::damage::damaged;
 static OVER: LuaScript = LuaScript::new(include_str!("over.lua"));
 static RETIRE: LuaScript = LuaScript::new(include_str!("retire.lua"));
 
-/// How often coupons that are over are looked for.
+/// How often a process searches for coupons that are over.
 const EVERY: Duration = Duration::from_secs(60);
 /// A campaign that has just ended is still asked for a lot, and Redis answers that more cheaply.
 pub const KEPT_AFTER_END: Duration = Duration::from_secs(3600);
@@ -47,6 +47,10 @@ pub async fn keep_retiring(partition: Arc<Partition>, coupons: CouponStore, shut
 }
 
 /// Retires the coupons that are archived, or ended so long ago, and have nothing in flight.
+///
+/// # Errors
+///
+/// If Redis or MongoDB fails.
 pub async fn retire(
     partition: &Partition,
     coupons: &CouponStore,
@@ -63,7 +67,7 @@ pub async fn retire(
     // Only now: what has come into flight before they were seen to be over is found.
     let found = survivors::read(partition, std::slice::from_ref(&keys)).await?;
     if !found.wrong_type.is_empty() {
-        // Nobody knows what is in flight.
+        // What is in flight cannot be determined.
         return Ok(Vec::new());
     }
     // A value that cannot be read keeps back its own coupon alone, by the unit that is neither free nor issued.
@@ -73,7 +77,7 @@ pub async fn retire(
     let mut retired = Vec::new();
     for batch in over.chunks(BATCH) {
         for (coupon, generation, issued) in take_out(partition, &keys, batch).await? {
-            // What is not kept is counted by whoever asks first.
+            // The first request that needs a count that is not kept counts.
             if let Err(failure) = coupons.keep_final_count(&coupon, generation, issued).await {
                 tracing::warn!(%coupon, error = failure.chain(), "the final count could not be kept");
             }
@@ -84,6 +88,10 @@ pub async fn retire(
 }
 
 /// The coupons that are loaded in an epoch. What else the set holds is left out.
+///
+/// # Errors
+///
+/// If Redis fails.
 pub async fn loaded_coupons(partition: &Partition, keys: &EpochKeys) -> Result<Vec<CouponId>, Failure> {
     let loaded_members = loaded_members(partition, keys).await?;
     for invalid in &loaded_members.invalid {
@@ -128,7 +136,7 @@ async fn at_rest(
     coupons: &[CouponId],
     kept_after_end: Duration,
 ) -> Result<Vec<(CouponId, String)>, Failure> {
-    let asked = partition.call_in_epoch(keys, &OVER, "look for coupons that are over", |keys, call| {
+    let asked = partition.call_in_epoch(keys, &OVER, "find coupons that are over", |keys, call| {
         call.arg(u64::try_from(kept_after_end.as_millis()).unwrap_or(u64::MAX));
         for coupon in coupons {
             call.key(keys.coupon(coupon)).key(keys.free(coupon));

@@ -17,7 +17,7 @@ pub enum Durability {
     None,
 }
 
-/// What a look at Redis's settings found.
+/// What is wrong with Redis's settings for a durability.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct SettingsReport {
     /// What must be changed: the process must not start.
@@ -27,6 +27,10 @@ pub struct SettingsReport {
 }
 
 /// Compares the settings and version of the partition's Redis with what `durability` asks for.
+///
+/// # Errors
+///
+/// If Redis cannot be reached. A setting that it does not reveal is a note, not an error.
 pub async fn check(partition: &Partition, durability: Durability) -> Result<SettingsReport, Failure> {
     let mut connection = partition.connection();
     let mut findings = SettingsReport::default();
@@ -58,7 +62,7 @@ pub async fn check(partition: &Partition, durability: Durability) -> Result<Sett
                 return Err(Failure::redis("read its settings")(error));
             }
             Err(error) => findings.notes.push(format!(
-                "Redis does not tell its setting {name} ({error}); make sure that it is {}",
+                "Redis does not reveal its setting {name} ({error}); make sure that it is {}",
                 right[0]
             )),
         }

@@ -4,7 +4,7 @@
 --
 -- KEYS  1 certificate  2 staging key
 -- ARGV  1 the epoch being built  2 HSET or SADD  3 seconds until it expires, then fields and values, or members
--- Returns {'staged'} or {'superseded'} (somebody else recovers; nothing was done)
+-- Returns {'staged'} or {'superseded'} (another process recovers; nothing was done)
 local held = redis.call('HMGET', KEYS[1], 'state', 'building')
 if held[1] ~= 'closed' or held[2] ~= ARGV[1] then return {'superseded'} end
 redis.call(ARGV[2], KEYS[2], unpack(ARGV, 4))

@@ -16,7 +16,7 @@ const STAGING_EXPIRES_SECS: i64 = 900;
 /// Fields or members in one command.
 const CHUNK: usize = 2_000;
 
-/// What became of the placing.
+/// What became of putting a coupon in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PlacementOutcome {
     Now,
@@ -51,7 +51,7 @@ pub(super) struct UnitCounts {
     pub settled: u32,
 }
 
-/// See the module's documentation.
+/// Writes a coupon's holders and free serials to staging keys, and then puts them in place with one script.
 pub(super) struct Staging<'a> {
     target: StagingTarget<'a>,
     holders: StagingKey,

@@ -24,16 +24,17 @@ use crate::runtime::backoff::Backoff;
 use crate::service::ServiceStore;
 use crate::{Failure, metrics};
 
-/// How often the certificate is looked at when nobody complains.
+/// How often the supervisor checks the certificate while no call is refused.
 const EVERY: Duration = CONFIRM_EVERY;
 /// The longest that MongoDB may take to say which Redis was opened last.
 const CONFIRM_MAX: Duration = Duration::from_secs(2);
 /// The first pause when it is not certified, and this process cannot help it now.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
-/// How often a long recovery says in the log how far it is.
+/// How often the log says how far a long recovery is.
 const LOG_EVERY: Duration = Duration::from_secs(2);
 
-/// See the module's documentation.
+/// Keeps a partition certified: it checks the certificate, confirms in MongoDB that its Redis serves, and recovers
+/// under the lease where that is needed.
 pub struct RecoverySupervisor {
     partition: Arc<Partition>,
     database: Database,
@@ -58,7 +59,8 @@ pub enum CertifyOutcome {
     Recovered(RecoveryOutcome),
     /// Another process recovers it.
     ByAnother,
-    /// Another Redis was opened last. If nobody is seen to use that for a while, this one takes its place.
+    /// Another Redis was opened last. This one takes its place if no process confirms for a while that the other
+    /// serves.
     Watching,
 }
 
@@ -74,7 +76,7 @@ pub enum OpeningStatus {
 }
 
 impl RecoverySupervisor {
-    /// A keeper for one process; `holder` must be no other's name.
+    /// A supervisor for one process; `holder` must be a name that no other process has.
     pub fn new(
         partition: Arc<Partition>,
         database: Database,
@@ -125,12 +127,17 @@ impl RecoverySupervisor {
             }
             // The address may lead elsewhere by now.
             self.partition.client().reconnect();
-            // Nobody is helped by asking without a pause: not whoever recovers, nor the log.
+            // Asking without a pause would slow the recovering process down and flood the log.
             retry.wait(&shutdown).await;
         }
     }
 
-    /// Looks once, and recovers if that is needed and nobody else does. Whether it is certified now.
+    /// Checks the certificate once, and recovers if that is needed and no other process does. Returns whether the
+    /// partition is certified now.
+    ///
+    /// # Errors
+    ///
+    /// If Redis or MongoDB cannot be reached, their settings are wrong, or another Redis serves this ledger.
     pub async fn ensure(&self) -> Result<bool, Failure> {
         self.ensure_until(&CancellationToken::new()).await
     }
@@ -139,8 +146,8 @@ impl RecoverySupervisor {
         if self.is_current().await? {
             return Ok(true);
         }
-        let told = Mutex::new(Instant::now());
-        let progress: ProgressCallback = Arc::new(move |step: &RecoveryStep| log_step(step, &told));
+        let logged_at = Mutex::new(Instant::now());
+        let progress: ProgressCallback = Arc::new(move |step: &RecoveryStep| log_step(step, &logged_at));
         let outcome = self.recover(RecoveryMode::VerifyFirst, &progress, shutdown).await?;
         Ok(matches!(
             outcome,
@@ -152,7 +159,7 @@ impl RecoverySupervisor {
     }
 
     /// Whether the certificate fits and is that of the latest opening, as far as MongoDB can be asked: while it
-    /// is away nobody can open another.
+    /// is away no process can open another.
     async fn is_current(&self) -> Result<bool, Failure> {
         let opening = self.partition.opening();
         match is_certified(&self.partition).await {
@@ -218,6 +225,10 @@ impl RecoverySupervisor {
     /// Recovers the partition, unless it is certified already ([`RecoveryMode::Rebuild`] rebuilds it all the same)
     /// or another process recovers it. Broken off by `shutdown`, which changes nothing: another process
     /// begins anew.
+    ///
+    /// # Errors
+    ///
+    /// If Redis or MongoDB fails, their settings are wrong, or another Redis serves this ledger.
     pub async fn recover(
         &self,
         mode: RecoveryMode,
@@ -241,7 +252,7 @@ impl RecoverySupervisor {
         let lease = Lease::take(&self.database, self.partition.id(), &self.holder, fields.term).await?;
         let Some(lease) = lease else { return Ok(CertifyOutcome::ByAnother) };
         self.partition.belongs_to(&lease.ledger);
-        // Somebody may have recovered between our look and our lease, here or on another Redis.
+        // Another process may have recovered between the check and the lease, here or on another Redis.
         if mode == RecoveryMode::VerifyFirst {
             let held_back = match self.may_open(&fields).await {
                 Ok(true) if !is_certified(&self.partition).await? => None,
@@ -281,13 +292,17 @@ impl RecoverySupervisor {
                 %partition, survivors, decided, coupons, seconds = started.elapsed().as_secs_f64(),
                 "the partition was rebuilt and is open under a new epoch"
             ),
-            RecoveryOutcome::Superseded => tracing::info!(%partition, "somebody else recovers"),
+            RecoveryOutcome::Superseded => tracing::info!(%partition, "another process recovers"),
         }
         Ok(CertifyOutcome::Recovered(recovered))
     }
 }
 
 /// What is wrong if the data in Redis belongs to another ledger than this database's.
+///
+/// # Errors
+///
+/// If Redis or MongoDB fails.
 pub async fn wrong_ledger(partition: &Partition, database: &Database) -> Result<Option<String>, Failure> {
     let Some(held) = certificate::read(partition).await?.ledger else { return Ok(None) };
     let ours = Lease::ledger(database, partition.id()).await?;
@@ -299,6 +314,10 @@ pub async fn wrong_ledger(partition: &Partition, database: &Database) -> Result<
 }
 
 /// How the partition's Redis stands to the latest opening that MongoDB remembers. Changes nothing.
+///
+/// # Errors
+///
+/// If Redis or MongoDB fails.
 pub async fn opening_status(partition: &Partition, database: &Database) -> Result<OpeningStatus, Failure> {
     let fields = certificate::read(partition).await?;
     let latest = Fence::new(database, partition.id()).latest().await?;
@@ -332,15 +351,15 @@ fn serves_elsewhere(latest: &LatestOpening) -> String {
     )
 }
 
-/// Logs the steps; those that are told again and again now and then.
-fn log_step(step: &RecoveryStep, told: &Mutex<Instant>) {
+/// Logs each step; of those that repeat, one in [`LOG_EVERY`].
+fn log_step(step: &RecoveryStep, logged_at: &Mutex<Instant>) {
     if let RecoveryStep::Compared { .. } | RecoveryStep::Loading { .. } | RecoveryStep::Queueing { .. } = step
     {
-        let mut told = told.lock();
-        if told.elapsed() < LOG_EVERY {
+        let mut logged_at = logged_at.lock();
+        if logged_at.elapsed() < LOG_EVERY {
             return;
         }
-        *told = Instant::now();
+        *logged_at = Instant::now();
     }
     match step {
         RecoveryStep::Damaged { why } => {

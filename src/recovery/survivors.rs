@@ -40,7 +40,7 @@ pub(super) struct UnreadableInFlight {
 }
 
 impl UnreadableInFlight {
-    /// `None` if the field is no issuance's: then nobody can ask for it.
+    /// `None` if the field is no issuance's: then no request can ask for it.
     pub(super) fn id(&self) -> Option<IssuanceId> {
         IssuanceId::from_bytes(&self.field)
     }
@@ -78,7 +78,7 @@ pub(super) struct InFlightSnapshot {
 type RawFields = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl InFlightSnapshot {
-    /// Values that cannot be read, of which nobody knows yet: no dead letter names them.
+    /// How many values cannot be read and are not dead letters yet.
     pub(super) fn unknown_damage(&self) -> usize {
         self.damaged.iter().filter(|damaged| damaged.dead.is_none()).count()
     }
@@ -111,7 +111,7 @@ pub(super) async fn read(partition: &Partition, epochs: &[EpochKeys]) -> Result<
     Ok(InFlightSnapshot { survivors: survivors.into_values().collect(), damaged, wrong_type, dead })
 }
 
-/// What an epoch has in flight of some coupons. What cannot be read is nobody's.
+/// What an epoch has in flight of some coupons. A value that cannot be read belongs to no coupon.
 pub(super) async fn of_coupons(
     partition: &Partition,
     keys: &EpochKeys,
@@ -265,8 +265,8 @@ impl InFlightSnapshot {
     }
 
     /// Keeps keys of a wrong type under other names, and in the in-flight hash of an epoch what was taken from
-    /// the streams, for these are deleted next. Values of which nobody can ever ask are kept for a person to
-    /// look at: they will not be in the new epoch.
+    /// the streams, for these are deleted next. Values under ids that are none are kept for a person to
+    /// read: they will not be in the new epoch.
     pub(super) async fn keep(
         &self,
         partition: &Partition,

@@ -3,7 +3,7 @@
 //! entries in hand may still reach the ledger, and are seen by reading twice.
 //!
 //! Every loaded coupon is compared, but many at once: the outage is that of the units to count, not of the
-//! coupons. One that is not loaded has no accounts; whoever asks for it has it loaded with what is in flight.
+//! coupons. One that is not loaded has no accounts; the next request for it loads it with what is in flight.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -34,7 +34,7 @@ const COUNTS_AT_ONCE: usize = 4;
 const COUNTED_UNITS_MAX: u64 = 100_000;
 const COUNTED_COUPONS_MAX: usize = 1_000;
 
-/// What the look came to.
+/// Whether the data can be certified as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum VerifyOutcome {
     Intact {
@@ -54,7 +54,7 @@ struct CouponCounts {
     holders: u64,
 }
 
-/// Looks whether, for each loaded coupon, the ledger's issued units are those that Redis has settled
+/// Checks whether, for each loaded coupon, the ledger's issued units are those that Redis has settled
 /// and those of them that it still has in flight, and whether its state is that of MongoDB.
 pub(super) async fn verify(
     partition: &Partition,

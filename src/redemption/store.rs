@@ -1,6 +1,6 @@
 //! Redemptions in MongoDB: a sub-document of the issued record. Every change is one compare-and-set on
 //! the record's id, its user, that it is issued, and the version that was read; MongoDB's clock decides
-//! about validity and writes the times. Whoever comes second reads again, and is told what there is.
+//! about validity and writes the times. A change that comes second reads again, and is answered with the state that it finds.
 //!
 //! Reads are majority reads on the primary, never from a cache. That there is no such coupon is said only
 //! after a linearizable read.
@@ -24,7 +24,7 @@ use crate::issuance::{Decision, ledger};
 use crate::mongo::{LINEARIZABLE_MAX, ListPage, from_bson_time, to_bson_time};
 use crate::{Failure, mongo};
 
-/// Changes and looks at once, so that a rush on one coupon leaves MongoDB to the others.
+/// Changes and reads at once, so that a rush on one coupon leaves MongoDB to the others.
 const AT_ONCE: usize = 64;
 /// Those that wait for their turn; one more is refused.
 const WAITING_MAX: usize = 16_384;
@@ -54,7 +54,7 @@ pub struct HeldCoupon {
     pub now: Timestamp,
 }
 
-/// What became of a change.
+/// What became of a change of a redemption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RedemptionChangeOutcome {
     Now(HeldCoupon),
@@ -65,7 +65,7 @@ pub enum RedemptionChangeOutcome {
     NotFound,
 }
 
-/// See the module's documentation. Cheap to clone.
+/// Reads and changes the redemptions of held coupons. Cheap to clone.
 #[derive(Clone)]
 pub struct RedemptionStore {
     records: Collection<RawDocumentBuf>,
@@ -83,13 +83,21 @@ impl RedemptionStore {
         }
     }
 
-    /// A coupon that a user holds.
+    /// A coupon that a user holds; `None` if the ledger has no such issue.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails, too many requests wait, or the record cannot be read.
     pub async fn get(&self, user: &UserId, id: IssuanceId) -> Result<Option<HeldCoupon>, Failure> {
         let _turn = self.turn("read the user coupon").await?;
         self.read(user, id).await
     }
 
     /// A page of at most `limit` coupons that a user holds, newest first, from after one.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn held_by(
         &self,
         user: &UserId,
@@ -108,6 +116,10 @@ impl RedemptionStore {
 
     /// At most [`UNITS_PAGE`] units of a coupon that are held, with a serial above `after`, by serial. A
     /// page with fewer is the last.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn units_after(
         &self,
         coupon: &CouponId,
@@ -120,6 +132,10 @@ impl RedemptionStore {
 
     /// The units of a coupon that are held and name no serial: none of these can be read. At most
     /// [`NAMELESS_MAX`].
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn nameless_units(&self, coupon: &CouponId) -> Result<Vec<Unreadable>, Failure> {
         let filter = ledger::queries::issued_nameless(coupon);
         let found = self.find("export a coupon's units", filter, doc! {"_id": 1}, NAMELESS_MAX).await?;

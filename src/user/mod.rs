@@ -1,7 +1,7 @@
 //! Registered users: only they may take stock (unless the operator trusts the caller's ids).
 //!
 //! A user who is deleted is marked first ([`UserStore::mark_deleted`]); what becomes of their records is
-//! the matter of [`crate::privacy`]. Until that is done the id is taken, and nobody's.
+//! the matter of [`crate::privacy`]. Until that is done the id is taken, and no user has it.
 
 mod pending_deletions;
 mod prefetch;
@@ -12,7 +12,8 @@ mod store;
 pub use pending_deletions::PendingDeletions;
 pub use registered_users::RegisteredUsers;
 pub use secret::IdSecret;
-pub use store::{DELETIONS_MAX, FirstInsertOutcome, MarkDeletedOutcome, RegisteredUser, UserStore, queries};
+pub(crate) use store::{DELETIONS_MAX, FirstInsertOutcome};
+pub use store::{MarkDeletedOutcome, RegisteredUser, UserStore, queries};
 
 use jiff::Timestamp;
 

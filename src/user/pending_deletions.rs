@@ -12,7 +12,7 @@ use super::UserId;
 use crate::Failure;
 use parking_lot::RwLock;
 
-/// See the module's documentation.
+/// The users who are being deleted, as far as this process knows, and how old that knowledge is.
 pub struct PendingDeletions {
     started: Instant,
     /// When the list was asked for, in milliseconds since `started`.
@@ -54,10 +54,14 @@ impl PendingDeletions {
     }
 
     /// Whether the user is being deleted.
+    ///
+    /// # Errors
+    ///
+    /// If the list is not fresh.
     pub fn contains(&self, user: &UserId) -> Result<bool, Failure> {
         if !self.is_fresh() {
             return Err(Failure::Stale {
-                operation: "tell whether a user is being deleted",
+                operation: "determine whether a user is being deleted",
                 why: "MongoDB has not been reached for too long".into(),
             });
         }

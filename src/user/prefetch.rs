@@ -1,9 +1,9 @@
 //! The background task, in every API process that asks who is registered, that remembers users before
-//! they come: when a campaign opens, everybody comes for the first time. Idempotent and without input;
+//! they come: when a campaign opens, all users come for the first time. Idempotent and without input;
 //! periodic.
 //!
 //! Reads: users, the newest first; at the start as many as are remembered, then those who are new.
-//! Writes: what this process remembers. Wakes nobody. A hint: who is missed is asked for when they come.
+//! Writes: what this process remembers. Wakes no other task. A hint: a user who is missed is read when they come.
 
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,14 @@ use tokio_util::sync::CancellationToken;
 use super::{RegisteredUsers, UserStore};
 use crate::Failure;
 
-/// Between two looks.
+/// Between two polls.
 const EVERY: Duration = Duration::from_secs(1);
 /// Users in one read.
 const PAGE: usize = 10_000;
-/// Those who were registered so long before the last look are looked for again, as an insert takes time.
+/// Users who were registered this long before the last poll are read again, as an insert takes time.
 const OVERLAP: SignedDuration = SignedDuration::from_secs(1);
-/// One look of so many goes back further: the processes that register have clocks of their own. Not each
-/// look: a hundred thousand who were registered at once would be read again every second for as long.
+/// One poll in this many goes back further: the processes that register have clocks of their own. Not each
+/// poll: a hundred thousand who were registered at once would be read again every second for as long.
 const FAR_POLL_EVERY: usize = 10;
 const FAR_OVERLAP: SignedDuration = SignedDuration::from_secs(20);
 

@@ -1,6 +1,6 @@
 //! Who may take stock: unknown users are turned away before the script, so that they take none.
 //!
-//! Users are remembered in the process once they were seen in MongoDB; that somebody is unknown is
+//! A process remembers users once it has read them in MongoDB; that a user is unknown is
 //! never remembered, because they may register the next moment. What is remembered counts only while the
 //! process hears of deletions ([`PendingDeletions`]); those who are being deleted are forgotten.
 
@@ -70,11 +70,19 @@ impl RegisteredUsers {
     }
 
     /// Whether the user is registered, and not being deleted.
+    ///
+    /// # Errors
+    ///
+    /// If the user must be read, and MongoDB fails or the record cannot be read.
     pub async fn contains(&self, id: &UserId) -> Result<bool, Failure> {
         Ok(self.find(id).await?.is_some())
     }
 
     /// What keyed issuances of the user are named with, if they are registered, and not being deleted.
+    ///
+    /// # Errors
+    ///
+    /// If the user must be read, and MongoDB fails or the record cannot be read.
     pub async fn find(&self, id: &UserId) -> Result<Option<Option<IdSecret>>, Failure> {
         if let Some(secret) = self.known.get(id)
             && self.deletions.is_fresh()

@@ -1,6 +1,6 @@
 //! What makes the ids of keyed issuances unguessable: 16 random bytes.
 //!
-//! A registered user has one of their own, in their document, and it goes with them: afterwards nobody can
+//! A registered user has one of their own, in their document, and it goes with them: afterwards it is impossible to
 //! compute which records were theirs. Where the caller's ids are trusted users have no document, and the
 //! deployment has one for all of them.
 
@@ -11,7 +11,7 @@ use mongodb::bson::{Binary, Document};
 
 const BYTES: usize = 16;
 
-/// See the module's documentation.
+/// A secret that the ids of keyed issuances are made with.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct IdSecret([u8; BYTES]);
 

@@ -87,6 +87,10 @@ impl UserStore {
     }
 
     /// Registers users. Returns, in order, whether each was new.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails: then some of the users may be registered.
     pub async fn insert(&self, users: &[User]) -> Result<Vec<bool>, Failure> {
         let secret = || self.gives_secrets.then(|| IdSecret::generate().to_bson());
         let records: Vec<UserRecord> = users.iter().map(|user| UserRecord::new(user, secret())).collect();
@@ -113,8 +117,12 @@ impl UserStore {
         inserted.await
     }
 
-    /// Registers the first of `count` users who are registered together under a key, before all others. Whoever
-    /// comes with the key again is told by this user's record whether it was for as many.
+    /// Registers the first of `count` users who are registered together under a key, before all others. This
+    /// user's record tells a repetition of the key from another request with the same key.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn insert_first(&self, user: &User, count: usize) -> Result<FirstInsertOutcome, Failure> {
         let secret = self.gives_secrets.then(|| IdSecret::generate().to_bson());
         let count = i64::try_from(count).unwrap_or(i64::MAX);
@@ -142,6 +150,10 @@ impl UserStore {
     }
 
     /// One user.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails, or the record cannot be read.
     pub async fn get(&self, id: &UserId) -> Result<Option<User>, Failure> {
         let (users, filter) = (self.users.clone_with_type::<Document>(), queries::one(id));
         let found = mongo::run("read the user", async move { users.find_one(filter).await });
@@ -149,6 +161,10 @@ impl UserStore {
     }
 
     /// Which of `ids` are registered, and what is known of each, if their record can be read.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn registered(
         &self,
         ids: &[UserId],
@@ -162,6 +178,10 @@ impl UserStore {
 
     /// A page of at most `limit` users, newest first, from after the one that a cursor names (its creation
     /// time and id). One whose record cannot be read is left out.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn list(
         &self,
         after: Option<NewestPlace>,
@@ -202,6 +222,10 @@ impl UserStore {
 
     /// Marks a user as deleted: from now on they are unknown to all that asks MongoDB, and `delay` later to
     /// everyone. With `unregistered`, also one who was never registered. Repeated, it changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails, or the record cannot be read.
     pub async fn mark_deleted(
         &self,
         user: &UserId,
@@ -235,7 +259,7 @@ impl UserStore {
                 .await;
             match changed {
                 Ok(Some(changed)) => Ok(Some(Some(changed))),
-                // Somebody else marks at the same time.
+                // Another request marks at the same time.
                 Ok(None) => users.find_one(marked).await.map(Some),
                 Err(error) if mongo::is_duplicate_key(&error) => users.find_one(marked).await.map(Some),
                 Err(error) => Err(error),
@@ -249,12 +273,16 @@ impl UserStore {
     }
 
     /// The users who are being deleted, the longest first, and MongoDB's time.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn deletions(&self) -> Result<(Vec<Deletion>, Timestamp), Failure> {
         let (users, database) = (self.users.clone_with_type::<Document>(), self.database.clone());
         let options =
             FindOptions::builder().sort(doc! {"deletedAt": 1}).limit(i64::from(DELETIONS_MAX)).build();
         let found = mongo::run("read who is being deleted", async move {
-            // Its answer carries the time even where nobody is being deleted.
+            // Its answer carries the time even where no user is being deleted.
             let clock = database.run_command(doc! {"hello": 1}).await?;
             let cursor = users.find(queries::deleted()).with_options(options).await?;
             Ok((cursor.try_collect::<Vec<_>>().await?, clock))
@@ -262,7 +290,7 @@ impl UserStore {
         let (found, clock) = found.await?;
         let now = clock.get_datetime("localTime").map(|time| from_bson_time(*time));
         let now = now
-            .map_err(|_| Failure::Damaged { what: "the clock of MongoDB", why: "it tells no time".into() })?;
+            .map_err(|_| Failure::Damaged { what: "the clock of MongoDB", why: "it gives no time".into() })?;
         let mut deletions = Vec::with_capacity(found.len());
         for document in &found {
             match deletion(document) {
@@ -277,6 +305,10 @@ impl UserStore {
     }
 
     /// Ends a deletion: the id can be registered anew.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn remove_deleted(&self, deletion: &Deletion) -> Result<(), Failure> {
         let filter = doc! {"_id": deletion.user.as_str(), "pseudonym": deletion.pseudonym.as_str()};
         let users = self.users.clone();

@@ -61,7 +61,7 @@ impl CouponLimits {
         for coupon in coupons {
             let limit = match found.remove(&coupon) {
                 Some(limit) => Some(limit),
-                None => self.store.limit_for_certain(&coupon).await?,
+                None => self.store.limit_linearizable(&coupon).await?,
             };
             let known = match limit {
                 Some(Ok(limit)) => {

@@ -16,10 +16,10 @@ const RSA_BYTES_MIN: usize = 256;
 const RSA_BYTES_MAX: usize = 1_024;
 /// Keys of a set that can be used; more are left out.
 const KEYS_MAX: usize = 100;
-/// What is told of a name that somebody else chose.
+/// How much of a `kid`, which another party chose, the log repeats.
 const NAMED_CHARS_MAX: usize = 100;
 
-/// See the module's documentation.
+/// The keys that tokens are verified with.
 #[derive(Debug)]
 pub(super) enum VerificationKeys {
     Secret(DecodingKey),

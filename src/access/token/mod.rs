@@ -33,7 +33,7 @@ use crate::metrics;
 
 /// Clocks may differ by this: a token is taken for so long after its `exp`, and before its `nbf`.
 pub const LEEWAY: Duration = Duration::from_secs(30);
-/// Between two looks at the file of the keys.
+/// Between two readings of the file of the keys.
 pub const POLL_EVERY: Duration = Duration::from_secs(2);
 const FILE_BYTES_MAX: u64 = 256 * 1_024;
 const LOGGED_CHARS_MAX: usize = 200;
@@ -139,6 +139,10 @@ impl TokenVerifier {
     }
 
     /// Whose token it is, and until when.
+    ///
+    /// # Errors
+    ///
+    /// Why it is refused.
     pub fn verified(&self, token: &str) -> Result<VerifiedToken, TokenError> {
         let current = self.current();
         let hash = Sha256::digest(token.as_bytes()).into();
@@ -204,7 +208,7 @@ impl TokenVerifier {
         }
     }
 
-    /// Looks at the file of the keys until `stop`, and tells `changed` of other ones.
+    /// Reads the file of the keys again and again until `stop`, and notifies `changed` of other keys.
     pub async fn keep_fresh(self: Arc<Self>, changed: watch::Sender<()>, stop: CancellationToken) {
         let mut for_log = None;
         let mut fresh_at = Instant::now();
@@ -297,7 +301,7 @@ fn claim(token: &str, name: &str) -> String {
     claims.map(|claims| for_log(&claims[name].to_string())).unwrap_or_default()
 }
 
-/// What is told of a text that somebody else wrote: on one line, and no more than fits there.
+/// A text that another party wrote, as the log repeats it: on one line, and shortened.
 fn for_log(text: &str) -> String {
     text.escape_debug().take(LOGGED_CHARS_MAX).collect()
 }

@@ -1,4 +1,4 @@
-//! Mending one finding. Each script reads again, in the moment of its write, all that makes the write
+//! Repairing one finding. Each script reads again, in the moment of its write, all that makes the write
 //! right; so a repair may be raced by requests, workers, recoveries and other repairs.
 
 use super::adopt::{AdoptOutcome, CALLS_MAX, UNITS_A_CALL, adopt};
@@ -33,9 +33,9 @@ scripts! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RepairOutcome {
     Repaired,
-    /// It has changed since it was found, or too much goes on: look again.
+    /// It has changed since it was found, or too much goes on: audit again.
     Retry,
-    /// Its coupon misses records, and nobody can tell whether the unit is theirs.
+    /// Its coupon misses records, and the unit may be theirs.
     Withheld,
     /// It needs a person.
     NeedsPerson,
@@ -65,7 +65,7 @@ impl<'a> CouponRepair<'a> {
         Ok((begun == "begun").then_some(repair))
     }
 
-    /// Mends what can be mended of one coupon's findings, and says what became of each.
+    /// Repairs what can be repaired of one coupon's findings. Returns what became of each, in their order.
     pub(super) async fn repair(&mut self, findings: &[Finding]) -> Result<Vec<RepairOutcome>, AuditAbort> {
         let missing = findings
             .iter()
@@ -190,7 +190,7 @@ impl<'a> CouponRepair<'a> {
         });
         Ok(match done.await?.as_str() {
             "put back" => RepairOutcome::Repaired,
-            // Its user was not promised anything that Redis remembers: nobody can tell.
+            // Redis remembers no promise to its user, so whether to put it back cannot be determined.
             "strange" => RepairOutcome::NeedsPerson,
             _ => RepairOutcome::Retry,
         })
@@ -201,7 +201,7 @@ impl<'a> CouponRepair<'a> {
         let Some(decision) = self.auditor.ledger.decisions(&[id]).await?.remove(&id) else {
             return Ok(RepairOutcome::Retry);
         };
-        // What it says cannot be told: nothing is done for it.
+        // A decision that cannot be read is left to a person.
         let Ok(decision) = decision else { return Ok(RepairOutcome::NeedsPerson) };
         if let Outcome::Issued { serial, .. } = decision.outcome {
             adopt(&self.auditor.partition, &self.keys, self.coupon, id, &decision.user, serial).await?;
@@ -228,7 +228,7 @@ async fn call(
     script: &LuaScript,
     build: impl Fn(&EpochKeys, &mut Call),
 ) -> Result<String, AuditAbort> {
-    match auditor.partition.call_in_epoch(keys, script, "mend the accounts", build).await? {
+    match auditor.partition.call_in_epoch(keys, script, "repair the accounts", build).await? {
         EpochBound::Epoch(mut reply) => reply.text().map_err(AuditAbort::Failed),
         EpochBound::AnotherEpoch => Err(AuditAbort::AnotherEpoch),
     }
@@ -260,7 +260,7 @@ fn repaired_if(done: bool) -> RepairOutcome {
     if done { RepairOutcome::Repaired } else { RepairOutcome::Retry }
 }
 
-/// Mends what a late insert leaves, and nothing else: counts the record, and takes its unit out of the
+/// Repairs what a late insert leaves, and nothing else: counts the record, and takes its unit out of the
 /// free ones, where it may be though the record was counted (it was in flight for another issuance then,
 /// which has its own in the ledger). Both are right whatever else goes on: issued stays issued.
 pub(super) async fn adopt_only(

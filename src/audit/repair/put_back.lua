@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
 -- Puts an in-flight value back that was lost, from its stream entry. Only if it is still missing, its
--- user's dedupe still has the id, and the entry is still there. Its unit stays its own only if nobody
--- can get it otherwise; else it has none, and a worker finds it another: then it gets a fresh entry that
+-- user's dedupe still has the id, and the entry is still there. Its unit stays its own only if no
+-- other issuance can get it; else it has none, and a worker finds it another: then it gets a fresh entry that
 -- says so, for the two must agree.
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 counters  5 coupon  6 holders  7 free
--- ARGV  1 epoch  2 issuance id (16 bytes)  3 entry id  4 '1' if nobody else has its unit, else '0'
+-- ARGV  1 epoch  2 issuance id (16 bytes)  3 entry id  4 '1' if no other issuance has its unit, else '0'
 --       5 group
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', what}: what is 'put back', 'present', 'gone' (the
 --   entry is), 'strange' (the user's dedupe does not have it) or 'unloaded'

@@ -2,7 +2,7 @@
 -- Gives back units that an audit found nowhere. The token says that no other repair has begun since,
 -- and that this one has not done this before: each call leaves the next token, so that one that is
 -- repeated, its answer lost, finds the first one's. A unit that is nowhere can be reserved only after
--- somebody gave it back, and nobody else may.
+-- it was given back, and only this repair may do that.
 --
 -- KEYS  1 certificate  2 coupon  3 free
 -- ARGV  1 epoch  2 token  3 the next token, then serials
