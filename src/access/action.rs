@@ -72,7 +72,7 @@ pub enum ActionSubject {
     Nobody,
 }
 
-/// What a command of `couponctl` does to the servers itself, while it does it.
+/// An action of a `couponctl` command on the servers themselves, while it is being done.
 pub struct CommandAction {
     log: ActionLog,
     id: ActionId,
@@ -327,7 +327,7 @@ pub async fn rename(database: &Database, user: &UserId, pseudonym: &UserId) -> R
     renamed.await.map(|_| ())
 }
 
-/// What is asked of MongoDB; tests ask it how it would answer.
+/// The filters that actions are asked and changed with. Each must be served by an index.
 pub mod queries {
     use super::*;
 

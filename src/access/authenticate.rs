@@ -1,4 +1,4 @@
-//! What a process asks of those who call it: nothing, or credentials; and who has shown them.
+//! Identifies callers by their credentials, or admits all of them without.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,25 +40,25 @@ pub enum Identification {
     Perhaps(PresentedKey),
 }
 
-/// Why it is not known who it is.
+/// Why a caller is not identified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthRefusal {
     /// Nothing was sent.
     NoCredentials,
-    /// What was sent is good for nothing: made up, damaged, revoked.
+    /// The credentials are invalid: made up, damaged or revoked.
     BadCredentials,
-    /// The token was good once.
+    /// The token has expired.
     Expired,
-    /// The token will be good.
+    /// The token is not valid yet.
     Early,
-    /// It cannot be known now.
+    /// The credentials cannot be checked now.
     Unclear,
 }
 
-/// Who was recognised, and the last second that it is for, since the epoch: `None` is for ever.
+/// The caller, and the last second, since the Unix epoch, until which the credentials are valid: `None` is for ever.
 type Recognition = (Caller, Option<u64>);
 
-/// Who was not recognised.
+/// Credentials of which the caller is not known.
 enum Unrecognised {
     Refused(AuthRefusal, Option<CredentialsError>),
     Perhaps(PresentedKey),

@@ -47,13 +47,13 @@ pub struct ActiveKeys {
 }
 
 impl ActiveKeys {
-    /// Whether there is none.
+    /// Whether there is no active key, readable or not.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty() && self.unreadable == 0
     }
 }
 
-/// What became of a key that was to be kept.
+/// The outcome of storing a new key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyInsert {
     New,
@@ -61,13 +61,13 @@ pub enum KeyInsert {
     TooMany,
 }
 
-/// What became of a key that was to be revoked.
+/// The outcome of revoking a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RevokeOutcome {
     Now(ApiKey),
-    /// It was revoked before, and stays so.
+    /// The key was revoked before.
     Before(ApiKey),
-    /// It is revoked, and its record cannot be read.
+    /// The key is revoked, and its record cannot be read.
     Unreadable,
     NotFound,
 }

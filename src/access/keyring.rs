@@ -49,7 +49,7 @@ struct KnownKey {
     caller: Caller,
 }
 
-/// What is known of a key that was shown.
+/// Whose key a request presents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyOwner {
     Known(Caller),
@@ -161,7 +161,7 @@ impl Keyring {
     }
 }
 
-/// It cannot be known now whose key it is.
+/// The keys cannot be read now, so it is unknown whose key it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyringUnavailable;
 

@@ -15,7 +15,7 @@ pub(super) const UNITS_A_CALL: u32 = 1_000;
 /// The largest coupon needs no more calls than this.
 pub(super) const CALLS_MAX: u32 = MAX_TOTAL / UNITS_A_CALL + 1;
 
-/// What became of a record.
+/// The outcome of adopting a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdoptOutcome {
     Now,

@@ -12,7 +12,7 @@ use crate::Failure;
 use crate::ids::CouponId;
 use crate::redis::keys::EpochKeys;
 
-/// How often it is begun again because another epoch was opened.
+/// How often an audit is begun again because another epoch was opened.
 pub(super) const EPOCHS_MAX: usize = 5;
 
 /// Three readings of one loaded coupon.

@@ -20,7 +20,7 @@ use crate::redis::keys::EpochKeys;
 /// Findings of one coupon that are kept; more of them are only counted.
 pub const FINDINGS_MAX: usize = 5_000;
 
-/// What was found out about one coupon.
+/// The result of auditing one coupon.
 #[derive(Debug, Clone)]
 pub struct CouponReport {
     pub coupon: CouponId,
@@ -43,7 +43,7 @@ impl CouponReport {
 }
 
 impl CouponReport {
-    /// What is left of an audit of a coupon that ended over something that cannot be read.
+    /// The report of an audit that ended at something that cannot be read.
     pub(super) fn aborted(coupon: &Coupon, failure: &Failure) -> Self {
         let kind = match failure.root() {
             Failure::Damaged { what: "data in Redis" | "the figures of the coupon in Redis", .. } => {
@@ -72,12 +72,12 @@ pub(super) struct AuditSnapshot {
     figures: HashMap<CouponId, CouponFigures>,
     pub queue: QueueSnapshot,
     set_aside: u64,
-    /// What is damaged of whose figures.
+    /// Coupons whose figures are damaged, each with what is wrong.
     damaged: HashMap<CouponId, String>,
 }
 
 impl AuditSnapshot {
-    /// What belongs to no coupon that is audited, and is found once.
+    /// Findings that belong to no coupon of the batch.
     pub(super) fn findings(&self) -> Vec<Finding> {
         let mut findings = self.queue.findings.clone();
         if self.set_aside > 0 {

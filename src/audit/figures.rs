@@ -1,4 +1,4 @@
-//! What Redis says of coupons in numbers, read in one script under one epoch.
+//! The counters of coupons and of the queue in Redis, read in one script under one epoch.
 
 use super::AuditAbort;
 use crate::coupon::UnitCounters;
@@ -33,7 +33,7 @@ pub(super) struct FiguresReading {
     pub last_entry: String,
     /// `None` for a coupon that is not loaded, or whose figures are damaged.
     pub coupons: Vec<Option<CouponFigures>>,
-    /// What is damaged of whose figures.
+    /// Coupons whose figures are damaged, each with what is wrong.
     pub damaged: Vec<(CouponId, String)>,
 }
 

@@ -6,14 +6,14 @@ use std::sync::LazyLock;
 use crate::ids::{CouponId, IssuanceId, UserId};
 use crate::metrics::{Family, names};
 
-/// How bad it is.
+/// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// No damage: it is being dealt with.
     Passing,
     /// The accounts are wrong. A repair puts them right.
     Drift,
-    /// What was promised does not hold. It needs a person.
+    /// A promise is broken. A person must decide what to do.
     Broken,
 }
 

@@ -22,7 +22,7 @@ pub(super) const SOUGHT_MAX: usize = 5_000;
 const SERIALS: usize = 1_000;
 
 impl Auditor {
-    /// Those of `serials`, all below the next one, that are neither free, nor in flight, nor issued.
+    /// Returns those of `serials`, all below the next one, that are neither free, nor in flight, nor issued.
     pub(super) async fn missing_units(
         &self,
         keys: &EpochKeys,
@@ -54,7 +54,7 @@ impl Auditor {
         Ok(serials)
     }
 
-    /// What a coupon has in flight, read afresh.
+    /// Reads what a coupon has in flight.
     pub(super) async fn in_flight_of(
         &self,
         keys: &EpochKeys,

@@ -8,7 +8,7 @@ use crate::Failure;
 use crate::ids::{CouponId, IssuanceId};
 use crate::issuance::InFlight;
 use crate::queue::Entry;
-use crate::queue::entry::{RawEntry, decode};
+use crate::queue::entry::{RawEntry, RawFields, decode};
 use crate::redis::keys::EpochKeys;
 use crate::redis::{KeyScan, cmd};
 
@@ -24,8 +24,6 @@ pub(super) struct QueueSnapshot {
     /// What cannot be read.
     pub findings: Vec<Finding>,
 }
-
-type RawFields = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl Auditor {
     /// Reads the in-flight hash and the dead letters, then the stream up to `last`, the entry that was the last one

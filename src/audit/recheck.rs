@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// A worker settles what it has decided well within this.
 const SETTLING: Duration = Duration::from_secs(1);
 
-/// What might be damage.
+/// Something that might be damage.
 #[derive(Debug, Clone)]
 pub(super) struct Suspicion {
     pub kind: FindingKind,
@@ -43,7 +43,7 @@ impl Suspicion {
     }
 }
 
-/// What Redis says of one suspicion.
+/// What Redis has about one suspicion, read at one moment.
 struct SuspicionView {
     loaded: bool,
     /// Something is in flight under its id, be it readable or not.

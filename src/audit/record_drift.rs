@@ -94,7 +94,7 @@ impl Auditor {
         Ok(difference(&held, &record))
     }
 
-    /// What is wrong with the counts of the queue and the state of the service.
+    /// Findings about the counts of the queue and the state of the service.
     pub(super) async fn service_findings(&self, keys: &EpochKeys) -> Result<Vec<Finding>, Failure> {
         let (_, damage) = self.services.checked().await?;
         let unreadable = Finding { detail: damage, ..Finding::new(FindingKind::ServiceUnreadable, None) };
@@ -213,8 +213,8 @@ impl RawServiceState {
     }
 }
 
-/// What a loaded coupon has missed of its record; `None` if nothing. One whose generation cannot be read is
-/// another finding's.
+/// Which changes of its record a loaded coupon has missed; `None` if none. A generation that cannot be read is another
+/// finding.
 fn difference(held: &RawCouponState, record: &Coupon) -> Option<String> {
     const NAMES: [&str; 6] = ["generation", "total", "starts_at", "ends_at", "paused", "archived"];
     let text = |place: usize| std::str::from_utf8(held[place].as_deref()?).ok();

@@ -15,13 +15,13 @@ pub const COUPONS_MAX: usize = 200;
 /// Repairing one thing may show another (an orphan's unit, once its entry is gone).
 const PASSES_MAX: usize = 4;
 
-/// What an audit came to.
+/// The result of an audit.
 #[derive(Debug, Clone, Default)]
 pub struct AuditReport {
     pub coupons: Vec<CouponReport>,
-    /// What belongs to no coupon.
+    /// Findings that belong to no coupon.
     pub queue: Vec<Finding>,
-    /// What a repair repaired, in this order.
+    /// Findings that a repair repaired, in this order.
     pub repaired: Vec<Finding>,
 }
 
@@ -231,7 +231,7 @@ impl Auditor {
         audited.ok_or(Failure::Uncertified)
     }
 
-    /// One pass; what is left, if nothing was repaired.
+    /// Makes one pass. Returns the report if nothing was repaired, else `None`.
     async fn repair_pass(
         &self,
         coupon: &Coupon,

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use super::AuditAbort;
-use super::coupon_audit::{CouponAudit, FINDINGS_MAX};
+use super::coupon_audit::{CouponAudit, CouponFindings, FINDINGS_MAX};
 use super::figures::figures;
 use super::finding::{Finding, FindingKind};
 use super::missing_units::SOUGHT_MAX;
 use super::queue_snapshot::PAGE;
+use super::quiet_moment::QuietMoment;
 use super::recheck::Suspicion;
 use crate::coupon::MAX_TOTAL;
 use crate::coupon::SerialSet;
@@ -171,17 +172,51 @@ impl CouponAudit<'_> {
             return Ok(());
         };
         self.found.counted = true;
-        // What is not counted may have been adopted meanwhile; of an orphan it cannot be determined.
-        let settled_by_ledger = quiet.issued.saturating_sub(quiet.issued_in_flight);
-        let least = (settled_by_ledger + self.found.missing)
-            .saturating_sub(self.found.not_counted + self.found.orphans);
-        // A record that names no unit is not among the issued ones, and may have been settled.
-        let most = settled_by_ledger + self.found.missing + self.found.nameless;
-        let settled = quiet.figures.units.settled;
-        if settled < least || settled > most {
-            let detail = Some(format!("{settled} settled, {settled_by_ledger} issued"));
-            self.found.add([Finding { detail, ..self.finding(FindingKind::CountDrifted) }]);
+        if let Some(drift) = count_drift(&quiet, &self.found) {
+            self.found.add([Finding { detail: Some(drift), ..self.finding(FindingKind::CountDrifted) }]);
         }
         Ok(())
+    }
+}
+
+/// How many units are settled by Redis and by the ledger, if the findings about the coupon do not explain that the
+/// two differ.
+fn count_drift(quiet: &QuietMoment, found: &CouponFindings) -> Option<String> {
+    // What is not counted may have been adopted meanwhile; of an orphan it cannot be determined.
+    let settled_by_ledger = quiet.issued.saturating_sub(quiet.issued_in_flight);
+    let least = (settled_by_ledger + found.missing).saturating_sub(found.not_counted + found.orphans);
+    // A record that names no unit is not among the issued ones, and may have been settled.
+    let most = settled_by_ledger + found.missing + found.nameless;
+    let settled = quiet.figures.units.settled;
+    (settled < least || settled > most).then(|| format!("{settled} settled, {settled_by_ledger} issued"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::CouponFigures;
+    use crate::coupon::UnitCounters;
+
+    /// Ten units are issued, two of them still in flight.
+    fn quiet(settled: u64) -> QuietMoment {
+        let units = UnitCounters { total: 100, next: 11, settled, free: 0 };
+        let figures = CouponFigures { units, generation: 1 };
+        QuietMoment { figures, accepted: 10, issued: 10, issued_in_flight: 2, in_flight: 2 }
+    }
+
+    #[test]
+    fn a_count_has_drifted_if_no_finding_explains_it() {
+        let none = CouponFindings::default();
+        assert_eq!(count_drift(&quiet(8), &none), None);
+        assert_eq!(count_drift(&quiet(7), &none).as_deref(), Some("7 settled, 8 issued"));
+        assert!(count_drift(&quiet(9), &none).is_some());
+        let not_counted = CouponFindings { not_counted: 1, ..CouponFindings::default() };
+        assert_eq!(count_drift(&quiet(7), &not_counted), None, "it may have been adopted meanwhile, or not");
+        assert_eq!(count_drift(&quiet(8), &not_counted), None);
+        let missing = CouponFindings { missing: 1, ..CouponFindings::default() };
+        assert_eq!(count_drift(&quiet(9), &missing), None, "Redis counts a record that is gone");
+        assert!(count_drift(&quiet(8), &missing).is_some());
+        let nameless = CouponFindings { nameless: 1, ..CouponFindings::default() };
+        assert_eq!(count_drift(&quiet(9), &nameless), None, "a record without a unit may have been settled");
     }
 }

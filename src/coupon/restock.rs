@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 pub(super) const FIELD: &str = "restocks";
 /// Restocks that are remembered: a key that comes again after this many others of its coupon is a new one.
 pub const REMEMBERED: usize = 50;
-/// What is kept of a key.
+/// Bytes of the hash of a key that are kept.
 const KEY_BYTES: usize = 16;
 
 /// Units to be added.
@@ -21,7 +21,7 @@ pub struct Restock {
     pub key: Option<RestockKey>,
 }
 
-/// How many units.
+/// How many units a restock adds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestockAmount {
     /// This many more.

@@ -29,7 +29,7 @@ const FINAL_COUNT: &str = "finalCount";
 /// Keeps coupons.
 #[derive(Clone)]
 pub struct CouponStore {
-    pub(super) coupons: Collection<CouponRecord>,
+    pub(super) coupons: Collection<CouponDocument>,
 }
 
 /// The coupons that operators changed since a moment, the oldest change first, a page at a time.
@@ -81,7 +81,7 @@ impl ChangedCoupons {
     }
 }
 
-/// What became of a coupon that was to be made.
+/// The outcome of creating a coupon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CreateOutcome {
     New,
@@ -91,7 +91,7 @@ pub enum CreateOutcome {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct CouponRecord {
+pub(super) struct CouponDocument {
     #[serde(rename = "_id")]
     id: String,
     name: String,
@@ -132,19 +132,19 @@ pub enum CouponChange {
     },
 }
 
-/// What became of a change.
+/// The outcome of a change.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CouponChangeOutcome {
     /// The coupon as it is now.
     Now(Coupon),
-    /// It was made before; nothing was changed.
+    /// The change was made before; nothing was changed.
     Before(Coupon),
     /// The key of a restock was that of another.
     KeyReused,
     NotFound,
-    /// It is archived, and stays so.
+    /// The coupon is archived, and stays so.
     Archived,
-    /// It has changed meanwhile, or would have more units than [`MAX_TOTAL`] or fewer than it has: as it is.
+    /// The coupon as it is: it has changed meanwhile, or would have more units than [`MAX_TOTAL`] or fewer than it has.
     Refused(Coupon),
 }
 
@@ -232,7 +232,7 @@ impl CouponStore {
     ///
     /// If MongoDB fails.
     pub async fn insert(&self, coupon: &Coupon) -> Result<CreateOutcome, Failure> {
-        let (coupons, record) = (self.coupons.clone(), CouponRecord::from(coupon));
+        let (coupons, record) = (self.coupons.clone(), CouponDocument::from(coupon));
         let result = mongo::run("create the coupon", async move {
             match coupons.insert_one(record).await {
                 Ok(_) => Ok(CreateOutcome::New),
@@ -243,7 +243,7 @@ impl CouponStore {
         result.await
     }
 
-    /// One coupon.
+    /// Reads one coupon.
     ///
     /// # Errors
     ///
@@ -290,7 +290,7 @@ impl CouponStore {
         .await
     }
 
-    /// The same of one coupon: a linearizable read, so that `None` is certain.
+    /// Reads the limit of one coupon: a linearizable read, so that `None` is certain.
     ///
     /// # Errors
     ///
@@ -589,10 +589,10 @@ pub fn ended_before(moment: Timestamp) -> Document {
     doc! {"archived": {"$in": [true, false]}, "endsAt": {"$lt": to_bson_time(moment)}}
 }
 
-impl From<&Coupon> for CouponRecord {
+impl From<&Coupon> for CouponDocument {
     fn from(coupon: &Coupon) -> Self {
         let amount = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
-        CouponRecord {
+        CouponDocument {
             id: coupon.id.to_string(),
             name: coupon.name.clone(),
             total: coupon.total.into(),
@@ -635,7 +635,7 @@ impl TryFrom<Document> for Coupon {
 
     fn try_from(record: Document) -> Result<Self, Failure> {
         let id = record.get("_id").map(ToString::to_string).unwrap_or_default();
-        mongodb::bson::deserialize_from_document::<CouponRecord>(record)
+        mongodb::bson::deserialize_from_document::<CouponDocument>(record)
             .map_err(|error| error.to_string())
             .and_then(Coupon::parse)
             .map_err(|why| Failure::Damaged { what: "the record of a coupon", why: format!("{id}: {why}") })
@@ -643,7 +643,7 @@ impl TryFrom<Document> for Coupon {
 }
 
 impl Coupon {
-    fn parse(record: CouponRecord) -> Result<Self, String> {
+    fn parse(record: CouponDocument) -> Result<Self, String> {
         let amount = |amount: i64| u64::try_from(amount).map_err(|_| "a negative amount".to_string());
         let discount = match record.discount {
             None => None,

@@ -1,4 +1,4 @@
-//! What Redis must know of a coupon. No more of its record is read for it, so that nothing else in the record
+//! The part of a coupon that Redis must have. No more of its record is read for it, so that nothing else in the record
 //! (a discount of a later version, say) keeps the coupon from being loaded.
 
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use super::{Coupon, CouponId, CouponStore, MAX_TOTAL};
 use crate::Failure;
 use crate::mongo::from_bson_time;
 
-/// What Redis must know of a coupon. Each field is that of a [`Coupon`].
+/// The part of a coupon that Redis must have. Each field is that of a [`Coupon`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CouponTerms {
     pub id: CouponId,

@@ -51,7 +51,7 @@ struct BucketState {
     limited_until: u64,
 }
 
-/// What can be said without Redis.
+/// What this process can decide without Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LocalDecision {
     Admitted,

@@ -41,7 +41,7 @@ impl Rate {
     }
 }
 
-/// What is counted together.
+/// What a limit counts requests by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitScope {
     User,

@@ -35,7 +35,7 @@ const OVERDUE: SignedDuration = SignedDuration::from_mins(10);
 /// Rounds between two such warnings.
 const WARN_EVERY: u64 = 100;
 
-/// What became of a deletion in one round.
+/// The outcome of a deletion in one round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EraseOutcome {
     /// Nothing is left of the user, and the user's document is gone.

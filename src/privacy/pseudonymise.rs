@@ -21,7 +21,7 @@ pub(super) enum PseudonymiseMode {
     Move,
 }
 
-/// How far the user's issuances came under the pseudonym.
+/// The outcome of bringing a user's issuances under the pseudonym.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PseudonymiseOutcome {
     All,

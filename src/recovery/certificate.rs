@@ -47,7 +47,7 @@ pub enum Writable {
     Yes,
     /// The certificate does not fit.
     Uncertified,
-    /// It fits, and Redis refuses every write that needs room: it follows another, its disk or its memory is
+    /// The certificate fits, and Redis refuses every write that needs room: it follows another, its disk or its memory is
     /// full, or it lacks the replicas that it must have.
     Refused,
 }
@@ -71,7 +71,7 @@ fn refuses_writes(error: &(dyn Error + 'static)) -> bool {
     code.is_some_and(|code| ["READONLY", "MISCONF", "OOM", "NOREPLICAS"].contains(&code))
 }
 
-/// What the certificate says besides, whether it fits or not, and where it was read.
+/// The fields of a certificate, whether it fits or not, and the Redis that it was read from.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct CertificateFields {
     /// The term that it was closed or opened under last; 0 if there is none.
@@ -84,7 +84,7 @@ pub(super) struct CertificateFields {
     pub instance: String,
 }
 
-/// Reads what the certificate says, without checking it. What of it cannot be read is missing.
+/// Reads the certificate without checking it. A field that cannot be read counts as missing.
 pub(super) async fn read(partition: &Partition) -> Result<CertificateFields, Failure> {
     let mut call = Call::default();
     call.key(keys::certificate(partition.id()));
@@ -99,13 +99,13 @@ pub(super) async fn read(partition: &Partition) -> Result<CertificateFields, Fai
 pub(super) struct ClosedInstance {
     /// See [`Partition::instance`].
     pub instance: String,
-    /// It took the place of the one that it followed, which may live on.
+    /// It was a replica, and took the place of its primary, which may live on.
     pub was_replica: bool,
     /// Another was opened since its data was.
     pub out_of_date: bool,
 }
 
-/// What the closing of the certificate came to.
+/// The outcome of closing the certificate.
 pub(super) enum CloseOutcome {
     /// Closed; `last` was open last, if the certificate was there and not out of date.
     After { last: Option<EpochKeys>, on: ClosedInstance },
@@ -137,7 +137,7 @@ pub(super) async fn close(
     Ok(CloseOutcome::After { last, on })
 }
 
-/// What the opening of an epoch came to.
+/// The outcome of opening an epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum OpenOutcome {
     Opened,

@@ -36,7 +36,7 @@ const COMPUTED_MAX: usize = 5;
 /// Loads a coupon, together with what is in flight for it: all of that, read before. One whose unit the
 /// ledger, or another one in flight, has is left without: a worker finds it another.
 ///
-/// One that the ledger has issued by now, for workers go on inserting, would be counted twice. While the epoch
+/// An issuance in flight that the ledger has issued by now, for workers go on inserting, would be counted twice. While the epoch
 /// is built, it is taken out of `survivors` and so out of the queue; in an open epoch it will be settled, and
 /// is counted then.
 ///
@@ -63,7 +63,7 @@ pub(super) async fn build_and_place(
     Err(Failure::Overloaded { operation: "load the coupon while users are being deleted" })
 }
 
-/// What is known of a coupon so far.
+/// The state of a coupon as far as it has been computed.
 struct CouponStateBuilder<'a> {
     context: &'a BuildContext<'a>,
     coupon: &'a CouponTerms,
@@ -71,7 +71,8 @@ struct CouponStateBuilder<'a> {
     /// Units that are issued, or in flight.
     taken: SerialSet,
     surviving: HashMap<UserId, Vec<IssuanceId>>,
-    /// What the ledger has issued of that (and what of it cannot be read), each with its unit where it says so.
+    /// Those in flight that the ledger has issued, or of which it has an unreadable record, each with its unit where
+    /// the record names it.
     decided: HashMap<IssuanceId, Option<u32>>,
     issued: u32,
     /// Issued records that do not say which unit they hold, with their ids where these can be read.
@@ -222,7 +223,7 @@ impl<'a> CouponStateBuilder<'a> {
         Ok(())
     }
 
-    /// What is in flight, rejections and free units; then all of it is put in place.
+    /// Adds what is in flight, rejections and free units, and puts the coupon in place.
     async fn finish(
         mut self,
         ledger: &Ledger,

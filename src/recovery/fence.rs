@@ -48,12 +48,12 @@ pub(super) struct LatestOpening {
     pub silent: Duration,
 }
 
-/// What the confirming of an opening came to.
+/// The outcome of confirming an opening.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ConfirmOutcome {
-    /// It is the latest.
+    /// The opening is the latest.
     Latest,
-    /// It is later than the one that is remembered.
+    /// The opening is later than the one that is remembered.
     NotRemembered,
     /// Another Redis has been opened since.
     Superseded,

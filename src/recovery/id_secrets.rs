@@ -27,7 +27,7 @@ pub struct IdSecrets {
 }
 
 impl IdSecrets {
-    /// Those of this deployment, whose ledger has a name.
+    /// Reads the secrets of this deployment, whose ledger has a name.
     ///
     /// # Errors
     ///

@@ -35,11 +35,11 @@ const AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// One walk through what is in flight serves all who wait for one.
 const WALKS: Bounds = Bounds { batch: 4_096, calls: 1, waiting: 32_768, wait: Duration::from_secs(10) };
 
-/// What became of a load.
+/// The outcome of a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoadOutcome {
     Now,
-    /// It was there.
+    /// Redis had the coupon.
     Before,
     /// There is no such coupon.
     Unknown,
@@ -61,7 +61,7 @@ pub struct Loader {
     under_way: Arc<Mutex<HashMap<CouponId, SharedLoad>>>,
 }
 
-/// What Redis says of a coupon before it is loaded.
+/// What Redis has of a coupon before it is loaded.
 struct PreLoadState {
     present: bool,
     retired: Vec<u8>,

@@ -1,4 +1,4 @@
-//! What makes Redis's data trustworthy, and builds it again when it is not.
+//! Certifies that Redis's data is what was left there, and rebuilds it when it is not.
 //!
 //! A partition's data may be used only under its certificate: the open epoch, and the Redis instance
 //! that it was opened on. Every script checks it (`certificate.lua`). A restart, a flush, a rewind, a

@@ -20,10 +20,10 @@ use crate::service::ServiceStore;
 /// Well within the lease's length.
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 
-/// Those who use a Redis notice within this that another is to be opened.
+/// Processes that use a Redis notice within this that another is to be opened.
 const NOTICED_AFTER: Duration = CONFIRM_EVERY.saturating_mul(2);
 
-/// What a recovery works with.
+/// A recovery of one partition, and what it works with.
 pub struct Recovery<'a> {
     pub partition: &'a Partition,
     pub ledger: &'a Ledger,
@@ -43,7 +43,7 @@ pub enum RecoveryMode {
     Rebuild,
 }
 
-/// What a recovery came to.
+/// The outcome of a recovery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecoveryOutcome {
     /// The data was intact: the epoch that was open last is open again.
@@ -124,7 +124,7 @@ impl Recovery<'_> {
         Ok(remembered)
     }
 
-    /// Goes over to what was just opened. The next call finds out the rest.
+    /// Makes this process use the epoch that was just opened. The next call learns its term.
     pub(super) fn opened(&self, keys: &EpochKeys) {
         self.partition.set_opening(crate::redis::Opening { epoch: keys.epoch(), term: 0 });
     }

@@ -17,10 +17,10 @@ static BUILT: LuaScript = LuaScript::new(include_str!("built.lua"));
 /// Issuances that are moved at once: a script must stay short.
 const PIECE: usize = 500;
 
-/// What is to be in flight in the new epoch.
+/// The issuances that are to be in flight in the new epoch.
 pub(super) struct RebuiltQueue {
     pub survivors: Vec<Survivor>,
-    /// What cannot be read. Those of them that are no issuance's are not moved.
+    /// Values that cannot be read. Those under ids that are none are not moved.
     pub damaged: Vec<UnreadableInFlight>,
 }
 

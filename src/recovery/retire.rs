@@ -104,10 +104,10 @@ pub async fn loaded_coupons(partition: &Partition, keys: &EpochKeys) -> Result<V
     Ok(loaded_members.coupons)
 }
 
-/// What the set of the loaded coupons holds.
+/// The members of the set of loaded coupons.
 pub(crate) struct LoadedMembers {
     pub coupons: Vec<CouponId>,
-    /// What is no coupon's id.
+    /// Members that are not the id of a coupon.
     pub invalid: Vec<String>,
 }
 
@@ -129,7 +129,7 @@ pub(crate) async fn loaded_members(
     Ok(loaded_members)
 }
 
-/// Those of some loaded coupons that are over and at rest, with their generations.
+/// Returns those of these loaded coupons that are over and at rest, with their generations.
 async fn at_rest(
     partition: &Partition,
     keys: &EpochKeys,
@@ -153,7 +153,7 @@ async fn at_rest(
     Ok(over)
 }
 
-/// Those that were retired, with their generations and how many units of each were issued.
+/// Retires coupons. Returns those that were retired, with their generations and how many units of each were issued.
 async fn take_out(
     partition: &Partition,
     keys: &EpochKeys,

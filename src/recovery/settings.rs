@@ -1,4 +1,4 @@
-//! What Redis must be set to, so that what it acknowledged is on the disk.
+//! The settings that Redis must have, so that what it acknowledged is on the disk.
 
 use clap::ValueEnum;
 
@@ -20,9 +20,9 @@ pub enum Durability {
 /// What is wrong with Redis's settings for a durability.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct SettingsReport {
-    /// What must be changed: the process must not start.
+    /// Settings that must be changed: the process must not start.
     pub wrong: Vec<String>,
-    /// What could not be checked, or is lost with this durability: for the log.
+    /// For the log: settings that could not be checked, and what a crash loses with this durability.
     pub notes: Vec<String>,
 }
 

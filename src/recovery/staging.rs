@@ -1,5 +1,5 @@
-//! What is written before a coupon is put in place: its holders and free serials, in keys of their own
-//! that expire, and the one script that puts them there.
+//! Staging a coupon: its holders and free serials are written to keys of their own that expire, and one script puts
+//! them in place.
 
 use crate::Failure;
 use crate::coupon::CouponTerms;
@@ -16,7 +16,7 @@ const STAGING_EXPIRES_SECS: i64 = 900;
 /// Fields or members in one command.
 const CHUNK: usize = 2_000;
 
-/// What became of putting a coupon in place.
+/// The outcome of putting a coupon in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PlacementOutcome {
     Now,

@@ -50,12 +50,12 @@ pub struct RecoverySupervisor {
     watched: Mutex<Option<(i64, Instant)>>,
 }
 
-/// What an attempt to have the partition certified came to.
+/// The outcome of an attempt to certify the partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CertifyOutcome {
-    /// It was certified.
+    /// The partition was certified.
     Before,
-    /// It is now.
+    /// This attempt recovered it, unless another process took over.
     Recovered(RecoveryOutcome),
     /// Another process recovers it.
     ByAnother,
@@ -67,7 +67,7 @@ pub enum CertifyOutcome {
 /// How a Redis stands to the latest opening.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OpeningStatus {
-    /// It may be opened: it is the one that was, or has its data.
+    /// This Redis may be opened: it is the one that was opened last, or has its data.
     Current,
     /// Another Redis was opened since, and serves: this one must not be.
     Elsewhere(String),
@@ -298,7 +298,7 @@ impl RecoverySupervisor {
     }
 }
 
-/// What is wrong if the data in Redis belongs to another ledger than this database's.
+/// A sentence for the operator if the data in Redis belongs to another ledger than this database's.
 ///
 /// # Errors
 ///
@@ -379,7 +379,7 @@ fn count(started: Instant, recovered: &Result<RecoveryOutcome, Failure>) {
     });
 }
 
-/// What was done under the lease is done, whether it can be given back or runs out by itself.
+/// Gives the lease back. If that fails, the lease runs out by itself.
 async fn give_back(lease: Lease) {
     if let Err(failure) = lease.release().await {
         tracing::warn!(error = failure.chain(), "the recovery lease will run out by itself");

@@ -8,8 +8,7 @@ use super::old_epochs::GuardedWrite;
 use crate::Failure;
 use crate::ids::{CouponId, IssuanceId};
 use crate::issuance::{InFlight, Ledger};
-use crate::queue::entry;
-use crate::queue::entry::RawEntry;
+use crate::queue::entry::{self, RawEntry, RawFields};
 use crate::redis::keys::EpochKeys;
 use crate::redis::{Call, LuaScript, Partition, keys};
 use crate::redis::{KeyScan, cmd};
@@ -74,9 +73,6 @@ pub(super) struct InFlightSnapshot {
     dead: HashMap<Vec<u8>, String>,
 }
 
-/// Fields and values, as Redis has them.
-type RawFields = Vec<(Vec<u8>, Vec<u8>)>;
-
 impl InFlightSnapshot {
     /// How many values cannot be read and are not dead letters yet.
     pub(super) fn unknown_damage(&self) -> usize {
@@ -84,7 +80,7 @@ impl InFlightSnapshot {
     }
 }
 
-/// What these epochs have in flight; of one issuance, what the latest has.
+/// Reads what these epochs have in flight; of an issuance in several, what the latest has.
 pub(super) async fn read(partition: &Partition, epochs: &[EpochKeys]) -> Result<InFlightSnapshot, Failure> {
     let mut survivors = BTreeMap::new();
     let (mut damaged, mut wrong_type) = (HashMap::new(), Vec::new());
@@ -111,7 +107,7 @@ pub(super) async fn read(partition: &Partition, epochs: &[EpochKeys]) -> Result<
     Ok(InFlightSnapshot { survivors: survivors.into_values().collect(), damaged, wrong_type, dead })
 }
 
-/// What an epoch has in flight of some coupons. A value that cannot be read belongs to no coupon.
+/// Reads what an epoch has in flight of some coupons. A value that cannot be read belongs to no coupon.
 pub(super) async fn of_coupons(
     partition: &Partition,
     keys: &EpochKeys,

@@ -41,7 +41,7 @@ pub(super) enum VerifyOutcome {
         in_flight: usize,
         coupons: usize,
     },
-    /// It is not, for this reason: it must be built again.
+    /// The data is damaged, for this reason, and must be built again.
     Damaged(String),
 }
 
@@ -120,7 +120,7 @@ pub(super) async fn verify(
     damaged("the ledger went on changing".into())
 }
 
-/// How many of some issuances are each coupon's.
+/// Counts how many of these issuances belong to each coupon.
 fn by_coupon<'a>(survivors: &'a [Survivor], which: &HashSet<IssuanceId>) -> HashMap<&'a CouponId, u64> {
     let mut counts = HashMap::new();
     for survivor in survivors.iter().filter(|survivor| which.contains(&survivor.id)) {
@@ -129,7 +129,7 @@ fn by_coupon<'a>(survivors: &'a [Survivor], which: &HashSet<IssuanceId>) -> Hash
     counts
 }
 
-/// How many units of each coupon the ledger has issued. Small coupons are counted together.
+/// Counts how many units of each coupon the ledger has issued. Small coupons are counted together.
 async fn count_issued(
     ledger: &Ledger,
     counts: &[CouponCounts],
@@ -162,7 +162,7 @@ async fn count_issued(
     Ok(counts)
 }
 
-/// What Redis holds of some coupons; `None` for one of which something is missing or cannot be read.
+/// Reads what Redis holds of some coupons; `None` for one of which something is missing or cannot be read.
 async fn read_counts(
     partition: &Partition,
     keys: &EpochKeys,

@@ -18,7 +18,7 @@ use jiff::Timestamp;
 /// Uses of one coupon at most, those that were restored among them. It bounds the history.
 pub const USES_MAX: usize = 50;
 
-/// What became of a held coupon since its issue.
+/// The changes of a held coupon since its issue.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Redemption {
     pub state: RedemptionState,
@@ -41,7 +41,7 @@ pub enum RedemptionState {
     Revoked,
 }
 
-/// One change.
+/// One change of a redemption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedemptionEvent {
     pub what: RedemptionEventKind,
@@ -53,7 +53,7 @@ pub struct RedemptionEvent {
     pub by: String,
 }
 
-/// What was done.
+/// The kind of a change that was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RedemptionEventKind {
     Used,
@@ -72,7 +72,7 @@ impl RedemptionEventKind {
     }
 }
 
-/// What is asked for.
+/// A change that a caller asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RedemptionChange {
     Use {
@@ -86,7 +86,7 @@ pub enum RedemptionChange {
 }
 
 impl RedemptionChange {
-    /// What is noted once it is made.
+    /// The kind of the event that is recorded once the change is made.
     pub fn event_kind(&self) -> RedemptionEventKind {
         match self {
             RedemptionChange::Use { .. } => RedemptionEventKind::Used,
@@ -96,12 +96,12 @@ impl RedemptionChange {
     }
 }
 
-/// What a change comes to.
+/// Whether a change is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RedemptionVerdict {
-    /// It is to be made.
+    /// The change is to be made.
     Make,
-    /// It was made before: the same request again.
+    /// The change was made before: the same request again.
     Made,
     Refused(RedemptionRefusal),
 }

@@ -1,4 +1,4 @@
-//! What a coupon is used for, as the shop names it.
+//! The shop's name for what a coupon is used for.
 
 use std::fmt;
 use std::str::FromStr;

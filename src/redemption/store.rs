@@ -54,11 +54,11 @@ pub struct HeldCoupon {
     pub now: Timestamp,
 }
 
-/// What became of a change of a redemption.
+/// The outcome of a change of a redemption.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RedemptionChangeOutcome {
     Now(HeldCoupon),
-    /// It was made before; nothing was changed.
+    /// The change was made before; nothing was changed.
     Before(HeldCoupon),
     Refused(HeldCoupon, RedemptionRefusal),
     /// This user holds no such coupon (any more).

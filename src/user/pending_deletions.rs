@@ -1,4 +1,4 @@
-//! What one process knows of the users who are being deleted: the list, and how old it is. Made fresh all
+//! The users who are being deleted, as one process knows them: the list, and how old it is. Made fresh all
 //! the time by [`crate::privacy::DeletionWatcher`].
 //!
 //! What is remembered of users may be trusted only while the list is fresh: a deletion is carried out so

@@ -104,7 +104,7 @@ impl RegisteredUsers {
     }
 }
 
-/// What MongoDB says of one of those who were asked for.
+/// The answer for one of the users that a batch asked for.
 fn answer(
     found: &HashMap<UserId, Result<RegisteredUser, Failure>>,
     id: &UserId,

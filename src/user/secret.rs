@@ -1,4 +1,4 @@
-//! What makes the ids of keyed issuances unguessable: 16 random bytes.
+//! The secret that makes the ids of keyed issuances unguessable: 16 random bytes.
 //!
 //! A registered user has one of their own, in their document, and it goes with them: afterwards it is impossible to
 //! compute which records were theirs. Where the caller's ids are trusted users have no document, and the
@@ -34,7 +34,7 @@ impl IdSecret {
     /// The one in a field of a document; `None` if there is none.
     ///
     /// # Errors
-    /// What is there is none: ids must not be made without it.
+    /// If the field has another value: ids must not be made without the secret.
     pub(crate) fn of(document: &Document, field: &str) -> Result<Option<Self>, &'static str> {
         let Some(value) = document.get(field) else { return Ok(None) };
         let mongodb::bson::Bson::Binary(binary) = value else { return Err("its id secret is no binary") };

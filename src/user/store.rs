@@ -20,17 +20,17 @@ use crate::{Failure, mongo};
 /// Deletions that are not done at most; one more must wait.
 pub const DELETIONS_MAX: u32 = 10_000;
 
-/// What became of a user who was to be deleted.
+/// The outcome of marking a user as deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MarkDeletedOutcome {
-    /// They are being deleted, from now on or since before.
+    /// The user is being deleted, from now on or since before.
     As(Deletion),
     Unknown,
     /// [`DELETIONS_MAX`] others are being deleted.
     TooMany,
 }
 
-/// What became of the first of the users who are registered together under a key.
+/// The outcome of registering the first of the users who are registered together under a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FirstInsertOutcome {
     New,
@@ -80,7 +80,7 @@ impl UserStore {
         UserStore { database: database.clone(), users: database.collection("users"), gives_secrets: false }
     }
 
-    /// The same, and users who are registered get an [`IdSecret`]. Every process must be of a version that
+    /// The users of this database; users who are registered get an [`IdSecret`]. Every process must be of a version that
     /// knows of them.
     pub fn giving_secrets(self, gives_secrets: bool) -> Self {
         UserStore { gives_secrets, ..self }
@@ -149,7 +149,7 @@ impl UserStore {
         })
     }
 
-    /// One user.
+    /// Reads one user who is not being deleted.
     ///
     /// # Errors
     ///
@@ -384,7 +384,7 @@ pub mod queries {
         doc! {"createdAt": {"$gte": to_bson_time(moment)}}
     }
 
-    /// Those who are.
+    /// Those who are being deleted.
     pub fn deleted() -> Document {
         doc! {"deletedAt": {"$exists": true}}
     }

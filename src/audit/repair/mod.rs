@@ -29,15 +29,15 @@ scripts! {
     UNCOUNT "uncount.lua";
 }
 
-/// What became of a finding.
+/// The outcome of repairing a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RepairOutcome {
     Repaired,
-    /// It has changed since it was found, or too much goes on: audit again.
+    /// The finding has changed since it was made, or too much goes on: audit again.
     Retry,
-    /// Its coupon misses records, and the unit may be theirs.
+    /// The coupon misses records, and the unit may be theirs.
     Withheld,
-    /// It needs a person.
+    /// A person must decide what to do.
     NeedsPerson,
 }
 
