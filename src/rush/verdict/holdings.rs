@@ -24,7 +24,7 @@ const ROUND_AFTER: Duration = Duration::from_secs(1);
 
 /// A unit as `GET /user-coupons/{user}` lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct HeldUnit {
+pub(super) struct ListedUnit {
     pub(super) id: IssuanceId,
     pub(super) serial: u32,
 }
@@ -34,7 +34,7 @@ pub(super) struct HoldingsReader {
     people: Arc<VirtualUsers>,
     /// Who is asked.
     pub(super) wanted: Vec<u32>,
-    pub(super) units: Arc<Mutex<HashMap<u32, Vec<HeldUnit>>>>,
+    pub(super) units: Arc<Mutex<HashMap<u32, Vec<ListedUnit>>>>,
 }
 
 /// Asks those with a request without an answer, and `users_max` others.
@@ -50,7 +50,7 @@ pub(super) async fn holdings(
     others.sort_by_key(|user| !matches!(people.person(*user).last_known, LastKnown::Issued { .. }));
     others.retain(|user| people.person(*user).last_known != LastKnown::Nothing);
     wanted.extend(others.into_iter().take(users_max));
-    let units = Arc::<Mutex<HashMap<u32, Vec<HeldUnit>>>>::default();
+    let units = Arc::<Mutex<HashMap<u32, Vec<ListedUnit>>>>::default();
     for round in 0..ROUNDS_MAX {
         let unknown: Vec<u32> =
             wanted.iter().copied().filter(|user| !units.lock().contains_key(user)).collect();
@@ -107,7 +107,8 @@ impl Workload for HoldingsReader {
         let Ok(RawResponse { status: 200, body, .. }) = answer else { return };
         let Ok(page) = serde_json::from_slice::<UserCouponsPage>(body) else { return };
         let ours = page.items.into_iter().filter(|item| item.coupon_id == self.people.coupon);
-        let units = ours.filter_map(|item| Some(HeldUnit { id: item.id.parse().ok()?, serial: item.serial }));
+        let units =
+            ours.filter_map(|item| Some(ListedUnit { id: item.id.parse().ok()?, serial: item.serial }));
         self.units.lock().insert(self.wanted[number], units.collect());
     }
 
