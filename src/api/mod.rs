@@ -33,10 +33,10 @@ mod users;
 mod wait;
 pub mod wire;
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mongo::Database;
 use quick_cache::sync::Cache;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, Semaphore};
@@ -44,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::{Access, ActionLog};
 use crate::audit::Auditor;
-use crate::config::ApiConfig;
+use crate::config::{self, ApiCommand, ApiConfig};
 use crate::coupon::{CouponStore, Expiry, admin_sync};
 use crate::http::connection_runtimes::ConnectionRuntimes;
 use crate::http::cors::Origins;
@@ -54,6 +54,7 @@ use crate::http::server;
 use crate::http::server::{Bounds, LoadShedder, ServedRouter};
 use crate::ids::{CouponId, UserId};
 use crate::issuance::{Feed, Ledger, Lookup, Reservations};
+use crate::mongo::Database;
 use crate::privacy::{DeletionWatcher, Eraser, Retention};
 use crate::process::Backends;
 use crate::process::gauges::{GaugeReader, ProcessSizes};
@@ -61,7 +62,7 @@ use crate::process::health::Probe;
 use crate::recovery::Loader;
 use crate::redemption::RedemptionStore;
 use crate::redis::Partition;
-use crate::runtime::shutdown;
+use crate::runtime::{fd_limit, shutdown, telemetry};
 use crate::service::ServiceStore;
 use crate::user::{IdSecret, PendingDeletions, RegisteredUsers, UserStore};
 use crate::{Failure, audit, process, recovery};
@@ -275,6 +276,24 @@ impl From<TcpListener> for Listeners {
     fn from(public: TcpListener) -> Self {
         Listeners { public, operators: None }
     }
+}
+
+/// Runs the API process: parses the command line, connects, and serves until the process is asked to stop.
+///
+/// The binary calls this and nothing else, so that the code of its tasks is generated once, with this crate, and
+/// not in each binary again.
+#[tokio::main]
+pub async fn main() -> ExitCode {
+    process::exit(start(config::parse()).await)
+}
+
+async fn start(command: ApiCommand) -> anyhow::Result<()> {
+    telemetry::start(command.log.log_format, &command.log.log)?;
+    fd_limit::raise_limit();
+    let shutdown = shutdown::on_signal()?;
+    let listener = process::bind(command.api.listen, "--listen")?;
+    let backends = process::connect(&command.redis, &command.mongodb).await?;
+    run(listener, backends, &command.api, shutdown).await
 }
 
 /// Runs an API process until `shutdown`.

@@ -32,7 +32,11 @@ mod user_coupon;
 mod watch;
 mod worker;
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
+
+use crate::{config, process};
 
 /// Runs, steers and examines the Coupon System.
 ///
@@ -94,6 +98,15 @@ enum CtlSubcommand {
     Bench(bench::BenchArgs),
     Completion(completion::Completion),
     Man(man::ManArgs),
+}
+
+/// Runs `couponctl`: parses the command line and carries out the command.
+///
+/// The binary calls this and nothing else, so that the code of its tasks is generated once, with this crate, and
+/// not in each binary again.
+#[tokio::main]
+pub async fn main() -> ExitCode {
+    process::exit(config::parse::<CtlCommand>().run().await)
 }
 
 impl CtlCommand {

@@ -17,6 +17,7 @@ mod in_progress;
 mod parked_coupons;
 mod retry_lane;
 
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Concurrency;
+use crate::config::{self, Concurrency, WorkerCommand};
 use crate::coupon::CouponStore;
 use crate::http::connection_runtimes::ConnectionRuntimes;
 use crate::http::server;
@@ -36,6 +37,7 @@ use crate::recovery::Loader;
 use crate::redis::Partition;
 use crate::runtime::backoff::Backoff;
 use crate::runtime::damage::damaged;
+use crate::runtime::{fd_limit, shutdown, telemetry};
 use crate::{Failure, process, recovery};
 use batch_runner::BatchRunner;
 pub use decide::{BatchDecisions, BatchOutcome, Decider, Undecided};
@@ -150,6 +152,24 @@ fn report(wrong: &UnreadableEntry) {
 
 fn warn(entries: usize, failure: &Failure) {
     tracing::warn!(entries, error = failure.chain(), "not decided yet; trying again");
+}
+
+/// Runs the worker process: parses the command line, connects, and drains until the process is asked to stop.
+///
+/// The binary calls this and nothing else, so that the code of its tasks is generated once, with this crate, and
+/// not in each binary again.
+#[tokio::main]
+pub async fn main() -> ExitCode {
+    process::exit(start(config::parse()).await)
+}
+
+async fn start(command: WorkerCommand) -> anyhow::Result<()> {
+    telemetry::start(command.log.log_format, &command.log.log)?;
+    fd_limit::raise_limit();
+    let shutdown = shutdown::on_signal()?;
+    let listener = process::bind(command.worker.metrics_listen, "--metrics-listen")?;
+    let backends = process::connect(&command.redis, &command.mongodb).await?;
+    run(listener, backends, command.worker.concurrency, shutdown).await
 }
 
 /// Runs a worker process: the worker, the keeper of the certificate, and health on `listener`.
