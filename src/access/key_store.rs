@@ -57,7 +57,7 @@ impl ActiveKeys {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyInsert {
     New,
-    /// There are [`ACTIVE_MAX`] already.
+    /// There are 1,000 active keys already.
     TooMany,
 }
 
@@ -110,7 +110,7 @@ impl KeyStore {
         Ok(ActiveKeys { unreadable: count - keys.len(), keys })
     }
 
-    /// All keys, revoked ones too, newest first: at most [`LISTED_MAX`]. One whose record cannot be read is
+    /// All keys, revoked ones too, newest first, at most 2,000. One whose record cannot be read is
     /// left out.
     ///
     /// # Errors

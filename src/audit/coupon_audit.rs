@@ -27,7 +27,7 @@ pub struct CouponReport {
     /// `None` if it is not loaded: then only the ledger was audited.
     pub bracket: Option<Bracket>,
     pub findings: Vec<Finding>,
-    /// Findings, or suspicions, beyond [`FINDINGS_MAX`].
+    /// Findings, or suspicions, beyond the first 5,000.
     pub more: u64,
     /// Whether the count of settled units could be compared: not while too much goes on.
     pub counted: bool,

@@ -26,7 +26,7 @@ pub enum MarkDeletedOutcome {
     /// The user is being deleted, from now on or since before.
     As(Deletion),
     Unknown,
-    /// [`DELETIONS_MAX`] others are being deleted.
+    /// 10,000 other users are being deleted.
     TooMany,
 }
 
