@@ -130,7 +130,12 @@ impl System {
             concurrency,
         );
         let stop = self.stop.child_token();
-        tokio::spawn(worker.run(stop.clone()));
+        let runtime = tokio::runtime::Handle::current();
+        runtime.spawn(worker.run(stop.clone()));
+        // A worker on the only thread of a test settles nothing while that thread drops the system.
+        if runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::CurrentThread {
+            self.leaves_in_flight();
+        }
         stop
     }
 
