@@ -59,27 +59,11 @@ impl CouponStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::coupon::{CouponTimeZone, Validity};
 
     #[test]
     fn the_window_is_half_open_and_an_operators_word_comes_first() {
         let at = |s| Timestamp::from_second(s).unwrap();
-        let mut coupon = Coupon {
-            id: "c".parse().unwrap(),
-            name: "n".into(),
-            total: 1,
-            per_user: 1,
-            starts_at: at(10),
-            ends_at: at(20),
-            discount: None,
-            min_order_amount: None,
-            validity: Validity::Unlimited,
-            time_zone: CouponTimeZone::UTC,
-            paused: false,
-            archived: false,
-            generation: 1,
-            created_at: at(0),
-        };
+        let mut coupon = Coupon::new("c".parse().unwrap(), 1, at(10), at(20));
         assert_eq!(CouponStatus::of(&coupon, Some(1), at(9)), CouponStatus::Scheduled);
         assert_eq!(CouponStatus::of(&coupon, Some(1), at(10)), CouponStatus::Open);
         assert_eq!(CouponStatus::of(&coupon, None, at(10)), CouponStatus::Open);

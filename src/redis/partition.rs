@@ -6,6 +6,7 @@
 //! the partition adopts it and calls the script again. If the data is not certified, the call fails and wakes
 //! the recovery supervisor.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -233,11 +234,7 @@ impl Partition {
         operation: &'static str,
         build: impl Fn(&EpochKeys, &mut Call),
     ) -> Result<Reply, Failure> {
-        let called = self.call_without_wake(script, operation, build).await;
-        if let Err(Failure::Uncertified) = called {
-            self.uncertified.notify_one();
-        }
-        called
+        self.waking(self.call_without_wake(script, operation, build).await)
     }
 
     /// As [`Partition::call`], but does not wake the recovery supervisor, which calls this itself.
@@ -261,7 +258,11 @@ impl Partition {
         operation: &'static str,
         build: impl Fn(&EpochKeys, &mut Call),
     ) -> Result<EpochBound, Failure> {
-        let called = self.call_adopting(Some(keys), script, operation, build).await;
+        self.waking(self.call_adopting(Some(keys), script, operation, build).await)
+    }
+
+    /// Wakes the recovery supervisor if a call found the data uncertified.
+    fn waking<T>(&self, called: Result<T, Failure>) -> Result<T, Failure> {
         if let Err(Failure::Uncertified) = called {
             self.uncertified.notify_one();
         }
@@ -277,8 +278,8 @@ impl Partition {
         build: impl Fn(&EpochKeys, &mut Call),
     ) -> Result<EpochBound, Failure> {
         for _ in 0..=EPOCH_MOVES_MAX {
-            let open = self.keys();
-            match self.call_once(script, operation, bound.unwrap_or(&open), &build).await? {
+            let keys = bound.map_or_else(|| Cow::Owned(self.keys()), Cow::Borrowed);
+            match self.call_once(script, operation, &keys, &build).await? {
                 Answer::Ok(reply) => return Ok(EpochBound::Epoch(reply)),
                 Answer::Stale(mut opening) => self.admit(&mut opening).await?,
             }
