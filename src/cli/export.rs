@@ -1,6 +1,5 @@
 //! `couponctl coupon export`.
 
-use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::client::{ApiClient, ApiRequest, CallError};
 use super::lines::{JsonLine, JsonLineRead};
+use super::output::{self, ExistingFile, NewFile};
 use super::progress::ProgressLine;
 use crate::api::wire::export::{UNREADABLE, titles, units};
 use crate::ids::CouponId;
@@ -72,8 +72,9 @@ impl ExportArgs {
     pub(super) async fn run(self, api: &ApiClient) -> anyhow::Result<()> {
         let coupon = api.send(ApiRequest::get(format!("/coupons/{}", self.id))).await?;
         let issued = coupon.body["stock"]["issued"].as_u64();
+        let (out, file) = self.open()?;
         let mut writing = ExportWriter {
-            out: BufWriter::new(self.open()?),
+            out: BufWriter::new(out),
             format: self.format,
             after: self.after.unwrap_or(0),
             count: 0,
@@ -85,6 +86,14 @@ impl ExportArgs {
         let progress = ProgressLine::start();
         let ended = self.write(api, &mut writing, &progress, issued).await;
         progress.finish();
+        match file {
+            // An empty file would only refuse the next attempt.
+            Some(_) if writing.count == 0 && self.after.is_none() && ended.is_err() => {
+                return ended.context("no unit was written");
+            }
+            Some(file) => file.keep()?,
+            None => {}
+        }
         writing.out.flush()?;
         let ExportWriter { after, count, unreadable, .. } = writing;
         ended.with_context(|| format!("{count} units were written; `--after {after}` goes on from there"))?;
@@ -99,13 +108,13 @@ impl ExportArgs {
         Ok(())
     }
 
-    fn open(&self) -> anyhow::Result<Box<dyn Write + Send>> {
-        let Some(path) = &self.output else { return Ok(Box::new(std::io::stdout())) };
-        let file: Result<File, _> = match self.after {
-            None => OpenOptions::new().write(true).create_new(true).open(path),
-            Some(_) => OpenOptions::new().append(true).create(true).open(path),
-        };
-        Ok(Box::new(file.with_context(|| format!("cannot write to {}", path.display()))?))
+    /// Where the units go, and the file if it is one.
+    fn open(&self) -> anyhow::Result<(Box<dyn Write + Send>, Option<NewFile>)> {
+        let Some(path) = &self.output else { return Ok((Box::new(std::io::stdout()), None)) };
+        let existing = if self.after.is_some() { ExistingFile::Append } else { ExistingFile::Refuse };
+        let (out, file) = output::open(path, existing)
+            .with_context(|| format!("cannot write to {} (--output)", path.display()))?;
+        Ok((Box::new(out), Some(file)))
     }
 
     async fn write(

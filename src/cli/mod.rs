@@ -19,6 +19,7 @@ mod key;
 mod lines;
 mod man;
 mod outcome;
+mod output;
 mod progress;
 mod prompt;
 mod queue;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use coupon_system::access::Role;
 use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::{Outcome, Reason};
 use futures::future::join_all;
@@ -233,4 +234,20 @@ async fn couponctl_exports_to_a_file_and_goes_on_where_it_ended() {
     let (_, ndjson) = exported(&system, "", "*/*").await;
     let units = ndjson.rsplit_once("{\"end\"").expect("an end").0;
     assert_eq!(String::from_utf8(printed).expect("UTF-8"), units);
+}
+
+#[tokio::test]
+async fn an_export_that_is_refused_leaves_no_file_behind() {
+    // Anyone may read the coupon; its units, only who has a key.
+    let system = System::builder().closed(&[Role::Viewer]).start().await;
+    system.coupon("c", 1, 1).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("c.csv");
+    let mut command = tokio::process::Command::new(CTL);
+    command.args(["coupon", "export", "c", "--format", "csv", "--output"]).arg(&file);
+    command.env("COUPON_API_URL", system.client.base()).env_remove("COUPON_TOKEN");
+    let output = command.output().await.expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("no unit was written") && said.contains("unauthenticated"), "{said}");
+    assert!(!file.exists());
 }

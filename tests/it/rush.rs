@@ -306,3 +306,16 @@ async fn a_run_that_cannot_be_set_up_ends_with_5_and_nonsense_with_2() {
         assert_eq!(ended.code, Some(2), "{words:?}: {}", ended.err);
     }
 }
+
+#[tokio::test]
+async fn a_run_that_cannot_be_set_up_leaves_no_report_behind_and_changes_none() {
+    let system = System::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let page = folder.path().join("report.html");
+    let words = ["--coupon", "nothing", "--report", page.to_str().expect("UTF-8")];
+    assert_eq!(run(&system, &words).await.code, Some(5));
+    assert!(!page.exists());
+    std::fs::write(&page, "of before").expect("it is written");
+    assert_eq!(run(&system, &words).await.code, Some(5));
+    assert_eq!(std::fs::read_to_string(&page).expect("it is there"), "of before");
+}

@@ -11,6 +11,7 @@ use clap::{ArgAction, Args};
 use self::progress::RunProgress;
 use self::tables::tables;
 use super::client::{API_URL_FLAG, ApiUrl, BearerToken, Confidential, TOKEN_FLAG, print};
+use super::output::{self, ExistingFile};
 use crate::coupon::MAX_TOTAL;
 use crate::failure::{Fault, SetUpError};
 use crate::ids::CouponId;
@@ -184,11 +185,13 @@ impl RushArgs {
         let settings = self.settings()?;
         let ledger = self.ledger().await?;
         // If the report cannot be written, the user must hear it before the run.
-        if let Some(path) = &self.report {
-            std::fs::OpenOptions::new().create(true).append(true).open(path).map_err(|error| {
+        let opened = self.report.as_deref().map(|path| {
+            let file = output::open(path, ExistingFile::Append);
+            file.map_err(|error| {
                 SetUpError(vec![format!("cannot write {} (--report): {error}", path.display())])
-            })?;
-        }
+            })
+        });
+        let page_file = opened.transpose()?;
         fd_limit::raise_limit();
         let stop = shutdown::on_signal()?;
         let progress = RunProgress::new(&settings);
@@ -198,9 +201,10 @@ impl RushArgs {
         progress.end();
         let verdict = verdict.context("the run cannot be judged")?;
         let report = RunReport::new(settings, measured, verdict, &self.expect);
-        if let Some(path) = &self.report {
-            std::fs::write(path, report.html()?)
-                .with_context(|| format!("cannot write {}", path.display()))?;
+        if let (Some(path), Some((_, file))) = (&self.report, page_file) {
+            let page = report.html()?;
+            let written = std::fs::write(path, page).and_then(|()| file.keep());
+            written.with_context(|| format!("cannot write {}", path.display()))?;
         }
         print(&if self.json { serde_json::to_string_pretty(&report)? } else { tables(&report) })?;
         judged(&report)
