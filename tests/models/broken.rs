@@ -8,7 +8,7 @@ use stateright::{Checker, HasDiscoveries, Model};
 use super::properties::*;
 use super::settings::{AGAIN, FIRST, NOTHING, peace, three};
 use super::state::State;
-use super::{Action, Bounds, Protocol, Variant};
+use super::{Action, EventCounts, Protocol, Variant};
 
 /// The step that broke it: from where, what, to where.
 struct Last {
@@ -54,7 +54,7 @@ fn told(state: &State, action: Action) -> String {
 
 #[test]
 fn without_a_tombstone_one_hand_tells_rejected_what_another_issues() {
-    let setting = Protocol { bounds: Bounds { discards: 1, ..NOTHING }, ..peace() };
+    let setting = Protocol { bounds: EventCounts { discards: 1, ..NOTHING }, ..peace() };
     let last = breaks(Variant::NoTombstone, ONE_OUTCOME, setting);
     assert!(matches!(last.action, Action::Work { .. }));
     assert!(!last.after.ledger.issued().and(last.after.history.told_rejected).is_empty());
@@ -62,7 +62,7 @@ fn without_a_tombstone_one_hand_tells_rejected_what_another_issues() {
 
 #[test]
 fn without_the_guard_a_unit_is_given_back_twice_and_is_free_while_another_has_it() {
-    let setting = Protocol { total: 1, bounds: Bounds { discards: 1, ..NOTHING }, ..peace() };
+    let setting = Protocol { total: 1, bounds: EventCounts { discards: 1, ..NOTHING }, ..peace() };
     let last = breaks(Variant::NoGuard, ONE_HOLDER, setting);
     assert!(matches!(last.action, Action::Work { .. }));
     // It had been told before, and was settled again.
@@ -82,7 +82,7 @@ fn when_the_api_compensates_a_unit_is_free_that_a_worker_issues() {
 
 #[test]
 fn a_rebuild_that_keeps_decided_entries_counts_them_twice() {
-    let setting = Protocol { bounds: Bounds { restarts: 1, ..NOTHING }, ..peace() };
+    let setting = Protocol { bounds: EventCounts { restarts: 1, ..NOTHING }, ..peace() };
     let last = breaks(Variant::RebuildKeepsDecided, SETTLED_ONCE, setting);
     assert!(matches!(last.action, Action::Recover { .. }));
     assert!(
@@ -92,7 +92,7 @@ fn a_rebuild_that_keeps_decided_entries_counts_them_twice() {
 
 #[test]
 fn a_rebuild_that_asks_once_what_is_decided_counts_twice_what_is_issued_meanwhile() {
-    let setting = Protocol { bounds: Bounds { restarts: 1, ..NOTHING }, ..peace() };
+    let setting = Protocol { bounds: EventCounts { restarts: 1, ..NOTHING }, ..peace() };
     let last = breaks(Variant::RebuildAsksOnce, SETTLED_ONCE, setting);
     assert!(matches!(last.action, Action::Recover { .. }));
     assert!(
@@ -102,7 +102,7 @@ fn a_rebuild_that_asks_once_what_is_decided_counts_twice_what_is_issued_meanwhil
 
 #[test]
 fn when_a_total_shrinks_a_worker_issues_a_unit_that_there_is_not() {
-    let setting = Protocol { bounds: Bounds { restocks: 1, ..NOTHING }, ..peace() };
+    let setting = Protocol { bounds: EventCounts { restocks: 1, ..NOTHING }, ..peace() };
     let last = breaks(Variant::TotalShrinks, NEVER_OVERSOLD, setting);
     assert!(matches!(last.action, Action::Work { .. }));
     let total = last.after.ledger.total;
@@ -119,7 +119,7 @@ fn when_dedupe_forgets_what_is_issued_a_repeated_request_takes_a_second_unit() {
 
 #[test]
 fn with_a_count_instead_of_serials_a_late_insert_oversells() {
-    let setting = Protocol { total: 1, bounds: Bounds { flushes: 1, ..NOTHING }, ..peace() };
+    let setting = Protocol { total: 1, bounds: EventCounts { flushes: 1, ..NOTHING }, ..peace() };
     let last = breaks(Variant::CountInsteadOfSerials, NEVER_OVERSOLD, setting);
     assert!(matches!(last.action, Action::Work { .. }));
     assert_eq!((last.after.ledger.issued().len(), last.after.ledger.total), (2, 1));
@@ -128,7 +128,7 @@ fn with_a_count_instead_of_serials_a_late_insert_oversells() {
 
 #[test]
 fn without_the_index_on_units_a_late_insert_oversells() {
-    let setting = Protocol { total: 1, bounds: Bounds { flushes: 1, ..NOTHING }, ..peace() };
+    let setting = Protocol { total: 1, bounds: EventCounts { flushes: 1, ..NOTHING }, ..peace() };
     let last = breaks(Variant::NoUnitIndex, NEVER_OVERSOLD, setting);
     assert!(matches!(last.action, Action::Work { .. }));
     assert!(last.after.ledger.issued_records().all(|(_, serial, _)| serial == 1), "the same unit, twice");
@@ -136,7 +136,7 @@ fn without_the_index_on_units_a_late_insert_oversells() {
 
 #[test]
 fn without_the_index_on_users_a_late_insert_gives_somebody_more_than_the_limit() {
-    let setting = Protocol { requests: three(), bounds: Bounds { flushes: 1, ..NOTHING }, ..peace() };
+    let setting = Protocol { requests: three(), bounds: EventCounts { flushes: 1, ..NOTHING }, ..peace() };
     let last = breaks(Variant::NoUserIndex, NEVER_TWICE, setting);
     assert!(matches!(last.action, Action::Work { .. }));
     assert!(last.after.history.data_lost);
@@ -145,7 +145,7 @@ fn without_the_index_on_users_a_late_insert_gives_somebody_more_than_the_limit()
 
 #[test]
 fn a_verification_that_reads_the_ledger_first_takes_a_gap_for_an_insert() {
-    let setting = Protocol { verify: true, bounds: Bounds { rewinds: 1, ..NOTHING }, ..peace() };
+    let setting = Protocol { verify: true, bounds: EventCounts { rewinds: 1, ..NOTHING }, ..peace() };
     let last = breaks(Variant::VerifyReadsLedgerFirst, TRULY_INTACT, setting);
     assert!(matches!(last.action, Action::Recover { .. }));
     assert_eq!(last.after.ledger.issued().len(), 2);
@@ -153,7 +153,7 @@ fn a_verification_that_reads_the_ledger_first_takes_a_gap_for_an_insert() {
 
 #[test]
 fn a_recoverer_that_opens_without_compare_and_set_loses_what_was_accepted_meanwhile() {
-    let bounds = Bounds { restarts: 1, steals: 1, ..NOTHING };
+    let bounds = EventCounts { restarts: 1, steals: 1, ..NOTHING };
     let setting = Protocol { workers: 1, recoverers: 2, verify: true, bounds, ..peace() };
     let last = breaks(Variant::OpenWithoutCompare, NEVER_LOST, setting);
     assert!(matches!(last.action, Action::Recover { .. }));
@@ -170,7 +170,7 @@ fn a_load_over_a_coupon_that_is_present_frees_what_is_in_flight() {
 
 #[test]
 fn what_comes_into_dedupe_without_the_accounts_is_never_counted() {
-    let bounds = Bounds { flushes: 1, ..NOTHING };
+    let bounds = EventCounts { flushes: 1, ..NOTHING };
     let setting = Protocol { requests: vec![FIRST, AGAIN], bounds, ..peace() };
     let last = breaks(Variant::HoldsWithoutAdoption, AT_REST, setting);
     let data = last.after.open_data().unwrap();
@@ -180,7 +180,7 @@ fn what_comes_into_dedupe_without_the_accounts_is_never_counted() {
 
 #[test]
 fn an_audit_that_stops_at_a_known_id_leaves_its_unit_free() {
-    let bounds = Bounds { rewinds: 1, ..NOTHING };
+    let bounds = EventCounts { rewinds: 1, ..NOTHING };
     let last = breaks(Variant::AdoptsByIdOnly, AT_REST, Protocol { bounds, ..peace() });
     let data = last.after.open_data().unwrap();
     assert_eq!(data.known(), last.after.ledger.issued());
@@ -190,7 +190,7 @@ fn an_audit_that_stops_at_a_known_id_leaves_its_unit_free() {
 
 #[test]
 fn a_certificate_that_names_one_epoch_in_mid_move_loses_what_was_moved() {
-    let bounds = Bounds { restarts: 1, recoverers_stopped: 1, ..NOTHING };
+    let bounds = EventCounts { restarts: 1, recoverers_stopped: 1, ..NOTHING };
     let last = breaks(Variant::MoveKeepsEpoch, NEVER_LOST, Protocol { workers: 1, bounds, ..peace() });
     assert!(matches!(last.action, Action::Recover { .. }));
     assert!(!last.after.history.data_lost);
@@ -198,7 +198,7 @@ fn a_certificate_that_names_one_epoch_in_mid_move_loses_what_was_moved() {
 
 #[test]
 fn a_load_that_forgets_what_is_in_flight_frees_its_unit() {
-    let bounds = Bounds { restarts: 1, left_out: 1, ..NOTHING };
+    let bounds = EventCounts { restarts: 1, left_out: 1, ..NOTHING };
     let setting = Protocol { workers: 1, loaders: 1, bounds, ..peace() };
     let last = breaks(Variant::LoadForgetsInFlight, ONE_HOLDER, setting);
     assert!(matches!(last.action, Action::Load { .. }));
@@ -207,7 +207,7 @@ fn a_load_that_forgets_what_is_in_flight_frees_its_unit() {
 
 #[test]
 fn a_load_that_ignores_what_is_settled_meanwhile_never_counts_it() {
-    let bounds = Bounds { restarts: 1, left_out: 1, ..NOTHING };
+    let bounds = EventCounts { restarts: 1, left_out: 1, ..NOTHING };
     let setting = Protocol { workers: 1, loaders: 1, bounds, ..peace() };
     let last = breaks(Variant::LoadIgnoresSettling, SETTLED_ONCE, setting);
     assert!(matches!(last.action, Action::Load { .. }));

@@ -94,7 +94,7 @@ use ledger::Ledger;
 use loader::Loader;
 use properties::Witness;
 use recoverer::Recoverer;
-use state::{Certificate, Data, Id, Redis, Set, State};
+use state::{Certificate, Data, EventCounts, Id, Redis, Set, State};
 use variant::Variant;
 use worker::Worker;
 
@@ -103,20 +103,6 @@ use worker::Worker;
 pub struct Request {
     pub user: u8,
     pub keyed: bool,
-}
-
-/// How often each thing may happen.
-#[derive(Debug, Clone, Copy)]
-pub struct Bounds {
-    pub restocks: u8,
-    pub restarts: u8,
-    pub flushes: u8,
-    pub rewinds: u8,
-    pub certificates_lost: u8,
-    pub steals: u8,
-    pub recoverers_stopped: u8,
-    pub discards: u8,
-    pub left_out: u8,
 }
 
 /// A setting: how many there are of everything, what may happen, and how the protocol is broken.
@@ -133,7 +119,8 @@ pub struct Protocol {
     pub loaders: usize,
     /// Recoverers verify before they rebuild.
     pub verify: bool,
-    pub bounds: Bounds,
+    /// How often each event may happen at most.
+    pub bounds: EventCounts,
     pub witnesses: Vec<Witness>,
 }
 
@@ -196,7 +183,7 @@ impl Model for Protocol {
             lease: 0,
             sent: Set::default(),
             history: Default::default(),
-            spent: Default::default(),
+            spent: settings::NOTHING,
         };
         if self.loaders == 0 {
             let data =

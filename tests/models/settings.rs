@@ -1,6 +1,6 @@
 //! Settings: each goes deep into one dimension. All of them at once would be too many states.
 
-use super::{Bounds, Protocol, Request, Variant};
+use super::{EventCounts, Protocol, Request, Variant};
 
 /// The first user's request, made from a key: it is sent again and again.
 pub const FIRST: Request = Request { user: 0, keyed: true };
@@ -9,7 +9,7 @@ pub const SECOND: Request = Request { user: 1, keyed: false };
 /// The first user's further request, which is another issuance.
 pub const AGAIN: Request = Request { user: 0, keyed: false };
 
-pub const NOTHING: Bounds = Bounds {
+pub const NOTHING: EventCounts = EventCounts {
     restocks: 0,
     restarts: 0,
     flushes: 0,

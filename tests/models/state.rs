@@ -166,9 +166,9 @@ pub struct History {
     pub wrongly_intact: bool,
 }
 
-/// How often each thing that is bounded has happened.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Spent {
+/// How often each event that a setting bounds has happened, or may happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EventCounts {
     pub restocks: u8,
     pub restarts: u8,
     pub flushes: u8,
@@ -203,7 +203,7 @@ pub struct State {
     /// The requests without a key that were sent: their ids are new with each sending.
     pub sent: Set,
     pub history: History,
-    pub spent: Spent,
+    pub spent: EventCounts,
 }
 
 impl State {
