@@ -10,17 +10,21 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::guard::{Guard, TrustedOrigins};
-use super::{
-    App, actions, admin, coupons, docs, exports, issuance_events, issuances, live_figures, operations,
-    outcomes, pages, problems, rate_limits, record, redemption, service, swagger, user_coupons, users,
+use super::handlers::{
+    actions, admin, coupons, exports, issuance_events, issuances, live_figures, operations, outcomes,
+    problems, redemption, service, user_coupons, users,
 };
+use super::middleware::guard::{Guard, TrustedOrigins};
+use super::middleware::{address_limit, record};
+use super::pages::swagger;
+use super::{App, openapi, pages};
 use crate::access::Audience;
 use crate::http::parameters::Parameters;
 use crate::http::request::RefuseLayer;
 use crate::process::metrics_route;
 
 const BODY_MAX_BYTES: usize = 64 * 1024;
+
 /// Which routes a listener serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenerScope {
@@ -31,55 +35,57 @@ pub enum ListenerScope {
 }
 
 impl ListenerScope {
-    pub(super) fn has(self, audience: Audience) -> bool {
+    pub(crate) fn has(self, audience: Audience) -> bool {
         self == ListenerScope::Whole || !audience.is_operators_side()
     }
 }
 
 /// Routes for one audience. There is no other way into the router, so none is without.
-pub(super) struct RouteGroup {
+pub(crate) struct RouteGroup {
     pub audience: Audience,
-    pub routes: OpenApiRouter<Arc<App>>,
+    pub routes: OpenApiRouter<App>,
 }
 
 /// The API as one listener serves it.
-pub fn router(app: Arc<App>, side: ListenerScope) -> Router {
+pub fn router(app: App, scope: ListenerScope) -> Router {
     let mut all = Router::new();
     let pages =
-        Arc::new(TrustedOrigins { own: app.links.authority().cloned(), origins: app.origins.clone() });
-    let document = docs::openapi(side);
+        Arc::new(TrustedOrigins { own: app.links.authority().cloned(), origins: app.access.origins.clone() });
+    let document = openapi::document(scope);
     let parameters = Arc::new(Parameters::of(&document));
     for RouteGroup { audience, routes } in documented().into_iter().chain(undocumented(&app, document)) {
-        if !side.has(audience) {
+        if !scope.has(audience) {
             continue;
         }
         let (mut routes, _) = routes.split_for_parts();
         if audience.is_recorded() {
-            routes = routes.route_layer(middleware::from_fn_with_state(app.actions.clone(), record::record));
+            routes = routes
+                .route_layer(middleware::from_fn_with_state(app.access.actions.clone(), record::record));
         }
         // The last one is the outermost: first of all it is asked who it is.
-        let (access, pages) = (Arc::clone(&app.access), Arc::clone(&pages));
+        let (access, pages) = (Arc::clone(&app.access.access), Arc::clone(&pages));
         routes = routes.route_layer(Guard { access, audience, pages });
         all = all.merge(routes);
     }
     let complete = app.complete();
-    let refuse = RefuseLayer { parameters, origins: app.origins.clone(), hosts: Arc::new(app.hosts()) };
+    let refuse =
+        RefuseLayer { parameters, origins: app.access.origins.clone(), hosts: Arc::new(app.hosts()) };
     let body = DefaultBodyLimit::max(BODY_MAX_BYTES);
-    let limit = app.address_limit.clone();
+    let limit = app.limits.address.clone();
     let all = all.with_state(app);
     // All in one: each call of `Router::layer` boxes every request once more.
     match limit {
         None => all.layer((complete, refuse, body)),
         // Every answer counts, so nothing is answered before. It costs, and is there only if it is asked for.
         Some(limit) => {
-            let limit = middleware::from_fn_with_state(limit, rate_limits::count_address);
+            let limit = middleware::from_fn_with_state(limit, address_limit::count_address);
             all.layer((complete, limit, refuse, body))
         }
     }
 }
 
 /// The routes of the OpenAPI document.
-pub(super) fn documented() -> Vec<RouteGroup> {
+pub(crate) fn documented() -> Vec<RouteGroup> {
     let group = |audience, routes| RouteGroup { audience, routes };
     vec![
         group(Audience::Requesters, OpenApiRouter::new().routes(routes!(issuances::request))),
@@ -157,7 +163,7 @@ fn undocumented(app: &App, document: OpenApi) -> [RouteGroup; 2] {
         .route("/assets/client.js", get(pages::client_script))
         .route("/assets/pages.css", get(pages::style))
         .merge(swagger);
-    let metrics = Router::new().route("/metrics", metrics_route::route(&app.metrics));
+    let metrics = Router::new().route("/metrics", metrics_route::route(&app.lifecycle.gauges));
     [
         RouteGroup { audience: Audience::Anyone, routes: pages.into() },
         RouteGroup { audience: Audience::Scrapers, routes: metrics.into() },

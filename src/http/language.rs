@@ -7,8 +7,6 @@ use axum::http::header::ACCEPT_LANGUAGE;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue};
 
-use super::accept::quality_value;
-
 /// A language that answers are written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Language {
@@ -64,6 +62,11 @@ impl Language {
             Language::Korean => "ko",
         }
     }
+}
+
+/// A weight in `Accept` or `Accept-Language`: a number from 0 to 1.
+pub(crate) fn quality_value(text: &str) -> Option<f32> {
+    text.parse().ok().filter(|quality| (0.0..=1.0).contains(quality))
 }
 
 #[cfg(test)]

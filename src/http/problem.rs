@@ -163,7 +163,7 @@ codes! {
 }
 
 /// A text with the paths in it, which begin with `{base}`, under the path `base`.
-pub(super) fn under<'a>(base: &str, text: &'a str) -> Cow<'a, str> {
+pub(crate) fn under<'a>(base: &str, text: &'a str) -> Cow<'a, str> {
     if text.contains("{base}") { text.replace("{base}", base).into() } else { text.into() }
 }
 

@@ -6,16 +6,14 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::{FromRequest, MatchedPath, Request};
+use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{CatchUnwind, Either, Ready, ready};
-use serde_json::Value;
 use tower::{Layer, Service};
 use tracing::Instrument;
 use tracing::instrument::Instrumented;
@@ -23,8 +21,7 @@ use tracing::instrument::Instrumented;
 use super::cors::Origins;
 use super::host::Hosts;
 use super::parameters::Parameters;
-use super::strict::Strict;
-use super::{Code, Language, Problem, cors, headers, media_type, request_metrics};
+use super::{Code, Language, Problem, cors, headers, request_metrics};
 
 /// The header of the id that a request goes by, here and in the logs.
 pub const REQUEST_ID: &str = "x-request-id";
@@ -34,9 +31,6 @@ const REQUEST_ID_MAX: usize = 64;
 
 /// Path and query of a request; a head may be longer.
 const URI_MAX_BYTES: usize = 8 * 1024;
-
-/// From the head of a request, its body must arrive within this.
-const BODY_READ_MAX: Duration = Duration::from_secs(10);
 
 /// The id of a request. In the request's extensions.
 #[derive(Debug, Clone)]
@@ -292,47 +286,4 @@ pub fn panicked(said: &(dyn Any + Send)) -> Response {
         said.downcast_ref::<&str>().copied().or_else(|| said.downcast_ref::<String>().map(String::as_str));
     tracing::error!(panic = text.unwrap_or_default(), "a handler panicked");
     Problem::new(Code::Internal).into_response()
-}
-
-/// A body of bounded size that says of itself that it is JSON.
-pub struct RawJson(pub Bytes);
-
-impl<S: Send + Sync> FromRequest<S> for RawJson {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        if let Some(problem) = media_type::refuse(request.headers()) {
-            return Err(problem);
-        }
-        read_body(request, state).await.map(RawJson)
-    }
-}
-
-/// Reads a body of bounded size, within a bound.
-pub async fn read_body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
-    let reading = tokio::time::timeout(BODY_READ_MAX, Bytes::from_request(request, state));
-    let read = reading.await.map_err(|_| Problem::new(Code::Timeout))?;
-    read.map_err(|rejection| match rejection.into_response().status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::TooLarge),
-        _ => Problem::new(Code::Malformed).with_detail("The body did not arrive whole."),
-    })
-}
-
-/// A JSON body of bounded size, not yet made sense of.
-pub struct Json(pub Value);
-
-impl<S: Send + Sync> FromRequest<S> for Json {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let RawJson(body) = RawJson::from_request(request, state).await?;
-        parsed(&body).map(Json)
-    }
-}
-
-/// The JSON of a body.
-pub fn parsed(body: &[u8]) -> Result<Value, Problem> {
-    serde_json::from_slice(body)
-        .map(|Strict(value)| value)
-        .map_err(|error| Problem::new(Code::Malformed).with_detail(format!("The body is not JSON: {error}.")))
 }

@@ -5,14 +5,14 @@
 
 use std::str::FromStr;
 
-use coupon_system::api::query::Query;
+use coupon_system::api::wire::body::parsed;
 use coupon_system::api::wire::page::PageParams;
+use coupon_system::api::wire::query::Query;
 use coupon_system::api::wire::{coupon, issuance, user};
-use coupon_system::ids::{CouponId, IssuanceId, PartitionId, UserId};
 use coupon_system::http::Language;
-use coupon_system::http::request::parsed;
-use coupon_system::issuance::ledger::follow::FollowPosition;
+use coupon_system::ids::{CouponId, IssuanceId, PartitionId, UserId};
 use coupon_system::issuance::IdempotencyKey;
+use coupon_system::issuance::ledger::follow::FollowPosition;
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 

@@ -22,7 +22,7 @@ fn document() -> Value {
 
 /// The document, as a listener serves it.
 fn served_on(side: ListenerScope) -> Value {
-    serde_json::to_value(coupon_system::api::openapi(side)).expect("JSON")
+    serde_json::to_value(coupon_system::api::openapi::document(side)).expect("JSON")
 }
 
 /// The operations of a document, with the method and the path of each.

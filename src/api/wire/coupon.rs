@@ -5,11 +5,10 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::coupon;
-use crate::coupon::{CouponTimeZone, MAX_PER_USER, MAX_TOTAL, RestockAmount, Validity};
-use crate::http::fields::Fields;
+use super::fields::{self, Fields};
+use crate::coupon::{self, CouponTimeZone, MAX_PER_USER, MAX_TOTAL, RestockAmount, Validity};
+use crate::http::Problem;
 use crate::http::problem::FieldError;
-use crate::http::{Problem, fields};
 use crate::ids::CouponId;
 
 /// Amounts of money are whole numbers of the currency's minor unit (ISO 4217), at most this.

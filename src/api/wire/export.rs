@@ -6,9 +6,9 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::accept::prefers;
 use super::user_coupon::UserCoupon;
 use crate::failure::Unreadable;
-use crate::http::accept::prefers;
 use crate::ids::CouponId;
 
 /// How an export is written.

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::http::fields::Fields;
-use crate::http::{Code, Problem, fields, request};
+use super::body;
+use super::fields::{self, Fields};
+use crate::http::{Code, Problem};
 use crate::ids::{CouponId, IssuanceId, UserId};
 use crate::issuance::Reason;
 
@@ -133,7 +134,7 @@ pub fn request(body: &[u8]) -> Result<(UserId, CouponId), Problem> {
     {
         return Ok((user, coupon));
     }
-    let mut fields = Fields::of(request::parsed(body)?)?;
+    let mut fields = Fields::of(body::parsed(body)?)?;
     let user = fields.required("userId", fields::parsed::<UserId>);
     let coupon = fields.required("couponId", fields::parsed::<CouponId>);
     fields.finish(user.zip(coupon))

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::api::query::Query;
+use super::query::Query;
 use crate::http::Problem;
 
 /// Items in a page when nothing is asked.

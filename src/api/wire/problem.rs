@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::http::advice::advice;
+use super::advice::advice;
 use crate::http::problem::FieldError;
 use crate::http::{Code, Language};
 

@@ -5,10 +5,10 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::fields::{self, Fields};
 use super::user_coupon::UserCoupon;
 use crate::coupon::Expiry;
 use crate::http::Problem;
-use crate::http::fields::{self, Fields};
 use crate::redemption::{HeldCoupon, RedemptionChange, RedemptionEventKind, Reference};
 
 /// A held coupon and its history.

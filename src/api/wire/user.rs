@@ -5,9 +5,9 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::fields::{self, Fields};
 use super::user_coupon::UserCoupon;
-use crate::http::fields::Fields;
-use crate::http::{Problem, fields};
+use crate::http::Problem;
 use crate::ids::UserId;
 use crate::user;
 

@@ -1,6 +1,5 @@
 //! How a test says what system it wants.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use clap::Parser;
@@ -85,7 +84,7 @@ impl<'a> SystemBuilder<'a> {
         let listeners = api::Listeners { public, operators };
         let stop = CancellationToken::new();
         let app = api::App::start(&backends, &command.api, stop.clone()).await.expect("it starts");
-        let (behind, served) = (backends.clone(), Arc::clone(&app));
+        let (behind, served) = (backends.clone(), app.clone());
         let serving = tokio::spawn(async move { api::serve(listeners, served, &behind).await });
         System {
             client,

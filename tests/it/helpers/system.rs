@@ -76,7 +76,7 @@ pub struct System {
     pub mongodb_uri: String,
     pub database: String,
     /// The API in this process.
-    pub app: Arc<api::App>,
+    pub app: api::App,
     pub(super) serving: JoinHandle<anyhow::Result<()>>,
     pub(super) stop: CancellationToken,
     pub(super) leaves_in_flight: AtomicBool,

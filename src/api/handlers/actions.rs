@@ -1,0 +1,30 @@
+//! What operators did.
+
+use axum::Json;
+use axum::extract::State;
+use jiff::Timestamp;
+
+use crate::access::ActionLog;
+use crate::access::action::ActionId;
+use crate::api::wire::action::Action;
+use crate::api::wire::page::{Page, PageParams, cursor};
+use crate::api::wire::query::Query;
+use crate::http::Problem;
+
+/// What operators did, newest first: who, when, what, and how it ended. Kept for ever.
+#[utoipa::path(
+    get, path = "/operator-actions", operation_id = "listOperatorActions", tag = "operations",
+    params(
+        ("limit" = Option<u32>, Query, minimum = 1, description = "50 if not given, at most 500"),
+        ("cursor" = Option<String>, Query, description = "The `nextCursor` of the page before"),
+    ),
+    responses((status = 200, description = "A page of them", body = Page<Action>))
+)]
+pub async fn list(State(actions): State<ActionLog>, mut query: Query) -> Result<Json<Page<Action>>, Problem> {
+    let asked: PageParams<ActionId> = PageParams::read(&mut query)?;
+    query.finish()?;
+    let page = actions.list(asked.after.map(|(_, id)| id), asked.limit).await?;
+    // The time is for those of other lists: an action's id tells its place.
+    let next_cursor = page.next.map(|id| cursor(Timestamp::UNIX_EPOCH, id));
+    Ok(Json(Page { items: page.items.into_iter().map(Action::from).collect(), next_cursor }))
+}

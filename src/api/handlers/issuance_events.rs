@@ -1,0 +1,185 @@
+//! What becomes of a request, as server-sent events.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Extension, Path, State};
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::sse::Event;
+use axum::response::{IntoResponse, Response};
+use futures::stream;
+use tokio::time::Instant;
+
+use super::issuances::{Recipient, decided_issuance, is_seen_by, known, not_here, nowhere, queued_issuance};
+use crate::access::Caller;
+use crate::api::App;
+use crate::api::state::limits::OpenRequest;
+use crate::api::wire::event::{STREAM_MAX, ServerEvent, event_stream};
+use crate::api::wire::issuance::Issuance;
+use crate::api::wire::problem::Problem as ProblemBody;
+use crate::api::wire::query::Query;
+use crate::http::addresses::Peer;
+use crate::http::problem::jittered_ms;
+use crate::http::request::RequestId;
+use crate::http::{Language, Problem};
+use crate::ids::IssuanceId;
+use crate::issuance::feed::{LOOK_EVERY, Waiter};
+use crate::issuance::lookup::LookupResult;
+use crate::issuance::reserve::QueueProgress;
+use crate::issuance::{Decision, InFlight, Outcome};
+
+/// One `queued` a second at most: one a look, however early a busy machine takes the next.
+const QUEUED_EVERY_MIN: Duration = LOOK_EVERY.saturating_sub(Duration::from_millis(100));
+/// Clients whose stream ended connect again after one to two times this: not all at once.
+const RECONNECT_MS: u64 = 1_000;
+/// Names the last event that a client heard, when it connects again.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// What becomes of a request, as it happens.
+///
+/// Server-sent events: `queued` at once, and again as fewer are ahead, at most once a second; then
+/// `issued` or `rejected`, and the stream ends. The data of each is the issuance as a poll tells it, and
+/// its id is its name. A stream may end undecided (after five minutes, or when the service restarts):
+/// connect again then, with the last id as `Last-Event-ID`, as an `EventSource` does by itself. A client
+/// that has heard the outcome is answered 204, at which an `EventSource` comes to rest.
+///
+/// An `EventSource` also stops for good at 404, 429 or 503: then poll `GET /issuances/{id}`. It cannot send
+/// `Authorization`; a client that reads the stream with `fetch` can.
+#[utoipa::path(
+    get, path = "/issuances/{id}/events", operation_id = "streamIssuance", tag = "issuances",
+    params(
+        ("id" = String, Path, description = "From the answer to the request"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event of an earlier stream"),
+    ),
+    responses(
+        (status = 204, description = "The client has heard the outcome: there is nothing more to tell"),
+        (status = 200, description = "Events named `queued`, `issued`, `rejected`; the data of each is an Issuance in JSON",
+            body = ServerEvent, content_type = "text/event-stream"),
+        (status = 404, description = "`issuance-not-found`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+#[expect(clippy::too_many_arguments, reason = "axum hands each part of a request over by itself")]
+pub async fn events(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Extension(RequestId(request_id)): Extension<RequestId>,
+    Extension(Peer(peer)): Extension<Peer>,
+    language: Language,
+    headers: HeaderMap,
+    Path(id): Path<String>,
+    query: Query,
+) -> Result<Response, Problem> {
+    app.limits.user.count(&caller, None).await?;
+    query.finish()?;
+    let id = known(&id)?;
+    let (found, waiter) = app.issuing.feed.watch(id).await?;
+    if found == LookupResult::Nowhere {
+        return Err(nowhere(&app.issuing, id));
+    }
+    if !is_seen_by(&caller, &found) {
+        return Err(not_here(&app.issuing, id));
+    }
+    if let (LookupResult::Decided(decision), Some(heard)) = (&found, headers.get(LAST_EVENT_ID))
+        && heard == state(decision)
+    {
+        return Ok((StatusCode::NO_CONTENT, [(header::CACHE_CONTROL, "no-store")]).into_response());
+    }
+    let held = match &found {
+        LookupResult::Queued { in_flight, .. } => {
+            Some(app.limits.open_requests.stream(&caller, &in_flight.user, peer, &headers)?)
+        }
+        // It ends at once.
+        _ => None,
+    };
+    let telling = OutcomeStream {
+        _held: held,
+        app,
+        id,
+        language,
+        request_id,
+        first: Some(found),
+        waiter,
+        queued: None,
+        ends_at: Instant::now() + STREAM_MAX,
+    };
+    let events = stream::unfold(telling, async |mut telling| {
+        let event = telling.next().await?;
+        Some((Ok::<_, Infallible>(event), telling))
+    });
+    Ok(event_stream(events))
+}
+
+/// A stream under way.
+struct OutcomeStream {
+    _held: Option<OpenRequest>,
+    app: App,
+    id: IssuanceId,
+    language: Language,
+    request_id: Arc<str>,
+    /// What was found when the stream began, until it is told.
+    first: Option<LookupResult>,
+    /// Nobody, once there is nothing more to wait for.
+    waiter: Option<Waiter>,
+    /// What the last `queued` said to be ahead, and when.
+    queued: Option<(u64, Instant)>,
+    ends_at: Instant,
+}
+
+impl OutcomeStream {
+    /// The next event; `None` ends the stream.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            let found = match self.first.take() {
+                Some(found) => found,
+                None => tokio::time::timeout_at(self.ends_at, self.waiter.as_mut()?.next()).await.ok()??,
+            };
+            match found {
+                LookupResult::Queued { in_flight, progress } => {
+                    if let Some(event) = self.queued(&in_flight, progress) {
+                        return Some(event);
+                    }
+                }
+                LookupResult::Decided(decision) => {
+                    self.waiter = None;
+                    return self.decided(&decision);
+                }
+                // Lost with Redis's data: who connects again is told so.
+                LookupResult::Nowhere => return None,
+            }
+        }
+    }
+
+    /// A `queued`, if it is the first, or fewer are ahead than the last one said.
+    fn queued(&mut self, in_flight: &InFlight, progress: QueueProgress) -> Option<Event> {
+        let now = Instant::now();
+        let first = match self.queued {
+            None => true,
+            Some((ahead, told_at)) if progress.ahead < ahead && now - told_at >= QUEUED_EVERY_MIN => false,
+            Some(_) => return None,
+        };
+        self.queued = Some((progress.ahead, now));
+        let (issuance, _) = queued_issuance(&self.app.issuing, self.id, in_flight, &progress);
+        event(&issuance, first)
+    }
+
+    fn decided(&self, decision: &Decision) -> Option<Event> {
+        let to = Recipient { language: self.language, request_id: &self.request_id };
+        event(&decided_issuance(&self.app.links, decision, to), self.queued.is_none())
+    }
+}
+
+/// What is told of an issuance; the first event of a stream also says when to connect again.
+fn event(issuance: &Issuance, first: bool) -> Option<Event> {
+    let event = Event::default().event(issuance.state()).id(issuance.state());
+    let event = if first { event.retry(Duration::from_millis(jittered_ms(RECONNECT_MS))) } else { event };
+    event.json_data(issuance).ok()
+}
+
+/// The id of the event that tells a decision.
+fn state(decision: &Decision) -> &'static str {
+    match decision.outcome {
+        Outcome::Issued { .. } => "issued",
+        Outcome::Rejected { .. } => "rejected",
+    }
+}

@@ -1,0 +1,433 @@
+//! Requesting a coupon, and asking what became of the request.
+
+use std::time::Duration;
+
+use axum::extract::{Extension, Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+
+use crate::access::Caller;
+use crate::api::App;
+use crate::api::middleware::guard::only_for;
+use crate::api::state::drain_rate::WaitEstimate;
+use crate::api::state::issuance_pipeline::IssuancePipeline;
+use crate::api::wire::body::RawJson;
+use crate::api::wire::idempotency::{IdempotencyKeyHeader, REPLAYED, TRUE, replayed};
+use crate::api::wire::issuance::{Issuance, RequestIssuance};
+use crate::api::wire::links::Links;
+use crate::api::wire::problem::Problem as ProblemBody;
+use crate::api::wire::query::Query;
+use crate::api::wire::{issuance as wire, wait};
+use crate::http::problem::jittered_ms;
+use crate::http::request::RequestId;
+use crate::http::{Code, Language, Problem};
+use crate::ids::{IssuanceId, PartitionId, UserId};
+use crate::issuance::lookup::LookupResult;
+use crate::issuance::reserve::{QueueProgress, QueuedIssuance, Request, Reserved};
+use crate::issuance::{Decision, InFlight, KeyTag, Outcome, Reason, closed_coupon};
+use crate::metrics;
+
+/// A coupon that is not loaded is loaded and asked again; it may be retired again in between.
+const LOADS_MAX: usize = 3;
+/// A client that met the bound of the backlog should stay away for about this long.
+const BACKLOG_RETRY_MS: u64 = 2_000;
+
+/// Request a coupon. The answer comes at once; the outcome is at its `Location`.
+///
+/// Safe to repeat with an `Idempotency-Key`: the same request has the same id for ever. Without one the same
+/// user gets the same id only while the request is queued; where a user may hold several units, a later
+/// repetition takes another. A key names one request of its user: with another coupon it is `key-reused`, until at
+/// least 250,000 later requests were accepted.
+///
+/// With `wait` the answer is the outcome, if there is one in time: 201, or 409 with the reason.
+#[utoipa::path(
+    post, path = "/user-coupons", operation_id = "requestIssuance", tag = "issuances", request_body = RequestIssuance,
+    params(
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$", description = "Names this attempt: 1 to 255 visible ASCII characters"),
+        ("wait" = Option<u32>, Query, minimum = 0, description = "Seconds to wait for the outcome, at most 30; 0 if not given"),
+    ),
+    responses(
+        (status = 201, description = "With `wait`: issued. `Location` is the user coupon. With `Idempotent-Replayed: true` it was queued before",
+            body = Issuance, headers(("Location" = String), ("Idempotent-Replayed" = bool))),
+        (status = 202, description = "Accepted, and queued: poll `Location`. With `Idempotent-Replayed: true` it was queued before",
+            body = Issuance, headers(("Location" = String), ("Retry-After" = u32), ("Idempotent-Replayed" = bool))),
+        (status = 200, description = "The same key's request was issued before", body = Issuance,
+            headers(("Idempotent-Replayed" = bool))),
+        (status = 404, description = "`coupon-not-found`, `user-not-found`", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "`already-issued`, `sold-out`, `not-started`, `ended`, `paused`, `archived`, `discarded`; \
+            of `already-issued`, `userCoupons` and `issuances` link the newest 20 that the user holds or has in flight; \
+            of what was accepted and then rejected, `issuance` is the link",
+            body = ProblemBody, content_type = "application/problem+json"),
+        (status = 422, description = "`key-reused`: the key was that of an accepted request of the user for another coupon", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn request(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Extension(RequestId(request_id)): Extension<RequestId>,
+    language: Language,
+    key: IdempotencyKeyHeader,
+    query: Query,
+    RawJson(body): RawJson,
+) -> Result<Response, Problem> {
+    let wait = wait::read(query)?;
+    let (user, coupon) = wire::request(&body)?;
+    only_for(&caller, &user)?;
+    app.limits.user.count(&caller, Some(&user)).await?;
+    let key = key.parse()?;
+    let Some(secret) = app.users.find(&user).await? else { return Err(Problem::new(Code::UserNotFound)) };
+    // Before it takes a unit: who cannot be held is told so, and nothing else.
+    let _held = match wait {
+        Some(_) => Some(Box::new(app.limits.open_requests.wait(&caller, &user)?)),
+        None => None,
+    };
+    let id = match &key {
+        Some(key) => IssuanceId::from_key(PartitionId::ONE, secret.as_ref(), &user, &coupon, key),
+        None => IssuanceId::generate(PartitionId::ONE),
+    };
+    let key = key.map(|key| KeyTag::new(secret.as_ref(), &user, &key));
+    let request = Request { id, coupon, user, key };
+    let to = Recipient { language, request_id: &request_id };
+    let reserved = match reserve(&app, &request).await {
+        Ok(reserved) => reserved,
+        Err(problem) => return Err(Box::pin(left_open(&app, &request, problem)).await),
+    };
+    if let Reserved::Accepted(queued) = &reserved {
+        tracing::debug!(issuance = %queued.id, partition = %queued.id.partition(), "accepted");
+    }
+    match reserved {
+        Reserved::Accepted(queued) if wait.is_none() => Ok(accepted(&app, &request, &queued)),
+        // In a box: what few requests need makes the future of all no larger.
+        reserved => Box::pin(conclude(&app, &request, reserved, wait, to)).await,
+    }
+}
+
+/// A problem that may leave open whether the request was accepted. Without a key, a repetition could then take
+/// another unit, unless the user may hold but one.
+async fn left_open(app: &App, request: &Request, problem: Problem) -> Problem {
+    if problem.code != Code::Unavailable || request.id.is_keyed() {
+        return problem;
+    }
+    let read = app.catalog.coupon_reader.ask(request.coupon.clone()).await;
+    problem.repeatable(read.is_ok_and(|read| read.is_some_and(|snapshot| snapshot.coupon.per_user == 1)))
+}
+
+/// The answer to a request, whatever the script said to it.
+async fn conclude(
+    app: &App,
+    request: &Request,
+    reserved: Reserved,
+    wait: Option<Duration>,
+    to: Recipient<'_>,
+) -> Result<Response, Problem> {
+    match reserved {
+        Reserved::Accepted(queued) => answer(app, request, queued, wait, to).await,
+        Reserved::Replayed(queued) => {
+            let answered = answer(app, request, queued, wait, to).await;
+            answered.map(replayed).map_err(|problem| match problem.code {
+                // There is nothing left that this would be a replay of.
+                Code::Unavailable => problem,
+                _ => problem.with_header(REPLAYED, TRUE),
+            })
+        }
+        Reserved::ReplayIssued(id) | Reserved::ReplayRejected(id) => {
+            let decided = app.issuing.lookup.decided(id).await?;
+            let decision =
+                decided.ok_or_else(|| Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(1_000)))?;
+            if decision.user != request.user {
+                // Somebody had the user's id before, and was deleted.
+                return Err(Problem::new(Code::Discarded).with_header(REPLAYED, TRUE));
+            }
+            match decision.outcome {
+                Outcome::Issued { .. } => {
+                    Ok(replayed(axum::Json(decided_issuance(&app.links, &decision, to)).into_response()))
+                }
+                Outcome::Rejected { reason, .. } => {
+                    Err(rejected(&app.links, id, reason).with_header(REPLAYED, TRUE))
+                }
+            }
+        }
+        refused => Err(refusal(&app.links, &request.user, refused)),
+    }
+}
+
+/// Whom an answer is for: a rejection in it has a problem in words, with the id of the request.
+#[derive(Clone, Copy)]
+pub(crate) struct Recipient<'a> {
+    pub(crate) language: Language,
+    pub(crate) request_id: &'a str,
+}
+
+/// The answer to a request that is queued: what became of it, if the client waits and it is decided in
+/// time; else that it was accepted.
+async fn answer(
+    app: &App,
+    request: &Request,
+    mut queued: QueuedIssuance,
+    wait: Option<Duration>,
+    to: Recipient<'_>,
+) -> Result<Response, Problem> {
+    let Some(wait) = wait else { return Ok(accepted(app, request, &queued)) };
+    match app.issuing.feed.find_decided(queued.id, wait).await {
+        Ok(LookupResult::Decided(decision)) => match decision.outcome {
+            Outcome::Issued { .. } => {
+                let location = app.links.user_coupon(&decision.user, decision.id);
+                let issuance = decided_issuance(&app.links, &decision, to);
+                Ok((StatusCode::CREATED, [(header::LOCATION, location)], axum::Json(issuance))
+                    .into_response())
+            }
+            Outcome::Rejected { reason, .. } => Err(rejected(&app.links, decision.id, reason)),
+        },
+        Ok(LookupResult::Queued { progress, .. }) => {
+            queued.progress = progress;
+            Ok(accepted(app, request, &queued))
+        }
+        // Accepted, and lost with Redis's data before it was decided: the same request starts anew.
+        Ok(LookupResult::Nowhere) => Err(Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(1_000))),
+        // It is accepted, whatever hinders the look.
+        Err(failure) => {
+            tracing::debug!(issuance = %queued.id, error = failure.chain(), "could not wait for the outcome");
+            Ok(accepted(app, request, &queued))
+        }
+    }
+}
+
+/// The problem of a request that was accepted, and rejected.
+fn rejected(links: &Links, id: IssuanceId, reason: Reason) -> Problem {
+    Problem::new(reason.into()).with("issuance", links.issuance(id))
+}
+
+/// Reserves. A coupon that Redis does not have is loaded first; one that is over is answered for from
+/// the ledger.
+async fn reserve(app: &App, request: &Request) -> Result<Reserved, Problem> {
+    match app.issuing.reservations.reserve(request.clone()).await? {
+        Reserved::NotLoaded { now } => Box::pin(load_and_reserve(app, request, now)).await,
+        answered => Ok(answered),
+    }
+}
+
+/// Reserves of a coupon that Redis did not have at this time of its clock.
+async fn load_and_reserve(app: &App, request: &Request, mut now: Timestamp) -> Result<Reserved, Problem> {
+    for _ in 0..LOADS_MAX {
+        let Some(coupon) = app.catalog.store.get(&request.coupon).await? else {
+            return Err(Problem::new(Code::CouponNotFound));
+        };
+        if coupon.archived || coupon.ends_at <= now {
+            return Ok(closed_coupon::answer(&app.issuing.ledger, &coupon, request).await?);
+        }
+        app.catalog.loader.load(&coupon.id).await?;
+        // That may have taken so long that by now they are deleted.
+        if !app.users.knows(&request.user).await? {
+            return Err(Problem::new(Code::UserNotFound));
+        }
+        now = match app.issuing.reservations.reserve(request.clone()).await? {
+            Reserved::NotLoaded { now } => now,
+            answered => return Ok(answered),
+        };
+    }
+    Err(Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(1_000)))
+}
+
+/// The problem of a request that got no unit.
+fn refusal(links: &Links, user: &UserId, refused: Reserved) -> Problem {
+    match refused {
+        Reserved::AtLimit { issued, in_flight } => {
+            let mut problem = Problem::new(Code::AlreadyIssued);
+            let held: Vec<_> = issued.into_iter().map(|id| links.user_coupon(user, id)).collect();
+            problem = problem.with("userCoupons", held);
+            if !in_flight.is_empty() {
+                let queued: Vec<_> = in_flight.into_iter().map(|id| links.issuance(id)).collect();
+                problem = problem.with("issuances", queued);
+            }
+            problem
+        }
+        Reserved::KeyReused => Problem::new(Code::KeyReused),
+        Reserved::SoldOut => Problem::new(Code::SoldOut),
+        Reserved::NotStarted { now, starts_at } => {
+            let wait_ms = starts_at.as_millisecond() - now.as_millisecond();
+            Problem::new(Code::NotStarted)
+                .with("startsAt", starts_at.to_string())
+                .retry_after_ms(u64::try_from(wait_ms).unwrap_or(0))
+        }
+        Reserved::Ended => Problem::new(Code::Ended),
+        Reserved::Paused => Problem::new(Code::Paused),
+        Reserved::Archived => Problem::new(Code::Archived),
+        Reserved::BacklogFull => Problem::new(Code::Overloaded).retry_after_ms(jittered_ms(BACKLOG_RETRY_MS)),
+        Reserved::Accepted(_)
+        | Reserved::Replayed(_)
+        | Reserved::ReplayIssued(_)
+        | Reserved::ReplayRejected(_)
+        | Reserved::NotLoaded { .. }
+        | Reserved::Damaged(_) => Problem::new(Code::Internal),
+    }
+}
+
+fn accepted(app: &App, request: &Request, queued: &QueuedIssuance) -> Response {
+    let wait = app.issuing.drain_rate.wait(&queued.progress);
+    let headers = [
+        (header::LOCATION, app.links.issuance(queued.id)),
+        (header::RETRY_AFTER, wait.poll_after_ms.div_ceil(1_000).to_string()),
+    ];
+    let issuance = Issuance::Queued {
+        id: queued.id,
+        coupon_id: request.coupon.clone(),
+        user_id: request.user.clone(),
+        ahead: queued.progress.ahead,
+        estimated_wait_ms: wait.estimated_ms,
+        poll_after_ms: wait.poll_after_ms,
+        accepted_at: queued.accepted_at,
+    };
+    (StatusCode::ACCEPTED, headers, axum::Json(issuance)).into_response()
+}
+
+/// What became of a request. With `wait`, as soon as it is decided.
+#[utoipa::path(
+    get, path = "/issuances/{id}", operation_id = "getIssuance", tag = "issuances",
+    params(
+        ("id" = String, Path, description = "From the answer to the request"),
+        ("wait" = Option<u32>, Query, minimum = 0, description = "Seconds to wait for the outcome, at most 30; 0 if not given"),
+    ),
+    responses(
+        (status = 200, description = "Queued, issued or rejected; while queued, `Retry-After` and `pollAfterMs` say when to ask again",
+            body = Issuance, headers(("Retry-After" = u32))),
+        (status = 404, description = "`issuance-not-found`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub async fn get(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Extension(RequestId(request_id)): Extension<RequestId>,
+    language: Language,
+    Path(id): Path<String>,
+    query: Query,
+) -> Result<Response, Problem> {
+    app.limits.user.count(&caller, None).await?;
+    let wait = wait::read(query)?;
+    let id = known(&id)?;
+    let mut held = None;
+    let found = match wait {
+        // Whose it is must be known before it is waited for.
+        Some(wait) => {
+            let may_wait = |found: &LookupResult| match (is_seen_by(&caller, found), found) {
+                (true, LookupResult::Queued { in_flight, .. }) => {
+                    held.insert(app.limits.open_requests.wait(&caller, &in_flight.user)).is_ok()
+                }
+                (may_see, _) => may_see,
+            };
+            app.issuing.feed.find_decided_if(id, wait, may_wait).await?
+        }
+        None => app.issuing.lookup.find(id).await?,
+    };
+    if !is_seen_by(&caller, &found) {
+        return Err(not_here(&app.issuing, id));
+    }
+    if let Some(Err(too_many)) = held {
+        return Err(too_many);
+    }
+    match found {
+        LookupResult::Queued { in_flight, progress } => {
+            let (issuance, wait) = queued_issuance(&app.issuing, id, &in_flight, &progress);
+            let retry_after = [(header::RETRY_AFTER, wait.poll_after_ms.div_ceil(1_000).to_string())];
+            Ok((retry_after, axum::Json(issuance)).into_response())
+        }
+        LookupResult::Decided(decision) => {
+            let to = Recipient { language, request_id: &request_id };
+            Ok(axum::Json(decided_issuance(&app.links, &decision, to)).into_response())
+        }
+        LookupResult::Nowhere => Err(nowhere(&app.issuing, id)),
+    }
+}
+
+/// Whether the caller may be told what was found. Somebody else's is as if it were not there.
+pub(crate) fn is_seen_by(caller: &Caller, found: &LookupResult) -> bool {
+    match found {
+        LookupResult::Queued { in_flight, .. } => caller.may_speak_for(&in_flight.user),
+        LookupResult::Decided(decision) => caller.may_speak_for(&decision.user),
+        LookupResult::Nowhere => true,
+    }
+}
+
+/// The problem of an id that is neither in flight nor decided. One from before Redis's data was last
+/// recovered may have been accepted, and lost with what Redis lost.
+pub(crate) fn nowhere(issuing: &IssuancePipeline, id: IssuanceId) -> Problem {
+    if older_than_data(issuing, id).is_some() {
+        metrics::LOST.increment(1);
+    }
+    not_here(issuing, id)
+}
+
+/// The same, for an id that is not there for the caller.
+pub(crate) fn not_here(issuing: &IssuancePipeline, id: IssuanceId) -> Problem {
+    let problem = Problem::new(Code::IssuanceNotFound);
+    match older_than_data(issuing, id) {
+        Some(recovered_at) => problem.with("redisRecoveredAt", recovered_at.to_string()),
+        None => problem,
+    }
+}
+
+/// When Redis's data was last recovered, if the id is from before.
+fn older_than_data(issuing: &IssuancePipeline, id: IssuanceId) -> Option<Timestamp> {
+    let (made_at, recovered_at) = (id.made_at()?, issuing.partition.opened_at()?);
+    (made_at < recovered_at).then_some(recovered_at)
+}
+
+/// The id of an issuance that may be one of ours.
+pub(crate) fn known(id: &str) -> Result<IssuanceId, Problem> {
+    let parsed = id.parse().ok().filter(|id: &IssuanceId| id.partition() == PartitionId::ONE);
+    parsed.ok_or_else(|| Problem::new(Code::IssuanceNotFound))
+}
+
+/// A queued issuance on the wire, and how long it will wait.
+pub(crate) fn queued_issuance(
+    issuing: &IssuancePipeline,
+    id: IssuanceId,
+    in_flight: &InFlight,
+    progress: &QueueProgress,
+) -> (Issuance, WaitEstimate) {
+    let wait = issuing.drain_rate.wait(progress);
+    let issuance = Issuance::Queued {
+        id,
+        coupon_id: in_flight.coupon.clone(),
+        user_id: in_flight.user.clone(),
+        ahead: progress.ahead,
+        estimated_wait_ms: wait.estimated_ms,
+        poll_after_ms: wait.poll_after_ms,
+        accepted_at: in_flight.accepted_at,
+    };
+    (issuance, wait)
+}
+
+/// A decided issuance on the wire.
+pub(crate) fn decided_issuance(links: &Links, decision: &Decision, to: Recipient<'_>) -> Issuance {
+    let (id, coupon_id, user_id) = (decision.id, decision.coupon.clone(), decision.user.clone());
+    let (accepted_at, decided_at) = (decision.accepted_at, decision.decided_at);
+    match decision.outcome {
+        Outcome::Issued { serial, .. } => {
+            let user_coupon = links.user_coupon(&decision.user, decision.id);
+            Issuance::Issued { id, coupon_id, user_id, serial, accepted_at, decided_at, user_coupon }
+        }
+        Outcome::Rejected { reason, .. } => {
+            let problem = Problem::new(reason.into()).to_value(to.language, to.request_id, links.prefix());
+            Issuance::Rejected { id, coupon_id, user_id, problem, accepted_at, decided_at }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each request in hand has its future in memory, as a whole, whichever way it takes.
+    const FUTURE_BYTES_MAX: usize = 1_024;
+
+    fn size_of_future<A, B, C, D, E, F, G, R>(_: fn(A, B, C, D, E, F, G) -> R) -> usize {
+        size_of::<R>()
+    }
+
+    #[test]
+    fn a_request_in_hand_is_small() {
+        let bytes = size_of_future(request);
+        assert!(bytes <= FUTURE_BYTES_MAX, "{bytes}");
+    }
+}

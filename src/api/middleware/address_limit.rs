@@ -1,0 +1,21 @@
+//! Counts every request for the address that it comes from, before anything is answered.
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::api::state::limits::AddressLimit;
+
+/// Passes a request on, unless its address is over the limit.
+pub(crate) async fn count_address(
+    State(limit): State<AddressLimit>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if let Some(prefix) = limit.prefix(&request)
+        && let Err(problem) = limit.count(prefix, request.headers()).await
+    {
+        return problem.into_response();
+    }
+    next.run(request).await
+}

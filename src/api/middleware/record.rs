@@ -1,0 +1,130 @@
+//! Records what operators do: before it is done, and how it ended. What cannot be recorded is not done.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Extension, MatchedPath, RawPathParams, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+use tracing::Instrument;
+
+use crate::access::action::{ActionEnd, ActionId, ActionStart, ActionSubject, NAMED};
+use crate::access::{ActionLog, Caller};
+use crate::api::wire::body::read_body;
+use crate::http::request::{RequestId, panicked};
+use crate::http::{Code, Problem};
+use crate::ids::IssuanceId;
+
+/// Where users are; what follows in a path is one's name.
+const USERS: &str = "/users";
+/// A longer path and query is cut.
+const TARGET_CHARS_MAX: usize = 300;
+/// A longer body is cut.
+const INPUT_CHARS_MAX: usize = 2_000;
+/// Bodies of these routes are recorded: what they change is an offer. Others may name people, and are not.
+const INPUT_OF: &str = "/coupons";
+
+/// Around every route whose audience is recorded.
+pub async fn record(
+    State(log): State<ActionLog>,
+    Extension(caller): Extension<Caller>,
+    Extension(RequestId(request_id)): Extension<RequestId>,
+    route: MatchedPath,
+    parameters: RawPathParams,
+    request: Request,
+    next: Next,
+) -> Response {
+    // It changes nothing.
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    let (request, input) = match take_input(&route, request).await {
+        Ok(taken) => taken,
+        Err(problem) => return problem.into_response(),
+    };
+    let id = ActionId::generate();
+    let user = user_in(&route, &parameters);
+    let target = match user {
+        Some(_) => without_user(&route, &parameters),
+        None => request.uri().path_and_query().map(|target| target.as_str()).unwrap_or_default().to_owned(),
+    };
+    // What is no user's name is nobody's, and not kept: it may be a person's all the same.
+    let about = user.and_then(|user| user.parse().ok());
+    let begun = ActionStart {
+        id,
+        at: crate::mongo::now_in_milliseconds(),
+        caller,
+        action: format!("{} {}", request.method(), route.as_str()),
+        target: target.chars().take(TARGET_CHARS_MAX).collect(),
+        about,
+        input,
+        request_id: request_id.to_string(),
+    };
+    if let Err(failure) = log.begin(begun).await {
+        return Problem::from(failure).into_response();
+    }
+    // A client that breaks off does not break off what it began, nor its record.
+    let doing = async move {
+        let done = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+        let response = done.unwrap_or_else(|said| panicked(&*said));
+        let (ended, about) = ended(&route, &response);
+        if let Err(failure) = log.end(id, ended, about).await {
+            tracing::error!(action = %id, error = failure.chain(), "how an action ended could not be recorded");
+        }
+        response
+    };
+    let done = tokio::spawn(doing.in_current_span()).await;
+    done.unwrap_or_else(|_| Problem::new(Code::Internal).into_response())
+}
+
+/// Reads the body, if it is to be recorded, and puts it back.
+async fn take_input(route: &MatchedPath, request: Request) -> Result<(Request, Option<String>), Problem> {
+    if !route.as_str().starts_with(INPUT_OF) {
+        return Ok((request, None));
+    }
+    let (parts, body) = request.into_parts();
+    let whole = read_body(Request::from_parts(parts.clone(), body), &()).await?;
+    let input: String = String::from_utf8_lossy(&whole).chars().take(INPUT_CHARS_MAX).collect();
+    Ok((Request::from_parts(parts, Body::from(whole)), Some(input).filter(|input| !input.is_empty())))
+}
+
+/// The part of a path where a user is named.
+fn user_in<'a>(route: &MatchedPath, parameters: &'a RawPathParams) -> Option<&'a str> {
+    let is_user = |name: &str| name == "userId" || (name == "id" && route.as_str().starts_with(USERS));
+    parameters.iter().find(|(name, _)| is_user(name)).map(|(_, user)| user)
+}
+
+/// The path, without the user whom it names. Of what else it has only the id of an issuance is kept: who
+/// confuses the two names the user in its place.
+fn without_user(route: &MatchedPath, parameters: &RawPathParams) -> String {
+    let user = if route.as_str().starts_with(USERS) { "{id}" } else { "{userId}" };
+    let path = route.as_str().replacen(user, NAMED, 1);
+    let others = parameters.iter().filter(|(name, _)| format!("{{{name}}}") != user);
+    let issuances = others.filter_map(|(name, value)| Some((name, value.parse::<IssuanceId>().ok()?)));
+    issuances.fold(path, |path, (name, id)| path.replacen(&format!("{{{name}}}"), &id.to_string(), 1))
+}
+
+fn ended(route: &MatchedPath, response: &Response) -> (ActionEnd, ActionSubject) {
+    let status: StatusCode = response.status();
+    let code = response.extensions().get::<Arc<Problem>>().map(|problem| problem.code);
+    let location = |headers: &HeaderMap| Some(headers.get(header::LOCATION)?.to_str().ok()?.to_owned());
+    let mut location = location(response.headers());
+    let mut about = match status {
+        // It is with what the user has.
+        StatusCode::CONFLICT => ActionSubject::AsBegun,
+        // Of any other refusal nobody knows whether there is such a user.
+        refused if refused.is_client_error() => ActionSubject::Nobody,
+        _ => ActionSubject::AsBegun,
+    };
+    if route.as_str() == USERS
+        && let Some((path, user)) = location.as_deref().and_then(|made| made.rsplit_once('/'))
+    {
+        about = user.parse().map_or(about, ActionSubject::Made);
+        location = Some(format!("{path}/{NAMED}"));
+    }
+    let code = code.map(|code| code.as_str().to_owned());
+    (ActionEnd { at: crate::mongo::now_in_milliseconds(), status: status.as_u16(), code, location }, about)
+}

@@ -1,0 +1,94 @@
+//! Which problems each operation can answer with: those that its handler names, and those that any of
+//! its kind can, which are added here. A description names codes in backticks; tests hold every answer
+//! against it.
+
+use utoipa::openapi::path::{Operation, ParameterIn};
+use utoipa::openapi::{OpenApi, RefOr};
+
+use super::{operations, problem};
+use crate::http::Code;
+
+/// What any request can meet, before there is a handler or instead of its answer.
+/// A query that the operation does not know is invalid.
+/// One whose `Host` is missing is malformed; one that names another service's is forbidden, where nobody is
+/// asked for credentials.
+const ANYWHERE: [Code; 6] =
+    [Code::UriTooLong, Code::HeadTooLarge, Code::Malformed, Code::Forbidden, Code::Invalid, Code::Internal];
+/// Nobody is over a limit here.
+const UNLIMITED: [&str; 2] = ["/livez", "/healthz"];
+/// These ask nothing of Redis or MongoDB.
+const ALONE: [&str; 4] = ["/livez", "/healthz", "/problems", "/problems/{code}"];
+/// This tells what is the matter itself.
+const READY: &str = "/readyz";
+/// These ask MongoDB only, whatever Redis goes through.
+const WITHOUT_REDIS: [&str; 6] = [
+    "/users",
+    "/users/random",
+    "/users/{id}",
+    "/user-coupons/{userId}",
+    "/coupons/{id}/user-coupons",
+    "/outcomes",
+];
+
+/// Whether it answers with what became of one issuance.
+fn tells_an_outcome(path: &str, operation: &Operation) -> bool {
+    let of_one = path.starts_with("/issuances/") || path.starts_with("/user-coupons/{userId}/{id}");
+    let requests = path == "/user-coupons" && operation.request_body.is_some();
+    of_one || requests || ["/dead-letters/{id}/redrive", "/dead-letters/{id}/discard"].contains(&path)
+}
+
+/// Adds the problems that operations can answer with by their kind.
+pub(crate) fn add_common(document: &mut OpenApi) {
+    for (path, item) in &mut document.paths.paths {
+        let path = path.as_str();
+        for operation in operations(item) {
+            for code in common(path, operation) {
+                add(operation, code);
+            }
+        }
+    }
+}
+
+fn common(path: &str, operation: &Operation) -> Vec<Code> {
+    let has_body = operation.request_body.is_some();
+    let has_path = operation.parameters.iter().flatten().any(|parameter| match parameter {
+        RefOr::T(parameter) => parameter.parameter_in == ParameterIn::Path,
+        RefOr::Ref(_) => false,
+    });
+    let mut codes = ANYWHERE.to_vec();
+    if has_body {
+        codes.extend([Code::Timeout, Code::TooLarge, Code::UnsupportedMediaType]);
+    }
+    if has_path {
+        // A path that is no text.
+        codes.push(Code::NotFound);
+    }
+    if tells_an_outcome(path, operation) {
+        codes.push(Code::OutcomeUnreadable);
+    }
+    if !UNLIMITED.contains(&path) {
+        codes.push(Code::RateLimited);
+    }
+    if !ALONE.contains(&path) && path != READY {
+        codes.extend([Code::Overloaded, Code::Unavailable]);
+        if !WITHOUT_REDIS.contains(&path) {
+            codes.push(Code::WarmingUp);
+        }
+    }
+    codes
+}
+
+/// Adds a code to what an operation answers, unless its handler names it.
+fn add(operation: &mut Operation, code: Code) {
+    let named = format!("`{}`", code.as_str());
+    let responses = &mut operation.responses.responses;
+    match responses.get_mut(code.status().as_str()) {
+        Some(RefOr::T(response)) if !response.description.contains(&named) => {
+            response.description = format!("{}, {named}", response.description);
+        }
+        Some(_) => {}
+        None => {
+            responses.insert(code.status().as_str().to_owned(), problem(&named));
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The offers: coupons as they are stored, loaded and shown.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::coupon_reader::{self, CouponReader};
+use super::coupon_snapshot::CouponSnapshot;
+use super::issued_counts::IssuedCounts;
+use crate::Failure;
+use crate::api::wire::coupon as wire;
+use crate::coupon::{Coupon, CouponStore};
+use crate::ids::CouponId;
+use crate::process::Backends;
+use crate::recovery::Loader;
+use crate::redis::Partition;
+use crate::service::ServiceStore;
+
+/// Reads, changes and loads coupons.
+pub(crate) struct CouponCatalog {
+    pub partition: Arc<Partition>,
+    pub store: CouponStore,
+    pub loader: Loader,
+    /// Whether anything is accepted.
+    pub services: ServiceStore,
+    /// Reads one coupon for all who ask for it at the same time.
+    pub coupon_reader: CouponReader,
+    pub issued_counts: IssuedCounts,
+}
+
+impl CouponCatalog {
+    /// Starts the batchers.
+    pub fn start(backends: &Backends, loader: Loader) -> Self {
+        let Backends { partition, coupons, ledger, database, .. } = backends;
+        CouponCatalog {
+            partition: Arc::clone(partition),
+            store: coupons.clone(),
+            coupon_reader: coupon_reader::start(coupons.clone(), Arc::clone(partition), loader.clone()),
+            loader,
+            services: ServiceStore::new(database),
+            issued_counts: IssuedCounts::start(coupons.clone(), ledger.clone()),
+        }
+    }
+
+    /// A coupon with its live stock; `None` if no coupon has this id.
+    pub async fn get(&self, id: CouponId) -> Result<Option<wire::Coupon>, Failure> {
+        let Some(snapshot) = self.coupon_reader.ask(id).await? else { return Ok(None) };
+        let issued = match snapshot.is_not_loaded() {
+            true => Some(self.issued_counts.of(&snapshot.coupon).await?),
+            false => None,
+        };
+        Ok(Some(snapshot.into_wire(issued)))
+    }
+
+    /// Adds stock and status to a coupon that an operator created or changed. That is done, so nothing fails here:
+    /// a stock that cannot be read is null.
+    pub async fn changed(&self, coupon: Coupon) -> wire::Coupon {
+        let snapshot = CouponSnapshot::of_one(&self.partition, coupon).await;
+        let issued = match snapshot.is_not_loaded() {
+            true => self.issued_counts.of(&snapshot.coupon).await.ok(),
+            false => None,
+        };
+        snapshot.into_wire(issued)
+    }
+
+    /// Coupons beside their stock.
+    pub async fn snapshots(&self, coupons: Vec<Coupon>) -> Vec<CouponSnapshot> {
+        CouponSnapshot::of_all(&self.partition, &self.loader, coupons).await
+    }
+
+    /// The units that were issued of the coupons that Redis does not have, as far as they are known without
+    /// counting.
+    pub async fn issued_of(&self, snapshots: &[CouponSnapshot]) -> HashMap<CouponId, u32> {
+        let not_loaded = snapshots.iter().filter(|snapshot| snapshot.is_not_loaded());
+        let not_loaded: Vec<_> = not_loaded.map(|snapshot| &snapshot.coupon).collect();
+        self.issued_counts.known(&not_loaded).await
+    }
+
+    /// Adds stock and status to coupons. Nothing is counted for it: where a count would be needed, the stock is
+    /// null.
+    pub async fn with_stock(&self, coupons: Vec<Coupon>) -> Vec<wire::Coupon> {
+        let snapshots = self.snapshots(coupons).await;
+        let issued = self.issued_of(&snapshots).await;
+        let shown = snapshots.into_iter().map(|snapshot| {
+            let issued = issued.get(&snapshot.coupon.id).copied();
+            snapshot.into_wire(issued)
+        });
+        shown.collect()
+    }
+}

@@ -1,0 +1,123 @@
+//! A coupon beside what Redis knew of it at one moment.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use jiff::Timestamp;
+
+use crate::Failure;
+use crate::api::wire::coupon as wire;
+use crate::coupon::{Coupon, CouponStatus, Stock, stock};
+use crate::ids::CouponId;
+use crate::recovery::Loader;
+use crate::redis::Partition;
+use crate::runtime::damage::damaged;
+
+/// A reader waits no longer for coupons that Redis does not have; the loads go on without it.
+const LOAD_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// A coupon and its stock, read at the same moment.
+#[derive(Clone)]
+pub(crate) struct CouponSnapshot {
+    pub coupon: Coupon,
+    pub stock: StockReading,
+    /// The moment, by Redis's clock, or by this process's if Redis did not answer.
+    pub now: Timestamp,
+}
+
+/// What Redis answered about the stock of a coupon.
+#[derive(Clone, Copy)]
+pub(crate) enum StockReading {
+    Live(Stock),
+    /// Redis does not have the coupon.
+    NotLoaded,
+    /// Redis did not answer, or what it has is damaged.
+    Unknown,
+}
+
+impl StockReading {
+    fn of(stock: Result<Option<Stock>, Failure>) -> Self {
+        match stock {
+            Ok(stock) => stock.map_or(StockReading::NotLoaded, StockReading::Live),
+            Err(damaged) => {
+                damaged!(damaged.chain(); error = damaged.chain(), "a coupon is shown without its stock");
+                StockReading::Unknown
+            }
+        }
+    }
+}
+
+impl CouponSnapshot {
+    /// Reads the stock of a coupon that was just created or changed, and loads nothing.
+    pub async fn of_one(partition: &Partition, coupon: Coupon) -> Self {
+        let (now, mut stocks) = stocks(partition, std::slice::from_ref(&coupon.id)).await;
+        CouponSnapshot { coupon, stock: stocks.pop().unwrap_or(StockReading::Unknown), now }
+    }
+
+    /// Reads the stock of coupons. A coupon that can be requested and that Redis does not have is loaded first;
+    /// one that is not loaded in time has an unknown stock.
+    pub async fn of_all(partition: &Partition, loader: &Loader, coupons: Vec<Coupon>) -> Vec<Self> {
+        let ids: Vec<CouponId> = coupons.iter().map(|coupon| coupon.id.clone()).collect();
+        let (now, mut readings) = stocks(partition, &ids).await;
+        let is_due = |coupon: &Coupon| !coupon.archived && coupon.ends_at > now;
+        let unloaded: Vec<usize> = (0..ids.len())
+            .filter(|at| matches!(readings[*at], StockReading::NotLoaded) && is_due(&coupons[*at]))
+            .collect();
+        if !unloaded.is_empty() {
+            let wanted: Vec<CouponId> = unloaded.iter().map(|at| ids[*at].clone()).collect();
+            let loads = join_all(wanted.iter().map(|id| loader.load(id)));
+            let _ = tokio::time::timeout(LOAD_WAIT_MAX, loads).await;
+            let (_, after_load) = stocks(partition, &wanted).await;
+            for (at, reading) in unloaded.into_iter().zip(after_load) {
+                readings[at] = match reading {
+                    StockReading::NotLoaded => StockReading::Unknown,
+                    reading => reading,
+                };
+            }
+        }
+        let read = coupons.into_iter().zip(readings);
+        read.map(|(coupon, stock)| CouponSnapshot { coupon, stock, now }).collect()
+    }
+
+    /// Whether Redis does not have the coupon: what was issued of it is then in the ledger alone.
+    pub fn is_not_loaded(&self) -> bool {
+        matches!(self.stock, StockReading::NotLoaded)
+    }
+
+    /// Whether the coupon may have this status, as far as that can be told without the ledger.
+    pub fn may_have(&self, wanted: CouponStatus) -> bool {
+        let remaining = match self.stock {
+            StockReading::Live(stock) => Some(stock.remaining),
+            StockReading::NotLoaded | StockReading::Unknown => None,
+        };
+        let status = CouponStatus::of(&self.coupon, remaining, self.now);
+        let may_be_sold_out = status == CouponStatus::Open && self.is_not_loaded();
+        status == wanted || may_be_sold_out && wanted == CouponStatus::SoldOut
+    }
+
+    /// The coupon on the wire. Of a coupon that Redis does not have nothing is in flight, so its stock follows from
+    /// the units that were `issued`; without that number, and where Redis did not answer, the stock is null.
+    pub fn into_wire(self, issued: Option<u32>) -> wire::Coupon {
+        let CouponSnapshot { coupon, stock, now } = self;
+        let stock = match stock {
+            StockReading::Live(stock) => Some(stock),
+            StockReading::NotLoaded => issued.map(|issued| {
+                let issued = issued.min(coupon.total);
+                Stock { total: coupon.total, remaining: coupon.total - issued, reserved: 0, issued }
+            }),
+            StockReading::Unknown => None,
+        };
+        wire::Coupon::new(coupon, stock, now)
+    }
+}
+
+/// What Redis knows of each coupon, and its time.
+async fn stocks(partition: &Partition, ids: &[CouponId]) -> (Timestamp, Vec<StockReading>) {
+    match stock::read(partition, ids).await {
+        Ok((now, stocks)) => (now, stocks.into_iter().map(StockReading::of).collect()),
+        Err(failure) => {
+            tracing::debug!(error = failure.chain(), "the stock is unknown");
+            (Timestamp::now(), vec![StockReading::Unknown; ids.len()])
+        }
+    }
+}
