@@ -29,6 +29,24 @@ pub const TOLD_MAX: usize = 20;
 /// (`reserve.lua` has it too.)
 pub const KEYS_REMEMBERED: u64 = 250_000;
 
+/// The letters of the script's answers. (`reserve.lua` has them too, with what follows each.)
+mod letter {
+    pub(super) const ACCEPTED: u8 = b'A';
+    pub(super) const REPLAYED: u8 = b'R';
+    pub(super) const REPLAY_ISSUED: u8 = b'K';
+    pub(super) const REPLAY_REJECTED: u8 = b'J';
+    pub(super) const KEY_REUSED: u8 = b'U';
+    pub(super) const AT_LIMIT: u8 = b'H';
+    pub(super) const SOLD_OUT: u8 = b'S';
+    pub(super) const NOT_STARTED: u8 = b'N';
+    pub(super) const ENDED: u8 = b'E';
+    pub(super) const PAUSED: u8 = b'P';
+    pub(super) const ARCHIVED: u8 = b'X';
+    pub(super) const NOT_LOADED: u8 = b'L';
+    pub(super) const BACKLOG_FULL: u8 = b'B';
+    pub(super) const DAMAGED: u8 = b'D';
+}
+
 /// Asks for one unit. The id is new, or made from the request's key.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -206,8 +224,8 @@ impl<'a> ReplyReader<'a> {
         let now = self.now;
         let (letter, rest) = self.rest.split_first()?;
         self.rest = rest;
-        Some(match letter {
-            b'A' => {
+        Some(match *letter {
+            letter::ACCEPTED => {
                 self.sequence += 1;
                 Reserved::Accepted(QueuedIssuance {
                     id,
@@ -215,28 +233,28 @@ impl<'a> ReplyReader<'a> {
                     progress: self.progress(self.sequence),
                 })
             }
-            b'R' => {
+            letter::REPLAYED => {
                 let replay = self.more()?;
                 self.replay(replay)
                     .unwrap_or_else(|| Reserved::Damaged("the in-flight value of the issuance".to_owned()))
             }
-            b'K' => Reserved::ReplayIssued(IssuanceId::from_bytes(self.more()?)?),
-            b'J' => Reserved::ReplayRejected(IssuanceId::from_bytes(self.more()?)?),
-            b'H' => at_limit(self.more()?).unwrap_or_else(|| {
+            letter::REPLAY_ISSUED => Reserved::ReplayIssued(IssuanceId::from_bytes(self.more()?)?),
+            letter::REPLAY_REJECTED => Reserved::ReplayRejected(IssuanceId::from_bytes(self.more()?)?),
+            letter::AT_LIMIT => at_limit(self.more()?).unwrap_or_else(|| {
                 Reserved::Damaged("what the user holds of the coupon in Redis".to_owned())
             }),
-            b'U' => Reserved::KeyReused,
-            b'S' => Reserved::SoldOut,
-            b'N' => match starts_at(self.more()?) {
+            letter::KEY_REUSED => Reserved::KeyReused,
+            letter::SOLD_OUT => Reserved::SoldOut,
+            letter::NOT_STARTED => match starts_at(self.more()?) {
                 Some(starts_at) => Reserved::NotStarted { now, starts_at },
                 None => Reserved::Damaged("the field starts_at of the coupon in Redis".to_owned()),
             },
-            b'E' => Reserved::Ended,
-            b'P' => Reserved::Paused,
-            b'X' => Reserved::Archived,
-            b'L' => Reserved::NotLoaded { now },
-            b'B' => Reserved::BacklogFull,
-            b'D' => Reserved::Damaged(String::from_utf8_lossy(self.more()?).into_owned()),
+            letter::ENDED => Reserved::Ended,
+            letter::PAUSED => Reserved::Paused,
+            letter::ARCHIVED => Reserved::Archived,
+            letter::NOT_LOADED => Reserved::NotLoaded { now },
+            letter::BACKLOG_FULL => Reserved::BacklogFull,
+            letter::DAMAGED => Reserved::Damaged(String::from_utf8_lossy(self.more()?).into_owned()),
             _ => return None,
         })
     }

@@ -13,6 +13,13 @@ use crate::redis::{EpochBound, LuaScript, Partition};
 
 static SETTLE: LuaScript = LuaScript::new(include_str!("settle.lua"));
 
+/// The letters of verdicts and of the script's answers. (`settle.lua` has them too.)
+const ISSUED: char = 'I';
+const REJECTED: char = 'R';
+const SETTLED: u8 = b'1';
+const GUARDED_OFF: u8 = b'0';
+const UNREADABLE: u8 = b'2';
+
 /// What became of one decided entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
@@ -75,9 +82,9 @@ async fn call(
     answers
         .into_iter()
         .map(|answer| match answer {
-            b'1' => Ok(Settled::Now),
-            b'0' => Ok(Settled::Before),
-            b'2' => Ok(Settled::Unreadable),
+            SETTLED => Ok(Settled::Now),
+            GUARDED_OFF => Ok(Settled::Before),
+            UNREADABLE => Ok(Settled::Unreadable),
             _ => Err(reply.wrong()),
         })
         .collect()
@@ -86,10 +93,11 @@ async fn call(
 /// The outcome, as the script reads it.
 fn verdict(decision: &Decision, holds: &[HeldUnit]) -> Vec<u8> {
     match decision.outcome {
-        Outcome::Issued { serial, .. } => format!("I{serial}").into_bytes(),
+        Outcome::Issued { serial, .. } => format!("{ISSUED}{serial}").into_bytes(),
         Outcome::Rejected { serial, lost, .. } => {
             let (given_back, keyed) = (u8::from(!lost), u8::from(decision.id.is_keyed()));
-            let mut verdict = format!("R{given_back}{keyed}{:010}", serial.unwrap_or(0)).into_bytes();
+            let mut verdict =
+                format!("{REJECTED}{given_back}{keyed}{:010}", serial.unwrap_or(0)).into_bytes();
             for held in holds {
                 verdict.extend_from_slice(held.id.as_bytes());
                 verdict.extend_from_slice(format!("{:010}", held.serial).as_bytes());

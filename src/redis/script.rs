@@ -1,5 +1,6 @@
 //! Lua scripts, and what one call of a script is given.
 
+use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use redis::{Arg, Cmd, Script, ToRedisArgs};
@@ -27,9 +28,39 @@ impl LuaScript {
     pub(super) fn script(&self) -> &Script {
         self.script.get_or_init(|| {
             let put_in = |source: String, (line, piece): (&str, &str)| source.replace(line, piece);
-            Script::new(&SHARED.into_iter().fold(self.source.to_owned(), put_in))
+            Script::new(&with_constants(&SHARED.into_iter().fold(self.source.to_owned(), put_in)))
         })
     }
+}
+
+/// Puts the constants of a script (`local NAME = 'TEXT'`, or a number) into the places that name them. Lua 5.1
+/// has no constants: every call of the script would bind each of them anew to each function that names it.
+fn with_constants(source: &str) -> String {
+    let is_part = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let constants: HashMap<&str, &str> = source.lines().filter_map(constant).collect();
+    let mut put_in = String::with_capacity(source.len());
+    for line in source.lines() {
+        // An empty line stays in its place, so that errors name the right line.
+        if constant(line).is_none() {
+            for piece in line.split_inclusive(|letter| !is_part(letter)) {
+                let name = piece.trim_end_matches(|letter| !is_part(letter));
+                put_in.push_str(constants.get(name).unwrap_or(&name));
+                put_in.push_str(&piece[name.len()..]);
+            }
+        }
+        put_in.push('\n');
+    }
+    put_in
+}
+
+/// The name and the value of the constant that a line declares.
+fn constant(line: &str) -> Option<(&str, &str)> {
+    let (name, rest) = line.strip_prefix("local ")?.split_once(" = ")?;
+    let value = rest.split(' ').next()?;
+    let is_text = value.len() > 1 && value.starts_with('\'') && value.ends_with('\'');
+    let is_literal = is_text || value.bytes().all(|byte| byte.is_ascii_digit());
+    (name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_') && is_literal)
+        .then_some((name, value))
 }
 
 /// The keys and arguments of one call, in order. The arguments lie in one buffer: there are hundreds.
@@ -60,5 +91,19 @@ impl Call {
             }
         }
         command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn constants_are_put_in_where_they_are_named_and_nothing_else_is() {
+        let source = "local MAX = 20  -- of them\nlocal ENDED = 'E'\nlocal NAMES = {'MAX_AGE'}\n\
+                      local max = MAX_AGE(MAX, ENDED)\nif x < MAX then return ENDED end\n";
+        let folded =
+            "\n\nlocal NAMES = {'MAX_AGE'}\nlocal max = MAX_AGE(20, 'E')\nif x < 20 then return 'E' end\n";
+        assert_eq!(with_constants(source), folded);
     }
 }

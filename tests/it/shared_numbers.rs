@@ -1,11 +1,16 @@
-//! Numbers that a script in Lua and its caller in Rust both name are the same in both.
+//! Numbers and letters that a script in Lua and its caller in Rust both name are the same in both.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+
+fn text(source: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(source);
+    std::fs::read_to_string(path).expect("a source")
+}
 
 /// The number that stands in this source behind these words.
 fn number(source: &str, words: &str) -> u64 {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(source);
-    let text = std::fs::read_to_string(&path).expect("a source");
+    let text = text(source);
     let found: Vec<&str> = text.split(words).skip(1).collect();
     assert_eq!(found.len(), 1, "{source} says {words:?} once");
     let digits: String =
@@ -24,4 +29,20 @@ fn what_lua_and_rust_both_name_is_one_number() {
     let digits = number("redis/lua/certificate_fields.lua", "#held[2] < ") - 1;
     let rust = number("redis/partition.rs", "const TERMS_MAX: i64 = ");
     assert_eq!(Some(rust), 10_u64.checked_pow(u32::try_from(digits).expect("a few")), "TERMS_MAX");
+}
+
+/// The letters that a source names, by their names.
+fn letters(source: &str, pattern: &str) -> BTreeMap<String, String> {
+    let (text, pattern) = (text(source), regex::Regex::new(pattern).expect("a pattern"));
+    pattern.captures_iter(&text).map(|found| (found[1].to_owned(), found[2].to_owned())).collect()
+}
+
+#[test]
+fn lua_and_rust_name_the_same_letters() {
+    for (script, count) in [("reserve", 14), ("settle", 5)] {
+        let lua = letters(&format!("issuance/{script}.lua"), r"(?m)^local ([A-Z_]+) = '(.)'");
+        let rust = letters(&format!("issuance/{script}.rs"), r"const ([A-Z_]+): (?:u8|char) = b?'(.)';");
+        assert_eq!(lua, rust, "{script}");
+        assert_eq!(lua.values().collect::<BTreeSet<_>>().len(), count, "{script}: each has its own");
+    }
 }
