@@ -160,7 +160,7 @@ async fn insert(
         .try_collect::<Vec<_>>()
         .await?;
     let took = started.elapsed();
-    database.client().clone().shutdown().immediate(true).await;
+    mongo::close(&database).await;
     mongodb.kill().await?;
     std::fs::remove_dir_all(&folder).context("cannot delete a folder of the bench")?;
     Ok(documents.len() as f64 / took.as_secs_f64())

@@ -78,7 +78,7 @@ impl BenchEnv {
 
     /// Takes it down, with its data.
     pub async fn close(mut self) -> anyhow::Result<()> {
-        self.backends.database.client().clone().shutdown().immediate(true).await;
+        mongo::close(&self.backends.database).await;
         self.redis.kill().await?;
         self.mongodb.kill().await?;
         std::fs::remove_dir_all(&self.folder).context("cannot delete a folder of the bench")

@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::client::{ApiArgs, ApiRequest};
+use super::client::{ApiArgs, ApiRequest, PageArgs};
 use super::table::{aside, cell, more, rows, sentence, table, time, words};
 
 /// Shows what operators did.
@@ -20,21 +20,16 @@ enum ActionVerb {
     /// Lists operators' actions, newest first: who, when, what, and how it ended
     #[command(after_long_help = "Example:\n  couponctl action list --limit 10")]
     List {
-        /// Actions on a page, up to 500
-        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=500))]
-        limit: Option<u16>,
-        /// Where to go on, as the page before says
-        #[arg(long)]
-        cursor: Option<String>,
+        #[command(flatten)]
+        page: PageArgs,
     },
 }
 
 impl ActionArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let session = self.api.open()?;
-        let ActionVerb::List { limit, cursor } = self.verb;
-        let request = ApiRequest::get("/operator-actions").query("limit", limit).query("cursor", cursor);
-        session.send_and_show(request, list).await
+        let ActionVerb::List { page } = self.verb;
+        session.send_and_show(ApiRequest::get("/operator-actions").page(page), list).await
     }
 }
 

@@ -3,10 +3,10 @@
 use std::io::Write;
 
 use clap::Args;
-use console::Term;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::progress::ProgressLine;
 use super::table::{TableColumn, clean, number, table, words};
 use crate::access::ActionLog;
 use crate::access::action::command_status;
@@ -17,7 +17,7 @@ use crate::failure::{Fault, SetUpError};
 use crate::ids::CouponId;
 use crate::process::Backends;
 use crate::recovery::OpeningStatus;
-use crate::{Failure, process, recovery};
+use crate::{Failure, mongo, process, recovery};
 
 /// Proves that Redis and the ledger agree, unit by unit; mends what drifted.
 ///
@@ -81,8 +81,7 @@ impl AuditArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let backends = process::open(&self.redis, &self.mongodb).await?;
         let ended = self.run_on(&backends).await;
-        // Else the driver's own tasks may complain, when the program ends, that others are gone.
-        backends.database.client().clone().shutdown().immediate(true).await;
+        mongo::close(&backends.database).await;
         ended
     }
 
@@ -117,13 +116,13 @@ impl AuditArgs {
     async fn run_audit(&self, backends: &Backends) -> anyhow::Result<()> {
         let auditor =
             Auditor::new(backends.partition.clone(), backends.ledger.clone(), backends.coupons.clone());
-        let mut progress = AuditProgress::start();
+        let progress = ProgressLine::start();
         let mut report = AuditReport::default();
         match &self.coupon {
             Some(id) => {
                 let found = backends.coupons.get(id).await.map_err(|failure| away("MongoDB", &failure))?;
                 let coupon = found.ok_or_else(|| anyhow::anyhow!("there is no coupon {id}"))?;
-                self.audit(&auditor, &[coupon], &mut progress, &mut report).await?;
+                self.audit(&auditor, &[coupon], &progress, &mut report).await?;
             }
             None => {
                 let mut last: Option<Coupon> = None;
@@ -132,11 +131,11 @@ impl AuditArgs {
                     let page = page.map_err(|failure| away("MongoDB", &failure))?;
                     let Some(next) = page.last().cloned() else { break };
                     last = Some(next);
-                    self.audit(&auditor, &page, &mut progress, &mut report).await?;
+                    self.audit(&auditor, &page, &progress, &mut report).await?;
                 }
             }
         }
-        progress.end();
+        progress.finish();
         self.show(&report, Some(backends.partition.keys().epoch().to_string()))
     }
 
@@ -152,16 +151,20 @@ impl AuditArgs {
         &self,
         auditor: &Auditor,
         page: &[Coupon],
-        progress: &mut AuditProgress,
+        progress: &ProgressLine,
         report: &mut AuditReport,
     ) -> Result<(), Failure> {
+        let show = |audited: &CouponReport| {
+            let (coupon, findings) = (&audited.coupon, audited.findings.len());
+            progress.state(&format!("audited coupon={coupon} findings={findings}"), true);
+        };
         let mut audited = if self.repair && !self.dry_run {
-            auditor.repair(page, |audited| progress.audited(audited)).await?
+            auditor.repair(page, show).await?
         } else if self.full || self.repair {
             let settling = if self.dry_run { SettleMode::ReadOnly } else { SettleMode::Settle };
-            auditor.full(page, settling, |audited| progress.audited(audited)).await?
+            auditor.full(page, settling, show).await?
         } else {
-            auditor.brackets(page, |audited| progress.audited(audited)).await?
+            auditor.brackets(page, show).await?
         };
         report.coupons.append(&mut audited.coupons);
         report.repaired.append(&mut audited.repaired);
@@ -313,33 +316,4 @@ fn finding_to_json(finding: &Finding) -> Value {
         "means": kind.means(),
         "advice": kind.advice(),
     })
-}
-
-/// Shows on standard error how far an audit is: one changing line on a terminal, a line a coupon elsewhere.
-struct AuditProgress {
-    term: Term,
-    done: usize,
-}
-
-impl AuditProgress {
-    fn start() -> Self {
-        AuditProgress { term: Term::stderr(), done: 0 }
-    }
-
-    fn audited(&mut self, audited: &CouponReport) {
-        self.done += 1;
-        let line = format!("audited coupon={} findings={}", audited.coupon, audited.findings.len());
-        // A terminal that takes no text stops no audit.
-        let _ = if self.term.is_term() {
-            self.term.clear_line().and_then(|()| self.term.write_str(&format!("{} {line}", self.done)))
-        } else {
-            self.term.write_line(&line)
-        };
-    }
-
-    fn end(&self) {
-        if self.term.is_term() {
-            let _ = self.term.clear_line();
-        }
-    }
 }

@@ -56,6 +56,17 @@ pub(super) struct ApiArgs {
     json: bool,
 }
 
+/// Which page of a list.
+#[derive(Debug, Clone, Args)]
+pub(super) struct PageArgs {
+    /// Items on a page, 1 to 500
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=500))]
+    limit: Option<u16>,
+    /// Continue behind the page that printed this cursor
+    #[arg(long)]
+    cursor: Option<String>,
+}
+
 /// The text of a flag or a variable with a secret in it, or where people put one by mistake. It is read where
 /// it is used, since what the parser of the command line says of a value that it cannot read repeats it.
 #[derive(Clone)]
@@ -314,6 +325,11 @@ impl ApiRequest {
     pub fn query(mut self, name: &'static str, value: Option<impl fmt::Display>) -> Self {
         self.query.extend(value.map(|value| (name, value.to_string())));
         self
+    }
+
+    /// Asks for one page of a list.
+    pub fn page(self, page: PageArgs) -> Self {
+        self.query("limit", page.limit).query("cursor", page.cursor)
     }
 
     /// Adds a header, if it is given.

@@ -1,16 +1,15 @@
 //! `couponctl coupon`.
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::client::{ApiArgs, ApiRequest};
+use super::client::{ApiArgs, ApiRequest, PageArgs};
 use super::export::ExportArgs;
 use super::prompt::ConfirmArgs;
-use super::table::{
-    TableColumn, aside, cell, details, more, number, rows, sentence, table, time, value, words,
-};
-use crate::coupon::{CouponTimeZone, Currency, MAX_PER_USER, MAX_TOTAL, ValidityPeriod};
+use super::table::Member::{Text, Time};
+use super::table::{aside, cell, details, number, page_table, sentence, value, words};
+use crate::coupon::{CouponStatus, CouponTimeZone, Currency, MAX_PER_USER, MAX_TOTAL, ValidityPeriod};
 use crate::ids::CouponId;
 
 /// Makes coupons, shows their stock and steers them.
@@ -30,13 +29,9 @@ enum CouponVerb {
     List {
         /// Only those with this status
         #[arg(long, value_enum)]
-        status: Option<CouponStatusFilter>,
-        /// Coupons on a page, up to 500
-        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=500))]
-        limit: Option<u16>,
-        /// Where to go on, as the page before says
-        #[arg(long)]
-        cursor: Option<String>,
+        status: Option<CouponStatus>,
+        #[command(flatten)]
+        page: PageArgs,
     },
     /// Shows one coupon with its stock
     #[command(after_long_help = "Example:\n  couponctl coupon show summer")]
@@ -169,29 +164,6 @@ struct CouponEditArgs {
     end_now: bool,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum CouponStatusFilter {
-    Scheduled,
-    Open,
-    Paused,
-    SoldOut,
-    Ended,
-    Archived,
-}
-
-impl std::fmt::Display for CouponStatusFilter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            CouponStatusFilter::Scheduled => "scheduled",
-            CouponStatusFilter::Open => "open",
-            CouponStatusFilter::Paused => "paused",
-            CouponStatusFilter::SoldOut => "soldOut",
-            CouponStatusFilter::Ended => "ended",
-            CouponStatusFilter::Archived => "archived",
-        })
-    }
-}
-
 fn currency(text: &str) -> Result<String, String> {
     let currency: Currency = text.parse()?;
     match currency.minor_digits() {
@@ -204,9 +176,9 @@ impl CouponArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let session = self.api.open()?;
         let request = match self.verb {
-            CouponVerb::List { status, limit, cursor } => {
-                let request = ApiRequest::get("/coupons").query("status", status).query("limit", limit);
-                return session.send_and_show(request.query("cursor", cursor), list).await;
+            CouponVerb::List { status, page } => {
+                let request = ApiRequest::get("/coupons").query("status", status.map(CouponStatus::as_str));
+                return session.send_and_show(request.page(page), list).await;
             }
             CouponVerb::Export(export) => return export.run(&session.api).await,
             CouponVerb::Create(create) => {
@@ -273,28 +245,20 @@ impl CouponEditArgs {
     }
 }
 
-const COLUMNS: [TableColumn; 9] = [
-    words("COUPON"),
-    sentence("NAME"),
-    words("STATUS"),
-    number("LEFT"),
-    number("RESERVED"),
-    number("ISSUED"),
-    number("TOTAL"),
-    aside("STARTS"),
-    aside("ENDS"),
-];
-
 /// Coupons, a line each.
 pub(super) fn list(page: &Value) -> String {
-    let pointers =
-        ["/id", "/name", "/status", "/stock/remaining", "/stock/reserved", "/stock/issued", "/stock/total"];
-    let rows = rows(page, |coupon| {
-        let mut row: Vec<String> = pointers.iter().map(|pointer| cell(coupon, pointer)).collect();
-        row.extend([time(coupon, "/startsAt"), time(coupon, "/endsAt")]);
-        row
-    });
-    table(&COLUMNS, rows, "No coupons: `couponctl coupon create` makes one.") + &more(page)
+    let columns = [
+        (words("COUPON"), Text("/id")),
+        (sentence("NAME"), Text("/name")),
+        (words("STATUS"), Text("/status")),
+        (number("LEFT"), Text("/stock/remaining")),
+        (number("RESERVED"), Text("/stock/reserved")),
+        (number("ISSUED"), Text("/stock/issued")),
+        (number("TOTAL"), Text("/stock/total")),
+        (aside("STARTS"), Time("/startsAt")),
+        (aside("ENDS"), Time("/endsAt")),
+    ];
+    page_table(page, &columns, "No coupons: `couponctl coupon create` makes one.")
 }
 
 fn coupon(coupon: &Value) -> String {

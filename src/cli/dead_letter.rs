@@ -6,7 +6,8 @@ use serde_json::Value;
 use super::client::{ApiArgs, ApiRequest};
 use super::issue;
 use super::prompt::ConfirmArgs;
-use super::table::{aside, cell, details, more, number, rows, sentence, table, time, value, words};
+use super::table::Member::{Text, Time};
+use super::table::{aside, details, number, page_table, sentence, value, words};
 use crate::ids::IssuanceId;
 
 /// Deals with entries that failed again and again and were set aside.
@@ -87,28 +88,17 @@ impl DeadLetterArgs {
 /// Dead letters, a line each.
 pub(super) fn list(page: &Value) -> String {
     let columns = [
-        words("ISSUANCE"),
-        aside("ATTEMPTS"),
-        aside("SET ASIDE"),
-        words("COUPON"),
-        words("USER"),
-        number("SERIAL"),
-        sentence("REASON"),
+        (words("ISSUANCE"), Text("/id")),
+        (aside("ATTEMPTS"), Text("/attempts")),
+        (aside("SET ASIDE"), Time("/setAsideAt")),
+        (words("COUPON"), Text("/payload/couponId")),
+        (words("USER"), Text("/payload/userId")),
+        (number("SERIAL"), Text("/payload/serial")),
+        (sentence("REASON"), Text("/reason")),
     ];
-    let rows = rows(page, |letter| {
-        vec![
-            cell(letter, "/id"),
-            cell(letter, "/attempts"),
-            time(letter, "/setAsideAt"),
-            cell(letter, "/payload/couponId"),
-            cell(letter, "/payload/userId"),
-            cell(letter, "/payload/serial"),
-            cell(letter, "/reason"),
-        ]
-    });
     // A page may be empty though more follow: they are in no order.
     let nothing = if page["nextCursor"].is_null() { "No dead letters." } else { "None on this page." };
-    table(&columns, rows, nothing) + &more(page)
+    page_table(page, &columns, nothing)
 }
 
 fn letter(letter: &Value) -> String {

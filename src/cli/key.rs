@@ -91,13 +91,9 @@ impl KeyArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let (KeyVerb::Create { mongodb, .. } | KeyVerb::List { mongodb } | KeyVerb::Revoke { mongodb, .. }) =
             &self.verb;
-        let MongoConfig { mongodb_uri, mongodb_database } = mongodb;
-        let database = mongo::connect(mongodb_uri, mongodb_database)
-            .await
-            .map_err(|why| SetUpError(vec![format!("--mongodb-uri: {why}")]))?;
+        let database = mongodb.connect().await?;
         let ended = self.run_on(&database).await;
-        // Else the driver's own tasks may complain, when the program ends, that others are gone.
-        database.client().clone().shutdown().immediate(true).await;
+        mongo::close(&database).await;
         ended
     }
 

@@ -157,6 +157,30 @@ pub(super) fn value(body: &Value, pointer: &str) -> Option<String> {
     }
 }
 
+/// Where the API has the value of a column: a pointer into one of the items of a list.
+pub(super) enum Member {
+    Text(&'static str),
+    Time(&'static str),
+}
+
+/// The items of a list of the API, a row each; `nothing` where there are none.
+pub(super) fn item_table(items: &Value, columns: &[(TableColumn, Member)], nothing: &str) -> String {
+    let titles: Vec<TableColumn> = columns.iter().map(|(column, _)| *column).collect();
+    let row = |item: &Value| {
+        let cell = |(_, member): &(TableColumn, Member)| match member {
+            Member::Text(pointer) => cell(item, pointer),
+            Member::Time(pointer) => time(item, pointer),
+        };
+        columns.iter().map(cell).collect()
+    };
+    table(&titles, items.as_array().into_iter().flatten().map(row).collect(), nothing)
+}
+
+/// A page of a list of the API, and how to get the next one.
+pub(super) fn page_table(page: &Value, columns: &[(TableColumn, Member)], nothing: &str) -> String {
+    item_table(&page["items"], columns, nothing) + &more(page)
+}
+
 /// The items of a page, a row each.
 pub(super) fn rows(page: &Value, row: impl Fn(&Value) -> Vec<String>) -> Vec<Vec<String>> {
     page["items"].as_array().into_iter().flatten().map(row).collect()

@@ -7,7 +7,6 @@ use super::prompt::ConfirmArgs;
 use crate::access::ActionLog;
 use crate::access::action::command_status;
 use crate::config::MongoConfig;
-use crate::failure::SetUpError;
 use crate::ids::PartitionId;
 use crate::mongo;
 use crate::recovery::IdSecrets;
@@ -41,9 +40,7 @@ impl UpgradeArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let UpgradeVerb::Finish { mongodb, yes } = self.verb;
         yes.or_ask("Does no process of an older version run any more, and will none be started again?")?;
-        let database = mongo::connect(&mongodb.mongodb_uri, &mongodb.mongodb_database)
-            .await
-            .map_err(|why| SetUpError(vec![format!("--mongodb-uri: {why}")]))?;
+        let database = mongodb.connect().await?;
         let target = PartitionId::ONE.to_string();
         let begun = ActionLog::begin_command(&database, "couponctl upgrade finish", target, None).await?;
         let finished = async {
@@ -54,8 +51,7 @@ impl UpgradeArgs {
             })
         };
         let finished = begun.carry_out(finished, command_status).await;
-        // Else the driver's own tasks may complain, when the program ends, that others are gone.
-        database.client().clone().shutdown().immediate(true).await;
+        mongo::close(&database).await;
         finished
     }
 }

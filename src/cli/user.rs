@@ -3,9 +3,10 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::client::{ApiArgs, ApiRequest};
+use super::client::{ApiArgs, ApiRequest, PageArgs};
 use super::prompt::ConfirmArgs;
-use super::table::{aside, cell, details, more, number, rows, sentence, table, time, value, words};
+use super::table::Member::{Text, Time};
+use super::table::{aside, cell, details, item_table, number, page_table, sentence, value, words};
 use crate::ids::UserId;
 
 /// Registers and deletes users and shows what they hold.
@@ -47,12 +48,8 @@ Examples:
     /// Lists users, newest first
     #[command(after_long_help = "Example:\n  couponctl user list --limit 10")]
     List {
-        /// Users on a page, up to 500
-        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=500))]
-        limit: Option<u16>,
-        /// Where to go on, as the page before says
-        #[arg(long)]
-        cursor: Option<String>,
+        #[command(flatten)]
+        page: PageArgs,
     },
     /// Shows a user, with the newest of what they hold
     #[command(after_long_help = "Example:\n  couponctl user show u1")]
@@ -88,9 +85,8 @@ impl UserArgs {
                 let request = ApiRequest::post("/users/random").query("count", Some(count)).keyed(key);
                 session.send_and_show(request, created).await
             }
-            UserVerb::List { limit, cursor } => {
-                let request = ApiRequest::get("/users").query("limit", limit).query("cursor", cursor);
-                session.send_and_show(request, list).await
+            UserVerb::List { page } => {
+                session.send_and_show(ApiRequest::get("/users").page(page), list).await
             }
             UserVerb::Delete { id, yes } => {
                 yes.or_ask(&format!("Delete user {id}, for good, and anonymise their records?"))?;
@@ -104,8 +100,12 @@ impl UserArgs {
 }
 
 fn list(page: &Value) -> String {
-    let rows = rows(page, |user| vec![cell(user, "/id"), cell(user, "/name"), time(user, "/createdAt")]);
-    table(&[words("USER"), sentence("NAME"), words("REGISTERED")], rows, "No users.") + &more(page)
+    let columns = [
+        (words("USER"), Text("/id")),
+        (sentence("NAME"), Text("/name")),
+        (words("REGISTERED"), Time("/createdAt")),
+    ];
+    page_table(page, &columns, "No users.")
 }
 
 fn user(user: &Value) -> String {
@@ -118,24 +118,14 @@ fn user(user: &Value) -> String {
 
 fn user_with_coupons(body: &Value) -> String {
     let columns = [
-        words("COUPON"),
-        number("SERIAL"),
-        words("STATUS"),
-        words("ISSUED"),
-        aside("VALID UNTIL"),
-        words("USER COUPON"),
+        (words("COUPON"), Text("/couponId")),
+        (number("SERIAL"), Text("/serial")),
+        (words("STATUS"), Text("/status")),
+        (words("ISSUED"), Time("/issuedAt")),
+        (aside("VALID UNTIL"), Time("/validUntil")),
+        (words("USER COUPON"), Text("/id")),
     ];
-    let rows = body["coupons"].as_array().into_iter().flatten().map(|held| {
-        vec![
-            cell(held, "/couponId"),
-            cell(held, "/serial"),
-            cell(held, "/status"),
-            time(held, "/issuedAt"),
-            time(held, "/validUntil"),
-            cell(held, "/id"),
-        ]
-    });
-    format!("{}\n{}", user(body), table(&columns, rows.collect(), "Holds no coupons."))
+    format!("{}\n{}", user(body), item_table(&body["coupons"], &columns, "Holds no coupons."))
 }
 
 fn deletion(body: &Value) -> String {

@@ -1,11 +1,12 @@
 //! `couponctl user-coupon`.
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::client::{ApiArgs, ApiRequest};
+use super::client::{ApiArgs, ApiRequest, PageArgs};
 use super::prompt::ConfirmArgs;
-use super::table::{aside, cell, details, more, number, rows, sentence, table, time, value, words};
+use super::table::Member::{Text, Time};
+use super::table::{aside, details, item_table, number, page_table, sentence, value, words};
 use crate::ids::{IssuanceId, UserId};
 use crate::redemption::Reference;
 
@@ -26,14 +27,10 @@ enum UserCouponVerb {
         /// The user's id
         user: UserId,
         /// Only those with this status
-        #[arg(long, value_enum)]
-        status: Option<UserCouponStatusFilter>,
-        /// User coupons on a page, up to 500
-        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=500))]
-        limit: Option<u16>,
-        /// Where to go on, as the page before says
-        #[arg(long)]
-        cursor: Option<String>,
+        #[arg(long, value_parser = ["active", "used", "expired", "revoked"])]
+        status: Option<String>,
+        #[command(flatten)]
+        page: PageArgs,
     },
     /// Shows one, with what became of it
     #[command(
@@ -88,34 +85,13 @@ impl UserCouponSelector {
     }
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum UserCouponStatusFilter {
-    Active,
-    Used,
-    Expired,
-    Revoked,
-}
-
-impl std::fmt::Display for UserCouponStatusFilter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            UserCouponStatusFilter::Active => "active",
-            UserCouponStatusFilter::Used => "used",
-            UserCouponStatusFilter::Expired => "expired",
-            UserCouponStatusFilter::Revoked => "revoked",
-        })
-    }
-}
-
 impl UserCouponArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let session = self.api.open()?;
         let request = match self.verb {
-            UserCouponVerb::List { user, status, limit, cursor } => {
+            UserCouponVerb::List { user, status, page } => {
                 let request = ApiRequest::get(format!("/user-coupons/{user}")).query("status", status);
-                return session
-                    .send_and_show(request.query("limit", limit).query("cursor", cursor), list)
-                    .await;
+                return session.send_and_show(request.page(page), list).await;
             }
             UserCouponVerb::Get(which) => ApiRequest::get(which.path()),
             UserCouponVerb::Use { which, reference } => ApiRequest::post(format!("{}/use", which.path()))
@@ -136,36 +112,26 @@ impl UserCouponArgs {
 
 fn list(page: &Value) -> String {
     let columns = [
-        words("USER COUPON"),
-        words("COUPON"),
-        number("SERIAL"),
-        words("STATUS"),
-        words("ISSUED"),
-        aside("VALID UNTIL"),
-        aside("USED"),
-        sentence("REFERENCE"),
+        (words("USER COUPON"), Text("/id")),
+        (words("COUPON"), Text("/couponId")),
+        (number("SERIAL"), Text("/serial")),
+        (words("STATUS"), Text("/status")),
+        (words("ISSUED"), Time("/issuedAt")),
+        (aside("VALID UNTIL"), Time("/validUntil")),
+        (aside("USED"), Time("/usedAt")),
+        (sentence("REFERENCE"), Text("/reference")),
     ];
-    let rows = rows(page, |held| {
-        vec![
-            cell(held, "/id"),
-            cell(held, "/couponId"),
-            cell(held, "/serial"),
-            cell(held, "/status"),
-            time(held, "/issuedAt"),
-            time(held, "/validUntil"),
-            time(held, "/usedAt"),
-            cell(held, "/reference"),
-        ]
-    });
     let nothing = if page["nextCursor"].is_null() { "No user coupons." } else { "None on this page." };
-    table(&columns, rows, nothing) + &more(page)
+    page_table(page, &columns, nothing)
 }
 
 fn user_coupon(held: &Value) -> String {
-    let columns = [words("WHEN"), words("EVENT"), words("REFERENCE"), sentence("BY")];
-    let history = held["history"].as_array().into_iter().flatten().map(|event| {
-        vec![time(event, "/at"), cell(event, "/event"), cell(event, "/reference"), cell(event, "/by")]
-    });
+    let columns = [
+        (words("WHEN"), Time("/at")),
+        (words("EVENT"), Text("/event")),
+        (words("REFERENCE"), Text("/reference")),
+        (sentence("BY"), Text("/by")),
+    ];
     let properties = details(&[
         ("user coupon", value(held, "/id")),
         ("coupon", value(held, "/couponId")),
@@ -177,5 +143,5 @@ fn user_coupon(held: &Value) -> String {
         ("used", value(held, "/usedAt")),
         ("reference", value(held, "/reference")),
     ]);
-    format!("{properties}\n{}", table(&columns, history.collect(), ""))
+    format!("{properties}\n{}", item_table(&held["history"], &columns, ""))
 }

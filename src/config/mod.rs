@@ -13,6 +13,8 @@ use clap::{Arg, Args, Command, Parser};
 
 pub use access::AccessConfig;
 
+use crate::failure::SetUpError;
+use crate::mongo::{self, Database};
 use crate::recovery::Durability;
 use crate::runtime::telemetry::LogFormat;
 use crate::text::never_shown;
@@ -94,6 +96,18 @@ pub struct MongoConfig {
     /// The database in it
     #[arg(long, env = "COUPON_MONGODB_DATABASE", default_value = "coupon")]
     pub mongodb_database: String,
+}
+
+impl MongoConfig {
+    /// Connects to the database.
+    ///
+    /// # Errors
+    ///
+    /// If the URI cannot be used. The error repeats nothing of it.
+    pub(crate) async fn connect(&self) -> Result<Database, SetUpError> {
+        let connected = mongo::connect(&self.mongodb_uri, &self.mongodb_database).await;
+        connected.map_err(|why| SetUpError(vec![format!("--mongodb-uri: {why}")]))
+    }
 }
 
 /// What is logged, to standard error.

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use super::Coupon;
 
 /// The derived status of a coupon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum CouponStatus {
     Scheduled,
     Open,

@@ -52,6 +52,12 @@ pub async fn connect(uri: &str, database: &str) -> Result<Database, String> {
     })
 }
 
+/// Closes the database's connections at once. Without it, tasks of the driver may complain at the end of the program
+/// that others are gone.
+pub async fn close(database: &Database) {
+    database.client().clone().shutdown().immediate(true).await;
+}
+
 async fn open(uri: &str, database: &str) -> mongodb::error::Result<Database> {
     let mut options = ClientOptions::parse(uri).await?;
     options.app_name.get_or_insert_with(|| env!("CARGO_PKG_NAME").into());

@@ -1,38 +1,28 @@
 //! How far a rush is, on standard error: one line that changes on a terminal, a line now and then
 //! elsewhere.
 
-use std::io::Write;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use console::Term;
 use parking_lot::Mutex;
 
-use crate::cli::table::fit;
+use crate::cli::progress::ProgressLine;
 use crate::rush::run::{RunPhase, RunSettings};
 use crate::rush::sample::TimelineSample;
 use crate::rush::virtual_users::VirtualUsers;
 
-/// Where progress goes to no terminal, a line in this time.
-const LINE_EVERY: Duration = Duration::from_secs(2);
-
 /// Shows how far a rush is.
 pub(super) struct RunProgress {
-    term: Option<Term>,
+    line: ProgressLine,
     requests: usize,
     seed: u64,
-    shown: Mutex<(Option<RunPhase>, Instant)>,
+    /// The phase that was shown last.
+    phase: Mutex<Option<RunPhase>>,
 }
 
 impl RunProgress {
     pub(super) fn new(settings: &RunSettings) -> Self {
-        let term = Term::stderr();
-        RunProgress {
-            term: term.is_term().then_some(term),
-            requests: settings.requests,
-            seed: settings.seed,
-            shown: Mutex::new((None, Instant::now())),
-        }
+        let (requests, seed) = (settings.requests, settings.seed);
+        RunProgress { line: ProgressLine::start(), requests, seed, phase: Mutex::new(None) }
     }
 
     pub(super) fn tell(&self, phase: RunPhase, seen: Option<(&Arc<VirtualUsers>, Option<TimelineSample>)>) {
@@ -64,22 +54,11 @@ impl RunProgress {
                 )
             }
         };
-        let mut shown = self.shown.lock();
-        // A terminal that takes no text stops no run.
-        let _ = match &self.term {
-            Some(term) => {
-                let width = usize::from(term.size().1);
-                term.clear_line().and_then(|()| term.write_str(&fit(&text, width)))
-            }
-            None if shown.0 == Some(phase) && shown.1.elapsed() < LINE_EVERY => return,
-            None => writeln!(std::io::stderr(), "{text}"),
-        };
-        *shown = (Some(phase), Instant::now());
+        let begins = self.phase.lock().replace(phase) != Some(phase);
+        self.line.state(&text, begins);
     }
 
     pub(super) fn end(&self) {
-        if let Some(term) = &self.term {
-            let _ = term.clear_line();
-        }
+        self.line.finish();
     }
 }
