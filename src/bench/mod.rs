@@ -33,20 +33,20 @@ use crate::runtime::fd_limit;
 pub use context::{BenchContext, BenchSizes, StatusCallback};
 pub use report::BenchReport;
 
-/// What is measured.
+/// A section of the bench.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BenchSection {
-    /// Accepted requests over a bare handler
+    /// Accepted requests per second, relative to a bare handler
     Accept,
-    /// Durable issuances of a worker over a raw insert
+    /// Durable issuances per second of a worker, relative to raw inserts
     Drain,
-    /// From request to outcome at half load
+    /// Time from a request to its outcome at half load
     Latency,
-    /// Processor time and memory of Redis
+    /// Processor time and memory that Redis uses for each issuance
     Redis,
-    /// Five times what it can take
+    /// Answers under five times the load that the API sustains
     Overload,
-    /// From nothing to a system to try
+    /// Time from nothing to a system that accepts requests
     Ready,
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::client::{ApiArgs, ApiRequest, PageArgs};
 use super::table::{aside, cell, more, rows, sentence, table, time, words};
 
-/// Shows what operators did.
+/// Shows the record of operators' actions.
 #[derive(Debug, Args)]
 pub(super) struct ActionArgs {
     #[command(subcommand)]
@@ -50,7 +50,7 @@ fn list(page: &Value) -> String {
             time(action, "/at"),
             cell(action, "/who"),
             cell(action, "/keyId"),
-            // A command is told whole; of a request the target has the rest.
+            // The action of a command is its name; that of a request is method and path, and the target repeats the path.
             if method.starts_with("couponctl ") {
                 method
             } else {

@@ -1,4 +1,4 @@
-//! `couponctl audit`: whether Redis and the ledger agree, and mending what drifted.
+//! `couponctl audit`: whether Redis and the ledger agree, and the repair of what drifted.
 
 use std::io::Write;
 
@@ -19,17 +19,17 @@ use crate::process::Backends;
 use crate::recovery::OpeningStatus;
 use crate::{Failure, mongo, process, recovery};
 
-/// Proves that Redis and the ledger agree, unit by unit; mends what drifted.
+/// Compares Redis with the ledger, unit by unit, and repairs what drifted.
 ///
-/// Works while the system goes on, and connects to Redis and MongoDB by itself.
+/// The audit connects to Redis and MongoDB itself, and the system may serve meanwhile.
 ///
-/// Without --full it brackets every loaded coupon: what Redis has settled, then what the ledger has
-/// issued, then what Redis has out of stock must stand in this order. That is cheap, and sees that
-/// something is wrong, but not what.
+/// Without --full it brackets every loaded coupon: it reads how many units Redis has settled, how many the ledger has
+/// issued, and how many Redis has out of stock. None of the three may be larger than the next. This is cheap, and
+/// shows that something is wrong, but not what.
 ///
-/// With --full it reads every unit and every issuance, and names each that is wrong. What it cannot
-/// explain it reads again before it says so. It settles what is decided and Redis was not told of;
-/// without --repair it changes nothing else.
+/// With --full it reads every unit and every issuance, and names each one that is wrong; it reads a suspicion again
+/// before it reports it. It settles decided issuances that Redis has not heard of; without --repair it changes nothing
+/// else.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -38,34 +38,35 @@ Examples:
   couponctl audit --full --repair --dry-run
   couponctl audit --full --repair --json > audit.json
 
-A finding is \"broken\" (a promise does not hold: it needs a person; what to do is
-said with it), \"drift\" (the accounts are wrong: --repair mends them) or \"passing\"
-(being dealt with, and no damage).
+A finding is \"broken\" (a promise does not hold: a person must act, and the finding
+says how), \"drift\" (the accounts are wrong: --repair corrects them) or \"passing\"
+(the system is dealing with it, and nothing is damaged).
 
 JSON is one object: at, epoch, full, repair (null, \"dry-run\", \"done\"), verdict
 (\"clean\", \"drift\", \"broken\"), coupons [{coupon, loaded, holds, total, settledBefore,
 issued, settledAfter, reserved, free, counted, settledNow, moreFindings}], findings
-that are left, and mended or (with --dry-run) wouldMend [{code, severity, coupon,
-serial, issuances, user, entry, detail, means, advice}]. What does not apply is null.
+(those that remain), and mended (those repaired) or, with --dry-run, wouldMend, each
+[{code, severity, coupon, serial, issuances, user, entry, detail, means, advice}]. A
+member that does not apply is null.
 
 Exit codes:
-  0  clean, or all mended
-  1  it could not be finished
-  2  the command is wrong
-  3  drift is left
+  0  clean, or everything is repaired
+  1  the audit could not be finished
+  2  the command line is wrong
+  3  drift remains
   4  something is broken, or another Redis serves this ledger
   5  the environment is wrong")]
 pub(super) struct AuditArgs {
-    /// Audit this coupon, and no other
+    /// Audit only this coupon (default: all coupons)
     #[arg(long, value_name = "ID")]
     coupon: Option<CouponId>,
     /// Read every unit and every issuance
     #[arg(long)]
     full: bool,
-    /// Mend what drifted, and audit again; implies --full
+    /// Repair what drifted, then audit again; implies --full
     #[arg(long)]
     repair: bool,
-    /// Say what --repair would mend, and change nothing
+    /// Show what --repair would repair, and change nothing
     #[arg(long, requires = "repair")]
     dry_run: bool,
     /// Print JSON
@@ -101,7 +102,7 @@ impl AuditArgs {
         begun.carry_out(self.run_audit(backends), command_status).await
     }
 
-    /// Data of a Redis beside which another serves is not to be audited: it proves nothing.
+    /// Ends with why the data cannot be audited. That of a Redis beside which another serves proves nothing.
     async fn uncertified(&self, backends: &Backends) -> anyhow::Result<()> {
         match recovery::opening_status(&backends.partition, &backends.database).await {
             Ok(OpeningStatus::Elsewhere(why)) => {
@@ -146,7 +147,7 @@ impl AuditArgs {
         verdict(report)
     }
 
-    /// Audits one page of coupons as it was asked for, and adds to the report.
+    /// Audits one page of coupons as the flags say, and adds to the report.
     async fn audit(
         &self,
         auditor: &Auditor,
@@ -173,7 +174,7 @@ impl AuditArgs {
         Ok(())
     }
 
-    /// What a repair would mend.
+    /// The findings that a repair would remove, for `--dry-run`.
     fn mendable<'a>(&self, report: &'a AuditReport) -> Vec<&'a Finding> {
         if !self.dry_run {
             return Vec::new();
@@ -235,7 +236,7 @@ impl AuditArgs {
     }
 }
 
-/// A server that does not answer is wrong with the environment, not with the accounts.
+/// A server that does not answer: the environment is wrong, not the accounts.
 fn away(server: &str, failure: &Failure) -> anyhow::Error {
     SetUpError(vec![format!("{server} does not answer: {}; is it running?", failure.chain())]).into()
 }

@@ -1,4 +1,4 @@
-//! `couponctl bench`: what the system is held to, measured.
+//! `couponctl bench`: measures the system and compares the figures with its targets.
 
 use std::path::PathBuf;
 
@@ -14,10 +14,10 @@ use crate::failure::Fault;
 use crate::runtime::telemetry::LogFormat;
 use crate::runtime::{shutdown, telemetry};
 
-/// Measures how fast the system is, as ratios to something plain measured beside it.
+/// Measures how fast the system is, as ratios to plain programs that are measured beside it.
 ///
-/// Starts redis-server, mongod and the system's own programs in a temporary folder, and needs nothing
-/// else. Everything runs on this machine, so it should have nothing else to do.
+/// The bench starts redis-server, mongod and the system's own programs in a temporary folder, and needs nothing else.
+/// All of them run on this machine: let it do nothing else meanwhile.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -27,26 +27,26 @@ Examples:
   couponctl bench --enforce
 
 Build with `cargo build --release`: figures of a debug build mean nothing. The
-folder must be on a disk like that of the Redis to come: most of what durability
-costs is the disk's (fsyncMicros says how much).
+folder must be on a disk like that of your Redis, because most of the cost of
+durability is the disk's (fsyncMicros is the time of one sync, in microseconds).
 
 JSON is one object: version, build, quick, cores, fsyncMicros, startedAt, targets
-[{name, value, atLeast or atMost, ok}], and an object a section, null if it was not
-measured: accept, drain, latency, redis, overload, ready. The rows of the table
+[{name, value, atLeast or atMost, ok}], and an object for each section, null if it
+was not measured: accept, drain, latency, redis, overload, ready. The rows of the table
 are named as their fields; src/bench documents each. Where there were several
 rounds, a figure is {median, min, max, rounds}.
 
 Exit codes:
   0  measured
-  1  it could not be finished
-  2  the command is wrong
+  1  the bench could not be finished
+  2  the command line is wrong
   3  a target was missed, and --enforce was given
   5  the environment is wrong")]
 pub(super) struct BenchArgs {
-    /// Measure this, and nothing else; may be repeated
+    /// Measure only this section (default: all); may be repeated
     #[arg(long, value_enum, value_name = "SECTION", action = ArgAction::Append)]
     only: Vec<BenchSection>,
-    /// Small sizes: rough figures, in less than two minutes
+    /// Use small sizes: rough figures in less than two minutes
     #[arg(long)]
     quick: bool,
     /// Exit with 3 if a target is missed
@@ -55,10 +55,10 @@ pub(super) struct BenchArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Where the temporary folder is made (the system's own place if not given)
+    /// Folder in which the bench makes its temporary folder (default: the operating system's)
     #[arg(long, value_name = "FOLDER")]
     folder: Option<PathBuf>,
-    /// Serve the handler that the service is compared with; the bench starts it by itself
+    /// Serve the handler that the bench compares the API with; the bench starts it itself
     #[arg(long, hide = true, exclusive = true)]
     serve_bare: bool,
 }

@@ -1,4 +1,4 @@
-//! `couponctl check`: what is wrong with an environment.
+//! `couponctl check`: whether the system can start in an environment, and what keeps it from that.
 
 use clap::Args;
 use serde::Serialize;
@@ -10,10 +10,14 @@ use crate::process::Backends;
 use crate::recovery::{OpeningStatus, Writable};
 use crate::{mongo, process, recovery};
 
-/// Tells what is wrong with an environment: servers, versions, settings, indexes.
+/// Checks an environment: servers, versions, settings, indexes.
 ///
-/// Changes nothing. Ends with 0 when the system could start, else with 5.
+/// The command changes nothing. Its exit code is 0 if the system can start, else 5.
 #[derive(Debug, Args)]
+#[command(after_long_help = "\
+Examples:
+  couponctl check
+  couponctl check --redis-url redis://10.0.0.5:6379 --json")]
 pub struct CheckArgs {
     #[command(flatten)]
     redis: RedisConfig,

@@ -1,6 +1,5 @@
-//! Talking to the API, and saying what to do when it does not answer as hoped.
-//!
-//! An answer is kept as it came, so that `--json` can print it unchanged.
+//! A client of the API, whose errors say what to do next. It keeps the text of each answer, so that `--json` prints it
+//! unchanged.
 
 use std::fmt;
 use std::io::Write;
@@ -17,16 +16,16 @@ use super::lines::JsonLines;
 use super::table;
 
 const CONNECT_MAX: Duration = Duration::from_secs(5);
-/// A little longer than the API gives itself.
+/// A little longer than the API takes for an answer at most.
 const ANSWER_MAX: Duration = Duration::from_secs(35);
-/// An answer of lines may go on for as long as an export takes.
+/// An answer of lines may take as long as the largest export.
 const LINES_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Where the API is.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "API")]
 pub(super) struct ApiTarget {
-    /// The API to talk to
+    /// URL of the API
     #[arg(
         long,
         global = true,
@@ -36,11 +35,11 @@ pub(super) struct ApiTarget {
     )]
     api_url: Confidential,
 
-    /// The API key, or a user's token, to send
+    /// API key, or a user's token, that the command sends
     #[arg(long, global = true, env = "COUPON_TOKEN")]
     token: Option<Confidential>,
 
-    /// The language of problems and reasons
+    /// Language of problems and reasons
     #[arg(long, global = true, value_enum)]
     lang: Option<ProblemLanguage>,
 }
@@ -51,7 +50,7 @@ pub(super) struct ApiArgs {
     #[command(flatten)]
     target: ApiTarget,
 
-    /// Print the API's JSON unchanged instead of tables; a problem too
+    /// Print the API's JSON unchanged instead of tables, problems too
     #[arg(long, global = true)]
     json: bool,
 }
@@ -59,16 +58,16 @@ pub(super) struct ApiArgs {
 /// Which page of a list.
 #[derive(Debug, Clone, Args)]
 pub(super) struct PageArgs {
-    /// Items on a page, 1 to 500
+    /// Items on a page, 1 to 500 (default: 50)
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=500))]
     limit: Option<u16>,
-    /// Continue behind the page that printed this cursor
+    /// Continue after the page that printed this cursor
     #[arg(long)]
     cursor: Option<String>,
 }
 
-/// The text of a flag or a variable with a secret in it, or where people put one by mistake. It is read where
-/// it is used, since what the parser of the command line says of a value that it cannot read repeats it.
+/// The text of a flag or a variable that has a secret in it, or may have one by mistake. The command reads it where it
+/// uses it: errors of the command line's parser repeat the value.
 #[derive(Clone)]
 pub(super) struct Confidential(String);
 
@@ -85,7 +84,11 @@ impl fmt::Debug for Confidential {
 }
 
 impl Confidential {
-    /// What it says. The error names the flag, and repeats nothing of it.
+    /// Parses the text.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be parsed. The error names the flag and repeats nothing of the text.
     pub(super) fn read<T: FromStr<Err = String>>(&self, flag: &str) -> Result<T, clap::Error> {
         let wrong =
             |why| clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{flag} {why}\n"));
@@ -172,8 +175,12 @@ impl ApiUrl {
     }
 }
 
-/// Begins a client of HTTP. Every one must begin here: TLS is done with the one crypto provider and
-/// the compiled-in authorities that the drivers of Redis and MongoDB use too.
+/// Begins an HTTP client. Every client begins here, so that each uses the crypto provider and the compiled-in
+/// authorities that the drivers of Redis and MongoDB use.
+///
+/// # Errors
+///
+/// If TLS cannot be set up.
 pub fn builder() -> anyhow::Result<reqwest::ClientBuilder> {
     let tls = crate::http::tls::client().context("TLS cannot be set up")?;
     Ok(reqwest::Client::builder().tls_backend_preconfigured(tls))
@@ -348,7 +355,7 @@ impl ApiClient {
         self.read(response, repeat).await
     }
 
-    /// Sends a request for lines of JSON, to be read as they come for as long as they do.
+    /// Sends a request whose answer is lines of JSON, to be read as they arrive.
     pub async fn lines(&self, request: ApiRequest) -> Result<JsonLines, CallError> {
         let repeat = request.repeat.clone();
         let sent = self.prepare(request).timeout(LINES_MAX).send();
@@ -423,7 +430,7 @@ fn is_problem(body: &Value) -> bool {
     kind.zip(code).is_some_and(|(kind, code)| kind.ends_with(&format!("/problems/{code}")))
 }
 
-/// A client that prints what it is answered.
+/// A client that prints the answers.
 #[derive(Debug, Clone)]
 pub(super) struct PrintingClient {
     pub api: ApiClient,
@@ -431,7 +438,7 @@ pub(super) struct PrintingClient {
 }
 
 impl PrintingClient {
-    /// Sends a request. A problem is also printed as JSON, if JSON is wanted.
+    /// Sends a request. With `--json`, it also prints a problem as JSON.
     pub async fn send(&self, request: ApiRequest) -> anyhow::Result<ApiResponse> {
         let answer = self.api.send(request).await;
         if let Err(CallError::Problem { answer: problem, .. }) = &answer
@@ -457,7 +464,7 @@ impl PrintingClient {
         self.show(&answer, words)
     }
 
-    /// Whether JSON is printed: one document, and nothing beside it.
+    /// Whether the command prints JSON: one document, and nothing else.
     pub fn is_json(&self) -> bool {
         self.json
     }

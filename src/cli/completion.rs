@@ -5,14 +5,14 @@ use clap_complete::Shell;
 
 use super::{CtlCommand, client};
 
-/// Prints a script that lets a shell complete commands and flags.
+/// Prints a script with which a shell completes commands and flags.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   couponctl completion bash > ~/.local/share/bash-completion/completions/couponctl
   couponctl completion fish > ~/.config/fish/completions/couponctl.fish")]
 pub(super) struct Completion {
-    /// The shell
+    /// Shell that runs the script
     #[arg(value_enum)]
     shell: Shell,
 }

@@ -12,7 +12,7 @@ use super::table::{aside, cell, details, number, page_table, sentence, value, wo
 use crate::coupon::{CouponStatus, CouponTimeZone, Currency, MAX_PER_USER, MAX_TOTAL, ValidityPeriod};
 use crate::ids::CouponId;
 
-/// Makes coupons, shows their stock and steers them.
+/// Creates coupons, shows their stock and changes them.
 #[derive(Debug, Args)]
 pub(super) struct CouponArgs {
     #[command(subcommand)]
@@ -27,7 +27,7 @@ enum CouponVerb {
     /// Lists coupons with their stock, newest first
     #[command(after_long_help = "Example:\n  couponctl coupon list --status open")]
     List {
-        /// Only those with this status
+        /// Show only coupons with this status
         #[arg(long, value_enum)]
         status: Option<CouponStatus>,
         #[command(flatten)]
@@ -41,7 +41,7 @@ enum CouponVerb {
     },
     Export(ExportArgs),
     Edit(CouponEditArgs),
-    /// Stops accepting requests for a coupon; what was accepted is honoured
+    /// Stops accepting requests for a coupon; accepted ones are still decided
     #[command(after_long_help = "Example:\n  couponctl coupon pause summer")]
     Pause {
         /// The coupon's id
@@ -53,28 +53,29 @@ enum CouponVerb {
         /// The coupon's id
         id: CouponId,
     },
-    /// Adds units: so many more, or up to a total
+    /// Adds units to a coupon: a number of units, or up to a total
     #[command(after_long_help = "\
 Examples:
   couponctl coupon restock summer 100
   couponctl coupon restock summer --total 600
 
-What is added has a key, so that it is added once; where the answer is lost, the command says which to repeat it
-with (--key). A total needs none.")]
+A number of units is sent with an idempotency key, so that the API adds it once. If
+the answer is lost, the command prints the --key to repeat it with. A total needs no
+key.")]
     Restock {
         /// The coupon's id
         id: CouponId,
         /// Units to add
         #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_TOTAL)), required_unless_present = "total")]
         units: Option<u32>,
-        /// Units there are to be in all, instead
+        /// Number of units to reach in all, instead of UNITS to add
         #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_TOTAL)), conflicts_with_all = ["units", "key"])]
         total: Option<u32>,
-        /// The key of an earlier attempt, to repeat it
+        /// Idempotency key of an earlier attempt, to repeat it
         #[arg(long, value_parser = super::issue::idempotency_key)]
         key: Option<String>,
     },
-    /// Takes a coupon out of the offer, for good
+    /// Archives a coupon for good: it accepts no requests any more
     #[command(after_long_help = "Example:\n  couponctl coupon archive summer --yes")]
     Archive {
         /// The coupon's id
@@ -84,7 +85,7 @@ with (--key). A total needs none.")]
     },
 }
 
-/// Makes a coupon, open now or from --starts-at on
+/// Creates a coupon that accepts requests from now, or from --starts-at
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -94,51 +95,51 @@ Examples:
       --starts-at 2035-06-01T12:00:00+09:00 --ends-at 2035-06-08T00:00:00+09:00 \\
       --percent-off 10 --max-amount 10000 --valid-for P1M --time-zone Asia/Seoul")]
 struct CouponCreateArgs {
-    /// Its id: letters, digits and . _ -  (generated if not given)
+    /// Id: letters, digits and . _ -  (generated if not given)
     #[arg(long)]
     id: Option<CouponId>,
-    /// Its name
+    /// Name that users see
     #[arg(long)]
     name: String,
-    /// Units there are
+    /// Number of units
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_TOTAL)))]
     total: u32,
-    /// Units that one user may hold (1 if not given)
+    /// Units that one user may hold (default: 1)
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_PER_USER)))]
     per_user: Option<u8>,
-    /// When it opens, such as 2036-01-01T00:00:00+09:00 (now if not given)
+    /// When the coupon opens, such as 2036-01-01T00:00:00+09:00 (default: now)
     #[arg(long, value_name = "TIME")]
     starts_at: Option<Timestamp>,
-    /// When it ends
+    /// When the coupon ends
     #[arg(long, value_name = "TIME")]
     ends_at: Timestamp,
-    /// Take this amount off the price, in the currency's minor unit: 500 is 5.00 USD, or 500 KRW
+    /// Amount off the price, in the currency's minor unit: 500 is 5.00 USD, or 500 KRW
     #[arg(long, value_name = "AMOUNT", conflicts_with_all = ["percent_off", "max_amount"])]
     amount_off: Option<u64>,
-    /// Take this part off the price
+    /// Percentage off the price
     #[arg(long, value_name = "PERCENT")]
     percent_off: Option<u8>,
-    /// With --percent-off: take off this at most, in the currency's minor unit
+    /// Largest amount that --percent-off takes off, in the currency's minor unit
     #[arg(long, value_name = "AMOUNT", requires = "percent_off")]
     max_amount: Option<u64>,
-    /// The currency of all amounts (ISO 4217)
+    /// Currency of all amounts (ISO 4217)
     #[arg(long, default_value = "KRW", value_parser = currency)]
     currency: String,
-    /// The least order that it can be used for, in the currency's minor unit
+    /// Smallest order that a unit can be used for, in the currency's minor unit
     #[arg(long, value_name = "AMOUNT")]
     min_order_amount: Option<u64>,
-    /// Held units are valid until this moment
+    /// Moment until which held units are valid
     #[arg(long, value_name = "TIME", conflicts_with = "valid_for")]
     valid_until: Option<Timestamp>,
-    /// Held units are valid this long from their issue, such as P30D
+    /// How long each held unit is valid from its issue, such as P30D (30 days) or P1M
     #[arg(long, value_name = "DURATION")]
     valid_for: Option<ValidityPeriod>,
-    /// Where the days, weeks, months and years of --valid-for are counted, such as Asia/Seoul (UTC if not given)
+    /// Time zone in which --valid-for counts days, weeks, months and years, such as Asia/Seoul (default: UTC)
     #[arg(long, value_name = "ZONE")]
     time_zone: Option<CouponTimeZone>,
 }
 
-/// Changes the name, the start of what has not started, or the end
+/// Changes a coupon's name, its end, or its start if it has not started
 #[derive(Debug, Args)]
 #[command(
     group = clap::ArgGroup::new("change").required(true).multiple(true),
@@ -150,16 +151,16 @@ Examples:
 struct CouponEditArgs {
     /// The coupon's id
     id: CouponId,
-    /// Its new name
+    /// New name
     #[arg(long, group = "change")]
     name: Option<String>,
-    /// When it opens, if it has not
+    /// New start, if the coupon has not started
     #[arg(long, value_name = "TIME", group = "change")]
     starts_at: Option<Timestamp>,
-    /// When it ends: later than it was to, or a moment that is past to end it now
+    /// New end: later than the present one, or a past moment to end the coupon now
     #[arg(long, value_name = "TIME", group = "change")]
     ends_at: Option<Timestamp>,
-    /// End it now
+    /// End the coupon now
     #[arg(long, group = "change", conflicts_with = "ends_at")]
     end_now: bool,
 }
@@ -233,7 +234,7 @@ impl CouponCreateArgs {
 
 impl CouponEditArgs {
     fn body(&self) -> Value {
-        // Any moment that is past ends it now, whatever the two machines' clocks say.
+        // Any past moment ends the coupon now, however far the clocks of the two machines are apart.
         let ends_at = if self.end_now { Some(Timestamp::UNIX_EPOCH) } else { self.ends_at };
         let changes = [
             ("name", self.name.clone()),
@@ -301,8 +302,8 @@ fn discount(discount: &Value) -> Option<String> {
     }
 }
 
-/// An amount in the currency of a discount, with the digits that the currency has; where they are not
-/// known, the amount as it is sent.
+/// An amount in the currency of a discount, with the digits that the currency has; if the program does not know them,
+/// the number as the API sent it.
 fn money(amount: &Value, discount: &Value) -> Option<String> {
     let amount = amount.as_u64()?;
     let Some(code) = discount["currency"].as_str() else { return Some(amount.to_string()) };

@@ -10,7 +10,7 @@ use super::table::Member::{Text, Time};
 use super::table::{aside, details, number, page_table, sentence, value, words};
 use crate::ids::IssuanceId;
 
-/// Deals with entries that failed again and again and were set aside.
+/// Shows, redrives and discards dead letters: entries that workers set aside after failing again and again.
 #[derive(Debug, Args)]
 pub(super) struct DeadLetterArgs {
     #[command(subcommand)]
@@ -21,10 +21,10 @@ pub(super) struct DeadLetterArgs {
 
 #[derive(Debug, Subcommand)]
 enum DeadLetterVerb {
-    /// Lists what was set aside, and why
+    /// Lists dead letters, each with its reason
     #[command(after_long_help = "Example:\n  couponctl dead-letter list")]
     List {
-        /// Where to go on, as the page before says
+        /// Continue after the page that printed this cursor
         #[arg(long)]
         cursor: Option<String>,
     },
@@ -33,23 +33,23 @@ enum DeadLetterVerb {
 Example:
   couponctl dead-letter show 01a206a0-caad-7000-95cf-bcf9c90eb941")]
     Show {
-        /// The issuance
+        /// Id of the issuance
         id: IssuanceId,
     },
-    /// Sends a dead letter through again, once its cause is mended
+    /// Puts a dead letter back into the queue, once its cause is repaired
     #[command(after_long_help = "\
 Example:
   couponctl dead-letter redrive 01a206a0-caad-7000-95cf-bcf9c90eb941")]
     Redrive {
-        /// The issuance
+        /// Id of the issuance
         id: IssuanceId,
     },
-    /// Rejects a dead letter for good; its unit is free again
+    /// Rejects a dead letter for good and frees its unit
     #[command(after_long_help = "\
 Example:
   couponctl dead-letter discard 01a206a0-caad-7000-95cf-bcf9c90eb941 --yes")]
     Discard {
-        /// The issuance
+        /// Id of the issuance
         id: IssuanceId,
         #[command(flatten)]
         yes: ConfirmArgs,
@@ -96,7 +96,7 @@ pub(super) fn list(page: &Value) -> String {
         (number("SERIAL"), Text("/payload/serial")),
         (sentence("REASON"), Text("/reason")),
     ];
-    // A page may be empty though more follow: they are in no order.
+    // A page may be empty though more follow: dead letters have no order.
     let nothing = if page["nextCursor"].is_null() { "No dead letters." } else { "None on this page." };
     page_table(page, &columns, nothing)
 }

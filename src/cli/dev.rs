@@ -9,9 +9,13 @@ use crate::runtime::telemetry;
 
 /// Starts everything on this machine: Redis, MongoDB, the API, a worker, a demo coupon and users.
 ///
-/// The two servers are child processes on free loopback ports; where they are missing they are
-/// fetched first. Data stays in .coupon/dev from one run to the next. Ctrl-C stops everything.
+/// Redis and MongoDB run as child processes on free loopback ports; the command downloads them first if they are not
+/// installed. It keeps their data in .coupon/dev from one run to the next. Ctrl-C stops everything.
 #[derive(Args)]
+#[command(after_long_help = "\
+Examples:
+  couponctl dev
+  couponctl dev --fresh --workers 2 --listen 127.0.0.1:8080")]
 pub struct DevArgs {
     #[command(flatten)]
     options: StackOptions,

@@ -14,17 +14,17 @@ use super::progress::ProgressLine;
 use crate::api::wire::export::{UNREADABLE, titles, units};
 use crate::ids::CouponId;
 
-/// An export that breaks off without having got anything more is gone on with this often.
+/// An export gives up after this many transfers in a row that broke off without a new unit.
 const FRUITLESS_MAX: u32 = 5;
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// The lines between two updates of the progress.
+/// Lines between two updates of the progress.
 const SHOWN_EVERY: u64 = 500;
 
-/// Writes all held units of a coupon, by serial, to a file or to standard output.
+/// Exports all held units of a coupon, by serial, to a file or to standard output.
 ///
-/// Goes on by itself where the transfer breaks off. Units that are issued meanwhile may be in it or not;
-/// `couponctl outcome follow` tells of those. In CSV, a cell that a spreadsheet would take for a formula
-/// has an apostrophe before it.
+/// The export resumes by itself if the transfer breaks off. It may or may not contain units that are issued meanwhile;
+/// `couponctl outcome follow` reports those. In CSV, an apostrophe precedes a cell that a spreadsheet would take for a
+/// formula.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -34,13 +34,13 @@ Examples:
 pub(super) struct ExportArgs {
     /// The coupon's id
     id: CouponId,
-    /// How it is written
+    /// Format of the export
     #[arg(long, value_enum, default_value_t = ExportFormat::Ndjson)]
     format: ExportFormat,
-    /// Write to this file, which must not exist unless --after is given: then it is written on
+    /// Write to this new file (default: standard output); with --after, append to it
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Only serials above this one
+    /// Export only serials above this one
     #[arg(long, value_name = "SERIAL")]
     after: Option<u32>,
 }

@@ -11,16 +11,17 @@ use super::table::{clean, details, value};
 use crate::ids::{CouponId, IssuanceId, UserId};
 use crate::issuance::IdempotencyKey;
 
-/// Whatever the API says, it is asked again after this long at least and at most.
+/// The least and the most pause between two polls, whatever the API advises.
 const POLL_MIN: Duration = Duration::from_millis(20);
 const POLL_MAX: Duration = Duration::from_secs(5);
-/// When a poll met a problem that passes.
+/// The pause after a poll that met a temporary problem.
 const POLL_AFTER_PROBLEM: Duration = Duration::from_secs(1);
 
 /// Requests a coupon for a user.
 ///
-/// Accepted is not yet issued: --wait tells what was decided, and ends with 1 if that is a rejection
-/// or comes too late. Safe to repeat while the request is queued, and for ever with the same --key.
+/// An accepted request is not yet issued: --wait waits for the decision, and the exit code is then 1 if the request is
+/// rejected or not decided in time. The command is safe to repeat while the request is queued, and with the same --key
+/// for ever.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -31,7 +32,7 @@ pub(super) struct IssueArgs {
     user: UserId,
     /// The coupon's id
     coupon: CouponId,
-    /// Names this attempt: the same key has the same outcome for ever
+    /// Idempotency key of this attempt: requests with the same key have the same outcome for ever
     #[arg(long, value_parser = idempotency_key)]
     key: Option<String>,
     #[command(flatten)]
@@ -56,7 +57,7 @@ enum IssuanceVerb {
 Example:
   couponctl issuance show 01a206a0-caad-7000-95cf-bcf9c90eb941")]
     Show {
-        /// The id that the request was answered with
+        /// Id that the API gave the request
         id: IssuanceId,
         #[command(flatten)]
         wait: WaitArgs,
@@ -66,7 +67,7 @@ Example:
 /// How long to wait for a decision.
 #[derive(Debug, Clone, Copy, Args)]
 struct WaitArgs {
-    /// Wait until it is decided, this long at most (30 if no number is given)
+    /// Wait for the decision, this many seconds at most (30 if no number is given)
     #[arg(
         long,
         value_name = "SECONDS",
@@ -102,8 +103,11 @@ impl IssuanceArgs {
 }
 
 impl WaitArgs {
-    /// Waits, if that is wanted, and shows what is known then. A user who waited wanted a unit: without
-    /// one, that is a failure.
+    /// Waits if `--wait` is given, and shows the issuance.
+    ///
+    /// # Errors
+    ///
+    /// If a wait ends without an issued unit, or a poll fails.
     async fn then_show(self, session: &PrintingClient, mut answer: ApiResponse) -> anyhow::Result<()> {
         let Some(seconds) = self.wait else { return session.show(&answer, issuance) };
         poll(session, &mut answer, Duration::from_secs(seconds.into())).await?;
@@ -128,7 +132,7 @@ impl WaitArgs {
     }
 }
 
-/// Asks again as the API says, until the issuance is decided or the time is over.
+/// Polls as often as the API advises, until the issuance is decided or `wait` is over.
 async fn poll(session: &PrintingClient, answer: &mut ApiResponse, wait: Duration) -> anyhow::Result<()> {
     let deadline = Instant::now() + wait;
     let mut after = poll_after(answer);
@@ -144,7 +148,7 @@ async fn poll(session: &PrintingClient, answer: &mut ApiResponse, wait: Duration
                 after = poll_after(&newer);
                 *answer = newer;
             }
-            // It was accepted, so it is there; a service that is away comes back.
+            // The request was accepted, so that the issuance exists: the service will answer again.
             Err(error) if error.is_retryable() && Instant::now() < deadline => after = POLL_AFTER_PROBLEM,
             Err(error) => return Err(told(session, error)?.into()),
         }

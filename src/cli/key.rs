@@ -1,5 +1,5 @@
-//! `couponctl key`: API keys. It talks to MongoDB by itself, so that the first key can be made before
-//! anybody can use the API.
+//! `couponctl key`: API keys. The command connects to MongoDB itself, because nobody can use the API before the first
+//! key exists.
 
 use crate::mongo::Database;
 use axum::http::StatusCode;
@@ -16,10 +16,10 @@ use crate::config::MongoConfig;
 use crate::failure::SetUpError;
 use crate::{Failure, mongo};
 
-/// Makes, lists and revokes API keys.
+/// Creates, lists and revokes API keys.
 ///
-/// Connects to MongoDB by itself, so it needs no API and no key. What it makes and revokes is recorded among
-/// operators' actions (`couponctl action list`), with the user of the operating system who ran it.
+/// The command connects to MongoDB itself, so it needs no API and no key. The record of operators' actions (`couponctl
+/// action list`) names each key that it creates or revokes, and the operating system's user who ran it.
 #[derive(Debug, Args)]
 pub(super) struct KeyArgs {
     #[command(subcommand)]
@@ -31,33 +31,33 @@ pub(super) struct KeyArgs {
 
 #[derive(Debug, Subcommand)]
 enum KeyVerb {
-    /// Makes a key, and shows it this once
+    /// Creates a key and shows it once
     ///
-    /// Roles: an operator may everything; a service requests, reads and redeems for any user, and
-    /// exports; a viewer reads everything and changes nothing.
+    /// An operator may do everything. A service requests, reads and redeems coupons for any user, and exports. A viewer
+    /// reads everything and changes nothing.
     #[command(after_long_help = "\
 Examples:
   couponctl key create --name hong --role operator
   couponctl key create --name shop --role service --json > key.json
 
-Send it as `Authorization: Bearer cpn_…`; couponctl takes it from COUPON_TOKEN.
-JSON is {key, id, name, role, createdAt}; without --json only the key is on
-standard output, and the rest on standard error. APIs that run and ask nobody
-for credentials (--open, dev) ask for them within 5 s of the first key.")]
+Clients send the key as `Authorization: Bearer cpn_…`; couponctl reads it from
+COUPON_TOKEN. JSON is {key, id, name, role, createdAt}; without --json only the
+key goes to standard output, and the rest to standard error. Running APIs that
+ask nobody for credentials (--open, dev) require them within 5 s of the first key.")]
     Create {
-        /// Whose it is, for people
+        /// Name of the key's owner, for people
         #[arg(long)]
         name: String,
-        /// What it allows: operator, service or viewer
+        /// Role of the key: operator, service or viewer
         #[arg(long)]
         role: Role,
-        /// Do nothing if there is a key already that is not revoked
+        /// Do nothing if a key exists that is not revoked
         #[arg(long)]
         if_none: bool,
         #[command(flatten)]
         mongodb: MongoConfig,
     },
-    /// Lists keys, newest first, revoked ones too
+    /// Lists keys, newest first, including revoked ones
     #[command(after_long_help = "Example:\n  couponctl key list")]
     List {
         #[command(flatten)]
@@ -66,15 +66,15 @@ for credentials (--open, dev) ask for them within 5 s of the first key.")]
     /// Revokes a key for good
     #[command(after_long_help = "Example:\n  couponctl key revoke k3v9x2m4q7ab")]
     Revoke {
-        /// The key's id, as the list has it: what stands between cpn_ and the next _
+        /// Id of the key, as `couponctl key list` shows it: the part between cpn_ and the next _
         id: KeyName,
         #[command(flatten)]
         mongodb: MongoConfig,
     },
 }
 
-/// Names a key by its id, and by itself: who has only the key must be able to revoke it, and it must not be
-/// repeated.
+/// A key that is named by its id or by itself: an operator who has only the key can revoke it. Nothing repeats the
+/// secret part.
 #[derive(Debug, Clone)]
 struct KeyName(String);
 
@@ -188,7 +188,7 @@ impl KeyArgs {
     }
 }
 
-/// What cannot be recorded is not done.
+/// The command does nothing that it cannot record.
 fn not_recorded(failure: Failure) -> SetUpError {
     SetUpError(vec![format!(
         "nothing was done, as it cannot be recorded among operators' actions: {}",
@@ -196,7 +196,7 @@ fn not_recorded(failure: Failure) -> SetUpError {
     )])
 }
 
-/// A server that does not answer is wrong with the environment.
+/// A server that does not answer: the environment is wrong.
 fn away(failure: Failure) -> SetUpError {
     SetUpError(vec![format!("MongoDB does not answer: {}; is it running?", failure.chain())])
 }

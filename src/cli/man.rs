@@ -16,7 +16,7 @@ Examples:
   couponctl man ~/.local/share/man/man1
   man couponctl-coupon-create")]
 pub(super) struct ManArgs {
-    /// The folder to write them into; made if it is missing
+    /// Folder for the pages; the command makes it if it is missing
     folder: PathBuf,
 }
 

@@ -41,11 +41,11 @@ use crate::{config, process};
 
 /// Runs, steers and examines the Coupon System.
 ///
-/// `dev` starts everything on this machine, `check` examines an environment, `recover` mends its Redis and
-/// `audit` proves its accounts; `key` makes API keys; `bench` measures on servers of its own. The other commands
-/// talk to a running API, named by --api-url or COUPON_API_URL, with the key in --token or COUPON_TOKEN. Each has
-/// an example in its --help.
-// Nothing here can be shown for debugging: there are keys and passwords in it.
+/// `dev` starts everything on this machine; `check` examines an environment, `recover` certifies the data in its
+/// Redis again, and `audit` compares Redis with the ledger; `key` makes API keys; `bench` measures on servers of its
+/// own. The other commands talk to a running API: --api-url or COUPON_API_URL names it, and --token or COUPON_TOKEN
+/// gives the key. Each command has an example in its --help.
+// No `Debug`: there are keys and passwords in it.
 #[derive(Parser)]
 #[command(
     name = "couponctl",
@@ -64,7 +64,7 @@ Examples:
 Exit codes:
   0  ok
   1  failed, or the API answered with a problem
-  2  the command is wrong
+  2  the command line is wrong
   3  a threshold was missed, or the accounts drifted (rush, bench, audit)
   4  a promise is broken (rush, audit)
   5  the environment is wrong (dev, check, recover, audit, key, upgrade,
@@ -138,14 +138,14 @@ impl CtlCommand {
             CtlSubcommand::Man(man) => man.run(),
         };
         match ended {
-            Err(error) if nobody_reads(&error) => Ok(()),
+            Err(error) if is_broken_pipe(&error) => Ok(()),
             ended => ended,
         }
     }
 }
 
-/// Whether the reader of our output went away, as `head` does.
-fn nobody_reads(error: &anyhow::Error) -> bool {
+/// Whether the reader of standard output has closed it, as `head` does.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<std::io::Error>();
     io.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
@@ -170,7 +170,7 @@ mod tests {
             }
             let verbs: Vec<_> = command.get_subcommands().filter(|verb| verb.get_name() != "help").collect();
             let shown = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
-            if verbs.is_empty() && !["dev", "check"].contains(&name) {
+            if verbs.is_empty() {
                 assert!(shown.contains("couponctl "), "{name} gives no example");
             }
             verbs.into_iter().for_each(walk);

@@ -8,12 +8,12 @@ use super::client::{ApiArgs, ApiRequest, CallError, PrintingClient, print};
 use super::lines::{JsonLine, JsonLineRead};
 use super::table::{cell, clean, time};
 
-/// How long the API is asked to hold an empty answer.
+/// How long the API holds an answer that has no outcome yet.
 const WAIT_SECONDS: u32 = 25;
-/// After an answer that was cut or did not come.
+/// The pause after an answer that was cut or did not come.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Tells what is decided.
+/// Follows the outcomes of all requests.
 #[derive(Debug, Args)]
 pub(super) struct OutcomeArgs {
     #[command(subcommand)]
@@ -24,16 +24,16 @@ pub(super) struct OutcomeArgs {
 
 #[derive(Debug, Subcommand)]
 enum OutcomeVerb {
-    /// Prints a line for every outcome as it is decided; ends on Ctrl-C, and says where to go on
+    /// Prints a line for every outcome as it is decided; Ctrl-C ends it and prints where to resume
     #[command(after_long_help = "\
 Examples:
   couponctl outcome follow
   couponctl outcome follow --json --after gmWg_wAAAAE >> outcomes.ndjson")]
     Follow {
-        /// Go on from here, an `after` of an earlier run; now if not given
+        /// Resume after this place, an `after` of an earlier run (default: now)
         #[arg(long, value_name = "PLACE")]
         after: Option<String>,
-        /// End when there is no more for now
+        /// End when every outcome so far is printed
         #[arg(long)]
         once: bool,
     },

@@ -1,4 +1,4 @@
-//! Asking before what cannot be undone.
+//! The confirmation of commands that cannot be undone.
 
 use std::io::{IsTerminal, Write};
 
@@ -10,13 +10,17 @@ use super::CtlCommand;
 /// Confirmation on the command line, for a command that cannot be undone.
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct ConfirmArgs {
-    /// Do it without asking; needed where nobody can be asked
+    /// Do not ask for confirmation; required if there is no terminal to ask on
     #[arg(long)]
     yes: bool,
 }
 
 impl ConfirmArgs {
-    /// Asks on a terminal; elsewhere `--yes` must have been given.
+    /// Asks on a terminal, unless `--yes` was given.
+    ///
+    /// # Errors
+    ///
+    /// If the answer is no, or `--yes` is missing and there is no terminal.
     pub(super) fn or_ask(self, question: &str) -> anyhow::Result<()> {
         if self.yes {
             return Ok(());

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::client::{ApiArgs, ApiRequest};
 use super::table::{details, value};
 
-/// Shows how much waits to be decided.
+/// Shows how many requests wait for a decision.
 #[derive(Debug, Args)]
 pub(super) struct QueueArgs {
     #[command(subcommand)]
@@ -17,7 +17,7 @@ pub(super) struct QueueArgs {
 
 #[derive(Debug, Subcommand)]
 enum QueueVerb {
-    /// Shows the backlog, the dead letters and the oldest request
+    /// Shows the backlog, the dead letters and the time of the oldest waiting request
     #[command(after_long_help = "Example:\n  couponctl queue show")]
     Show,
 }

@@ -1,4 +1,4 @@
-//! `couponctl recover`: what API and worker processes do by themselves, by hand and with progress.
+//! `couponctl recover`: the recovery that API and worker processes do by themselves, by hand and with progress.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,21 +20,22 @@ use crate::recovery::{
 use crate::runtime::shutdown;
 use crate::{process, recovery};
 
-/// How often it is asked again whether another process has finished.
+/// The pause between two questions whether another process has finished.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Gets the data in Redis certified again, by hand.
+/// Recovers the data in Redis by hand, until it is certified again.
 ///
-/// API and worker processes do this by themselves; nothing needs to be stopped. Data that is intact is
-/// certified as it is. Else, or with --rebuild, it is built anew from MongoDB and from what is still in
-/// flight. Meanwhile every request is answered 503. May be broken off and repeated.
+/// API and worker processes recover by themselves, and may run meanwhile. The command certifies intact data as it is.
+/// It rebuilds damaged data, or with --rebuild any data, from MongoDB and from what is still in flight. Until it ends,
+/// the API answers requests with 503. You may interrupt the command and run it again.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   couponctl recover
   couponctl recover --rebuild --redis-url redis://10.0.0.5:6379")]
 pub struct RecoverArgs {
-    /// Build the data anew, even if it is certified, belongs to another MongoDB database, or another Redis serves
+    /// Rebuild the data even if it is certified, if it belongs to another MongoDB database, or if another Redis serves
+    /// the ledger
     #[arg(long)]
     rebuild: bool,
     #[command(flatten)]

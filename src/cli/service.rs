@@ -16,7 +16,7 @@ pub(super) struct ServiceArgs {
 
 #[derive(Debug, Subcommand)]
 enum ServiceVerb {
-    /// Stops accepting any request; what was accepted is decided
+    /// Stops accepting requests for every coupon; accepted ones are still decided
     #[command(after_long_help = "Example:\n  couponctl service pause")]
     Pause,
     /// Accepts requests again

@@ -11,9 +11,9 @@ use crate::ids::PartitionId;
 use crate::mongo;
 use crate::recovery::IdSecrets;
 
-/// Ends an upgrade from an older version.
+/// Finishes an upgrade from an older version.
 ///
-/// Connects to MongoDB by itself. A deployment that began with this version needs none of it.
+/// The command connects to MongoDB itself. A deployment that began with this version does not need it.
 #[derive(Debug, Args)]
 pub(super) struct UpgradeArgs {
     #[command(subcommand)]
@@ -22,11 +22,11 @@ pub(super) struct UpgradeArgs {
 
 #[derive(Debug, Subcommand)]
 enum UpgradeVerb {
-    /// Says that no process of an older version runs any more, nor will
+    /// Declares that no process of an older version runs, or will run again
     ///
-    /// Users who are registered from then on, by APIs that start from then on, get a secret of their own,
-    /// which the ids of their keyed issuances are made with: when they are deleted, nobody can compute what
-    /// was theirs. An older version does not know it, and would give the same Idempotency-Key another id.
+    /// APIs that start from then on give each user whom they register a secret. They derive the ids of the user's keyed
+    /// issuances from it, so that nobody can compute these ids once the user is deleted. An older version does not know
+    /// the secret, and would give the same Idempotency-Key another id.
     #[command(after_long_help = "Example:\n  couponctl upgrade finish --yes")]
     Finish {
         #[command(flatten)]

@@ -9,7 +9,7 @@ use super::table::Member::{Text, Time};
 use super::table::{aside, cell, details, item_table, number, page_table, sentence, value, words};
 use crate::ids::UserId;
 
-/// Registers and deletes users and shows what they hold.
+/// Registers, shows and deletes users.
 #[derive(Debug, Args)]
 pub(super) struct UserArgs {
     #[command(subcommand)]
@@ -28,20 +28,20 @@ Examples:
     Create {
         /// The user's id: letters, digits and . _ : @ -  (generated if not given)
         id: Option<UserId>,
-        /// Instead of an id: the sub of the user's tokens, whatever it looks like; the answer tells the id
+        /// Instead of an id: `sub` of the user's tokens, whatever characters it has; the answer has the id
         #[arg(long, conflicts_with = "id")]
         subject: Option<String>,
-        /// The user's name (the id if not given)
+        /// Name of the user (default: the id)
         #[arg(long)]
         name: Option<String>,
     },
-    /// Registers many users with random ids, for trials; adds, never deletes
+    /// Registers users with random ids, for trials
     #[command(after_long_help = "Example:\n  couponctl user random 1000")]
     Random {
-        /// How many, up to 100000
+        /// Number of users, 1 to 100000
         #[arg(value_parser = clap::value_parser!(u32).range(1..=100_000))]
         count: u32,
-        /// The key of an earlier attempt, to repeat it
+        /// Idempotency key of an earlier attempt, to repeat it
         #[arg(long, value_parser = super::issue::idempotency_key)]
         key: Option<String>,
     },
@@ -51,13 +51,13 @@ Examples:
         #[command(flatten)]
         page: PageArgs,
     },
-    /// Shows a user, with the newest of what they hold
+    /// Shows a user, with the newest coupons that they hold
     #[command(after_long_help = "Example:\n  couponctl user show u1")]
     Show {
         /// The user's id
         id: UserId,
     },
-    /// Deletes a user: their records are anonymised, and the accounts still add up
+    /// Deletes a user for good and anonymises their records; the accounts still add up
     #[command(after_long_help = "Example:\n  couponctl user delete u1 --yes")]
     Delete {
         /// The user's id
@@ -74,7 +74,7 @@ impl UserArgs {
             UserVerb::Create { id, subject, name } => {
                 let repeatable = id.is_some() || subject.is_some();
                 let mut body = json!({"id": id.as_ref().map(UserId::as_str), "name": name});
-                // An API of before knows no subjects.
+                // An older API does not know subjects, and refuses the member.
                 if let Some(subject) = subject {
                     body["subject"] = subject.into();
                 }

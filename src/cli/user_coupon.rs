@@ -10,7 +10,7 @@ use super::table::{aside, details, item_table, number, page_table, sentence, val
 use crate::ids::{IssuanceId, UserId};
 use crate::redemption::Reference;
 
-/// Shows what users hold, uses it, undoes uses and takes coupons away.
+/// Shows, uses, restores and revokes the coupons that users hold.
 #[derive(Debug, Args)]
 pub(super) struct UserCouponArgs {
     #[command(subcommand)]
@@ -21,44 +21,44 @@ pub(super) struct UserCouponArgs {
 
 #[derive(Debug, Subcommand)]
 enum UserCouponVerb {
-    /// Lists what a user holds, newest first
+    /// Lists the coupons that a user holds, newest first
     #[command(after_long_help = "Example:\n  couponctl user-coupon list u1 --status active")]
     List {
         /// The user's id
         user: UserId,
-        /// Only those with this status
+        /// Show only coupons with this status
         #[arg(long, value_parser = ["active", "used", "expired", "revoked"])]
         status: Option<String>,
         #[command(flatten)]
         page: PageArgs,
     },
-    /// Shows one, with what became of it
+    /// Shows one user coupon, with its history
     #[command(
         visible_alias = "show",
         after_long_help = "Example:\n  couponctl user-coupon get u1 01a206a0-caad-7000-95cf-bcf9c90eb941"
     )]
     Get(UserCouponSelector),
-    /// Uses one; safe to repeat with the same reference
+    /// Uses a user coupon; safe to repeat with the same reference
     #[command(after_long_help = "\
 Example:
   couponctl user-coupon use u1 01a206a0-caad-7000-95cf-bcf9c90eb941 order-17")]
     Use {
         #[command(flatten)]
         which: UserCouponSelector,
-        /// What it is used for, such as the number of an order
+        /// What the coupon is used for, such as an order number
         reference: Reference,
     },
-    /// Undoes a use
+    /// Undoes the use of a user coupon
     #[command(after_long_help = "\
 Example:
   couponctl user-coupon restore u1 01a206a0-caad-7000-95cf-bcf9c90eb941 order-17")]
     Restore {
         #[command(flatten)]
         which: UserCouponSelector,
-        /// Undo the use with this reference only; then it is safe to repeat
+        /// Undo only the use with this reference; the command is then safe to repeat
         reference: Option<Reference>,
     },
-    /// Takes one away, for good; its unit stays issued
+    /// Revokes a user coupon for good; its unit stays issued
     #[command(after_long_help = "\
 Example:
   couponctl user-coupon revoke u1 01a206a0-caad-7000-95cf-bcf9c90eb941 --yes")]
@@ -75,7 +75,7 @@ Example:
 struct UserCouponSelector {
     /// The user's id
     user: UserId,
-    /// The user coupon: the id of its issuance
+    /// Id of the user coupon: that of its issuance
     id: IssuanceId,
 }
 

@@ -1,7 +1,7 @@
 //! `couponctl watch`: coupons, workers and dead letters as they change.
 //!
-//! A terminal is redrawn every second. Elsewhere it is a line of totals each second, and a line for
-//! every coupon whose figures changed.
+//! On a terminal the command redraws the screen every second. Elsewhere it prints a line of totals each second, and a
+//! line for every coupon whose figures changed.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -16,19 +16,20 @@ use super::client::{ApiClient, ApiRequest, ApiResponse, ApiTarget, CallError, pr
 use super::{coupon, dead_letter, table, worker};
 
 const EVERY: Duration = Duration::from_secs(1);
-/// The newest coupons; more would not fit on a screen.
+/// The newest coupons that are shown; more would not fit on a screen.
 const COUPONS_MAX: u32 = 50;
 
 /// Shows coupons, workers and dead letters as they change.
 ///
-/// Ends on Ctrl-C, or after --for.
+/// On a terminal the command redraws the screen every second. Elsewhere it prints a line of totals each second, and a
+/// line for every coupon whose figures changed. It ends on Ctrl-C, or after --for.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
   couponctl watch
   couponctl watch --for 60 > figures.log")]
 pub(super) struct WatchArgs {
-    /// End after this long
+    /// End after this many seconds (default: on Ctrl-C)
     #[arg(long = "for", value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     seconds: Option<u32>,
     #[command(flatten)]
@@ -46,7 +47,7 @@ struct ServiceSnapshot {
 impl WatchArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let api = self.target.open()?;
-        // A user who names the wrong API should hear it at once; later it may come back.
+        // The first failure ends the command: the API may be the wrong one. A later one may pass.
         let mut seen = Ok(read_snapshot(&api).await?);
         let term = Term::stdout();
         let mut shown: Box<dyn SnapshotOutput> =
@@ -152,7 +153,7 @@ impl SnapshotOutput for LineOutput {
     }
 }
 
-/// A terminal, drawn over again and again.
+/// A terminal, redrawn with each snapshot.
 struct ScreenOutput {
     term: Term,
     /// The last good snapshot, shown while the service does not answer.
@@ -201,7 +202,7 @@ impl SnapshotOutput for ScreenOutput {
 
 impl Drop for ScreenOutput {
     fn drop(&mut self) {
-        // Nothing is left to be done about a terminal that is gone.
+        // A terminal that is gone needs no cursor.
         let _ = self.term.show_cursor();
     }
 }

@@ -12,43 +12,47 @@ use crate::failure::SetUpError;
 #[derive(Clone, Args)]
 #[command(next_help_heading = "Access")]
 pub struct AccessConfig {
-    /// Ask nobody for credentials: for a network that you trust
+    /// Ask no caller for credentials: only for a network that you trust
     #[arg(long, env = "COUPON_OPEN")]
     pub open: bool,
 
-    /// Serve operators' routes and metrics on this address, and no longer on --listen
+    /// Address for operators' routes and metrics; --listen then serves neither
     #[arg(long, env = "COUPON_OPERATOR_LISTEN", value_name = "ADDRESS")]
     pub operator_listen: Option<SocketAddr>,
 
-    /// What users' tokens (JWT) are signed with; no other algorithm is taken
-    #[arg(long, env = "COUPON_JWT_ALGORITHM", value_enum)]
+    /// Algorithm that signs users' tokens (JWT); the API refuses tokens with any other
+    #[arg(long, env = "COUPON_JWT_ALGORITHM", value_name = "ALGORITHM", value_enum)]
     pub jwt_algorithm: Option<TokenAlgorithm>,
 
-    /// The `iss` that a user's token must have
-    #[arg(long, env = "COUPON_JWT_ISSUER")]
+    /// `iss` that a user's token must have
+    #[arg(long, env = "COUPON_JWT_ISSUER", value_name = "ISSUER")]
     pub jwt_issuer: Option<String>,
 
-    /// The `aud` that a user's token must have, perhaps among others
-    #[arg(long, env = "COUPON_JWT_AUDIENCE")]
+    /// `aud` that a user's token must have, alone or among others
+    #[arg(long, env = "COUPON_JWT_AUDIENCE", value_name = "AUDIENCE")]
     pub jwt_audience: Option<String>,
 
-    /// The file with the secret of HS256, HS384 and HS512; read again when it changes
+    /// File with the secret for HS256, HS384 or HS512; the API reads it again when it changes
     #[arg(long, env = "COUPON_JWT_SECRET_FILE", value_name = "FILE")]
     pub jwt_secret_file: Option<PathBuf>,
 
-    /// The file with the JSON Web Key Set of the other algorithms; read again when it changes
+    /// File with the JSON Web Key Set (JWKS) for the other algorithms; the API reads it again when it changes
     #[arg(long, env = "COUPON_JWT_JWKS_FILE", value_name = "FILE")]
     pub jwt_jwks_file: Option<PathBuf>,
 
-    /// Verified tokens kept in memory
-    #[arg(long, env = "COUPON_TOKEN_CACHE", default_value_t = 200_000)]
+    /// Verified tokens that each API process keeps in memory
+    #[arg(long, env = "COUPON_TOKEN_CACHE", value_name = "NUMBER", default_value_t = 200_000)]
     pub token_cache: usize,
 }
 
 crate::text::never_shown!(AccessConfig);
 
 impl AccessConfig {
-    /// What users' tokens must be like, if they are taken at all. What is given must fit together.
+    /// What users' tokens must be like; `None` if the API accepts no tokens.
+    ///
+    /// # Errors
+    ///
+    /// If a setting is missing, or two contradict each other.
     pub fn tokens(&self) -> Result<Option<TokenSettings>, SetUpError> {
         let given = [
             ("--jwt-algorithm", self.jwt_algorithm.is_some()),

@@ -14,7 +14,7 @@ use crate::limits::Rate;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Ingress and rate limits")]
 pub struct IngressConfig {
-    /// The most connections from one address (IPv6: a /64); 0 for no bound. Customers of a mobile carrier share
+    /// Most connections from one address (IPv6: a /64); 0 for no bound. Customers of a mobile carrier share
     /// few addresses; connections of --trusted-proxies do not count
     #[arg(long, env = "COUPON_CONNECTIONS_PER_ADDRESS", value_name = "NUMBER", default_value_t = 0)]
     pub connections_per_address: usize,
@@ -50,8 +50,14 @@ pub struct IngressConfig {
     #[arg(long, env = "COUPON_TRUSTED_PROXIES", value_name = "CIDR,...", value_delimiter = ',')]
     pub trusted_proxies: Vec<Network>,
 
-    /// The header in which the trusted proxies name it; the API ignores the other one
-    #[arg(long, env = "COUPON_PROXY_HEADER", value_enum, default_value = "x-forwarded-for")]
+    /// Header in which the trusted proxies name the client address; the API ignores the other one
+    #[arg(
+        long,
+        env = "COUPON_PROXY_HEADER",
+        value_name = "HEADER",
+        value_enum,
+        default_value = "x-forwarded-for"
+    )]
     pub proxy_header: ProxyHeader,
 
     /// Host names, besides localhost and that of --public-url, that the API accepts in `Host` where it
@@ -65,7 +71,7 @@ pub struct IngressConfig {
 }
 
 const RATE_MAX: f64 = 1_000_000.0;
-/// A slower limit is hardly meant.
+/// A slower limit is probably a mistake.
 const RATE_MIN: f64 = 0.001;
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -74,7 +80,7 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 impl IngressConfig {
-    /// How many connections are served.
+    /// How many connections a server accepts.
     pub fn bounds(&self) -> Bounds {
         let per_address = NonZeroUsize::new(self.connections_per_address).map(NonZeroUsize::get);
         Bounds { per_address, proxies: self.trusted_proxies.clone(), ..Bounds::default() }
@@ -90,7 +96,7 @@ impl IngressConfig {
         (self.address_rate > 0.0).then_some(Rate { per_second: self.address_rate, burst: self.address_burst })
     }
 
-    /// Who is believed about where requests come from.
+    /// The proxies that the API trusts, and the header in which they name the client address.
     pub fn proxies(&self) -> Proxies {
         Proxies { trusted: self.trusted_proxies.clone(), header: self.proxy_header }
     }

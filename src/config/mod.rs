@@ -76,12 +76,12 @@ never_shown!(RedisConfig, MongoConfig, LogConfig, ApiConfig);
 #[derive(Clone, Args)]
 #[command(next_help_heading = "Redis")]
 pub struct RedisConfig {
-    /// The Redis that holds stock and queue
-    #[arg(long, env = "COUPON_REDIS_URL", default_value = "redis://127.0.0.1:6379")]
+    /// URL of the Redis that holds stock and queue, such as rediss://USER:PASSWORD@HOST:6379/0
+    #[arg(long, env = "COUPON_REDIS_URL", value_name = "URL", default_value = "redis://127.0.0.1:6379")]
     pub redis_url: String,
 
     /// How durable Redis must be for a process to start
-    #[arg(long, env = "COUPON_REDIS_DURABILITY", value_enum, default_value = "always")]
+    #[arg(long, env = "COUPON_REDIS_DURABILITY", value_name = "LEVEL", value_enum, default_value = "always")]
     pub redis_durability: Durability,
 }
 
@@ -89,12 +89,17 @@ pub struct RedisConfig {
 #[derive(Clone, Args)]
 #[command(next_help_heading = "MongoDB")]
 pub struct MongoConfig {
-    /// The MongoDB replica set that holds the ledger
-    #[arg(long, env = "COUPON_MONGODB_URI", default_value = "mongodb://127.0.0.1:27017/?replicaSet=rs0")]
+    /// URI of the MongoDB replica set that holds the ledger
+    #[arg(
+        long,
+        env = "COUPON_MONGODB_URI",
+        value_name = "URI",
+        default_value = "mongodb://127.0.0.1:27017/?replicaSet=rs0"
+    )]
     pub mongodb_uri: String,
 
-    /// The database in it
-    #[arg(long, env = "COUPON_MONGODB_DATABASE", default_value = "coupon")]
+    /// Name of the ledger's database
+    #[arg(long, env = "COUPON_MONGODB_DATABASE", value_name = "NAME", default_value = "coupon")]
     pub mongodb_database: String,
 }
 
@@ -110,16 +115,17 @@ impl MongoConfig {
     }
 }
 
-/// What is logged, to standard error.
+/// What a process logs, to standard error.
 #[derive(Clone, Args)]
 #[command(next_help_heading = "Logs")]
 pub struct LogConfig {
-    /// How log lines look
-    #[arg(long, env = "COUPON_LOG_FORMAT", value_enum, default_value = "text")]
+    /// Format of log lines
+    #[arg(long, env = "COUPON_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,
 
-    /// Which lines are logged: a level, or a filter such as coupon_system=debug,info
-    #[arg(long, env = "COUPON_LOG", default_value = "info")]
+    /// Which lines a process logs: a level (error, warn, info, debug, trace), or a filter such as
+    /// coupon_system=debug,info
+    #[arg(long, env = "COUPON_LOG", value_name = "FILTER", default_value = "info")]
     pub log: String,
 }
 
@@ -127,16 +133,17 @@ pub struct LogConfig {
 #[derive(Clone, Args)]
 #[command(next_help_heading = "API")]
 pub struct ApiConfig {
-    /// The address to serve the API on
-    #[arg(long, env = "COUPON_LISTEN", default_value = "127.0.0.1:3000")]
+    /// Address on which the API serves HTTP
+    #[arg(long, env = "COUPON_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:3000")]
     pub listen: SocketAddr,
 
-    /// Where clients reach the API, if elsewhere; its path is put before every link
-    #[arg(long, env = "COUPON_PUBLIC_URL")]
+    /// URL under which clients reach the API, if that is not the listen address; the API puts its path before every
+    /// link
+    #[arg(long, env = "COUPON_PUBLIC_URL", value_name = "URL")]
     pub public_url: Option<String>,
 
-    /// Seconds from SIGTERM until nothing more is accepted. Meanwhile /readyz says that the process is not
-    /// ready, and everything is served: load balancers need time to notice
+    /// Seconds from SIGTERM until the API stops accepting requests. Until then it serves everything, and /readyz
+    /// answers 503, so that load balancers have time to notice
     #[arg(long, env = "COUPON_SHUTDOWN_DELAY", value_name = "SECONDS", default_value_t = 0,
         value_parser = clap::value_parser!(u32).range(0..=3_600))]
     pub shutdown_delay: u32,
@@ -148,50 +155,50 @@ pub struct ApiConfig {
     pub limits: ApiLimits,
 }
 
-/// What the API takes on, and keeps in memory.
+/// How much the API accepts, and how much it keeps in memory.
 #[derive(Debug, Clone, Args)]
 pub struct ApiLimits {
-    /// Turn away users who are not registered; `false` trusts the caller's ids
-    #[arg(long, env = "COUPON_REQUIRE_REGISTERED_USERS", default_value_t = true, action = clap::ArgAction::Set)]
+    /// Refuse users who are not registered; with `false`, the API accepts every user id that a caller sends
+    #[arg(long, env = "COUPON_REQUIRE_REGISTERED_USERS", value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub require_registered_users: bool,
 
-    /// Issuances queued and not decided at most; beyond it requests are answered 503
-    #[arg(long, env = "COUPON_BACKLOG_MAX", default_value_t = 1_000_000)]
+    /// Most issuances that may wait for a decision; beyond them the API answers requests with 503
+    #[arg(long, env = "COUPON_BACKLOG_MAX", value_name = "NUMBER", default_value_t = 1_000_000)]
     pub backlog_max: u64,
 
-    /// Seconds between two audits of the accounts, by one of all API processes; 0 for none
+    /// Seconds between two audits of the accounts, which one API process at a time runs; 0 for none
     #[arg(long, env = "COUPON_AUDIT_EVERY", value_name = "SECONDS", default_value_t = 30)]
     pub audit_every: u32,
 
-    /// Seconds from the request to delete a user until their records are anonymised, at least 1; the same on
-    /// every API. One that has not reached MongoDB for half as long asks it about every user
+    /// Seconds from the request to delete a user until the API anonymises their records, at least 1. Give every API
+    /// process the same value: one that has not reached MongoDB for half as long asks it about every user
     #[arg(long, env = "COUPON_USER_DELETION_DELAY", value_name = "SECONDS", default_value_t = 300,
         value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub user_deletion_delay: u32,
 
-    /// Days that the record of a rejection is kept after its coupon ended; 0 for ever
+    /// Days for which the API keeps the record of a rejection after its coupon ended; 0 for ever
     #[arg(long, env = "COUPON_TOMBSTONE_RETENTION_DAYS", value_name = "DAYS", default_value_t = 400,
         value_parser = clap::value_parser!(u32).range(0..=36_500))]
     pub tombstone_retention_days: u32,
 
-    /// Decided outcomes kept in memory for polls
-    #[arg(long, env = "COUPON_OUTCOME_CACHE", default_value_t = 200_000)]
+    /// Decided outcomes that each API process keeps in memory for polls
+    #[arg(long, env = "COUPON_OUTCOME_CACHE", value_name = "NUMBER", default_value_t = 200_000)]
     pub outcome_cache: usize,
 
-    /// Registered users kept in memory
-    #[arg(long, env = "COUPON_USER_CACHE", default_value_t = 1_000_000)]
+    /// Registered users that each API process keeps in memory
+    #[arg(long, env = "COUPON_USER_CACHE", value_name = "NUMBER", default_value_t = 1_000_000)]
     pub user_cache: usize,
 
     #[command(flatten)]
     pub ingress: IngressConfig,
 }
 
-/// How much a worker takes on.
+/// Where a worker serves its probes, and how much it works on at once.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Worker")]
 pub struct WorkerConfig {
-    /// The address to serve health and metrics on
-    #[arg(long, env = "COUPON_METRICS_LISTEN", default_value = "127.0.0.1:9464")]
+    /// Address on which the worker serves health probes and metrics
+    #[arg(long, env = "COUPON_METRICS_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:9464")]
     pub metrics_listen: SocketAddr,
 
     #[command(flatten)]
@@ -201,20 +208,34 @@ pub struct WorkerConfig {
 /// How many entries a worker works on at once.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Concurrency {
-    /// Batches in progress at once, 1 to 64
-    #[arg(long = "concurrency", env = "COUPON_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    /// Batches that a worker has in progress at once, 1 to 64
+    #[arg(long = "concurrency", env = "COUPON_CONCURRENCY", value_name = "NUMBER", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub batches: u16,
 
-    /// Entries in one batch, 1 to 1000
-    #[arg(long = "batch", env = "COUPON_BATCH", default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    /// Most entries in a batch, 1 to 1000
+    #[arg(long = "batch", env = "COUPON_BATCH", value_name = "NUMBER", default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub batch_size: u16,
 }
 
-/// Serves the API: takes requests, reserves stock, queues issuances, answers polls.
+/// Serves the API: accepts requests, reserves stock, queues issuances, answers polls.
 ///
-/// Workers (coupon-worker) bring what it accepts to an outcome. Any number of each may run.
+/// Workers (coupon-worker) decide what the API accepts. Any number of each may run on the same Redis and MongoDB.
+///
+/// The first SIGTERM makes the API finish what it has in hand, after --shutdown-delay; a second one ends it at once.
 #[derive(Debug, Parser)]
-#[command(name = "coupon-api", version)]
+#[command(
+    name = "coupon-api",
+    version,
+    after_long_help = "\
+Examples:
+  coupon-api --open
+  coupon-api --listen 0.0.0.0:3000 --redis-url redis://10.0.0.5:6379 \\
+      --mongodb-uri 'mongodb://10.0.0.6:27017/?replicaSet=rs0' \\
+      --jwt-algorithm RS256 --jwt-issuer https://login.example \\
+      --jwt-audience coupons --jwt-jwks-file jwks.json
+
+Callers without a user's token need an API key: `couponctl key create` makes one."
+)]
 pub struct ApiCommand {
     #[command(flatten)]
     pub api: ApiConfig,
@@ -228,9 +249,18 @@ pub struct ApiCommand {
 
 /// Drains the queue: decides issuances in MongoDB and settles them in Redis.
 ///
-/// SIGTERM finishes what is in hand; a second one stops at once. Any number may run.
+/// Any number of workers may run. The first SIGTERM makes a worker finish what it has in hand; a second one ends it
+/// at once.
 #[derive(Debug, Parser)]
-#[command(name = "coupon-worker", version)]
+#[command(
+    name = "coupon-worker",
+    version,
+    after_long_help = "\
+Examples:
+  coupon-worker
+  coupon-worker --concurrency 8 --redis-url redis://10.0.0.5:6379 \\
+      --mongodb-uri 'mongodb://10.0.0.6:27017/?replicaSet=rs0'"
+)]
 pub struct WorkerCommand {
     #[command(flatten)]
     pub worker: WorkerConfig,

@@ -26,44 +26,45 @@ use crate::{api, process};
 /// Between two attempts to have Redis certified.
 const CERTIFY_RETRY: Duration = Duration::from_millis(100);
 
-/// What `couponctl dev` can be told. It has passwords in it, and is never shown.
+/// The options of `couponctl dev`. There are passwords in them, so that no log shows them.
 #[derive(Args)]
 pub struct StackOptions {
-    /// The address to serve the API on
-    #[arg(long, env = "COUPON_LISTEN", default_value = "127.0.0.1:3000")]
+    /// Address on which the API serves HTTP
+    #[arg(long, env = "COUPON_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:3000")]
     listen: SocketAddr,
 
-    /// Where clients reach the API, if elsewhere; its path is put before every link
-    #[arg(long, env = "COUPON_PUBLIC_URL")]
+    /// URL under which clients reach the API, if that is not the listen address; the API puts its path before every
+    /// link
+    #[arg(long, env = "COUPON_PUBLIC_URL", value_name = "URL")]
     public_url: Option<String>,
 
-    /// Seconds from the first signal until nothing more is accepted
+    /// Seconds from the first signal until the API stops accepting requests
     #[arg(long, env = "COUPON_SHUTDOWN_DELAY", value_name = "SECONDS", default_value_t = 0,
         value_parser = clap::value_parser!(u32).range(0..=3_600))]
     shutdown_delay: u32,
 
-    /// Where the two servers keep their data
-    #[arg(long, env = "COUPON_DATA_DIR", default_value = ".coupon/dev")]
+    /// Folder in which the two servers keep their data
+    #[arg(long, env = "COUPON_DATA_DIR", value_name = "FOLDER", default_value = ".coupon/dev")]
     data_dir: PathBuf,
 
-    /// Empty the data first
+    /// Delete the data of earlier runs first
     #[arg(long, env = "COUPON_FRESH")]
     fresh: bool,
 
     /// Use this Redis instead of starting one
-    #[arg(long, env = "COUPON_REDIS_URL")]
+    #[arg(long, env = "COUPON_REDIS_URL", value_name = "URL")]
     redis_url: Option<String>,
 
     /// Use this MongoDB replica set instead of starting one
-    #[arg(long, env = "COUPON_MONGODB_URI")]
+    #[arg(long, env = "COUPON_MONGODB_URI", value_name = "URI")]
     mongodb_uri: Option<String>,
 
-    /// The database in it
-    #[arg(long, env = "COUPON_MONGODB_DATABASE", default_value = "coupon")]
+    /// Name of the ledger's database
+    #[arg(long, env = "COUPON_MONGODB_DATABASE", value_name = "NAME", default_value = "coupon")]
     mongodb_database: String,
 
-    /// Workers to run
-    #[arg(long, env = "COUPON_WORKERS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=16))]
+    /// Workers to run, 0 to 16
+    #[arg(long, env = "COUPON_WORKERS", value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=16))]
     workers: u8,
 
     #[command(flatten)]

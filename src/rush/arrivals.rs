@@ -7,17 +7,17 @@ use clap::ValueEnum;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-/// How arrivals are spread over the time they take.
+/// How requests are spread over the duration of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ArrivalShape {
-    /// At equal distances
+    /// At equal intervals
     Constant,
-    /// From nothing, rising in a line to twice the mean rate
+    /// At a rate that rises steadily from zero to twice the mean
     Ramp,
-    /// Half of them in the first tenth of the time, the others at equal distances
+    /// Half of them in the first tenth of the time, the others at equal intervals
     Spike,
-    /// At random, as people who do not know of each other
+    /// At random, independently of each other (a Poisson process)
     Poisson,
 }
 

@@ -27,13 +27,13 @@ const STORM_MS: std::ops::Range<u64> = 10..100;
 /// From this long after the opening on, `not-started` is an unexpected answer.
 const OPENED_SURELY: Duration = Duration::from_secs(1);
 
-/// What users do who are told 429, 503, or nothing.
+/// What users do after a 429, a 503 or no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum RetryPolicy {
     /// Give up
     None,
-    /// Try again when Retry-After says
+    /// Try again after the time in Retry-After
     Patient,
     /// Try again within a tenth of a second, whatever Retry-After says
     Storm,
@@ -43,11 +43,11 @@ pub enum RetryPolicy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum FollowMode {
-    /// Ask again when pollAfterMs says
+    /// Poll again after pollAfterMs
     Poll,
-    /// Ask with ?wait=, which holds a connection
+    /// Poll with ?wait=, which holds a connection
     Wait,
-    /// Ask once, after the run
+    /// Poll once, after the run
     None,
 }
 

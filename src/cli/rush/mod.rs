@@ -1,4 +1,4 @@
-//! `couponctl rush`: a rehearsal of a campaign, and its verdict.
+//! `couponctl rush`: rehearses a campaign and judges the result.
 
 mod progress;
 mod tables;
@@ -30,14 +30,14 @@ const USERS: u64 = 10_000;
 const REQUESTS_MAX: f64 = 10_000_000.0;
 const USERS_MAX: i64 = 2_000_000;
 
-/// Rehearses a campaign against a deployment, and judges what came of it.
+/// Rehearses a campaign against a deployment, and judges the result.
 ///
-/// Sends requests when they are planned, however slow the service is; follows every accepted one to
-/// its outcome; then compares what users were told with what the service holds. Each user sends an
-/// Idempotency-Key of this run, so sending again is the same attempt.
+/// The rush sends each request when it is planned, however slow the service is, and follows every accepted one to its
+/// outcome. Then it compares what users were told with what the service holds. Each user sends an Idempotency-Key of
+/// this run, so that a repeated request is the same attempt.
 ///
-/// Each user comes once. Two of --users, --rate and --duration give the third; with all three, users
-/// come again in turn. Ctrl-C ends the sending, and what was sent is judged.
+/// Each user comes once. Two of --users, --rate and --duration determine the third; with all three, users come again
+/// in turn. Ctrl-C ends the sending, and the rush judges what it has sent.
 #[derive(Args)]
 #[command(after_long_help = "\
 Examples:
@@ -46,19 +46,19 @@ Examples:
   couponctl rush --users 100000 --arrivals spike --double-clicks 0.1 --early-birds 0.05 \\
       --expect 'accept.p99<500ms' --expect 'dropped<=0' --report rush.html
 
-Expectations compare (<, <=, >, >=) one of: accept, refuse, outcome or send with .p50, .p90, .p99,
-.p999 or .max (a time: us, ms, s); sellout, drain (a time); dropped, faults, backlog.peak;
-rate.offered, rate.accepted, rate.issued (per second).
+An expectation compares (<, <=, >, >=) one of these figures with a value: accept, refuse,
+outcome or send with .p50, .p90, .p99, .p999 or .max (a time: us, ms, s); sellout, drain (a
+time); dropped, faults, backlog.peak; rate.offered, rate.accepted, rate.issued (per second).
 
 Exit codes:
   0  every promise was kept, every expectation met
-  1  failed
-  2  the command is wrong
+  1  the rush failed
+  2  the command line is wrong
   3  an expectation was missed
   4  a promise was broken: oversold, duplicates, lost, stuck, unexpected or indeterminate
   5  the run could not be set up")]
 pub(super) struct RushArgs {
-    /// The API to load
+    /// URL of the API to load
     #[arg(
         long,
         alias = "api-url",
@@ -68,11 +68,11 @@ pub(super) struct RushArgs {
     )]
     url: Confidential,
 
-    /// The operator's API key to send with every request
+    /// Operator's API key, which the rush sends with every request
     #[arg(long, env = "COUPON_TOKEN")]
     token: Option<Confidential>,
 
-    /// How requests are spread over the time
+    /// How requests are spread over the duration
     #[arg(long, value_enum, default_value = "constant")]
     arrivals: ArrivalShape,
 
@@ -80,35 +80,35 @@ pub(super) struct RushArgs {
     #[arg(long, value_parser = positive)]
     rate: Option<f64>,
 
-    /// Seconds from the first request to the last (10 if nothing else says so)
+    /// Seconds from the first request to the last (default: 10)
     #[arg(long, value_name = "SECONDS", value_parser = positive)]
     duration: Option<f64>,
 
-    /// Users who come (10000 if nothing else says so); registered for the run
+    /// Number of users, 1 to 2000000, whom the rush registers (default: 10000)
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=USERS_MAX as u64))]
     users: Option<u64>,
 
-    /// Use users that there are, named by this and a number from 0
+    /// Use existing users, whose ids are this prefix and a number from 0
     #[arg(long, value_name = "PREFIX", value_parser = prefix)]
     user_prefix: Option<String>,
 
-    /// Request a coupon that there is, instead of one made for the run
+    /// Request this existing coupon instead of a new one
     #[arg(long, value_name = "ID", conflicts_with = "total")]
     coupon: Option<CouponId>,
 
-    /// Units of the coupon that is made (half as many as users if not given)
+    /// Units of the new coupon (default: half the number of users)
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=u64::from(MAX_TOTAL)))]
     total: Option<u64>,
 
-    /// The share of requests, 0 to 1, that are sent twice within milliseconds
+    /// Share of requests, 0 to 1, that users send twice within milliseconds
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
     double_clicks: f64,
 
-    /// The share of users, 0 to 1, who also come before the coupon opens
+    /// Share of users, 0 to 1, who also come before the coupon opens
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
     early_birds: f64,
 
-    /// What users do who are told 503 or nothing: storm ignores Retry-After
+    /// What users do after a 429, a 503 or no answer
     #[arg(long, value_enum, default_value = "none")]
     retry: RetryPolicy,
 
@@ -116,43 +116,43 @@ pub(super) struct RushArgs {
     #[arg(long, value_enum, default_value = "poll")]
     follow: FollowMode,
 
-    /// Makes the same plan as an earlier run (random if not given; the report tells it)
+    /// Seed of an earlier run, to make the same plan (default: random; the report shows it)
     #[arg(long)]
     seed: Option<u32>,
 
-    /// Connections for requests; half as many again follow them
+    /// Connections for requests; half as many more follow accepted requests
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=20_000))]
     connections: u64,
 
-    /// Requests that are due and not answered; those beyond it are dropped, and counted
+    /// Most requests that are due and unanswered; the rush drops and counts those beyond
     #[arg(long, value_name = "REQUESTS", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     in_flight_max: u64,
 
-    /// The longest that an answer is waited for
+    /// Seconds to wait for an answer at most
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = positive)]
     answer_max: f64,
 
-    /// The longest that undecided requests are followed after the last one was sent
+    /// Seconds to follow undecided requests at most, from the last request
     #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = positive)]
     drain_max: f64,
 
-    /// Users who are asked, after the run, for what they hold
+    /// Users whose holdings the rush reads after the run, at most
     #[arg(long, value_name = "USERS", default_value_t = 10_000)]
     verify: u64,
 
-    /// Read the ledger itself, too, to judge by it
+    /// URI of the MongoDB with the ledger, to judge by the ledger too
     #[arg(long, env = "COUPON_MONGODB_URI", value_name = "URI")]
     mongodb_uri: Option<String>,
 
-    /// The database of the ledger
+    /// Name of the ledger's database
     #[arg(long, env = "COUPON_MONGODB_DATABASE", default_value = "coupon", value_name = "NAME")]
     mongodb_database: String,
 
-    /// What must be measured, such as 'accept.p99<50ms'; may be repeated
+    /// Expectation that the figures must meet, such as 'accept.p99<50ms'; may be repeated
     #[arg(long, value_name = "EXPECTATION", action = ArgAction::Append)]
     expect: Vec<Expectation>,
 
-    /// Write a report with plots, a page that needs nothing but itself
+    /// Write a report with plots to this file, a self-contained page
     #[arg(long, value_name = "FILE.html")]
     report: Option<PathBuf>,
 
@@ -176,7 +176,7 @@ fn share(text: &str) -> Result<f64, String> {
 }
 
 fn prefix(text: &str) -> Result<String, String> {
-    // As long as the largest number may be.
+    // With the largest number that may follow the prefix.
     format!("{text}{USERS_MAX}").parse::<crate::ids::UserId>().map(|_| text.to_owned())
 }
 
@@ -210,7 +210,7 @@ impl RushArgs {
         judged(&report)
     }
 
-    /// The ledger, if it is to be read; asked once, so that it is not found away after the run.
+    /// The ledger, if `--mongodb-uri` is given. One query shows before the run whether it answers.
     async fn ledger(&self) -> anyhow::Result<Option<Ledger>> {
         let Some(uri) = &self.mongodb_uri else { return Ok(None) };
         let wrong =
@@ -269,7 +269,7 @@ impl RushArgs {
     }
 }
 
-/// The exit of a run that was judged.
+/// Turns the verdict into the result of the command.
 fn judged(report: &RunReport) -> anyhow::Result<()> {
     let broken: Vec<String> = report
         .verdict
