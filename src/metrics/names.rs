@@ -50,44 +50,44 @@ metrics! {
     // Requests, of an API or of a worker's own listener.
     REQUESTS COUNTER "http_requests_total"
         ["method": "eight", "route": "templates, or unmatched", "status": "those of the API", "code": "the problems there are, or empty"]
-        "Requests answered, by route template, status and problem code.";
+        "Requests that the process answered, by route template, status and problem code.";
     REQUEST_SECONDS LATENCY "http_request_duration_seconds"
         ["method": "eight", "route": "templates, or unmatched"]
-        "From the head of a request to its answer.";
+        "Seconds from the head of a request to its answer.";
     CONNECTIONS GAUGE "http_connections_open" []
-        "Connections of clients that are open.";
+        "Open connections of clients.";
     DROPPED COUNTER "http_connections_dropped_total" ["reason": "four"]
-        "Connections ended because of their client: slow-head (a request did not arrive in time), slow-reader (an answer was not read), address (too many from one), crowd (idle, and its place was needed).";
+        "Connections that the server closed because of the client: slow-head (a request did not arrive in time), slow-reader (the client did not read an answer), address (one address had too many connections), crowd (the connection was idle, and the server needed its place).";
     LIMITED COUNTER "http_rate_limited_total" ["limit": "user, address, held"]
-        "Requests answered 429, by the limit that they were over.";
+        "Requests that the API answered with 429, by the limit that they exceeded.";
     UNLIMITED COUNTER "http_rate_limit_unanswered_total" []
-        "Requests that the limiter let pass because Redis did not answer it.";
+        "Requests that the rate limiter admitted because Redis did not answer it.";
 
     // Reserving, in an API.
     RESERVE_BATCH BATCH "coupon_reserve_batch_requests" []
         "Requests that shared one call of the reserve script.";
     RESERVE_SECONDS LATENCY "coupon_reserve_seconds" []
-        "Calls of the reserve script, with fsync and the way to Redis and back; failed ones too.";
+        "Seconds of a call of the reserve script, including fsync and the round trip to Redis; failed calls count too.";
     ACCEPTED COUNTER "coupon_accepted_total" []
-        "Requests accepted: a unit was reserved and the issuance queued. Not yet issued.";
+        "Requests that the API accepted: it reserved a unit and queued the issuance, which is not issued yet.";
     REPLAYED COUNTER "coupon_replayed_total" []
-        "Requests recognised as the repetition of an earlier one.";
+        "Requests that the API recognised as repetitions of an earlier one.";
     REFUSED COUNTER "coupon_refused_total" ["code": "nine"]
-        "Requests that the reserve script turned away, by problem code. Those turned away before it (unknown users, invalid ones) are in http_requests_total.";
+        "Requests that the reserve script refused, by problem code. Those that the API refused before (unknown users, invalid requests) are in http_requests_total alone.";
 
     // Deciding and settling, in a worker.
     LEDGER_INSERT_SECONDS LATENCY "coupon_ledger_insert_seconds" []
-        "Inserts into the ledger, a batch each, until a majority has journalled it; failed ones too.";
+        "Seconds of an insert of one batch into the ledger, until a majority has journalled it; failed inserts count too.";
     SETTLE_SECONDS LATENCY "coupon_settle_seconds" []
-        "Calls of the settle script, a batch each; failed ones too.";
+        "Seconds of a call of the settle script, for one batch; failed calls count too.";
     ISSUED COUNTER "coupon_issued_total" []
-        "Issuances settled as issued.";
+        "Issuances that the worker settled as issued.";
     REJECTED COUNTER "coupon_rejected_total" ["reason": "four"]
-        "Issuances settled as rejected, by reason.";
+        "Issuances that the worker settled as rejected, by reason.";
     ACCEPTED_NOT_ISSUED COUNTER "coupon_accepted_not_issued_total" []
         "Accepted requests that ended without a coupon, for any reason. Alert on any increase: a user was answered 202 and then rejected.";
     CLAIMED COUNTER "coupon_claimed_entries_total" []
-        "Queue entries taken over from workers that are gone.";
+        "Queue entries that the worker took over from workers that are gone.";
     RESTORED COUNTER "coupon_restored_entries_total" []
         "Queue entries that were missing from the stream and that a worker appended again. Only damage to Redis causes it.";
     DEAD_LETTERED COUNTER "coupon_dead_lettered_total" []
@@ -99,19 +99,19 @@ metrics! {
 
     // Redemption, in an API.
     REDEEMED COUNTER "coupon_redemptions_total" ["change": "used, restored, revoked"]
-        "Held coupons used, uses undone, coupons revoked. Repetitions of the same request are not counted.";
+        "Changes of held coupons: used, a use undone (restored), revoked. Repetitions of the same request do not count.";
     REDEMPTION_REFUSED COUNTER "coupon_redemptions_refused_total" ["code": "already-used, not-used, expired, revoked"]
-        "Uses and other changes of held coupons that were refused, by problem code.";
+        "Changes of held coupons that the API refused, by problem code.";
 
     // The queue, as every process sees it: take the max of them.
     BACKLOG GAUGE "coupon_backlog_issuances" []
-        "Issuances that are accepted and not decided, without dead letters.";
+        "Accepted issuances that are not decided, without dead letters.";
     DEAD_LETTERS GAUGE "coupon_dead_letters" []
-        "Entries set aside, for an operator to redrive or discard.";
+        "Dead letters: entries that workers set aside, for an operator to redrive or discard.";
     STREAM_ENTRIES GAUGE "coupon_stream_entries" []
-        "Entries in the stream, dead letters among them.";
+        "Entries in the stream, including dead letters.";
     OLDEST_AGE_SECONDS GAUGE "coupon_oldest_in_flight_age_seconds" []
-        "Age of the oldest undecided request, from its acceptance, without dead letters; 0 if there is none.";
+        "Seconds since the acceptance of the oldest undecided request, without dead letters; 0 if there is none.";
     WORKERS_ALIVE GAUGE "coupon_workers_alive" []
         "Workers with a fresh heartbeat.";
 
@@ -135,15 +135,15 @@ metrics! {
     RECOVERIES COUNTER "coupon_recoveries_total" ["result": "four"]
         "Recoveries by this process: verified (the data was intact), rebuilt, superseded by another process, failed.";
     RECOVERY_SECONDS OUTAGE "coupon_recovery_seconds" []
-        "Duration of a recovery, for every result.";
+        "Seconds of a recovery, whatever its result.";
     LOST COUNTER "coupon_lost_answers_total" []
-        "Polls answered 404 for an id that is older than the last recovery of Redis's data: its request was accepted and lost with Redis, or the id is made up. Each poll of a client counts.";
+        "Polls that the API answered with 404 for an id that is older than the last recovery of Redis's data: Redis lost the accepted request, or the id is made up. Each poll of a client counts.";
     STALE GAUGE "coupon_figures_stale" []
         "1 if the last attempt to read queue, stock or certificate failed: their gauges then show older values.";
 
     // Audits, of an API: the processes take turns, so add the counters up and take the max of the time.
     AUDITED COUNTER "coupon_audited_coupons_total" []
-        "Loaded coupons whose accounts were compared with the ledger.";
+        "Loaded coupons whose accounts the process compared with the ledger.";
     AUDIT_FINDINGS COUNTER "coupon_audit_findings_total" ["code": "those of couponctl audit"]
         "Findings of audits, by code. A finding that is not repaired counts in each audit. Alert on any increase.";
     ADOPTED COUNTER "coupon_audit_adopted_total" []
@@ -155,11 +155,11 @@ metrics! {
     CREDENTIALS_STALE COUNTER "coupon_credentials_stale_total" ["source": "keys, tokens"]
         "Failed attempts to refresh API keys, or the keys of users' tokens: the process goes on with the older ones. Alert on a lasting increase: credentials revoked meanwhile still work.";
     CREDENTIALS_STALE_SECONDS GAUGE "coupon_credentials_stale_seconds" ["source": "keys, tokens"]
-        "Age of the API keys, or of the keys of users' tokens, since the process could last refresh them; 0 while it can.";
+        "Seconds since the process could last refresh its API keys, or the keys of users' tokens; 0 while it can.";
 
     // Waiters and caches, of an API.
     WAITERS GAUGE "coupon_waiters" []
-        "Requests and streams that wait for an outcome now.";
+        "Requests and streams that wait for an outcome.";
     CACHE_LOOKUPS COUNTER "coupon_cache_lookups_total" ["cache": "outcomes, users, tokens", "result": "hit, miss"]
         "Lookups in the caches of outcomes, of registered users and of verified tokens.";
     CACHE_ENTRIES GAUGE "coupon_cache_entries" ["cache": "outcomes, users, tokens"]
@@ -167,13 +167,13 @@ metrics! {
 
     // The process.
     RESIDENT_BYTES GAUGE "process_resident_memory_bytes" []
-        "Resident memory.";
+        "Resident memory of the process, in bytes.";
     OPEN_FDS GAUGE "process_open_fds" []
-        "Open file descriptors.";
+        "Open file descriptors of the process.";
     CPU_SECONDS COUNTER "process_cpu_seconds_total" []
-        "User and system time.";
+        "User and system processor time of the process, in seconds.";
     START_SECONDS GAUGE "process_start_time_seconds" []
-        "When the process started, since the Unix epoch.";
+        "Start time of the process, in seconds since the Unix epoch.";
 }
 
 #[cfg(test)]
