@@ -1,9 +1,9 @@
 //! How long recovery takes with a large coupon: `cargo bench --bench recovery [-- RECORDS]`.
 //!
-//! Real servers, Redis with fsync-always. The ledger is filled with issued records (a million if not
-//! told otherwise), then: a rebuild, and the loading of the coupon; an audit; `kill -9` of redis-server and its restart with the
-//! data intact, twice (before and after Redis has compacted its append-only file), each timed to the
-//! first call that is accepted again. The peak of this process's memory is told.
+//! It uses real servers, Redis with fsync-always, and fills the ledger with issued records (default: a million). Then it
+//! times a rebuild, the loading of the coupon, an audit, and two restarts of redis-server after `kill -9` with intact
+//! data (before and after Redis has compacted its append-only file), each until the first accepted call. It prints the
+//! peak of this process's memory.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ const RECORDS: u32 = 1_000_000;
 /// Records in one insert, and inserts at once.
 const BATCH: u32 = 5_000;
 const AT_ONCE: usize = 4;
-/// Between two looks whether it is open again.
+/// The pause between two checks whether Redis accepts calls again.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 #[tokio::main]
@@ -140,7 +140,7 @@ fn issued(coupon: &Coupon, serial: u32) -> anyhow::Result<Decision> {
     })
 }
 
-/// Lets Redis rewrite its append-only file, and waits for it.
+/// Has Redis rewrite its append-only file, and waits until it has.
 async fn compact(backends: &Backends) -> anyhow::Result<()> {
     let mut connection = backends.partition.connection();
     redis::cmd("BGREWRITEAOF").query_async::<()>(&mut connection).await?;
@@ -153,7 +153,7 @@ async fn compact(backends: &Backends) -> anyhow::Result<()> {
     }
 }
 
-/// The most memory that this process has had resident, in MB; 0 where that is not told.
+/// The peak of this process's resident memory, in MB; 0 where the system does not report it.
 fn peak_megabytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

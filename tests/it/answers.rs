@@ -1,4 +1,4 @@
-//! Every answer of the contract that has no test of its own elsewhere.
+//! The documented answers that have no test elsewhere.
 
 use coupon_system::coupon::Coupon;
 use coupon_system::http::Code;
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::helpers::{Answer, System, at};
 
-/// What is true of every problem.
+/// Asserts what every problem has.
 fn is_problem(answer: &Answer, status: u16, code: &str) {
     assert_eq!((answer.status, answer.code()), (status, code), "{answer:?}");
     assert_eq!(answer.header("content-type"), "application/problem+json");

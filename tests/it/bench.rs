@@ -1,4 +1,4 @@
-//! `couponctl bench`: it measures by itself, and says everything that it promises to say.
+//! `couponctl bench` needs nothing but its programs, and its JSON has every documented member.
 
 use std::process::Stdio;
 
@@ -63,7 +63,7 @@ async fn a_quick_bench_of_redis_tells_every_documented_figure() {
     for target in targets {
         let (value, at_most) = (positive(target, "/value"), positive(target, "/atMost"));
         assert_eq!(target["ok"], value <= at_most);
-        // Memory is the same in every build.
+        // Memory does not depend on the build.
         assert!(!target["name"].as_str().is_some_and(|name| name.contains("Bytes")) || target["ok"] == true);
     }
     let left = std::fs::read_dir(folder.path()).expect("the folder is there").count();

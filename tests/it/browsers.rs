@@ -1,4 +1,4 @@
-//! What browsers are told: whose scripts may call, and what may be done with an answer.
+//! Headers for browsers: CORS, and what a page may do with an answer.
 
 use coupon_system::access::Role;
 
@@ -29,7 +29,7 @@ async fn only_the_shops_own_scripts_may_call() {
         (&open, SHOP, "GET", "/coupons", 200, true),
         (&open, SHOP, "GET", unknown, 404, true),
         (&open, SHOP, "POST", "/user-coupons", 415, true),
-        // Refused before there is a handler: a script must see why.
+        // A script must be able to read why a request was refused before any handler ran.
         (&open, SHOP, "GET", "/coupons?unknown=1", 422, true),
         (&open, SHOP, "GET", &too_long, 414, true),
         (&open, SHOP, "GET", "/nowhere", 404, true),
@@ -97,7 +97,7 @@ async fn where_nobody_is_asked_a_page_of_another_site_does_nothing_through_a_bro
         assert_eq!(answer.status, status, "{origin}: {answer:?}");
         assert_eq!(ask(&system, "GET", "/queue", &[("origin", origin)]).await.status, 200, "{origin} looks");
     }
-    // Whoever is asked for credentials has to put them in, which needs no such rule.
+    // Where callers need credentials, the browser adds none of its own, so that no such rule is needed.
     let closed = System::builder().closed(&[Role::Operator]).start().await;
     let keys = closed.api_keys.clone();
     let resumed = closed.client.with(&keys[0]).request("POST", "/resume").header("origin", "null");
@@ -116,7 +116,7 @@ async fn an_origin_that_no_browser_would_send_is_refused_at_the_start() {
     }
 }
 
-/// A path of the document, with something in its places.
+/// A path of the document, with a value for each parameter.
 fn filled(path: &str) -> String {
     path.split('/')
         .map(|part| if part.starts_with('{') { "none" } else { part })
@@ -148,7 +148,7 @@ async fn every_answer_of_every_route_tells_browsers_to_leave_it_alone() {
     asked.extend(others.map(|path| ("GET".to_owned(), path.to_owned())));
     asked.push(("BREW".to_owned(), "/coupons".to_owned()));
     for (method, path) in asked {
-        // Not read to its end: a stream has none for minutes.
+        // The test does not read to the end: a stream stays open for minutes.
         let answer = system.client.request(&method, &path).send().await.expect("an answer");
         let header = |name: &str| {
             let values: Vec<_> = answer.headers().get_all(name).iter().collect();
@@ -183,7 +183,7 @@ async fn swagger_lives_under_the_public_path() {
     raw.send("GET /docs HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("it is taken");
     let moved = raw.answer().await;
     assert_eq!(moved.status, 307);
-    // Relative to where the browser is, whatever the path before it.
+    // Links are relative, so that they work under any path prefix.
     assert!(moved.head.contains("\r\nlocation: docs/\r\n"), "{moved:?}");
     let document = system.client.get("/openapi.json").await.body;
     assert_eq!(document["servers"], serde_json::json!([{"url": "/coupons-api"}]));

@@ -1,4 +1,4 @@
-//! What client developers meet: streams that come to rest, and amounts of money.
+//! What developers of clients rely on: streams that end, amounts of money, and answers of gateways.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use crate::helpers::{CTL, System, discarded};
 
-/// Much longer than an answer takes, much shorter than the longest stream.
+/// The longest wait for an answer: much longer than one takes, much shorter than the longest stream.
 const PROMPTLY: Duration = Duration::from_secs(30);
 
 /// Decides what is queued.
@@ -31,7 +31,7 @@ async fn discard(system: &System) {
     system.decider().process(&system.keys(), &entries).await.expect("it is settled");
 }
 
-/// Opens the events of an issuance as a browser does that heard this event last.
+/// Opens the events of an issuance as a browser that received this event last.
 async fn events(system: &System, id: &str, last_heard: Option<&str>) -> Response {
     let mut request = system.client.request("GET", &format!("/issuances/{id}/events"));
     if let Some(last_heard) = last_heard {
@@ -56,7 +56,7 @@ async fn a_stream_of_a_decided_issuance_is_over_for_who_heard_the_outcome_and_fo
     discard(&system).await;
 
     for (id, state, other) in [(&issued, "issued", "rejected"), (&rejected, "rejected", "issued")] {
-        // Who comes for the first time, and who heard only that it was queued.
+        // A first connection, and one that has received only that the issuance is queued.
         for last_heard in [None, Some(""), Some("queued"), Some(other)] {
             let stream = events(&system, id, last_heard).await;
             assert_eq!(stream.status(), 200, "{state} after {last_heard:?}");
@@ -68,7 +68,7 @@ async fn a_stream_of_a_decided_issuance_is_over_for_who_heard_the_outcome_and_fo
             }
             assert!(lines.iter().any(|line| line.starts_with("retry: ")), "{lines:?}");
         }
-        // This is what makes an EventSource stop.
+        // An EventSource stops at this status.
         let over = events(&system, id, Some(state)).await;
         assert_eq!((over.status().as_u16(), over.headers().get("content-type")), (204, None));
         assert_eq!(over.headers()["cache-control"], "no-store");
@@ -120,7 +120,7 @@ async fn amounts_are_in_a_currency_of_iso_4217() {
     }
 }
 
-/// Answers what it is told to before it passes requests on: to `couponctl`, a gateway before the API.
+/// A gateway before the API: it gives the answers that the test lists, then forwards requests.
 async fn gateway(api: &str, answers: Vec<(u16, &'static str, &'static str)>) -> String {
     let client = coupon_system::cli::client::builder().expect("TLS").no_proxy().build().expect("a client");
     let api = api.to_owned();
@@ -158,7 +158,7 @@ async fn couponctl_takes_only_the_service_for_the_service() {
         let words = format!("{}{}", text(&ended.stdout), text(&ended.stderr));
         (ended.status.code().expect("a code"), words)
     };
-    // Nothing of it is from the service: nobody is told that there are none left.
+    // Only the gateway said so: the client must not report that the coupon is sold out.
     for (status, media_type, body) in [
         (502, "application/json", r#"{"code":"sold-out","title":"Sold out"}"#),
         (503, "application/problem+json", r#"{"type":"about:blank","code":"sold-out","status":503}"#),
@@ -172,7 +172,7 @@ async fn couponctl_takes_only_the_service_for_the_service() {
     }
     let (code, words) = issue(vec![(200, "application/json", r#"{"id":"x","state":"melting"}"#)]).await;
     assert!(code == 1 && words.contains("does not know: melting"), "{words}");
-    // What was accepted is followed past a gateway that is lost for a while.
+    // The client follows an accepted request although the gateway fails for a while.
     let queued = r#"{"id":"ID","state":"queued","pollAfterMs":20}"#;
     let first = system.client.post("/user-coupons", json!({"userId": "u0", "couponId": "c"})).await;
     let queued: &'static str = queued.replace("ID", &first.id()).leak();

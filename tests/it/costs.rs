@@ -1,5 +1,4 @@
-//! What the hot path asks of Redis, in commands: what they take differs from machine to machine, how many
-//! there are does not.
+//! The number of Redis commands that the hot path needs. Unlike their duration, it is the same on every machine.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +10,14 @@ use coupon_system::queue::Entry;
 use crate::helpers::{NO_BACKLOG_MAX, System, decision, request};
 
 const BATCH: usize = 128;
-/// Commands for all of a batch together, with the question of what has run.
+/// Commands that a whole batch shares, including the one that reads the statistics.
 const SHARED_MAX: u64 = 17;
-/// Others run commands too, but not at every moment: the least of so many batches is what one costs.
+/// Batches to measure. Background tasks run commands too, but not always: the smallest count is that of a batch alone.
 const BATCHES: usize = 5;
 
 type CommandCounts = BTreeMap<String, u64>;
 
-/// What has run since.
+/// The commands that have run since `before`.
 async fn since(before: &CommandCounts, system: &System) -> CommandCounts {
     let mut ran = system.commands_run().await;
     for (name, count) in &mut ran {

@@ -1,4 +1,4 @@
-//! `couponctl` as an operator types it: against a running API, and against none.
+//! `couponctl` as an operator runs it, with and without a running API.
 
 use std::process::Stdio;
 
@@ -196,7 +196,7 @@ async fn a_dead_letter_is_redriven_and_another_discarded() {
     run(&system, &["dead-letter", "discard", &id]).await.assert(2, &[], &["--yes"]);
     run(&system, &["dead-letter", "discard", &id, "--yes"]).await.assert(0, &["rejected"], &[]);
     run(&system, &["issuance", "show", &id, "--wait"]).await.assert(1, &["rejected"], &["(discarded)"]);
-    // Once more, as after a lost answer.
+    // The command is repeated, as after a lost answer.
     run(&system, &["dead-letter", "discard", &id, "--yes"]).await.assert(0, &["rejected"], &[]);
     run(&system, &["dead-letter", "discard", &listed, "--yes"]).await.assert(1, &[], &["issuance-not-found"]);
     assert_eq!(system.settled(&coupon).await.issued, 1);

@@ -1,4 +1,4 @@
-//! What one damaged thing, an operator or a clock can do to everything else.
+//! Damage to one thing, mistakes of an operator and wrong clocks must not affect everything else.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::helpers::{System, at, database, issued_to};
 
 const SOON: Duration = Duration::from_secs(12);
 
-/// Whether something happens soon.
+/// Whether the condition holds soon.
 async fn soon(mut look: impl AsyncFnMut() -> bool) -> bool {
     let started = Instant::now();
     while started.elapsed() < SOON {
@@ -62,7 +62,7 @@ async fn processes_of_a_database_that_lost_its_redis_to_another_do_not_touch_it_
     let _worker = old.worker();
     old.client.decided(&old.client.issue("u0", "c", None).await.id()).await;
 
-    // Another database takes the Redis over.
+    // A deployment with another database takes the Redis over.
     let url = old.redis.url();
     let name = database();
     let args = [
@@ -88,7 +88,7 @@ async fn processes_of_a_database_that_lost_its_redis_to_another_do_not_touch_it_
     new.coupons.insert(&record).await.expect("made");
     new.loader().load(&coupon).await.expect("loaded");
 
-    // Somebody asks the new one; the old worker must not decide it.
+    // A user requests from the new deployment; the old worker must not decide the request.
     let id = IssuanceId::generate(PartitionId::ONE);
     let request = Request { id, coupon: coupon.clone(), user: "u1".parse().expect("an id"), key: None };
     let answers = reserve(&new.partition, &[request], 1000).await;
@@ -168,7 +168,7 @@ async fn a_rebuild_fits_where_the_data_has_fitted() {
     let stop = CancellationToken::new();
     keeper.recover(RecoveryMode::Rebuild, &ignore_progress(), &stop).await.expect("rebuilt once");
     system.accepted("w", &coupon).await;
-    // What was there before is freed in the background.
+    // Redis frees the earlier data in the background.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let info: String = system.command(&["INFO", "memory"]).await;
     let used: u64 = info
@@ -217,7 +217,7 @@ async fn entries_of_a_worker_that_died_before_the_clock_was_put_back_are_claimed
     let text = format!("{consumers:?}");
     let start = text.find("test-").expect("the consumer");
     let name: String = text[start..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
-    // It lived an hour "later".
+    // The process lived an hour "later".
     let beat = format!("{} pid=1", at(3600).as_millisecond());
     let _: i64 = system.command(&["HSET", &keys.workers(), &name, &beat]).await;
     let claimed = claim(system.partition(), &keys, "other", 10).await.expect("an answer");
@@ -229,7 +229,7 @@ async fn a_pause_of_the_service_while_redis_was_away_holds_when_it_is_back() {
     let mut system = System::start().await;
     let coupon = system.coupon("c", 10, 1).await;
     let services = ServiceStore::new(&system.backends.database);
-    // No API is there to reconcile: as in the moment before its next look.
+    // No API runs that would reconcile, as in the time before the next reconciliation.
     system.stop().await;
     system.redis.kill().await.expect("it is killed");
     services.set_paused(true).await.expect("paused");
@@ -279,6 +279,6 @@ async fn of_many_who_look_at_once_only_those_at_a_damaged_coupon_are_not_told() 
             }
         }
     }
-    // Each answer would else be a script of its own, but for those without a record.
+    // Otherwise each issuance with a record would cost a script call of its own.
     assert!(read < EACH as u64, "{read} scripts for {} looks", 4 * EACH);
 }

@@ -1,4 +1,4 @@
-//! The documents: both languages say the same, every link leads somewhere, and what they name exists.
+//! The documents: both languages have the same structure, every link has a target, and everything that they name exists.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use coupon_system::cli;
 use coupon_system::config::{ApiCommand, WorkerCommand};
 use regex::Regex;
 
-/// The words of the README at most: a first reading takes some minutes.
+/// Most words of the README, so that a reader needs only some minutes.
 const README_WORDS_MAX: usize = 1_500;
 
 /// Flags of other programs that the documents show.
@@ -93,7 +93,7 @@ fn outline(text: &str) -> Outline {
         }
         if in_block {
             let (language, lines) = outline.blocks.last_mut().expect("an open block");
-            // What a picture says is in the page's language.
+            // The text of a diagram is in the page's language.
             if language != "text" && language != "mermaid" {
                 let command = line.split(" #").next().unwrap_or_default().trim_end();
                 lines.push(command.to_owned());
@@ -272,7 +272,7 @@ fn row(argument: &Arg) -> String {
     format!("| {} | {} | {} | {}{possible} |\n", code(&flag), code(variable), code(&default), cell(&help))
 }
 
-/// The page of all flags, of what clap knows of them.
+/// The page of all flags, generated from clap's commands.
 fn page_of_flags() -> String {
     let mut page = String::from(
         "# Flags\n\n\

@@ -1,4 +1,4 @@
-//! Exports: everything that is held of a coupon, whole or recognisably not.
+//! Exports contain every held unit of a coupon, or a reader can tell that they are cut.
 
 use std::collections::BTreeSet;
 
@@ -90,7 +90,7 @@ async fn units_that_cannot_be_read_have_lines_and_rows_of_their_own() {
     let coupon = system.coupon("c", 10_000, 1).await;
     system.write_issued(&coupon, "@u", 1..=1_002).await;
     let ledger = system.backends.database.collection::<Document>("user_coupons");
-    // In the middle, at the end of a page, and where nobody can tell which unit it is.
+    // In the middle, at the end of a page, and without a readable unit number.
     for (serial, damage) in [
         (17_i64, doc! {"nth": "first"}),
         (1_000, doc! {"decidedAt": "today", "userId": 5}),
@@ -176,7 +176,7 @@ async fn an_export_that_is_cut_can_be_told_from_a_whole_one_and_gone_on_with() {
 async fn exports_at_once_are_bounded_and_a_client_that_leaves_makes_room() {
     let system = System::start().await;
     let coupon = system.coupon("c", 1_000_000, 1).await;
-    // More than the buffers between server and client hold.
+    // More than fits into the buffers between server and client.
     system.write_issued(&coupon, "@u", 1..=40_000).await;
     let open =
         async || system.client.request("GET", "/coupons/c/user-coupons").send().await.expect("an answer");
@@ -238,7 +238,7 @@ async fn couponctl_exports_to_a_file_and_goes_on_where_it_ended() {
 
 #[tokio::test]
 async fn an_export_that_is_refused_leaves_no_file_behind() {
-    // Anyone may read the coupon; its units, only who has a key.
+    // Every caller may read the coupon; its units need a key.
     let system = System::builder().closed(&[Role::Viewer]).start().await;
     system.coupon("c", 1, 1).await;
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,4 +1,4 @@
-//! A rush while things break: processes killed, stopped, restarted, MongoDB away.
+//! A rush while processes are killed, stopped and restarted, and while MongoDB does not answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,7 +43,7 @@ async fn twenty_thousand_rush_for_five_thousand_while_one_worker_is_killed_and_o
     for worker in [sleeper, steady] {
         assert_eq!(stopped(worker).await.code(), Some(0));
     }
-    // Also after the sleeper has had its say.
+    // The accounts also hold after the stopped worker has written what it had in hand.
     all_are_accounted_for(&system, &coupon, TOTAL).await;
 }
 
@@ -106,7 +106,7 @@ async fn workers_restarted_one_after_another_under_load_leave_nothing_behind() {
     for worker in workers {
         assert_eq!(stopped(worker).await.code(), Some(0));
     }
-    // Nobody's consumer is left with an entry: what was drained was settled, not handed over.
+    // No consumer is left with an entry: workers that stopped have settled theirs, and handed none over.
     assert_eq!(system.queue().await, (0, 0));
 }
 
@@ -124,7 +124,7 @@ async fn a_worker_that_cannot_finish_hands_over_within_the_bound_and_a_second_si
     })
     .await;
     mongodb.pause().await.expect("it is paused");
-    // One after another, so that each worker has something that it cannot decide.
+    // The requests come one after another, so that each worker has one that it cannot decide.
     for number in 0..4 {
         system.accepted(&format!("u{number}"), &coupon).await;
         eventually("it is delivered", async || (system.queue().await.1 == number + 1).then_some(())).await;

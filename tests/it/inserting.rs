@@ -11,7 +11,7 @@ use crate::helpers::{database, decided, mongodb, obedient_mongodb};
 
 const AT_ONCE: u32 = 16;
 const BATCH: u32 = 250;
-/// Keys that MongoDB may step over for one document. In the order of their units it is hundreds.
+/// Index keys that MongoDB may step over for one document. In the order of units it steps over hundreds.
 const SKIPPED_MAX: i64 = 60;
 
 async fn ledger(uri: &str) -> (Ledger, Database) {

@@ -1,4 +1,4 @@
-//! The campaign itself: many people, few units, one outcome each.
+//! A campaign: many users, few units, one outcome for each.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What recovery does with a part that is damaged, or large, or not needed yet: the others do not wait for it.
+//! Recovery does not wait for a part that is damaged, large, or not needed yet.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,16 +21,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::helpers::{System, at, discarded, eventually, issued_to, recovered};
 
-/// What the outage may last with thousands of coupons, on a machine that does other things too; one
-/// after another they took half a minute and more.
+/// The longest outage with thousands of coupons on a busy machine. Loading them one after another takes half a minute
+/// and more.
 const OUTAGE_MAX: Duration = Duration::from_secs(8);
 
-/// Reserves for users `u0` and on, past the API.
+/// Reserves for the users `u0`, `u1` and so on, without the API.
 async fn accept(system: &System, coupon: &CouponId, users: std::ops::Range<u32>) -> Vec<IssuanceId> {
     system.accept_all(coupon, users.map(|user| format!("u{user}"))).await
 }
 
-/// Rebuilds, and tells how much is in flight then and how many coupons are loaded.
+/// Rebuilds. Returns how many issuances are in flight then, and how many coupons are loaded.
 async fn rebuild(system: &System) -> (usize, usize) {
     let keeper = system.backends.recovery_supervisor();
     eventually("it is rebuilt", async || {
@@ -39,7 +39,7 @@ async fn rebuild(system: &System) -> (usize, usize) {
             CertifyOutcome::Recovered(RecoveryOutcome::Rebuilt { survivors, coupons, .. }) => {
                 Some((survivors, coupons))
             }
-            // The API has seen that nothing is certified, and has the lease for a moment.
+            // The API has noticed that nothing is certified, and holds the lease for a moment.
             _ => None,
         }
     })
@@ -77,7 +77,7 @@ async fn a_coupon_that_a_rebuild_left_out_is_loaded_together_with_what_is_in_fli
     system.users("u", 12).await;
     let (coupon, other) = (system.coupon("c", 10, 1).await, system.coupon("other", 10, 1).await);
     let mut ids = accept(&system, &coupon, 0..8).await;
-    // Two are issued, and Redis has not heard of it.
+    // Two are issued in the ledger, and Redis does not know.
     let entries = system.take_entries().await;
     system.decider().decide(&system.keys(), &entries[..2]).await.expect("decided");
     set(&system, &coupon, doc! {"total": "ten"}).await;
@@ -113,7 +113,7 @@ async fn a_coupon_that_is_loaded_while_it_is_settled_counts_each_issuance_once()
     rebuild(&system).await;
     assert!(!is_loaded(&system, &coupon).await);
     set(&system, &coupon, doc! {"perUser": 1}).await;
-    // Of a coupon that is not loaded what is decided is settled too.
+    // Decided issuances of a coupon that is not loaded are settled too.
     let _worker = system.worker_with(Concurrency { batches: 1, batch_size: 10 });
     let loader = system.backends.loader();
     let loads = join_all((0..5).map(|_| loader.load(&coupon))).await;
@@ -133,11 +133,11 @@ async fn a_coupon_that_nobody_asks_for_is_loaded_when_its_record_is_mended_and_w
     set(&system, &coupon, doc! {"total": "ten"}).await;
     rebuild(&system).await;
     recovered(&system).await;
-    // Somebody else has the unit of one of them, which needs another.
+    // Another issuance holds the unit of one of them, which needs a new unit.
     let late = issued_to(&coupon, "late", 3);
     system.write(&[late]).await;
     system.worker();
-    // Long enough for it to be tried.
+    // Long enough for an attempt.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(!is_loaded(&system, &coupon).await);
     set(&system, &coupon, doc! {"total": 10_i64}).await;
@@ -196,7 +196,7 @@ async fn a_backlog_that_fills_redis_is_rebuilt_and_drains() {
         redis::cmd("SET").arg("x").arg("y").query_async(&mut system.partition().connection()).await;
     assert!(refused.is_err(), "it is full");
     assert_eq!(rebuild(&system).await, (IN_FLIGHT as usize, 1));
-    // Once more, as what is rebuilt is as full.
+    // A second rebuild starts from a Redis that is as full.
     assert_eq!(rebuild(&system).await, (IN_FLIGHT as usize, 1));
     system.worker();
     all_issued(&system, &ids).await;
@@ -205,7 +205,7 @@ async fn a_backlog_that_fills_redis_is_rebuilt_and_drains() {
     system.audited_clean().await;
 }
 
-/// Stops the recoverer that it watches at the first piece of the queue that was moved.
+/// Stops the recoverer after it has moved the first piece of the queue.
 fn stops_in_the_move(stop: CancellationToken) -> ProgressCallback {
     let seen = AtomicBool::new(false);
     Arc::new(move |step: &RecoveryStep| {
@@ -241,7 +241,7 @@ async fn a_recoverer_that_dies_in_mid_move_leaves_everything_in_flight_for_the_n
             system.command(&["HGET", &keys::certificate(partition.id()), "epoch"]).await;
         let open: Option<String> =
             system.command(&["HGET", &keys::certificate(partition.id()), "state"]).await;
-        // Unless the API of this system has recovered since, no epoch has everything.
+        // Unless the API of this system has recovered since, no epoch has all entries.
         assert!(held.is_none() || open.as_deref() == Some("open"), "{held:?}");
     }
     recovered(&system).await;
@@ -256,7 +256,7 @@ async fn a_recoverer_that_dies_in_mid_move_leaves_everything_in_flight_for_the_n
     system.audited_clean().await;
 }
 
-/// Makes the records of many coupons, and loads none.
+/// Creates the records of many coupons, and loads none.
 async fn many(system: &System, count: usize) -> Vec<CouponId> {
     let time = |seconds| DateTime::from_millis(at(seconds).as_millisecond());
     let records: Vec<Document> = (0..count)
@@ -285,7 +285,7 @@ async fn ten_thousand_coupons_that_nobody_waits_for_do_not_make_an_outage_longer
     assert_eq!(system.client.issue("u0", "c77", None).await.status, 202, "it comes when it is asked for");
     assert!(is_loaded(&system, &all[77]).await);
 
-    // The others come too, several at a time.
+    // The others are loaded too, several at a time.
     let loader = system.backends.loader();
     let loads = join_all(all[..1_000].iter().map(|coupon| loader.load(coupon))).await;
     let now = loads.iter().filter(|load| matches!(load, Ok(LoadOutcome::Now))).count();
@@ -306,7 +306,7 @@ async fn the_stock_of_a_coupon_that_is_not_loaded_is_shown_alone_and_in_a_list()
     many(&system, 60).await;
     rebuild(&system).await;
     recovered(&system).await;
-    // On a busy machine whoever looks may not wait until all are loaded.
+    // On a busy machine a read may time out before all are loaded.
     eventually("one is shown with its stock", async || {
         let one = system.client.get("/coupons/c7").await;
         assert_eq!(one.status, 200);

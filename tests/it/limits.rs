@@ -1,4 +1,4 @@
-//! How often one may ask: shared by all API processes, and no part of the promise.
+//! Rate limits: all API processes share them, and the service works without them.
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -35,7 +35,7 @@ async fn a_users_limit_is_one_for_all_api_processes() {
     let clients = [Client::new(one.1), Client::new(two.1)];
 
     let asked = Instant::now();
-    // Concurrent ones too: what is not answered yet must not count as nothing.
+    // Concurrent requests count too, although they are not answered yet.
     let answers = join_all((0..150).map(|number| clients[number % 2].issue("u0", "c", None))).await;
     let admitted = answers.iter().filter(|answer| answer.status == 202).count();
     let limited: Vec<_> = answers.into_iter().filter(|answer| answer.status == 429).collect();
@@ -63,7 +63,7 @@ async fn a_users_limit_is_one_for_all_api_processes() {
     system.drain().await;
 }
 
-/// What is true of every 429.
+/// Asserts what every 429 has.
 fn is_limited(answer: &Answer, limit: &str, policy: &str) {
     assert_eq!((answer.status, answer.code()), (429, "rate-limited"), "{answer:?}");
     let retry_ms = answer.body["retryAfterMs"].as_u64().expect("a time");
@@ -76,7 +76,7 @@ fn is_limited(answer: &Answer, limit: &str, policy: &str) {
     assert_eq!(answer.header("ratelimit"), format!("\"{limit}\";r=0;t={seconds}"));
 }
 
-/// A request that a proxy passes on.
+/// A request that a proxy forwards.
 async fn forwarded(system: &System, path: &str, name: &str, value: &str) -> Answer {
     let request = system.client.request("GET", path).header(name, value).header("accept-language", "ko");
     system.client.send(request).await
@@ -90,7 +90,7 @@ async fn an_address_is_what_a_trusted_proxy_says_and_nothing_that_a_client_write
     let system = System::builder().flags(&flags).start().await;
     let xff = "x-forwarded-for";
     for number in 0..3 {
-        // In front, what a client made up; between, a proxy of ours.
+        // First an address that the client made up, last one of a trusted proxy.
         let value = format!("203.0.113.{number}, 198.51.100.1, 10.0.0.7");
         assert_eq!(forwarded(&system, "/coupons", xff, &value).await.status, 200);
     }
@@ -103,14 +103,14 @@ async fn an_address_is_what_a_trusted_proxy_says_and_nothing_that_a_client_write
         assert_eq!(forwarded(&system, path, xff, "198.51.100.1").await.status, 200, "{path}");
     }
     assert_eq!(forwarded(&system, "/coupons", xff, "198.51.100.2").await.status, 200, "somebody else");
-    // A /64 is one customer's.
+    // A /64 belongs to one customer.
     for number in 0..3 {
         let value = format!("2001:db8:0:1::{number}");
         assert_eq!(forwarded(&system, "/coupons", xff, &value).await.status, 200);
     }
     assert_eq!(forwarded(&system, "/coupons", xff, "2001:db8:0:1:f::").await.status, 429);
     assert_eq!(forwarded(&system, "/coupons", xff, "2001:db8:0:2::").await.status, 200);
-    // The header that the proxies do not write says nothing: all these come from the proxy itself.
+    // The API ignores the header that the proxies do not write: all these requests come from the proxy itself.
     for number in 0..3 {
         let value = format!("for=198.51.100.{}", 100 + number);
         assert_eq!(forwarded(&system, "/coupons", "forwarded", &value).await.status, 200);
@@ -141,7 +141,7 @@ async fn who_shows_bad_credentials_or_seeks_routes_is_counted_by_the_address_and
         is_limited(&stranger.get(path).await, "address", "3;w=300");
         is_limited(&unknown.get(path).await, "address", "3;w=300");
     }
-    // Whoever collects metrics with the wrong key is told so.
+    // A scrape with the wrong key is answered 401.
     assert_eq!(stranger.get("/metrics").await.status, 401);
     for _ in 0..5 {
         assert_eq!(system.client.with(&keys[0]).get("/queue").await.status, 200);
@@ -177,7 +177,7 @@ async fn whatever_a_user_asks_for_counts() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_limiter_cannot_say_it_lets_pass_and_counts() {
     let mut system = System::start().await;
-    // Soon asked again: until then, the last answer holds.
+    // The API asks again soon; until then the last answer holds.
     let (_api, address) = api(&system, &["--address-rate", "0.5", "--address-burst", "3"]).await;
     let client = Client::new(address);
     while client.get("/coupons").await.status != 429 {}

@@ -1,4 +1,4 @@
-//! Filtered lists have full pages, and lists go on behind what cannot be read.
+//! Filtered lists have full pages, and lists continue after records that cannot be read.
 
 use coupon_system::ids::{IssuanceId, PartitionId};
 use mongodb::bson::{Bson, DateTime, Document, Uuid, doc};
@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use crate::helpers::{API, System, at, eventually, logging, program};
 
-/// The ids of a whole list, read in pages of a limit from one cursor to the next.
+/// The ids of a whole list, read page by page with this limit.
 async fn walk(system: &System, path: &str, limit: usize) -> Vec<String> {
     let (mut seen, mut cursor) = (Vec::new(), String::new());
-    // No walk is longer: else a cursor leads nowhere.
+    // A longer walk means that the cursors go in a circle.
     for _ in 0..200 {
         let page = system.client.get(&format!("{path}?limit={limit}{cursor}")).await;
         assert_eq!(page.status, 200, "{page:?}");
@@ -27,7 +27,7 @@ async fn plant(system: &System, collection: &str, records: Vec<Document>) {
     collection.insert_many(records).await.expect("they are written");
 }
 
-/// An issued record, so many seconds from now.
+/// An issued record of this many seconds from now.
 fn unit(coupon: &str, user: &str, serial: i64, seconds: i64) -> Document {
     let id = IssuanceId::generate(PartitionId::ONE);
     let moment = DateTime::from_millis(at(seconds).as_millisecond());
@@ -165,7 +165,7 @@ async fn a_unit_of_a_coupon_whose_record_cannot_be_read_is_the_only_one_that_is_
     {
         coupons.update_one(doc! {"_id": id}, doc! {"$set": damage}).await.expect("it is damaged");
     }
-    // How long its units are valid can still be read of one of them.
+    // The validity of units can still be read from one of the records.
     for limit in [1, 2, 50] {
         let seen = walk(&system, "/user-coupons/u0", limit).await;
         assert_eq!(seen, [renamed.as_str(), fine.as_str()], "by {limit}");
@@ -198,7 +198,7 @@ async fn what_is_damaged_is_named_once_however_often_it_is_read() {
     let unit = id_of(&record);
     plant(&system, "user_coupons", vec![record]).await;
     let coupons = system.backends.database.collection::<Document>("coupons");
-    // Changed lately: what operators change is read every two seconds.
+    // The API reads operators' changes every two seconds.
     let damage = doc! {"$set": {"name": 7}, "$currentDate": {"changedAt": true}};
     coupons.update_one(doc! {"_id": "bad"}, damage).await.expect("it is damaged");
     let mut api = program(API, &system);

@@ -16,7 +16,6 @@ mod faults;
 mod fencing;
 mod helpers;
 mod ingress;
-mod ingress_limits;
 mod inserting;
 mod issuing;
 mod layers;

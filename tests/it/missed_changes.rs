@@ -1,4 +1,4 @@
-//! Operators' changes that Redis missed: an API died in between, or its clock was wrong.
+//! Operators' changes that Redis missed, because an API died in between or its clock was wrong.
 
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ async fn of_ten_thousand_changes_that_redis_missed_the_last_one_arrives_too() {
     let now = mongodb_now(&system).await;
     let others = (0..OTHERS).map(|number| {
         let mut other = record.clone();
-        // All in one millisecond: no page may end between them for good.
+        // All change in one millisecond, so that a page may end between them.
         other.extend(doc! {"_id": format!("other{number}"), "generation": 2_i64, "changedAt": now});
         other
     });
@@ -70,7 +70,7 @@ async fn a_change_is_stamped_by_the_clock_of_mongodb() {
     let database = &system.backends.database;
     database.run_command(doc! {"profile": 2}).await.expect("it keeps what it is sent");
     for change in [CouponChange::Pause, renamed, restocked, CouponChange::Resume, CouponChange::Archive] {
-        // A process whose clock is slow had written it.
+        // A process with a slow clock wrote it.
         let long_ago = doc! {"$set": {"changedAt": DateTime::from_millis(0)}};
         records(&system).update_one(doc! {"_id": "c"}, long_ago).await.expect("it is changed");
         let before = mongodb_now(&system).await;
@@ -83,7 +83,7 @@ async fn a_change_is_stamped_by_the_clock_of_mongodb() {
             assert_eq!(record.get_str("name").expect("a name"), "$NOW");
         }
     }
-    // The clocks of this machine are one: what was sent tells whose it was.
+    // All processes of this machine share one clock, so the test checks which clock the command asks for.
     database.run_command(doc! {"profile": 0}).await.expect("it stops");
     let profile = database.collection::<Document>("system.profile");
     let sent = profile.find(doc! {"command.findAndModify": "coupons"}).await.expect("a look");

@@ -1,4 +1,4 @@
-//! Texts from outside: what is hidden in a name, how long it is, and what a spreadsheet makes of ids.
+//! Texts from outside: hidden characters and the length of names, and ids that a spreadsheet would change.
 
 use serde_json::{Value, json};
 
@@ -86,7 +86,7 @@ async fn an_export_keeps_ids_and_references_that_a_spreadsheet_would_change() {
     let ndjson = exported("ndjson").await;
     let lines: Vec<Value> = ndjson.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!((&lines[0]["userId"], &lines[0]["couponId"]), (&json!("007"), &json!("1E5")));
-    // The documented way back.
+    // The documented way to read the original text.
     for (row, line) in cells.iter().zip(&lines) {
         for (column, name) in [(1, "couponId"), (2, "userId"), (9, "reference")] {
             assert_eq!(row[column].strip_prefix('\'').unwrap_or(row[column]), line[name]);

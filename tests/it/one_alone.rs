@@ -1,5 +1,5 @@
-//! What is wrong with one entry, record or coupon stays with it: the others are decided as if it were not
-//! there, and it is named.
+//! Damage to one entry, record or coupon stays with it: workers decide the others as if it did not exist, and it is
+//! named.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use mongodb::bson::{Document, Uuid, doc};
 
 use crate::helpers::{System, eventually, obedient_mongodb};
 
-/// So many accepted requests for a coupon, of as many users.
+/// Accepted requests for a coupon, each of another user.
 async fn accept_many(system: &System, coupon: &CouponId, prefix: &str, count: usize) {
     system.accept_all(coupon, (0..count).map(|number| format!("{prefix}{number}"))).await;
 }
@@ -87,7 +87,7 @@ async fn an_issuance_whose_record_cannot_be_read_is_a_dead_letter_and_its_batch_
     }
     assert_eq!(system.queue().await, (bad.len() as u64, bad.len() as u64), "they alone are left");
 
-    // Mended and sent through again, it is settled as it was decided.
+    // Once it is repaired and redriven, a worker settles it as it was decided.
     let ledger = system.backends.database.collection::<Document>("user_coupons");
     let mended = doc! {"$set": {"reason": "discarded"}};
     ledger.update_one(doc! {"_id": uuid(bad[0])}, mended).await.expect("it is mended");
@@ -136,7 +136,7 @@ async fn units_of_records_that_cannot_be_read_are_held_by_somebody() {
     let coupon = system.coupon("c", 5, 1).await;
     system.accepted("u0", &coupon).await;
     let entries = system.take_entries().await;
-    // Another issuance has the unit, and its record cannot be read; nor can the one that the user holds.
+    // Another issuance has the unit, and its record cannot be read; nor can the record of the user's own issuance.
     let other = IssuanceId::generate(PartitionId::ONE);
     let unit = doc! {"outcome": "issued", "serial": 1_i64, "nth": "first", "userId": "u9"};
     decided_unreadably(&system, other, &coupon, unit).await;
@@ -175,7 +175,7 @@ async fn thousands_that_mongodb_refuses_are_set_aside_in_seconds_and_others_are_
     is_issued(&system, again).await;
 }
 
-/// Has MongoDB answer each document that is to be written with 371, or no longer.
+/// Has MongoDB answer each write of a document with code 371, or stop doing so.
 async fn block_writes(system: &System, on: bool) {
     let admin = system.backends.database.client().database("admin");
     let command = doc! {"setUserWriteBlockMode": 1, "global": on};
@@ -191,7 +191,7 @@ async fn writes_that_are_blocked_for_a_while_reject_nothing_and_set_nothing_asid
     block_writes(&system, true).await;
     accept_many(&system, &coupon, "u", ENTRIES).await;
     let _worker = system.worker();
-    // Long enough for each to be tried more often than a refused one is.
+    // Long enough for more attempts than a refused entry gets.
     tokio::time::sleep(Duration::from_secs(8)).await;
     assert_eq!(dead_letters(&system).await, 0, "nobody can tell, and that uses up no attempts");
     assert_eq!(system.stock(&coupon).await.issued, 0);
@@ -211,7 +211,7 @@ async fn what_an_answer_of_mongodb_means_is_told_document_by_document() {
     block_writes(&system, true).await;
     let left = match system.decider().process(&system.keys(), &entries).await {
         Ok(BatchOutcome::Here(left)) => left,
-        // The whole command is refused: as unknown as can be.
+        // MongoDB refuses the whole command, so that the outcome of each document is unknown.
         Err(_) => Vec::new(),
         Ok(other) => panic!("{other:?}"),
     };
@@ -248,7 +248,7 @@ async fn twenty_thousand_entries_of_a_coupon_that_cannot_be_read_keep_no_other_w
     let _worker = system.worker_with(Concurrency { batches: 2, batch_size: 100 });
     eventually("they are all delivered", async || (system.queue().await.1 == STUCK as u64).then_some(()))
         .await;
-    // While sweeps bring them back, again and again.
+    // Meanwhile sweeps bring these entries back again and again.
     for number in 0..30 {
         let id = system.accepted(&format!("v{number}"), &good).await;
         let started = Instant::now();
@@ -290,7 +290,7 @@ async fn what_redis_holds_of_one_coupon_is_damaged_and_the_others_of_the_batch_a
     let _: String = system.command(&["SET", &keys.holders(&bad), "something else"]).await;
     let _worker = system.worker();
     is_issued(&system, ids[1]).await;
-    // Decided and told too; what Redis counts of its coupon is for the audit to mend.
+    // It is decided and announced too; the audit repairs the counts of its coupon in Redis.
     is_issued(&system, ids[0]).await;
     assert_eq!(system.settled(&good).await.issued, 1);
 }
@@ -333,7 +333,7 @@ async fn a_damaged_value_in_flight_keeps_the_worker_from_nothing() {
         let mut damage = redis::cmd("HSET");
         damage.arg(system.keys().in_flight()).arg(id.as_bytes().as_slice()).arg(*value);
         damage.query_async::<()>(&mut system.partition().connection()).await.expect("it is planted");
-        // Also as a part of what the lost entries are looked for in.
+        // It must not hinder the search for lost entries either.
         queue::restore(system.partition(), None, 100).await.unwrap_or_else(|why| panic!("{number}: {why:?}"));
     }
     let lost = system.accepted("u9", &coupon).await;
@@ -342,8 +342,8 @@ async fn a_damaged_value_in_flight_keeps_the_worker_from_nothing() {
     is_issued(&system, lost).await;
 }
 
-/// Lets MongoDB answer each document of the coupon "bad" with a code that is on no list (an index that cannot
-/// hold it), or not any more.
+/// Has MongoDB answer each document of the coupon "bad" with a code that is on no list (an index cannot hold it), or
+/// stop doing so.
 async fn never_told(system: &System, on: bool) {
     let index = "nobody-knows";
     let command = if on {
@@ -359,7 +359,7 @@ async fn never_told(system: &System, on: bool) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nobody_can_tell_of_some_documents_keeps_no_other_waiting_and_nothing_is_lost() {
     let mut rounds = Vec::new();
-    // Alone, as a part of batches, and as whole batches.
+    // The refused entries come alone, as a part of batches, and as whole batches.
     for bad_ones in [1, 100, 400] {
         rounds.push(async move {
             let system = System::start().await;

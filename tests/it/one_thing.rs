@@ -1,5 +1,5 @@
-//! What is wrong with one thing in Redis stays with it: with its issuance, its user, its coupon. Others of
-//! the same batch are served, and it is named.
+//! Damage to one thing in Redis stays with its issuance, its user or its coupon. Others of the same batch are served,
+//! and the damage is named.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ async fn one_damaged_in_flight_value_is_the_trouble_of_its_user_alone() {
     for damaged in [&b"nonsense"[..], b"", b"1-0 1 1 1 1 c", b"1-0 x 1 1 1 c u", b"\xff\xfe 1 1 1 1 c u"] {
         let id = system.accepted(asker, &coupon).await;
         damage_flight(&system, id, damaged).await;
-        // Many at once, so that all batches have the damaged one among them.
+        // Many at once, so that every batch contains the damaged one.
         let asks = users[..OTHERS].iter().map(|user| system.client.issue(user, "c", None));
         let again = (0..8).map(|_| system.client.issue(asker, "c", None));
         let (answers, again) = tokio::join!(join_all(asks), join_all(again));
@@ -57,7 +57,7 @@ async fn one_damaged_in_flight_value_is_the_trouble_of_its_user_alone() {
             let detail = answer.body["detail"].as_str().expect("a reason");
             assert!(detail.contains("state of this request in Redis"), "{detail}");
         }
-        // And when they look.
+        // The same holds for polls.
         let ids: Vec<_> = answers.iter().map(|answer| answer.id()).collect();
         let path = format!("/issuances/{id}");
         let looks = ids.iter().map(async |id| system.client.get(&format!("/issuances/{id}")).await);
@@ -144,7 +144,7 @@ async fn members_of_the_free_set_that_are_no_units_are_never_handed_out() {
     }
     let serials: Vec<_> = system.take_entries().await.iter().map(|entry| entry.serial).collect();
     assert_eq!(serials, [Some(1), Some(2), Some(3)]);
-    // Nobody can tell whether there is one among those that were not looked at.
+    // The script has not read all of them, so that it cannot know whether one is free.
     assert!(is_damaged(&system.reserve("d", &coupon).await));
     for strange in strange {
         system.command::<()>(&["SREM", &free, strange]).await;
@@ -170,7 +170,7 @@ async fn what_is_decided_is_settled_beside_what_cannot_be_read() {
         .iter()
         .map(|entry| Settlement {
             entry: entry.entry.clone(),
-            // Another unit than the one in flight: it must be taken out of the free ones.
+            // Another unit than the one in flight, which must be taken out of the free units.
             decision: decision(entry, Outcome::Issued { serial: entry.serial.expect("a unit") + 4, nth: 1 }),
             holds: Vec::new(),
         })
@@ -276,7 +276,7 @@ async fn script_time(system: &System) -> u64 {
     usec.parse().expect("a number")
 }
 
-/// The least time of several calls with the same requests.
+/// The shortest time of several calls with the same requests.
 async fn least_time(system: &System, requests: &[Request], check: impl Fn(&Reserved) -> bool) -> u64 {
     let mut least = u64::MAX;
     for _ in 0..9 {
@@ -323,9 +323,9 @@ async fn a_bucket_of_later_than_now_fills_from_now_on_and_a_damaged_one_is_full(
     let system = System::start().await;
     let rate = Rate { per_second: 1.0, burst: 4 };
     let partition = Arc::clone(&system.backends.partition);
-    // What a process lets pass without asking is a quarter of it.
+    // A process admits a quarter of the limit without asking Redis.
     let limiter = async || Limiter::start(LimitScope::User, rate, Arc::clone(&partition));
-    // Nothing comes back while a slow machine asks.
+    // The bucket must not refill while a slow machine sends requests.
     let slow = async || {
         Limiter::start(LimitScope::User, Rate { per_second: 0.01, burst: 4 }, Arc::clone(&partition))
     };
@@ -340,7 +340,7 @@ async fn a_bucket_of_later_than_now_fills_from_now_on_and_a_damaged_one_is_full(
     let bucket: Vec<String> = system.command(&["KEYS", "coupon:{0}:limit:user:*"]).await;
     let [bucket] = &bucket[..] else { panic!("{bucket:?}") };
 
-    // A process that has let its share pass, and has said so: from now on it asks, and owes nothing.
+    // This process has used up its share and reported it: from now on it asks Redis for each request.
     let asking = limiter().await;
     admitted(&asking, 2).await;
     let later = format!("0.000 {}", at(3_600).as_millisecond());
@@ -380,7 +380,7 @@ async fn keys_of_others(system: &System) -> usize {
     keys.iter().filter(|key| !key.contains(":limit:")).count()
 }
 
-/// Appends what no program of this version can read.
+/// Appends a stream entry that no program of this version can read.
 async fn unreadable_entry(system: &System, id: &str) {
     system.command::<()>(&["XADD", &system.keys().stream(), id, "9", "of another version"]).await;
 }
@@ -417,7 +417,7 @@ async fn the_oldest_that_waits_is_told_whatever_stands_before_it() {
         .await;
     drop(read);
     assert_eq!(oldest().await, Some(accepted[0]), "delivered");
-    // A dead letter that is sent through again waits again.
+    // A redriven dead letter waits for a decision again.
     let (letters, _) = dead::scan(partition, 0, 1_000).await.expect("the dead letters");
     let first = letters.iter().min_by_key(|letter| letter.in_flight.as_ref().map(|held| held.sequence));
     let first = first.expect("a dead letter");

@@ -1,4 +1,4 @@
-//! The document that is served, and the pages.
+//! The served OpenAPI document, and the pages.
 
 use std::collections::HashSet;
 
@@ -57,7 +57,7 @@ fn every_operation_has_an_id_that_was_chosen_and_is_its_own() {
     let mut ids = HashSet::new();
     for (operation, described) in operations(&document) {
         let id = described["operationId"].as_str().expect("an id");
-        // An id in snake case is the name of a Rust function: it was generated, and changes with it.
+        // An id in snake case was generated from the name of a Rust function, and changes with it.
         let is_chosen = id.chars().all(|c| c.is_ascii_alphanumeric())
             && id.starts_with(|c: char| c.is_ascii_lowercase())
             && id.contains(|c: char| c.is_ascii_uppercase());
@@ -112,7 +112,7 @@ fn every_pattern_is_one_that_engines_without_lookahead_take() {
     walk(&document, "", &mut |pointer, name, value| {
         if let ("pattern", Some(pattern)) = (name, value.as_str()) {
             patterns += 1;
-            // This engine has the syntax of RE2, as those of Go and of most others have.
+            // This engine has the syntax of RE2, which Go and most other languages use.
             assert!(regex::Regex::new(pattern).is_ok(), "{pointer}: {pattern}");
         }
     });
@@ -162,7 +162,7 @@ async fn every_documented_get_without_parameters_answers() {
     let document = system.client.get("/openapi.json").await.body;
     for (path, item) in document["paths"].as_object().expect("paths") {
         if item.get("get").is_some() && !path.contains('{') {
-            // Not read to its end: a stream has none for minutes.
+            // The test does not read to the end: a stream stays open for minutes.
             let answer = system.client.request("GET", path).send().await.expect("an answer");
             assert_eq!(answer.status(), 200, "{path}");
         }

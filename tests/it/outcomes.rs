@@ -1,4 +1,4 @@
-//! The feed of outcomes: every decision, once, whatever breaks.
+//! The feed of outcomes tells every decision once, whatever breaks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,14 +15,14 @@ use tempfile::TempDir;
 
 use crate::helpers::{CTL, System, chance, eventually, fail, issued_to, obedient_mongodb, send, worker};
 
-/// What an answer told.
+/// The outcomes of an answer, and the place after them.
 #[derive(Debug)]
 struct OutcomeLine {
     outcomes: Vec<Value>,
     after: String,
 }
 
-/// One answer of the feed, which must be whole.
+/// Reads one answer of the feed to its last line.
 async fn told(system: &System, query: &str) -> OutcomeLine {
     let request = system.client.request("GET", &format!("/outcomes{query}"));
     let response = request.send().await.expect("an answer");
@@ -37,7 +37,7 @@ async fn told(system: &System, query: &str) -> OutcomeLine {
     OutcomeLine { outcomes, after: next }
 }
 
-/// What the ledger holds: id and outcome.
+/// Id and outcome of every record of the ledger.
 async fn ledger(system: &System) -> BTreeMap<String, String> {
     let records = system.backends.database.collection::<Document>("user_coupons");
     let found: Vec<Document> =
@@ -58,7 +58,7 @@ async fn issued(system: &System, coupon: &CouponId, user: &str, serial: u32) {
 async fn alone() -> (System, MongoServer, TempDir) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut options = MongoOptions::new(folder.path().join("mongodb"));
-    // It remembers at least what came after its last checkpoint: let there be one a second.
+    // MongoDB keeps the changes since its last checkpoint: it makes one a second.
     options.extra_args = ["--syncdelay", "1"].map(Into::into).to_vec();
     let mongodb = MongoServer::start(options).await.expect("it starts");
     let system =
@@ -74,7 +74,7 @@ async fn whoever_follows_a_rush_is_told_every_decision_once_though_a_worker_is_k
     let coupon = system.coupon("c", 10_000, 1).await;
     let started = told(&system, "").await;
     assert!(started.outcomes.is_empty());
-    // These hold the coupon already, and Redis does not know: their requests are rejected.
+    // These users hold the coupon already, and Redis does not know: their requests are rejected.
     for number in 0..REJECTED {
         issued(&system, &coupon, &format!("u{number}"), 9_000 + number).await;
     }
@@ -99,7 +99,7 @@ async fn whoever_follows_a_rush_is_told_every_decision_once_though_a_worker_is_k
         let mut after = started.after;
         while seen.len() < expected as usize {
             let query = format!("?after={after}&limit={}&wait=2", chance.random_range(1..400));
-            // A client that gives up amid an answer goes on from where it was.
+            // A client that breaks an answer off resumes from its last line.
             let patience = match chance.random_bool(0.3) {
                 true => Duration::from_millis(chance.random_range(0..30)),
                 false => Duration::from_secs(30),
@@ -110,7 +110,7 @@ async fn whoever_follows_a_rush_is_told_every_decision_once_though_a_worker_is_k
                 let twice = seen.insert(text("id"), text("outcome"));
                 assert_eq!(twice, None, "told twice: {line}");
                 after = text("after");
-                // One may also go on from any line.
+                // A client may resume from any line.
                 if chance.random_bool(0.01) {
                     break;
                 }
@@ -182,7 +182,7 @@ async fn a_wait_ends_with_the_first_outcome_or_with_a_place() {
     );
     assert!(told(&system, &format!("?after={}", told_of.after)).await.outcomes.is_empty());
 
-    // A service that stops keeps nobody waiting.
+    // A service that stops answers the clients that wait.
     let request = system.client.request("GET", &format!("/outcomes?after={}&wait=30", told_of.after)).send();
     let request = tokio::spawn(request);
     eventually("it waits", async || {
@@ -221,7 +221,7 @@ async fn what_is_no_place_is_invalid_and_one_of_another_ledger_is_gone() {
     issued(&other, &coupon, "u1", 1).await;
     let told = told(&other, &format!("?after={place}")).await;
     let foreign = told.outcomes[0]["after"].as_str().expect("a place").to_owned();
-    // MongoDB notices with the first decision that follows: nothing is ever told from a foreign place.
+    // MongoDB notices with the next decision: the feed tells nothing from the place of another server.
     issued(&system, &system.coupon("c", 10, 1).await, "u1", 1).await;
     let gone = system.client.get(&format!("/outcomes?after={foreign}")).await;
     assert_eq!((gone.status, gone.code()), (410, "cursor-expired"), "{gone:?}");
@@ -253,7 +253,7 @@ async fn followers_are_bounded_and_whoever_leaves_leaves_no_cursor() {
         .map(|_| {
             let client = system.client.clone();
             tokio::spawn(async move {
-                // A look below may have taken its place.
+                // The read below may have taken its place.
                 while client.get("/outcomes?wait=30").await.status == 503 {}
             })
         })
@@ -274,7 +274,7 @@ async fn followers_are_bounded_and_whoever_leaves_leaves_no_cursor() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_place_that_mongodb_has_forgotten_is_gone_and_no_mongodb_is_unavailable() {
-    // Twelve of these are twice what this mongod remembers.
+    // Twelve of these are twice as much as this mongod keeps.
     const FILLER_BYTES: usize = 12 << 20;
     const FILLERS: usize = 12;
     let (system, mut mongodb, _folder) = alone().await;
@@ -283,7 +283,7 @@ async fn a_place_that_mongodb_has_forgotten_is_gone_and_no_mongodb_is_unavailabl
     issued(&system, &coupon, "u1", 1).await;
     assert_eq!(told(&system, &format!("?after={place}")).await.outcomes.len(), 1);
     let filler = system.backends.database.collection::<Document>("filler");
-    // A look reads all that there is after the place, so the history goes first.
+    // A read returns everything after the place, so the test deletes the history first.
     for _ in 0..FILLERS {
         filler.insert_one(doc! {"filler": "x".repeat(FILLER_BYTES)}).await.expect("written");
     }

@@ -1,4 +1,4 @@
-//! More than one API process can do comes at once; then everyone tries again until they are let in.
+//! More requests come at once than one API process can serve; then all clients try again until they are served.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -9,11 +9,11 @@ use rustix::process::Signal;
 
 use crate::helpers::{API, Client, RawAnswer, RawConnection, System, accounts_hold, program, send, serving};
 
-/// Each has a connection, and all stand in the queue at once: one thread takes longer for them than a
-/// queue may be. Each has asked so often in advance: it stays so long, however slow this process is.
+/// Each client has a connection, and all requests wait at once: one thread needs longer for them than the queue bound.
+/// Each client has sent several requests in advance, so that the queue stays long however slow this process is.
 const PEOPLE: usize = 4_000;
 const ASKED: usize = 8;
-/// On a machine that does other things too.
+/// The longest time on a busy machine.
 const CALM_MAX: Duration = Duration::from_secs(60);
 
 fn request(user: &str, connection: &str) -> String {
@@ -25,7 +25,7 @@ fn request(user: &str, connection: &str) -> String {
     )
 }
 
-/// How often they were refused, of so many answers.
+/// How many answers were refusals, of how many.
 fn refusals(answers: &[RawAnswer]) -> usize {
     let refused = |answer: &&RawAnswer| match answer.status {
         202 => false,
@@ -39,7 +39,7 @@ fn refusals(answers: &[RawAnswer]) -> usize {
     answers.iter().filter(refused).count()
 }
 
-/// Asks again and again, like all the others.
+/// One client that sends requests until it is served.
 async fn until_let_in(address: SocketAddr, user: String, deadline: Instant) {
     let mut raw = RawConnection::connect(address).await;
     loop {

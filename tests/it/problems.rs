@@ -1,4 +1,4 @@
-//! Problems: each has a page, each is documented, none tells what is inside.
+//! Problems: each has a page and is documented, and none reveals internals.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -15,7 +15,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::helpers::{Client, System};
 
-/// Log lines, kept.
+/// Collected log lines.
 #[derive(Clone, Default)]
 struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
@@ -38,7 +38,7 @@ impl<'a> MakeWriter<'a> for CapturedLog {
 }
 
 impl CapturedLog {
-    /// Keeps what is logged about requests from now on, in all tests of this process.
+    /// Collects the log lines about requests from now on, of all tests of this process.
     fn keep() -> Self {
         static LOG: OnceLock<CapturedLog> = OnceLock::new();
         let kept = LOG.get_or_init(|| {
@@ -51,7 +51,7 @@ impl CapturedLog {
         kept.clone()
     }
 
-    /// The lines that have this text in them.
+    /// The lines that contain this text.
     fn lines_with(&self, text: &str) -> Vec<String> {
         let log = String::from_utf8(self.0.lock().expect("a lock").clone()).expect("UTF-8");
         log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
@@ -140,7 +140,7 @@ async fn every_code_has_a_page_for_people_and_one_for_programs_in_both_languages
 
 #[tokio::test]
 async fn every_code_is_documented_where_it_can_be_answered_with_its_own_status() {
-    /// No operation answers it: it is the answer to a method that is none of a path.
+    /// No operation documents it: it answers a method that the path does not have.
     const OF_NO_OPERATION: &str = "method-not-allowed";
     let system = System::start().await;
     let document = system.client.get("/openapi.json").await.body;

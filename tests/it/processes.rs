@@ -158,7 +158,7 @@ async fn a_key_that_is_made_before_the_first_start_does_not_prevent_it() {
     create.args(["key", "create", "--name", "first", "--role", "operator"]);
     create.args(["--mongodb-uri", &system.mongodb_uri, "--mongodb-database", &system.database]);
     assert_eq!(run(create).await.status.code(), Some(0));
-    // Before the first start nobody has made an index.
+    // No process has created the indexes before the first start.
     let actions = system.backends.database.collection::<mongodb::bson::Document>("operator_actions");
     actions.drop_index("about_user").await.expect("it is dropped");
 
@@ -182,7 +182,7 @@ async fn check_finds_nothing_wrong_with_a_system_that_runs() {
     assert!(lines.len() >= 5 && lines.iter().all(|line| line["ok"] == true), "{lines:?}");
 }
 
-/// Does what a curl line of the banner says, on machines without curl too.
+/// Sends the request of a curl line of the banner, without needing curl.
 async fn pasted(line: &str) -> crate::helpers::Answer {
     let url = line.split(' ').find(|word| word.starts_with("http://")).expect("a URL");
     let (address, path) = url.trim_start_matches("http://").split_once('/').expect("a path");

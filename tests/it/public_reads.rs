@@ -1,5 +1,5 @@
-//! What anyone may ask takes little from those who do the work: a coupon that is over is counted once, for
-//! all who ask, and lists count nothing.
+//! Public reads cost little: the API counts the units of an ended coupon once for all readers, and lists count
+//! nothing.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use serde_json::json;
 
 use crate::helpers::{System, at};
 
-/// A coupon that ended hours ago, and that Redis does not have.
+/// Creates a coupon that ended hours ago and that Redis does not have.
 async fn over(system: &System, id: &str, issued: u32) -> CouponId {
     let record = system.coupon_record(id, 50_000, 1, at(-20_000), at(-10_000)).await;
     system.write_issued(&record.id, "u", 1..=issued).await;
     record.id
 }
 
-/// How many aggregations this database's ledger has run: a count is one.
+/// The number of aggregations that the ledger has run: each count is one.
 async fn counts(system: &System) -> i64 {
     let profile = system.backends.database.collection::<Document>("system.profile");
     let of_ledger = doc! {"command.aggregate": "user_coupons"};
@@ -43,7 +43,7 @@ async fn a_coupon_that_is_over_is_counted_once_for_all_who_look_and_its_count_is
         let stock = json!({"total": 50_000, "remaining": 30_000, "reserved": 0, "issued": ISSUED});
         assert_eq!(answer.body["stock"], stock);
     }
-    // One may begin before the count of the one before it is kept; on a slow machine, a few.
+    // A read may begin before the count of the read before it is stored; on a slow machine, a few may.
     let counted = counts(&system).await;
     assert!((1..=15).contains(&counted), "{counted} counts for 300 looks");
     let kept = system.backends.database.collection::<Document>("coupons");
@@ -68,7 +68,7 @@ async fn looks_that_are_abandoned_leave_nothing_behind_that_goes_on_counting() {
     let answer = system.client.issue("u0", "current", None).await;
     assert_eq!(answer.status, 202, "{answer:?}");
     let counted = counts(&system).await;
-    // Those that share a count are told it; a look that counts by itself would make one of 300.
+    // Reads share a count; without that there would be 300 counts.
     assert!((1..60).contains(&counted), "{counted} counts of {} coupons", coupons.len());
     system.drain().await;
 }

@@ -1,4 +1,4 @@
-//! Every query of MongoDB is served by an index: asked of the server's own planner.
+//! An index serves every query of MongoDB, according to the server's own planner.
 
 use coupon_system::access::action;
 use coupon_system::coupon::ended_before;

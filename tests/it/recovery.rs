@@ -1,4 +1,4 @@
-//! When the certificate does not fit: refused at once, rebuilt, and nothing accepted is forgotten.
+//! Without a fitting certificate the API refuses requests at once, and a rebuild loses no accepted request.
 
 use coupon_system::Failure;
 use coupon_system::coupon::stock;
@@ -26,7 +26,7 @@ async fn a_restarted_redis_is_refused_until_its_data_was_found_intact() {
     for number in 0..20 {
         ids.push(system.client.issue(&format!("u{number}"), "c", None).await.id());
     }
-    // Half of them are decided, and a quarter is decided without Redis having heard of it.
+    // Half of them are decided and settled; a quarter is decided, and Redis does not know.
     let entries = system.take_entries().await;
     system.decider().process(&system.keys(), &entries[..10]).await.expect("settled");
     system.decider().decide(&system.keys(), &entries[10..15]).await.expect("decided");
@@ -103,7 +103,7 @@ async fn after_a_rebuild_an_old_workers_late_insert_cannot_oversell() {
     let (old_keys, old_entries) = (system.keys(), system.take_entries().await);
     system.command::<redis::Value>(&["FLUSHALL"]).await;
     recovered(&system).await;
-    // Units 1 and 2 are handed out again while the old worker still has unit 1 in hand.
+    // Redis reserves units 1 and 2 again while the old worker still has unit 1 in hand.
     system.accepted("u1", &coupon).await;
     system.accepted("u2", &coupon).await;
     let entries = system.take_entries().await;
@@ -162,7 +162,7 @@ async fn a_coupon_that_is_loaded_is_not_loaded_over() {
 
 #[tokio::test]
 async fn while_nothing_is_certified_every_answer_is_503_and_says_when_to_come_back() {
-    // Without the keeper of an API, so that nobody recovers meanwhile.
+    // No API runs whose supervisor would recover meanwhile.
     let (redis, _folder) = crate::helpers::redis().await;
     let partition = coupon_system::redis::Partition::new(coupon_system::ids::PartitionId::ONE, &redis.url())
         .expect("a URL");
@@ -222,7 +222,7 @@ async fn a_missing_group_is_rebuilt_and_what_was_accepted_is_decided() {
 async fn while_somebody_else_recovers_a_keeper_asks_at_a_measured_pace() {
     let system = System::start().await;
     let certificate = coupon_system::redis::keys::certificate(system.partition().id());
-    // Somebody holds the lease, and is slow.
+    // Another process holds the lease, and is slow.
     let leases = system.backends.database.collection::<mongodb::bson::Document>("recovery");
     let held = mongodb::bson::doc! {"$set": {"holder": "slow", "until": mongodb::bson::DateTime::from_millis(at(14).as_millisecond())}};
     leases.update_one(mongodb::bson::doc! {}, held).await.expect("it is held");

@@ -1,4 +1,4 @@
-//! Using held coupons: one use of many wins, the same one again is the same, and the accounts do not care.
+//! Using held coupons: one of several uses wins, a repeated use has the same answer, and the accounts stay the same.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use tokio::sync::Barrier;
 
 use crate::helpers::{Answer, System, at, eventually, obedient_mongodb};
 
-/// A user coupon that `u0` holds, as a path.
+/// The path of a user coupon that `u0` holds.
 async fn held(system: &System, coupon: &CouponId) -> String {
     system.users("u", 1).await;
     system.worker();
@@ -21,7 +21,7 @@ async fn held(system: &System, coupon: &CouponId) -> String {
     decided.body["userCoupon"].as_str().expect("a link").to_owned()
 }
 
-/// A coupon whose units are valid so long.
+/// A coupon whose units are valid for this long.
 async fn valid(system: &System, validity: Validity) -> CouponId {
     let plain = system.coupon_record("template", 1, 1, at(-60), at(60)).await;
     let id: CouponId = "c".parse().expect("an id");
@@ -64,7 +64,7 @@ async fn of_two_thousand_concurrent_uses_of_one_coupon_one_succeeds() {
         tokio::spawn(async move {
             barrier.wait().await;
             let reference = json!({"reference": format!("order-{number}")});
-            // So many at once may be turned away for the moment, and ask again.
+            // The API may refuse some of so many at once with 503; they try again.
             loop {
                 let answer = client.post(&format!("{path}/use"), reference.clone()).await;
                 if answer.status != 503 {
@@ -137,7 +137,7 @@ async fn a_use_can_be_undone_and_then_another_one_made_but_a_late_repetition_mak
     let late = restore(&system, &path, Some("o1")).await;
     assert_eq!((late.status, late.is_replay(), late.body["status"].as_str()), (200, true, Some("used")));
 
-    // A body is not needed.
+    // The body is optional.
     assert_eq!(use_it(&system, &path, "o3").await.code(), "already-used");
     let bare = system.client.send(system.client.request("POST", &format!("{path}/restore"))).await;
     assert_eq!(bare.status, 200, "{bare:?}");
@@ -167,7 +167,7 @@ async fn a_revoked_coupon_is_taken_away_and_its_unit_and_place_stay_taken() {
     let stock = crate::helpers::accounts_hold(&system, &coupon).await;
     assert_eq!((stock.issued, stock.remaining), (1, 9));
 
-    // A rebuild counts it too, and keeps what became of it.
+    // A rebuild counts it too, and keeps its history.
     let _: u64 = system.command(&["DEL", &system.keys().certificate()]).await;
     crate::helpers::recovered(&system).await;
     eventually("it answers again", async || {
@@ -211,7 +211,7 @@ async fn the_moment_that_decides_about_validity_is_that_of_the_write() {
     let store = coupon_system::redemption::RedemptionStore::new(&system.backends.database);
     let id = path.rsplit('/').next().expect("an id").parse().expect("an id");
     let held = store.get(&"u0".parse().expect("an id"), id).await.expect("a look").expect("it is held");
-    // It was read in time, and its validity has ended since.
+    // The record was read in time, and its validity has ended since.
     let early = coupon_system::redemption::HeldCoupon { now: at(-100), ..held };
     let change =
         coupon_system::redemption::RedemptionChange::Use { reference: "o1".parse().expect("a reference") };
@@ -296,7 +296,7 @@ async fn what_is_wrong_or_somebody_elses_changes_nothing() {
     }
     assert_eq!(events(&system.client.get(&path).await.body), [("issued", "-")]);
 
-    // What looks like a field or an operator of MongoDB is kept to the letter.
+    // A text that looks like a field or an operator of MongoDB is stored to the letter.
     let used = use_it(&system, &path, "$$ROOT.userId").await;
     assert_eq!(used.body["reference"], "$$ROOT.userId");
     let records = system.backends.database.collection::<Document>("user_coupons");
@@ -319,7 +319,7 @@ async fn a_coupon_can_be_used_and_restored_fifty_times() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_asks_while_mongodb_is_silent_is_answered_whoever_was_there_before() {
-    /// Several times as many as may ask at once.
+    /// Several times the number of requests that the API serves at once.
     const ASKING: usize = 250;
     let (mut mongodb, _folder) = obedient_mongodb().await;
     let system = System::builder().mongodb(mongodb.url()).start().await;
@@ -328,7 +328,7 @@ async fn who_asks_while_mongodb_is_silent_is_answered_whoever_was_there_before()
     let path = "/user-coupons/u0/01a206a0-caad-7000-95cf-bcf9c90eb941";
     let answers = join_all((0..ASKING).map(|_| system.client.get(path))).await;
     assert!(answers.iter().all(|answer| answer.status == 503));
-    // An operation, and a wait for a turn.
+    // The time of an operation, and of the wait for its turn.
     assert!(started.elapsed() < Duration::from_secs(18), "{:?}", started.elapsed());
     mongodb.resume().expect("it goes on");
     eventually("it answers again", async || {

@@ -1,4 +1,5 @@
-//! Requests whose answer was lost, sent again. What an operation does twice is never called safe to repeat.
+//! Requests whose answer was lost, and which the client repeats. A problem never calls an operation safe to repeat that
+//! would act twice.
 
 use std::collections::BTreeSet;
 
@@ -9,13 +10,13 @@ use tempfile::TempDir;
 
 use crate::helpers::{Answer, System, at, fail, obedient_mongodb};
 
-/// A system whose MongoDB loses acknowledgements when it is told to.
+/// A system whose MongoDB loses acknowledgements when a test asks for it.
 async fn forgetful() -> (System, MongoServer, TempDir) {
     let (mongodb, folder) = obedient_mongodb().await;
     (System::builder().mongodb(mongodb.url()).start().await, mongodb, folder)
 }
 
-/// The next of these commands on a collection is carried out, and its acknowledgement is lost.
+/// Has MongoDB carry out the next of these commands on a collection and lose its acknowledgement.
 async fn lose_acknowledgement(system: &System, command: &str, collection: &str) {
     let how: Document = doc! {
         "failCommands": [command],
@@ -33,7 +34,7 @@ async fn total(system: &System, coupon: &str) -> u64 {
     system.client.get(&format!("/coupons/{coupon}")).await.body["stock"]["total"].as_u64().expect("a total")
 }
 
-/// Asserts that an answer leaves open what was done, and whether it says that it can be repeated.
+/// Asserts that an answer leaves open what happened, and whether it calls the request repeatable.
 #[track_caller]
 fn assert_lost(answer: &Answer, is_repeatable: bool) {
     assert_eq!((answer.status, answer.code()), (503, "unavailable"), "{answer:?}");
@@ -58,7 +59,7 @@ async fn a_restock_whose_answer_was_lost_is_repeated_and_adds_once() {
     assert_eq!((other.status, other.is_replay(), &other.body["stock"]["total"]), (200, false, &json!(200)));
     let reused = post_with_key(&system, "/coupons/c/restock", "k1", json!({"add": 51})).await;
     assert_eq!((reused.status, reused.code(), &reused.body["retryable"]), (422, "key-reused", &json!(false)));
-    // A key of another coupon is another key.
+    // The same key for another coupon is another key.
     system.coupon("d", 10, 1).await;
     assert_eq!(post_with_key(&system, "/coupons/d/restock", "k1", json!({"add": 1})).await.status, 200);
     assert_eq!((total(&system, "c").await, total(&system, "d").await), (200, 11));
@@ -215,7 +216,7 @@ async fn a_key_of_an_issuance_is_refused_for_another_coupon_of_the_same_user_wha
     refused().await;
     let repeated = system.client.issue("u0", "a", Some("k")).await;
     assert_eq!((repeated.status, repeated.is_replay(), repeated.id()), (202, true, first.id()));
-    // A key of another user is another key, and another key of this user is.
+    // The same key of another user is another key, and so is another key of this user.
     assert_eq!(system.client.issue("u1", "b", Some("k")).await.status, 202);
     let other = system.client.issue("u0", "c", Some("l")).await;
     assert_eq!(other.status, 202);
@@ -225,7 +226,7 @@ async fn a_key_of_an_issuance_is_refused_for_another_coupon_of_the_same_user_wha
     assert_eq!((reused.status, reused.code()), (422, "key-reused"), "{reused:?}");
     let repeated = system.client.issue("u0", "a", Some("k")).await;
     assert_eq!((repeated.status, repeated.is_replay(), repeated.id()), (200, true, first.id()));
-    // What was refused used no key.
+    // A refused request has not used its key up.
     system.coupon_within("later", 10, 1, at(3600), at(7200)).await;
     assert_eq!(system.client.issue("u0", "later", Some("m")).await.code(), "not-started");
     assert_eq!(system.client.issue("u0", "c", Some("m")).await.status, 202);
@@ -356,7 +357,7 @@ async fn a_redrive_that_is_repeated_is_answered_as_it_was_until_the_dead_letter_
         assert_eq!((redriven.status, redriven.is_replay()), (200, is_replay), "{redriven:?}");
         assert_eq!(redriven.body, letter);
     }
-    // Set aside again, it is another dead letter; once that is discarded, nothing is on its way.
+    // Set aside again, it is another dead letter; once that is discarded, nothing is in flight.
     system.worker();
     crate::helpers::eventually("it is set aside again", async || {
         (system.client.get(&path).await.status == 200).then_some(())

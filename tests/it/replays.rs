@@ -1,11 +1,11 @@
-//! The same request, repeated at every moment of its life.
+//! The same request, repeated in every state of its issuance.
 
 use coupon_system::ids::IssuanceId;
 use serde_json::json;
 
 use crate::helpers::{System, at, discarded};
 
-/// Rejects an issuance that is in flight, as an operator's discard does, and lets a worker settle it.
+/// Rejects an issuance in flight as an operator's discard does, and lets a worker settle it.
 async fn reject(system: &System, id: IssuanceId) {
     let entries = system.take_entries().await;
     let entry = entries.iter().find(|entry| entry.id == id).expect("it is in the queue");
@@ -20,13 +20,13 @@ async fn without_a_key_a_repeat_is_a_replay_while_queued_and_already_issued_afte
     let coupon = system.coupon("c", 1, 1).await;
     let first = system.client.issue("u0", "c", None).await;
     assert_eq!((first.status, first.is_replay()), (202, false));
-    // Queued; the coupon is sold out for everyone else.
+    // The issuance is queued; the coupon is sold out for all other users.
     for _ in 0..2 {
         let again = system.client.issue("u0", "c", None).await;
         assert_eq!((again.status, again.is_replay(), again.id()), (202, true, first.id()));
     }
     assert_eq!(system.client.issue("u1", "c", None).await.code(), "sold-out");
-    // Issued.
+    // The issuance is issued.
     system.worker();
     system.client.decided(&first.id()).await;
     system.settled(&coupon).await;
@@ -45,7 +45,7 @@ async fn with_a_key_a_repeat_has_the_same_id_for_ever() {
     assert_eq!((first.status, first.is_replay()), (202, false));
     let queued = system.client.issue("u0", "c", Some("k")).await;
     assert_eq!((queued.status, queued.is_replay(), queued.id()), (202, true, first.id()));
-    // Without its key, or with another, it is the same user at the limit.
+    // Without its key, or with another, the user is at their limit.
     let bare = system.client.issue("u0", "c", None).await;
     assert_eq!((bare.status, bare.is_replay(), bare.id()), (202, true, first.id()));
     let other = system.client.issue("u0", "c", Some("k2")).await;
@@ -71,7 +71,7 @@ async fn after_the_window_a_repeat_still_gets_its_id_and_a_newcomer_hears_that_i
     let bare = system.client.issue("u0", "c", None).await;
     let keyed = system.client.issue("u1", "c", Some("k")).await;
     assert_eq!((bare.status, keyed.status), (202, 202));
-    // Somebody new each time: whoever got in is answered with their id from then on.
+    // A new user each time: the API answers an accepted user with their issuance from then on.
     let mut newcomers = system.users("late", 1_000).await.into_iter();
     crate::helpers::eventually("the window closes", async || {
         let newcomer = newcomers.next().expect("the window closes before they run out");

@@ -86,7 +86,7 @@ async fn a_coupon_without_an_id_gets_one_and_a_wrong_one_is_told_all_that_is_wro
 async fn coupons_are_listed_newest_first_page_by_page_and_by_status() {
     let system = System::start().await;
     for number in 0..7 {
-        // In no order of their own, so that time decides, and the id where the time is the same.
+        // The names have no order, so that time decides, and the id where the time is the same.
         let id = format!("c{}", (number * 3) % 7);
         system.coupon_within(&id, 1, 1, at(if number < 2 { 60 } else { -60 }), at(120)).await;
     }

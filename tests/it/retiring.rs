@@ -1,4 +1,4 @@
-//! Coupons that are over leave Redis, and the ledger answers for them; nothing of them is forgotten.
+//! Ended coupons leave Redis, and the ledger answers for them; no issuance of them is forgotten.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn retire(system: &System) -> Vec<CouponId> {
     recovery::retire(system.partition(), &system.backends.coupons, Duration::ZERO).await.expect("a look")
 }
 
-/// Ends a coupon, by its record and in Redis.
+/// Ends a coupon in its record and in Redis.
 async fn end(system: &System, coupon: &CouponId) {
     let body = json!({"endsAt": at(0).to_string()});
     let answer =
@@ -89,7 +89,7 @@ async fn a_coupon_with_something_in_flight_stays_until_it_is_decided() {
     let entries = system.take_entries().await;
     end(&system, &coupon).await;
     assert_eq!(retire(&system).await, []);
-    // As after a rebuild that found its unit taken: by the counts alone nothing would be reserved.
+    // As after a rebuild that found the unit taken: by the counts alone, nothing would be reserved.
     let keys = system.keys();
     let value: String = redis::cmd("HGET")
         .arg(keys.in_flight())
@@ -131,7 +131,7 @@ async fn a_loader_that_slept_cannot_bring_back_what_was_before_the_retirement() 
     let system = System::start().await;
     let coupon = system.coupon("c", 3, 1).await;
     let keys = system.keys();
-    // What a loader would have staged before anybody had a unit.
+    // What a loader would have computed before any unit was issued.
     let retired_then = 0;
     system.accepted("u0", &coupon).await;
     let entries = system.take_entries().await;

@@ -1,4 +1,4 @@
-//! `couponctl rush`: a run passes its own verdict, and fails it when somebody tampers with the ledger.
+//! `couponctl rush`: the verdict of a run is good, unless the test tampers with the ledger.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 
 use crate::helpers::{CTL, System, eventually, issued_to, send};
 
-/// How a run ended: its exit code, its report, and what it said beside it.
+/// How a run ended: its exit code, its report, and its standard error.
 struct RunOutput {
     code: Option<i32>,
     report: Value,
@@ -38,7 +38,7 @@ async fn run(system: &System, words: &[&str]) -> RunOutput {
 }
 
 impl RunOutput {
-    /// One line of the verdict: whether it is kept, and the count.
+    /// One line of the verdict: whether the promise was kept, and the count.
     fn judged(&self, what: &str) -> (bool, u64) {
         let judged = self.report["verdict"]["judged"].as_array().unwrap_or_else(|| panic!("{}", self.err));
         let one = judged.iter().find(|one| one["what"] == what).expect("it is judged");
@@ -58,7 +58,7 @@ impl RunOutput {
     }
 }
 
-/// The coupon that a run has made, once it has issued so many.
+/// The coupon of a run, once `issued` of its units are issued.
 async fn coupon_of_the_run(system: &System, issued: u64) -> CouponId {
     eventually("the run issues", async || {
         let coupons = system.client.get("/coupons").await.body;
@@ -135,7 +135,7 @@ async fn a_record_that_is_deleted_during_the_run_is_found_lost_by_the_api_alone(
     let run = rush(&system, &["--users", "1500", "--duration", "3"]).spawn().expect("it starts");
     let coupon = coupon_of_the_run(&system, 50).await;
     let deleted = eventually("somebody who was told is found", async || {
-        // The oldest: its user was told long ago, or will be told that it is unknown.
+        // The oldest record: its user has learned the outcome by now, or will be told that it is unknown.
         let record = ledger(&system).find_one(doc! {"couponId": coupon.as_str()}).await.expect("a record")?;
         let deleted = ledger(&system).delete_one(doc! {"_id": record.get("_id")?}).await.expect("a deletion");
         (deleted.deleted_count == 1).then(|| record.get_str("userId").map(str::to_owned).ok())?
@@ -163,7 +163,7 @@ async fn a_record_beyond_total_that_is_added_during_the_run_is_found_oversold() 
     system.write(std::slice::from_ref(&beyond)).await;
     let ended = ended(run).await;
     assert_eq!(ended.code, Some(4), "{}", ended.err);
-    // The unit itself, and that there are more records than units.
+    // The unit itself is one finding; that there are more records than units is the other.
     assert_eq!(ended.judged("oversold"), (false, 2));
     assert_eq!(ended.judged("unexpected"), (false, 1), "nobody was told of it");
     assert!(ended.report["verdict"]["judged"].to_string().contains(&beyond.id.to_string()));
@@ -264,7 +264,7 @@ async fn what_became_of_requests_without_an_answer_is_found_out() {
     command.args(["--mongodb-uri", &system.mongodb_uri, "--mongodb-database", &system.database]);
     let run = command.spawn().expect("it starts");
     coupon_of_the_run(&system, 20).await;
-    // Longer than anybody waits for an answer; what Redis was sent until then, it does afterwards.
+    // Longer than users wait for an answer; Redis carries out afterwards what it was sent until then.
     system.redis.pause().await.expect("it is paused");
     tokio::time::sleep(Duration::from_secs(1)).await;
     system.redis.resume().expect("it goes on");

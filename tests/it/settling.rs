@@ -1,4 +1,4 @@
-//! Decided once, settled once, given back once.
+//! An issuance is decided once and settled once, and its unit is given back once.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use tokio::sync::Barrier;
 
 use crate::helpers::{System, decision};
 
-/// A record that somebody else holds this unit: as a worker that slept through a rebuild leaves it.
+/// A record that another user holds this unit, as a worker leaves it that slept through a rebuild.
 async fn taken_by_another(system: &System, entry: &Entry, user: &str, serial: u32) {
     let mut record = decision(entry, Outcome::Issued { serial, nth: 1 });
     record.id = IssuanceId::generate(PartitionId::ONE);
@@ -132,7 +132,7 @@ async fn a_user_who_holds_the_limit_by_the_ledger_is_rejected_and_the_unit_goes_
     );
     let stock = system.stock(&coupon).await;
     assert_eq!((stock.remaining, stock.reserved, stock.issued), (4, 0, 1), "what they hold is counted too");
-    // And it came into dedupe: else each further request would be accepted and rejected again.
+    // Dedupe knows it: otherwise each further request would be accepted and rejected again.
     let again = system.client.issue("u0", "c", None).await;
     assert_eq!((again.status, again.code()), (409, "already-issued"));
     assert_eq!(again.body["userCoupons"].as_array().map(Vec::len), Some(1));
@@ -158,7 +158,7 @@ async fn a_serial_beyond_the_total_is_refused_and_replaced() {
     let system = System::start().await;
     let coupon = system.coupon("c", 2, 1).await;
     let id = system.accepted("u0", &coupon).await;
-    // As if Redis had been told of more units than the record has.
+    // As if Redis knew of more units than the record has.
     let (keys, mut connection) = (system.keys(), system.partition().connection());
     let value: String = redis::cmd("HGET")
         .arg(keys.in_flight())
@@ -192,7 +192,7 @@ async fn an_id_that_was_rejected_and_reserved_again_stays_rejected_and_leaks_no_
     let rejected = Outcome::Rejected { reason: Reason::Discarded, serial: Some(1), lost: false };
     system.backends.ledger.insert(&[decision(&entries[0], rejected)]).await.expect("it is written");
     system.decider().process(&system.keys(), &entries).await.expect("it is settled");
-    // Redis forgets that the key was rejected; somebody else has its unit by now.
+    // Redis forgets that the key was rejected; another user has its unit by now.
     let (keys, mut connection) = (system.keys(), system.partition().connection());
     let forgotten: redis::RedisResult<()> =
         redis::cmd("DEL").arg(keys.holders(&coupon)).query_async(&mut connection).await;
@@ -216,7 +216,7 @@ async fn a_damaged_in_flight_value_is_replaced_from_its_entry_and_settled_with_t
     let coupon = system.coupon("c", 2, 1).await;
     let ids = [system.accepted("u0", &coupon).await, system.accepted("u1", &coupon).await];
     let entries = system.take_entries().await;
-    // The entry and the unit are right; whose it is, and of what, is gone.
+    // The entry and the unit are right; user and coupon are lost.
     let damaged = format!("{} 1 1", entries[0].entry);
     let mut connection = system.partition().connection();
     let mut change = redis::cmd("HSET");

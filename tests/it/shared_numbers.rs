@@ -1,4 +1,4 @@
-//! Numbers and letters that a script in Lua and its caller in Rust both name are the same in both.
+//! A number or letter that a Lua script and its Rust caller both name is the same in both.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -8,7 +8,7 @@ fn text(source: &str) -> String {
     std::fs::read_to_string(path).expect("a source")
 }
 
-/// The number that stands in this source behind these words.
+/// The number that follows these words in a source.
 fn number(source: &str, words: &str) -> u64 {
     let text = text(source);
     let found: Vec<&str> = text.split(words).skip(1).collect();

@@ -1,4 +1,4 @@
-//! Clients who are slow, on purpose or not: they are dropped in time, and hold nobody up meanwhile.
+//! Slow clients: the server drops them in time, and they delay no other client meanwhile.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::helpers::{API, Client, RawConnection, System, eventually, program, serving};
 
-/// Of each kind.
+/// Slow clients of each kind.
 const HEADS: usize = 334;
 const BODIES: usize = 333;
 const READERS: usize = 333;
-/// From first to last, every slow client is gone by then. The longest bound is 15 s.
+/// The server has dropped every slow client by then. Its longest bound is 15 s.
 const GONE_MAX: Duration = Duration::from_secs(35);
-/// The normal client's worst answer, on a machine that does other things too.
+/// The longest answer that a normal client may meet on a busy machine.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 const GROWTH_MAX_BYTES: f64 = 128.0 * 1024.0 * 1024.0;
 
@@ -26,7 +26,7 @@ async fn api(system: &System, flags: &[&str]) -> (Child, SocketAddr) {
     serving(api).await
 }
 
-/// A figure of the API itself, its labels included in the name.
+/// A metric of the API, named with its labels.
 async fn figure(client: &Client, name: &str) -> f64 {
     let text = client.request("GET", "/metrics").send().await.expect("an answer").text().await;
     let text = text.expect("a text");
@@ -38,7 +38,7 @@ fn dropped(reason: &str) -> String {
     format!("{}{{reason=\"{reason}\"}}", names::DROPPED)
 }
 
-/// A head that never ends; every other time behind a whole request.
+/// Sends a head that never ends; every second time after a whole request.
 async fn slow_head(address: SocketAddr, is_second: bool) {
     let mut raw = RawConnection::connect(address).await;
     if is_second {
@@ -49,7 +49,7 @@ async fn slow_head(address: SocketAddr, is_second: bool) {
     assert!(raw.answers().await.is_empty(), "no request, no answer");
 }
 
-/// A body that never ends.
+/// Sends a body that never ends.
 async fn slow_body(address: SocketAddr) {
     let mut raw = RawConnection::connect(address).await;
     let head = "POST /user-coupons HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n";
@@ -61,7 +61,7 @@ async fn slow_body(address: SocketAddr) {
     assert!(answers[0].head.contains("connection: close"));
 }
 
-/// Asks for much, and reads none of it.
+/// Requests much, and reads nothing.
 async fn slow_reader(address: SocketAddr, end: CancellationToken) {
     let mut raw = RawConnection::connect(address).await;
     raw.send("GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(20))
@@ -131,7 +131,7 @@ async fn who_waits_or_idles_for_long_is_no_slow_client() {
     idle.send("GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("it is taken");
     assert_eq!(idle.answer().await.status, 200);
 
-    // The body after the head, so that bytes come in while the request is in hand. No worker: it waits.
+    // The body comes after the head, so that bytes arrive while the API has the request. No worker runs, so it waits.
     let mut waiting = RawConnection::connect(address).await;
     let body = r#"{"userId":"u0","couponId":"c"}"#;
     let head = format!(

@@ -1,4 +1,4 @@
-//! Operators steer a campaign while it runs.
+//! Operators change a campaign while it runs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,7 +48,7 @@ async fn a_restock_in_mid_rush_issues_exactly_the_new_total() {
         let (client, user, restocked) = (system.client.clone(), user.clone(), Arc::clone(&restocked));
         tokio::spawn(async move {
             loop {
-                // "Sold out" is the last word only of a request that was made after the restock.
+                // "Sold out" is final only for a request that was sent after the restock.
                 let last_word = restocked.load(Ordering::SeqCst);
                 let answer = client.issue(&user, "c", None).await;
                 if answer.code() != "sold-out" || last_word {
@@ -153,7 +153,7 @@ async fn a_change_that_did_not_reach_redis_arrives_by_itself() {
     let system = System::start().await;
     system.users("u", 1).await;
     let coupon: CouponId = system.coupon("c", 5, 1).await;
-    // As if the process died between MongoDB and Redis.
+    // As if the process died between its writes to MongoDB and Redis.
     let change = coupon_system::coupon::CouponChange::Pause;
     system.backends.coupons.change(&coupon, &change, None).await.expect("it is changed");
     eventually("Redis hears of it", async || {

@@ -1,5 +1,5 @@
-//! What Redis keeps may be any bytes, and a key of any type: what cannot be read is the trouble of the one thing
-//! that it is about, and what a whole partition rests on is recovered.
+//! Redis may hold any bytes, and keys of any type: an unreadable value affects only the thing that it belongs to, and
+//! values that the whole partition needs are recovered.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,14 +17,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::helpers::{System, eventually};
 
-/// Lets Redis do what the words say, whatever bytes they are.
+/// Runs a command in Redis, whose words may be any bytes.
 async fn raw(system: &System, words: &[&[u8]]) {
     let mut command = redis::cmd(std::str::from_utf8(words[0]).expect("a name"));
     command.arg(&words[1..]);
     command.query_async::<redis::Value>(&mut system.partition().connection()).await.expect("Redis does it");
 }
 
-/// A keeper of a process that has just started, which knows of no opening.
+/// The supervisor of a process that has just started and knows of no opening.
 fn new_keeper(system: &System) -> RecoverySupervisor {
     let backends = &system.backends;
     let partition = Arc::new(Partition::new(PartitionId::ONE, &system.redis.url()).expect("an address"));
@@ -44,7 +44,7 @@ async fn a_stream_entry_that_is_no_text_is_left_alone_and_named_and_the_others_a
         raw(&system, &[b"XADD", stream.as_bytes(), b"*", field, value]).await;
     }
     let id = system.accepted("u", &coupon).await;
-    // They are read, and claimed when their reader is gone.
+    // A consumer reads them and goes away, so that workers claim them.
     let mut reader = Reader::new(system.partition().client().clone(), "gone".into());
     let ReadOutcome::Entries(read) =
         reader.read(&system.keys(), ReadFrom::NewAtOnce, 100).await.expect("a read")
@@ -109,7 +109,7 @@ async fn a_certificate_that_cannot_be_read_is_recovered_as_one_that_is_missing()
         raw(&system, &damage).await;
         let shown: Vec<_> = damage.iter().map(|word| String::from_utf8_lossy(word)).collect();
         eventually(&format!("it is recovered from {shown:?}"), async || {
-            // As an older process, and as one that knows nothing yet.
+            // An older process, and one that knows nothing yet.
             new_keeper(&system).ensure().await.is_ok_and(|is_certified| is_certified).then_some(())?;
             matches!(recovery::is_certified(system.partition()).await, Ok(true)).then_some(())
         })
@@ -213,7 +213,7 @@ async fn counters_that_cannot_be_read_keep_nothing_from_being_loaded_or_retired_
             }
         };
         damage().await;
-        // One with something in flight, and one without.
+        // One coupon with issuances in flight, and one without.
         let keys = system.keys();
         let _: u64 = system.command(&["DEL", &keys.coupon(&waiting), &keys.holders(&waiting)]).await;
         assert_eq!(

@@ -1,5 +1,5 @@
-//! An accepted request whose in-flight value is damaged is decided all the same, from its stream entry. Where
-//! that is lost too, it is never answered with 404: it is a dead letter until an operator discards it.
+//! A worker decides an accepted request whose in-flight value is damaged, from its stream entry. If that is lost too, the
+//! API never answers with 404: the request is a dead letter until an operator discards it.
 
 use coupon_system::audit::FindingKind;
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::helpers::{Answer, System, decided, eventually, issued_to, recovered};
 
-/// Values that nobody can read. `None`: the field is gone.
+/// Values that no program can read. `None`: the field is gone.
 const DAMAGE: [Option<&[u8]>; 6] = [
     Some(b"nonsense"),
     Some(b""),
@@ -64,7 +64,7 @@ async fn get(system: &System, id: IssuanceId) -> Answer {
     system.client.get(&format!("/issuances/{id}")).await
 }
 
-/// Waits until it is decided: until then it may be answered with 503.
+/// Polls until the issuance is decided; until then the answer may be 503.
 async fn becomes(system: &System, id: IssuanceId, state: &str) {
     eventually("it is decided", async || {
         let answer = get(system, id).await;
@@ -94,8 +94,8 @@ async fn a_worker_decides_and_settles_what_is_in_flight_and_cannot_be_read() {
     for id in &ids {
         becomes(&system, *id, "issued").await;
     }
-    // One names another entry: it is guarded off, and an operator takes it away. Of the one that is gone the
-    // audit finds the entry.
+    // One value names another entry: the guard leaves it in flight, and an operator discards it. Where the value is gone, the audit
+    // finds the entry.
     eventually("the others are settled", async || {
         (figures(system.partition()).await.expect("figures").in_flight == 1).then_some(())
     })
@@ -163,7 +163,7 @@ async fn what_neither_hash_nor_stream_can_tell_is_a_dead_letter_and_never_not_fo
     let mut system = System::start().await;
     let coupon = system.coupon("c", 10, 1).await;
     let mut ids = accept_and_damage(&system, &coupon).await;
-    // Of what is gone in both, nothing is left.
+    // Nothing is left of an issuance that is gone in both.
     ids.pop();
     let fine = system.accepted("fine", &coupon).await;
     lose_stream(&system).await;
@@ -175,7 +175,7 @@ async fn what_neither_hash_nor_stream_can_tell_is_a_dead_letter_and_never_not_fo
             assert_eq!((answer.status, answer.code()), (503, "unavailable"), "{answer:?}");
         }
     }
-    // What is known already is no reason to build everything anew.
+    // A known dead letter is no reason for a rebuild.
     let epoch = system.keys().epoch();
     system.redis.kill().await.expect("it is killed");
     system.redis.restart().await.expect("it is back");
@@ -197,7 +197,7 @@ async fn what_neither_hash_nor_stream_can_tell_is_a_dead_letter_and_never_not_fo
             .findings()
             .any(|found| found.kind == FindingKind::InFlightUnreadable && found.issuances == [*id]);
         assert!(named, "{id} is not named");
-        // There is nothing that a worker could be given.
+        // No entry is left that a worker could get.
         assert!(dead::redrive(system.partition(), *id).await.is_err());
         let answer = discard(&system, *id).await;
         assert_eq!((answer.status, answer.state()), (200, "rejected"), "{answer:?}");
@@ -244,7 +244,7 @@ async fn a_dead_letter_whose_in_flight_value_is_damaged_is_discarded_and_its_uni
     for (id, value) in ids.iter().zip(DAMAGE) {
         damage(&system, *id, value).await;
     }
-    // What was decided before stands.
+    // An earlier decision stands.
     let issued = Outcome::Issued { serial: 1, nth: 1 };
     system.write(&[decided(ids[0], &coupon, "u0", issued)]).await;
     for (number, id) in ids.iter().enumerate() {
@@ -282,7 +282,7 @@ async fn a_dead_letter_whose_in_flight_value_or_stream_entry_is_damaged_is_sent_
     for (id, value) in ids.iter().zip(DAMAGE) {
         damage(&system, *id, value).await;
     }
-    // The stream has lost the last one.
+    // The stream has lost the last entry.
     let last = ids[DAMAGE.len()];
     let held = dead::get(system.partition(), last).await.expect("a look").and_then(|letter| letter.in_flight);
     system.command::<u64>(&["XDEL", &system.keys().stream(), &held.expect("in flight").entry]).await;

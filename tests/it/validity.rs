@@ -1,4 +1,4 @@
-//! How long held coupons are valid: never over before they are issued, and counted by the coupon's calendar.
+//! The validity of held coupons: it never ends before the issue, and counts by the coupon's calendar.
 
 use coupon_system::coupon::{Coupon, CouponTimeZone, Validity};
 use coupon_system::ids::CouponId;
@@ -68,7 +68,7 @@ async fn a_coupon_of_an_older_version_that_would_be_issued_beyond_its_validity_e
     eventually("Redis hears of it", async || {
         let key = system.keys().coupon(&id);
         let end: Option<i64> = system.command(&["HGET", &key, "ends_at"]).await;
-        // It may be retired by then.
+        // The coupon may be retired by then.
         end.is_none_or(|end| end < at(0).as_millisecond()).then_some(())
     })
     .await;

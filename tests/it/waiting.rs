@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::helpers::{Answer, System, discarded, eventually};
 
-/// Much longer than anything here takes that is woken, much shorter than the longest wait.
+/// Much longer than a woken waiter takes, much shorter than the longest wait.
 const PROMPTLY: Duration = Duration::from_secs(10);
 
 fn spawn_get(system: &System, path: String) -> JoinHandle<(Answer, Instant)> {
@@ -39,7 +39,7 @@ async fn decide(system: &System) -> Vec<Settlement> {
     system.decider().decide(&keys, &entries).await.expect("decided").settlements
 }
 
-/// Settles so many at once; answers when each was settled.
+/// Settles this many at once. Returns when each was settled.
 async fn settle_all(system: &System, decided: Vec<Settlement>, batch: usize) -> HashMap<IssuanceId, Instant> {
     let mut settled_at = HashMap::new();
     for batch in decided.chunks(batch) {
@@ -213,8 +213,8 @@ async fn delays(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_waiting_polls_wake_within_fifty_milliseconds_of_the_decision() {
     const POLLS: usize = 1_000;
-    /// Small, so that it is waking that is measured, and not how fast this one process, which is also the
-    /// thousand clients, gets through five hundred answers at once.
+    /// Small, so that the test measures waking, and not how fast this process, which is also the thousand clients, handles
+    /// five hundred answers at once.
     const BATCH: usize = 50;
     let system = System::start().await;
     until_subscribed(&system).await;
@@ -366,7 +366,7 @@ async fn a_stream_tells_that_it_is_queued_then_the_outcome_and_ends() {
         }
         assert_eq!(told, polled, "the same as a poll tells");
         assert_eq!(stream.next().await, None, "it ends");
-        // Who comes late is told the outcome alone.
+        // A late client receives only the outcome.
         let mut late = EventStream::open(&system, id).await;
         assert_eq!(late.next().await.expect("an event").0, state);
         assert_eq!(late.next().await, None);
@@ -384,7 +384,7 @@ async fn what_a_stream_says_to_be_ahead_never_grows() {
     let id = system.accepted("u2", &coupon).await;
     let mut stream = EventStream::open(&system, id).await;
     assert_eq!(stream.next().await.expect("an event").1["ahead"], 2);
-    // One less while it is set aside, one more once it is sent through again.
+    // The count is one less while the issuance is set aside, and one more once it is redriven.
     let (keys, entries) = (system.keys(), system.take_entries().await);
     let first = &entries[0];
     assert!(

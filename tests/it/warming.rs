@@ -1,4 +1,4 @@
-//! Users are read ahead, and then left alone.
+//! The API reads users ahead when it starts, and does not read them again.
 
 use coupon_system::user::User;
 use futures::TryStreamExt;
@@ -27,7 +27,7 @@ async fn users_who_are_remembered_are_not_read_over_and_over() {
     })
     .await;
 
-    // Both of the processes look every second.
+    // Both processes poll every second.
     let watched = database.collection::<Document>("system.profile");
     let looks = doc! {"ns": format!("{}.users", system.database), "command.sort.createdAt": -1};
     let looks = eventually("they looked some more times", async || {

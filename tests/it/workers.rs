@@ -1,4 +1,4 @@
-//! Workers that die, sleep, lose sight of entries, or meet one that nobody can decide.
+//! Workers that die, sleep, lose entries, or get one that no worker can decide.
 
 use coupon_system::ids::{CouponId, IssuanceId};
 use coupon_system::queue;
@@ -15,7 +15,7 @@ async fn accept(system: &System, coupon: &CouponId, count: usize) -> Vec<Issuanc
     ids
 }
 
-/// Reads for a consumer, which then has what it read and does nothing with it.
+/// Reads entries for a consumer that then does nothing with them.
 async fn read_as(system: &System, consumer: &str, count: usize) -> usize {
     let mut reader = Reader::new(system.partition().client().clone(), consumer.into());
     match reader.read(&system.keys(), ReadFrom::New, count).await.expect("a read") {
@@ -108,7 +108,7 @@ async fn a_delivery_that_never_arrived_is_found_again_by_the_worker_it_was_meant
         consumers(&system).await.into_iter().find(|consumer| consumer != "w-live")
     })
     .await;
-    // Delivered to the worker, as far as Redis knows; nothing ever arrived there.
+    // Redis has delivered the entry, but the worker never received it.
     system.command::<()>(&["XCLAIM", &system.keys().stream(), GROUP, &worker, "0", &entry, "JUSTID"]).await;
     assert_eq!(system.client.decided(&lost.to_string()).await.state(), "issued");
 }
@@ -191,11 +191,11 @@ async fn dead_letters_are_listed_shown_redriven_and_discarded_over_http() {
         (&0.into(), &1.into(), &1.into())
     );
 
-    // Still poison: it comes back.
+    // Workers still cannot decide it: it comes back.
     assert_eq!(send("POST", &format!("{path}/redrive")).await.status, 200);
     eventually("it is set aside again", async || (send("GET", &path).await.status == 200).then_some(()))
         .await;
-    // Still poison even as a rejection: it cannot be discarded yet, and nothing is lost.
+    // MongoDB refuses even the rejection: the operator cannot discard it yet, and nothing is lost.
     assert_eq!(send("POST", &format!("{path}/discard")).await.status, 503);
     system.poison(None).await;
     let discarded = send("POST", &format!("{path}/discard")).await;

@@ -1,5 +1,5 @@
-//! The protocol, broken in one place at a time: each variant violates what that place is there for,
-//! and ends as its story says. The same setting, unbroken, violates nothing.
+//! The protocol, broken in one place at a time: each variant violates the property that this place protects, and its
+//! test tells the steps. The same setting without the change violates nothing.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use super::settings::{AGAIN, FIRST, NOTHING, peace, three};
 use super::state::State;
 use super::{Action, EventCounts, Protocol, Variant};
 
-/// The step that broke it: from where, what, to where.
+/// The step that violated a property: the state before, the action, the state after.
 struct Last {
     before: State,
     action: Action,
@@ -25,7 +25,7 @@ fn breaks(variant: Variant, property: &'static str, sound: Protocol) -> Last {
     let checker = broken.clone().checker().finish_when(found).spawn_bfs().join();
     let path = checker.assert_any_discovery(property).into_vec();
 
-    // The checker keeps any state that violates it; the story ends at the first on the way there.
+    // The checker returns some violating state; the first violating state on its path is the one that matters.
     let condition = broken.property(property).condition;
     let first =
         path.iter().position(|(state, _)| !condition(&broken, state)).expect("a violation on the path");
@@ -37,7 +37,7 @@ fn breaks(variant: Variant, property: &'static str, sound: Protocol) -> Last {
     Last { before, action: action.expect("a step"), after: path[first].0.clone() }
 }
 
-/// A step as somebody reads it.
+/// A step as text.
 fn told(state: &State, action: Action) -> String {
     match action {
         Action::Work { worker, .. } => {
@@ -65,7 +65,7 @@ fn without_the_guard_a_unit_is_given_back_twice_and_is_free_while_another_has_it
     let setting = Protocol { total: 1, bounds: EventCounts { discards: 1, ..NOTHING }, ..peace() };
     let last = breaks(Variant::NoGuard, ONE_HOLDER, setting);
     assert!(matches!(last.action, Action::Work { .. }));
-    // It had been told before, and was settled again.
+    // The user had been told before, and the issuance was settled again.
     assert!(!last.before.history.told_rejected.is_empty());
     assert_eq!(last.before.ledger, last.after.ledger);
 }

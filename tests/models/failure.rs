@@ -1,4 +1,4 @@
-//! What happens to Redis. Each says truly what is lost by it.
+//! Failures of Redis. Each records which accepted requests it loses.
 
 use super::state::{Redis, Set, State};
 
@@ -40,7 +40,7 @@ impl Failure {
     }
 }
 
-/// What was accepted, and is neither decided nor in flight any more, is lost.
+/// Records accepted requests as lost that are neither decided nor in flight any more.
 fn replace(state: &mut State, redis: Redis) {
     let survive = redis.epochs.values().fold(Set::default(), |all, data| all.union(data.flying()));
     let decided = state.ledger.issued().union(state.ledger.rejected());

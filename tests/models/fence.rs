@@ -1,12 +1,11 @@
-//! The fence between two Redis of one ledger, as a model of its own whose every state is visited: an empty
-//! second one beside the first, with an address that is changed step by step; a replica that takes the first
-//! one's place, dies, and is followed by the old primary that comes back.
+//! The fence between two Redis of one ledger, as a model of its own whose every state is visited. In one setting an empty
+//! second Redis stands beside the first while the address changes step by step; in the other a replica takes the first
+//! one's place and dies, and the old primary returns.
 //!
 //! Each Redis has a certificate; MongoDB remembers the latest opening; a process trusts an opening and has
 //! connections to one Redis; a recoverer takes the steps of `supervisor.rs` and `recover.rs`, and may stop at each.
-//! Of time only that is modelled which it stands for: a Redis is silent when no process trusts its latest
-//! opening, and a wait is over when what it is for has happened. What lies in a Redis is a set of ids:
-//! decisions and units are the other model's.
+//! The model has no clock: a Redis is silent when no process trusts its latest opening, and a wait is over when the
+//! awaited event has happened. The data of a Redis is a set of ids; the other model covers decisions and units.
 
 use std::collections::BTreeSet;
 
@@ -20,26 +19,26 @@ const TERMS: u8 = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Variant {
     Sound,
-    /// A certificate that fits is trusted, whatever was opened since.
+    /// Processes trust a fitting certificate, whatever was opened since.
     TrustsTheCertificate,
     /// A recoverer does not ask whether another Redis serves.
     OpensBesideAnother,
-    /// A promoted replica is opened at once.
+    /// A recoverer opens a promoted replica at once.
     OpensUnnoticed,
-    /// A recoverer that finds the data out of date, and stops, leaves no word of it.
+    /// A recoverer that finds the data out of date, and stops, does not record it.
     ForgetsItIsBehind,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 struct Redis {
     up: bool,
-    /// Of its certificate; 0 if it has none.
+    /// The term of its certificate; 0 if it has none.
     term: u8,
     open: bool,
     /// The certificate names this very instance.
     own: bool,
     was_replica: bool,
-    /// It was found out of date when it was closed.
+    /// A recoverer found the data out of date when it closed it.
     behind: bool,
     ids: u8,
 }
@@ -53,7 +52,7 @@ impl Redis {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 struct Process {
     on: usize,
-    /// Of the opening that it trusts; 0 if none.
+    /// The term of the opening that the process trusts; 0 if none.
     trusts: u8,
 }
 
@@ -98,22 +97,22 @@ enum Action {
         process: usize,
         id: u8,
     },
-    /// It goes over to the opening that it is told of.
+    /// The process adopts the opening that Redis names.
     Admit {
         process: usize,
     },
-    /// It learns that another Redis was opened, or that it cannot use its own.
+    /// The process learns that another Redis was opened, or that it cannot use its own.
     Notice {
         process: usize,
     },
-    /// Its connections are made anew.
+    /// The process connects again.
     Connect {
         process: usize,
     },
     Lead {
         to: usize,
     },
-    /// The second, a replica, takes the first one's place, with all of its data or with none of the last.
+    /// The second Redis, a replica, takes the first one's place, with all of its data or without the latest.
     Promote {
         lags: bool,
     },
@@ -129,18 +128,18 @@ enum Action {
 
 struct Fence {
     variant: Variant,
-    /// The second is a replica of the first until it is promoted; else it is empty, and up.
+    /// Whether the second Redis is a replica of the first until it is promoted; otherwise it is up and empty.
     replica: bool,
 }
 
 impl State {
-    /// Nobody trusts the latest opening.
+    /// Whether no process trusts the latest opening.
     fn is_silent(&self) -> bool {
         let (term, place) = self.latest;
         !self.redis[place].up || !self.processes.iter().any(|process| process.trusts == term)
     }
 
-    /// Whether a script of this process runs.
+    /// Whether Redis accepts scripts of this process.
     fn serves(&self, process: usize) -> bool {
         let Process { on, trusts } = self.processes[process];
         self.redis[on].is_certified() && self.redis[on].term == trusts
@@ -318,7 +317,7 @@ impl Model for Fence {
     }
 }
 
-/// The fence holds; and broken so, it does not.
+/// Asserts that the fence holds, and that this variant breaks it.
 fn holds_but_for(replica: bool, breaches: &[(Variant, &'static str)]) {
     let checker = Fence { variant: Variant::Sound, replica }.checker().spawn_bfs().join();
     println!("{} states", checker.unique_state_count());

@@ -1,12 +1,11 @@
-//! How a coupon gets into Redis: computed from one look at the ledger, and from survivors. A recoverer
-//! does it, or an API process for the open epoch: it reads the ledger, sleeps as long as it likes, and
-//! puts the coupon in place.
+//! Loading a coupon into Redis, computed from one read of the ledger and from survivors. A recoverer does it, or an API
+//! process for the open epoch: it reads the ledger, sleeps for any time, and writes the coupon.
 
 use super::scripts::{Certified, certified};
 use super::state::{Coupon, Data, Epoch, Flight, IDS_MAX, NO_UNIT, Serial, Set, State};
 use super::{Protocol, Variant};
 
-/// What the ledger said at one look.
+/// The ledger at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Picture {
     pub total: u8,
@@ -71,7 +70,7 @@ pub fn loaded(
     data
 }
 
-/// How far it is. Each part is a step of its own.
+/// The progress of a loader. Each part is a step of its own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Loader {
     #[default]
@@ -80,7 +79,7 @@ pub enum Loader {
     HasReadLedger(Before, Picture),
 }
 
-/// What it read first, and under which epoch.
+/// What the loader read first, and under which epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Before {
     epoch: Epoch,
@@ -93,7 +92,7 @@ impl Loader {
         *self == Loader::Idle
     }
 
-    /// Reads what is in flight, for a coupon that somebody asked for and Redis does not have.
+    /// Reads what is in flight, for a requested coupon that Redis does not have.
     pub fn read(protocol: &Protocol, state: &State) -> Option<Loader> {
         let epoch = state.open_epoch()?;
         let data = state.redis.epochs.get(&epoch).filter(|data| data.coupon.is_none())?;
@@ -116,7 +115,7 @@ impl Loader {
     }
 }
 
-/// `load.lua`: refuses if the coupon is there already, or something in flight may have been settled.
+/// `load.lua`: refuses if the coupon is loaded, or if an issuance in flight may have been settled since the read.
 fn put(protocol: &Protocol, state: &mut State, before: Before, picture: Picture) {
     let Before { epoch, mut survivors, settled_unloaded } = before;
     if certified(state, epoch) != Certified::Yes {

@@ -1,4 +1,4 @@
-//! What must hold in every state, and what a setting must have met to have tried anything.
+//! The properties that hold in every state, and the situations that a setting must reach.
 
 use stateright::Property;
 
@@ -41,7 +41,7 @@ fn never_twice(protocol: &Protocol, state: &State) -> bool {
     state.ledger.holdings(protocol).iter().all(|held| *held <= protocol.per_user)
 }
 
-/// While nothing is certified the answer is 503, so nobody is told that anything is lost.
+/// While nothing is certified the answer is 503, so no user is told that a request is lost.
 fn never_lost(_: &Protocol, state: &State) -> bool {
     let Some(data) = state.open_data() else { return true };
     let decided = state.ledger.issued().union(state.ledger.rejected());
@@ -91,7 +91,7 @@ fn accounted_for(_: &Protocol, state: &State) -> bool {
 }
 
 /// As long as Redis never lost data, what is issued and not in flight any more. After a loss, those of
-/// them that Redis knows: the others the audit will count.
+/// them that Redis knows: the audit will count the others.
 fn settled_once(_: &Protocol, state: &State) -> bool {
     let Some((data, coupon)) = loaded(state) else { return true };
     let settled = state.ledger.issued().without(data.flying());
@@ -103,7 +103,7 @@ fn loaded(state: &State) -> Option<(&Data, Coupon)> {
     state.open_data().and_then(|data| Some((data, data.coupon?)))
 }
 
-/// When nobody has anything to do any more, it is because all is done.
+/// When no process has anything to do any more, everything is done.
 fn at_rest(protocol: &Protocol, state: &State) -> bool {
     if protocol.has_work(state) {
         return true;
@@ -126,7 +126,7 @@ fn at_rest(protocol: &Protocol, state: &State) -> bool {
         && free.union(units) == (1..=coupon.total).collect()
 }
 
-/// What a setting must have met. Without these an exhaustive search of nothing would pass.
+/// A situation that a setting must reach. Without these, a setting in which nothing happens would pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Witness {
     SoldOut,

@@ -1,5 +1,5 @@
-//! A recoverer: lease, close, verify or rebuild, open. Between any two steps it may sleep for as long
-//! as it likes, while another takes the lease, or stop for good.
+//! A recoverer: lease, close, verify or rebuild, open. Between any two steps it may sleep for any time, while another
+//! takes the lease, or stop for good.
 
 use super::loader::{Picture, loaded};
 use super::state::{Certificate, Data, Epoch, Flight, IDS_MAX, Set, State};
@@ -13,18 +13,18 @@ pub struct Recoverer {
     /// The epochs that it takes survivors from.
     old: Set,
     survivors: [Option<Flight>; IDS_MAX],
-    /// J: in flight and issued, at the first look.
+    /// J: in flight and issued, at the first read.
     decided: Set,
     picture: Picture,
 }
 
-/// What it does next.
+/// The recoverer's next step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
     #[default]
     Idle,
     Close,
-    /// The three looks of a verification: J, L, J.
+    /// The three reads of a verification: in flight (J), ledger (L), in flight (J).
     VerifyInFlight,
     VerifyLedger,
     VerifyInFlightAgain,
@@ -33,7 +33,7 @@ pub enum Step {
     ReadSurvivors,
     ReadLedger,
     Load,
-    /// One by one.
+    /// Moves survivors one by one.
     MoveQueue,
     Renew,
     Open,
@@ -46,7 +46,7 @@ impl Recoverer {
         self.step == Step::Idle
     }
 
-    /// Its term, and what it is about to do.
+    /// The term, and the next step.
     pub fn next(&self) -> (u8, Step) {
         (self.term, self.step)
     }
@@ -116,7 +116,7 @@ impl Recoverer {
         }
     }
 
-    /// What is not asked for again makes no two states different.
+    /// Forgets values that no later step reads: they must not distinguish two states.
     fn forget_what_was_used(&mut self) {
         match self.step {
             Step::Certify => (self.decided, self.picture) = Default::default(),
@@ -138,7 +138,7 @@ impl Recoverer {
         state.redis.certificate = Some(Certificate {
             open: false,
             epoch,
-            // What was certified before plays no part until it is opened again.
+            // The earlier certificate has no effect until the data is opened again.
             instance: 0,
             term: self.term,
             building: Some(self.term),
@@ -157,7 +157,7 @@ impl Recoverer {
         })
     }
 
-    /// The data that a verification looks at.
+    /// The data that a verification reads.
     fn verified<'a>(&self, state: &'a State) -> Option<&'a Data> {
         state.redis.epochs.get(&self.old.iter().next()?)
     }
@@ -176,7 +176,7 @@ impl Recoverer {
         })
     }
 
-    /// Whether the ledger had, at the look, an issued id that Redis does not know.
+    /// Whether the ledger had, when it was read, an issued id that Redis does not know.
     fn misses_issued(&self, state: &State) -> bool {
         let Some(data) = self.verified(state).filter(|data| data.coupon.is_some()) else { return false };
         let known = data.known();
@@ -198,7 +198,7 @@ impl Recoverer {
         Some(Step::ForgetOld(epoch))
     }
 
-    /// `forget.lua`. Whether it was still allowed to.
+    /// `forget.lua`. Returns whether the recoverer still had its turn.
     fn forget_all_but(&self, state: &mut State, mine: Epoch, kept: Set) -> bool {
         let allowed = state.redis.certificate.as_ref().is_some_and(|held| {
             (held.open && held.epoch == Some(mine)) || (!held.open && held.building == Some(mine))
@@ -224,7 +224,7 @@ impl Recoverer {
         }
     }
 
-    /// `load_into`: what was decided meanwhile is no survivor, and a unit that is taken is nobody else's.
+    /// `load_into`: an issuance that was decided meanwhile is no survivor, and a taken unit goes to no other.
     fn load(&mut self, protocol: &Protocol, state: &mut State) -> bool {
         if state.redis.certificate.as_ref().is_none_or(|held| held.building != Some(self.term)) {
             return false;
@@ -272,13 +272,13 @@ impl Recoverer {
         self.step == Step::Load
     }
 
-    /// Does not load the coupon: what is in flight is moved all the same.
+    /// Leaves the coupon out. The recoverer still moves its issuances in flight.
     pub fn leave_out(&mut self) {
         self.step = Step::MoveQueue;
         self.picture = Picture::default();
     }
 
-    /// `open.lua`: compare-and-set on term and epoch, if all that was built is there.
+    /// `open.lua`: compare-and-set on term and epoch, if everything that the recoverer built is there.
     fn open(&self, protocol: &Protocol, state: &mut State) -> bool {
         let count = self.survivors.iter().flatten().count();
         let is_complete = state.redis.epochs.get(&self.term).is_some_and(|data| {

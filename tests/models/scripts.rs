@@ -11,7 +11,7 @@ pub enum Certified {
     Yes,
     /// Another epoch is open.
     Stale,
-    /// Nobody may go on.
+    /// No caller may continue.
     No,
 }
 
@@ -190,11 +190,11 @@ pub fn reassign(
     Reassigned::To(fresh)
 }
 
-/// What the audit finds amiss with an issued id, in the open epoch.
+/// What the audit finds wrong with an issued id, in the open epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Amiss {
     Nothing,
-    /// Redis knows nothing of it.
+    /// Redis does not know it.
     Unknown,
     /// Its unit is free: it came back from another's flight, after the id was adopted.
     UnitFree,
@@ -231,7 +231,7 @@ pub fn adopt(protocol: &Protocol, state: &mut State, id: Id) {
     }
 }
 
-/// The API, not sure whether its reservation was made, takes all of it back.
+/// The API does not know whether its reservation was made, and takes all of it back.
 pub fn compensate(protocol: &Protocol, state: &mut State, id: Id) {
     let Some(epoch) = state.open_epoch() else { return };
     let Some(data) = state.redis.epochs.get_mut(&epoch) else { return };

@@ -1,10 +1,10 @@
-//! Settings: each goes deep into one dimension. All of them at once would be too many states.
+//! Settings: each explores one dimension deeply. All of them at once would have too many states.
 
 use super::{EventCounts, Protocol, Request, Variant};
 
-/// The first user's request, made from a key: it is sent again and again.
+/// The first user's request with a key: it is sent again and again.
 pub const FIRST: Request = Request { user: 0, keyed: true };
-/// The second user's.
+/// The second user's request.
 pub const SECOND: Request = Request { user: 1, keyed: false };
 /// The first user's further request, which is another issuance.
 pub const AGAIN: Request = Request { user: 0, keyed: false };

@@ -8,7 +8,7 @@ use super::properties::Witness::{self, *};
 use super::settings::{AGAIN, FIRST, NOTHING, peace, three};
 use super::{EventCounts, Protocol};
 
-/// Visits every state. Each property holds in each, and each witness is met.
+/// Visits every state. Asserts that each property holds in each, and that the search reaches each witness.
 fn holds(mut protocol: Protocol, witnesses: &[Witness]) {
     protocol.witnesses = witnesses.to_vec();
     let started = Instant::now();

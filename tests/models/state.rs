@@ -1,5 +1,5 @@
-//! What there is: Redis's data, the ledger, and how far each process has come. Everything is small
-//! numbers, so that a state is cheap to copy and to recognise.
+//! The state: Redis's data, the ledger, and the progress of each process. It consists of small numbers, so that the
+//! checker copies and compares it cheaply.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -98,7 +98,7 @@ pub struct Coupon {
 }
 
 impl Coupon {
-    /// The units that nobody has: given back, or never handed out.
+    /// The free units: given back, or never reserved.
     pub fn free_units(&self) -> Set {
         self.free.union((self.next..=self.total).collect())
     }
@@ -151,7 +151,7 @@ pub struct Redis {
     pub epochs: BTreeMap<Epoch, Data>,
 }
 
-/// What nobody in the system knows, but the properties speak of.
+/// What no process knows, and the properties need.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct History {
     /// Answered 202.
@@ -160,9 +160,9 @@ pub struct History {
     pub lost: Set,
     pub told_issued: Set,
     pub told_rejected: Set,
-    /// Redis lost data, ever.
+    /// Whether Redis has ever lost data.
     pub data_lost: bool,
-    /// A verification found data intact that was not.
+    /// Whether a verification has found damaged data intact.
     pub wrongly_intact: bool,
 }
 
@@ -192,7 +192,7 @@ pub struct State {
     /// The entries ever appended for each id.
     pub appended: [u8; IDS_MAX],
     pub ledger: Ledger,
-    /// Sorted: which of two does a thing makes no difference.
+    /// Sorted: it makes no difference which of two workers does something.
     pub workers: Vec<Worker>,
     pub recoverers: Vec<Recoverer>,
     pub loaders: Vec<Loader>,

@@ -1,4 +1,4 @@
-//! What may happen next in a state, and what becomes of it.
+//! The actions that are possible in a state, and their effects.
 
 use super::failure::Failure;
 use super::loader::Loader;
@@ -9,14 +9,14 @@ use super::worker::{Step, Worker};
 use super::{Action, Protocol, Variant};
 
 impl Protocol {
-    /// Whether any process has something to do, were nobody to send, to fail or to interfere any more.
+    /// Whether any process has something to do if no client sends and nothing fails or interferes any more.
     pub fn has_work(&self, state: &State) -> bool {
         let mut actions = Vec::new();
         self.work(state, &mut actions);
         !actions.is_empty()
     }
 
-    /// What processes do of their own accord.
+    /// The actions of the processes themselves.
     pub fn work(&self, state: &State, actions: &mut Vec<Action>) {
         let open = state.open_data();
         let picks = open.and_then(|data| data.coupon).map_or(1, |coupon| coupon.free.len().max(1));
@@ -24,7 +24,7 @@ impl Protocol {
         let mut idle = false;
         for (number, worker) in state.workers.iter().enumerate() {
             if worker.is_idle() {
-                // Of idle workers one is as good as another.
+                // All idle workers are alike.
                 if !std::mem::replace(&mut idle, true) {
                     let queued = |id: &Id| queued.is_some_and(|data| data.stream[usize::from(*id)].is_some());
                     actions.extend(self.ids().filter(queued).map(|id| Action::Read { worker: number, id }));
@@ -56,7 +56,7 @@ impl Protocol {
         }
     }
 
-    /// The issued ids that the audit has something to do for.
+    /// The issued ids that the audit must adopt or correct.
     fn adoptable(&self, state: &State) -> Set {
         let Some(data) = state.open_data() else { return Set::default() };
         let amiss = |id: Id, serial| scripts::amiss(self, data, id, serial) != Amiss::Nothing;
@@ -72,7 +72,7 @@ impl Protocol {
         }
     }
 
-    /// What is done to it.
+    /// The actions of clients and operators, and failures.
     pub fn interfere(&self, state: &State, actions: &mut Vec<Action>) {
         let (bounds, spent) = (self.bounds, state.spent);
         if let Some(coupon) = state.open_data().and_then(|data| data.coupon) {

@@ -1,4 +1,4 @@
-//! The protocol as it is, and each way in which it was broken on purpose.
+//! The protocol, and each way in which a test breaks it.
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Variant {
@@ -11,7 +11,7 @@ pub enum Variant {
     ApiCompensates,
     /// A rebuild queues again what the ledger has decided.
     RebuildKeepsDecided,
-    /// A rebuild asks once what is decided, and not again when it reads the accounts.
+    /// A rebuild reads once what is decided, and not again when it reads the accounts.
     RebuildAsksOnce,
     /// An operator may lower a total.
     TotalShrinks,
@@ -29,7 +29,7 @@ pub enum Variant {
     OpenWithoutCompare,
     /// While the queue is moved, the certificate goes on naming the epoch that was open last.
     MoveKeepsEpoch,
-    /// A load on demand does not ask what is in flight.
+    /// A load on demand does not read what is in flight.
     LoadForgetsInFlight,
     /// A load on demand does not notice that something was settled since it read what is in flight.
     LoadIgnoresSettling,

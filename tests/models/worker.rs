@@ -1,5 +1,5 @@
-//! A worker with one entry in hand, from reading it to settling it. Between any two steps anything may
-//! happen, for as long as it likes: that is the pause. An operator who discards is a hand as well.
+//! A worker with one entry in hand, from reading it to settling it. Between any two steps anything may happen, for any
+//! time: that is the pause. An operator who discards is modelled as a worker.
 
 use super::ledger::{Inserted, Reason, Record};
 use super::scripts::{self, Certified, Reassigned, Settlement};
@@ -18,7 +18,7 @@ pub struct Worker {
     operator: bool,
 }
 
-/// What it does next.
+/// The worker's next step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
     #[default]
@@ -30,7 +30,7 @@ pub enum Step {
         anothers: bool,
     },
     Reassign,
-    /// An operator's look before the rejection.
+    /// An operator reads the decision before the rejection.
     LookWhetherTheUnitIsLost,
     Reject {
         reason: Reason,
@@ -51,12 +51,12 @@ impl Worker {
         self.step == Step::Idle
     }
 
-    /// What it is about to do.
+    /// The next step, with what the worker knows.
     pub fn next(&self) -> (Id, Step) {
         (self.id, self.step)
     }
 
-    /// Whether the next step can be made now: scripts wait for a certificate.
+    /// Whether the worker can make its next step now: scripts wait for a certificate.
     pub fn can_go_on(&self, state: &State) -> bool {
         match self.step {
             Step::Idle => false,
@@ -65,7 +65,7 @@ impl Worker {
         }
     }
 
-    /// Is given a stream entry, and looks whether there is such a unit.
+    /// Gets a stream entry, and checks whether the coupon has such a unit.
     pub fn read(protocol: &Protocol, state: &State, id: Id) -> Option<Worker> {
         let epoch = state.known_epoch()?;
         let entry = state.redis.epochs.get(&epoch)?.stream[usize::from(id)]?;
@@ -122,7 +122,7 @@ impl Worker {
             Step::Reject { reason, lost } => {
                 let decision = Record::Rejected { reason, serial: self.serial, lost };
                 if protocol.variant == Variant::NoTombstone {
-                    // Even one that looks first.
+                    // Reading the ledger first does not help.
                     self.adopt(ledger.get(self.id).unwrap_or(decision))
                 } else {
                     match ledger.insert(protocol, self.id, decision) {
@@ -142,14 +142,14 @@ impl Worker {
                 return Worker::default();
             }
         };
-        // What is not asked for again makes no two states different.
+        // Values that no later step reads must not distinguish two states.
         if matches!(self.step, Step::Settle { .. } | Step::LookWhatToRemember { .. }) {
             (self.serial, self.nth, self.operator) = (NO_UNIT, 0, false);
         }
         self
     }
 
-    /// Takes over what was decided. The operator's own path does not look what the user holds.
+    /// Adopts a decision. The operator's path does not read what the user holds.
     fn adopt(&self, decision: Record) -> Step {
         match decision {
             Record::Rejected { reason: Reason::AlreadyIssued, .. } if !self.operator => {

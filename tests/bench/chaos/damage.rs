@@ -1,5 +1,4 @@
-//! The kinds of damaged records, each with a coupon or a user of its own: what is wrong with one thing stays
-//! with it.
+//! The kinds of damaged records, each with a coupon or a user of its own: the damage must not affect others.
 
 use std::time::Duration;
 
@@ -232,7 +231,7 @@ async fn plant(
             collection("operator_actions").insert_one(doc! {"_id": coupon, "at": "long ago"}).await?;
         }
     }
-    // Somebody asks for what is damaged: an answer of any kind is one, and must not hurt the others.
+    // A user requests the damaged coupon: the answer does not matter, but others must not be affected.
     if let Some((202, body)) = load.request_once(&users[2], coupon).await {
         accepted.extend(body["id"].as_str().map(str::to_owned));
     }

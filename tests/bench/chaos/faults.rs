@@ -1,4 +1,4 @@
-//! The kinds of trouble. Each is made, lasts for a while, and is over; then the service must accept again.
+//! The kinds of faults. Each begins, lasts for a while, and ends; then the service must accept again.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ enum Fault {
     ApiFrozen,
     ApiRestarted,
     WorkerKilled,
-    /// Longer than a heartbeat stays fresh, sometimes.
+    /// Sometimes for longer than a heartbeat stays fresh.
     WorkerFrozen,
     WorkerRestarted,
     RedisKilled,

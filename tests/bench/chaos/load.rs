@@ -1,5 +1,5 @@
-//! The users: sale after sale, each user requests a unit, repeats what was not answered, and follows what was
-//! accepted to its outcome. What they were told is kept for the verdict.
+//! The users: sale after sale, each user requests a unit, repeats a request without an answer, and follows an accepted
+//! one to its outcome. The verdict compares what they were told with the ledger.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -19,16 +19,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::stack::{BACK_MAX, Stack};
 
-/// Users on their way at once.
+/// Users who request at the same time.
 const AT_ONCE: usize = 96;
-/// A request that takes longer is given up and repeated elsewhere.
+/// A user gives up a request that takes longer, and repeats it at another API.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 const REPEAT_EVERY: Duration = Duration::from_millis(150);
-/// Either API may be of the last release, and refuse it.
+/// Attempts of a restock: either API may be of the last release, and refuse it.
 const RESTOCKS_TRIED_MAX: usize = 20;
-/// After the last fault each user must have a last word within this.
+/// After the last fault, each user must have a final answer within this time.
 const LAST_WORD_MAX: Duration = Duration::from_secs(120);
-/// Violations that are told; more are only counted.
+/// Violations that the bench prints; it only counts more.
 const VIOLATIONS_TOLD_MAX: usize = 50;
 
 /// What one user of a sale was told last.
@@ -68,7 +68,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl ChaosLoad {
     pub fn new(stack: &Stack) -> anyhow::Result<Self> {
-        // The client insists on one, though nothing here is encrypted.
+        // The client requires a TLS configuration, though nothing here is encrypted.
         let _ = rustls::crypto::ring::default_provider().install_default();
         Ok(ChaosLoad {
             client: Client::builder().timeout(ANSWER_MAX).build()?,
@@ -144,7 +144,7 @@ impl ChaosLoad {
         }
     }
 
-    /// Asks one API, by chance; `None` if there was no answer.
+    /// Sends a request to one API, by chance; `None` if there was no answer.
     async fn ask(
         &self,
         method: Method,
@@ -165,7 +165,7 @@ impl ChaosLoad {
         Some((status, answer.json().await.ok()?))
     }
 
-    /// The same, until there is an answer other than "not now".
+    /// Repeats a request until the answer is final.
     async fn insist(
         &self,
         method: Method,
@@ -285,7 +285,7 @@ impl ChaosLoad {
         while !self.stopping.is_cancelled() {
             let total = chance.random_range(100..=600);
             let sale = Arc::clone(&self).sale(format!("sale-{number}"), total, StdRng::from_rng(&mut chance));
-            // One after another, more or less: the next begins when this one has nobody left at the door.
+            // The next sale begins when this one has ended, or after some seconds.
             let sale = sales.spawn(sale);
             number += 1;
             let begun = Instant::now();
@@ -309,7 +309,7 @@ impl ChaosLoad {
 
     async fn sale(self: Arc<Self>, coupon: String, mut total: u64, mut chance: StdRng) {
         let users: Vec<String> = (0..total * 3 / 2).map(|number| format!("{coupon}.u{number}")).collect();
-        // Before anyone can have been told that none is left.
+        // Before any user can have been told that the coupon is sold out.
         let restocked_at = chance.random_range(0..total / 2);
         let add = if chance.random_bool(0.5) { total / 10 } else { 0 };
         if !self.create(&coupon, total).await || !self.register(&users).await {
@@ -337,7 +337,7 @@ impl ChaosLoad {
         lock(&self.sales).push(ChaosSale { coupon, total, told });
     }
 
-    /// One user from the request to the last word.
+    /// One user, from the request to the final answer.
     async fn one(&self, user: &str, coupon: &str, key: Option<&str>) -> Option<LastKnown> {
         let id = {
             let _turn = self.gate.acquire().await.ok()?;

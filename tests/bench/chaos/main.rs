@@ -1,19 +1,18 @@
-//! Trouble of every kind, one after another, while users keep coming: `cargo bench --bench chaos`.
+//! Injects faults of every kind, one after another, while users request coupons: `cargo bench --bench chaos`.
 //!
 //! The system runs as an operator would run it: two API and two worker processes, a MongoDB replica set of
-//! three members, a Redis with a replica behind one address. A seeded sequence of faults kills, freezes,
-//! demotes and fills them up; every half minute one damaged record of each kind is planted. Users request
-//! coupons all the while and follow what was accepted to its outcome.
+//! three members, a Redis with a replica behind one address. A seeded sequence of faults kills, freezes and demotes
+//! them and fills their disks; every half minute the bench plants one damaged record of each kind. Users request
+//! coupons all the while and follow accepted requests to their outcomes.
 //!
 //! Exit code 0: no unit was issued twice or beyond the total, each accepted request was decided or is named by
-//! a dead letter or a finding of the audit, and the service answered again after each fault. Exit code 4: not
-//! so; the violations are printed. The seed is printed first, and `--seed` repeats the choices (not the
-//! timing).
+//! a dead letter or a finding of the audit, and the service answered again after each fault. Exit code 4: something was
+//! violated, and the bench prints it. It prints the seed first; `--seed` repeats the choices, not the timing.
 //!
 //! # Layout
 //!
-//! - `stack`: the servers and processes, and what can be done to them
-//! - `faults`: the kinds of trouble
+//! - `stack`: the servers and processes
+//! - `faults`: the kinds of faults
 //! - `damage`: the kinds of damaged records
 //! - `load`: the users
 //! - `verdict`: what must hold at the end
@@ -37,10 +36,10 @@ use damage::DamageLog;
 use load::ChaosLoad;
 use stack::Stack;
 
-/// Between two plantings of damaged records.
+/// The time between two plantings of damaged records.
 const DAMAGE_EVERY: Duration = Duration::from_secs(30);
 
-/// Breaks everything while users keep coming, and judges what became of them.
+/// Injects faults while users request coupons, and judges the result.
 #[derive(Debug, Parser)]
 #[command(
     name = "chaos",
@@ -51,7 +50,7 @@ Examples:
   cargo bench --bench chaos -- --other-programs ../last-release/target/release"
 )]
 struct Arguments {
-    /// Seconds during which things break
+    /// Seconds during which faults happen
     #[arg(long, default_value_t = 600)]
     seconds: u64,
     /// The seed of an earlier run, to repeat its choices
@@ -84,7 +83,7 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Whether everything held.
+/// Runs the bench. Returns whether nothing was violated.
 async fn run(arguments: Arguments) -> anyhow::Result<bool> {
     let seed = arguments.seed.unwrap_or_else(rand::random);
     println!("seed {seed}: --seed {seed} repeats the choices");

@@ -1,4 +1,4 @@
-//! The servers and processes, and what can be done to them.
+//! The servers and processes, and the faults that the bench can inject into them.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -19,16 +19,16 @@ use rustix::process::{Pid, Signal};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
-/// The longest that anything may take to come back.
+/// The longest time that a server or process may take to return.
 pub const BACK_MAX: Duration = Duration::from_secs(60);
 pub const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// A server that takes longer to answer has ended, or may as well have.
+/// A server that takes longer to answer counts as ended.
 const PING_MAX: Duration = Duration::from_secs(5);
 const DATABASE: &str = "chaos";
 /// Room of each server whose disk is filled up, in MiB.
 const DISK_MIB: u32 = 512;
 
-/// A member of a replica set of several. Ready when it answers; who is the primary shows later.
+/// A member of a replica set of several. It is ready when it answers, whichever member is the primary.
 pub struct ReplicaMember(MongoOptions);
 
 impl ServerSpec for ReplicaMember {
@@ -75,7 +75,7 @@ pub async fn admin(port: u16, command: Document) -> anyhow::Result<Document> {
     Ok(answer?)
 }
 
-/// One address for whichever Redis is the primary. Connections that were made stay where they lead.
+/// One address for the primary Redis. Open connections stay with the server that they lead to.
 struct PrimaryProxy {
     port: u16,
     target: Arc<AtomicU16>,
@@ -134,7 +134,7 @@ impl Instance {
     pub fn signal(&self, signal: Signal) {
         let pid = self.child.as_ref().and_then(Child::id).and_then(|pid| Pid::from_raw(pid.cast_signed()));
         if let Some(pid) = pid {
-            // One that has ended by itself is found, and told, when it is started again.
+            // A process that has ended by itself is found, and reported, when the bench starts it again.
             let _ = rustix::process::kill_process(pid, signal);
         }
     }
@@ -146,7 +146,7 @@ impl Instance {
         Ok(())
     }
 
-    /// Ends it as an operator does. Its exit code must be 0.
+    /// Ends the process as an operator does. Asserts that its exit code is 0.
     pub async fn end(&mut self) -> anyhow::Result<()> {
         self.signal(Signal::TERM);
         let Some(mut child) = self.child.take() else { return Ok(()) };
@@ -157,7 +157,7 @@ impl Instance {
         }
     }
 
-    /// Starts it, or lets it run on.
+    /// Starts the process, or resumes it.
     pub fn run_on(&mut self) -> anyhow::Result<()> {
         self.signal(Signal::CONT);
         let ended = match &mut self.child {
@@ -182,10 +182,10 @@ impl Instance {
     }
 }
 
-/// All of it.
+/// All servers and processes.
 pub struct Stack {
     pub redis: [RedisServer; 2],
-    /// Which of the two is the primary.
+    /// Which of the two Redis is the primary.
     pub primary: usize,
     switch: PrimaryProxy,
     pub members: Vec<Server<ReplicaMember>>,
@@ -331,7 +331,7 @@ impl Stack {
         Ok(stack)
     }
 
-    /// Lets everything run on, starts what has ended, and waits until the servers are what they were.
+    /// Resumes and restarts everything, and waits until the servers have their roles again.
     pub async fn heal(&mut self) -> anyhow::Result<()> {
         for number in 0..self.redis.len() {
             let _ = self.redis[number].resume();
@@ -472,7 +472,7 @@ impl Stack {
         Ok(String::from_utf8(created.stdout)?.trim().to_owned())
     }
 
-    /// The address of whichever Redis is the primary.
+    /// The address that leads to the primary Redis.
     pub fn redis_url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.switch.port)
     }
@@ -501,7 +501,7 @@ fn instance(folder: &Path, name: &str, own: &str, other: Option<&Path>, argument
     let own = PathBuf::from(own);
     let other = other.and_then(|other| own.file_name().map(|program| other.join(program)));
     let log = folder.join(format!("{name}.log"));
-    // What was begun by the last release goes on with this one.
+    // Requests that the last release accepted continue with this one.
     let runs_other = other.is_some();
     Instance { name: name.to_owned(), own, other, runs_other, arguments, log, child: None }
 }

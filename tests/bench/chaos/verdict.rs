@@ -1,5 +1,5 @@
-//! What must hold at the end: the promise, sale by sale; nothing is stuck without a name; the audit finds
-//! nothing wrong with what was not damaged.
+//! The verdict: each sale keeps the promise, everything that is stuck is named, and the audit finds nothing wrong with
+//! undamaged things.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -16,10 +16,10 @@ use super::damage::{DamageKind, DamageLog};
 use super::load::{ChaosLoad, ChaosSale, LastKnown};
 use super::stack::{LOOK_EVERY, Stack};
 
-/// After the last fault everything that was accepted is decided, or has a name, within this.
+/// After the last fault, each accepted request must be decided or named within this time.
 const REST_MAX: Duration = Duration::from_secs(120);
 
-/// At rest each list is answered within this.
+/// The longest answer to a list when the system is at rest.
 const ANSWERED_MAX: Duration = Duration::from_secs(5);
 /// What operators and users read: one damaged thing among them must not take the others away.
 const LISTS: [&str; 9] = [
@@ -34,7 +34,7 @@ const LISTS: [&str; 9] = [
     "/readyz",
 ];
 
-/// Judges, and prints what it saw. Whether everything held.
+/// Judges the run and prints the violations. Returns whether there is none.
 pub async fn judge(
     stack: &Stack,
     load: &ChaosLoad,

@@ -14,7 +14,7 @@ async fn actions(client: &Client) -> Vec<Value> {
     client.get("/operator-actions").await.body["items"].as_array().expect("items").clone()
 }
 
-/// Posts without a body.
+/// Sends a POST without a body.
 async fn send(client: &Client, path: &str) -> Answer {
     client.send(client.request("POST", path)).await
 }
@@ -33,13 +33,13 @@ async fn what_operators_do_is_recorded_with_who_and_how_it_ended_also_what_fails
     assert_eq!(random.status, 201);
     assert_eq!(operator.post("/coupons/c/restock", json!({"total": 15})).await.status, 200);
     assert_eq!(operator.post("/coupons/c/restock", json!("x".repeat(100_000))).await.status, 413);
-    // Neither looking nor being refused is an action.
+    // Reads and refused requests are no actions.
     assert_eq!(operator.get("/queue").await.status, 200);
     assert_eq!(send(&viewer, "/coupons/c/resume").await.status, 403);
 
     let recorded = actions(&viewer).await;
     let key_id = keys[0].split('_').nth(1).expect("an id");
-    // Who is registered is nobody's business here.
+    // The record does not contain users who registered.
     let input = |target| if target == "/coupons/c/restock" { json!("{\"total\":15}") } else { Value::Null };
     let expected = [
         ("POST /coupons/{id}/restock", "/coupons/c/restock", 200, Value::Null, Value::Null),
@@ -60,7 +60,7 @@ async fn what_operators_do_is_recorded_with_who_and_how_it_ended_also_what_fails
     }
     assert_eq!(recorded[5]["requestId"], "r-1");
 
-    // Page by page it is the same.
+    // Read page by page, the list is the same.
     let (mut paged, mut path) = (Vec::new(), "/operator-actions?limit=2".to_owned());
     loop {
         let page = viewer.get(&path).await.body;
@@ -89,7 +89,7 @@ async fn what_cannot_be_recorded_is_not_done() {
     let refused = send(&system.client, "/coupons/c/pause").await;
     assert_eq!((refused.status, refused.code()), (503, "unavailable"));
     assert_eq!(system.client.get("/coupons/c").await.body["status"], "open");
-    // Users are not held up by it.
+    // Users' requests do not wait for the record.
     system.users("u", 1).await;
     assert_eq!(system.client.issue("u0", coupon.as_str(), None).await.status, 202);
     system.drain().await;
@@ -114,7 +114,7 @@ async fn a_user_is_named_apart_from_the_rest_however_a_path_names_them() {
     let again = operator.post(&format!("/user-coupons/{user}/{issued}/use"), json!({"reference": "2"})).await;
     assert_eq!(again.code(), "already-used");
     assert_eq!(operator.send(operator.request("DELETE", &format!("/users/{encoded}"))).await.status, 202);
-    // None of these changes anything. What they name may be somebody all the same.
+    // None of these changes anything, but the ids in them may be those of users.
     let nothing_done = [
         operator.post(&format!("/user-coupons/{user}/{issued}/use"), json!({"nonsense": 1})).await,
         operator.post(&format!("/user-coupons/{issued}/{user}/use"), reference()).await,

@@ -1,4 +1,4 @@
-//! What lasts (a stream, a held poll, an open API) ends when the credentials that it rests on do.
+//! Streams, held polls and an open API end when their credentials do.
 
 use std::time::{Duration, Instant};
 
@@ -10,9 +10,9 @@ use super::tokens::{Es256Signer, with_set};
 use super::{SECRET, claims_with, closed, hs256, seconds_from_now};
 use crate::helpers::{API, CTL, Client, System, api_key, eventually, logging, program};
 
-/// What is held would else be held for longer.
+/// The longest time until an answer ends: if its credentials did not end it, it would last longer.
 const HELD_MAX: Duration = Duration::from_secs(25);
-/// A machine that does other things too takes its time.
+/// The longest wait on a busy machine.
 const BUSY: Duration = Duration::from_secs(10);
 
 async fn opened(client: &Client, path: &str) -> reqwest::Response {
@@ -21,7 +21,7 @@ async fn opened(client: &Client, path: &str) -> reqwest::Response {
     response
 }
 
-/// Reads to the end; whether it was broken off, and what came.
+/// Reads a response to its end. Returns whether it broke off, and its text.
 async fn cut(mut response: reqwest::Response) -> (bool, String) {
     let mut text = Vec::new();
     let read = async {
@@ -42,7 +42,7 @@ async fn revoke(system: &System, key: &str) {
     assert!(matches!(revoked, Ok(RevokeOutcome::Now(_))), "{revoked:?}");
 }
 
-/// Puts so many issued units of a coupon into the ledger: more than lie between a server and its client.
+/// Writes this many issued units of a coupon into the ledger: more than the buffers between server and client hold.
 async fn much_to_export(system: &System) {
     let coupon = system.coupon("large", 100_000, 1).await;
     system.write_issued(&coupon, "u", 1..=60_000).await;
@@ -97,7 +97,7 @@ async fn with_a_token_everything_that_it_was_opened_with_ends() {
     let coupon = system.coupon("c", 10, 1).await;
     system.users("u", 2).await;
     let queued = system.accepted("u1", &coupon).await;
-    // Within the leeway for clocks that differ, for three seconds more.
+    // The leeway for differing clocks leaves three more seconds.
     let ending = hs256(SECRET, &claims_with("u1", "exp", seconds_from_now(-27)));
     let user = system.client.with(&ending);
     let began = Instant::now();
@@ -114,7 +114,7 @@ async fn with_a_token_everything_that_it_was_opened_with_ends() {
     assert_eq!(held.await.expect("no panic").status, 401);
     assert_eq!(requested.await.expect("no panic").status, 401);
     assert!(began.elapsed() < HELD_MAX, "{:?}", began.elapsed());
-    // What it was about goes on.
+    // The issuance itself goes on.
     assert!(system.is_in_flight(queued).await);
     system.drain().await;
 }
@@ -167,7 +167,7 @@ async fn an_open_api_is_closed_by_the_first_key_and_stays_so() {
     for stream in streams {
         assert!(cut(stream).await.0);
     }
-    // Nobody comes back in through what was left open by mistake.
+    // The open API must not serve again.
     revoke(&system, &text).await;
     let viewer = clients[1].with(&text);
     eventually("it is revoked", async || (viewer.get("/queue").await.status == 401).then_some(())).await;
@@ -190,7 +190,7 @@ async fn dev_is_closed_by_the_first_key_too_whatever_its_record_says() {
     let (mut dev, address, log) = logging(dev).await;
     let client = Client::new(address);
     assert_eq!(client.get("/queue").await.status, 200);
-    // A key of a later version is a key.
+    // A key of a later version counts as a key.
     let connected = coupon_system::mongo::connect(&mongodb, &database).await.expect("a URI");
     let keys = connected.collection::<mongodb::bson::Document>("api_keys");
     keys.insert_one(mongodb::bson::doc! {"_id": "of-later", "role": "emperor"}).await.expect("it is written");

@@ -1,4 +1,4 @@
-//! A user sees what is theirs; the rest is not there.
+//! A user sees only their own data; for all else the API answers 404.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use super::{closed, token};
 use crate::helpers::{Answer, System};
 use coupon_system::ids::{IssuanceId, PartitionId};
 
-/// Who waits for a queued issuance is held for longer.
+/// The API holds a poll of a queued issuance for longer than this.
 const WAITED: Duration = Duration::from_secs(25);
 
-/// What an answer says, without what differs each time.
+/// An answer without the parts that differ each time.
 fn said(answer: Answer) -> (u16, Value) {
     let mut body = answer.body;
     body["requestId"] = Value::Null;
@@ -72,7 +72,7 @@ async fn a_token_requests_for_its_subject_and_for_nobody_else() {
     let u1 = system.client.with(&token("u1"));
     let refused = u1.issue("u2", "c", None).await;
     assert_eq!((refused.status, refused.code()), (403, "forbidden"));
-    // Whether there is such a user is not told either.
+    // The answer does not reveal either whether the user exists.
     assert_eq!(said(u1.issue("nobody", "c", None).await), said(refused));
     let accepted = u1.issue("u1", "c", None).await;
     assert_eq!((accepted.status, &accepted.body["userId"]), (202, &json!("u1")));

@@ -1,5 +1,4 @@
-//! The set of the keys that tokens are verified with: what is wrong with one stays with it, and a set without
-//! any is a set.
+//! The key set that verifies tokens: a wrong key affects only itself, and an empty set is valid.
 
 use std::path::Path;
 
@@ -101,7 +100,7 @@ async fn an_empty_set_is_in_force_and_a_broken_one_is_not_and_has_an_age() {
 async fn keys_with_one_kid_are_each_tried_and_a_token_without_one_is_for_the_only_key() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("jwks.json");
-    // As while an issuer changes keys and forgets to give the new one a name.
+    // As when an issuer rotates keys and the new key lacks an id.
     let (old, new, other) = (Es256Signer::new("same"), Es256Signer::new("same"), Es256Signer::new("same"));
     let system = with_set(&file, "ES256", &[old.public(), new.public()]).await;
     let statuses = [

@@ -83,7 +83,7 @@ async fn while_mongodb_is_away_known_keys_go_on_and_of_others_nothing_is_known()
         }
     })
     .await;
-    // Needs Redis alone.
+    // A request that needs only Redis.
     assert_eq!(known.get("/queue").await.status, 200);
 
     mongodb.restart().await.expect("it is back");

@@ -1,4 +1,4 @@
-//! One record that cannot be read takes nothing from a list but itself.
+//! A record that cannot be read is missing from a list, and nothing else is.
 
 use coupon_system::access::{KeyStore, RevokeOutcome, Role};
 use mongodb::bson::{DateTime, Document, doc};
@@ -36,7 +36,7 @@ async fn lists_go_on_past_records_that_cannot_be_read() {
     for number in 0..6 {
         system.coupon(&format!("c{number}"), 10, 1).await;
         assert_eq!(system.client.post("/users", json!({"id": format!("u{number}")})).await.status, 201);
-        // Between them, and more in a row than a page has.
+        // Unreadable records between the others, and more in a row than a page has.
         for more in 0..3 {
             let created_at = DateTime::from_millis(at(0).as_millisecond());
             let id = format!("bad-{number}-{more}");
@@ -117,6 +117,6 @@ async fn a_user_whose_record_cannot_be_read_is_alone_in_that() {
         (0..3)
             .map(|number| async move { client.issue(&format!("u{number}"), "c", Some("key")).await.status }),
     );
-    // Which id the key has cannot be known.
+    // The id of the key cannot be read.
     assert_eq!(answers.await, [202, 503, 202]);
 }

@@ -31,7 +31,7 @@ pub const SECRET: &str = "a secret that the shop and the service share";
 pub const ISSUER: &str = "https://shop.example";
 pub const AUDIENCE: &str = "coupons";
 
-/// Tests ask until something happens.
+/// No rate limit: tests poll until something happens.
 pub const UNLIMITED: [&str; 2] = ["--user-rate", "0"];
 
 /// The flags of an API that takes tokens with the secret in a file of the folder.
@@ -54,25 +54,25 @@ pub async fn closed(roles: &[Role]) -> (System, Vec<String>, TempDir) {
     (system, keys, folder)
 }
 
-/// So many seconds from now, as tokens tell time.
+/// The moment that is this many seconds from now, as tokens write it.
 pub fn seconds_from_now(seconds: i64) -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
     i64::try_from(now).expect("before the end of time") + seconds
 }
 
-/// What a good token says of a user.
+/// The claims of a valid token of a user.
 pub fn claims(user: &str) -> Value {
     json!({"sub": user, "iss": ISSUER, "aud": AUDIENCE, "exp": seconds_from_now(600)})
 }
 
-/// The same, with one thing changed.
+/// The same claims with one of them changed.
 pub fn claims_with(user: &str, name: &str, value: impl Into<Value>) -> Value {
     let mut claims = claims(user);
     claims[name] = value.into();
     claims
 }
 
-/// What is signed of a token.
+/// The signed part of a token.
 pub fn unsigned(head: &Value, claims: &Value) -> String {
     let part = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
     format!("{}.{}", part(head), part(claims))

@@ -1,4 +1,4 @@
-//! What `couponctl` does past the API is in the record of actions.
+//! The record of actions contains what `couponctl` does without the API.
 
 use std::process::Stdio;
 
@@ -44,13 +44,13 @@ async fn who_makes_and_revokes_keys_and_mends_by_hand_is_recorded() {
         on_mongodb(&system, &["key", "create", "--name", "홍길동", "--role", "operator"]).await;
     assert_eq!(code, Some(0), "{said}");
     let id = made.split('_').nth(1).expect("an id").to_owned();
-    // Who has only the key can revoke it; it is not repeated.
+    // An operator who has only the key can revoke it; the output does not repeat it.
     let (code, told, said) = on_mongodb(&system, &["key", "revoke", made.trim()]).await;
     assert_eq!(code, Some(0), "{said}");
     let secret = made.trim().rsplit('_').next().expect("a secret").to_owned();
     assert!(!told.contains(&secret) && !said.contains(&secret));
     assert_eq!(on_mongodb(&system, &["key", "revoke", "nobody"]).await.0, Some(1));
-    // Doing nothing is no action, nor is looking.
+    // Commands that change nothing are no actions.
     assert_eq!(
         on_mongodb(&system, &["key", "create", "--name", "x", "--role", "viewer", "--if-none"]).await.0,
         Some(0)

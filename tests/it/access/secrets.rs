@@ -13,7 +13,7 @@ use crate::helpers::{API, CTL, System, WORKER, program_as_it_is};
 
 const SECRET: &str = "hunter2-hunter2";
 
-/// What a program says that must fail with this code.
+/// The output of a program that must fail with this code.
 async fn said(mut command: Command, code: i32) -> String {
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.expect("it runs");
     let said =
@@ -23,7 +23,7 @@ async fn said(mut command: Command, code: i32) -> String {
     said
 }
 
-/// The same, whatever the code.
+/// The output of a program, whatever its exit code.
 async fn hushed(mut command: Command, what: &str) {
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output();
     let output = tokio::time::timeout(std::time::Duration::from_secs(20), output).await;
@@ -34,8 +34,7 @@ async fn hushed(mut command: Command, what: &str) {
     assert!(!said.contains("hunter2"), "{what}: {said}");
 }
 
-/// Each command that does something, with the words that lead to it, and its flags that take a value, with their
-/// variables.
+/// Each command without subcommands: the words that name it, and its flags that take a value, with their variables.
 fn flags_of(command: &clap::Command, words: &[String]) -> Vec<(Vec<String>, String, Option<OsString>)> {
     let mut all = Vec::new();
     for flag in command.get_arguments().filter(|flag| flag.get_action().takes_values()) {
@@ -73,11 +72,11 @@ async fn whatever_setting_a_secret_is_given_for_by_mistake_it_is_not_repeated() 
                     .env("COUPON_API_URL", "http://127.0.0.1:1")
                     .env("COUPON_TOKEN", "cpn_a_b");
                 command.env("COUPON_LISTEN", "127.0.0.1:0").env("COUPON_METRICS_LISTEN", "127.0.0.1:0");
-                // So that it ends there at the latest.
+                // An address that refuses connections, so that the command ends.
                 command.env("COUPON_MONGODB_URI", "nonsense");
                 command
             };
-            // These would start servers of their own, or ask again for ever.
+            // These commands would start servers of their own, or poll for ever.
             if words.iter().any(|word| ["dev", "bench", "follow", "watch"].contains(&word.as_str())) {
                 continue;
             }
@@ -143,7 +142,7 @@ async fn a_malformed_token_is_not_repeated() {
         assert!(told.contains("COUPON_TOKEN") && told.contains("without spaces"), "{told}");
         said(ctl(&["queue", "show", "--token", &bad]), 2).await;
         said(ctl(&["rush", "--token", &bad]), 2).await;
-        // Who does not send it does not mind it.
+        // A command that sends no token ignores it.
         let mut elsewhere = ctl(&["completion", "bash"]);
         elsewhere.env("COUPON_TOKEN", &bad);
         said(elsewhere, 0).await;

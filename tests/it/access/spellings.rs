@@ -1,4 +1,4 @@
-//! No other way to write a request gets around who may send it.
+//! No other spelling of a request evades its access rule.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::closed;
 
-/// What a request of these very bytes is answered; only its status is read, so a HEAD may be one.
+/// The status of the answer to a request of these bytes. The test reads only the head, so that HEAD works too.
 async fn status(address: SocketAddr, method: &str, target: &str, key: Option<&str>) -> u16 {
     let mut stream = TcpStream::connect(address).await.expect("a connection");
     let credentials = key.map(|key| format!("authorization: Bearer {key}\r\n")).unwrap_or_default();
@@ -21,7 +21,7 @@ async fn status(address: SocketAddr, method: &str, target: &str, key: Option<&st
     answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("{answer:?}"))
 }
 
-/// Other ways to write a request.
+/// Other spellings of a request.
 fn spellings(method: &str, path: &str) -> Vec<(String, String)> {
     let (first, rest) = path[1..].split_at(1);
     let encoded = format!("/%{:02x}{rest}", first.as_bytes()[0]);
@@ -46,7 +46,7 @@ fn spellings(method: &str, path: &str) -> Vec<(String, String)> {
     all
 }
 
-/// Whether an operation asks for credentials. One that says that it asks for none has an empty list.
+/// Whether an operation asks for credentials. One without has an empty list.
 fn is_closed(operation: &serde_json::Value) -> bool {
     operation["security"].as_array().is_some_and(|security| !security.is_empty())
 }
@@ -60,14 +60,14 @@ async fn however_a_request_is_written_only_those_get_in_whom_it_is_for() {
     let mut let_in = Vec::new();
     let mut tried = 0;
     for (path, item) in document["paths"].as_object().expect("paths") {
-        // What is for anyone is told by another test.
+        // Another test covers public operations.
         for (method, operation) in item.as_object().expect("operations") {
             if !is_closed(operation) {
                 continue;
             }
             let filled = path.split('/').map(|part| if part.starts_with('{') { "u1" } else { part });
             let filled = filled.collect::<Vec<_>>().join("/");
-            // On some of these paths another method is for anyone, or for a viewer.
+            // Some of these paths have another method that is public, or that a viewer may use.
             let is_open = |method: &str| {
                 let known = item.get(method.to_lowercase().replace("head", "get"));
                 known.is_some_and(|known| !is_closed(known))
@@ -78,7 +78,7 @@ async fn however_a_request_is_written_only_those_get_in_whom_it_is_for() {
                 if !is_open(&method) && status(address, &method, &target, None).await < 400 {
                     let_in.push(format!("{method} {target}"));
                 }
-                // A viewer changes nothing.
+                // A viewer may change nothing.
                 let looks = ["GET", "HEAD"].contains(&method.as_str());
                 if changes && !looks && status(address, &method, &target, Some(&keys[0])).await < 400 {
                     let_in.push(format!("viewer: {method} {target}"));

@@ -1,4 +1,4 @@
-//! What starts, and what is refused with what to do.
+//! Which settings an API starts with, and how it refuses others.
 
 use std::process::Stdio;
 
@@ -10,7 +10,7 @@ use crate::helpers::{
     API, CTL, Client, System, api_key, database, mongodb, program_as_it_is, serving, stopped,
 };
 
-/// An API process that is refused; what it says.
+/// The output of an API process that must refuse to start.
 async fn refused(system: &System, flags: &[String]) -> String {
     let mut api = program_as_it_is(API, system);
     api.args(["--listen", "127.0.0.1:0"]).args(flags);

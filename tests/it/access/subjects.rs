@@ -1,4 +1,4 @@
-//! Whom a token names, and why one is refused.
+//! The user whom a token names, and the reasons to refuse a token.
 
 use coupon_system::access::Role;
 use coupon_system::ids::UserId;
@@ -34,13 +34,13 @@ async fn an_issuers_usual_subjects_are_users_and_nobody_else_is_one_of_them() {
         let issued = user.issue(&id, "c", None).await;
         assert_eq!(issued.status, 202, "{subject}: {issued:?}");
         assert_eq!(user.get(&format!("/issuances/{}", issued.id())).await.status, 200, "{subject}");
-        // Who may choose a subject must not get at somebody by choosing their id.
+        // A person who may choose their subject must not reach another user by choosing that user's id.
         if id != subject {
             let forged = system.client.with(&token(&id));
             assert_eq!(forged.get(&format!("/issuances/{}", issued.id())).await.status, 404, "{subject}");
             assert_eq!(forged.issue(&id, "c", None).await.status, 403, "{subject}");
         }
-        // Who does not know their id is told it.
+        // The API tells a user their id.
         let wrong = user.issue("somebody", "c", None).await;
         assert!(wrong.status == 403 && wrong.body["detail"].as_str().is_some_and(|told| told.contains(&id)));
     }
@@ -99,7 +99,7 @@ async fn what_is_refused_says_why_in_the_log_and_blames_expiry_only_when_that_is
     }
     let expired = client.with(&changed("exp", json!(seconds_from_now(-60)))).get("/users/u1").await;
     assert!(expired.body["detail"].as_str().is_some_and(|told| told.contains("expired")), "{expired:?}");
-    // Each kind has a line; of a kind only one in a while.
+    // Each kind of refusal has a line, and only one in a while.
     let told =
         ["must not be empty", "not valid yet", "has expired", "signature", "another algorithm", "cut off"];
     for why in
@@ -118,7 +118,7 @@ async fn what_is_refused_says_why_in_the_log_and_blames_expiry_only_when_that_is
     for _ in 0..50 {
         assert_eq!(client.with("cpn_cut_0123").get("/users/u1").await.status, 401);
     }
-    // What is logged after them is logged.
+    // The API still logs what comes after them.
     let basic = client.request("GET", "/users/u1").header("authorization", "Basic eDp5");
     assert_eq!(client.send(basic).await.status, 401);
     log.says("`Bearer`").await;

@@ -1,4 +1,4 @@
-//! Every route, with everybody who may try it.
+//! Every route, tried by every kind of caller.
 
 use std::collections::HashSet;
 
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use super::{SECRET, claims, claims_with, closed, hs256, seconds_from_now, signed, token, unsigned};
 use crate::helpers::{Client, api_key, eventually};
 
-/// What a route answers those who are known.
+/// A route, and its answer to each known caller.
 struct TableRow {
     method: &'static str,
-    /// As the document has it.
+    /// The path as the document writes it.
     route: &'static str,
     path: String,
     body: Option<Value>,
@@ -24,12 +24,12 @@ struct AllowedStatuses([u16; 5]);
 
 const NO: u16 = 403;
 
-/// Everybody, without credentials.
+/// Every caller, even without credentials.
 fn anyone(status: u16) -> AllowedStatuses {
     AllowedStatuses([status; 5])
 }
 
-/// The user, and every key; to another user it is not there.
+/// The user and every key; another user gets a 404.
 fn readers(status: u16) -> AllowedStatuses {
     AllowedStatuses([status, status, status, status, 404])
 }
@@ -42,7 +42,7 @@ fn operators(status: u16) -> AllowedStatuses {
     AllowedStatuses([NO, NO, status, NO, NO])
 }
 
-/// Every key, and no user.
+/// Every key, but no user.
 fn keys(status: u16) -> AllowedStatuses {
     AllowedStatuses([status, status, status, NO, NO])
 }
@@ -76,7 +76,7 @@ fn rows(queued: &str, issued: &str) -> Vec<TableRow> {
     let coupon = json!({"id": "new", "name": "new", "total": 1, "startsAt": "2026-01-01T00:00:00Z",
         "endsAt": "2036-01-01T00:00:00Z"});
     vec![
-        // Another user names u1: that is no way to learn anything, so it is refused, not hidden.
+        // Another user names u1 in the body: the refusal reveals nothing, so it need not be a 404.
         with_body(do_it("/user-coupons", "/user-coupons", AllowedStatuses([NO, 202, 202, 202, NO])), request),
         one("/issuances/{id}", &format!("/issuances/{queued}"), readers(200)),
         one("/issuances/{id}/events", &format!("/issuances/{queued}/events"), readers(200)),
@@ -99,7 +99,7 @@ fn rows(queued: &str, issued: &str) -> Vec<TableRow> {
         one("/problems/{code}", "/problems/ended", anyone(200)),
         one("/coupons/{id}/user-coupons", "/coupons/c/user-coupons", keys(200)),
         one("/outcomes", "/outcomes", keys(200)),
-        // The same reference again, so that it is the same for whoever comes second.
+        // The same reference each time, so that the answer is the same for each caller.
         with_body(change("use", redeemers(200)), json!({"reference": "order-1"})),
         with_body(change("restore", redeemers(200)), json!({"reference": "order-1"})),
         change("revoke", redeemers(200)),
@@ -119,7 +119,7 @@ fn rows(queued: &str, issued: &str) -> Vec<TableRow> {
         do_it("/users/random", "/users/random?count=1", operators(201)),
         do_it("/dead-letters/{id}/redrive", &format!("/dead-letters/{queued}/redrive"), operators(404)),
         do_it("/dead-letters/{id}/discard", &format!("/dead-letters/{queued}/discard"), operators(404)),
-        // Not in the document.
+        // The document does not contain this route.
         one("/metrics", "/metrics", AllowedStatuses([200, 200, 200, NO, NO])),
         one("/", "/", anyone(200)),
         one("/docs/", "/docs/", anyone(200)),
@@ -134,7 +134,7 @@ fn rows(queued: &str, issued: &str) -> Vec<TableRow> {
     ]
 }
 
-/// Credentials that are good for nothing.
+/// Credentials that must not work.
 async fn bad_credentials(keys: &KeyStore, a_key: &str) -> Vec<(&'static str, Option<String>)> {
     let (revoked, revoked_text) = api_key(keys, Role::Operator).await;
     assert!(matches!(keys.revoke(&revoked.id).await, Ok(RevokeOutcome::Now(_))));
@@ -149,7 +149,7 @@ async fn bad_credentials(keys: &KeyStore, a_key: &str) -> Vec<(&'static str, Opt
     let hs512 = unsigned(&json!({"alg": "HS512"}), &claims("u1"));
     let of_512 = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA512, SECRET.as_bytes()), hs512.as_bytes());
     let none = unsigned(&json!({"alg": "none"}), &claims("u1"));
-    // Signed as it must be, and the head says that it is not.
+    // Signed with HS256, but the header says "none".
     let head_lies = unsigned(&json!({"alg": "none"}), &claims("u1"));
     let of_lie = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes()), head_lies.as_bytes());
     let critical = unsigned(&json!({"alg": "HS256", "crit": ["x"], "x": 1}), &claims("u1"));
@@ -206,7 +206,7 @@ async fn every_route_answers_everybody_as_the_table_says() {
     let worker = system.worker();
     operator.decided(&issued).await;
     worker.cancel();
-    // Nobody decides this one.
+    // No worker decides this one.
     eventually("the worker has gone", async || {
         let workers = operator.get("/workers").await.body;
         workers.as_array().expect("a list").iter().all(|worker| worker["alive"] == false).then_some(())
@@ -261,12 +261,12 @@ async fn every_route_answers_everybody_as_the_table_says() {
             let is_public = row.may.0.iter().all(|status| *status == row.may.0[0]);
             assert_eq!(operation["security"] == json!([]), is_public, "{method} {path}");
             assert_eq!(operation["responses"].get("401").is_none(), is_public, "{method} {path}");
-            // A host that is not the service's own is forbidden everywhere; who may use it is said of others.
+            // The document has a 403 for a foreign host on every route; here 403 means a forbidden caller.
             let forbidden = operation["responses"]["403"]["description"].as_str().expect("it is described");
             assert_eq!(!forbidden.contains("it is for"), is_public, "{method} {path}: {forbidden}");
         }
     }
-    // What is in the table and not in the document is what is not meant to be.
+    // Only routes that the document leaves out on purpose are in the table alone.
     let others = rows.len() - routes.len();
     assert_eq!(others, 11, "{routes:?}");
     system.drain().await;

@@ -27,7 +27,7 @@ pub(super) async fn becomes(system: &System, token: &str, wanted: u16) {
     .await;
 }
 
-/// How often the keys of tokens could not be read anew, in all of this process.
+/// How often this process has failed to refresh the keys of tokens.
 fn stale() -> u64 {
     let text = metrics::render();
     let line =
@@ -57,7 +57,7 @@ async fn a_new_secret_is_taken_without_a_restart_and_a_broken_one_is_not() {
 
     std::fs::write(&file, NEW).expect("it is written");
     becomes(&system, &new, 200).await;
-    // It was verified before, and is forgotten with the secret.
+    // The API verified it before, and forgets it with the secret.
     assert_eq!(status(&system, &old).await, 401);
 }
 
@@ -65,7 +65,7 @@ async fn a_new_secret_is_taken_without_a_restart_and_a_broken_one_is_not() {
 async fn a_token_that_was_verified_once_ends_when_it_ends() {
     let (system, _, _folder) = closed(&[]).await;
     system.users("u", 2).await;
-    // Within the leeway for clocks that differ, for two seconds more.
+    // The leeway for differing clocks leaves two more seconds.
     let ending = hs256(SECRET, &claims_with("u1", "exp", seconds_from_now(-28)));
     let fractional = hs256(SECRET, &claims_with("u1", "exp", seconds_from_now(60) as f64 + 0.5));
     assert_eq!(status(&system, &ending).await, 200);
@@ -134,7 +134,7 @@ async fn keys_of_a_set_are_chosen_by_kid_and_come_and_go_without_a_restart() {
     let (first, second) = (Es256Signer::new("first"), Es256Signer::new("second"));
     let system = with_set(&file, "ES256", &[first.public()]).await;
     assert_eq!((status(&system, &first.good()).await, status(&system, &second.good()).await), (200, 401));
-    // There is only one that it could be meant for.
+    // The set has only one key that may verify the token.
     assert_eq!(status(&system, &first.token(&json!({"alg": "ES256"}))).await, 200);
     for head in [
         json!({"alg": "ES256", "kid": "second"}),
@@ -178,6 +178,6 @@ async fn tokens_may_be_signed_with_eddsa() {
     let other = unsigned(&json!({"alg": "EdDSA", "kid": "e"}), &claims("u0"));
     let swapped = signed(other, pair.sign(message.as_bytes()).as_ref());
     assert_eq!((status(&system, &good).await, status(&system, &swapped).await), (200, 401));
-    // What is said of leeways holds here too.
+    // The same leeway holds here.
     assert_eq!(coupon_system::access::token::LEEWAY, Duration::from_secs(30));
 }

@@ -1,4 +1,4 @@
-//! Promises that somebody broke by hand: found and named, and left to a person.
+//! Broken promises: the audit finds and names them, and leaves them to a person.
 
 use coupon_system::audit::{FindingKind, Severity};
 use coupon_system::ids::{IssuanceId, PartitionId};

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::AuditStage;
 use crate::helpers::{CTL, System, program};
 
-/// Runs it, and returns exit code, output and what it said on standard error.
+/// Runs the command. Returns its exit code, standard output and standard error.
 async fn audit(system: &System, flags: &[&str]) -> (i32, String, String) {
     // The flags of the servers follow the command.
     let mut command = tokio::process::Command::new(CTL);

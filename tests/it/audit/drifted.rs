@@ -1,4 +1,4 @@
-//! Accounts that are wrong while every promise holds: found, and mended.
+//! Accounts that are wrong while every promise holds: the audit finds and repairs them.
 
 use coupon_system::audit::FindingKind;
 use coupon_system::ids::{IssuanceId, PartitionId};
@@ -87,7 +87,7 @@ async fn of_two_requests_with_one_unit_the_later_one_gets_another() {
     in_flight_with(&stage, 1, 7).await;
     let report = stage.system.audited().await;
     let found: Vec<_> = report.findings().map(|found| (found.kind, found.serial)).collect();
-    // Unit 8 was the later one's.
+    // Unit 8 belonged to the later issuance.
     assert_eq!(found, [(FindingKind::SerialInFlightTwice, Some(7)), (FindingKind::SerialLeaked, Some(8))]);
     stage.is_mended().await;
 }
@@ -121,7 +121,7 @@ async fn two_repairs_at_once_give_a_leaked_unit_back_once() {
     stage.system.audited_clean().await;
 }
 
-/// Gives unit 9 back, as a repair with this token.
+/// Gives unit 9 back as a repair with this token does.
 async fn release(stage: &AuditStage, token: &str, next: &str) -> String {
     let source = include_str!("../../../src/audit/repair/release.lua");
     let check = include_str!("../../../src/redis/lua/certificate.lua");
@@ -142,7 +142,7 @@ async fn a_repair_that_slept_is_turned_away_by_the_one_that_began_after_it() {
     let _: i64 = stage.redis("HSET", (stage.coupon_key(), "audit", "second")).await;
     assert_eq!(release(&stage, "first", "x").await, "superseded");
     assert_eq!(release(&stage, "second", "third").await, "released");
-    // Its answer was lost, and somebody else has the unit by now.
+    // The answer was lost, and another user has the unit by now.
     let Some(taken): Option<String> = stage.redis("SPOP", stage.free_key()).await else {
         panic!("none is free")
     };
@@ -210,7 +210,7 @@ async fn an_orphaned_entry_of_an_issued_one_is_deleted_and_counted() {
     decided.expect("it is decided");
     stage.change("HDEL", &[stage.system.keys().in_flight().as_bytes(), id.as_bytes()]).await;
     stage.finds(FindingKind::EntryOrphaned, Some(7), &[id]).await;
-    // The count cannot be set right while something is in flight; what is left is that.
+    // The repair cannot correct the count while something is in flight; only that finding remains.
     let report = stage.repaired().await;
     assert_eq!(report.findings().map(|found| found.kind).collect::<Vec<_>>(), [FindingKind::CountDrifted]);
     stage.system.decider().process(&stage.system.keys(), &stage.queued[1..]).await.expect("settled");

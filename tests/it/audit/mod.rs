@@ -1,5 +1,5 @@
-//! The audit has teeth: each kind of damage is planted alone, found under its own name, and mended or
-//! said to be beyond mending; and what merely moves is never taken for damage.
+//! The audit finds each kind of damage under its own name, and repairs it or says that it cannot. It never takes a
+//! system that works for damage.
 
 mod broken;
 mod command;
@@ -53,7 +53,7 @@ impl AuditStage {
         self.system.write(&[decided(id, &self.coupon, user, outcome)]).await;
     }
 
-    /// An issued record that Redis knows nothing of.
+    /// Inserts an issued record that Redis does not know.
     async fn late(&self, user: &str, serial: u32, nth: u8) -> IssuanceId {
         let id = IssuanceId::generate(PartitionId::ONE);
         self.insert(id, user, Outcome::Issued { serial, nth }).await;
@@ -83,7 +83,7 @@ impl AuditStage {
         self.system.keys().holders(&self.coupon)
     }
 
-    /// Audits, and asserts that there is this one finding and no other.
+    /// Audits, and asserts that this is the only finding.
     async fn finds(&self, kind: FindingKind, serial: Option<u32>, ids: &[IssuanceId]) -> Finding {
         let report = self.system.audited().await;
         let findings: Vec<_> = report.findings().cloned().collect();
@@ -102,8 +102,8 @@ impl AuditStage {
         self.system.auditor().repair(&[coupon], |_| {}).await.expect("a repair")
     }
 
-    /// Repairs, and asserts that nothing is left, that what was queued is still issued afterwards, and
-    /// that it is clean then as well.
+    /// Repairs, and asserts that no finding remains, that workers still issue the queued requests, and that the audit is
+    /// clean afterwards.
     async fn is_mended(&self) {
         let report = self.repaired().await;
         let left: Vec<_> = report.findings().map(ToString::to_string).collect();
@@ -123,7 +123,7 @@ impl AuditStage {
         self.system.audited_clean().await;
     }
 
-    /// Repairs, and asserts that the finding is still there.
+    /// Repairs, and asserts that the finding remains.
     async fn stays(&self, kind: FindingKind) {
         let report = self.repaired().await;
         let left: Vec<_> = report.findings().map(|finding| finding.kind).collect();

@@ -1,4 +1,4 @@
-//! While everything moves: no false alarm; and the late insert that a recovery leaves.
+//! No false alarm while the system works; and the late insert that a recovery leaves.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -26,12 +26,12 @@ async fn audits_among_thousands_of_requests_and_rejections_never_give_a_false_al
                 let reserved = system.reserve(&format!("u{part}-{number}"), &coupon).await;
                 let Reserved::Accepted(queued) = reserved else { continue };
                 accepted.fetch_add(1, Ordering::Relaxed);
-                // Every fifth is rejected before a worker decides it: its unit goes round.
+                // Every fifth is rejected before a worker decides it, so that its unit is reserved again.
                 if number % 5 == 0 {
                     let discarded =
                         Outcome::Rejected { reason: Reason::Discarded, serial: None, lost: false };
                     let decision = decided(queued.id, &coupon, &format!("u{part}-{number}"), discarded);
-                    // The worker may have been first.
+                    // The worker may have decided it first.
                     system.backends.ledger.insert(&[decision]).await.expect("an answer");
                 }
             }
@@ -75,7 +75,7 @@ async fn repairs_among_requests_give_leaked_units_back_and_every_unit_is_issued_
     const LEAKED: u32 = 40;
     let system = Arc::new(System::start().await);
     let coupon = system.coupon("c", TOTAL, 1).await;
-    // Units 1 to 40 were never handed out, and the counter is beyond them.
+    // Units 1 to 40 were never reserved, and the counter is beyond them.
     let skipped: redis::RedisResult<i64> = redis::cmd("HINCRBY")
         .arg(system.keys().coupon(&coupon))
         .arg("next")
@@ -91,7 +91,7 @@ async fn repairs_among_requests_give_leaked_units_back_and_every_unit_is_issued_
             for number in 0.. {
                 match system.reserve(&format!("u{part}-{number}"), &coupon).await {
                     Reserved::Accepted(_) => accepted += 1,
-                    // Sold out: what is leaked comes back, or has done so.
+                    // Sold out: the leaked units return, or have returned.
                     _ if system.stock(&coupon).await.issued == TOTAL => return accepted,
                     _ => {}
                 }
@@ -132,7 +132,7 @@ async fn a_late_insert_after_a_loss_is_adopted_and_its_user_and_its_unit_are_cou
     .await;
     assert_eq!(system.stock(&coupon).await.remaining, 3, "it is loaded again");
     system.audited_clean().await;
-    // The worker that had it in hand wakes.
+    // The worker that had the entry in hand wakes.
     system.decider().process(&old_keys, &entries).await.expect("it decides, and settles nothing");
     assert!(!system.auditor().bracket(&coupon).await.expect("a bracket").expect("it is loaded").holds());
 

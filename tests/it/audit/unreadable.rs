@@ -1,4 +1,4 @@
-//! One thing that cannot be read ends no audit: it is a finding, and everything else is audited.
+//! A value that cannot be read does not end an audit: it is a finding, and the audit covers everything else.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ async fn a_coupon_whose_record_cannot_be_read_is_named_and_hides_no_other() {
         assert_eq!(kinds(&report), ["coupon-record-unreadable"]);
         assert_eq!((report.findings().count(), report.coupons.len()), (30, 2));
     }
-    // Nor in a list, whose pages stay full.
+    // Lists leave it out, and their pages stay full.
     let listed = system.client.get("/coupons?limit=2").await;
     let items = listed.body["items"].as_array().expect("a list").iter();
     let ids: Vec<_> = items.map(|one| one["id"].as_str().expect("an id")).collect();
@@ -124,7 +124,7 @@ async fn records_of_the_ledger_that_cannot_be_read_are_named_and_nobodys_unit_is
         serials.sort_unstable();
         assert_eq!(serials, [None, Some(2)]);
     }
-    // Of one that does not even name its unit, no unit that is nowhere is given back.
+    // While a record does not even name its unit, the repair gives no missing unit back.
     set(4, doc! {"serial": "four"}).await;
     for report in [stage.system.audited().await, stage.repaired().await] {
         assert_eq!(kinds(&report), ["record-unreadable"]);
@@ -135,7 +135,7 @@ async fn records_of_the_ledger_that_cannot_be_read_are_named_and_nobodys_unit_is
 #[tokio::test]
 async fn a_change_that_redis_missed_is_found_and_mended() {
     let mut stage = AuditStage::start().await;
-    // No API is there to bring it to Redis.
+    // No API runs that would write it to Redis.
     stage.system.stop().await;
     let system = &stage.system;
     let before = mongodb::bson::DateTime::from_millis(0);
@@ -145,7 +145,7 @@ async fn a_change_that_redis_missed_is_found_and_mended() {
         CouponChange::Archive,
     ] {
         system.backends.coupons.change(&stage.coupon, &change, None).await.expect("it is changed");
-        // By a process whose clock is slow: nobody who looks for changes of late sees it.
+        // A process with a slow clock wrote it, so that a search for recent changes does not find it.
         records(system)
             .update_one(doc! {"_id": "c"}, doc! {"$set": {"changedAt": before}})
             .await
@@ -179,9 +179,9 @@ async fn the_task_that_audits_all_the_time_mends_what_redis_missed_and_names_wha
     system.backends.coupons.change(&coupon, &CouponChange::Pause, None).await.expect("it is changed");
     ServiceStore::new(&system.backends.database).set_paused(true).await.expect("paused");
     system.command::<()>(&["SADD", &system.keys().loaded(), "no id"]).await;
-    // A turn that was taken before the clock was set back by an hour.
+    // A process took the turn before the clock was set back by an hour.
     system.command::<()>(&["SET", &system.keys().audit_turn(), "x", "PX", "3600000"]).await;
-    // A full Redis is no reason to stop.
+    // A full Redis does not stop the audit.
     system.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let stop = CancellationToken::new();
     let watching =

@@ -1,4 +1,4 @@
-//! What must hold when everything is over.
+//! The accounts, compared when a test is over.
 
 use coupon_system::audit::SettleMode;
 use coupon_system::coupon::Stock;
@@ -16,8 +16,8 @@ pub async fn recovered(system: &System) {
     .await;
 }
 
-/// Does what the background task does for a coupon that it audits in full: settles what is decided, and
-/// adopts late inserts. Returns how many it adopted.
+/// Audits a coupon in full as the background task does: settles what is decided, and adopts late inserts. Returns the
+/// number of adopted ones.
 pub async fn adopted(system: &System, coupon: &CouponId) -> u64 {
     let auditor = system.auditor();
     let record = system.backends.coupons.get(coupon).await.expect("a look").expect("its record");
@@ -25,8 +25,8 @@ pub async fn adopted(system: &System, coupon: &CouponId) -> u64 {
     auditor.adopt(coupon, &report.coupons[0].findings).await.expect("an answer")
 }
 
-/// Waits until nothing is in flight, then holds Redis's account of the coupon against the ledger's,
-/// unit by unit, in two ways: by plain sets, and by the audit.
+/// Waits until nothing is in flight, then compares Redis's account of the coupon with the ledger's, unit by unit, in two
+/// ways: with plain sets, and with the audit.
 pub async fn accounts_hold(system: &System, coupon: &CouponId) -> Stock {
     recovered(system).await;
     eventually("nothing is in flight", async || (system.queue().await == (0, 0)).then_some(())).await;

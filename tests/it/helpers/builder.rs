@@ -1,4 +1,4 @@
-//! How a test says what system it wants.
+//! The builder of a test's system.
 
 use std::sync::atomic::AtomicBool;
 
@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Client, System, api_key, database, mongodb, redis};
 
-/// What a [`System`] is to be: without more words, an API that asks nobody for credentials, on a redis-server of its
-/// own and in a new database of the shared mongod.
+/// Describes a [`System`]: by default an API that asks no caller for credentials, on a redis-server of its own and in a
+/// new database of the shared mongod.
 #[derive(Default)]
 pub struct SystemBuilder<'a> {
     flags: Vec<&'a str>,
@@ -28,19 +28,20 @@ impl<'a> SystemBuilder<'a> {
         self
     }
 
-    /// Another mongod than the shared one.
+    /// Uses another mongod than the shared one.
     pub fn mongodb(mut self, uri: String) -> Self {
         self.mongodb_uri = Some(uri);
         self
     }
 
-    /// A database that may have something in it.
+    /// Uses a database that may have content.
     pub fn database(mut self, name: String) -> Self {
         self.database = Some(name);
         self
     }
 
-    /// An API that asks for credentials: a key for each of these roles is made first ([`System::api_keys`]).
+    /// Starts an API that asks for credentials, and creates a key for each of these roles first
+    /// ([`System::api_keys`]).
     pub fn closed(mut self, roles: &'a [Role]) -> Self {
         self.roles = Some(roles);
         self
@@ -62,7 +63,7 @@ impl<'a> SystemBuilder<'a> {
         if self.roles.is_none() {
             command.push("--open");
         }
-        // What a test plants is left for the test to find.
+        // Only the test audits what it plants.
         if !self.flags.contains(&"--audit-every") {
             command.extend(["--audit-every", "0"]);
         }

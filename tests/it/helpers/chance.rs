@@ -1,9 +1,9 @@
-//! Random choices that can be repeated, and how long a test goes on.
+//! Random choices that a seed repeats, and the number of rounds of a test.
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-/// Chance for one test. It prints its seed, and `COUPON_TEST_SEED` gives it.
+/// A random generator for one test. It prints its seed; `COUPON_TEST_SEED` sets it.
 pub fn chance() -> StdRng {
     let given = std::env::var("COUPON_TEST_SEED").ok().map(|seed| seed.parse().expect("a number"));
     let seed = given.unwrap_or_else(rand::random);
@@ -11,7 +11,7 @@ pub fn chance() -> StdRng {
     StdRng::seed_from_u64(seed)
 }
 
-/// How many rounds a test goes: `usual`, or `COUPON_TEST_ROUNDS`.
+/// The number of rounds of a test: `usual`, or `COUPON_TEST_ROUNDS`.
 pub fn rounds(usual: usize) -> usize {
     std::env::var("COUPON_TEST_ROUNDS").map_or(usual, |rounds| rounds.parse().expect("a number"))
 }

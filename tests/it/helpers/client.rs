@@ -1,4 +1,4 @@
-//! An HTTP client that keeps what a test wants to look at.
+//! An HTTP client that keeps the parts of an answer that tests assert.
 
 use std::net::SocketAddr;
 
@@ -56,17 +56,17 @@ impl Client {
         Client { http, base: format!("http://{address}"), bearer: None }
     }
 
-    /// The same, with credentials.
+    /// The same client, which sends credentials.
     pub fn with(&self, bearer: &str) -> Self {
         Client { bearer: Some(bearer.to_owned()), ..self.clone() }
     }
 
-    /// Where the API is.
+    /// The API's base URL.
     pub fn base(&self) -> &str {
         &self.base
     }
 
-    /// The address in it.
+    /// The API's address.
     pub fn address(&self) -> SocketAddr {
         self.base.trim_start_matches("http://").parse().expect("an address")
     }
@@ -80,7 +80,7 @@ impl Client {
         }
     }
 
-    /// Sends a request. Its answer must be documented.
+    /// Sends a request, and asserts that the OpenAPI document allows its answer.
     pub async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
         let request = request.build().expect("a request");
         let (method, path) = (request.method().to_string(), request.url().path().to_owned());

@@ -1,11 +1,11 @@
-//! Every answer that a test gets is held against the OpenAPI document that was agreed on: its status must
-//! be documented for the operation, and a problem's code too.
+//! The client compares every answer of a test with the snapshot of the OpenAPI document: the operation must document
+//! the status, and the code of a problem.
 
 use std::sync::OnceLock;
 
 use serde_json::Value;
 
-/// The snapshot that the served document is compared with.
+/// The snapshot of the OpenAPI document.
 const AGREED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/snapshots/it__openapi__openapi.snap");
 
 /// An operation: its method, the parts of its path (`None` is a parameter), and its responses.
@@ -49,8 +49,8 @@ fn operation(method: &str, path: &str) -> Option<&'static Operation> {
     operations().iter().filter(fits).min_by_key(parameters)
 }
 
-/// Asserts that an answer is one of those that the operation documents. What no operation is for is not
-/// looked at, nor what a listener says that does not serve the operation.
+/// Asserts that the operation documents this answer. It ignores requests that belong to no operation, and answers of a
+/// listener that does not serve the operation.
 #[track_caller]
 pub fn assert_documented(method: &str, path: &str, status: u16, body: &Value) {
     let Some(operation) = operation(method, path) else { return };

@@ -1,4 +1,4 @@
-//! Requests and decisions that a test puts past the API and the workers, straight into Redis and the ledger.
+//! Requests and decisions that a test writes straight into Redis and the ledger, without the API and workers.
 
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::issuance::ledger::Inserted;
@@ -8,7 +8,7 @@ use coupon_system::queue::Entry;
 
 use super::{System, at};
 
-/// No backlog is that long.
+/// A bound that no backlog of a test reaches.
 pub const NO_BACKLOG_MAX: u64 = u64::MAX >> 12;
 /// Requests in one call of the script.
 const REQUESTS: usize = 250;
@@ -21,18 +21,18 @@ pub fn request(user: &str, coupon: &CouponId) -> Request {
     Request { id, coupon: coupon.clone(), user: user.parse().expect("an id"), key: None }
 }
 
-/// The decision, of now, about an issuance that was accepted now.
+/// A decision made now, about an issuance that was accepted now.
 pub fn decided(id: IssuanceId, coupon: &CouponId, user: &str, outcome: Outcome) -> Decision {
     let (coupon, user) = (coupon.clone(), user.parse().expect("an id"));
     Decision { id, coupon, user, outcome, accepted_at: at(0), decided_at: at(0) }
 }
 
-/// The decision, of now, that a user is issued this unit of a coupon.
+/// A decision made now that issues this unit of a coupon to a user.
 pub fn issued_to(coupon: &CouponId, user: &str, serial: u32) -> Decision {
     decided(IssuanceId::generate(PartitionId::ONE), coupon, user, Outcome::Issued { serial, nth: 1 })
 }
 
-/// The decision, of now, about an entry.
+/// A decision made now about an entry.
 pub fn decision(entry: &Entry, outcome: Outcome) -> Decision {
     Decision {
         accepted_at: entry.accepted_at,
@@ -40,13 +40,13 @@ pub fn decision(entry: &Entry, outcome: Outcome) -> Decision {
     }
 }
 
-/// The decision, of now, that an operator discards an entry.
+/// An operator's decision, made now, to discard an entry.
 pub fn discarded(entry: &Entry) -> Decision {
     decision(entry, Outcome::Rejected { reason: Reason::Discarded, serial: entry.serial, lost: false })
 }
 
 impl System {
-    /// Reserves a unit for each of these users, all of whom must get one.
+    /// Reserves a unit for each of these users, and asserts that each gets one.
     pub async fn accept_all(
         &self,
         coupon: &CouponId,
@@ -65,7 +65,7 @@ impl System {
         ids
     }
 
-    /// Writes decisions, each the first about its issuance, into the ledger.
+    /// Writes decisions into the ledger, each of which must be the first about its issuance.
     pub async fn write(&self, decisions: &[Decision]) {
         for batch in decisions.chunks(DECISIONS) {
             let inserted = self.backends.ledger.insert(batch).await.expect("they are written");

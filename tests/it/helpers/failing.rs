@@ -1,4 +1,4 @@
-//! A mongod that fails, or hesitates, when a test tells it to.
+//! A mongod that fails or delays commands when a test asks for it.
 
 use coupon_system::dev::servers::{MongoOptions, MongoServer};
 use mongodb::bson::{Bson, Document, doc};
@@ -14,7 +14,7 @@ pub async fn obedient_mongodb() -> (MongoServer, TempDir) {
     (MongoServer::start(options).await.expect("it starts"), folder)
 }
 
-/// Tells it what to do to which commands, as in MongoDB's `failCommand`: `mode` is `{"times": 2}`,
+/// Sets MongoDB's `failCommand` failpoint: which commands fail or wait, and how. `mode` is `{"times": 2}`,
 /// `"alwaysOn"` or `"off"`.
 pub async fn fail(system: &System, mode: impl Into<Bson>, how: Document) {
     let admin = system.backends.database.client().database("admin");

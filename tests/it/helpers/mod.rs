@@ -1,4 +1,4 @@
-//! What the tests stand on: servers, the system on them, and a client.
+//! What every test uses: servers, the system on them, and a client.
 
 mod accounts;
 mod builder;

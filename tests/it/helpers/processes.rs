@@ -1,4 +1,4 @@
-//! The programs as an operator runs them.
+//! The three programs, run as an operator runs them.
 
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -45,7 +45,7 @@ pub async fn serving(mut command: Command) -> (Child, std::net::SocketAddr) {
             break listen.parse().expect("an address");
         }
     };
-    // Nobody may be blocked by a log that nobody reads.
+    // Else the program would block on a full pipe.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     (child, address)
 }
@@ -55,7 +55,7 @@ pub async fn serving(mut command: Command) -> (Child, std::net::SocketAddr) {
 pub struct ProcessLog(Arc<Mutex<Vec<String>>>);
 
 impl ProcessLog {
-    /// Waits for a line with this in it.
+    /// Waits until the program has logged a line that contains the text.
     pub async fn says(&self, text: &str) -> String {
         eventually(&format!("{text:?} is logged"), async || {
             self.lines().into_iter().find(|line| line.contains(text))

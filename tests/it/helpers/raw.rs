@@ -7,14 +7,14 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
-/// The server ends a connection, or answers, within this.
+/// The server answers or closes a connection within this time.
 const ANSWER_MAX: Duration = Duration::from_secs(40);
-/// The smallest receive buffer that the system gives: a client who does not read fills it soon.
+/// The smallest receive buffer that the operating system allows: a client that does not read fills it soon.
 const RECEIVE_BYTES: u32 = 4 * 1024;
 
 pub struct RawConnection(pub TcpStream);
 
-/// An answer, as it came.
+/// An answer, read from the connection's bytes.
 #[derive(Debug)]
 pub struct RawAnswer {
     pub status: u16,
@@ -30,12 +30,16 @@ impl RawConnection {
         RawConnection(socket.connect(address).await.expect("a connection"))
     }
 
-    /// Sends, as far as the server takes it.
+    /// Sends bytes, until the server takes no more.
+    ///
+    /// # Errors
+    ///
+    /// If the server closes the connection first.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
         self.0.write_all(bytes.as_ref()).await
     }
 
-    /// Sends one byte a second until the server has enough of it, or `bytes` are sent.
+    /// Sends one byte a second until the server closes the connection, or all `bytes` are sent.
     pub async fn drip(&mut self, bytes: &[u8]) {
         for byte in bytes {
             let mut peeked = [0];
@@ -46,16 +50,16 @@ impl RawConnection {
         }
     }
 
-    /// Reads until the server ends the connection: the answers that came.
+    /// Reads until the server closes the connection. Returns the answers.
     pub async fn answers(mut self) -> Vec<RawAnswer> {
         let mut bytes = Vec::new();
         let read = tokio::time::timeout(ANSWER_MAX, self.0.read_to_end(&mut bytes)).await;
-        // A reset ends it too.
+        // A reset also ends the connection.
         let _ = read.expect("the server ends the connection");
         split(&String::from_utf8(bytes).expect("text"))
     }
 
-    /// Reads one answer that has a length.
+    /// Reads one answer with a content length.
     pub async fn answer(&mut self) -> RawAnswer {
         let mut bytes = Vec::new();
         let read = async {
@@ -86,7 +90,7 @@ fn split(mut text: &str) -> Vec<RawAnswer> {
 }
 
 impl RawAnswer {
-    /// The problem's code; whatever is a problem is wholly one.
+    /// The problem's code. Asserts that a problem has every member of one.
     pub fn code(&self) -> String {
         assert!(self.head.contains("content-type: application/problem+json"), "{self:?}");
         let body: Value = serde_json::from_str(&self.body).expect("JSON");

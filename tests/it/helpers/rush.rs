@@ -12,9 +12,9 @@ use tokio::task::JoinHandle;
 
 use super::{Client, System, eventually};
 
-/// Requests on their way at once.
+/// Requests under way at once.
 const AT_ONCE: usize = 256;
-/// A poller asks again after this; the service would allow it sooner.
+/// The pause between two polls; the service would allow a shorter one.
 pub const POLL_EVERY: Duration = Duration::from_millis(200);
 
 /// What became of a rush.
@@ -22,13 +22,13 @@ pub const POLL_EVERY: Duration = Duration::from_millis(200);
 pub struct RequestTally {
     pub accepted: AtomicU64,
     pub sold_out: AtomicU64,
-    /// Requests and polls that had to be repeated, because the answer was 503.
+    /// Requests and polls that users repeated because the answer was 503.
     pub repeated: AtomicU64,
-    /// Accepted requests that were 404 later, and made anew.
+    /// Accepted requests whose polls were answered 404 later, so that users sent new ones.
     pub lost: AtomicU64,
-    /// Requests that were repeated, or made anew, and whose users held the coupon by then.
+    /// Repeated or new requests whose users held the coupon by then.
     pub already_issued: AtomicU64,
-    /// Of those accepted: rejected in the end.
+    /// Accepted requests that were rejected in the end.
     pub rejected: AtomicU64,
 }
 
@@ -38,10 +38,10 @@ impl RequestTally {
     }
 }
 
-/// What it means that an accepted request is not found.
+/// What a 404 for an accepted request means in a test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotFound {
-    /// The promise is broken.
+    /// The system breaks its promise.
     IsAFault,
     /// Redis lost what it had acknowledged, and the user tries again.
     IsTheTruth,
@@ -50,7 +50,7 @@ pub enum NotFound {
 /// What a request came to.
 enum RequestOutcome {
     Accepted(String),
-    /// The user holds it: a request before was accepted, and its answer lost.
+    /// The user holds the coupon: an earlier request was accepted, and its answer was lost.
     Holds(String),
     SoldOut,
 }
@@ -124,7 +124,7 @@ async fn request(client: &Client, user: &str, tally: &RequestTally, not_found: N
             }
             (503, _) => {
                 RequestTally::count(&tally.repeated);
-                // Nobody knows whether it was accepted.
+                // The request may have been accepted all the same.
                 may_hold = true;
                 tokio::time::sleep(POLL_EVERY).await;
             }
@@ -153,7 +153,7 @@ async fn follow(client: &Client, id: &str, tally: &RequestTally, not_found: NotF
     }
 }
 
-/// Waits until the ledger has so many issued units of the coupon, whether Redis is there or not.
+/// Waits until the ledger has `count` issued units of the coupon, whether Redis runs or not.
 pub async fn issued(system: &System, coupon: &CouponId, count: u32) {
     eventually("so many are issued", async || {
         let issued = system.backends.ledger.issued_count(coupon).await;

@@ -26,12 +26,12 @@ pub async fn mongodb() -> String {
     shared.await.mongodb.url()
 }
 
-/// The name of a database that nobody has used.
+/// A new name for a database.
 pub fn database() -> String {
     format!("test_{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A redis-server of one's own, in a folder of its own.
+/// Starts a redis-server for one test, in a folder of its own.
 pub async fn redis() -> (RedisServer, TempDir) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let server = RedisServer::start(RedisOptions::new(folder.path().join("redis"))).await;

@@ -1,4 +1,4 @@
-//! The system under test: an API, as many workers as a test wants, and what is behind them.
+//! The system under test: an API, as many workers as a test starts, and the servers behind them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,14 +31,14 @@ use super::Client;
 use super::builder::SystemBuilder;
 use super::decisions::{NO_BACKLOG_MAX, request};
 
-/// Long enough for a machine that does other things too; a test that needs it has failed.
+/// The longest wait for anything: long enough for a busy machine, so that a test that reaches it has failed.
 const EVENTUALLY_MAX: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// How long a system that is dropped waits for its Redis, and for what is about to be settled.
+/// How long a dropped system waits for its Redis, and for workers to settle what they have in hand.
 const REDIS_MAX: Duration = Duration::from_secs(5);
 const SETTLED_MAX: Duration = Duration::from_secs(5);
 
-/// Looks until there is something to see.
+/// Calls `look` until it returns a value.
 pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();
     loop {
@@ -50,13 +50,13 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
     }
 }
 
-/// So many seconds from now, in whole milliseconds.
+/// The moment that is this many seconds from now, in whole milliseconds.
 pub fn at(seconds: i64) -> Timestamp {
     let moment = Timestamp::now() + SignedDuration::from_secs(seconds);
     Timestamp::from_millisecond(moment.as_millisecond()).expect("a moment")
 }
 
-/// Makes an API key: what is kept of it, and what its owner sends.
+/// Creates an API key. Returns its record, and the text that its owner sends.
 pub async fn api_key(store: &KeyStore, role: Role) -> (ApiKey, String) {
     let (key, text) = ApiKey::generate(role.as_str(), role).expect("a name");
     assert_eq!(store.insert(&key).await.expect("it is kept"), KeyInsert::New);
@@ -67,9 +67,9 @@ pub async fn api_key(store: &KeyStore, role: Role) -> (ApiKey, String) {
 /// fails when it drops the system, unless it has said so ([`System::leaves_in_flight`]).
 pub struct System {
     pub client: Client,
-    /// Of the operators' listener, if there is one.
+    /// A client of the operators' listener, if there is one.
     pub operators_client: Option<Client>,
-    /// The keys of the roles that it was built with.
+    /// The keys of the builder's roles, in their order.
     pub api_keys: Vec<String>,
     pub backends: Backends,
     pub redis: RedisServer,
@@ -89,12 +89,12 @@ impl System {
         Self::builder().start().await
     }
 
-    /// A system of another kind.
+    /// Builds a system that differs from the default.
     pub fn builder<'a>() -> SystemBuilder<'a> {
         SystemBuilder::default()
     }
 
-    /// Says that this test ends with issuances in flight, or with dead letters.
+    /// Allows this test to end with issuances in flight, or with dead letters.
     pub fn leaves_in_flight(&self) {
         self.leaves_in_flight.store(true, Ordering::Relaxed);
     }
@@ -110,7 +110,7 @@ impl System {
         worker.cancel();
     }
 
-    /// Asks API and workers to stop, and waits until the API has answered whatever was in hand.
+    /// Asks API and workers to stop, and waits until the API has answered the requests that it has.
     pub async fn stop(&mut self) {
         self.stop.cancel();
         (&mut self.serving).await.expect("no panic").expect("it ends well");
@@ -139,7 +139,7 @@ impl System {
         stop
     }
 
-    /// What a worker decides with; a test calls it step by step.
+    /// The part of a worker that decides, for tests that call it step by step.
     pub fn decider(&self) -> Decider {
         let backends = &self.backends;
         Decider::new(Arc::clone(&backends.partition), backends.ledger.clone(), backends.coupons.clone())
@@ -153,14 +153,14 @@ impl System {
         self.partition().keys()
     }
 
-    /// Lets Redis do what the words say.
+    /// Runs a command in Redis, given as words.
     pub async fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
         command.query_async(&mut self.partition().connection()).await.expect("Redis does it")
     }
 
-    /// Makes a coupon that can be requested now.
+    /// Creates a coupon that can be requested now.
     pub async fn coupon(&self, id: &str, total: u32, per_user: u8) -> CouponId {
         self.coupon_within(id, total, per_user, at(-3600), at(3600)).await
     }
@@ -178,7 +178,7 @@ impl System {
         coupon.id
     }
 
-    /// Makes a coupon's record, and does not load it: as when the process died in between.
+    /// Creates a coupon's record and does not load the coupon, as if the process died in between.
     pub async fn coupon_record(
         &self,
         id: &str,
@@ -204,7 +204,7 @@ impl System {
         names
     }
 
-    /// Lets MongoDB refuse every record of one user; of nobody any more with `None`.
+    /// Has MongoDB refuse every record of one user; with `None`, no record.
     pub async fn poison(&self, user: Option<&str>) {
         let validator = user.map_or_else(|| doc! {}, |user| doc! {"userId": {"$ne": user}});
         let changed =
@@ -212,7 +212,7 @@ impl System {
         changed.await.expect("it is changed");
     }
 
-    /// The stock of a coupon, which is loaded for it as for whoever asks for one.
+    /// The stock of a coupon, which is loaded first if it is not, as a request does.
     pub async fn stock(&self, coupon: &CouponId) -> Stock {
         self.backends.loader().load(coupon).await.expect("it can be loaded");
         let (_, mut stocks) =
@@ -229,7 +229,7 @@ impl System {
         .await
     }
 
-    /// How often each command has run in Redis so far, those of scripts too, by its name in small letters.
+    /// How often each command has run in Redis so far, including those of scripts, by its name in lower case.
     pub async fn commands_run(&self) -> BTreeMap<String, u64> {
         let stats: String = self.command(&["INFO", "commandstats"]).await;
         let counts = stats.lines().filter_map(|line| {
@@ -244,7 +244,7 @@ impl System {
         self.commands_run().await["evalsha"]
     }
 
-    /// Reserves for one user, past the API. The coupon is loaded if it is not.
+    /// Reserves for one user without the API. Loads the coupon first if it is not loaded.
     pub async fn reserve(&self, user: &str, coupon: &CouponId) -> Reserved {
         let request = [request(user, coupon)];
         let answer = reserve(self.partition(), &request, NO_BACKLOG_MAX).await.expect("an answer").remove(0);
@@ -255,7 +255,7 @@ impl System {
         reserve(self.partition(), &request, NO_BACKLOG_MAX).await.expect("an answer").remove(0)
     }
 
-    /// Reserves for one user who must get a unit.
+    /// Reserves for one user, and asserts that they get a unit.
     pub async fn accepted(&self, user: &str, coupon: &CouponId) -> IssuanceId {
         match self.reserve(user, coupon).await {
             Reserved::Accepted(queued) => queued.id,
@@ -263,7 +263,7 @@ impl System {
         }
     }
 
-    /// Takes everything new from the queue, as a consumer of one's own.
+    /// Reads every new entry of the queue, as a new consumer.
     pub async fn take_entries(&self) -> Vec<Entry> {
         let consumer = format!("test-{}", IssuanceId::generate(PartitionId::ONE));
         let mut reader = Reader::new(self.partition().client().clone(), consumer);
@@ -282,7 +282,7 @@ impl System {
         found.expect("it can be read").is_some()
     }
 
-    /// How much is in the stream, and how much is delivered and not acknowledged.
+    /// The number of entries in the stream, and of those that are delivered and not acknowledged.
     pub async fn queue(&self) -> (u64, u64) {
         let (mut connection, stream) = (self.partition().connection(), self.keys().stream());
         let length: u64 =
@@ -302,7 +302,7 @@ impl System {
         Auditor::new(partition, ledger, coupons)
     }
 
-    /// Audits every coupon, unit by unit; settles nothing.
+    /// Audits every coupon, unit by unit, and settles nothing.
     pub async fn audited(&self) -> AuditReport {
         let auditor = self.auditor();
         let (mut coupons, mut last) = (Vec::new(), None);
@@ -350,8 +350,8 @@ impl Drop for System {
     }
 }
 
-/// What is left, once workers of other threads and processes have had their time to settle it. Of a Redis that the test
-/// has ended nothing is known.
+/// What is left in flight after workers of other threads and processes have had time to settle it; nothing if the test
+/// has ended its Redis.
 fn left_at_last(redis: &RedisServer) -> Vec<(String, u64)> {
     let started = Instant::now();
     loop {
@@ -363,7 +363,7 @@ fn left_at_last(redis: &RedisServer) -> Vec<(String, u64)> {
     }
 }
 
-/// The in-flight hashes and those of dead letters, of any epoch, that are not empty, and how many each has.
+/// The in-flight and dead-letter hashes of any epoch that are not empty, with the number of their fields.
 fn left_in(redis: &RedisServer) -> redis::RedisResult<Vec<(String, u64)>> {
     let client = redis::Client::open(redis.url())?;
     let mut connection = client.get_connection_with_timeout(REDIS_MAX)?;

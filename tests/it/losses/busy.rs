@@ -12,20 +12,19 @@ const TOTAL: u32 = 12;
 const WHY: &str = "MongoDB would not take it";
 const ATTEMPTS: u32 = 3;
 
-/// See the module's documentation. Of nine accepted requests two are settled, two decided and one
-/// rejected without Redis having heard of it, one is a dead letter, one is in nobody's hands, two in a
-/// dead worker's.
+/// A coupon with nine accepted requests. Two are settled; two are issued and one rejected in the ledger, and Redis does
+/// not know; one is a dead letter; one is not delivered; two are pending for a dead worker.
 pub struct BusyQueue {
     pub coupon: CouponId,
     pub dead: IssuanceId,
     pub rejected: IssuanceId,
-    /// Decided as issued.
+    /// Those that are decided as issued.
     pub decided: Vec<Entry>,
     pub undecided: Vec<IssuanceId>,
 }
 
 impl BusyQueue {
-    /// Makes one. The rejected one had unit 5, and the dead letter has unit 6.
+    /// Makes such a coupon. The rejected request had unit 5, and the dead letter has unit 6.
     pub async fn make(system: &System, coupon: &str) -> Self {
         let coupon = system.coupon(&coupon.to_lowercase(), TOTAL, 1).await;
         for user in 0..8 {
@@ -44,7 +43,7 @@ impl BusyQueue {
         BusyQueue { coupon, dead, rejected: entries[4].id, decided: entries[2..4].to_vec(), undecided }
     }
 
-    /// Redrives the dead letter, settles everything, and holds it against what must come out.
+    /// Redrives the dead letter, settles everything, and asserts the result.
     pub async fn ends_well(self, system: &System, when: &str) {
         let partition = system.partition();
         let letter = dead::get(partition, self.dead).await.expect("a look");
@@ -55,7 +54,7 @@ impl BusyQueue {
             .command(&["XPENDING", &system.keys().stream(), GROUP, "-", "+", "10", DEAD_LETTER_CONSUMER])
             .await;
         assert_eq!(owned.iter().map(|owned| &owned.0).collect::<Vec<_>>(), [&entry], "{when}");
-        // Whoever still has them in hand may tell Redis; it is done once.
+        // Another worker may settle them too; Redis does it once.
         let again = system.decider().decide(&system.keys(), &self.decided).await.expect("adopted");
         settle(partition, &system.keys(), &again.settlements).await.expect("an answer");
 

@@ -44,10 +44,10 @@ async fn a_promoted_replica_that_lacks_acknowledged_writes_is_rebuilt_from_the_l
     })
     .await;
     issued(&storm.system, &storm.coupon, chance.random_range(1..=FIRST_WAVE / 2)).await;
-    // The link is cut: it follows somebody whom it never reaches.
+    // The replica follows a server that it never reaches, so that it receives nothing more.
     tell(&mut replica, &["REPLICAOF", "127.0.0.1", "1"]).await;
     storm.second_wave();
-    // Among these are some that the replica has never heard of.
+    // The replica has not received some of these.
     issued(&storm.system, &storm.coupon, FIRST_WAVE + chance.random_range(1..=TOTAL / 5)).await;
     let epoch = storm.system.keys().epoch();
     storm.system.redis.kill().await.expect("the primary dies");
@@ -66,7 +66,7 @@ async fn a_server_promoted_in_place_with_all_its_data_is_refused_by_every_script
     let (keys, entries) = (system.keys(), system.take_entries().await);
     let (partition, entry) = (system.partition(), entries[0].entry.clone());
     let decided = system.decider().decide(&keys, &entries).await.expect("decided").settlements;
-    // So that nobody recovers while the scripts are asked.
+    // No process may recover while the test calls the scripts.
     let database = &system.backends.database;
     let lease = Lease::take(database, PartitionId::ONE, "this test", 0).await.expect("a lease");
 

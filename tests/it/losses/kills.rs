@@ -31,7 +31,7 @@ async fn redis_killed_ten_times_in_mid_rush_forgets_no_accepted_request() {
         system.redis.kill().await.expect("it is killed");
         system.redis.restart().await.expect("it is back");
         if chance.random_bool(0.3) {
-            // Once more, at some moment of the recovery.
+            // The test kills Redis once more during the recovery.
             in_recovery += 1;
             tokio::time::sleep(Duration::from_millis(chance.random_range(0..100))).await;
             system.redis.kill().await.expect("it is killed");

@@ -1,5 +1,5 @@
-//! Redis's data gone, or older than what it had acknowledged, in mid-rush: what was undecided may be 404,
-//! but nothing is issued twice, and everybody gets a last word.
+//! Redis loses data, or all of it, during a rush: undecided requests may be answered 404, but no unit is issued twice,
+//! and every user gets a final answer.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ async fn copied(system: &mut System) -> PathBuf {
     copied
 }
 
-/// Kills Redis, puts a copy in the place of its append-only files, and starts it again.
+/// Kills Redis, replaces its append-only files with a copy, and starts it again.
 async fn put_back(system: &mut System, copied: &Path) {
     system.redis.kill().await.expect("it is killed");
     fs::remove_dir_all(append_only(system)).expect("they are gone");
@@ -70,7 +70,7 @@ async fn an_older_copy_of_the_data_since_which_units_were_decided_is_rebuilt() {
     let older = copied(&mut storm.system).await;
     let epoch = storm.system.keys().epoch();
     storm.second_wave();
-    // Among these are some that were accepted after the copy was made.
+    // Some of these were accepted after the copy was made.
     issued(&storm.system, &storm.coupon, FIRST_WAVE + chance.random_range(1..=TOTAL / 5)).await;
     put_back(&mut storm.system, &older).await;
     assert_ne!(storm.system.keys().epoch(), epoch, "it was rebuilt");

@@ -1,5 +1,5 @@
-//! What is promised when Redis loses something: killed, emptied, put back to an older state, failed over;
-//! with recoverers, workers and API processes that die or sleep meanwhile.
+//! The promises hold when Redis loses data: it is killed, emptied, rewound or failed over, while recoverers, workers and
+//! API processes die or sleep.
 //!
 //! Each test prints the seed of its random choices; `COUPON_TEST_SEED` repeats them, and
 //! `COUPON_TEST_ROUNDS` says how often the long ones go round (`COUPON_TEST_ROUNDS=100 cargo test --test it
@@ -21,14 +21,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::helpers::{System, eventually};
 
-/// Rebuilds the partition, whether it needs that or not.
+/// Rebuilds the partition, even if its data is intact.
 async fn rebuild(system: &System) {
     let keeper = system.backends.recovery_supervisor();
     eventually("it is rebuilt", async || {
         let kept = keeper.recover(RecoveryMode::Rebuild, &ignore_progress(), &CancellationToken::new()).await;
         match kept.expect("it can be rebuilt") {
             CertifyOutcome::Recovered(RecoveryOutcome::Rebuilt { .. }) => Some(()),
-            // The API has seen that nothing was certified, and has the lease for a moment.
+            // The API has noticed that nothing was certified, and holds the lease for a moment.
             _ => None,
         }
     })

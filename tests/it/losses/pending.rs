@@ -1,4 +1,4 @@
-//! What is decided and not settled when a partition is rebuilt: counted once, and handed to nobody again.
+//! A rebuild counts decided but unsettled issuances once, and reserves their units for no other.
 
 use coupon_system::issuance::settle::{Settled, settle};
 
@@ -27,7 +27,7 @@ async fn what_was_decided_and_not_settled_is_counted_once_and_not_delivered_agai
     let late = settle(system.partition(), &old, &decided).await.expect("an answer");
     assert_eq!(late, [Settled::AnotherEpoch; 2]);
     assert_eq!(system.stock(&busy.coupon).await, after);
-    // The rejected one asks again, and gets the unit that was given back, or another.
+    // The rejected user requests again, and gets the unit that was given back, or another.
     let again = system.accepted("u4", &busy.coupon).await;
     assert_ne!(again, busy.rejected);
     assert_eq!(system.stock(&busy.coupon).await.remaining, 3);

@@ -18,16 +18,16 @@ use super::busy::BusyQueue;
 use super::rebuild;
 use crate::helpers::{System, eventually};
 
-/// How Redis is found, and what a recoverer then does.
+/// A state of Redis, and what a recoverer does with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RecoveryEnd {
-    /// As after a restart: verified, and certified as it is.
+    /// As after a restart: the recoverer verifies the data and certifies it.
     Intact,
-    /// All is well, and an operator has it rebuilt all the same.
+    /// The data is intact, and an operator rebuilds it all the same.
     Certified,
-    /// It contradicts the ledger: looked at, then rebuilt.
+    /// The data contradicts the ledger: the recoverer verifies it, then rebuilds.
     Damaged,
-    /// The certificate is gone: rebuilt from whatever there is.
+    /// The certificate is gone: the recoverer rebuilds from what is left.
     WithoutCertificate,
 }
 
@@ -58,7 +58,7 @@ fn name(step: &RecoveryStep) -> &'static str {
 
 const FIRST: &str = "the first recoverer";
 
-/// A keeper in a process of its own, as far as Redis and MongoDB can tell.
+/// A supervisor that looks like another process to Redis and MongoDB.
 fn keeper(system: &System, holder: &str) -> RecoverySupervisor {
     let partition = Partition::new(PartitionId::ONE, &system.redis.url()).expect("a URL");
     keeper_on(system, Arc::new(partition), holder)
@@ -69,7 +69,7 @@ fn keeper_on(system: &System, partition: Arc<Partition>, holder: &str) -> Recove
     RecoverySupervisor::new(partition, backends.database.clone(), backends.durability, holder.into())
 }
 
-/// Brings Redis into that state, with the lease held for the first recoverer, so that it comes first.
+/// Brings Redis into that state, and holds the lease for the first recoverer.
 async fn find(system: &System, busy: &BusyQueue, found: RecoveryEnd) {
     let database = &system.backends.database;
     let lease = Lease::take(database, PartitionId::ONE, FIRST, 0).await.expect("an answer");
@@ -99,7 +99,7 @@ fn begin(
     tokio::spawn(async move { keeper.recover(how, &watch, &CancellationToken::new()).await })
 }
 
-/// A recoverer that sleeps when it first comes to a step.
+/// A recoverer that sleeps when it first reaches a step.
 struct SleepingRecoverer {
     asleep: mpsc::Receiver<()>,
     wake: mpsc::Sender<()>,
@@ -129,14 +129,14 @@ impl SleepingRecoverer {
     }
 }
 
-/// As if the time had passed.
+/// Ends the lease, as if its time had passed.
 async fn the_lease_runs_out(system: &System) {
     let leases = system.backends.database.collection::<Document>("recovery");
     let past = doc! {"$set": {"until": DateTime::from_millis(0)}};
     leases.update_one(doc! {"holder": FIRST}, past).await.expect("it is written");
 }
 
-/// The heir, or the API's own keeper, finishes what the first one began.
+/// The next recoverer, or the API's own supervisor, finishes what the first one began.
 async fn another_finishes(system: &System) {
     let heir = keeper(system, "the heir");
     eventually("another recoverer has finished", async || {
@@ -152,7 +152,7 @@ async fn keys(system: &System) -> Vec<String> {
     keys
 }
 
-/// Waits until there are only keys of the open epoch.
+/// Waits until only keys of the open epoch exist.
 async fn nothing_else_is_left(system: &System, when: &str) {
     let open = system.keys();
     eventually(&format!("only keys of the open epoch are left, {when}"), async || {
@@ -186,7 +186,7 @@ async fn whatever_step_a_recoverer_dies_at_another_finishes_and_the_accounts_hol
             find(&system, &busy, found).await;
             let doomed: ProgressCallback = Arc::new(move |now| {
                 if name(now) == *step {
-                    // Ends the task on the spot, and says nothing.
+                    // Ends the task at once, without an error.
                     std::panic::resume_unwind(Box::new("killed"));
                 }
             });
@@ -198,7 +198,7 @@ async fn whatever_step_a_recoverer_dies_at_another_finishes_and_the_accounts_hol
                 assert_eq!(system.keys().epoch(), before, "{when}: nothing was lost");
             }
             if *step == "Opened" {
-                // It was over but for the tidying up, which the next recovery does.
+                // Only the deletion of old keys was left, which the next recovery does.
                 rebuild(&system).await;
             }
             nothing_else_is_left(&system, &when).await;
@@ -237,7 +237,7 @@ async fn whatever_step_a_recoverer_sleeps_at_it_changes_nothing_after_another_ha
             );
             assert!(matches!(is_certified(system.partition()).await, Ok(true)), "{when}");
             assert_eq!(everything_open(&system).await, open, "{when}");
-            // What the late one has written is in keys of its own, which the next recovery deletes.
+            // The late recoverer has written into keys of its own, which the next recovery deletes.
             rebuild(&system).await;
             nothing_else_is_left(&system, &when).await;
             busy.ends_well(&system, &when).await;
@@ -273,7 +273,7 @@ async fn a_redis_that_restarts_twice_while_it_is_verified_is_verified_in_the_end
             assert_ne!(name(now), "Damaged", "it was not: it is to be looked at again, not rebuilt");
             watch(now);
         });
-        // On a connection that others use too, and so find broken before it does.
+        // It shares its connection with others, which notice first that the connection is broken.
         let keeper = keeper_on(&system, Arc::clone(&system.backends.partition), FIRST);
         let late = tokio::spawn(async move {
             keeper.recover(RecoveryMode::VerifyFirst, &watch, &CancellationToken::new()).await

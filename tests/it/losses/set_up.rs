@@ -1,4 +1,4 @@
-//! Servers that could lose what they acknowledge, or issue a unit twice, are refused at boot.
+//! Processes refuse to start with servers that could lose acknowledged data, or let a unit be issued twice.
 
 use mongodb::IndexModel;
 use mongodb::bson::{Document, doc};
@@ -6,7 +6,7 @@ use mongodb::options::IndexOptions;
 
 use crate::helpers::{API, System, WORKER, program};
 
-/// Both programs must end with 5, and say all of this.
+/// Asserts that both programs end with 5, and print all of these texts.
 async fn are_refused(system: &System, said: &[&str]) {
     for (path, listen) in [(API, "--listen"), (WORKER, "--metrics-listen")] {
         let mut program = program(path, system);

@@ -39,8 +39,8 @@ async fn a_worker_that_decides_what_redis_has_lost_takes_no_unit_from_anybody() 
     let (old, asleep) = (system.keys(), system.take_entries().await);
     let _: () = system.command(&["FLUSHALL"]).await;
     recovered(&system).await;
-    // u0 tries again and is served before the sleeper wakes; u1 does not. Both of the units that the
-    // sleeper has in hand are handed out again.
+    // u0 tries again and is served before the sleeper wakes; u1 does not. Redis reserves both units again that the sleeper
+    // has in hand.
     for user in ["u0", "u2", "u3"] {
         system.accepted(user, &coupon).await;
     }
@@ -69,7 +69,7 @@ async fn worker_processes_that_sleep_through_a_flush_and_a_rebuild_and_wake_issu
     }
     let _: () = storm.system.command(&["FLUSHALL"]).await;
     recovered(&storm.system).await;
-    // Units that the sleepers have in hand are handed out again.
+    // Redis reserves the units again that the sleepers have in hand.
     storm.second_wave();
     storm.accepted(FIRST_WAVE + chance.random_range(1..=FIRST_WAVE / 4)).await;
     for worker in &storm.workers {
@@ -78,8 +78,7 @@ async fn worker_processes_that_sleep_through_a_flush_and_a_rebuild_and_wake_issu
     storm.ends("slept through a flush").await;
 }
 
-/// Asks a process that sleeps about some issuances, and lets it wake; asks again for as long as it says
-/// 503. A 404 is an answer.
+/// Polls issuances at a sleeping process, and wakes it; polls again while the answer is 503. A 404 is an answer.
 async fn polled_on_waking(
     process: &tokio::process::Child,
     client: &Client,
@@ -133,7 +132,7 @@ async fn an_api_process_that_slept_through_it_all_denies_nothing_that_was_accept
         assert_eq!((*status, state.as_str()), (200, right), "number {number}");
     }
 
-    // The same with the data gone: decided is decided, and the rest is lost in truth.
+    // The same without the data: decided issuances stay decided, and the others are lost.
     send(&api, Signal::STOP);
     system.decider().decide(&system.keys(), &entries[2..4]).await.expect("decided");
     let _: () = system.command(&["FLUSHALL"]).await;

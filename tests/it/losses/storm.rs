@@ -1,4 +1,4 @@
-//! A rush through which Redis loses something that it had acknowledged.
+//! A rush during which Redis loses acknowledged data.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,25 +13,25 @@ use crate::helpers::{
 };
 
 pub const TOTAL: u32 = 1_500;
-/// Accepted before the first worker starts, so that there is a backlog to lose.
+/// Requests that are accepted before the first worker starts, so that Redis has a backlog to lose.
 const BACKLOG: u32 = 750;
-/// Users of the first wave: fewer than there are units.
+/// Users of the first wave: fewer than units.
 pub const FIRST_WAVE: u32 = 1_000;
 const USERS: usize = 2_500;
 
-/// See the module's documentation.
+/// A rush in two waves of users, with the system under it.
 pub struct RequestStorm {
     pub system: System,
     pub coupon: CouponId,
     pub workers: Vec<Child>,
     pub tally: Arc<RequestTally>,
-    /// Users who have not come yet.
+    /// Users who have not requested yet.
     second_wave: Vec<String>,
     waves: Vec<JoinHandle<Vec<u64>>>,
 }
 
 impl RequestStorm {
-    /// Lets the first wave of users come. No worker runs yet.
+    /// Lets the first wave of users request. No worker runs yet.
     pub async fn start() -> Self {
         let system = System::start().await;
         let coupon = system.coupon("c", TOTAL, 1).await;
@@ -42,7 +42,7 @@ impl RequestStorm {
         RequestStorm { system, coupon, workers: Vec::new(), tally, second_wave, waves }
     }
 
-    /// Lets all the others come.
+    /// Lets all other users request.
     pub fn second_wave(&mut self) {
         let users = std::mem::take(&mut self.second_wave);
         self.waves.push(rush(&self.system, users, &self.tally, NotFound::IsTheTruth));
@@ -57,7 +57,7 @@ impl RequestStorm {
         }
     }
 
-    /// Waits until so many requests were accepted.
+    /// Waits until this many requests are accepted.
     pub async fn accepted(&self, count: u32) {
         eventually("so many are accepted", async || {
             (self.tally.accepted.load(Ordering::Relaxed) >= count.into()).then_some(())
@@ -65,8 +65,8 @@ impl RequestStorm {
         .await;
     }
 
-    /// Waits until every user has a last word and all workers have stopped, and holds everything against
-    /// the ledger. Returns how many accepted requests were lost.
+    /// Waits until every user has a final answer and all workers have stopped, and compares everything with the ledger.
+    /// Returns how many accepted requests were lost.
     pub async fn ends(self, what: &str) -> u64 {
         let RequestStorm { system, coupon, workers, tally, second_wave, waves } = self;
         assert_eq!(second_wave.len(), 0, "all have come");
@@ -77,8 +77,8 @@ impl RequestStorm {
         for worker in workers {
             assert_eq!(stopped(worker).await.code(), Some(0));
         }
-        // What a worker had in hand it may have decided after a rebuild had read the ledger. No unit is
-        // issued twice by that, but Redis learns of such a record only when it is looked for.
+        // A worker may have decided an entry after a rebuild had read the ledger. This issues no unit twice, but Redis learns
+        // of such a record only from an audit.
         let late = adopted(&system, &coupon).await;
         accounts_hold(&system, &coupon).await;
 
@@ -97,7 +97,7 @@ impl RequestStorm {
         assert!(told.is_sorted_by(|a, b| a < b), "two users were told of one unit");
         let issued = system.issued_serials(&coupon).await;
         assert_eq!(issued, (1..=TOTAL).collect::<Vec<_>>(), "all that there is was issued");
-        // Everybody else was refused, or holds what nobody told them of: they were 404 once.
+        // All other users were refused, or hold a unit that they do not know of, because a poll was answered 404.
         let untold = u64::from(TOTAL) - told.len() as u64;
         assert!(untold <= lost, "{untold} units went to nobody who knows, and {lost} requests were lost");
         assert_eq!(

@@ -17,7 +17,7 @@ use crate::helpers::{
 
 const USER: &str = "victim-7f3a@example.com";
 
-/// Short, for a test: still twice what a process may go without hearing of deletions.
+/// A short delay, but still twice the time for which a process may miss deletions.
 const DELAY: &[&str] = &["--user-deletion-delay", "2"];
 
 async fn register(system: &System, user: &str) {
@@ -37,7 +37,7 @@ async fn a_user_is_deleted_while_others_rush_and_leaves_no_trace_and_the_account
     let (_other, address) = serving(api).await;
     let other = Client::new(address);
 
-    // Rejected: discarded by an operator, after it was set aside.
+    // One issuance is rejected: workers set it aside, and an operator discards it.
     let entry = {
         other.issue(USER, "several", Some("discarded")).await.id();
         system.take_entries().await.remove(0)
@@ -46,7 +46,7 @@ async fn a_user_is_deleted_while_others_rush_and_leaves_no_trace_and_the_account
     assert!(dead::set_aside(partition, &keys, &entry.entry, entry.id, 3, "why").await.expect("set aside"));
     dead::discard(partition, &system.backends.ledger, entry.id).await.expect("discarded");
 
-    // Issued, used, revoked; of a coupon that is in Redis no more.
+    // Others are issued, used and revoked, of a coupon that is no longer in Redis.
     system.worker();
     let mut held = Vec::new();
     for (coupon, key) in [("c", None), ("several", Some("k1")), ("several", Some("k2")), ("over", Some("k3"))]
@@ -77,7 +77,7 @@ async fn a_user_is_deleted_while_others_rush_and_leaves_no_trace_and_the_account
     assert_eq!((again.status, &again.body), (202, &answer.body));
     assert_eq!(system.client.get(&format!("/users/{USER}")).await.code(), "user-not-found");
     assert_eq!(system.client.post("/users", json!({"id": USER})).await.code(), "user-exists");
-    // The other process had seen the user, and hears of it soon enough.
+    // The other process has cached the user, and learns of the deletion soon enough.
     eventually("nobody accepts anything of the user", async || {
         let answer = other.issue(USER, "several", Some("k1")).await;
         (answer.code() == "user-not-found").then_some(())
@@ -97,7 +97,7 @@ async fn a_user_is_deleted_while_others_rush_and_leaves_no_trace_and_the_account
     assert_eq!(records.count_documents(renamed).await.expect("a count"), 5);
     assert_eq!(delete(&system, USER).await.code(), "user-not-found");
 
-    // Nor does any process remember: what it tells of an issuance is what the ledger says by now.
+    // No process remembers the user: it answers polls with what the ledger has now.
     let id = held[1].rsplit('/').next().expect("an id");
     for client in [&system.client, &other] {
         let shown = eventually("it is forgotten", async || {
@@ -136,7 +136,7 @@ async fn the_same_id_registered_anew_is_a_new_person() {
             let _: u64 = system.command(&["DEL", &system.keys().certificate()]).await;
             recovered(&system).await;
         }
-        // The key was the old one's, and is not the new one's: it gives them a coupon of their own, once.
+        // The deleted user's key is new for the new user, and gives them a unit of their own, once.
         let fresh = eventually("it answers", async || {
             let answer = system.client.issue(USER, "c", Some("key")).await;
             (answer.status != 503).then_some(answer)
@@ -168,7 +168,7 @@ async fn a_key_of_a_user_who_was_registered_by_an_older_version_is_used_up_when_
     assert_eq!(delete(&system, USER).await.status, 202);
     gone(&system, USER).await;
     as_before().await;
-    // The key was the old one's: it gives the new one neither their coupon nor another.
+    // The deleted user's key gives the new user neither the old unit nor another one.
     let replayed = system.client.issue(USER, "c", Some("key")).await;
     assert_eq!((replayed.status, replayed.code()), (409, "discarded"), "{replayed:?}");
 }

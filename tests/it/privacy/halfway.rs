@@ -1,4 +1,4 @@
-//! Deletions that are broken off, and what else goes on meanwhile.
+//! Deletions that break off, while the system goes on.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::helpers::{
 
 const USER: &str = "halfway-user";
 
-/// How far a deletion came before it was broken off.
+/// How far a deletion got before it broke off.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum BrokenStep {
     Marked,
@@ -55,7 +55,7 @@ async fn break_off(system: &System, broken: BrokenStep) -> Deletion {
         panic!("the user is registered")
     };
     if broken != BrokenStep::Marked {
-        // MongoDB takes no pseudonym: the copying is done, and then it fails.
+        // MongoDB refuses the pseudonym: the deletion fails after it has copied.
         records_must(system, doc! {"userId": {"$not": {"$regex": "^deleted:"}}}).await;
         eraser(system).erase(&deletion, at(10)).await.expect_err("it is refused");
         records_must(system, doc! {}).await;
@@ -76,7 +76,7 @@ async fn break_off(system: &System, broken: BrokenStep) -> Deletion {
 #[tokio::test]
 async fn wherever_it_is_broken_off_the_accounts_hold_through_a_rebuild_and_a_load_and_it_can_be_ended() {
     for broken in [BrokenStep::Marked, BrokenStep::Copied, BrokenStep::Renamed, BrokenStep::HalfRenamed] {
-        // Nobody but this test carries it out.
+        // Only this test carries the deletion out.
         let mut system = System::start().await;
         let coupon = system.coupon("c", 10, 3).await;
         system.users("u", 1).await;
@@ -100,7 +100,7 @@ async fn wherever_it_is_broken_off_the_accounts_hold_through_a_rebuild_and_a_loa
         system.backends.loader().load(&coupon).await.expect("it is loaded");
         system.audited_clean().await;
 
-        // Everything is built anew.
+        // The partition is rebuilt.
         let _: u64 = system.command(&["DEL", &keys.certificate()]).await;
         assert!(system.backends.recovery_supervisor().ensure().await.expect("a recovery"));
         recovered(&system).await;
@@ -134,7 +134,7 @@ async fn who_slept_in_the_middle_of_a_deletion_takes_nothing_of_the_next_person(
     system.accepted(USER, &coupon).await;
     let entries = system.take_entries().await;
     system.decider().process(&system.keys(), &entries).await.expect("it is issued");
-    // It wakes.
+    // The eraser wakes.
     assert_ne!(eraser(&system).erase(&deletion, slept).await.expect("an answer"), EraseOutcome::Done);
     let held = system.backends.ledger.held_by(&coupon, &USER.parse().expect("an id")).await.expect("a look");
     assert_eq!(held.len(), 1);
@@ -147,7 +147,7 @@ async fn what_is_settled_while_a_deletion_looks_is_counted_once() {
     let mut system = System::start().await;
     let coupon = system.coupon("c", 10, 2).await;
     system.client.post("/users", json!({"id": USER})).await;
-    // Of one of theirs MongoDB will not take the pseudonym: the deletion ends after the issued ones.
+    // MongoDB refuses the pseudonym in one record: the deletion ends after the issued ones.
     let rejected = system.accepted(USER, &coupon).await;
     let entries = system.take_entries().await;
     let outcome = Outcome::Rejected { reason: Reason::Discarded, serial: entries[0].serial, lost: false };
@@ -160,7 +160,7 @@ async fn what_is_settled_while_a_deletion_looks_is_counted_once() {
     let deletion = break_off(&system, BrokenStep::Marked).await;
     records_must(&system, doc! {"$nor": [{"outcome": "rejected", "userId": {"$regex": "^deleted:"}}]}).await;
 
-    // It has read the ledger, and is about to ask Redis.
+    // The eraser has read the ledger, and is about to read Redis.
     let database = &system.backends.database;
     database.run_command(doc! {"profile": 2}).await.expect("it is watched");
     system.redis.pause().await.expect("it is paused");
@@ -227,7 +227,7 @@ async fn an_api_that_is_killed_in_the_middle_leaves_a_deletion_that_the_next_one
             .await;
             assert_eq!(answer.status, 202, "{answer:?}");
         }
-        // A second later they are due, and carried out within a fraction of one.
+        // A second later the deletions are due, and the API carries them out at once.
         tokio::time::sleep(Duration::from_millis(chance.random_range(900..1_700))).await;
         send(&child, Signal::KILL);
         child.wait().await.expect("it ends");
@@ -248,7 +248,7 @@ async fn an_api_that_is_killed_in_the_middle_leaves_a_deletion_that_the_next_one
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rebuilds_while_users_are_deleted_count_every_record_once() {
-    /// From then on the deletions may come to their end, which each rebuild puts off.
+    /// From this round on the deletions may end, which each rebuild delays.
     const REBUILDS_MAX: usize = 60;
     let system = System::builder().flags(&["--user-deletion-delay", "1"]).start().await;
     let coupon = system.coupon("c", 1_000, 1).await;

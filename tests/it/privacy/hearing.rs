@@ -1,4 +1,4 @@
-//! Who hears of a deletion, and who does not.
+//! When a process learns of a deletion, and what it does while it cannot.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ async fn who_was_remembered_before_the_first_word_of_deletions_is_not_trusted_af
     let registered = RegisteredUsers::start(backends.users.clone(), Arc::clone(&deletions), 10);
     assert!(registered.contains(&user).await.expect("an answer"));
 
-    // This process does not reach MongoDB; others do.
+    // This process cannot reach MongoDB; others can.
     let marked = backends.users.mark_deleted(&user, Duration::ZERO, false).await.expect("an answer");
     let MarkDeletedOutcome::As(deletion) = marked else { panic!("the user is registered") };
     let eraser =
@@ -60,7 +60,7 @@ async fn a_request_that_waits_for_its_coupon_longer_than_a_deletion_takes_is_ref
     let system =
         System::builder().mongodb(mongodb.url()).flags(&["--user-deletion-delay", "1"]).start().await;
     assert_eq!(system.client.post("/users", json!({"id": USER})).await.status, 201);
-    // In MongoDB alone.
+    // Only MongoDB has it.
     system.coupon_record("c", 10, 1, at(-60), at(3_600)).await;
     let coupons = format!("{}.coupons", system.database);
     let slow = doc! {
@@ -106,7 +106,7 @@ async fn deletions_that_must_wait_keep_no_other_waiting() {
     system.leaves_in_flight();
     let coupon = system.coupon("c", 10, 1).await;
     let in_flight = system.accepted("somebody", &coupon).await;
-    // All of them have something in flight, as far as Redis knows.
+    // According to Redis, each of them has an issuance in flight.
     let mut command = redis::cmd("HSET");
     command.arg(system.keys().holders(&coupon));
     let long_ago = DateTime::from_millis(at(-3_600).as_millisecond());

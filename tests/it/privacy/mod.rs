@@ -1,4 +1,4 @@
-//! Deleting users: nothing of them is left, the accounts still add up, whatever happens in between.
+//! Deleting users: no data of them is left, and the accounts still add up, whatever happens meanwhile.
 
 mod deleting;
 mod halfway;
@@ -14,7 +14,7 @@ use mongodb::bson::{Document, doc};
 
 use crate::helpers::{Answer, System, eventually};
 
-/// Asks for a deletion.
+/// Requests a deletion.
 async fn delete(system: &System, user: &str) -> Answer {
     system.client.send(system.client.request("DELETE", &format!("/users/{user}"))).await
 }
@@ -71,7 +71,7 @@ fn contains(value: &redis::Value, text: &[u8]) -> bool {
     }
 }
 
-/// The scan sees what there is: else it could never fail.
+/// The scan finds a user before the deletion: otherwise it could never fail.
 #[tokio::test]
 async fn the_scan_for_traces_finds_a_user_everywhere() {
     let system = System::start().await;

@@ -1,4 +1,4 @@
-//! Rejections are not kept for ever.
+//! The API deletes old records of rejections.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::helpers::{System, at, decided};
 
 const DAY: i64 = 24 * 3_600;
 
-/// Writes a record that is so many days old.
+/// Writes a record that is this many days old.
 async fn record(system: &System, coupon: &str, id: IssuanceId, days: i64, outcome: Outcome) -> IssuanceId {
     let (coupon, moment) = (coupon.parse().expect("an id"), at(-days * DAY));
     let decision = decided(id, &coupon, "u0", outcome);
@@ -33,7 +33,7 @@ async fn rejections_go_when_their_coupon_has_been_over_for_long_and_nothing_else
     ];
     let kept = [
         record(&system, "old", new(), 460, Outcome::Issued { serial: 1, nth: 1 }).await,
-        // Decided late, and perhaps to be repeated.
+        // Decided late, and the user may still repeat the request.
         record(&system, "old", new(), 10, REJECTED).await,
         // Not settled yet.
         record(&system, "old", in_flight, 460, REJECTED).await,

@@ -1,4 +1,4 @@
-//! Whoever knows the name, the coupon and the key of somebody who was deleted finds nothing with them.
+//! The name, the coupon and the key of a deleted user do not lead to their records.
 
 use coupon_system::ids::PartitionId;
 use coupon_system::redis::Epoch;
@@ -27,7 +27,7 @@ fn id(hash: &[u8]) -> String {
     uuid::Uuid::from_bytes(bytes).to_string()
 }
 
-/// The id that anybody can compute.
+/// The id without a secret, which anybody can compute.
 fn guessed() -> String {
     id(&Sha256::digest(parts()))
 }
@@ -63,7 +63,7 @@ async fn the_id_of_a_keyed_issuance_of_a_deleted_user_cannot_be_computed_even_wi
     for computed in [guessed(), with_secret(&deployments)] {
         assert_eq!(system.client.get(&format!("/issuances/{computed}")).await.status, 404);
     }
-    // Nor is it told by what happens to a new person with the same name and the same key.
+    // The answers to a new user with the same name and key do not reveal it either.
     assert_eq!(system.client.post("/users", json!({"id": USER})).await.status, 201);
     let fresh = system.client.issue(USER, "c", Some(KEY)).await;
     assert!(fresh.status == 202 && !fresh.is_replay() && fresh.id() != issued, "{fresh:?}");
@@ -116,7 +116,7 @@ async fn in_a_deployment_of_an_older_version_ids_stay_as_they_were_until_an_oper
     let finished = finish.args(["--mongodb-database", &system.database]).output().await.expect("it runs");
     let said = String::from_utf8_lossy(&finished.stdout).into_owned();
     assert!(finished.status.success() && said.contains("restart the APIs"), "{said}");
-    // The one that runs goes on as it was; both agree on whoever was registered by either.
+    // The running process goes on as before; both agree on users whom either registered.
     let (_api, other) = another_api(&system).await;
     assert_eq!(other.post("/users", json!({"id": "later"})).await.status, 201);
     for (user, is_guessed) in [(USER, true), ("later", false)] {
@@ -131,7 +131,7 @@ async fn in_a_deployment_of_an_older_version_ids_stay_as_they_were_until_an_oper
         (system.client.get(&format!("/issuances/{}", guessed())).await.state() == "issued").then_some(())
     })
     .await;
-    // It stays a replay once it is decided.
+    // It stays a replay after the decision.
     let again = other.issue(USER, "c", Some(KEY)).await;
     assert!(again.status == 200 && again.id() == guessed(), "{again:?}");
     worker.cancel();

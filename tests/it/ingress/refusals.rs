@@ -1,18 +1,18 @@
-//! What is not let in: too much, too many, and what is not HTTP.
+//! What the server refuses: too large, too many, and what is not HTTP.
 
 use std::time::Duration;
 
 use crate::helpers::{API, Client, RawAnswer, RawConnection, System, program, serving};
 
-/// All answers to some bytes; the server must end the connection by itself.
+/// All answers to these bytes. The server must close the connection itself.
 async fn answers(system: &System, bytes: impl AsRef<[u8]>) -> Vec<RawAnswer> {
     let mut raw = RawConnection::connect(system.client.address()).await;
-    // The server may have had enough before it has all.
+    // The server may close the connection before it has read everything.
     let _ = raw.send(bytes).await;
     raw.answers().await
 }
 
-/// The one answer: its status and its problem's code.
+/// The status and the problem's code of the only answer.
 async fn refusal(system: &System, bytes: impl AsRef<[u8]>) -> (u16, String) {
     let answers = answers(system, bytes).await;
     assert_eq!(answers.len(), 1, "{answers:?}");
