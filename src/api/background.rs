@@ -26,6 +26,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// The settings of a configuration.
     pub fn of(config: &ApiLimits) -> Self {
         Settings {
             audit_every: (config.audit_every > 0).then(|| Duration::from_secs(config.audit_every.into())),

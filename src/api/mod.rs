@@ -32,13 +32,14 @@ use crate::http::server::{self, LoadShedder, ServedRouter};
 use crate::process::{self, Backends};
 use crate::runtime::{fd_limit, shutdown, telemetry};
 use middleware::shedding::Shedding;
-pub use router::{ListenerScope, router};
+pub use router::ListenerScope;
+use router::router;
 pub use state::App;
 
-/// Where the API is served.
+/// The listeners that the API is served on.
 pub struct Listeners {
     pub public: TcpListener,
-    /// Where operators' routes are served, beside all others; they are then not on the public one.
+    /// Serves operators' routes beside all others; the public listener then does not have them.
     pub operators: Option<TcpListener>,
 }
 
@@ -67,6 +68,9 @@ async fn start(command: ApiCommand) -> anyhow::Result<()> {
 }
 
 /// Runs an API process until `shutdown`.
+///
+/// # Errors
+/// The configuration cannot be met, an address cannot be bound, or a database does not answer at the start.
 pub async fn run(
     public: TcpListener,
     backends: Backends,
@@ -82,19 +86,22 @@ pub async fn run(
 }
 
 /// Serves the API, keeps the partition certified and its accounts audited, until the `app` stops.
+///
+/// # Errors
+/// The system refuses a thread, or does not tell the address of a listener.
 pub async fn serve(listeners: impl Into<Listeners>, app: App, backends: &Backends) -> anyhow::Result<()> {
     let Listeners { public, operators } = listeners.into();
     if let Some(operators) = &operators {
         tracing::info!(operator_listen = %process::address(operators)?, "serving operators");
     }
     tracing::info!(listen = %process::address(&public)?, "serving the API");
-    let threads = ConnectionRuntimes::start()?;
+    let runtimes = ConnectionRuntimes::start()?;
     let drained = CancellationToken::new();
     let background = background::start(&app, backends, &drained);
     let serve = |listener, scope, bounds| {
-        let front: Arc<dyn LoadShedder> = Arc::new(Shedding::new(app.clone()));
-        let served = ServedRouter { router: router(app.clone(), scope), front: Some(front) };
-        server::serve(listener, served, bounds, &threads, app.lifecycle.stopping.clone())
+        let shedder: Arc<dyn LoadShedder> = Arc::new(Shedding::new(app.clone()));
+        let served = ServedRouter { router: router(app.clone(), scope), shedder: Some(shedder) };
+        server::serve(listener, served, bounds, &runtimes, app.lifecycle.stopping.clone())
     };
     match operators {
         None => serve(public, ListenerScope::Whole, app.limits.connections.clone()).await,

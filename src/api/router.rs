@@ -1,4 +1,4 @@
-//! The routes, by who may use them, and what every request passes through.
+//! The routes, by who may use them, and the layers that every request passes through.
 
 use std::sync::Arc;
 
@@ -23,14 +23,15 @@ use crate::http::parameters::Parameters;
 use crate::http::request::RefuseLayer;
 use crate::process::metrics_route;
 
+/// The largest body of a request.
 const BODY_MAX_BYTES: usize = 64 * 1024;
 
 /// Which routes a listener serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ListenerScope {
-    /// All there are.
+    /// All routes.
     Whole,
-    /// Those that operators do not have on a listener of their own.
+    /// The routes that are not on the operators' own listener.
     Public,
 }
 
@@ -40,14 +41,14 @@ impl ListenerScope {
     }
 }
 
-/// Routes for one audience. There is no other way into the router, so none is without.
+/// Routes for one audience. Every route is in such a group, so none lacks an audience.
 pub(crate) struct RouteGroup {
     pub audience: Audience,
     pub routes: OpenApiRouter<App>,
 }
 
 /// The API as one listener serves it.
-pub fn router(app: App, scope: ListenerScope) -> Router {
+pub(crate) fn router(app: App, scope: ListenerScope) -> Router {
     let mut all = Router::new();
     let pages =
         Arc::new(TrustedOrigins { own: app.links.authority().cloned(), origins: app.access.origins.clone() });
@@ -62,7 +63,7 @@ pub fn router(app: App, scope: ListenerScope) -> Router {
             routes = routes
                 .route_layer(middleware::from_fn_with_state(app.access.actions.clone(), record::record));
         }
-        // The last one is the outermost: first of all it is asked who it is.
+        // The last layer is the outermost: a request passes the guard first.
         let (access, pages) = (Arc::clone(&app.access.access), Arc::clone(&pages));
         routes = routes.route_layer(Guard { access, audience, pages });
         all = all.merge(routes);
@@ -73,10 +74,10 @@ pub fn router(app: App, scope: ListenerScope) -> Router {
     let body = DefaultBodyLimit::max(BODY_MAX_BYTES);
     let limit = app.limits.address.clone();
     let all = all.with_state(app);
-    // All in one: each call of `Router::layer` boxes every request once more.
+    // All layers in one call: each call of `Router::layer` boxes every request once more.
     match limit {
         None => all.layer((complete, refuse, body)),
-        // Every answer counts, so nothing is answered before. It costs, and is there only if it is asked for.
+        // Outside `refuse`, because every answer counts; left out if there is no limit, because it costs.
         Some(limit) => {
             let limit = middleware::from_fn_with_state(limit, address_limit::count_address);
             all.layer((complete, limit, refuse, body))
@@ -151,7 +152,7 @@ pub(crate) fn documented() -> Vec<RouteGroup> {
     ]
 }
 
-/// The documentation itself, the pages, and metrics.
+/// The routes that the OpenAPI document leaves out: the document itself, the pages, and metrics.
 fn undocumented(app: &App, document: OpenApi) -> [RouteGroup; 2] {
     let swagger = swagger::router(document, app.links.prefix());
     let pages = Router::new()

@@ -1,6 +1,5 @@
-//! What a connection is doing, and what its listener tells it. Shared by the task that serves the
-//! connection, which alone says what it does, and the task of the listener, which reads it to know who
-//! has idled longest.
+//! What a connection is doing, and what its listener orders. Two tasks share it: the one that serves the connection
+//! writes what it does, and the listener reads it to find the connection that has idled longest.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,12 +10,12 @@ use std::time::Duration;
 use futures::task::AtomicWaker;
 use tokio::time::Instant;
 
-/// See the module's documentation.
+/// The activity of one connection.
 pub(super) struct Activity {
     started: Instant,
     /// A phase in the lowest two bits; above them its beginning, in milliseconds from `started`.
     phase: AtomicU64,
-    /// Whether a part of an answer waits for the client to read.
+    /// Whether a part of an answer waits until the client reads.
     is_stalled: AtomicBool,
     told: AtomicU8,
     waker: AtomicWaker,
@@ -25,23 +24,23 @@ pub(super) struct Activity {
 /// What a connection is doing. Moments are milliseconds from the listener's start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// A request is whole, and its answer is not.
+    /// A request has arrived, and its answer is not complete.
     Request,
-    /// The first bytes of a request's head are there, or the connection is new.
+    /// The first bytes of a request's head have arrived, or the connection is new.
     Head { since: u64 },
-    /// Nothing of a request is there.
+    /// No byte of a request has arrived.
     Idle { since: u64 },
     /// The connection has ended.
     Closed,
 }
 
-/// What a listener tells a connection.
+/// What a listener orders a connection to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ConnectionOrder {
     Nothing,
-    /// End with the answer to the request that is there.
+    /// End with the answer to the request in hand.
     Finish,
-    /// End now, unless a request is there.
+    /// End now, unless a request is in hand.
     Leave,
 }
 
@@ -56,7 +55,7 @@ const FINISH: u8 = 1;
 const LEAVE: u8 = 2;
 
 impl Activity {
-    /// A new connection of a listener that was started then.
+    /// A new connection of a listener that started at `started`.
     pub fn new(started: Instant) -> Arc<Self> {
         let activity = Activity {
             started,
@@ -77,6 +76,7 @@ impl Activity {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// What the connection is doing now.
     pub fn phase(&self) -> Phase {
         let phase = self.phase.load(Relaxed);
         let since = phase >> PHASE_BITS;
@@ -95,33 +95,36 @@ impl Activity {
         }
     }
 
-    /// What lay in a buffer while the connection seemed to idle is the beginning of a head.
+    /// The bytes in the buffer of an idle connection are the beginning of a head: the client has owed the rest since
+    /// the connection became idle.
     pub fn idled_with_a_head(&self) {
         if let Phase::Idle { since } = self.phase() {
             self.phase.store(since << PHASE_BITS | HEAD, Relaxed);
         }
     }
 
-    /// A request is there.
+    /// A request has arrived.
     pub fn begin_request(&self) {
         self.phase.store(REQUEST, Relaxed);
     }
 
-    /// Its answer is made: what there is of it is written, or waits for the client ([`Activity::stall`]).
+    /// The answer is complete: its last bytes are written, or wait for the client ([`Activity::stall`]).
     pub fn end_request(&self) {
         self.set(IDLE);
     }
 
-    /// Says whether a part of an answer waits for the client to read.
+    /// Notes whether a part of an answer waits until the client reads.
     pub fn stall(&self, is_stalled: bool) {
         self.is_stalled.store(is_stalled, Relaxed);
     }
 
+    /// The connection has ended.
     pub fn close(&self) {
         self.set(CLOSED);
     }
 
-    /// Since when the client has owed the next request, or the rest of it; `None` if it owes nothing.
+    /// Since when the client has owed the next request or the rest of one, in milliseconds from the listener's
+    /// start; `None` if it owes nothing.
     pub fn at_rest_since(&self) -> Option<u64> {
         match self.phase() {
             Phase::Idle { since } | Phase::Head { since } if !self.is_stalled.load(Relaxed) => Some(since),
@@ -139,13 +142,14 @@ impl Activity {
         }
     }
 
-    /// The moment that is so long after that one.
+    /// The moment `after` one that was told as `since`.
     pub fn moment(&self, since: u64, after: Duration) -> Instant {
         self.started + Duration::from_millis(since) + after
     }
 
-    pub fn tell(&self, told: ConnectionOrder) {
-        let told = match told {
+    /// Gives the connection an order.
+    pub fn tell(&self, order: ConnectionOrder) {
+        let told = match order {
             ConnectionOrder::Nothing => NOTHING,
             ConnectionOrder::Finish => FINISH,
             ConnectionOrder::Leave => LEAVE,
@@ -154,7 +158,7 @@ impl Activity {
         self.waker.wake();
     }
 
-    /// What the listener has told last. The task is woken when there is more.
+    /// The last order of the listener. A later order wakes the task.
     pub fn told(&self, waker: &Waker) -> ConnectionOrder {
         self.waker.register(waker);
         match self.told.load(Relaxed) {
@@ -164,7 +168,7 @@ impl Activity {
         }
     }
 
-    /// A request came before the word to leave: it is void.
+    /// A request arrived before the order to leave, which is void now.
     pub fn stays(&self) {
         let _ = self.told.compare_exchange(LEAVE, NOTHING, Relaxed, Relaxed);
     }

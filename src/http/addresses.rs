@@ -1,14 +1,14 @@
-//! Where clients are, as far as limits go by it: an IPv4 address, or the /64 network of an IPv6 one,
-//! which is what one customer is given and may choose from freely.
+//! Where clients are, as limits count them: by IPv4 address, or by the /64 network of an IPv6 address, which is
+//! what a provider gives one customer.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Who counts as one.
+/// The address or network that counts as one client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ClientPrefix(IpAddr);
+pub(crate) struct ClientPrefix(IpAddr);
 
 impl ClientPrefix {
-    /// Where this address is.
+    /// The client at this address.
     pub fn of(address: IpAddr) -> Self {
         ClientPrefix(match address.to_canonical() {
             IpAddr::V6(address) => {
@@ -28,7 +28,7 @@ impl std::fmt::Display for ClientPrefix {
 
 /// The address at the other end of the connection, in every request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Peer(pub IpAddr);
+pub(crate) struct Peer(pub IpAddr);
 
 #[cfg(test)]
 mod tests {

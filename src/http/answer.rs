@@ -1,4 +1,4 @@
-//! An answer on its way to the client: its body says when it is made, or given up.
+//! An answer on its way to the client: its body notes when it is complete, or given up.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -43,13 +43,13 @@ impl Drop for AnswerBody {
     }
 }
 
-/// The answer that belongs to a connection.
+/// Ties an answer to the activity of its connection.
 pub(super) fn of_connection(response: Response, activity: &Arc<Activity>) -> Response<AnswerBody> {
     response.map(|body| AnswerBody { body, activity: Arc::clone(activity) })
 }
 
 pin_project_lite::pin_project! {
-    /// An answer of the router to come.
+    /// The future of an answer of the router.
     pub(super) struct Answering<F> {
         #[pin]
         pub router: F,

@@ -1,23 +1,23 @@
-//! How many of a kind one holder may have at once: connections of an address, streams of a user.
+//! A limit on what one holder has at once: connections of an address, streams of a user.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
-/// See the module's documentation. Cheap to clone.
+/// The limit, and what each holder has now. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct ConcurrencyLimit<K> {
+pub(crate) struct ConcurrencyLimit<K> {
     most: usize,
     taken: PermitCounts<K>,
 }
 
 type PermitCounts<K> = Arc<Mutex<HashMap<K, usize>>>;
 
-/// One that is held; it counts until this is dropped.
+/// One thing that a holder has; it counts until this is dropped.
 #[derive(Debug)]
-pub struct ConcurrencyPermit<K: Eq + Hash> {
+pub(crate) struct ConcurrencyPermit<K: Eq + Hash> {
     holder: K,
     taken: PermitCounts<K>,
 }
@@ -28,14 +28,14 @@ impl<K: Eq + Hash + Clone> ConcurrencyLimit<K> {
         ConcurrencyLimit { most, taken: Arc::default() }
     }
 
-    /// How many one holder may have.
+    /// The most that one holder may have.
     pub fn most(&self) -> usize {
         self.most
     }
 
-    /// Counts one more; `None` if the holder has as many as may be.
+    /// Counts one more; `None` if the holder has the most already.
     pub fn enter(&self, holder: K) -> Option<ConcurrencyPermit<K>> {
-        let mut taken = lock(&self.taken);
+        let mut taken = self.taken.lock();
         let count = taken.entry(holder.clone()).or_default();
         if *count >= self.most {
             return None;
@@ -47,7 +47,7 @@ impl<K: Eq + Hash + Clone> ConcurrencyLimit<K> {
 
 impl<K: Eq + Hash> Drop for ConcurrencyPermit<K> {
     fn drop(&mut self) {
-        let mut taken = lock(&self.taken);
+        let mut taken = self.taken.lock();
         if let Some(count) = taken.get_mut(&self.holder) {
             *count -= 1;
             if *count == 0 {
@@ -55,10 +55,6 @@ impl<K: Eq + Hash> Drop for ConcurrencyPermit<K> {
             }
         }
     }
-}
-
-fn lock<K>(taken: &PermitCounts<K>) -> MutexGuard<'_, HashMap<K, usize>> {
-    taken.lock()
 }
 
 #[cfg(test)]

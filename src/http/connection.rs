@@ -1,14 +1,14 @@
-//! A client's connection, so guarded that a client who is slow or broken costs little:
+//! A client's connection, guarded so that a slow or broken client costs little:
 //!
-//! - It tells its [`Activity`] when bytes come, and when an answer cannot be written; how long a request may
-//!   take to come is [`super::keep_alive`]'s to say.
-//! - A write that gets nowhere for [`WRITE_STALL_MAX`] ends the connection: somebody asks and does not
-//!   read. Only a write that cannot go on arms the timer, so whoever waits for an outcome or listens to
-//!   events, where little is written, is left alone.
-//! - What hyper refuses by itself, because no request can be made of it, gets the body of a problem, and
-//!   the [`LoadShedder`] hears of it.
-//! - A connection that the server ends is read on for [`LINGER_MAX`]: closed with bytes unread, TCP
-//!   would take the answer back before the client has seen it.
+//! - It notes in its [`Activity`] when bytes arrive, and when an answer cannot be written;
+//!   [`super::keep_alive`] bounds how long a request may take to arrive.
+//! - A write that makes no progress for [`WRITE_STALL_MAX`] ends the connection: the client sends requests and
+//!   does not read. Only a write that cannot go on arms the timer, so it never ends a connection that waits for
+//!   an outcome or listens to events.
+//! - What hyper itself refuses, because it is not HTTP, gets the body of a problem, and the [`LoadShedder`] is
+//!   told.
+//! - The server reads on for [`LINGER_MAX`] from a connection that it ends: if TCP closes with bytes unread, the
+//!   client loses the answer.
 
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
@@ -27,23 +27,23 @@ use super::server::LoadShedder;
 use super::{Code, Language, Problem};
 use crate::metrics;
 
-/// A client who reads nothing for so long is gone, or wants to do harm.
+/// A client that reads nothing for this long is gone, or hostile.
 const WRITE_STALL_MAX: Duration = Duration::from_secs(10);
-/// How long what a client still sends is thrown away before the connection is closed.
+/// How long the server discards what a client still sends before it closes the connection.
 const LINGER_MAX: Duration = Duration::from_secs(1);
 /// Where in an answer its status begins: after "HTTP/1.1 ".
 const STATUS_AT: usize = 9;
-/// Up to so many it costs less to copy the bytes into one buffer than to have the system take them from several.
+/// Up to this size one copy into one buffer costs less than a vectored write.
 const TOGETHER_MAX_BYTES: usize = 1024;
 const LINGER_READ_BYTES: usize = 4 * 1024;
 
-/// See the module's documentation.
+/// A guarded connection.
 pub(super) struct Connection {
     stream: TcpStream,
     activity: Arc<Activity>,
     peer: IpAddr,
-    front: Option<Arc<dyn LoadShedder>>,
-    /// What was read before, and is to be read again.
+    shedder: Option<Arc<dyn LoadShedder>>,
+    /// Bytes that were put back, and are read first.
     ahead: Bytes,
     /// Runs while a write cannot go on.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -64,13 +64,13 @@ impl Connection {
         stream: TcpStream,
         activity: Arc<Activity>,
         peer: IpAddr,
-        front: Option<Arc<dyn LoadShedder>>,
+        shedder: Option<Arc<dyn LoadShedder>>,
     ) -> Self {
         Connection {
             stream,
             activity,
             peer,
-            front,
+            shedder,
             ahead: Bytes::new(),
             stalled: None,
             lingering: None,
@@ -78,20 +78,20 @@ impl Connection {
         }
     }
 
-    /// Whether there is something to read, be it the end.
+    /// Ready when there are bytes to read, or the end.
     pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
         if self.ahead.is_empty() { self.stream.poll_read_ready(context).map(|_| ()) } else { Poll::Ready(()) }
     }
 
-    /// Takes back what was read and is no request yet. Returns whether it is anything: empty lines before a
-    /// request are none of it.
+    /// Puts back bytes that were read and are no request yet. Returns whether any are left without the empty lines
+    /// that may precede a request.
     pub fn put_back(&mut self, read: &[u8]) -> bool {
         // A copy, of its own size: the buffer that it lies in may be far larger.
         self.ahead = Bytes::copy_from_slice(read.trim_ascii_start());
         !self.ahead.is_empty()
     }
 
-    /// Watches over a write: whether it has waited for too long.
+    /// Passes on the result of a write, and fails if writing has made no progress for too long.
     fn watch<T>(&mut self, context: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if write.is_ready() {
             if self.stalled.take().is_some() {
@@ -109,19 +109,19 @@ impl Connection {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Prepares a problem in place of what hyper answers by itself.
+    /// Prepares a problem in place of what hyper itself answers.
     fn refuse(&mut self, head: &[u8]) {
-        let base = self.front.as_ref().map_or("", |front| front.base());
+        let base = self.shedder.as_ref().map_or("", |shedder| shedder.base());
         let Some(refusal) = refusal_of(head, base) else { return };
         self.refusal = Some(refusal);
-        // No head is waited for any more.
+        // The client owes no head any more.
         self.activity.begin_request();
-        if let Some(front) = &self.front {
-            front.has_refused(self.peer);
+        if let Some(shedder) = &self.shedder {
+            shedder.has_refused(self.peer);
         }
     }
 
-    /// Writes the refusal whole; then says that `bare` was written.
+    /// Writes the whole refusal, then reports the length of `bare` as written.
     fn poll_refuse(&mut self, context: &mut Context<'_>, bare: &[u8]) -> Poll<io::Result<usize>> {
         let Connection { stream, refusal, .. } = self;
         let Some(Refusal { answer, written }) = refusal else { return Poll::Ready(Ok(bare.len())) };
@@ -136,7 +136,7 @@ impl Connection {
     }
 }
 
-/// The slices in one, if they fit.
+/// Copies the slices into one buffer; `None` if they do not fit.
 fn joined<'a>(slices: &[IoSlice<'_>], into: &'a mut [u8]) -> Option<&'a [u8]> {
     let mut length = 0;
     for slice in slices {
@@ -146,7 +146,7 @@ fn joined<'a>(slices: &[IoSlice<'_>], into: &'a mut [u8]) -> Option<&'a [u8]> {
     Some(&into[..length])
 }
 
-/// The problem for what hyper answers by itself. Every answer of ours with these statuses has a body.
+/// The problem in place of an answer of hyper itself. Only those have these statuses and no body.
 fn refusal_of(head: &[u8], base: &str) -> Option<Refusal> {
     const BARE: [(&[u8], Code); 3] = [
         (b"HTTP/1.1 400 ", Code::Malformed),
@@ -162,7 +162,7 @@ fn refusal_of(head: &[u8], base: &str) -> Option<Refusal> {
     if code == Code::Malformed {
         problem = problem.with_detail("This is not HTTP/1.1.");
     }
-    // Which language, and whose id: nobody could read it.
+    // The head was not read, so neither its language nor its id is known.
     let id = crate::ids::random_id();
     let body = problem.body(Language::English, &id, base);
     let status = code.status();
@@ -206,7 +206,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        // A success, which nearly all answers are, is told from a refusal by one byte.
+        // One byte tells a refusal from a success, which nearly all answers are.
         if bytes.get(STATUS_AT) == Some(&b'4') && self.refusal.is_none() {
             self.refuse(bytes);
         }
@@ -235,8 +235,8 @@ impl AsyncWrite for Connection {
         self.watch(context, written)
     }
 
-    /// Else hyper would copy each body whole into a buffer of the connection, were it a megabyte that nobody
-    /// reads.
+    /// If this were false, hyper would copy each body into a buffer of the connection, however large and even if
+    /// the client never reads it.
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }

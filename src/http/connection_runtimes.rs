@@ -1,11 +1,11 @@
-//! The threads that serve connections: each has a scheduler of its own, apart from the one that
-//! everything else runs on.
+//! The threads that serve connections. Each has a Tokio runtime of its own, apart from the one that everything else
+//! runs on.
 //!
-//! A scheduler has one queue for all, and takes from it in turn. Were there only one, whoever was let in
-//! would stand in it behind thousands who ask, once for each step of the way: to be put into a batch, to
-//! be sent, to be answered. At five times what the system can take, next to nothing came of those whom it
-//! let in. So the steps are taken elsewhere, and what comes from there, an answer to somebody who was let
-//! in or a new connection, is taken before the next request.
+//! A runtime takes tasks from its queue in turn. On a single runtime an admitted request would stand in that queue
+//! behind thousands of new ones, once for each step: to join a batch, to be sent, to be answered. At five times the
+//! load that the system can take, it then answered next to none of the requests that it had admitted. So the steps
+//! run elsewhere, and a connection's runtime takes what comes from there, an answer or a new connection, before the
+//! next request.
 
 use std::io;
 use std::sync::Arc;
@@ -16,35 +16,38 @@ use tokio_util::sync::CancellationToken;
 
 use super::queue_delay::QueueDelay;
 
-/// What comes from other threads is taken first, at each step.
+/// A runtime takes what comes from other threads first, at each step.
 const GLOBAL_QUEUE_INTERVAL: u32 = 1;
 
-/// See the module's documentation. They end, with all that they still serve, when this is dropped.
-pub struct ConnectionRuntimes {
-    threads: Vec<ConnectionRuntime>,
+/// The runtimes. They end, with all that they still serve, when this is dropped.
+pub(crate) struct ConnectionRuntimes {
+    runtimes: Vec<ConnectionRuntime>,
     over: CancellationToken,
 }
 
-/// One of them.
+/// One runtime on a thread of its own.
 pub(super) struct ConnectionRuntime {
     pub handle: Handle,
-    pub lag: Arc<QueueDelay>,
+    pub queue_delay: Arc<QueueDelay>,
 }
 
 impl ConnectionRuntimes {
-    /// Starts as many as the caller's own scheduler has: one a core, where nobody said otherwise.
+    /// Starts one for each thread of the caller's own runtime: by default, one a core.
+    ///
+    /// # Errors
+    /// The system refuses a thread or a runtime.
     pub fn start() -> io::Result<Self> {
         let count = Handle::current().metrics().num_workers();
         let over = CancellationToken::new();
-        let threads = (0..count)
+        let runtimes = (0..count)
             .map(|number| ConnectionRuntime::start(number, over.clone()))
             .collect::<Result<_, _>>()?;
-        Ok(ConnectionRuntimes { threads, over })
+        Ok(ConnectionRuntimes { runtimes, over })
     }
 
     /// Each in turn.
     pub(super) fn in_turn(&self) -> impl Iterator<Item = &ConnectionRuntime> {
-        self.threads.iter().cycle()
+        self.runtimes.iter().cycle()
     }
 }
 
@@ -60,8 +63,8 @@ impl ConnectionRuntime {
             .enable_all()
             .global_queue_interval(GLOBAL_QUEUE_INTERVAL)
             .build()?;
-        let thread = ConnectionRuntime { handle: runtime.handle().clone(), lag: Arc::default() };
-        runtime.spawn(Arc::clone(&thread.lag).measure());
+        let thread = ConnectionRuntime { handle: runtime.handle().clone(), queue_delay: Arc::default() };
+        runtime.spawn(Arc::clone(&thread.queue_delay).measure());
         thread::Builder::new()
             .name(format!("connections-{number}"))
             .spawn(move || runtime.block_on(over.cancelled_owned()))?;

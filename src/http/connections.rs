@@ -1,7 +1,6 @@
-//! The connections of one listener: how many there may be, and who must go when there are too many.
-//! When all places are taken, the connection that has idled longest gives up its own for the next; and
-//! from half of the places on, the fewer are left the shorter a connection may idle. Who waits for an
-//! answer is never sent away.
+//! The connections of one listener: how many there may be, and which one must go when there are too many. When all
+//! places are taken, the connection that has idled longest makes room for the next one; and from half of the places
+//! on, the fewer are free the shorter a connection may idle. A connection that waits for an answer is never closed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,31 +13,32 @@ use crate::metrics;
 
 /// How long a connection may idle when all places are taken.
 const IDLE_MAX_WHEN_FULL: Duration = Duration::from_secs(5);
-/// How often it is seen who has idled for too long.
+/// How often connections that have idled for too long are closed.
 pub(super) const SHRINK_EVERY: Duration = Duration::from_secs(1);
-/// Who was told to leave does so within this; else another one is told.
+/// A connection that was told to leave does so within this; otherwise another one is told.
 const LEAVE_MAX: Duration = Duration::from_millis(50);
-/// Found in one look through all connections: those that are to go next.
+/// Candidates that one pass over all connections finds.
 const NEXT_TO_GO_MAX: usize = 1_024;
-/// So many connections that have ended may be remembered beside those that have not.
+/// Ended connections that may be remembered beside the open ones.
 const CLOSED_MAX: usize = 256;
 
-/// See the module's documentation.
+/// The open connections, and their places.
 pub(super) struct Connections {
     most: usize,
     places: Arc<Semaphore>,
     all: Vec<Arc<Activity>>,
-    /// Those that had idled longest when they were last looked for, and since when; the longest is the last.
+    /// The connections that had idled longest at the last pass, and since when; the longest is the last.
     next_to_go: Vec<(u64, Arc<Activity>)>,
 }
 
 impl Connections {
+    /// A listener's connections, at most `most` at once.
     pub fn new(most: usize) -> Self {
         let places = Arc::new(Semaphore::new(most));
         Connections { most, places, all: Vec::new(), next_to_go: Vec::new() }
     }
 
-    /// A place for one more. Where there is none, one that idles gives up its own.
+    /// Waits for a place for one more. If none is free, an idle connection is told to leave.
     pub async fn place(&mut self) -> OwnedSemaphorePermit {
         loop {
             if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
@@ -52,7 +52,7 @@ impl Connections {
         }
     }
 
-    /// Tells the one that has idled longest to leave. Nobody, if none idles.
+    /// Tells the connection that has idled longest to leave, if any idles.
     pub fn send_away(&mut self) {
         if let Some(longest) = self.longest_at_rest() {
             metrics::DROPPED.count("crowd");
@@ -68,7 +68,7 @@ impl Connections {
         self.all.push(activity);
     }
 
-    /// Sends those away that idle for longer than they may, now.
+    /// Tells the connections that idle for longer than they may now to leave.
     pub fn shrink(&mut self) {
         let taken = self.taken();
         let idle_max = idle_max(taken, self.most);
@@ -83,7 +83,7 @@ impl Connections {
         }
     }
 
-    /// Tells all to end with the answers to what they have asked.
+    /// Tells all to end with the answers to the requests in hand.
     pub fn finish(&self) {
         self.all.iter().for_each(|activity| activity.tell(ConnectionOrder::Finish));
     }
@@ -98,13 +98,13 @@ impl Connections {
 
     fn longest_at_rest(&mut self) -> Option<Arc<Activity>> {
         self.known_at_rest().or_else(|| {
-            self.look_for_next_to_go();
+            self.find_next_to_go();
             self.known_at_rest()
         })
     }
 
-    /// Of those that were found before, the longest that has not done anything since. Who came to rest
-    /// later has rested less.
+    /// Of the candidates, the one that has idled longest and has done nothing since. A connection that came to rest
+    /// later has idled less.
     fn known_at_rest(&mut self) -> Option<Arc<Activity>> {
         while let Some((since, activity)) = self.next_to_go.pop() {
             if activity.at_rest_since() == Some(since) {
@@ -114,7 +114,7 @@ impl Connections {
         None
     }
 
-    fn look_for_next_to_go(&mut self) {
+    fn find_next_to_go(&mut self) {
         self.forget_closed();
         let resting = |activity: &Arc<Activity>| Some((activity.at_rest_since()?, Arc::clone(activity)));
         let mut resting: Vec<_> = self.all.iter().filter_map(resting).collect();
@@ -127,7 +127,7 @@ impl Connections {
     }
 }
 
-/// How long a connection may idle while so many of the places are taken.
+/// How long a connection may idle while `taken` of `most` places are taken.
 fn idle_max(taken: usize, most: usize) -> Duration {
     let half = most / 2;
     let Some(beyond) = taken.checked_sub(half).filter(|beyond| *beyond > 0) else { return IDLE_MAX };

@@ -1,6 +1,6 @@
-//! Which sites' scripts may read answers (CORS). None may, unless its origin is named; a browser then
-//! keeps the answer from the script, whatever was done for the request. No credentials that a browser
-//! adds by itself are ever allowed: whoever asks says who they are in `Authorization`.
+//! Which sites' scripts may read answers (CORS). Only scripts of the configured origins may; a browser keeps the
+//! answer from any other script, whatever the server did for the request. No credentials that a browser adds by
+//! itself are ever allowed: a script sends its own in `Authorization`.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ const ANSWER_HEADERS: HeaderValue = HeaderValue::from_static(
     "location, retry-after, idempotent-replayed, ratelimit, ratelimit-policy, x-request-id, content-language, \
      content-disposition, next-after, www-authenticate",
 );
-/// How long a browser may remember it, in seconds: no browser does for longer.
+/// How long a browser may remember a preflight, in seconds: no browser does for longer.
 const REMEMBERED: HeaderValue = HeaderValue::from_static("7200");
 const ORIGIN: HeaderValue = HeaderValue::from_static("origin");
 
@@ -48,7 +48,7 @@ impl std::str::FromStr for Origin {
 pub struct Origins(Arc<HashSet<HeaderValue>>);
 
 impl Origins {
-    /// `None` if there are none: then nothing is to be said.
+    /// `None` if there are none: then answers have no CORS headers.
     pub fn new(origins: &[Origin]) -> Option<Self> {
         let origins: HashSet<_> = origins.iter().map(|origin| origin.0.clone()).collect();
         (!origins.is_empty()).then(|| Origins(Arc::new(origins)))
@@ -60,24 +60,23 @@ impl Origins {
     }
 }
 
-/// What a request asks, where some origins' scripts may read.
+/// What CORS needs to know of a request.
 #[derive(Debug)]
 pub(super) struct CorsRequest {
-    /// The origin that it comes from, if that one's scripts may read.
+    /// The origin of the request, if its scripts may read.
     allowed: Option<HeaderValue>,
 }
 
 impl CorsRequest {
-    /// Reads it off a request.
+    /// Takes it from a request.
     pub fn of<B>(origins: &Origins, request: &Request<B>) -> Self {
         let origin = request.headers().get(header::ORIGIN).filter(|origin| origins.allow(origin));
         CorsRequest { allowed: origin.cloned() }
     }
 
-    /// Says with an answer who may read it: with every one, for a problem whose code a script cannot
-    /// read is no help to it.
+    /// Adds to an answer who may read it. Problems have it too: a script must read their codes.
     pub fn complete(&self, headers: &mut HeaderMap) {
-        // Also without an origin: what is kept for one must not be given to another.
+        // Also without an origin: a cache must not give the answer for one origin to another.
         headers.append(header::VARY, ORIGIN);
         if let Some(origin) = &self.allowed {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
@@ -86,16 +85,16 @@ impl CorsRequest {
     }
 }
 
-/// The answer to what a browser asks before it sends a request: no handler is for that.
-pub(super) fn answer_beforehand<B>(origins: &Origins, request: &Request<B>) -> Option<Response> {
+/// The answer to a preflight, which no handler sees; `None` if the request is none.
+pub(super) fn preflight<B>(origins: &Origins, request: &Request<B>) -> Option<Response> {
     let headers = request.headers();
-    let is_beforehand =
+    let is_preflight =
         *request.method() == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     let is_allowed = || headers.get(header::ORIGIN).is_some_and(|origin| origins.allow(origin));
-    (is_beforehand && is_allowed()).then(beforehand)
+    (is_preflight && is_allowed()).then(preflight_answer)
 }
 
-fn beforehand() -> Response {
+fn preflight_answer() -> Response {
     let headers = [
         (header::ACCESS_CONTROL_ALLOW_METHODS, METHODS),
         (header::ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS),

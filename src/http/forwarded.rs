@@ -1,6 +1,6 @@
-//! Which address a request comes from, where proxies stand before the service. What a proxy says of
-//! the one before it is believed only of those that are trusted, from the nearest on: a client may
-//! write whatever it likes into these headers.
+//! Which address a request comes from, if proxies stand before the service. The service believes what the nearest
+//! proxy says of the address before it only if that proxy is trusted, and so on back: a client may write anything
+//! into these headers.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -44,8 +44,8 @@ impl FromStr for Network {
     }
 }
 
-/// In which header proxies say whom they speak for. Only one of the two: a proxy that writes one of
-/// them passes on whatever a client wrote into the other.
+/// The header in which proxies name the client. Only one of the two is read: a proxy that writes one of them passes
+/// on what a client wrote into the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ProxyHeader {
     /// `X-Forwarded-For: client, proxy`
@@ -54,7 +54,7 @@ pub enum ProxyHeader {
     Forwarded,
 }
 
-/// The proxies that are believed.
+/// The trusted proxies.
 #[derive(Debug, Clone)]
 pub struct Proxies {
     pub trusted: Vec<Network>,
@@ -64,8 +64,8 @@ pub struct Proxies {
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 impl Proxies {
-    /// Where a request that came over a connection from `peer` was sent: the nearest address that is no
-    /// trusted proxy's.
+    /// The client of a request that arrived over a connection from `peer`: the nearest address that is no trusted
+    /// proxy's.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let mut nearest = peer.to_canonical();
         if !self.trusts(nearest) {
@@ -77,7 +77,7 @@ impl Proxies {
         };
         let lines: Vec<_> = headers.get_all(name).iter().collect();
         for line in lines.into_iter().rev() {
-            // A line that is no text is a client's: proxies write addresses.
+            // A client wrote a line that is no text: proxies write addresses.
             let Ok(line) = line.to_str() else { return nearest };
             for hop in line.rsplit(',') {
                 let Some(address) = self.address(hop) else { return nearest };
@@ -90,7 +90,7 @@ impl Proxies {
         nearest
     }
 
-    /// Whether the address is a proxy's that is believed.
+    /// Whether the address is a trusted proxy's.
     pub fn trusts(&self, address: IpAddr) -> bool {
         self.trusted.iter().any(|network| network.contains(address))
     }

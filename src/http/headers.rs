@@ -1,10 +1,10 @@
-//! What browsers are told with every answer, so that they do nothing with it that it is not meant for.
-//! Pages say more of themselves: what they may load, and that they may not be framed.
+//! The headers of every answer that keep browsers from using it for anything else. Pages have more: what they may
+//! load, and that no other page may frame them.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
-/// Adds them. Answers are somebody's own, or of this moment: nothing between may keep them, unless
-/// the handler says otherwise.
+/// Adds the headers. An answer belongs to one client, or to this moment: no cache may keep it, unless the handler
+/// says otherwise.
 pub(super) fn complete(headers: &mut HeaderMap) {
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));

@@ -1,6 +1,6 @@
-//! Which host a request names. Every request names one, once (RFC 9112, 3.2). Where nobody is asked for
-//! credentials, it must be one that only this service can have: a page of another site could give its own
-//! name this machine's address (DNS rebinding), and would then count as the service's own page.
+//! Which host a request names. Every request names one, once (RFC 9112, 3.2). If the service asks for no
+//! credentials, the host must be one that only this service can have: another site could give its own name this
+//! machine's address (DNS rebinding), and its page would then count as the service's own.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use axum::http::{Request, header};
 
 use super::{Code, Problem};
 
-/// A name of a host, in small letters, without a port.
+/// A host name in lower case, without a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostName(String);
 
@@ -26,7 +26,7 @@ impl FromStr for HostName {
 
 /// The hosts that requests may name.
 #[derive(Debug, Clone, Default)]
-pub enum Hosts {
+pub(crate) enum Hosts {
     #[default]
     Any,
     /// IP addresses, localhost, and these.

@@ -1,13 +1,12 @@
-//! Serving one connection, request after request, so that what idles costs little.
+//! Serves one connection, request after request, so that an idle connection costs little.
 //!
-//! Hyper serves it while requests come. Once it has idled for [`PARK_AFTER`] hyper's part is taken down, with
-//! all buffers, however large the last request was; when the next bytes come it is set up anew. What
-//! then lies in hyper's buffer without being a request is the beginning of one: its time has run since
-//! the answer before.
+//! Hyper serves the connection while requests arrive. Once it has idled for [`PARK_AFTER`], hyper's part is dropped
+//! with all its buffers, however large the last request was; when the next bytes arrive, it is set up anew. Bytes
+//! in hyper's buffer that are no request yet are the beginning of one, whose time runs since the answer before.
 //!
-//! The head of a request must be there within [`HEAD_READ_MAX`] of its first byte, however steadily it
-//! drips, and its first byte within [`IDLE_MAX`] of the answer before. Hyper's own bound is one for both,
-//! and sets a timer for each request; here one timer is left running, and looked at when it has run down.
+//! The head of a request must arrive within [`HEAD_READ_MAX`] of its first byte, however steadily it drips, and the
+//! first byte within [`IDLE_MAX`] of the answer before. Hyper has one bound for both, and sets a timer for each
+//! request; here one timer keeps running, and the task compares the clock when it ends.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -31,10 +30,10 @@ use crate::metrics;
 
 /// From the first byte of a request's head to its last; of the first request, from the connection on.
 pub(super) const HEAD_READ_MAX: Duration = Duration::from_secs(15);
-/// From an answer to the first byte of the next request. Longer than the minute after which load balancers
-/// are used to end what idles: whoever sends must be the one who ends it.
+/// From an answer to the first byte of the next request. Longer than the minute after which load balancers usually
+/// close an idle connection: the side that sends requests must be the one that closes.
 pub(super) const IDLE_MAX: Duration = Duration::from_secs(75);
-/// From an answer to the moment at which the connection's buffers are given back.
+/// From an answer to the moment at which the connection's buffers are freed.
 const PARK_AFTER: Duration = Duration::from_secs(2);
 
 /// Serves a connection until it ends.
@@ -84,7 +83,7 @@ pub(super) async fn serve<S>(
     }
 }
 
-/// Waits for bytes: whether there will be none, and the connection is over.
+/// Waits for bytes; `true` when none will arrive, and the connection is over.
 fn poll_parked(
     connection: &Connection,
     activity: &Activity,
@@ -111,10 +110,10 @@ fn poll_parked(
     Poll::Pending
 }
 
-/// Ends when the connection has idled for long enough to be parked (`true`), or the head that is coming is
+/// Ends when the connection has idled for long enough to be parked (`true`), or when the head that is arriving is
 /// late (`false`).
 fn poll_rest(activity: &Activity, timer: Pin<&mut Sleep>, context: &mut Context<'_>) -> Poll<bool> {
-    // What the client owes, whether or not hyper reads right now.
+    // The client owes a request, whether or not hyper reads right now.
     if activity.at_rest_since().is_none() {
         return Poll::Pending;
     }
@@ -133,8 +132,8 @@ fn poll_rest(activity: &Activity, timer: Pin<&mut Sleep>, context: &mut Context<
     Poll::Ready(!is_head)
 }
 
-/// Whether it is later than `until`; else the timer wakes the task then, or before. To set a timer costs more
-/// than to be woken in vain now and then.
+/// Whether `until` has passed; if not, the timer wakes the task then or before. To set a timer costs more than a
+/// wake-up in vain now and then.
 fn has_passed(until: Instant, mut timer: Pin<&mut Sleep>, context: &mut Context<'_>) -> bool {
     if until < timer.deadline() {
         timer.as_mut().reset(until);

@@ -24,7 +24,7 @@ impl<S: Sync> FromRequestParts<S> for Language {
 }
 
 impl Language {
-    /// The one that the client likes better; English where it says nothing of the two.
+    /// The language that the client prefers; English if it names neither.
     pub fn of(headers: &HeaderMap) -> Self {
         Language::accepted(headers.get(ACCEPT_LANGUAGE))
     }

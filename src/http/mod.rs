@@ -2,25 +2,25 @@
 //! clients.
 
 mod activity;
-pub mod addresses;
+pub(crate) mod addresses;
 mod answer;
-pub mod concurrency;
+pub(crate) mod concurrency;
 mod connection;
-pub mod connection_runtimes;
+pub(crate) mod connection_runtimes;
 mod connections;
-pub mod cors;
-pub mod forwarded;
+pub(crate) mod cors;
+pub(crate) mod forwarded;
 mod headers;
-pub mod host;
+pub(crate) mod host;
 mod keep_alive;
-pub mod language;
-pub mod parameters;
-pub mod problem;
+pub(crate) mod language;
+pub(crate) mod parameters;
+pub(crate) mod problem;
 mod queue_delay;
 pub mod request;
 mod request_metrics;
-pub mod server;
-pub mod tls;
+pub(crate) mod server;
+pub(crate) mod tls;
 
 pub use language::Language;
 pub use problem::{Code, Problem};

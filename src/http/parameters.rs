@@ -1,5 +1,5 @@
-//! Which query parameters each route knows, out of its documentation: any other is refused, also by
-//! handlers that read no query. A parameter that is not understood would else be ignored in silence.
+//! Which query parameters each route knows, taken from its OpenAPI description. Any other is refused, also by
+//! handlers that read no query: otherwise a parameter that is not understood would be ignored in silence.
 
 use std::collections::HashMap;
 
@@ -8,9 +8,9 @@ use axum::http::Method;
 use utoipa::openapi::path::{Operation, ParameterIn, PathItem};
 use utoipa::openapi::{OpenApi, RefOr};
 
-/// See the module's documentation.
+/// The query parameters of each route and method.
 #[derive(Debug, Default)]
-pub struct Parameters(HashMap<String, Vec<(Method, Vec<String>)>>);
+pub(crate) struct Parameters(HashMap<String, Vec<(Method, Vec<String>)>>);
 
 impl Parameters {
     /// Those of a documented API.
@@ -19,8 +19,7 @@ impl Parameters {
         Parameters(routes.map(|(path, item)| (path.clone(), of_item(item))).collect())
     }
 
-    /// The first parameter of `query` that the route does not know. What is not documented is no route
-    /// of the API, and may have any.
+    /// The first parameter of `query` that the route does not know. A route without a description may have any.
     pub(super) fn unknown(
         &self,
         route: Option<&MatchedPath>,
@@ -52,7 +51,7 @@ fn of_item(item: &PathItem) -> Vec<(Method, Vec<String>)> {
 fn of_operation(operation: &Operation) -> Vec<String> {
     let parameters = operation.parameters.iter().flatten().filter_map(|parameter| match parameter {
         RefOr::T(parameter) => Some(parameter),
-        // Each route writes its own.
+        // Routes share no parameters.
         RefOr::Ref(_) => None,
     });
     let in_query = parameters.filter(|parameter| parameter.parameter_in == ParameterIn::Query);

@@ -1,6 +1,5 @@
-//! Problems (RFC 9457): every 4xx and 5xx answer. The one table of codes, with status and words in
-//! both languages; which language, and the request's id, are filled in where the answer leaves
-//! ([`super::request`]).
+//! Problems (RFC 9457): every 4xx and 5xx answer. The one table of codes, with status and words in both languages;
+//! [`super::request`] fills in the language and the request's id when the answer leaves.
 
 use std::borrow::Cow;
 
@@ -21,7 +20,7 @@ macro_rules! codes {
         pub enum Code { $(#[doc = $en_detail] $name,)* }
 
         impl Code {
-            /// All there are.
+            /// Every code.
             pub const ALL: &[Code] = &[$(Code::$name,)*];
 
             /// The name on the wire.
@@ -41,7 +40,7 @@ macro_rules! codes {
                 }
             }
 
-            /// What to say where nothing more is known, for clients who reach the service under the path `base`.
+            /// The general detail, for clients that reach the service under the path `base`.
             pub fn detail(self, language: Language, base: &str) -> Cow<'static, str> {
                 under(base, match (self, language) {
                     $((Code::$name, Language::English) => $en_detail, (Code::$name, Language::Korean) => $ko_detail,)*
@@ -162,13 +161,13 @@ codes! {
         "내부 오류" "서버에 문제가 생겼습니다. requestId로 운영자에게 문의하세요."
 }
 
-/// A text with the paths in it, which begin with `{base}`, under the path `base`.
+/// A text whose paths, which begin with `{base}`, are put under the path `base`.
 pub(crate) fn under<'a>(base: &str, text: &'a str) -> Cow<'a, str> {
     if text.contains("{base}") { text.replace("{base}", base).into() } else { text.into() }
 }
 
 impl Code {
-    /// The address of its page, for clients who reach the service under the path `base`.
+    /// The address of its page, for clients that reach the service under the path `base`.
     pub fn page(self, base: &str) -> String {
         format!("{base}/problems/{}", self.as_str())
     }
@@ -235,7 +234,7 @@ enum Detail {
 }
 
 impl Problem {
-    /// A problem with nothing to say beyond its code.
+    /// A problem that says nothing beyond its code.
     pub fn new(code: Code) -> Self {
         Problem {
             code,
@@ -248,33 +247,33 @@ impl Problem {
         }
     }
 
-    /// Says whether the operation, done twice, is the same as done once. Where it is not, and may have been
-    /// done, the answer never says that it can be repeated.
+    /// Says whether the operation, done twice, is the same as done once. If it is not, and may have been done, the
+    /// answer never says that it can be repeated.
     pub fn repeatable(mut self, is_repeatable: bool) -> Self {
         self.is_repeatable = is_repeatable;
         self
     }
 
-    /// Says more than the code does; the same in all languages, so for technical matters. A path of the service
-    /// begins with `{base}`.
+    /// Replaces the code's detail by a text that is the same in all languages, so for technical matters. A path of
+    /// the service begins with `{base}`.
     pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(Detail::Same(detail.into()));
         self
     }
 
-    /// Says something else than the code does, in English and in Korean.
+    /// Replaces the code's detail by a text in English and in Korean.
     pub fn with_words(mut self, words: &'static [&'static str; 2]) -> Self {
         self.detail = Some(Detail::Words(words));
         self
     }
 
-    /// Adds a member of its own.
+    /// Adds a member to the body.
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.more.insert(name.to_owned(), value.into());
         self
     }
 
-    /// Says when to come back: in the body in milliseconds, in `Retry-After` in whole seconds.
+    /// Says when to try again: in the body in milliseconds, in `Retry-After` in whole seconds.
     pub fn retry_after_ms(mut self, ms: u64) -> Self {
         self.retry_after_ms = Some(ms);
         self
@@ -286,20 +285,20 @@ impl Problem {
         self
     }
 
-    /// 422, with everything that is wrong.
+    /// 422 `invalid`, with every error.
     pub fn invalid(errors: Vec<FieldError>) -> Self {
         let mut problem = Problem::new(Code::Invalid);
         problem.errors = errors;
         problem
     }
 
-    /// 422, for one parameter of the query, the path or the headers.
+    /// 422 `invalid`, for one parameter of the query, the path or the headers.
     pub fn invalid_parameter(name: &str, detail: impl Into<String>) -> Self {
         let error = FieldError { pointer: None, parameter: Some(name.to_owned()), detail: detail.into() };
         Problem::invalid(vec![error])
     }
 
-    /// The body in a language, for clients who reach the service under the path `base`.
+    /// The body in a language, for clients that reach the service under the path `base`.
     pub(super) fn body(&self, language: Language, request_id: &str, base: &str) -> Vec<u8> {
         serde_json::to_vec(&self.members(language, request_id, base)).unwrap_or_default()
     }
@@ -321,7 +320,7 @@ impl Problem {
     }
 
     fn detail(&self, language: Language, base: &str) -> Cow<'_, str> {
-        let said = match (&self.detail, language) {
+        let text = match (&self.detail, language) {
             (None, _) => {
                 let detail = self.code.detail(language, base);
                 return match self.code.repetition(self.is_repeatable, language) {
@@ -333,7 +332,7 @@ impl Problem {
             (Some(Detail::Words([english, _])), Language::English) => *english,
             (Some(Detail::Words([_, korean])), Language::Korean) => *korean,
         };
-        under(base, said)
+        under(base, text)
     }
 
     /// The body as a value, for embedding into another answer.
@@ -394,8 +393,8 @@ impl From<Failure> for Problem {
     }
 }
 
-/// Between one and two times `ms`: clients that were turned away together must not return together.
-pub fn jittered_ms(ms: u64) -> u64 {
+/// One to two times `ms`, at random: clients that were refused together must not return together.
+pub(crate) fn jittered_ms(ms: u64) -> u64 {
     rand::random_range(ms..=2 * ms)
 }
 

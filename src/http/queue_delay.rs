@@ -1,16 +1,16 @@
-//! How far a thread that serves connections is behind: how long what comes in now waits until it is
-//! looked at; and who is turned away because of that.
+//! How far a thread that serves connections is behind, which is how long a request waits there until it is taken;
+//! and which requests are shed because of that.
 //!
-//! Measured by a task that is woken when somebody comes, stands in the queue like everybody, and looks
-//! at the clock when its turn has come. One at a time, so it costs next to nothing, and nothing at all
-//! while nobody comes. Only what many people make counts: to turn some away does not help a thread that
-//! is held up by something else.
+//! A task measures the delay: a request wakes it, it stands in the thread's queue like any other task, and compares
+//! the clock when its turn has come. There is one such task, so it costs next to nothing, and nothing at all while
+//! no request arrives. Only a delay that many requests make counts: shedding does not help a thread that something
+//! else holds up.
 //!
-//! When many come at once the queue is long for a moment, and all are served. A queue that stays is of
-//! no use to anybody: it makes all wait and no more be served. So once it has stayed for a while it is
-//! kept short (after Nichols and Jacobson, "Controlling Queue Delay", 2012). To turn people away is work,
-//! too: a thread that has its hands full with that lets some in all the same, the fewer the further it is
-//! behind; and not one now and then but all of a short time, since what comes together is cheap.
+//! A burst makes the queue long for a moment, and all its requests are served. A queue that stays long only makes
+//! every request wait and serves no more of them. So once it has been long for an interval it is kept short (after
+//! Nichols and Jacobson, "Controlling Queue Delay", 2012). Shedding is work, too: a thread that does little else
+//! still admits some requests, fewer the further it is behind; and not one now and then but all of a short slice of
+//! time, since requests that arrive together are cheap.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,45 +19,46 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-/// How long a queue may be for longer than a moment, as the time that one stands in it, in microseconds.
-const TARGET: u64 = 50_000;
-/// A moment, in microseconds.
-const INTERVAL: u64 = 200_000;
-/// How many must have been looked at while one stood in the queue: else it is not they who make it long.
+/// The delay that a queue may have for longer than [`INTERVAL_US`].
+const TARGET_US: u64 = 50_000;
+/// How long a burst may last.
+const INTERVAL_US: u64 = 200_000;
+/// Requests that must have been taken while the task stood in the queue: with fewer, something else makes it long.
 const CROWD_MIN: u64 = 200;
-/// The time is cut into slices of so many microseconds. All who come in some of them are let in: one slice
-/// in so many where the queue is but little longer than it should be, and where it is so many times as
-/// long, so many times fewer.
-const SLICE: u64 = 20_000;
+/// Time is cut into slices of this length, and all requests of an admitting slice are admitted.
+const SLICE_US: u64 = 20_000;
+/// While the delay is one to two times the target, one slice in this many admits; at n times, one in n times as many.
 const ONE_SLICE_IN: u64 = 8;
+/// Beyond this many times the target no fewer slices admit.
 const TIMES_MAX: u64 = 8;
 
-/// All times are in microseconds; moments are counted from the start, and are never 0.
+/// The delay of one thread. All times are in microseconds; moments are counted from the start, and are never 0.
 pub(super) struct QueueDelay {
     started: Instant,
-    /// Who have come so far.
-    come: AtomicU64,
-    /// Since when the task stands in the queue, 0 if it does not, and who had come until then.
+    /// Requests that have arrived so far.
+    arrived: AtomicU64,
+    /// Since when the task stands in the queue, 0 if it does not.
     queued_at: AtomicU64,
-    come_before: AtomicU64,
-    /// When it last had its turn, and how long that took.
+    /// Requests that had arrived until then.
+    arrived_before: AtomicU64,
+    /// When the task last had its turn, and the delay until then.
     measured_at: AtomicU64,
     measured: AtomicU64,
     /// Whether the queue is being kept short.
     kept_short: AtomicBool,
-    /// Since when that does not fit the queue; 0 if it does.
+    /// Since when the delay says the opposite of `kept_short`; 0 if it does not.
     otherwise_since: AtomicU64,
     queue: Notify,
 }
 
 impl Default for QueueDelay {
     fn default() -> Self {
-        let [come, queued_at, come_before, measured_at, measured, otherwise_since] = Default::default();
+        let [arrived, queued_at, arrived_before, measured_at, measured, otherwise_since] = Default::default();
         QueueDelay {
             started: Instant::now(),
-            come,
+            arrived,
             queued_at,
-            come_before,
+            arrived_before,
             measured_at,
             measured,
             kept_short: AtomicBool::new(false),
@@ -68,11 +69,12 @@ impl Default for QueueDelay {
 }
 
 impl QueueDelay {
+    /// Microseconds since the start.
     fn now(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_micros()).unwrap_or(u64::MAX).max(1)
     }
 
-    /// Measures, whenever somebody comes.
+    /// Measures the delay, whenever a request has arrived.
     pub async fn measure(self: Arc<Self>) {
         loop {
             self.queue.notified().await;
@@ -83,31 +85,33 @@ impl QueueDelay {
         }
     }
 
-    /// Nobody had come for a while: what was before that says nothing of those who come now.
-    fn forget_before(&self, come_at: u64) {
-        if come_at.saturating_sub(self.measured_at.load(Relaxed)) > INTERVAL {
+    /// Forgets the last measurement, if no request had arrived for an interval before `arrived_at`: it says nothing
+    /// about now.
+    fn forget_before(&self, arrived_at: u64) {
+        if arrived_at.saturating_sub(self.measured_at.load(Relaxed)) > INTERVAL_US {
             self.kept_short.store(false, Relaxed);
             self.otherwise_since.store(0, Relaxed);
         }
     }
 
-    /// How long the task has stood in the queue because of others.
+    /// How long the task has stood in the queue because of requests.
     fn waited(&self, now: u64) -> u64 {
-        let meanwhile = self.come.load(Relaxed) - self.come_before.load(Relaxed);
+        let meanwhile = self.arrived.load(Relaxed) - self.arrived_before.load(Relaxed);
         match self.queued_at.load(Relaxed) {
             queued_at if queued_at > 0 && meanwhile >= CROWD_MIN => now - queued_at,
             _ => 0,
         }
     }
 
-    fn note(&self, now: u64, lag: u64) {
-        self.measured.store(lag, Relaxed);
+    /// Notes a measured delay.
+    fn note(&self, now: u64, delay: u64) {
+        self.measured.store(delay, Relaxed);
         self.measured_at.store(now, Relaxed);
         let kept_short = self.kept_short.load(Relaxed);
         let since = match self.otherwise_since.load(Relaxed) {
-            _ if kept_short == (lag > TARGET) => 0,
+            _ if kept_short == (delay > TARGET_US) => 0,
             0 => now,
-            since if now - since >= INTERVAL => {
+            since if now - since >= INTERVAL_US => {
                 self.kept_short.store(!kept_short, Relaxed);
                 0
             }
@@ -116,28 +120,28 @@ impl QueueDelay {
         self.otherwise_since.store(since, Relaxed);
     }
 
-    /// Somebody has come: whether they are turned away.
-    pub fn turns_away(&self) -> bool {
-        let (now, come_before) = (self.now(), self.come.fetch_add(1, Relaxed));
+    /// Whether a request that arrives now is shed.
+    pub fn sheds(&self) -> bool {
+        let (now, arrived_before) = (self.now(), self.arrived.fetch_add(1, Relaxed));
         if self.queued_at.load(Relaxed) == 0 {
             self.queued_at.store(now, Relaxed);
-            self.come_before.store(come_before, Relaxed);
+            self.arrived_before.store(arrived_before, Relaxed);
             self.queue.notify_one();
         }
-        self.turns_away_at(now)
+        self.sheds_at(now)
     }
 
-    fn turns_away_at(&self, now: u64) -> bool {
-        let times = self.lag_at(now) / TARGET;
+    fn sheds_at(&self, now: u64) -> bool {
+        let times = self.delay_at(now) / TARGET_US;
         times > 0
             && self.kept_short.load(Relaxed)
-            && !(now / SLICE).is_multiple_of(ONE_SLICE_IN * times.min(TIMES_MAX))
+            && !(now / SLICE_US).is_multiple_of(ONE_SLICE_IN * times.min(TIMES_MAX))
     }
 
-    fn lag_at(&self, now: u64) -> u64 {
+    fn delay_at(&self, now: u64) -> u64 {
         let waited = self.waited(now);
-        // Of longer ago, it says nothing about now.
-        let is_fresh = now - self.measured_at.load(Relaxed) <= TARGET;
+        // A measurement of longer ago says nothing about now.
+        let is_fresh = now - self.measured_at.load(Relaxed) <= TARGET_US;
         if is_fresh { waited.max(self.measured.load(Relaxed)) } else { waited }
     }
 }
@@ -148,93 +152,93 @@ mod tests {
 
     use super::*;
 
-    const LONG: u64 = TARGET + 1;
+    const LONG: u64 = TARGET_US + 1;
 
-    /// How many in a hundred are turned away, of those who come from `now` on while the lag is this.
-    fn turned_away(lag: &QueueDelay, now: u64, is: u64) -> u64 {
+    /// How many in a hundred requests are shed from `now` on while the delay is this.
+    fn shed(delay: &QueueDelay, now: u64, is: u64) -> u64 {
         const SLICES: u64 = ONE_SLICE_IN * TIMES_MAX;
-        let come = (0..SLICES).map(|slice| now + slice * SLICE);
+        let come = (0..SLICES).map(|slice| now + slice * SLICE_US);
         let away = come.filter(|now| {
-            lag.measured.store(is, Relaxed);
-            lag.measured_at.store(*now, Relaxed);
-            lag.turns_away_at(*now)
+            delay.measured.store(is, Relaxed);
+            delay.measured_at.store(*now, Relaxed);
+            delay.sheds_at(*now)
         });
         away.count() as u64 * 100 / SLICES
     }
 
     #[test]
-    fn a_queue_that_is_long_for_a_moment_turns_nobody_away() {
-        let lag = QueueDelay::default();
-        lag.note(1, LONG);
-        lag.note(INTERVAL, LONG);
-        assert_eq!(turned_away(&lag, INTERVAL, LONG), 0);
-        lag.note(INTERVAL, 0);
-        lag.note(2 * INTERVAL, LONG);
-        assert_eq!(turned_away(&lag, 2 * INTERVAL, LONG), 0, "it was short in between");
+    fn a_queue_that_is_long_for_a_moment_sheds_nothing() {
+        let delay = QueueDelay::default();
+        delay.note(1, LONG);
+        delay.note(INTERVAL_US, LONG);
+        assert_eq!(shed(&delay, INTERVAL_US, LONG), 0);
+        delay.note(INTERVAL_US, 0);
+        delay.note(2 * INTERVAL_US, LONG);
+        assert_eq!(shed(&delay, 2 * INTERVAL_US, LONG), 0, "it was short in between");
     }
 
     #[test]
     fn a_queue_that_stays_is_kept_short_until_it_has_been_short_for_a_moment() {
-        let lag = QueueDelay::default();
-        lag.note(1, LONG);
-        lag.note(1 + INTERVAL, LONG);
-        let mut now = 1 + INTERVAL;
+        let delay = QueueDelay::default();
+        delay.note(1, LONG);
+        delay.note(1 + INTERVAL_US, LONG);
+        let mut now = 1 + INTERVAL_US;
         for (times, away) in [(0, 0), (1, 87), (2, 93), (8, 98), (1_000, 98)] {
-            assert_eq!(turned_away(&lag, now, times * LONG), away, "{times} times as long");
+            assert_eq!(shed(&delay, now, times * LONG), away, "{times} times as long");
         }
-        now += INTERVAL;
-        lag.note(now, 0);
-        lag.note(now + INTERVAL - 1, 0);
-        assert_eq!(turned_away(&lag, now + INTERVAL, LONG), 87, "it is short only now");
-        lag.note(now + INTERVAL, 0);
-        assert_eq!(turned_away(&lag, now + INTERVAL, LONG), 0);
+        now += INTERVAL_US;
+        delay.note(now, 0);
+        delay.note(now + INTERVAL_US - 1, 0);
+        assert_eq!(shed(&delay, now + INTERVAL_US, LONG), 87, "it is short only now");
+        delay.note(now + INTERVAL_US, 0);
+        assert_eq!(shed(&delay, now + INTERVAL_US, LONG), 0);
     }
 
     #[test]
     fn a_crowd_that_comes_after_a_silence_is_a_new_one() {
-        let lag = QueueDelay::default();
-        lag.note(1, LONG);
-        lag.forget_before(1 + INTERVAL);
-        lag.note(1 + INTERVAL, LONG);
-        assert_eq!(turned_away(&lag, 1 + INTERVAL, LONG), 87, "it went on");
-        let later = 10 * INTERVAL * ONE_SLICE_IN * TIMES_MAX;
-        lag.forget_before(later);
-        lag.note(later, LONG);
-        assert_eq!(turned_away(&lag, later, LONG), 0);
+        let delay = QueueDelay::default();
+        delay.note(1, LONG);
+        delay.forget_before(1 + INTERVAL_US);
+        delay.note(1 + INTERVAL_US, LONG);
+        assert_eq!(shed(&delay, 1 + INTERVAL_US, LONG), 87, "it went on");
+        let later = 10 * INTERVAL_US * ONE_SLICE_IN * TIMES_MAX;
+        delay.forget_before(later);
+        delay.note(later, LONG);
+        assert_eq!(shed(&delay, later, LONG), 0);
     }
 
     #[test]
     fn what_was_measured_long_ago_counts_no_more_but_who_still_waits_does() {
-        let lag = QueueDelay::default();
-        let now = 10 * INTERVAL;
-        lag.note(now, LONG);
-        assert_eq!(lag.lag_at(now + TARGET), LONG);
-        assert_eq!(lag.lag_at(now + TARGET + 1), 0);
-        lag.queued_at.store(now, Relaxed);
-        lag.come.store(CROWD_MIN, Relaxed);
-        assert_eq!(lag.lag_at(now + 10 * TARGET), 10 * TARGET);
+        let delay = QueueDelay::default();
+        let now = 10 * INTERVAL_US;
+        delay.note(now, LONG);
+        assert_eq!(delay.delay_at(now + TARGET_US), LONG);
+        assert_eq!(delay.delay_at(now + TARGET_US + 1), 0);
+        delay.queued_at.store(now, Relaxed);
+        delay.arrived.store(CROWD_MIN, Relaxed);
+        assert_eq!(delay.delay_at(now + 10 * TARGET_US), 10 * TARGET_US);
     }
 
     /// On one thread, as it is used: what else the thread does, all others wait for.
-    async fn held_up(lag: &Arc<QueueDelay>, by: u64) -> Duration {
+    async fn held_up(delay: &Arc<QueueDelay>, by: u64) -> Duration {
         let time = Duration::from_millis(20);
         for _ in 0..by {
-            lag.turns_away();
+            delay.sheds();
         }
         std::thread::sleep(time);
         tokio::task::yield_now().await;
-        let measured = Duration::from_micros(lag.lag_at(lag.now()));
+        let measured = Duration::from_micros(delay.delay_at(delay.now()));
         assert!(measured.is_zero() || measured >= time, "{measured:?}");
         measured
     }
 
     #[tokio::test]
     async fn it_measures_how_long_a_crowd_keeps_others_waiting_and_nothing_else() {
-        let lag = Arc::new(QueueDelay::default());
-        tokio::spawn(Arc::clone(&lag).measure());
+        let delay = Arc::new(QueueDelay::default());
+        tokio::spawn(Arc::clone(&delay).measure());
         tokio::task::yield_now().await;
-        assert!(held_up(&lag, 1).await.is_zero());
-        assert!(!held_up(&lag, CROWD_MIN).await.is_zero());
-        assert!(held_up(&lag, CROWD_MIN - 1).await.is_zero());
+        assert!(held_up(&delay, 1).await.is_zero());
+        assert!(!held_up(&delay, CROWD_MIN).await.is_zero());
+        assert!(held_up(&delay, CROWD_MIN - 1).await.is_zero());
     }
 }

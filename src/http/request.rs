@@ -1,4 +1,5 @@
-//! What happens to every request: it gets an id, its problems get their words, it is logged once.
+//! What every request passes through: it gets an id, it is refused if no handler needs to see it, its problem gets
+//! its words, and it is logged and counted once.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -23,24 +24,24 @@ use super::host::Hosts;
 use super::parameters::Parameters;
 use super::{Code, Language, Problem, cors, headers, request_metrics};
 
-/// The header of the id that a request goes by, here and in the logs.
-pub const REQUEST_ID: &str = "x-request-id";
+/// The header of a request's id, which the logs name too.
+pub(crate) const REQUEST_ID: &str = "x-request-id";
 
-/// A client may give the id; this much of it.
+/// The characters of an id that a client may choose.
 const REQUEST_ID_MAX: usize = 64;
 
-/// Path and query of a request; a head may be longer.
+/// Path and query of a request.
 const URI_MAX_BYTES: usize = 8 * 1024;
 
 /// The id of a request. In the request's extensions.
 #[derive(Debug, Clone)]
-pub struct RequestId(pub Arc<str>);
+pub(crate) struct RequestId(pub Arc<str>);
 
 /// Gives each request an id and completes its answer. The outermost layer, and one of its own rather than a
 /// function of axum's: those box each request twice.
 #[derive(Debug, Clone, Default)]
 pub struct CompleteLayer {
-    /// Whose scripts may read answers; `None` says nothing of it.
+    /// Whose scripts may read answers; `None` adds no CORS header.
     pub origins: Option<Origins>,
     /// The path under which clients reach the service, if there is one.
     pub base: Option<Arc<str>>,
@@ -74,32 +75,32 @@ where
     }
 
     fn call(&mut self, mut request: Request) -> Self::Future {
-        let asked = RequestMeta::of(&request, &self.layer);
+        let meta = RequestMeta::of(&request, &self.layer);
         let route = request.extensions().get::<MatchedPath>().cloned();
-        request.extensions_mut().insert(RequestId(Arc::clone(&asked.id)));
-        // Every request pays for each field: what else there is to say is said at the end.
-        let span = tracing::info_span!("request", request = &*asked.id);
+        request.extensions_mut().insert(RequestId(Arc::clone(&meta.id)));
+        // Every request pays for each field; the log line at the end has the others.
+        let span = tracing::info_span!("request", request = &*meta.id);
         let answer = self.inner.call(request);
-        Completing { answering: AssertUnwindSafe(answer).catch_unwind().instrument(span), asked, route }
+        Completing { answering: AssertUnwindSafe(answer).catch_unwind().instrument(span), meta, route }
     }
 }
 
 pin_project_lite::pin_project! {
-    /// The answer to come, of [`Complete`].
+    /// The future of [`Complete`].
     pub struct Completing<F> {
         #[pin]
         answering: Instrumented<CatchUnwind<AssertUnwindSafe<F>>>,
-        asked: RequestMeta,
+        meta: RequestMeta,
         route: Option<MatchedPath>,
     }
 }
 
-/// Refuses what no handler needs to see.
+/// Refuses requests that no handler needs to see: a wrong `Host`, a long URI, an unknown query parameter.
 #[derive(Debug, Clone, Default)]
-pub struct RefuseLayer {
-    /// Of the query.
+pub(crate) struct RefuseLayer {
+    /// The query parameters of each route.
     pub parameters: Arc<Parameters>,
-    /// Whose scripts may read answers: they may ask so beforehand.
+    /// Whose scripts may read answers; the layer answers their preflights.
     pub origins: Option<Origins>,
     /// Which hosts requests may name.
     pub hosts: Arc<Hosts>,
@@ -115,7 +116,7 @@ impl<S> Layer<S> for RefuseLayer {
 
 /// The service of [`RefuseLayer`].
 #[derive(Debug, Clone)]
-pub struct Refuse<S> {
+pub(crate) struct Refuse<S> {
     inner: S,
     layer: RefuseLayer,
 }
@@ -141,14 +142,14 @@ where
 }
 
 impl RefuseLayer {
-    /// The answer, where no handler is asked.
+    /// The answer to a request that no handler sees; `None` passes the request on.
     fn answer(&self, request: &Request) -> Option<Response> {
         if let Some(problem) = self.hosts.refuse(request) {
             return Some(problem.into_response());
         }
         let origins = self.origins.as_ref();
-        if let Some(beforehand) = origins.and_then(|origins| cors::answer_beforehand(origins, request)) {
-            return Some(beforehand);
+        if let Some(preflight) = origins.and_then(|origins| cors::preflight(origins, request)) {
+            return Some(preflight);
         }
         let route = request.extensions().get::<MatchedPath>();
         let problem = refused(request.uri(), route, request.method(), &self.parameters)?;
@@ -165,26 +166,26 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Completing<F> 
         let _entered = this.answering.span().enter();
         let response = match answered {
             Ok(answered) => answered?,
-            Err(said) => panicked(&*said),
+            Err(panic) => panicked(&*panic),
         };
-        Poll::Ready(Ok(this.asked.complete(response, this.route.as_ref().map(MatchedPath::as_str))))
+        Poll::Ready(Ok(this.meta.complete(response, this.route.as_ref().map(MatchedPath::as_str))))
     }
 }
 
-/// What of a request is needed when it is answered.
-pub struct RequestMeta {
+/// What is needed of a request when it is answered.
+pub(crate) struct RequestMeta {
     started: Instant,
     id: Arc<str>,
     method: Method,
     uri: Uri,
     accept_language: Option<HeaderValue>,
-    /// `None` where nothing is said of who may read.
+    /// `None` adds no CORS header.
     cors: Option<cors::CorsRequest>,
     base: Option<Arc<str>>,
 }
 
 impl RequestMeta {
-    /// Reads it off a request.
+    /// Takes it from a request.
     pub fn of<B>(request: &Request<B>, layer: &CompleteLayer) -> Self {
         let headers = request.headers();
         let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|id| {
@@ -202,7 +203,7 @@ impl RequestMeta {
         }
     }
 
-    /// Completes the answer, given on this route, and counts and logs it.
+    /// Completes the answer of this route, and counts and logs it.
     pub fn complete(&self, mut response: Response, route: Option<&str>) -> Response {
         let status = response.status();
         let mut code = "";
@@ -221,7 +222,7 @@ impl RequestMeta {
         }
         let (method, path, status) = (&self.method, self.uri.path(), response.status());
         let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        // What is unavailable or unreadable was named by whoever met it.
+        // The code that met it has logged what is unavailable or unreadable.
         let is_named = status == StatusCode::SERVICE_UNAVAILABLE || code == Code::OutcomeUnreadable.as_str();
         if status.is_server_error() && !is_named {
             tracing::error!(%method, path, status = status.as_u16(), elapsed_ms, "answered with an error of ours");
@@ -246,7 +247,7 @@ fn refused(
     Some(Problem::invalid_parameter(&unknown, "is not a parameter of this request"))
 }
 
-/// Puts the problem's words into an answer; also where the framework, not a handler, refused.
+/// Writes the problem as the body of an answer; also where axum, not a handler, refused.
 fn complete_problem(
     response: &mut Response,
     language: Language,
@@ -260,7 +261,7 @@ fn complete_problem(
             StatusCode::METHOD_NOT_ALLOWED => Problem::new(Code::MethodNotAllowed).into(),
             StatusCode::PAYLOAD_TOO_LARGE => Problem::new(Code::TooLarge).into(),
             StatusCode::REQUEST_TIMEOUT => Problem::new(Code::Timeout).into(),
-            // The framework's own word for a path that is no text.
+            // axum answers so to a path that is not UTF-8.
             StatusCode::BAD_REQUEST => Problem::new(Code::NotFound).into(),
             status if status.is_client_error() => Problem::new(Code::Malformed).into(),
             _ => Arc::new(Problem::new(Code::Internal)),
@@ -273,17 +274,17 @@ fn complete_problem(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     headers.insert(header::CONTENT_LANGUAGE, HeaderValue::from_static(language.tag()));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // The rest of the request is not waited for.
+    // The server does not wait for the rest of the request.
     if matches!(problem.code, Code::Timeout | Code::TooLarge) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     problem.code
 }
 
-/// The answer to a handler that panicked. What it said is for the log, beside the request's id.
-pub fn panicked(said: &(dyn Any + Send)) -> Response {
+/// The answer to a request whose handler panicked. The panic's message is logged, beside the request's id.
+pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Response {
     let text =
-        said.downcast_ref::<&str>().copied().or_else(|| said.downcast_ref::<String>().map(String::as_str));
+        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     tracing::error!(panic = text.unwrap_or_default(), "a handler panicked");
     Problem::new(Code::Internal).into_response()
 }

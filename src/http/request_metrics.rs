@@ -1,5 +1,5 @@
-//! Counting requests. The handles of a route are remembered in each thread, so that a request costs
-//! one short look-up, and no lock and no allocation.
+//! Counts requests. Each thread remembers the metric handles of a route, so that counting a request takes one short
+//! search, no lock and no allocation.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -10,12 +10,12 @@ use metrics::{Counter, Histogram};
 
 use crate::metrics::names;
 
-/// The route of what fits none.
+/// The route label of requests that match no route.
 const UNMATCHED: &str = "unmatched";
 
 /// Method, status and problem code: what the answers of one route differ in.
 type Kind = (&'static str, u16, &'static str);
-/// A route has few kinds of answers, and mostly gives the first of them: a list is faster than a map.
+/// A route has few kinds of answers, and most are of the first kind: a list is faster than a map.
 type Routes = HashMap<String, Vec<(Kind, Counter, Histogram)>>;
 
 thread_local! {
@@ -61,7 +61,7 @@ fn handles(route: &str, (method, status, code): Kind) -> (Counter, Histogram) {
     (metrics::counter!(names::REQUESTS, &labels), duration)
 }
 
-/// A client may send any method it can think of: those that nobody serves share a name.
+/// The label of a method. A client may invent methods: those that no route has share a label.
 fn name(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",

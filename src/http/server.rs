@@ -1,9 +1,8 @@
-//! Serving a router on a listener until it is asked to stop. The listener is the caller's, so tests
-//! use port 0.
+//! Serves a router on a listener until it is asked to stop. The caller binds the listener, so tests use port 0.
 //!
-//! HTTP/1.1 only. Browsers speak HTTP/2 over TLS alone, which is ended in front of this server, and
-//! what stands there speaks HTTP/1.1 to it unless told otherwise; so HTTP/2 would serve nobody, and
-//! its streams, resets and compressed headers would each need bounds of their own.
+//! HTTP/1.1 only. Browsers speak HTTP/2 over TLS alone, which ends at a proxy in front of this server, and proxies
+//! speak HTTP/1.1 to it by default. So no client would gain from HTTP/2, and its streams, resets and compressed
+//! headers would each need bounds of their own.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -39,36 +38,36 @@ use crate::runtime::fd_limit;
 
 /// After the request to stop, requests in hand may take this long.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
-/// Request line and headers together. How many headers there may be is hyper's bound: 100.
+/// Request line and headers together. Hyper bounds the number of headers: 100.
 const HEAD_MAX_BYTES: usize = 32 * 1024;
-/// What is read ahead of a request, or held of an answer, for one connection.
+/// The bytes read ahead of a request, or held of an answer, for one connection.
 const BUFFER_MAX_BYTES: usize = HEAD_MAX_BYTES;
-/// An accept that fails (no file descriptors left) is tried again after this.
+/// The pause after an accept that failed, for example because no file descriptor was left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// How many connections are served.
 #[derive(Debug, Clone)]
 pub struct Bounds {
-    /// Open at once; for one more, the one that has idled longest goes.
+    /// Open at once; to accept one more, the server closes the one that has idled longest.
     pub connections: usize,
-    /// Open at once from one place; more are closed. `None` counts nothing.
+    /// Open at once from one client address; further ones are closed. `None` does not count them.
     pub per_address: Option<usize>,
-    /// Networks of proxies, where a place is no client's: their connections are not counted by place.
+    /// Networks of proxies. Their connections carry many clients, so they are not counted by address.
     pub proxies: Vec<Network>,
 }
 
 impl Default for Bounds {
-    /// As many as the limit of open files has room for, wherever they come from.
+    /// As many as the limit of open files allows, from any address.
     fn default() -> Self {
         Bounds { connections: fd_limit::connections_max(), per_address: None, proxies: Vec::new() }
     }
 }
 
 impl Bounds {
-    /// The same for two listeners of one process: together they take no more, and whoever fills the first
-    /// one leaves room on the second.
+    /// The same for two listeners of one process: together they take no more connections, and those of the second
+    /// are free however full the first one is.
     pub fn split(self) -> (Self, Self) {
-        /// Of the connections, the second listener has one in so many.
+        /// The second listener has one in this many of the connections.
         const SECOND: usize = 8;
         let second = self.connections.div_ceil(SECOND);
         let first = self.connections.saturating_sub(second).max(1);
@@ -77,55 +76,55 @@ impl Bounds {
 }
 
 /// What is served.
-pub struct ServedRouter {
+pub(crate) struct ServedRouter {
     pub router: Router,
-    /// `None` turns nobody away.
-    pub front: Option<Arc<dyn LoadShedder>>,
+    /// `None` sheds no request.
+    pub shedder: Option<Arc<dyn LoadShedder>>,
 }
 
 impl From<Router> for ServedRouter {
     fn from(router: Router) -> Self {
-        ServedRouter { router, front: None }
+        ServedRouter { router, shedder: None }
     }
 }
 
-/// What stands before the router: who is turned away when there is too much to do, and what becomes of
-/// requests that no router sees.
-pub trait LoadShedder: Send + Sync {
-    /// Whether such a request may be turned away.
+/// Decides before the router which requests are refused under overload, and hears of what the server refuses by
+/// itself.
+pub(crate) trait LoadShedder: Send + Sync {
+    /// Whether such a request may be refused under overload.
     fn concerns(&self, request: &Request<Incoming>) -> bool;
 
-    /// Whether there is room behind the router.
+    /// Whether the service can take more of them.
     fn has_room(&self) -> bool;
 
-    /// The answer to a request that is turned away.
+    /// The answer to a request that is refused.
     fn refusal(&self, request: &Request<Incoming>) -> Response;
 
-    /// Something that `peer` sent was refused, because no request could be made of it.
+    /// The server refused what `peer` sent, because it is no request.
     fn has_refused(&self, peer: IpAddr);
 
     /// The path under which clients reach the router.
     fn base(&self) -> &str;
 }
 
-/// Serves on `threads` until `shutdown`; then stops accepting and finishes what is in hand, within a bound.
-pub async fn serve(
+/// Serves on `runtimes` until `shutdown`; then stops accepting, and waits a bounded time for the requests in hand.
+pub(crate) async fn serve(
     listener: TcpListener,
     served: impl Into<ServedRouter>,
     bounds: Bounds,
-    threads: &ConnectionRuntimes,
+    runtimes: &ConnectionRuntimes,
     shutdown: CancellationToken,
 ) {
-    let ServedRouter { router, front } = served.into();
+    let ServedRouter { router, shedder } = served.into();
     let mut builder = http1::Builder::new();
-    // How long a request may take to come is `keep_alive`'s to say.
+    // `keep_alive` bounds how long a request may take to arrive.
     builder.header_read_timeout(None).max_header_size(HEAD_MAX_BYTES).max_buf_size(BUFFER_MAX_BYTES);
     let builder = Arc::new(builder);
     let started = Instant::now();
     let tasks = TaskTracker::new();
     let mut connections = Connections::new(bounds.connections);
     let places = bounds.per_address.map(ConcurrencyLimit::new);
-    let mut threads = threads.in_turn();
+    let mut runtimes = runtimes.in_turn();
     let mut ticks = interval(SHRINK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -141,13 +140,13 @@ pub async fn serve(
             Ok((stream, peer)) => (stream, peer.ip()),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
-                // It may be that there are no more file descriptors.
+                // An idle connection that closes frees a file descriptor, if none is left.
                 connections.send_away();
                 tokio::time::sleep(ACCEPT_RETRY).await;
                 continue;
             }
         };
-        // An answer is one small write: waiting for more to send with it only delays it.
+        // An answer is one small write: Nagle's algorithm would only delay it.
         let _ = stream.set_nodelay(true);
         let is_proxy = bounds.proxies.iter().any(|network| network.contains(peer));
         let counted =
@@ -160,8 +159,8 @@ pub async fn serve(
             () = shutdown.cancelled() => break,
             place = connections.place() => place,
         };
-        let Some(thread) = threads.next() else { break };
-        let stream = match on(&thread.handle, stream) {
+        let Some(runtime) = runtimes.next() else { break };
+        let stream = match move_to(&runtime.handle, stream) {
             Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be served");
@@ -173,19 +172,19 @@ pub async fn serve(
         let requests = Requests {
             activity: Arc::clone(&activity),
             peer: Peer(peer),
-            lag: Arc::clone(&thread.lag),
-            front: front.clone(),
+            queue_delay: Arc::clone(&runtime.queue_delay),
+            shedder: shedder.clone(),
             router: TowerToHyperService::new(router.clone()),
         };
         let open = Open::new(Arc::clone(&activity));
-        let connection = Connection::new(stream, Arc::clone(&activity), peer, front.clone());
+        let connection = Connection::new(stream, Arc::clone(&activity), peer, shedder.clone());
         let serving = keep_alive::serve(connection, Arc::clone(&builder), requests, activity);
         tasks.spawn_on(
             async move {
                 serving.await;
                 drop((open, place, counted));
             },
-            &thread.handle,
+            &runtime.handle,
         );
     }
     drop(listener);
@@ -213,19 +212,19 @@ impl Drop for Open {
     }
 }
 
-/// Moves a connection to another scheduler.
-fn on(scheduler: &Handle, stream: TcpStream) -> std::io::Result<TcpStream> {
+/// Moves a connection to another runtime.
+fn move_to(runtime: &Handle, stream: TcpStream) -> std::io::Result<TcpStream> {
     let stream = stream.into_std()?;
-    let _entered = scheduler.enter();
+    let _entered = runtime.enter();
     TcpStream::from_std(stream)
 }
 
-/// The router, given the requests of one connection, each with where it comes from.
+/// Hands the requests of one connection to the router, each with the address that it comes from.
 struct Requests {
     activity: Arc<Activity>,
     peer: Peer,
-    lag: Arc<QueueDelay>,
-    front: Option<Arc<dyn LoadShedder>>,
+    queue_delay: Arc<QueueDelay>,
+    shedder: Option<Arc<dyn LoadShedder>>,
     router: TowerToHyperService<Router>,
 }
 
@@ -240,11 +239,11 @@ impl Service<Request<Incoming>> for Requests {
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         self.activity.begin_request();
         request.extensions_mut().insert(self.peer);
-        if let Some(front) = &self.front
-            && front.concerns(&request)
-            && (self.lag.turns_away() || !front.has_room())
+        if let Some(shedder) = &self.shedder
+            && shedder.concerns(&request)
+            && (self.queue_delay.sheds() || !shedder.has_room())
         {
-            return Either::Left(ready(Ok(of_connection(front.refusal(&request), &self.activity))));
+            return Either::Left(ready(Ok(of_connection(shedder.refusal(&request), &self.activity))));
         }
         let activity = Arc::clone(&self.activity);
         Either::Right(Answering { router: self.router.call(request), activity })

@@ -20,11 +20,14 @@ use crate::http::Problem;
     ),
     responses((status = 200, description = "A page of them", body = Page<Action>))
 )]
-pub async fn list(State(actions): State<ActionLog>, mut query: Query) -> Result<Json<Page<Action>>, Problem> {
-    let asked: PageParams<ActionId> = PageParams::read(&mut query)?;
+pub(crate) async fn list(
+    State(actions): State<ActionLog>,
+    mut query: Query,
+) -> Result<Json<Page<Action>>, Problem> {
+    let params: PageParams<ActionId> = PageParams::read(&mut query)?;
     query.finish()?;
-    let page = actions.list(asked.after.map(|(_, id)| id), asked.limit).await?;
-    // The time is for those of other lists: an action's id tells its place.
+    let page = actions.list(params.after.map(|(_, id)| id), params.limit).await?;
+    // An action's id alone tells its place; the cursors of other lists need the time.
     let next_cursor = page.next.map(|id| cursor(Timestamp::UNIX_EPOCH, id));
     Ok(Json(Page { items: page.items.into_iter().map(Action::from).collect(), next_cursor }))
 }

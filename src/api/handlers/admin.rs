@@ -1,6 +1,6 @@
-//! Operators steer a campaign: pause, resume, restock, archive, edit. What was accepted before is
-//! honoured. The record is changed first, then Redis; what does not reach Redis now is brought there
-//! within seconds (see [`admin_sync`]), so a change that was answered with 200 stands.
+//! Operators steer a campaign: pause, resume, restock, archive, edit. Requests accepted before are honoured. A
+//! handler changes the record first, then Redis; [`admin_sync`] brings to Redis within seconds what does not reach
+//! it now, so a change that was answered with 200 stands.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::coupon::{
 use crate::http::{Code, Problem};
 use crate::ids::CouponId;
 
-/// Somebody else's changes in between are met by reading again, this often.
+/// How often an edit reads again when another change came between.
 const EDITS_MAX: usize = 5;
 
 /// Stop accepting requests for a coupon.
@@ -33,7 +33,7 @@ const EDITS_MAX: usize = 5;
         (status = 409, description = "`archived`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn pause(
+pub(crate) async fn pause(
     State(catalog): State<Arc<CouponCatalog>>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
@@ -49,7 +49,7 @@ pub async fn pause(
         (status = 409, description = "`archived`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn resume(
+pub(crate) async fn resume(
     State(catalog): State<Arc<CouponCatalog>>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
@@ -65,7 +65,7 @@ pub async fn resume(
         (status = 404, description = "`coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn archive(
+pub(crate) async fn archive(
     State(catalog): State<Arc<CouponCatalog>>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
@@ -91,7 +91,7 @@ pub async fn archive(
         (status = 422, description = "`key-reused`: the key was that of another restock of this coupon", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn restock(
+pub(crate) async fn restock(
     State(catalog): State<Arc<CouponCatalog>>,
     Path(id): Path<String>,
     key: IdempotencyKeyHeader,
@@ -119,7 +119,7 @@ pub async fn restock(
         (status = 409, description = "`archived`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn edit(
+pub(crate) async fn edit(
     State(catalog): State<Arc<CouponCatalog>>,
     Path(id): Path<String>,
     Body(body): Body,
@@ -127,7 +127,7 @@ pub async fn edit(
     let id = parse(&id)?;
     for _ in 0..EDITS_MAX {
         let coupon = catalog.store.get(&id).await?.ok_or_else(|| Problem::new(Code::CouponNotFound))?;
-        // What may be changed depends on what it is, so it must still be that when it is changed.
+        // What may be edited depends on the coupon that was read, so the edit holds only for that generation.
         let edit = wire::edit(body.clone(), &coupon, Timestamp::now())?;
         match catalog.store.change(&id, &edit, Some(coupon.generation)).await? {
             CouponChangeOutcome::Refused(_) => {}
@@ -153,7 +153,7 @@ async fn answer(catalog: &CouponCatalog, changed: CouponChangeOutcome) -> Result
         CouponChangeOutcome::KeyReused => return Err(Problem::new(Code::KeyReused)),
         CouponChangeOutcome::NotFound => return Err(Problem::new(Code::CouponNotFound)),
         CouponChangeOutcome::Archived => return Err(Problem::new(Code::Archived)),
-        // It changes all the time.
+        // Other changes came between every time.
         CouponChangeOutcome::Refused(_) => return Err(Problem::new(Code::Overloaded)),
     };
     let service = catalog.services.get().await?;
@@ -171,13 +171,13 @@ fn parse(id: &str) -> Result<CouponId, Problem> {
 
 /// Stop accepting any request. What was accepted is decided, and polling goes on.
 #[utoipa::path(post, path = "/pause", operation_id = "pauseService", tag = "steering", responses((status = 200, description = "The service, paused", body = Service)))]
-pub async fn pause_all(State(catalog): State<Arc<CouponCatalog>>) -> Result<Json<Service>, Problem> {
+pub(crate) async fn pause_all(State(catalog): State<Arc<CouponCatalog>>) -> Result<Json<Service>, Problem> {
     set_paused(&catalog, true).await
 }
 
 /// Accept requests again.
 #[utoipa::path(post, path = "/resume", operation_id = "resumeService", tag = "steering", responses((status = 200, description = "The service, accepting requests again", body = Service)))]
-pub async fn resume_all(State(catalog): State<Arc<CouponCatalog>>) -> Result<Json<Service>, Problem> {
+pub(crate) async fn resume_all(State(catalog): State<Arc<CouponCatalog>>) -> Result<Json<Service>, Problem> {
     set_paused(&catalog, false).await
 }
 

@@ -1,4 +1,4 @@
-//! Coupons: made by operators, looked at by anyone.
+//! Coupons: operators create them, anyone reads them.
 
 use std::sync::Arc;
 
@@ -34,17 +34,17 @@ const READS_MAX: usize = 20;
         (status = 409, description = "`coupon-exists`; `sameAsRequested` tells whether it is exactly what this request asks for, as after a lost answer", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn create(State(app): State<App>, Body(body): Body) -> Result<Response, Problem> {
+pub(crate) async fn create(State(app): State<App>, Body(body): Body) -> Result<Response, Problem> {
     let is_named = body["id"].is_string();
     let coupon = wire::create(body, crate::mongo::now_in_milliseconds())?;
-    // Under another id that is generated it would be another coupon.
+    // With a generated id a repetition would create another coupon.
     let created = app.catalog.store.insert(&coupon).await;
     if created.map_err(|failure| Problem::from(failure).repeatable(is_named))? == CreateOutcome::Exists {
-        let there = app.catalog.store.get(&coupon.id).await?;
-        let is_same = there.is_some_and(|there| there.is_offered_as(&coupon));
+        let existing = app.catalog.store.get(&coupon.id).await?;
+        let is_same = existing.is_some_and(|existing| existing.is_offered_as(&coupon));
         return Err(Problem::new(Code::CouponExists).with("sameAsRequested", is_same));
     }
-    // Redis may be away now: then the first request loads it.
+    // If Redis does not answer now, the first request loads the coupon.
     if let Err(failure) = app.catalog.loader.load(&coupon.id).await {
         tracing::warn!(coupon = %coupon.id, error = failure.chain(), "the new coupon will be loaded on demand");
     }
@@ -62,11 +62,11 @@ pub async fn create(State(app): State<App>, Body(body): Body) -> Result<Response
         (status = 404, description = "`coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn get(
+pub(crate) async fn get(
     State(catalog): State<Arc<CouponCatalog>>,
     Path(id): Path<String>,
 ) -> Result<Json<wire::Coupon>, Problem> {
-    // An id that no coupon can have is one that none has.
+    // No coupon has an id that cannot be parsed.
     let id: CouponId = id.parse().map_err(|_| Problem::new(Code::CouponNotFound))?;
     catalog.get(id).await?.map(Json).ok_or_else(|| Problem::new(Code::CouponNotFound))
 }
@@ -83,24 +83,24 @@ pub async fn get(
     ),
     responses((status = 200, description = "A page of them", body = Page<wire::Coupon>))
 )]
-pub async fn list(
+pub(crate) async fn list(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     mut query: Query,
 ) -> Result<Json<Page<wire::Coupon>>, Problem> {
-    let asked: PageParams<String> = PageParams::read(&mut query)?;
+    let params: PageParams<String> = PageParams::read(&mut query)?;
     let wanted = query.take("status", |text| {
         CouponStatus::ALL.into_iter().find(|status| status.as_str() == text).ok_or_else(|| {
             format!("must be one of {}", CouponStatus::ALL.map(CouponStatus::as_str).join(", "))
         })
     })?;
     query.finish()?;
-    // Kept until the list is read, or the client has gone.
+    // Held until the list is read or the client is gone.
     let _place = app.limits.public_lists.enter(&caller).await?;
 
-    let (mut items, mut after) = (Vec::new(), asked.after);
+    let (mut items, mut after) = (Vec::new(), params.after);
     for _ in 0..READS_MAX {
-        let at_once = if wanted.is_some() { READ_AT_ONCE } else { asked.limit - items.len() };
+        let at_once = if wanted.is_some() { READ_AT_ONCE } else { params.limit - items.len() };
         let page = app.catalog.store.list(after, at_once).await?;
         after = page.next;
         let snapshots = app.catalog.snapshots(page.items).await;
@@ -115,12 +115,12 @@ pub async fn list(
             if wanted.is_none_or(|wanted| shown.is(wanted)) {
                 items.push(shown);
             }
-            if items.len() == asked.limit {
+            if items.len() == params.limit {
                 after = Some(place);
                 break;
             }
         }
-        if items.len() == asked.limit || after.is_none() {
+        if items.len() == params.limit || after.is_none() {
             break;
         }
     }

@@ -1,5 +1,5 @@
-//! Exports: all units of a coupon, streamed. A page is read when the client has taken the one before,
-//! so an export holds one page, however large the coupon and however slow the client.
+//! Exports: all units of a coupon, streamed. A page is read when the client has taken the page before, so an export
+//! holds one page, however large the coupon and however slow the client.
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
@@ -48,7 +48,7 @@ use crate::runtime::damage::damaged;
         (status = 404, description = "`coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn user_coupons(
+pub(crate) async fn user_coupons(
     State(app): State<App>,
     headers: HeaderMap,
     Path(id): Path<String>,
@@ -74,7 +74,7 @@ pub async fn user_coupons(
         next: ExportStep::Page,
         _place: place,
     };
-    // What goes wrong with the first page is still told as a problem.
+    // A failure of the first page can still be answered with a problem.
     let mut first = export.page().await?;
     if format == Format::Csv && after.is_none() {
         first = [wire::titles(), first].concat().into();
@@ -105,7 +105,7 @@ struct Export {
     after: u32,
     /// Units so far.
     count: u64,
-    /// Those among them whose record cannot be read.
+    /// Units among them whose record cannot be read.
     unreadable: u64,
     next: ExportStep,
     _place: Slot,
@@ -115,13 +115,13 @@ enum ExportStep {
     Page,
     /// Units that name no serial.
     Nameless,
-    /// The line that says that it is whole.
+    /// The line that says that the export is complete.
     End,
     Nothing,
 }
 
 impl Export {
-    /// The next part. An error breaks the transfer off, which is how the client learns of it.
+    /// The next part. An error breaks the transfer off, which tells the client that the export is not complete.
     async fn next(mut self) -> Result<Option<(Bytes, Self)>, std::io::Error> {
         if self.app.lifecycle.stopping.is_cancelled() {
             return Err(std::io::Error::other("the service stops"));
@@ -146,7 +146,7 @@ impl Export {
             Ok(holding) => holding.decision.serial(),
             Err(unreadable) => unreadable.unit,
         });
-        // Of a page without a serial nothing says where to go on: those beyond any total are the last.
+        // A page without any serial does not say where to go on; units beyond any total are the last ones.
         let is_last = held.len() < UNITS_PAGE || last.is_none();
         if is_last {
             self.next = ExportStep::Nameless;
@@ -158,7 +158,7 @@ impl Export {
     async fn nameless(&mut self) -> Result<Bytes, Problem> {
         let units = self.app.holdings.redemptions.nameless_units(&self.coupon).await?;
         if units.len() == NAMELESS_MAX {
-            // There may be more, and nothing would tell of them.
+            // There may be more of them, which the export would leave out.
             return Err(Problem::new(Code::Unavailable));
         }
         self.next = match self.format {

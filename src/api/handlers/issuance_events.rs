@@ -1,4 +1,4 @@
-//! What becomes of a request, as server-sent events.
+//! The progress and outcome of a request, as server-sent events.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -29,11 +29,11 @@ use crate::issuance::lookup::LookupResult;
 use crate::issuance::reserve::QueueProgress;
 use crate::issuance::{Decision, InFlight, Outcome};
 
-/// One `queued` a second at most: one a look, however early a busy machine takes the next.
+/// At most one `queued` a second: one for each reading of the feed, whose next one may come a little early.
 const QUEUED_EVERY_MIN: Duration = LOOK_EVERY.saturating_sub(Duration::from_millis(100));
-/// Clients whose stream ended connect again after one to two times this: not all at once.
+/// Clients connect again after one to two times this, so not all at once.
 const RECONNECT_MS: u64 = 1_000;
-/// Names the last event that a client heard, when it connects again.
+/// Names the last event that a client received, when it connects again.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// What becomes of a request, as it happens.
@@ -60,7 +60,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
     )
 )]
 #[expect(clippy::too_many_arguments, reason = "axum hands each part of a request over by itself")]
-pub async fn events(
+pub(crate) async fn events(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Extension(RequestId(request_id)): Extension<RequestId>,
@@ -89,10 +89,10 @@ pub async fn events(
         LookupResult::Queued { in_flight, .. } => {
             Some(app.limits.open_requests.stream(&caller, &in_flight.user, peer, &headers)?)
         }
-        // It ends at once.
+        // The stream ends at once.
         _ => None,
     };
-    let telling = OutcomeStream {
+    let outcome = OutcomeStream {
         _held: held,
         app,
         id,
@@ -103,9 +103,9 @@ pub async fn events(
         queued: None,
         ends_at: Instant::now() + STREAM_MAX,
     };
-    let events = stream::unfold(telling, async |mut telling| {
-        let event = telling.next().await?;
-        Some((Ok::<_, Infallible>(event), telling))
+    let events = stream::unfold(outcome, async |mut outcome| {
+        let event = outcome.next().await?;
+        Some((Ok::<_, Infallible>(event), outcome))
     });
     Ok(event_stream(events))
 }
@@ -117,11 +117,11 @@ struct OutcomeStream {
     id: IssuanceId,
     language: Language,
     request_id: Arc<str>,
-    /// What was found when the stream began, until it is told.
+    /// What was found when the stream began, until it is sent.
     first: Option<LookupResult>,
-    /// Nobody, once there is nothing more to wait for.
+    /// `None` once there is nothing more to wait for.
     waiter: Option<Waiter>,
-    /// What the last `queued` said to be ahead, and when.
+    /// How many were ahead in the last `queued`, and when it was sent.
     queued: Option<(u64, Instant)>,
     ends_at: Instant,
 }
@@ -144,13 +144,13 @@ impl OutcomeStream {
                     self.waiter = None;
                     return self.decided(&decision);
                 }
-                // Lost with Redis's data: who connects again is told so.
+                // Lost with Redis's data: a client that connects again is told so.
                 LookupResult::Nowhere => return None,
             }
         }
     }
 
-    /// A `queued`, if it is the first, or fewer are ahead than the last one said.
+    /// A `queued`, if it is the first, or if fewer are ahead than in the last one.
     fn queued(&mut self, in_flight: &InFlight, progress: QueueProgress) -> Option<Event> {
         let now = Instant::now();
         let first = match self.queued {
@@ -169,14 +169,14 @@ impl OutcomeStream {
     }
 }
 
-/// What is told of an issuance; the first event of a stream also says when to connect again.
+/// The event of an issuance; the first event of a stream also says when to connect again.
 fn event(issuance: &Issuance, first: bool) -> Option<Event> {
     let event = Event::default().event(issuance.state()).id(issuance.state());
     let event = if first { event.retry(Duration::from_millis(jittered_ms(RECONNECT_MS))) } else { event };
     event.json_data(issuance).ok()
 }
 
-/// The id of the event that tells a decision.
+/// The id of the event of a decision.
 fn state(decision: &Decision) -> &'static str {
     match decision.outcome {
         Outcome::Issued { .. } => "issued",

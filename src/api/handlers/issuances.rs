@@ -1,4 +1,4 @@
-//! Requesting a coupon, and asking what became of the request.
+//! Requesting a coupon, and polling for the outcome.
 
 use std::time::Duration;
 
@@ -28,9 +28,9 @@ use crate::issuance::reserve::{QueueProgress, QueuedIssuance, Request, Reserved}
 use crate::issuance::{Decision, InFlight, KeyTag, Outcome, Reason, closed_coupon};
 use crate::metrics;
 
-/// A coupon that is not loaded is loaded and asked again; it may be retired again in between.
+/// How often a coupon that Redis does not have is loaded for one request: it may be retired again in between.
 const LOADS_MAX: usize = 3;
-/// A client that met the bound of the backlog should stay away for about this long.
+/// A client that is refused because the backlog is full should wait about this long.
 const BACKLOG_RETRY_MS: u64 = 2_000;
 
 /// Request a coupon. The answer comes at once; the outcome is at its `Location`.
@@ -62,7 +62,7 @@ const BACKLOG_RETRY_MS: u64 = 2_000;
         (status = 422, description = "`key-reused`: the key was that of an accepted request of the user for another coupon", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn request(
+pub(crate) async fn request(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Extension(RequestId(request_id)): Extension<RequestId>,
@@ -77,7 +77,7 @@ pub async fn request(
     app.limits.user.count(&caller, Some(&user)).await?;
     let key = key.parse()?;
     let Some(secret) = app.users.find(&user).await? else { return Err(Problem::new(Code::UserNotFound)) };
-    // Before it takes a unit: who cannot be held is told so, and nothing else.
+    // Before the request takes a unit: a user with too many waiting requests is refused, and takes none.
     let _held = match wait {
         Some(_) => Some(Box::new(app.limits.open_requests.wait(&caller, &user)?)),
         None => None,
@@ -98,13 +98,13 @@ pub async fn request(
     }
     match reserved {
         Reserved::Accepted(queued) if wait.is_none() => Ok(accepted(&app, &request, &queued)),
-        // In a box: what few requests need makes the future of all no larger.
+        // Boxed, so that what few requests need does not enlarge the future of all.
         reserved => Box::pin(conclude(&app, &request, reserved, wait, to)).await,
     }
 }
 
-/// A problem that may leave open whether the request was accepted. Without a key, a repetition could then take
-/// another unit, unless the user may hold but one.
+/// Says whether a request that failed is safe to repeat. If the failure leaves open whether it was accepted, a
+/// repetition without a key could take another unit, unless the user may hold only one.
 async fn left_open(app: &App, request: &Request, problem: Problem) -> Problem {
     if problem.code != Code::Unavailable || request.id.is_keyed() {
         return problem;
@@ -113,7 +113,7 @@ async fn left_open(app: &App, request: &Request, problem: Problem) -> Problem {
     problem.repeatable(read.is_ok_and(|read| read.is_some_and(|snapshot| snapshot.coupon.per_user == 1)))
 }
 
-/// The answer to a request, whatever the script said to it.
+/// The answer to a request for every result of the reservation.
 async fn conclude(
     app: &App,
     request: &Request,
@@ -126,7 +126,7 @@ async fn conclude(
         Reserved::Replayed(queued) => {
             let answered = answer(app, request, queued, wait, to).await;
             answered.map(replayed).map_err(|problem| match problem.code {
-                // There is nothing left that this would be a replay of.
+                // The earlier attempt is lost, so this is no replay.
                 Code::Unavailable => problem,
                 _ => problem.with_header(REPLAYED, TRUE),
             })
@@ -136,7 +136,7 @@ async fn conclude(
             let decision =
                 decided.ok_or_else(|| Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(1_000)))?;
             if decision.user != request.user {
-                // Somebody had the user's id before, and was deleted.
+                // An earlier user had the same id, and was deleted.
                 return Err(Problem::new(Code::Discarded).with_header(REPLAYED, TRUE));
             }
             match decision.outcome {
@@ -152,15 +152,15 @@ async fn conclude(
     }
 }
 
-/// Whom an answer is for: a rejection in it has a problem in words, with the id of the request.
+/// The language and the request id of an answer: a rejection in it is a problem in words.
 #[derive(Clone, Copy)]
 pub(crate) struct Recipient<'a> {
     pub(crate) language: Language,
     pub(crate) request_id: &'a str,
 }
 
-/// The answer to a request that is queued: what became of it, if the client waits and it is decided in
-/// time; else that it was accepted.
+/// The answer to a request that is queued: its outcome, if the client waits and it is decided in time; otherwise
+/// 202.
 async fn answer(
     app: &App,
     request: &Request,
@@ -185,7 +185,7 @@ async fn answer(
         }
         // Accepted, and lost with Redis's data before it was decided: the same request starts anew.
         Ok(LookupResult::Nowhere) => Err(Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(1_000))),
-        // It is accepted, whatever hinders the look.
+        // It is accepted, also if its outcome cannot be read now.
         Err(failure) => {
             tracing::debug!(issuance = %queued.id, error = failure.chain(), "could not wait for the outcome");
             Ok(accepted(app, request, &queued))
@@ -193,13 +193,12 @@ async fn answer(
     }
 }
 
-/// The problem of a request that was accepted, and rejected.
+/// The problem of a request that was accepted and then rejected.
 fn rejected(links: &Links, id: IssuanceId, reason: Reason) -> Problem {
     Problem::new(reason.into()).with("issuance", links.issuance(id))
 }
 
-/// Reserves. A coupon that Redis does not have is loaded first; one that is over is answered for from
-/// the ledger.
+/// Reserves a unit. A coupon that Redis does not have is loaded first; for one that is over the ledger answers.
 async fn reserve(app: &App, request: &Request) -> Result<Reserved, Problem> {
     match app.issuing.reservations.reserve(request.clone()).await? {
         Reserved::NotLoaded { now } => Box::pin(load_and_reserve(app, request, now)).await,
@@ -207,7 +206,7 @@ async fn reserve(app: &App, request: &Request) -> Result<Reserved, Problem> {
     }
 }
 
-/// Reserves of a coupon that Redis did not have at this time of its clock.
+/// Reserves a unit of a coupon that Redis did not have at `now`, by its clock.
 async fn load_and_reserve(app: &App, request: &Request, mut now: Timestamp) -> Result<Reserved, Problem> {
     for _ in 0..LOADS_MAX {
         let Some(coupon) = app.catalog.store.get(&request.coupon).await? else {
@@ -217,7 +216,7 @@ async fn load_and_reserve(app: &App, request: &Request, mut now: Timestamp) -> R
             return Ok(closed_coupon::answer(&app.issuing.ledger, &coupon, request).await?);
         }
         app.catalog.loader.load(&coupon.id).await?;
-        // That may have taken so long that by now they are deleted.
+        // Loading may take so long that the user has been deleted meanwhile.
         if !app.users.knows(&request.user).await? {
             return Err(Problem::new(Code::UserNotFound));
         }
@@ -294,7 +293,7 @@ fn accepted(app: &App, request: &Request, queued: &QueuedIssuance) -> Response {
         (status = 404, description = "`issuance-not-found`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn get(
+pub(crate) async fn get(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Extension(RequestId(request_id)): Extension<RequestId>,
@@ -307,7 +306,7 @@ pub async fn get(
     let id = known(&id)?;
     let mut held = None;
     let found = match wait {
-        // Whose it is must be known before it is waited for.
+        // The caller waits only for an issuance of their own.
         Some(wait) => {
             let may_wait = |found: &LookupResult| match (is_seen_by(&caller, found), found) {
                 (true, LookupResult::Queued { in_flight, .. }) => {
@@ -339,7 +338,7 @@ pub async fn get(
     }
 }
 
-/// Whether the caller may be told what was found. Somebody else's is as if it were not there.
+/// Whether the caller may see what was found. To the caller another user's issuance does not exist.
 pub(crate) fn is_seen_by(caller: &Caller, found: &LookupResult) -> bool {
     match found {
         LookupResult::Queued { in_flight, .. } => caller.may_speak_for(&in_flight.user),
@@ -348,8 +347,8 @@ pub(crate) fn is_seen_by(caller: &Caller, found: &LookupResult) -> bool {
     }
 }
 
-/// The problem of an id that is neither in flight nor decided. One from before Redis's data was last
-/// recovered may have been accepted, and lost with what Redis lost.
+/// The problem of an id that is neither in flight nor decided. An id from before Redis's data was last recovered may
+/// have been accepted, and lost with Redis's data.
 pub(crate) fn nowhere(issuing: &IssuancePipeline, id: IssuanceId) -> Problem {
     if older_than_data(issuing, id).is_some() {
         metrics::LOST.increment(1);
@@ -357,7 +356,7 @@ pub(crate) fn nowhere(issuing: &IssuancePipeline, id: IssuanceId) -> Problem {
     not_here(issuing, id)
 }
 
-/// The same, for an id that is not there for the caller.
+/// The problem of an id that does not exist for the caller.
 pub(crate) fn not_here(issuing: &IssuancePipeline, id: IssuanceId) -> Problem {
     let problem = Problem::new(Code::IssuanceNotFound);
     match older_than_data(issuing, id) {
@@ -366,19 +365,19 @@ pub(crate) fn not_here(issuing: &IssuancePipeline, id: IssuanceId) -> Problem {
     }
 }
 
-/// When Redis's data was last recovered, if the id is from before.
+/// When Redis's data was last recovered, if the id was generated before.
 fn older_than_data(issuing: &IssuancePipeline, id: IssuanceId) -> Option<Timestamp> {
     let (made_at, recovered_at) = (id.made_at()?, issuing.partition.opened_at()?);
     (made_at < recovered_at).then_some(recovered_at)
 }
 
-/// The id of an issuance that may be one of ours.
+/// Parses the id of an issuance of this partition.
 pub(crate) fn known(id: &str) -> Result<IssuanceId, Problem> {
     let parsed = id.parse().ok().filter(|id: &IssuanceId| id.partition() == PartitionId::ONE);
     parsed.ok_or_else(|| Problem::new(Code::IssuanceNotFound))
 }
 
-/// A queued issuance on the wire, and how long it will wait.
+/// A queued issuance on the wire, and the estimate of its wait.
 pub(crate) fn queued_issuance(
     issuing: &IssuancePipeline,
     id: IssuanceId,
@@ -418,7 +417,7 @@ pub(crate) fn decided_issuance(links: &Links, decision: &Decision, to: Recipient
 mod tests {
     use super::*;
 
-    /// Each request in hand has its future in memory, as a whole, whichever way it takes.
+    /// The whole future of each request in hand is in memory, whichever way the request takes.
     const FUTURE_BYTES_MAX: usize = 1_024;
 
     fn size_of_future<A, B, C, D, E, F, G, R>(_: fn(A, B, C, D, E, F, G) -> R) -> usize {

@@ -1,5 +1,5 @@
-//! Live figures for consoles, as server-sent events: one reading a second, for a bounded number of
-//! listeners. Reads: the queue's figures, heartbeats, the newest current coupons and their stock.
+//! Live figures for consoles, as server-sent events: one reading a second, for a bounded number of listeners. It reads
+//! the queue's figures, heartbeats, the newest current coupons and their stock.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -37,7 +37,7 @@ const EVERY: Duration = Duration::from_secs(1);
     responses((status = 200, description = "Events named `figures`; the data of each is a Figures in JSON",
         body = ServerEvent, content_type = "text/event-stream"))
 )]
-pub async fn events(
+pub(crate) async fn events(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Extension(Peer(peer)): Extension<Peer>,
@@ -50,10 +50,10 @@ pub async fn events(
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let ends_at = Instant::now() + STREAM_MAX;
-    let telling = FiguresStream { app, ticks, ends_at, _place: place, _held: held };
-    let events = stream::unfold(telling, async |mut telling| {
-        let event = telling.next().await?;
-        Some((Ok::<_, Infallible>(event), telling))
+    let figures = FiguresStream { app, ticks, ends_at, _place: place, _held: held };
+    let events = stream::unfold(figures, async |mut figures| {
+        let event = figures.next().await?;
+        Some((Ok::<_, Infallible>(event), figures))
     });
     Ok(event_stream(events))
 }

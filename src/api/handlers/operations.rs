@@ -1,4 +1,4 @@
-//! What operators see and do of the queue: workers and dead letters.
+//! The queue for operators: its figures, workers and dead letters.
 
 use std::sync::Arc;
 
@@ -24,19 +24,21 @@ use crate::queue::{dead, figures, registry};
 
 /// Dead letters in a page, about.
 const PAGE: usize = 100;
-/// Redis may answer a part of them with nothing; so often it is asked for the next one.
+/// Redis may answer a scan with an empty part; this many parts are read at most.
 const SCANS_MAX: usize = 100;
 
 /// How much waits, and for how long.
 #[utoipa::path(get, path = "/queue", operation_id = "getQueue", tag = "operations", responses((status = 200, description = "The queue, at the moment of `readAt`", body = Queue)))]
-pub async fn queue(State(issuing): State<Arc<IssuancePipeline>>) -> Result<Json<Queue>, Problem> {
+pub(crate) async fn queue(State(issuing): State<Arc<IssuancePipeline>>) -> Result<Json<Queue>, Problem> {
     Ok(Json(figures(&issuing.partition).await?.into()))
 }
 
-/// The workers that have said that they live.
+/// The workers that have sent a heartbeat.
 #[utoipa::path(get, path = "/workers", operation_id = "listWorkers", tag = "operations", responses((status = 200, description = "All of them", body = Vec<Worker>)))]
-pub async fn workers(State(issuing): State<Arc<IssuancePipeline>>) -> Result<Json<Vec<Worker>>, Problem> {
-    // Learns the open epoch, and the time by which heartbeats are judged.
+pub(crate) async fn workers(
+    State(issuing): State<Arc<IssuancePipeline>>,
+) -> Result<Json<Vec<Worker>>, Problem> {
+    // Reads the open epoch, and the time by which heartbeats are judged.
     let (now, _) = stock::read(&issuing.partition, &[]).await?;
     let mut beats = registry::beats(&issuing.partition).await?;
     beats.sort_by(|one, other| one.consumer.cmp(&other.consumer));
@@ -49,7 +51,7 @@ pub async fn workers(State(issuing): State<Arc<IssuancePipeline>>) -> Result<Jso
     params(("cursor" = Option<String>, Query, description = "The `nextCursor` of the page before")),
     responses((status = 200, description = "A page of them", body = Page<DeadLetter>))
 )]
-pub async fn dead_letters(
+pub(crate) async fn dead_letters(
     State(issuing): State<Arc<IssuancePipeline>>,
     mut query: Query,
 ) -> Result<Json<Page<DeadLetter>>, Problem> {
@@ -77,7 +79,7 @@ pub async fn dead_letters(
         (status = 404, description = "`issuance-not-found`: it is no dead letter", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn dead_letter(
+pub(crate) async fn dead_letter(
     State(issuing): State<Arc<IssuancePipeline>>,
     Path(id): Path<String>,
 ) -> Result<Json<DeadLetter>, Problem> {
@@ -96,7 +98,7 @@ pub async fn dead_letter(
         (status = 404, description = "`issuance-not-found`: it is no dead letter", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn redrive(
+pub(crate) async fn redrive(
     State(issuing): State<Arc<IssuancePipeline>>,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
@@ -123,7 +125,7 @@ pub async fn redrive(
         (status = 404, description = "`issuance-not-found`: it is no dead letter", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn discard(
+pub(crate) async fn discard(
     State(app): State<App>,
     Extension(RequestId(request_id)): Extension<RequestId>,
     language: Language,

@@ -1,5 +1,5 @@
-//! The feed of outcomes for the shop's other systems, so that nobody scrapes the database. It is read
-//! from the ledger itself, and complete: unlike [`crate::issuance::Feed`], which is a hint for waiters.
+//! The feed of outcomes for the shop's other systems, which then need not read the database. It comes from the ledger
+//! itself and is complete, unlike [`crate::issuance::Feed`], which is a hint for waiting requests.
 
 use std::time::Duration;
 
@@ -16,11 +16,11 @@ use crate::http::problem::jittered_ms;
 use crate::http::{Code, Problem};
 use crate::issuance::ledger::follow::{FollowPosition, FollowRead, FollowStart, Follower};
 
-/// Outcomes in an answer when nothing is asked.
+/// Outcomes in an answer without `limit`.
 const LIMIT_DEFAULT: usize = 500;
-/// More is brought down to this.
+/// A larger `limit` is brought down to this.
 const LIMIT_MAX: usize = 5_000;
-/// Where to go on; also in the last line.
+/// The header with the place to go on from; the last line has it, too.
 const NEXT_AFTER: HeaderName = HeaderName::from_static("next-after");
 
 /// What was decided, in the order in which it became certain, from a place on.
@@ -29,7 +29,7 @@ const NEXT_AFTER: HeaderName = HeaderName::from_static("next-after");
 /// on from; `Next-After` is the last. Without `after` the feed starts now: the answer may be empty, and
 /// tells the place. With `wait` an answer comes as soon as there is an outcome.
 ///
-/// Every outcome is told, once to whoever goes on from where an answer ended; after a cut answer some come
+/// A client that goes on from where an answer ended gets every outcome once; after a cut answer some come
 /// again, with the same `id`. How far back a place may lie is how much history MongoDB keeps (its oplog):
 /// `cursor-expired` says that it lies before that. To have everything: take a place here, then export each
 /// coupon (`GET /coupons/{id}/user-coupons`), then follow from the place; what is in both has the same `id`.
@@ -47,7 +47,7 @@ const NEXT_AFTER: HeaderName = HeaderName::from_static("next-after");
         (status = 410, description = "`cursor-expired`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn outcomes(State(app): State<App>, mut query: Query) -> Result<Response, Problem> {
+pub(crate) async fn outcomes(State(app): State<App>, mut query: Query) -> Result<Response, Problem> {
     let after: Option<FollowPosition> = query.take("after", str::parse)?;
     let limit = query.take("limit", |text| match text.parse::<usize>() {
         Ok(limit) if limit > 0 => Ok(limit.min(LIMIT_MAX)),
@@ -66,7 +66,7 @@ pub async fn outcomes(State(app): State<App>, mut query: Query) -> Result<Respon
     answer(&app, follower, limit.unwrap_or(LIMIT_DEFAULT), wait.unwrap_or_default()).await
 }
 
-/// Reads until there is something, or the client has waited long enough.
+/// Reads until there is an outcome, or `wait` is over.
 async fn answer(
     app: &App,
     mut follower: Follower,

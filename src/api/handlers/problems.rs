@@ -1,4 +1,4 @@
-//! The page of each problem, to which its `type` leads: for people as HTML, for programs as JSON.
+//! The page of each problem, which its `type` links: HTML for people, JSON for programs.
 
 use std::sync::Arc;
 
@@ -15,12 +15,12 @@ use crate::http::{Code, Language, Problem};
 
 /// All problems that there are.
 ///
-/// HTML for whoever likes it better than JSON.
+/// HTML for clients that prefer it to JSON.
 #[utoipa::path(
     get, path = "/problems", operation_id = "listProblems", tag = "service",
     responses((status = 200, description = "All of them", content((Vec<ProblemKind> = "application/json"), (String = "text/html"))))
 )]
-pub async fn list(State(links): State<Arc<Links>>, headers: HeaderMap) -> Response {
+pub(crate) async fn list(State(links): State<Arc<Links>>, headers: HeaderMap) -> Response {
     let language = Language::of(&headers);
     let kind = |code: &Code| ProblemKind::new(*code, language, links.prefix());
     let kinds: Vec<ProblemKind> = Code::ALL.iter().map(kind).collect();
@@ -41,7 +41,7 @@ pub async fn list(State(links): State<Arc<Links>>, headers: HeaderMap) -> Respon
 
 /// One problem: what it means, and what to do.
 ///
-/// HTML for whoever likes it better than JSON.
+/// HTML for clients that prefer it to JSON.
 #[utoipa::path(
     get, path = "/problems/{code}", operation_id = "getProblem", tag = "service",
     params(("code" = String, Path, example = "sold-out")),
@@ -51,7 +51,7 @@ pub async fn list(State(links): State<Arc<Links>>, headers: HeaderMap) -> Respon
             content_type = "application/problem+json"),
     )
 )]
-pub async fn get(
+pub(crate) async fn get(
     State(links): State<Arc<Links>>,
     headers: HeaderMap,
     Path(code): Path<String>,
@@ -91,7 +91,7 @@ fn wants_html(headers: &HeaderMap) -> bool {
     prefers(headers, "text/html", "application/json")
 }
 
-/// An answer that depends on what the client likes.
+/// An answer whose format and language depend on what the client accepts.
 fn negotiated(answer: impl IntoResponse, language: Language) -> Response {
     let headers = [(header::VARY, "accept, accept-language"), (header::CONTENT_LANGUAGE, language.tag())];
     (headers, answer).into_response()

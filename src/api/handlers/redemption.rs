@@ -1,5 +1,5 @@
-//! The shop uses held coupons, undoes uses, and takes coupons away. Every answer is the coupon with its
-//! history; every request is safe to repeat, but for an undoing that names no use.
+//! The shop uses held coupons, restores used ones, and revokes them. Every answer is the coupon with its history;
+//! every request is safe to repeat, except a restore without a reference.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ use crate::redemption::{RedemptionChange, RedemptionChangeOutcome, RedemptionRef
             body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn use_it(
+pub(crate) async fn use_it(
     State(holdings): State<Arc<Holdings>>,
     Extension(caller): Extension<Caller>,
     Path(path): Path<(String, String)>,
@@ -60,7 +60,7 @@ pub async fn use_it(
         (status = 409, description = "`not-used`, `revoked`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn restore(
+pub(crate) async fn restore(
     State(holdings): State<Arc<Holdings>>,
     Extension(caller): Extension<Caller>,
     Path(path): Path<(String, String)>,
@@ -80,7 +80,7 @@ pub async fn restore(
         (status = 404, description = "`user-coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn revoke(
+pub(crate) async fn revoke(
     State(holdings): State<Arc<Holdings>>,
     Extension(caller): Extension<Caller>,
     Path(path): Path<(String, String)>,
@@ -98,7 +98,7 @@ async fn change(
     let validity = holdings.expiry(&held.decision.coupon).await?;
     let end = validity.of(held.decision.decided_at);
     let answer = |held| Json(UserCouponWithHistory::new(&held, &validity, is_named(caller))).into_response();
-    // Without a reference it undoes whatever use stands, also one that came after the first attempt.
+    // Without a reference a restore undoes any use, also one that came after the first attempt.
     let is_repeatable = !matches!(change, RedemptionChange::Restore { reference: None });
     let changed = holdings.redemptions.change(held, &change, end, &caller.to_string()).await;
     match changed.map_err(|failure| Problem::from(failure).repeatable(is_repeatable))? {
@@ -139,7 +139,7 @@ fn refused(refusal: RedemptionRefusal, caller: &Caller) -> Problem {
     }
 }
 
-/// Whether the answer says who did what.
+/// Whether the history in an answer names who did what.
 pub(crate) fn is_named(caller: &Caller) -> bool {
     matches!(caller, Caller::Open | Caller::Key { .. })
 }

@@ -9,14 +9,14 @@ use crate::process::health::Readiness;
 /// Whether the process is alive. It asks nothing of Redis or MongoDB.
 #[utoipa::path(get, path = "/livez", operation_id = "getLiveness", tag = "service",
     responses((status = 200, description = "It is", body = String)))]
-pub async fn alive() -> &'static str {
+pub(crate) async fn alive() -> &'static str {
     "ok"
 }
 
 /// The same as `/livez`.
 #[utoipa::path(get, path = "/healthz", operation_id = "getHealth", tag = "service",
     responses((status = 200, description = "It is", body = String)))]
-pub async fn healthy() -> &'static str {
+pub(crate) async fn healthy() -> &'static str {
     "ok"
 }
 
@@ -30,7 +30,7 @@ pub async fn healthy() -> &'static str {
         (status = 503, description = "`unavailable`, `warming-up`; `degraded`, `redis`, `mongodb` and `stopping` tell why",
             body = ProblemBody, content_type = "application/problem+json"))
 )]
-pub async fn ready(State(app): State<App>) -> Readiness {
+pub(crate) async fn ready(State(app): State<App>) -> Readiness {
     let needs_mongodb = !app.users.deletions.is_fresh();
     app.lifecycle.probe.readiness(needs_mongodb, &app.lifecycle.asked_to_stop).await
 }

@@ -1,4 +1,4 @@
-//! What users hold.
+//! The units that users hold.
 
 use axum::Json;
 use axum::extract::{Extension, Path, State};
@@ -20,9 +20,9 @@ use crate::mongo::ListPage;
 use crate::redemption::{HeldCoupon, HeldCursor};
 use crate::runtime::damage::damaged;
 
-/// With a status, a page has to look at more than it shows: so many at a time, so often at most.
-const LOOKED_AT_ONCE: usize = 500;
-const LOOKS_MAX: usize = 10;
+/// A page of one status reads more units than it shows: units in one read, and reads of a page.
+const READ_AT_ONCE: usize = 500;
+const READS_MAX: usize = 10;
 
 /// What a user holds, newest first.
 #[utoipa::path(
@@ -38,7 +38,7 @@ const LOOKS_MAX: usize = 10;
         (status = 404, description = "`user-not-found`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn list(
+pub(crate) async fn list(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Path(user): Path<String>,
@@ -46,21 +46,23 @@ pub async fn list(
 ) -> Result<Json<Page<UserCoupon>>, Problem> {
     app.limits.user.count(&caller, None).await?;
     let user: UserId = user.parse().map_err(|_| Problem::new(Code::UserNotFound))?;
-    let asked: PageParams<IssuanceId> = PageParams::read(&mut query)?;
+    let params: PageParams<IssuanceId> = PageParams::read(&mut query)?;
     let wanted: Option<UserCouponStatus> = query.take("status", str::parse)?;
     query.finish()?;
-    // Before anything tells whether there is such a user.
+    // Checked first, so that no answer tells whether another user exists.
     if !caller.may_speak_for(&user) || !app.users.knows(&user).await? {
         return Err(Problem::new(Code::UserNotFound));
     }
-    let page = held_page(&app.holdings, &user, asked.after, asked.limit, wanted).await?;
+    let page = held_page(&app.holdings, &user, params.after, params.limit, wanted).await?;
     let next_cursor = page.next.map(|(time, id)| cursor(time, id));
     Ok(Json(Page { items: page.items, next_cursor }))
 }
 
-/// A page of at most `limit` of the units that a user holds, newest first, from after one; with `wanted` only
-/// those of this status. One that cannot be read, or of whose coupon nobody can tell how long it is valid, is
-/// left out, and named in the log.
+/// A page of at most `limit` of the units that a user holds, newest first, after a cursor; with `wanted` only units of
+/// this status. A unit that cannot be read, or whose expiry cannot be read, is left out, and named in the log.
+///
+/// # Errors
+/// MongoDB does not answer.
 pub(crate) async fn held_page(
     holdings: &Holdings,
     user: &UserId,
@@ -69,8 +71,8 @@ pub(crate) async fn held_page(
     wanted: Option<UserCouponStatus>,
 ) -> Result<ListPage<UserCoupon, HeldCursor>, Failure> {
     let mut items = Vec::new();
-    for _ in 0..LOOKS_MAX {
-        let at_once = if wanted.is_some() { LOOKED_AT_ONCE } else { limit - items.len() };
+    for _ in 0..READS_MAX {
+        let at_once = if wanted.is_some() { READ_AT_ONCE } else { limit - items.len() };
         let page = holdings.redemptions.held_by(user, after, at_once).await?;
         for holding in page.items.into_iter().filter_map(readable) {
             let place = (holding.decision.decided_at, holding.decision.id);
@@ -106,7 +108,7 @@ pub(crate) async fn held_page(
         (status = 404, description = "`user-coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn get(
+pub(crate) async fn get(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Path((user, id)): Path<(String, String)>,
@@ -117,7 +119,10 @@ pub async fn get(
     Ok(Json(UserCouponWithHistory::new(&held, &validity, is_named(&caller))))
 }
 
-/// The coupon that a path names.
+/// The held unit that a path names.
+///
+/// # Errors
+/// 404 `user-coupon-not-found`, also if the caller may not see it.
 pub(crate) async fn found(
     holdings: &Holdings,
     caller: &Caller,
@@ -133,7 +138,7 @@ pub(crate) async fn found(
     holdings.redemptions.get(&user, id).await?.ok_or_else(not_found)
 }
 
-/// A held unit as it is now.
+/// A held unit on the wire, as it is now.
 async fn shown(holdings: &Holdings, holding: &HeldCoupon) -> Result<UserCoupon, Failure> {
     Ok(UserCoupon::new(holding, &holdings.expiry(&holding.decision.coupon).await?))
 }

@@ -1,4 +1,4 @@
-//! Registered users: one, or many at random for trials.
+//! Registered users: created one by one, or many with random ids for trials.
 
 use std::sync::Arc;
 
@@ -24,13 +24,13 @@ use crate::ids::UserId;
 use crate::user::{DELETIONS_MAX, FirstInsertOutcome, MarkDeletedOutcome, User};
 
 const RANDOM_MAX: usize = 100_000;
-/// Users in one insert, and inserts at once.
+/// Users in one insert, and inserts under way at once.
 const RANDOM_BATCH: usize = 2_000;
 const RANDOM_BATCHES: usize = 4;
-/// Ids told of random users.
-const RANDOM_TOLD: usize = 10;
-/// Held units told with a user.
-const HELD_TOLD: usize = 20;
+/// Ids of random users in the answer.
+const RANDOM_SHOWN: usize = 10;
+/// Held units in the answer about a user.
+const HELD_SHOWN: usize = 20;
 
 /// Register a user.
 ///
@@ -43,14 +43,14 @@ const HELD_TOLD: usize = 20;
         (status = 409, description = "`user-exists`; `sameAsRequested` tells whether the user is exactly as this request asks, as after a lost answer", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn create(State(app): State<App>, Body(body): Body) -> Result<Response, Problem> {
+pub(crate) async fn create(State(app): State<App>, Body(body): Body) -> Result<Response, Problem> {
     let is_named = body["id"].is_string() || body["subject"].is_string();
     let user = wire::create(body, crate::mongo::now_in_milliseconds())?;
-    // Under another id that is generated it would be another user.
+    // With a generated id a repetition would create another user.
     let inserted = app.users.store.insert(std::slice::from_ref(&user)).await;
     if inserted.map_err(|failure| Problem::from(failure).repeatable(is_named))? != [true] {
-        let there = app.users.store.get(&user.id).await?;
-        let is_same = there.is_some_and(|there| there.name == user.name);
+        let existing = app.users.store.get(&user.id).await?;
+        let is_same = existing.is_some_and(|existing| existing.name == user.name);
         return Err(Problem::new(Code::UserExists).with("sameAsRequested", is_same));
     }
     let location = app.links.user(&user.id);
@@ -73,7 +73,7 @@ pub async fn create(State(app): State<App>, Body(body): Body) -> Result<Response
         (status = 422, description = "`key-reused`: the key was that of another `count`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn create_random(
+pub(crate) async fn create_random(
     State(directory): State<Arc<UserDirectory>>,
     key: IdempotencyKeyHeader,
     mut query: Query,
@@ -112,8 +112,8 @@ pub async fn create_random(
         .try_fold(0, async |sum, new| Ok(sum + new.into_iter().filter(|new| *new).count()))
         .await;
     let new: usize = registered.map_err(unsure)?;
-    let ids = users.iter().take(RANDOM_TOLD).map(|user| user.id.to_string()).collect();
-    // With a key all of them are registered now, whoever made them.
+    let ids = users.iter().take(RANDOM_SHOWN).map(|user| user.id.to_string()).collect();
+    // With a key all of them are registered now, by this request or an earlier one.
     let created = if key.is_some() { count } else { new };
     let answer = (StatusCode::CREATED, Json(wire::CreatedUsers { created, ids })).into_response();
     Ok(if first == FirstInsertOutcome::Before && new == 0 { replayed(answer) } else { answer })
@@ -128,13 +128,13 @@ pub async fn create_random(
     ),
     responses((status = 200, description = "A page of them", body = Page<wire::User>))
 )]
-pub async fn list(
+pub(crate) async fn list(
     State(users): State<Arc<UserDirectory>>,
     mut query: Query,
 ) -> Result<Json<Page<wire::User>>, Problem> {
-    let asked: PageParams<String> = PageParams::read(&mut query)?;
+    let params: PageParams<String> = PageParams::read(&mut query)?;
     query.finish()?;
-    let page = users.store.list(asked.after, asked.limit).await?;
+    let page = users.store.list(params.after, params.limit).await?;
     let next_cursor = page.next.map(|(time, id)| cursor(time, id));
     Ok(Json(Page { items: page.items.into_iter().map(wire::User::from).collect(), next_cursor }))
 }
@@ -150,9 +150,9 @@ pub async fn list(
         (status = 404, description = "`user-not-found`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn delete(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Problem> {
+pub(crate) async fn delete(State(app): State<App>, Path(id): Path<String>) -> Result<Response, Problem> {
     let id: UserId = id.parse().map_err(|_| Problem::new(Code::UserNotFound))?;
-    // Where the caller's ids are trusted, users have records without having been registered.
+    // If the caller's ids are trusted, users have records without having been registered.
     let unregistered = app.users.registered.is_none() && app.issuing.ledger.has_records_of(&id).await?;
     if id.is_pseudonym() {
         return Err(Problem::new(Code::UserNotFound));
@@ -177,20 +177,20 @@ pub async fn delete(State(app): State<App>, Path(id): Path<String>) -> Result<Re
         (status = 404, description = "`user-not-found`", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
-pub async fn get(
+pub(crate) async fn get(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Json<wire::UserWithCoupons>, Problem> {
     app.limits.user.count(&caller, None).await?;
     let id: UserId = id.parse().map_err(|_| Problem::new(Code::UserNotFound))?;
-    // Before anything tells whether there is such a user.
+    // Checked first, so that no answer tells whether another user exists.
     if !caller.may_speak_for(&id) {
         return Err(Problem::new(Code::UserNotFound));
     }
     let (user, coupons) =
         tokio::try_join!(async { app.users.store.get(&id).await.map_err(Problem::from) }, async {
-            Ok(held_page(&app.holdings, &id, None, HELD_TOLD, None).await?.items)
+            Ok(held_page(&app.holdings, &id, None, HELD_SHOWN, None).await?.items)
         },)?;
     let user = user.ok_or_else(|| Problem::new(Code::UserNotFound))?;
     Ok(Json(wire::UserWithCoupons { user: user.into(), coupons }))

@@ -1,9 +1,8 @@
-//! The guard before each group of routes: says who a request is from, and turns away whom the group is
-//! not for. An answer that takes its time (a held poll, a stream) is ended when the credentials that it was
-//! asked for with are good no more.
+//! The guard before each group of routes: it identifies the caller, and refuses callers that the group is not for.
+//! An answer that takes long (a held poll, a stream) ends when the request's credentials expire or are revoked.
 //!
-//! A layer by hand rather than a middleware function, since every request of the hot path goes through
-//! it: where nothing must be waited for, it adds no allocation and no task.
+//! A hand-written layer rather than a middleware function, since every request of the hot path passes it: unless it
+//! must wait for something, it adds no allocation and no task.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -29,43 +28,43 @@ use crate::ids::UserId;
 
 /// Guards routes for an audience.
 #[derive(Clone)]
-pub struct Guard {
+pub(crate) struct Guard {
     pub access: Arc<Access>,
     pub audience: Audience,
-    /// What is known of the pages that browsers send requests from.
+    /// The pages whose requests count where the service asks for no credentials.
     pub pages: Arc<TrustedOrigins>,
 }
 
-/// Whose pages may act through a browser, where nobody is asked who they are.
-pub struct TrustedOrigins {
-    /// Those of the service itself, where it is reached under another name than it hears.
+/// The origins of pages that may change something through a browser where the service asks for no credentials.
+pub(crate) struct TrustedOrigins {
+    /// The host of the public URL: proxies may pass requests on under another name.
     pub own: Option<Authority>,
     pub origins: Option<Origins>,
 }
 
 impl TrustedOrigins {
-    /// Whether a page of somebody else sent this. Browsers send what needs no reading from any page to
-    /// any place, also to one that only this machine reaches; but they say from where.
-    fn are_not_behind(&self, headers: &HeaderMap) -> bool {
+    /// Whether a page of another site sent the request. A browser lets any page send simple requests to any host,
+    /// also to one that only this machine reaches; but it names the page's origin.
+    fn exclude_sender_of(&self, headers: &HeaderMap) -> bool {
         let Some(origin) = headers.get(header::ORIGIN) else { return false };
         let page = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, page)| page);
-        let heard = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        let is_own = page.is_some() && (page == heard || page == self.own.as_ref().map(Authority::as_str));
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let is_own = page.is_some() && (page == host || page == self.own.as_ref().map(Authority::as_str));
         !is_own && !self.origins.as_ref().is_some_and(|origins| origins.allow(origin))
     }
 }
 
-/// What may be done with a request.
+/// What becomes of a request.
 enum AuthDecision {
     In(Caller),
     Away(Problem),
-    /// It has a key that is not known, and may be new.
+    /// It has a key that this process does not know, which may be new.
     Ask(PresentedKey),
 }
 
 impl Guard {
     fn judge(&self, method: &Method, headers: &HeaderMap) -> AuthDecision {
-        if self.access.is_open() && !method.is_safe() && self.pages.are_not_behind(headers) {
+        if self.access.is_open() && !method.is_safe() && self.pages.exclude_sender_of(headers) {
             return AuthDecision::Away(Problem::new(Code::Forbidden).with_detail(
                 "A page of another site sent this, and nobody is asked for credentials here. --cors-origins names \
                  the sites that may.",
@@ -104,7 +103,7 @@ impl Guard {
     }
 }
 
-/// What RFC 6750 wants to be told. More than this is in the log: it would help whoever makes credentials up.
+/// The problem of RFC 6750. The log has the details, which would help an attacker.
 fn unauthenticated(refusal: AuthRefusal) -> Problem {
     let problem = Problem::new(Code::Unauthenticated);
     let (challenge, problem) = match refusal {
@@ -135,7 +134,10 @@ fn unauthenticated(refusal: AuthRefusal) -> Problem {
     problem.with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
 }
 
-/// Refuses a user who asks in another's name.
+/// Checks that the caller may act for the user.
+///
+/// # Errors
+/// 403 `forbidden`.
 pub(crate) fn only_for(caller: &Caller, user: &UserId) -> Result<(), Problem> {
     match caller {
         _ if caller.may_speak_for(user) => Ok(()),
@@ -147,24 +149,24 @@ pub(crate) fn only_for(caller: &Caller, user: &UserId) -> Result<(), Problem> {
     }
 }
 
-/// How long what a request asked for may last.
+/// Whether a request or its answer takes so long that its credentials may end meanwhile.
 enum RequestDuration {
-    /// It is answered at once.
+    /// The answer comes at once.
     No,
-    /// It may be answered with a stream.
+    /// The answer may be a stream.
     Answer(CredentialLease),
-    /// It may be held before it is answered.
+    /// The request may be held before it is answered.
     Request(CredentialLease),
 }
 
-/// The credentials of a request, for as long as its answer lasts.
+/// The credentials of a request while its answer lasts.
 struct CredentialLease {
     access: Arc<Access>,
     sent: Option<HeaderValue>,
 }
 
 impl CredentialLease {
-    /// Waits until they are good no more.
+    /// Waits until the credentials have expired or are revoked.
     async fn ends(self) {
         self.access.revoked(self.sent.as_ref().map(HeaderValue::as_bytes)).await;
     }
@@ -183,8 +185,8 @@ impl Guard {
     }
 }
 
-/// The answer, cut off when the credentials are good no more, if it is a stream. The end of some streams says
-/// that they are whole, so it is broken off and not ended.
+/// Cuts a stream off when the credentials end. It fails rather than ends, because the end of some streams says that
+/// they are complete.
 fn bounded(response: Response, standing: CredentialLease) -> Response {
     if response.body().size_hint().exact().is_some() {
         return response;
@@ -204,7 +206,7 @@ fn bounded(response: Response, standing: CredentialLease) -> Response {
     Response::from_parts(parts, Body::from_stream(parts_of_body))
 }
 
-/// Lets a request in, and bounds how long it lasts.
+/// Passes a request on, and refuses it when its credentials end before it is answered.
 async fn held<S>(mut inner: S, request: Request, standing: CredentialLease) -> Result<Response, Infallible>
 where
     S: Service<Request, Response = Response, Error = Infallible>,
@@ -226,13 +228,13 @@ impl<S> Layer<S> for Guard {
 
 /// A guarded route.
 #[derive(Clone)]
-pub struct GuardedService<S> {
+pub(crate) struct GuardedService<S> {
     guard: Guard,
     inner: S,
 }
 
 impl<S: Clone> GuardedService<S> {
-    /// The service that is ready: its clone may not be.
+    /// The inner service that is ready; its clone may not be.
     fn ready(&mut self) -> S {
         let clone = self.inner.clone();
         std::mem::replace(&mut self.inner, clone)
@@ -240,7 +242,7 @@ impl<S: Clone> GuardedService<S> {
 }
 
 pin_project! {
-    /// What becomes of a guarded request.
+    /// The future of a guarded request.
     #[project = GuardedFutureProjected]
     pub enum GuardedFuture<F> {
         Inner { #[pin] inner: F, standing: Option<CredentialLease> },

@@ -1,4 +1,4 @@
-//! What requests pass through before a handler sees them.
+//! What a request passes through before its handler.
 
 pub(crate) mod address_limit;
 pub(crate) mod guard;

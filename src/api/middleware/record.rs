@@ -1,4 +1,5 @@
-//! Records what operators do: before it is done, and how it ended. What cannot be recorded is not done.
+//! Records what operators do: before the handler runs, and how it ended. An action that cannot be recorded does not
+//! run.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -18,17 +19,17 @@ use crate::http::request::{RequestId, panicked};
 use crate::http::{Code, Problem};
 use crate::ids::IssuanceId;
 
-/// Where users are; what follows in a path is one's name.
+/// The route of users; the next part of a path is a user's id.
 const USERS: &str = "/users";
-/// A longer path and query is cut.
+/// Longer paths with queries are cut.
 const TARGET_CHARS_MAX: usize = 300;
-/// A longer body is cut.
+/// Longer bodies are cut.
 const INPUT_CHARS_MAX: usize = 2_000;
-/// Bodies of these routes are recorded: what they change is an offer. Others may name people, and are not.
+/// Bodies of these routes are recorded: they change an offer. Other bodies may name people, and are not recorded.
 const INPUT_OF: &str = "/coupons";
 
-/// Around every route whose audience is recorded.
-pub async fn record(
+/// The middleware around every route whose audience is recorded.
+pub(crate) async fn record(
     State(log): State<ActionLog>,
     Extension(caller): Extension<Caller>,
     Extension(RequestId(request_id)): Extension<RequestId>,
@@ -37,7 +38,7 @@ pub async fn record(
     request: Request,
     next: Next,
 ) -> Response {
-    // It changes nothing.
+    // A safe method changes nothing.
     if request.method().is_safe() {
         return next.run(request).await;
     }
@@ -51,7 +52,7 @@ pub async fn record(
         Some(_) => without_user(&route, &parameters),
         None => request.uri().path_and_query().map(|target| target.as_str()).unwrap_or_default().to_owned(),
     };
-    // What is no user's name is nobody's, and not kept: it may be a person's all the same.
+    // A text that is no user id is not kept: it may be a person's name all the same.
     let about = user.and_then(|user| user.parse().ok());
     let begun = ActionStart {
         id,
@@ -66,10 +67,10 @@ pub async fn record(
     if let Err(failure) = log.begin(begun).await {
         return Problem::from(failure).into_response();
     }
-    // A client that breaks off does not break off what it began, nor its record.
+    // A client that breaks off ends neither the action that it began nor its record.
     let doing = async move {
         let done = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-        let response = done.unwrap_or_else(|said| panicked(&*said));
+        let response = done.unwrap_or_else(|panic| panicked(&*panic));
         let (ended, about) = ended(&route, &response);
         if let Err(failure) = log.end(id, ended, about).await {
             tracing::error!(action = %id, error = failure.chain(), "how an action ended could not be recorded");
@@ -80,7 +81,7 @@ pub async fn record(
     done.unwrap_or_else(|_| Problem::new(Code::Internal).into_response())
 }
 
-/// Reads the body, if it is to be recorded, and puts it back.
+/// Reads the body, if the route's bodies are recorded, and puts it back.
 async fn take_input(route: &MatchedPath, request: Request) -> Result<(Request, Option<String>), Problem> {
     if !route.as_str().starts_with(INPUT_OF) {
         return Ok((request, None));
@@ -97,8 +98,8 @@ fn user_in<'a>(route: &MatchedPath, parameters: &'a RawPathParams) -> Option<&'a
     parameters.iter().find(|(name, _)| is_user(name)).map(|(_, user)| user)
 }
 
-/// The path, without the user whom it names. Of what else it has only the id of an issuance is kept: who
-/// confuses the two names the user in its place.
+/// The path without the user's id. Of its other parameters only the id of an issuance is kept: a client that swaps
+/// the two puts the user's id in its place.
 fn without_user(route: &MatchedPath, parameters: &RawPathParams) -> String {
     let user = if route.as_str().starts_with(USERS) { "{id}" } else { "{userId}" };
     let path = route.as_str().replacen(user, NAMED, 1);
@@ -113,9 +114,9 @@ fn ended(route: &MatchedPath, response: &Response) -> (ActionEnd, ActionSubject)
     let location = |headers: &HeaderMap| Some(headers.get(header::LOCATION)?.to_str().ok()?.to_owned());
     let mut location = location(response.headers());
     let mut about = match status {
-        // It is with what the user has.
+        // A conflict is about a user who exists.
         StatusCode::CONFLICT => ActionSubject::AsBegun,
-        // Of any other refusal nobody knows whether there is such a user.
+        // After any other refusal it is open whether there is such a user.
         refused if refused.is_client_error() => ActionSubject::Nobody,
         _ => ActionSubject::AsBegun,
     };

@@ -1,5 +1,5 @@
-//! Turning away whom there is no room for, before anything else is done for them: not who they are, not
-//! what they ask for. To be of any use a refusal must cost far less than what it saves.
+//! Refuses requests under overload, before anything else is done for them: neither is the caller identified nor the
+//! body read. A refusal helps only if it costs far less than it saves.
 
 use std::net::IpAddr;
 
@@ -14,10 +14,10 @@ use crate::http::Problem;
 use crate::http::request::{CompleteLayer, RequestMeta};
 use crate::http::server::LoadShedder;
 
-/// What is turned away: requests for a coupon. Whoever asks what became of one is always heard.
+/// The route that is shed, by `POST`: requests for a coupon. Polls are always answered.
 const PATH: &str = "/user-coupons";
 
-/// See the module's documentation.
+/// Sheds requests while the backlog is full.
 pub(crate) struct Shedding {
     app: App,
     complete: CompleteLayer,
@@ -42,7 +42,7 @@ impl LoadShedder for Shedding {
         if let Some(limit) = &self.app.limits.address {
             limit.note(request);
         }
-        // As where there is no room behind the router.
+        // The same problem as behind the router.
         let problem = Problem::from(Failure::Overloaded { operation: "request a coupon" });
         RequestMeta::of(request, &self.complete).complete(problem.into_response(), Some(PATH))
     }

@@ -1,5 +1,5 @@
-//! The OpenAPI document. Each handler describes itself; what all have in common is added here: who may
-//! call; `problems` adds the problems.
+//! The OpenAPI document. Each handler describes itself; this module adds who may call each route, and `problems` the
+//! problems that any route of its kind can answer with.
 
 mod problems;
 
@@ -28,16 +28,16 @@ use crate::access::{Audience, Role};
         description = "First-come-first-served coupons. Request one with `POST /user-coupons`, and ask what became of it \
                        at the `Location` of the answer: *accepted* is not yet *issued*.\n\n\
                        Every 4xx and 5xx answer is a problem (RFC 9457), in English or Korean by `Accept-Language`. \
-                       Whatever the route, path and query of more than 8 KiB are answered 414, and a head of more than 32 KiB \
-                       or 100 headers 431; a request without exactly one `Host` 400, and, where nobody is asked for \
+                       On every route, path and query of more than 8 KiB are answered 414, and a head of more than 32 KiB \
+                       or 100 headers 431; a request without exactly one `Host` 400, and, if the service asks for no \
                        credentials, one for a host that is not the service's own 403.\n\n\
                        Later versions may add members to an answer, values to a `status`, a `state` or an `event`, and codes: \
                        a client ignores a member, and bears a value, that it does not know.\n\n\
                        Amounts of money are whole numbers of the currency's minor unit (ISO 4217): 500 is 5.00 USD, 500 KRW, \
                        and 0.500 KWD.\n\n\
                        Users send a token that the shop signed, and act for themselves; programs and people of the shop \
-                       send an API key (`couponctl key create`). Both as `Authorization: Bearer …`. Where the service \
-                       runs open, nobody is asked."
+                       send an API key (`couponctl key create`). Both as `Authorization: Bearer …`. A \
+                       service that runs open asks for neither."
     ),
     tags(
         (name = "issuances", description = "Request a coupon, and ask what became of the request"),
@@ -56,7 +56,7 @@ pub(crate) struct Docs;
 const KEY: &str = "key";
 const TOKEN: &str = "token";
 
-/// The document that is served at `/openapi.json`, of the routes that a listener serves.
+/// The document at `/openapi.json`, with the routes that a listener serves.
 pub fn document(scope: ListenerScope) -> OpenApi {
     let mut document = Docs::openapi();
     for RouteGroup { audience, routes } in documented().into_iter().filter(|it| scope.has(it.audience)) {
@@ -84,7 +84,7 @@ fn add_schemes(components: &mut Components) {
     components.add_security_scheme(TOKEN, token);
 }
 
-/// Adds who may call, and what the others are answered.
+/// Adds who may call, and the answers to other callers.
 fn add_access(document: &mut OpenApi, audience: Audience) {
     if audience == Audience::Anyone {
         for item in document.paths.paths.values_mut() {
@@ -108,8 +108,8 @@ fn add_access(document: &mut OpenApi, audience: Audience) {
     }
 }
 
-/// Gives each variant of a union that one member tells apart a name, `QueuedIssuance`, and says which
-/// member it is, so that generated clients have a type for each and know how to choose.
+/// Names each variant of a tagged union, as in `QueuedIssuance`, and declares the tag as the discriminator, so that
+/// generated clients have a type for each variant and know how to choose.
 fn name_variants(components: &mut Components) {
     let mut named = BTreeMap::new();
     for (union, schema) in &mut components.schemas {
@@ -128,7 +128,7 @@ fn name_variants(components: &mut Components) {
     components.schemas.append(&mut named);
 }
 
-/// The member of a variant that has only one value, and the value.
+/// The member of a variant that can have only one value, and that value.
 fn tag(variant: &RefOr<Schema>) -> Option<(String, String)> {
     let only_value = |property: &RefOr<Schema>| match property {
         RefOr::T(Schema::Object(Object { enum_values: Some(values), .. })) => match values.as_slice() {
@@ -146,7 +146,7 @@ fn tag(variant: &RefOr<Schema>) -> Option<(String, String)> {
     }
 }
 
-/// A parameter that may be missing is never null: a query and a header have no way to say so.
+/// Makes optional parameters never null: a query and a header cannot express null.
 fn drop_null_parameters(document: &mut OpenApi) {
     for item in document.paths.paths.values_mut() {
         for parameter in operations(item).flat_map(|operation| operation.parameters.iter_mut().flatten()) {

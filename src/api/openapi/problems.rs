@@ -1,6 +1,5 @@
-//! Which problems each operation can answer with: those that its handler names, and those that any of
-//! its kind can, which are added here. A description names codes in backticks; tests hold every answer
-//! against it.
+//! Which problems each operation can answer with: its handler names its own, and this module adds those of every
+//! operation of its kind. A description names codes in backticks; tests hold every answer against it.
 
 use utoipa::openapi::path::{Operation, ParameterIn};
 use utoipa::openapi::{OpenApi, RefOr};
@@ -8,19 +7,18 @@ use utoipa::openapi::{OpenApi, RefOr};
 use super::{operations, problem};
 use crate::http::Code;
 
-/// What any request can meet, before there is a handler or instead of its answer.
-/// A query that the operation does not know is invalid.
-/// One whose `Host` is missing is malformed; one that names another service's is forbidden, where nobody is
-/// asked for credentials.
+/// Problems that any request can meet before its handler or instead of its answer. A query parameter that the
+/// operation does not know is `invalid`. A request without a `Host` is `malformed`; if the service asks for no
+/// credentials, one for another host is `forbidden`.
 const ANYWHERE: [Code; 6] =
     [Code::UriTooLong, Code::HeadTooLarge, Code::Malformed, Code::Forbidden, Code::Invalid, Code::Internal];
-/// Nobody is over a limit here.
+/// Routes without a rate limit.
 const UNLIMITED: [&str; 2] = ["/livez", "/healthz"];
-/// These ask nothing of Redis or MongoDB.
+/// Routes that need neither Redis nor MongoDB.
 const ALONE: [&str; 4] = ["/livez", "/healthz", "/problems", "/problems/{code}"];
-/// This tells what is the matter itself.
+/// The route that names its problems itself.
 const READY: &str = "/readyz";
-/// These ask MongoDB only, whatever Redis goes through.
+/// Routes that need MongoDB only.
 const WITHOUT_REDIS: [&str; 6] = [
     "/users",
     "/users/random",
@@ -30,14 +28,14 @@ const WITHOUT_REDIS: [&str; 6] = [
     "/outcomes",
 ];
 
-/// Whether it answers with what became of one issuance.
+/// Whether it answers with the outcome of one issuance.
 fn tells_an_outcome(path: &str, operation: &Operation) -> bool {
     let of_one = path.starts_with("/issuances/") || path.starts_with("/user-coupons/{userId}/{id}");
     let requests = path == "/user-coupons" && operation.request_body.is_some();
     of_one || requests || ["/dead-letters/{id}/redrive", "/dead-letters/{id}/discard"].contains(&path)
 }
 
-/// Adds the problems that operations can answer with by their kind.
+/// Adds the problems that every operation of a kind can answer with.
 pub(crate) fn add_common(document: &mut OpenApi) {
     for (path, item) in &mut document.paths.paths {
         let path = path.as_str();
@@ -60,7 +58,7 @@ fn common(path: &str, operation: &Operation) -> Vec<Code> {
         codes.extend([Code::Timeout, Code::TooLarge, Code::UnsupportedMediaType]);
     }
     if has_path {
-        // A path that is no text.
+        // A path that is not UTF-8.
         codes.push(Code::NotFound);
     }
     if tells_an_outcome(path, operation) {

@@ -1,5 +1,5 @@
-//! The pages for people: the try-it page (pick a coupon, request it, watch it become issued), and what
-//! the pages of text have in common. They work under any path, and without anything inline.
+//! The pages for people: the try-it page (choose a coupon, request it, watch it become issued), and what the pages of
+//! text have in common. They work under any path, and have no inline script or style.
 
 pub(crate) mod swagger;
 
@@ -8,24 +8,24 @@ use axum::response::{IntoResponse, Response};
 
 use crate::http::Language;
 
-/// Scripts and styles of our own only.
+/// Allows only scripts and styles of the service itself.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; \
      form-action 'none'; frame-ancestors 'none'";
 
-pub async fn try_it() -> Response {
+pub(crate) async fn try_it() -> Response {
     page("text/html; charset=utf-8", CONTENT_POLICY, include_str!("try.html"))
 }
 
-pub async fn try_it_style() -> Response {
+pub(crate) async fn try_it_style() -> Response {
     page("text/css; charset=utf-8", CONTENT_POLICY, include_str!("try.css"))
 }
 
-pub async fn try_it_script() -> Response {
+pub(crate) async fn try_it_script() -> Response {
     page("text/javascript; charset=utf-8", CONTENT_POLICY, include_str!("try.js"))
 }
 
-/// How to be a good client: the text of [`client_script`], explained.
-pub async fn developers(headers: HeaderMap) -> Response {
+/// The page for client developers: the text of [`client_script`], explained.
+pub(crate) async fn developers(headers: HeaderMap) -> Response {
     let language = Language::of(&headers);
     let (title, body) = match language {
         Language::English => ("For client developers", include_str!("developers.html")),
@@ -38,16 +38,16 @@ pub async fn developers(headers: HeaderMap) -> Response {
 }
 
 /// The client that [`developers`] shows.
-pub async fn client_script() -> Response {
+pub(crate) async fn client_script() -> Response {
     page("text/javascript; charset=utf-8", CONTENT_POLICY, include_str!("client.js"))
 }
 
 /// The style of the pages of text.
-pub async fn style() -> Response {
+pub(crate) async fn style() -> Response {
     page("text/css; charset=utf-8", CONTENT_POLICY, include_str!("pages.css"))
 }
 
-/// A page of text. `up` leads from its path to the root of the service: it may live under a path.
+/// A page of text. `up` is the relative way from its path to the root of the service, which may be under a path.
 pub(crate) fn document(language: Language, title: &str, up: &str, body: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"{}\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -69,7 +69,7 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
-/// A page, or a part of one, with what it may do.
+/// A page, or a part of one, with headers that say what it may do.
 pub(crate) fn page(
     content_type: impl TryInto<HeaderValue>,
     content_policy: &'static str,

@@ -1,7 +1,7 @@
-//! Swagger UI, from the files that are compiled in; and the document that it shows.
+//! Swagger UI, from files that are compiled in; and the document that it shows.
 //!
-//! Its links are relative, so that it works under the path of any public URL. So is the way from
-//! `/docs` to `/docs/`, without which those links would lead elsewhere.
+//! Its links are relative, so that it works under the path of any public URL. So is the redirect from `/docs` to
+//! `/docs/`, without which those links would lead elsewhere.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -18,17 +18,17 @@ use utoipa_swagger_ui::{Config, serve};
 use crate::api::pages;
 use crate::http::{Code, Problem};
 
-/// The one style that its script adds to the page is named by its hash; tests/browser/pages finds out when
-/// another version has another.
+/// The hash allows the one style that Swagger UI's script adds to the page; tests/browser/pages fails when another
+/// version has another style.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'sha256-RL3ie0nH+Lzz2YNqQN83mnU0J1ot4QL7b99vMdIX99w='; connect-src 'self'; \
      img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The routes of Swagger UI and of the document, whose paths are under `prefix`.
+/// The routes of Swagger UI and of the document, whose server is under the path `prefix`.
 pub(crate) fn router<S: Clone + Send + Sync + 'static>(mut document: OpenApi, prefix: &str) -> Router<S> {
     if !prefix.is_empty() {
         document.servers = Some(vec![Server::new(prefix)]);
     }
-    // Made once: it is large, and anyone may ask for it.
+    // Serialised once: it is large, and anyone may request it.
     let document = Bytes::from(serde_json::to_vec(&document).unwrap_or_default());
     let document = move || {
         let answer = ([(header::CONTENT_TYPE, "application/json")], document.clone());

@@ -1,23 +1,23 @@
-//! How fast the queue drains, as this process sees it pass by, and so how long an issuance waits.
+//! How fast the queue drains, by the readings that this process makes, and so how long an issuance waits.
 
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
 use crate::issuance::reserve::QueueProgress;
 
-/// Two readings that are closer than this say little about a rate.
+/// Two readings closer than this say little about a rate.
 const WINDOW_MS: i64 = 200;
-/// Reading to decision, when nothing is ahead.
+/// From acceptance to decision, when nothing is ahead.
 const SHORTEST_WAIT_MS: u64 = 30;
-/// What is told when the queue does not seem to drain.
+/// The estimate when the queue does not seem to drain.
 const LONGEST_WAIT_MS: u64 = 60_000;
-/// Between these a client is asked to poll.
+/// The bounds of the time after which a client should poll.
 const POLL_MS: std::ops::RangeInclusive<u64> = 100..=2_000;
 
-/// Knows the drain rate. An estimate: it decides nothing.
+/// Estimates the drain rate, for advice to clients only.
 #[derive(Default)]
-pub struct DrainRate {
-    seen: Mutex<RateSample>,
+pub(crate) struct DrainRate {
+    sample: Mutex<RateSample>,
 }
 
 #[derive(Default)]
@@ -28,34 +28,34 @@ struct RateSample {
 
 /// How long an issuance will wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WaitEstimate {
+pub(crate) struct WaitEstimate {
     pub estimated_ms: u64,
     pub poll_after_ms: u64,
 }
 
 impl DrainRate {
-    /// Takes a reading in, and estimates the wait of the issuance that it was made for.
+    /// Takes a reading, and estimates the wait of the issuance that it was made for.
     pub fn wait(&self, progress: &QueueProgress) -> WaitEstimate {
-        let mut seen = self.seen.lock();
-        match seen.at {
+        let mut sample = self.sample.lock();
+        match sample.at {
             Some((at, settled)) if settled <= progress.settled => {
                 let elapsed_ms = progress.now.as_millisecond() - at.as_millisecond();
                 if elapsed_ms >= WINDOW_MS {
                     let rate = (progress.settled - settled) as f64 * 1_000.0 / elapsed_ms as f64;
-                    seen.per_second =
-                        if seen.per_second > 0.0 { (seen.per_second + rate) / 2.0 } else { rate };
-                    seen.at = Some((progress.now, progress.settled));
+                    sample.per_second =
+                        if sample.per_second > 0.0 { (sample.per_second + rate) / 2.0 } else { rate };
+                    sample.at = Some((progress.now, progress.settled));
                 }
             }
             // The first reading, or of a new epoch.
-            _ => seen.at = Some((progress.now, progress.settled)),
+            _ => sample.at = Some((progress.now, progress.settled)),
         }
         let estimated_ms = match progress.ahead {
             0 => SHORTEST_WAIT_MS,
-            // Nothing is known yet, or nothing moves.
-            _ if seen.per_second < 1.0 => LONGEST_WAIT_MS.min(SHORTEST_WAIT_MS + progress.ahead),
+            // There is no rate yet, or nothing is decided.
+            _ if sample.per_second < 1.0 => LONGEST_WAIT_MS.min(SHORTEST_WAIT_MS + progress.ahead),
             ahead => {
-                ((ahead as f64 * 1_000.0 / seen.per_second) as u64 + SHORTEST_WAIT_MS).min(LONGEST_WAIT_MS)
+                ((ahead as f64 * 1_000.0 / sample.per_second) as u64 + SHORTEST_WAIT_MS).min(LONGEST_WAIT_MS)
             }
         };
         WaitEstimate { estimated_ms, poll_after_ms: estimated_ms.clamp(*POLL_MS.start(), *POLL_MS.end()) }
@@ -72,9 +72,9 @@ mod tests {
 
     #[test]
     fn the_wait_is_what_is_ahead_over_the_rate_that_was_seen() {
-        let pace = DrainRate::default();
-        pace.wait(&reading(0, 0, 0));
-        let wait = pace.wait(&reading(1_000, 2_000, 4_000));
+        let rate = DrainRate::default();
+        rate.wait(&reading(0, 0, 0));
+        let wait = rate.wait(&reading(1_000, 2_000, 4_000));
         assert_eq!(wait.estimated_ms, 2_000 + SHORTEST_WAIT_MS);
         assert_eq!(wait.poll_after_ms, 2_000);
     }

@@ -1,6 +1,6 @@
-//! How many units were issued of coupons that Redis does not have. For one that is over the answer is kept
-//! with its record, and read with others' in one query. Where it is not kept yet, it is counted once for
-//! all who ask, by few at a time, so that nobody's looks take MongoDB from the others; lists count nothing.
+//! How many units were issued of coupons that Redis does not have. For a coupon that is over, the count is kept with
+//! its record, and read with others' in one query. Otherwise the ledger is counted, once for all requests that ask at
+//! the same time and few coupons at a time, so that reads do not take MongoDB from requests; lists count nothing.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,18 +16,18 @@ use crate::issuance::Ledger;
 use crate::recovery::KEPT_AFTER_END;
 use crate::runtime::batch::{Batcher, Bounds};
 
-/// A question that would have to wait for longer than this is refused: 503.
+/// A request that would wait longer than this for its count is refused with 503.
 const BOUNDS: Bounds = Bounds { batch: 64, calls: 2, waiting: 1_024, wait: Duration::from_secs(2) };
-/// MongoDB gives up a part of a count that takes longer.
+/// MongoDB gives up on a part of a count that takes longer.
 const COUNT_TIME_MAX: Duration = Duration::from_secs(5);
-/// Counts that are remembered, and for how long: of a coupon that is not over more may be issued.
+/// Counts that are remembered, and for how long: more units of a coupon that is not over may be issued.
 const REMEMBERED: usize = 10_000;
 const REMEMBERED_FOR: Duration = Duration::from_secs(10);
 
 /// A coupon as its record was when it was counted.
 type CouponVersion = (CouponId, i64);
 
-/// Counts, and remembers. Cheap to clone.
+/// Counts issued units, and remembers the counts. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct IssuedCounts {
     coupons: CouponStore,
@@ -53,7 +53,7 @@ impl IssuedCounts {
         IssuedCounts { coupons, remembered, counting }
     }
 
-    /// What is known without counting.
+    /// The counts that are known without counting.
     pub(crate) async fn known(&self, coupons: &[&Coupon]) -> HashMap<CouponId, u32> {
         let mut known = HashMap::new();
         let mut unknown = Vec::new();
@@ -81,7 +81,10 @@ impl IssuedCounts {
         known
     }
 
-    /// Of one coupon, counted if need be.
+    /// The count of one coupon, counted if need be.
+    ///
+    /// # Errors
+    /// MongoDB does not answer in time.
     pub(crate) async fn of(&self, coupon: &Coupon) -> Result<u32, Failure> {
         match self.known(&[coupon]).await.remove(&coupon.id) {
             Some(known) => Ok(known),
@@ -90,7 +93,7 @@ impl IssuedCounts {
     }
 }
 
-/// Whether it is archived, or ended so long ago.
+/// Whether the coupon is archived, or ended more than `ago` ago.
 fn is_over(coupon: &Coupon, ago: Duration) -> bool {
     let ended_before = Timestamp::now() - ago.try_into().unwrap_or(SignedDuration::MAX);
     coupon.archived || coupon.ends_at <= ended_before
@@ -117,8 +120,8 @@ async fn count(
     let issued = ledger.issued_count_within(&coupon.id, COUNT_TIME_MAX).await?;
     let shown = u32::try_from(issued).unwrap_or(u32::MAX);
     counts.insert(generation(&coupon), (shown, Instant::now()));
-    // Redis does not have it, and nothing of it can be asked for, whatever this process's clock is: it is
-    // the last word.
+    // Redis does not have the coupon, and it cannot be requested any more, even if this process's clock is wrong: the
+    // count is final.
     if is_over(&coupon, KEPT_AFTER_END)
         && let Err(failure) = coupons.keep_final_count(&coupon.id, coupon.generation, issued).await
     {

@@ -1,4 +1,4 @@
-//! Which of two media types a client likes better, by `Accept`.
+//! Which of two media types a client prefers, by `Accept`.
 
 use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
@@ -6,12 +6,12 @@ use axum::http::header::ACCEPT;
 use super::media_type::is_utf8;
 use crate::http::language::quality_value;
 
-/// Whether the client likes `this` better than `that`. One that says nothing of the two does not.
-pub fn prefers(headers: &HeaderMap, this: &str, that: &str) -> bool {
+/// Whether the client prefers `this` to `that`. A client that names neither does not.
+pub(crate) fn prefers(headers: &HeaderMap, this: &str, that: &str) -> bool {
     quality(headers, this) > quality(headers, that)
 }
 
-/// How much a client likes a media type: as its most specific range that covers the type says.
+/// The weight that a client gives a media type: that of its most specific range that covers the type.
 fn quality(headers: &HeaderMap, wanted: &str) -> f32 {
     let any_of_type = wanted.split('/').next().map(|kind| format!("{kind}/*")).unwrap_or_default();
     let mut best = (0, 0.0);
@@ -33,8 +33,8 @@ fn quality(headers: &HeaderMap, wanted: &str) -> f32 {
     best.1
 }
 
-/// The weight of a range, by its parameters; `None` if it is none, or one of them is not met by what is
-/// answered, which is in UTF-8 and has no other.
+/// The weight of a range, by its parameters; `None` if it is no weight, or if the answer, whose only parameter is
+/// UTF-8, does not meet one of them.
 fn weight<'a>(parameters: impl Iterator<Item = &'a str>) -> Option<f32> {
     for parameter in parameters.filter(|parameter| !parameter.is_empty()) {
         match parameter.split_once('=') {

@@ -10,12 +10,12 @@ use crate::access::action;
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = OperatorAction)]
-pub struct Action {
+pub(crate) struct Action {
     #[schema(value_type = String, format = Uuid)]
     id: String,
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
-    /// The name of the key, `open` where nobody is asked for credentials, or `couponctl` and the user of the
+    /// The name of the key, `open` if the service asks for no credentials, or `couponctl` and the user of the
     /// operating system who ran it, where it did something past the API.
     #[schema(example = "hong")]
     who: String,

@@ -1,12 +1,12 @@
-//! What to do about each problem, in both languages. By the code's name on the wire.
+//! What to do about each problem, in both languages, by the name of its code.
 
 use std::borrow::Cow;
 
 use crate::http::problem::under;
 use crate::http::{Code, Language};
 
-/// What a client, or the person before it, should do next, where they reach the service under the path `base`.
-pub fn advice(code: Code, language: Language, base: &str) -> Cow<'static, str> {
+/// What a client, or the person who uses it, should do next. `base` is the path under which they reach the service.
+pub(crate) fn advice(code: Code, language: Language, base: &str) -> Cow<'static, str> {
     let found = ADVICE.iter().find(|(name, ..)| *name == code.as_str());
     under(
         base,

@@ -12,11 +12,11 @@ use super::media_type;
 use super::strict::Strict;
 use crate::http::{Code, Problem};
 
-/// From the head of a request, its body must arrive within this.
+/// How long after the head of a request its body may arrive.
 const BODY_READ_MAX: Duration = Duration::from_secs(10);
 
-/// A body of bounded size that says of itself that it is JSON.
-pub struct RawJson(pub Bytes);
+/// A body of bounded size that declares itself JSON, in bytes.
+pub(crate) struct RawJson(pub Bytes);
 
 impl<S: Send + Sync> FromRequest<S> for RawJson {
     type Rejection = Problem;
@@ -29,8 +29,11 @@ impl<S: Send + Sync> FromRequest<S> for RawJson {
     }
 }
 
-/// Reads a body of bounded size, within a bound.
-pub async fn read_body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+/// Reads a body of bounded size.
+///
+/// # Errors
+/// 413 `too-large`, 408 `timeout`, or 400 `malformed` if it does not arrive whole.
+pub(crate) async fn read_body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
     let reading = tokio::time::timeout(BODY_READ_MAX, Bytes::from_request(request, state));
     let read = reading.await.map_err(|_| Problem::new(Code::Timeout))?;
     read.map_err(|rejection| match rejection.into_response().status() {
@@ -39,8 +42,8 @@ pub async fn read_body<S: Send + Sync>(request: Request, state: &S) -> Result<By
     })
 }
 
-/// A JSON body of bounded size, not yet made sense of.
-pub struct Json(pub Value);
+/// A body of bounded size as JSON, before it is read field by field.
+pub(crate) struct Json(pub Value);
 
 impl<S: Send + Sync> FromRequest<S> for Json {
     type Rejection = Problem;
@@ -51,7 +54,7 @@ impl<S: Send + Sync> FromRequest<S> for Json {
     }
 }
 
-/// A body that may be missing: nothing is sent, and no media type is said.
+/// A body that may be missing: then the request has neither content nor a media type.
 impl<S: Send + Sync> OptionalFromRequest<S> for Json {
     type Rejection = Problem;
 
@@ -67,6 +70,9 @@ impl<S: Send + Sync> OptionalFromRequest<S> for Json {
 }
 
 /// The JSON of a body.
+///
+/// # Errors
+/// 400 `malformed`.
 pub fn parsed(body: &[u8]) -> Result<Value, Problem> {
     serde_json::from_slice(body)
         .map(|Strict(value)| value)

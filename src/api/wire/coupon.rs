@@ -56,7 +56,7 @@ pub struct Coupon {
 /// What the coupon takes off the price.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "camelCase")]
-pub enum Discount {
+pub(crate) enum Discount {
     Fixed {
         /// In the currency's minor unit: 500 is 5.00 USD, or 500 KRW.
         #[schema(example = 5000, minimum = 1, maximum = 1000000000000_i64)]
@@ -80,7 +80,7 @@ pub enum Discount {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = CouponStatus)]
-pub enum Status {
+pub(crate) enum Status {
     Scheduled,
     Open,
     Paused,
@@ -92,7 +92,7 @@ pub enum Status {
 /// The units at one moment: `total = remaining + reserved + issued`.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Stock {
+pub(crate) struct Stock {
     #[schema(example = 5000)]
     total: u32,
     /// Free.
@@ -183,7 +183,7 @@ impl From<coupon::Stock> for Stock {
     "timeZone": "Asia/Seoul"
 }))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
-pub struct CreateCoupon {
+pub(crate) struct CreateCoupon {
     /// Generated if missing.
     #[schema(
         pattern = "^([A-Za-z0-9_-]|[A-Za-z0-9_-][A-Za-z0-9._-]|[.][A-Za-z0-9_-]|[A-Za-z0-9._-]{3,64})$"
@@ -220,7 +220,10 @@ pub struct CreateCoupon {
     time_zone: Option<String>,
 }
 
-/// Reads a new coupon from a body.
+/// Reads a new coupon from a body; `now` is when it is created.
+///
+/// # Errors
+/// 422 `invalid` with every error.
 pub fn create(body: Value, now: Timestamp) -> Result<coupon::Coupon, Problem> {
     let mut fields = Fields::of(body)?;
     let id = fields.optional("id", fields::parsed::<CouponId>);
@@ -293,7 +296,7 @@ fn discount(fields: &mut Fields) -> Option<coupon::Discount> {
     }
 }
 
-/// A currency that amounts can be in. A stored coupon may have another, from before they were asked for.
+/// A currency that amounts can be in. A stored coupon may have another one, from before this was checked.
 fn currency(value: Value) -> Result<coupon::Currency, String> {
     let currency: coupon::Currency = fields::parsed(value)?;
     match currency.minor_digits() {
@@ -308,7 +311,7 @@ fn currency(value: Value) -> Result<coupon::Currency, String> {
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"total": 5100}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
-pub struct RestockCoupon {
+pub(crate) struct RestockCoupon {
     /// Units to add. With an `Idempotency-Key`.
     #[schema(minimum = 1, maximum = 10000000)]
     add: Option<u32>,
@@ -318,6 +321,9 @@ pub struct RestockCoupon {
 }
 
 /// Reads how many units to add.
+///
+/// # Errors
+/// 422 `invalid` with every error.
 pub fn restock(body: Value) -> Result<RestockAmount, Problem> {
     let mut fields = Fields::of(body)?;
     let units = fields::whole(1, MAX_TOTAL.into());
@@ -334,7 +340,7 @@ pub fn restock(body: Value) -> Result<RestockAmount, Problem> {
 }
 
 /// The problem of a restock that the coupon has no room for, or that would take units away.
-pub fn wrong_restock(coupon: &coupon::Coupon, units: RestockAmount) -> Problem {
+pub(crate) fn wrong_restock(coupon: &coupon::Coupon, units: RestockAmount) -> Problem {
     let (pointer, detail) = match units {
         RestockAmount::Add(_) => {
             let room = MAX_TOTAL.saturating_sub(coupon.total);
@@ -353,7 +359,7 @@ pub fn wrong_restock(coupon: &coupon::Coupon, units: RestockAmount) -> Problem {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({"name": "가을 할인", "endsAt": "2037-01-01T00:00:00Z"}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
-pub struct EditCoupon {
+pub(crate) struct EditCoupon {
     /// 1 to 100 characters as people see them, and at most 1,000 bytes; kept in Unicode's NFC. Control
     /// characters, bidi controls and invisible characters are refused; a joiner or a variation selector is
     /// taken where it belongs, in an emoji or a script that needs it.
@@ -371,13 +377,16 @@ pub struct EditCoupon {
     ends_at: Option<String>,
 }
 
-/// Reads what is to be changed of a coupon.
+/// Reads the changes to a coupon as it is at `now`.
+///
+/// # Errors
+/// 422 `invalid` with every error.
 pub fn edit(body: Value, coupon: &coupon::Coupon, now: Timestamp) -> Result<coupon::CouponChange, Problem> {
     let mut fields = Fields::of(body)?;
     let name = fields.optional("name", fields::words(NAME_MAX));
     let starts_at = fields.optional("startsAt", fields::moment);
     let mut ends_at = fields.optional("endsAt", fields::moment);
-    // What it is already may be asked for once more.
+    // The present value is always allowed.
     if starts_at.is_some_and(|moment| moment != coupon.starts_at) && coupon.starts_at <= now {
         fields.wrong("startsAt", "cannot be changed any more: it has started");
     }

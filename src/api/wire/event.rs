@@ -27,7 +27,7 @@ pub(crate) fn event_stream(
 /// One event of a stream.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "documents what is written elsewhere")]
-pub struct ServerEvent {
+pub(crate) struct ServerEvent {
     /// What it is about.
     event: String,
     /// Give it back as `Last-Event-ID` to go on after this event.
@@ -35,7 +35,7 @@ pub struct ServerEvent {
     id: Option<String>,
     /// JSON, or a code.
     data: String,
-    /// Connect again after so many milliseconds.
+    /// Connect again after this many milliseconds.
     #[schema(required = false, value_type = u32)]
     retry: Option<u32>,
 }

@@ -14,7 +14,7 @@ use crate::ids::CouponId;
 /// How an export is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
 #[schema(rename_all = "lowercase", as = ExportFormat)]
-pub enum Format {
+pub(crate) enum Format {
     /// A line of JSON each, and an [`ExportEnd`].
     Ndjson,
     /// A row each, under a row of titles.
@@ -34,7 +34,7 @@ impl std::str::FromStr for Format {
 }
 
 impl Format {
-    /// The one that the client accepts; NDJSON unless it likes CSV better.
+    /// The format that the client accepts: NDJSON unless it prefers CSV.
     pub fn accepted(headers: &HeaderMap) -> Self {
         if prefers(headers, "text/csv", "application/x-ndjson") { Format::Csv } else { Format::Ndjson }
     }
@@ -59,7 +59,7 @@ impl Format {
 /// A line or a row of an export.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-pub enum ExportedUnit {
+pub(crate) enum ExportedUnit {
     Readable(UserCoupon),
     Unreadable(UnreadableUnit),
 }
@@ -68,7 +68,7 @@ pub enum ExportedUnit {
 /// says what is wrong with the record.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct UnreadableUnit {
+pub(crate) struct UnreadableUnit {
     /// The issuance that it came of, as far as it can be told.
     id: String,
     #[schema(example = "summer")]
@@ -95,11 +95,11 @@ impl UnreadableUnit {
 }
 
 /// The status of an [`UnreadableUnit`].
-pub const UNREADABLE: &str = "unreadable";
+pub(crate) const UNREADABLE: &str = "unreadable";
 
 /// The last line of an NDJSON export that is whole.
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct ExportEnd {
+pub(crate) struct ExportEnd {
     /// Always true; no other line has this member.
     #[schema(example = true)]
     end: bool,
@@ -122,11 +122,14 @@ impl ExportEnd {
 }
 
 /// The columns of a CSV export: the members of a unit.
-pub const COLUMNS: [&str; 10] =
+pub(crate) const COLUMNS: [&str; 10] =
     ["id", "couponId", "userId", "serial", "nth", "status", "issuedAt", "validUntil", "usedAt", "reference"];
 
 /// Units as lines of JSON.
-pub fn lines(units: &[ExportedUnit]) -> serde_json::Result<Bytes> {
+///
+/// # Errors
+/// A unit cannot be serialised.
+pub(crate) fn lines(units: &[ExportedUnit]) -> serde_json::Result<Bytes> {
     let mut out = BytesMut::new().writer();
     for unit in units {
         serde_json::to_writer(&mut out, unit)?;
@@ -136,18 +139,21 @@ pub fn lines(units: &[ExportedUnit]) -> serde_json::Result<Bytes> {
 }
 
 /// The row of titles.
-pub fn titles() -> Bytes {
+pub(crate) fn titles() -> Bytes {
     rows([COLUMNS.map(String::from)])
 }
 
 /// Units as rows of CSV.
-pub fn table(units: &[ExportedUnit]) -> serde_json::Result<Bytes> {
+///
+/// # Errors
+/// A unit cannot be serialised.
+pub(crate) fn table(units: &[ExportedUnit]) -> serde_json::Result<Bytes> {
     let units: Vec<Value> = units.iter().map(serde_json::to_value).collect::<serde_json::Result<_>>()?;
     Ok(self::units(&units))
 }
 
 /// Units, as their JSON, as rows of CSV (RFC 4180).
-pub fn units<'a>(units: impl IntoIterator<Item = &'a Value>) -> Bytes {
+pub(crate) fn units<'a>(units: impl IntoIterator<Item = &'a Value>) -> Bytes {
     rows(units.into_iter().map(|unit| COLUMNS.map(|column| cell(&unit[column]))))
 }
 
@@ -161,7 +167,7 @@ fn rows(rows: impl IntoIterator<Item = [String; COLUMNS.len()]>) -> Bytes {
     writer.into_inner().unwrap_or_default().into()
 }
 
-/// A value as a cell. A spreadsheet runs text that looks like a formula, and changes text that looks like a
+/// A value as a cell. A spreadsheet runs text that it takes for a formula, and changes text that it takes for a
 /// number, a date or the like: `007`, `1E5`, twenty digits, `3-4`. Such text gets an apostrophe before it, which
 /// makes it text in all of them, and so does text with an apostrophe, so that taking one away gives the text
 /// back. Numbers are never negative; times are as RFC 3339 writes them.

@@ -1,20 +1,23 @@
-//! Reading a JSON body strictly: each field is parsed once, into a type; all that is wrong is told at
-//! once; a field that nobody asked for is an error.
+//! Reads a JSON body strictly: each field is parsed once, into a type; the answer names all errors at once; an unknown
+//! field is an error.
 
 use serde_json::{Map, Value};
 
 use crate::http::problem::{FieldError, Problem};
 
-/// The fields of a JSON object that are still to be read, and what was wrong with the others.
+/// The fields of a JSON object that are not read yet, and the errors of the others.
 #[derive(Debug)]
-pub struct Fields {
+pub(crate) struct Fields {
     prefix: String,
     object: Map<String, Value>,
     errors: Vec<FieldError>,
 }
 
 impl Fields {
-    /// The fields of a body, which must be an object.
+    /// The fields of a body.
+    ///
+    /// # Errors
+    /// 422 `invalid` if the body is no object.
     pub fn of(body: Value) -> Result<Self, Problem> {
         match body {
             Value::Object(object) => Ok(Fields { prefix: String::new(), object, errors: Vec::new() }),
@@ -22,7 +25,7 @@ impl Fields {
         }
     }
 
-    /// Reads a field that must be there.
+    /// Reads a field that must not be missing.
     pub fn required<T>(&mut self, name: &str, parse: impl FnOnce(Value) -> Result<T, String>) -> Option<T> {
         let value = self.optional(name, parse);
         if value.is_none() && !self.errors.iter().any(|error| error.pointer == Some(self.pointer(name))) {
@@ -39,12 +42,12 @@ impl Fields {
         }
     }
 
-    /// Whether a field is there, and is still to be read.
+    /// Whether a field is present and not read yet.
     pub fn has(&self, name: &str) -> bool {
         self.object.get(name).is_some_and(|value| !value.is_null())
     }
 
-    /// Reads a field that is an object itself.
+    /// Reads an optional field that is an object itself.
     pub fn object<T>(&mut self, name: &str, read: impl FnOnce(&mut Fields) -> Option<T>) -> Option<T> {
         let object = self.optional(name, |value| match value {
             Value::Object(object) => Ok(object),
@@ -58,12 +61,15 @@ impl Fields {
         value.filter(|_| complete)
     }
 
-    /// Notes that a field is wrong.
+    /// Notes an error of a field.
     pub fn wrong(&mut self, name: &str, why: impl Into<String>) {
         self.errors.push(error(&self.pointer(name), why));
     }
 
-    /// Ends the reading: `value`, if it is complete and nothing was wrong.
+    /// Ends the reading with `value`.
+    ///
+    /// # Errors
+    /// 422 `invalid` with every error, those of unknown fields among them.
     pub fn finish<T>(mut self, value: Option<T>) -> Result<T, Problem> {
         self.refuse_unknown();
         match value {
@@ -84,20 +90,26 @@ impl Fields {
     }
 }
 
-/// A body full of unknown fields is not told about all of them.
+/// Unknown fields that an answer names at most.
 const UNKNOWN_TOLD_MAX: usize = 20;
 
 fn error(pointer: &str, detail: impl Into<String>) -> FieldError {
     FieldError { pointer: Some(pointer.to_owned()), parameter: None, detail: detail.into() }
 }
 
-/// A string that a domain type makes sense of.
-pub fn parsed<T: std::str::FromStr<Err = String>>(value: Value) -> Result<T, String> {
+/// A string that a domain type parses.
+///
+/// # Errors
+/// What the value must be.
+pub(crate) fn parsed<T: std::str::FromStr<Err = String>>(value: Value) -> Result<T, String> {
     string(value)?.parse()
 }
 
 /// Any string.
-pub fn string(value: Value) -> Result<String, String> {
+///
+/// # Errors
+/// What the value must be.
+pub(crate) fn string(value: Value) -> Result<String, String> {
     match value {
         Value::String(text) => Ok(text),
         _ => Err("must be a string".into()),
@@ -105,12 +117,12 @@ pub fn string(value: Value) -> Result<String, String> {
 }
 
 /// A string for people: 1 to `max` characters as they count them (`crate::text`).
-pub fn words(max: usize) -> impl Fn(Value) -> Result<String, String> {
+pub(crate) fn words(max: usize) -> impl Fn(Value) -> Result<String, String> {
     move |value| crate::text::words(&string(value)?, max)
 }
 
 /// A whole number within bounds.
-pub fn whole<T: TryFrom<u64>>(least: u64, most: u64) -> impl Fn(Value) -> Result<T, String> {
+pub(crate) fn whole<T: TryFrom<u64>>(least: u64, most: u64) -> impl Fn(Value) -> Result<T, String> {
     move |value| {
         let wrong = || format!("must be a whole number from {least} to {most}");
         let number = unsigned(&value).filter(|number| (least..=most).contains(number)).ok_or_else(wrong)?;
@@ -118,9 +130,9 @@ pub fn whole<T: TryFrom<u64>>(least: u64, most: u64) -> impl Fn(Value) -> Result
     }
 }
 
-/// A whole number; some languages write every number with a fraction, and JSON makes no difference.
+/// A whole number. Some languages write every number with a fraction, which JSON does not tell apart.
 fn unsigned(value: &Value) -> Option<u64> {
-    /// From here on a fraction would be lost without a trace.
+    /// Beyond this a fraction would be lost without a trace.
     const EXACT_MAX: f64 = 9_007_199_254_740_991.0;
     let with_fraction = || value.as_f64().filter(|number| (0.0..=EXACT_MAX).contains(number));
     value
@@ -128,8 +140,11 @@ fn unsigned(value: &Value) -> Option<u64> {
         .or_else(|| with_fraction().filter(|number| number.fract() == 0.0).map(|number| number as u64))
 }
 
-/// A moment in RFC 3339, with any offset, in the years that the database can order; whole milliseconds.
-pub fn moment(value: Value) -> Result<jiff::Timestamp, String> {
+/// A moment in RFC 3339 with any offset, in the years that the database can order, cut to milliseconds.
+///
+/// # Errors
+/// What the value must be.
+pub(crate) fn moment(value: Value) -> Result<jiff::Timestamp, String> {
     let wrong = || "must be a time such as 2026-11-23T20:00:00+09:00".to_string();
     let parsed: jiff::Timestamp = string(value)?.parse().map_err(|_| wrong())?;
     let within = (0..=MOMENT_MAX_MS).contains(&parsed.as_millisecond());

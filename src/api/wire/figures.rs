@@ -8,7 +8,7 @@ use super::queue::{Queue, Worker};
 
 /// One reading.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Figures {
+pub(crate) struct Figures {
     pub queue: Queue,
     pub workers: Vec<Worker>,
     /// The newest twenty of the current ones, with their stock.

@@ -16,8 +16,8 @@ pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-repl
 /// The value of [`REPLAYED`].
 pub(crate) const TRUE: HeaderValue = HeaderValue::from_static("true");
 
-/// The header that names an attempt, as often as it was sent.
-pub struct IdempotencyKeyHeader(Vec<HeaderValue>);
+/// Every `Idempotency-Key` header of a request.
+pub(crate) struct IdempotencyKeyHeader(Vec<HeaderValue>);
 
 impl<S: Sync> FromRequestParts<S> for IdempotencyKeyHeader {
     type Rejection = Infallible;
@@ -28,6 +28,10 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKeyHeader {
 }
 
 impl IdempotencyKeyHeader {
+    /// The key, if the request has one.
+    ///
+    /// # Errors
+    /// 422 `invalid` if it has several, or one that is no key.
     pub(crate) fn parse(&self) -> Result<Option<IdempotencyKey>, Problem> {
         let parsed = match self.0.as_slice() {
             [] => return Ok(None),

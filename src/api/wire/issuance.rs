@@ -16,7 +16,7 @@ use crate::issuance::Reason;
 /// One accepted request and what became of it.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "state", rename_all = "camelCase")]
-pub enum Issuance {
+pub(crate) enum Issuance {
     /// Waiting for its decision. It has no serial yet: a conflict may still change it.
     #[serde(rename_all = "camelCase")]
     Queued {
@@ -103,7 +103,7 @@ impl From<Reason> for Code {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schema(example = json!({"userId": "u1", "couponId": "summer"}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
-pub struct RequestIssuance {
+pub(crate) struct RequestIssuance {
     #[schema(
         pattern = "^([A-Za-z0-9_:@-]|[A-Za-z0-9_:@-][A-Za-z0-9._:@-]|[.][A-Za-z0-9_:@-]|[A-Za-z0-9._:@-]{3,64})$"
     )]
@@ -114,7 +114,7 @@ pub struct RequestIssuance {
     coupon_id: String,
 }
 
-/// The same, for reading it at once.
+/// The same, to be parsed in one pass.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct PlainRequest<'a> {
@@ -124,8 +124,11 @@ struct PlainRequest<'a> {
     coupon_id: Cow<'a, str>,
 }
 
-/// Reads who wants which coupon from a body. What is right is read at once; whatever else it is, it is
-/// read again, field by field, to tell all that is wrong with it.
+/// Reads from a body which user wants which coupon. A correct body is parsed in one pass; any other is read again field
+/// by field, to name all its errors.
+///
+/// # Errors
+/// 400 `malformed`, or 422 `invalid` with every error.
 pub fn request(body: &[u8]) -> Result<(UserId, CouponId), Problem> {
     // Serde takes a list of the two for the object, too.
     if body.trim_ascii_start().first() == Some(&b'{')

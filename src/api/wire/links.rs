@@ -5,8 +5,8 @@ use axum::http::uri::{Authority, Uri};
 use crate::failure::SetUpError;
 use crate::ids::{CouponId, IssuanceId, UserId};
 
-/// Makes links.
-pub struct Links {
+/// Writes links.
+pub(crate) struct Links {
     prefix: String,
     authority: Option<Authority>,
 }
@@ -15,7 +15,7 @@ impl Links {
     /// Links under the path of `public_url`.
     ///
     /// # Errors
-    /// It is no URL that links can begin with. Nothing of it is repeated: it may have a password in it.
+    /// `public_url` is no URL that links can begin with. The error does not repeat it: it may contain a password.
     pub fn new(public_url: Option<&str>) -> Result<Self, SetUpError> {
         let Some(url) = public_url else { return Ok(Links { prefix: String::new(), authority: None }) };
         let url = url.parse::<Uri>().ok().filter(|url| {
@@ -40,18 +40,22 @@ impl Links {
         self.authority.as_ref()
     }
 
+    /// The link to a coupon.
     pub fn coupon(&self, id: &CouponId) -> String {
         format!("{}/coupons/{id}", self.prefix)
     }
 
+    /// The link to a user.
     pub fn user(&self, id: &UserId) -> String {
         format!("{}/users/{id}", self.prefix)
     }
 
+    /// The link to an issuance.
     pub fn issuance(&self, id: IssuanceId) -> String {
         format!("{}/issuances/{id}", self.prefix)
     }
 
+    /// The link to a held unit.
     pub fn user_coupon(&self, user: &UserId, id: IssuanceId) -> String {
         format!("{}/user-coupons/{user}/{id}", self.prefix)
     }

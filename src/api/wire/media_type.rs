@@ -1,5 +1,5 @@
-//! What a body says of itself: JSON, in UTF-8, as it is. A parameter is honoured or refused, never
-//! ignored: JSON in another encoding would be read as something else than was sent.
+//! What the headers declare of a body: JSON in UTF-8, not compressed. A parameter is honoured or refused, never
+//! ignored: JSON in another encoding would be read as something else than the client sent.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
@@ -7,7 +7,7 @@ use crate::http::{Code, Problem};
 
 const JSON: &[u8] = b"application/json";
 
-/// What is wrong with the media type and the coding of a body that must be JSON.
+/// The problem of a body whose headers do not declare it plain JSON.
 pub(crate) fn refuse(headers: &HeaderMap) -> Option<Problem> {
     let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
     let problem = match (kinds.next(), kinds.next()) {
@@ -39,7 +39,7 @@ fn refuse_kind(kind: &str) -> Option<Problem> {
     })
 }
 
-/// Whether a parameter of a media type says UTF-8.
+/// Whether a parameter of a media type is `charset=utf-8`.
 pub(crate) fn is_utf8(parameter: &str) -> bool {
     let Some((name, value)) = parameter.split_once('=') else { return false };
     let quoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));

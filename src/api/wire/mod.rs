@@ -1,27 +1,28 @@
-//! What goes over the wire: JSON in camelCase, times in RFC 3339 with `Z`. One file a resource; each
-//! reads requests into domain types, and writes domain types as answers.
+//! What goes over the wire: JSON in camelCase, times in RFC 3339 with `Z`. One file a resource, which reads requests
+//! into domain types and writes domain types as answers; beside them what all resources share: bodies, queries,
+//! fields, pages and links.
 
-pub mod accept;
-pub mod action;
-pub mod advice;
+pub(crate) mod accept;
+pub(crate) mod action;
+pub(crate) mod advice;
 pub mod body;
 pub mod coupon;
-pub mod event;
-pub mod export;
-pub mod fields;
-pub mod figures;
-pub mod idempotency;
+pub(crate) mod event;
+pub(crate) mod export;
+pub(crate) mod fields;
+pub(crate) mod figures;
+pub(crate) mod idempotency;
 pub mod issuance;
-pub mod links;
-pub mod media_type;
-pub mod outcome;
+pub(crate) mod links;
+pub(crate) mod media_type;
+pub(crate) mod outcome;
 pub mod page;
-pub mod problem;
+pub(crate) mod problem;
 pub mod query;
-pub mod queue;
-pub mod redemption;
-pub mod service;
-pub mod strict;
+pub(crate) mod queue;
+pub(crate) mod redemption;
+pub(crate) mod service;
+pub(crate) mod strict;
 pub mod user;
-pub mod user_coupon;
-pub mod wait;
+pub(crate) mod user_coupon;
+pub(crate) mod wait;

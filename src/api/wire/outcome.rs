@@ -11,7 +11,7 @@ use crate::issuance::{Decision, Outcome};
 /// One line of the feed: what was decided. Its last line is an [`OutcomesEnd`].
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "outcome", rename_all = "camelCase")]
-pub enum OutcomeLine {
+pub(crate) enum OutcomeLine {
     Issued {
         #[serde(flatten)]
         decided: Decided,
@@ -41,7 +41,7 @@ pub enum OutcomeLine {
 /// What every decision has.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Decided {
+pub(crate) struct Decided {
     /// Go on after this line with it.
     #[schema(example = "gmWg_wAAAAE")]
     after: String,
@@ -60,7 +60,7 @@ pub struct Decided {
 
 /// The last line of an answer that is whole.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct OutcomesEnd {
+pub(crate) struct OutcomesEnd {
     /// Always true; no other line has this member.
     #[schema(example = true)]
     end: bool,
@@ -102,7 +102,10 @@ impl Decided {
 }
 
 /// The lines of an answer, the last of them naming the place to go on from.
-pub fn lines(read: Vec<FollowedDecision>, place: &FollowPosition) -> serde_json::Result<Bytes> {
+///
+/// # Errors
+/// An outcome cannot be serialised.
+pub(crate) fn lines(read: Vec<FollowedDecision>, place: &FollowPosition) -> serde_json::Result<Bytes> {
     let mut out = BytesMut::new().writer();
     for followed in read {
         serde_json::to_writer(&mut out, &OutcomeLine::new(followed))?;

@@ -9,15 +9,15 @@ use utoipa::ToSchema;
 use super::query::Query;
 use crate::http::Problem;
 
-/// Items in a page when nothing is asked.
+/// Items in a page without `limit`.
 const LIMIT_DEFAULT: usize = 50;
-/// More is brought down to this.
+/// A larger `limit` is brought down to this.
 const LIMIT_MAX: usize = 500;
 
 /// A page of a list, newest first.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Page<T> {
+pub(crate) struct Page<T> {
     pub items: Vec<T>,
     /// For the next page: give it back as `cursor`. Null on the last page, and on no other: a page may have
     /// fewer items than asked for, or none, where records cannot be read.
@@ -25,7 +25,7 @@ pub struct Page<T> {
     pub next_cursor: Option<String>,
 }
 
-/// What is asked of a list: from where, and how much.
+/// The page that a request asks for: after which item, and how many items.
 #[derive(Debug, Clone)]
 pub struct PageParams<Id> {
     pub after: Option<(Timestamp, Id)>,
@@ -34,6 +34,9 @@ pub struct PageParams<Id> {
 
 impl<Id: std::str::FromStr> PageParams<Id> {
     /// Reads `limit` and `cursor` from a query.
+    ///
+    /// # Errors
+    /// 422 `invalid`.
     pub fn read(query: &mut Query) -> Result<Self, Problem> {
         let limit: Option<usize> = query.take("limit", |text| match text.parse::<usize>() {
             Ok(limit) if limit > 0 => Ok(limit.min(LIMIT_MAX)),
@@ -47,7 +50,7 @@ impl<Id: std::str::FromStr> PageParams<Id> {
 }
 
 /// The cursor of the page that follows an item.
-pub fn cursor(time: Timestamp, id: impl std::fmt::Display) -> String {
+pub(crate) fn cursor(time: Timestamp, id: impl std::fmt::Display) -> String {
     URL_SAFE_NO_PAD.encode(format!("{} {id}", time.as_millisecond()))
 }
 

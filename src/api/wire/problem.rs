@@ -13,7 +13,7 @@ use crate::http::{Code, Language};
 #[derive(ToSchema)]
 #[schema(rename_all = "camelCase")]
 #[expect(dead_code, reason = "documents a body that is written elsewhere")]
-pub struct Problem {
+pub(crate) struct Problem {
     /// The problem's page.
     #[schema(rename = "type", example = "/problems/sold-out")]
     kind: String,
@@ -74,7 +74,7 @@ pub struct Problem {
 /// A kind of problem: what is the same for every occurrence.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct ProblemKind {
+pub(crate) struct ProblemKind {
     /// The address of this page, as problems name it.
     #[serde(rename = "type")]
     #[schema(example = "/problems/sold-out")]

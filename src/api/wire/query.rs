@@ -1,11 +1,11 @@
-//! Reading a query strictly: each parameter is parsed once; one that nobody asked for is an error.
+//! Reads a query strictly: each parameter is parsed once, and an unknown one is an error.
 
 use axum::extract::{FromRequestParts, RawQuery};
 use axum::http::request::Parts;
 
 use crate::http::Problem;
 
-/// The parameters of a query that are still to be read.
+/// The parameters of a query that are not read yet.
 pub struct Query {
     parameters: Vec<(String, String)>,
 }
@@ -20,12 +20,15 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
 }
 
 impl Query {
-    /// The parameters of what follows the question mark.
+    /// The parameters of a query string, without its question mark.
     pub fn of(raw: &str) -> Self {
         Query { parameters: form_urlencoded::parse(raw.as_bytes()).into_owned().collect() }
     }
 
-    /// Reads a parameter, if it is there.
+    /// Reads a parameter; `None` if it is missing.
+    ///
+    /// # Errors
+    /// 422 `invalid` with what `parse` says.
     pub fn take<T>(
         &mut self,
         name: &str,
@@ -36,7 +39,10 @@ impl Query {
         parse(&value).map(Some).map_err(|why| Problem::invalid_parameter(name, why))
     }
 
-    /// Ends the reading: nothing may be left.
+    /// Ends the reading.
+    ///
+    /// # Errors
+    /// 422 `invalid` if a parameter is left.
     pub fn finish(self) -> Result<(), Problem> {
         match self.parameters.first() {
             None => Ok(()),

@@ -7,17 +7,17 @@ use utoipa::ToSchema;
 use crate::queue::registry::{Heartbeat, STALE_AFTER};
 use crate::queue::{Backlog, dead};
 
-/// A worker that has said that it lives.
+/// A worker that has sent a heartbeat.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Worker {
+pub(crate) struct Worker {
     #[schema(example = "w-2w6d5agg4id5")]
     consumer: String,
     /// Whether its last heartbeat is fresh; if not, others take over what it has.
     alive: bool,
     #[schema(value_type = String, format = DateTime)]
     last_heartbeat_at: Timestamp,
-    /// What it says of itself: `key=value`, with spaces between.
+    /// How it describes itself: `key=value`, with spaces between.
     #[schema(example = "pid=42 started=2026-11-23T04:18:50Z version=0.1.0")]
     says: String,
 }
@@ -32,10 +32,10 @@ impl Worker {
     }
 }
 
-/// An entry that nobody can decide for a reason of its own, set aside for an operator.
+/// An entry that no worker can decide for a reason of its own, set aside for an operator.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct DeadLetter {
+pub(crate) struct DeadLetter {
     /// The issuance.
     #[schema(value_type = String, format = Uuid)]
     id: String,
@@ -56,7 +56,7 @@ pub struct DeadLetter {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = DeadLetterPayload)]
-pub struct Payload {
+pub(crate) struct Payload {
     #[schema(example = "summer")]
     coupon_id: String,
     #[schema(example = "u1")]
@@ -88,7 +88,7 @@ impl From<dead::DeadLetter> for DeadLetter {
 /// The queue at one moment.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Queue {
+pub(crate) struct Queue {
     /// Accepted and not decided, dead letters left out.
     #[schema(example = 412)]
     backlog: u64,

@@ -14,7 +14,7 @@ use crate::redemption::{HeldCoupon, RedemptionChange, RedemptionEventKind, Refer
 /// A held coupon and its history.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct UserCouponWithHistory {
+pub(crate) struct UserCouponWithHistory {
     #[serde(flatten)]
     pub coupon: UserCoupon,
     /// Its issue and every change since, the oldest first.
@@ -25,7 +25,7 @@ pub struct UserCouponWithHistory {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = UserCouponEvent)]
-pub struct Event {
+pub(crate) struct Event {
     event: EventKind,
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
@@ -41,7 +41,7 @@ pub struct Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = UserCouponEventKind)]
-pub enum EventKind {
+pub(crate) enum EventKind {
     Issued,
     Used,
     Restored,
@@ -82,7 +82,7 @@ impl UserCouponWithHistory {
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"reference": "order-20261123-17"}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
-pub struct UseUserCoupon {
+pub(crate) struct UseUserCoupon {
     /// What it is used for, such as an order's number: visible ASCII characters. The same one again is the
     /// same use.
     #[schema(pattern = "^[!-~]{1,128}$")]
@@ -95,21 +95,27 @@ pub struct UseUserCoupon {
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"reference": "order-20261123-17"}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
-pub struct RestoreUserCoupon {
+pub(crate) struct RestoreUserCoupon {
     /// Undoes the use with this reference, and no other.
     #[schema(pattern = "^[!-~]{1,128}$")]
     reference: Option<String>,
 }
 
 /// Reads a use from a body.
-pub fn use_of(body: Value) -> Result<RedemptionChange, Problem> {
+///
+/// # Errors
+/// 422 `invalid` with every error.
+pub(crate) fn use_of(body: Value) -> Result<RedemptionChange, Problem> {
     let mut fields = Fields::of(body)?;
     let reference = fields.required("reference", fields::parsed::<Reference>);
     fields.finish(reference.map(|reference| RedemptionChange::Use { reference }))
 }
 
-/// Reads the undoing of a use from a body, which may be missing or null.
-pub fn restore_of(body: Option<Value>) -> Result<RedemptionChange, Problem> {
+/// Reads a restore from a body, which may be missing or null.
+///
+/// # Errors
+/// 422 `invalid` with every error.
+pub(crate) fn restore_of(body: Option<Value>) -> Result<RedemptionChange, Problem> {
     let Some(body) = body.filter(|body| !body.is_null()) else {
         return Ok(RedemptionChange::Restore { reference: None });
     };

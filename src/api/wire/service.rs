@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 /// Whether the service accepts requests.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
-pub struct Service {
+pub(crate) struct Service {
     /// Nothing new is accepted; what was accepted is decided.
     pub paused: bool,
 }

@@ -1,12 +1,12 @@
-//! JSON without two members of one name: readers disagree about which of the two counts, so a gateway
-//! may have looked at one, and this service at the other. How deep it nests is serde_json's bound: 128.
+//! JSON without two members of one name. Readers disagree about which of the two counts, so a gateway may have checked
+//! one, and this service read the other. serde_json bounds the nesting: 128.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-/// A value that was read so.
+/// A value without two members of one name.
 pub(crate) struct Strict(pub Value);
 
 impl<'de> Deserialize<'de> for Strict {

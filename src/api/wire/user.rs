@@ -12,13 +12,13 @@ use crate::ids::UserId;
 use crate::user;
 
 const NAME_MAX: usize = 100;
-/// At `/users/random` is a route of its own: a user of this name could be neither looked at nor deleted.
+/// `/users/random` is another route: a user with this id could be neither read nor deleted.
 const NO_ID: &str = "random";
 
 /// A registered user.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct User {
+pub(crate) struct User {
     #[schema(example = "u1")]
     id: String,
     #[schema(example = "홍길동")]
@@ -30,7 +30,7 @@ pub struct User {
 /// A user, and the newest of what they hold.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct UserWithCoupons {
+pub(crate) struct UserWithCoupons {
     #[serde(flatten)]
     pub user: User,
     /// The newest 20; all of them are at `/user-coupons/{userId}`.
@@ -39,7 +39,7 @@ pub struct UserWithCoupons {
 
 /// What `POST /users/random` made.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct CreatedUsers {
+pub(crate) struct CreatedUsers {
     #[schema(example = 1000)]
     pub created: usize,
     /// The first ten.
@@ -55,7 +55,7 @@ impl From<user::User> for User {
 /// A user who is being deleted.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct UserDeletion {
+pub(crate) struct UserDeletion {
     #[schema(value_type = String, format = DateTime)]
     deleted_at: Timestamp,
     /// From then on, and as soon as nothing of theirs is in flight, their records carry a pseudonym.
@@ -75,13 +75,13 @@ impl From<user::Deletion> for UserDeletion {
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"id": "hong", "name": "홍길동"}))]
 #[expect(dead_code, reason = "documents a body that is read field by field")]
-pub struct CreateUser {
+pub(crate) struct CreateUser {
     /// Generated if missing, and if there is no `subject`.
     #[schema(
         pattern = "^([A-Za-z0-9_:@-]|[A-Za-z0-9_:@-][A-Za-z0-9._:@-]|[.][A-Za-z0-9_:@-]|[A-Za-z0-9._:@-]{3,64})$"
     )]
     id: Option<String>,
-    /// Instead of `id`: the `sub` of the user's tokens, whatever it looks like. The answer tells the id: the
+    /// Instead of `id`: the `sub` of the user's tokens, in any form. The answer tells the id: the
     /// subject itself where it is one, else `sub-sha256:` and its SHA-256 in base64url, without padding.
     #[schema(min_length = 1, example = "auth0|5f7c8ec7")]
     subject: Option<String>,
@@ -96,7 +96,10 @@ pub struct CreateUser {
     name: Option<String>,
 }
 
-/// Reads a new user from a body.
+/// Reads a new user from a body; `now` is when the user is created.
+///
+/// # Errors
+/// 422 `invalid` with every error.
 pub fn create(body: Value, now: Timestamp) -> Result<user::User, Problem> {
     let mut fields = Fields::of(body)?;
     let given = fields.optional("id", fields::parsed::<UserId>);

@@ -11,7 +11,7 @@ use crate::redemption::{HeldCoupon, RedemptionState};
 /// A unit of a coupon that a user holds.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct UserCoupon {
+pub(crate) struct UserCoupon {
     /// The id of the issuance that it came of.
     #[schema(value_type = String, format = Uuid)]
     id: String,
@@ -40,7 +40,7 @@ pub struct UserCoupon {
 /// Whether a held unit can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub enum UserCouponStatus {
+pub(crate) enum UserCouponStatus {
     Active,
     Used,
     Expired,

@@ -1,15 +1,18 @@
-//! The `wait` parameter: how long a client wants to be held until the outcome is there.
+//! The `wait` parameter: how long a client wants to wait for the outcome.
 
 use std::time::Duration;
 
 use super::query::Query;
 use crate::http::Problem;
 
-/// More is brought down to this.
-pub const WAIT_MAX: Duration = Duration::from_secs(30);
+/// A longer wait is brought down to this.
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// Reads `wait`, and ends the reading of the query. `None`: the client does not want to wait.
-pub fn read(mut query: Query) -> Result<Option<Duration>, Problem> {
+/// Reads `wait`, and ends the reading of the query; `None` if the client does not want to wait.
+///
+/// # Errors
+/// 422 `invalid`, also if another parameter is left.
+pub(crate) fn read(mut query: Query) -> Result<Option<Duration>, Problem> {
     let wait = query.take("wait", parse)?;
     query.finish()?;
     Ok(wait.filter(|wait| !wait.is_zero()))
@@ -19,7 +22,7 @@ fn parse(text: &str) -> Result<Duration, String> {
     if text.is_empty() || !text.bytes().all(|digit| digit.is_ascii_digit()) {
         return Err("must be a whole number of seconds, from 0 to 30".into());
     }
-    // A number that does not fit is large.
+    // Digits that do not parse are too many for the type, so the number is large.
     Ok(text.parse().map_or(WAIT_MAX, Duration::from_secs).min(WAIT_MAX))
 }
 

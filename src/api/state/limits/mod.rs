@@ -1,4 +1,4 @@
-//! How much a user, an address, or all of them together may ask of this process.
+//! How much a user, an address, or all clients together may ask of this process.
 
 mod open_requests;
 mod public_lists;

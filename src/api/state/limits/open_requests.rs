@@ -1,5 +1,5 @@
-//! What is held open for somebody: streams of events, and requests that wait for an outcome. Each costs
-//! memory for as long as it lasts, and asks for nothing that a rate could count; so nobody has many.
+//! Requests that are held open: streams of events, and requests that wait for an outcome. Each costs memory for as
+//! long as it lasts, and a rate limit counts it only once; so each user, address or key may have only a few.
 
 use std::net::IpAddr;
 
@@ -15,21 +15,21 @@ use crate::http::{Code, Problem};
 use crate::ids::UserId;
 use crate::metrics;
 
-/// Streams of live figures of one caller.
+/// Streams of live figures that one caller may have.
 const LISTENERS_EACH_MAX: usize = 10;
-/// Who has too many open should come again after about this long.
+/// A caller with too many should try again after about this long.
 const RETRY_MS: u64 = 1_000;
 
-/// See the module's documentation.
+/// The limits on requests that are held open.
 pub(crate) struct OpenRequestLimits {
-    /// `None` bounds nobody.
+    /// `None` limits no user.
     users: Option<ConcurrencyLimit<UserId>>,
     addresses: Option<ConcurrencyLimit<ClientPrefix>>,
     listeners: ConcurrencyLimit<String>,
     proxies: Proxies,
 }
 
-/// Something that is held open; it counts until this is dropped.
+/// A request that is held open; it counts until this is dropped.
 pub(crate) struct OpenRequest {
     _user: Option<ConcurrencyPermit<UserId>>,
     _address: Option<ConcurrencyPermit<ClientPrefix>>,
@@ -37,6 +37,7 @@ pub(crate) struct OpenRequest {
 }
 
 impl OpenRequestLimits {
+    /// The limits of the configuration.
     pub(crate) fn new(config: &IngressConfig) -> Self {
         OpenRequestLimits {
             users: (config.user_held > 0).then(|| ConcurrencyLimit::new(config.user_held)),
@@ -46,16 +47,22 @@ impl OpenRequestLimits {
         }
     }
 
-    /// Holds a request that waits for the outcome of one of `user`'s. A key is not counted: a shop's own
-    /// systems wait for many users.
+    /// Counts a request that waits for the outcome of an issuance of `user`'s. A request with a key is not counted: a
+    /// shop's own systems wait for many users.
+    ///
+    /// # Errors
+    /// 429 `rate-limited`.
     pub(crate) fn wait(&self, caller: &Caller, user: &UserId) -> Result<OpenRequest, Problem> {
         let counted = self.users.as_ref().filter(|_| !matches!(caller, Caller::Key { .. }));
         let user = counted.map(|users| enter(users, user.clone(), "user")).transpose()?;
         Ok(OpenRequest { _user: user, _address: None, _listener: None })
     }
 
-    /// Holds a stream of the outcome of one of `user`'s: where nobody is asked who they are, for an address,
-    /// too.
+    /// Counts a stream of the outcome of an issuance of `user`'s; if the service asks for no credentials, for the
+    /// address, too.
+    ///
+    /// # Errors
+    /// 429 `rate-limited`.
     pub(crate) fn stream(
         &self,
         caller: &Caller,
@@ -65,12 +72,15 @@ impl OpenRequestLimits {
     ) -> Result<OpenRequest, Problem> {
         let mut held = self.wait(caller, user)?;
         if let (Caller::Open, Some(addresses)) = (caller, &self.addresses) {
-            held._address = Some(enter(addresses, self.place(peer, headers), "address")?);
+            held._address = Some(enter(addresses, self.prefix(peer, headers), "address")?);
         }
         Ok(held)
     }
 
-    /// Holds a stream of live figures.
+    /// Counts a stream of live figures, for the caller's key or address.
+    ///
+    /// # Errors
+    /// 429 `rate-limited`.
     pub(crate) fn listen(
         &self,
         caller: &Caller,
@@ -79,13 +89,13 @@ impl OpenRequestLimits {
     ) -> Result<OpenRequest, Problem> {
         let (holder, limit) = match caller {
             Caller::Key { id, .. } => (format!("key {id}"), "key"),
-            _ => (self.place(peer, headers).to_string(), "address"),
+            _ => (self.prefix(peer, headers).to_string(), "address"),
         };
         let listener = enter(&self.listeners, holder, limit)?;
         Ok(OpenRequest { _user: None, _address: None, _listener: Some(listener) })
     }
 
-    fn place(&self, peer: IpAddr, headers: &HeaderMap) -> ClientPrefix {
+    fn prefix(&self, peer: IpAddr, headers: &HeaderMap) -> ClientPrefix {
         ClientPrefix::of(self.proxies.client(peer, headers))
     }
 }

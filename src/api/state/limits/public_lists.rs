@@ -1,5 +1,5 @@
-//! How many lists are read at a time for those who show no key: a page is hundreds of records and figures,
-//! and anyone may ask. Operators have their own way past this.
+//! How many lists are read at a time for callers without a key: a page is hundreds of records and figures, and anyone
+//! may request one. Callers with a key are not limited.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use crate::access::Caller;
 use crate::http::problem::jittered_ms;
 use crate::http::{Code, Problem};
 
-/// Lists that are read at a time.
+/// Lists that are read at the same time.
 const PUBLIC_LISTS_MAX: usize = 8;
-/// The longest that one is waited for.
+/// The longest wait for a place.
 const PLACE_WAIT_MAX: Duration = Duration::from_secs(1);
-/// A client that found no place should stay away for about this long.
+/// A client that finds no place should wait about this long.
 const NO_PLACE_RETRY_MS: u64 = 2_000;
 
-/// The places.
+/// The places for lists.
 pub(crate) struct PublicLists(Arc<Semaphore>);
 
 impl Default for PublicLists {
@@ -27,7 +27,7 @@ impl Default for PublicLists {
 }
 
 impl PublicLists {
-    /// A place, where the caller needs one. It is given back when it is dropped.
+    /// Waits for a place, if the caller needs one; it is free again when it is dropped.
     ///
     /// # Errors
     /// 503 `overloaded` if none becomes free in time.

@@ -1,5 +1,5 @@
-//! How often may be asked: limits on the way in. Users are counted by the handlers, which know whom a
-//! request is for; addresses before any handler.
+//! How many requests of a user or an address are served in a time. Handlers count users, because they know which user
+//! a request is for; the middleware counts addresses.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use crate::redis::Partition;
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// Orchestrators and scrapers must always get an answer to these, which cost next to nothing.
+/// Routes that are not counted: they cost next to nothing, and orchestrators and scrapers always need an answer.
 const EXEMPT: [&str; 3] = ["/livez", "/healthz", "/metrics"];
 
-/// The limits of users: `None` if there is none.
+/// The rate limit of users; `None` counts nothing.
 pub(crate) struct UserLimit(Option<Limiter>);
 
 impl UserLimit {
@@ -32,8 +32,11 @@ impl UserLimit {
         )
     }
 
-    /// Counts a request: of the user who sends it, or, where nobody is asked who they are, of the one
-    /// that it names. Who has a key is not counted: a shop's own systems ask for many users.
+    /// Counts a request of the user who sends it or, if the service asks for no credentials, of the user that it
+    /// names. A request with a key is not counted: a shop's own systems ask for many users.
+    ///
+    /// # Errors
+    /// 429 `rate-limited`, with the headers that tell the limit.
     pub(crate) async fn count(&self, caller: &Caller, named: Option<&UserId>) -> Result<(), Problem> {
         let Some(limiter) = &self.0 else { return Ok(()) };
         match counted(caller, named) {
@@ -51,7 +54,7 @@ fn counted<'a>(caller: &'a Caller, named: Option<&'a UserId>) -> Option<&'a User
     }
 }
 
-/// The limit of addresses.
+/// The rate limit of addresses.
 #[derive(Clone)]
 pub(crate) struct AddressLimit {
     limiter: Limiter,
@@ -60,7 +63,7 @@ pub(crate) struct AddressLimit {
 }
 
 impl AddressLimit {
-    /// `None` if there is none.
+    /// `None` if the configuration has no such limit.
     pub(crate) fn start(
         config: &IngressConfig,
         access: &Arc<Access>,
@@ -70,21 +73,21 @@ impl AddressLimit {
         Some(AddressLimit { limiter, proxies: Arc::new(config.proxies()), access: Arc::clone(access) })
     }
 
-    /// Where a request comes from; `None` if such a request is never counted.
+    /// The address that a request comes from; `None` if the route is not counted.
     pub(crate) fn prefix<B>(&self, request: &Request<B>) -> Option<ClientPrefix> {
         let Peer(peer) = request.extensions().get().copied()?;
         let counts = !EXEMPT.contains(&request.uri().path());
         counts.then(|| ClientPrefix::of(self.proxies.client(peer, request.headers())))
     }
 
-    /// Whether who sends it has a key.
+    /// Whether the request has a valid key.
     async fn has_key(&self, headers: &HeaderMap) -> bool {
         let mut sent = headers.get_all(header::AUTHORIZATION).iter();
         let (Some(sent), None) = (sent.next(), sent.next()) else { return false };
         let caller = match self.access.identify(Some(sent.as_bytes())) {
             Identification::As(caller) => caller,
             Identification::Not(_) => return false,
-            // A new one, perhaps.
+            // The key may be new.
             Identification::Perhaps(shown) => match self.access.ask(&shown).await {
                 Ok(caller) => caller,
                 Err(_) => return false,
@@ -93,7 +96,7 @@ impl AddressLimit {
         matches!(caller, Caller::Key { .. })
     }
 
-    /// Counts a request that comes from there; one with a key is not counted.
+    /// Counts a request of an address, unless it has a key.
     ///
     /// # Errors
     /// 429 `rate-limited`, with the headers that tell the limit.
@@ -101,15 +104,15 @@ impl AddressLimit {
         if self.has_key(headers).await { Ok(()) } else { admit(&self.limiter, &prefix.to_string()).await }
     }
 
-    /// Counts a request that was answered without the limit being asked.
+    /// Counts a request that was answered without a check of the limit.
     pub(crate) fn note<B>(&self, request: &Request<B>) {
         if let Some(prefix) = self.prefix(request) {
             self.limiter.note(prefix.to_string());
         }
     }
 
-    /// Counts what a connection with `peer` sent, and was no request. A proxy may have passed it on for
-    /// anybody.
+    /// Counts what `peer` sent and was no request. A trusted proxy is not counted: it may have passed it on for any
+    /// client.
     pub(crate) fn note_peer(&self, peer: IpAddr) {
         if !self.proxies.trusts(peer) {
             self.limiter.note(ClientPrefix::of(peer).to_string());
