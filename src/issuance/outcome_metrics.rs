@@ -12,28 +12,17 @@ pub(super) fn reserved(started: Instant, requests: usize, answers: &Result<Vec<R
     metrics::RESERVE_SECONDS.record(started.elapsed());
     metrics::RESERVE_BATCH.record(requests as f64);
     for answer in answers.iter().flatten() {
-        let refused = match answer {
-            Reserved::Accepted(_) => {
-                metrics::ACCEPTED.increment(1);
-                continue;
-            }
+        match answer {
+            Reserved::Accepted(_) => metrics::ACCEPTED.increment(1),
             Reserved::Replayed(_) | Reserved::ReplayIssued(_) | Reserved::ReplayRejected(_) => {
                 metrics::REPLAYED.increment(1);
-                continue;
             }
-            // No answer of the script's: the coupon is loaded and it is asked again, or the ledger answers.
-            Reserved::NotLoaded { .. } => continue,
-            Reserved::AtLimit { .. } => "already-issued",
-            Reserved::KeyReused => "key-reused",
-            Reserved::SoldOut => "sold-out",
-            Reserved::NotStarted { .. } => "not-started",
-            Reserved::Ended => "ended",
-            Reserved::Paused => "paused",
-            Reserved::Archived => "archived",
-            Reserved::BacklogFull => "overloaded",
-            Reserved::Damaged(_) => "unavailable",
-        };
-        metrics::REFUSED.count(refused);
+            refused => {
+                if let Some(code) = refused.code() {
+                    metrics::REFUSED.count(code.as_str());
+                }
+            }
+        }
     }
 }
 

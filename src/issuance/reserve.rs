@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::coupon_index::CouponIndex;
 use super::{InFlight, IssuanceId, KeyTag, outcome_metrics};
 use crate::Failure;
+use crate::http::Code;
 use crate::ids::{CouponId, UserId};
 use crate::redis::{LuaScript, Partition, Reply};
 use crate::runtime::batch::{Batcher, Bounds, all_failed};
@@ -91,6 +92,29 @@ pub enum Reserved {
     BacklogFull,
     /// Nobody can tell: what Redis holds of this coupon, this user or this issuance is damaged. Says what.
     Damaged(String),
+}
+
+impl Reserved {
+    /// The code that a client is refused with. `None` where it is not refused: a unit was taken now or before, or
+    /// the coupon must be loaded first.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Reserved::Accepted(_)
+            | Reserved::Replayed(_)
+            | Reserved::ReplayIssued(_)
+            | Reserved::ReplayRejected(_)
+            | Reserved::NotLoaded { .. } => None,
+            Reserved::KeyReused => Some(Code::KeyReused),
+            Reserved::AtLimit { .. } => Some(Code::AlreadyIssued),
+            Reserved::SoldOut => Some(Code::SoldOut),
+            Reserved::NotStarted { .. } => Some(Code::NotStarted),
+            Reserved::Ended => Some(Code::Ended),
+            Reserved::Paused => Some(Code::Paused),
+            Reserved::Archived => Some(Code::Archived),
+            Reserved::BacklogFull => Some(Code::Overloaded),
+            Reserved::Damaged(_) => Some(Code::Unavailable),
+        }
+    }
 }
 
 /// An issuance that waits for its decision.

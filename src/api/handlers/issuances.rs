@@ -230,35 +230,25 @@ async fn load_and_reserve(app: &App, request: &Request, mut now: Timestamp) -> R
 
 /// The problem of a request that got no unit.
 fn refusal(links: &Links, user: &UserId, refused: Reserved) -> Problem {
+    let problem = Problem::new(refused.code().unwrap_or(Code::Internal));
     match refused {
         Reserved::AtLimit { issued, in_flight } => {
-            let mut problem = Problem::new(Code::AlreadyIssued);
             let held: Vec<_> = issued.into_iter().map(|id| links.user_coupon(user, id)).collect();
-            problem = problem.with("userCoupons", held);
-            if !in_flight.is_empty() {
-                let queued: Vec<_> = in_flight.into_iter().map(|id| links.issuance(id)).collect();
-                problem = problem.with("issuances", queued);
+            let problem = problem.with("userCoupons", held);
+            if in_flight.is_empty() {
+                return problem;
             }
-            problem
+            let queued: Vec<_> = in_flight.into_iter().map(|id| links.issuance(id)).collect();
+            problem.with("issuances", queued)
         }
-        Reserved::KeyReused => Problem::new(Code::KeyReused),
-        Reserved::SoldOut => Problem::new(Code::SoldOut),
         Reserved::NotStarted { now, starts_at } => {
             let wait_ms = starts_at.as_millisecond() - now.as_millisecond();
-            Problem::new(Code::NotStarted)
+            problem
                 .with("startsAt", starts_at.to_string())
                 .retry_after_ms(u64::try_from(wait_ms).unwrap_or(0))
         }
-        Reserved::Ended => Problem::new(Code::Ended),
-        Reserved::Paused => Problem::new(Code::Paused),
-        Reserved::Archived => Problem::new(Code::Archived),
-        Reserved::BacklogFull => Problem::new(Code::Overloaded).retry_after_ms(jittered_ms(BACKLOG_RETRY_MS)),
-        Reserved::Accepted(_)
-        | Reserved::Replayed(_)
-        | Reserved::ReplayIssued(_)
-        | Reserved::ReplayRejected(_)
-        | Reserved::NotLoaded { .. }
-        | Reserved::Damaged(_) => Problem::new(Code::Internal),
+        Reserved::BacklogFull => problem.retry_after_ms(jittered_ms(BACKLOG_RETRY_MS)),
+        _ => problem,
     }
 }
 
