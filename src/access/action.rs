@@ -19,7 +19,7 @@ use super::Caller;
 use crate::failure::Fault;
 use crate::ids::UserId;
 use crate::mongo::{ListPage, from_bson_time, to_bson_time};
-use crate::runtime::batch::{Batcher, Bounds, all_failed};
+use crate::runtime::batch::{Batcher, Bounds};
 use crate::{Failure, mongo};
 
 const COLLECTION: &str = "operator_actions";
@@ -158,13 +158,11 @@ impl ActionLog {
                 let actions = inserting.clone();
                 async move {
                     let count = records.len();
-                    let written = mongo::run("record the operator's action", async move {
+                    mongo::run("record the operator's action", async move {
                         actions.insert_many(records).ordered(false).await
-                    });
-                    match written.await {
-                        Ok(_) => (0..count).map(|_| Ok(())).collect(),
-                        Err(failure) => all_failed(count, failure),
-                    }
+                    })
+                    .await?;
+                    Ok((0..count).map(|_| Ok(())).collect())
                 }
             });
         let database = database.clone();
@@ -177,7 +175,7 @@ impl ActionLog {
                     let count = ended.len();
                     let updates: Vec<Document> =
                         ended.into_iter().map(|(id, ended, about)| update(id, ended, about)).collect();
-                    let written = mongo::run("record how an action ended", async move {
+                    mongo::run("record how an action ended", async move {
                         let command = doc! {
                             "update": COLLECTION,
                             "updates": updates,
@@ -191,11 +189,9 @@ impl ActionLog {
                             None => Ok(()),
                             Some(why) => Err(mongodb::error::Error::custom(why.to_string())),
                         }
-                    });
-                    match written.await {
-                        Ok(_) => (0..count).map(|_| Ok(())).collect(),
-                        Err(failure) => all_failed(count, failure),
-                    }
+                    })
+                    .await?;
+                    Ok((0..count).map(|_| Ok(())).collect())
                 }
             },
         );

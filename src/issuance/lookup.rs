@@ -16,7 +16,7 @@ use super::{Decision, InFlight, IssuanceId, Ledger};
 use crate::redis::cmd;
 use crate::redis::keys::damaged;
 use crate::redis::{LuaScript, Partition};
-use crate::runtime::batch::{Batcher, Bounds, all_failed};
+use crate::runtime::batch::{Batcher, Bounds};
 use crate::user::PendingDeletions;
 use crate::{Failure, metrics};
 
@@ -62,21 +62,14 @@ impl Lookup {
         let behind = Arc::clone(&partition);
         let redis = Batcher::start("look up", REDIS_BOUNDS, move |ids: Vec<IssuanceId>| {
             let partition = Arc::clone(&behind);
-            async move {
-                match read_in_flight(&partition, &ids).await {
-                    Ok(found) => found,
-                    Err(failure) => all_failed(ids.len(), failure),
-                }
-            }
+            async move { read_in_flight(&partition, &ids).await }
         });
         let records = ledger.clone();
         let mongodb = Batcher::start("look up", LEDGER_BOUNDS, move |ids: Vec<IssuanceId>| {
             let ledger = records.clone();
             async move {
-                match ledger.decisions(&ids).await {
-                    Ok(found) => ids.iter().map(|id| Ok(found.get(id).cloned().transpose()?)).collect(),
-                    Err(failure) => all_failed(ids.len(), failure),
-                }
+                let found = ledger.decisions(&ids).await?;
+                Ok(ids.iter().map(|id| Ok(found.get(id).cloned().transpose()?)).collect())
             }
         });
         Lookup {

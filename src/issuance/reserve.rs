@@ -11,7 +11,7 @@ use crate::Failure;
 use crate::http::Code;
 use crate::ids::{CouponId, UserId};
 use crate::redis::{LuaScript, Partition, Reply};
-use crate::runtime::batch::{Batcher, Bounds, all_failed};
+use crate::runtime::batch::{Batcher, Bounds};
 
 static RESERVE: LuaScript = LuaScript::new(include_str!("reserve.lua"));
 
@@ -159,10 +159,7 @@ impl Reservations {
                 let started = Instant::now();
                 let answered = reserve(&partition, &requests, backlog_max).await;
                 outcome_metrics::reserved(started, requests.len(), &answered);
-                match answered {
-                    Ok(answers) => requests.iter().zip(answers).map(of_one).collect(),
-                    Err(failure) => all_failed(requests.len(), failure),
-                }
+                Ok(requests.iter().zip(answered?).map(of_one).collect())
             }
         });
         Reservations { batcher }

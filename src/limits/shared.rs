@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::{LimitScope, Rate};
 use crate::Failure;
 use crate::redis::{Call, LuaScript, Partition, keys};
-use crate::runtime::batch::{Batcher, Bounds, all_failed};
+use crate::runtime::batch::{Batcher, Bounds};
 
 static TAKE: LuaScript = LuaScript::new(include_str!("take.lua"));
 
@@ -46,12 +46,7 @@ impl SharedBuckets {
     pub fn start(kind: LimitScope, rate: Rate, partition: Arc<Partition>) -> Self {
         let batcher = Batcher::start("take tokens", BOUNDS, move |questions: Vec<TokenRequest>| {
             let partition = Arc::clone(&partition);
-            async move {
-                match take(&partition, kind, rate, &questions).await {
-                    Ok(answers) => answers.into_iter().map(Ok).collect(),
-                    Err(failure) => all_failed(questions.len(), failure),
-                }
-            }
+            async move { Ok(take(&partition, kind, rate, &questions).await?.into_iter().map(Ok).collect()) }
         });
         SharedBuckets { batcher }
     }

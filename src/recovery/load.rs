@@ -22,7 +22,7 @@ use crate::issuance::Ledger;
 use crate::redis::Partition;
 use crate::redis::cmd;
 use crate::redis::keys::EpochKeys;
-use crate::runtime::batch::{Batcher, Bounds, all_failed};
+use crate::runtime::batch::{Answers, Batcher, Bounds};
 use crate::service::ServiceStore;
 
 /// Loads of one process at once: a load is dear for MongoDB.
@@ -192,21 +192,14 @@ impl Loader {
 }
 
 /// Reads what is in flight of some coupons, all at once.
-async fn walk(
-    partition: &Partition,
-    asked: Vec<(EpochKeys, CouponId)>,
-) -> Vec<Result<Vec<Survivor>, Failure>> {
-    let Some((keys, _)) = asked.first().cloned() else { return Vec::new() };
+async fn walk(partition: &Partition, asked: Vec<(EpochKeys, CouponId)>) -> Answers<Vec<Survivor>> {
+    let Some((keys, _)) = asked.first().cloned() else { return Ok(Vec::new()) };
     let coupons: HashSet<CouponId> = asked.iter().map(|(_, coupon)| coupon.clone()).collect();
-    match survivors::of_coupons(partition, &keys, &coupons).await {
-        Ok(mut found) => {
-            let answer = |(of, coupon): (EpochKeys, CouponId)| match of == keys {
-                true => Ok(found.remove(&coupon).unwrap_or_default()),
-                // Another epoch was opened while they came.
-                false => Err(Failure::Uncertified),
-            };
-            asked.into_iter().map(answer).collect()
-        }
-        Err(failure) => all_failed(asked.len(), failure),
-    }
+    let mut found = survivors::of_coupons(partition, &keys, &coupons).await?;
+    let answer = |(of, coupon): (EpochKeys, CouponId)| match of == keys {
+        true => Ok(found.remove(&coupon).unwrap_or_default()),
+        // Another epoch was opened while they came.
+        false => Err(Failure::Uncertified),
+    };
+    Ok(asked.into_iter().map(answer).collect())
 }

@@ -49,6 +49,9 @@ impl CallTime {
     }
 }
 
+/// What a call says of its batch: an answer to each request, in order, or the failure that all of them get.
+pub type Answers<A> = Result<Vec<Result<A, Failure>>, Failure>;
+
 type Waiting<Q, A> = (Q, oneshot::Sender<Result<A, Failure>>);
 
 impl<Q, A> Clone for Batcher<Q, A> {
@@ -59,11 +62,11 @@ impl<Q, A> Clone for Batcher<Q, A> {
 }
 
 impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
-    /// Starts a batcher whose `call` answers each request of a batch, in order.
+    /// Starts a batcher whose `call` answers the requests of a batch.
     pub fn start<C, F>(operation: &'static str, bounds: Bounds, call: C) -> Self
     where
         C: Fn(Vec<Q>) -> F + Send + Sync + 'static,
-        F: Future<Output = Vec<Result<A, Failure>>> + Send + 'static,
+        F: Future<Output = Answers<A>> + Send + 'static,
     {
         let (sender, mut receiver) = mpsc::channel::<Waiting<Q, A>>(bounds.waiting);
         let permits = Arc::new(Semaphore::new(bounds.calls));
@@ -92,7 +95,10 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
                 let (call, pace) = (Arc::clone(&call), Arc::clone(&told));
                 tokio::spawn(async move {
                     let began = Instant::now();
-                    let results = call(requests).await;
+                    let results = call(requests).await.unwrap_or_else(|failure| {
+                        let shared = Arc::new(failure);
+                        answers.iter().map(|_| Err(Failure::of_batch(&shared))).collect()
+                    });
                     pace.took(began.elapsed());
                     drop(permit);
                     debug_assert_eq!(results.len(), answers.len(), "one answer a request");
@@ -134,12 +140,6 @@ impl<Q: Send + 'static, A: Send + 'static> Batcher<Q, A> {
     }
 }
 
-/// Answers every request of a batch with the same failure.
-pub(crate) fn all_failed<A>(count: usize, failure: Failure) -> Vec<Result<A, Failure>> {
-    let shared = Arc::new(failure);
-    (0..count).map(|_| Err(Failure::of_batch(&shared))).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,7 +158,7 @@ mod tests {
             async move {
                 opened.acquire().await.unwrap().forget();
                 seen.lock().push(requests.len());
-                requests.into_iter().map(|n| Ok(n + 1)).collect()
+                Ok(requests.into_iter().map(|n| Ok(n + 1)).collect())
             }
         });
         let asked: Vec<_> = (0..20)
@@ -198,7 +198,7 @@ mod tests {
         let bounds = Bounds { batch: 2, calls: 1, waiting: 100, wait: Duration::from_millis(20) };
         let batcher: Batcher<(), ()> = Batcher::start("wait", bounds, move |requests: Vec<()>| async move {
             tokio::time::sleep(took).await;
-            requests.into_iter().map(Ok).collect()
+            Ok(requests.into_iter().map(Ok).collect())
         });
         // Nothing is known yet: the queue takes them all.
         let all = |count: usize| futures::future::join_all((0..count).map(|_| batcher.ask(())));
@@ -219,7 +219,7 @@ mod tests {
     async fn after_a_long_stall_it_soon_lets_in_as_many_as_before() {
         let bounds = Bounds { batch: 2, calls: 1, waiting: 1_000, wait: Duration::from_millis(20) };
         let batcher: Batcher<(), ()> = Batcher::start("wait", bounds, |requests: Vec<()>| async move {
-            requests.into_iter().map(Ok).collect()
+            Ok(requests.into_iter().map(Ok).collect())
         });
         for _ in 0..20 {
             batcher.pace.took(Duration::from_secs(10));

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use quick_cache::sync::Cache;
 
 use super::{IdSecret, PendingDeletions, RegisteredUser, UserId, UserStore};
-use crate::runtime::batch::{Batcher, Bounds, all_failed};
+use crate::runtime::batch::{Batcher, Bounds};
 use crate::{Failure, metrics};
 
 const BOUNDS: Bounds = Bounds { batch: 512, calls: 4, waiting: 16_384, wait: Duration::from_millis(500) };
@@ -30,10 +30,8 @@ impl RegisteredUsers {
         let store = Batcher::start("look the user up", BOUNDS, move |ids: Vec<UserId>| {
             let store = store.clone();
             async move {
-                match store.registered(&ids).await {
-                    Ok(found) => ids.iter().map(|id| answer(&found, id)).collect(),
-                    Err(failure) => all_failed(ids.len(), failure),
-                }
+                let found = store.registered(&ids).await?;
+                Ok(ids.iter().map(|id| answer(&found, id)).collect())
             }
         });
         RegisteredUsers { known: Arc::new(Cache::new(cached)), deletions, store }

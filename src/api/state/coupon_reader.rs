@@ -31,7 +31,7 @@ pub(crate) fn start(coupons: CouponStore, partition: Arc<Partition>, loader: Loa
         async move {
             let read = read(&coupons, &partition, &loader, &asked).await;
             let answer = |id| read.get(id).cloned().transpose().map_err(|why| Failure::of_batch(&why));
-            asked.iter().map(answer).collect()
+            Ok(asked.iter().map(answer).collect())
         }
     })
 }

@@ -47,7 +47,7 @@ impl IssuedCounts {
                 for coupon in asked {
                     answers.push(count(&store, &ledger, &known, coupon).await);
                 }
-                answers
+                Ok(answers)
             }
         });
         IssuedCounts { coupons, remembered, counting }
