@@ -152,7 +152,7 @@ impl Access {
         self.open.store(false, Ordering::Release);
         tracing::warn!(
             keys = self.keys.active(),
-            "a first API key was made: credentials are asked for from now on, and --open is to be left away"
+            "a first API key exists: the API asks for credentials from now on; remove --open"
         );
         // Streams that began while it was open end.
         self.changed.send_replace(());

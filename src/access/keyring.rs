@@ -129,9 +129,9 @@ impl Keyring {
             }
             metrics::credentials_stale_for("keys", if fresh { Duration::ZERO } else { fresh_at.elapsed() });
             if was_fresh && !fresh {
-                tracing::warn!("API keys cannot be read: those that are known go on, revoked ones too");
+                tracing::warn!("API keys cannot be read: the known keys stay valid, even revoked ones");
             } else if !was_fresh && fresh {
-                tracing::info!("API keys are read again");
+                tracing::info!("API keys can be read again");
             }
         }
     }

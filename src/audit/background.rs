@@ -55,7 +55,7 @@ pub async fn keep_auditing(auditor: Auditor, every: Duration, shutdown: Cancella
         };
         took = started.elapsed();
         if let Err(failure) = audited {
-            tracing::debug!(error = failure.chain(), "the accounts cannot be audited now");
+            tracing::debug!(error = failure.chain(), "the audit failed; it runs again at the next turn");
         }
     }
 }
@@ -143,7 +143,7 @@ impl Auditor {
                 let record = self.coupons.get(id).await?;
                 self.catch_up(record.as_slice()).await?;
                 FINDINGS.count(FindingKind::CouponBehind.code());
-                tracing::error!(coupon = %id, missed_change, "Redis missed an operator's change, and has it now");
+                tracing::error!(coupon = %id, missed_change, "Redis had missed an operator's change; the audit has written it");
             }
             Ok(None) | Err(AuditAbort::AnotherEpoch) => {}
             Err(AuditAbort::Failed(failure)) => return Err(failure),

@@ -79,11 +79,14 @@ pub async fn reconcile(
     loop {
         match catch_up(&partition, &coupons, &services, &mut since).await {
             Ok(changed) if changed > 0 => {
-                tracing::info!(changed, "brought Redis up to operators' changes");
+                tracing::info!(changed, "wrote operators' changes to Redis that it lacked");
             }
             Ok(_) => {}
             Err(failure) => {
-                tracing::debug!(error = failure.chain(), "operators' changes cannot be compared now")
+                tracing::debug!(
+                    error = failure.chain(),
+                    "operators' changes could not be compared with Redis; trying again"
+                )
             }
         }
         tokio::select! {
@@ -129,10 +132,13 @@ pub async fn keep_within_validity(coupons: CouponStore, shutdown: CancellationTo
             Ok(0) => {}
             Ok(ended) => tracing::warn!(
                 ended,
-                "coupons whose endsAt was after their validUntil end with it now: couponctl coupon list shows them"
+                "coupons whose endsAt was after their validUntil now end at validUntil: `couponctl coupon list` shows them"
             ),
             Err(failure) => {
-                tracing::debug!(error = failure.chain(), "validities cannot be compared with ends now");
+                tracing::debug!(
+                    error = failure.chain(),
+                    "the ends of coupons could not be compared with their validity; trying again"
+                );
             }
         }
         tokio::select! {

@@ -129,7 +129,10 @@ impl Limiter {
             }
             silent => {
                 if let Ok(Err(failure)) = silent {
-                    tracing::debug!(error = failure.chain(), "the limiter let a request pass unasked");
+                    tracing::debug!(
+                        error = failure.chain(),
+                        "the rate limiter admitted a request because Redis did not answer"
+                    );
                 }
                 metrics::UNLIMITED.increment(1);
                 Admission::Admitted

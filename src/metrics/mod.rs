@@ -18,7 +18,7 @@ static RECORDER: LazyLock<PrometheusHandle> = LazyLock::new(|| {
     let recorder = recorder();
     let handle = recorder.handle();
     if metrics::set_global_recorder(recorder).is_err() {
-        tracing::warn!("another recorder was installed before: /metrics will be empty");
+        tracing::warn!("another metrics recorder is installed already: /metrics will be empty");
     }
     handle
 });

@@ -57,7 +57,7 @@ impl DeletionWatcher {
             if let Err(failure) = polled {
                 tracing::debug!(
                     error = failure.chain(),
-                    "the users who are being deleted cannot be read now"
+                    "the list of users who are being deleted could not be read; trying again"
                 );
             }
             tokio::select! {

@@ -78,7 +78,7 @@ impl Eraser {
                 ended = self.round(rounds.is_multiple_of(WARN_EVERY)) => ended,
             };
             if let Err(failure) = ended {
-                tracing::debug!(error = failure.chain(), "deletions cannot be carried out now");
+                tracing::debug!(error = failure.chain(), "deletions could not be carried out; trying again");
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -105,7 +105,7 @@ impl Eraser {
         for deletion in due {
             match self.erase_unless(Some(&waiting), &keys, deletion, now).await {
                 Ok(EraseOutcome::Done) => {
-                    tracing::info!(pseudonym = %deletion.pseudonym, "a deleted user's records are anonymous now");
+                    tracing::info!(pseudonym = %deletion.pseudonym, "anonymised the records of a deleted user");
                 }
                 // What is damaged must not keep the others waiting.
                 Err(failure) if !failure.is_of_one() => return Err(failure),

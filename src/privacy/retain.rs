@@ -73,7 +73,10 @@ impl Retention {
             pause = match ended {
                 Ok(()) => EVERY,
                 Err(failure) => {
-                    tracing::debug!(error = failure.chain(), "old rejections cannot be deleted now");
+                    tracing::debug!(
+                        error = failure.chain(),
+                        "old rejections could not be deleted; trying again"
+                    );
                     AGAIN
                 }
             };
@@ -84,7 +87,7 @@ impl Retention {
         if turn::take(&self.partition, self.partition.keys().retain_turn(), EVERY.mul_f64(0.8)).await? {
             let RetentionRound { coupons, deleted } = self.round(Timestamp::now()).await?;
             if deleted > 0 {
-                tracing::info!(coupons, deleted, "deleted rejections of coupons that ended long ago");
+                tracing::info!(coupons, deleted, "deleted the rejections of coupons that ended long ago");
             }
         }
         Ok(())

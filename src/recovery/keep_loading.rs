@@ -59,7 +59,7 @@ pub async fn keep_loading(
                 Err(failure) => {
                     tracing::debug!(
                         error = failure.chain(),
-                        "coupons that are not loaded cannot be sought now"
+                        "coupons that are not loaded could not be listed; trying again"
                     );
                 }
             }

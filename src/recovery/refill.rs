@@ -68,7 +68,7 @@ pub(super) async fn move_queue(
         for (id, damaged) in piece {
             entries += 1;
             let why = damaged.why_dead();
-            tracing::error!(issuance = %id, why, "what is in flight for it cannot be read: it is a dead letter");
+            tracing::error!(issuance = %id, why, "its in-flight value and its stream entry cannot be read: made it a dead letter");
             call.arg(id.as_bytes().as_slice()).arg(damaged.after_entry()).arg(why);
         }
         if !is_moved(partition, &call).await? {

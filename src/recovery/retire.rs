@@ -38,10 +38,12 @@ pub async fn keep_retiring(partition: Arc<Partition>, coupons: CouponStore, shut
         match retire(&partition, &coupons, KEPT_AFTER_END).await {
             Ok(retired) => {
                 for coupon in retired {
-                    tracing::info!(%coupon, "retired the coupon from Redis: it is over");
+                    tracing::info!(%coupon, "retired an ended coupon from Redis");
                 }
             }
-            Err(failure) => tracing::debug!(error = failure.chain(), "nothing can be retired now"),
+            Err(failure) => {
+                tracing::debug!(error = failure.chain(), "coupons could not be retired; trying again")
+            }
         }
     }
 }
@@ -79,7 +81,7 @@ pub async fn retire(
         for (coupon, generation, issued) in take_out(partition, &keys, batch).await? {
             // The first request that needs a count that is not kept counts.
             if let Err(failure) = coupons.keep_final_count(&coupon, generation, issued).await {
-                tracing::warn!(%coupon, error = failure.chain(), "the final count could not be kept");
+                tracing::warn!(%coupon, error = failure.chain(), "the final count could not be stored");
             }
             retired.push(coupon);
         }

@@ -174,7 +174,7 @@ impl RecoverySupervisor {
         let confirmed = match tokio::time::timeout(CONFIRM_MAX, self.fence.confirm(opening)).await {
             Ok(Ok(confirmed)) => confirmed,
             Ok(Err(failure)) => {
-                tracing::debug!(error = failure.chain(), "it cannot be confirmed that Redis serves");
+                tracing::debug!(error = failure.chain(), "MongoDB could not record that this Redis serves");
                 return Ok(true);
             }
             Err(_) => return Ok(true),
@@ -286,11 +286,11 @@ impl RecoverySupervisor {
         match recovered {
             RecoveryOutcome::Verified { in_flight, coupons } => tracing::info!(
                 %partition, in_flight, coupons, seconds = started.elapsed().as_secs_f64(),
-                "the data was intact; the partition is open again"
+                "the data was intact; opened the partition again"
             ),
             RecoveryOutcome::Rebuilt { survivors, decided, coupons } => tracing::info!(
                 %partition, survivors, decided, coupons, seconds = started.elapsed().as_secs_f64(),
-                "the partition was rebuilt and is open under a new epoch"
+                "rebuilt the partition and opened it under a new epoch"
             ),
             RecoveryOutcome::Superseded => tracing::info!(%partition, "another process recovers"),
         }
@@ -363,7 +363,7 @@ fn log_step(step: &RecoveryStep, logged_at: &Mutex<Instant>) {
     }
     match step {
         RecoveryStep::Damaged { why } => {
-            tracing::warn!(why, "the data in Redis is not what was left there; rebuilding")
+            tracing::warn!(why, "the data in Redis is not intact; rebuilding")
         }
         step => tracing::info!(?step, "recovering"),
     }
@@ -382,7 +382,7 @@ fn count(started: Instant, recovered: &Result<RecoveryOutcome, Failure>) {
 /// Gives the lease back. If that fails, the lease runs out by itself.
 async fn give_back(lease: Lease) {
     if let Err(failure) = lease.release().await {
-        tracing::warn!(error = failure.chain(), "the recovery lease will run out by itself");
+        tracing::warn!(error = failure.chain(), "the recovery lease could not be given back; it will expire");
     }
 }
 

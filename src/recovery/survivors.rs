@@ -220,7 +220,7 @@ impl InFlightSnapshot {
         for survivor in taken.values() {
             tracing::error!(
                 issuance = %survivor.id, in_flight = %survivor.in_flight,
-                "what was in flight for it could not be read; it was taken from the stream"
+                "its in-flight value could not be read; took it from the stream"
             );
         }
         let taken: Vec<_> = taken.into_values().collect();

@@ -41,7 +41,10 @@ impl RegisteredUsers {
                     since = began.checked_sub(overlap).ok();
                 }
                 Err(failure) => {
-                    tracing::debug!(error = failure.chain(), "users cannot be read ahead now");
+                    tracing::debug!(
+                        error = failure.chain(),
+                        "the API could not read users ahead; it tries again"
+                    );
                 }
             }
             tokio::select! {

@@ -228,7 +228,7 @@ impl TokenVerifier {
                     metrics::credentials_stale_for("tokens", fresh_at.elapsed());
                     // Once for each trouble, not every two seconds.
                     if for_log.as_ref() != Some(&why) {
-                        tracing::error!("the keys of before stay in force: {why}");
+                        tracing::error!("the earlier keys stay in force: {why}");
                         for_log = Some(why);
                     }
                 }
@@ -242,7 +242,11 @@ impl TokenVerifier {
             return Ok(());
         }
         let keys = self.settings.keys(&content)?;
-        tracing::info!(file = self.settings.flag(), keys = keys.count(), "the keys of tokens were read anew");
+        tracing::info!(
+            file = self.settings.flag(),
+            keys = keys.count(),
+            "read the keys of users' tokens again"
+        );
         let current = Arc::new(KeyVersion::new(keys, &content, self.settings.remembered));
         *self.current.write() = current;
         changed.send_replace(());
@@ -281,7 +285,7 @@ impl TokenSettings {
         let (keys, left_out) = VerificationKeys::parse(content, self.signed_with)
             .map_err(|why| format!("the file of {file}: {why}"))?;
         for why in left_out {
-            tracing::warn!(file, "left out of the key set: {why}");
+            tracing::warn!(file, "left a key out of the key set: {why}");
         }
         if keys.count() == 0 {
             tracing::error!(

@@ -71,7 +71,11 @@ impl<S: ServerSpec> Server<S> {
                 Err(error)
                     if spec.port().is_none() && attempt < PORT_ATTEMPTS_MAX && is_port_taken(&error) =>
                 {
-                    tracing::debug!(server = name, port, "another process was quicker to take the port");
+                    tracing::debug!(
+                        server = name,
+                        port,
+                        "another process has taken the port; trying another"
+                    );
                     attempt += 1;
                 }
                 Err(error) => return Err(error),
