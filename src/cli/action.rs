@@ -1,22 +1,13 @@
 //! `couponctl action`.
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use serde_json::Value;
 
-use super::client::{ApiArgs, ApiRequest, PageArgs};
+use super::client::{ApiRequest, Noun, PageArgs};
 use super::table::{aside, cell, more, rows, sentence, table, time, words};
 
-/// Shows the record of operators' actions.
-#[derive(Debug, Args)]
-pub(super) struct ActionArgs {
-    #[command(subcommand)]
-    verb: ActionVerb,
-    #[command(flatten)]
-    api: ApiArgs,
-}
-
 #[derive(Debug, Subcommand)]
-enum ActionVerb {
+pub(super) enum ActionVerb {
     /// Lists operators' actions, newest first: who, when, what, and how it ended
     #[command(after_long_help = "Example:\n  couponctl action list --limit 10")]
     List {
@@ -25,7 +16,7 @@ enum ActionVerb {
     },
 }
 
-impl ActionArgs {
+impl Noun<ActionVerb> {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let session = self.api.open()?;
         let ActionVerb::List { page } = self.verb;

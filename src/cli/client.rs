@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use reqwest::Method;
 use reqwest::header::{ACCEPT_LANGUAGE, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
@@ -53,6 +53,15 @@ pub(super) struct ApiArgs {
     /// Print the API's JSON unchanged instead of tables, problems too
     #[arg(long, global = true)]
     json: bool,
+}
+
+/// A noun of the command line with its verbs, each of which calls the API.
+#[derive(Debug, Args)]
+pub(super) struct Noun<V: Subcommand> {
+    #[command(subcommand)]
+    pub verb: V,
+    #[command(flatten)]
+    pub api: ApiArgs,
 }
 
 /// Which page of a list.

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::client::{ApiArgs, ApiRequest, PageArgs};
+use super::client::{ApiRequest, Noun, PageArgs};
 use super::export::ExportArgs;
 use super::prompt::ConfirmArgs;
 use super::table::Member::{Text, Time};
@@ -12,17 +12,8 @@ use super::table::{aside, cell, details, number, page_table, sentence, value, wo
 use crate::coupon::{CouponStatus, CouponTimeZone, Currency, MAX_PER_USER, MAX_TOTAL, ValidityPeriod};
 use crate::ids::CouponId;
 
-/// Creates coupons, shows their stock and changes them.
-#[derive(Debug, Args)]
-pub(super) struct CouponArgs {
-    #[command(subcommand)]
-    verb: CouponVerb,
-    #[command(flatten)]
-    api: ApiArgs,
-}
-
 #[derive(Debug, Subcommand)]
-enum CouponVerb {
+pub(super) enum CouponVerb {
     Create(CouponCreateArgs),
     /// Lists coupons with their stock, newest first
     #[command(after_long_help = "Example:\n  couponctl coupon list --status open")]
@@ -94,7 +85,7 @@ Examples:
   couponctl coupon create --name '여름 할인' --total 5000 \\
       --starts-at 2035-06-01T12:00:00+09:00 --ends-at 2035-06-08T00:00:00+09:00 \\
       --percent-off 10 --max-amount 10000 --valid-for P1M --time-zone Asia/Seoul")]
-struct CouponCreateArgs {
+pub(super) struct CouponCreateArgs {
     /// Id: letters, digits and . _ -  (generated if not given)
     #[arg(long)]
     id: Option<CouponId>,
@@ -148,7 +139,7 @@ Examples:
   couponctl coupon edit summer --ends-at 2037-01-01T00:00:00Z
   couponctl coupon edit summer --end-now"
 )]
-struct CouponEditArgs {
+pub(super) struct CouponEditArgs {
     /// The coupon's id
     id: CouponId,
     /// New name
@@ -173,7 +164,7 @@ fn currency(text: &str) -> Result<String, String> {
     }
 }
 
-impl CouponArgs {
+impl Noun<CouponVerb> {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let session = self.api.open()?;
         let request = match self.verb {

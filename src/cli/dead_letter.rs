@@ -1,26 +1,17 @@
 //! `couponctl dead-letter`.
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use serde_json::Value;
 
-use super::client::{ApiArgs, ApiRequest};
+use super::client::{ApiRequest, Noun};
 use super::issue;
 use super::prompt::ConfirmArgs;
 use super::table::Member::{Text, Time};
 use super::table::{aside, details, number, page_table, sentence, value, words};
 use crate::ids::IssuanceId;
 
-/// Shows, redrives and discards dead letters: entries that workers set aside after failing again and again.
-#[derive(Debug, Args)]
-pub(super) struct DeadLetterArgs {
-    #[command(subcommand)]
-    verb: DeadLetterVerb,
-    #[command(flatten)]
-    api: ApiArgs,
-}
-
 #[derive(Debug, Subcommand)]
-enum DeadLetterVerb {
+pub(super) enum DeadLetterVerb {
     /// Lists dead letters, each with its reason
     #[command(after_long_help = "Example:\n  couponctl dead-letter list")]
     List {
@@ -56,7 +47,7 @@ Example:
     },
 }
 
-impl DeadLetterArgs {
+impl Noun<DeadLetterVerb> {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let session = self.api.open()?;
         match self.verb {

@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::client::{ApiArgs, ApiRequest, ApiResponse, CallError, PrintingClient};
+use super::client::{ApiArgs, ApiRequest, ApiResponse, CallError, Noun, PrintingClient};
 use super::table::{clean, details, value};
 use crate::ids::{CouponId, IssuanceId, UserId};
 use crate::issuance::IdempotencyKey;
@@ -41,17 +41,8 @@ pub(super) struct IssueArgs {
     api: ApiArgs,
 }
 
-/// Shows what became of a request.
-#[derive(Debug, Args)]
-pub(super) struct IssuanceArgs {
-    #[command(subcommand)]
-    verb: IssuanceVerb,
-    #[command(flatten)]
-    api: ApiArgs,
-}
-
 #[derive(Debug, Subcommand)]
-enum IssuanceVerb {
+pub(super) enum IssuanceVerb {
     /// Shows what became of a request: queued, issued or rejected
     #[command(after_long_help = "\
 Example:
@@ -66,7 +57,7 @@ Example:
 
 /// How long to wait for a decision.
 #[derive(Debug, Clone, Copy, Args)]
-struct WaitArgs {
+pub(super) struct WaitArgs {
     /// Wait for the decision, this many seconds at most (30 if no number is given)
     #[arg(
         long,
@@ -93,7 +84,7 @@ impl IssueArgs {
     }
 }
 
-impl IssuanceArgs {
+impl Noun<IssuanceVerb> {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let session = self.api.open()?;
         let IssuanceVerb::Show { id, wait } = self.verb;

@@ -37,6 +37,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use self::client::Noun;
 use crate::{config, process};
 
 /// Runs, steers and examines the Coupon System.
@@ -83,17 +84,27 @@ enum CtlSubcommand {
     Audit(audit::AuditArgs),
     Key(key::KeyArgs),
     Upgrade(upgrade::UpgradeArgs),
-    Coupon(coupon::CouponArgs),
-    User(user::UserArgs),
-    UserCoupon(user_coupon::UserCouponArgs),
+    /// Creates coupons, shows their stock and changes them
+    Coupon(Noun<coupon::CouponVerb>),
+    /// Registers, shows and deletes users
+    User(Noun<user::UserVerb>),
+    /// Shows, uses, restores and revokes the coupons that users hold
+    UserCoupon(Noun<user_coupon::UserCouponVerb>),
     Issue(issue::IssueArgs),
-    Issuance(issue::IssuanceArgs),
-    Outcome(outcome::OutcomeArgs),
-    Queue(queue::QueueArgs),
-    Worker(worker::WorkerArgs),
-    DeadLetter(dead_letter::DeadLetterArgs),
-    Action(action::ActionArgs),
-    Service(service::ServiceArgs),
+    /// Shows what became of a request
+    Issuance(Noun<issue::IssuanceVerb>),
+    /// Follows the outcomes of all requests
+    Outcome(Noun<outcome::OutcomeVerb>),
+    /// Shows how many requests wait for a decision
+    Queue(Noun<queue::QueueVerb>),
+    /// Lists the workers
+    Worker(Noun<worker::WorkerVerb>),
+    /// Shows, redrives and discards dead letters: entries that workers set aside after failing again and again
+    DeadLetter(Noun<dead_letter::DeadLetterVerb>),
+    /// Shows the record of operators' actions
+    Action(Noun<action::ActionVerb>),
+    /// Pauses and resumes the whole service
+    Service(Noun<service::ServiceVerb>),
     Watch(watch::WatchArgs),
     Rush(rush::RushArgs),
     Bench(bench::BenchArgs),

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 
-use super::client::{ApiArgs, ApiRequest, CallError, PrintingClient, print};
+use super::client::{ApiRequest, CallError, Noun, PrintingClient, print};
 use super::lines::{JsonLine, JsonLineRead};
 use super::table::{cell, clean, time};
 
@@ -13,17 +13,8 @@ const WAIT_SECONDS: u32 = 25;
 /// The pause after an answer that was cut or did not come.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Follows the outcomes of all requests.
-#[derive(Debug, Args)]
-pub(super) struct OutcomeArgs {
-    #[command(subcommand)]
-    verb: OutcomeVerb,
-    #[command(flatten)]
-    api: ApiArgs,
-}
-
 #[derive(Debug, Subcommand)]
-enum OutcomeVerb {
+pub(super) enum OutcomeVerb {
     /// Prints a line for every outcome as it is decided; Ctrl-C ends it and prints where to resume
     #[command(after_long_help = "\
 Examples:
@@ -39,7 +30,7 @@ Examples:
     },
 }
 
-impl OutcomeArgs {
+impl Noun<OutcomeVerb> {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let session = self.api.open()?;
         let OutcomeVerb::Follow { after, once } = self.verb;

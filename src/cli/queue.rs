@@ -1,28 +1,19 @@
 //! `couponctl queue`.
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use serde_json::Value;
 
-use super::client::{ApiArgs, ApiRequest};
+use super::client::{ApiRequest, Noun};
 use super::table::{details, value};
 
-/// Shows how many requests wait for a decision.
-#[derive(Debug, Args)]
-pub(super) struct QueueArgs {
-    #[command(subcommand)]
-    verb: QueueVerb,
-    #[command(flatten)]
-    api: ApiArgs,
-}
-
 #[derive(Debug, Subcommand)]
-enum QueueVerb {
+pub(super) enum QueueVerb {
     /// Shows the backlog, the dead letters and the time of the oldest waiting request
     #[command(after_long_help = "Example:\n  couponctl queue show")]
     Show,
 }
 
-impl QueueArgs {
+impl Noun<QueueVerb> {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let QueueVerb::Show = self.verb;
         self.api.open()?.send_and_show(ApiRequest::get("/queue"), queue).await

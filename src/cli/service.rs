@@ -1,21 +1,12 @@
 //! `couponctl service`.
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use serde_json::Value;
 
-use super::client::{ApiArgs, ApiRequest};
-
-/// Pauses and resumes the whole service.
-#[derive(Debug, Args)]
-pub(super) struct ServiceArgs {
-    #[command(subcommand)]
-    verb: ServiceVerb,
-    #[command(flatten)]
-    api: ApiArgs,
-}
+use super::client::{ApiRequest, Noun};
 
 #[derive(Debug, Subcommand)]
-enum ServiceVerb {
+pub(super) enum ServiceVerb {
     /// Stops accepting requests for every coupon; accepted ones are still decided
     #[command(after_long_help = "Example:\n  couponctl service pause")]
     Pause,
@@ -24,7 +15,7 @@ enum ServiceVerb {
     Resume,
 }
 
-impl ServiceArgs {
+impl Noun<ServiceVerb> {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let path = match self.verb {
             ServiceVerb::Pause => "/pause",

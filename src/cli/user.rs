@@ -1,25 +1,16 @@
 //! `couponctl user`.
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::client::{ApiArgs, ApiRequest, PageArgs};
+use super::client::{ApiRequest, Noun, PageArgs};
 use super::prompt::ConfirmArgs;
 use super::table::Member::{Text, Time};
 use super::table::{aside, cell, details, item_table, number, page_table, sentence, value, words};
 use crate::ids::UserId;
 
-/// Registers, shows and deletes users.
-#[derive(Debug, Args)]
-pub(super) struct UserArgs {
-    #[command(subcommand)]
-    verb: UserVerb,
-    #[command(flatten)]
-    api: ApiArgs,
-}
-
 #[derive(Debug, Subcommand)]
-enum UserVerb {
+pub(super) enum UserVerb {
     /// Registers a user
     #[command(after_long_help = "\
 Examples:
@@ -67,7 +58,7 @@ Examples:
     },
 }
 
-impl UserArgs {
+impl Noun<UserVerb> {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let session = self.api.open()?;
         match self.verb {

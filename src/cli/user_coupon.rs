@@ -3,24 +3,15 @@
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::client::{ApiArgs, ApiRequest, PageArgs};
+use super::client::{ApiRequest, Noun, PageArgs};
 use super::prompt::ConfirmArgs;
 use super::table::Member::{Text, Time};
 use super::table::{aside, details, item_table, number, page_table, sentence, value, words};
 use crate::ids::{IssuanceId, UserId};
 use crate::redemption::Reference;
 
-/// Shows, uses, restores and revokes the coupons that users hold.
-#[derive(Debug, Args)]
-pub(super) struct UserCouponArgs {
-    #[command(subcommand)]
-    verb: UserCouponVerb,
-    #[command(flatten)]
-    api: ApiArgs,
-}
-
 #[derive(Debug, Subcommand)]
-enum UserCouponVerb {
+pub(super) enum UserCouponVerb {
     /// Lists the coupons that a user holds, newest first
     #[command(after_long_help = "Example:\n  couponctl user-coupon list u1 --status active")]
     List {
@@ -72,7 +63,7 @@ Example:
 
 /// One user coupon.
 #[derive(Debug, Args)]
-struct UserCouponSelector {
+pub(super) struct UserCouponSelector {
     /// The user's id
     user: UserId,
     /// Id of the user coupon: that of its issuance
@@ -85,7 +76,7 @@ impl UserCouponSelector {
     }
 }
 
-impl UserCouponArgs {
+impl Noun<UserCouponVerb> {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let session = self.api.open()?;
         let request = match self.verb {

@@ -1,28 +1,19 @@
 //! `couponctl worker`.
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use serde_json::Value;
 
-use super::client::{ApiArgs, ApiRequest};
+use super::client::{ApiRequest, Noun};
 use super::table::{cell, sentence, table, time, words};
 
-/// Lists the workers.
-#[derive(Debug, Args)]
-pub(super) struct WorkerArgs {
-    #[command(subcommand)]
-    verb: WorkerVerb,
-    #[command(flatten)]
-    api: ApiArgs,
-}
-
 #[derive(Debug, Subcommand)]
-enum WorkerVerb {
+pub(super) enum WorkerVerb {
     /// Lists the workers, with their last heartbeats
     #[command(after_long_help = "Example:\n  couponctl worker list")]
     List,
 }
 
-impl WorkerArgs {
+impl Noun<WorkerVerb> {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let WorkerVerb::List = self.verb;
         self.api.open()?.send_and_show(ApiRequest::get("/workers"), workers).await

@@ -1,50 +1,22 @@
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
-
-use super::check_id;
 
 /// The id of a coupon: `[A-Za-z0-9._-]{1,64}`. Ids are never used again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CouponId(Arc<str>);
 
 impl CouponId {
-    /// The id as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Stands where nobody can tell which coupon it was.
+    /// Stands in for the id of a coupon that a damaged record does not name.
     pub(crate) fn unknown() -> Self {
         CouponId("unknown".into())
     }
 
-    /// A new id, for a coupon whose maker gave none.
+    /// A new id, for a coupon that is created without one.
     pub fn generate() -> Self {
         CouponId(format!("c-{}", crate::ids::random_id()).into())
     }
 }
 
-impl FromStr for CouponId {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        check_id(text, "._-")?;
-        Ok(CouponId(text.into()))
-    }
-}
-
-impl fmt::Display for CouponId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl serde::Serialize for CouponId {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
+text_id!(CouponId, "._-");
 
 #[cfg(test)]
 mod tests {

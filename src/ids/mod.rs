@@ -1,5 +1,39 @@
 //! Parsed ids.
 
+/// The conversions of an id that is a text: `$extra` are the characters that it may have besides ASCII letters and
+/// digits.
+macro_rules! text_id {
+    ($id:ident, $extra:literal) => {
+        impl $id {
+            /// The id as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::str::FromStr for $id {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                super::check_id(text, $extra)?;
+                Ok($id(text.into()))
+            }
+        }
+
+        impl std::fmt::Display for $id {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl serde::Serialize for $id {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+    };
+}
+
 mod coupon;
 mod issuance;
 mod partition;

@@ -1,12 +1,10 @@
-use std::fmt;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
-use super::{check_id, id_of, random_id};
+use super::{id_of, random_id};
 
 /// The prefix of the pseudonyms of deleted users.
 const PSEUDONYM: &str = "deleted:";
@@ -18,11 +16,6 @@ const OF_SUBJECT: &str = "sub-sha256:";
 pub struct UserId(Arc<str>);
 
 impl UserId {
-    /// The id as text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// Whether it is the pseudonym of a deleted user. Registration refuses such an id.
     pub fn is_pseudonym(&self) -> bool {
         self.0.starts_with(PSEUDONYM)
@@ -50,7 +43,7 @@ impl UserId {
         UserId(format!("{PSEUDONYM}{}", random_id()).into())
     }
 
-    /// A new id, for a user who was given none.
+    /// A new id, for a user who is registered without one.
     pub fn generate() -> Self {
         UserId(format!("u-{}", random_id()).into())
     }
@@ -63,26 +56,7 @@ impl UserId {
     }
 }
 
-impl FromStr for UserId {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        check_id(text, "._:@-")?;
-        Ok(UserId(text.into()))
-    }
-}
-
-impl fmt::Display for UserId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl serde::Serialize for UserId {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
+text_id!(UserId, "._:@-");
 
 #[cfg(test)]
 mod tests {

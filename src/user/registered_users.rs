@@ -67,15 +67,6 @@ impl RegisteredUsers {
         self.known.clear();
     }
 
-    /// Whether the user is registered, and not being deleted.
-    ///
-    /// # Errors
-    ///
-    /// If the user must be read, and MongoDB fails or the record cannot be read.
-    pub async fn contains(&self, id: &UserId) -> Result<bool, Failure> {
-        Ok(self.find(id).await?.is_some())
-    }
-
     /// What keyed issuances of the user are named with, if they are registered, and not being deleted.
     ///
     /// # Errors

@@ -28,10 +28,6 @@ pub enum Persistence {
     /// Everything it acknowledged: an append-only file, synced before it answers. As shipped.
     #[default]
     FsyncAlways,
-    /// After `kill -9` everything, after a power cut all but the last second or two.
-    FsyncEverySecond,
-    /// After `kill -9` everything, after a power cut what the system had written out by itself.
-    FsyncNever,
     /// Nothing.
     None,
 }
@@ -80,8 +76,6 @@ impl ServerSpec for RedisOptions {
     fn arguments(&self, port: u16) -> Vec<OsString> {
         let (append_only, append_fsync) = match self.persistence {
             Persistence::FsyncAlways => ("yes", "always"),
-            Persistence::FsyncEverySecond => ("yes", "everysec"),
-            Persistence::FsyncNever => ("yes", "no"),
             Persistence::None => ("no", "no"),
         };
         let port = port.to_string();

@@ -27,7 +27,7 @@ async fn who_was_remembered_before_the_first_word_of_deletions_is_not_trusted_af
     let user = format!("{USER}0").parse().expect("an id");
     let deletions = Arc::new(PendingDeletions::new(Duration::from_millis(400)));
     let registered = RegisteredUsers::start(backends.users.clone(), Arc::clone(&deletions), 10);
-    assert!(registered.contains(&user).await.expect("an answer"));
+    assert!(registered.find(&user).await.expect("an answer").is_some());
 
     // This process cannot reach MongoDB; others can.
     let marked = backends.users.mark_deleted(&user, Duration::ZERO, false).await.expect("an answer");
@@ -49,7 +49,7 @@ async fn who_was_remembered_before_the_first_word_of_deletions_is_not_trusted_af
     let stop = CancellationToken::new();
     let learning = tokio::spawn(learner.run(stop.clone()));
     eventually("it hears of deletions", async || deletions.is_fresh().then_some(())).await;
-    assert!(!registered.contains(&user).await.expect("an answer"));
+    assert!(registered.find(&user).await.expect("an answer").is_none());
     stop.cancel();
     learning.await.expect("no panic");
 }
