@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::env::user;
 use super::usage;
 use crate::rush::open_loop::{LoadBounds, Workload};
+use crate::rush::run::cpu_time;
 use crate::rush::{ExchangeError, LoadTarget, RawResponse, open_loop};
 
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -149,7 +150,7 @@ impl RequestBurst {
     }
 
     fn used(&self) -> anyhow::Result<Vec<(&'static str, Duration)>> {
-        let mut used = vec![(GENERATOR, usage::own_cpu())];
+        let mut used = vec![(GENERATOR, cpu_time())];
         for (name, pid) in &self.watched {
             used.push((name, usage::cpu(*pid)?));
         }

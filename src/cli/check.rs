@@ -8,7 +8,7 @@ use crate::failure::SetUpError;
 use crate::issuance::ledger::indexes;
 use crate::process::Backends;
 use crate::recovery::{OpeningStatus, Writable};
-use crate::{mongo, process, recovery};
+use crate::{Failure, mongo, process, recovery};
 
 /// Checks an environment: servers, versions, settings, indexes.
 ///
@@ -58,35 +58,31 @@ impl CheckArgs {
     }
 }
 
+fn passed(check: &'static str, says: impl Into<String>) -> CheckResult {
+    CheckResult { check, ok: true, says: says.into() }
+}
+
+fn failed(check: &'static str, says: impl Into<String>) -> CheckResult {
+    CheckResult { check, ok: false, says: says.into() }
+}
+
+/// A server that does not answer: nothing else of it can be checked.
+fn away(server: &'static str, failure: &Failure) -> Vec<CheckResult> {
+    vec![failed(server, format!("{}; is it running?", failure.chain()))]
+}
+
 async fn redis(backends: &Backends) -> Vec<CheckResult> {
-    let mut lines = Vec::new();
-    match recovery::check_settings(&backends.partition, backends.durability).await {
-        Err(failure) => {
-            lines.push(CheckResult {
-                check: "redis",
-                ok: false,
-                says: format!("{}; is it running?", failure.chain()),
-            });
-            return lines;
-        }
-        Ok(findings) => {
-            lines.push(CheckResult { check: "redis", ok: true, says: "answers".into() });
-            let fits = findings.wrong.is_empty();
-            lines.extend(findings.wrong.into_iter().map(|says| CheckResult {
-                check: "redis settings",
-                ok: false,
-                says,
-            }));
-            lines.extend(findings.notes.into_iter().map(|says| CheckResult {
-                check: "redis settings",
-                ok: true,
-                says,
-            }));
-            if fits {
-                let says = "version, persistence and memory policy fit".into();
-                lines.push(CheckResult { check: "redis settings", ok: true, says });
-            }
-        }
+    const SETTINGS: &str = "redis settings";
+    let findings = match recovery::check_settings(&backends.partition, backends.durability).await {
+        Ok(findings) => findings,
+        Err(failure) => return away("redis", &failure),
+    };
+    let mut lines = vec![passed("redis", "answers")];
+    let fits = findings.wrong.is_empty();
+    lines.extend(findings.wrong.into_iter().map(|says| failed(SETTINGS, says)));
+    lines.extend(findings.notes.into_iter().map(|says| passed(SETTINGS, says)));
+    if fits {
+        lines.push(passed(SETTINGS, "version, persistence and memory policy fit"));
     }
     lines.push(certificate(backends).await);
     lines
@@ -94,61 +90,48 @@ async fn redis(backends: &Backends) -> Vec<CheckResult> {
 
 /// Whether the data may be used, and if not, why.
 async fn certificate(backends: &Backends) -> CheckResult {
-    let line = |ok, says: &str| CheckResult { check: "redis certificate", ok, says: says.to_owned() };
-    let standing = recovery::opening_status(&backends.partition, &backends.database).await;
-    match (standing, recovery::writable(&backends.partition).await) {
-        (Err(failure), _) | (_, Err(failure)) => line(false, &failure.chain()),
-        (Ok(OpeningStatus::Elsewhere(why)), _) => line(false, &why),
-        (_, Ok(Writable::Yes)) => line(true, "the data is certified, and Redis takes writes"),
-        (_, Ok(Writable::Refused)) => line(
-            false,
+    const CERTIFICATE: &str = "redis certificate";
+    let status = recovery::opening_status(&backends.partition, &backends.database).await;
+    match (status, recovery::writable(&backends.partition).await) {
+        (Err(failure), _) | (_, Err(failure)) => failed(CERTIFICATE, failure.chain()),
+        (Ok(OpeningStatus::Elsewhere(why)), _) => failed(CERTIFICATE, why),
+        (_, Ok(Writable::Yes)) => passed(CERTIFICATE, "the data is certified, and Redis takes writes"),
+        (_, Ok(Writable::Refused)) => failed(
+            CERTIFICATE,
             "the data is certified, but Redis refuses writes: it is a replica (READONLY), its disk or its memory is \
              full (MISCONF, OOM), or it lacks replicas (NOREPLICAS); its log says which",
         ),
-        (Ok(OpeningStatus::OutOfDate), _) => line(
-            true,
+        (Ok(OpeningStatus::OutOfDate), _) => passed(
+            CERTIFICATE,
             "not certified: the data is older than that of another Redis, which serves no more; the first API or \
              worker to start builds it anew",
         ),
         (Ok(OpeningStatus::Current), _) => {
-            line(true, "not certified yet: the first API or worker to start recovers it")
+            passed(CERTIFICATE, "not certified yet: the first API or worker to start recovers it")
         }
     }
 }
 
 async fn mongodb(backends: &Backends) -> Vec<CheckResult> {
+    const REPLICA_SET: &str = "mongodb replica set";
+    const INDEXES: &str = "mongodb indexes";
     let hello = match mongo::command(&backends.database, "say hello", "hello").await {
         Ok(hello) => hello,
-        Err(failure) => {
-            return vec![CheckResult {
-                check: "mongodb",
-                ok: false,
-                says: format!("{}; is it running?", failure.chain()),
-            }];
-        }
+        Err(failure) => return away("mongodb", &failure),
     };
-    let mut lines = vec![CheckResult { check: "mongodb", ok: true, says: "answers".into() }];
+    let mut lines = vec![passed("mongodb", "answers")];
     lines.push(if hello.get_str("setName").is_ok() {
-        CheckResult { check: "mongodb replica set", ok: true, says: "it is one".into() }
+        passed(REPLICA_SET, "it is one")
     } else {
-        let says =
-            "a standalone server cannot confirm writes by majority: start it with --replSet and initiate it";
-        CheckResult { check: "mongodb replica set", ok: false, says: says.into() }
+        failed(
+            REPLICA_SET,
+            "a standalone server cannot confirm writes by majority: start it with --replSet and initiate it",
+        )
     });
     match indexes::check(&backends.database).await {
-        Err(failure) => {
-            lines.push(CheckResult { check: "mongodb indexes", ok: false, says: failure.chain() })
-        }
-        Ok(wrong) if wrong.is_empty() => {
-            lines.push(CheckResult { check: "mongodb indexes", ok: true, says: "all there, exactly".into() });
-        }
-        Ok(wrong) => {
-            lines.extend(wrong.into_iter().map(|says| CheckResult {
-                check: "mongodb indexes",
-                ok: false,
-                says,
-            }));
-        }
+        Err(failure) => lines.push(failed(INDEXES, failure.chain())),
+        Ok(wrong) if wrong.is_empty() => lines.push(passed(INDEXES, "all there, exactly")),
+        Ok(wrong) => lines.extend(wrong.into_iter().map(|says| failed(INDEXES, says))),
     }
     lines
 }

@@ -71,13 +71,13 @@ impl RecoverArgs {
         let progress = ProgressLine::start();
         let shown = progress.clone();
         let watch: ProgressCallback = Arc::new(move |step: &RecoveryStep| show(&shown, step));
-        let how = if self.rebuild { RecoveryMode::Rebuild } else { RecoveryMode::VerifyFirst };
-        let keeper = backends.recovery_supervisor();
+        let mode = if self.rebuild { RecoveryMode::Rebuild } else { RecoveryMode::VerifyFirst };
+        let supervisor = backends.recovery_supervisor();
         let kept = loop {
-            if how == RecoveryMode::VerifyFirst && is_certified(&backends.partition).await? {
+            if mode == RecoveryMode::VerifyFirst && is_certified(&backends.partition).await? {
                 break CertifyOutcome::Before;
             }
-            match keeper.recover(how, &watch, &shutdown).await? {
+            match supervisor.recover(mode, &watch, &shutdown).await? {
                 CertifyOutcome::ByAnother => progress.say("another process recovers; waiting for it"),
                 CertifyOutcome::Watching => {
                     progress.say("another Redis was opened last; watching whether it still serves")
@@ -94,30 +94,30 @@ impl RecoverArgs {
 
     fn print(&self, kept: CertifyOutcome, took: Duration) {
         let seconds = took.as_secs_f64();
-        let (result, in_flight, decided, coupons) = match kept {
+        let (result, in_flight, decided, coupons, says) = match kept {
             CertifyOutcome::Recovered(RecoveryOutcome::Verified { in_flight, coupons }) => {
-                ("verified", Some(in_flight), None, Some(coupons))
+                let says = format!(
+                    "The data was intact and is certified again: {coupons} coupons, {in_flight} in flight ({seconds:.1} s)."
+                );
+                ("verified", Some(in_flight), None, Some(coupons), says)
             }
             CertifyOutcome::Recovered(RecoveryOutcome::Rebuilt { survivors, decided, coupons }) => {
-                ("rebuilt", Some(survivors), Some(decided), Some(coupons))
+                let says = format!(
+                    "Rebuilt and certified: {coupons} coupons, {survivors} in flight, {decided} were decided already ({seconds:.1} s)."
+                );
+                ("rebuilt", Some(survivors), Some(decided), Some(coupons), says)
             }
-            _ => ("certified", None, None, None),
+            _ => {
+                let says =
+                    "The data is certified; there is nothing to recover (--rebuild builds it anew).".into();
+                ("certified", None, None, None, says)
+            }
         };
         if self.json {
-            println!(
-                "{}",
-                json!({"result": result, "inFlight": in_flight, "decided": decided, "coupons": coupons, "seconds": seconds})
-            );
-            return;
-        }
-        match kept {
-            CertifyOutcome::Recovered(RecoveryOutcome::Verified { in_flight, coupons }) => println!(
-                "The data was intact and is certified again: {coupons} coupons, {in_flight} in flight ({seconds:.1} s)."
-            ),
-            CertifyOutcome::Recovered(RecoveryOutcome::Rebuilt { survivors, decided, coupons }) => println!(
-                "Rebuilt and certified: {coupons} coupons, {survivors} in flight, {decided} were decided already ({seconds:.1} s)."
-            ),
-            _ => println!("The data is certified; there is nothing to recover (--rebuild builds it anew)."),
+            let body = json!({"result": result, "inFlight": in_flight, "decided": decided, "coupons": coupons, "seconds": seconds});
+            println!("{body}");
+        } else {
+            println!("{says}");
         }
     }
 }

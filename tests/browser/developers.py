@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 READY_MAX_SECONDS = 60
 ANSWER_MAX_SECONDS = 60
-# Not an address of this machine: over plain http a browser offers its pages less there.
+# A name that is not this machine's: over plain http, a browser gives its pages fewer features.
 HOST = "shop.test"
 
 
@@ -49,7 +49,7 @@ class Page:
         self.reads, from_browser = os.pipe()
 
         def set_up():
-            # Out of the way first: either may be where the other must be.
+            # Both descriptors move away first: either may have the number that the other needs.
             ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_browser, from_browser)]
             os.dup2(ends[0], 3)
             os.dup2(ends[1], 4)
@@ -152,13 +152,13 @@ class Gateway(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def handle_error(self, *_):
-        # A page that is left breaks its connections off.
+        # A page breaks its connections off when the browser leaves it.
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(*_)
 
 
 class Answer:
-    """What a gateway answers itself. With `after`, the request is passed on first, and its answer is lost."""
+    """An answer of the gateway itself. With `after`, it forwards the request first and drops the answer."""
 
     def __init__(self, status, body=b"", media_type="text/html", after=False, **headers):
         self.status, self.after = status, after
@@ -188,7 +188,7 @@ class Handler(BaseHTTPRequestHandler):
             answer = gateway.plans[user].popleft() if gateway.plans[user] else None
         if answer and not answer.after:
             return self.send(answer.status, answer.headers.items(), answer.body)
-        # Of another origin, for the API: a proxy in front of it would name its own.
+        # To the API the request is of another origin: a proxy before it would send its own.
         dropped = {"host", "origin", "connection", "accept-encoding"}
         target = http.client.HTTPConnection(gateway.target, timeout=ANSWER_MAX_SECONDS)
         target.request(self.command, self.path, body, {n: v for n, v in self.headers.items() if n.lower() not in dropped})
@@ -232,7 +232,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def break_off(handler):
-    """Says nothing, and hangs up."""
+    """Closes the connection without an answer."""
     handler.close_connection = True
     handler.connection.close()
 
@@ -246,7 +246,7 @@ def ours(code, status, retryable, **more):
             "requestId": "r", "retryable": retryable, **more}
 
 
-# What may stand in the place of an answer, none of it from the service: nothing is decided by it.
+# What a gateway may answer in place of the service: none of it decides a request.
 FOREIGN = {
     "a gateway's 502 in JSON": Answer(502, {"message": "Bad Gateway"}, JSON),
     "a 502 in JSON with a code that we have": Answer(502, {"code": "sold-out", "title": "Sold out"}, JSON),
@@ -282,7 +282,7 @@ FOREIGN = {
 }
 
 REQUEST = "const { requestCoupon } = await import('./assets/client.js'); const go = (u, c, o) => requestCoupon('.', u, c, o);"
-# Fewer at once than a browser has connections to a host, so that none waits for another.
+# Fewer at once than the connections that a browser opens to a host, so that none waits for another.
 MANY = """const all = async (users, go) => {
     const results = {}, left = [...users];
     const next = async () => { for (let user; (user = left.shift()); ) results[user] = await go(user); };
@@ -311,7 +311,7 @@ class Check:
         return [key for method, _, key, _ in self.gateway.seen[user] if method == "POST"]
 
     def fresh(self):
-        """Opens the page anew."""
+        """Reloads the page."""
         self.page.open(f"{self.url}/developers?{time.monotonic()}")
 
     def go(self, user, coupon, options="{}"):
@@ -363,7 +363,7 @@ class Check:
     def a_reload_in_the_middle_goes_on_with_the_same_request(self):
         self.made("reload", 5, ["r1"], per_user=2)
         self.fresh()
-        # What was accepted is not told: the page is left before it asks again.
+        # The browser leaves the page before it learns that the request was accepted.
         self.gateway.plans["r1"].append(Answer(503, after=True, **{"Retry-After": "30"}))
         self.page.run(REQUEST + "go('r1', 'reload').catch(() => {}); return")
         wait_for(lambda: self.held("r1"), "it is issued")
@@ -378,7 +378,7 @@ class Check:
         self.made("many", len(users) * 2, users, per_user=2)
         self.made("late", 1000)
         for index, name in enumerate(names):
-            # In the place of the first answer; of the answer to a request that arrived; of a poll's.
+            # In place of the first answer, of the answer to a request that arrived, and of a poll's answer.
             self.gateway.plans[f"fa{index}"].append(FOREIGN[name])
             self.gateway.plans[f"fb{index}"].append(FOREIGN[name].late())
             self.gateway.plans[f"fc{index}"].extend([None, FOREIGN[name]])

@@ -31,7 +31,7 @@ class Watched:
             self.wrong.append(f"console: {message.text}")
 
     def _failed(self, request):
-        # A page that is left breaks its streams off.
+        # A page breaks its streams off when the browser leaves it.
         if request.failure != "net::ERR_ABORTED":
             self.wrong.append(f"{request.method} {request.url}: {request.failure}")
 
@@ -51,7 +51,7 @@ def try_it(browser, base):
     page.goto(f"{base}/")
     page.locator("#coupons input[type=radio]").first.check(force=True)
     page.locator("#random-user").click()
-    # A press before that answer registers the same user again, and 409 is then right.
+    # Pressing the button before that answer registers the same user again, and the API correctly answers 409.
     expect(page.locator("#user-note")).to_contain_text("Registered")
     page.locator("#press").click()
     expect(page.locator("#ticket .serial span")).to_have_text(re.compile(r"\d"))
@@ -72,14 +72,14 @@ def fixed(amount, currency):
     return {"type": "fixed", "amount": amount, "currency": currency}
 
 
-# What may be told of a coupon, and what its line must say in English and in Korean.
+# Coupons as the service may write them, and the lines that the page must show in English and in Korean.
 OFFERS = {
     "usd": ({"discount": fixed(500, "USD")}, "$5.00 off", "US$5.00 할인"),
     "cents": ({"discount": fixed(5, "USD")}, "$0.05 off", "US$0.05 할인"),
     "krw": ({"discount": fixed(5000, "KRW")}, "₩5,000 off", "5,000원 할인"),
     "jpy": ({"discount": fixed(500, "JPY")}, "¥500 off", "JP¥500 할인"),
     "bhd": ({"discount": fixed(1500, "BHD")}, "BHD 1.500 off", "BHD 1.500 할인"),
-    # A browser's own count of digits is another than that of ISO 4217.
+    # A browser's own number of digits may differ from that of ISO 4217.
     "lak": ({"discount": fixed(150, "LAK")}, "LAK 1.50 off", "LAK 1.50 할인"),
     "most": ({"discount": {"type": "percent", "percent": 10, "maxAmount": 1050, "currency": "USD"}, "minOrderAmount": 2000},
              "10% off, up to $10.50 · orders from $20.00", "10% 할인 (최대 US$10.50) · US$20.00 이상 주문 시"),
@@ -95,7 +95,7 @@ OFFERS = {
 
 
 def try_it_with_anything(browser, base):
-    """Shows what a service may tell of coupons: money in every currency, and what the page does not know."""
+    """Shows coupons as a service may write them: money in every currency, and values that the page does not know."""
     watched = Watched(browser)
     page = watched.page
     told = {"items": [coupon(id, **more) for id, (more, _, _) in OFFERS.items()], "nextCursor": None}
@@ -117,7 +117,7 @@ def try_it_with_anything(browser, base):
 
 
 def try_it_behind_anything(browser, base):
-    """Requests where somebody else answers first: nothing is decided by it, and the same request goes on."""
+    """Requests while a gateway answers first: that decides nothing, and the page repeats the same request."""
     watched = Watched(browser)
     page, keys = watched.page, []
     answers = [
@@ -142,13 +142,13 @@ def try_it_behind_anything(browser, base):
     page.locator("#press").click()
     expect(page.locator("#ticket .serial span")).to_have_text(re.compile(r"\d"))
     assert len(keys) == 4 and len(set(keys)) == 1, keys
-    # The 502 was ours to give.
+    # This check caused the 502.
     watched.wrong = [wrong for wrong in watched.wrong if "502" not in wrong]
     watched.close()
 
 
 def swagger(browser, base):
-    """Comes without the slash at the end, reads the document, and sends a request from it."""
+    """Opens the page without the slash at the end, reads the document, and sends a request from it."""
     watched = Watched(browser)
     page = watched.page
     page.goto(f"{base}/docs")
@@ -160,7 +160,7 @@ def swagger(browser, base):
     operation.get_by_role("button", name="Execute").click()
     expect(operation.locator(".live-responses-table tbody .response-col_status").first).to_contain_text("200")
     expect(operation.locator(".request-url")).to_contain_text(f"{base}/coupons")
-    # What else there is to open brings styles of its own.
+    # The other parts that one can open bring styles of their own.
     page.locator(".opblock-post .opblock-summary-control").first.click()
     page.locator("section.models button").first.click()
     watched.close()
@@ -169,7 +169,7 @@ def swagger(browser, base):
 def main():
     base, chromium = sys.argv[1].rstrip("/"), sys.argv[2]
     with sync_playwright() as playwright:
-        # A sandbox needs rights that containers do not give.
+        # Chromium's sandbox needs rights that containers do not give.
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for check in (try_it, try_it_with_anything, try_it_behind_anything, swagger):
             check(browser, base)

@@ -10,7 +10,7 @@ import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 LISTEN, TARGET, PREFIX = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-# Of one connection, so not passed on.
+# Headers of one connection, which a proxy does not forward.
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding"}
 
 
@@ -41,13 +41,13 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(ThreadingHTTPServer):
-    # A rush comes at once, and a connection that is turned away is tried again.
+    # Many connections arrive at once; a client retries a refused one late.
     request_queue_size = 256
     daemon_threads = True
 
     def handle_error(self, *_):
         error = sys.exc_info()[1]
-        # Who leaves a page breaks its streams off.
+        # A browser that leaves a page breaks its streams off.
         if not isinstance(error, ConnectionError):
             super().handle_error(*_)
 
