@@ -212,7 +212,7 @@ impl ActionLog {
     /// # Errors
     ///
     /// If MongoDB fails.
-    pub async fn begin_command(
+    pub(crate) async fn begin_command(
         database: &Database,
         action: &str,
         target: String,
@@ -274,7 +274,7 @@ impl ActionLog {
 impl CommandAction {
     /// Does what was begun, and writes down how it ended: in the statuses that the API answers with. If
     /// the end cannot be written, a warning says so, and nothing is undone.
-    pub async fn carry_out<T, E>(
+    pub(crate) async fn carry_out<T, E>(
         self,
         action: impl Future<Output = Result<T, E>>,
         status: impl FnOnce(&Result<T, E>) -> StatusCode,
@@ -291,7 +291,7 @@ impl CommandAction {
 }
 
 /// The status of a command that was done, or not to its end.
-pub fn command_status(done: &anyhow::Result<()>) -> StatusCode {
+pub(crate) fn command_status(done: &anyhow::Result<()>) -> StatusCode {
     match done {
         Ok(()) => StatusCode::OK,
         // It was done, and says that something is wrong.

@@ -47,7 +47,7 @@ impl Audience {
     ];
 
     /// Whether end users may use it; its handler must check whose record an answer is about.
-    pub fn has_users(self) -> bool {
+    pub(crate) fn has_users(self) -> bool {
         matches!(self, Audience::Anyone | Audience::Requesters | Audience::Readers)
     }
 
@@ -65,12 +65,12 @@ impl Audience {
     }
 
     /// Whether it is kept off the public listener where operators have one of their own.
-    pub fn is_operators_side(self) -> bool {
+    pub(crate) fn is_operators_side(self) -> bool {
         matches!(self, Audience::Scrapers | Audience::Watchers | Audience::Operators)
     }
 
     /// Whether what is done there is recorded.
-    pub fn is_recorded(self) -> bool {
+    pub(crate) fn is_recorded(self) -> bool {
         matches!(self, Audience::Redeemers | Audience::Operators)
     }
 

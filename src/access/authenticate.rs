@@ -169,12 +169,12 @@ impl Access {
     }
 
     /// Whether users' tokens are taken.
-    pub fn takes_tokens(&self) -> bool {
+    pub(crate) fn takes_tokens(&self) -> bool {
         self.tokens.is_some()
     }
 
     /// Who has sent this `Authorization`. Waits for nothing.
-    pub fn identify(&self, authorization: Option<&[u8]>) -> Identification {
+    pub(crate) fn identify(&self, authorization: Option<&[u8]>) -> Identification {
         match self.recognise(authorization) {
             Ok((caller, _)) => Identification::As(caller),
             Err(Unrecognised::Perhaps(shown)) => Identification::Perhaps(shown),
@@ -207,7 +207,7 @@ impl Access {
     }
 
     /// Refuses a request that has more than one `Authorization`.
-    pub fn refuse_doubled(&self) -> AuthRefusal {
+    pub(crate) fn refuse_doubled(&self) -> AuthRefusal {
         self.refusals.log(&CredentialsError::Doubled);
         AuthRefusal::BadCredentials
     }
@@ -253,7 +253,7 @@ impl Access {
     }
 
     /// How many verified tokens are remembered.
-    pub fn tokens_remembered(&self) -> usize {
+    pub(crate) fn tokens_remembered(&self) -> usize {
         self.tokens.as_ref().map_or(0, |tokens| tokens.remembered())
     }
 }

@@ -28,7 +28,7 @@ pub enum Role {
 
 impl Caller {
     /// Whether they may make requests about `user`; what keys may, their role says.
-    pub fn may_speak_for(&self, user: &UserId) -> bool {
+    pub(crate) fn may_speak_for(&self, user: &UserId) -> bool {
         match self {
             Caller::Open | Caller::Key { .. } => true,
             Caller::Anonymous => false,

@@ -112,7 +112,7 @@ impl Keyring {
     }
 
     /// Keeps the keys fresh until `stop`.
-    pub async fn keep_fresh(self: Arc<Self>, stop: CancellationToken) {
+    pub(crate) async fn keep_fresh(self: Arc<Self>, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(REFRESH_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // The first one is at once, and the keys were just read.

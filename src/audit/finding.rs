@@ -215,7 +215,7 @@ impl Finding {
     }
 
     /// Whether a repair would try it. Not where its unit may belong to a missing record.
-    pub fn is_repairable(&self) -> bool {
+    pub(crate) fn is_repairable(&self) -> bool {
         let kept_back = self.kind == FindingKind::SerialLeaked && self.detail.is_some();
         self.kind.severity() != Severity::Broken && !kept_back
     }

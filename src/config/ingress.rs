@@ -87,12 +87,12 @@ impl IngressConfig {
     }
 
     /// The limit of a user, if there is one.
-    pub fn user_limit(&self) -> Option<Rate> {
+    pub(crate) fn user_limit(&self) -> Option<Rate> {
         (self.user_rate > 0.0).then_some(Rate { per_second: self.user_rate, burst: self.user_burst })
     }
 
     /// The limit of an address, if there is one.
-    pub fn address_limit(&self) -> Option<Rate> {
+    pub(crate) fn address_limit(&self) -> Option<Rate> {
         (self.address_rate > 0.0).then_some(Rate { per_second: self.address_rate, burst: self.address_burst })
     }
 

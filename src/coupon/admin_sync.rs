@@ -126,7 +126,7 @@ const VALIDITY_EVERY: Duration = Duration::from_secs(60);
 /// Ends coupons with their validity, until `shutdown`: no unit is issued that can no longer be used. None is
 /// made so any more; an older version beside this one may still make them. Writes: records, which
 /// [`reconcile`] brings to Redis.
-pub async fn keep_within_validity(coupons: CouponStore, shutdown: CancellationToken) {
+pub(crate) async fn keep_within_validity(coupons: CouponStore, shutdown: CancellationToken) {
     loop {
         match coupons.end_with_validity().await {
             Ok(0) => {}

@@ -88,7 +88,7 @@ impl Coupon {
     }
 
     /// Whether it offers the same as `other` does, whenever the two were made.
-    pub fn is_offered_as(&self, other: &Coupon) -> bool {
+    pub(crate) fn is_offered_as(&self, other: &Coupon) -> bool {
         *self == Coupon { created_at: self.created_at, ..other.clone() }
     }
 }
@@ -112,7 +112,7 @@ impl Currency {
 
     /// How many digits the minor unit has, in which amounts are counted: 2 of USD, 0 of KRW. `None` where
     /// ISO 4217 has no such currency, or no minor unit of it.
-    pub fn minor_digits(&self) -> Option<u32> {
+    pub(crate) fn minor_digits(&self) -> Option<u32> {
         iso_currency::Currency::from_code(self.as_str())?.exponent().map(u32::from)
     }
 }

@@ -33,7 +33,7 @@ pub struct UnitCounters {
 
 impl UnitCounters {
     /// Whether a coupon can be so: the first serial is 1, and only units that were handed out can be given back.
-    pub fn are_possible(self) -> bool {
+    pub(crate) fn are_possible(self) -> bool {
         self.free < self.next
     }
 

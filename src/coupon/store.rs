@@ -295,7 +295,7 @@ impl CouponStore {
     /// # Errors
     ///
     /// If MongoDB fails, or has no majority.
-    pub async fn limit_linearizable(
+    pub(crate) async fn limit_linearizable(
         &self,
         id: &CouponId,
     ) -> Result<Option<Result<CouponLimit, String>>, Failure> {
@@ -339,7 +339,7 @@ impl CouponStore {
     /// # Errors
     ///
     /// If MongoDB fails.
-    pub async fn records_of(
+    pub(crate) async fn records_of(
         &self,
         ids: &[CouponId],
     ) -> Result<HashMap<CouponId, Result<Coupon, Failure>>, Failure> {
@@ -454,7 +454,7 @@ impl CouponStore {
     /// # Errors
     ///
     /// If MongoDB fails.
-    pub async fn changed_since(&self, since: ChangesSince) -> Result<ChangedCoupons, Failure> {
+    pub(crate) async fn changed_since(&self, since: ChangesSince) -> Result<ChangedCoupons, Failure> {
         let coupons = self.coupons.clone_with_type::<Document>();
         let database = self.database();
         let begun = mongo::run("read the changed coupons", async move {
@@ -482,7 +482,11 @@ impl CouponStore {
     /// # Errors
     ///
     /// If MongoDB fails.
-    pub async fn newest_current(&self, now: Timestamp, limit: usize) -> Result<(Vec<Coupon>, u64), Failure> {
+    pub(crate) async fn newest_current(
+        &self,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<(Vec<Coupon>, u64), Failure> {
         let coupons = self.coupons.clone_with_type::<Document>();
         let filter = doc! {"endsAt": {"$gt": to_bson_time(now)}, "archived": false};
         const OPERATION: &str = "read the newest current coupons";
@@ -499,7 +503,11 @@ impl CouponStore {
     /// # Errors
     ///
     /// If MongoDB fails.
-    pub async fn retired_since(&self, moment: Timestamp, limit: usize) -> Result<Vec<Coupon>, Failure> {
+    pub(crate) async fn retired_since(
+        &self,
+        moment: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Coupon>, Failure> {
         let coupons = self.coupons.clone_with_type::<Document>();
         let filter = doc! {FINAL_COUNT: {"$exists": true}, "endsAt": {"$gt": to_bson_time(moment)}};
         const OPERATION: &str = "read the coupons that were retired";

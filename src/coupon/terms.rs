@@ -90,7 +90,7 @@ impl CouponStore {
     /// # Errors
     ///
     /// If MongoDB fails.
-    pub async fn all_terms(
+    pub(crate) async fn all_terms(
         &self,
         ids: &[CouponId],
     ) -> Result<HashMap<CouponId, Result<CouponTerms, Failure>>, Failure> {

@@ -17,7 +17,7 @@ pub struct UserId(Arc<str>);
 
 impl UserId {
     /// Whether it is the pseudonym of a deleted user. Registration refuses such an id.
-    pub fn is_pseudonym(&self) -> bool {
+    pub(crate) fn is_pseudonym(&self) -> bool {
         self.0.starts_with(PSEUDONYM)
     }
 
@@ -49,7 +49,7 @@ impl UserId {
     }
 
     /// The id of the `number`th of the users that one request with a key registers: always the same.
-    pub fn of_key(key: &str, number: usize) -> Self {
+    pub(crate) fn of_key(key: &str, number: usize) -> Self {
         let digest = Sha256::digest(format!("{key} {number}"));
         let bits = digest.iter().take(8).fold(0, |bits, byte| bits << 8 | u64::from(*byte));
         UserId(format!("u-{}", id_of(bits)).into())

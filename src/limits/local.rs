@@ -76,7 +76,7 @@ impl LocalBuckets {
     }
 
     /// Remembers what Redis said.
-    pub fn learn(&self, who: &str, answer: TokenReply) {
+    pub(crate) fn learn(&self, who: &str, answer: TokenReply) {
         self.learn_at(who, answer, self.now());
     }
 

@@ -36,7 +36,7 @@ pub struct Rate {
 
 impl Rate {
     /// How long an empty bucket takes to fill, in whole seconds, at least one.
-    pub fn window_seconds(&self) -> u64 {
+    pub(crate) fn window_seconds(&self) -> u64 {
         (f64::from(self.burst) / self.per_second).ceil().max(1.0) as u64
     }
 }
@@ -110,7 +110,7 @@ impl Limiter {
     }
 
     /// Counts one request of `who` that is answered whatever the limit says.
-    pub fn note(&self, who: String) {
+    pub(crate) fn note(&self, who: String) {
         if let LocalDecision::Ask { debt } = self.local.decide(&who) {
             let limiter = self.clone();
             tokio::spawn(async move { limiter.ask(&who, debt).await });

@@ -139,7 +139,7 @@ fn gauge(name: &'static str) -> Gauge {
 const CREDENTIAL_SOURCES: [&str; 2] = ["keys", "tokens"];
 
 /// Sets [`names::CREDENTIALS_STALE_SECONDS`] of one source.
-pub fn credentials_stale_for(source: &'static str, age: Duration) {
+pub(crate) fn credentials_stale_for(source: &'static str, age: Duration) {
     LazyLock::force(&RECORDER);
     metrics::gauge!(names::CREDENTIALS_STALE_SECONDS, "source" => source).set(age.as_secs_f64());
 }

@@ -47,7 +47,7 @@ impl IdSecrets {
     /// # Errors
     ///
     /// If MongoDB fails, or the ledger has no name yet.
-    pub async fn give_to_users(database: &Database, partition: PartitionId) -> Result<bool, Failure> {
+    pub(crate) async fn give_to_users(database: &Database, partition: PartitionId) -> Result<bool, Failure> {
         let leases = database.collection::<Document>("recovery");
         let (one, change) = (doc! {"_id": lease::id(partition)}, doc! {"$set": {OF_USERS: true}});
         let changed = mongo::run("give users id secrets", async move {

@@ -35,7 +35,7 @@ struct PendingLoad {
 
 /// Loads until `shutdown`. Idempotent and without input; every worker process runs it, and they take turns at
 /// searching. Reads: what is in flight, the coupons. Writes: what loading writes.
-pub async fn keep_loading(
+pub(crate) async fn keep_loading(
     partition: Arc<Partition>,
     coupons: CouponStore,
     loader: Loader,

@@ -124,7 +124,7 @@ impl Lease {
     /// # Errors
     ///
     /// If MongoDB fails.
-    pub async fn renew(&self) -> Result<bool, Failure> {
+    pub(crate) async fn renew(&self) -> Result<bool, Failure> {
         self.update("renew the recovery lease", doc! {}, doc! {"until": until()}).await
     }
 

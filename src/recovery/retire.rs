@@ -29,7 +29,11 @@ const BATCH: usize = 200;
 
 /// Retires until `shutdown`. Idempotent and without input; every API process runs it. Reads: loaded
 /// coupons, what is in flight. Writes: takes loaded coupons away, and keeps their final counts.
-pub async fn keep_retiring(partition: Arc<Partition>, coupons: CouponStore, shutdown: CancellationToken) {
+pub(crate) async fn keep_retiring(
+    partition: Arc<Partition>,
+    coupons: CouponStore,
+    shutdown: CancellationToken,
+) {
     loop {
         tokio::select! {
             () = shutdown.cancelled() => return,

@@ -303,7 +303,10 @@ impl RecoverySupervisor {
 /// # Errors
 ///
 /// If Redis or MongoDB fails.
-pub async fn wrong_ledger(partition: &Partition, database: &Database) -> Result<Option<String>, Failure> {
+pub(crate) async fn wrong_ledger(
+    partition: &Partition,
+    database: &Database,
+) -> Result<Option<String>, Failure> {
     let Some(held) = certificate::read(partition).await?.ledger else { return Ok(None) };
     let ours = Lease::ledger(database, partition.id()).await?;
     Ok((ours != held).then(|| {
@@ -318,7 +321,10 @@ pub async fn wrong_ledger(partition: &Partition, database: &Database) -> Result<
 /// # Errors
 ///
 /// If Redis or MongoDB fails.
-pub async fn opening_status(partition: &Partition, database: &Database) -> Result<OpeningStatus, Failure> {
+pub(crate) async fn opening_status(
+    partition: &Partition,
+    database: &Database,
+) -> Result<OpeningStatus, Failure> {
     let fields = certificate::read(partition).await?;
     let latest = Fence::new(database, partition.id()).latest().await?;
     Ok(resolve(&fields, latest.as_ref()))

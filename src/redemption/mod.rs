@@ -87,7 +87,7 @@ pub enum RedemptionChange {
 
 impl RedemptionChange {
     /// The kind of the event that is recorded once the change is made.
-    pub fn event_kind(&self) -> RedemptionEventKind {
+    pub(crate) fn event_kind(&self) -> RedemptionEventKind {
         match self {
             RedemptionChange::Use { .. } => RedemptionEventKind::Used,
             RedemptionChange::Restore { .. } => RedemptionEventKind::Restored,

@@ -118,7 +118,7 @@ impl RedisClient {
     }
 
     /// Replaces the connections and resolves the address again, unless that was done within the last half second.
-    pub fn reconnect(&self) {
+    pub(crate) fn reconnect(&self) {
         let _entered = self.home.as_ref().map(Handle::enter);
         let mut shared = self.shared.write();
         if shared.made_at.elapsed() < REPLACE_PAUSE {

@@ -59,12 +59,12 @@ pub fn limit(partition: PartitionId, kind: &str, name: &str) -> String {
 }
 
 /// The epoch whose in-flight hash this key is.
-pub fn epoch_of_in_flight(partition: PartitionId, key: &str) -> Option<Epoch> {
+pub(crate) fn epoch_of_in_flight(partition: PartitionId, key: &str) -> Option<Epoch> {
     key.strip_prefix(&format!("coupon:{{{partition}}}:"))?.strip_suffix(":in-flight")?.parse().ok()
 }
 
 /// A pattern for SCAN that matches every key of the partition that belongs to some epoch.
-pub fn any_epoch(partition: PartitionId) -> String {
+pub(crate) fn any_epoch(partition: PartitionId) -> String {
     format!("coupon:{{{partition}}}:*-*-*-*-*:*")
 }
 
@@ -174,17 +174,17 @@ impl EpochKeys {
     }
 
     /// The turn at carrying deletions out.
-    pub fn erase_turn(&self) -> String {
+    pub(crate) fn erase_turn(&self) -> String {
         format!("{}erase-turn", self.prefix)
     }
 
     /// The turn at deleting old rejections.
-    pub fn retain_turn(&self) -> String {
+    pub(crate) fn retain_turn(&self) -> String {
         format!("{}retain-turn", self.prefix)
     }
 
     /// The turn at loading coupons that have something in flight.
-    pub fn load_turn(&self) -> String {
+    pub(crate) fn load_turn(&self) -> String {
         format!("{}load-turn", self.prefix)
     }
 

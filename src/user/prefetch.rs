@@ -26,7 +26,7 @@ const FAR_OVERLAP: SignedDuration = SignedDuration::from_secs(20);
 
 impl RegisteredUsers {
     /// Remembers users until `shutdown`, `room` of them at the start.
-    pub async fn keep_prefetching(self, store: UserStore, room: usize, shutdown: CancellationToken) {
+    pub(crate) async fn keep_prefetching(self, store: UserStore, room: usize, shutdown: CancellationToken) {
         let mut since = None;
         for next in 1_usize.. {
             let began = Timestamp::now();

@@ -82,7 +82,7 @@ impl UserStore {
 
     /// The users of this database; users who are registered get an [`IdSecret`]. Every process must be of a version that
     /// knows of them.
-    pub fn giving_secrets(self, gives_secrets: bool) -> Self {
+    pub(crate) fn giving_secrets(self, gives_secrets: bool) -> Self {
         UserStore { gives_secrets, ..self }
     }
 
@@ -123,7 +123,11 @@ impl UserStore {
     /// # Errors
     ///
     /// If MongoDB fails.
-    pub async fn insert_first(&self, user: &User, count: usize) -> Result<FirstInsertOutcome, Failure> {
+    pub(crate) async fn insert_first(
+        &self,
+        user: &User,
+        count: usize,
+    ) -> Result<FirstInsertOutcome, Failure> {
         let secret = self.gives_secrets.then(|| IdSecret::generate().to_bson());
         let count = i64::try_from(count).unwrap_or(i64::MAX);
         let filter = doc! {"_id": user.id.as_str()};
@@ -309,7 +313,7 @@ impl UserStore {
     /// # Errors
     ///
     /// If MongoDB fails.
-    pub async fn remove_deleted(&self, deletion: &Deletion) -> Result<(), Failure> {
+    pub(crate) async fn remove_deleted(&self, deletion: &Deletion) -> Result<(), Failure> {
         let filter = doc! {"_id": deletion.user.as_str(), "pseudonym": deletion.pseudonym.as_str()};
         let users = self.users.clone();
         mongo::run("remove the deleted user", async move { users.delete_one(filter).await }).await.map(drop)

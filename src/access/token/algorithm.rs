@@ -35,7 +35,7 @@ pub enum TokenAlgorithm {
 
 impl TokenAlgorithm {
     /// Whether one secret signs and verifies.
-    pub fn is_symmetric(self) -> bool {
+    pub(crate) fn is_symmetric(self) -> bool {
         matches!(self, TokenAlgorithm::Hs256 | TokenAlgorithm::Hs384 | TokenAlgorithm::Hs512)
     }
 

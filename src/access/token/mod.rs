@@ -209,7 +209,7 @@ impl TokenVerifier {
     }
 
     /// Reads the file of the keys again and again until `stop`, and notifies `changed` of other keys.
-    pub async fn keep_fresh(self: Arc<Self>, changed: watch::Sender<()>, stop: CancellationToken) {
+    pub(crate) async fn keep_fresh(self: Arc<Self>, changed: watch::Sender<()>, stop: CancellationToken) {
         let mut for_log = None;
         let mut fresh_at = Instant::now();
         loop {

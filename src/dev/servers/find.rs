@@ -86,7 +86,7 @@ pub async fn find(program: ServerProgram, on_progress: impl Fn(&str)) -> anyhow:
 }
 
 /// Finds both programs, fetching them side by side, so that starting them later takes no time.
-pub async fn find_all(on_progress: impl Fn(&str)) -> anyhow::Result<()> {
+pub(crate) async fn find_all(on_progress: impl Fn(&str)) -> anyhow::Result<()> {
     tokio::try_join!(find(ServerProgram::Redis, &on_progress), find(ServerProgram::Mongod, &on_progress))?;
     Ok(())
 }

@@ -32,7 +32,8 @@ mod tests;
 
 use std::time::Duration;
 
-pub use find::{InstalledProgram, ServerProgram, find, find_all};
+pub(crate) use find::find_all;
+pub use find::{InstalledProgram, ServerProgram, find};
 pub(crate) use launch::spawn as spawn_child;
 pub use mongod::{MongoOptions, MongoServer};
 pub use redis::{Persistence, RedisOptions, RedisServer};
