@@ -11,10 +11,7 @@ impl ClientPrefix {
     /// The client at this address.
     pub fn of(address: IpAddr) -> Self {
         ClientPrefix(match address.to_canonical() {
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-            }
+            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
             v4 => v4,
         })
     }

@@ -7,23 +7,16 @@ use std::str::FromStr;
 
 use axum::http::{HeaderMap, HeaderName, header};
 use clap::ValueEnum;
+use ipnet::IpNet;
 
 /// A network: all addresses that share the first bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Network {
-    address: IpAddr,
-    bits: u8,
-}
+pub struct Network(IpNet);
 
 impl Network {
     /// Whether the address is in it.
     pub fn contains(&self, address: IpAddr) -> bool {
-        let masked = |address: IpAddr| match address {
-            IpAddr::V4(v4) => u128::from(v4.to_bits()).checked_shr(32 - u32::from(self.bits)),
-            IpAddr::V6(v6) => v6.to_bits().checked_shr(128 - u32::from(self.bits)),
-        };
-        let address = address.to_canonical();
-        address.is_ipv4() == self.address.is_ipv4() && masked(address) == masked(self.address)
+        self.0.contains(&address.to_canonical())
     }
 }
 
@@ -31,16 +24,10 @@ impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || "must be a network such as 10.0.0.0/8, 2001:db8::/32 or 192.0.2.1".to_string();
-        let (address, bits) =
-            text.split_once('/').map_or((text, None), |(address, bits)| (address, Some(bits)));
-        let address: IpAddr = address.trim().parse().map_err(|_| wrong())?;
-        let most = if address.is_ipv4() { 32 } else { 128 };
-        let bits = match bits {
-            None => most,
-            Some(bits) => bits.trim().parse().ok().filter(|bits| *bits <= most).ok_or_else(wrong)?,
-        };
-        Ok(Network { address, bits })
+        let text = text.trim();
+        let network = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        let wrong = |_| "must be a network such as 10.0.0.0/8, 2001:db8::/32 or 192.0.2.1".to_string();
+        network.map(Network).map_err(wrong)
     }
 }
 
