@@ -1,6 +1,9 @@
 //! Which sites' scripts may read answers (CORS). Only scripts of the configured origins may; a browser keeps the
 //! answer from any other script, whatever the server did for the request. No credentials that a browser adds by
 //! itself are ever allowed: a script sends its own in `Authorization`.
+//!
+//! Not tower-http's layer: it answers every `OPTIONS` itself and with 200, also of origins that may not read, and does
+//! not complete what a `LoadShedder` answers before the router.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,5 +1,8 @@
 //! What every request passes through: it gets an id, it is refused if no handler needs to see it, its problem gets
 //! its words, and it is logged and counted once.
+//!
+//! One layer instead of tower-http's for ids, panics and headers: those take more code (an id of a client is checked,
+//! an answer of a `LoadShedder` passes no layer), and catching panics boxes every body.
 
 use std::any::Any;
 use std::convert::Infallible;

@@ -1,4 +1,7 @@
 //! The keys that tokens are verified with, as a file has them: one secret, or a JSON Web Key Set.
+//!
+//! The keys of a set are read here and not by `jsonwebtoken`: its reading checks no lengths, keeps zeros before a
+//! modulus, and does not say which member of a key is wrong.
 
 use std::ops::RangeInclusive;
 
