@@ -513,6 +513,11 @@ impl CallError {
     }
 }
 
+/// Whether an error is that of a call that may succeed later.
+pub(super) fn is_retryable(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<CallError>().is_some_and(CallError::is_retryable)
+}
+
 impl std::error::Error for CallError {}
 
 impl fmt::Display for CallError {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
-use super::client::{ApiClient, ApiRequest, CallError};
+use super::client::{ApiClient, ApiRequest, is_retryable};
 use super::lines::{JsonLine, JsonLineRead};
 use super::output::{self, ExistingFile, NewFile};
 use super::progress::ProgressLine;
@@ -130,11 +130,8 @@ impl ExportArgs {
             let why = match self.transfer(api, writing, progress, issued).await {
                 Ok(TransferEnd::Whole) => return Ok(()),
                 Ok(TransferEnd::Cut(why)) => why,
-                Err(error) => match error.downcast::<CallError>() {
-                    Ok(error) if error.is_retryable() => error.to_string(),
-                    Ok(error) => return Err(error.into()),
-                    Err(error) => return Err(error),
-                },
+                Err(error) if is_retryable(&error) => error.to_string(),
+                Err(error) => return Err(error),
             };
             fruitless = if writing.after > before { 0 } else { fruitless + 1 };
             if fruitless >= FRUITLESS_MAX {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
-use super::client::{ApiRequest, CallError, Noun, PrintingClient, print};
+use super::client::{ApiRequest, Noun, PrintingClient, is_retryable, print};
 use super::lines::{JsonLine, JsonLineRead};
 use super::table::{cell, clean, time};
 
@@ -56,14 +56,11 @@ async fn follow(session: &PrintingClient, place: &mut Option<String>, once: bool
             Ok(StreamEnd::Nothing) if once => return Ok(()),
             Ok(StreamEnd::Nothing | StreamEnd::Outcomes) => told_of_trouble = false,
             Ok(StreamEnd::Cut(why)) => trouble(&mut told_of_trouble, &why).await,
-            // A user who names the wrong API should hear it at once; later it may come back.
-            Err(error) => match error.downcast::<CallError>() {
-                Ok(error) if began && error.is_retryable() => {
-                    trouble(&mut told_of_trouble, &error.to_string()).await;
-                }
-                Ok(error) => return Err(error.into()),
-                Err(error) => return Err(error),
-            },
+            // The first failure ends the command: the API may be the wrong one. A later one may pass.
+            Err(error) if began && is_retryable(&error) => {
+                trouble(&mut told_of_trouble, &error.to_string()).await;
+            }
+            Err(error) => return Err(error),
         }
     }
 }
