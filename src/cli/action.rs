@@ -41,7 +41,8 @@ fn list(page: &Value) -> String {
             time(action, "/at"),
             cell(action, "/who"),
             cell(action, "/keyId"),
-            // The action of a command is its name; that of a request is method and path, and the target repeats the path.
+            // The action of a command is its name; that of a request is method and path, and the target repeats the
+            // path.
             if method.starts_with("couponctl ") {
                 method
             } else {

@@ -1,5 +1,5 @@
-//! A worker decides an accepted request whose in-flight value is damaged, from its stream entry. If that is lost too, the
-//! API never answers with 404: the request is a dead letter until an operator discards it.
+//! A worker decides an accepted request whose in-flight value is damaged, from its stream entry. If that is lost too,
+//! the API never answers with 404: the request is a dead letter until an operator discards it.
 
 use coupon_system::audit::FindingKind;
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
@@ -94,8 +94,8 @@ async fn a_worker_decides_and_settles_what_is_in_flight_and_cannot_be_read() {
     for id in &ids {
         becomes(&system, *id, "issued").await;
     }
-    // One value names another entry: the guard leaves it in flight, and an operator discards it. Where the value is gone, the audit
-    // finds the entry.
+    // One value names another entry: the guard leaves it in flight, and an operator discards it. Where the value is
+    // gone, the audit finds the entry.
     eventually("the others are settled", async || {
         (figures(system.partition()).await.expect("figures").in_flight == 1).then_some(())
     })

@@ -213,8 +213,8 @@ async fn delays(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_waiting_polls_wake_within_fifty_milliseconds_of_the_decision() {
     const POLLS: usize = 1_000;
-    /// Small, so that the test measures waking, and not how fast this process, which is also the thousand clients, handles
-    /// five hundred answers at once.
+    /// Small, so that the test measures waking, and not how fast this process, which is also the thousand clients,
+    /// handles five hundred answers at once.
     const BATCH: usize = 50;
     let system = System::start().await;
     until_subscribed(&system).await;

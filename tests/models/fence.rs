@@ -1,6 +1,6 @@
-//! The fence between two Redis of one ledger, as a model of its own whose every state is visited. In one setting an empty
-//! second Redis stands beside the first while the address changes step by step; in the other a replica takes the first
-//! one's place and dies, and the old primary returns.
+//! The fence between two Redis of one ledger, as a model of its own whose every state is visited. In one setting an
+//! empty second Redis stands beside the first while the address changes step by step; in the other a replica takes the
+//! first one's place and dies, and the old primary returns.
 //!
 //! Each Redis has a certificate; MongoDB remembers the latest opening; a process trusts an opening and has
 //! connections to one Redis; a recoverer takes the steps of `supervisor.rs` and `recover.rs`, and may stop at each.

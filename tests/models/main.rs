@@ -15,8 +15,8 @@
 //!   as often as one likes: that covers reading, claiming, sweeping and redriving, in every order. It reads
 //!   the stream even while nothing is certified, as XREADGROUP does. An operator may discard any issuance
 //!   in flight.
-//! - A recoverer takes the lease, which may run out at any moment; closes, verifies (ledger between two
-//!   looks at what is in flight) or rebuilds, and opens. It moves what is in flight one by one. It may sleep or
+//! - A recoverer takes the lease, which may expire at any moment; closes, verifies (it reads the ledger between two
+//!   reads of what is in flight) or rebuilds, and opens. It moves issuances in flight one by one. It may sleep or
 //!   die between any two steps. It may leave the coupon out (its record is damaged, or nothing is in flight).
 //! - Redis restarts, loses everything, loses its certificate alone, or goes back to any earlier state
 //!   ([`failure`]). MongoDB loses nothing: that is what `w: majority, j: true` is for.
@@ -29,14 +29,14 @@
 //!
 //! Batches: entries of one meet only in unordered inserts, which are independent. Windows, pausing and the
 //! backlog bound: they refuse before anything is written. The outcome cache and its feed: they hold
-//! decided outcomes only. Dead letters: setting aside and redriving change who is given an entry, and
-//! here anybody is. Paging of reads: of a survivor that is decided while pages are read the model sees both
+//! decided outcomes only. Dead letters: setting aside and redriving change which worker gets an entry, and
+//! here any worker may. Paging of reads: of a survivor that is decided while pages are read the model sees both
 //! cases, before and after. A lost write-concern: unknown is a step that was not made, or one whose maker
 //! stopped right after it. Retiring a coupon: nothing is in flight for it. More partitions: they share
 //! nothing.
 //!
-//! That work ends is not proved as such; it is proved that no state is stuck. Whenever nobody has anything
-//! to do, all is done ([`properties::AT_REST`]); a worker's step that changes nothing is no step.
+//! The model does not prove that work ends, but that no state is stuck: whenever no process has anything to do,
+//! everything is done ([`properties::AT_REST`]); a worker's step that changes nothing is no step.
 //!
 //! # Sizes
 //!
@@ -67,8 +67,8 @@
 //! | the coupon is left out: flush | 5,171 |
 //! | the coupon is left out: restart, verify; the recoverer dies | 13,994 |
 //!
-//! All of it, the broken ones too, takes a minute or two of processor time in an unoptimised build. With `--nocapture` the
-//! tests tell how many states there were, and the story of each breach.
+//! All of it, the broken ones too, takes a minute or two of processor time in an unoptimised build. With `--nocapture`
+//! the tests tell how many states there were, and the story of each breach.
 
 mod broken;
 mod failure;

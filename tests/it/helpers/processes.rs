@@ -13,7 +13,7 @@ pub const API: &str = env!("CARGO_BIN_EXE_coupon-api");
 pub const WORKER: &str = env!("CARGO_BIN_EXE_coupon-worker");
 pub const CTL: &str = env!("CARGO_BIN_EXE_couponctl");
 
-/// A program on the system's servers; an API that asks nobody for credentials.
+/// A program on the system's servers; an API asks no caller for credentials.
 pub fn program(path: &str, system: &System) -> Command {
     let mut command = program_as_it_is(path, system);
     if path == API {

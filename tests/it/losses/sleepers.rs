@@ -39,8 +39,8 @@ async fn a_worker_that_decides_what_redis_has_lost_takes_no_unit_from_anybody() 
     let (old, asleep) = (system.keys(), system.take_entries().await);
     let _: () = system.command(&["FLUSHALL"]).await;
     recovered(&system).await;
-    // u0 tries again and is served before the sleeper wakes; u1 does not. Redis reserves both units again that the sleeper
-    // has in hand.
+    // u0 tries again and is served before the sleeper wakes; u1 does not. Redis reserves both units again that the
+    // sleeper has in hand.
     for user in ["u0", "u2", "u3"] {
         system.accepted(user, &coupon).await;
     }

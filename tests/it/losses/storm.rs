@@ -77,8 +77,8 @@ impl RequestStorm {
         for worker in workers {
             assert_eq!(stopped(worker).await.code(), Some(0));
         }
-        // A worker may have decided an entry after a rebuild had read the ledger. This issues no unit twice, but Redis learns
-        // of such a record only from an audit.
+        // A worker may have decided an entry after a rebuild had read the ledger. This issues no unit twice, but Redis
+        // learns of such a record only from an audit.
         let late = adopted(&system, &coupon).await;
         accounts_hold(&system, &coupon).await;
 

@@ -1,4 +1,4 @@
-//! Redis with the scripts, an empty ledger, and nobody who repairs anything behind a test's back.
+//! Redis with the scripts and an empty ledger, without processes that repair anything meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +23,7 @@ use super::model::Offer;
 use super::operations::NO_BACKLOG_MAX;
 use crate::helpers::{database, mongodb};
 
-/// See the module's documentation.
+/// A Redis and a database, with what calls the scripts on them.
 pub struct ScriptBench {
     pub backends: Backends,
     redis: RedisConfig,
@@ -33,7 +33,7 @@ pub struct ScriptBench {
 }
 
 impl ScriptBench {
-    /// Starts it. Nothing is kept on disk: what a script does is the same, and sooner done.
+    /// Starts the servers. Redis writes nothing to disk: the scripts do the same, only faster.
     pub async fn start() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let options =
@@ -47,7 +47,7 @@ impl ScriptBench {
         bench
     }
 
-    /// Another process on the same servers.
+    /// A second bench on the same servers, like another process.
     pub async fn another_process(&self) -> Backends {
         process::connect(&self.redis, &self.mongodb).await.expect("the servers fit")
     }
@@ -78,20 +78,20 @@ impl ScriptBench {
         self.run_raw(command, &args).await
     }
 
-    /// The same, whatever its arguments are.
+    /// Runs a command whose arguments may be any bytes.
     pub async fn run_raw<T: FromRedisValue>(&self, command: &str, args: &[&[u8]]) -> T {
         let answer = redis::cmd(command).arg(args).query_async(&mut self.partition().connection()).await;
         answer.unwrap_or_else(|error| panic!("{command} {args:?}: {error}"))
     }
 
-    /// Puts something into a hash under an issuance's id.
+    /// Writes a value into a hash under an issuance's id.
     pub async fn put(&self, key: &str, id: IssuanceId, value: &str) {
         let mut command = redis::cmd("HSET");
         command.arg(key).arg(id.as_bytes().as_slice()).arg(value);
         command.query_async::<()>(&mut self.partition().connection()).await.expect("it is written");
     }
 
-    /// Loads a coupon that can be requested now.
+    /// Creates and loads a coupon that can be requested now.
     pub async fn coupon(&self, id: &str, total: u32, per_user: u8) -> CouponId {
         let coupon: CouponId = id.parse().expect("an id");
         assert_eq!(self.load(&Offer::new(coupon.clone(), total, per_user).record()).await, LoadOutcome::Now);
@@ -115,7 +115,7 @@ impl ScriptBench {
         reserve(self.partition(), requests, NO_BACKLOG_MAX).await.expect("answers")
     }
 
-    /// The units in flight for some issuances that are.
+    /// The units of these issuances, which must be in flight.
     pub async fn serials(&self, ids: &[IssuanceId]) -> Vec<Option<u32>> {
         let found = read_in_flight(self.partition(), ids).await.expect("a look");
         let value = |found: Result<Option<(InFlight, _)>, _>| {
@@ -140,7 +140,7 @@ impl ScriptBench {
         free
     }
 
-    /// Lets a consumer have entries that nobody was given. Waits if there are none.
+    /// Delivers new entries to a consumer. Waits if there are none.
     pub async fn deliver(&self, count: usize) -> Vec<Entry> {
         let mut reader = Reader::new(self.partition().client().clone(), "test".into());
         match reader.read(&self.keys(), ReadFrom::New, count).await.expect("a read") {
@@ -160,7 +160,7 @@ impl ScriptBench {
         (self.run("XLEN", &[&keys.stream()]).await, pending, self.run("HLEN", &[&keys.in_flight()]).await)
     }
 
-    /// Everything that Redis holds, to be compared.
+    /// Everything that Redis holds, for comparisons.
     pub async fn everything(&self) -> BTreeMap<String, Vec<u8>> {
         let keys: Vec<String> = self.run("KEYS", &["*"]).await;
         let mut held = BTreeMap::new();
@@ -172,7 +172,7 @@ impl ScriptBench {
     }
 }
 
-/// An id that nobody has.
+/// An id that no issuance has.
 pub fn new_id() -> IssuanceId {
     IssuanceId::generate(PartitionId::ONE)
 }

@@ -1,5 +1,5 @@
-//! Examples of what generated operations do not reach: full batches, full memory, certificates that
-//! do not fit, and keys that are not what they should be.
+//! Examples that generated operations do not reach: full batches, full memory, certificates that do not fit, and keys
+//! of the wrong type.
 
 use std::collections::BTreeSet;
 
@@ -39,7 +39,7 @@ fn decided(entry: &Entry, outcome: Outcome) -> Settlement {
     Settlement { entry, decision, holds: Vec::new() }
 }
 
-/// Accepts `count` requests of as many users, delivered.
+/// Accepts `count` requests, each of another user, and delivers them.
 async fn queued(bench: &ScriptBench, coupon: &CouponId, count: usize) -> Vec<Entry> {
     let requests: Vec<_> = (0..count).map(|user| request(&format!("u{user}"), coupon)).collect();
     let answers = bench.reserve(&requests).await;
@@ -85,7 +85,7 @@ async fn when_memory_has_run_out_nothing_is_reserved_and_what_is_queued_is_settl
     let settled = settle(bench.partition(), &keys, &outcomes).await.expect("answers");
     assert_eq!(settled, [Settled::Now; 3]);
     assert_eq!(bench.queue().await, (0, 0, 0));
-    // Unit 3 is in another's hands; unit 2 is free again.
+    // Another issuance has unit 3; unit 2 is free again.
     let stock = Stock { total: 5, remaining: 2, reserved: 1, issued: 2 };
     assert_eq!(bench.stocks(std::slice::from_ref(&coupon)).await, [Some(stock)]);
 
@@ -94,7 +94,7 @@ async fn when_memory_has_run_out_nothing_is_reserved_and_what_is_queued_is_settl
     assert!(matches!(answers[..], [Reserved::Accepted(_)]), "{answers:?}");
 }
 
-/// Calls every script, and says how each failed.
+/// Calls every script. Returns how each failed.
 async fn failures(
     bench: &ScriptBench,
     coupon: &CouponId,
@@ -192,8 +192,8 @@ async fn a_load_that_begins_under_an_older_epoch_writes_only_under_the_open_one(
     assert_nothing_under(&bench, &old).await;
 }
 
-/// One issuance in flight, and then another process opens a new epoch. Returns the keys of the older
-/// one, which is the one that this process knows.
+/// Puts one issuance in flight, and lets another process open a new epoch. Returns the keys of the older epoch, which
+/// this process knows.
 async fn rebuilt_elsewhere(bench: &ScriptBench) -> (CouponId, Vec<Entry>, EpochKeys) {
     let coupon = bench.coupon("c", 5, 1).await;
     let entries = queued(bench, &coupon, 1).await;
@@ -252,7 +252,7 @@ async fn reserve_fails_before_its_first_write_when_a_key_is_of_a_wrong_type() {
     for name in ["stream", "in flight", "dead", "counters"] {
         let (coupon, _) = with_a_string_for(&bench, name).await;
         let before = bench.everything().await;
-        // More than were given back, so that a unit is taken from each place.
+        // More units than were given back, so that the script takes some from each place.
         let requests = ["a", "b"].map(|user| request(user, &coupon));
         let answered = reserve(bench.partition(), &requests, NO_BACKLOG_MAX).await;
         assert!(matches!(answered, Err(Failure::Damaged { .. })), "{name}: {answered:?}");
@@ -319,7 +319,7 @@ async fn a_unit_that_the_ledger_issued_is_taken_though_it_was_never_handed_out()
     let bench = ScriptBench::start().await;
     let coupon = bench.coupon("c", 2, 1).await;
     let entries = queued(&bench, &coupon, 1).await;
-    // The ledger has it from an insert of an epoch whose data was lost: with unit 2, and not 1.
+    // An insert of an epoch whose data was lost gave it unit 2 in the ledger, not unit 1.
     let settled =
         settle(bench.partition(), &bench.keys(), &[issued(&entries[0], 2)]).await.expect("an answer");
     assert_eq!(settled, [Settled::Now]);
@@ -366,7 +366,7 @@ async fn a_key_is_remembered_until_as_many_requests_were_accepted_as_is_promised
         bench.run::<()>("HSET", &[&keys.counters(), "accepted", &accepted.to_string()]).await;
     };
     assert!(accept("a", "u0", "k0").await && refuses("u0", "k0").await);
-    // In one batch, too.
+    // The same holds within one batch.
     let both = bench.reserve(&["a", "b"].map(|coupon| made_of(coupon, "u3", OperationId::Key("k0")))).await;
     assert!(matches!(both[..], [Reserved::Accepted(_), Reserved::KeyReused]), "{both:?}");
     skip_to(KEYS_REMEMBERED - 1).await;

@@ -1,7 +1,7 @@
 //! The Lua scripts on a real redis-server: generated operations against a plain [`model`], and
 //! examples of what those do not reach ([`contracts`]).
 //!
-//! `PROPTEST_CASES` makes it longer, `PROPTEST_RNG_SEED` repeats a run that failed.
+//! `PROPTEST_CASES` sets the number of cases, and `PROPTEST_RNG_SEED` repeats a failed run.
 
 mod bench;
 mod contracts;
@@ -52,7 +52,7 @@ fn the_scripts_do_what_the_model_says() {
     }
 }
 
-/// The seed is chosen here, so that it can be told.
+/// The seed of a run. The test chooses it, so that it can print it.
 fn config() -> Config {
     let mut config = Config { failure_persistence: None, ..Config::default() };
     if std::env::var_os("PROPTEST_CASES").is_none() {
@@ -68,7 +68,7 @@ fn config() -> Config {
 struct ScriptTrial<'a> {
     bench: &'a ScriptBench,
     model: ScriptModel,
-    /// Redis's time when last heard of.
+    /// Redis's time in the latest answer.
     clock: Timestamp,
 }
 
@@ -112,7 +112,7 @@ impl<'a> ScriptTrial<'a> {
         let was: Option<Vec<u8>> = self.bench.run_raw("HGET", &[key.as_bytes(), &field]).await;
         let was = was?;
         let damaged = [was.as_slice(), b"x"].concat();
-        // As a whole, or at its end.
+        // The whole value, or its end.
         let damaged =
             if matches!(self.model.damage, Some(ModelDamage::Flight(_))) { b"x".to_vec() } else { damaged };
         self.bench.run_raw::<()>("HSET", &[key.as_bytes(), &field, &damaged]).await;
@@ -143,7 +143,7 @@ impl<'a> ScriptTrial<'a> {
         assert_eq!(answers, expected, "to {requests:?}");
     }
 
-    /// Redis's time of a batch, if any answer tells: it never goes back.
+    /// Redis's time in a batch, if an answer has it. Asserts that it never goes back.
     fn tick(&mut self, answers: &[Reserved]) -> Timestamp {
         if let Some(now) = answers.iter().find_map(time_of) {
             assert!(now >= self.clock, "time went back");
@@ -193,7 +193,7 @@ impl<'a> ScriptTrial<'a> {
         assert_eq!(self.bench.load(&record).await, expected);
     }
 
-    /// Written as it is kept: an operator's change is not these scripts' business.
+    /// Writes an operator's change straight into Redis, because the tested scripts make none.
     async fn change(&mut self, coupon: &CouponId, change: ModelChange) {
         self.model.change(coupon, change);
         let offer = &self.model.coupons[coupon];
@@ -221,7 +221,7 @@ impl<'a> ScriptTrial<'a> {
         }
     }
 
-    /// Written as a rebuild leaves it.
+    /// Writes what a rebuild leaves.
     async fn lose_unit(&mut self, id: IssuanceId) {
         if let Some(value) = self.model.lose_unit(id) {
             let value: &InFlight = value;
@@ -249,7 +249,7 @@ impl<'a> ScriptTrial<'a> {
         }
     }
 
-    /// What is queued, and what a look-up of every issuance there ever was finds.
+    /// Compares what is queued, and the look-up of every issuance so far.
     async fn check_in_flight(&self) {
         let in_flight = &self.model.in_flight;
         let pending = in_flight.values().filter(|flight| flight.delivered).count();
@@ -265,7 +265,8 @@ impl<'a> ScriptTrial<'a> {
         assert_eq!(found, expected, "of {ids:?}");
     }
 
-    /// Asks for everyone, with a full backlog: what is held answers, and nothing is written.
+    /// Reserves for every user with a full backlog: those who hold a unit get their answer, and the script writes
+    /// nothing.
     async fn probe(&mut self) {
         let mut requests = Vec::new();
         for (coupon, user) in COUPONS.iter().flat_map(|coupon| USERS.map(|user| (coupon, user))) {
@@ -284,7 +285,7 @@ impl<'a> ScriptTrial<'a> {
 /// A key, a field and its value.
 type PlantedKey = (String, Vec<u8>, Vec<u8>);
 
-/// What is damaged is told in words that are not the model's.
+/// An answer without the words about damage, which the model does not have.
 fn without_words(answer: Reserved) -> Reserved {
     match answer {
         Reserved::Damaged(_) => Reserved::Damaged(String::new()),

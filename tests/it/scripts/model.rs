@@ -51,7 +51,7 @@ pub struct Offer {
     pub free: BTreeSet<u32>,
     /// Settled as issued.
     issued: BTreeSet<u32>,
-    /// Issued in the ledger, to somebody whom Redis may know nothing of.
+    /// Issued in the ledger, to a user whom Redis may not know.
     claimed: BTreeSet<u32>,
     /// Held or in flight, the oldest first.
     holders: BTreeMap<UserId, Vec<IssuanceId>>,
@@ -98,7 +98,7 @@ pub enum ExpectedAnswer {
     Issued,
     /// Issued by an insert of an earlier epoch, with a unit that is free now.
     IssuedWithFree,
-    /// The same, with a unit that is in flight for somebody else now.
+    /// The same, with a unit that is in flight for another user now.
     IssuedWithAnothers,
     /// Rejected; the unit is given back.
     GivenBack,
@@ -129,7 +129,7 @@ pub enum ModelChange {
 }
 
 impl SaleWindow {
-    /// Long ago and far away: no test may run into an end.
+    /// A window from long ago to the far future, so that no test reaches its end.
     pub fn bounds(self) -> (Timestamp, Timestamp) {
         let second = |second| Timestamp::from_second(second).expect("a moment");
         let (past, later, future, end) =
@@ -279,7 +279,7 @@ impl ScriptModel {
         }
     }
 
-    /// What a request is told before anybody looks at the coupon's state.
+    /// The answer to a request that does not depend on the coupon's state, if there is one.
     fn deduplicated(&self, offer: &Offer, request: &Request, now: Timestamp) -> Option<Reserved> {
         let (id, held) = (request.id, offer.held(&request.user));
         if held.contains(&id) {
@@ -440,7 +440,7 @@ impl ScriptModel {
         }
     }
 
-    /// A free unit that the ledger has given to nobody.
+    /// A free unit that no record of the ledger holds.
     fn unclaimed_free(&self, coupon: &CouponId) -> Option<u32> {
         let offer = &self.coupons[coupon];
         offer.free.difference(&offer.claimed).copied().next()
@@ -555,7 +555,7 @@ impl ScriptModel {
         }
     }
 
-    /// Delivers the oldest entries that nobody was given, and says which.
+    /// Delivers the oldest undelivered entries, and returns them.
     pub fn deliver(&mut self, count: usize) -> Vec<Entry> {
         let mut waiting: Vec<_> = self.in_flight.iter_mut().filter(|(_, flight)| !flight.delivered).collect();
         waiting.sort_by_key(|(_, flight)| flight.value.sequence);
@@ -576,7 +576,7 @@ impl ScriptModel {
         waiting.into_iter().map(deliver).collect()
     }
 
-    /// Sets an issuance in flight aside. Whether there is one.
+    /// Sets an issuance in flight aside. Returns whether there is one.
     pub fn set_aside(&mut self, id: IssuanceId) -> bool {
         self.in_flight.contains_key(&id) && self.dead.insert(id)
     }
@@ -592,7 +592,7 @@ impl ScriptModel {
         Some(value)
     }
 
-    /// The model keeps its own promises, or it proves nothing.
+    /// Asserts the model's own invariants: otherwise it proves nothing.
     pub fn assert_sound(&self) {
         for offer in self.coupons.values() {
             assert!(offer.free.is_disjoint(&offer.issued), "free and issued: {offer:?}");

@@ -1,9 +1,7 @@
-//! What may happen next: operations that fit a model's state, most of them sensible, some of them
-//! late, doubled or wrong.
+//! The generated operations: they fit a model's state, and most are sensible, some late, doubled or wrong.
 //!
-//! An operation names issuances, and never serials or entry ids: what it means in full is up to the
-//! model that it is applied to. So it means something after any others were left out, too, which
-//! makes for short failing examples.
+//! An operation names issuances, never serials or entry ids: the model that it is applied to completes it. It therefore
+//! still has a meaning when others are left out, so that failing examples become short.
 
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::issuance::KeyTag;
@@ -21,7 +19,7 @@ use super::model::{
 pub const COUPONS: [&str; 2] = ["a", "b"];
 pub const USERS: [&str; 4] = ["u0", "u1", "u2", "u3"];
 pub const KEYS: [&str; 3] = ["k0", "k1", "k2"];
-/// Ids without a key are mostly new; these few come again, as when a caller heard nothing.
+/// Ids without a key are mostly new; these few repeat, as when a caller got no answer.
 pub const REPEATED: u32 = 3;
 const FRESH: std::ops::Range<u32> = 1_000..1_000_000;
 pub const NO_BACKLOG_MAX: u64 = u64::MAX >> 12;
@@ -201,7 +199,7 @@ pub fn made_of(coupon: &str, user: &str, id: OperationId) -> Request {
     Request { id, coupon, user, key }
 }
 
-/// An id as [`IssuanceId::generate`] makes them, but not by chance.
+/// An id like those of [`IssuanceId::generate`], but not random.
 fn unkeyed(coupon: &CouponId, user: &str, number: u32) -> IssuanceId {
     let mut bytes = [0; 16];
     bytes[6] = 0x70;
