@@ -36,6 +36,7 @@ pub enum ListenerScope {
 }
 
 impl ListenerScope {
+    /// Whether the listener has the routes of this audience.
     pub(crate) fn has(self, audience: Audience) -> bool {
         self == ListenerScope::Whole || !audience.is_operators_side()
     }

@@ -367,7 +367,7 @@ impl From<Failure> for Problem {
             Failure::Uncertified => Code::WarmingUp,
             Failure::Overloaded { .. } => Code::Overloaded,
             Failure::Unreadable(unreadable) => {
-                damaged!(unreadable.record; error = %unreadable, "mend the record in MongoDB, or run the version that wrote it");
+                damaged!(unreadable.record; error = %unreadable, "repair the record in MongoDB, or run the version that wrote it");
                 return Problem::new(Code::OutcomeUnreadable);
             }
             Failure::Refused { .. } => {

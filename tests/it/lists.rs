@@ -221,7 +221,7 @@ async fn what_is_damaged_is_named_once_however_often_it_is_read() {
     };
     for (what, name) in [
         ("a coupon is left out", "bad"),
-        ("mend the record in MongoDB", &*unit),
+        ("repair the record in MongoDB", &*unit),
         ("a record is left out", &unit),
         ("a unit is exported as unreadable", &unit),
         ("a part of the service is unavailable", "bad"),

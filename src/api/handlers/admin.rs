@@ -183,7 +183,7 @@ pub(crate) async fn resume_all(State(catalog): State<Arc<CouponCatalog>>) -> Res
 
 async fn set_paused(catalog: &CouponCatalog, paused: bool) -> Result<Json<Service>, Problem> {
     let service = catalog.services.set_paused(paused).await?;
-    tracing::info!(paused, "an operator changed whether anything is accepted");
+    tracing::info!(paused, "an operator paused or resumed the service");
     if let Err(failure) = admin_sync::apply(&catalog.partition, service, &[]).await {
         tracing::warn!(error = failure.chain(), "the change will reach Redis when it is back");
     }

@@ -26,7 +26,7 @@ use crate::http::{Language, Problem};
 use crate::ids::IssuanceId;
 use crate::issuance::feed::{LOOK_EVERY, Waiter};
 use crate::issuance::lookup::LookupResult;
-use crate::issuance::reserve::QueueProgress;
+use crate::issuance::reserve::{QueueProgress, QueuedIssuance};
 use crate::issuance::{Decision, InFlight, Outcome};
 
 /// At most one `queued` a second: one for each reading of the feed, whose next one may come a little early.
@@ -159,7 +159,8 @@ impl OutcomeStream {
             Some(_) => return None,
         };
         self.queued = Some((progress.ahead, now));
-        let (issuance, _) = queued_issuance(&self.app.issuing, self.id, in_flight, &progress);
+        let queued = QueuedIssuance { id: self.id, accepted_at: in_flight.accepted_at, progress };
+        let (issuance, _) = queued_issuance(&self.app.issuing, &queued, &in_flight.coupon, &in_flight.user);
         event(&issuance, first)
     }
 

@@ -22,10 +22,10 @@ use crate::api::wire::{issuance as wire, wait};
 use crate::http::problem::jittered_ms;
 use crate::http::request::RequestId;
 use crate::http::{Code, Language, Problem};
-use crate::ids::{IssuanceId, PartitionId, UserId};
+use crate::ids::{CouponId, IssuanceId, PartitionId, UserId};
 use crate::issuance::lookup::LookupResult;
-use crate::issuance::reserve::{QueueProgress, QueuedIssuance, Request, Reserved};
-use crate::issuance::{Decision, InFlight, KeyTag, Outcome, Reason, closed_coupon};
+use crate::issuance::reserve::{QueuedIssuance, Request, Reserved};
+use crate::issuance::{Decision, KeyTag, Outcome, Reason, closed_coupon};
 use crate::metrics;
 
 /// How often a coupon that Redis does not have is loaded for one request: it may be retired again in between.
@@ -253,20 +253,11 @@ fn refusal(links: &Links, user: &UserId, refused: Reserved) -> Problem {
 }
 
 fn accepted(app: &App, request: &Request, queued: &QueuedIssuance) -> Response {
-    let wait = app.issuing.drain_rate.wait(&queued.progress);
+    let (issuance, wait) = queued_issuance(&app.issuing, queued, &request.coupon, &request.user);
     let headers = [
         (header::LOCATION, app.links.issuance(queued.id)),
         (header::RETRY_AFTER, wait.poll_after_ms.div_ceil(1_000).to_string()),
     ];
-    let issuance = Issuance::Queued {
-        id: queued.id,
-        coupon_id: request.coupon.clone(),
-        user_id: request.user.clone(),
-        ahead: queued.progress.ahead,
-        estimated_wait_ms: wait.estimated_ms,
-        poll_after_ms: wait.poll_after_ms,
-        accepted_at: queued.accepted_at,
-    };
     (StatusCode::ACCEPTED, headers, axum::Json(issuance)).into_response()
 }
 
@@ -316,7 +307,8 @@ pub(crate) async fn get(
     }
     match found {
         LookupResult::Queued { in_flight, progress } => {
-            let (issuance, wait) = queued_issuance(&app.issuing, id, &in_flight, &progress);
+            let queued = QueuedIssuance { id, accepted_at: in_flight.accepted_at, progress };
+            let (issuance, wait) = queued_issuance(&app.issuing, &queued, &in_flight.coupon, &in_flight.user);
             let retry_after = [(header::RETRY_AFTER, wait.poll_after_ms.div_ceil(1_000).to_string())];
             Ok((retry_after, axum::Json(issuance)).into_response())
         }
@@ -370,19 +362,19 @@ pub(crate) fn known(id: &str) -> Result<IssuanceId, Problem> {
 /// A queued issuance on the wire, and the estimate of its wait.
 pub(crate) fn queued_issuance(
     issuing: &IssuancePipeline,
-    id: IssuanceId,
-    in_flight: &InFlight,
-    progress: &QueueProgress,
+    queued: &QueuedIssuance,
+    coupon: &CouponId,
+    user: &UserId,
 ) -> (Issuance, WaitEstimate) {
-    let wait = issuing.drain_rate.wait(progress);
+    let wait = issuing.drain_rate.wait(&queued.progress);
     let issuance = Issuance::Queued {
-        id,
-        coupon_id: in_flight.coupon.clone(),
-        user_id: in_flight.user.clone(),
-        ahead: progress.ahead,
+        id: queued.id,
+        coupon_id: coupon.clone(),
+        user_id: user.clone(),
+        ahead: queued.progress.ahead,
         estimated_wait_ms: wait.estimated_ms,
         poll_after_ms: wait.poll_after_ms,
-        accepted_at: in_flight.accepted_at,
+        accepted_at: queued.accepted_at,
     };
     (issuance, wait)
 }

@@ -73,7 +73,7 @@ pub(crate) async fn record(
         let response = done.unwrap_or_else(|panic| panicked(&*panic));
         let (ended, about) = ended(&route, &response);
         if let Err(failure) = log.end(id, ended, about).await {
-            tracing::error!(action = %id, error = failure.chain(), "how an action ended could not be recorded");
+            tracing::error!(action = %id, error = failure.chain(), "the end of an action could not be recorded");
         }
         response
     };

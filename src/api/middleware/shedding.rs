@@ -24,6 +24,7 @@ pub(crate) struct Shedding {
 }
 
 impl Shedding {
+    /// Sheds while the backlog of `app` is full.
     pub fn new(app: App) -> Self {
         Shedding { complete: app.complete(), app }
     }

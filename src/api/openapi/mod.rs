@@ -51,7 +51,7 @@ use crate::access::{Audience, Role};
     ),
     components(schemas(Problem, Figures, Format, ExportEnd, UnreadableUnit, OutcomeLine, OutcomesEnd))
 )]
-pub(crate) struct Docs;
+struct Docs;
 
 const KEY: &str = "key";
 const TOKEN: &str = "token";
@@ -161,7 +161,8 @@ fn drop_null_parameters(document: &mut OpenApi) {
     }
 }
 
-pub(crate) fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+/// The operations of a path.
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     let all = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
     all.into_iter().flatten()
 }
@@ -172,7 +173,7 @@ fn add(operation: &mut Operation, status: &str, description: &str) {
 }
 
 /// An answer that is a problem.
-pub(crate) fn problem(description: &str) -> RefOr<Response> {
+fn problem(description: &str) -> RefOr<Response> {
     let schema = RefOr::Ref(Ref::from_schema_name(Problem::name()));
     let content = ContentBuilder::new().schema(Some(schema)).build();
     let response = ResponseBuilder::new().description(description);

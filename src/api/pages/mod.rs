@@ -12,14 +12,17 @@ use crate::http::Language;
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; \
      form-action 'none'; frame-ancestors 'none'";
 
+/// The try-it page.
 pub(crate) async fn try_it() -> Response {
     page("text/html; charset=utf-8", CONTENT_POLICY, include_str!("try.html"))
 }
 
+/// The style of the try-it page.
 pub(crate) async fn try_it_style() -> Response {
     page("text/css; charset=utf-8", CONTENT_POLICY, include_str!("try.css"))
 }
 
+/// The script of the try-it page.
 pub(crate) async fn try_it_script() -> Response {
     page("text/javascript; charset=utf-8", CONTENT_POLICY, include_str!("try.js"))
 }

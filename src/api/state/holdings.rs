@@ -20,6 +20,7 @@ pub(crate) struct Holdings {
 }
 
 impl Holdings {
+    /// Remembers no expiry yet.
     pub fn new(backends: &Backends) -> Self {
         Holdings {
             redemptions: RedemptionStore::new(&backends.database),

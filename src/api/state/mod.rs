@@ -61,7 +61,7 @@ pub(crate) struct AccessControl {
     pub actions: ActionLog,
     /// `None` lets no site's scripts read.
     pub origins: Option<Origins>,
-    /// The hosts that requests may name where nobody is asked for credentials.
+    /// The hosts that requests may name if the service asks for no credentials.
     pub allowed_hosts: Vec<HostName>,
 }
 
@@ -125,9 +125,9 @@ impl App {
         let tokens = config.access.tokens()?;
         let access = Access::start(config.access.open, tokens, &backends.database, &stopping).await?;
         if access.is_open() {
-            tracing::warn!("open: nobody is asked for credentials, until a first API key is made");
+            tracing::warn!("open: requests need no credentials, until a first API key is created");
         } else {
-            tracing::info!(keys = access.keys(), tokens = access.takes_tokens(), "credentials are asked for");
+            tracing::info!(keys = access.keys(), tokens = access.takes_tokens(), "requests need credentials");
         }
         let Backends { partition, database, ledger, coupons, users, id_secret, .. } = backends;
         let limits = &config.limits;

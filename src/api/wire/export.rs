@@ -83,6 +83,7 @@ pub(crate) struct UnreadableUnit {
 }
 
 impl UnreadableUnit {
+    /// A unit of `coupon` as far as it can be told.
     pub fn new(coupon: &CouponId, unreadable: Unreadable) -> Self {
         UnreadableUnit {
             id: unreadable.record,
@@ -116,6 +117,7 @@ pub(crate) struct ExportEnd {
 }
 
 impl ExportEnd {
+    /// The end of an export of `count` lines, `unreadable` of which are [`UnreadableUnit`]s.
     pub fn new(count: u64, unreadable: u64, after: u32) -> Self {
         ExportEnd { end: true, count, unreadable: Some(unreadable).filter(|units| *units > 0), after }
     }

@@ -26,6 +26,7 @@ const EXEMPT: [&str; 3] = ["/livez", "/healthz", "/metrics"];
 pub(crate) struct UserLimit(Option<Limiter>);
 
 impl UserLimit {
+    /// The limit of the configuration, if it has one.
     pub(crate) fn start(config: &IngressConfig, partition: &Arc<Partition>) -> Self {
         UserLimit(
             config.user_limit().map(|rate| Limiter::start(LimitScope::User, rate, Arc::clone(partition))),
