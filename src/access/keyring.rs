@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::key::{ApiKey, PresentedKey, SecretHash};
 use super::key_store::ActiveKeys;
 use super::{Caller, KeyStore};
+use crate::runtime::tasks::Rounds;
 use crate::{Failure, metrics};
 
 /// Between two readings of all keys.
@@ -113,16 +114,10 @@ impl Keyring {
 
     /// Keeps the keys fresh until `stop`.
     pub(crate) async fn keep_fresh(self: Arc<Self>, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(REFRESH_EVERY);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // The first one is at once, and the keys were just read.
-        ticks.tick().await;
+        // The keys were just read.
         let (mut fresh, mut fresh_at) = (true, Instant::now());
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                _ = ticks.tick() => {}
-            }
+        let mut rounds = Rounds::every(REFRESH_EVERY, &stop);
+        while rounds.next().await {
             let was_fresh = std::mem::replace(&mut fresh, self.refresh().await);
             if fresh {
                 fresh_at = Instant::now();

@@ -26,6 +26,7 @@ use crate::redis::cmd;
 use crate::redis::keys::EpochKeys;
 use crate::redis::turn;
 use crate::runtime::damage::damaged;
+use crate::runtime::tasks::Rounds;
 use crate::{Failure, metrics, recovery};
 
 /// Between the two brackets of a coupon whose numbers do not stand in order.
@@ -39,24 +40,17 @@ const LOGGED_MAX: usize = 20;
 
 /// Audits until `shutdown`, about as often as `every`.
 pub async fn keep_auditing(auditor: Auditor, every: Duration, shutdown: CancellationToken) {
-    let mut took = Duration::ZERO;
-    loop {
-        // With some jitter, so that it is not always the same process's turn.
-        let pause = every.max(took * SHARE).mul_f64(rand::random_range(0.9..1.1));
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
-        }
+    // With some jitter, so that it is not always the same process's turn.
+    let pause = |took: Duration| every.max(took * SHARE).mul_f64(rand::random_range(0.9..1.1));
+    let mut rounds = Rounds::every(pause(Duration::ZERO), &shutdown);
+    while rounds.next().await {
         let started = Instant::now();
-        let audited = tokio::select! {
-            // A round that is broken off is begun anew by another process.
-            () = shutdown.cancelled() => return,
-            audited = auditor.round(every) => audited,
-        };
-        took = started.elapsed();
+        // A round that is broken off is begun anew by another process.
+        let Some(audited) = shutdown.run_until_cancelled(auditor.round(every)).await else { return };
         if let Err(failure) = audited {
             tracing::debug!(error = failure.chain(), "the audit failed; it runs again at the next turn");
         }
+        rounds.next_in(pause(started.elapsed()));
     }
 }
 

@@ -13,6 +13,7 @@ use super::{Coupon, CouponStore};
 use crate::Failure;
 use crate::redis::{LuaScript, Partition};
 use crate::runtime::damage::damaged;
+use crate::runtime::tasks::Rounds;
 use crate::service::{Service, ServiceStore};
 
 static UPDATE: LuaScript = LuaScript::new(include_str!("update.lua"));
@@ -76,7 +77,8 @@ pub async fn reconcile(
     shutdown: CancellationToken,
 ) {
     let mut since = ChangesSince::Ago(FIRST_READING);
-    loop {
+    let mut rounds = Rounds::now_and_every(EVERY, &shutdown);
+    while rounds.next().await {
         match catch_up(&partition, &coupons, &services, &mut since).await {
             Ok(changed) if changed > 0 => {
                 tracing::info!(changed, "wrote operators' changes to Redis that it lacked");
@@ -88,10 +90,6 @@ pub async fn reconcile(
                     "operators' changes could not be compared with Redis; trying again"
                 )
             }
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
         }
     }
 }
@@ -127,7 +125,8 @@ const VALIDITY_EVERY: Duration = Duration::from_secs(60);
 /// made so any more; an older version beside this one may still make them. Writes: records, which
 /// [`reconcile`] brings to Redis.
 pub(crate) async fn keep_within_validity(coupons: CouponStore, shutdown: CancellationToken) {
-    loop {
+    let mut rounds = Rounds::now_and_every(VALIDITY_EVERY, &shutdown);
+    while rounds.next().await {
         match coupons.end_with_validity().await {
             Ok(0) => {}
             Ok(ended) => tracing::warn!(
@@ -140,10 +139,6 @@ pub(crate) async fn keep_within_validity(coupons: CouponStore, shutdown: Cancell
                     "the ends of coupons could not be compared with their validity; trying again"
                 );
             }
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(VALIDITY_EVERY) => {}
         }
     }
 }

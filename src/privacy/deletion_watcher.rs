@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Failure;
 use crate::ids::UserId;
 use crate::issuance::Lookup;
+use crate::runtime::tasks::Rounds;
 use crate::user::{PendingDeletions, RegisteredUsers, UserStore};
 
 /// The longest pause between two polls.
@@ -49,20 +50,14 @@ impl DeletionWatcher {
     pub async fn run(self, shutdown: CancellationToken) {
         let every = (self.deletions.fresh_for() / POLLS).min(EVERY_MAX);
         let mut last = LastPoll::default();
-        loop {
-            let polled = tokio::select! {
-                () = shutdown.cancelled() => return,
-                polled = self.poll(&mut last) => polled,
-            };
+        let mut rounds = Rounds::now_and_every(every, &shutdown);
+        while rounds.next().await {
+            let Some(polled) = shutdown.run_until_cancelled(self.poll(&mut last)).await else { return };
             if let Err(failure) = polled {
                 tracing::debug!(
                     error = failure.chain(),
                     "the list of users who are being deleted could not be read; trying again"
                 );
-            }
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(every) => {}
             }
         }
     }

@@ -20,6 +20,7 @@ use crate::ids::CouponId;
 use crate::issuance::Ledger;
 use crate::issuance::lookup::read_in_flight;
 use crate::redis::{Partition, turn};
+use crate::runtime::tasks::Rounds;
 
 /// Between two rounds.
 const EVERY: Duration = Duration::from_secs(3_600);
@@ -58,28 +59,16 @@ impl Retention {
 
     /// Deletes until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
-        // Not all of them as soon as they start.
-        let mut pause = AGAIN.mul_f64(rand::random_range(0.5..1.5));
-        loop {
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(pause) => {}
+        let mut rounds = Rounds::every(EVERY, &shutdown);
+        // Not all processes as soon as they start.
+        rounds.next_in(AGAIN.mul_f64(rand::random_range(0.5..1.5)));
+        while rounds.next().await {
+            // The next round goes on where this one is broken off.
+            let Some(ended) = shutdown.run_until_cancelled(self.take_turn()).await else { return };
+            if let Err(failure) = ended {
+                tracing::debug!(error = failure.chain(), "old rejections could not be deleted; trying again");
+                rounds.next_in(AGAIN);
             }
-            let ended = tokio::select! {
-                // The next round goes on where this one is broken off.
-                () = shutdown.cancelled() => return,
-                ended = self.take_turn() => ended,
-            };
-            pause = match ended {
-                Ok(()) => EVERY,
-                Err(failure) => {
-                    tracing::debug!(
-                        error = failure.chain(),
-                        "old rejections could not be deleted; trying again"
-                    );
-                    AGAIN
-                }
-            };
         }
     }
 

@@ -21,6 +21,7 @@ use crate::queue::registry::STALE_AFTER;
 use crate::queue::{Backlog, figures, registry};
 use crate::recovery::Writable;
 use crate::redis::Partition;
+use crate::runtime::tasks::Rounds;
 use crate::{Failure, audit, metrics as counted, recovery};
 
 /// How often it looks.
@@ -64,12 +65,12 @@ impl GaugeReader {
         };
         let stop = CancellationToken::new();
         let (shown, stopped) = (Arc::clone(&text), stop.clone());
+        let mut rounds = Rounds::now_and_every(LOOK_EVERY, &stop);
         tokio::spawn(stopped.run_until_cancelled_owned(async move {
-            loop {
+            while rounds.next().await {
                 let fresh = seen.look().await;
                 *shown.lock() = seen.render(fresh);
                 counted::upkeep();
-                tokio::time::sleep(LOOK_EVERY).await;
             }
         }));
         Arc::new(GaugeReader { text, _stop: stop.drop_guard() })

@@ -16,6 +16,7 @@ use crate::Failure;
 use crate::coupon::CouponStore;
 use crate::ids::CouponId;
 use crate::redis::{Opening, Partition, turn};
+use crate::runtime::tasks::Rounds;
 
 /// How often the coupons that are due are tried.
 const EVERY: Duration = Duration::from_secs(1);
@@ -43,7 +44,8 @@ pub(crate) async fn keep_loading(
 ) {
     let mut wanted = BTreeMap::new();
     let mut sought: Option<(Opening, Instant)> = None;
-    while !shutdown.is_cancelled() {
+    let mut rounds = Rounds::now_and_every(EVERY, &shutdown);
+    while rounds.next().await {
         let opening = partition.opening();
         if sought.is_none_or(|(of, at)| of != opening || at.elapsed() >= SOUGHT_EVERY) {
             match seek(&partition, &coupons).await {
@@ -65,10 +67,6 @@ pub(crate) async fn keep_loading(
             }
         }
         load_due(&loader, &mut wanted).await;
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = tokio::time::sleep(EVERY) => {}
-        }
     }
 }
 

@@ -16,6 +16,7 @@ use crate::redis::cmd;
 use crate::redis::keys::EpochKeys;
 use crate::redis::{EpochBound, LuaScript, Partition};
 use crate::runtime::damage::damaged;
+use crate::runtime::tasks::Rounds;
 
 static OVER: LuaScript = LuaScript::new(include_str!("over.lua"));
 static RETIRE: LuaScript = LuaScript::new(include_str!("retire.lua"));
@@ -34,11 +35,8 @@ pub(crate) async fn keep_retiring(
     coupons: CouponStore,
     shutdown: CancellationToken,
 ) {
-    loop {
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
-        }
+    let mut rounds = Rounds::every(EVERY, &shutdown);
+    while rounds.next().await {
         match retire(&partition, &coupons, KEPT_AFTER_END).await {
             Ok(retired) => {
                 for coupon in retired {

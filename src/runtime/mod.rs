@@ -6,4 +6,5 @@ pub mod batch;
 pub(crate) mod damage;
 pub mod fd_limit;
 pub mod shutdown;
+pub(crate) mod tasks;
 pub mod telemetry;

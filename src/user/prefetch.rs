@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{RegisteredUsers, UserStore};
 use crate::Failure;
+use crate::runtime::tasks::Rounds;
 
 /// Between two polls.
 const EVERY: Duration = Duration::from_secs(1);
@@ -27,17 +28,16 @@ const FAR_OVERLAP: SignedDuration = SignedDuration::from_secs(20);
 impl RegisteredUsers {
     /// Remembers users until `shutdown`, `room` of them at the start.
     pub(crate) async fn keep_prefetching(self, store: UserStore, room: usize, shutdown: CancellationToken) {
-        let mut since = None;
-        for next in 1_usize.. {
+        let (mut rounds, mut polls, mut since) = (Rounds::now_and_every(EVERY, &shutdown), 0_usize, None);
+        while rounds.next().await {
+            polls += 1;
             let began = Timestamp::now();
-            let prefetched = tokio::select! {
-                () = shutdown.cancelled() => return,
-                prefetched = self.prefetch(&store, room, since) => prefetched,
-            };
+            let prefetching = self.prefetch(&store, room, since);
+            let Some(prefetched) = shutdown.run_until_cancelled(prefetching).await else { return };
             match prefetched {
                 // Not since the newest of them: who came before that with many others would be read for ever.
                 Ok(()) => {
-                    let overlap = if next.is_multiple_of(FAR_POLL_EVERY) { FAR_OVERLAP } else { OVERLAP };
+                    let overlap = if polls.is_multiple_of(FAR_POLL_EVERY) { FAR_OVERLAP } else { OVERLAP };
                     since = began.checked_sub(overlap).ok();
                 }
                 Err(failure) => {
@@ -46,10 +46,6 @@ impl RegisteredUsers {
                         "the API could not read users ahead; it tries again"
                     );
                 }
-            }
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(EVERY) => {}
             }
         }
     }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::queue::registry;
 use crate::queue::registry::BEAT_EVERY;
 use crate::redis::Partition;
+use crate::runtime::tasks::Rounds;
 
 /// Beats until `left`, then leaves.
 pub(super) async fn keep(partition: Arc<Partition>, consumer: String, left: CancellationToken) {
@@ -18,13 +19,10 @@ pub(super) async fn keep(partition: Arc<Partition>, consumer: String, left: Canc
         Timestamp::now(),
         env!("CARGO_PKG_VERSION")
     );
-    while !left.is_cancelled() {
+    let mut rounds = Rounds::now_and_every(BEAT_EVERY, &left);
+    while rounds.next().await {
         if let Err(failure) = registry::beat(&partition, &partition.keys(), &consumer, &says).await {
             tracing::debug!(error = failure.chain(), "no heartbeat could be sent");
-        }
-        tokio::select! {
-            () = left.cancelled() => {}
-            () = tokio::time::sleep(BEAT_EVERY) => {}
         }
     }
     match registry::leave(&partition, &consumer).await {

@@ -30,6 +30,7 @@ use keys::VerificationKeys;
 
 use crate::ids::UserId;
 use crate::metrics;
+use crate::runtime::tasks::Rounds;
 
 /// Clocks may differ by this: a token is taken for so long after its `exp`, and before its `nbf`.
 pub const LEEWAY: Duration = Duration::from_secs(30);
@@ -212,11 +213,8 @@ impl TokenVerifier {
     pub(crate) async fn keep_fresh(self: Arc<Self>, changed: watch::Sender<()>, stop: CancellationToken) {
         let mut for_log = None;
         let mut fresh_at = Instant::now();
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = tokio::time::sleep(POLL_EVERY) => {}
-            }
+        let mut rounds = Rounds::every(POLL_EVERY, &stop);
+        while rounds.next().await {
             match self.reload_if_changed(&changed).await {
                 Ok(()) => {
                     for_log = None;
