@@ -1,12 +1,16 @@
-//! Answering a request for a coupon that is over and was retired from Redis: the ledger knows all that
-//! there is to know. Nothing of such a coupon is in flight, and nothing of it can be had any more.
+//! Answers a request for a coupon that is over and was retired from Redis. Nothing of such a coupon is in flight, so
+//! the ledger knows all of it.
 
 use super::reserve::{Request, Reserved, TOLD_MAX};
 use super::{Ledger, Outcome};
 use crate::Failure;
 use crate::coupon::Coupon;
 
-/// The answer that the reserve script would give: replays by key and limits come before "it is over".
+/// The answer that `reserve.lua` would give: replays by key and limits come before "it is over".
+///
+/// # Errors
+///
+/// If MongoDB fails, or the decision of a replay cannot be read.
 pub async fn answer(ledger: &Ledger, coupon: &Coupon, request: &Request) -> Result<Reserved, Failure> {
     if request.id.is_keyed()
         && let Some(decision) = ledger.decisions(&[request.id]).await?.remove(&request.id)

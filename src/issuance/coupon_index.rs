@@ -1,4 +1,4 @@
-//! The coupons of a batch, as the scripts get them: each once, in KEYS, and by its number in ARGV.
+//! The coupons of a batch, as the scripts get them: each once in KEYS, and by its number in ARGV.
 
 use std::collections::HashMap;
 

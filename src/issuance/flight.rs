@@ -1,5 +1,4 @@
-//! What the in-flight hash holds of an issuance: enough to decide it, and to build its stream entry
-//! again.
+//! The in-flight value of an issuance: enough to decide it, and to build its stream entry again.
 
 use std::fmt;
 use std::str::FromStr;
@@ -28,8 +27,8 @@ pub struct InFlight {
 }
 
 impl InFlight {
-    /// What its text is after the entry: the part that its stream entry holds too.
-    pub fn after_entry(&self) -> String {
+    /// Its text after the entry: the part that its stream entry holds too.
+    pub(crate) fn after_entry(&self) -> String {
         let InFlight { serial, sequence, accepted_at, nth, coupon, user, .. } = self;
         let (serial, accepted_at) = (serial.unwrap_or(0), accepted_at.as_millisecond());
         format!("{serial} {sequence} {accepted_at} {nth} {coupon} {user}")
@@ -40,24 +39,22 @@ impl InFlight {
         std::str::from_utf8(value).ok()?.parse().ok()
     }
 
-    /// The stream entry that a value of the in-flight hash, or of the dead letters, begins with, whatever
-    /// follows it.
+    /// The stream entry that a value of the in-flight hash, or of the dead letters, begins with. The rest need not be
+    /// readable.
     pub(crate) fn entry_named_by(value: &[u8]) -> Option<&str> {
         let end = value.iter().position(|byte| *byte == b' ')?;
         std::str::from_utf8(&value[..end]).ok().filter(|entry| is_entry(entry))
     }
 
-    /// What a value that cannot be read still says of its coupon, its user and its time, so that it can be
-    /// rejected. Where it does not name them, the coupon is unknown and the user nobody. Its unit is not
-    /// believed.
+    /// What a value that cannot be read still says of its coupon, its user and its time, so that its issuance can be
+    /// rejected. Where it does not name them, it gets the unknown coupon and a pseudonym. Its unit is not believed.
     pub(crate) fn salvaged(entry: &str, value: &[u8]) -> Self {
         let text = String::from_utf8_lossy(value);
         let mut fields = text.split(' ').rev();
         let (user, coupon) = (fields.next(), fields.next());
         let accepted_at = fields.nth(1).and_then(|time| Timestamp::from_millisecond(time.parse().ok()?).ok());
         let whose = coupon.zip(user).and_then(|(coupon, user)| coupon.parse().ok().zip(user.parse().ok()));
-        let nobodys = || (CouponId::unknown(), UserId::pseudonym());
-        let (coupon, user) = whose.unwrap_or_else(nobodys);
+        let (coupon, user) = whose.unwrap_or_else(|| (CouponId::unknown(), UserId::pseudonym()));
         InFlight {
             entry: entry.to_owned(),
             serial: None,

@@ -1,9 +1,9 @@
-//! What follows from an `Idempotency-Key`: the same request has the same id without anything being stored, since
-//! the id is a hash of user, coupon and key.
+//! Ids of requests with an `Idempotency-Key`: the same request gets the same id without a store, because the id is a
+//! hash of user, coupon and key.
 //!
-//! The hash is keyed with an [`IdSecret`]: else whoever guesses user, coupon and key has the id, also of what
-//! a user who was deleted had. Users who were registered before there were such secrets have none, and the
-//! ids of their keys are as they always were.
+//! The hash is keyed with an [`IdSecret`]. Otherwise a person who guesses user, coupon and key would know the id,
+//! also of what a deleted user had. Users who were registered before such secrets existed have none, and the ids of
+//! their keys stay as they were.
 
 use std::str::FromStr;
 
@@ -127,7 +127,7 @@ mod tests {
         let mut ids: Vec<_> = secrets.iter().map(|secret| with(secret.as_ref(), "u", "c", "k")).collect();
         ids.dedup();
         assert_eq!(ids.len(), secrets.len());
-        // As it always was: these are in ledgers.
+        // Ledgers hold ids of this hash.
         assert_eq!(ids[0].to_string(), "57d9005f-fde5-8000-bb1f-e4786adc1343");
         assert!(!IssuanceId::generate(PartitionId::ONE).is_keyed());
     }

@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- Looks issuances up among those in flight. A miss is certain: it was not accepted, or is settled.
+-- Looks issuances up in the in-flight hash. A miss is certain: the issuance was not accepted, or is settled.
 --
 -- KEYS  1 certificate  2 in-flight  3 dead  4 counters
 -- ARGV  1 epoch, then issuance ids (16 bytes each)
@@ -11,9 +11,9 @@ if fault then return fault end
 
 local time = redis.call('TIME')
 local values = redis.call('HMGET', KEYS[2], unpack(ARGV, 2))
--- A value that is there and empty is damaged, and no miss.
+-- An empty value is damaged, and no miss.
 for i = 1, #values do values[i] = values[i] == '' and ' ' or values[i] or '' end
--- An estimate rests on it, and no answer.
+-- Only an estimate uses it.
 local settled = redis.call('HGET', KEYS[4], 'settled')
 settled = settled and #settled < 16 and string.match(settled, '^%d+$') or '0'
 return {'ok', time[1] * 1000 + math.floor(time[2] / 1000), tonumber(settled), redis.call('HLEN', KEYS[3]), unpack(values)}

@@ -1,9 +1,9 @@
-//! Answering what became of an issuance: outcome cache, else Redis in flight, else MongoDB.
+//! Answers what became of an issuance: from the outcome cache, else from Redis's in-flight hash, else from MongoDB.
 //!
-//! "Not found" is a strong word after a 202, so it takes a certified miss in flight *and* a
-//! linearizable read of the ledger, *and* that no other Redis was opened meanwhile, where it may have been
-//! accepted; any trouble on the way is a [`Failure`] instead. The order matters: a decision is in the ledger
-//! before its issuance leaves the in-flight hash.
+//! "Not found" is a strong word after a 202, so it takes a certified miss in flight *and* a linearizable read of the
+//! ledger, *and* that no other Redis was opened meanwhile, where the issuance may have been accepted; any error on
+//! the way is a [`Failure`] instead. The order matters: a decision is in the ledger before its issuance leaves the
+//! in-flight hash.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,15 +44,15 @@ pub struct Lookup {
     /// Decided outcomes only, so it is never stale.
     decided: Arc<Cache<IssuanceId, Arc<Decision>>>,
     deletions: Arc<PendingDeletions>,
-    /// Reads for certain are dear, and those who ask for nonsense must not crowd out the others.
+    /// Bounds linearizable reads: they are dear, and requests for ids that never were must not crowd out others.
     certain: Arc<Semaphore>,
     redis: Batcher<IssuanceId, Option<(InFlight, QueueProgress)>>,
     mongodb: Batcher<IssuanceId, Option<Decision>>,
 }
 
 impl Lookup {
-    /// Starts the batchers, with an outcome cache for `cached` decisions; none of users who are being
-    /// deleted, for their records are about to change.
+    /// Starts the batchers, with an outcome cache for `cached` decisions. It keeps none of users who are being
+    /// deleted, because their records are about to change.
     pub fn start(
         partition: Arc<Partition>,
         ledger: Ledger,
@@ -83,7 +83,7 @@ impl Lookup {
         }
     }
 
-    /// How many decisions the outcome cache holds.
+    /// The number of decisions in the outcome cache.
     pub fn cached(&self) -> usize {
         self.decided.len()
     }
@@ -91,7 +91,9 @@ impl Lookup {
     /// Finds an issuance.
     ///
     /// # Errors
-    /// [`Failure::Unreadable`] if it is decided and this version cannot read how.
+    ///
+    /// [`Failure::Unreadable`] if it is decided and this version cannot read how; [`Failure::Damaged`] if its
+    /// in-flight value cannot be read; or if Redis or MongoDB fails.
     pub async fn find(&self, id: IssuanceId) -> Result<LookupResult, Failure> {
         if let Some(decision) = self.decided.get(&id) {
             metrics::OUTCOME_CACHE.hit();
@@ -124,7 +126,11 @@ impl Lookup {
         if self.partition.is_latest().await? { Ok(LookupResult::Nowhere) } else { Err(Failure::Uncertified) }
     }
 
-    /// What was decided about an issuance that is not in flight.
+    /// The decision about an issuance that is not in flight; `None` if there is none, for certain.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Unreadable`] if this version cannot read the decision; or if MongoDB fails.
     pub async fn decided(&self, id: IssuanceId) -> Result<Option<Arc<Decision>>, Failure> {
         if let Some(decision) = self.decided.get(&id) {
             return Ok(Some(decision));
@@ -144,7 +150,7 @@ impl Lookup {
         self.decided.retain(|_, decision| !gone(decision));
     }
 
-    /// Remembers a decision that stands: read from the ledger, or announced by who settled it.
+    /// Remembers a decision that stands: it was read from the ledger, or a worker announced it.
     pub(super) fn learn(&self, decision: Decision) -> Arc<Decision> {
         let decision = Arc::new(decision);
         if !self.deletions.lists(&decision.user) {
@@ -154,7 +160,8 @@ impl Lookup {
     }
 }
 
-/// Whether a rebuild of an earlier version could not read what was in flight, and dropped it: it was accepted.
+/// Whether a rebuild of an earlier version could not read the in-flight value, and set it aside: the issuance was
+/// accepted.
 async fn is_set_aside(partition: &Partition, id: IssuanceId) -> Result<bool, Failure> {
     let mut ask = cmd("HEXISTS");
     ask.arg(damaged(partition.id())).arg(id.as_bytes().as_slice());
@@ -165,8 +172,12 @@ async fn is_set_aside(partition: &Partition, id: IssuanceId) -> Result<bool, Fai
     }
 }
 
-/// Reads a batch of issuances from the in-flight hash: one call of `lookup.lua`. For an issuance whose
-/// value cannot be read, and for no other, the answer is [`Failure::Damaged`].
+/// Reads a batch of issuances from the in-flight hash: one call of `lookup.lua`. An issuance whose value cannot be
+/// read gets [`Failure::Damaged`], and no other does.
+///
+/// # Errors
+///
+/// If Redis fails, or its data is not certified.
 pub async fn read_in_flight(
     partition: &Partition,
     ids: &[IssuanceId],

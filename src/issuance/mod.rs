@@ -1,10 +1,9 @@
 //! One accepted request and its life: `queued`, then `issued` or `rejected`.
 //!
-//! [`Reservations`] takes a unit and queues the issuance in one script; [`Ledger`] is where it is
-//! decided, once; [`settle`] tells Redis the outcome; [`Lookup`] answers whoever asks, and [`Feed`]
-//! whoever waits.
+//! [`Reservations`] takes a unit and queues the issuance in one script; the [`Ledger`] decides it, once; [`settle`]
+//! tells Redis the outcome; [`Lookup`] answers what became of it, and [`Feed`] waits for that.
 
-pub mod closed_coupon;
+pub(crate) mod closed_coupon;
 mod coupon_index;
 pub mod feed;
 mod flight;
@@ -27,7 +26,7 @@ use jiff::Timestamp;
 
 use crate::ids::{CouponId, IssuanceId, UserId};
 
-/// What was decided about an issuance, once and for all. Kept in the ledger under the issuance's id.
+/// The decision about an issuance, made once. The ledger keeps it under the issuance's id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
     pub id: IssuanceId,
@@ -41,7 +40,7 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// The unit that was issued, if it was.
+    /// The unit; `None` for a rejection.
     pub fn serial(&self) -> Option<u32> {
         match self.outcome {
             Outcome::Issued { serial, .. } => Some(serial),
@@ -49,8 +48,8 @@ impl Decision {
         }
     }
 
-    /// Whether an operator rejected it.
-    pub fn is_discarded(&self) -> bool {
+    /// Whether an operator discarded the issuance.
+    pub(crate) fn is_discarded(&self) -> bool {
         matches!(self.outcome, Outcome::Rejected { reason: Reason::Discarded, .. })
     }
 }

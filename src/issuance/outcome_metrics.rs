@@ -1,4 +1,4 @@
-//! Counting what became of issuances, a batch at a time.
+//! Counts reservations and outcomes, a batch at a time.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use super::reserve::Reserved;
 use super::settle::{Settled, Settlement};
 use crate::{Failure, metrics};
 
-/// After a call of `reserve.lua` for `requests` of them.
+/// Counts the answers of a call of `reserve.lua` for this number of `requests`, which began at `started`.
 pub(super) fn reserved(started: Instant, requests: usize, answers: &Result<Vec<Reserved>, Failure>) {
     metrics::RESERVE_SECONDS.record(started.elapsed());
     metrics::RESERVE_BATCH.record(requests as f64);
@@ -26,8 +26,9 @@ pub(super) fn reserved(started: Instant, requests: usize, answers: &Result<Vec<R
     }
 }
 
-/// After a call of `settle.lua`. Counted here, and not at the insert, because the guard lets each
-/// issuance through once, and whoever adopts a decision of a process that died still counts it.
+/// Counts the outcomes of a call of `settle.lua`, which began at `started`. They are counted here, and not at the
+/// insert, because the guard lets each issuance through once, also where a worker adopts the decision of one that
+/// died.
 pub(super) fn settled(started: Instant, decided: &[Settlement], answers: &Result<Vec<Settled>, Failure>) {
     metrics::SETTLE_SECONDS.record(started.elapsed());
     let Ok(answers) = answers else { return };

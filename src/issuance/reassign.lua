@@ -7,16 +7,16 @@
 -- KEYS  1 certificate  2 in-flight  3 coupon  4 free
 -- ARGV  1 epoch  2 issuance id (16 bytes)  3 entry id  4 the old serial ('0' for none)
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', what, serial}: what is
---   'taken' (serial is fresh), 'changed' (somebody else was first; serial is the one in flight),
+--   'taken' (serial is fresh), 'changed' (another worker was first; serial is the one in flight),
 --   'none' (no unit is free), 'gone' (this entry is no longer in flight),
 --   'unloaded' (the coupon is not loaded, which cannot be while it has something in flight),
---   'unreadable' (the in-flight value cannot be read, and names this entry or none) or 'damaged' (nobody can
---   tell which units of the coupon are free)
+--   'unreadable' (the in-flight value cannot be read, and names this entry or none) or 'damaged' (the state of
+--   the coupon does not tell which units are free)
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
-local SOUGHT_MAX = 64 -- free units that are looked at for one that is a serial
+local SOUGHT_MAX = 64 -- members of the free units that are read to find a serial
 
 local function is_serial(text) return text and #text < 9 and string.find(text, '^[1-9]%d*$') end
 

@@ -1,4 +1,4 @@
-//! A fresh serial for an issuance whose own another record holds.
+//! A fresh serial for an issuance whose own serial another record holds.
 
 use super::IssuanceId;
 use crate::Failure;
@@ -8,14 +8,14 @@ use crate::redis::{EpochBound, LuaScript, Partition};
 
 static REASSIGN: LuaScript = LuaScript::new(include_str!("reassign.lua"));
 
-/// What became of the attempt.
+/// The result of an attempt to reassign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reassigned {
     /// This serial is now in flight for it: a fresh one, or what another worker gave it.
     To(u32),
     /// No unit is free.
     NoneFree,
-    /// The entry is not in flight any more, or belongs to another epoch: it is somebody else's.
+    /// The entry is not in flight any more, or belongs to another epoch.
     Gone,
     /// Its in-flight value cannot be read: nothing was done.
     Unreadable,
@@ -24,6 +24,10 @@ pub enum Reassigned {
 }
 
 /// Replaces `old` by a fresh serial, if the issuance is in flight with this entry and this serial.
+///
+/// # Errors
+///
+/// If Redis fails; [`Failure::Damaged`] if Redis cannot tell which units of the coupon are free.
 pub async fn reassign(
     partition: &Partition,
     keys: &EpochKeys,

@@ -1,4 +1,4 @@
-//! Taking a unit and queueing the issuance, atomically, many requests in one script.
+//! Takes units and queues issuances, atomically, many requests in one script.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,10 +23,10 @@ const BOUNDS: Bounds = Bounds { batch: 256, calls: 2, waiting: 16_384, wait: Dur
 /// Digits of the length of an answer at most: it is a value of Redis's, of 512 MiB at most.
 const LENGTH_DIGITS_MAX: usize = 9;
 
-/// The most ids of one answer. (`reserve.lua` has it too.)
+/// Ids in one answer at most. (`reserve.lua` has it too.)
 pub const TOLD_MAX: usize = 20;
 
-/// An `Idempotency-Key` is remembered until at least so many requests were accepted after its own.
+/// An `Idempotency-Key` is remembered until at least this many requests were accepted after its own.
 /// (`reserve.lua` has it too.)
 pub const KEYS_REMEMBERED: u64 = 250_000;
 
@@ -48,7 +48,7 @@ mod letter {
     pub(super) const DAMAGED: u8 = b'D';
 }
 
-/// Asks for one unit. The id is new, or made from the request's key.
+/// A request for one unit. Its id is new, or made from its key.
 #[derive(Debug, Clone)]
 pub struct Request {
     pub id: IssuanceId,
@@ -84,13 +84,13 @@ pub enum Reserved {
     Ended,
     Paused,
     Archived,
-    /// Redis does not have the coupon: it must be loaded, is over ([`super::closed_coupon`]), or does not exist.
+    /// Redis does not have the coupon: it must be loaded, is over, or does not exist.
     NotLoaded {
         now: Timestamp,
     },
-    /// As many are queued as the bound allows.
+    /// The bound of queued issuances is reached.
     BacklogFull,
-    /// Nobody can tell: what Redis holds of this coupon, this user or this issuance is damaged. Says what.
+    /// Cannot be answered: what Redis holds of this coupon, this user or this issuance is damaged. Says what.
     Damaged(String),
 }
 
@@ -130,14 +130,14 @@ pub struct QueuedIssuance {
 pub struct QueueProgress {
     /// Redis's time of this reading.
     pub now: Timestamp,
-    /// All that were settled in this epoch.
+    /// The number of issuances that were settled in this epoch.
     pub settled: u64,
-    /// How many are ahead of it. An estimate that never grows while nothing is set aside.
+    /// The number of issuances ahead of it: an estimate that never grows while no entry is set aside.
     pub ahead: u64,
 }
 
 impl QueueProgress {
-    /// The entries that were accepted before this one, less those that are done or set aside.
+    /// Counts as ahead: those accepted before `sequence`, less those settled or set aside.
     pub(super) fn new(now: Timestamp, sequence: u64, settled: u64, dead: u64) -> Self {
         let ahead = sequence.saturating_sub(1).saturating_sub(settled).saturating_sub(dead);
         QueueProgress { now, settled, ahead }
@@ -151,7 +151,7 @@ pub struct Reservations {
 }
 
 impl Reservations {
-    /// Starts the batcher. `backlog_max` bounds what is queued and not settled.
+    /// Starts the batcher. At most `backlog_max` issuances are queued and not settled.
     pub fn start(partition: Arc<Partition>, backlog_max: u64) -> Self {
         let batcher = Batcher::start("reserve", BOUNDS, move |requests: Vec<Request>| {
             let partition = Arc::clone(&partition);
@@ -165,19 +165,23 @@ impl Reservations {
         Reservations { batcher }
     }
 
-    /// Reserves one unit, or says why not. A [`Failure`] leaves open whether it happened; asking again
-    /// finds out.
+    /// Reserves one unit, or says why not.
+    ///
+    /// # Errors
+    ///
+    /// If Redis fails, is too slow or holds something damaged. That leaves open whether the unit was taken; the same
+    /// request again finds out.
     pub async fn reserve(&self, request: Request) -> Result<Reserved, Failure> {
         self.batcher.ask(request).await
     }
 
-    /// Whether whoever asks now is refused: there are more than can be reserved for soon.
+    /// Whether a request would be refused now, because too many wait.
     pub fn refuses(&self) -> bool {
         self.batcher.refuses()
     }
 }
 
-/// What one request of a batch is told: of what is damaged, a failure of its own.
+/// The answer to one request of a batch: damage is its own failure.
 fn of_one((request, answer): (&Request, Reserved)) -> Result<Reserved, Failure> {
     match answer {
         Reserved::Damaged(what) => Err(Failure::Damaged {
@@ -188,8 +192,12 @@ fn of_one((request, answer): (&Request, Reserved)) -> Result<Reserved, Failure> 
     }
 }
 
-/// Makes one batch of reservations: one call of `reserve.lua`. Coupon by coupon in the order in which
-/// they first appear; those for one coupon in their order.
+/// Makes one batch of reservations: one call of `reserve.lua`. It serves coupons in the order in which they first
+/// appear, and the requests for each in their order.
+///
+/// # Errors
+///
+/// If Redis fails, or its data is not certified.
 pub async fn reserve(
     partition: &Partition,
     requests: &[Request],
@@ -228,7 +236,7 @@ pub async fn reserve(
     Ok(answers.into_iter().map(|(_, answer)| answer).collect())
 }
 
-/// The answers of one batch that are still to be read, and what they share.
+/// Reads the answers of one batch, one after another.
 struct ReplyReader<'a> {
     now: Timestamp,
     /// The sequence number given last.
@@ -292,7 +300,7 @@ impl<'a> ReplyReader<'a> {
         }))
     }
 
-    /// What follows the letter: its length, a colon, and so many bytes.
+    /// What follows a letter: its length, a colon, and that many bytes.
     fn more(&mut self) -> Option<&'a [u8]> {
         let colon = self.rest.iter().take(LENGTH_DIGITS_MAX + 1).position(|byte| *byte == b':')?;
         let length = std::str::from_utf8(&self.rest[..colon]).ok()?.parse().ok()?;

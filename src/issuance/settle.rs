@@ -1,5 +1,5 @@
-//! Telling Redis the outcome: acknowledge, give back if rejected, publish. Guarded in the script, so
-//! it may be repeated, and raced, without harm.
+//! Tells Redis outcomes: acknowledges them, gives units of rejected ones back, and publishes them. The script guards
+//! this, so that it may be repeated, and raced, without harm.
 
 use std::time::Instant;
 
@@ -20,13 +20,13 @@ const SETTLED: u8 = b'1';
 const GUARDED_OFF: u8 = b'0';
 const UNREADABLE: u8 = b'2';
 
-/// What became of one decided entry.
+/// The answer to one decided entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
     Now,
-    /// The in-flight hash does not name this entry: it was settled before, or belongs to another.
+    /// The in-flight hash does not name this entry: the issuance was settled before, or has another entry.
     Before,
-    /// Another epoch is open; a recovery has dealt with it.
+    /// Another epoch is open, and its recovery has dealt with the entry.
     AnotherEpoch,
     /// Its in-flight value cannot be read: nothing was done.
     Unreadable,
@@ -38,12 +38,15 @@ pub struct Settlement {
     /// The id of its stream entry.
     pub entry: String,
     pub decision: Decision,
-    /// Of a user who was rejected as already issued: what they hold by the ledger.
+    /// What the user holds by the ledger, if the issuance was rejected as already issued.
     pub holds: Vec<HeldUnit>,
 }
 
-/// Settles a batch of decided entries, read under the epoch of `keys`.
-/// At most [`BATCH_MAX`] at once.
+/// Settles at most [`BATCH_MAX`] decided entries that were read under the epoch of `keys`.
+///
+/// # Errors
+///
+/// If Redis fails, or its data is not certified. That leaves open what was settled.
 pub async fn settle(
     partition: &Partition,
     keys: &EpochKeys,
@@ -90,7 +93,7 @@ async fn call(
         .collect()
 }
 
-/// The outcome, as the script reads it.
+/// A verdict, as `settle.lua` reads it.
 fn verdict(decision: &Decision, holds: &[HeldUnit]) -> Vec<u8> {
     match decision.outcome {
         Outcome::Issued { serial, .. } => format!("{ISSUED}{serial}").into_bytes(),
@@ -107,5 +110,5 @@ fn verdict(decision: &Decision, holds: &[HeldUnit]) -> Vec<u8> {
     }
 }
 
-/// The most entries of one call: a script must stay short.
+/// Entries of one call at most: a script must stay short.
 pub const BATCH_MAX: usize = 500;

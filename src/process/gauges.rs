@@ -1,9 +1,9 @@
-//! The background task that looks at queue, stock and certificate every few seconds, so that a scrape
-//! need not. Idempotent and without input. Reads: `figures.lua`, `probe.lua`, the heartbeats, `stock.lua`, the
-//! current coupons. Writes: the text that is scraped.
+//! The background task that reads queue, stock and certificate every few seconds, so that a scrape need not.
+//! Idempotent and without input. Reads: `figures.lua`, `probe.lua`, the heartbeats, `stock.lua`, the current coupons.
+//! Writes: the text that is scraped.
 //!
-//! Its figures belong to a partition and not to the process, so they are no part of the global
-//! recorder: each look fills a recorder of its own, and what is gone is gone from the text.
+//! Its figures belong to a partition and not to the process, so they are no part of the global recorder: each round
+//! fills a recorder of its own, and a figure that is gone is gone from the text.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -24,18 +24,18 @@ use crate::redis::Partition;
 use crate::runtime::tasks::Rounds;
 use crate::{Failure, audit, metrics as counted, recovery};
 
-/// How often it looks.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// The pause between two rounds.
+const READ_EVERY: Duration = Duration::from_secs(2);
 /// Coupons whose stock is shown: the newest of the current ones.
 pub const COUPONS_MAX: usize = recovery::CURRENT_MAX;
 
-/// A number of things now.
+/// Counts something that the process holds now.
 pub type SizeFn = Box<dyn Fn() -> usize + Send + Sync>;
 
-/// What the process itself holds.
+/// The sizes of what the process itself holds.
 #[derive(Default)]
 pub struct ProcessSizes {
-    /// Who waits for an outcome; `None` where nobody can.
+    /// Waiters for an outcome; `None` in a process that has none.
     pub waiters: Option<SizeFn>,
     /// The entries of each cache, by its name.
     pub caches: Vec<(&'static str, SizeFn)>,
@@ -48,7 +48,7 @@ pub struct GaugeReader {
 }
 
 impl GaugeReader {
-    /// Starts looking.
+    /// Starts the task.
     pub fn start(partition: Arc<Partition>, coupons: CouponStore, sizes: ProcessSizes) -> Arc<Self> {
         counted::start();
         LazyLock::force(&audit::FINDINGS);
@@ -65,10 +65,10 @@ impl GaugeReader {
         };
         let stop = CancellationToken::new();
         let (shown, stopped) = (Arc::clone(&text), stop.clone());
-        let mut rounds = Rounds::now_and_every(LOOK_EVERY, &stop);
+        let mut rounds = Rounds::now_and_every(READ_EVERY, &stop);
         tokio::spawn(stopped.run_until_cancelled_owned(async move {
             while rounds.next().await {
-                let fresh = seen.look().await;
+                let fresh = seen.read().await;
                 *shown.lock() = seen.render(fresh);
                 counted::upkeep();
             }
@@ -76,13 +76,13 @@ impl GaugeReader {
         Arc::new(GaugeReader { text, _stop: stop.drop_guard() })
     }
 
-    /// What was seen last, as Prometheus text.
+    /// The last readings, as Prometheus text.
     pub fn text(&self) -> String {
         self.text.lock().clone()
     }
 }
 
-/// What was seen last; what cannot be seen now stays as it was.
+/// The last readings. A gauge that cannot be read now keeps its value.
 struct Readings {
     partition: Arc<Partition>,
     coupons: CouponStore,
@@ -96,7 +96,7 @@ struct Readings {
 
 impl Readings {
     /// Reads every gauge once. Returns whether all of them could be read.
-    async fn look(&mut self) -> bool {
+    async fn read(&mut self) -> bool {
         // First the queue: it matters most while MongoDB is away.
         let queue = told(self.queue().await);
         self.certified = queue.is_some();
@@ -124,7 +124,7 @@ impl Readings {
         let beats = registry::beats(&self.partition).await?;
         let alive = beats
             .iter()
-            // One from the future is stale too, as for those who claim.
+            // One from the future is stale too, as it is for `claim.lua`.
             .filter(|beat| backlog.now.duration_since(beat.at).unsigned_abs() <= STALE_AFTER);
         Ok((backlog, alive.count()))
     }
@@ -181,7 +181,7 @@ fn cpu_seconds(seconds: Option<f64>) -> String {
     format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {seconds}\n\n")
 }
 
-/// What was read, or `None` after a word in the log.
+/// A reading; `None`, and a line in the log, if it failed.
 fn told<T>(read: Result<T, Failure>) -> Option<T> {
     read.inspect_err(|failure| {
         tracing::debug!(error = failure.chain(), "figures for /metrics could not be read")

@@ -1,4 +1,4 @@
-//! Alive, and ready: for load balancers and orchestrators. Neither tells an address or an error's text.
+//! Liveness and readiness, for load balancers and orchestrators. Neither reveals an address or an error's text.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use crate::{mongo, recovery};
 
 /// A part that does not answer within this is not ready.
 const PROBE_MAX: Duration = Duration::from_secs(2);
-/// What they answered is told for so long.
+/// How long an answer is shared.
 const SHARED_FOR: Duration = Duration::from_secs(1);
 
 /// Whether a process can do its work, and which part does not do its own.
@@ -50,14 +50,13 @@ pub enum PartState {
     Ok,
     /// It answers, and its data is being recovered.
     WarmingUp,
-    /// It answers, and refuses every write that a request needs: it follows another Redis, its disk or its
-    /// memory is full, or it lacks replicas.
+    /// It answers, and refuses every write that a request needs: it is a replica, its disk or its memory is full, or
+    /// it lacks replicas.
     RefusesWrites,
     Unavailable,
 }
 
-/// Asks Redis and MongoDB for all who want to know whether a process is ready: at most once a second, and once
-/// at a time, however many ask.
+/// Probes Redis and MongoDB for all readiness requests of a process: at most once a second, and once at a time.
 pub struct Probe {
     partition: Arc<Partition>,
     database: Database,
@@ -69,7 +68,7 @@ pub struct Probe {
 type CachedProbe = (Instant, [PartState; 2]);
 
 impl Probe {
-    /// Nothing is asked yet.
+    /// A probe that has not asked yet.
     pub fn new(partition: Arc<Partition>, database: Database) -> Self {
         Probe { partition, database, last: Arc::default() }
     }
@@ -96,7 +95,7 @@ impl Probe {
     }
 }
 
-/// Asks both parts, Redis and MongoDB, at the same time; Redis as a request does.
+/// Asks Redis and MongoDB at the same time; Redis as a request does.
 async fn ask(partition: &Partition, database: Database) -> [PartState; 2] {
     let ping = mongo::command(&database, "answer a ping", "ping");
     let (redis, mongodb) = tokio::join!(

@@ -1,4 +1,4 @@
-//! `GET /metrics`: what this process has counted, and what it has seen of queue and stock ([`GaugeReader`]).
+//! `GET /metrics`: what this process has counted, and its last readings of queue and stock ([`GaugeReader`]).
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::gauges::GaugeReader;
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The handler. A scrape asks nobody: it puts together what is known.
+/// The handler. A scrape asks neither Redis nor MongoDB.
 pub fn route<S: Clone + Send + Sync + 'static>(watch: &Arc<GaugeReader>) -> MethodRouter<S> {
     let watch = Arc::clone(watch);
     get(async move || {

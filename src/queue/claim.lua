@@ -24,7 +24,7 @@ for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[2], ARGV[2])) do
   if name ~= ARGV[3] and name ~= ARGV[4] and room > 0 then
     local beat = redis.call('HGET', KEYS[3], name)
     local at = beat and tonumber(string.match(beat, '^%d+')) or 0
-    -- One from the future is stale too: the clock was put back, and whoever lives has said so since.
+    -- One from the future is stale too: the clock was set back, and a live worker has sent another since.
     if math.abs(now - at) > tonumber(ARGV[5]) then
       if consumer.pending == 0 then
         redis.call('XGROUP', 'DELCONSUMER', KEYS[2], ARGV[2], name)

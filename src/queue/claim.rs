@@ -1,4 +1,4 @@
-//! Taking over what dead workers left pending, and finding what nobody will ever be given.
+//! Claims the pending entries of dead workers, and appends entries anew that were lost from the stream.
 
 use super::entry::{RawFields, decode};
 use super::registry::STALE_AFTER;
@@ -12,6 +12,10 @@ static CLAIM: LuaScript = LuaScript::new(include_str!("claim.lua"));
 static RESTORE: LuaScript = LuaScript::new(include_str!("restore.lua"));
 
 /// Claims at most `count` entries from consumers without a fresh heartbeat.
+///
+/// # Errors
+///
+/// If Redis fails, or its data is not certified.
 pub async fn claim(
     partition: &Partition,
     keys: &EpochKeys,
@@ -46,8 +50,13 @@ fn fields(pairs: &mut Reply) -> Result<RawFields, Failure> {
     Ok(fields)
 }
 
-/// Looks through part of what is in flight for entries that no worker will ever be given, and appends
-/// them anew. Returns their issuances, and where to go on; `None` at the end.
+/// Searches a part of the in-flight hash, about `count` issuances after the cursor `from`, for those whose entry no
+/// worker will ever get, and appends their entries anew. Returns these issuances, and the next cursor; `None` at the
+/// end.
+///
+/// # Errors
+///
+/// If Redis fails, or its data is not certified.
 pub async fn restore(
     partition: &Partition,
     cursor: Option<String>,

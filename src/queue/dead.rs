@@ -20,12 +20,12 @@ use crate::{Failure, metrics};
 static SET_ASIDE: LuaScript = LuaScript::new(include_str!("set_aside.lua"));
 static REDRIVE: LuaScript = LuaScript::new(include_str!("redrive.lua"));
 
-/// The owner of an entry that is sent through again: nobody with this name ever lives, so the next
-/// worker claims from it.
+/// The owner of an entry that is redriven: no consumer of this name has a heartbeat, so the next worker claims the
+/// entry.
 const REDRIVE_CONSUMER: &str = "redrive";
-/// For how long it is remembered what was redriven: a client repeats within minutes.
+/// How long a redriven dead letter is remembered: a client that lost the answer repeats within minutes.
 const REDRIVEN_REMEMBERED: Duration = Duration::from_secs(15 * 60);
-/// What is kept of a reason.
+/// Characters of a reason that are kept.
 const WHY_MAX: usize = 500;
 /// Stands for the stream entry of a dead letter that does not name it.
 const NO_ENTRY: &str = "0-0";
@@ -34,12 +34,12 @@ const NO_ENTRY: &str = "0-0";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeadLetter {
     pub id: IssuanceId,
-    /// 1970 if that cannot be read.
+    /// 1970 if the time cannot be read.
     pub set_aside_at: Timestamp,
     pub attempts: u32,
     pub why: String,
-    /// `None` if it is in flight no more: then its dead letter is a leftover. Also if what is in flight cannot
-    /// be read: then `why` says so.
+    /// `None` if it is no longer in flight: then its dead letter is a leftover. Also `None` if its in-flight value
+    /// cannot be read: then `why` says so.
     pub in_flight: Option<InFlight>,
 }
 
@@ -54,6 +54,10 @@ pub struct SetAside<'a> {
 }
 
 /// Sets an entry aside. `false` if it is not in flight with this entry any more.
+///
+/// # Errors
+///
+/// If Redis fails, or its data is not certified.
 pub async fn set_aside(
     partition: &Partition,
     keys: &EpochKeys,
@@ -67,6 +71,10 @@ pub async fn set_aside(
 }
 
 /// Sets entries aside, in one script. `false` for those that are not in flight with their entry any more.
+///
+/// # Errors
+///
+/// If Redis fails, or its data is not certified.
 pub async fn set_all_aside(
     partition: &Partition,
     keys: &EpochKeys,
@@ -92,10 +100,11 @@ pub async fn set_all_aside(
     Ok(done)
 }
 
-/// Sends a dead letter through again. `false` if there is none with this id.
+/// Redrives a dead letter. `false` if there is none with this id.
 ///
 /// # Errors
-/// [`Failure::Damaged`] if neither its in-flight value nor its stream entry can be read.
+///
+/// [`Failure::Damaged`] if neither its in-flight value nor its stream entry can be read; or if Redis fails.
 pub async fn redrive(partition: &Partition, id: IssuanceId) -> Result<bool, Failure> {
     let mut reply = partition
         .call(&REDRIVE, "redrive a dead letter", |keys, call| {
@@ -114,6 +123,10 @@ pub async fn redrive(partition: &Partition, id: IssuanceId) -> Result<bool, Fail
 }
 
 /// The dead letter with this id that was redriven within the last 15 minutes, as it was set aside.
+///
+/// # Errors
+///
+/// If Redis fails.
 pub async fn redriven(partition: &Partition, id: IssuanceId) -> Result<Option<DeadLetter>, Failure> {
     let (dead, in_flight): (Option<Vec<u8>>, Option<Vec<u8>>) = partition
         .query(
@@ -124,7 +137,11 @@ pub async fn redriven(partition: &Partition, id: IssuanceId) -> Result<Option<De
     Ok(dead.map(|dead| read(id, &dead, in_flight.as_deref())))
 }
 
-/// One dead letter.
+/// One dead letter; `None` if there is none with this id.
+///
+/// # Errors
+///
+/// If Redis fails.
 pub async fn get(partition: &Partition, id: IssuanceId) -> Result<Option<DeadLetter>, Failure> {
     let RawFlight { value, dead } = RawFlight::read(partition, &partition.keys(), id).await?;
     Ok(dead.map(|dead| read(id, &dead, value.as_deref())))
@@ -133,7 +150,11 @@ pub async fn get(partition: &Partition, id: IssuanceId) -> Result<Option<DeadLet
 /// Fields and values, as Redis has them.
 type RawPairs = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// Some dead letters, from a cursor on (`0` at first), and the next cursor (`0` at the end).
+/// About `count` dead letters after a cursor (`0` at first), and the next cursor (`0` at the end).
+///
+/// # Errors
+///
+/// If Redis fails.
 pub async fn scan(
     partition: &Partition,
     cursor: u64,
@@ -167,8 +188,8 @@ pub async fn scan(
     Ok((letters, next))
 }
 
-/// Reads a dead letter. What of it cannot be read is told instead of its reason: one must not hide the others,
-/// nor be out of reach itself.
+/// Reads a dead letter. If a part cannot be read, its reason says so: a damaged one must not hide the others, nor be
+/// out of reach itself.
 fn read(id: IssuanceId, dead: &[u8], in_flight: Option<&[u8]>) -> DeadLetter {
     let text = String::from_utf8_lossy(dead);
     let (set_aside_at, attempts, mut why) = parse(&text).unwrap_or_else(|| {
@@ -193,9 +214,8 @@ fn parse(dead: &str) -> Option<(Timestamp, u32, String)> {
     Some((set_aside_at, fields.next()?.parse().ok()?, fields.next()?.to_owned()))
 }
 
-/// What is in flight for a dead letter. Where that cannot be read, it is replaced by what the stream has of it,
-/// or by as much as it still says. `None` if there is no dead letter with this id, nor anything in flight that
-/// cannot be read.
+/// The in-flight value of a dead letter. One that cannot be read is replaced from the stream entry, or by as much as
+/// it still says. `None` if there is neither a dead letter with this id nor an in-flight value that cannot be read.
 async fn repaired(
     partition: &Partition,
     keys: &EpochKeys,
@@ -216,8 +236,12 @@ async fn repaired(
     replace(partition, keys, ledger, id, &raw, held).await
 }
 
-/// Rejects a dead letter for good, and gives its unit back; or adopts what was decided before. So too an
-/// issuance whose in-flight value cannot be read. `None` if there is none with this id.
+/// Rejects a dead letter for good, and gives its unit back; or adopts the decision that was made before. It does the
+/// same with an issuance whose in-flight value cannot be read. `None` if there is none with this id.
+///
+/// # Errors
+///
+/// If Redis or MongoDB fails; [`Failure::Damaged`] if it was decided now and could not be settled.
 pub async fn discard(
     partition: &Partition,
     ledger: &Ledger,
@@ -240,7 +264,7 @@ pub async fn discard(
     };
     let decision = match ledger.insert(std::slice::from_ref(&rejected)).await?.pop() {
         Some(Inserted::Decided) => rejected,
-        // Whoever decided it first has.
+        // The first decision stands.
         Some(Inserted::Conflict) => match ledger.decisions(&[id]).await?.remove(&id) {
             Some(winner) => winner?,
             None => return Err(undecided("its decision is not visible yet".into())),

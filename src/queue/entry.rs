@@ -33,14 +33,14 @@ pub struct UnreadableEntry {
     pub why: String,
 }
 
-/// The fields of an entry as Redis has them, names and values. Any of them may be no text.
+/// The fields of an entry as Redis has them, names and values, which need not be text.
 pub type RawFields = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// An entry as Redis has it: its id, and its fields; `None` if it was deleted since it was delivered.
 pub(crate) type RawEntry = (String, Option<RawFields>);
 
 impl Entry {
-    /// What the in-flight hash held of it at the time of the reservation, but for its sequence number.
+    /// Its in-flight value at the time of the reservation, without the sequence number.
     pub(crate) fn in_flight(&self) -> InFlight {
         let Entry { entry, coupon, user, serial, nth, accepted_at, .. } = self.clone();
         InFlight { entry, serial, sequence: 0, accepted_at, nth, coupon, user }
@@ -48,6 +48,10 @@ impl Entry {
 }
 
 /// Reads the fields of a stream entry.
+///
+/// # Errors
+///
+/// What is wrong with them, if this version cannot read them.
 pub fn decode(entry: String, fields: &RawFields) -> Result<Entry, UnreadableEntry> {
     match in_flight(&entry, fields) {
         Ok((id, held)) => Ok(Entry {

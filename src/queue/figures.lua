@@ -6,7 +6,7 @@
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 dead
 -- ARGV  1 epoch  2 group  3 consumer of dead letters  4 how many pages to pass over, for each consumer
---       5 how many consumers to look at
+--       5 how many consumers to search
 -- Returns {'uncertified'} or {'stale', epoch}, or
 --       {'ok', now in ms, in flight, dead letters, stream entries,
 --        when the oldest that waits was accepted, in ms; '' if none does}
@@ -29,9 +29,9 @@ local function waits(entry)
   return true
 end
 
--- Looks for the first that waits, a page at a time: `page` returns the ids of entries that follow one.
--- Where too many wait for nothing, it is as old as the last of these, at least.
-local function look(after, page)
+-- Searches for the first entry that waits, a page at a time: `page` returns the ids of entries that follow one.
+-- Where too many wait for nothing, it is at least as old as the last of these.
+local function search(after, page)
   for _ = 1, tonumber(ARGV[4]) do
     local ids = page(after)
     for _, id in ipairs(ids) do
@@ -57,20 +57,20 @@ for _, info in ipairs(groups) do
   for i = 1, #info, 2 do group[info[i]] = info[i + 1] end
   if group.name == ARGV[2] then
     delivered = '(' .. group['last-delivered-id']
-    local looked = 0
+    local searched = 0
     for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[2], ARGV[2])) do
       local of = {}
       for i = 1, #consumer, 2 do of[consumer[i]] = consumer[i + 1] end
-      if of.name ~= ARGV[3] and of.pending > 0 and looked < tonumber(ARGV[5]) then
-        looked = looked + 1
-        look('-', function(after)
+      if of.name ~= ARGV[3] and of.pending > 0 and searched < tonumber(ARGV[5]) then
+        searched = searched + 1
+        search('-', function(after)
           return firsts(redis.call('XPENDING', KEYS[2], ARGV[2], after, '+', PAGE, of.name))
         end)
       end
     end
   end
 end
-look(delivered, function(after) return firsts(redis.call('XRANGE', KEYS[2], after, '+', 'COUNT', PAGE)) end)
+search(delivered, function(after) return firsts(redis.call('XRANGE', KEYS[2], after, '+', 'COUNT', PAGE)) end)
 
 local time = redis.call('TIME')
 local in_flight, dead = redis.call('HLEN', KEYS[3]), redis.call('HLEN', KEYS[4])

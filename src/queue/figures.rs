@@ -14,7 +14,7 @@ static FIGURES: LuaScript = LuaScript::new(include_str!("figures.lua"));
 /// Pages of twenty entries that are passed over to find the oldest that waits, for each consumer: of those
 /// that cannot be read, or are in flight no more. Dead letters are not among them, however many there are.
 const PAGES_MAX: usize = 50;
-/// Consumers that are looked at: a script must stay short.
+/// Consumers that are searched at most: a script must stay short.
 const CONSUMERS_MAX: usize = 64;
 
 /// The queue at one moment.
@@ -26,14 +26,14 @@ pub struct Backlog {
     pub in_flight: u64,
     /// Set aside.
     pub dead: u64,
-    /// Entries in the stream. The same as `in_flight`, unless somebody trimmed the stream.
+    /// Entries in the stream. The same as `in_flight`, unless the stream was trimmed.
     pub length: u64,
     /// When the oldest that waits to be decided was accepted.
     pub oldest_at: Option<Timestamp>,
 }
 
 impl Backlog {
-    /// How many wait to be decided.
+    /// The number of issuances that wait for their decision.
     pub fn waiting(&self) -> u64 {
         self.in_flight.saturating_sub(self.dead)
     }
@@ -45,6 +45,10 @@ impl Backlog {
 }
 
 /// Reads the figures: one call of `figures.lua`.
+///
+/// # Errors
+///
+/// If Redis fails, or its data is not certified.
 pub async fn figures(partition: &Partition) -> Result<Backlog, Failure> {
     let mut reply = partition
         .call(&FIGURES, "read the queue's figures", |keys, call| {

@@ -1,11 +1,10 @@
-//! The stream of accepted issuances: what an entry looks like, reading it, and who has what in hand.
+//! The stream of accepted issuances: its entries, reading them, and which worker has which.
 //!
-//! An entry is appended by `reserve.lua`, delivered to one worker through the consumer group, and
-//! deleted by `settle.lua`. It is never trimmed by length: it is a work queue. What a dead worker had
-//! in hand is claimed by a live one ([`claim`]); what fails for a reason of its own is set aside
-//! ([`dead`]); what was lost from the stream is appended anew from the in-flight hash ([`restore`]), and what
-//! is damaged there is replaced by what the stream has ([`repair`]).
-//! How much there is of all that: [`figures`].
+//! `reserve.lua` appends an entry, the consumer group delivers it to one worker, and `settle.lua` deletes it. The
+//! stream is never trimmed by length: it is a work queue. A live worker claims the entries of a dead one
+//! ([`claim`]), and sets an entry aside that fails for a reason of its own ([`dead`]). An entry that was lost from
+//! the stream is appended anew from the in-flight hash ([`restore`]), and a damaged value of that hash is replaced
+//! from its entry ([`repair`]). [`figures`] counts all of these.
 
 mod claim;
 pub mod dead;
@@ -21,10 +20,10 @@ pub use figures::{Backlog, figures};
 pub use reader::{ReadFrom, ReadOutcome, Reader};
 pub use repair::repair;
 
-/// The consumer that owns dead letters. It never reads, and nobody claims from it.
+/// The consumer that owns dead letters. It never reads, and no worker claims from it.
 pub const DEAD_LETTER_CONSUMER: &str = "dead-letter";
 
-/// Entries that were given to this process, and what of them it cannot read.
+/// Entries that were delivered to this process, and those among them that it cannot read.
 #[derive(Debug, Default)]
 pub struct Delivered {
     pub entries: Vec<Entry>,
@@ -39,7 +38,7 @@ impl Delivered {
         }
     }
 
-    /// The last entry's id, in the order of the stream.
+    /// The id of the last entry, in the order of the stream.
     pub fn last(&self) -> Option<&str> {
         let ids = self
             .entries
@@ -49,7 +48,7 @@ impl Delivered {
         ids.max_by_key(|id| order(id)).map(String::as_str)
     }
 
-    /// How many there are of both.
+    /// The number of entries, readable or not.
     pub fn count(&self) -> usize {
         self.entries.len() + self.undecodable.len()
     }

@@ -1,5 +1,5 @@
-//! Blocking reads of new entries, on a connection of its own: a blocked connection serves nobody
-//! else, and the client's usual response timeout would strand what was delivered too late to be seen.
+//! Blocking reads of new entries, on a connection of their own: a blocked connection serves no other call, and the
+//! client's usual response timeout would strand entries whose delivery it did not wait for.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +17,8 @@ use crate::redis::keys::{EpochKeys, GROUP};
 
 /// Short, so that a read ends soon after the worker is asked to stop: a read is never cancelled.
 const BLOCK: Duration = Duration::from_millis(500);
-/// A connection that says nothing for so much longer than a read blocks is broken, though nobody said
-/// so. The client's usual limit of half a second would strand entries all the time; after this one the
-/// worker sweeps for them.
+/// A connection that is silent for this long, much longer than a read blocks, is broken. The client's usual limit of
+/// half a second would strand entries all the time; after this one the worker sweeps for them.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Reads a stream for one consumer.
@@ -30,12 +29,12 @@ pub struct Reader {
     replacements: watch::Receiver<u64>,
 }
 
-/// What one read came to.
+/// The result of one read.
 #[derive(Debug)]
 pub enum ReadOutcome {
     /// Delivered to this consumer, and pending until settled. May be empty.
     Entries(Delivered),
-    /// There is no such stream or group: the epoch is over, or Redis lost it.
+    /// The stream or the group does not exist: the epoch is over, or Redis lost it.
     NoGroup,
 }
 
@@ -44,7 +43,7 @@ pub enum ReadOutcome {
 pub enum ReadFrom<'a> {
     /// Entries never delivered; waits a moment for some.
     New,
-    /// Entries never delivered, as many as there are now.
+    /// Entries never delivered, without waiting for some.
     NewAtOnce,
     /// Entries that were delivered to this consumer and are not settled: those after this one (`0`
     /// for all).
@@ -58,8 +57,12 @@ impl Reader {
         Reader { client, consumer, connection: None, replacements }
     }
 
-    /// Reads at most `count` entries. Do not drop the future before it is done: what it was delivered
-    /// would be pending and in nobody's hands.
+    /// Reads at most `count` entries. Do not drop the future before it is done: entries that were delivered to it
+    /// would be pending while no worker knows of them.
+    ///
+    /// # Errors
+    ///
+    /// If Redis fails.
     pub async fn read(
         &mut self,
         keys: &EpochKeys,

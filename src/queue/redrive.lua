@@ -1,8 +1,7 @@
 #!lua flags=allow-oom
--- Sends a dead letter through again: its owner becomes a consumer without a heartbeat, so the next
--- live worker claims it. Where one of its stream entry and its in-flight value is gone, or cannot be read, it
--- is replaced by the other; a fresh entry is given to the next reader. What was set aside is remembered for a
--- while, for whoever lost the answer.
+-- Redrives a dead letter: its owner becomes a consumer without a heartbeat, so the next live worker claims it.
+-- If its stream entry or its in-flight value is gone, or cannot be read, it is made anew from the other; the next
+-- reader gets a fresh entry. The dead letter is remembered for a while, for a client that lost the answer.
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 dead  5 what is remembered of it
 -- ARGV  1 epoch  2 group  3 consumer to give it to  4 issuance id (16 bytes)  5 for how many seconds

@@ -1,5 +1,5 @@
-//! Which workers live: a heartbeat registry of our own, because Redis knows consumers only by what
-//! they read. A live worker keeps its entries; whoever has no fresh heartbeat loses them.
+//! Which workers live: a heartbeat registry, because Redis knows consumers only by their reads. A worker with a
+//! fresh heartbeat keeps its entries; other workers claim those of one without.
 
 use std::time::Duration;
 
@@ -13,21 +13,25 @@ use crate::redis::{EpochBound, LuaScript, Partition};
 static HEARTBEAT: LuaScript = LuaScript::new(include_str!("heartbeat.lua"));
 static LEAVE: LuaScript = LuaScript::new(include_str!("leave.lua"));
 
-/// How often a worker says that it lives.
-pub const BEAT_EVERY: Duration = Duration::from_secs(1);
-/// A heartbeat that is older is stale.
-pub const STALE_AFTER: Duration = Duration::from_secs(5);
+/// How often a worker sends a heartbeat.
+pub(crate) const BEAT_EVERY: Duration = Duration::from_secs(1);
+/// A heartbeat that is older than this is stale.
+pub(crate) const STALE_AFTER: Duration = Duration::from_secs(5);
 
-/// A worker that has said that it lives.
+/// The last heartbeat of a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Heartbeat {
     pub consumer: String,
     pub at: Timestamp,
-    /// What it says of itself: `key=value`, with spaces between.
+    /// What the worker says of itself: `key=value`, with spaces between.
     pub says: String,
 }
 
-/// Says that `consumer` lives, under the epoch of `keys`. `false` if another epoch is open.
+/// Sends a heartbeat of `consumer`, under the epoch of `keys`. `false` if another epoch is open.
+///
+/// # Errors
+///
+/// If Redis fails, or its data is not certified.
 pub async fn beat(
     partition: &Partition,
     keys: &EpochKeys,
@@ -42,7 +46,11 @@ pub async fn beat(
     Ok(matches!(reply, EpochBound::Epoch(_)))
 }
 
-/// Ends the heartbeat of `consumer`. Returns how many entries others will have to claim from it.
+/// Ends the heartbeat of `consumer`. Returns how many entries other workers will have to claim from it.
+///
+/// # Errors
+///
+/// If Redis fails, or its data is not certified.
 pub async fn leave(partition: &Partition, consumer: &str) -> Result<u64, Failure> {
     let mut reply = partition
         .call(&LEAVE, "end the heartbeat", |keys, call| {
@@ -52,7 +60,11 @@ pub async fn leave(partition: &Partition, consumer: &str) -> Result<u64, Failure
     reply.number()
 }
 
-/// Every worker with a heartbeat, stale or not. One that cannot be read is left out.
+/// Every worker with a heartbeat, stale or not. A heartbeat that cannot be read is left out.
+///
+/// # Errors
+///
+/// If Redis fails.
 pub async fn beats(partition: &Partition) -> Result<Vec<Heartbeat>, Failure> {
     let found: Vec<(Vec<u8>, Vec<u8>)> =
         partition.query("read the heartbeats", cmd("HGETALL").arg(partition.keys().workers())).await?;

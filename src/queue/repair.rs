@@ -1,5 +1,5 @@
-//! Repairing an in-flight value that cannot be read. The stream entry of an issuance holds the same, so what
-//! damages one of the two loses nothing.
+//! Repairs an in-flight value that cannot be read. The stream entry of an issuance holds the same, so damage to one
+//! of the two loses nothing.
 
 use super::entry;
 use crate::Failure;
@@ -11,12 +11,12 @@ use crate::redis::{cmd, pipe};
 
 static REPAIR: LuaScript = LuaScript::new(include_str!("repair.lua"));
 
-/// What Redis holds of an issuance in flight, as it is.
+/// What Redis holds of an issuance in flight, readable or not.
 #[derive(Debug, Clone)]
 pub(super) struct RawFlight {
     /// `None` if it is not in flight.
     pub value: Option<Vec<u8>>,
-    /// Of a dead letter: what `set_aside.lua` keeps of it.
+    /// The text that `set_aside.lua` keeps of a dead letter.
     pub dead: Option<Vec<u8>>,
 }
 
@@ -37,14 +37,14 @@ impl RawFlight {
         InFlight::parse(self.value.as_deref()?)
     }
 
-    /// The stream entry of one whose in-flight value cannot be read: the dead letter's word before the value's.
+    /// The stream entry of an issuance whose in-flight value cannot be read, by its dead letter or else by the value.
     pub(super) fn entry(&self) -> Option<&str> {
         [&self.dead, &self.value].into_iter().flatten().find_map(|kept| InFlight::entry_named_by(kept))
     }
 }
 
-/// What the stream holds of an issuance. `None` if it does not have this entry, or the entry cannot be read or
-/// is another's.
+/// What the stream entry holds of an issuance. `None` if the stream has no such entry, or the entry cannot be read or
+/// belongs to another issuance.
 pub(super) async fn in_stream(
     partition: &Partition,
     keys: &EpochKeys,
@@ -58,9 +58,8 @@ pub(super) async fn in_stream(
     Ok(read.filter(|(of, _)| *of == id).map(|(_, held)| held))
 }
 
-/// Replaces what is in flight for an issuance and cannot be read by `held`, without a unit if another record
-/// has that one in the ledger: settling would give it back. Returns what is in flight now; `None` if something
-/// else was there by then.
+/// Replaces an in-flight value that cannot be read by `held`, without a unit if another issuance has the unit in the
+/// ledger: settling would give it back. Returns the value in flight now; `None` if it changed in the meantime.
 pub(super) async fn replace(
     partition: &Partition,
     keys: &EpochKeys,
@@ -90,7 +89,11 @@ pub(super) async fn replace(
     Ok(replaced.then_some(held))
 }
 
-/// Repairs what is in flight for an entry that was delivered. `false` if it names another entry, or is gone.
+/// Repairs the in-flight value of an entry that was delivered. `false` if it names another entry, or is gone.
+///
+/// # Errors
+///
+/// If Redis or MongoDB fails.
 pub async fn repair(
     partition: &Partition,
     keys: &EpochKeys,

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- Looks through a part of what is in flight for issuances that no worker will ever be given: their
--- stream entry is gone (somebody trimmed the stream), or it was delivered and is nobody's any more
--- (somebody deleted a consumer). Each gets a fresh entry. This never happens by itself: it is an alarm.
+-- Searches a part of the in-flight hash for issuances that no worker will ever get: their stream entry is gone
+-- (the stream was trimmed), or it was delivered to a consumer that was deleted. Each gets a fresh entry. This never
+-- happens by itself: it is an alarm.
 --
 -- KEYS  1 certificate  2 stream  3 in-flight
--- ARGV  1 epoch  2 group  3 cursor of the scan ('0' at first)  4 how many to look at, about
+-- ARGV  1 epoch  2 group  3 cursor of the scan ('0' at first)  4 about how many issuances to read
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', next cursor ('0' at the end), id, …}:
 --       the issuances that got a fresh entry
 --@certificate
@@ -27,7 +27,7 @@ local scan = redis.call('HSCAN', KEYS[3], ARGV[3], 'COUNT', ARGV[4])
 local reply = {'ok', scan[1]}
 for i = 1, #scan[2], 2 do
   local id, value = scan[2][i], scan[2][i + 1]
-  -- One that cannot be read, or names no entry that can be, is for the audit to tell of.
+  -- The audit reports a value that cannot be read, or names no entry that can exist.
   local entry, rest = string.match(value, '^(%d+%-%d+) (%d+ %d+ %d+ %d+ %S+ %S+)$')
   local found = #id == 16 and entry and redis.pcall('XRANGE', KEYS[2], entry, entry)
   if found and not found.err then

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_would_wait_too_long_is_refused_at_once() {
+    async fn a_request_that_would_wait_too_long_is_refused_at_once() {
         let took = Duration::from_millis(50);
         let bounds = Bounds { batch: 2, calls: 1, waiting: 100, wait: Duration::from_millis(20) };
         let batcher: Batcher<(), ()> = Batcher::start("wait", bounds, move |requests: Vec<()>| async move {
@@ -228,7 +228,7 @@ mod tests {
             let answers = futures::future::join_all((0..count).map(|_| batcher.ask(()))).await;
             answers.iter().filter(|answer| answer.is_ok()).count()
         };
-        assert!(all(20).await < 20, "nobody can tell yet that it is over");
+        assert!(all(20).await < 20, "it is not known yet that it is over");
         // One at a time is always let in, and each call that is short again says so.
         for _ in 0..200 {
             assert_eq!(all(1).await, 1);

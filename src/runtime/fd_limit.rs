@@ -26,7 +26,7 @@ pub fn raise_limit() -> u64 {
 }
 
 /// The number of client connections that fit into the present limit.
-pub fn connections_max() -> usize {
+pub(crate) fn connections_max() -> usize {
     fitting(allowed())
 }
 

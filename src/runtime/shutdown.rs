@@ -22,7 +22,11 @@ pub fn after(asked: &CancellationToken, delay: Duration) -> CancellationToken {
 }
 
 /// A token that is cancelled by the first signal.
-pub fn on_signal() -> std::io::Result<CancellationToken> {
+///
+/// # Errors
+///
+/// If the signals cannot be listened to.
+pub(crate) fn on_signal() -> std::io::Result<CancellationToken> {
     let token = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let asked = token.clone();

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
-/// How log lines look.
+/// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
     Text,
@@ -14,13 +14,17 @@ pub enum LogFormat {
 
 /// Starts logging to standard error. `filter` is a tracing filter such as `info` or
 /// `coupon_system=debug,info`.
+///
+/// # Errors
+///
+/// If `filter` is none, or logging was started before.
 pub fn start(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|_| anyhow::anyhow!("--log must be a filter such as info or coupon_system=debug"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        // Where nobody reads the log any more, saying so there would be a panic of whoever logs.
+        // Where standard error is closed, an error about it there would be a panic in the code that logs.
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     match format {

@@ -1,5 +1,5 @@
-//! The hands of a worker: each works on one batch until every entry of it is settled, somebody else's, or
-//! left to the [side lane](super::retry_lane) for a reason of its own.
+//! Works on batches, each until every entry of it is settled, belongs to another worker, or is in the
+//! [retry lane](super::retry_lane) for a reason of its own.
 
 use std::any::Any;
 use std::collections::HashSet;
@@ -23,8 +23,8 @@ use crate::redis::Partition;
 use crate::redis::keys::EpochKeys;
 use crate::runtime::backoff::Backoff;
 
-/// How often a hand tries a batch of which nobody can tell anything about any entry, although MongoDB and
-/// Redis answer; then it goes to the side lane, and the hand is for others.
+/// How often a batch is tried again of which no entry's outcome could be determined, although MongoDB and Redis
+/// answer; then it goes to the retry lane, and makes room for another batch.
 const UNCLEAR_MAX: u32 = 5;
 
 pub(super) struct BatchRunner {
@@ -48,21 +48,21 @@ impl BatchRunner {
         }
     }
 
-    /// Waits until a hand is free and there is a point in using it.
+    /// Waits until there is room for another batch, and the breaker admits one.
     pub(super) async fn when_free(&self, free: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
         self.breaker.admits().await;
         // The semaphore is never closed.
         Arc::clone(free).acquire_owned().await.ok()
     }
 
-    /// Takes entries in hand, but for those that are already, and those that wait for their coupon.
+    /// Begins to work on entries, but not on those in progress already and those that wait for their coupon.
     pub(super) fn take(&self, keys: EpochKeys, mut entries: Vec<Entry>) -> Batch {
         entries.retain(|entry| !self.parked.has(&entry.coupon));
         InProgress::take(&self.in_hand, keys, entries)
     }
 
-    /// Works on a batch until it is done, or what is left of it is in the side lane, or `shutdown` finds it
-    /// waiting: then others claim the rest.
+    /// Works on a batch until it is settled but for entries in the retry lane, or until `shutdown` comes during a
+    /// pause: then other workers claim the rest.
     pub(super) async fn work(&self, mut batch: Batch, shutdown: &CancellationToken) {
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
         let mut unclear_rounds = 0;
@@ -82,7 +82,7 @@ impl BatchRunner {
                         });
                         return self.sort_out(stuck.collect()).await;
                     }
-                    // All alike: that is nobody's own trouble.
+                    // All alike, so no entry's own failure.
                     if let Some((_, Undecided::Unclear(failure))) = left.first() {
                         warn(unclear, failure);
                     }
@@ -101,7 +101,7 @@ impl BatchRunner {
         }
     }
 
-    /// Decides and settles entries. One that makes the decider panic is found among the others, and refused.
+    /// Decides and settles entries. An entry that makes the decider panic is found among the others, and refused.
     pub(super) async fn process<'a>(
         &'a self,
         keys: &'a EpochKeys,
@@ -110,7 +110,7 @@ impl BatchRunner {
         contained(entries, |part| self.decider.process(keys, part).boxed()).await
     }
 
-    /// Coupons of which nothing is left for the coupon's reason wait no longer.
+    /// Lets those coupons wait no longer of which no entry is left for the coupon's reason.
     fn release_coupons(&self, batch: &Batch, left: &[(Entry, Undecided)]) {
         let damaged = left.iter().filter(|(_, why)| matches!(why, Undecided::CouponDamaged(_)));
         let damaged: HashSet<_> = damaged.map(|(entry, _)| &entry.coupon).collect();
@@ -119,8 +119,8 @@ impl BatchRunner {
     }
 }
 
-/// Processes entries, and where that panics, their halves, so that one that causes it is left alone for this
-/// reason and the others are processed. Processing may be repeated.
+/// Processes entries, and where that panics, their halves, so that an entry that causes it is refused alone and the
+/// others are processed. Processing may be repeated.
 async fn contained<'a>(
     entries: &'a [Entry],
     process: impl Fn(&'a [Entry]) -> BoxFuture<'a, Result<BatchOutcome, Failure>>,
@@ -142,7 +142,7 @@ async fn contained<'a>(
     Ok(BatchOutcome::Here(left))
 }
 
-/// What an operator reads of an entry that makes the program panic.
+/// The reason that an operator reads of an entry that makes the program panic.
 fn panic_why(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text");

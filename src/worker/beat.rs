@@ -1,5 +1,5 @@
-//! The background task that says that this worker lives. Idempotent; once a second, and at once when
-//! another epoch is open. Writes: the heartbeat registry.
+//! The background task that keeps this worker's heartbeat fresh: once a second. Idempotent. Writes: the heartbeat
+//! registry.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::queue::registry::BEAT_EVERY;
 use crate::redis::Partition;
 use crate::runtime::tasks::Rounds;
 
-/// Beats until `left`, then leaves.
+/// Sends heartbeats until `left`, then ends them.
 pub(super) async fn keep(partition: Arc<Partition>, consumer: String, left: CancellationToken) {
     let says = format!(
         "pid={} started={} version={}",

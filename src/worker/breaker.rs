@@ -1,4 +1,5 @@
-//! While MongoDB or Redis cannot do their part, reading more only fills hands that cannot work.
+//! The circuit breaker of a worker: while MongoDB or Redis cannot do their part, a worker that reads more only
+//! holds entries that it cannot decide.
 
 use std::time::Duration;
 

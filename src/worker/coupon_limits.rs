@@ -22,8 +22,8 @@ pub(super) enum KnownLimit {
     Damaged(String),
 }
 
-/// Remembers limits. A limit never changes, and a total only grows: an old one refuses too much,
-/// never too little, and whoever is refused reads it again.
+/// Remembers limits. A limit never changes, and a total only grows: a remembered total may refuse too much, never
+/// too little, and the worker reads the coupon again before it refuses.
 pub(super) struct CouponLimits {
     store: CouponStore,
     known: Cache<CouponId, CouponLimit>,

@@ -1,12 +1,13 @@
-//! Bringing a batch of entries to its outcomes: the ledger decides, everyone adopts, Redis is told.
+//! Brings a batch of entries to its outcomes: the ledger decides, the worker adopts what it decided, and settles it
+//! in Redis.
 //!
-//! Each entry is inserted as issued. Where a unique index objects, the ledger says why: the issuance
-//! is decided already (adopt that), the user holds as many as the limit allows (reject), this nth is
-//! taken (take another), or another issuance has the unit (take a fresh one; it is not the user's
-//! fault). A rejection is inserted the same way, before anything is given back.
+//! The worker inserts each entry as issued. Where a unique index objects, it reads in the ledger why: the issuance
+//! is decided already (it adopts that), the user holds as many as the limit allows (it rejects), this nth is taken
+//! (it takes another), or another issuance has the unit (it takes a fresh one; it is not the user's fault). It
+//! inserts a rejection the same way, before it gives a unit back.
 //!
-//! What is wrong with one entry is its own: the others of its batch are decided, and it comes back with
-//! the reason ([`Undecided`]).
+//! An entry that fails for itself leaves the others of its batch alone: they are decided, and it comes back with the
+//! reason ([`Undecided`]).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -26,12 +27,12 @@ use crate::queue::{Entry, repair};
 use crate::redis::Partition;
 use crate::redis::keys::EpochKeys;
 
-/// An entry meets a bounded number of conflicts in one go; then it waits for its next attempt.
+/// Inserts of one entry in one attempt at most, each after another conflict.
 const ROUNDS_MAX: usize = 8;
-/// Conflicts of one batch that are looked into at once.
+/// Conflicts of one batch that are arbitrated at once.
 const ARBITRATED_MAX: usize = 16;
 
-/// See the module's documentation.
+/// Decides and settles batches of entries.
 pub struct Decider {
     partition: Arc<Partition>,
     ledger: Ledger,
@@ -50,39 +51,38 @@ struct Candidate<'a> {
 /// Where a step left an entry.
 enum EntryStep<'a> {
     Settled(Settlement),
-    /// Insert it as issued (again).
+    /// To be inserted as issued, perhaps again.
     Insert(Candidate<'a>),
-    /// It is not in flight any more, or another epoch's: somebody else has it.
+    /// It is not in flight any more, or belongs to another epoch.
     Gone,
     /// It has no outcome yet.
     Undecided(Undecided),
 }
 
-/// Why an entry of a batch is not settled, while others of it may be.
+/// Why one entry of a batch is not settled, while others may be.
 #[derive(Debug)]
 pub enum Undecided {
-    /// MongoDB will not take this document, whatever happens: its own fault, and it uses up attempts.
+    /// MongoDB refuses its document for good. Counts as an attempt.
     Refused(String),
-    /// It is decided, and this version cannot read how: nobody can settle it before the record is mended.
+    /// It is decided, and this version cannot read how. It cannot be settled before the record is repaired.
     Unreadable(Unreadable),
     /// Its coupon has no record, for certain.
     NoCoupon,
-    /// Its coupon's record, or what Redis holds of its coupon, cannot be read: so it is with all of that
-    /// coupon's entries.
+    /// Its coupon's record, or what Redis holds of its coupon, cannot be read. All entries of the coupon share that.
     CouponDamaged(String),
-    /// It is decided, and what is in flight for it does not name it: somebody else settled it, or the value
-    /// in flight is damaged.
+    /// It is decided, and the in-flight value of its issuance does not name it: another worker settled it, or the
+    /// value is damaged.
     Guarded,
-    /// Nobody can tell yet: try again.
+    /// Its outcome could not be determined. To be tried again.
     Unclear(Failure),
 }
 
 /// What became of a batch.
 #[derive(Debug)]
 pub enum BatchOutcome {
-    /// Settled, but for these.
+    /// All are settled but these.
     Here(Vec<(Entry, Undecided)>),
-    /// Another epoch is open: the batch is somebody else's.
+    /// Another epoch is open, and its recovery has dealt with the batch.
     AnotherEpoch,
 }
 
@@ -125,9 +125,12 @@ impl Decider {
         Decider { partition, ledger, limits: CouponLimits::new(coupons) }
     }
 
-    /// Decides and settles a batch that was read under the epoch of `keys`, and returns what is left of
-    /// it. May be repeated, and raced by another worker, without harm; an `Err` leaves open what was
-    /// done.
+    /// Decides and settles a batch that was read under the epoch of `keys`, and returns the entries that are left.
+    /// It may be repeated, and raced by another worker, without harm.
+    ///
+    /// # Errors
+    ///
+    /// If Redis or MongoDB fails; that leaves open what was done.
     pub async fn process(&self, keys: &EpochKeys, entries: &[Entry]) -> Result<BatchOutcome, Failure> {
         let BatchDecisions { settlements, mut left } = self.decide(keys, entries).await?;
         let by_entry: HashMap<&str, &Entry> =
@@ -163,7 +166,11 @@ impl Decider {
         Ok(BatchOutcome::Here(left))
     }
 
-    /// Brings the entries to their decisions, and returns those that are still this epoch's to settle.
+    /// Decides the entries, and returns the decisions to settle under the epoch of `keys`.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB or Redis fails; that leaves open what was decided.
     pub async fn decide(&self, keys: &EpochKeys, entries: &[Entry]) -> Result<BatchDecisions, Failure> {
         let mut sorted = BatchState::default();
         let limits = self.limits.learn(entries).await?;
@@ -239,7 +246,7 @@ impl Decider {
         self.ledger.decisions(&ids.collect::<Vec<_>>()).await
     }
 
-    /// Adopts what was decided before, and leaves the other entries for their reasons.
+    /// Adopts the decisions that were made before, and leaves the other entries for their reasons.
     async fn adopt_or(
         &self,
         sorted: &mut BatchState<'_>,
@@ -254,7 +261,7 @@ impl Decider {
         }
     }
 
-    /// Takes over what was decided before.
+    /// Adopts a decision that was made before.
     async fn adopt<'a>(
         &self,
         entry: &Entry,
@@ -274,7 +281,7 @@ impl Decider {
         Ok(EntryStep::Settled(Settlement { entry: entry.entry.clone(), decision: winner, holds }))
     }
 
-    /// Makes an entry a candidate, with a unit that there is.
+    /// Makes an entry a candidate, with a unit within the coupon's total.
     async fn with_unit<'a>(
         &self,
         keys: &EpochKeys,
@@ -326,7 +333,7 @@ impl Decider {
         let is_lost = self.ledger.is_lost(&entry.coupon, serial, entry.id).await?;
         let held = self.ledger.held_by(&entry.coupon, &entry.user).await?;
         if held.iter().any(|held| id_of(held) == Some(entry.id)) {
-            // It was decided since the read by id: read it there, next round.
+            // It was decided since the read by id. The next round reads it.
             return Ok(EntryStep::Insert(candidate));
         }
         // A unit whose record cannot be read is held all the same.
@@ -339,11 +346,11 @@ impl Decider {
         if is_lost {
             return self.with_fresh_unit(keys, entry, limit, Some(serial), nth).await;
         }
-        // With nothing of this visible to a majority yet, it is unknown: insert again and see.
+        // The reason is not visible to a majority yet: the next insert shows it.
         Ok(EntryStep::Insert(Candidate { entry, limit, serial, nth }))
     }
 
-    /// Writes the rejection, or adopts what was decided before.
+    /// Writes the rejection, or adopts the decision that was made before.
     async fn reject<'a>(
         &self,
         entry: &'a Entry,

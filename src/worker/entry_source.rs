@@ -1,6 +1,6 @@
-//! Where a worker's entries come from: its own that it lost sight of (a reply that never arrived), those of
-//! workers that died, and new ones. Old and new ones take turns, page by page: however many are pending that
-//! nobody can decide, new ones do not wait for them.
+//! Where a worker's entries come from: its own whose delivery it missed (a reply that never arrived), those of
+//! workers that died, and new ones. Old and new ones take turns, page by page, so that new ones never wait for
+//! pending ones that cannot be decided.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,11 +12,11 @@ use crate::redis::Partition;
 use crate::redis::keys::EpochKeys;
 use crate::runtime::damage::damaged;
 
-/// How often the own pending entries are gone through; those in hand are left alone.
+/// How often a worker sweeps through its own pending entries; those in progress are left alone.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
-/// How often entries of dead workers are looked for.
+/// How often a worker claims entries of dead workers.
 const CLAIM_EVERY: Duration = Duration::from_secs(1);
-/// How often a part of what is in flight is compared with the stream, and how much of it.
+/// How often a worker compares a part of the in-flight hash with the stream, and about how many issuances.
 const RESTORE_EVERY: Duration = Duration::from_secs(1);
 const RESTORE_COUNT: usize = 500;
 
@@ -25,7 +25,7 @@ pub(super) struct EntrySource {
     reader: Reader,
     consumer: String,
     batch: usize,
-    /// The epoch in which this worker has said that it lives; it must have before it reads.
+    /// The epoch in which this worker has a heartbeat; it must have one before it reads.
     alive_in: Option<EpochKeys>,
     /// Where the sweep under way goes on.
     sweep: Option<String>,
@@ -84,7 +84,7 @@ impl EntrySource {
         match self.reader.read(&keys, which, self.batch).await {
             Ok(ReadOutcome::Entries(delivered)) => {
                 if sweeps {
-                    // Page by page: the first ones are those in hand.
+                    // Page by page: the first ones are those in progress.
                     self.sweep = delivered.last().map(str::to_owned);
                     self.swept_at = Instant::now();
                     self.old_ones_turn = false;
@@ -92,7 +92,7 @@ impl EntrySource {
                 Ok(Some((keys, delivered)))
             }
             Ok(ReadOutcome::NoGroup) => {
-                // Learns of another epoch; or the keeper learns that the group is gone.
+                // The call learns of another epoch; or the recovery supervisor learns that the group is gone.
                 if !is_certified(&self.partition).await? {
                     self.partition.uncertified.notify_one();
                 }
@@ -106,7 +106,7 @@ impl EntrySource {
         }
     }
 
-    /// Entries of workers that are gone, if it is time to look for some and there are any.
+    /// Claims entries of workers that are gone, if it is time to. `None` if there are none.
     async fn claim(&mut self, keys: &EpochKeys) -> Result<Option<Delivered>, Failure> {
         if !is_due(&mut self.claimed_at, CLAIM_EVERY) {
             return Ok(None);
@@ -119,7 +119,7 @@ impl EntrySource {
         Ok(Some(claimed))
     }
 
-    /// Compares a part of what is in flight with the stream.
+    /// Compares a part of the in-flight hash with the stream, and appends lost entries anew.
     async fn restore(&mut self) -> Result<(), Failure> {
         if self.restored_at.elapsed() < RESTORE_EVERY {
             return Ok(());
@@ -134,7 +134,7 @@ impl EntrySource {
     }
 }
 
-/// What a damaged value keeps from being done is told, and keeps nothing else from being done.
+/// Logs a failure that concerns one damaged value, and returns `None` for it: other entries do not suffer from it.
 fn of_its_own<T>(done: Result<T, Failure>) -> Result<Option<T>, Failure> {
     match done {
         Ok(done) => Ok(Some(done)),

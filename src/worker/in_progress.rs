@@ -1,4 +1,4 @@
-//! Which entries this process works on, so that a second delivery of one is left alone.
+//! Which entries this process works on, so that it leaves a second delivery of one alone.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::queue::Entry;
 use crate::redis::Epoch;
 use crate::redis::keys::EpochKeys;
 
-/// How long an entry for which nothing can be done here is passed over, and how many are remembered.
+/// How long this process passes over an entry for which it can do nothing, and how many it remembers.
 const PASSED_OVER_FOR: Duration = Duration::from_secs(60);
 const PASSED_OVER_MAX: usize = 50_000;
 
@@ -22,7 +22,7 @@ pub(super) struct InProgress {
     passed_over: Cache<EntryKey, Instant>,
 }
 
-/// Entries in hand; they are let go of when this is dropped, even by a panic.
+/// Entries in progress, until this is dropped, even by a panic.
 pub(super) struct Batch {
     pub keys: EpochKeys,
     entries: Vec<Entry>,
@@ -42,7 +42,7 @@ impl InProgress {
         self.passed_over.get(key).is_some_and(|since| since.elapsed() < PASSED_OVER_FOR)
     }
 
-    /// Takes entries in hand, but for those that are already, and those that are passed over.
+    /// Begins to work on entries, but not on those in progress already and those that are passed over.
     pub(super) fn take(this: &Arc<Self>, keys: EpochKeys, mut entries: Vec<Entry>) -> Batch {
         let epoch = keys.epoch();
         this.with(|in_hand| {
@@ -64,14 +64,14 @@ impl Batch {
         &self.entries
     }
 
-    /// One entry of it, in hand by itself from now on.
+    /// Takes one entry out, as a batch of its own.
     pub(super) fn take_out(&mut self, entry: &str) -> Option<Batch> {
         let place = self.entries.iter().position(|held| held.entry == entry)?;
         let entries = vec![self.entries.swap_remove(place)];
         Some(Batch { keys: self.keys.clone(), entries, in_hand: Arc::clone(&self.in_hand) })
     }
 
-    /// Lets go of its entries, and does not take them in hand again for a while.
+    /// Ends the work on its entries, and passes them over for [`PASSED_OVER_FOR`].
     pub(super) fn pass_over(self) {
         for entry in &self.entries {
             self.in_hand.passed_over.insert((self.keys.epoch(), entry.entry.clone()), Instant::now());

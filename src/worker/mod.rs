@@ -1,11 +1,12 @@
 //! The worker: drains the queue into the ledger and settles what was decided.
 //!
-//! [`Worker::run`] takes batches from its source (new entries, those of dead workers, its own that it
-//! lost sight of) while it has hands free; [`Decider`] brings each batch to its outcomes. What cannot
-//! be decided now (MongoDB away, Redis being recovered) opens the breaker: next to nothing more is read,
-//! and it is tried again with growing pauses, for as long as it takes. What fails for a reason of its own
-//! goes to the side lane (`lane`), where it keeps no other entry waiting: it is tried a few times, then set
-//! aside. Where the reason is its coupon's, all of that coupon's entries wait with it (`parked`).
+//! [`Worker::run`] reads batches (new entries, those of dead workers, and its own whose delivery it missed)
+//! while fewer are in progress than it may work on at once; [`Decider`] brings each batch to its outcomes. While
+//! MongoDB or Redis cannot do their part, the breaker is open: the worker reads next to nothing more, and tries
+//! its batches again with growing pauses, for as long as it takes. An entry that fails for a reason of its own
+//! goes to the retry lane (`retry_lane`), where no other entry waits for it: the worker tries it a few times, then
+//! sets it aside as a dead letter. Where the reason is its coupon's, all entries of that coupon wait
+//! (`parked_coupons`).
 
 mod batch_runner;
 mod beat;
@@ -44,14 +45,14 @@ pub use decide::{BatchDecisions, BatchOutcome, Decider, Undecided};
 use entry_source::EntrySource;
 pub use retry_lane::ATTEMPTS_MAX;
 
-/// Pauses between attempts at what cannot be done now.
+/// The first and the longest pause between two attempts at the same batch or entry.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(3);
 
-/// After the request to stop, what is in hand may take this long.
+/// After it was asked to stop, a worker waits this long for its batches in progress.
 pub const DRAIN_MAX: Duration = Duration::from_secs(20);
 
-/// One worker. Its consumer name is new with every start, and never used again.
+/// One worker. Each has a consumer name of its own, which is never used again.
 pub struct Worker {
     partition: Arc<Partition>,
     coupons: CouponStore,
@@ -74,8 +75,8 @@ impl Worker {
         Worker { partition, coupons, hands, consumer, concurrency }
     }
 
-    /// Drains until `shutdown`; then finishes what is in hand, within [`DRAIN_MAX`], and leaves the
-    /// rest to others.
+    /// Drains the queue until `shutdown`; then finishes its batches in progress, within [`DRAIN_MAX`], and leaves
+    /// the others to other workers.
     pub async fn run(self, shutdown: CancellationToken) {
         tracing::info!(partition = %self.partition.id(), consumer = self.consumer, "the worker drains the queue");
         let tasks = TaskTracker::new();
@@ -103,7 +104,7 @@ impl Worker {
         tracing::info!(consumer = self.consumer, "the worker has stopped");
     }
 
-    /// Reads, claims and sweeps, and puts what it got into free hands.
+    /// Reads, claims and sweeps entries, and starts to work on them while there is room for another batch.
     async fn drain(&self, tasks: &TaskTracker, shutdown: &CancellationToken) {
         let free = Arc::new(Semaphore::new(self.concurrency.batches.into()));
         let mut source = EntrySource::new(
@@ -141,8 +142,8 @@ impl Worker {
     }
 }
 
-/// An entry of another version, or a damaged one, is left for a program that can read it. It comes back with
-/// each sweep.
+/// Logs an entry that this version cannot read. It stays pending for a program that can, and comes back with each
+/// sweep.
 fn report(wrong: &UnreadableEntry) {
     damaged!(
         wrong.entry; entry = wrong.entry, why = wrong.why,
@@ -172,7 +173,11 @@ async fn start(command: WorkerCommand) -> anyhow::Result<()> {
     run(listener, backends, command.worker.concurrency, shutdown).await
 }
 
-/// Runs a worker process: the worker, the keeper of the certificate, and health on `listener`.
+/// Runs a worker process until `shutdown`: the worker, the recovery supervisor, and health on `listener`.
+///
+/// # Errors
+///
+/// If the listener has no address, or the threads that serve it cannot be started.
 pub async fn run(
     listener: TcpListener,
     backends: Backends,

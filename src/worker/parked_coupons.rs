@@ -1,5 +1,5 @@
-//! Coupons whose entries cannot be decided before somebody mends something: each waits alone, with growing
-//! pauses, and its entries are not taken in hand meanwhile. They stay pending, so the sweep brings them back.
+//! Coupons whose entries cannot be decided before an operator repairs a record: each waits alone, with growing
+//! pauses, and the worker leaves its entries pending meanwhile. The sweep brings them back.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_LONGEST: Duration = Duration::from_secs(15);
-/// More coupons than this do not wait: they are tried each time.
+/// Coupons that wait at most. The worker tries others each time.
 const PARKED_MAX: usize = 10_000;
 
 #[derive(Default)]
@@ -29,7 +29,7 @@ impl ParkedCoupons {
         self.with(|parked| parked.get(coupon).is_some_and(|pause| pause.until > Instant::now()))
     }
 
-    /// Lets a coupon wait, and says for how long; `None` if it does already.
+    /// Lets a coupon wait. Returns for how long; `None` if it waits already.
     pub(super) fn park(&self, coupon: &CouponId) -> Option<Duration> {
         let now = Instant::now();
         self.with(|parked| {
@@ -44,7 +44,7 @@ impl ParkedCoupons {
         })
     }
 
-    /// Coupons of these were decided: they wait no longer.
+    /// Lets coupons wait no longer, because entries of them were decided.
     pub(super) fn release<'a>(&self, coupons: impl Iterator<Item = &'a CouponId>) {
         self.with(|parked| {
             if !parked.is_empty() {

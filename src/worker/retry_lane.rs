@@ -1,9 +1,9 @@
-//! The side lane: entries that were not decided with their batch, each for a reason of its own. They are
-//! tried again together, beside the hands, so that no batch waits for them. The answers are each entry's
-//! own: the insert is unordered, and MongoDB says of every document what is wrong with it.
+//! The retry lane: entries that were not decided with their batch, each for a reason of its own. The worker tries
+//! them again together, beside its batches, so that no batch waits for them. Each still gets an answer of its own:
+//! the insert is unordered, and MongoDB says of every document what is wrong with it.
 //!
-//! An entry that MongoDB refuses again and again, or whose coupon has no record, is set aside as a dead
-//! letter; so is one that is decided and cannot be read. What nobody can tell uses up no attempts.
+//! An entry that MongoDB refuses again and again, or whose coupon has no record, becomes a dead letter; so does one
+//! that is decided and cannot be read. An attempt whose result is unknown does not count.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,19 +21,19 @@ use crate::queue::dead::SetAside;
 use crate::queue::{Entry, dead};
 use crate::runtime::damage::damaged;
 
-/// An entry is set aside when MongoDB has refused it this many times, each time by a verdict of its own.
+/// An entry becomes a dead letter when MongoDB has refused it this many times, each time for itself.
 pub const ATTEMPTS_MAX: u32 = 3;
-/// An entry is set aside when its coupon had no record this many times, each time for certain.
-const LOOKS_MAX: u32 = 3;
-/// Between two looks for a coupon's record.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// Entries in the lane. Of more, those that use up no attempts are let go of first, for they may wait for
-/// ever; the sweep brings them back.
+/// An entry becomes a dead letter when its coupon had no record this many times, each time for certain.
+const COUPON_READS_MAX: u32 = 3;
+/// The pause before the coupon's record is read again.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Entries in the lane at most. Of more, those without attempts leave first, because they may wait for ever; the
+/// sweep brings them back.
 const WAITING_MAX: usize = 20_000;
 /// Entries that are tried again together.
 const BATCH: usize = 500;
-/// The lane looks this often whether an entry is due.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often the lane checks whether an entry is due.
+const CHECK_EVERY: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 pub(super) struct RetryLane(Mutex<Vec<RetryEntry>>);
@@ -54,7 +54,7 @@ impl RetryEntry {
         RetryEntry { batch, refused: 0, without_coupon: 0, pause: RETRY_FIRST, due: Instant::now() }
     }
 
-    /// Whether it comes to its end within a few tries. To begin it anew would put that off.
+    /// Whether it becomes a dead letter after a few more attempts. To begin anew would put that off.
     fn has_attempts(&self) -> bool {
         self.refused > 0 || self.without_coupon > 0
     }
@@ -94,7 +94,7 @@ impl RetryLane {
     }
 }
 
-/// Lets go of what is more than `most`: the newest of those that are not to be kept, then the newest.
+/// Removes what is more than `most`: the newest of those that need not be kept, then the newest.
 fn let_go<T>(waiting: &mut Vec<T>, most: usize, is_kept: impl Fn(&T) -> bool) {
     let mut kept = waiting.iter().filter(|one| is_kept(one)).count().min(most);
     let mut others = most - kept;
@@ -107,12 +107,12 @@ fn let_go<T>(waiting: &mut Vec<T>, most: usize, is_kept: impl Fn(&T) -> bool) {
 }
 
 impl BatchRunner {
-    /// Tries again what is due in the side lane, until `shutdown`: others claim the rest.
+    /// Tries the entries again that are due, until `shutdown`: then other workers claim the rest.
     pub(super) async fn keep_lane(self: Arc<Self>, shutdown: CancellationToken) {
         while !shutdown.is_cancelled() {
             let due = self.lane.take_due();
             if due.is_empty() {
-                tokio::time::sleep(LOOK_EVERY).await;
+                tokio::time::sleep(CHECK_EVERY).await;
             } else {
                 self.try_again(due).await;
             }
@@ -147,7 +147,7 @@ impl BatchRunner {
         }
     }
 
-    /// What was not decided of a batch waits for its own reason, or is set aside for it.
+    /// Puts each undecided entry of a batch where its reason says: into the lane, or aside as a dead letter.
     pub(super) async fn sort_out(&self, left: Vec<(RetryEntry, Undecided)>) {
         let (mut back, mut aside) = (Vec::new(), Vec::new());
         let (mut unclear, mut trouble) = (0, None);
@@ -164,8 +164,8 @@ impl BatchRunner {
                 }
                 Undecided::NoCoupon => {
                     stuck.without_coupon += 1;
-                    stuck.pause = LOOK_AGAIN;
-                    if stuck.without_coupon >= LOOKS_MAX {
+                    stuck.pause = READ_AGAIN_AFTER;
+                    if stuck.without_coupon >= COUPON_READS_MAX {
                         aside.push((stuck.without_coupon, without_coupon(entry), stuck));
                     } else {
                         back.push(stuck);
@@ -226,7 +226,7 @@ impl BatchRunner {
                     }
                 }
             }
-            // The next try finds out anew.
+            // The next attempt finds out anew.
             Err(failure) => {
                 warn(aside.len(), &failure);
                 aside.iter_mut().for_each(|(.., stuck)| stuck.wait());
@@ -236,7 +236,7 @@ impl BatchRunner {
     }
 }
 
-/// What an operator reads of an entry whose coupon has no record.
+/// The reason that an operator reads of an entry whose coupon has no record.
 fn without_coupon(entry: &Entry) -> String {
     format!(
         "coupon {} has no record in MongoDB (collection coupons). Restore the record, then redrive; or discard",
@@ -244,7 +244,7 @@ fn without_coupon(entry: &Entry) -> String {
     )
 }
 
-/// What an operator reads of a decision that cannot be read.
+/// The reason that an operator reads of a decision that cannot be read.
 fn unreadable_why(unreadable: &Unreadable) -> String {
     format!(
         "it is decided, but {unreadable}. Mend the record (collection user_coupons), or run the version that wrote \

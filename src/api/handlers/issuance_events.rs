@@ -24,13 +24,13 @@ use crate::http::problem::jittered_ms;
 use crate::http::request::RequestId;
 use crate::http::{Language, Problem};
 use crate::ids::IssuanceId;
-use crate::issuance::feed::{LOOK_EVERY, Waiter};
+use crate::issuance::feed::{POLL_EVERY, Waiter};
 use crate::issuance::lookup::LookupResult;
 use crate::issuance::reserve::{QueueProgress, QueuedIssuance};
 use crate::issuance::{Decision, InFlight, Outcome};
 
 /// At most one `queued` a second: one for each reading of the feed, whose next one may come a little early.
-const QUEUED_EVERY_MIN: Duration = LOOK_EVERY.saturating_sub(Duration::from_millis(100));
+const QUEUED_EVERY_MIN: Duration = POLL_EVERY.saturating_sub(Duration::from_millis(100));
 /// Clients connect again after one to two times this, so not all at once.
 const RECONNECT_MS: u64 = 1_000;
 /// Names the last event that a client received, when it connects again.

@@ -5,9 +5,9 @@
 //! `id I serial nth acceptedAtMs decidedAtMs coupon user`, or, with `-` for no serial and `1` for a
 //! lost one, `id R reason serial lost acceptedAtMs decidedAtMs coupon user`.
 //!
-//! It carries all of a [`Decision`], so what is heard is what the ledger holds, to the millisecond
-//! that the ledger keeps too. Nobody settles by it all the same: workers read the ledger, and only an
-//! API has a [`Lookup`](crate::issuance::Lookup).
+//! It carries all of a [`Decision`], so it says what the ledger holds, to the millisecond that the ledger keeps too.
+//! Workers do not settle by it all the same: they read the ledger, and only an API has a
+//! [`Lookup`](crate::issuance::Lookup).
 
 use std::str::FromStr;
 
@@ -35,7 +35,7 @@ pub(in crate::issuance) fn write(decision: &Decision) -> String {
     )
 }
 
-/// What can be heard on the channel.
+/// A message on the channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Announcement {
     Outcome(Decision),
@@ -43,7 +43,7 @@ pub(super) enum Announcement {
     Epoch(Epoch),
 }
 
-/// Reads an announcement. Strictly: only what is written.
+/// Reads an announcement, in the only spelling that is written.
 pub(super) fn hear(text: &str) -> Result<Announcement, String> {
     match text.strip_prefix("epoch ") {
         Some(epoch) => epoch.parse().map(Announcement::Epoch).map_err(|_| format!("{epoch:?} is no epoch")),

@@ -1,7 +1,7 @@
 //! The background task that hears of outcomes: one in each API process, on a connection of its own.
-//! Reads: the partition's channel. Writes: the outcome cache of [`Lookup`]. Wakes: whoever waits for
-//! an announced issuance, or for anything when another epoch was opened; and [the look](super::look) after each connection, for what was not heard
-//! while there was none.
+//! Reads: the partition's channel. Writes: the outcome cache of [`Lookup`]. Wakes: the waiters for an announced
+//! issuance; and [the poll](super::poll) when another epoch was opened, and after each connection, for outcomes that
+//! were announced while there was none.
 //!
 //! It is lossy, as pub/sub is: nothing may depend on it but how soon a waiter wakes.
 
@@ -24,7 +24,7 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(2);
 /// The longest that a connection may take to make, subscription included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// A connection on which nothing was heard for so long is asked whether it lives.
+/// A connection that is silent for this long is asked whether it lives.
 const QUIET_MAX: Duration = Duration::from_secs(5);
 /// The longest that its answer may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -96,8 +96,8 @@ fn take(feed: &Feed, announced: &Msg) {
     };
     for line in text.split('\n') {
         match message::hear(line) {
-            // Whoever waits is looked up again because of it. Only a script's answer says which epoch is open,
-            // and that it is of our ledger.
+            // Every waiter's issuance is looked up again because of it. Only a script's answer says which epoch is
+            // open, and that it is of our ledger.
             Ok(Announcement::Epoch(_)) => feed.again.notify_one(),
             Ok(Announcement::Outcome(decision)) => {
                 let id = decision.id;

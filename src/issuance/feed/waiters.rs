@@ -1,4 +1,4 @@
-//! Who waits for which issuance in this process.
+//! The waiters of this process, by issuance.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use tokio_util::sync::CancellationToken;
 use crate::ids::IssuanceId;
 use crate::issuance::lookup::LookupResult;
 
-/// Waiters at once. One more is not held: it is answered with the present state.
+/// Waiters at once. A request beyond that gets the present state at once.
 pub const WAITERS_MAX: usize = 50_000;
 
-/// The registry. What is told to it goes to those who wait, and is kept nowhere else.
+/// The registry of waiters. It keeps a state only for those who wait for it.
 pub(super) struct Waiters {
     waiting: Mutex<WaitingList>,
-    /// Cancelled when the process is asked to stop: nobody waits from then on.
+    /// Cancelled when the process is asked to stop: no waiter registers from then on.
     pub(super) stopping: CancellationToken,
 }
 
 #[derive(Default)]
 struct WaitingList {
-    /// Never holds an issuance that nobody waits for.
+    /// Holds only issuances with a waiter.
     by_id: HashMap<IssuanceId, WatchedIssuance>,
     count: usize,
 }
@@ -59,13 +59,13 @@ impl Waiters {
         Some(Waiter { waiters: Arc::clone(self), id, seen })
     }
 
-    /// Wakes those who wait for an issuance, if anybody does.
+    /// Wakes the waiters for an issuance.
     pub(super) fn tell(&self, id: IssuanceId, found: LookupResult) {
         self.with(|waiting| {
             let Some(watched) = waiting.by_id.get(&id) else { return };
             watched.seen.send_if_modified(|seen| {
-                // A decision stands: a look that began before it must not hide it from a waiter that
-                // is yet to run.
+                // A decision stands: a lookup that began before it must not hide it from a waiter that is yet
+                // to run.
                 let decided = matches!(seen, Some(LookupResult::Decided(_)));
                 if !decided {
                     *seen = Some(found);
@@ -75,7 +75,7 @@ impl Waiters {
         });
     }
 
-    /// What is waited for.
+    /// The issuances with a waiter.
     pub(super) fn ids(&self) -> Vec<IssuanceId> {
         self.with(|waiting| waiting.by_id.keys().copied().collect())
     }
@@ -93,7 +93,7 @@ pub struct Waiter {
 }
 
 impl Waiter {
-    /// The next that is seen of the issuance; `None` when the process is asked to stop.
+    /// The next state of the issuance; `None` when the process is asked to stop.
     pub async fn next(&mut self) -> Option<LookupResult> {
         tokio::select! {
             () = self.waiters.stopping.cancelled() => None,

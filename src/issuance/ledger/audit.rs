@@ -1,4 +1,4 @@
-//! How the ledger is read coupon by coupon: all of it, whatever its indexes are, and points of it again.
+//! Reads of the ledger coupon by coupon: all records, whatever its indexes are, and some of them again.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,27 +13,31 @@ use crate::failure::Unreadable;
 use crate::ids::{CouponId, IssuanceId};
 use crate::{Failure, mongo};
 
-/// Every issued record of one coupon, all of one user's in a row. It leaves none out, whatever a record's
-/// fields are and also where the unique indexes are gone: it is one cursor.
+/// Every issued record of one coupon, all of one user's in a row. It is one cursor, so it leaves none out, whatever a
+/// record's fields are and also where the unique indexes are gone.
 pub struct IssuedRecords {
     cursor: Option<Cursor<RawDocumentBuf>>,
 }
 
 impl IssuedRecords {
-    /// The records that follow; none is the end.
+    /// The next records; none is the end.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn next(&mut self) -> Result<Vec<Result<HeldUnit, Unreadable>>, Failure> {
         page::<HeldRecord>("read the issued records", &mut self.cursor).await
     }
 }
 
 /// Every rejection of one coupon.
-pub struct RejectedRecords {
+pub(crate) struct RejectedRecords {
     cursor: Option<Cursor<RawDocumentBuf>>,
 }
 
 impl RejectedRecords {
-    /// The records that follow; none is the end.
-    pub async fn next(&mut self) -> Result<Vec<Result<Decision, Unreadable>>, Failure> {
+    /// The next records; none is the end.
+    pub(crate) async fn next(&mut self) -> Result<Vec<Result<Decision, Unreadable>>, Failure> {
         page::<Record>("read the rejections", &mut self.cursor).await
     }
 }
@@ -63,6 +67,10 @@ where
 
 impl Ledger {
     /// Begins to read every issued record of a coupon.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn issued_records(&self, coupon: &CouponId) -> Result<IssuedRecords, Failure> {
         let options = FindOptions::builder()
             .sort(queries::by_user())
@@ -80,7 +88,7 @@ impl Ledger {
     }
 
     /// Begins to read every rejection of a coupon.
-    pub async fn rejected_records(&self, coupon: &CouponId) -> Result<RejectedRecords, Failure> {
+    pub(crate) async fn rejected_records(&self, coupon: &CouponId) -> Result<RejectedRecords, Failure> {
         let records = self.records.clone_with_type::<RawDocumentBuf>();
         let filter = queries::rejected_after(coupon, None);
         let options = FindOptions::builder().batch_size(PAGE as u32).build();
@@ -92,7 +100,11 @@ impl Ledger {
         Ok(RejectedRecords { cursor: Some(opened.await?) })
     }
 
-    /// Which of `ids` are issued.
+    /// Those of `ids` that are issued.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn issued_among(&self, ids: &[IssuanceId]) -> Result<HashSet<IssuanceId>, Failure> {
         let all: Vec<_> = ids.iter().copied().map(uuid).collect();
         let filter = doc! {"_id": {"$in": all}, "outcome": ISSUED};
@@ -101,17 +113,20 @@ impl Ledger {
         Ok(found.into_iter().filter_map(readable).collect())
     }
 
-    /// Which of `ids` are decided, whatever their records say.
-    pub async fn decided_among(&self, ids: &[IssuanceId]) -> Result<HashSet<IssuanceId>, Failure> {
+    /// Those of `ids` that are decided; their records need not be readable.
+    pub(crate) async fn decided_among(&self, ids: &[IssuanceId]) -> Result<HashSet<IssuanceId>, Failure> {
         let all: Vec<_> = ids.iter().copied().map(uuid).collect();
         let options = FindOptions::builder().projection(IdRecord::projection()).build();
         let found = self.find::<IdRecord>("look for decisions", doc! {"_id": {"$in": all}}, options).await?;
         Ok(found.into_iter().filter_map(readable).collect())
     }
 
-    /// How many units of each of some coupons are issued, with one question: for coupons of few units. One
-    /// that is missing has none.
-    pub async fn issued_counts(&self, coupons: &[CouponId]) -> Result<HashMap<CouponId, u64>, Failure> {
+    /// The numbers of issued units of some coupons, with one query, if they have few units. A coupon that is missing
+    /// has none.
+    pub(crate) async fn issued_counts(
+        &self,
+        coupons: &[CouponId],
+    ) -> Result<HashMap<CouponId, u64>, Failure> {
         let mut counts = HashMap::new();
         if let [coupon] = coupons {
             counts.insert(coupon.clone(), self.issued_count(coupon).await?);
@@ -127,7 +142,7 @@ impl Ledger {
             records.aggregate(pipeline).hint(unit_hint()).await?.try_collect::<Vec<_>>().await
         });
         let Ok(counted) = counted.await else {
-            // They have more units than was thought: one after another, each a part at a time.
+            // They have too many units for one query: one after another, each in parts.
             for coupon in coupons {
                 counts.insert(coupon.clone(), self.issued_count(coupon).await?);
             }
@@ -142,7 +157,7 @@ impl Ledger {
     }
 
     /// Every record that holds one of these units of a coupon.
-    pub async fn holders_of(
+    pub(crate) async fn holders_of(
         &self,
         coupon: &CouponId,
         serials: &[u32],

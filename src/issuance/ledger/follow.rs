@@ -1,6 +1,6 @@
-//! Decisions as they are made, from a MongoDB change stream over the ledger's inserts. Several workers
-//! insert at the same time and an insert may land late, so no order of the documents themselves lets a
-//! reader go on without missing one; the order in which a majority took them does.
+//! Follows decisions as they are made, by a MongoDB change stream of the ledger's inserts. Several workers insert at
+//! the same time and an insert may land late, so a reader that goes on in an order of the documents would miss some;
+//! one that goes on in the order in which a majority took them does not.
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,12 +23,12 @@ use crate::issuance::Decision;
 use crate::runtime::damage::damaged;
 use crate::{Failure, mongo};
 
-/// How long MongoDB waits for the next decision before it says that there is none now. Somebody who
-/// waits longer asks again; somebody who was told decisions gets those of so much longer with them.
+/// How long MongoDB waits for the next decision before it answers that there is none now. A reader that wants to wait
+/// longer asks again; one that gets decisions gets those of this much longer with them.
 const AWAIT_MAX: Duration = Duration::from_millis(200);
 /// Where decisions keep coming, a read ends after this.
 const READ_MAX: Duration = Duration::from_secs(2);
-/// Bytes of a place that somebody may give us; MongoDB's have about a hundred.
+/// Bytes of a place that a client may give; MongoDB's have about a hundred.
 const PLACE_MAX_BYTES: usize = 512;
 
 /// A place between two decisions, as MongoDB names it. Text that fits into a URL.
@@ -46,7 +46,7 @@ pub struct FollowedDecision {
 #[derive(Debug)]
 pub enum FollowedRecord {
     Decided(Decision),
-    /// Whoever follows must not be stopped by it, nor believe that there was nothing.
+    /// It must not end the following, nor be left out unnoticed.
     Unreadable(Unreadable),
 }
 
@@ -55,28 +55,32 @@ pub enum FollowStart {
     Following(Follower),
     /// MongoDB does not remember this place any more, or never knew it.
     Gone,
-    /// It is no place at all.
+    /// It is no place of MongoDB's.
     NotAPlace,
 }
 
 /// The result of a read.
 pub enum FollowRead {
-    /// In order; none where nothing came in time.
+    /// In order; none if none came in time.
     Decisions(Vec<FollowedDecision>),
     /// The place was forgotten meanwhile, or the ledger dropped.
     Gone,
 }
 
-/// Somebody who follows. MongoDB's cursor is closed when it is dropped.
+/// A reader that follows the decisions. Dropping it closes MongoDB's cursor.
 pub struct Follower {
     stream: ChangeStream<ChangeStreamEvent<RawDocumentBuf>>,
-    /// Given back only when the cursor is, however early the client leaves.
+    /// Released with the cursor, and not before, however early the client leaves.
     _seat: OwnedSemaphorePermit,
 }
 
 impl Ledger {
-    /// Follows the decisions after a place, or those from now on. `seat` is held as long as MongoDB is
-    /// kept busy.
+    /// Follows the decisions after a place, or those from now on. The follower holds `seat` as long as it keeps MongoDB
+    /// busy.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn follow(
         &self,
         after: Option<&FollowPosition>,
@@ -88,11 +92,11 @@ impl Ledger {
             match open(&records, token.clone()).await {
                 Ok(stream) => Ok(FollowStart::Following(Follower { stream, _seat: seat })),
                 Err(error) if is_gone(&error) => Ok(FollowStart::Gone),
-                // MongoDB has dozens of errors for a token that it stumbles over: it is the token if
-                // there is none without it, and one again with it.
+                // MongoDB has dozens of errors for a token that it cannot use. The token is to blame if there is
+                // no error without it, and one again with it.
                 Err(error) => match token.filter(|_| is_refusal(&error)) {
                     Some(token) if open(&records, None).await.is_ok() => {
-                        // Or it was busy with itself at first, and the token is as good as any.
+                        // Without an error now, MongoDB had another trouble at first.
                         match open(&records, Some(token)).await {
                             Ok(stream) => Ok(FollowStart::Following(Follower { stream, _seat: seat })),
                             Err(again) if is_gone(&again) => Ok(FollowStart::Gone),
@@ -111,9 +115,8 @@ impl Ledger {
         Ok(started)
     }
 
-    /// Waits until a majority has all that this primary had before: what is read from then on with
-    /// majority has every decision from before a place that was just taken. A linearizable read does
-    /// that, whatever it looks for.
+    /// Waits until a majority has all that this primary had before: majority reads from then on have every decision
+    /// from before a place that was just taken. Any linearizable read does that.
     async fn catch_up(&self) -> Result<(), Failure> {
         self.decision_linearizable(IssuanceId::generate(PartitionId::ONE)).await.map(|_| ())
     }
@@ -128,13 +131,17 @@ async fn open(
 }
 
 impl Follower {
-    /// The place after all that was read; `None` if MongoDB never named one.
+    /// The place after the last decision that was read; `None` if MongoDB never named one.
     pub fn place(&self) -> Option<FollowPosition> {
         FollowPosition::of(&self.stream.resume_token()?)
     }
 
-    /// Reads at most `limit` decisions: as soon as there is one, those that come with it; none if none
-    /// comes soon.
+    /// Reads at most `limit` decisions: as soon as one comes, it and those that come with it; none if none comes within
+    /// 200 ms.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn read(mut self, limit: usize) -> Result<(Self, FollowRead), Failure> {
         mongo::run("follow the ledger", async move {
             let started = Instant::now();

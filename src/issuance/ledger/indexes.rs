@@ -140,8 +140,12 @@ impl IndexSpec {
 /// start may.
 const SMALL_MAX: u64 = 10_000;
 
-/// Makes the indexes that may be made, and returns what is wrong with the others: a sentence each that says
-/// what to do. Empty means that all is well.
+/// Makes missing indexes where that is quick and safe, and returns a sentence for each other index that is missing,
+/// which says what to do.
+///
+/// # Errors
+///
+/// If MongoDB fails.
 pub async fn ensure(database: &Database) -> Result<Vec<String>, Failure> {
     let mut wrong = Vec::new();
     for wanted in wanted() {
@@ -166,7 +170,11 @@ pub async fn ensure(database: &Database) -> Result<Vec<String>, Failure> {
     Ok(wrong)
 }
 
-/// What is wrong with the indexes, without touching anything.
+/// Returns a sentence for each index that is missing, and makes none.
+///
+/// # Errors
+///
+/// If MongoDB fails.
 pub async fn check(database: &Database) -> Result<Vec<String>, Failure> {
     let mut wrong = Vec::new();
     for wanted in wanted() {

@@ -1,12 +1,12 @@
-//! The ledger: MongoDB's `user_coupons`, the record of truth. One document an issuance, under the
-//! issuance's id, written once: whoever inserts first has decided, everyone else reads the winner.
+//! The ledger: MongoDB's `user_coupons`, the record of truth. It has one document for each issuance, under the
+//! issuance's id, written once: the first insert decides, and every other worker reads the winner.
 //!
-//! That no unit is issued twice and that nobody holds more than the limit are not checks of ours but
-//! unique indexes ([`indexes`]).
+//! Unique indexes ([`indexes`]), and no checks of the program, make sure that no unit is issued twice and that no
+//! user holds more than the limit.
 //!
 //! Where several documents are read at once, one that this version cannot read is a value among the others
-//! ([`Unreadable`]), and no error. Its issuance is decided, its unit taken and its user's limit used: only
-//! what exactly it says, nobody can tell.
+//! ([`Unreadable`]), and no error. Its issuance is decided, its unit taken and its user's limit used; only its
+//! content is unknown.
 
 mod audit;
 pub mod follow;
@@ -40,27 +40,27 @@ pub(crate) use record::{ISSUED, decision_of, fields, uuid};
 /// The name of the ledger's collection.
 pub const COLLECTION: &str = "user_coupons";
 
-/// See the module's documentation. Cheap to clone.
+/// Writes and reads the ledger. Cheap to clone.
 #[derive(Clone)]
 pub struct Ledger {
     records: Collection<Record>,
     users: UserStore,
 }
 
-/// What became of one document of an insert.
+/// The result for one document of an insert.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Inserted {
     /// This decision stands.
     Decided,
     /// A unique index holds one of its keys: its own id (decided before), its serial, or the user's nth.
     Conflict,
-    /// MongoDB will never take this document.
+    /// MongoDB refuses this document for good.
     Refused(String),
-    /// Nobody can tell what became of it, or whether another time it will be taken.
+    /// It is unknown whether it was written, or whether another attempt will be.
     Unknown(String),
 }
 
-/// Who holds a unit, and which of theirs it is.
+/// The holder of a unit, and which of the user's units it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldUnit {
     pub id: IssuanceId,
@@ -75,9 +75,12 @@ impl Ledger {
         Ledger { records: database.collection(COLLECTION), users: UserStore::new(database) }
     }
 
-    /// Inserts decisions. An `Err` means that nothing is known about any of them: success by
-    /// complement is allowed only for the driver's own account of a bulk insert without a
-    /// write-concern error.
+    /// Inserts decisions.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails. Then nothing is known about any of them: what the driver does not name as failed counts as
+    /// written only where it reports a bulk insert without a write-concern error.
     pub async fn insert(&self, decisions: &[Decision]) -> Result<Vec<Inserted>, Failure> {
         let places = order::places(decisions);
         let documents: Vec<Record> = places.iter().map(|place| Record::from(&decisions[*place])).collect();
@@ -109,7 +112,11 @@ impl Ledger {
         inserted
     }
 
-    /// What was decided about `ids`, as far as a majority knows it. An id that is missing is not decided.
+    /// The decisions about `ids` that a majority knows. An id that is missing is not decided.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn decisions(
         &self,
         ids: &[IssuanceId],
@@ -124,9 +131,12 @@ impl Ledger {
         Ok(found.into_iter().filter_map(|one| Some((id(&one)?, one))).collect())
     }
 
-    /// What was decided about one issuance, or that nothing was: a linearizable read, so that a miss
-    /// is certain.
-    pub async fn decision_linearizable(
+    /// The decision about one issuance, or `None`: a linearizable read, so that a miss is certain.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
+    pub(crate) async fn decision_linearizable(
         &self,
         id: IssuanceId,
     ) -> Result<Option<Result<Decision, Unreadable>>, Failure> {
@@ -142,6 +152,10 @@ impl Ledger {
     }
 
     /// The units of a coupon that a user holds.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn held_by(
         &self,
         coupon: &CouponId,
@@ -152,6 +166,10 @@ impl Ledger {
     }
 
     /// The issuance that holds a unit.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn holder_of(
         &self,
         coupon: &CouponId,
@@ -163,19 +181,31 @@ impl Ledger {
     }
 
     /// Whether a unit is lost to an issuance: another one holds it.
-    pub async fn is_lost(&self, coupon: &CouponId, serial: u32, id: IssuanceId) -> Result<bool, Failure> {
+    pub(crate) async fn is_lost(
+        &self,
+        coupon: &CouponId,
+        serial: u32,
+        id: IssuanceId,
+    ) -> Result<bool, Failure> {
         Ok(self.holder_of(coupon, serial).await?.is_some_and(|held| id_of(&held) != Some(id)))
     }
 
-    /// How many units of a coupon are issued. Counted a part at a time, so that each ends well within the
-    /// bound of an operation; what is inserted meanwhile may be counted or not. A record that names no unit
-    /// holds one all the same.
+    /// The number of issued units of a coupon. It is counted in parts, so that each ends well within the bound of an
+    /// operation; an insert meanwhile may be counted or not. A record that names no unit holds one all the same.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn issued_count(&self, coupon: &CouponId) -> Result<u64, Failure> {
         self.issued_count_within(coupon, mongo::OPERATION_TIMEOUT).await
     }
 
     /// The same; MongoDB gives up a part that takes longer than `part_max`.
-    pub async fn issued_count_within(&self, coupon: &CouponId, part_max: Duration) -> Result<u64, Failure> {
+    pub(crate) async fn issued_count_within(
+        &self,
+        coupon: &CouponId,
+        part_max: Duration,
+    ) -> Result<u64, Failure> {
         const OPERATION: &str = "count the issued units";
         let (records, filter) =
             (self.records.clone_with_type::<RawDocumentBuf>(), queries::issued_between(coupon, 0, MAX_TOTAL));
@@ -204,8 +234,12 @@ impl Ledger {
         Ok(count)
     }
 
-    /// The ids of a coupon's rejected issuances that follow `after`, whatever else their records say. An
-    /// empty page is the end.
+    /// The ids of a coupon's rejected issuances that follow `after`; the rest of their records need not be readable.
+    /// An empty page is the end.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn rejected_page(
         &self,
         coupon: &CouponId,
@@ -218,7 +252,7 @@ impl Ledger {
         Ok(found.into_iter().filter_map(readable).collect())
     }
 
-    /// Every document that fits, each in a shape, or as what cannot be read of it.
+    /// Every document that fits the filter, in a shape, or as unreadable.
     async fn find<S: Shape>(
         &self,
         operation: &'static str,
@@ -235,7 +269,7 @@ pub(crate) fn id_of(held: &Result<HeldUnit, Unreadable>) -> Option<IssuanceId> {
     held.as_ref().map_or_else(|unreadable| unreadable.id, |held| Some(held.id))
 }
 
-/// What can be read; of what cannot, the log tells. For lists, which one record must not keep from the others.
+/// A record that can be read; one that cannot is logged and left out, so that a list still has the others.
 pub(crate) fn readable<T>(one: Result<T, Unreadable>) -> Option<T> {
     one.inspect_err(|unreadable| {
         damaged!(unreadable.record; error = %unreadable, "a record is left out");
@@ -243,12 +277,12 @@ pub(crate) fn readable<T>(one: Result<T, Unreadable>) -> Option<T> {
     .ok()
 }
 
-/// Serials in one part of [`Ledger::issued_count`]: a second or two of MongoDB's time.
+/// Serials in one part of a count: one to two seconds of MongoDB's time.
 const COUNTED_AT_ONCE: u32 = 1_000_000;
-/// Documents in one page of [`IssuedRecords`].
+/// Documents in one page.
 const PAGE: i64 = 5_000;
 
-/// The filters and orders that the ledger is asked with. Each must be served by an index.
+/// The filters and orders of the ledger's reads. An index must serve each.
 pub mod queries {
     use super::*;
 

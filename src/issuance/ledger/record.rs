@@ -79,7 +79,7 @@ fn unit(value: RawBsonRef<'_>) -> Option<u32> {
     u32::try_from(number).ok().filter(|serial| *serial > 0)
 }
 
-/// As much of a document as somebody reads.
+/// As much of a document as one read needs.
 pub(super) trait Shape: DeserializeOwned {
     type Value;
     /// Only issued records are read in this shape, so that they need not say so.

@@ -1,6 +1,5 @@
-//! Giving a deleted user's records a pseudonym: the only change of what a decision says. Unit, place and
-//! outcome stay, so the accounts do; the references of uses, which the shop could connect with the user,
-//! go.
+//! Gives a deleted user's records a pseudonym: the only change to a decision. Its unit, its nth and its outcome stay,
+//! so the accounts do; the references of redemptions, by which the shop could recognise the user, go.
 
 use std::collections::HashMap;
 
@@ -18,10 +17,10 @@ use crate::mongo::to_bson_time;
 use crate::user::{Deletion, UserStore};
 use crate::{Failure, mongo};
 
-/// Users in one question.
+/// Users in one query.
 const USERS_ASKED_MAX: usize = 1_000;
 
-/// Which coupon an issued record is of.
+/// The coupon and the id of an issued record.
 #[derive(Deserialize)]
 struct CouponRecord {
     #[serde(rename = "_id")]
@@ -40,13 +39,13 @@ impl Shape for CouponRecord {
 }
 
 impl Ledger {
-    /// Whose records these are.
+    /// The users whose records these are.
     pub fn users(&self) -> &UserStore {
         &self.users
     }
 
     /// Whether a user has any record, issued or rejected.
-    pub async fn has_records_of(&self, user: &UserId) -> Result<bool, Failure> {
+    pub(crate) async fn has_records_of(&self, user: &UserId) -> Result<bool, Failure> {
         for outcome in [ISSUED, REJECTED] {
             let (records, filter) = (self.records.clone_with_type::<Document>(), queries::of(user, outcome));
             let found = mongo::run("look for records of the user", async move {
@@ -59,9 +58,8 @@ impl Ledger {
         Ok(false)
     }
 
-    /// The issued records of a user that were accepted before a moment, and those of their pseudonym, by
-    /// coupon.
-    pub async fn issued_by_coupon(
+    /// The issued records of a user that were accepted before a moment, and those of the user's pseudonym, by coupon.
+    pub(crate) async fn issued_by_coupon(
         &self,
         deletion: &Deletion,
         before: Timestamp,
@@ -84,6 +82,10 @@ impl Ledger {
     }
 
     /// The units of a coupon that some users hold.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
     pub async fn held_by_any(
         &self,
         coupon: &CouponId,
@@ -98,8 +100,11 @@ impl Ledger {
         Ok(held)
     }
 
-    /// Renames the records of a user that were accepted before a moment. May be repeated; an `Err` leaves
-    /// open how many are renamed.
+    /// Renames the records of a user that were accepted before a moment, and returns their number. It may be repeated.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails; that leaves open how many are renamed.
     pub async fn rename(&self, deletion: &Deletion, before: Timestamp) -> Result<u64, Failure> {
         let pseudonym = deletion.pseudonym.as_str();
         let literal = |text: &str| doc! {"$literal": text};
@@ -132,9 +137,9 @@ impl Ledger {
         Ok(renamed)
     }
 
-    /// At most `limit` rejections of a coupon that were decided before a moment; as many unless there are no
-    /// more. `None` for one whose id is no issuance's.
-    pub async fn old_rejections(
+    /// The first `limit` rejections of a coupon that were decided before a moment; fewer if there are no more. `None`
+    /// for one whose id is no issuance's.
+    pub(crate) async fn old_rejections(
         &self,
         coupon: &CouponId,
         before: Timestamp,
@@ -146,8 +151,8 @@ impl Ledger {
         Ok(found.into_iter().map(readable).collect())
     }
 
-    /// Deletes rejections: what is issued stays, whatever `ids` says. Returns how many there were.
-    pub async fn delete_rejections(&self, ids: &[IssuanceId]) -> Result<u64, Failure> {
+    /// Deletes those of `ids` that are rejections, and returns their number.
+    pub(crate) async fn delete_rejections(&self, ids: &[IssuanceId]) -> Result<u64, Failure> {
         let all: Vec<_> = ids.iter().copied().map(super::uuid).collect();
         let records = self.records.clone();
         let deleted = mongo::run("delete old rejections", async move {
@@ -157,7 +162,7 @@ impl Ledger {
     }
 }
 
-/// See [`super::queries`].
+/// The filters of these reads and changes; [`super::queries`] has the others.
 pub(super) mod queries {
     use super::*;
 

@@ -1,5 +1,5 @@
-//! The background task that looks up again whatever is waited for: once a second, when the feed is
-//! connected again, and when another epoch is open. What the feed did not bring is found here.
+//! The background task that looks up again every issuance with a waiter: once a second, when the feed is connected
+//! again, and when another epoch is open. It finds what the feed did not bring.
 //! Reads: the registry of waiters, and [`Lookup`](crate::issuance::Lookup) in batches. Writes: nothing.
 //! Wakes: the waiters, with what was found.
 
@@ -11,14 +11,14 @@ use tokio::time::MissedTickBehavior;
 use super::Feed;
 use crate::Failure;
 
-/// Between two looks.
-pub const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Looked up at once: a few calls' worth, so that the polls of others go in between.
-const LOOK_BATCH: usize = 1_024;
+/// The pause between two polls.
+pub const POLL_EVERY: Duration = Duration::from_secs(1);
+/// Issuances that are looked up at once: a few calls' worth, so that clients' lookups go in between.
+const BATCH: usize = 1_024;
 
-/// Looks until the process is asked to stop.
-pub(super) async fn keep_looking(feed: Feed) {
-    let mut every = tokio::time::interval(LOOK_EVERY);
+/// Polls until the process is asked to stop.
+pub(super) async fn keep_polling(feed: Feed) {
+    let mut every = tokio::time::interval(POLL_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut openings = feed.partition.openings();
     loop {
@@ -30,20 +30,20 @@ pub(super) async fn keep_looking(feed: Feed) {
         }
         tokio::select! {
             () = feed.waiters.stopping.cancelled() => return,
-            looked = look(&feed) => if let Err(failure) = looked {
-                // They stay, and the next look or their own deadline finds out.
+            polled = poll(&feed) => if let Err(failure) = polled {
+                // They stay, and the next poll or their own deadline finds out.
                 tracing::debug!(error = failure.chain(), "could not look up those who wait");
             },
         }
     }
 }
 
-async fn look(feed: &Feed) -> Result<(), Failure> {
-    for ids in feed.waiters.ids().chunks(LOOK_BATCH) {
-        let looked = join_all(ids.iter().map(|id| feed.lookup.find(*id))).await;
-        // What is wrong with one of them alone is told to those who wait for it, at their deadline.
+async fn poll(feed: &Feed) -> Result<(), Failure> {
+    for ids in feed.waiters.ids().chunks(BATCH) {
+        let states = join_all(ids.iter().map(|id| feed.lookup.find(*id))).await;
+        // Waiters for one that fails for itself learn of it at their deadline.
         let (mut told, mut failed) = (false, None);
-        for (id, found) in ids.iter().zip(looked) {
+        for (id, found) in ids.iter().zip(states) {
             match found {
                 Ok(found) => {
                     feed.waiters.tell(*id, found);
