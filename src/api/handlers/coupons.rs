@@ -96,7 +96,7 @@ pub(crate) async fn list(
     })?;
     query.finish()?;
     // Held until the list is read or the client is gone.
-    let _place = app.limits.public_lists.enter(&caller).await?;
+    let _slot = app.limits.list_slot(&caller).await?;
 
     let (mut items, mut after) = (Vec::new(), params.after);
     for _ in 0..READS_MAX {

@@ -59,7 +59,7 @@ pub(crate) async fn user_coupons(
     query.finish()?;
     let not_found = || Problem::new(Code::CouponNotFound);
     let coupon: CouponId = id.parse().map_err(|_| not_found())?;
-    let place = app.limits.exports.take()?;
+    let slot = app.limits.exports.take()?;
     let expiry = app.holdings.coupons.expiry(&coupon).await?.ok_or_else(not_found)?;
 
     let file = format!("attachment; filename=\"{coupon}.{}\"", format.extension());
@@ -72,7 +72,7 @@ pub(crate) async fn user_coupons(
         count: 0,
         unreadable: 0,
         next: ExportStep::Page,
-        _place: place,
+        _slot: slot,
     };
     // A failure of the first page can still be answered with a problem.
     let mut first = export.page().await?;
@@ -108,7 +108,7 @@ struct Export {
     /// Units among them whose record cannot be read.
     unreadable: u64,
     next: ExportStep,
-    _place: Slot,
+    _slot: Slot,
 }
 
 enum ExportStep {

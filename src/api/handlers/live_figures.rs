@@ -46,11 +46,11 @@ pub(crate) async fn events(
 ) -> Result<Response, Problem> {
     query.finish()?;
     let held = app.limits.open_requests.listen(&caller, peer, &headers)?;
-    let place = app.limits.figures.take()?;
+    let slot = app.limits.figures.take()?;
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let ends_at = Instant::now() + STREAM_MAX;
-    let figures = FiguresStream { app, ticks, ends_at, _place: place, _held: held };
+    let figures = FiguresStream { app, ticks, ends_at, _slot: slot, _held: held };
     let events = stream::unfold(figures, async |mut figures| {
         let event = figures.next().await?;
         Some((Ok::<_, Infallible>(event), figures))
@@ -63,7 +63,7 @@ struct FiguresStream {
     app: App,
     ticks: Interval,
     ends_at: Instant,
-    _place: Slot,
+    _slot: Slot,
     _held: OpenRequest,
 }
 

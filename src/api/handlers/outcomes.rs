@@ -54,8 +54,8 @@ pub(crate) async fn outcomes(State(app): State<App>, mut query: Query) -> Result
         _ => Err("must be a whole number from 1 to 5000".into()),
     })?;
     let wait = wait::read(query)?;
-    let seat = app.limits.followers.take()?;
-    let follower = match app.issuing.ledger.follow(after.as_ref(), seat).await? {
+    let slot = app.limits.followers.take()?;
+    let follower = match app.issuing.ledger.follow(after.as_ref(), slot).await? {
         FollowStart::Following(follower) => follower,
         FollowStart::Gone => return Err(Problem::new(Code::CursorExpired)),
         FollowStart::NotAPlace => {

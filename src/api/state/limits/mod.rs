@@ -1,31 +1,35 @@
 //! How much a user, an address, or all clients together may ask of this process.
 
 mod open_requests;
-mod public_lists;
 mod rate_limits;
 mod slots;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(crate) use open_requests::{OpenRequest, OpenRequestLimits};
-pub(crate) use public_lists::PublicLists;
 pub(crate) use rate_limits::{AddressLimit, UserLimit};
 pub(crate) use slots::{Slot, Slots};
 
-use crate::access::Access;
+use crate::access::{Access, Caller};
 use crate::config::IngressConfig;
+use crate::http::Problem;
 use crate::http::server::Bounds;
 use crate::redis::Partition;
 
+/// The longest wait for a slot for a list.
+const LIST_WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// The limits on what comes in.
 pub(crate) struct RequestLimits {
-    /// Of a listener.
+    /// The connections that the listeners accept.
     pub connections: Bounds,
     pub user: UserLimit,
     /// `None` counts no address.
     pub address: Option<AddressLimit>,
     pub open_requests: OpenRequestLimits,
-    pub public_lists: PublicLists,
+    /// Lists that callers without a key read: a page is hundreds of records and figures, and anyone may request one.
+    public_lists: Slots,
     /// Streams of live figures.
     pub figures: Slots,
     /// Exports under way.
@@ -42,10 +46,21 @@ impl RequestLimits {
             user: UserLimit::start(config, partition),
             address: AddressLimit::start(config, access, partition),
             open_requests: OpenRequestLimits::new(config),
-            public_lists: PublicLists::default(),
+            public_lists: Slots::new(8, 2_000),
             figures: Slots::new(50, 10_000),
             exports: Slots::new(8, 10_000),
             followers: Slots::new(16, 5_000),
         }
+    }
+
+    /// Waits for a slot for a list, unless the caller has a key.
+    ///
+    /// # Errors
+    /// 503 `overloaded` if none is free in time.
+    pub async fn list_slot(&self, caller: &Caller) -> Result<Option<Slot>, Problem> {
+        if matches!(caller, Caller::Key { .. }) {
+            return Ok(None);
+        }
+        self.public_lists.wait(LIST_WAIT_MAX).await.map(Some)
     }
 }

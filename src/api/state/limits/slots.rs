@@ -1,6 +1,7 @@
 //! How many answers of one kind may be under way at once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -27,7 +28,19 @@ impl Slots {
     /// # Errors
     /// 503 `overloaded` if none is free.
     pub fn take(&self) -> Result<Slot, Problem> {
-        let slot = Arc::clone(&self.free).try_acquire_owned();
-        slot.map_err(|_| Problem::new(Code::Overloaded).retry_after_ms(jittered_ms(self.retry_ms)))
+        Arc::clone(&self.free).try_acquire_owned().map_err(|_| self.overloaded())
+    }
+
+    /// Waits for a slot, at most this long.
+    ///
+    /// # Errors
+    /// 503 `overloaded` if none is free by then.
+    pub async fn wait(&self, most: Duration) -> Result<Slot, Problem> {
+        let free = tokio::time::timeout(most, Arc::clone(&self.free).acquire_owned()).await;
+        free.ok().and_then(Result::ok).ok_or_else(|| self.overloaded())
+    }
+
+    fn overloaded(&self) -> Problem {
+        Problem::new(Code::Overloaded).retry_after_ms(jittered_ms(self.retry_ms))
     }
 }
