@@ -178,6 +178,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_failure_of_a_call_is_that_of_each_of_its_requests() {
+        let bounds = Bounds { batch: 8, calls: 1, waiting: 100, wait: LONG };
+        let batcher: Batcher<(), ()> =
+            Batcher::start("fail", bounds, |_| std::future::ready(Err(Failure::Uncertified)));
+        for answer in futures::future::join_all((0..20).map(|_| batcher.ask(()))).await {
+            let failure = answer.expect_err("its call failed");
+            assert!(matches!(failure.root(), Failure::Uncertified), "{failure:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_full_queue_refuses_at_once() {
         let bounds = Bounds { batch: 1, calls: 1, waiting: 1, wait: LONG };
         let batcher: Batcher<(), ()> =

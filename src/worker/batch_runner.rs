@@ -32,7 +32,7 @@ pub(super) struct BatchRunner {
     pub(super) decider: Decider,
     pub(super) breaker: Breaker,
     pub(super) parked: ParkedCoupons,
-    in_hand: Arc<InProgress>,
+    in_progress: Arc<InProgress>,
     pub(super) lane: RetryLane,
 }
 
@@ -43,7 +43,7 @@ impl BatchRunner {
             decider,
             breaker: Breaker::new(),
             parked: ParkedCoupons::default(),
-            in_hand: Arc::new(InProgress::new()),
+            in_progress: Arc::new(InProgress::new()),
             lane: RetryLane::default(),
         }
     }
@@ -58,7 +58,7 @@ impl BatchRunner {
     /// Begins to work on entries, but not on those in progress already and those that wait for their coupon.
     pub(super) fn take(&self, keys: EpochKeys, mut entries: Vec<Entry>) -> Batch {
         entries.retain(|entry| !self.parked.has(&entry.coupon));
-        InProgress::take(&self.in_hand, keys, entries)
+        InProgress::take(&self.in_progress, keys, entries)
     }
 
     /// Works on a batch until it is settled but for entries in the retry lane, or until `shutdown` comes during a

@@ -26,7 +26,7 @@ pub(super) struct InProgress {
 pub(super) struct Batch {
     pub keys: EpochKeys,
     entries: Vec<Entry>,
-    in_hand: Arc<InProgress>,
+    in_progress: Arc<InProgress>,
 }
 
 impl InProgress {
@@ -45,13 +45,13 @@ impl InProgress {
     /// Begins to work on entries, but not on those in progress already and those that are passed over.
     pub(super) fn take(this: &Arc<Self>, keys: EpochKeys, mut entries: Vec<Entry>) -> Batch {
         let epoch = keys.epoch();
-        this.with(|in_hand| {
+        this.with(|in_progress| {
             entries.retain(|entry| {
                 let key = (epoch, entry.entry.clone());
-                !this.passes_over(&key) && in_hand.insert(key)
+                !this.passes_over(&key) && in_progress.insert(key)
             });
         });
-        Batch { keys, entries, in_hand: Arc::clone(this) }
+        Batch { keys, entries, in_progress: Arc::clone(this) }
     }
 }
 
@@ -68,13 +68,13 @@ impl Batch {
     pub(super) fn take_out(&mut self, entry: &str) -> Option<Batch> {
         let place = self.entries.iter().position(|held| held.entry == entry)?;
         let entries = vec![self.entries.swap_remove(place)];
-        Some(Batch { keys: self.keys.clone(), entries, in_hand: Arc::clone(&self.in_hand) })
+        Some(Batch { keys: self.keys.clone(), entries, in_progress: Arc::clone(&self.in_progress) })
     }
 
     /// Ends the work on its entries, and passes them over for [`PASSED_OVER_FOR`].
     pub(super) fn pass_over(self) {
         for entry in &self.entries {
-            self.in_hand.passed_over.insert((self.keys.epoch(), entry.entry.clone()), Instant::now());
+            self.in_progress.passed_over.insert((self.keys.epoch(), entry.entry.clone()), Instant::now());
         }
     }
 }
@@ -82,9 +82,9 @@ impl Batch {
 impl Drop for Batch {
     fn drop(&mut self) {
         let epoch = self.keys.epoch();
-        self.in_hand.with(|in_hand| {
+        self.in_progress.with(|in_progress| {
             for entry in &self.entries {
-                in_hand.remove(&(epoch, entry.entry.clone()));
+                in_progress.remove(&(epoch, entry.entry.clone()));
             }
         });
     }

@@ -56,7 +56,7 @@ pub const DRAIN_MAX: Duration = Duration::from_secs(20);
 pub struct Worker {
     partition: Arc<Partition>,
     coupons: CouponStore,
-    hands: Arc<BatchRunner>,
+    runner: Arc<BatchRunner>,
     consumer: String,
     concurrency: Concurrency,
 }
@@ -70,9 +70,9 @@ impl Worker {
         concurrency: Concurrency,
     ) -> Self {
         let decider = Decider::new(Arc::clone(&partition), ledger, coupons.clone());
-        let hands = Arc::new(BatchRunner::new(Arc::clone(&partition), decider));
+        let runner = Arc::new(BatchRunner::new(Arc::clone(&partition), decider));
         let consumer = format!("w-{}", crate::ids::random_id());
-        Worker { partition, coupons, hands, consumer, concurrency }
+        Worker { partition, coupons, runner, consumer, concurrency }
     }
 
     /// Drains the queue until `shutdown`; then finishes its batches in progress, within [`DRAIN_MAX`], and leaves
@@ -83,7 +83,7 @@ impl Worker {
         let left = CancellationToken::new();
         let beating =
             tokio::spawn(beat::keep(Arc::clone(&self.partition), self.consumer.clone(), left.clone()));
-        tasks.spawn(Arc::clone(&self.hands).keep_lane(shutdown.clone()));
+        tasks.spawn(Arc::clone(&self.runner).keep_lane(shutdown.clone()));
         let loader = Loader::new(Arc::clone(&self.partition), &self.coupons.database());
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(recovery::keep_loading(
             Arc::clone(&self.partition),
@@ -114,21 +114,21 @@ impl Worker {
         );
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
         loop {
-            let hand = tokio::select! {
+            let permit = tokio::select! {
                 () = shutdown.cancelled() => return,
-                hand = self.hands.when_free(&free) => hand,
+                permit = self.runner.when_free(&free) => permit,
             };
             // Not raced with `shutdown`: a read that is dropped strands what it was given.
             match source.next().await {
                 Ok(Some((keys, delivered))) => {
                     backoff.reset();
                     delivered.undecodable.iter().for_each(report);
-                    let batch = self.hands.take(keys, delivered.entries);
+                    let batch = self.runner.take(keys, delivered.entries);
                     if !batch.is_empty() {
-                        let (hands, shutdown) = (Arc::clone(&self.hands), shutdown.clone());
+                        let (runner, shutdown) = (Arc::clone(&self.runner), shutdown.clone());
                         tasks.spawn(async move {
-                            hands.work(batch, &shutdown).await;
-                            drop(hand);
+                            runner.work(batch, &shutdown).await;
+                            drop(permit);
                         });
                     }
                 }
