@@ -72,35 +72,56 @@ pub enum Outcome {
     },
 }
 
-/// Why an issuance was rejected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// The user holds as many as the limit allows.
-    AlreadyIssued,
-    /// Its unit was lost to an older record and no other was free.
-    SoldOut,
-    /// An operator discarded it.
-    Discarded,
-}
+/// Declares the reasons: name, text on the wire and in the ledger, and what keeps the user's next request from
+/// being accepted and rejected again.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident $text:literal)*) => {
+        /// Why an issuance was rejected.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Reason { $($(#[$doc])* $name,)* }
 
-impl Reason {
-    /// The name on the wire and in the ledger.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Reason::AlreadyIssued => "already-issued",
-            Reason::SoldOut => "sold-out",
-            Reason::Discarded => "discarded",
+        impl Reason {
+            /// Every reason.
+            pub const ALL: &[Reason] = &[$(Reason::$name,)*];
+
+            /// The name on the wire and in the ledger.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Reason::$name => $text,)* }
+            }
         }
-    }
+
+        impl std::str::FromStr for Reason {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                match text {
+                    $($text => Ok(Reason::$name),)*
+                    _ => Err(format!("{text:?} is no reason of a rejection")),
+                }
+            }
+        }
+    };
 }
 
-impl std::str::FromStr for Reason {
-    type Err = String;
+reasons! {
+    /// The user holds as many as the limit allows. `settle.lua` writes what the user holds into Redis, so that
+    /// `reserve.lua` refuses the next request.
+    AlreadyIssued "already-issued"
+    /// Its unit was lost to an older record and no other was free. The lost unit is not given back, so that
+    /// `reserve.lua` finds none for the next request either.
+    SoldOut "sold-out"
+    /// An operator discarded it. This says nothing about the user's next request, which may be accepted and issued.
+    Discarded "discarded"
+}
 
-    fn from_str(text: &str) -> Result<Self, String> {
-        [Reason::AlreadyIssued, Reason::SoldOut, Reason::Discarded]
-            .into_iter()
-            .find(|reason| reason.as_str() == text)
-            .ok_or_else(|| format!("{text:?} is no reason of a rejection"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_read_as_it_is_written() {
+        for reason in Reason::ALL {
+            assert_eq!(reason.as_str().parse(), Ok(*reason));
+        }
     }
 }

@@ -82,7 +82,7 @@ metrics! {
         "Seconds of a call of the settle script, for one batch; failed calls count too.";
     ISSUED COUNTER "coupon_issued_total" []
         "Issuances that the worker settled as issued.";
-    REJECTED COUNTER "coupon_rejected_total" ["reason": "four"]
+    REJECTED COUNTER "coupon_rejected_total" ["reason": "those of a rejection"]
         "Issuances that the worker settled as rejected, by reason.";
     ACCEPTED_NOT_ISSUED COUNTER "coupon_accepted_not_issued_total" []
         "Accepted requests that ended without a coupon, for any reason. Alert on any increase: a user was answered 202 and then rejected.";

@@ -9,6 +9,7 @@ mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use coupon_system::issuance::Reason;
 use coupon_system::metrics::names;
 use coupon_system::process::gauges::COUPONS_MAX;
 use mongodb::bson::{DateTime, Document, doc};
@@ -23,6 +24,18 @@ fn every_declared_metric_has_a_row() {
     let declared: BTreeSet<_> = names::ALL.iter().map(|metric| metric.name).collect();
     let tested: BTreeSet<_> = ROWS.iter().map(|row| row.0).collect();
     assert_eq!(declared, tested, "each metric has a row, and each row a metric");
+}
+
+#[test]
+fn every_reason_of_a_rejection_has_its_counter() {
+    let exported = coupon_system::metrics::render();
+    let reason = |line: &str| {
+        let labels = line.strip_prefix(names::REJECTED)?.strip_prefix("{reason=\"")?;
+        Some(labels.split_once('"')?.0.to_owned())
+    };
+    let counted: BTreeSet<_> = exported.lines().filter_map(reason).collect();
+    let declared: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.as_str().to_owned()).collect();
+    assert_eq!(counted, declared);
 }
 
 /// Performs the action on a system of its own, and waits until each of its metrics has moved.
