@@ -608,6 +608,7 @@ fn next_step(code: &str, problem: &Value, repeat: &RepeatAdvice) -> String {
             "`couponctl user-coupon get USER ID` shows what became of it"
         }
         "sold-out" => "`couponctl coupon restock COUPON UNITS` adds units",
+        "discarded" => "if the user still wants the coupon, request it with a new key: `couponctl issue`",
         "not-started" => "wait for it, or open it now with `couponctl coupon edit COUPON --starts-at TIME`",
         "ended" => "`couponctl coupon edit COUPON --ends-at TIME` makes it last longer",
         "paused" => "`couponctl coupon resume COUPON`, or `couponctl service resume` if all is paused",
@@ -629,7 +630,7 @@ fn next_step(code: &str, problem: &Value, repeat: &RepeatAdvice) -> String {
                 None => repeat.advice(" after a while"),
             };
         }
-        _ => "`couponctl COMMAND --help` shows how it is meant to be used",
+        _ => return format!("the page /problems/{code} of the API says what to do"),
     };
     advice.into()
 }

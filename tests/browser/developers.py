@@ -419,6 +419,13 @@ class Check:
             assert self.stored(user, "kept") == self.keys(user)[0]
             assert self.go(user, "kept")["outcome"] == "issued" and len(set(self.keys(user))) == 1
 
+    def a_rejection_for_a_reason_of_a_later_version_ends_the_wish(self):
+        self.made("later", 5, ["l1"])
+        self.fresh()
+        rejected = ours("of-a-later-version", 409, False, issuance="/issuances/1")
+        self.gateway.plans["l1"].append(Answer(409, rejected, PROBLEM))
+        assert self.go("l1", "later")["outcome"] == "of-a-later-version" and self.stored("l1", "later") is None
+
     def retry_after_is_heeded_in_every_form(self):
         in_three_seconds = email.utils.formatdate(time.time() + 4, usegmt=True)
         forms = {

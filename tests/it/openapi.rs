@@ -1,8 +1,10 @@
 //! The served OpenAPI document, and the pages.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use coupon_system::api::ListenerScope;
+use coupon_system::http::Code;
+use coupon_system::issuance::Reason;
 use serde_json::Value;
 
 use crate::helpers::System;
@@ -49,6 +51,28 @@ fn walk(value: &Value, pointer: &str, visit: &mut impl FnMut(&str, &str, &Value)
         visit(&inner, &name, member);
         walk(member, &inner, visit);
     }
+}
+
+/// The codes of the problems that a response of an operation names.
+fn codes_of(operation: &Value, status: &str) -> BTreeSet<&'static str> {
+    let description = operation["responses"][status]["description"].as_str().expect("a description");
+    let named = |code: &&str| description.contains(&format!("`{code}`"));
+    Code::ALL.iter().map(|code| code.as_str()).filter(named).collect()
+}
+
+#[test]
+fn the_client_of_the_page_knows_every_code_that_decides_a_request() {
+    let document = document();
+    let request = &document["paths"]["/user-coupons"]["post"];
+    let rejections = codes_of(request, "409");
+    for reason in Reason::ALL {
+        assert!(rejections.contains(reason.as_str()), "{reason:?} is not in {rejections:?}");
+    }
+    let script = include_str!("../../src/api/pages/client.js");
+    let (_, list) = script.split_once("const NO = [").expect("the list");
+    let (list, _) = list.split_once(']').expect("its end");
+    let known: BTreeSet<_> = list.split('"').skip(1).step_by(2).collect();
+    assert_eq!(known, &rejections | &codes_of(request, "404"));
 }
 
 #[test]

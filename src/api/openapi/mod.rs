@@ -31,8 +31,8 @@ use crate::access::{Audience, Role};
                        On every route, path and query of more than 8 KiB are answered 414, and a head of more than 32 KiB \
                        or 100 headers 431; a request without exactly one `Host` 400, and, if the service asks for no \
                        credentials, one for a host that is not the service's own 403.\n\n\
-                       Later versions may add members to an answer, values to a `status`, a `state` or an `event`, and codes: \
-                       a client ignores a member, and bears a value, that it does not know.\n\n\
+                       Later versions may add members to an answer, values to a `status`, a `state` or an `event`, reasons \
+                       to the lines of `GET /outcomes`, and codes: a client ignores a member, and bears a value, that it does not know.\n\n\
                        Amounts of money are whole numbers of the currency's minor unit (ISO 4217): 500 is 5.00 USD, 500 KRW, \
                        and 0.500 KWD.\n\n\
                        Users send a token that the shop signed, and act for themselves; programs and people of the shop \

@@ -19,7 +19,7 @@ export async function requestCoupon(api, userId, couponId, { headers = {}, tries
       await sleep(Math.min(issuance.pollAfterMs, LONGEST_MS));
       continue;
     }
-    const decided = NO.includes(problem?.code), passes = !problem || problem.retryable || AGAIN.includes(problem.code);
+    const decided = NO.includes(problem?.code) || problem?.issuance, passes = !problem || problem.retryable || AGAIN.includes(problem.code);
     if (decided) forget(name, key);
     if (decided || !passes) return { outcome: problem.code, problem };
     if (problem?.code === "issuance-not-found") id = undefined; // Accepted, and lost before it was decided: anew.
@@ -48,7 +48,7 @@ async function ask(url, request) {
 
 const LONGEST_MS = 60_000;
 const NO = ["already-issued", "sold-out", "discarded", "not-started", "ended", "paused", "archived", "coupon-not-found",
-  "user-not-found"]; // What decides a request that is not issued.
+  "user-not-found"]; // What decides a request that is not issued. So does the link of an issuance: it was rejected.
 const AGAIN = ["internal", "issuance-not-found"]; // What passes, beside what says so of itself.
 const isText = (value) => typeof value === "string";
 const isProblem = (it) => isText(it.code) && it.type?.endsWith?.(`/problems/${it.code}`) && typeof it.retryable === "boolean";
