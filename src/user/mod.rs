@@ -10,7 +10,7 @@ mod secret;
 mod store;
 
 pub use pending_deletions::PendingDeletions;
-pub use registered_users::RegisteredUsers;
+pub use registered_users::{KnownUser, RegisteredUsers};
 pub use secret::IdSecret;
 pub(crate) use store::{DELETIONS_MAX, FirstInsertOutcome};
 pub use store::{MarkDeletedOutcome, RegisteredUser, UserStore, queries};

@@ -16,10 +16,17 @@ use crate::{Failure, metrics};
 
 const BOUNDS: Bounds = Bounds { batch: 512, calls: 4, waiting: 16_384, wait: Duration::from_millis(500) };
 
+/// What a request needs to know of a user who may request.
+#[derive(Debug, Clone, Copy)]
+pub struct KnownUser {
+    /// The ids of the user's keyed issuances are made with it; `None` for those whom an older version registered.
+    pub id_secret: Option<IdSecret>,
+}
+
 /// Knows registered users. Cheap to clone.
 #[derive(Clone)]
 pub struct RegisteredUsers {
-    known: Arc<Cache<UserId, Option<IdSecret>>>,
+    known: Arc<Cache<UserId, KnownUser>>,
     deletions: Arc<PendingDeletions>,
     store: Batcher<UserId, Option<RegisteredUser>>,
 }
@@ -46,7 +53,7 @@ impl RegisteredUsers {
     /// have come and gone meanwhile is not remembered.
     pub(super) fn remember(&self, asked: Instant, users: impl Iterator<Item = RegisteredUser>) {
         for user in users {
-            self.known.insert(user.id.clone(), user.secret);
+            self.known.insert(user.id.clone(), KnownUser { id_secret: user.secret });
             // After it: the process may have slept before it.
             if asked.elapsed() > self.deletions.fresh_for() {
                 self.known.remove(&user.id);
@@ -67,29 +74,29 @@ impl RegisteredUsers {
         self.known.clear();
     }
 
-    /// What keyed issuances of the user are named with, if they are registered, and not being deleted.
+    /// The user, if they are registered and not being deleted.
     ///
     /// # Errors
     ///
     /// If the user must be read, and MongoDB fails or the record cannot be read.
-    pub async fn find(&self, id: &UserId) -> Result<Option<Option<IdSecret>>, Failure> {
-        if let Some(secret) = self.known.get(id)
+    pub async fn find(&self, id: &UserId) -> Result<Option<KnownUser>, Failure> {
+        if let Some(user) = self.known.get(id)
             && self.deletions.is_fresh()
         {
             metrics::USER_CACHE.hit();
-            return Ok(Some(secret));
+            return Ok(Some(user));
         }
         // In a box: most are known, and the future of each request is no larger for those who are not.
         Box::pin(self.look_up(id)).await
     }
 
-    async fn look_up(&self, id: &UserId) -> Result<Option<Option<IdSecret>>, Failure> {
+    async fn look_up(&self, id: &UserId) -> Result<Option<KnownUser>, Failure> {
         metrics::USER_CACHE.miss();
         let asked = Instant::now();
-        let Some(known) = self.store.ask(id.clone()).await? else { return Ok(None) };
-        let secret = known.secret;
-        self.remember(asked, std::iter::once(known));
-        Ok(Some(secret))
+        let Some(registered) = self.store.ask(id.clone()).await? else { return Ok(None) };
+        let user = KnownUser { id_secret: registered.secret };
+        self.remember(asked, std::iter::once(registered));
+        Ok(Some(user))
     }
 }
 

@@ -11,7 +11,9 @@ use axum::response::{IntoResponse, Response};
 use futures::stream;
 use tokio::time::Instant;
 
-use super::issuances::{Recipient, decided_issuance, is_seen_by, known, not_here, nowhere, queued_issuance};
+use super::issuances::{
+    Recipient, decided_issuance, is_seen_by, lost_or_unknown, not_found, parse_id, queued_issuance,
+};
 use crate::access::Caller;
 use crate::api::App;
 use crate::api::state::limits::OpenRequest;
@@ -72,13 +74,13 @@ pub(crate) async fn events(
 ) -> Result<Response, Problem> {
     app.limits.user.count(&caller, None).await?;
     query.finish()?;
-    let id = known(&id)?;
+    let id = parse_id(&id)?;
     let (found, waiter) = app.issuing.feed.watch(id).await?;
     if found == LookupResult::Nowhere {
-        return Err(nowhere(&app.issuing, id));
+        return Err(lost_or_unknown(&app.issuing, id));
     }
     if !is_seen_by(&caller, &found) {
-        return Err(not_here(&app.issuing, id));
+        return Err(not_found(&app.issuing, id));
     }
     if let (LookupResult::Decided(decision), Some(heard)) = (&found, headers.get(LAST_EVENT_ID))
         && heard == state(decision)

@@ -76,17 +76,18 @@ pub(crate) async fn request(
     only_for(&caller, &user)?;
     app.limits.user.count(&caller, Some(&user)).await?;
     let key = key.parse()?;
-    let Some(secret) = app.users.find(&user).await? else { return Err(Problem::new(Code::UserNotFound)) };
+    let Some(known_user) = app.users.find(&user).await? else { return Err(Problem::new(Code::UserNotFound)) };
+    let secret = known_user.id_secret.as_ref();
     // Before the request takes a unit: a user with too many waiting requests is refused, and takes none.
     let _held = match wait {
-        Some(_) => Some(Box::new(app.limits.open_requests.wait(&caller, &user)?)),
+        Some(_) => Some(Box::new(app.limits.open_requests.hold_for_outcome(&caller, &user)?)),
         None => None,
     };
     let id = match &key {
-        Some(key) => IssuanceId::from_key(PartitionId::ONE, secret.as_ref(), &user, &coupon, key),
+        Some(key) => IssuanceId::from_key(PartitionId::ONE, secret, &user, &coupon, key),
         None => IssuanceId::generate(PartitionId::ONE),
     };
-    let key = key.map(|key| KeyTag::new(secret.as_ref(), &user, &key));
+    let key = key.map(|key| KeyTag::new(secret, &user, &key));
     let request = Request { id, coupon, user, key };
     let to = Recipient { language, request_id: &request_id };
     let reserved = match reserve(&app, &request).await {
@@ -122,9 +123,9 @@ async fn conclude(
     to: Recipient<'_>,
 ) -> Result<Response, Problem> {
     match reserved {
-        Reserved::Accepted(queued) => answer(app, request, queued, wait, to).await,
+        Reserved::Accepted(queued) => answer_queued(app, request, queued, wait, to).await,
         Reserved::Replayed(queued) => {
-            let answered = answer(app, request, queued, wait, to).await;
+            let answered = answer_queued(app, request, queued, wait, to).await;
             answered.map(replayed).map_err(|problem| match problem.code {
                 // The earlier attempt is lost, so this is no replay.
                 Code::Unavailable => problem,
@@ -161,7 +162,7 @@ pub(crate) struct Recipient<'a> {
 
 /// The answer to a request that is queued: its outcome, if the client waits and it is decided in time; otherwise
 /// 202.
-async fn answer(
+async fn answer_queued(
     app: &App,
     request: &Request,
     mut queued: QueuedIssuance,
@@ -169,7 +170,7 @@ async fn answer(
     to: Recipient<'_>,
 ) -> Result<Response, Problem> {
     let Some(wait) = wait else { return Ok(accepted(app, request, &queued)) };
-    match app.issuing.feed.find_decided(queued.id, wait).await {
+    match app.issuing.feed.wait_for_outcome(queued.id, wait).await {
         Ok(LookupResult::Decided(decision)) => match decision.outcome {
             Outcome::Issued { .. } => {
                 let location = app.links.user_coupon(&decision.user, decision.id);
@@ -253,10 +254,10 @@ fn refusal(links: &Links, user: &UserId, refused: Reserved) -> Problem {
 }
 
 fn accepted(app: &App, request: &Request, queued: &QueuedIssuance) -> Response {
-    let (issuance, wait) = queued_issuance(&app.issuing, queued, &request.coupon, &request.user);
+    let (issuance, estimate) = queued_issuance(&app.issuing, queued, &request.coupon, &request.user);
     let headers = [
         (header::LOCATION, app.links.issuance(queued.id)),
-        (header::RETRY_AFTER, wait.poll_after_ms.div_ceil(1_000).to_string()),
+        (header::RETRY_AFTER, estimate.poll_after_ms.div_ceil(1_000).to_string()),
     ];
     (StatusCode::ACCEPTED, headers, axum::Json(issuance)).into_response()
 }
@@ -284,23 +285,23 @@ pub(crate) async fn get(
 ) -> Result<Response, Problem> {
     app.limits.user.count(&caller, None).await?;
     let wait = wait::read(query)?;
-    let id = known(&id)?;
+    let id = parse_id(&id)?;
     let mut held = None;
     let found = match wait {
         // The caller waits only for an issuance of their own.
         Some(wait) => {
             let may_wait = |found: &LookupResult| match (is_seen_by(&caller, found), found) {
                 (true, LookupResult::Queued { in_flight, .. }) => {
-                    held.insert(app.limits.open_requests.wait(&caller, &in_flight.user)).is_ok()
+                    held.insert(app.limits.open_requests.hold_for_outcome(&caller, &in_flight.user)).is_ok()
                 }
                 (may_see, _) => may_see,
             };
-            app.issuing.feed.find_decided_if(id, wait, may_wait).await?
+            app.issuing.feed.wait_for_outcome_if(id, wait, may_wait).await?
         }
         None => app.issuing.lookup.find(id).await?,
     };
     if !is_seen_by(&caller, &found) {
-        return Err(not_here(&app.issuing, id));
+        return Err(not_found(&app.issuing, id));
     }
     if let Some(Err(too_many)) = held {
         return Err(too_many);
@@ -308,15 +309,16 @@ pub(crate) async fn get(
     match found {
         LookupResult::Queued { in_flight, progress } => {
             let queued = QueuedIssuance { id, accepted_at: in_flight.accepted_at, progress };
-            let (issuance, wait) = queued_issuance(&app.issuing, &queued, &in_flight.coupon, &in_flight.user);
-            let retry_after = [(header::RETRY_AFTER, wait.poll_after_ms.div_ceil(1_000).to_string())];
+            let (issuance, estimate) =
+                queued_issuance(&app.issuing, &queued, &in_flight.coupon, &in_flight.user);
+            let retry_after = [(header::RETRY_AFTER, estimate.poll_after_ms.div_ceil(1_000).to_string())];
             Ok((retry_after, axum::Json(issuance)).into_response())
         }
         LookupResult::Decided(decision) => {
             let to = Recipient { language, request_id: &request_id };
             Ok(axum::Json(decided_issuance(&app.links, &decision, to)).into_response())
         }
-        LookupResult::Nowhere => Err(nowhere(&app.issuing, id)),
+        LookupResult::Nowhere => Err(lost_or_unknown(&app.issuing, id)),
     }
 }
 
@@ -331,15 +333,15 @@ pub(crate) fn is_seen_by(caller: &Caller, found: &LookupResult) -> bool {
 
 /// The problem of an id that is neither in flight nor decided. An id from before Redis's data was last recovered may
 /// have been accepted, and lost with Redis's data.
-pub(crate) fn nowhere(issuing: &IssuancePipeline, id: IssuanceId) -> Problem {
+pub(crate) fn lost_or_unknown(issuing: &IssuancePipeline, id: IssuanceId) -> Problem {
     if older_than_data(issuing, id).is_some() {
         metrics::LOST.increment(1);
     }
-    not_here(issuing, id)
+    not_found(issuing, id)
 }
 
 /// The problem of an id that does not exist for the caller.
-pub(crate) fn not_here(issuing: &IssuancePipeline, id: IssuanceId) -> Problem {
+pub(crate) fn not_found(issuing: &IssuancePipeline, id: IssuanceId) -> Problem {
     let problem = Problem::new(Code::IssuanceNotFound);
     match older_than_data(issuing, id) {
         Some(recovered_at) => problem.with("redisRecoveredAt", recovered_at.to_string()),
@@ -354,7 +356,7 @@ fn older_than_data(issuing: &IssuancePipeline, id: IssuanceId) -> Option<Timesta
 }
 
 /// Parses the id of an issuance of this partition.
-pub(crate) fn known(id: &str) -> Result<IssuanceId, Problem> {
+pub(crate) fn parse_id(id: &str) -> Result<IssuanceId, Problem> {
     let parsed = id.parse().ok().filter(|id: &IssuanceId| id.partition() == PartitionId::ONE);
     parsed.ok_or_else(|| Problem::new(Code::IssuanceNotFound))
 }
@@ -366,17 +368,17 @@ pub(crate) fn queued_issuance(
     coupon: &CouponId,
     user: &UserId,
 ) -> (Issuance, WaitEstimate) {
-    let wait = issuing.drain_rate.wait(&queued.progress);
+    let estimate = issuing.drain_rate.estimate(&queued.progress);
     let issuance = Issuance::Queued {
         id: queued.id,
         coupon_id: coupon.clone(),
         user_id: user.clone(),
         ahead: queued.progress.ahead,
-        estimated_wait_ms: wait.estimated_ms,
-        poll_after_ms: wait.poll_after_ms,
+        estimated_wait_ms: estimate.estimated_ms,
+        poll_after_ms: estimate.poll_after_ms,
         accepted_at: queued.accepted_at,
     };
-    (issuance, wait)
+    (issuance, estimate)
 }
 
 /// A decided issuance on the wire.

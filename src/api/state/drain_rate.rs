@@ -35,7 +35,7 @@ pub(crate) struct WaitEstimate {
 
 impl DrainRate {
     /// Takes a reading, and estimates the wait of the issuance that it was made for.
-    pub fn wait(&self, progress: &QueueProgress) -> WaitEstimate {
+    pub fn estimate(&self, progress: &QueueProgress) -> WaitEstimate {
         let mut sample = self.sample.lock();
         match sample.at {
             Some((at, settled)) if settled <= progress.settled => {
@@ -73,15 +73,15 @@ mod tests {
     #[test]
     fn the_wait_is_what_is_ahead_over_the_rate_that_was_seen() {
         let rate = DrainRate::default();
-        rate.wait(&reading(0, 0, 0));
-        let wait = rate.wait(&reading(1_000, 2_000, 4_000));
+        rate.estimate(&reading(0, 0, 0));
+        let wait = rate.estimate(&reading(1_000, 2_000, 4_000));
         assert_eq!(wait.estimated_ms, 2_000 + SHORTEST_WAIT_MS);
         assert_eq!(wait.poll_after_ms, 2_000);
     }
 
     #[test]
     fn with_nothing_ahead_the_next_poll_is_soon() {
-        let wait = DrainRate::default().wait(&reading(0, 0, 0));
+        let wait = DrainRate::default().estimate(&reading(0, 0, 0));
         assert_eq!((wait.estimated_ms, wait.poll_after_ms), (SHORTEST_WAIT_MS, 100));
     }
 }

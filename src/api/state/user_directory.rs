@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use crate::Failure;
 use crate::ids::UserId;
-use crate::user::{IdSecret, PendingDeletions, RegisteredUsers, UserStore};
+use crate::user::{IdSecret, KnownUser, PendingDeletions, RegisteredUsers, UserStore};
 
 /// The users that this process knows.
 pub(crate) struct UserDirectory {
     pub store: UserStore,
     /// `None` trusts the caller's ids.
     pub registered: Option<RegisteredUsers>,
-    /// What keyed issuances are named with where the caller's ids are trusted.
+    /// The secret of every user where the caller's ids are trusted.
     pub id_secret: Option<IdSecret>,
     pub deletions: Arc<PendingDeletions>,
     pub deletion_delay: Duration,
@@ -27,15 +27,15 @@ impl UserDirectory {
         Ok(self.find(user).await?.is_some())
     }
 
-    /// What keyed issuances of the user are named with, if they may request and be asked about.
+    /// The user, if they may request and be asked about.
     ///
     /// # Errors
     /// The user is not remembered, and MongoDB does not answer.
-    pub async fn find(&self, user: &UserId) -> Result<Option<Option<IdSecret>>, Failure> {
+    pub async fn find(&self, user: &UserId) -> Result<Option<KnownUser>, Failure> {
         match &self.registered {
             Some(registered) => registered.find(user).await,
             None if user.is_pseudonym() || self.deletions.contains(user)? => Ok(None),
-            None => Ok(Some(self.id_secret)),
+            None => Ok(Some(KnownUser { id_secret: self.id_secret })),
         }
     }
 }

@@ -50,12 +50,12 @@ impl Feed {
     /// # Errors
     ///
     /// Those of [`Lookup::find`].
-    pub(crate) async fn find_decided(
+    pub(crate) async fn wait_for_outcome(
         &self,
         id: IssuanceId,
         longest: Duration,
     ) -> Result<LookupResult, Failure> {
-        self.find_decided_if(id, longest, |_| true).await
+        self.wait_for_outcome_if(id, longest, |_| true).await
     }
 
     /// The same, but waits only if `may_wait` allows it for the state that is found first.
@@ -63,7 +63,7 @@ impl Feed {
     /// # Errors
     ///
     /// Those of [`Lookup::find`].
-    pub(crate) async fn find_decided_if(
+    pub(crate) async fn wait_for_outcome_if(
         &self,
         id: IssuanceId,
         longest: Duration,

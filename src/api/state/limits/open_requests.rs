@@ -52,7 +52,7 @@ impl OpenRequestLimits {
     ///
     /// # Errors
     /// 429 `rate-limited`.
-    pub(crate) fn wait(&self, caller: &Caller, user: &UserId) -> Result<OpenRequest, Problem> {
+    pub(crate) fn hold_for_outcome(&self, caller: &Caller, user: &UserId) -> Result<OpenRequest, Problem> {
         let counted = self.users.as_ref().filter(|_| !matches!(caller, Caller::Key { .. }));
         let user = counted.map(|users| enter(users, user.clone(), "user")).transpose()?;
         Ok(OpenRequest { _user: user, _address: None, _listener: None })
@@ -70,7 +70,7 @@ impl OpenRequestLimits {
         peer: IpAddr,
         headers: &HeaderMap,
     ) -> Result<OpenRequest, Problem> {
-        let mut held = self.wait(caller, user)?;
+        let mut held = self.hold_for_outcome(caller, user)?;
         if let (Caller::Open, Some(addresses)) = (caller, &self.addresses) {
             held._address = Some(enter(addresses, self.prefix(peer, headers), "address")?);
         }
