@@ -12,7 +12,7 @@
 //! | `coupon:{n}:E:dead` | hash | issuance id (16 bytes) → why its entry was set aside |
 //! | `coupon:{n}:E:redriven:I` | hash | what was set aside of issuance I, and sent through again; expires by itself |
 //! | `coupon:{n}:E:workers` | hash | consumer → when it last said that it lives (ms), and of itself |
-//! | `coupon:{n}:E:counters` | hash | `accepted`: the sequence number given last; `settled`: how many were settled; `paused`: whether the service is; `service_generation`: the version of the service's record that `paused` is of; `retired`: how often loads under way were outdated, because coupons were retired or records renamed; `settled_unloaded`: how many of those settled were of coupons that were not loaded |
+//! | `coupon:{n}:E:counters` | hash | `accepted`: the sequence number given last; `settled`: how many were settled; `paused`: whether the service is; `service_generation`: the generation of the service's state that `paused` was read from; `retired`: how often loads under way were outdated, because coupons were retired or records renamed; `settled_unloaded`: how many of those settled were of coupons that were not loaded |
 //! | `coupon:{n}:E:loaded` | set | the ids of the loaded coupons |
 //! | `coupon:{n}:E:coupon:C` | hash | a loaded coupon: total, next serial, limit, window, state, settled; `audit`: the token of the latest repair |
 //! | `coupon:{n}:E:holders:C` | hash | user → the ids (16 bytes each) held or in flight; `!` + id → an id that came from a key and is used up: rejected, or its user was deleted |

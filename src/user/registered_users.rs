@@ -19,7 +19,7 @@ const BOUNDS: Bounds = Bounds { batch: 512, calls: 4, waiting: 16_384, wait: Dur
 /// What a request needs to know of a user who may request.
 #[derive(Debug, Clone, Copy)]
 pub struct KnownUser {
-    /// The ids of the user's keyed issuances are made with it; `None` for those whom an older version registered.
+    /// The secret that the ids of the user's keyed issuances are made with; `None` if the user was given none.
     pub id_secret: Option<IdSecret>,
 }
 
