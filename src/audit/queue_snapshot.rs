@@ -8,9 +8,10 @@ use crate::Failure;
 use crate::ids::{CouponId, IssuanceId};
 use crate::issuance::InFlight;
 use crate::queue::Entry;
-use crate::queue::entry::{RawEntry, RawFields, decode};
+use crate::queue::StreamScan;
+use crate::queue::entry::{RawFields, decode};
+use crate::redis::KeyScan;
 use crate::redis::keys::EpochKeys;
-use crate::redis::{KeyScan, cmd};
 
 /// Fields, members or entries in one command.
 pub(super) const PAGE: usize = 2_000;
@@ -59,30 +60,27 @@ impl Auditor {
             detail: Some(format!("under \"{}\"", id.escape_ascii())),
             ..Finding::new(FindingKind::DeadLetterUnreadable, None)
         }));
-        let mut from = "-".to_owned();
+        let mut scan = StreamScan::new(keys.stream(), last);
         loop {
-            let page: Vec<RawEntry> = self
-                .partition
-                .query(
-                    "read the stream",
-                    cmd("XRANGE").arg(keys.stream()).arg(&from).arg(last).arg("COUNT").arg(PAGE),
-                )
-                .await?;
-            let Some((end, _)) = page.last() else { return Ok(snapshot) };
-            from = format!("({end}");
+            let page = scan.next(&self.partition).await?;
+            if page.is_empty() {
+                return Ok(snapshot);
+            }
             for (id, fields) in page {
-                match decode(id, &fields.unwrap_or_default()) {
-                    Ok(entry) => {
-                        let in_flight = snapshot.by_coupon.get(&entry.coupon);
-                        if in_flight.is_none_or(|held| !held.contains_key(&entry.id)) {
-                            snapshot.strays.entry(entry.coupon.clone()).or_default().push(entry);
+                for decoded in decode(&id, &fields.unwrap_or_default()) {
+                    match decoded {
+                        Ok(entry) => {
+                            let in_flight = snapshot.by_coupon.get(&entry.coupon);
+                            if in_flight.is_none_or(|held| !held.contains_key(&entry.id)) {
+                                snapshot.strays.entry(entry.coupon.clone()).or_default().push(entry);
+                            }
                         }
+                        Err(wrong) => snapshot.findings.push(Finding {
+                            entry: Some(wrong.entry),
+                            detail: Some(wrong.why),
+                            ..Finding::new(FindingKind::EntryUnreadable, None)
+                        }),
                     }
-                    Err(wrong) => snapshot.findings.push(Finding {
-                        entry: Some(wrong.entry),
-                        detail: Some(wrong.why),
-                        ..Finding::new(FindingKind::EntryUnreadable, None)
-                    }),
                 }
             }
         }

@@ -90,7 +90,7 @@ impl ConfirmedSuspicion {
     /// The settlement of a decision that Redis does not have.
     pub(super) fn settlement(&self) -> Option<Settlement> {
         let (in_flight, decision) = (self.in_flight.as_ref()?, self.decision.clone()?.ok()?);
-        Some(Settlement { entry: in_flight.entry.clone(), decision, holds: Vec::new() })
+        Some(Settlement { entry: in_flight.entry.clone(), of: 0, decision, holds: Vec::new() })
     }
 }
 

@@ -7,10 +7,10 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::env::{BenchEnv, user};
 use crate::ids::{CouponId, IssuanceId, PartitionId};
-use crate::issuance::reserve::{Request, Reserved, reserve};
+use crate::issuance::reserve::{QueueEntries, Request, Reserved, reserve};
 use crate::issuance::settle::{Settlement, settle};
 use crate::issuance::{Decision, Outcome, settle};
-use crate::queue::{Entry, ReadFrom, ReadOutcome, Reader};
+use crate::queue::{Entry, ReadFrom, ReadOutcome, Reader, by_whole_entries};
 
 /// Calls at once, as the API has them.
 pub(super) const CALLS_AT_ONCE: usize = 2;
@@ -39,7 +39,7 @@ pub(super) async fn queue(
                 })
                 .collect::<Result<Vec<_>, String>>()
                 .map_err(anyhow::Error::msg)?;
-            let answers = reserve(partition, &requests, BACKLOG_MAX).await?;
+            let answers = reserve(partition, &requests, BACKLOG_MAX, QueueEntries::OfMany).await?;
             if let Some(other) = answers.iter().find(|answer| !matches!(answer, Reserved::Accepted(_))) {
                 bail!("a reservation was not accepted: {other:?}");
             }
@@ -85,10 +85,10 @@ pub(super) async fn settle_all(env: &BenchEnv, entries: Vec<Entry>) -> anyhow::R
                 accepted_at: entry.accepted_at,
                 decided_at: now,
             };
-            Ok(Settlement { entry: entry.entry, decision, holds: Vec::new() })
+            Ok(Settlement { entry: entry.entry, of: entry.of, decision, holds: Vec::new() })
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
-    for batch in settlements.chunks(settle::BATCH_MAX) {
+    for batch in by_whole_entries(&settlements, settle::BATCH_MAX, |settlement| &settlement.entry) {
         let settled = settle(partition, &partition.keys(), batch).await?;
         if settled.iter().any(|one| *one != settle::Settled::Now) {
             bail!("an entry was not settled");

@@ -9,7 +9,7 @@ use crate::access::action::command_status;
 use crate::config::MongoConfig;
 use crate::ids::PartitionId;
 use crate::mongo;
-use crate::recovery::IdSecrets;
+use crate::recovery::Deployment;
 
 /// Finishes an upgrade from an older version.
 ///
@@ -27,6 +27,9 @@ enum UpgradeVerb {
     /// APIs that start from then on give each user whom they register a secret. They derive the ids of the user's keyed
     /// issuances from it, so that nobody can compute these ids once the user is deleted. An older version does not know
     /// the secret, and would give the same Idempotency-Key another id.
+    ///
+    /// They also queue all that they accept at once as one stream entry, which takes Redis less time and memory. A
+    /// worker of an older version cannot read such an entry.
     #[command(after_long_help = "Example:\n  couponctl upgrade finish --yes")]
     Finish {
         #[command(flatten)]
@@ -44,10 +47,10 @@ impl UpgradeArgs {
         let target = PartitionId::ONE.to_string();
         let begun = ActionLog::begin_command(&database, "couponctl upgrade finish", target, None).await?;
         let finished = async {
-            print(if IdSecrets::give_to_users(&database, PartitionId::ONE).await? {
-                "it was finished before: users who are registered get secrets"
+            print(if Deployment::finish_upgrade(&database, PartitionId::ONE).await? {
+                "it was finished before"
             } else {
-                "restart the APIs, one after another: users who are registered by those that start from now on get secrets"
+                "restart the APIs, one after another: what older versions do not know, those that start from now on do"
             })
         };
         let finished = begun.carry_out(finished, command_status).await;

@@ -7,7 +7,7 @@
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 dead  5 counters
 --       then for each coupon: coupon, holders, free; then the two hashes of used keys
--- ARGV  1 epoch  2 the largest backlog
+-- ARGV  1 epoch  2 the largest backlog  3 '1' if one stream entry holds all that is accepted, '0' if each has its own
 --       then for each coupon: the number of its requests, then for each request: user, issuance id (16 bytes)
 --       and, if the id is made of a key, the tag of the key (8 bytes) behind it
 -- Returns {'uncertified'} or {'stale', epoch}, or
@@ -281,7 +281,7 @@ local function decide(coupon)
 end
 
 local coupons = {}
-local arg, key = 3, 6
+local arg, key = 4, 6
 while arg <= #ARGV do
   local last = arg + ARGV[arg] * 2
   coupons[#coupons + 1] = read_coupon(key, arg + 1, last)
@@ -299,9 +299,11 @@ end
 -- Write: what was accepted.
 
 if accepted > 0 then
+  local of_all = ARGV[3] == '1' and accepted > 1 and call('XADD', KEYS[2], '*', '3', '', unpack(flights))
   for place = 1, accepted * 2, 2 do
     local value = flights[place + 1]
-    flights[place + 1] = call('XADD', KEYS[2], '*', '2', flights[place] .. value) .. ' ' .. value
+    local entry = of_all or call('XADD', KEYS[2], '*', '2', flights[place] .. value)
+    flights[place + 1] = entry .. ' ' .. value
   end
   call('HSET', KEYS[3], unpack(flights))
   call('HSET', KEYS[5], 'accepted', format('%d', sequence + accepted))

@@ -48,6 +48,16 @@ mod letter {
     pub(super) const DAMAGED: u8 = b'D';
 }
 
+/// How the API queues what one call accepts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum QueueEntries {
+    /// Each issuance has a stream entry of its own.
+    #[default]
+    OfOne,
+    /// One stream entry holds all of them. Workers of earlier versions cannot read it.
+    OfMany,
+}
+
 /// A request for one unit. Its id is new, or made from its key.
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -152,12 +162,12 @@ pub struct Reservations {
 
 impl Reservations {
     /// Starts the batcher. At most `backlog_max` issuances are queued and not settled.
-    pub fn start(partition: Arc<Partition>, backlog_max: u64) -> Self {
+    pub fn start(partition: Arc<Partition>, backlog_max: u64, queue_entries: QueueEntries) -> Self {
         let batcher = Batcher::start("reserve", BOUNDS, move |requests: Vec<Request>| {
             let partition = Arc::clone(&partition);
             async move {
                 let started = Instant::now();
-                let answered = reserve(&partition, &requests, backlog_max).await;
+                let answered = reserve(&partition, &requests, backlog_max, queue_entries).await;
                 outcome_metrics::reserved(started, requests.len(), &answered);
                 Ok(requests.iter().zip(answered?).map(of_one).collect())
             }
@@ -202,6 +212,7 @@ pub async fn reserve(
     partition: &Partition,
     requests: &[Request],
     backlog_max: u64,
+    queue_entries: QueueEntries,
 ) -> Result<Vec<Reserved>, Failure> {
     let (coupons, groups) = CouponIndex::grouped(requests.iter().map(|request| &request.coupon));
     let mut reply = partition
@@ -210,7 +221,7 @@ pub async fn reserve(
             for key in keys.used_keys() {
                 call.key(key);
             }
-            call.arg(backlog_max);
+            call.arg(backlog_max).arg(u8::from(queue_entries == QueueEntries::OfMany));
             for group in &groups {
                 call.arg(group.len());
                 for request in group.iter().map(|place| &requests[*place]) {

@@ -9,7 +9,7 @@
 --       then for each coupon: coupon, holders, free
 -- ARGV  1 epoch  2 group  3 channel
 --       then for each outcome: number of its coupon (1 is the first), entry id, issuance id (16 bytes),
---       the verdict, the announcement
+--       the verdict, the announcement, how many issuances that entry holds (0 if unknown)
 -- A verdict is one of these letters, with the rest behind it:
 local ISSUED = 'I'   -- the serial
 local REJECTED = 'R' -- '1' if the serial is given back or '0' if it is lost to another record, '1' if the id was
@@ -19,9 +19,11 @@ local REJECTED = 'R' -- '1' if the serial is given back or '0' if it is lost to 
 local SETTLED = '1'
 local GUARDED_OFF = '0'
 local UNREADABLE = '2' -- its in-flight value cannot be read, and nothing was done
--- Publishes the announcements of what was settled as one message, a line each.
+-- Publishes the announcements of what was settled as one message, a line each. A stream entry of many goes with its
+-- issuances: if not all of them are settled here, the others get entries of their own.
 --@certificate
 --@outdate
+--@split
 --@take_unit
 --@whole
 local fault = certificate_fault(KEYS[1], ARGV[1])
@@ -44,8 +46,8 @@ for key = 6, #KEYS, 3 do
     next_serial[key], counted[key] = tonumber(state[2]), tonumber(state[3])
   end
 end
-local count, ids = (#ARGV - 3) / 5, {}
-for item = 1, count do ids[item] = ARGV[item * 5 + 1] end
+local count, ids = (#ARGV - 3) / 6, {}
+for item = 1, count do ids[item] = ARGV[item * 6] end
 local values = call('HMGET', KEYS[3], unpack(ids))
 local dead = call('HLEN', KEYS[4])
 local counters = call('HMGET', KEYS[5], 'settled', 'accepted')
@@ -61,7 +63,7 @@ for item = 1, count do
   local id, value = ids[item], values[item]
   answers[item] = GUARDED_OFF
   if value and not settled[id] then
-    local entry = ARGV[item * 5]
+    local entry = ARGV[item * 6 - 1]
     local held_entry, serial, user = match(value, '^(%d+%-%d+) (%d+) %d+ %d+ %d+ %S+ (%S+)$')
     if not user or #serial > 8 then
       -- A value that names another entry is guarded off, readable or not.
@@ -116,14 +118,16 @@ local function release(key, id, user, verdict)
   if sub(verdict, 3, 3) == '1' then call('HSET', KEYS[key + 1], '!' .. id, '1') end
 end
 
-local entries, settled_ids, announced, unloaded = {}, {}, {}, 0
+local settled_ids, announced, unloaded = {}, {}, 0
+local left = {} -- stream entry → how many of its issuances are left
 for item = 1, count do
   local held = serials[item]
   if held then
-    local at = item * 5 - 1
-    local key, verdict = 3 + ARGV[at] * 3, ARGV[at + 3]
-    local place = #entries + 1
-    entries[place], settled_ids[place], announced[place] = ARGV[at + 1], ids[item], ARGV[at + 4]
+    local at = item * 6 - 2
+    local key, entry, verdict = 3 + ARGV[at] * 3, ARGV[at + 1], ARGV[at + 3]
+    local place = #settled_ids + 1
+    settled_ids[place], announced[place] = ids[item], ARGV[at + 4]
+    left[entry] = (left[entry] or ARGV[at + 5]) - 1
     if not counted[key] then
       unloaded = unloaded + 1
     elseif sub(verdict, 1, 1) == ISSUED then
@@ -143,15 +147,25 @@ for item = 1, count do
     end
   end
 end
-if #entries > 0 then
+if #settled_ids > 0 then
   for key, number in pairs(issued) do
     call('HSET', KEYS[key], 'settled', string.format('%.0f', counted[key] + number))
   end
-  call('XACK', KEYS[2], ARGV[2], unpack(entries))
-  call('XDEL', KEYS[2], unpack(entries))
   call('HDEL', KEYS[3], unpack(settled_ids))
+  local entries = {}
+  for entry, number in pairs(left) do
+    if number == 0 then
+      entries[#entries + 1] = entry
+    else
+      split(KEYS[2], KEYS[3], ARGV[2], entry)
+    end
+  end
+  if #entries > 0 then
+    call('XACK', KEYS[2], ARGV[2], unpack(entries))
+    call('XDEL', KEYS[2], unpack(entries))
+  end
   if dead > 0 then call('HDEL', KEYS[4], unpack(settled_ids)) end
-  call('HSET', KEYS[5], 'settled', string.format('%.0f', settled_before + #entries))
+  call('HSET', KEYS[5], 'settled', string.format('%.0f', settled_before + #settled_ids))
   -- A load that has read one of these in flight must begin anew (load.lua).
   if unloaded > 0 then outdate(KEYS[5], 'settled_unloaded', unloaded) end
   call('PUBLISH', ARGV[3], table.concat(announced, '\n'))

@@ -37,12 +37,15 @@ pub enum Settled {
 pub struct Settlement {
     /// The id of its stream entry.
     pub entry: String,
+    /// The number of issuances that the entry holds; 0 if unknown.
+    pub of: usize,
     pub decision: Decision,
     /// What the user holds by the ledger, if the issuance was rejected as already issued.
     pub holds: Vec<HeldUnit>,
 }
 
-/// Settles at most [`BATCH_MAX`] decided entries that were read under the epoch of `keys`.
+/// Settles at most [`BATCH_MAX`] decided issuances that were read under the epoch of `keys`. If a stream entry holds
+/// others too, each of them gets an entry of its own.
 ///
 /// # Errors
 ///
@@ -68,12 +71,13 @@ async fn call(
         .call_in_epoch(keys, &SETTLE, "settle", |keys, call| {
             coupons.add_keys(keys, call);
             call.arg(GROUP).arg(partition.outcome_channel());
-            for Settlement { entry, decision, holds } in decided {
+            for Settlement { entry, of, decision, holds } in decided {
                 call.arg(coupons.number(&decision.coupon))
                     .arg(entry)
                     .arg(decision.id.as_bytes().as_slice())
                     .arg(verdict(decision, holds))
-                    .arg(message::write(decision));
+                    .arg(message::write(decision))
+                    .arg(*of);
             }
         })
         .await?;

@@ -109,7 +109,7 @@ metrics! {
     DEAD_LETTERS GAUGE "coupon_dead_letters" []
         "Dead letters: entries that workers set aside, for an operator to redrive or discard.";
     STREAM_ENTRIES GAUGE "coupon_stream_entries" []
-        "Entries in the stream, including dead letters.";
+        "Entries in the stream, including those of dead letters; an entry may hold many issuances.";
     OLDEST_AGE_SECONDS GAUGE "coupon_oldest_in_flight_age_seconds" []
         "Seconds since the acceptance of the oldest undecided request, without dead letters; 0 if there is none.";
     WORKERS_ALIVE GAUGE "coupon_workers_alive" []

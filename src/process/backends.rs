@@ -11,9 +11,9 @@ use crate::ids::PartitionId;
 use crate::issuance::Ledger;
 use crate::issuance::ledger::indexes;
 use crate::mongo::Database;
-use crate::recovery::{Durability, Fence, IdSecrets, Lease, Loader, RecoverySupervisor};
+use crate::recovery::{Deployment, Durability, Fence, Lease, Loader, RecoverySupervisor};
 use crate::redis::Partition;
-use crate::user::{IdSecret, UserStore};
+use crate::user::UserStore;
 use crate::{Failure, mongo, recovery};
 
 /// How long a process waits for servers that are starting.
@@ -28,8 +28,8 @@ pub struct Backends {
     pub ledger: Ledger,
     pub coupons: CouponStore,
     pub users: UserStore,
-    /// The secret of keyed ids of users without a document.
-    pub id_secret: Option<IdSecret>,
+    /// What this deployment's processes may do; of a connection that was not checked, what the oldest may.
+    pub deployment: Deployment,
     pub durability: Durability,
 }
 
@@ -56,7 +56,7 @@ pub async fn open(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends
         ledger: Ledger::new(&database),
         coupons: CouponStore::new(&database),
         users: UserStore::new(&database),
-        id_secret: None,
+        deployment: Deployment::default(),
         database,
         durability: redis.redis_durability,
     })
@@ -105,12 +105,11 @@ pub async fn connect_to_any(redis: &RedisConfig, mongodb: &MongoConfig) -> Resul
     })
     .await?;
     backends.partition.belongs_to(&ledger);
-    let secrets = patiently("MongoDB does not tell what ids are made with", async || {
-        IdSecrets::read(&backends.database, backends.partition.id()).await
+    backends.deployment = patiently("MongoDB does not tell what this deployment may do", async || {
+        Deployment::read(&backends.database, backends.partition.id()).await
     })
     .await?;
-    backends.id_secret = secrets.of_ledger;
-    backends.users = backends.users.giving_secrets(secrets.of_users);
+    backends.users = backends.users.giving_secrets(backends.deployment.users_have_id_secrets);
     let wrong: Vec<_> = findings.wrong.into_iter().chain(missing).collect();
     if wrong.is_empty() { Ok(backends) } else { Err(SetUpError(wrong)) }
 }

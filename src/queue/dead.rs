@@ -272,7 +272,8 @@ pub async fn discard(
         Some(Inserted::Refused(why) | Inserted::Unknown(why)) => return Err(undecided(why)),
         None => return Err(undecided("the insert answered nothing".into())),
     };
-    let settlement = Settlement { entry: in_flight.entry, decision: decision.clone(), holds: Vec::new() };
+    let settlement =
+        Settlement { entry: in_flight.entry, of: 0, decision: decision.clone(), holds: Vec::new() };
     match settle(partition, &keys, &[settlement]).await?.as_slice() {
         [Settled::Now | Settled::Before] => Ok(Some(decision)),
         [Settled::Unreadable] => Err(Failure::Damaged {

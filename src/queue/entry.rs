@@ -1,22 +1,30 @@
-//! A stream entry, version 2: one field, whose name is the version. Its value is the issuance's id (16
-//! bytes), and then what the in-flight hash holds of it after the entry: `serial seq acceptedAtMs nth
-//! coupon user`. One field, because each more costs Redis time for every request.
+//! A stream entry: what was accepted, one issuance or all that one call of `reserve.lua` accepted.
+//!
+//! The name of its first field is its version. Version 2 has one field, whose value is the issuance's id (16
+//! bytes) and then what the in-flight hash holds of it after the entry: `serial seq acceptedAtMs nth coupon
+//! user`. Version 3 holds many: its first field has no value, and each other field is an issuance's, the id its
+//! name and the rest its value. An entry of many is settled as a whole, or taken apart into entries of one
+//! (`split.lua`); a dead letter is an entry of one. One entry for many costs Redis a third less for each.
 
 use jiff::Timestamp;
 
 use crate::ids::{CouponId, IssuanceId, UserId};
 use crate::issuance::InFlight;
 
-/// The version that this program writes and reads.
-pub const VERSION: &str = "2";
+/// The version of an entry of one issuance.
+pub const VERSION_OF_ONE: &str = "2";
+/// The version of an entry of many.
+pub const VERSION_OF_MANY: &str = "3";
 /// Bytes of an id.
 const ID_LENGTH: usize = 16;
 
 /// One accepted issuance, as the worker gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// The entry's id in the stream.
+    /// The id of its entry in the stream.
     pub entry: String,
+    /// How many issuances that entry holds.
+    pub of: usize,
     pub id: IssuanceId,
     pub coupon: CouponId,
     pub user: UserId,
@@ -47,33 +55,39 @@ impl Entry {
     }
 }
 
-/// Reads the fields of a stream entry.
-///
-/// # Errors
-///
-/// What is wrong with them, if this version cannot read them.
-pub fn decode(entry: String, fields: &RawFields) -> Result<Entry, UnreadableEntry> {
-    match in_flight(&entry, fields) {
-        Ok((id, held)) => Ok(Entry {
-            entry: held.entry,
-            id,
-            coupon: held.coupon,
-            user: held.user,
-            serial: held.serial,
-            nth: held.nth,
-            accepted_at: held.accepted_at,
-        }),
-        Err(why) => Err(UnreadableEntry { entry, why }),
+/// Reads the fields of a stream entry: its issuances, and what of it cannot be read.
+pub fn decode(entry: &str, fields: &RawFields) -> Vec<Result<Entry, UnreadableEntry>> {
+    let found = in_flight(entry, fields);
+    let of = found.len();
+    let decoded = found.into_iter().map(|one| match one {
+        Ok((id, InFlight { entry, serial, accepted_at, nth, coupon, user, .. })) => {
+            Ok(Entry { entry, of, id, coupon, user, serial, nth, accepted_at })
+        }
+        Err(why) => Err(UnreadableEntry { entry: entry.to_owned(), why }),
+    });
+    decoded.collect()
+}
+
+/// Reads what the fields of a stream entry say of each of its issuances.
+pub(crate) fn in_flight(entry: &str, fields: &RawFields) -> Vec<Result<(IssuanceId, InFlight), String>> {
+    match fields.as_slice() {
+        [(version, _), many @ ..] if version == VERSION_OF_MANY.as_bytes() && !many.is_empty() => {
+            many.iter().map(|(id, text)| issuance(entry, id, text)).collect()
+        }
+        [(version, value)] if version == VERSION_OF_ONE.as_bytes() => {
+            let one = value.split_at_checked(ID_LENGTH).ok_or_else(|| "it is too short".to_owned());
+            vec![one.and_then(|(id, text)| issuance(entry, id, text))]
+        }
+        _ => {
+            let found: Vec<_> = fields.iter().map(|(name, _)| String::from_utf8_lossy(name)).collect();
+            vec![Err(format!(
+                "its fields are {found:?}, and this program reads versions {VERSION_OF_ONE} and {VERSION_OF_MANY}"
+            ))]
+        }
     }
 }
 
-/// Reads what the fields of a stream entry say of their issuance.
-pub(crate) fn in_flight(entry: &str, fields: &RawFields) -> Result<(IssuanceId, InFlight), String> {
-    let Some((_, value)) = fields.iter().find(|(name, _)| name == VERSION.as_bytes()) else {
-        let found: Vec<_> = fields.iter().map(|(name, _)| String::from_utf8_lossy(name)).collect();
-        return Err(format!("its fields are {found:?}, and this program reads version {VERSION:?}"));
-    };
-    let (id, text) = value.split_at_checked(ID_LENGTH).ok_or("it is too short")?;
+fn issuance(entry: &str, id: &[u8], text: &[u8]) -> Result<(IssuanceId, InFlight), String> {
     let text = std::str::from_utf8(text).map_err(|_| "it is no text after its id")?;
     let id = IssuanceId::from_bytes(id);
     Ok((id.ok_or("its id is no issuance id")?, format!("{entry} {text}").parse()?))
@@ -90,15 +104,35 @@ mod tests {
 
     fn fields(text: &str) -> RawFields {
         let id = IssuanceId::generate(PartitionId::ONE);
-        field(VERSION.as_bytes(), &[id.as_bytes().as_slice(), text.as_bytes()].concat())
+        field(VERSION_OF_ONE.as_bytes(), &[id.as_bytes().as_slice(), text.as_bytes()].concat())
+    }
+
+    fn decode_one(fields: &RawFields) -> Result<Entry, UnreadableEntry> {
+        let [one] = <[_; 1]>::try_from(decode("1-0", fields)).unwrap();
+        one
     }
 
     #[test]
     fn an_entry_is_read_as_it_was_written() {
-        let entry = decode("1-0".into(), &fields("17 412 1700000000001 1 summer u1")).unwrap();
+        let entry = decode_one(&fields("17 412 1700000000001 1 summer u1")).unwrap();
         assert_eq!((entry.entry.as_str(), entry.serial, entry.nth), ("1-0", Some(17), 1));
         assert_eq!((entry.coupon.as_str(), entry.user.as_str()), ("summer", "u1"));
-        assert_eq!(decode("1-0".into(), &fields("0 1 1 1 c u")).unwrap().serial, None);
+        assert_eq!(entry.of, 1);
+        assert_eq!(decode_one(&fields("0 1 1 1 c u")).unwrap().serial, None);
+    }
+
+    #[test]
+    fn of_an_entry_of_many_one_that_is_damaged_harms_no_other() {
+        let ids: Vec<_> = (0..3).map(|_| IssuanceId::generate(PartitionId::ONE)).collect();
+        let texts = ["1 1 5 1 c u1", "nonsense", "3 3 5 2 d u3"];
+        let mut fields = field(VERSION_OF_MANY.as_bytes(), b"");
+        fields.extend(ids.iter().zip(texts).map(|(id, text)| (id.as_bytes().to_vec(), text.into())));
+        let decoded = decode("7-1", &fields);
+        let [Ok(first), Err(second), Ok(third)] = decoded.as_slice() else { panic!("{decoded:?}") };
+        assert_eq!((first.id, first.of, first.entry.as_str()), (ids[0], 3, "7-1"));
+        assert_eq!((third.id, third.of, third.nth, third.user.as_str()), (ids[2], 3, 2, "u3"));
+        assert_eq!(second.entry, "7-1");
+        assert!(decode_one(&field(VERSION_OF_MANY.as_bytes(), b"")).is_err(), "it holds none");
     }
 
     #[test]
@@ -106,13 +140,13 @@ mod tests {
         for text in
             ["", "17", "x 1 1 1 c u", "1 1 1 300 c u", "1 1 1 1 a/b u", "1 1 1 1 c u more", "1 1 x 1 c u"]
         {
-            let wrong = decode("1-0".into(), &fields(text)).unwrap_err();
+            let wrong = decode_one(&fields(text)).unwrap_err();
             assert!(!wrong.why.is_empty(), "{text}");
         }
-        let (short, older) = (field(VERSION.as_bytes(), &[7; 15]), field(b"v", b"1"));
-        let (no_text, no_name) = (field(VERSION.as_bytes(), &[0xff; 30]), field(&[0xff], b"1"));
+        let (short, older) = (field(VERSION_OF_ONE.as_bytes(), &[7; 15]), field(b"v", b"1"));
+        let (no_text, no_name) = (field(VERSION_OF_ONE.as_bytes(), &[0xff; 30]), field(&[0xff], b"1"));
         for fields in [RawFields::new(), short, older, no_text, no_name] {
-            assert!(decode("1-0".into(), &fields).is_err());
+            assert!(decode_one(&fields).is_err());
         }
     }
 }

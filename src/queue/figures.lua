@@ -17,10 +17,9 @@ if fault then return fault end
 local PAGE = 20 -- entries
 local oldest    -- as a number of ms
 
--- Whether an entry waits; if so, when it was accepted counts.
-local function waits(entry)
-  local value = type(entry[2][2]) == 'string' and entry[2][1] == '2' and entry[2][2] or ''
-  local id, at = string.sub(value, 1, 16), string.match(value, '^%d+ %d+ (%d+) %d+ %S+ %S+$', 17)
+-- Whether an issuance waits; if so, when it was accepted counts.
+local function waits(id, text)
+  local at = string.match(text, '^%d+ %d+ (%d+) %d+ %S+ %S+$')
   -- An entry that was appended anew keeps its request's time.
   if not at or #at > 15 or redis.call('HEXISTS', KEYS[3], id) == 0 or redis.call('HEXISTS', KEYS[4], id) == 1 then
     return false
@@ -29,16 +28,27 @@ local function waits(entry)
   return true
 end
 
--- Searches for the first entry that waits, a page at a time: `page` returns the ids of entries that follow one.
+-- Whether an entry holds an issuance that waits. All in an entry of many were accepted in one moment.
+local function has_waiting(fields)
+  if fields[1] == '2' then return waits(string.sub(fields[2], 1, 16), string.sub(fields[2], 17)) end
+  for at = 3, fields[1] == '3' and #fields or 0, 2 do
+    if waits(fields[at], fields[at + 1]) then return true end
+  end
+  return false
+end
+
+-- Searches for the first entry that waits, a page at a time: `page` returns the ids of so many entries that follow one.
 -- Where too many wait for nothing, it is at least as old as the last of these.
 local function search(after, page)
-  for _ = 1, tonumber(ARGV[4]) do
-    local ids = page(after)
+  for number = 1, tonumber(ARGV[4]) do
+    -- Nearly always the first one waits, and an entry may be long.
+    local size = number == 1 and 1 or PAGE
+    local ids = page(after, size)
     for _, id in ipairs(ids) do
       local entry = redis.call('XRANGE', KEYS[2], id, id)[1]
-      if entry and waits(entry) then return end
+      if entry and has_waiting(entry[2]) then return end
     end
-    if #ids < PAGE then return end
+    if #ids < size then return end
     after = '(' .. ids[#ids]
   end
   oldest = math.min(oldest or math.huge, tonumber(string.match(after, '%d+')))
@@ -63,14 +73,14 @@ for _, info in ipairs(groups) do
       for i = 1, #consumer, 2 do of[consumer[i]] = consumer[i + 1] end
       if of.name ~= ARGV[3] and of.pending > 0 and searched < tonumber(ARGV[5]) then
         searched = searched + 1
-        search('-', function(after)
-          return firsts(redis.call('XPENDING', KEYS[2], ARGV[2], after, '+', PAGE, of.name))
+        search('-', function(after, size)
+          return firsts(redis.call('XPENDING', KEYS[2], ARGV[2], after, '+', size, of.name))
         end)
       end
     end
   end
 end
-search(delivered, function(after) return firsts(redis.call('XRANGE', KEYS[2], after, '+', 'COUNT', PAGE)) end)
+search(delivered, function(after, size) return firsts(redis.call('XRANGE', KEYS[2], after, '+', 'COUNT', size)) end)
 
 local time = redis.call('TIME')
 local in_flight, dead = redis.call('HLEN', KEYS[3]), redis.call('HLEN', KEYS[4])

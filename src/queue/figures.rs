@@ -26,7 +26,7 @@ pub struct Backlog {
     pub in_flight: u64,
     /// Set aside.
     pub dead: u64,
-    /// Entries in the stream. The same as `in_flight`, unless the stream was trimmed.
+    /// Entries in the stream: never more than `in_flight`, for an entry may hold many issuances.
     pub length: u64,
     /// When the oldest that waits to be decided was accepted.
     pub oldest_at: Option<Timestamp>,

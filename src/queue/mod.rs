@@ -13,12 +13,14 @@ mod figures;
 mod reader;
 pub mod registry;
 mod repair;
+mod stream_scan;
 
-pub use claim::{claim, restore};
+pub use claim::{claim, restore, split, taken_apart};
 pub use entry::{Entry, UnreadableEntry};
 pub use figures::{Backlog, figures};
 pub use reader::{ReadFrom, ReadOutcome, Reader};
 pub use repair::repair;
+pub(crate) use stream_scan::StreamScan;
 
 /// The consumer that owns dead letters. It never reads, and no worker claims from it.
 pub const DEAD_LETTER_CONSUMER: &str = "dead-letter";
@@ -28,14 +30,19 @@ pub const DEAD_LETTER_CONSUMER: &str = "dead-letter";
 pub struct Delivered {
     pub entries: Vec<Entry>,
     pub undecodable: Vec<UnreadableEntry>,
+    /// How many stream entries hold them.
+    pub stream_entries: usize,
 }
 
 impl Delivered {
-    fn add(&mut self, decoded: Result<Entry, UnreadableEntry>) {
-        match decoded {
-            Ok(entry) => self.entries.push(entry),
-            Err(wrong) => self.undecodable.push(wrong),
+    fn add(&mut self, entry: &str, fields: &entry::RawFields) {
+        for decoded in entry::decode(entry, fields) {
+            match decoded {
+                Ok(entry) => self.entries.push(entry),
+                Err(wrong) => self.undecodable.push(wrong),
+            }
         }
+        self.stream_entries += 1;
     }
 
     /// The id of the last entry, in the order of the stream.
@@ -54,8 +61,44 @@ impl Delivered {
     }
 }
 
+/// Parts of at most `most` items each, in which those of one stream entry stay together: what `entry` says of
+/// consecutive items. A part of one entry may be longer.
+pub fn by_whole_entries<T>(items: &[T], most: usize, entry: impl Fn(&T) -> &str) -> Vec<&[T]> {
+    let mut parts = Vec::new();
+    let (mut begin, mut end) = (0, 0);
+    for group in items.chunk_by(|one, next| entry(one) == entry(next)) {
+        if end > begin && end + group.len() - begin > most {
+            parts.push(&items[begin..end]);
+            begin = end;
+        }
+        end += group.len();
+    }
+    if end > begin {
+        parts.push(&items[begin..end]);
+    }
+    parts
+}
+
 /// An entry's place in the stream.
 fn order(entry: &str) -> Option<(u64, u64)> {
     let (ms, sequence) = entry.split_once('-')?;
     Some((ms.parse().ok()?, sequence.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::by_whole_entries;
+
+    #[test]
+    fn what_one_stream_entry_holds_stays_together() {
+        let parts = |entries: &str, most: usize| -> Vec<String> {
+            let items: Vec<String> = entries.chars().map(String::from).collect();
+            by_whole_entries(&items, most, |item| item).into_iter().map(<[String]>::concat).collect()
+        };
+        assert_eq!(parts("", 3), Vec::<String>::new());
+        assert_eq!(parts("abcdefg", 3), ["abc", "def", "g"]);
+        assert_eq!(parts("aabbcc", 3), ["aa", "bb", "cc"]);
+        assert_eq!(parts("aabbcc", 4), ["aabb", "cc"]);
+        assert_eq!(parts("abbbbbc", 3), ["a", "bbbbb", "c"]);
+    }
 }

@@ -9,7 +9,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::watch;
 
 use super::Delivered;
-use super::entry::{RawEntry, decode};
+use super::entry::RawEntry;
 use crate::Failure;
 use crate::redis::RedisClient;
 use crate::redis::cmd;
@@ -117,7 +117,7 @@ type RawReply = Vec<(String, Vec<RawEntry>)>;
 fn decoded(reply: RawReply) -> ReadOutcome {
     let mut delivered = Delivered::default();
     for (id, fields) in reply.into_iter().flat_map(|(_, entries)| entries) {
-        delivered.add(decode(id, &fields.unwrap_or_default()));
+        delivered.add(&id, &fields.unwrap_or_default());
     }
     ReadOutcome::Entries(delivered)
 }

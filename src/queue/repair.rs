@@ -54,8 +54,9 @@ pub(super) async fn in_stream(
     let found: Vec<entry::RawEntry> = partition
         .query("read a stream entry", cmd("XRANGE").arg(keys.stream()).arg(entry).arg(entry))
         .await?;
-    let read = found.into_iter().find_map(|(entry, fields)| entry::in_flight(&entry, &fields?).ok());
-    Ok(read.filter(|(of, _)| *of == id).map(|(_, held)| held))
+    let mut read =
+        found.into_iter().flat_map(|(entry, fields)| entry::in_flight(&entry, &fields.unwrap_or_default()));
+    Ok(read.find_map(|one| one.ok().filter(|(of, _)| *of == id).map(|(_, held)| held)))
 }
 
 /// Replaces an in-flight value that cannot be read by `held`, without a unit if another issuance has the unit in the

@@ -8,6 +8,7 @@
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', next cursor ('0' at the end), id, …}:
 --       the issuances that got a fresh entry
 --@certificate
+--@split
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
@@ -25,20 +26,24 @@ end
 
 local scan = redis.call('HSCAN', KEYS[3], ARGV[3], 'COUNT', ARGV[4])
 local reply = {'ok', scan[1]}
+local is_known = {} -- entries of many that are there, or were taken apart here
 for i = 1, #scan[2], 2 do
   local id, value = scan[2][i], scan[2][i + 1]
   -- The audit reports a value that cannot be read, or names no entry that can exist.
   local entry, rest = string.match(value, '^(%d+%-%d+) (%d+ %d+ %d+ %d+ %S+ %S+)$')
-  local found = #id == 16 and entry and redis.pcall('XRANGE', KEYS[2], entry, entry)
+  local found = #id == 16 and entry and not is_known[entry] and redis.pcall('XRANGE', KEYS[2], entry, entry)
   if found and not found.err then
-    local lost = #found == 0
+    local lost, many = #found == 0, #found > 0 and found[1][2][1] == '3'
     if not lost then
       local ms, seq = time_of(entry)
       local delivered = ms < delivered_ms or (ms == delivered_ms and seq <= delivered_seq)
       lost = delivered and #redis.call('XPENDING', KEYS[2], ARGV[2], entry, entry, 1) == 0
-      if lost then redis.call('XDEL', KEYS[2], entry) end
     end
-    if lost then
+    is_known[entry] = many
+    if lost and many then
+      for _, other in ipairs(split(KEYS[2], KEYS[3], ARGV[2], entry)) do reply[#reply + 1] = other end
+    elseif lost then
+      redis.call('XDEL', KEYS[2], entry)
       local fresh = redis.call('XADD', KEYS[2], '*', '2', id .. rest)
       redis.call('HSET', KEYS[3], id, fresh .. ' ' .. rest)
       reply[#reply + 1] = id

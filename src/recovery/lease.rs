@@ -11,8 +11,8 @@ use mongodb::Collection;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use mongodb::options::ReturnDocument;
 
+use super::deployment;
 use super::fence::opened;
-use super::id_secrets;
 use crate::ids::PartitionId;
 use crate::redis::Epoch;
 use crate::user::IdSecret;
@@ -94,9 +94,8 @@ impl Lease {
         Ok(Some(Lease { leases, partition, holder, term, epoch, ledger, latest_term, silent, served_at }))
     }
 
-    /// The name of this database's ledger. It gets one if it has none, and with it what ids of keyed issuances
-    /// are made with ([`IdSecrets`](super::IdSecrets)): a ledger that has a name may already be used by
-    /// processes that know of no such secret.
+    /// The name of this database's ledger. It gets one if it has none, and with it all that this version can do
+    /// ([`Deployment`](super::Deployment)): a ledger that has a name may already be used by processes that cannot.
     pub(crate) async fn ledger(database: &Database, partition: PartitionId) -> Result<String, Failure> {
         let leases: Collection<Document> = database.collection("recovery");
         let is_new = doc! {"$eq": [{"$type": "$ledger"}, "missing"]};
@@ -105,8 +104,9 @@ impl Lease {
             "term": {"$ifNull": ["$term", 0_i64]},
             "until": {"$ifNull": ["$until", DateTime::from_millis(0)]},
             "ledger": {"$ifNull": ["$ledger", Epoch::new().to_string()]},
-            id_secrets::OF_LEDGER: if_new(id_secrets::OF_LEDGER, IdSecret::generate().to_bson().into()),
-            id_secrets::OF_USERS: if_new(id_secrets::OF_USERS, true.into()),
+            deployment::ID_SECRET: if_new(deployment::ID_SECRET, IdSecret::generate().to_bson().into()),
+            deployment::USERS_HAVE_ID_SECRETS: if_new(deployment::USERS_HAVE_ID_SECRETS, true.into()),
+            deployment::ENTRIES_OF_MANY: if_new(deployment::ENTRIES_OF_MANY, true.into()),
         }}];
         let lease = mongo::run("read the recovery lease", async move {
             leases

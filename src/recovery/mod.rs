@@ -16,8 +16,8 @@
 
 mod certificate;
 mod coupon_state;
+mod deployment;
 mod fence;
-mod id_secrets;
 mod keep_loading;
 mod lease;
 mod load;
@@ -35,8 +35,8 @@ mod verify;
 
 pub use certificate::is_certified;
 pub(crate) use certificate::{Writable, writable};
+pub use deployment::Deployment;
 pub(crate) use fence::Fence;
-pub(crate) use id_secrets::IdSecrets;
 pub(crate) use keep_loading::{CURRENT_MAX, keep_loading};
 pub use lease::Lease;
 pub use load::{LoadOutcome, Loader};

@@ -8,10 +8,11 @@ use super::old_epochs::GuardedWrite;
 use crate::Failure;
 use crate::ids::{CouponId, IssuanceId};
 use crate::issuance::{InFlight, Ledger};
-use crate::queue::entry::{self, RawEntry, RawFields};
+use crate::queue::StreamScan;
+use crate::queue::entry::{self, RawFields};
+use crate::redis::KeyScan;
 use crate::redis::keys::EpochKeys;
 use crate::redis::{Call, LuaScript, Partition, keys};
-use crate::redis::{KeyScan, cmd};
 use crate::runtime::damage::damaged;
 
 static KEEP: LuaScript = LuaScript::new(include_str!("keep.lua"));
@@ -325,19 +326,19 @@ async fn scan_stream(
     stream: String,
     mut take: impl FnMut(IssuanceId, InFlight),
 ) -> Result<(), Failure> {
-    let mut from = "-".to_owned();
+    let mut scan = StreamScan::new(stream, "+");
     loop {
-        let mut range = cmd("XRANGE");
-        range.arg(&stream).arg(&from).arg("+").arg("COUNT").arg(CHUNK);
-        let page: Vec<RawEntry> = match partition.query("read the stream", &range).await {
+        let page = match scan.next(partition).await {
             Ok(page) => page,
             Err(Failure::Damaged { .. }) => return Ok(()),
             Err(failure) => return Err(failure),
         };
-        let Some((last, _)) = page.last() else { return Ok(()) };
-        from = format!("({last}");
+        if page.is_empty() {
+            return Ok(());
+        }
         for (entry, fields) in page {
-            if let Ok((id, in_flight)) = entry::in_flight(&entry, &fields.unwrap_or_default()) {
+            for (id, in_flight) in entry::in_flight(&entry, &fields.unwrap_or_default()).into_iter().flatten()
+            {
                 take(id, in_flight);
             }
         }

@@ -7,7 +7,7 @@
 //! | key | type | holds |
 //! |---|---|---|
 //! | `coupon:{n}:certificate` | hash | the open epoch, the Redis instance and the ledger it is open on, or who recovers |
-//! | `coupon:{n}:E:stream` | stream | one entry an accepted issuance, until it is settled |
+//! | `coupon:{n}:E:stream` | stream | what was accepted, until it is settled: an entry holds one issuance, or all that one call accepted |
 //! | `coupon:{n}:E:in-flight` | hash | issuance id (16 bytes) → `entry serial seq acceptedAtMs nth coupon user` |
 //! | `coupon:{n}:E:dead` | hash | issuance id (16 bytes) → why its entry was set aside |
 //! | `coupon:{n}:E:redriven:I` | hash | what was set aside of issuance I, and sent through again; expires by itself |

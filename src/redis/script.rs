@@ -6,10 +6,11 @@ use std::sync::OnceLock;
 use redis::{Arg, Cmd, Script, ToRedisArgs};
 
 /// Pieces that several scripts share, by the line that stands for each.
-const SHARED: [(&str, &str); 5] = [
+const SHARED: [(&str, &str); 6] = [
     ("--@certificate\n", include_str!("lua/certificate.lua")),
     ("--@certificate_fields\n", include_str!("lua/certificate_fields.lua")),
     ("--@outdate\n", include_str!("lua/outdate.lua")),
+    ("--@split\n", include_str!("lua/split.lua")),
     ("--@take_unit\n", include_str!("lua/take_unit.lua")),
     ("--@whole\n", include_str!("lua/whole.lua")),
 ];

@@ -18,7 +18,7 @@ use super::parked_coupons::ParkedCoupons;
 use super::retry_lane::{RetryEntry, RetryLane};
 use super::{RETRY_FIRST, RETRY_LONGEST, warn};
 use crate::Failure;
-use crate::queue::Entry;
+use crate::queue::{self, Entry};
 use crate::redis::Partition;
 use crate::redis::keys::EpochKeys;
 use crate::runtime::backoff::Backoff;
@@ -77,10 +77,8 @@ impl BatchRunner {
                         self.release_coupons(&batch, &left);
                     }
                     if !all_are_unclear || unclear_rounds == UNCLEAR_MAX {
-                        let stuck = left.into_iter().filter_map(|(entry, why)| {
-                            Some((RetryEntry::new(batch.take_out(&entry.entry)?), why))
-                        });
-                        return self.sort_out(stuck.collect()).await;
+                        let stuck = self.each_alone(&mut batch, left).await;
+                        return self.sort_out(stuck).await;
                     }
                     // All alike, so no entry's own failure.
                     if let Some((_, Undecided::Unclear(failure))) = left.first() {
@@ -99,6 +97,28 @@ impl BatchRunner {
             }
             backoff.wait(shutdown).await;
         }
+    }
+
+    /// Takes what is left out of a batch, each as a batch of its own. A stream entry of many is taken apart first, so
+    /// that no issuance's own trouble keeps those beside it.
+    async fn each_alone(
+        &self,
+        batch: &mut Batch,
+        left: Vec<(Entry, Undecided)>,
+    ) -> Vec<(RetryEntry, Undecided)> {
+        let (many, ones): (Vec<_>, Vec<_>) = left.into_iter().partition(|(entry, _)| entry.of > 1);
+        let mut alone: Vec<_> =
+            ones.into_iter().filter_map(|(entry, why)| Some((batch.take_out(&entry)?, why))).collect();
+        let entries: Vec<_> = many.iter().map(|(entry, _)| entry).collect();
+        match queue::taken_apart(&self.partition, &batch.keys, &entries).await {
+            Ok(ones) => alone.extend(many.into_iter().zip(ones).filter_map(|((_, why), one)| {
+                let one = InProgress::take(&self.in_progress, batch.keys.clone(), vec![one?]);
+                (!one.is_empty()).then_some((one, why))
+            })),
+            // They stay as they are, and the sweep brings them back.
+            Err(failure) => warn(many.len(), &failure),
+        }
+        alone.into_iter().map(|(batch, why)| (RetryEntry::new(batch), why)).collect()
     }
 
     /// Decides and settles entries. An entry that makes the decider panic is found among the others, and refused.
@@ -161,6 +181,7 @@ mod tests {
     fn entry(number: usize) -> Entry {
         Entry {
             entry: format!("{number}-0"),
+            of: 1,
             id: IssuanceId::generate(PartitionId::ONE),
             coupon: "c".parse().unwrap(),
             user: format!("u{number}").parse().unwrap(),

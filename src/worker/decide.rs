@@ -23,7 +23,7 @@ use crate::issuance::ledger::{Inserted, id_of, readable};
 use crate::issuance::reassign::{Reassigned, reassign};
 use crate::issuance::settle::{Settled, Settlement, settle};
 use crate::issuance::{Decision, Ledger, Outcome, Reason, settle};
-use crate::queue::{Entry, repair};
+use crate::queue::{Entry, by_whole_entries, repair};
 use crate::redis::Partition;
 use crate::redis::keys::EpochKeys;
 
@@ -132,14 +132,20 @@ impl Decider {
     ///
     /// If Redis or MongoDB fails; that leaves open what was done.
     pub async fn process(&self, keys: &EpochKeys, entries: &[Entry]) -> Result<BatchOutcome, Failure> {
-        let BatchDecisions { settlements, mut left } = self.decide(keys, entries).await?;
-        let by_entry: HashMap<&str, &Entry> =
-            entries.iter().map(|entry| (entry.entry.as_str(), entry)).collect();
+        let BatchDecisions { mut settlements, mut left } = self.decide(keys, entries).await?;
+        let by_id: HashMap<(&str, IssuanceId), &Entry> =
+            entries.iter().map(|entry| ((entry.entry.as_str(), entry.id), entry)).collect();
+        let entry_of = |settlement: &Settlement| {
+            by_id.get(&(settlement.entry.as_str(), settlement.decision.id)).copied()
+        };
+        if settlements.len() > settle::BATCH_MAX {
+            settlements.sort_by(|one, other| one.entry.cmp(&other.entry));
+        }
         let mut answers = Vec::with_capacity(settlements.len());
-        for batch in settlements.chunks(settle::BATCH_MAX) {
+        for batch in by_whole_entries(&settlements, settle::BATCH_MAX, |settlement| &settlement.entry) {
             for (settlement, mut settled) in batch.iter().zip(settle(&self.partition, keys, batch).await?) {
                 if settled == Settled::Unreadable
-                    && let Some(entry) = by_entry.get(settlement.entry.as_str())
+                    && let Some(entry) = entry_of(settlement)
                     && repair(&self.partition, keys, &self.ledger, entry).await?
                 {
                     let again = settle(&self.partition, keys, std::slice::from_ref(settlement)).await?;
@@ -153,13 +159,13 @@ impl Decider {
             return Ok(BatchOutcome::AnotherEpoch);
         }
         for (settlement, settled) in answers {
-            let Some(entry) = by_entry.get(settlement.entry.as_str()) else { continue };
+            let Some(entry) = entry_of(settlement) else { continue };
             match settled {
                 Settled::Unreadable => {
                     let why = "decided, but its in-flight value cannot be read".to_owned();
-                    left.push(((*entry).clone(), Undecided::Refused(why)));
+                    left.push((entry.clone(), Undecided::Refused(why)));
                 }
-                Settled::Before => left.push(((*entry).clone(), Undecided::Guarded)),
+                Settled::Before => left.push((entry.clone(), Undecided::Guarded)),
                 Settled::Now | Settled::AnotherEpoch => {}
             }
         }
@@ -278,7 +284,12 @@ impl Decider {
             }
             _ => Vec::new(),
         };
-        Ok(EntryStep::Settled(Settlement { entry: entry.entry.clone(), decision: winner, holds }))
+        Ok(EntryStep::Settled(Settlement {
+            entry: entry.entry.clone(),
+            of: entry.of,
+            decision: winner,
+            holds,
+        }))
     }
 
     /// Makes an entry a candidate, with a unit within the coupon's total.
@@ -384,7 +395,7 @@ fn issued(candidate: &Candidate) -> Decision {
 }
 
 fn decided<'a>(entry: &Entry, decision: Decision) -> EntryStep<'a> {
-    EntryStep::Settled(Settlement { entry: entry.entry.clone(), decision, holds: Vec::new() })
+    EntryStep::Settled(Settlement { entry: entry.entry.clone(), of: entry.of, decision, holds: Vec::new() })
 }
 
 fn decision(entry: &Entry, outcome: Outcome) -> Decision {

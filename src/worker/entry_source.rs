@@ -19,12 +19,16 @@ const CLAIM_EVERY: Duration = Duration::from_secs(1);
 /// How often a worker compares a part of the in-flight hash with the stream, and about how many issuances.
 const RESTORE_EVERY: Duration = Duration::from_secs(1);
 const RESTORE_COUNT: usize = 500;
+/// Stream entries of the first read.
+const ENTRIES_FIRST: usize = 8;
 
 pub(super) struct EntrySource {
     partition: Arc<Partition>,
     reader: Reader,
     consumer: String,
     batch: usize,
+    /// The number of stream entries to read next.
+    entries: usize,
     /// The epoch in which this worker has a heartbeat; it must have one before it reads.
     alive_in: Option<EpochKeys>,
     /// Where the sweep under way goes on.
@@ -46,6 +50,7 @@ impl EntrySource {
             reader,
             consumer,
             batch,
+            entries: ENTRIES_FIRST,
             alive_in: None,
             sweep: None,
             swept_at: now,
@@ -81,8 +86,9 @@ impl EntrySource {
             None => ReadFrom::New,
         };
         let sweeps = matches!(which, ReadFrom::PendingAfter(_));
-        match self.reader.read(&keys, which, self.batch).await {
+        match self.reader.read(&keys, which, self.entries).await {
             Ok(ReadOutcome::Entries(delivered)) => {
+                self.learn(&delivered);
                 if sweeps {
                     // Page by page: the first ones are those in progress.
                     self.sweep = delivered.last().map(str::to_owned);
@@ -106,13 +112,24 @@ impl EntrySource {
         }
     }
 
+    /// Reads as many stream entries next as make a batch if they hold as many issuances as these did. They may hold far
+    /// more, so the number grows by degrees.
+    fn learn(&mut self, delivered: &Delivered) {
+        let entries = delivered.stream_entries;
+        if entries > 0 {
+            self.entries =
+                (self.batch * entries / delivered.count()).clamp(1, ENTRIES_FIRST.max(entries * 4));
+        }
+    }
+
     /// Claims entries of workers that are gone, if it is time to. `None` if there are none.
     async fn claim(&mut self, keys: &EpochKeys) -> Result<Option<Delivered>, Failure> {
         if !is_due(&mut self.claimed_at, CLAIM_EVERY) {
             return Ok(None);
         }
-        let claimed = of_its_own(claim(&self.partition, keys, &self.consumer, self.batch).await)?;
+        let claimed = of_its_own(claim(&self.partition, keys, &self.consumer, self.entries).await)?;
         let Some(claimed) = claimed.filter(|claimed| claimed.count() > 0) else { return Ok(None) };
+        self.learn(&claimed);
         tracing::warn!(entries = claimed.count(), "took over entries of a worker that is gone");
         // There may be more.
         self.claimed_at = None;

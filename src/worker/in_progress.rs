@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
 
+use crate::ids::IssuanceId;
 use crate::queue::Entry;
 use crate::redis::Epoch;
 use crate::redis::keys::EpochKeys;
@@ -15,7 +16,12 @@ use crate::redis::keys::EpochKeys;
 const PASSED_OVER_FOR: Duration = Duration::from_secs(60);
 const PASSED_OVER_MAX: usize = 50_000;
 
-type EntryKey = (Epoch, String);
+/// An issuance, as one stream entry holds it.
+type EntryKey = (Epoch, String, IssuanceId);
+
+fn key(epoch: Epoch, entry: &Entry) -> EntryKey {
+    (epoch, entry.entry.clone(), entry.id)
+}
 
 pub(super) struct InProgress {
     entries: Mutex<HashSet<EntryKey>>,
@@ -47,7 +53,7 @@ impl InProgress {
         let epoch = keys.epoch();
         this.with(|in_progress| {
             entries.retain(|entry| {
-                let key = (epoch, entry.entry.clone());
+                let key = key(epoch, entry);
                 !this.passes_over(&key) && in_progress.insert(key)
             });
         });
@@ -65,8 +71,8 @@ impl Batch {
     }
 
     /// Takes one entry out, as a batch of its own.
-    pub(super) fn take_out(&mut self, entry: &str) -> Option<Batch> {
-        let place = self.entries.iter().position(|held| held.entry == entry)?;
+    pub(super) fn take_out(&mut self, entry: &Entry) -> Option<Batch> {
+        let place = self.entries.iter().position(|held| held == entry)?;
         let entries = vec![self.entries.swap_remove(place)];
         Some(Batch { keys: self.keys.clone(), entries, in_progress: Arc::clone(&self.in_progress) })
     }
@@ -74,7 +80,7 @@ impl Batch {
     /// Ends the work on its entries, and passes them over for [`PASSED_OVER_FOR`].
     pub(super) fn pass_over(self) {
         for entry in &self.entries {
-            self.in_progress.passed_over.insert((self.keys.epoch(), entry.entry.clone()), Instant::now());
+            self.in_progress.passed_over.insert(key(self.keys.epoch(), entry), Instant::now());
         }
     }
 }
@@ -84,7 +90,7 @@ impl Drop for Batch {
         let epoch = self.keys.epoch();
         self.in_progress.with(|in_progress| {
             for entry in &self.entries {
-                in_progress.remove(&(epoch, entry.entry.clone()));
+                in_progress.remove(&key(epoch, entry));
             }
         });
     }

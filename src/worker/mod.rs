@@ -33,7 +33,7 @@ use crate::http::connection_runtimes::ConnectionRuntimes;
 use crate::http::server;
 use crate::issuance::Ledger;
 use crate::process::{Backends, health};
-use crate::queue::UnreadableEntry;
+use crate::queue::{UnreadableEntry, by_whole_entries};
 use crate::recovery::Loader;
 use crate::redis::Partition;
 use crate::runtime::backoff::Backoff;
@@ -107,11 +107,8 @@ impl Worker {
     /// Reads, claims and sweeps entries, and starts to work on them while there is room for another batch.
     async fn drain(&self, tasks: &TaskTracker, shutdown: &CancellationToken) {
         let free = Arc::new(Semaphore::new(self.concurrency.batches.into()));
-        let mut source = EntrySource::new(
-            Arc::clone(&self.partition),
-            self.consumer.clone(),
-            self.concurrency.batch_size.into(),
-        );
+        let batch_size = usize::from(self.concurrency.batch_size);
+        let mut source = EntrySource::new(Arc::clone(&self.partition), self.consumer.clone(), batch_size);
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
         loop {
             let permit = tokio::select! {
@@ -123,13 +120,24 @@ impl Worker {
                 Ok(Some((keys, delivered))) => {
                     backoff.reset();
                     delivered.undecodable.iter().for_each(report);
-                    let batch = self.runner.take(keys, delivered.entries);
-                    if !batch.is_empty() {
-                        let (runner, shutdown) = (Arc::clone(&self.runner), shutdown.clone());
-                        tasks.spawn(async move {
-                            runner.work(batch, &shutdown).await;
-                            drop(permit);
-                        });
+                    // There are more than one batch if the entries hold more issuances than those before.
+                    let mut permit = Some(permit);
+                    for entries in by_whole_entries(&delivered.entries, batch_size, |entry| &entry.entry) {
+                        let permit = match permit.take() {
+                            Some(permit) => permit,
+                            None => tokio::select! {
+                                () = shutdown.cancelled() => return,
+                                permit = self.runner.when_free(&free) => permit,
+                            },
+                        };
+                        let batch = self.runner.take(keys.clone(), entries.to_vec());
+                        if !batch.is_empty() {
+                            let (runner, shutdown) = (Arc::clone(&self.runner), shutdown.clone());
+                            tasks.spawn(async move {
+                                runner.work(batch, &shutdown).await;
+                                drop(permit);
+                            });
+                        }
                     }
                 }
                 Ok(None) => backoff.wait(shutdown).await,

@@ -130,6 +130,7 @@ impl BatchRunner {
                 {
                     self.breaker.success();
                 }
+                // Each is of an entry of one.
                 let mut stuck: HashMap<String, RetryEntry> = due
                     .into_iter()
                     .flat_map(|stuck| Some((stuck.batch.entries().first()?.entry.clone(), stuck)))

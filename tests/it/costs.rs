@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use coupon_system::issuance::Outcome;
-use coupon_system::issuance::reserve::{Reserved, reserve};
+use coupon_system::issuance::reserve::{QueueEntries, Reserved, reserve};
 use coupon_system::issuance::settle::{Settled, Settlement, settle};
 use coupon_system::queue::Entry;
 
@@ -39,6 +39,7 @@ async fn of_a_batch_a_reservation_costs_redis_one_command_and_a_settlement_none(
     let coupon = system.coupon("c", (BATCHES * BATCH) as u32, 1).await;
     let users = system.users("u", BATCHES * BATCH).await;
     let issued = |entry: &Entry| Settlement {
+        of: entry.of,
         entry: entry.entry.clone(),
         decision: decision(entry, Outcome::Issued { serial: entry.serial.expect("a unit"), nth: 1 }),
         holds: Vec::new(),
@@ -47,7 +48,9 @@ async fn of_a_batch_a_reservation_costs_redis_one_command_and_a_settlement_none(
     for users in users.chunks(BATCH) {
         let requests: Vec<_> = users.iter().map(|user| request(user, &coupon)).collect();
         let before = system.commands_run().await;
-        let reserved = reserve(system.partition(), &requests, NO_BACKLOG_MAX).await.expect("an answer");
+        let reserved = reserve(system.partition(), &requests, NO_BACKLOG_MAX, QueueEntries::OfOne)
+            .await
+            .expect("an answer");
         let ran = since(&before, &system).await;
         assert!(reserved.iter().all(|one| matches!(one, Reserved::Accepted(_))), "{reserved:?}");
         assert_eq!(ran.get("xadd"), Some(&(BATCH as u64)), "{ran:?}");

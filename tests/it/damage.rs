@@ -6,7 +6,7 @@ use clap::Parser;
 use coupon_system::config::ApiCommand;
 use coupon_system::config::Concurrency;
 use coupon_system::ids::{IssuanceId, PartitionId};
-use coupon_system::issuance::reserve::{Request, Reserved, reserve};
+use coupon_system::issuance::reserve::{QueueEntries, Request, Reserved, reserve};
 use coupon_system::queue::{claim, dead};
 use coupon_system::recovery::{CertifyOutcome, RecoveryMode, ignore_progress, is_certified};
 use coupon_system::service::ServiceStore;
@@ -91,7 +91,7 @@ async fn processes_of_a_database_that_lost_its_redis_to_another_do_not_touch_it_
     // A user requests from the new deployment; the old worker must not decide the request.
     let id = IssuanceId::generate(PartitionId::ONE);
     let request = Request { id, coupon: coupon.clone(), user: "u1".parse().expect("an id"), key: None };
-    let answers = reserve(&new.partition, &[request], 1000).await;
+    let answers = reserve(&new.partition, &[request], 1000, QueueEntries::OfOne).await;
     assert!(matches!(answers.as_deref(), Ok([Reserved::Accepted(_)])), "{answers:?}");
     let stolen =
         soon(async || old.backends.ledger.decisions(&[id]).await.expect("a look").contains_key(&id)).await;

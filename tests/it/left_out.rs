@@ -221,7 +221,7 @@ async fn a_recoverer_that_dies_in_mid_move_leaves_everything_in_flight_for_the_n
     let system = System::start().await;
     let coupon = system.coupon("c", IN_FLIGHT, 1).await;
     let ids = accept(&system, &coupon, 0..IN_FLIGHT).await;
-    let entry = system.take_entries().await.remove(0);
+    let entry = system.take_entries_of_one().await.remove(0);
     let (partition, before) = (system.partition(), system.keys());
     assert!(dead::set_aside(partition, &before, &entry.entry, entry.id, 3, "why").await.expect("done"));
     let database = &system.backends.database;
@@ -401,7 +401,7 @@ async fn damage_in_the_queue_is_taken_from_the_stream_or_kept_aside_and_the_rest
     system.leaves_in_flight();
     let coupon = system.coupon("c", 10, 1).await;
     let ids = accept(&system, &coupon, 0..5).await;
-    let entries = system.take_entries().await;
+    let entries = system.take_entries_of_one().await;
     let (partition, keys) = (system.partition(), system.keys());
     for entry in &entries[..2] {
         assert!(dead::set_aside(partition, &keys, &entry.entry, entry.id, 3, "why").await.expect("done"));

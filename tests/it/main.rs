@@ -11,6 +11,7 @@ mod costs;
 mod ctl;
 mod damage;
 mod documents;
+mod entries_of_many;
 mod exports;
 mod faults;
 mod fencing;

@@ -10,7 +10,7 @@ use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::issuance::Outcome;
 use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reassign::{Reassigned, reassign};
-use coupon_system::issuance::reserve::{Request, Reserved, TOLD_MAX, reserve};
+use coupon_system::issuance::reserve::{QueueEntries, Request, Reserved, TOLD_MAX, reserve};
 use coupon_system::issuance::settle::{Settled, Settlement, settle};
 use coupon_system::limits::{Admission, LimitScope, Limiter, Rate};
 use coupon_system::queue::{DEAD_LETTER_CONSUMER, dead, figures, restore};
@@ -83,7 +83,8 @@ async fn what_a_user_holds_that_is_no_list_of_ids_is_the_trouble_of_that_user_al
     for damaged in [vec![7; 15], vec![7; 17], vec![7], vec![7; 16 * 100_000]] {
         raw::<()>(&system, &[b"HSET", holders.as_bytes(), b"bad", &damaged]).await;
         let asked: Vec<_> = ["a", "bad", "b"].map(|user| request(user, &coupon)).to_vec();
-        let answers = reserve(system.partition(), &asked, NO_BACKLOG_MAX).await.expect("answers");
+        let answers =
+            reserve(system.partition(), &asked, NO_BACKLOG_MAX, QueueEntries::OfOne).await.expect("answers");
         assert!(matches!(answers[0], Reserved::Accepted(_) | Reserved::Replayed(_)), "{answers:?}");
         assert!(is_damaged(&answers[1]), "{answers:?}");
         assert!(matches!(answers[2], Reserved::Accepted(_) | Reserved::Replayed(_)), "{answers:?}");
@@ -110,7 +111,9 @@ async fn a_field_of_a_coupon_that_cannot_be_read_is_the_trouble_of_that_coupon_a
             // A moment may be before 1970.
             let is_moment = matches!(field, "starts_at" | "ends_at") && wrong == Some("-1");
             let asked = [request("u", &bad), request(&format!("{field}{number}"), &good)];
-            let answers = reserve(system.partition(), &asked, NO_BACKLOG_MAX).await.expect("answers");
+            let answers = reserve(system.partition(), &asked, NO_BACKLOG_MAX, QueueEntries::OfOne)
+                .await
+                .expect("answers");
             assert!(is_damaged(&answers[0]) || is_moment, "{field} {wrong:?}: {answers:?}");
             assert!(matches!(answers[1], Reserved::Accepted(_)), "{field} {wrong:?}: {answers:?}");
             if is_moment {
@@ -169,6 +172,7 @@ async fn what_is_decided_is_settled_beside_what_cannot_be_read() {
     let decided: Vec<_> = entries
         .iter()
         .map(|entry| Settlement {
+            of: entry.of,
             entry: entry.entry.clone(),
             // Another unit than the one in flight, which must be taken out of the free units.
             decision: decision(entry, Outcome::Issued { serial: entry.serial.expect("a unit") + 4, nth: 1 }),
@@ -197,8 +201,12 @@ async fn a_damaged_count_of_the_queue_stops_nobody() {
         let entry = system.take_entries().await.remove(0);
         system.command::<()>(&["HSET", &counters, "settled", wrong]).await;
         let outcome = Outcome::Issued { serial: entry.serial.expect("a unit"), nth: 1 };
-        let decided =
-            Settlement { entry: entry.entry.clone(), decision: decision(&entry, outcome), holds: vec![] };
+        let decided = Settlement {
+            entry: entry.entry.clone(),
+            of: entry.of,
+            decision: decision(&entry, outcome),
+            holds: vec![],
+        };
         let settled = settle(system.partition(), &system.keys(), &[decided]).await.expect("an answer");
         assert_eq!(settled, [Settled::Now], "{wrong:?}");
         system.command::<()>(&["HDEL", &system.keys().holders(&coupon), entry.user.as_str()]).await;
@@ -281,7 +289,9 @@ async fn least_time(system: &System, requests: &[Request], check: impl Fn(&Reser
     let mut least = u64::MAX;
     for _ in 0..9 {
         let before = script_time(system).await;
-        let answers = reserve(system.partition(), requests, NO_BACKLOG_MAX).await.expect("answers");
+        let answers = reserve(system.partition(), requests, NO_BACKLOG_MAX, QueueEntries::OfOne)
+            .await
+            .expect("answers");
         least = least.min(script_time(system).await - before);
         assert!(answers.iter().all(&check), "{answers:?}");
     }

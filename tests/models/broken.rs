@@ -213,3 +213,21 @@ fn a_load_that_ignores_what_is_settled_meanwhile_never_counts_it() {
     assert!(matches!(last.action, Action::Load { .. }));
     assert!(last.after.open_data().is_some_and(|data| data.settled_unloaded > 0));
 }
+
+#[test]
+fn an_entry_that_goes_with_its_first_issuance_leaves_the_others_to_nobody() {
+    let bounds = EventCounts { splits: 1, ..NOTHING };
+    let last = breaks(Variant::EntryGoesWithItsFirst, AT_REST, Protocol { workers: 1, bounds, ..peace() });
+    assert!(last.after.open_data().is_some_and(|data| {
+        let queued = |id: u8| data.stream[usize::from(id)].is_some();
+        data.flying().iter().any(|id| !queued(id))
+    }));
+}
+
+#[test]
+fn an_entry_that_is_taken_apart_with_what_was_settled_counts_it_twice() {
+    let bounds = EventCounts { splits: 1, ..NOTHING };
+    let last = breaks(Variant::SplitIgnoresFlight, SETTLED_ONCE, Protocol { bounds, ..peace() });
+    let Action::Split { id } = last.action else { panic!("{:?}", last.action) };
+    assert!(last.before.history.told_issued.contains(id));
+}

@@ -6,7 +6,7 @@
 //! # What is modelled
 //!
 //! - Each Lua script is one step: certificate, reserve (dedupe, limit, unit, in flight, XADD), settle
-//!   (guard, release, dedupe), reassign (compare-and-set), load, close, open, forget ([`scripts`],
+//!   (guard, release, dedupe), split, reassign (compare-and-set), load, close, open, forget ([`scripts`],
 //!   [`recoverer`], [`loader`]).
 //! - The ledger is written once an id, under its two unique indexes ([`ledger`]).
 //! - A worker has one entry in hand, and each of its calls to MongoDB and Redis is a step of its own, in
@@ -27,7 +27,9 @@
 //!
 //! # What is left out
 //!
-//! Batches: entries of one meet only in unordered inserts, which are independent. Windows, pausing and the
+//! Batches: entries of one meet only in unordered inserts, which are independent, and in a stream entry of many:
+//! settling a part of it takes it apart, and gives each of the others a fresh entry. The model does so to any
+//! issuance in flight at any time, whatever it shared its entry with. Windows, pausing and the
 //! backlog bound: they refuse before anything is written. The outcome cache and its feed: they hold
 //! decided outcomes only. Dead letters: setting aside and redriving change which worker gets an entry, and
 //! here any worker may. Paging of reads: of a survivor that is decided while pages are read the model sees both
@@ -136,6 +138,7 @@ pub enum Action {
     Recover { recoverer: usize },
     StopRecoverer { recoverer: usize },
     LeaveOut { recoverer: usize },
+    Split { id: Id },
     ReadToLoad { loader: usize },
     Load { loader: usize },
     Adopt { id: Id },

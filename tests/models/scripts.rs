@@ -160,6 +160,33 @@ pub fn settle(protocol: &Protocol, state: &mut State, epoch: Epoch, settlement: 
     }
 }
 
+/// Whether the stream entry of an issuance can be taken apart: it is there, as far as the script can tell.
+pub fn may_split(protocol: &Protocol, state: &State, id: Id) -> bool {
+    let Some(data) = state.open_data() else { return false };
+    let is_queued = data.stream[usize::from(id)].is_some();
+    is_queued || (protocol.variant == Variant::SplitIgnoresFlight && state.history.told_issued.contains(id))
+}
+
+/// `split.lua`, for one issuance, under a certificate that fits: another of its stream entry was settled.
+pub fn split(protocol: &Protocol, state: &mut State, id: Id) {
+    let Some(epoch) = state.open_epoch() else { return };
+    let at = usize::from(id);
+    let settled = Flight { entry: 0, serial: state.ledger.serial_of(id), nth: 1 };
+    let Some(data) = state.redis.epochs.get_mut(&epoch) else { return };
+    let entry = data.stream[at].take();
+    let flight = match data.in_flight[at] {
+        Some(flight) => entry.filter(|entry| entry.entry == flight.entry).map(|_| flight),
+        None => (protocol.variant == Variant::SplitIgnoresFlight).then_some(settled),
+    };
+    if let Some(flight) = flight
+        && protocol.variant != Variant::EntryGoesWithItsFirst
+    {
+        state.appended[at] += 1;
+        let fresh = Flight { entry: state.appended[at], ..flight };
+        (data.in_flight[at], data.stream[at]) = (Some(fresh), Some(fresh));
+    }
+}
+
 /// What `reassign.lua` answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reassigned {

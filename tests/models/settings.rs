@@ -19,6 +19,7 @@ pub const NOTHING: EventCounts = EventCounts {
     recoverers_stopped: 0,
     discards: 0,
     left_out: 0,
+    splits: 0,
 };
 
 /// Two users, two units, two workers and one recoverer; nothing happens to them.

@@ -30,6 +30,18 @@ fn workers_race_crash_and_get_entries_twice_while_an_operator_discards_and_resto
 }
 
 #[test]
+fn entries_are_taken_apart_while_workers_race_and_an_operator_discards() {
+    let bounds = EventCounts { splits: 2, discards: 1, ..NOTHING };
+    holds(Protocol { bounds, ..peace() }, &[SoldOut, Rejected]);
+}
+
+#[test]
+fn entries_are_taken_apart_while_redis_restarts_and_the_recoverer_dies() {
+    let bounds = EventCounts { splits: 1, restarts: 1, recoverers_stopped: 1, ..NOTHING };
+    holds(Protocol { bounds, ..peace() }, &[SoldOut, AnotherEpoch]);
+}
+
+#[test]
 fn a_user_may_hold_two_and_there_is_one() {
     let bounds = EventCounts { discards: 1, restocks: 1, ..NOTHING };
     holds(Protocol { requests: three(), total: 1, per_user: 2, bounds, ..peace() }, &[SoldOut, Rejected]);

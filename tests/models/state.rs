@@ -180,6 +180,8 @@ pub struct EventCounts {
     pub discards: u8,
     /// Rebuilds that left the coupon out.
     pub left_out: u8,
+    /// Issuances whose stream entry was taken apart because of another in it.
+    pub splits: u8,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -95,6 +95,10 @@ impl Protocol {
             let working = state.recoverers.iter().enumerate().filter(|(_, recoverer)| !recoverer.is_idle());
             actions.extend(working.map(|(recoverer, _)| Action::StopRecoverer { recoverer }));
         }
+        if spent.splits < bounds.splits {
+            let entries = self.ids().filter(|id| scripts::may_split(self, state, *id));
+            actions.extend(entries.map(|id| Action::Split { id }));
+        }
         if spent.left_out < bounds.left_out {
             let loads = state.recoverers.iter().enumerate().filter(|(_, recoverer)| recoverer.is_loading());
             actions.extend(loads.map(|(recoverer, _)| Action::LeaveOut { recoverer }));
@@ -158,6 +162,10 @@ impl Protocol {
             Action::LeaveOut { recoverer } => {
                 state.recoverers[recoverer].leave_out();
                 state.spent.left_out += 1;
+            }
+            Action::Split { id } => {
+                scripts::split(self, state, id);
+                state.spent.splits += 1;
             }
             Action::ReadToLoad { loader } => state.loaders[loader] = Loader::read(self, state)?,
             Action::Load { loader } => {

@@ -37,6 +37,10 @@ pub enum Variant {
     LoadOverPresent,
     /// What a rejected user holds comes into dedupe, but not into the accounts.
     HoldsWithoutAdoption,
+    /// A stream entry of many goes with the first of its issuances that is settled.
+    EntryGoesWithItsFirst,
+    /// When a stream entry is taken apart, all that it held is queued again, settled or not.
+    SplitIgnoresFlight,
     /// The audit does nothing for an id that Redis knows, even if its unit is free.
     AdoptsByIdOnly,
 }

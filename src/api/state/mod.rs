@@ -129,7 +129,7 @@ impl App {
         } else {
             tracing::info!(keys = access.keys(), tokens = access.takes_tokens(), "requests need credentials");
         }
-        let Backends { partition, database, ledger, coupons, users, id_secret, .. } = backends;
+        let Backends { partition, database, ledger, coupons, users, deployment, .. } = backends;
         let limits = &config.limits;
         let deletion_delay = Duration::from_secs(limits.user_deletion_delay.into());
         let deletions = Arc::new(PendingDeletions::new(deletion_delay));
@@ -154,7 +154,11 @@ impl App {
             catalog: Arc::new(CouponCatalog::start(backends, backends.loader())),
             issuing: Arc::new(IssuancePipeline {
                 partition: Arc::clone(partition),
-                reservations: Reservations::start(Arc::clone(partition), limits.backlog_max),
+                reservations: Reservations::start(
+                    Arc::clone(partition),
+                    limits.backlog_max,
+                    deployment.queue_entries,
+                ),
                 ledger: ledger.clone(),
                 lookup,
                 feed,
@@ -164,7 +168,7 @@ impl App {
             users: Arc::new(UserDirectory {
                 store: users.clone(),
                 registered,
-                id_secret: *id_secret,
+                id_secret: deployment.id_secret,
                 deletions,
                 deletion_delay,
             }),

@@ -2,7 +2,7 @@
 -- Puts an in-flight value back that was lost, from its stream entry. Only if it is still missing, its
 -- user's dedupe still has the id, and the entry is still there. Its unit stays its own only if no
 -- other issuance can get it; else it has none, and a worker finds it another: then it gets a fresh entry that
--- says so, for the two must agree.
+-- says so, for the two must agree; so does one whose entry is of many, which others are in flight under.
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 counters  5 coupon  6 holders  7 free
 -- ARGV  1 epoch  2 issuance id (16 bytes)  3 entry id  4 '1' if no other issuance has its unit, else '0'
@@ -18,9 +18,14 @@ if not next_serial then return {'ok', 'unloaded'} end
 if redis.call('HEXISTS', KEYS[3], ARGV[2]) == 1 then return {'ok', 'present'} end
 local found = redis.call('XRANGE', KEYS[2], ARGV[3], ARGV[3])[1]
 if not found then return {'ok', 'gone'} end
-local id, text = string.sub(found[2][2], 1, 16), string.sub(found[2][2], 17)
-local named, at, nth, coupon, user = string.match(text, '^(%d+) %d+ (%d+) (%d+) (%S+) (%S+)$')
-if id ~= ARGV[2] or not named then return {'ok', 'gone'} end
+local fields, text = found[2], nil
+local is_many = fields[1] == '3'
+if not is_many and string.sub(fields[2], 1, 16) == ARGV[2] then text = string.sub(fields[2], 17) end
+for place = 3, is_many and #fields or 0, 2 do
+  if fields[place] == ARGV[2] then text = fields[place + 1] end
+end
+local named, at, nth, coupon, user = string.match(text or '', '^(%d+) %d+ (%d+) (%d+) (%S+) (%S+)$')
+if not named then return {'ok', 'gone'} end
 local settled = string.match(redis.call('HGET', KEYS[4], 'settled') or '', '^%d+$') or '0'
 local held, counted = redis.call('HGET', KEYS[6], user) or '', false
 for i = 1, #held, 16 do counted = counted or string.sub(held, i, i + 15) == ARGV[2] end
@@ -34,9 +39,11 @@ end
 local place = string.format('%.0f', tonumber(settled) + 1)
 local rest = table.concat({serial, place, at, nth, coupon, user}, ' ')
 local name = ARGV[3]
-if serial ~= named then
-  redis.call('XACK', KEYS[2], ARGV[5], name)
-  redis.call('XDEL', KEYS[2], name)
+if is_many or serial ~= named then
+  if not is_many then
+    redis.call('XACK', KEYS[2], ARGV[5], name)
+    redis.call('XDEL', KEYS[2], name)
+  end
   name = redis.call('XADD', KEYS[2], '*', '2', ARGV[2] .. rest)
 end
 redis.call('HSET', KEYS[3], ARGV[2], name .. ' ' .. rest)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use coupon_system::config::{MongoConfig, RedisConfig};
 use coupon_system::ids::{IssuanceId, PartitionId};
-use coupon_system::issuance::reserve::{Request, Reserved, reserve};
+use coupon_system::issuance::reserve::{QueueEntries, Request, Reserved, reserve};
 use coupon_system::process;
 use coupon_system::recovery::Durability;
 use coupon_system::redis::keys::{EpochKeys, certificate};
@@ -255,7 +255,7 @@ async fn reserve_as(
         user: user.parse().map_err(anyhow::Error::msg)?,
         key: None,
     };
-    let reserved = reserve(&backends.partition, &[request], u64::MAX >> 12).await;
+    let reserved = reserve(&backends.partition, &[request], u64::MAX >> 12, QueueEntries::OfOne).await;
     backends.database.client().clone().shutdown().immediate(true).await;
     Ok(matches!(reserved?.as_slice(), [Reserved::Accepted(_)]).then(|| id.to_string()))
 }

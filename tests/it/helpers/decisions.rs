@@ -2,7 +2,7 @@
 
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::issuance::ledger::Inserted;
-use coupon_system::issuance::reserve::{Request, Reserved, reserve};
+use coupon_system::issuance::reserve::{QueueEntries, Request, Reserved, reserve};
 use coupon_system::issuance::{Decision, Outcome, Reason};
 use coupon_system::queue::Entry;
 
@@ -52,10 +52,17 @@ impl System {
         coupon: &CouponId,
         users: impl Iterator<Item = String>,
     ) -> Vec<IssuanceId> {
-        let requests: Vec<_> = users.map(|user| request(&user, coupon)).collect();
+        let users: Vec<_> = users.map(|user| (user, coupon)).collect();
+        self.accept_for(&users).await
+    }
+
+    /// Reserves a unit of a coupon for each of these users, and asserts that each gets one.
+    pub async fn accept_for(&self, users: &[(String, &CouponId)]) -> Vec<IssuanceId> {
         let mut ids = Vec::new();
-        for batch in requests.chunks(REQUESTS) {
-            for answer in reserve(self.partition(), batch, NO_BACKLOG_MAX).await.expect("answers") {
+        for batch in users.chunks(REQUESTS) {
+            let batch: Vec<_> = batch.iter().map(|(user, coupon)| request(user, coupon)).collect();
+            let answers = reserve(self.partition(), &batch, NO_BACKLOG_MAX, QueueEntries::OfMany).await;
+            for answer in answers.expect("answers") {
                 match answer {
                     Reserved::Accepted(queued) => ids.push(queued.id),
                     other => panic!("not accepted: {other:?}"),

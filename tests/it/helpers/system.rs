@@ -14,9 +14,9 @@ use coupon_system::coupon::{Coupon, CreateOutcome, Stock, stock};
 use coupon_system::dev::servers::RedisServer;
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::issuance::lookup::read_in_flight;
-use coupon_system::issuance::reserve::{Reserved, reserve};
+use coupon_system::issuance::reserve::{QueueEntries, Reserved, reserve};
 use coupon_system::process::Backends;
-use coupon_system::queue::{Entry, ReadFrom, ReadOutcome, Reader};
+use coupon_system::queue::{Entry, ReadFrom, ReadOutcome, Reader, split};
 use coupon_system::redis::Partition;
 use coupon_system::redis::keys::{EpochKeys, GROUP};
 use coupon_system::user::User;
@@ -247,12 +247,18 @@ impl System {
     /// Reserves for one user without the API. Loads the coupon first if it is not loaded.
     pub async fn reserve(&self, user: &str, coupon: &CouponId) -> Reserved {
         let request = [request(user, coupon)];
-        let answer = reserve(self.partition(), &request, NO_BACKLOG_MAX).await.expect("an answer").remove(0);
+        let answer = reserve(self.partition(), &request, NO_BACKLOG_MAX, QueueEntries::OfOne)
+            .await
+            .expect("an answer")
+            .remove(0);
         if !matches!(answer, Reserved::NotLoaded { .. }) {
             return answer;
         }
         self.backends.loader().load(coupon).await.expect("it can be loaded");
-        reserve(self.partition(), &request, NO_BACKLOG_MAX).await.expect("an answer").remove(0)
+        reserve(self.partition(), &request, NO_BACKLOG_MAX, QueueEntries::OfOne)
+            .await
+            .expect("an answer")
+            .remove(0)
     }
 
     /// Reserves for one user, and asserts that they get a unit.
@@ -274,6 +280,18 @@ impl System {
             }
             ReadOutcome::NoGroup => panic!("there is no group"),
         }
+    }
+
+    /// The same, each in a stream entry of its own: a worker takes others apart before it sets anything aside.
+    pub async fn take_entries_of_one(&self) -> Vec<Entry> {
+        let entries = self.take_entries().await;
+        let names = entries.iter().map(|entry| entry.entry.as_str());
+        split(self.partition(), &self.keys(), names).await.expect("they are taken apart");
+        let (mut ones, _) = entries.into_iter().partition::<Vec<_>, _>(|entry| entry.of == 1);
+        if self.queue().await.0 > ones.len() as u64 {
+            ones.extend(self.take_entries().await);
+        }
+        ones
     }
 
     /// Whether an issuance is in flight.

@@ -5,7 +5,7 @@ use coupon_system::dev::servers::{RedisOptions, RedisServer};
 use coupon_system::ids::PartitionId;
 use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reassign;
-use coupon_system::issuance::reserve::reserve;
+use coupon_system::issuance::reserve::{QueueEntries, reserve};
 use coupon_system::issuance::settle::settle;
 use coupon_system::queue::{dead, registry};
 use coupon_system::recovery::Lease;
@@ -78,7 +78,7 @@ async fn a_server_promoted_in_place_with_all_its_data_is_refused_by_every_script
 
     let request = request("u1", &coupon);
     let refused = [
-        reserve(partition, &[request], 100).await.err(),
+        reserve(partition, &[request], 100, QueueEntries::OfOne).await.err(),
         settle(partition, &keys, &decided).await.err(),
         read_in_flight(partition, &[id]).await.err(),
         stock::read(partition, std::slice::from_ref(&coupon)).await.err(),

@@ -8,7 +8,7 @@ use coupon_system::dev::servers::{Persistence, RedisOptions, RedisServer};
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::issuance::InFlight;
 use coupon_system::issuance::lookup::read_in_flight;
-use coupon_system::issuance::reserve::{Request, Reserved, reserve};
+use coupon_system::issuance::reserve::{QueueEntries, Request, Reserved, reserve};
 use coupon_system::process;
 use coupon_system::process::Backends;
 use coupon_system::queue::{Entry, ReadFrom, ReadOutcome, Reader};
@@ -112,7 +112,7 @@ impl ScriptBench {
 
     /// Reserves one batch.
     pub async fn reserve(&self, requests: &[Request]) -> Vec<Reserved> {
-        reserve(self.partition(), requests, NO_BACKLOG_MAX).await.expect("answers")
+        reserve(self.partition(), requests, NO_BACKLOG_MAX, QueueEntries::OfOne).await.expect("answers")
     }
 
     /// The units of these issuances, which must be in flight.

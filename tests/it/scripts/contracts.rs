@@ -8,7 +8,7 @@ use coupon_system::coupon::{Stock, stock};
 use coupon_system::ids::{CouponId, IssuanceId};
 use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reassign::{Reassigned, reassign};
-use coupon_system::issuance::reserve::{KEYS_REMEMBERED, Request, Reserved, reserve};
+use coupon_system::issuance::reserve::{KEYS_REMEMBERED, QueueEntries, Request, Reserved, reserve};
 use coupon_system::issuance::settle::{Settled, Settlement, settle};
 use coupon_system::issuance::{Decision, Outcome, Reason};
 use coupon_system::queue::Entry;
@@ -36,7 +36,7 @@ fn given_back(entry: &Entry) -> Settlement {
 fn decided(entry: &Entry, outcome: Outcome) -> Settlement {
     let Entry { entry, id, coupon, user, accepted_at, .. } = entry.clone();
     let decision = Decision { id, coupon, user, outcome, accepted_at, decided_at: accepted_at };
-    Settlement { entry, decision, holds: Vec::new() }
+    Settlement { entry, of: 1, decision, holds: Vec::new() }
 }
 
 /// Accepts `count` requests, each of another user, and delivers them.
@@ -72,7 +72,8 @@ async fn when_memory_has_run_out_nothing_is_reserved_and_what_is_queued_is_settl
     bench.run::<()>("CONFIG", &["SET", "maxmemory", "1"]).await;
 
     let before = bench.everything().await;
-    let refused = reserve(bench.partition(), &[request("late", &coupon)], NO_BACKLOG_MAX).await;
+    let refused =
+        reserve(bench.partition(), &[request("late", &coupon)], NO_BACKLOG_MAX, QueueEntries::OfOne).await;
     let failure = refused.expect_err("it needs memory");
     assert!(matches!(failure, Failure::Redis { operation: "reserve", .. }), "{failure:?}");
     assert_eq!(bench.everything().await, before);
@@ -104,7 +105,10 @@ async fn failures(
     let unloaded = Offer::new("another".parse().expect("an id"), 1, 1).record();
     let old = entry.serial;
     vec![
-        ("reserve", reserve(partition, &[request("late", coupon)], NO_BACKLOG_MAX).await.err()),
+        (
+            "reserve",
+            reserve(partition, &[request("late", coupon)], NO_BACKLOG_MAX, QueueEntries::OfOne).await.err(),
+        ),
         ("settle", settle(partition, &keys, &[given_back(entry)]).await.err()),
         ("reassign", reassign(partition, &keys, coupon, entry.id, &entry.entry, old).await.err()),
         ("look up", read_in_flight(partition, &[entry.id]).await.err()),
@@ -254,7 +258,7 @@ async fn reserve_fails_before_its_first_write_when_a_key_is_of_a_wrong_type() {
         let before = bench.everything().await;
         // More units than were given back, so that the script takes some from each place.
         let requests = ["a", "b"].map(|user| request(user, &coupon));
-        let answered = reserve(bench.partition(), &requests, NO_BACKLOG_MAX).await;
+        let answered = reserve(bench.partition(), &requests, NO_BACKLOG_MAX, QueueEntries::OfOne).await;
         assert!(matches!(answered, Err(Failure::Damaged { .. })), "{name}: {answered:?}");
         assert_eq!(bench.everything().await, before, "{name}");
     }

@@ -8,11 +8,13 @@ mod contracts;
 mod model;
 mod operations;
 
+use std::collections::{HashMap, HashSet};
+
 use coupon_system::ids::{CouponId, IssuanceId};
 use coupon_system::issuance::InFlight;
 use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reassign::{Reassigned, reassign};
-use coupon_system::issuance::reserve::{QueuedIssuance, Request, Reserved, reserve};
+use coupon_system::issuance::reserve::{QueueEntries, QueuedIssuance, Request, Reserved, reserve};
 use coupon_system::issuance::settle::settle;
 use coupon_system::recovery::LoadOutcome;
 use jiff::Timestamp;
@@ -20,7 +22,7 @@ use proptest::test_runner::{Config, RngSeed, TestRunner};
 use proptest_state_machine::ReferenceStateMachine;
 
 use bench::ScriptBench;
-use model::{ChosenUnit, ModelChange, ModelDamage, ScriptModel, UnitClaim};
+use model::{ChosenUnit, ModelChange, ModelDamage, ModelFlight, ScriptModel, UnitClaim};
 use operations::{COUPONS, CampaignMachine, KEYS, Operation, OperationId, REPEATED, USERS, made_of};
 
 const CASES: u32 = 128;
@@ -83,9 +85,9 @@ impl<'a> ScriptTrial<'a> {
 
     async fn apply(&mut self, operation: Operation) {
         match operation {
-            Operation::Reserve { requests, backlog_max, damage } => {
+            Operation::Reserve { requests, backlog_max, queue_entries, damage } => {
                 let planted = self.plant(damage).await;
-                self.reserve(&requests, backlog_max).await;
+                self.reserve(&requests, backlog_max, queue_entries).await;
                 self.undo(planted).await;
             }
             Operation::Deliver { count } => self.deliver(count).await,
@@ -120,14 +122,21 @@ impl<'a> ScriptTrial<'a> {
     }
 
     async fn undo(&mut self, planted: Option<PlantedKey>) {
-        self.model.damage = None;
-        if let Some((key, field, was)) = planted {
+        let damage = self.model.damage.take();
+        if let Some((key, field, mut was)) = planted {
+            // It may be of another entry by now.
+            if let Some(ModelDamage::Flight(id)) = damage
+                && let Some(flight) = self.model.in_flight.get(&id)
+            {
+                was = flight.value.to_string().into_bytes();
+            }
             self.bench.run_raw::<()>("HSET", &[key.as_bytes(), &field, &was]).await;
         }
     }
 
-    async fn reserve(&mut self, requests: &[Request], backlog_max: u64) {
-        let answers = reserve(self.bench.partition(), requests, backlog_max).await.expect("answers");
+    async fn reserve(&mut self, requests: &[Request], backlog_max: u64, queue_entries: QueueEntries) {
+        let answers =
+            reserve(self.bench.partition(), requests, backlog_max, queue_entries).await.expect("answers");
         let ids: Vec<_> = requests.iter().map(|request| request.id).collect();
         let found = read_in_flight(self.bench.partition(), &ids).await.expect("a look");
         let choose = |_: &ScriptModel, request: &Request| {
@@ -138,7 +147,7 @@ impl<'a> ScriptTrial<'a> {
             ChosenUnit { entry: value.entry.clone(), serial: value.serial.expect("a unit") }
         };
         let now = self.tick(&answers);
-        let expected = self.model.reserve(requests, backlog_max, now, choose);
+        let expected = self.model.reserve(requests, backlog_max, queue_entries, now, choose);
         let answers: Vec<_> = answers.into_iter().map(without_words).collect();
         assert_eq!(answers, expected, "to {requests:?}");
     }
@@ -164,8 +173,22 @@ impl<'a> ScriptTrial<'a> {
         let decided: Vec<_> = claims.iter().map(|claim| self.model.decide(claim)).collect();
         let planted = self.plant(damage).await;
         let answers = settle(self.bench.partition(), &self.bench.keys(), &decided).await.expect("answers");
-        assert_eq!(answers, self.model.settle(&decided), "to {decided:?}");
+        let named = self.entries_in_flight().await;
+        let expected = self.model.settle(&decided, |_, id| named[&id].clone());
+        assert_eq!(answers, expected, "to {decided:?}");
         self.undo(planted).await;
+    }
+
+    /// The entry that each value in flight begins with, readable or not.
+    async fn entries_in_flight(&self) -> HashMap<IssuanceId, String> {
+        let pairs: Vec<(Vec<u8>, Vec<u8>)> =
+            self.bench.run_raw("HGETALL", &[self.bench.keys().in_flight().as_bytes()]).await;
+        let named = pairs.into_iter().map(|(id, value)| {
+            let value = String::from_utf8(value).expect("a text");
+            let entry = value.split(' ').next().expect("a field").to_owned();
+            (IssuanceId::from_bytes(&id).expect("an id"), entry)
+        });
+        named.collect()
     }
 
     async fn reassign(&mut self, request: &Request, right_entry: bool, right_old: bool) {
@@ -252,8 +275,12 @@ impl<'a> ScriptTrial<'a> {
     /// Compares what is queued, and the look-up of every issuance so far.
     async fn check_in_flight(&self) {
         let in_flight = &self.model.in_flight;
-        let pending = in_flight.values().filter(|flight| flight.delivered).count();
-        assert_eq!(self.bench.queue().await, (in_flight.len(), pending, in_flight.len()));
+        let entries = |flights: &mut dyn Iterator<Item = &ModelFlight>| {
+            flights.map(|flight| flight.value.entry.as_str()).collect::<HashSet<_>>().len()
+        };
+        let all = entries(&mut in_flight.values());
+        let pending = entries(&mut in_flight.values().filter(|flight| flight.delivered));
+        assert_eq!(self.bench.queue().await, (all, pending, in_flight.len()));
         let ids: Vec<_> = self.model.known.keys().copied().collect();
         if ids.is_empty() {
             return;
@@ -273,9 +300,11 @@ impl<'a> ScriptTrial<'a> {
             let ids = KEYS.map(OperationId::Key).into_iter().chain((0..=REPEATED).map(OperationId::Number));
             requests.extend(ids.map(|id| made_of(coupon, user, id)));
         }
-        let answers = reserve(self.bench.partition(), &requests, 0).await.expect("answers");
+        let form = QueueEntries::OfMany;
+        let answers = reserve(self.bench.partition(), &requests, 0, form).await.expect("answers");
         let now = self.tick(&answers);
-        let expected = self.model.reserve(&requests, 0, now, |_, request| panic!("{request:?} was accepted"));
+        let expected =
+            self.model.reserve(&requests, 0, form, now, |_, request| panic!("{request:?} was accepted"));
         for ((answer, expected), request) in answers.iter().zip(&expected).zip(&requests) {
             assert_eq!(answer, expected, "to {request:?}");
         }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use coupon_system::coupon::{Coupon, Stock};
 use coupon_system::ids::{CouponId, IssuanceId, UserId};
 use coupon_system::issuance::reassign::Reassigned;
-use coupon_system::issuance::reserve::{QueueProgress, QueuedIssuance, Request, Reserved};
+use coupon_system::issuance::reserve::{QueueEntries, QueueProgress, QueuedIssuance, Request, Reserved};
 use coupon_system::issuance::settle::{Settled, Settlement};
 use coupon_system::issuance::{Decision, InFlight, KeyTag, Outcome, Reason};
 use coupon_system::queue::Entry;
@@ -72,8 +72,21 @@ pub enum SaleWindow {
 pub struct ModelFlight {
     pub value: InFlight,
     /// The unit that its stream entry names; the in-flight one may be another by now.
-    reserved: u32,
+    reserved: Option<u32>,
     pub delivered: bool,
+    /// How many issuances its stream entry holds.
+    of: usize,
+    /// Its place in that entry.
+    place: usize,
+}
+
+impl ModelFlight {
+    /// Its place in the stream.
+    fn order(&self) -> ((u64, u64), usize) {
+        let (ms, sequence) = self.value.entry.split_once('-').expect("a stream entry");
+        let number = |text: &str| text.parse().expect("a number");
+        ((number(ms), number(sequence)), self.place)
+    }
 }
 
 /// What a script chose for an issuance.
@@ -208,6 +221,7 @@ impl ScriptModel {
         &mut self,
         requests: &[Request],
         backlog_max: u64,
+        queue_entries: QueueEntries,
         now: Timestamp,
         mut choose: impl FnMut(&Self, &Request) -> ChosenUnit,
     ) -> Vec<Reserved> {
@@ -225,7 +239,30 @@ impl ScriptModel {
         for place in order {
             answers[place] = Some(self.reserve_one(&requests[place], backlog_max, now, &mut choose));
         }
-        answers.into_iter().flatten().collect()
+        let answers: Vec<_> = answers.into_iter().flatten().collect();
+        if queue_entries == QueueEntries::OfMany {
+            self.queue_as_one(&answers);
+        }
+        answers
+    }
+
+    /// All that was accepted is one stream entry.
+    fn queue_as_one(&mut self, answers: &[Reserved]) {
+        let accepted = answers.iter().filter_map(|answer| match answer {
+            Reserved::Accepted(QueuedIssuance { id, .. }) => Some(*id),
+            _ => None,
+        });
+        let mut accepted: Vec<_> = accepted.collect();
+        accepted.sort_by_key(|id| self.in_flight[id].value.sequence);
+        let Some(first) = accepted.first().map(|id| self.in_flight[id].clone()) else { return };
+        for (place, id) in accepted.iter().enumerate() {
+            let flight = self.in_flight.get_mut(id).expect("it was accepted");
+            flight.value.entry.clone_from(&first.value.entry);
+            flight.of = accepted.len();
+            flight.place = place;
+            let entries = &mut self.known.get_mut(id).expect("it is known").1;
+            *entries.last_mut().expect("an entry") = first.value.entry.clone();
+        }
     }
 
     fn reserve_one(
@@ -326,7 +363,8 @@ impl ScriptModel {
             coupon: request.coupon.clone(),
             user: request.user.clone(),
         };
-        self.in_flight.insert(request.id, ModelFlight { value, reserved: serial, delivered: false });
+        let flight = ModelFlight { value, reserved: Some(serial), delivered: false, of: 1, place: 0 };
+        self.in_flight.insert(request.id, flight);
         self.known.entry(request.id).or_insert_with(|| (request.clone(), Vec::new())).1.push(entry);
         Reserved::Accepted(self.queued(request.id, now).expect("it is in flight"))
     }
@@ -372,9 +410,13 @@ impl ScriptModel {
         } else {
             self.entry(id, claim.right_entry)
         };
+        // Who settles it may not know how many its entry holds.
+        let knows = id.as_bytes()[15].is_multiple_of(2);
+        let flight = self.in_flight.get(&id).filter(|flight| knows && flight.value.entry == entry);
+        let of = flight.map_or(0, |flight| flight.of);
         let moment = Timestamp::UNIX_EPOCH;
         let decision = Decision { id, coupon, user, outcome, accepted_at: moment, decided_at: moment };
-        Settlement { entry, decision, holds: Vec::new() }
+        Settlement { entry, of, decision, holds: Vec::new() }
     }
 
     fn releases_claimed(&self, id: IssuanceId, outcome: Outcome) -> bool {
@@ -473,9 +515,31 @@ impl ScriptModel {
         if right { serial } else { serial.map(|serial| serial % 2 + 1) }
     }
 
-    /// Settles a batch: one outcome after the other.
-    pub fn settle(&mut self, decided: &[Settlement]) -> Vec<Settled> {
-        decided.iter().map(|settled| self.settle_one(&settled.entry, &settled.decision)).collect()
+    /// Settles a batch: one outcome after the other. Of a stream entry that is settled in part the others get
+    /// entries of their own, which `entry_of` names.
+    pub fn settle(
+        &mut self,
+        decided: &[Settlement],
+        entry_of: impl Fn(&Self, IssuanceId) -> String,
+    ) -> Vec<Settled> {
+        let answers: Vec<_> =
+            decided.iter().map(|settled| self.settle_one(&settled.entry, &settled.decision)).collect();
+        let settled = decided.iter().zip(&answers).filter(|(_, answer)| **answer == Settled::Now);
+        let touched: BTreeSet<_> = settled.map(|(settlement, _)| settlement.entry.clone()).collect();
+        let left = self.in_flight.iter().filter(|(_, flight)| touched.contains(&flight.value.entry));
+        let left: Vec<_> = left.map(|(id, _)| *id).collect();
+        for id in left {
+            let entry = entry_of(self, id);
+            let is_damaged = matches!(self.damage, Some(ModelDamage::Flight(damaged)) if damaged == id);
+            let flight = self.in_flight.get_mut(&id).expect("it is in flight");
+            self.known.get_mut(&id).expect("it is known").1.push(entry.clone());
+            flight.value.entry = entry;
+            if !is_damaged {
+                flight.reserved = flight.value.serial;
+            }
+            (flight.delivered, flight.of, flight.place) = (false, 1, 0);
+        }
+        answers
     }
 
     fn settle_one(&mut self, entry: &str, decision: &Decision) -> Settled {
@@ -558,17 +622,22 @@ impl ScriptModel {
     /// Delivers the oldest undelivered entries, and returns them.
     pub fn deliver(&mut self, count: usize) -> Vec<Entry> {
         let mut waiting: Vec<_> = self.in_flight.iter_mut().filter(|(_, flight)| !flight.delivered).collect();
-        waiting.sort_by_key(|(_, flight)| flight.value.sequence);
-        waiting.truncate(count);
+        waiting.sort_by_key(|(_, flight)| flight.order());
+        let mut entries = BTreeSet::new();
+        waiting.retain(|(_, flight)| {
+            entries.insert(flight.value.entry.clone());
+            entries.len() <= count
+        });
         let deliver = |(id, flight): (&IssuanceId, &mut ModelFlight)| {
             flight.delivered = true;
             let value = flight.value.clone();
             Entry {
                 entry: value.entry,
+                of: flight.of,
                 id: *id,
                 coupon: value.coupon,
                 user: value.user,
-                serial: Some(flight.reserved),
+                serial: flight.reserved,
                 nth: value.nth,
                 accepted_at: value.accepted_at,
             }

@@ -5,7 +5,7 @@
 
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::issuance::KeyTag;
-use coupon_system::issuance::reserve::Request;
+use coupon_system::issuance::reserve::{QueueEntries, Request};
 use jiff::Timestamp;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -29,6 +29,7 @@ pub enum Operation {
     Reserve {
         requests: Vec<Request>,
         backlog_max: u64,
+        queue_entries: QueueEntries,
         damage: Option<ModelDamage>,
     },
     /// Entries are delivered to a consumer.
@@ -89,16 +90,18 @@ impl ReferenceStateMachine for CampaignMachine {
             serial: *model.coupons[&request.coupon].free.first().expect("a free unit"),
         };
         match operation {
-            Operation::Reserve { requests, backlog_max, damage } => {
+            Operation::Reserve { requests, backlog_max, queue_entries, damage } => {
                 model.damage.clone_from(damage);
-                model.reserve(requests, *backlog_max, Timestamp::UNIX_EPOCH, choose);
+                model.reserve(requests, *backlog_max, *queue_entries, Timestamp::UNIX_EPOCH, choose);
                 model.damage = None;
             }
             Operation::Deliver { count } => drop(model.deliver(*count)),
             Operation::Settle { claims, damage } => {
                 let decided: Vec<_> = claims.iter().map(|claim| model.decide(claim)).collect();
                 model.damage.clone_from(damage);
-                model.settle(&decided);
+                model.settle(&decided, |model, id| {
+                    format!("{}-{}", model.settled + 2, model.in_flight[&id].value.sequence)
+                });
                 model.damage = None;
             }
             Operation::Reassign { request, right_entry, right_old } => {
@@ -146,8 +149,14 @@ fn change() -> impl Strategy<Value = ModelChange> {
 fn reserve(model: &ScriptModel) -> impl Strategy<Value = Operation> + use<> {
     let backlog = model.backlog();
     let backlog_max = prop_oneof![5 => Just(NO_BACKLOG_MAX), 1 => backlog..backlog + 4];
-    (prop::collection::vec(request(), 1..=6), backlog_max, rarely_damaged(damage(model)))
-        .prop_map(|(requests, backlog_max, damage)| Operation::Reserve { requests, backlog_max, damage })
+    let queue_entries = select([QueueEntries::OfOne, QueueEntries::OfMany].as_slice());
+    (prop::collection::vec(request(), 1..=6), backlog_max, queue_entries, rarely_damaged(damage(model)))
+        .prop_map(|(requests, backlog_max, queue_entries, damage)| Operation::Reserve {
+            requests,
+            backlog_max,
+            queue_entries,
+            damage,
+        })
 }
 
 fn rarely_damaged(damage: impl Strategy<Value = ModelDamage>) -> impl Strategy<Value = Option<ModelDamage>> {

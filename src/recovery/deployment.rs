@@ -1,0 +1,72 @@
+//! What all processes of a deployment have in common because of its history: fields of the lease in MongoDB's
+//! `recovery`, which is as old as the ledger.
+//!
+//! A deployment that began with this version has all of it from its beginning. One that began with an older version
+//! lacks what that version does not know: an older API would give the same key another id, and an older worker cannot
+//! read a stream entry of many. Once the last older process has ended, `couponctl upgrade finish` says so.
+
+use crate::mongo::Database;
+use mongodb::bson::{Document, doc};
+use mongodb::options::ReturnDocument;
+
+use super::lease;
+use crate::ids::PartitionId;
+use crate::issuance::reserve::QueueEntries;
+use crate::user::IdSecret;
+use crate::{Failure, mongo};
+
+/// The secret of the ids of keyed issuances, for users without a document.
+pub(super) const ID_SECRET: &str = "idSecret";
+/// Whether users who are registered get secrets.
+pub(super) const USERS_HAVE_ID_SECRETS: &str = "usersHaveIdSecrets";
+/// Whether one stream entry may hold many issuances.
+pub(super) const ENTRIES_OF_MANY: &str = "entriesOfMany";
+
+/// What this deployment's processes may do, and the secret that they share.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Deployment {
+    /// For the ids of keyed issuances of users without a document. `None` if the deployment began without one.
+    pub id_secret: Option<IdSecret>,
+    /// Whether users who are registered get secrets.
+    pub users_have_id_secrets: bool,
+    /// How the API queues what it accepts.
+    pub queue_entries: QueueEntries,
+}
+
+impl Deployment {
+    /// Reads what is kept of this deployment, whose ledger has a name.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails, or the record cannot be read.
+    pub async fn read(database: &Database, partition: PartitionId) -> Result<Self, Failure> {
+        let leases = database.collection::<Document>("recovery");
+        let one = doc! {"_id": lease::id(partition)};
+        let lease = mongo::run("read what the deployment may do", async move { leases.find_one(one).await });
+        let lease = lease.await?.unwrap_or_default();
+        let id_secret = IdSecret::of(&lease, ID_SECRET)
+            .map_err(|why| Failure::Damaged { what: "the recovery lease", why: why.into() })?;
+        let may = |what: &str| lease.get_bool(what).unwrap_or(false);
+        let queue_entries = if may(ENTRIES_OF_MANY) { QueueEntries::OfMany } else { QueueEntries::OfOne };
+        Ok(Deployment { id_secret, users_have_id_secrets: may(USERS_HAVE_ID_SECRETS), queue_entries })
+    }
+
+    /// Lets processes that start from now on do all that this version can. Returns whether they could before.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails, or the ledger has no name yet.
+    pub async fn finish_upgrade(database: &Database, partition: PartitionId) -> Result<bool, Failure> {
+        const ALL: [&str; 2] = [USERS_HAVE_ID_SECRETS, ENTRIES_OF_MANY];
+        let leases = database.collection::<Document>("recovery");
+        let all: Document = ALL.into_iter().map(|what| (what.to_owned(), true.into())).collect();
+        let (one, change) = (doc! {"_id": lease::id(partition)}, doc! {"$set": all});
+        let changed = mongo::run("finish the upgrade", async move {
+            leases.find_one_and_update(one, change).return_document(ReturnDocument::Before).await
+        });
+        match changed.await? {
+            Some(before) => Ok(ALL.iter().all(|what| before.get_bool(what).unwrap_or(false))),
+            None => Err(Failure::Damaged { what: "the recovery lease", why: "there is none".into() }),
+        }
+    }
+}
