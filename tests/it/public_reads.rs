@@ -65,6 +65,11 @@ async fn looks_that_are_abandoned_leave_nothing_behind_that_goes_on_counting() {
         tokio::time::timeout(Duration::from_millis(300), request.send())
     });
     join_all(looks).await;
+    assert_eq!(
+        system.client.get(&format!("/coupons/{}", coupons[0])).await.status,
+        200,
+        "one that is not abandoned"
+    );
     let answer = system.client.issue("u0", "current", None).await;
     assert_eq!(answer.status, 202, "{answer:?}");
     let counted = counts(&system).await;

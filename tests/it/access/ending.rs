@@ -163,7 +163,7 @@ async fn an_open_api_is_closed_by_the_first_key_and_stays_so() {
         assert_eq!(client.with(&text).get("/queue").await.status, 200);
     }
     assert!(made_at.elapsed() < REVOKED_WITHIN + BUSY, "{:?}", made_at.elapsed());
-    log.says("a first API key was made").await;
+    log.says("a first API key exists").await;
     for stream in streams {
         assert!(cut(stream).await.0);
     }
@@ -198,7 +198,7 @@ async fn dev_is_closed_by_the_first_key_too_whatever_its_record_says() {
         (client.get("/queue").await.status == 401).then_some(())
     })
     .await;
-    log.says("a first API key was made").await;
+    log.says("a first API key exists").await;
     crate::helpers::send(&dev, rustix::process::Signal::TERM);
     dev.wait().await.expect("it ends");
 }

@@ -51,7 +51,7 @@ async fn a_key_that_is_none_is_left_out_of_a_set_and_named_and_the_others_work()
     let (_api, address, log) = logging(api(&system, &file)).await;
     assert_eq!(get(address, &good.good()).await, 200);
     for kid in ["no-kty", "no-y", "short", "number", "of-later", "place 5", "place 6"] {
-        assert!(log.says(kid).await.contains("left out"), "{kid}");
+        assert!(log.says(kid).await.contains("left a key out"), "{kid}");
     }
 }
 
