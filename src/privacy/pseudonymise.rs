@@ -43,7 +43,10 @@ pub(super) async fn pseudonymise(
     mode: PseudonymiseMode,
 ) -> Result<PseudonymiseOutcome, Failure> {
     let mut moved = PseudonymiseOutcome::All;
-    for coupons in coupons.chunks(BATCH) {
+    // Where no coupon is known to be loaded, the script still tells whether these keys are of the open epoch: a process
+    // that has just started may know an earlier one, in which nothing is loaded.
+    let batches = coupons.chunks(BATCH).chain(coupons.is_empty().then_some(&[][..]));
+    for coupons in batches {
         let called =
             partition.call_in_epoch(keys, &PSEUDONYMISE, "move what a deleted user holds", |keys, call| {
                 call.key(keys.in_flight());
