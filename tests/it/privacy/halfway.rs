@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coupon_system::Failure;
+use coupon_system::ids::PartitionId;
 use coupon_system::issuance::settle::{Settled, settle};
 use coupon_system::issuance::{Outcome, Reason};
 use coupon_system::privacy::{EraseOutcome, Eraser};
+use coupon_system::redis::Partition;
 use coupon_system::user::{Deletion, MarkDeletedOutcome};
 use mongodb::bson::{Document, doc};
 use rand::RngExt;
@@ -348,4 +350,26 @@ async fn a_user_whose_only_request_in_flight_is_for_a_coupon_that_is_not_loaded_
     let audited =
         eventually("it is loaded", async || system.auditor().bracket(&coupon).await.expect("a look"));
     assert!(audited.await.holds());
+}
+
+/// It has just started, and asks Redis for the first time.
+#[tokio::test]
+async fn a_process_that_does_not_know_the_open_epoch_yet_renames_nothing() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 10, 1).await;
+    system.client.post("/users", json!({"id": USER})).await;
+    let id = system.accepted(USER, &coupon).await;
+    system.drain().await;
+    let deletion = break_off(&system, BrokenStep::Marked).await;
+    let partition = Partition::new(PartitionId::ONE, &system.redis.url()).expect("a URL");
+    let eraser =
+        Eraser::new(Arc::new(partition), system.backends.ledger.clone(), system.backends.database.clone());
+    let outcome = eraser.erase(&deletion, at(10)).await.expect("an answer");
+    assert_eq!(outcome, EraseOutcome::Again);
+    let decision = system.backends.ledger.decisions(&[id]).await.expect("a look").remove(&id);
+    let decision = decision.expect("it is decided").expect("it can be read");
+    assert_eq!(decision.user.as_str(), USER, "renamed before Redis knew the pseudonym");
+    system.audited_clean().await;
+    assert_eq!(eraser.erase(&deletion, at(10)).await.expect("an answer"), EraseOutcome::Done);
+    system.audited_clean().await;
 }
