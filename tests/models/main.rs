@@ -50,6 +50,8 @@
 //! |---|---|
 //! | workers race, stop, get entries twice; discard; restock | 18,135 |
 //! | two units a user, one unit there | 11,299 |
+//! | entries taken apart twice; discard | 21,341 |
+//! | an entry taken apart; restart; the recoverer dies | 246,474 |
 //! | restart; the recoverer dies | 150,040 |
 //! | certificate lost; restock; the recoverer dies | 154,158 |
 //! | flush, three requests | 74,821 |
