@@ -4,7 +4,8 @@
 //! stream is never trimmed by length: it is a work queue. A live worker claims the entries of a dead one
 //! ([`claim`]), and sets an entry aside that fails for a reason of its own ([`dead`]). An entry that was lost from
 //! the stream is appended anew from the in-flight hash ([`restore`]), and a damaged value of that hash is replaced
-//! from its entry ([`repair`]). [`figures`] counts all of these.
+//! from its entry ([`repair`]). An entry of many of which some issuance has trouble of its own is taken apart
+//! ([`split`]). [`figures`] counts all of these.
 
 mod claim;
 pub mod dead;
@@ -13,13 +14,15 @@ mod figures;
 mod reader;
 pub mod registry;
 mod repair;
+mod split;
 mod stream_scan;
 
-pub use claim::{claim, restore, split, taken_apart};
+pub use claim::{claim, restore};
 pub use entry::{Entry, UnreadableEntry};
 pub use figures::{Backlog, figures};
 pub use reader::{ReadFrom, ReadOutcome, Reader};
 pub use repair::repair;
+pub use split::{split, taken_apart};
 pub(crate) use stream_scan::StreamScan;
 
 /// The consumer that owns dead letters. It never reads, and no worker claims from it.
@@ -77,6 +80,15 @@ pub fn by_whole_entries<T>(items: &[T], most: usize, entry: impl Fn(&T) -> &str)
         parts.push(&items[begin..end]);
     }
     parts
+}
+
+/// Stream entries of a first read, while it is unknown how many issuances each holds.
+pub(crate) const ENTRIES_FIRST: usize = 8;
+
+/// The number of stream entries to read next, so that they hold about `issuances` if each holds as many as the last
+/// ones read did: `entries` that held `held`. They may hold far more, so the number grows by degrees.
+pub(crate) fn entries_to_read(issuances: usize, entries: usize, held: usize) -> usize {
+    (issuances * entries / held.max(1)).clamp(1, ENTRIES_FIRST.max(entries * 4))
 }
 
 /// An entry's place in the stream.

@@ -1,13 +1,12 @@
 //! Reading a whole stream, page by page, without consuming it.
 
 use super::entry::RawEntry;
+use super::{ENTRIES_FIRST, entries_to_read};
 use crate::Failure;
 use crate::redis::{Partition, cmd};
 
 /// Issuances of a page, about: entries hold one each, or hundreds.
 const ISSUANCES: usize = 2_000;
-/// Stream entries of the first page.
-const ENTRIES_FIRST: usize = 8;
 
 /// Reads a stream from its beginning. Entries that are appended meanwhile are read too, unless it ends before them.
 pub(crate) struct StreamScan {
@@ -36,7 +35,7 @@ impl StreamScan {
             self.from = format!("({last}");
             let fields: usize =
                 page.iter().map(|(_, fields)| fields.as_ref().map_or(1, Vec::len).max(1)).sum();
-            self.entries = (ISSUANCES * page.len() / fields).clamp(1, page.len() * 4);
+            self.entries = entries_to_read(ISSUANCES, page.len(), fields);
         }
         Ok(page)
     }

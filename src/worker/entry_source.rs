@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::Failure;
-use crate::queue::{Delivered, ReadFrom, ReadOutcome, Reader, claim, registry, restore};
+use crate::queue::{
+    Delivered, ENTRIES_FIRST, ReadFrom, ReadOutcome, Reader, claim, entries_to_read, registry, restore,
+};
 use crate::recovery::is_certified;
 use crate::redis::Partition;
 use crate::redis::keys::EpochKeys;
@@ -19,8 +21,6 @@ const CLAIM_EVERY: Duration = Duration::from_secs(1);
 /// How often a worker compares a part of the in-flight hash with the stream, and about how many issuances.
 const RESTORE_EVERY: Duration = Duration::from_secs(1);
 const RESTORE_COUNT: usize = 500;
-/// Stream entries of the first read.
-const ENTRIES_FIRST: usize = 8;
 
 pub(super) struct EntrySource {
     partition: Arc<Partition>,
@@ -112,13 +112,10 @@ impl EntrySource {
         }
     }
 
-    /// Reads as many stream entries next as make a batch if they hold as many issuances as these did. They may hold far
-    /// more, so the number grows by degrees.
+    /// Reads as many stream entries next as make a batch, by those that came.
     fn learn(&mut self, delivered: &Delivered) {
-        let entries = delivered.stream_entries;
-        if entries > 0 {
-            self.entries =
-                (self.batch * entries / delivered.count()).clamp(1, ENTRIES_FIRST.max(entries * 4));
+        if delivered.stream_entries > 0 {
+            self.entries = entries_to_read(self.batch, delivered.stream_entries, delivered.count());
         }
     }
 

@@ -121,8 +121,11 @@ impl Worker {
                     backoff.reset();
                     delivered.undecodable.iter().for_each(report);
                     // There are more than one batch if the entries hold more issuances than those before.
+                    let parts = by_whole_entries(&delivered.entries, batch_size, |entry| &entry.entry);
+                    let sizes: Vec<_> = parts.into_iter().map(<[_]>::len).collect();
+                    let mut entries = delivered.entries.into_iter();
                     let mut permit = Some(permit);
-                    for entries in by_whole_entries(&delivered.entries, batch_size, |entry| &entry.entry) {
+                    for size in sizes {
                         let permit = match permit.take() {
                             Some(permit) => permit,
                             None => tokio::select! {
@@ -130,7 +133,7 @@ impl Worker {
                                 permit = self.runner.when_free(&free) => permit,
                             },
                         };
-                        let batch = self.runner.take(keys.clone(), entries.to_vec());
+                        let batch = self.runner.take(keys.clone(), entries.by_ref().take(size).collect());
                         if !batch.is_empty() {
                             let (runner, shutdown) = (Arc::clone(&self.runner), shutdown.clone());
                             tasks.spawn(async move {
