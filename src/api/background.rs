@@ -12,6 +12,7 @@ use super::App;
 use crate::audit::Auditor;
 use crate::config::ApiLimits;
 use crate::coupon::admin_sync;
+use crate::issuance::pressure;
 use crate::privacy::{DeletionWatcher, Eraser, Retention};
 use crate::process::Backends;
 use crate::{audit, recovery};
@@ -48,11 +49,19 @@ pub(crate) fn start(app: &App, backends: &Backends, drained: &CancellationToken)
         drained.clone(),
     ));
     tasks.spawn(admin_sync::keep_within_validity(coupons.clone(), drained.clone()));
-    tasks.spawn(recovery::keep_retiring(Arc::clone(partition), coupons.clone(), drained.clone()));
+    let pressure = app.issuing.reservations.pressure();
+    tasks.spawn(pressure::keep_saying(Arc::clone(pressure), Arc::clone(partition), drained.clone()));
+    let is_busy = pressure.is_busy();
+    tasks.spawn(recovery::keep_retiring(
+        Arc::clone(partition),
+        coupons.clone(),
+        Arc::clone(&is_busy),
+        drained.clone(),
+    ));
     let Settings { audit_every, user_cache, tombstone_retention_days } = app.background;
     if let Some(every) = audit_every {
         let auditor = Auditor::new(Arc::clone(partition), ledger.clone(), coupons.clone());
-        tasks.spawn(audit::keep_auditing(auditor, every, drained.clone()));
+        tasks.spawn(audit::keep_auditing(auditor, every, Arc::clone(&is_busy), drained.clone()));
     }
     let users = &app.users;
     if let Some(registered) = users.registered.clone() {
@@ -68,11 +77,11 @@ pub(crate) fn start(app: &App, backends: &Backends, drained: &CancellationToken)
     };
     tasks.spawn(watcher.run(drained.clone()));
     let eraser = Eraser::new(Arc::clone(partition), ledger.clone(), database.clone());
-    tasks.spawn(eraser.run(deletion_due, drained.clone()));
+    tasks.spawn(eraser.run(deletion_due, Arc::clone(&is_busy), drained.clone()));
     let retention =
         Retention::new(Arc::clone(partition), ledger.clone(), coupons.clone(), tombstone_retention_days);
     if let Some(retention) = retention {
-        tasks.spawn(retention.run(drained.clone()));
+        tasks.spawn(retention.run(is_busy, drained.clone()));
     }
     tasks.close();
     tasks

@@ -12,7 +12,8 @@
 //! would only do the same twice.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +25,8 @@ use crate::coupon::Coupon;
 use crate::ids::CouponId;
 use crate::redis::cmd;
 use crate::redis::keys::EpochKeys;
-use crate::redis::turn;
+use crate::redis::turn::in_turn;
+use crate::runtime::background::{IsBusy, in_background};
 use crate::runtime::damage::damaged;
 use crate::runtime::tasks::Rounds;
 use crate::{Failure, metrics, recovery};
@@ -33,33 +35,30 @@ use crate::{Failure, metrics, recovery};
 const PAUSE: Duration = Duration::from_millis(500);
 /// Rounds after a recovery that audit in full.
 const FULL_ROUNDS: u64 = 2;
-/// A round that took long is followed by a pause this many times as long: requests must not be slowed down by the audit.
-const SHARE: u32 = 20;
 /// Findings of a coupon in one line of the log.
 const LOGGED_MAX: usize = 20;
 
-/// Audits until `shutdown`, about as often as `every`.
-pub async fn keep_auditing(auditor: Auditor, every: Duration, shutdown: CancellationToken) {
+/// Audits until `shutdown`, about as often as `every`, in the background.
+pub async fn keep_auditing(auditor: Auditor, every: Duration, is_busy: IsBusy, shutdown: CancellationToken) {
     // With some jitter, so that it is not always the same process's turn.
-    let pause = |took: Duration| every.max(took * SHARE).mul_f64(rand::random_range(0.9..1.1));
-    let mut rounds = Rounds::every(pause(Duration::ZERO), &shutdown);
+    let pause = || every.mul_f64(rand::random_range(0.9..1.1));
+    let mut rounds = Rounds::every(pause(), &shutdown);
     while rounds.next().await {
-        let started = Instant::now();
+        // A turn is shorter than a round, so that another process's next round finds it over.
+        let (partition, turn) = (&auditor.partition, auditor.partition.keys().audit_turn());
+        let round = in_background(Arc::clone(&is_busy), auditor.round());
+        let round = in_turn(partition, turn, every.mul_f64(0.8), round);
         // A round that is broken off is begun anew by another process.
-        let Some(audited) = shutdown.run_until_cancelled(auditor.round(every)).await else { return };
+        let Some(audited) = shutdown.run_until_cancelled(round).await else { return };
         if let Err(failure) = audited {
             tracing::debug!(error = failure.chain(), "the audit failed; it runs again at the next turn");
         }
-        rounds.next_in(pause(started.elapsed()));
+        rounds.next_in(pause());
     }
 }
 
 impl Auditor {
-    async fn round(&self, every: Duration) -> Result<(), Failure> {
-        // A turn is shorter than a round, so that another process's next round finds it over.
-        if !turn::take(&self.partition, self.partition.keys().audit_turn(), every.mul_f64(0.8)).await? {
-            return Ok(());
-        }
+    async fn round(&self) -> Result<(), Failure> {
         let keys = self.partition.keys();
         let rounds = self.full_rounds(&keys).await?;
         let in_full = rounds < FULL_ROUNDS;

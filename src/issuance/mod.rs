@@ -11,6 +11,7 @@ mod keyed;
 pub mod ledger;
 pub mod lookup;
 mod outcome_metrics;
+pub(crate) mod pressure;
 pub mod reassign;
 pub mod reserve;
 pub mod settle;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::coupon_index::CouponIndex;
+use super::pressure::Pressure;
 use super::{InFlight, IssuanceId, KeyTag, outcome_metrics};
 use crate::Failure;
 use crate::http::Code;
@@ -158,6 +159,7 @@ impl QueueProgress {
 #[derive(Clone)]
 pub struct Reservations {
     batcher: Batcher<Request, Reserved>,
+    pressure: Arc<Pressure>,
 }
 
 impl Reservations {
@@ -172,7 +174,7 @@ impl Reservations {
                 Ok(requests.iter().zip(answered?).map(of_one).collect())
             }
         });
-        Reservations { batcher }
+        Reservations { batcher, pressure: Arc::default() }
     }
 
     /// Reserves one unit, or says why not.
@@ -182,12 +184,20 @@ impl Reservations {
     /// If Redis fails, is too slow or holds something damaged. That leaves open whether the unit was taken; the same
     /// request again finds out.
     pub async fn reserve(&self, request: Request) -> Result<Reserved, Failure> {
-        self.batcher.ask(request).await
+        let asked = Instant::now();
+        let answer = self.batcher.ask(request).await;
+        self.pressure.answered(&answer, asked.elapsed());
+        answer
     }
 
     /// Whether a request would be refused now, because too many wait.
     pub fn refuses(&self) -> bool {
         self.batcher.refuses()
+    }
+
+    /// How long callers wait here.
+    pub(crate) fn pressure(&self) -> &Arc<Pressure> {
+        &self.pressure
     }
 }
 

@@ -68,6 +68,8 @@ metrics! {
         "Requests that shared one call of the reserve script.";
     RESERVE_SECONDS LATENCY "coupon_reserve_seconds" []
         "Seconds of a call of the reserve script, including fsync and the round trip to Redis; failed calls count too.";
+    PRESSED COUNTER "coupon_pressed_windows_total" []
+        "Tenths of a second in which callers waited long at this API until they were accepted, or were turned away: workers make way for them.";
     ACCEPTED COUNTER "coupon_accepted_total" []
         "Requests that the API accepted: it reserved a unit and queued the issuance, which is not issued yet.";
     REPLAYED COUNTER "coupon_replayed_total" []
@@ -94,6 +96,8 @@ metrics! {
         "Entries that a worker made dead letters because MongoDB refused them or their coupon is missing.";
     BREAKER_OPEN GAUGE "coupon_worker_breaker_open" []
         "1 while the worker's circuit breaker is open: the worker can decide nothing and reads nothing. A process that runs several workers reports how many breakers are open.";
+    RESTS COUNTER "coupon_worker_rests_total" []
+        "Rests of the worker between two batches, because an API said that callers wait: it drains a part of the time, so that they do not.";
     BREAKER_OPENED COUNTER "coupon_worker_breaker_opened_total" []
         "Times that a worker's breaker opened.";
 

@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 pub use mongodb::Database;
 
 use crate::Failure;
+use crate::runtime::background::paced;
 use crate::runtime::damage::damaged;
 
 /// The longest that a caller waits for one operation.
@@ -84,17 +85,20 @@ where
     T: Send + 'static,
     F: Future<Output = mongodb::error::Result<T>> + Send + 'static,
 {
-    let Ok(permit) = UNDER_WAY.try_acquire() else { return Err(Failure::Overloaded { operation }) };
-    let task = tokio::spawn(async move {
-        let result = future.await;
-        drop(permit);
-        result
-    });
-    match tokio::time::timeout(OPERATION_TIMEOUT, task).await {
-        Ok(Ok(result)) => result.map_err(Failure::mongodb(operation)),
-        Ok(Err(join)) => Err(Failure::Panicked { operation, source: join }),
-        Err(elapsed) => Err(Failure::MongoDb { operation, source: elapsed.into() }),
-    }
+    paced(OPERATION_TIMEOUT, async {
+        let Ok(permit) = UNDER_WAY.try_acquire() else { return Err(Failure::Overloaded { operation }) };
+        let task = tokio::spawn(async move {
+            let result = future.await;
+            drop(permit);
+            result
+        });
+        match tokio::time::timeout(OPERATION_TIMEOUT, task).await {
+            Ok(Ok(result)) => result.map_err(Failure::mongodb(operation)),
+            Ok(Err(join)) => Err(Failure::Panicked { operation, source: join }),
+            Err(elapsed) => Err(Failure::MongoDb { operation, source: elapsed.into() }),
+        }
+    })
+    .await
 }
 
 /// A limit in the type that MongoDB takes.

@@ -19,7 +19,9 @@ use crate::coupon::CouponStore;
 use crate::ids::CouponId;
 use crate::issuance::Ledger;
 use crate::issuance::lookup::read_in_flight;
-use crate::redis::{Partition, turn};
+use crate::redis::Partition;
+use crate::redis::turn::in_turn;
+use crate::runtime::background::{IsBusy, in_background};
 use crate::runtime::tasks::Rounds;
 
 /// Between two rounds.
@@ -57,14 +59,14 @@ impl Retention {
         (days > 0).then_some(Retention { partition, ledger, coupons, kept })
     }
 
-    /// Deletes until `shutdown`.
-    pub async fn run(self, shutdown: CancellationToken) {
+    /// Deletes until `shutdown`, in the background.
+    pub(crate) async fn run(self, is_busy: IsBusy, shutdown: CancellationToken) {
         let mut rounds = Rounds::every(EVERY, &shutdown);
         // Not all processes as soon as they start.
         rounds.next_in(AGAIN.mul_f64(rand::random_range(0.5..1.5)));
         while rounds.next().await {
             // The next round goes on where this one is broken off.
-            let Some(ended) = shutdown.run_until_cancelled(self.take_turn()).await else { return };
+            let Some(ended) = shutdown.run_until_cancelled(self.take_turn(&is_busy)).await else { return };
             if let Err(failure) = ended {
                 tracing::debug!(error = failure.chain(), "old rejections could not be deleted; trying again");
                 rounds.next_in(AGAIN);
@@ -72,12 +74,14 @@ impl Retention {
         }
     }
 
-    async fn take_turn(&self) -> Result<(), Failure> {
-        if turn::take(&self.partition, self.partition.keys().retain_turn(), EVERY.mul_f64(0.8)).await? {
-            let RetentionRound { coupons, deleted } = self.round(Timestamp::now()).await?;
-            if deleted > 0 {
-                tracing::info!(coupons, deleted, "deleted the rejections of coupons that ended long ago");
-            }
+    async fn take_turn(&self, is_busy: &IsBusy) -> Result<(), Failure> {
+        let round = in_background(Arc::clone(is_busy), self.round(Timestamp::now()));
+        let turn = self.partition.keys().retain_turn();
+        if let Some(RetentionRound { coupons, deleted }) =
+            in_turn(&self.partition, turn, EVERY.mul_f64(0.8), round).await?
+            && deleted > 0
+        {
+            tracing::info!(coupons, deleted, "deleted the rejections of coupons that ended long ago");
         }
         Ok(())
     }

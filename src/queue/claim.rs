@@ -50,9 +50,9 @@ fn fields(pairs: &mut Reply) -> Result<RawFields, Failure> {
     Ok(fields)
 }
 
-/// Searches a part of the in-flight hash, about `count` issuances after the cursor `from`, for those whose entry no
-/// worker will ever get, and appends their entries anew. Returns these issuances, and the next cursor; `None` at the
-/// end.
+/// Searches a part of the in-flight hash, after `cursor`, for issuances whose entry no worker will ever get, and
+/// appends their entries anew. It reads about `count` issuances, in flight or in the entries that they name. Returns
+/// those that were restored, and the next cursor; `None` at the end.
 ///
 /// # Errors
 ///

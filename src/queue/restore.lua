@@ -4,7 +4,8 @@
 -- happens by itself: it is an alarm.
 --
 -- KEYS  1 certificate  2 stream  3 in-flight
--- ARGV  1 epoch  2 group  3 cursor of the scan ('0' at first)  4 about how many issuances to read
+-- ARGV  1 epoch  2 group  3 cursor of the scan ('0' at first)
+--       4 about how many issuances to read, in flight and in the stream: an entry may hold hundreds
 -- Returns {'uncertified'} or {'stale', epoch}, or {'ok', next cursor ('0' at the end), id, …}:
 --       the issuances that got a fresh entry
 --@certificate
@@ -24,16 +25,19 @@ for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[2])) do
   if group.name == ARGV[2] then delivered_ms, delivered_seq = time_of(group['last-delivered-id']) end
 end
 
-local scan = redis.call('HSCAN', KEYS[3], ARGV[3], 'COUNT', ARGV[4])
-local reply = {'ok', scan[1]}
+local PAGE = 20 -- values of one scan
 local is_known = {} -- entries of many that are there, or were taken apart here
-for i = 1, #scan[2], 2 do
-  local id, value = scan[2][i], scan[2][i + 1]
+local read, fresh_ids = 0, {}
+
+-- Restores an issuance if its entry is lost.
+local function restore(id, value)
+  read = read + 1
   -- The audit reports a value that cannot be read, or names no entry that can exist.
   local entry, rest = string.match(value, '^(%d+%-%d+) (%d+ %d+ %d+ %d+ %S+ %S+)$')
   local found = #id == 16 and entry and not is_known[entry] and redis.pcall('XRANGE', KEYS[2], entry, entry)
   if found and not found.err then
     local lost, many = #found == 0, #found > 0 and found[1][2][1] == '3'
+    read = read + (many and #found[1][2] / 2 or 1)
     if not lost then
       local ms, seq = time_of(entry)
       local delivered = ms < delivered_ms or (ms == delivered_ms and seq <= delivered_seq)
@@ -41,13 +45,20 @@ for i = 1, #scan[2], 2 do
     end
     is_known[entry] = many
     if lost and many then
-      for _, other in ipairs(split(KEYS[2], KEYS[3], ARGV[2], entry)) do reply[#reply + 1] = other end
+      for _, other in ipairs(split(KEYS[2], KEYS[3], ARGV[2], entry)) do fresh_ids[#fresh_ids + 1] = other end
     elseif lost then
       redis.call('XDEL', KEYS[2], entry)
       local fresh = redis.call('XADD', KEYS[2], '*', '2', id .. rest)
       redis.call('HSET', KEYS[3], id, fresh .. ' ' .. rest)
-      reply[#reply + 1] = id
+      fresh_ids[#fresh_ids + 1] = id
     end
   end
 end
-return reply
+
+local cursor = ARGV[3]
+repeat
+  local scan = redis.call('HSCAN', KEYS[3], cursor, 'COUNT', PAGE)
+  cursor = scan[1]
+  for at = 1, #scan[2], 2 do restore(scan[2][at], scan[2][at + 1]) end
+until cursor == '0' or read >= tonumber(ARGV[4])
+return {'ok', cursor, unpack(fresh_ids)}

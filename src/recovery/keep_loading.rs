@@ -15,7 +15,10 @@ use super::survivors::coupons_in_flight;
 use crate::Failure;
 use crate::coupon::CouponStore;
 use crate::ids::CouponId;
-use crate::redis::{Opening, Partition, turn};
+use crate::redis::keys::EpochKeys;
+use crate::redis::turn::in_turn;
+use crate::redis::{Opening, Partition};
+use crate::runtime::background::{in_background, never_busy};
 use crate::runtime::tasks::Rounds;
 
 /// How often the coupons that are due are tried.
@@ -48,8 +51,12 @@ pub(crate) async fn keep_loading(
     while rounds.next().await {
         let opening = partition.opening();
         if sought.is_none_or(|(of, at)| of != opening || at.elapsed() >= SOUGHT_EVERY) {
-            match seek(&partition, &coupons).await {
+            let keys = partition.keys();
+            let search = in_background(never_busy(), seek(&partition, &coupons, &keys));
+            match in_turn(&partition, keys.load_turn(), SOUGHT_EVERY.mul_f64(0.8), search).await {
+                // None, if it is another process's turn.
                 Ok(found) => {
+                    let found = found.unwrap_or_default();
                     sought = Some((opening, Instant::now()));
                     wanted.retain(|coupon, _| found.contains(coupon));
                     for coupon in found {
@@ -70,16 +77,16 @@ pub(crate) async fn keep_loading(
     }
 }
 
-/// The coupons that should be loaded and are not. None, if it is another process's turn to search.
-async fn seek(partition: &Partition, coupons: &CouponStore) -> Result<HashSet<CouponId>, Failure> {
-    let keys = partition.keys();
-    if !turn::take(partition, keys.load_turn(), SOUGHT_EVERY.mul_f64(0.8)).await? {
-        return Ok(HashSet::new());
-    }
+/// The coupons that should be loaded and are not.
+async fn seek(
+    partition: &Partition,
+    coupons: &CouponStore,
+    keys: &EpochKeys,
+) -> Result<HashSet<CouponId>, Failure> {
     let (current, _) = coupons.newest_current(Timestamp::now(), CURRENT_MAX).await?;
-    let mut found = coupons_in_flight(partition, &keys).await?;
+    let mut found = coupons_in_flight(partition, keys).await?;
     found.extend(current.into_iter().map(|coupon| coupon.id));
-    for coupon in super::loaded_coupons(partition, &keys).await? {
+    for coupon in super::loaded_coupons(partition, keys).await? {
         found.remove(&coupon);
     }
     Ok(found)

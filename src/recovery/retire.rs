@@ -2,7 +2,6 @@
 //! the ledger answers ([`crate::issuance::closed_coupon`]), and how many units were issued is kept with the
 //! coupon's record, so that no request has to count them.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,9 @@ use crate::coupon::CouponStore;
 use crate::ids::CouponId;
 use crate::redis::cmd;
 use crate::redis::keys::EpochKeys;
+use crate::redis::turn::in_turn;
 use crate::redis::{EpochBound, LuaScript, Partition};
+use crate::runtime::background::{IsBusy, in_background};
 use crate::runtime::damage::damaged;
 use crate::runtime::tasks::Rounds;
 
@@ -28,18 +29,24 @@ pub const KEPT_AFTER_END: Duration = Duration::from_secs(3600);
 /// Coupons in one script.
 const BATCH: usize = 200;
 
-/// Retires until `shutdown`. Idempotent and without input; every API process runs it. Reads: loaded
+/// Retires until `shutdown`, in the background. Idempotent and without input; every API process runs it, and they take
+/// turns. Reads: loaded
 /// coupons, what is in flight. Writes: takes loaded coupons away, and keeps their final counts.
 pub(crate) async fn keep_retiring(
     partition: Arc<Partition>,
     coupons: CouponStore,
+    is_busy: IsBusy,
     shutdown: CancellationToken,
 ) {
     let mut rounds = Rounds::every(EVERY, &shutdown);
     while rounds.next().await {
-        match retire(&partition, &coupons, KEPT_AFTER_END).await {
+        let round = in_background(Arc::clone(&is_busy), retire(&partition, &coupons, KEPT_AFTER_END));
+        let round = in_turn(&partition, partition.keys().retire_turn(), EVERY.mul_f64(0.8), round);
+        // A count that is not kept because a round is broken off is counted by the first request that needs it.
+        let Some(retired) = shutdown.run_until_cancelled(round).await else { return };
+        match retired {
             Ok(retired) => {
-                for coupon in retired {
+                for coupon in retired.unwrap_or_default() {
                     tracing::info!(%coupon, "retired an ended coupon from Redis");
                 }
             }
@@ -69,14 +76,12 @@ pub async fn retire(
         return Ok(Vec::new());
     }
     // Only now: what has come into flight before they were seen to be over is found.
-    let found = survivors::read(partition, std::slice::from_ref(&keys)).await?;
-    if !found.wrong_type.is_empty() {
-        // What is in flight cannot be determined.
-        return Ok(Vec::new());
-    }
     // A value that cannot be read keeps back its own coupon alone, by the unit that is neither free nor issued.
-    let in_flight: HashSet<_> =
-        found.survivors.into_iter().map(|survivor| survivor.in_flight.coupon).collect();
+    let in_flight = match survivors::coupons_in_flight(partition, &keys).await {
+        // What is in flight cannot be determined.
+        Err(Failure::Damaged { .. }) => return Ok(Vec::new()),
+        in_flight => in_flight?,
+    };
     over.retain(|(coupon, _)| !in_flight.contains(coupon));
     let mut retired = Vec::new();
     for batch in over.chunks(BATCH) {

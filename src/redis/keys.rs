@@ -47,6 +47,11 @@ pub fn outcome_channel(partition: PartitionId, ledger: &str) -> String {
     format!("coupon:{{{partition}}}:outcomes:{ledger}")
 }
 
+/// The key that exists while callers wait long. It belongs to no epoch.
+pub fn pressure(partition: PartitionId) -> String {
+    format!("coupon:{{{partition}}}:pressure")
+}
+
 /// Values of the in-flight hash that belong to no issuance, by their fields, for an operator to inspect.
 pub fn damaged(partition: PartitionId) -> String {
     format!("coupon:{{{partition}}}:damaged")
@@ -186,6 +191,11 @@ impl EpochKeys {
     /// The turn at loading coupons that have something in flight.
     pub(crate) fn load_turn(&self) -> String {
         format!("{}load-turn", self.prefix)
+    }
+
+    /// Taken by the process whose turn it is to retire coupons.
+    pub fn retire_turn(&self) -> String {
+        format!("{}retire-turn", self.prefix)
     }
 
     /// Holders and free serials of a load in progress, in this order.

@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
@@ -24,12 +25,16 @@ use super::epoch::{Epoch, OpenCertificate, Opening};
 use super::keys::{self, EpochKeys};
 use super::reply::Reply;
 use super::script::{Call, LuaScript};
+use crate::runtime::background::paced;
 
 const NO_SCRIPT: ErrorKind = ErrorKind::Server(ServerErrorKind::NoScript);
 /// Terms grow by one a recovery: one that is not below this is damaged (`lua/certificate_fields.lua`).
 const TERMS_MAX: i64 = 1_000_000_000_000_000;
 /// The most times that a call is repeated because another opening replaced the one that it was made under.
 const EPOCH_MOVES_MAX: usize = 3;
+/// The longest that a call keeps Redis and this process busy, a page of 2,000 values in flight, say: scripts and pages
+/// are short.
+const CALL_MAX: Duration = Duration::from_millis(10);
 
 /// What the ledger's database remembers of openings, so that one ledger is served by one Redis.
 pub(crate) trait OpeningCheck: Send + Sync {
@@ -315,7 +320,8 @@ impl Partition {
         operation: &'static str,
         command: &Cmd,
     ) -> Result<T, Failure> {
-        command.query_async(&mut self.connection()).await.map_err(Failure::redis(operation))
+        let answered = paced(CALL_MAX, command.query_async(&mut self.connection())).await;
+        answered.map_err(Failure::redis(operation))
     }
 
     /// Sends commands together and returns all of their answers.
@@ -324,7 +330,8 @@ impl Partition {
         operation: &'static str,
         commands: &Pipeline,
     ) -> Result<T, Failure> {
-        commands.query_async(&mut self.connection()).await.map_err(Failure::redis(operation))
+        let answered = paced(CALL_MAX, commands.query_async(&mut self.connection())).await;
+        answered.map_err(Failure::redis(operation))
     }
 
     /// Calls a script without a certificate check: for the scripts of recovery, which make the certificate.
@@ -337,7 +344,7 @@ impl Partition {
         let script = script.script();
         let command = call.command(script.get_hash());
         let mut connection = self.connection();
-        let mut called = command.query_async(&mut connection).await;
+        let mut called = paced(CALL_MAX, command.query_async(&mut connection)).await;
         // A Redis that has just started has no scripts in its cache.
         if called.as_ref().is_err_and(|error: &RedisError| error.kind() == NO_SCRIPT) {
             script.load_async(&mut connection).await.map_err(Failure::redis(operation))?;

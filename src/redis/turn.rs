@@ -1,6 +1,8 @@
 //! Turns at periodic work that one process at a time should do: a key in Redis that expires by itself. Two
 //! processes with the same turn would do no harm: they would do the same work twice.
 
+use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
 use crate::Failure;
@@ -8,12 +10,37 @@ use crate::redis::{Call, LuaScript, Partition};
 
 static TURN: LuaScript = LuaScript::new(include_str!("lua/turn.lua"));
 
-/// Takes the turn that `key` stands for. Returns `false` if another process has it. `lasts` should be shorter
-/// than the period of the work, so that the turn is free for the next round.
-pub(crate) async fn take(partition: &Partition, key: String, lasts: Duration) -> Result<bool, Failure> {
+/// Does `work` if this process gets the turn that `key` stands for, and keeps the turn until it is done. Returns
+/// `None` if another process has the turn. `lasts` should be shorter than the period of the work, so that the turn is
+/// free for the next round.
+///
+/// # Errors
+///
+/// If Redis fails, or the work does.
+pub(crate) async fn in_turn<T>(
+    partition: &Partition,
+    key: String,
+    lasts: Duration,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<Option<T>, Failure> {
+    let name = crate::ids::random_id();
+    if !take(partition, &key, &name, lasts).await? {
+        return Ok(None);
+    }
+    let mut work = pin!(work);
+    loop {
+        match tokio::time::timeout(lasts / 2, &mut work).await {
+            Ok(done) => return done.map(Some),
+            // If it cannot be kept, another process may take it, and does the same.
+            Err(_) => drop(take(partition, &key, &name, lasts).await),
+        }
+    }
+}
+
+async fn take(partition: &Partition, key: &str, name: &str, lasts: Duration) -> Result<bool, Failure> {
     let lasts = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX).max(1);
     let mut call = Call::default();
-    call.key(key).arg(crate::ids::random_id()).arg(lasts);
+    call.key(key.to_owned()).arg(name).arg(lasts);
     let mut reply = partition.invoke(&TURN, "take a turn", &call).await?;
     Ok(reply.text()? == "1")
 }

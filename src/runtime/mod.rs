@@ -1,6 +1,7 @@
 //! What any long-running program needs, whatever it does: batching, backoff, shutdown, logging, limits of the
 //! operating system.
 
+pub mod background;
 pub(crate) mod backoff;
 pub mod batch;
 pub(crate) mod damage;

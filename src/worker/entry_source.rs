@@ -18,9 +18,10 @@ use crate::runtime::damage::damaged;
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// How often a worker claims entries of dead workers.
 const CLAIM_EVERY: Duration = Duration::from_secs(1);
-/// How often a worker compares a part of the in-flight hash with the stream, and about how many issuances.
+/// How often a worker compares a part of the in-flight hash with the stream, and about how many issuances it reads
+/// for that: Redis works on them for a millisecond.
 const RESTORE_EVERY: Duration = Duration::from_secs(1);
-const RESTORE_COUNT: usize = 500;
+const RESTORE_COUNT: usize = 1_000;
 
 pub(super) struct EntrySource {
     partition: Arc<Partition>,

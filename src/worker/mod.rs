@@ -15,6 +15,7 @@ mod coupon_limits;
 mod decide;
 mod entry_source;
 mod in_progress;
+mod making_way;
 mod parked_coupons;
 mod retry_lane;
 
@@ -43,6 +44,7 @@ use crate::{Failure, process, recovery};
 use batch_runner::BatchRunner;
 pub use decide::{BatchDecisions, BatchOutcome, Decider, Undecided};
 use entry_source::EntrySource;
+use making_way::MakingWay;
 pub use retry_lane::ATTEMPTS_MAX;
 
 /// The first and the longest pause between two attempts at the same batch or entry.
@@ -110,7 +112,13 @@ impl Worker {
         let batch_size = usize::from(self.concurrency.batch_size);
         let mut source = EntrySource::new(Arc::clone(&self.partition), self.consumer.clone(), batch_size);
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
+        let mut making_way = MakingWay::new(Arc::clone(&self.partition));
+        // Whether the last read came back full, so that more is queued. With less, the worker keeps up: it need not rest.
+        let mut is_behind = false;
         loop {
+            if is_behind {
+                making_way.rest(&free, self.concurrency.batches.into(), shutdown).await;
+            }
             let permit = tokio::select! {
                 () = shutdown.cancelled() => return,
                 permit = self.runner.when_free(&free) => permit,
@@ -120,6 +128,7 @@ impl Worker {
                 Ok(Some((keys, delivered))) => {
                     backoff.reset();
                     delivered.undecodable.iter().for_each(report);
+                    is_behind = delivered.count() >= batch_size;
                     // There are more than one batch if the entries hold more issuances than those before.
                     let parts = by_whole_entries(&delivered.entries, batch_size, |entry| &entry.entry);
                     let sizes: Vec<_> = parts.into_iter().map(<[_]>::len).collect();

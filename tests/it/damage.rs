@@ -7,10 +7,10 @@ use coupon_system::config::ApiCommand;
 use coupon_system::config::Concurrency;
 use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::reserve::{QueueEntries, Request, Reserved, reserve};
+use coupon_system::process;
 use coupon_system::queue::{claim, dead};
 use coupon_system::recovery::{CertifyOutcome, RecoveryMode, ignore_progress, is_certified};
 use coupon_system::service::ServiceStore;
-use coupon_system::{audit, process};
 use futures::future::join_all;
 use mongodb::bson::{Document, doc};
 use serde_json::json;
@@ -197,8 +197,7 @@ async fn a_coupon_that_cannot_be_audited_does_not_keep_the_others_from_it() {
     damage_coupon(&system, "a").await;
     late(&system, "b", "u0", 3).await;
     let stop = CancellationToken::new();
-    let watching =
-        tokio::spawn(audit::keep_auditing(system.auditor(), Duration::from_millis(300), stop.clone()));
+    let watching = system.keep_auditing(Duration::from_millis(300), &stop);
     let adopted = soon(async || system.stock(&b).await.issued == 1).await;
     stop.cancel();
     watching.await.expect("it ends");

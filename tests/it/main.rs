@@ -24,6 +24,7 @@ mod left_out;
 mod limits;
 mod lists;
 mod losses;
+mod making_way;
 mod metrics;
 mod missed_changes;
 mod names;

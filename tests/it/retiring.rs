@@ -6,9 +6,9 @@ use coupon_system::audit::FindingKind;
 use coupon_system::coupon::{CouponChange, CouponChangeOutcome, Restock, RestockAmount};
 use coupon_system::ids::CouponId;
 use coupon_system::queue::dead;
+use coupon_system::recovery;
 use coupon_system::redis::keys::EpochKeys;
 use coupon_system::worker::BatchDecisions;
-use coupon_system::{audit, recovery};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -251,7 +251,7 @@ async fn a_record_that_is_written_after_the_final_count_was_kept_is_counted_by_t
 
     late(&coupons[0]).await;
     let stop = CancellationToken::new();
-    tokio::spawn(audit::keep_auditing(system.auditor(), Duration::from_millis(200), stop.clone()));
+    system.keep_auditing(Duration::from_millis(200), &stop);
     eventually("it is counted", async || (kept(&coupons[0]).await == Some(2)).then_some(())).await;
     stop.cancel();
     system.audited_clean().await;

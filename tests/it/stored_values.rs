@@ -8,10 +8,10 @@ use coupon_system::audit::{FindingKind, SettleMode};
 use coupon_system::ids::PartitionId;
 use coupon_system::issuance::reserve::Reserved;
 use coupon_system::queue::{ReadFrom, ReadOutcome, Reader, claim, dead};
+use coupon_system::recovery;
 use coupon_system::recovery::{LoadOutcome, RecoverySupervisor};
 use coupon_system::redis::Partition;
 use coupon_system::service::ServiceStore;
-use coupon_system::{audit, recovery};
 use mongodb::bson::{Document, doc};
 use tokio_util::sync::CancellationToken;
 
@@ -188,8 +188,7 @@ async fn a_count_of_audits_that_is_none_keeps_nothing_from_being_audited() {
     let audited = system.keys().audited();
     raw(&system, &[b"RPUSH", audited.as_bytes(), b"x"]).await;
     let stop = CancellationToken::new();
-    let watching =
-        tokio::spawn(audit::keep_auditing(system.auditor(), Duration::from_millis(100), stop.clone()));
+    let watching = system.keep_auditing(Duration::from_millis(100), &stop);
     eventually("a round has ended", async || {
         let kind: String = system.command(&["TYPE", &audited]).await;
         (kind == "string").then_some(())

@@ -43,6 +43,7 @@ impl LoadShedder for Shedding {
         if let Some(limit) = &self.app.limits.address {
             limit.note(request);
         }
+        self.app.issuing.reservations.pressure().turned_away();
         // The same problem as behind the router.
         let problem = Problem::from(Failure::Overloaded { operation: "request a coupon" });
         RequestMeta::of(request, &self.complete).complete(problem.into_response(), Some(PATH))

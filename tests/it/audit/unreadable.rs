@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use coupon_system::audit::{self, AuditReport, FindingKind};
+use coupon_system::audit::{AuditReport, FindingKind};
 use coupon_system::coupon::{CouponChange, Restock, RestockAmount};
 use coupon_system::metrics::names;
 use coupon_system::service::ServiceStore;
@@ -184,8 +184,7 @@ async fn the_task_that_audits_all_the_time_mends_what_redis_missed_and_names_wha
     // A full Redis does not stop the audit.
     system.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
     let stop = CancellationToken::new();
-    let watching =
-        tokio::spawn(audit::keep_auditing(system.auditor(), Duration::from_millis(300), stop.clone()));
+    let watching = system.keep_auditing(Duration::from_millis(300), &stop);
     eventually("Redis has both changes", async || {
         let of_coupon: String = system.command(&["HGET", &system.keys().coupon(&coupon), "paused"]).await;
         let of_service: String = system.command(&["HGET", &system.keys().counters(), "paused"]).await;

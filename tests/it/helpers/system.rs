@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use coupon_system::access::key::ApiKey;
 use coupon_system::access::{KeyInsert, KeyStore, Role};
 use coupon_system::api;
-use coupon_system::audit::{AuditReport, Auditor, SettleMode};
+use coupon_system::audit::{self, AuditReport, Auditor, SettleMode};
 use coupon_system::config::Concurrency;
 use coupon_system::coupon::{Coupon, CreateOutcome, Stock, stock};
 use coupon_system::dev::servers::RedisServer;
@@ -19,6 +19,7 @@ use coupon_system::process::Backends;
 use coupon_system::queue::{Entry, ReadFrom, ReadOutcome, Reader, split};
 use coupon_system::redis::Partition;
 use coupon_system::redis::keys::{EpochKeys, GROUP};
+use coupon_system::runtime::background::never_busy;
 use coupon_system::user::User;
 use coupon_system::worker::{Decider, Worker};
 use jiff::{SignedDuration, Timestamp};
@@ -318,6 +319,11 @@ impl System {
     pub fn auditor(&self) -> Auditor {
         let Backends { partition, ledger, coupons, .. } = self.backends.clone();
         Auditor::new(partition, ledger, coupons)
+    }
+
+    /// Audits in the background, as an API process does, until `stop`.
+    pub fn keep_auditing(&self, every: Duration, stop: &CancellationToken) -> JoinHandle<()> {
+        tokio::spawn(audit::keep_auditing(self.auditor(), every, never_busy(), stop.clone()))
     }
 
     /// Audits every coupon, unit by unit, and settles nothing.

@@ -105,6 +105,8 @@ moves! {
     a_dead_letter_is_counted_and_is_no_backlog: Poison;
     connections_beyond_the_limit_of_an_address_are_counted: Crowd;
     a_user_beyond_the_rate_is_counted: Hammer;
+    callers_who_wait_long_are_told: Press;
+    a_worker_that_makes_way_for_them_is_counted: MakeWay;
     processor_time_is_told: Work;
     a_secret_that_cannot_be_read_is_told_as_stale: SpoilSecret;
     a_recovery_is_counted_and_what_is_not_found_after_it: Recover;

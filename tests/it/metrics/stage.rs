@@ -8,7 +8,8 @@ use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::metrics::names;
 use coupon_system::metrics::names::Kind;
 use coupon_system::queue::{ReadFrom, ReadOutcome, Reader};
-use coupon_system::redis::keys::certificate;
+use coupon_system::redis::keys::{certificate, pressure};
+use futures::{StreamExt, stream};
 use mongodb::bson::{DateTime, Document, doc};
 use tempfile::TempDir;
 use tokio::process::Child;
@@ -151,6 +152,19 @@ impl MetricsStage {
                 for _ in 0..=CROWD {
                     self.crowd.push(RawConnection::connect(self.api.address()).await);
                 }
+            }
+            MetricAction::Press => {
+                let coupon = self.system.coupon("pressed", 500, 1).await;
+                let users = self.system.users("crowd", 500).await;
+                let requests = users.iter().map(|user| self.request(user, &coupon));
+                stream::iter(requests).buffer_unordered(40).collect::<Vec<_>>().await;
+                self.system.leaves_in_flight();
+            }
+            MetricAction::MakeWay => {
+                let coupon = self.system.coupon("queued", 2_000, 1).await;
+                self.system.accept_all(&coupon, (0..2_000).map(|number| format!("q{number}"))).await;
+                self.redis(&["SET", &pressure(PartitionId::ONE), "1", "PX", "60000"]).await;
+                self.start_worker().await;
             }
             MetricAction::Hammer => {
                 // Requests with a key do not count.

@@ -35,6 +35,10 @@ pub enum MetricAction {
     Break,
     /// One address opens more connections than it may.
     Crowd,
+    /// Hundreds of users ask, forty at a time.
+    Press,
+    /// An API has said that callers wait, and a worker comes to a long queue.
+    MakeWay,
     /// One user exceeds the rate limit.
     Hammer,
     /// The API uses a second of processor time.
@@ -109,6 +113,8 @@ pub const ROWS: &[MetricRow] = {
         ),
         (names::CONNECTIONS, &[], Crowd, Api, Up),
         (names::DROPPED, &["reason=\"address\""], Crowd, Api, Up),
+        (names::PRESSED, &[], Press, Api, Up),
+        (names::RESTS, &[], MakeWay, Worker, Up),
         (names::LIMITED, &["limit=\"user\""], Hammer, Api, Up),
         (names::STOCK_LEFT_OUT, &[], MakeMany, Api, Up),
         (names::RESIDENT_BYTES, &[], StartWorker, Worker, Up),

@@ -1,0 +1,179 @@
+//! Whether callers wait at the door. Whoever asks for a unit comes before what is safely queued: so every API process
+//! measures how long its callers wait until they are accepted, and while that is long it says so in Redis, where
+//! workers read it and make way. When nobody asks, workers take everything.
+//!
+//! Only callers who are accepted count, and only if they are a crowd: making way helps nobody else. Nor does it help
+//! while the queue is full. Then the opposite is needed, and no process says anything.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::reserve::Reserved;
+use crate::redis::{Partition, cmd, keys};
+use crate::runtime::background::IsBusy;
+use crate::runtime::tasks::Rounds;
+use crate::{Failure, metrics};
+
+/// The time over which waits are averaged.
+const WINDOW: Duration = Duration::from_millis(100);
+/// Callers wait long if they wait longer than this on average, and longer by a quarter than they did at the best of
+/// times: where the disk is slow, every caller waits for it.
+const LONG_US: u64 = 3_000;
+/// How much of the shortest wait is added to it in each window, so that it is not remembered for ever: one part in this
+/// many, which doubles it in twelve minutes.
+const FORGOTTEN: u64 = 10_000;
+/// Accepted callers of a window that are a crowd.
+const CROWD_MIN: u64 = 10;
+/// How long what was said in Redis is valid: a few windows, so that workers need not read it in time.
+const SAID_FOR: Duration = Duration::from_millis(400);
+
+/// What happened at the door of one API process in the present window, and how the last one was.
+#[derive(Debug, Default)]
+pub struct Pressure {
+    accepted: AtomicU64,
+    waited_us: AtomicU64,
+    turned_away: AtomicU64,
+    found_full: AtomicU64,
+    last_turned_away: AtomicU64,
+    /// The average wait of the best window, in nanoseconds.
+    shortest_ns: AtomicU64,
+}
+
+impl Pressure {
+    /// A caller was answered after so long.
+    pub(super) fn answered(&self, answer: &Result<Reserved, Failure>, waited: Duration) {
+        match answer {
+            Ok(Reserved::Accepted(_)) => {
+                self.accepted.fetch_add(1, Relaxed);
+                self.waited_us.fetch_add(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX), Relaxed);
+            }
+            Ok(Reserved::BacklogFull) => drop(self.found_full.fetch_add(1, Relaxed)),
+            _ => {}
+        }
+    }
+
+    /// A caller was refused because too many wait.
+    pub(crate) fn turned_away(&self) {
+        self.turned_away.fetch_add(1, Relaxed);
+    }
+
+    /// Ends a window. Returns whether callers waited long in it.
+    fn end_window(&self) -> bool {
+        let [accepted, waited_us, turned_away, found_full] =
+            [&self.accepted, &self.waited_us, &self.turned_away, &self.found_full]
+                .map(|count| count.swap(0, Relaxed));
+        self.last_turned_away.store(turned_away + found_full, Relaxed);
+        if accepted < CROWD_MIN {
+            return false;
+        }
+        let wait_us = waited_us / accepted;
+        let shortest = self.shortest_ns.load(Relaxed);
+        let shortest = if shortest == 0 { u64::MAX } else { shortest + shortest / FORGOTTEN };
+        let shortest = shortest.min(wait_us * 1_000);
+        self.shortest_ns.store(shortest, Relaxed);
+        let is_long = wait_us > LONG_US.max(shortest / 800);
+        found_full == 0 && (turned_away > 0 || is_long)
+    }
+
+    /// Says whether callers were turned away in the last window: then background work waits.
+    pub(crate) fn is_busy(self: &Arc<Self>) -> IsBusy {
+        let pressure = Arc::clone(self);
+        Arc::new(move || pressure.last_turned_away.load(Relaxed) > 0)
+    }
+}
+
+/// Measures until `shutdown`, and says in Redis while callers wait long.
+pub(crate) async fn keep_saying(
+    pressure: Arc<Pressure>,
+    partition: Arc<Partition>,
+    shutdown: CancellationToken,
+) {
+    let mut rounds = Rounds::every(WINDOW, &shutdown);
+    while rounds.next().await {
+        if !pressure.end_window() {
+            continue;
+        }
+        metrics::PRESSED.increment(1);
+        let mut set = cmd("SET");
+        set.arg(keys::pressure(partition.id())).arg(1).arg("PX").arg(SAID_FOR.as_millis() as u64);
+        if let Err(failure) = partition.query::<()>("say that callers wait", &set).await {
+            tracing::debug!(error = failure.chain(), "workers could not be told that callers wait");
+        }
+    }
+}
+
+/// Whether an API process said lately that callers wait long.
+pub(crate) async fn is_high(partition: &Partition) -> Result<bool, Failure> {
+    let mut exists = cmd("EXISTS");
+    exists.arg(keys::pressure(partition.id()));
+    partition.query("ask whether callers wait", &exists).await
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::super::reserve::{QueueProgress, QueuedIssuance};
+    use super::*;
+    use crate::ids::{IssuanceId, PartitionId};
+
+    const LONG: Duration = Duration::from_micros(LONG_US);
+
+    fn accepted() -> Result<Reserved, Failure> {
+        let now = Timestamp::UNIX_EPOCH;
+        Ok(Reserved::Accepted(QueuedIssuance {
+            id: IssuanceId::generate(PartitionId::ONE),
+            accepted_at: now,
+            progress: QueueProgress { now, settled: 0, ahead: 0 },
+        }))
+    }
+
+    fn window(
+        pressure: &Pressure,
+        answers: impl Iterator<Item = Result<Reserved, Failure>>,
+        waited: Duration,
+    ) -> bool {
+        answers.for_each(|answer| pressure.answered(&answer, waited));
+        pressure.end_window()
+    }
+
+    #[test]
+    fn it_is_high_while_a_crowd_waits_long_to_be_accepted() {
+        let pressure = Pressure::default();
+        let crowd = || (0..CROWD_MIN).map(|_| accepted());
+        assert!(!window(&pressure, crowd(), LONG), "not longer than it may be");
+        assert!(window(&pressure, crowd(), 2 * LONG));
+        assert!(!window(&pressure, crowd().skip(1), 2 * LONG), "a few");
+        assert!(!window(&pressure, crowd().map(|_| Ok(Reserved::SoldOut)), 2 * LONG), "they get nothing");
+        assert!(!pressure.end_window(), "nobody asked");
+    }
+
+    #[test]
+    fn where_every_caller_waits_for_the_disk_only_a_longer_wait_is_long() {
+        let (pressure, disk) = (Pressure::default(), 4 * LONG);
+        let crowd = || (0..CROWD_MIN).map(|_| accepted());
+        assert!(!window(&pressure, crowd(), disk));
+        assert!(!window(&pressure, crowd(), disk * 5 / 4) && window(&pressure, crowd(), disk * 4 / 3));
+        assert!(!window(&pressure, crowd(), LONG) && window(&pressure, crowd(), disk), "the disk was not it");
+        let forgotten = (0..).take_while(|_| window(&pressure, crowd(), disk)).count();
+        assert!((9_000..20_000).contains(&forgotten), "{forgotten} windows");
+    }
+
+    #[test]
+    fn it_is_high_while_callers_are_turned_away_unless_the_queue_is_full() {
+        let pressure = Arc::new(Pressure::default());
+        let is_busy = pressure.is_busy();
+        let crowd = || (0..CROWD_MIN).map(|_| accepted());
+        pressure.turned_away();
+        assert!(!is_busy(), "the window is not over");
+        assert!(window(&pressure, crowd(), Duration::ZERO) && is_busy());
+        let full = crowd().chain([Ok(Reserved::BacklogFull)]);
+        assert!(!window(&pressure, full, 2 * LONG), "workers must make room");
+        assert!(is_busy(), "and the audit must not keep them from it");
+        assert!(!window(&pressure, crowd(), LONG) && !is_busy());
+    }
+}
