@@ -2,8 +2,8 @@
 -- The live stock of some coupons, all read at one moment.
 --
 -- KEYS  1 certificate, then for each coupon: coupon, free
--- ARGV  1 epoch
--- Returns {'uncertified'} or {'stale', epoch}, or
+-- ARGV  1 credential
+-- Returns a certificate fault, or
 --       {'ok', now in ms, {total, next, settled, free}, …}; {} for a coupon that is not loaded, {what} for
 --       one of which this is damaged
 --@certificate

@@ -4,9 +4,9 @@
 -- differs is brought up to the record: Redis missed it, or it was damaged.
 --
 -- KEYS  1 certificate  2 counters, then the coupons
--- ARGV  1 epoch  2 generation of the service's state  3 '1' if the service is paused
+-- ARGV  1 credential  2 generation of the service's state  3 '1' if the service is paused
 --       then for each coupon: generation, total, starts_at, ends_at, paused, archived
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', how many were changed, place, …}: the places of
+-- Returns a certificate fault, or {'ok', how many were changed, place, …}: the places of
 --       the coupons whose generation or total in Redis cannot be read, from 1; they are left alone
 --@certificate
 --@whole

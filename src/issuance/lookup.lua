@@ -2,8 +2,8 @@
 -- Looks issuances up in the in-flight hash. A miss is certain: the issuance was not accepted, or is settled.
 --
 -- KEYS  1 certificate  2 in-flight  3 dead  4 counters
--- ARGV  1 epoch, then issuance ids (16 bytes each)
--- Returns {'uncertified'} or {'stale', epoch}, or
+-- ARGV  1 credential, then issuance ids (16 bytes each)
+-- Returns a certificate fault, or
 --       {'ok', now in ms, settled, dead, value, …}, each the in-flight value or ''
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])

@@ -5,8 +5,8 @@
 -- without a serial gets one, whatever its stream entry named.
 --
 -- KEYS  1 certificate  2 in-flight  3 coupon  4 free
--- ARGV  1 epoch  2 issuance id (16 bytes)  3 entry id  4 the old serial ('0' for none)
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', what, serial}: what is
+-- ARGV  1 credential  2 issuance id (16 bytes)  3 entry id  4 the old serial ('0' for none)
+-- Returns a certificate fault, or {'ok', what, serial}: what is
 --   'taken' (serial is fresh), 'changed' (another worker was first; serial is the one in flight),
 --   'none' (no unit is free), 'gone' (this entry is no longer in flight),
 --   'unloaded' (the coupon is not loaded, which cannot be while it has something in flight),

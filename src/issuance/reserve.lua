@@ -7,10 +7,10 @@
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 dead  5 counters
 --       then for each coupon: coupon, holders, free; then the two hashes of used keys
--- ARGV  1 epoch  2 the largest backlog  3 '1' if one stream entry holds all that is accepted, '0' if each has its own
+-- ARGV  1 credential  2 the largest backlog  3 '1' if one stream entry holds all that is accepted, '0' if each has its own
 --       then for each coupon: the number of its requests, then for each request: user, issuance id (16 bytes)
 --       and, if the id is made of a key, the tag of the key (8 bytes) behind it
--- Returns {'uncertified'} or {'stale', epoch}, or
+-- Returns a certificate fault, or
 --       {'ok', now in ms, sequence numbers given before, settled, dead, answers}: one string, in which each
 --       answer is one of the letters below; what follows a letter comes with its length: 'K16:…'
 local ACCEPTED = 'A'        -- its sequence number is the next one

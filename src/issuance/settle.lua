@@ -7,7 +7,7 @@
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 dead  5 counters
 --       then for each coupon: coupon, holders, free
--- ARGV  1 epoch  2 group  3 channel
+-- ARGV  1 credential  2 group  3 channel
 --       then for each outcome: number of its coupon (1 is the first), entry id, issuance id (16 bytes),
 --       the verdict, the announcement, how many issuances that entry holds (0 if unknown)
 -- A verdict is one of these letters, with the rest behind it:
@@ -15,7 +15,7 @@ local ISSUED = 'I'   -- the serial
 local REJECTED = 'R' -- '1' if the serial is given back or '0' if it is lost to another record, '1' if the id was
                      -- made from a key or '0', the serial in ten digits (zeros for none), and what a user who was
                      -- rejected as already issued holds (26 bytes each: id, serial in ten digits)
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', answers}: one of these for each outcome
+-- Returns a certificate fault, or {'ok', answers}: one of these for each outcome
 local SETTLED = '1'
 local GUARDED_OFF = '0'
 local UNREADABLE = '2' -- its in-flight value cannot be read, and nothing was done

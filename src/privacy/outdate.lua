@@ -3,8 +3,8 @@
 -- were renamed since it read them.
 --
 -- KEYS  1 certificate  2 counters
--- ARGV  1 epoch
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', 'outdated'}
+-- ARGV  1 credential
+-- Returns a certificate fault, or {'ok', 'outdated'}
 --@certificate
 --@outdate
 local fault = certificate_fault(KEYS[1], ARGV[1])

@@ -6,9 +6,9 @@
 -- with the same id must not be answered with it.
 --
 -- KEYS  1 certificate  2 in-flight, then for each coupon: holders
--- ARGV  1 epoch  2 user  3 pseudonym  4 'copy' or 'move'
+-- ARGV  1 credential  2 user  3 pseudonym  4 'copy' or 'move'
 --       then for each coupon: the issued ids (16 bytes each)
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', what}: what is
+-- Returns a certificate fault, or {'ok', what}: what is
 --   'done', 'in-flight' (nothing was done), or 'left' (done, and of a moved user there is more than the
 --   ledger has issued)
 --@certificate

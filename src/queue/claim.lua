@@ -5,9 +5,9 @@
 -- would lose them.
 --
 -- KEYS  1 certificate  2 stream  3 workers
--- ARGV  1 epoch  2 group  3 consumer that claims  4 consumer of dead letters (never claimed from)
+-- ARGV  1 credential  2 group  3 consumer that claims  4 consumer of dead letters (never claimed from)
 --       5 a heartbeat older than this many ms is stale  6 how many entries at most
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', consumers deleted, {entry, …}},
+-- Returns a certificate fault, or {'ok', consumers deleted, {entry, …}},
 --       each entry as XCLAIM returns it
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])

@@ -5,9 +5,9 @@
 -- read, waits for nothing, and is passed over.
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 dead
--- ARGV  1 epoch  2 group  3 consumer of dead letters  4 how many pages to pass over, for each consumer
+-- ARGV  1 credential  2 group  3 consumer of dead letters  4 how many pages to pass over, for each consumer
 --       5 how many consumers to search
--- Returns {'uncertified'} or {'stale', epoch}, or
+-- Returns a certificate fault, or
 --       {'ok', now in ms, in flight, dead letters, stream entries,
 --        when the oldest that waits was accepted, in ms; '' if none does}
 --@certificate

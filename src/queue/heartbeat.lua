@@ -3,8 +3,8 @@
 -- fresh heartbeat are claimed by others.
 --
 -- KEYS  1 certificate  2 workers
--- ARGV  1 epoch  2 consumer  3 what it says of itself
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', now in ms}
+-- ARGV  1 credential  2 consumer  3 what it says of itself
+-- Returns a certificate fault, or {'ok', now in ms}
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end

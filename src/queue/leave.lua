@@ -3,8 +3,8 @@
 -- deleted only if nothing is pending for it: deleting one deletes its pending entries too.
 --
 -- KEYS  1 certificate  2 stream  3 workers
--- ARGV  1 epoch  2 group  3 consumer
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', how many entries it leaves pending}
+-- ARGV  1 credential  2 group  3 consumer
+-- Returns a certificate fault, or {'ok', how many entries it leaves pending}
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end

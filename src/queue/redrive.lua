@@ -4,8 +4,8 @@
 -- reader gets a fresh entry. The dead letter is remembered for a while, for a client that lost the answer.
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 dead  5 what is remembered of it
--- ARGV  1 epoch  2 group  3 consumer to give it to  4 issuance id (16 bytes)  5 for how many seconds
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', '1' on its way | '0' it is no dead letter |
+-- ARGV  1 credential  2 group  3 consumer to give it to  4 issuance id (16 bytes)  5 for how many seconds
+-- Returns a certificate fault, or {'ok', '1' on its way | '0' it is no dead letter |
 --       '2' neither its in-flight value nor its stream entry can be read}
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])

@@ -3,8 +3,8 @@
 -- only for a dead letter, because settling an issuance removes its dead letter too.
 --
 -- KEYS  1 certificate  2 in-flight  3 dead
--- ARGV  1 epoch  2 issuance id (16 bytes)  3 what is in flight for it ('' if nothing is)  4 the value to keep
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', '1' replaced | '0' the value has changed}
+-- ARGV  1 credential  2 issuance id (16 bytes)  3 what is in flight for it ('' if nothing is)  4 the value to keep
+-- Returns a certificate fault, or {'ok', '1' replaced | '0' the value has changed}
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end

@@ -5,9 +5,9 @@
 -- its issuances comes to a worker again, by itself.
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 dead
--- ARGV  1 epoch  2 group  3 consumer of dead letters
+-- ARGV  1 credential  2 group  3 consumer of dead letters
 --       then for each entry: entry id, issuance id (16 bytes), attempts, why
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', answers}: a digit for each, 1 set aside,
+-- Returns a certificate fault, or {'ok', answers}: a digit for each, 1 set aside,
 --       0 it is not in flight with this entry
 --@certificate
 --@split

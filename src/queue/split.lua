@@ -2,8 +2,8 @@
 -- Takes stream entries of many apart: each of their issuances gets an entry of its own. Other entries stay.
 --
 -- KEYS  1 certificate  2 stream  3 in-flight
--- ARGV  1 epoch  2 group  3 … the entries
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', how many issuances got one}
+-- ARGV  1 credential  2 group  3 … the entries
+-- Returns a certificate fault, or {'ok', how many issuances got one}
 --@certificate
 --@split
 local fault = certificate_fault(KEYS[1], ARGV[1])

@@ -3,8 +3,8 @@
 -- read again, so that is as bad as lost data. So is a key of the whole queue that is of a wrong type.
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 dead  5 counters  6 loaded coupons
--- ARGV  1 an epoch (any)  2 group
--- Returns {'uncertified'}, {'stale', epoch}, or {'ok', when the certificate was opened, in ms}
+-- ARGV  1 credential  2 group
+-- Returns a certificate fault, or {'ok', when the certificate was opened, in ms}; {'uncertified'} where one of those fails
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end

@@ -7,12 +7,13 @@
 --
 -- KEYS  1 certificate  2 counters  3 loaded coupons  4 coupon  5 holders  6 free
 --       7 staged holders  8 staged free  9 in-flight
--- ARGV  1 epoch, and its term if it is open  2 '1' if the epoch is being built, '0' if it is open  3 staged holders  4 staged free
+-- ARGV  1 credential, or the epoch alone while it is being built  2 '1' if it is being built, '0' if it is open
+--       3 staged holders  4 staged free
 --       5 how often that had happened when the computing began
 --       6 '=' and how many of coupons that were not loaded had been settled then, '' if nothing is in flight
 --       7 how many in flight have a unit that is another's, then their ids (16 bytes each): they are left
 --       without one; then field, value, … of the coupon
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', what}: what is
+-- Returns a certificate fault, or {'ok', what}: what is
 --   'loaded', 'present', 'retired' (it happened meanwhile), 'settled' (likewise) or 'incomplete' (the staging
 --   keys have expired); nothing was done but for the first
 --@certificate

@@ -3,8 +3,8 @@
 -- with every unit either free or issued.
 --
 -- KEYS  1 certificate, then for each coupon: coupon, free
--- ARGV  1 epoch  2 how long ago it must have ended, in ms
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', generation, …}, '' for one that is not
+-- ARGV  1 credential  2 how long ago it must have ended, in ms
+-- Returns a certificate fault, or {'ok', generation, …}, '' for one that is not
 --@certificate
 --@whole
 local fault = certificate_fault(KEYS[1], ARGV[1])

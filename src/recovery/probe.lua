@@ -4,8 +4,8 @@
 -- (it follows another), MISCONF (its disk fails), OOM (its memory has run out) or NOREPLICAS.
 --
 -- KEYS  1 certificate
--- ARGV  1 epoch and term
--- Returns {'uncertified'} or {'stale', …}, or {'ok'}
+-- ARGV  1 credential
+-- Returns a certificate fault, or {'ok'}
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end

@@ -5,8 +5,8 @@
 -- is asked again all the same.
 --
 -- KEYS  1 certificate  2 counters  3 loaded coupons, then for each coupon: coupon, holders, free
--- ARGV  1 epoch, then the generation of each coupon as over.lua said it
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', how many units were issued in all | '' not retired, …}
+-- ARGV  1 credential, then the generation of each coupon as over.lua said it
+-- Returns a certificate fault, or {'ok', how many units were issued in all | '' not retired, …}
 --@certificate
 --@outdate
 --@whole

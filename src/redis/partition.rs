@@ -1,10 +1,22 @@
-//! One partition: the connection to its Redis, the epoch that is open there, and the one way to call
-//! a script on it.
+//! One partition: the connection to its Redis, the epoch that is open there, and the ways to ask that Redis.
 //!
-//! Every script checks the certificate before it does anything (`lua/certificate.lua`). If the caller knows
-//! an older opening, the script answers with the present one; if the ledger's database knows of no later one,
+//! | to send | use |
+//! |---|---|
+//! | a script that checks the certificate, under whichever epoch is open | [`Partition::call`] |
+//! | the same, under the one epoch that the caller has read something in | [`Partition::call_in_epoch`] |
+//! | the same, for the recovery supervisor itself | [`Partition::call_without_wake`] |
+//! | a script that does not check it, or that may be called while an epoch is being built | [`Partition::invoke`] |
+//! | a command that is no script, or several | [`Partition::query`], [`Partition::query_all`] |
+//! | what takes a connection of its own, such as a blocking read | [`Partition::client`] |
+//!
+//! A script that checks the certificate does so before it does anything (`lua/certificate.lua`). If the caller
+//! knows an older opening, the script answers with the present one; if the ledger's database knows of no later one,
 //! the partition adopts it and calls the script again. If the data is not certified, the call fails and wakes
-//! the recovery supervisor.
+//! the recovery supervisor. Two kinds of scripts do not check it:
+//! - those of recovery, which make the certificate, or what it will stand for, while it is closed: `known`, `close`,
+//!   `stage`, `move`, `keep`, `built`, `open`, `certify`, `forget`. They compare the certificate's term or the epoch
+//!   that is being built instead;
+//! - those whose keys belong to no epoch: `limits/take.lua` and `lua/turn.lua`.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -191,7 +203,7 @@ impl Partition {
         Some(OpenCertificate { opening: Opening { epoch, term }, ledger, instance, opened_at })
     }
 
-    /// The first argument of every script, which compares it with the certificate: the epoch of `keys` and its term.
+    /// What a script compares with the certificate: the epoch of `keys` and its term.
     pub fn credential(&self, keys: &EpochKeys) -> String {
         let known = self.opening();
         let term = if known.epoch == keys.epoch() { known.term } else { 0 };
@@ -227,7 +239,7 @@ impl Partition {
     }
 
     /// Calls a script under the open epoch. `build` adds the script's own keys and arguments after the
-    /// certificate (KEYS[1]) and the epoch (ARGV[1]); it is called again for each opening that the call adopts.
+    /// certificate (KEYS[1]) and the credential (ARGV[1]); it is called again for each opening that the call adopts.
     ///
     /// # Errors
     ///
@@ -334,7 +346,11 @@ impl Partition {
         answered.map_err(Failure::redis(operation))
     }
 
-    /// Calls a script without a certificate check: for the scripts of recovery, which make the certificate.
+    /// Calls a script as it is: nothing is added to its keys and arguments, and nothing of its reply is read.
+    ///
+    /// # Errors
+    ///
+    /// What [`Failure::redis`] makes of Redis's error.
     pub(crate) async fn invoke(
         &self,
         script: &LuaScript,
