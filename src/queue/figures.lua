@@ -11,6 +11,7 @@
 --       {'ok', now in ms, in flight, dead letters, stream entries,
 --        when the oldest that waits was accepted, in ms; '' if none does}
 --@certificate
+--@entry
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
@@ -28,15 +29,6 @@ local function waits(id, text)
   return true
 end
 
--- Whether an entry holds an issuance that waits. All in an entry of many were accepted in one moment.
-local function has_waiting(fields)
-  if fields[1] == '2' then return waits(string.sub(fields[2], 1, 16), string.sub(fields[2], 17)) end
-  for at = 3, fields[1] == '3' and #fields or 0, 2 do
-    if waits(fields[at], fields[at + 1]) then return true end
-  end
-  return false
-end
-
 -- Searches for the first entry that waits, a page at a time: `page` returns the ids of so many entries that follow one.
 -- Where too many wait for nothing, it is at least as old as the last of these.
 local function search(after, page)
@@ -46,7 +38,10 @@ local function search(after, page)
     local ids = page(after, size)
     for _, id in ipairs(ids) do
       local entry = redis.call('XRANGE', KEYS[2], id, id)[1]
-      if entry and has_waiting(entry[2]) then return end
+      -- All in an entry of many were accepted in one moment.
+      for issuance, text in issuances(entry and entry[2] or {}) do
+        if waits(issuance, text) then return end
+      end
     end
     if #ids < size then return end
     after = '(' .. ids[#ids]

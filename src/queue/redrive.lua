@@ -8,6 +8,7 @@
 -- Returns a certificate fault, or {'ok', '1' on its way | '0' it is no dead letter |
 --       '2' neither its in-flight value nor its stream entry can be read}
 --@certificate
+--@entry
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
@@ -20,15 +21,16 @@ local entry, rest = string.match(value or '', '^(%d+%-%d+) ' .. RESERVED)
 -- Where the in-flight value cannot be read, the dead letter knows the entry.
 entry = entry or string.match(dead, '^(%d+%-%d+) ') or string.match(value or '', '^(%d+%-%d+) ')
 local found = entry and redis.call('XRANGE', KEYS[2], entry, entry)[1]
-local kept = found and found[2][1] == '2' and found[2][2] or ''
-if string.sub(kept, 1, 16) == id and string.match(kept, '^' .. RESERVED, 17) then
+local of, kept
+if found and found[2][1] == OF_ONE then of, kept = issuances(found[2])() end
+if of == id and string.match(kept, '^' .. RESERVED) then
   redis.call('XCLAIM', KEYS[2], ARGV[2], ARGV[3], 0, entry, 'JUSTID')
   -- As the entry has it: the worker that is given it knows whether its unit is another's by now.
-  if not rest then redis.call('HSET', KEYS[3], id, entry .. ' ' .. string.sub(kept, 17)) end
+  if not rest then redis.call('HSET', KEYS[3], id, entry .. ' ' .. kept) end
 elseif rest then
   redis.call('XACK', KEYS[2], ARGV[2], entry)
   redis.call('XDEL', KEYS[2], entry)
-  redis.call('HSET', KEYS[3], id, redis.call('XADD', KEYS[2], '*', '2', id .. rest) .. ' ' .. rest)
+  redis.call('HSET', KEYS[3], id, redis.call('XADD', KEYS[2], '*', OF_ONE, id .. rest) .. ' ' .. rest)
 else
   return {'ok', '2'}
 end

@@ -23,8 +23,8 @@ for at = 4, #ARGV, 4 do
   local value = redis.call('HGET', KEYS[3], id)
   local named = value and string.match(value, '^(%d+%-%d+) ')
   local found = redis.call('XRANGE', KEYS[2], entry, entry)[1]
-  if value and not named then named = found and string.sub(found[2][2] or '', 1, 16) == id and entry end
-  if found and found[2][1] == '3' then
+  if value and not named then named = found and issuances(found[2])() == id and entry end
+  if found and found[2][1] == OF_MANY then
     split(KEYS[2], KEYS[3], ARGV[2], entry)
     answers[#answers + 1] = '0'
   elseif named == entry then

@@ -13,6 +13,6 @@ redis.call('HLEN', KEYS[3]) -- an error here, if the key is of a wrong type, is 
 local count = 0
 for place = 3, #ARGV do
   local found = redis.call('XRANGE', KEYS[2], ARGV[place], ARGV[place])[1]
-  if found and found[2][1] == '3' then count = count + #split(KEYS[2], KEYS[3], ARGV[2], ARGV[place]) end
+  if found and found[2][1] == OF_MANY then count = count + #split(KEYS[2], KEYS[3], ARGV[2], ARGV[place]) end
 end
 return {'ok', count}

@@ -5,12 +5,13 @@ use std::sync::OnceLock;
 
 use redis::{Arg, Cmd, Script, ToRedisArgs};
 
-/// Pieces that several scripts share, by the line that stands for each.
-const SHARED: [(&str, &str); 6] = [
+/// Pieces that several scripts share, by the line that stands for each; one that names others comes before them.
+const SHARED: [(&str, &str); 7] = [
+    ("--@split\n", include_str!("lua/split.lua")),
     ("--@certificate\n", include_str!("lua/certificate.lua")),
     ("--@certificate_fields\n", include_str!("lua/certificate_fields.lua")),
+    ("--@entry\n", include_str!("lua/entry.lua")),
     ("--@outdate\n", include_str!("lua/outdate.lua")),
-    ("--@split\n", include_str!("lua/split.lua")),
     ("--@take_unit\n", include_str!("lua/take_unit.lua")),
     ("--@whole\n", include_str!("lua/whole.lua")),
 ];

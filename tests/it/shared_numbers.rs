@@ -25,6 +25,11 @@ fn what_lua_and_rust_both_name_is_one_number() {
         let rust = number("issuance/reserve.rs", &format!("pub const {name}: {kind} = "));
         assert_eq!(lua, rust, "{name}");
     }
+    for version in ["OF_ONE", "OF_MANY"] {
+        let lua = number("redis/lua/entry.lua", &format!("local {version} = '"));
+        let rust = number("queue/entry.rs", &format!("pub const VERSION_{version}: &str = \""));
+        assert_eq!(lua, rust, "{version}");
+    }
     // Lua counts the digits.
     let digits = number("redis/lua/certificate_fields.lua", "#held[2] < ") - 1;
     let rust = number("redis/partition.rs", "const TERMS_MAX: i64 = ");
