@@ -4,8 +4,9 @@ use jiff::Timestamp;
 
 use super::Coupon;
 
-/// The derived status of a coupon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+/// What the coupon is doing now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub enum CouponStatus {
     Scheduled,
     Open,
@@ -43,7 +44,7 @@ impl CouponStatus {
         CouponStatus::Archived,
     ];
 
-    /// The name on the wire.
+    /// The name on the wire, which its serialised form is too.
     pub fn as_str(self) -> &'static str {
         match self {
             CouponStatus::Scheduled => "scheduled",

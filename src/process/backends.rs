@@ -14,7 +14,7 @@ use crate::mongo::Database;
 use crate::recovery::{Deployment, Durability, Fence, Lease, Loader, RecoverySupervisor};
 use crate::redis::Partition;
 use crate::user::UserStore;
-use crate::{Failure, mongo, recovery};
+use crate::{Failure, recovery};
 
 /// How long a process waits for servers that are starting.
 const STARTUP_MAX: Duration = Duration::from_secs(30);
@@ -47,9 +47,7 @@ pub async fn open(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends
                 .into(),
         ])
     })?;
-    let database = mongo::connect(&mongodb.mongodb_uri, &mongodb.mongodb_database)
-        .await
-        .map_err(|why| SetUpError(vec![format!("--mongodb-uri: {why}")]))?;
+    let database = mongodb.connect().await?;
     partition.fence_by(Fence::new(&database, partition.id()));
     Ok(Backends {
         partition: Arc::new(partition),

@@ -77,7 +77,7 @@ pub(crate) async fn get(
 #[utoipa::path(
     get, path = "/coupons", operation_id = "listCoupons", tag = "coupons",
     params(
-        ("status" = Option<wire::Status>, Query, description = "Only these, as they are now; a page that is not the last has fewer than `limit` only if 10,000 others are in between, or many whose records cannot be read"),
+        ("status" = Option<CouponStatus>, Query, description = "Only these, as they are now; a page that is not the last has fewer than `limit` only if 10,000 others are in between, or many whose records cannot be read"),
         ("limit" = Option<u32>, Query, minimum = 1, description = "50 if not given, at most 500"),
         ("cursor" = Option<String>, Query, description = "The `nextCursor` of the page before"),
     ),

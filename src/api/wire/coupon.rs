@@ -6,7 +6,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::fields::{self, Fields};
-use crate::coupon::{self, CouponTimeZone, MAX_PER_USER, MAX_TOTAL, RestockAmount, Validity};
+use crate::coupon::{self, CouponStatus, CouponTimeZone, MAX_PER_USER, MAX_TOTAL, RestockAmount, Validity};
 use crate::http::Problem;
 use crate::http::problem::FieldError;
 use crate::ids::CouponId;
@@ -44,7 +44,7 @@ pub struct Coupon {
     /// Where the days, weeks, months and years of `validFor` are counted: an IANA name.
     #[schema(example = "Asia/Seoul")]
     time_zone: String,
-    status: Status,
+    status: CouponStatus,
     /// Null while Redis is away, or while what it holds of this coupon cannot be read; in a list
     /// also where it would have to be counted.
     #[schema(required = true)]
@@ -76,19 +76,6 @@ pub(crate) enum Discount {
     },
 }
 
-/// What the coupon is doing now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = CouponStatus)]
-pub(crate) enum Status {
-    Scheduled,
-    Open,
-    Paused,
-    SoldOut,
-    Ended,
-    Archived,
-}
-
 /// The units at one moment: `total = remaining + reserved + issued`.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -108,7 +95,7 @@ pub(crate) struct Stock {
 impl Coupon {
     /// A coupon as it is at `now`.
     pub fn new(coupon: coupon::Coupon, stock: Option<coupon::Stock>, now: Timestamp) -> Self {
-        let status = coupon::CouponStatus::of(&coupon, stock.map(|stock| stock.remaining), now);
+        let status = CouponStatus::of(&coupon, stock.map(|stock| stock.remaining), now);
         let (valid_until, valid_for) = match &coupon.validity {
             Validity::Unlimited => (None, None),
             Validity::Until(moment) => (Some(*moment), None),
@@ -125,17 +112,15 @@ impl Coupon {
             valid_until,
             valid_for,
             time_zone: coupon.time_zone.as_str().to_owned(),
-            status: status.into(),
+            status,
             stock: stock.map(Stock::from),
             created_at: coupon.created_at,
         }
     }
-}
 
-impl Coupon {
     /// Whether it has this status.
-    pub fn is(&self, status: coupon::CouponStatus) -> bool {
-        self.status == Status::from(status)
+    pub fn is(&self, status: CouponStatus) -> bool {
+        self.status == status
     }
 }
 
@@ -148,19 +133,6 @@ impl From<coupon::Discount> for Discount {
             coupon::Discount::Percent { percent, max_amount, currency } => {
                 Discount::Percent { percent, max_amount, currency: currency.as_str().to_owned() }
             }
-        }
-    }
-}
-
-impl From<coupon::CouponStatus> for Status {
-    fn from(status: coupon::CouponStatus) -> Self {
-        match status {
-            coupon::CouponStatus::Scheduled => Status::Scheduled,
-            coupon::CouponStatus::Open => Status::Open,
-            coupon::CouponStatus::Paused => Status::Paused,
-            coupon::CouponStatus::SoldOut => Status::SoldOut,
-            coupon::CouponStatus::Ended => Status::Ended,
-            coupon::CouponStatus::Archived => Status::Archived,
         }
     }
 }
