@@ -75,7 +75,7 @@ metrics! {
     REPLAYED COUNTER "coupon_replayed_total" []
         "Requests that the API recognised as repetitions of an earlier one.";
     REFUSED COUNTER "coupon_refused_total" ["code": "nine"]
-        "Requests that the reserve script refused, by problem code. Those that the API refused before (unknown users, invalid requests) are in http_requests_total alone.";
+        "Requests that the reserve script refused, by problem code. sold-out, already-issued, not-started, ended, paused, archived and key-reused are normal business; overloaded (the backlog is full) and unavailable (what Redis holds for the request is damaged) are incidents. Those that the API refused before (unknown users, invalid requests) are in http_requests_total alone.";
 
     // Deciding and settling, in a worker.
     LEDGER_INSERT_SECONDS LATENCY "coupon_ledger_insert_seconds" []
@@ -85,9 +85,9 @@ metrics! {
     ISSUED COUNTER "coupon_issued_total" []
         "Issuances that the worker settled as issued.";
     REJECTED COUNTER "coupon_rejected_total" ["reason": "those of a rejection"]
-        "Issuances that the worker settled as rejected, by reason.";
+        "Issuances that were accepted and then settled as rejected, by reason. discarded is what an operator decided. already-issued and sold-out are incidents, unlike those codes of coupon_refused_total: Redis had lost data. Alert on any increase of them.";
     ACCEPTED_NOT_ISSUED COUNTER "coupon_accepted_not_issued_total" []
-        "Accepted requests that ended without a coupon, for any reason. Alert on any increase: a user was answered 202 and then rejected.";
+        "Accepted requests that ended without a coupon: a user was answered 202 and then rejected, for any reason (coupon_rejected_total says which).";
     CLAIMED COUNTER "coupon_claimed_entries_total" []
         "Queue entries that the worker took over from workers that are gone.";
     RESTORED COUNTER "coupon_restored_entries_total" []
