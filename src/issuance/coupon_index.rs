@@ -42,9 +42,8 @@ impl<'a> CouponIndex<'a> {
         })
     }
 
-    /// Adds the keys of the queue and of each coupon: stream, in flight, dead, counters; then coupon,
-    /// holders, free.
-    pub(super) fn add_keys(&self, keys: &EpochKeys, call: &mut Call) {
+    /// Adds the keys of the queue, stream, in flight, dead, counters; then of each coupon: coupon, holders, free.
+    pub(super) fn add_queue_and_coupons(&self, keys: &EpochKeys, call: &mut Call) {
         call.key(keys.stream()).key(keys.in_flight()).key(keys.dead()).key(keys.counters());
         for coupon in &self.coupons {
             call.key(keys.coupon(coupon)).key(keys.holders(coupon)).key(keys.free(coupon));

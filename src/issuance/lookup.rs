@@ -119,7 +119,7 @@ impl Lookup {
 
     async fn nowhere(&self, id: IssuanceId) -> Result<LookupResult, Failure> {
         let _certain = self.certain.acquire().await;
-        if is_set_aside(&self.partition, id).await? {
+        if is_kept_as_damaged(&self.partition, id).await? {
             let why = format!("issuance {id}: a recovery of an earlier version could not read it");
             return Err(Failure::Damaged { what: "the in-flight value of this issuance", why });
         }
@@ -160,15 +160,15 @@ impl Lookup {
     }
 }
 
-/// Whether a rebuild of an earlier version could not read the in-flight value, and set it aside: the issuance was
-/// accepted.
-async fn is_set_aside(partition: &Partition, id: IssuanceId) -> Result<bool, Failure> {
+/// Whether a rebuild of an earlier version kept the in-flight value among what is damaged, because it could not read
+/// it: the issuance was accepted.
+async fn is_kept_as_damaged(partition: &Partition, id: IssuanceId) -> Result<bool, Failure> {
     let mut ask = cmd("HEXISTS");
     ask.arg(damaged(partition.id())).arg(id.as_bytes().as_slice());
     match partition.query("look up", &ask).await {
         // The key is no hash: no rebuild wrote it.
         Err(Failure::Damaged { .. }) => Ok(false),
-        is_set_aside => is_set_aside,
+        is_kept => is_kept,
     }
 }
 

@@ -227,7 +227,7 @@ pub async fn reserve(
     let (coupons, groups) = CouponIndex::grouped(requests.iter().map(|request| &request.coupon));
     let mut reply = partition
         .call(&RESERVE, "reserve", |keys, call| {
-            coupons.add_keys(keys, call);
+            coupons.add_queue_and_coupons(keys, call);
             for key in keys.used_keys() {
                 call.key(key);
             }

@@ -69,7 +69,7 @@ async fn call(
     let coupons = CouponIndex::new(decided.iter().map(|settlement| &settlement.decision.coupon));
     let reply = partition
         .call_in_epoch(keys, &SETTLE, "settle", |keys, call| {
-            coupons.add_keys(keys, call);
+            coupons.add_queue_and_coupons(keys, call);
             call.arg(GROUP).arg(partition.outcome_channel());
             for Settlement { entry, of, decision, holds } in decided {
                 call.arg(coupons.number(&decision.coupon))

@@ -50,7 +50,8 @@ struct Candidate<'a> {
 
 /// Where a step left an entry.
 enum EntryStep<'a> {
-    Settled(Settlement),
+    /// The ledger has its decision, and Redis is to be told.
+    Decided(Settlement),
     /// To be inserted as issued, perhaps again.
     Insert(Candidate<'a>),
     /// It is not in flight any more, or belongs to another epoch.
@@ -103,7 +104,7 @@ struct BatchState<'a> {
 impl<'a> BatchState<'a> {
     fn add(&mut self, entry: &Entry, step: Result<EntryStep<'a>, Failure>) {
         match step {
-            Ok(EntryStep::Settled(settlement)) => self.decided.settlements.push(settlement),
+            Ok(EntryStep::Decided(settlement)) => self.decided.settlements.push(settlement),
             Ok(EntryStep::Insert(candidate)) => self.candidates.push(candidate),
             Ok(EntryStep::Gone) => {}
             Ok(EntryStep::Undecided(why)) => self.leave(entry, why),
@@ -284,7 +285,7 @@ impl Decider {
             }
             _ => Vec::new(),
         };
-        Ok(EntryStep::Settled(Settlement {
+        Ok(EntryStep::Decided(Settlement {
             entry: entry.entry.clone(),
             of: entry.of,
             decision: winner,
@@ -395,7 +396,7 @@ fn issued(candidate: &Candidate) -> Decision {
 }
 
 fn decided<'a>(entry: &Entry, decision: Decision) -> EntryStep<'a> {
-    EntryStep::Settled(Settlement { entry: entry.entry.clone(), of: entry.of, decision, holds: Vec::new() })
+    EntryStep::Decided(Settlement { entry: entry.entry.clone(), of: entry.of, decision, holds: Vec::new() })
 }
 
 fn decision(entry: &Entry, outcome: Outcome) -> Decision {

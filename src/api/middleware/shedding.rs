@@ -17,14 +17,14 @@ use crate::http::server::LoadShedder;
 /// The route that is shed, by `POST`: requests for a coupon. Polls are always answered.
 const PATH: &str = "/user-coupons";
 
-/// Sheds requests while the backlog is full.
+/// Sheds requests while too many wait for a call of `reserve.lua`.
 pub(crate) struct Shedding {
     app: App,
     complete: CompleteLayer,
 }
 
 impl Shedding {
-    /// Sheds while the backlog of `app` is full.
+    /// Sheds while too many requests of `app` wait.
     pub fn new(app: App) -> Self {
         Shedding { complete: app.complete(), app }
     }
