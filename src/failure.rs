@@ -67,7 +67,7 @@ pub enum Failure {
 impl Failure {
     /// Whether the failure concerns only the one record or document of the operation, which cannot be read or is
     /// refused.
-    pub fn is_of_one(&self) -> bool {
+    pub(crate) fn is_of_one(&self) -> bool {
         matches!(self.root(), Failure::Damaged { .. } | Failure::Unreadable(_) | Failure::Refused { .. })
     }
 

@@ -7,8 +7,7 @@
 //! The **API** reserves a unit and queues the issuance in one Redis script
 //! ([`issuance::reserve`]); a **worker** drains the queue into MongoDB, where one document, inserted
 //! once, decides ([`worker::Decider`], [`issuance::Ledger`]), and tells Redis
-//! ([`issuance::settle`]); clients poll ([`issuance::Lookup`]) or wait
-//! ([`issuance::Feed`]).
+//! ([`issuance::settle`]); clients poll ([`issuance::Lookup`]) or wait ([`issuance::feed`]).
 //!
 //! # What always holds
 //!

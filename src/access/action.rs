@@ -24,7 +24,7 @@ use crate::{Failure, mongo};
 
 const COLLECTION: &str = "operator_actions";
 /// Where a user is named: users are deleted, and the record stays.
-pub const NAMED: &str = "{user}";
+pub(crate) const NAMED: &str = "{user}";
 const BOUNDS: Bounds = Bounds { batch: 256, calls: 4, waiting: 8_192, wait: Duration::from_secs(2) };
 
 /// The id of an action: later ones are greater.
@@ -73,7 +73,7 @@ pub enum ActionSubject {
 }
 
 /// An action of a `couponctl` command on the servers themselves, while it is being done.
-pub struct CommandAction {
+pub(crate) struct CommandAction {
     log: ActionLog,
     id: ActionId,
 }

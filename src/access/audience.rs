@@ -4,7 +4,7 @@ use super::{Caller, Role};
 
 /// For whom a route is. Every route has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Audience {
+pub(crate) enum Audience {
     /// Every caller, without credentials.
     Anyone,
     /// The user whom a request is for, and who acts for any user.
@@ -25,7 +25,7 @@ pub enum Audience {
 
 /// Whether a caller may use a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RouteAccess {
+pub(crate) enum RouteAccess {
     Admitted,
     /// The caller is unknown.
     Unauthenticated,
@@ -34,18 +34,6 @@ pub enum RouteAccess {
 }
 
 impl Audience {
-    /// All there are.
-    pub const ALL: [Audience; 8] = [
-        Audience::Anyone,
-        Audience::Requesters,
-        Audience::Readers,
-        Audience::Redeemers,
-        Audience::Keys,
-        Audience::Scrapers,
-        Audience::Watchers,
-        Audience::Operators,
-    ];
-
     /// Whether end users may use it; its handler must check whose record an answer is about.
     pub(crate) fn has_users(self) -> bool {
         matches!(self, Audience::Anyone | Audience::Requesters | Audience::Readers)
@@ -91,10 +79,21 @@ impl Audience {
 mod tests {
     use super::*;
 
+    const ALL: [Audience; 8] = [
+        Audience::Anyone,
+        Audience::Requesters,
+        Audience::Readers,
+        Audience::Redeemers,
+        Audience::Keys,
+        Audience::Scrapers,
+        Audience::Watchers,
+        Audience::Operators,
+    ];
+
     #[test]
     fn operators_may_everything_viewers_change_nothing_and_nobody_unknown_gets_in() {
         let key = |role| Caller::Key { id: "k".into(), name: "k".into(), role };
-        for audience in Audience::ALL {
+        for audience in ALL {
             assert_eq!(audience.admits(&Caller::Open), RouteAccess::Admitted);
             assert_eq!(audience.admits(&key(Role::Operator)), RouteAccess::Admitted);
             if audience != Audience::Anyone {

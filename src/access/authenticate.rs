@@ -20,7 +20,7 @@ use crate::failure::SetUpError;
 const RECHECK_AFTER_MAX: Duration = Duration::from_secs(60);
 
 /// The credentials that this process accepts: API keys, users' tokens, or none.
-pub struct Access {
+pub(crate) struct Access {
     /// Whether every caller is admitted without credentials. Once `false`, it stays so.
     open: AtomicBool,
     keys: Arc<Keyring>,
@@ -33,7 +33,7 @@ pub struct Access {
 
 /// Who has sent an `Authorization`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Identification {
+pub(crate) enum Identification {
     As(Caller),
     Not(AuthRefusal),
     /// A key that is not known, and may be new: see [`Access::ask`].
@@ -42,7 +42,7 @@ pub enum Identification {
 
 /// Why a caller is not identified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AuthRefusal {
+pub(crate) enum AuthRefusal {
     /// Nothing was sent.
     NoCredentials,
     /// The credentials are invalid: made up, damaged or revoked.

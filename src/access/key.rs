@@ -7,12 +7,12 @@ use sha2::{Digest, Sha256};
 use super::Role;
 
 /// What every key begins with, so that it can be distinguished from a token, and found where it should not be.
-pub const PREFIX: &str = "cpn_";
+pub(crate) const PREFIX: &str = "cpn_";
 const SECRET_BYTES: usize = 32;
 /// The secret as hexadecimal digits.
 const SECRET_CHARS: usize = 2 * SECRET_BYTES;
 /// Of the id of a key, which names it and is no secret.
-pub const ID_CHARS_MAX: usize = 32;
+pub(crate) const ID_CHARS_MAX: usize = 32;
 const NAME_CHARS_MAX: usize = 100;
 
 /// A key as it is kept.
@@ -75,7 +75,7 @@ impl ApiKey {
 
 /// A key as a request presents it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PresentedKey {
+pub(crate) struct PresentedKey {
     pub id: String,
     pub hash: SecretHash,
 }

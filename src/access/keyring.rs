@@ -19,16 +19,16 @@ use crate::runtime::tasks::Rounds;
 use crate::{Failure, metrics};
 
 /// Between two readings of all keys.
-pub const REFRESH_EVERY: Duration = Duration::from_secs(2);
+const REFRESH_EVERY: Duration = Duration::from_secs(2);
 /// Between two readings that unknown keys cause.
-pub const ASK_EVERY: Duration = Duration::from_secs(1);
+const ASK_EVERY: Duration = Duration::from_secs(1);
 /// A request with an unknown key is not held for longer.
 const ASK_MAX: Duration = Duration::from_secs(3);
 /// A revoked key stops working within this, while MongoDB answers within seconds.
 pub const REVOKED_WITHIN: Duration = Duration::from_secs(5);
 
 /// The active API keys, in memory, read again from MongoDB all the time.
-pub struct Keyring {
+pub(crate) struct Keyring {
     store: KeyStore,
     known: RwLock<Arc<KnownKeys>>,
     /// Notified when the keys have changed.
@@ -52,7 +52,7 @@ struct KnownKey {
 
 /// Whose key a request presents.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KeyOwner {
+pub(crate) enum KeyOwner {
     Known(Caller),
     /// The id is known, and the secret is another.
     WrongSecret,
@@ -158,7 +158,7 @@ impl Keyring {
 
 /// The keys cannot be read now, so it is unknown whose key it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct KeyringUnavailable;
+pub(crate) struct KeyringUnavailable;
 
 impl From<ActiveKeys> for KnownKeys {
     fn from(ActiveKeys { keys, unreadable }: ActiveKeys) -> Self {

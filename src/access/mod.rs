@@ -16,8 +16,8 @@ mod refusals;
 pub mod token;
 
 pub use action::ActionLog;
-pub use audience::{Audience, RouteAccess};
-pub use authenticate::{Access, AuthRefusal, Identification};
+pub(crate) use audience::{Audience, RouteAccess};
+pub(crate) use authenticate::{Access, AuthRefusal, Identification};
 pub use caller::{Caller, Role};
 pub(crate) use key_store::{ACTIVE_MAX, LISTED_MAX};
 pub use key_store::{ActiveKeys, KeyInsert, KeyStore, RevokeOutcome};

@@ -23,9 +23,9 @@ use jiff::Timestamp;
 use crate::ids::CouponId;
 
 /// The largest number of units of one coupon.
-pub const MAX_TOTAL: u32 = 10_000_000;
+pub(crate) const MAX_TOTAL: u32 = 10_000_000;
 /// The largest number of units that one user may hold of one coupon.
-pub const MAX_PER_USER: u8 = 100;
+pub(crate) const MAX_PER_USER: u8 = 100;
 
 /// How many units of a coupon there are, and how many of them one user may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

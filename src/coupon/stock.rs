@@ -103,7 +103,7 @@ pub async fn read(
 }
 
 /// The most coupons that [`read`] takes: a script must stay short.
-pub const BATCH_MAX: usize = 500;
+pub(crate) const BATCH_MAX: usize = 500;
 
 #[cfg(test)]
 mod tests {

@@ -532,7 +532,12 @@ impl CouponStore {
     /// # Errors
     ///
     /// If MongoDB fails.
-    pub async fn keep_final_count(&self, id: &CouponId, generation: i64, issued: u64) -> Result<(), Failure> {
+    pub(crate) async fn keep_final_count(
+        &self,
+        id: &CouponId,
+        generation: i64,
+        issued: u64,
+    ) -> Result<(), Failure> {
         let (coupons, filter) = (self.coupons.clone(), doc! {"_id": id.as_str(), "generation": generation});
         let issued = i64::try_from(issued).unwrap_or(i64::MAX);
         let kept = doc! {"$set": {FINAL_COUNT: {"issued": issued, "generation": generation}}};

@@ -56,7 +56,7 @@ impl Language {
     }
 
     /// The tag for `Content-Language`.
-    pub fn tag(self) -> &'static str {
+    pub(crate) fn tag(self) -> &'static str {
         match self {
             Language::English => "en",
             Language::Korean => "ko",

@@ -173,7 +173,7 @@ impl Code {
     }
 
     /// Whether the same request may succeed later, where its operation is safe to repeat.
-    pub fn is_retryable(self) -> bool {
+    pub(crate) fn is_retryable(self) -> bool {
         use Code::*;
         matches!(self, NotStarted | Paused | Timeout | RateLimited | Overloaded | Unavailable | WarmingUp)
     }
@@ -256,13 +256,13 @@ impl Problem {
 
     /// Replaces the code's detail by a text that is the same in all languages, so for technical matters. A path of
     /// the service begins with `{base}`.
-    pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
+    pub(crate) fn with_detail(mut self, detail: impl Into<String>) -> Self {
         self.detail = Some(Detail::Same(detail.into()));
         self
     }
 
     /// Replaces the code's detail by a text in English and in Korean.
-    pub fn with_words(mut self, words: &'static [&'static str; 2]) -> Self {
+    pub(crate) fn with_words(mut self, words: &'static [&'static str; 2]) -> Self {
         self.detail = Some(Detail::Words(words));
         self
     }
@@ -274,13 +274,13 @@ impl Problem {
     }
 
     /// Says when to try again: in the body in milliseconds, in `Retry-After` in whole seconds.
-    pub fn retry_after_ms(mut self, ms: u64) -> Self {
+    pub(crate) fn retry_after_ms(mut self, ms: u64) -> Self {
         self.retry_after_ms = Some(ms);
         self
     }
 
     /// Adds a header.
-    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+    pub(crate) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
     }
@@ -293,7 +293,7 @@ impl Problem {
     }
 
     /// 422 `invalid`, for one parameter of the query, the path or the headers.
-    pub fn invalid_parameter(name: &str, detail: impl Into<String>) -> Self {
+    pub(crate) fn invalid_parameter(name: &str, detail: impl Into<String>) -> Self {
         let error = FieldError { pointer: None, parameter: Some(name.to_owned()), detail: detail.into() };
         Problem::invalid(vec![error])
     }

@@ -36,7 +36,7 @@ impl IssuanceId {
     /// Before any id, in the order of their bytes.
     pub const FIRST: Self = IssuanceId(Uuid::from_u128(0x7000_8000_0000_0000_0000));
     /// After any id, in the order of their bytes.
-    pub const LAST: Self = IssuanceId(Uuid::from_u128(0xffff_ffff_ffff_8fff_bfff_ffff_ffff_ffff));
+    pub(crate) const LAST: Self = IssuanceId(Uuid::from_u128(0xffff_ffff_ffff_8fff_bfff_ffff_ffff_ffff));
 
     /// An id as it is kept in Redis and in MongoDB. Says `None` to anything but the 16 bytes of one.
     pub fn from_bytes(bytes: impl AsRef<[u8]>) -> Option<Self> {

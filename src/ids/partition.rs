@@ -7,7 +7,7 @@ impl PartitionId {
     /// The only partition there is now.
     pub const ONE: PartitionId = PartitionId(0);
     /// Partition numbers fit the twelve spare bits of an issuance id.
-    pub const BITS: u32 = 12;
+    const BITS: u32 = 12;
 
     /// The partition with this number, if it fits into [`PartitionId::BITS`].
     pub fn new(number: u16) -> Option<Self> {

@@ -25,7 +25,7 @@ impl UserId {
     /// `auth0|5f7c8ec7` or one of more than 64 characters, gives `sub-sha256:` and its SHA-256 in base64url,
     /// without padding. So that no two subjects name one user, one that is written like that itself, or like
     /// the pseudonym of a deleted user, is hashed too.
-    pub fn of_subject(subject: &str) -> Result<Self, String> {
+    pub(crate) fn of_subject(subject: &str) -> Result<Self, String> {
         if subject.is_empty() {
             return Err("must not be empty".into());
         }

@@ -16,12 +16,12 @@ pub mod reassign;
 pub mod reserve;
 pub mod settle;
 
-pub use feed::Feed;
+pub(crate) use feed::Feed;
 pub use flight::InFlight;
 pub use keyed::{IdempotencyKey, KeyTag};
 pub use ledger::Ledger;
 pub use lookup::Lookup;
-pub use reserve::Reservations;
+pub(crate) use reserve::Reservations;
 
 use jiff::Timestamp;
 

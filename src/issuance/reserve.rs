@@ -157,7 +157,7 @@ impl QueueProgress {
 
 /// Makes reservations in batches. Cheap to clone.
 #[derive(Clone)]
-pub struct Reservations {
+pub(crate) struct Reservations {
     batcher: Batcher<Request, Reserved>,
     pressure: Arc<Pressure>,
 }

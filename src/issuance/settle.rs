@@ -115,4 +115,4 @@ fn verdict(decision: &Decision, holds: &[HeldUnit]) -> Vec<u8> {
 }
 
 /// Entries of one call at most: a script must stay short.
-pub const BATCH_MAX: usize = 500;
+pub(crate) const BATCH_MAX: usize = 500;

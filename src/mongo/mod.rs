@@ -24,7 +24,7 @@ use crate::runtime::background::paced;
 use crate::runtime::damage::damaged;
 
 /// The longest that a caller waits for one operation.
-pub const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest that the driver waits for a primary.
 const SELECTION_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest that a linearizable read waits for a majority to confirm that this primary still leads.

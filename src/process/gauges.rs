@@ -30,11 +30,11 @@ const READ_EVERY: Duration = Duration::from_secs(2);
 pub const COUPONS_MAX: usize = recovery::CURRENT_MAX;
 
 /// Counts something that the process holds now.
-pub type SizeFn = Box<dyn Fn() -> usize + Send + Sync>;
+type SizeFn = Box<dyn Fn() -> usize + Send + Sync>;
 
 /// The sizes of what the process itself holds.
 #[derive(Default)]
-pub struct ProcessSizes {
+pub(crate) struct ProcessSizes {
     /// Waiters for an outcome; `None` in a process that has none.
     pub waiters: Option<SizeFn>,
     /// The entries of each cache, by its name.
@@ -42,7 +42,7 @@ pub struct ProcessSizes {
 }
 
 /// A background task that reads the gauges of queue and stock until it is dropped.
-pub struct GaugeReader {
+pub(crate) struct GaugeReader {
     text: Arc<Mutex<String>>,
     _stop: DropGuard,
 }

@@ -29,7 +29,7 @@ const SHARED_FOR: Duration = Duration::from_secs(1);
 /// Whether a process can do its work, and which part does not do its own.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct Readiness {
+pub(crate) struct Readiness {
     /// Whether requests can be served.
     pub ready: bool,
     /// The parts without which it goes on, for now: some requests are refused, or wait.
@@ -46,7 +46,7 @@ pub struct Readiness {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schema(as = Part)]
-pub enum PartState {
+pub(crate) enum PartState {
     Ok,
     /// It answers, and its data is being recovered.
     WarmingUp,
@@ -57,7 +57,7 @@ pub enum PartState {
 }
 
 /// Probes Redis and MongoDB for all readiness requests of a process: at most once a second, and once at a time.
-pub struct Probe {
+pub(crate) struct Probe {
     partition: Arc<Partition>,
     database: Database,
     /// The last answer.
@@ -76,7 +76,7 @@ impl Probe {
     /// Whether the process can do its work, by answers that are a second old at most. Without Redis nothing can be
     /// done; `needs_mongodb` says whether nothing can be done without MongoDB either, and `stopping` whether the
     /// process was asked to stop.
-    pub async fn readiness(&self, needs_mongodb: bool, stopping: &CancellationToken) -> Readiness {
+    pub(crate) async fn readiness(&self, needs_mongodb: bool, stopping: &CancellationToken) -> Readiness {
         let mut last = Arc::clone(&self.last).lock_owned().await;
         let parts = match *last {
             Some((at, parts)) if at.elapsed() < SHARED_FOR => parts,

@@ -42,7 +42,7 @@ pub struct UnreadableEntry {
 }
 
 /// The fields of an entry as Redis has them, names and values, which need not be text.
-pub type RawFields = Vec<(Vec<u8>, Vec<u8>)>;
+pub(crate) type RawFields = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// An entry as Redis has it: its id, and its fields; `None` if it was deleted since it was delivered.
 pub(crate) type RawEntry = (String, Option<RawFields>);

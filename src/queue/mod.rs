@@ -22,7 +22,8 @@ pub use entry::{Entry, UnreadableEntry};
 pub use figures::{Backlog, figures};
 pub use reader::{ReadFrom, ReadOutcome, Reader};
 pub use repair::repair;
-pub use split::{split, taken_apart};
+pub use split::split;
+pub(crate) use split::taken_apart;
 pub(crate) use stream_scan::StreamScan;
 
 /// The consumer that owns dead letters. It never reads, and no worker claims from it.
@@ -66,7 +67,7 @@ impl Delivered {
 
 /// Parts of at most `most` items each, in which those of one stream entry stay together: what `entry` says of
 /// consecutive items. A part of one entry may be longer.
-pub fn by_whole_entries<T>(items: &[T], most: usize, entry: impl Fn(&T) -> &str) -> Vec<&[T]> {
+pub(crate) fn by_whole_entries<T>(items: &[T], most: usize, entry: impl Fn(&T) -> &str) -> Vec<&[T]> {
     let mut parts = Vec::new();
     let (mut begin, mut end) = (0, 0);
     for group in items.chunk_by(|one, next| entry(one) == entry(next)) {

@@ -45,7 +45,7 @@ pub async fn split(
 /// # Errors
 ///
 /// If Redis fails; it may be repeated.
-pub async fn taken_apart(
+pub(crate) async fn taken_apart(
     partition: &Partition,
     keys: &EpochKeys,
     entries: &[&Entry],

@@ -9,14 +9,13 @@ mod reference;
 mod store;
 
 pub use reference::Reference;
-pub use store::{
-    HeldCoupon, HeldCursor, NAMELESS_MAX, RedemptionChangeOutcome, RedemptionStore, UNITS_PAGE, queries,
-};
+pub use store::{HeldCoupon, RedemptionChangeOutcome, RedemptionStore, queries};
+pub(crate) use store::{HeldCursor, NAMELESS_MAX, UNITS_PAGE};
 
 use jiff::Timestamp;
 
 /// Uses of one coupon at most, those that were restored among them. It bounds the history.
-pub const USES_MAX: usize = 50;
+pub(crate) const USES_MAX: usize = 50;
 
 /// The changes of a held coupon since its issue.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -36,13 +36,13 @@ const ATTEMPTS_MAX: usize = 5;
 const BY_MAX: usize = 200;
 
 /// Units in one page of [`RedemptionStore::units_after`].
-pub const UNITS_PAGE: usize = 1_000;
+pub(crate) const UNITS_PAGE: usize = 1_000;
 
 /// Records in one answer of [`RedemptionStore::nameless_units`].
-pub const NAMELESS_MAX: usize = 10_000;
+pub(crate) const NAMELESS_MAX: usize = 10_000;
 
 /// A place in the list of what a user holds: a unit's time of issue and id.
-pub type HeldCursor = (Timestamp, IssuanceId);
+pub(crate) type HeldCursor = (Timestamp, IssuanceId);
 
 /// A coupon that a user holds, as it is at a moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,7 +136,7 @@ impl RedemptionStore {
     /// # Errors
     ///
     /// If MongoDB fails.
-    pub async fn nameless_units(&self, coupon: &CouponId) -> Result<Vec<Unreadable>, Failure> {
+    pub(crate) async fn nameless_units(&self, coupon: &CouponId) -> Result<Vec<Unreadable>, Failure> {
         let filter = ledger::queries::issued_nameless(coupon);
         let found = self.find("export a coupon's units", filter, doc! {"_id": 1}, NAMELESS_MAX).await?;
         Ok(found.iter().filter_map(|document| holding(document).err()).collect())

@@ -87,7 +87,7 @@ impl RedisClient {
 
     /// A connection of the caller's own. The caller drops it when [`RedisClient::replacements`] changes, and
     /// reports its errors to [`RedisClient::note`].
-    pub async fn dedicated(&self, response_timeout: Duration) -> RedisResult<MultiplexedConnection> {
+    pub(crate) async fn dedicated(&self, response_timeout: Duration) -> RedisResult<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(response_timeout));
@@ -111,7 +111,7 @@ impl RedisClient {
 
     /// Replaces the connections if `error`, which a dedicated connection met, says that it leads to the wrong
     /// server.
-    pub fn note(&self, error: &RedisError) {
+    pub(crate) fn note(&self, error: &RedisError) {
         if of_error(error) == Verdict::Misled {
             self.reconnect();
         }

@@ -26,7 +26,7 @@ pub struct Bounds {
 }
 
 /// Collects requests into calls. Cheap to clone; ends when all of its clones are dropped.
-pub struct Batcher<Q, A> {
+pub(crate) struct Batcher<Q, A> {
     operation: &'static str,
     bounds: Bounds,
     sender: mpsc::Sender<Waiting<Q, A>>,

@@ -8,4 +8,4 @@ pub(crate) mod damage;
 pub mod fd_limit;
 pub mod shutdown;
 pub(crate) mod tasks;
-pub mod telemetry;
+pub(crate) mod telemetry;

@@ -55,7 +55,7 @@ crate::text::never_shown!(TokenSettings);
 
 /// Why a token is refused: for the log. It repeats nothing of the token but what it names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TokenError {
+pub(crate) enum TokenError {
     /// It was good once.
     #[error("it has expired (exp)")]
     Expired,
@@ -87,7 +87,7 @@ fn named(kid: Option<&str>) -> String {
 }
 
 /// Verifies tokens.
-pub struct TokenVerifier {
+pub(crate) struct TokenVerifier {
     settings: TokenSettings,
     validation: Validation,
     current: RwLock<Arc<KeyVersion>>,
@@ -104,7 +104,7 @@ type Hash = [u8; 32];
 
 /// What a good token says.
 #[derive(Debug, Clone)]
-pub struct VerifiedToken {
+pub(crate) struct VerifiedToken {
     pub user: UserId,
     /// The last second that it is good for, since the epoch; the leeway is in it.
     pub until: u64,

@@ -244,7 +244,7 @@ impl<S: Clone> GuardedService<S> {
 pin_project! {
     /// The future of a guarded request.
     #[project = GuardedFutureProjected]
-    pub enum GuardedFuture<F> {
+    pub(crate) enum GuardedFuture<F> {
         Inner { #[pin] inner: F, standing: Option<CredentialLease> },
         Boxed { inner: BoxFuture<'static, Result<Response, Infallible>> },
     }

@@ -21,12 +21,12 @@ use super::{IssuanceId, Lookup};
 use crate::Failure;
 use crate::redis::Partition;
 pub use poll::POLL_EVERY;
+pub(crate) use waiters::Waiter;
 use waiters::Waiters;
-pub use waiters::{WAITERS_MAX, Waiter};
 
 /// The waiters of a process, and what wakes them. Cheap to clone.
 #[derive(Clone)]
-pub struct Feed {
+pub(crate) struct Feed {
     partition: Arc<Partition>,
     lookup: Lookup,
     waiters: Arc<Waiters>,

@@ -11,7 +11,7 @@ use crate::ids::IssuanceId;
 use crate::issuance::lookup::LookupResult;
 
 /// Waiters at once. A request beyond that gets the present state at once.
-pub const WAITERS_MAX: usize = 50_000;
+const WAITERS_MAX: usize = 50_000;
 
 /// The registry of waiters. It keeps a state only for those who wait for it.
 pub(super) struct Waiters {
@@ -86,7 +86,7 @@ impl Waiters {
 }
 
 /// A place in the registry, given up when this is dropped: a client that goes leaves nothing behind.
-pub struct Waiter {
+pub(crate) struct Waiter {
     waiters: Arc<Waiters>,
     id: IssuanceId,
     seen: watch::Receiver<Option<LookupResult>>,

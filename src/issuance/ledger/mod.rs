@@ -38,7 +38,7 @@ use record::{HeldRecord, IdRecord, REJECTED, Record, Shape, read};
 pub(crate) use record::{ISSUED, decision_of, fields, uuid};
 
 /// The name of the ledger's collection.
-pub const COLLECTION: &str = "user_coupons";
+pub(crate) const COLLECTION: &str = "user_coupons";
 
 /// Writes and reads the ledger. Cheap to clone.
 #[derive(Clone)]
