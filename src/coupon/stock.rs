@@ -8,14 +8,19 @@ use crate::redis::{LuaScript, Partition};
 
 static STOCK: LuaScript = LuaScript::new(include_str!("stock.lua"));
 
-/// The units of a coupon at one moment: `total = remaining + reserved + issued`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The units at one moment: `total = remaining + reserved + issued`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
 pub struct Stock {
+    #[schema(example = 5000)]
     pub total: u32,
     /// Free.
+    #[schema(example = 1200)]
     pub remaining: u32,
-    /// Taken, and not decided.
+    /// Taken, and waiting for a decision.
+    #[schema(example = 30)]
     pub reserved: u32,
+    #[schema(example = 3770)]
     pub issued: u32,
 }
 

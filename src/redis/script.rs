@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 
 use redis::{Arg, Cmd, Script, ToRedisArgs};
 
-/// Pieces that several scripts share, by the line that stands for each; one that names others comes before them.
+/// Pieces that several scripts share, by the line that each of these has in a piece's place; one that names others comes
+/// before them.
 const SHARED: [(&str, &str); 7] = [
     ("--@split\n", include_str!("lua/split.lua")),
     ("--@certificate\n", include_str!("lua/certificate.lua")),

@@ -6,7 +6,9 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::fields::{self, Fields};
-use crate::coupon::{self, CouponStatus, CouponTimeZone, MAX_PER_USER, MAX_TOTAL, RestockAmount, Validity};
+use crate::coupon::{
+    self, CouponStatus, CouponTimeZone, MAX_PER_USER, MAX_TOTAL, RestockAmount, Stock, Validity,
+};
 use crate::http::Problem;
 use crate::http::problem::FieldError;
 use crate::ids::CouponId;
@@ -76,25 +78,9 @@ pub(crate) enum Discount {
     },
 }
 
-/// The units at one moment: `total = remaining + reserved + issued`.
-#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct Stock {
-    #[schema(example = 5000)]
-    total: u32,
-    /// Free.
-    #[schema(example = 1200)]
-    remaining: u32,
-    /// Taken, and waiting for a decision.
-    #[schema(example = 30)]
-    reserved: u32,
-    #[schema(example = 3770)]
-    issued: u32,
-}
-
 impl Coupon {
     /// A coupon as it is at `now`.
-    pub fn new(coupon: coupon::Coupon, stock: Option<coupon::Stock>, now: Timestamp) -> Self {
+    pub fn new(coupon: coupon::Coupon, stock: Option<Stock>, now: Timestamp) -> Self {
         let status = CouponStatus::of(&coupon, stock.map(|stock| stock.remaining), now);
         let (valid_until, valid_for) = match &coupon.validity {
             Validity::Unlimited => (None, None),
@@ -113,7 +99,7 @@ impl Coupon {
             valid_for,
             time_zone: coupon.time_zone.as_str().to_owned(),
             status,
-            stock: stock.map(Stock::from),
+            stock,
             created_at: coupon.created_at,
         }
     }
@@ -134,13 +120,6 @@ impl From<coupon::Discount> for Discount {
                 Discount::Percent { percent, max_amount, currency: currency.as_str().to_owned() }
             }
         }
-    }
-}
-
-impl From<coupon::Stock> for Stock {
-    fn from(stock: coupon::Stock) -> Self {
-        let coupon::Stock { total, remaining, reserved, issued } = stock;
-        Stock { total, remaining, reserved, issued }
     }
 }
 

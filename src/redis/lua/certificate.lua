@@ -1,4 +1,4 @@
--- Included by every script that works under the open epoch, in place of its line "--@certificate".
+-- Every script that works under the open epoch begins with this, and has these:
 -- KEYS  1 certificate
 -- ARGV  1 credential: the epoch that the caller's keys name and the term that the caller knows it to be open under,
 --       with a space between

@@ -1,6 +1,5 @@
--- Included by the scripts that read a certificate which need not fit, in place of their line
--- "--@certificate_fields". What of it cannot be read is missing: a field, or all if the key is no hash. Terms grow
--- by one a recovery, so one with more digits is damaged: none could ever come after it.
+-- Reads a certificate which need not fit. What of it cannot be read is missing: a field, or all if the key is no
+-- hash. Terms grow by one a recovery, so one with more digits is damaged: none could ever come after it.
 local function certificate_fields(key)
   local held = redis.pcall('HMGET', key, 'state', 'term', 'epoch', 'ledger', 'behind')
   local function uuid(text) return text and #text == 36 and string.match(text, '^%x+%-%x+%-%x+%-%x+%-%x+$') end

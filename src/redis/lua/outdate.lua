@@ -1,5 +1,5 @@
--- Included by the scripts that outdate loads, in place of their line "--@outdate". Loads ask only whether the
--- counter is as it was when they began (load.lua). One that cannot be counted on gets a value that it never had.
+-- Outdates loads. They ask only whether the counter is as it was when they began (load.lua). One that cannot be
+-- counted on gets a value that it never had.
 local function outdate(counters, field, times)
   local count = redis.call('HGET', counters, field)
   if count and not (#count < 16 and string.match(count, '^%d+$')) then

@@ -1,5 +1,4 @@
--- Included by the scripts that take a stream entry of many apart, in place of their line "--@split"; it brings
--- entry.lua.
+-- Takes a stream entry of many apart.
 -- An entry of many is settled as a whole or taken apart: so while it is in the stream, all that it holds is in
 -- flight under it. Each issuance that is gets an entry of its own, at the end of the stream, and the entry goes.
 -- What of it cannot be read in flight stays so, under the new entry, which has it from the old one. Returns the ids

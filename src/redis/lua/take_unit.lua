@@ -1,4 +1,4 @@
--- Included by the scripts that take a unit out of the free ones, in place of their line "--@take_unit".
+-- Takes a unit out of the free ones.
 -- Units from the next one on are free by the counter alone; those below the serial join the set. At most
 -- `most` of them in one call, for a script must stay short. Whether the unit was taken; else the call must
 -- be repeated.
