@@ -4,8 +4,8 @@
 -- What is in flight is left to be settled, which counts it.
 --
 -- KEYS  1 certificate  2 in-flight  3 coupon  4 holders  5 free
--- ARGV  1 epoch  2 issuance id (16 bytes)  3 user  4 serial  5 how many units a call may move at most
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', what}: what is
+-- ARGV  1 credential  2 issuance id (16 bytes)  3 user  4 serial  5 how many units a call may move at most
+-- Returns a certificate fault, or {'ok', what}: what is
 --   'adopted', 'counted' (it was), 'in-flight', 'unloaded', 'beyond' (the serial is beyond the total),
 --   'damaged' (its figures cannot be read) or 'more' (the unit is so far above the next one that the call
 --   must be repeated)

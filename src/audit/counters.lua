@@ -3,8 +3,8 @@
 -- settled is in flight.
 --
 -- KEYS  1 certificate  2 counters  3 in-flight
--- ARGV  1 epoch  2 '1' to set them, else '0'
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', field, …}: those that could not be read
+-- ARGV  1 credential  2 '1' to set them, else '0'
+-- Returns a certificate fault, or {'ok', field, …}: those that could not be read
 --@certificate
 --@outdate
 --@whole

@@ -2,8 +2,8 @@
 -- The figures of some coupons and of the queue, all read at one moment.
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 counters  5 damaged  6 dead, then for each coupon: coupon, free
--- ARGV  1 epoch
--- Returns {'uncertified'} or {'stale', epoch}, or
+-- ARGV  1 credential
+-- Returns a certificate fault, or
 --       {'ok', in flight, dead letters among them, accepted so far, set aside as unreadable, the last stream entry ('0-0' if there is none),
 --        {total, next, settled, free, generation}, …}; {} for a coupon that is not loaded, {what} for one of
 --        which this is damaged

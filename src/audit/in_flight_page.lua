@@ -3,8 +3,8 @@
 -- say that a unit is nowhere. A hash that fits one page is read at one moment.
 --
 -- KEYS  1 certificate  2 in-flight  3 coupon  4 free
--- ARGV  1 epoch  2 cursor ('0' at first)  3 how many values to read, about  4 coupon id, then serials
--- Returns {'uncertified'} or {'stale', epoch}, or
+-- ARGV  1 credential  2 cursor ('0' at first)  3 how many values to read, about  4 coupon id, then serials
+-- Returns a certificate fault, or
 --       {'ok', next cursor ('0' at the end), {serial, …} of the units that are free,
 --        {issuance id (16 bytes), serial, …} of what the page has in flight of the coupon}
 --@certificate

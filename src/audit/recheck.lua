@@ -2,9 +2,9 @@
 -- Reads again, at one moment, what an audit could not explain.
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 coupon  5 holders  6 free
--- ARGV  1 epoch, then for each suspicion: issuance id (16 bytes), user, stream entry, serial ('0' for
+-- ARGV  1 credential, then for each suspicion: issuance id (16 bytes), user, stream entry, serial ('0' for
 --       none), the id of a second issuance; each '' for none
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', '1' if the coupon is loaded or '0',
+-- Returns a certificate fault, or {'ok', '1' if the coupon is loaded or '0',
 --       then for each suspicion: {in-flight value or '', '1' if the user's dedupe has the id, '1' if
 --       the stream has the entry, '1' if the serial is free, in-flight value of the second or ''}, …}
 --@certificate

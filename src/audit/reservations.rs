@@ -86,7 +86,7 @@ impl CouponAudit<'_> {
             for settled in settle(&self.auditor.partition, &self.keys, batch).await? {
                 match settled {
                     settle::Settled::Now => self.found.settled += 1,
-                    settle::Settled::Before | settle::Settled::Unreadable => {}
+                    settle::Settled::GuardedOff | settle::Settled::Unreadable => {}
                     settle::Settled::AnotherEpoch => return Err(AuditAbort::AnotherEpoch),
                 }
             }

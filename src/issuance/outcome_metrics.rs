@@ -39,7 +39,7 @@ pub(super) fn settled(started: Instant, decided: &[Settlement], answers: &Result
                 metrics::REJECTED.count(reason.as_str());
                 metrics::ACCEPTED_NOT_ISSUED.increment(1);
             }
-            (Settled::Before | Settled::AnotherEpoch | Settled::Unreadable, _) => {}
+            (Settled::GuardedOff | Settled::AnotherEpoch | Settled::Unreadable, _) => {}
         }
     }
 }

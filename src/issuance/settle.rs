@@ -25,7 +25,7 @@ const UNREADABLE: u8 = b'2';
 pub enum Settled {
     Now,
     /// The in-flight hash does not name this entry: the issuance was settled before, or has another entry.
-    Before,
+    GuardedOff,
     /// Another epoch is open, and its recovery has dealt with the entry.
     AnotherEpoch,
     /// Its in-flight value cannot be read: nothing was done.
@@ -90,7 +90,7 @@ async fn call(
         .into_iter()
         .map(|answer| match answer {
             SETTLED => Ok(Settled::Now),
-            GUARDED_OFF => Ok(Settled::Before),
+            GUARDED_OFF => Ok(Settled::GuardedOff),
             UNREADABLE => Ok(Settled::Unreadable),
             _ => Err(reply.wrong()),
         })

@@ -275,7 +275,7 @@ pub async fn discard(
     let settlement =
         Settlement { entry: in_flight.entry, of: 0, decision: decision.clone(), holds: Vec::new() };
     match settle(partition, &keys, &[settlement]).await?.as_slice() {
-        [Settled::Now | Settled::Before] => Ok(Some(decision)),
+        [Settled::Now | Settled::GuardedOff] => Ok(Some(decision)),
         [Settled::Unreadable] => Err(Failure::Damaged {
             what: "the in-flight value of this issuance",
             why: format!("issuance {id}, decided now"),

@@ -4,9 +4,9 @@
 -- happens by itself: it is an alarm.
 --
 -- KEYS  1 certificate  2 stream  3 in-flight
--- ARGV  1 epoch  2 group  3 cursor of the scan ('0' at first)
+-- ARGV  1 credential  2 group  3 cursor of the scan ('0' at first)
 --       4 about how many issuances to read, in flight and in the stream: an entry may hold hundreds
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', next cursor ('0' at the end), id, …}:
+-- Returns a certificate fault, or {'ok', next cursor ('0' at the end), id, …}:
 --       the issuances that got a fresh entry
 --@certificate
 --@split
@@ -36,7 +36,7 @@ local function restore(id, value)
   local entry, rest = string.match(value, '^(%d+%-%d+) (%d+ %d+ %d+ %d+ %S+ %S+)$')
   local found = #id == 16 and entry and not is_known[entry] and redis.pcall('XRANGE', KEYS[2], entry, entry)
   if found and not found.err then
-    local lost, many = #found == 0, #found > 0 and found[1][2][1] == '3'
+    local lost, many = #found == 0, #found > 0 and found[1][2][1] == OF_MANY
     read = read + (many and #found[1][2] / 2 or 1)
     if not lost then
       local ms, seq = time_of(entry)
@@ -48,7 +48,7 @@ local function restore(id, value)
       for _, other in ipairs(split(KEYS[2], KEYS[3], ARGV[2], entry)) do fresh_ids[#fresh_ids + 1] = other end
     elseif lost then
       redis.call('XDEL', KEYS[2], entry)
-      local fresh = redis.call('XADD', KEYS[2], '*', '2', id .. rest)
+      local fresh = redis.call('XADD', KEYS[2], '*', OF_ONE, id .. rest)
       redis.call('HSET', KEYS[3], id, fresh .. ' ' .. rest)
       fresh_ids[#fresh_ids + 1] = id
     end

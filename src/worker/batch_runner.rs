@@ -12,7 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::breaker::Breaker;
-use super::decide::{BatchOutcome, Decider, Undecided};
+use super::decide::{BatchOutcome, Decider, Unsettled};
 use super::in_progress::{Batch, InProgress};
 use super::parked_coupons::ParkedCoupons;
 use super::retry_lane::{RetryEntry, RetryLane};
@@ -70,7 +70,7 @@ impl BatchRunner {
             match self.process(&batch.keys, batch.entries()).await {
                 Ok(BatchOutcome::AnotherEpoch) => return self.breaker.success(),
                 Ok(BatchOutcome::Here(left)) => {
-                    let unclear = left.iter().filter(|(_, why)| matches!(why, Undecided::Unclear(_))).count();
+                    let unclear = left.iter().filter(|(_, why)| matches!(why, Unsettled::Unclear(_))).count();
                     let all_are_unclear = unclear == batch.entries().len();
                     if !all_are_unclear {
                         self.breaker.success();
@@ -81,7 +81,7 @@ impl BatchRunner {
                         return self.sort_out(stuck).await;
                     }
                     // All alike, so no entry's own failure.
-                    if let Some((_, Undecided::Unclear(failure))) = left.first() {
+                    if let Some((_, Unsettled::Unclear(failure))) = left.first() {
                         warn(unclear, failure);
                     }
                     self.breaker.trouble();
@@ -104,8 +104,8 @@ impl BatchRunner {
     async fn each_alone(
         &self,
         batch: &mut Batch,
-        left: Vec<(Entry, Undecided)>,
-    ) -> Vec<(RetryEntry, Undecided)> {
+        left: Vec<(Entry, Unsettled)>,
+    ) -> Vec<(RetryEntry, Unsettled)> {
         let (many, ones): (Vec<_>, Vec<_>) = left.into_iter().partition(|(entry, _)| entry.of > 1);
         let mut alone: Vec<_> =
             ones.into_iter().filter_map(|(entry, why)| Some((batch.take_out(&entry)?, why))).collect();
@@ -131,8 +131,8 @@ impl BatchRunner {
     }
 
     /// Lets those coupons wait no longer of which no entry is left for the coupon's reason.
-    fn release_coupons(&self, batch: &Batch, left: &[(Entry, Undecided)]) {
-        let damaged = left.iter().filter(|(_, why)| matches!(why, Undecided::CouponDamaged(_)));
+    fn release_coupons(&self, batch: &Batch, left: &[(Entry, Unsettled)]) {
+        let damaged = left.iter().filter(|(_, why)| matches!(why, Unsettled::CouponDamaged(_)));
         let damaged: HashSet<_> = damaged.map(|(entry, _)| &entry.coupon).collect();
         let coupons = batch.entries().iter().map(|entry| &entry.coupon);
         self.parked.release(coupons.filter(|coupon| !damaged.contains(coupon)));
@@ -151,7 +151,7 @@ async fn contained<'a>(
             Ok(Ok(BatchOutcome::Here(of_part))) => left.extend(of_part),
             Ok(ended) => return ended,
             Err(panic) => match part {
-                [entry] => left.push((entry.clone(), Undecided::Refused(panic_why(&*panic)))),
+                [entry] => left.push((entry.clone(), Unsettled::Refused(panic_why(&*panic)))),
                 entries => {
                     let (first, second) = entries.split_at(entries.len() / 2);
                     parts.extend([second, first]);
@@ -209,7 +209,7 @@ mod tests {
             let Ok(BatchOutcome::Here(left)) = processed.await else { panic!("it is contained") };
             assert_eq!(left.iter().map(|(entry, _)| number(entry)).collect::<Vec<_>>(), bad);
             for (_, why) in left {
-                assert!(matches!(&why, Undecided::Refused(why) if why.contains("over 1")), "{why:?}");
+                assert!(matches!(&why, Unsettled::Refused(why) if why.contains("over 1")), "{why:?}");
             }
             let others: Vec<_> = (0..100).filter(|number| !bad.contains(number)).collect();
             assert_eq!(*done.lock(), others);

@@ -7,7 +7,7 @@
 //! inserts a rejection the same way, before it gives a unit back.
 //!
 //! An entry that fails for itself leaves the others of its batch alone: they are decided, and it comes back with the
-//! reason ([`Undecided`]).
+//! reason ([`Unsettled`]).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -56,13 +56,13 @@ enum EntryStep<'a> {
     Insert(Candidate<'a>),
     /// It is not in flight any more, or belongs to another epoch.
     Gone,
-    /// It has no outcome yet.
-    Undecided(Undecided),
+    /// It has no decision yet, or one that cannot be read.
+    Unsettled(Unsettled),
 }
 
 /// Why one entry of a batch is not settled, while others may be.
 #[derive(Debug)]
-pub enum Undecided {
+pub enum Unsettled {
     /// MongoDB refuses its document for good. Counts as an attempt.
     Refused(String),
     /// It is decided, and this version cannot read how. It cannot be settled before the record is repaired.
@@ -73,7 +73,7 @@ pub enum Undecided {
     CouponDamaged(String),
     /// It is decided, and the in-flight value of its issuance does not name it: another worker settled it, or the
     /// value is damaged.
-    Guarded,
+    GuardedOff,
     /// Its outcome could not be determined. To be tried again.
     Unclear(Failure),
 }
@@ -82,7 +82,7 @@ pub enum Undecided {
 #[derive(Debug)]
 pub enum BatchOutcome {
     /// All are settled but these.
-    Here(Vec<(Entry, Undecided)>),
+    Here(Vec<(Entry, Unsettled)>),
     /// Another epoch is open, and its recovery has dealt with the batch.
     AnotherEpoch,
 }
@@ -91,7 +91,7 @@ pub enum BatchOutcome {
 #[derive(Debug, Default)]
 pub struct BatchDecisions {
     pub settlements: Vec<Settlement>,
-    pub left: Vec<(Entry, Undecided)>,
+    pub left: Vec<(Entry, Unsettled)>,
 }
 
 /// A batch, by how far its entries have come.
@@ -107,15 +107,15 @@ impl<'a> BatchState<'a> {
             Ok(EntryStep::Decided(settlement)) => self.decided.settlements.push(settlement),
             Ok(EntryStep::Insert(candidate)) => self.candidates.push(candidate),
             Ok(EntryStep::Gone) => {}
-            Ok(EntryStep::Undecided(why)) => self.leave(entry, why),
+            Ok(EntryStep::Unsettled(why)) => self.leave(entry, why),
             Err(damaged @ Failure::Damaged { .. }) => {
-                self.leave(entry, Undecided::CouponDamaged(damaged.chain()));
+                self.leave(entry, Unsettled::CouponDamaged(damaged.chain()));
             }
-            Err(failure) => self.leave(entry, Undecided::Unclear(failure)),
+            Err(failure) => self.leave(entry, Unsettled::Unclear(failure)),
         }
     }
 
-    fn leave(&mut self, entry: &Entry, why: Undecided) {
+    fn leave(&mut self, entry: &Entry, why: Unsettled) {
         self.decided.left.push((entry.clone(), why));
     }
 }
@@ -164,9 +164,9 @@ impl Decider {
             match settled {
                 Settled::Unreadable => {
                     let why = "decided, but its in-flight value cannot be read".to_owned();
-                    left.push((entry.clone(), Undecided::Refused(why)));
+                    left.push((entry.clone(), Unsettled::Refused(why)));
                 }
-                Settled::Before => left.push((entry.clone(), Undecided::Guarded)),
+                Settled::GuardedOff => left.push((entry.clone(), Unsettled::GuardedOff)),
                 Settled::Now | Settled::AnotherEpoch => {}
             }
         }
@@ -191,9 +191,9 @@ impl Decider {
                     sorted.add(entry, self.with_unit(keys, entry, *limit).await);
                 }
                 Some(KnownLimit::Damaged(why)) => {
-                    without_limit.push((entry, Undecided::CouponDamaged(why.clone())));
+                    without_limit.push((entry, Unsettled::CouponDamaged(why.clone())));
                 }
-                Some(KnownLimit::Missing) | None => without_limit.push((entry, Undecided::NoCoupon)),
+                Some(KnownLimit::Missing) | None => without_limit.push((entry, Unsettled::NoCoupon)),
             }
         }
         if !without_limit.is_empty() {
@@ -214,8 +214,8 @@ impl Decider {
                 match inserted {
                     Inserted::Decided => sorted.add(entry, Ok(decided(entry, decision))),
                     Inserted::Conflict => conflicts.push(candidate),
-                    Inserted::Refused(why) => others.push((entry, Undecided::Refused(why))),
-                    Inserted::Unknown(why) => others.push((entry, Undecided::Unclear(unclear(entry, &why)))),
+                    Inserted::Refused(why) => others.push((entry, Unsettled::Refused(why))),
+                    Inserted::Unknown(why) => others.push((entry, Unsettled::Unclear(unclear(entry, &why)))),
                 }
             }
             if conflicts.is_empty() && others.is_empty() {
@@ -241,7 +241,7 @@ impl Decider {
         }
         for candidate in std::mem::take(&mut sorted.candidates) {
             let why = unclear(candidate.entry, "it met one conflict after another");
-            sorted.leave(candidate.entry, Undecided::Unclear(why));
+            sorted.leave(candidate.entry, Unsettled::Unclear(why));
         }
         Ok(sorted.decided)
     }
@@ -258,7 +258,7 @@ impl Decider {
         &self,
         sorted: &mut BatchState<'_>,
         mut winners: HashMap<IssuanceId, Result<Decision, Unreadable>>,
-        entries: Vec<(&Entry, Undecided)>,
+        entries: Vec<(&Entry, Unsettled)>,
     ) {
         for (entry, why) in entries {
             match winners.remove(&entry.id) {
@@ -276,7 +276,7 @@ impl Decider {
     ) -> Result<EntryStep<'a>, Failure> {
         let winner = match winner {
             Ok(winner) => winner,
-            Err(unreadable) => return Ok(EntryStep::Undecided(Undecided::Unreadable(unreadable))),
+            Err(unreadable) => return Ok(EntryStep::Unsettled(Unsettled::Unreadable(unreadable))),
         };
         let holds = match winner.outcome {
             Outcome::Rejected { reason: Reason::AlreadyIssued, .. } => {
@@ -384,7 +384,7 @@ impl Decider {
                 Some(winner) => self.adopt(entry, winner).await,
                 None => Err(unclear(entry, "its decision is not visible yet")),
             },
-            Some(Inserted::Refused(why)) => Ok(EntryStep::Undecided(Undecided::Refused(why))),
+            Some(Inserted::Refused(why)) => Ok(EntryStep::Unsettled(Unsettled::Refused(why))),
             Some(Inserted::Unknown(why)) => Err(unclear(entry, &why)),
             None => Err(unclear(entry, "the insert answered nothing")),
         }

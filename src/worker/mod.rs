@@ -42,7 +42,7 @@ use crate::runtime::damage::damaged;
 use crate::runtime::{fd_limit, shutdown, telemetry};
 use crate::{Failure, process, recovery};
 use batch_runner::BatchRunner;
-pub use decide::{BatchDecisions, BatchOutcome, Decider, Undecided};
+pub use decide::{BatchDecisions, BatchOutcome, Decider, Unsettled};
 use entry_source::EntrySource;
 use making_way::MakingWay;
 pub use retry_lane::ATTEMPTS_MAX;

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::batch_runner::BatchRunner;
-use super::decide::{BatchOutcome, Undecided};
+use super::decide::{BatchOutcome, Unsettled};
 use super::in_progress::Batch;
 use super::{RETRY_FIRST, RETRY_LONGEST, warn};
 use crate::failure::Unreadable;
@@ -125,7 +125,7 @@ impl BatchRunner {
         match self.process(&keys, &entries).await {
             Ok(BatchOutcome::AnotherEpoch) => self.breaker.success(),
             Ok(BatchOutcome::Here(left)) => {
-                if left.iter().any(|(_, why)| !matches!(why, Undecided::Unclear(_)))
+                if left.iter().any(|(_, why)| !matches!(why, Unsettled::Unclear(_)))
                     || left.len() < entries.len()
                 {
                     self.breaker.success();
@@ -148,14 +148,14 @@ impl BatchRunner {
         }
     }
 
-    /// Puts each undecided entry of a batch where its reason says: into the lane, or aside as a dead letter.
-    pub(super) async fn sort_out(&self, left: Vec<(RetryEntry, Undecided)>) {
+    /// Puts each entry of a batch that is left where its reason says: into the lane, or aside as a dead letter.
+    pub(super) async fn sort_out(&self, left: Vec<(RetryEntry, Unsettled)>) {
         let (mut back, mut aside) = (Vec::new(), Vec::new());
         let (mut unclear, mut trouble) = (0, None);
         for (mut stuck, why) in left {
             let Some(entry) = stuck.batch.entries().first() else { continue };
             match why {
-                Undecided::Refused(why) => {
+                Unsettled::Refused(why) => {
                     stuck.refused += 1;
                     if stuck.refused >= ATTEMPTS_MAX {
                         aside.push((stuck.refused, why, stuck));
@@ -163,7 +163,7 @@ impl BatchRunner {
                         back.push(stuck);
                     }
                 }
-                Undecided::NoCoupon => {
+                Unsettled::NoCoupon => {
                     stuck.without_coupon += 1;
                     stuck.pause = READ_AGAIN_AFTER;
                     if stuck.without_coupon >= COUPON_READS_MAX {
@@ -172,8 +172,8 @@ impl BatchRunner {
                         back.push(stuck);
                     }
                 }
-                Undecided::Unreadable(unreadable) => aside.push((1, unreadable_why(&unreadable), stuck)),
-                Undecided::CouponDamaged(why) => {
+                Unsettled::Unreadable(unreadable) => aside.push((1, unreadable_why(&unreadable), stuck)),
+                Unsettled::CouponDamaged(why) => {
                     if let Some(pause) = self.parked.park(&entry.coupon) {
                         damaged!(
                             entry.coupon; coupon = %entry.coupon, why, pause_ms = pause.as_millis(),
@@ -182,8 +182,8 @@ impl BatchRunner {
                         );
                     }
                 }
-                Undecided::Guarded => stuck.batch.pass_over(),
-                Undecided::Unclear(failure) => {
+                Unsettled::GuardedOff => stuck.batch.pass_over(),
+                Unsettled::Unclear(failure) => {
                     unclear += 1;
                     trouble = Some(failure);
                     back.push(stuck);

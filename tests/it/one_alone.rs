@@ -9,7 +9,7 @@ use coupon_system::issuance::Outcome;
 use coupon_system::queue;
 use coupon_system::queue::dead::DeadLetter;
 use coupon_system::queue::{dead, figures};
-use coupon_system::worker::{ATTEMPTS_MAX, BatchDecisions, BatchOutcome, Undecided};
+use coupon_system::worker::{ATTEMPTS_MAX, BatchDecisions, BatchOutcome, Unsettled};
 use mongodb::bson::{Document, Uuid, doc};
 
 use crate::helpers::{System, eventually, obedient_mongodb};
@@ -216,7 +216,7 @@ async fn what_an_answer_of_mongodb_means_is_told_document_by_document() {
         Ok(other) => panic!("{other:?}"),
     };
     block_writes(&system, false).await;
-    assert!(left.iter().all(|(_, why)| matches!(why, Undecided::Unclear(_))), "{left:?}");
+    assert!(left.iter().all(|(_, why)| matches!(why, Unsettled::Unclear(_))), "{left:?}");
     system.decider().process(&system.keys(), &entries).await.expect("it is issued");
     assert_eq!(system.settled(&coupon).await.issued, 1);
 }

@@ -69,7 +69,7 @@ async fn of_two_deciders_with_the_same_entry_one_decides_and_the_other_adopts() 
     assert_eq!(first[0].decision.id, id);
     let keys = system.keys();
     assert_eq!(settle(system.partition(), &keys, &first).await.expect("an answer"), [Settled::Now]);
-    assert_eq!(settle(system.partition(), &keys, &second).await.expect("an answer"), [Settled::Before]);
+    assert_eq!(settle(system.partition(), &keys, &second).await.expect("an answer"), [Settled::GuardedOff]);
     assert_eq!(system.stock(&coupon).await.issued, 1);
 }
 

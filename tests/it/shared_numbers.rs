@@ -51,3 +51,32 @@ fn lua_and_rust_name_the_same_letters() {
         assert_eq!(lua.values().collect::<BTreeSet<_>>().len(), count, "{script}: each has its own");
     }
 }
+
+#[test]
+fn a_script_that_checks_the_certificate_names_its_contract() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut folders = vec![src];
+    let mut count = 0;
+    while let Some(folder) = folders.pop() {
+        for found in std::fs::read_dir(folder).expect("a folder") {
+            let path = found.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            if path.extension().is_none_or(|extension| extension != "lua") {
+                continue;
+            }
+            let script = std::fs::read_to_string(&path).expect("a script");
+            if script.contains("\n--@certificate\n") {
+                count += 1;
+                for line in
+                    ["-- KEYS  1 certificate", "-- ARGV  1 credential", "-- Returns a certificate fault, or"]
+                {
+                    assert!(script.contains(&format!("\n{line}")), "{}: {line}", path.display());
+                }
+            }
+        }
+    }
+    assert!(count > 30, "{count} scripts check the certificate");
+}

@@ -2,8 +2,8 @@
 -- Begins a repair of a coupon: from here on the repairs that began before are turned away.
 --
 -- KEYS  1 certificate  2 coupon
--- ARGV  1 epoch  2 token of this repair
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', 'begun' or 'unloaded'}
+-- ARGV  1 credential  2 token of this repair
+-- Returns a certificate fault, or {'ok', 'begun' or 'unloaded'}
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end

@@ -2,8 +2,8 @@
 -- Takes out of the free set what is no unit below the next one.
 --
 -- KEYS  1 certificate  2 coupon  3 free
--- ARGV  1 epoch  2 member
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', 'discarded', 'moved' (it is a unit by now) or 'unloaded'}
+-- ARGV  1 credential  2 member
+-- Returns a certificate fault, or {'ok', 'discarded', 'moved' (it is a unit by now) or 'unloaded'}
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end

@@ -3,8 +3,8 @@
 -- flight with it get entries of their own.
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 dead
--- ARGV  1 epoch  2 group  3 entry id  4 issuance id (16 bytes)
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', 'dropped' or 'present'}
+-- ARGV  1 credential  2 group  3 entry id  4 issuance id (16 bytes)
+-- Returns a certificate fault, or {'ok', 'dropped' or 'present'}
 --@certificate
 --@split
 local fault = certificate_fault(KEYS[1], ARGV[1])

@@ -5,11 +5,12 @@
 -- says so, for the two must agree; so does one whose entry is of many, which others are in flight under.
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 counters  5 coupon  6 holders  7 free
--- ARGV  1 epoch  2 issuance id (16 bytes)  3 entry id  4 '1' if no other issuance has its unit, else '0'
+-- ARGV  1 credential  2 issuance id (16 bytes)  3 entry id  4 '1' if no other issuance has its unit, else '0'
 --       5 group
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', what}: what is 'put back', 'present', 'gone' (the
+-- Returns a certificate fault, or {'ok', what}: what is 'put back', 'present', 'gone' (the
 --   entry is), 'strange' (the user's dedupe does not have it) or 'unloaded'
 --@certificate
+--@entry
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
@@ -18,11 +19,9 @@ if not next_serial then return {'ok', 'unloaded'} end
 if redis.call('HEXISTS', KEYS[3], ARGV[2]) == 1 then return {'ok', 'present'} end
 local found = redis.call('XRANGE', KEYS[2], ARGV[3], ARGV[3])[1]
 if not found then return {'ok', 'gone'} end
-local fields, text = found[2], nil
-local is_many = fields[1] == '3'
-if not is_many and string.sub(fields[2], 1, 16) == ARGV[2] then text = string.sub(fields[2], 17) end
-for place = 3, is_many and #fields or 0, 2 do
-  if fields[place] == ARGV[2] then text = fields[place + 1] end
+local is_many, text = found[2][1] == OF_MANY, nil
+for id, of_id in issuances(found[2]) do
+  if id == ARGV[2] then text = of_id end
 end
 local named, at, nth, coupon, user = string.match(text or '', '^(%d+) %d+ (%d+) (%d+) (%S+) (%S+)$')
 if not named then return {'ok', 'gone'} end
@@ -44,7 +43,7 @@ if is_many or serial ~= named then
     redis.call('XACK', KEYS[2], ARGV[5], name)
     redis.call('XDEL', KEYS[2], name)
   end
-  name = redis.call('XADD', KEYS[2], '*', '2', ARGV[2] .. rest)
+  name = redis.call('XADD', KEYS[2], '*', OF_ONE, ARGV[2] .. rest)
 end
 redis.call('HSET', KEYS[3], ARGV[2], name .. ' ' .. rest)
 return {'ok', 'put back'}

@@ -2,8 +2,8 @@
 -- Sets the count of settled units right, if nothing has moved since it was compared with the ledger.
 --
 -- KEYS  1 certificate  2 counters  3 coupon  4 free
--- ARGV  1 epoch  2 token  3 accepted, of the partition  4 next  5 free units  6 settled  7 the right count
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', 'counted', 'superseded' or 'moved'}
+-- ARGV  1 credential  2 token  3 accepted, of the partition  4 next  5 free units  6 settled  7 the right count
+-- Returns a certificate fault, or {'ok', 'counted', 'superseded' or 'moved'}
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end

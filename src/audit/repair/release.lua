@@ -5,8 +5,8 @@
 -- it was given back, and only this repair may do that.
 --
 -- KEYS  1 certificate  2 coupon  3 free
--- ARGV  1 epoch  2 token  3 the next token, then serials
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', 'released' or 'superseded'}
+-- ARGV  1 credential  2 token  3 the next token, then serials
+-- Returns a certificate fault, or {'ok', 'released' or 'superseded'}
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end

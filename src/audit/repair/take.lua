@@ -3,9 +3,9 @@
 -- is in flight, if it still is.
 --
 -- KEYS  1 certificate  2 in-flight  3 coupon  4 free
--- ARGV  1 epoch  2 serial  3 the id (16 bytes) it is in flight for, '' if it is issued
+-- ARGV  1 credential  2 serial  3 the id (16 bytes) it is in flight for, '' if it is issued
 --       4 how many units a call may move at most
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', what}: what is 'taken', 'moved' (it is not in
+-- Returns a certificate fault, or {'ok', what}: what is 'taken', 'moved' (it is not in
 --   flight any more), 'unloaded' or 'more' (the call must be repeated)
 --@certificate
 --@take_unit

@@ -2,8 +2,8 @@
 -- Takes a rejected issuance out of its user's dedupe, if it is not in flight (again).
 --
 -- KEYS  1 certificate  2 in-flight  3 coupon  4 holders
--- ARGV  1 epoch  2 issuance id (16 bytes)  3 user  4 '1' if the id was made from a key, else '0'
--- Returns {'uncertified'} or {'stale', epoch}, or {'ok', 'uncounted', 'present' or 'unloaded'}
+-- ARGV  1 credential  2 issuance id (16 bytes)  3 user  4 '1' if the id was made from a key, else '0'
+-- Returns a certificate fault, or {'ok', 'uncounted', 'present' or 'unloaded'}
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end

@@ -154,7 +154,7 @@ async fn what_was_read_under_an_older_epoch_changes_nothing_under_the_open_one()
     assert_eq!(moved.expect("an answer"), Reassigned::Gone);
     // Under the open epoch it is another entry that the issuance is in flight with.
     let settled = settle(bench.partition(), &bench.keys(), &[given_back(entry)]).await.expect("an answer");
-    assert_eq!(settled, [Settled::Before]);
+    assert_eq!(settled, [Settled::GuardedOff]);
     assert_eq!(bench.everything().await, before);
 }
 
@@ -409,7 +409,7 @@ async fn outcomes_are_announced_together_each_once_and_what_is_guarded_off_is_no
     let stale = Settlement { entry: "0-1".to_owned(), ..issued.clone() };
     let batch = [stale, issued.clone(), rejected, issued];
     let settled = settle(bench.partition(), &bench.keys(), &batch).await.expect("answers");
-    assert_eq!(settled, [Settled::Before, Settled::Now, Settled::Now, Settled::Before]);
+    assert_eq!(settled, [Settled::GuardedOff, Settled::Now, Settled::Now, Settled::GuardedOff]);
     bench.run::<()>("PUBLISH", &[&channel, "end"]).await;
 
     let announced: Vec<String> = feed

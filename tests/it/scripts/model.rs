@@ -544,12 +544,12 @@ impl ScriptModel {
 
     fn settle_one(&mut self, entry: &str, decision: &Decision) -> Settled {
         let id = decision.id;
-        let Some(flight) = self.in_flight.get(&id) else { return Settled::Before };
+        let Some(flight) = self.in_flight.get(&id) else { return Settled::GuardedOff };
         if matches!(self.damage, Some(ModelDamage::Flight(damaged)) if damaged == id) {
             return Settled::Unreadable;
         }
         if flight.value.entry != entry {
-            return Settled::Before;
+            return Settled::GuardedOff;
         }
         let flight = self.in_flight.remove(&id).expect("it is in flight").value;
         self.dead.remove(&id);
