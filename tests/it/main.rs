@@ -28,6 +28,7 @@ mod making_way;
 mod metrics;
 mod missed_changes;
 mod names;
+mod observability;
 mod one_alone;
 mod one_thing;
 mod openapi;
