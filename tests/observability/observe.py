@@ -63,14 +63,16 @@ def wait(what, seconds_max, found):
 
 
 def is_true(query):
-    def found():
-        try:
-            return prometheus("query", query=query)["result"]
-        except (urllib.error.URLError, ConnectionError):
-            # Prometheus is only starting.
-            return None
+    return lambda: prometheus("query", query=query)["result"]
 
-    return found
+
+def is_ready():
+    try:
+        with urllib.request.urlopen(f"{PROMETHEUS}/-/ready", timeout=10) as answer:
+            return answer.status == 200
+    except (urllib.error.URLError, ConnectionError):
+        # It does not listen yet, or answers 503.
+        return False
 
 
 def queries():
@@ -97,6 +99,7 @@ try:
     get(f"{API}/coupons/none")
 except urllib.error.HTTPError as error:
     assert error.code == 404, error
+wait("Prometheus is ready", READY_MAX_SECONDS, is_ready)
 wait("Prometheus scrapes an API and a worker", READY_MAX_SECONDS, is_true('count(up{job=~"coupon-.+"} == 1) == 2'))
 issue("u1")
 # A rate needs two samples.
