@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{Args, CommandFactory};
 
 use super::CtlCommand;
-use crate::config::{ApiCommand, WorkerCommand};
+use crate::config::{ApiCommand, WorkerCommand, documented};
 
 /// Writes the man pages of coupon-api, coupon-worker and couponctl, one for each command.
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ impl ManArgs {
         let failed = || format!("cannot write man pages into {}", self.folder.display());
         fs::create_dir_all(&self.folder).with_context(failed)?;
         for program in [ApiCommand::command(), WorkerCommand::command(), CtlCommand::command()] {
-            clap_mangen::generate_to(program, &self.folder).with_context(failed)?;
+            clap_mangen::generate_to(documented(program), &self.folder).with_context(failed)?;
         }
         Ok(())
     }

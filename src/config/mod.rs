@@ -1,8 +1,10 @@
 //! Every setting: a struct a topic, each field with its flag and its variable. A flag wins over its
-//! variable; there are no other sources. What must fit together is checked at boot ([`crate::process`]).
+//! variable, or over the file that a variable of a secret may name; there are no other sources. What must fit together
+//! is checked at boot ([`crate::process`]).
 
 mod access;
 mod ingress;
+mod secret_file;
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -12,6 +14,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Args, Command, Parser};
 
 pub use access::AccessConfig;
+pub use secret_file::{FILE_SUFFIX, SECRET_VARIABLES, documented};
 
 use crate::failure::SetUpError;
 use crate::mongo::{self, Database};
@@ -34,8 +37,15 @@ pub(crate) fn shown_url(url: &str) -> String {
 ///
 /// Neither an error nor the help repeats a value: it may be a secret, or one that was put there by mistake.
 pub fn parse<C: Parser>() -> C {
-    let mut command = prepared(C::command(), is_empty);
+    let declared = documented(C::command());
+    let mut command = prepared(declared.clone(), is_empty);
     let parsed = command.try_get_matches_from_mut(std::env::args_os());
+    let parsed = parsed.and_then(|matches| {
+        let file_of = |name: &str| std::env::var(name).ok().filter(|path| !path.is_empty());
+        // As declared: an argument whose variable is empty has lost its name in the other.
+        let with_files = secret_file::with_files(declared, &matches, &file_of)?;
+        prepared(with_files, is_empty).try_get_matches_from(std::env::args_os())
+    });
     let read = parsed.and_then(|matches| C::from_arg_matches(&matches));
     read.unwrap_or_else(|error| without_value(error).format(&mut command).exit())
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Arg, Command, CommandFactory};
 use coupon_system::cli;
-use coupon_system::config::{ApiCommand, WorkerCommand};
+use coupon_system::config::{self, ApiCommand, WorkerCommand};
 use regex::Regex;
 
 /// Most words of the README, so that a reader needs only some minutes.
@@ -22,7 +22,6 @@ const FOREIGN_FLAGS: &[&str] = &[
     "--no-log-prefix",
     "--profile",
     "--release",
-    "--scale",
     "--short",
     "--test",
     "--volumes",
@@ -31,7 +30,7 @@ const FOREIGN_FLAGS: &[&str] = &[
 
 /// The three programs.
 fn programs() -> [Command; 3] {
-    [ApiCommand::command(), WorkerCommand::command(), cli::CtlCommand::command()]
+    [ApiCommand::command(), WorkerCommand::command(), cli::CtlCommand::command()].map(config::documented)
 }
 
 fn root() -> &'static Path {
@@ -195,6 +194,8 @@ fn walk(command: &Command, above: &str, visit: &mut impl FnMut(&Command, &str)) 
 fn every_flag_and_variable_that_is_named_exists() {
     let mut known: BTreeSet<String> = FOREIGN_FLAGS.iter().map(ToString::to_string).collect();
     known.insert("--help".into());
+    known
+        .extend(config::SECRET_VARIABLES.iter().map(|variable| format!("{variable}{}", config::FILE_SUFFIX)));
     for program in programs() {
         walk(&program, "", &mut |command, _| {
             for argument in command.get_arguments() {
@@ -215,6 +216,15 @@ fn every_flag_and_variable_that_is_named_exists() {
         for found in named.captures_iter(&text) {
             let name = found.get(1).unwrap_or_else(|| found.get(0).expect("a match")).as_str();
             assert!(known.contains(name), "{}: {name} does not exist", page.display());
+        }
+    }
+    // A program does not see a variable whose name is wrong, and goes on with its default.
+    let mut deployments = vec![root().join("docker-compose.yml")];
+    let manifests = std::fs::read_dir(root().join("deploy/kubernetes")).expect("a folder");
+    deployments.extend(manifests.map(|entry| entry.expect("an entry").path()));
+    for file in deployments {
+        for found in variable.find_iter(&read(&file)) {
+            assert!(known.contains(found.as_str()), "{}: {} does not exist", file.display(), found.as_str());
         }
     }
 }

@@ -44,7 +44,7 @@ fn files_for_operators_name_metrics_and_labels_that_exist() {
         .expect("a pattern");
     let matcher = Regex::new(r"([a-z_]+)\s*(?:=~|!~|!=|=)").expect("a pattern");
     let mut named = 0;
-    for path in ["deploy/observability", "tests/observability"]
+    for path in ["deploy/kubernetes", "deploy/observability", "tests/observability"]
         .into_iter()
         .flat_map(|folder| files_in(root().join(folder)))
     {

@@ -5,11 +5,11 @@ use std::ffi::OsString;
 use std::process::Stdio;
 
 use clap::CommandFactory;
-use coupon_system::config::{ApiCommand, WorkerCommand};
+use coupon_system::config::{ApiCommand, FILE_SUFFIX, SECRET_VARIABLES, WorkerCommand, documented};
 use tokio::process::Command;
 
 use super::token_flags;
-use crate::helpers::{API, CTL, System, WORKER, program_as_it_is};
+use crate::helpers::{API, CTL, Client, System, WORKER, eventually, program_as_it_is, serving};
 
 const SECRET: &str = "hunter2-hunter2";
 
@@ -206,4 +206,96 @@ async fn a_key_that_is_to_be_revoked_is_not_repeated() {
     while records.advance().await.expect("a record") {
         assert!(!format!("{:?}", records.current()).contains("hunter2"));
     }
+}
+
+#[test]
+fn every_variable_that_sounds_like_a_secret_may_be_in_a_file_and_help_says_so() {
+    fn walk(command: &clap::Command, seen: &mut BTreeSet<String>) {
+        for argument in command.get_arguments() {
+            let variable = argument.get_env().and_then(|name| name.to_str()).unwrap_or_default();
+            let ends = ["_REDIS_URL", "_URI", "_TOKEN", "_SECRET", "_PASSWORD", "_KEY"];
+            let sounds_secret = ends.iter().any(|end| variable.ends_with(end));
+            assert_eq!(sounds_secret, SECRET_VARIABLES.contains(&variable), "{variable}");
+            if sounds_secret {
+                let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains(&format!("{variable}{FILE_SUFFIX}")), "{}: {help}", command.get_name());
+                seen.insert(variable.to_owned());
+            }
+        }
+        command.get_subcommands().for_each(|verb| walk(verb, seen));
+    }
+    let mut seen = BTreeSet::new();
+    let ctl = coupon_system::cli::CtlCommand::command();
+    for program in [ApiCommand::command(), WorkerCommand::command(), ctl] {
+        walk(&documented(program), &mut seen);
+    }
+    assert_eq!(seen, SECRET_VARIABLES.iter().map(ToString::to_string).collect());
+}
+
+#[tokio::test]
+async fn programs_take_their_secrets_from_files() {
+    let system = System::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, content: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).expect("it is written");
+        path
+    };
+    let redis = file("redis", &format!("{}\n", system.redis.url()));
+    let mongodb = file("mongodb", &system.mongodb_uri);
+    let check = || {
+        let mut check = ctl(&["check", "--mongodb-database", &system.database]);
+        check.env_remove("COUPON_REDIS_URL").env_remove("COUPON_MONGODB_URI");
+        check.env("COUPON_REDIS_URL_FILE", &redis).env("COUPON_MONGODB_URI_FILE", &mongodb);
+        check
+    };
+    let told = said(check(), 0).await;
+    assert!(told.contains("redis certificate") && !told.contains("FAILED"), "{told}");
+
+    // A program that serves, too.
+    let mut worker = Command::new(WORKER);
+    worker.args(["--metrics-listen", "127.0.0.1:0", "--mongodb-database", &system.database]);
+    worker.env("COUPON_REDIS_URL_FILE", &redis).env("COUPON_MONGODB_URI_FILE", &mongodb);
+    worker.kill_on_drop(true).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (_worker, address) = serving(worker).await;
+    let client = Client::new(address);
+    eventually("the worker is ready", async || (client.get("/readyz").await.status == 200).then_some(()))
+        .await;
+
+    // The file is one of two, or is not there: the error names what, and shows nothing.
+    let secret = format!("redis://:{SECRET}@127.0.0.1:1");
+    let mut both = check();
+    both.env("COUPON_REDIS_URL", &secret);
+    let told = said(both, 2).await;
+    assert!(told.contains("COUPON_REDIS_URL and COUPON_REDIS_URL_FILE are both set"), "{told}");
+    let mut missing = check();
+    missing.env("COUPON_MONGODB_URI_FILE", folder.path().join("none"));
+    let told = said(missing, 2).await;
+    assert!(
+        told.contains("COUPON_MONGODB_URI_FILE: cannot use") && told.contains("none: No such file"),
+        "{told}"
+    );
+    let mut garbled = check();
+    garbled.env("COUPON_REDIS_URL_FILE", file("garbled", &format!("{SECRET}\n{SECRET}")));
+    said(garbled, 5).await;
+
+    // An empty variable is none; a flag wins, and then no file is read.
+    let mut empty = check();
+    empty.env("COUPON_REDIS_URL", "").env("COUPON_TOKEN_FILE", "");
+    said(empty, 0).await;
+    let mut flag = check();
+    flag.args(["--redis-url", &system.redis.url()]).env("COUPON_REDIS_URL_FILE", folder.path().join("none"));
+    said(flag, 0).await;
+
+    // A flag behind the verb, of an option that stands before it too; and a command that needs no secret.
+    let mut unread = ctl(&["queue", "show", "--token", "cpn_a_b", "--api-url", "http://127.0.0.1:1"]);
+    unread.env("COUPON_TOKEN_FILE", "/nowhere/at/all");
+    let told = said(unread, 1).await;
+    assert!(!told.contains("COUPON_TOKEN_FILE"), "{told}");
+    let mut read = ctl(&["queue", "show", "--api-url", "http://127.0.0.1:1"]);
+    read.env("COUPON_TOKEN_FILE", "/nowhere/at/all");
+    assert!(said(read, 2).await.contains("COUPON_TOKEN_FILE: cannot use /nowhere/at/all"));
+    let mut needless = ctl(&["completion", "bash"]);
+    needless.env("COUPON_TOKEN_FILE", "/nowhere/at/all").env("COUPON_REDIS_URL_FILE", "/nowhere/at/all");
+    said(needless, 0).await;
 }
