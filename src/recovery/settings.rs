@@ -83,12 +83,16 @@ pub async fn check(partition: &Partition, durability: Durability) -> Result<Sett
 fn wanted(durability: Durability) -> Vec<(&'static str, &'static [&'static str])> {
     let mut wanted: Vec<(&'static str, &'static [&'static str])> =
         vec![("maxmemory-policy", &["noeviction"])];
-    match durability {
-        Durability::Always => wanted.extend([("appendonly", &["yes"] as &[_]), ("appendfsync", &["always"])]),
-        Durability::Everysec => {
-            wanted.extend([("appendonly", &["yes"] as &[_]), ("appendfsync", &["everysec", "always"])])
-        }
-        Durability::None => {}
-    }
+    let appendfsync: &[_] = match durability {
+        Durability::Always => &["always"],
+        Durability::Everysec => &["everysec", "always"],
+        Durability::None => return wanted,
+    };
+    wanted.extend([
+        ("appendonly", &["yes"] as &[_]),
+        ("appendfsync", appendfsync),
+        // Else nothing is synced while the file is rewritten.
+        ("no-appendfsync-on-rewrite", &["no"]),
+    ]);
     wanted
 }

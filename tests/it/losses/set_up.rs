@@ -20,12 +20,13 @@ async fn are_refused(system: &System, said: &[&str]) {
 }
 
 #[tokio::test]
-async fn redis_set_to_evict_or_without_an_append_only_file_is_refused_with_what_to_do() {
+async fn redis_set_to_evict_or_to_lose_what_it_acknowledged_is_refused_with_what_to_do() {
     let system = System::start().await;
     for (name, right, wrong) in [
         ("maxmemory-policy", "noeviction", "allkeys-lru"),
         ("appendonly", "yes", "no"),
         ("appendfsync", "always", "no"),
+        ("no-appendfsync-on-rewrite", "no", "yes"),
     ] {
         let _: () = system.command(&["CONFIG", "SET", name, wrong]).await;
         are_refused(&system, &[&format!("{name} {wrong}"), &format!("config set {name} {right}")]).await;
