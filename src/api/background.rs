@@ -1,5 +1,5 @@
 //! What an API process does beside answering: it keeps the partition certified, brings what operators changed to
-//! Redis, audits the accounts, and deletes users.
+//! Redis, audits the accounts, deletes users, and has Redis rewrite its append-only file at quiet times.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use crate::coupon::admin_sync;
 use crate::issuance::pressure;
 use crate::privacy::{DeletionWatcher, Eraser, Retention};
 use crate::process::Backends;
+use crate::process::aof_rewriter::{AofRewriter, RewriteBounds};
 use crate::{audit, recovery};
 
 /// How the tasks are set up.
@@ -58,6 +59,8 @@ pub(crate) fn start(app: &App, backends: &Backends, drained: &CancellationToken)
         Arc::clone(&is_busy),
         drained.clone(),
     ));
+    let rewriter = AofRewriter::new(Arc::clone(partition), coupons.clone(), RewriteBounds::default());
+    tasks.spawn(rewriter.run(drained.clone()));
     let Settings { audit_every, user_cache, tombstone_retention_days } = app.background;
     if let Some(every) = audit_every {
         let auditor = Auditor::new(Arc::clone(partition), ledger.clone(), coupons.clone());

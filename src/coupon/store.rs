@@ -23,6 +23,9 @@ const ASKED_MAX: usize = 1_000;
 /// Coupons in one answer of [`CouponStore::ended_before`].
 const ENDED_MAX: i64 = 100_000;
 
+/// Coupons in one answer of [`CouponStore::opening_within`].
+const OPENINGS_MAX: i64 = 10_000;
+
 /// The field that keeps how many units of a coupon that is over were issued.
 const FINAL_COUNT: &str = "finalCount";
 
@@ -79,6 +82,14 @@ impl ChangedCoupons {
         let changed_at = changed_at.copied().map(from_bson_time);
         Ok(Some(ChangedPage { coupons: mongo::readable("a coupon", records), changed_at }))
     }
+}
+
+/// As much of a coupon as says what its opening brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CouponOpening {
+    pub starts_at: Timestamp,
+    /// Its units.
+    pub total: u64,
 }
 
 /// The outcome of creating a coupon.
@@ -495,6 +506,36 @@ impl CouponStore {
         let count = mongo::run(OPERATION, async move { coupons.count_documents(filter).await }).await?;
         let left_out = count.saturating_sub(page.items.len() as u64);
         Ok((page.items, left_out))
+    }
+
+    /// The coupons that open within a time and are not archived, the first to open first: at most `OPENINGS_MAX`. A
+    /// damaged record is left out.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
+    pub(crate) async fn opening_within(
+        &self,
+        from: Timestamp,
+        to: Timestamp,
+    ) -> Result<Vec<CouponOpening>, Failure> {
+        let (from, to) = (to_bson_time(from), to_bson_time(to));
+        // Its end is after its start; the index knows the ends.
+        let filter =
+            doc! {"archived": false, "endsAt": {"$gt": from}, "startsAt": {"$gte": from, "$lte": to}};
+        let options = FindOptions::builder()
+            .projection(doc! {"_id": 0, "startsAt": 1, "total": 1})
+            .sort(doc! {"startsAt": 1})
+            .limit(OPENINGS_MAX)
+            .build();
+        let found =
+            mongo::find::<Document, _>("read which coupons open", &self.coupons, filter, options).await?;
+        let opening = |record: &Document| {
+            let starts_at = from_bson_time(*record.get_datetime("startsAt").ok()?);
+            let total = record.get_i64("total").ok()?.try_into().ok()?;
+            Some(CouponOpening { starts_at, total })
+        };
+        Ok(found.iter().filter_map(opening).collect())
     }
 
     /// At most `limit` coupons that had not ended by `moment` and are retired: a final count is kept with them

@@ -106,6 +106,7 @@ handles! {
             "unavailable",
         ];
         REJECTED "reason" ["already-issued", "sold-out", "discarded"];
+        REWRITES_ASKED "reason" ["quiet", "before-opening", "need"];
         RECOVERIES "result" ["verified", "rebuilt", "superseded", "failed"];
         REDEEMED "change" ["used", "restored", "revoked"];
         REDEMPTION_REFUSED "code" ["already-used", "not-used", "expired", "revoked"];

@@ -145,6 +145,22 @@ metrics! {
     STALE GAUGE "coupon_figures_stale" []
         "1 if the last attempt to read queue, stock or certificate failed: their gauges then show older values.";
 
+    // Redis's append-only file, as every process sees it.
+    AOF_BYTES GAUGE "coupon_redis_aof_bytes" []
+        "Size of Redis's append-only file.";
+    AOF_BASE_BYTES GAUGE "coupon_redis_aof_base_bytes" []
+        "Size of the append-only file after its last rewrite, or at the start of Redis if that was later. What lies between this and its size now goes with the next rewrite.";
+    AOF_REWRITING GAUGE "coupon_redis_aof_rewriting" []
+        "1 while Redis rewrites its append-only file; requests may take longer meanwhile.";
+    AOF_REWRITE_FAILED GAUGE "coupon_redis_aof_rewrite_failed" []
+        "1 if Redis's last rewrite of the append-only file failed: its log says why. Until one succeeds the file grows.";
+    AOF_REWRITE_SECONDS GAUGE "coupon_redis_aof_last_rewrite_seconds" []
+        "Seconds of the last rewrite of the append-only file, in whole seconds; 0 if there was none since Redis started.";
+    FORK_SECONDS GAUGE "coupon_redis_last_fork_seconds" []
+        "Seconds for which Redis stood still to fork for its last rewrite; 0 if there was none since Redis started.";
+    REWRITES_ASKED COUNTER "coupon_redis_aof_rewrites_asked_total" ["reason": "quiet, before-opening, need"]
+        "Rewrites of the append-only file that this API asked Redis for: at a quiet time (quiet), up to ten minutes before a coupon opens (before-opening), or because the file had outgrown its bound (need).";
+
     // Audits, of an API: the processes take turns, so add the counters up and take the max of the time.
     AUDITED COUNTER "coupon_audited_coupons_total" []
         "Loaded coupons whose accounts the process compared with the ledger.";

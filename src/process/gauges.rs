@@ -1,5 +1,6 @@
 //! The background task that reads queue, stock and certificate every few seconds, so that a scrape need not.
-//! Idempotent and without input. Reads: `figures.lua`, `probe.lua`, the heartbeats, `stock.lua`, the current coupons.
+//! Idempotent and without input. Reads: `figures.lua`, `probe.lua`, the heartbeats, INFO, `stock.lua`, the current
+//! coupons.
 //! Writes: the text that is scraped.
 //!
 //! Its figures belong to a partition and not to the process, so they are no part of the global recorder: each round
@@ -20,7 +21,7 @@ use crate::metrics::names::ALL;
 use crate::queue::registry::STALE_AFTER;
 use crate::queue::{Backlog, figures, registry};
 use crate::recovery::Writable;
-use crate::redis::Partition;
+use crate::redis::{AppendOnlyFile, Partition, append_only_file};
 use crate::runtime::tasks::Rounds;
 use crate::{Failure, audit, metrics as counted, recovery};
 
@@ -62,6 +63,7 @@ impl GaugeReader {
             queue: None,
             stocks: Vec::new(),
             left_out: 0,
+            file: None,
         };
         let stop = CancellationToken::new();
         let (shown, stopped) = (Arc::clone(&text), stop.clone());
@@ -92,6 +94,7 @@ struct Readings {
     queue: Option<(Backlog, usize)>,
     stocks: Vec<(CouponId, Option<Stock>)>,
     left_out: u64,
+    file: Option<AppendOnlyFile>,
 }
 
 impl Readings {
@@ -101,6 +104,7 @@ impl Readings {
         let queue = told(self.queue().await);
         self.certified = queue.is_some();
         self.writable = told(recovery::writable(&self.partition).await) == Some(Writable::Yes);
+        self.file = told(append_only_file(&self.partition).await).unwrap_or(self.file);
         let coupons = told(self.coupons.newest_current(Timestamp::now(), COUPONS_MAX).await);
         let fresh = queue.is_some() && coupons.is_some();
         self.queue = queue.or(self.queue);
@@ -141,6 +145,15 @@ impl Readings {
                 gauge!(names::STREAM_ENTRIES).set(backlog.length as f64);
                 gauge!(names::OLDEST_AGE_SECONDS).set(backlog.oldest_age().as_secs_f64());
                 gauge!(names::WORKERS_ALIVE).set(*alive as f64);
+            }
+            if let Some(file) = &self.file {
+                let seconds = |time: Option<Duration>| time.unwrap_or_default().as_secs_f64();
+                gauge!(names::AOF_BYTES).set(file.bytes as f64);
+                gauge!(names::AOF_BASE_BYTES).set(file.base_bytes as f64);
+                gauge!(names::AOF_REWRITING).set(f64::from(u8::from(file.is_rewriting)));
+                gauge!(names::AOF_REWRITE_FAILED).set(f64::from(u8::from(file.has_failed)));
+                gauge!(names::AOF_REWRITE_SECONDS).set(seconds(file.last_rewrite));
+                gauge!(names::FORK_SECONDS).set(seconds(file.last_fork));
             }
             for (coupon, stock) in &self.stocks {
                 let Some(stock) = stock else { continue };

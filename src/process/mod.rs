@@ -1,5 +1,6 @@
 //! What every process has: connections that were checked, listeners, health, gauges, and an exit code.
 
+pub mod aof_rewriter;
 mod backends;
 mod exit;
 pub mod gauges;

@@ -21,6 +21,7 @@
 //! | `coupon:{n}:E:audit-turn` | string | that some process has the turn at auditing; expires by itself |
 //! | `coupon:{n}:E:erase-turn`, `…:retain-turn` | string | that some process has the turn at carrying deletions out, or at deleting old rejections; expire by themselves |
 //! | `coupon:{n}:E:load-turn` | string | that some process has the turn at looking for coupons to load; expires by itself |
+//! | `coupon:{n}:E:rewrite-turn` | string | that some process has asked for a rewrite of the append-only file lately; expires by itself |
 //! | `coupon:{n}:E:audited` | string | how often everything was audited in full since the last recovery |
 //! | `coupon:{n}:E:load:T:holders`, `…:free` | | a load in progress (T: its token); expires by itself |
 //! | `coupon:{n}:E:built` | string | written last by a rebuild, and gone once the epoch is open |
@@ -198,6 +199,11 @@ impl EpochKeys {
         format!("{}retire-turn", self.prefix)
     }
 
+    /// The turn at asking for a rewrite of the append-only file.
+    pub fn rewrite_turn(&self) -> String {
+        format!("{}rewrite-turn", self.prefix)
+    }
+
     /// Holders and free serials of a load in progress, in this order.
     pub fn staging(&self, token: &str) -> (String, String) {
         (format!("{}load:{token}:holders", self.prefix), format!("{}load:{token}:free", self.prefix))
@@ -232,6 +238,7 @@ mod tests {
             keys.erase_turn(),
             keys.retain_turn(),
             keys.load_turn(),
+            keys.rewrite_turn(),
             used,
             used_before,
             holders,

@@ -1,6 +1,7 @@
 //! Redis as everything uses it: the [connections](RedisClient), the [`Partition`] with the one way to call a
 //! script, and the names of all [`keys`]. Nothing here knows what the data means.
 
+mod append_only_file;
 mod connection;
 mod epoch;
 pub mod keys;
@@ -10,6 +11,8 @@ mod scan;
 mod script;
 pub(crate) mod turn;
 
+pub use append_only_file::{AppendOnlyFile, append_only_file};
+pub(crate) use append_only_file::{RewriteAnswer, rewrite};
 pub use connection::{Connection, RedisClient};
 pub use epoch::Epoch;
 pub(crate) use epoch::{OpenCertificate, Opening};

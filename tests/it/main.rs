@@ -3,6 +3,7 @@
 
 mod access;
 mod answers;
+mod aof_rewrites;
 mod audit;
 mod bench;
 mod browsers;

@@ -88,6 +88,9 @@ impl ServerSpec for RedisOptions {
             ("--daemonize", "no"),
             ("--appendonly", append_only),
             ("--appendfsync", append_fsync),
+            // Rewrites are asked for at quiet times; this is for want of them.
+            ("--auto-aof-rewrite-percentage", "100"),
+            ("--auto-aof-rewrite-min-size", "4gb"),
             ("--save", ""),
             ("--maxmemory-policy", "noeviction"),
         ];

@@ -75,6 +75,8 @@ async fn redis_runs_with_the_shipped_settings() {
         ("appendonly", "yes"),
         ("appendfsync", "always"),
         ("maxmemory-policy", "noeviction"),
+        ("auto-aof-rewrite-percentage", "100"),
+        ("auto-aof-rewrite-min-size", "4294967296"),
         ("save", ""),
         ("bind", "127.0.0.1"),
         ("maxmemory", "0"),

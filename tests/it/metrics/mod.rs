@@ -110,6 +110,9 @@ moves! {
     processor_time_is_told: Work;
     a_secret_that_cannot_be_read_is_told_as_stale: SpoilSecret;
     a_recovery_is_counted_and_what_is_not_found_after_it: Recover;
+    a_rewrite_of_the_append_only_file_is_told_while_it_runs_and_after: Rewrite;
+    a_rewrite_that_fails_is_told: KillRewrite;
+    a_file_that_grows_is_told_and_so_are_the_rewrites_that_are_asked_for: Grow;
     an_audit_counts_what_it_finds_and_adopts: InsertLate;
     a_redis_that_is_gone_is_told_as_stale_and_limits_nobody: LoseRedis;
 }

@@ -11,6 +11,7 @@ use coupon_system::queue::{ReadFrom, ReadOutcome, Reader};
 use coupon_system::redis::keys::{certificate, pressure};
 use futures::{StreamExt, stream};
 use mongodb::bson::{DateTime, Document, doc};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::process::Child;
 
@@ -289,6 +290,28 @@ impl MetricsStage {
             MetricAction::InsertLate => {
                 let coupon = self.system.coupon("late", 1, 1).await;
                 self.insert_by_ghost(coupon).await;
+            }
+            MetricAction::Rewrite => {
+                self.redis(&["CONFIG", "SET", "rdb-key-save-delay", "1000000"]).await;
+                self.redis(&["BGREWRITEAOF"]).await;
+            }
+            MetricAction::KillRewrite => {
+                self.redis(&["CONFIG", "SET", "rdb-key-save-delay", "1000000"]).await;
+                self.redis(&["BGREWRITEAOF"]).await;
+                let redis = self.system.redis.pid().expect("it runs");
+                let children = format!("/proc/{redis}/task/{redis}/children");
+                let child =
+                    std::fs::read_to_string(children).expect("a list").trim().parse().expect("a child");
+                kill_process(Pid::from_raw(child).expect("a pid"), Signal::KILL).expect("it is killed");
+            }
+            MetricAction::Grow => {
+                // Its API may ask as well.
+                self.system.stop().await;
+                let large = "x".repeat(1 << 20);
+                for _ in 0..70 {
+                    self.redis(&["SET", "large", &large]).await;
+                }
+                self.redis(&["DEL", "large"]).await;
             }
             MetricAction::Follow => self.redis(&["REPLICAOF", "127.0.0.1", "1"]).await,
             MetricAction::Uncertify => {

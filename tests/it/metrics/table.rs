@@ -49,6 +49,12 @@ pub enum MetricAction {
     Recover,
     /// The ledger gets a record that Redis does not know.
     InsertLate,
+    /// Redis rewrites its append-only file, a key a second.
+    Rewrite,
+    /// The process that rewrites the append-only file is killed.
+    KillRewrite,
+    /// The append-only file grows, and then nothing happens.
+    Grow,
     /// Redis becomes a replica of a server that does not exist.
     Follow,
     /// The certificate is closed, and another holder has the lease.
@@ -153,6 +159,13 @@ pub const ROWS: &[MetricRow] = {
         (names::RECOVERIES, &["result=\"rebuilt\""], Recover, Api, Up),
         (names::RECOVERY_SECONDS, &[], Recover, Api, Up),
         (names::LOST, &[], Recover, Api, Up),
+        (names::AOF_REWRITING, &[], Rewrite, Api, To(1.0)),
+        (names::FORK_SECONDS, &[], Rewrite, Api, Up),
+        (names::AOF_REWRITE_SECONDS, &[], Rewrite, Api, Up),
+        (names::AOF_BASE_BYTES, &[], Rewrite, Api, Up),
+        (names::AOF_REWRITE_FAILED, &[], KillRewrite, Api, To(1.0)),
+        (names::AOF_BYTES, &[], Grow, Api, Up),
+        (names::REWRITES_ASKED, &["reason=\"quiet\""], Grow, Api, Up),
         (names::WRITABLE, &[], Follow, Api, To(0.0)),
         (names::CERTIFIED, &[], Uncertify, Api, To(0.0)),
         (names::STALE, &[], LoseRedis, Api, To(1.0)),

@@ -1,5 +1,7 @@
 //! `couponctl check`: whether the system can start in an environment, and what keeps it from that.
 
+mod campaign;
+
 use clap::Args;
 use serde::Serialize;
 
@@ -12,7 +14,10 @@ use crate::{Failure, mongo, process, recovery};
 
 /// Checks an environment: servers, versions, settings, indexes.
 ///
-/// The command changes nothing. Its exit code is 0 if the system can start, else 5.
+/// The command changes nothing. Its exit code is 0 if the system can start, else 5. Before a campaign it also warns of
+/// what could slow the rush down: a rewrite of Redis's append-only file that would come in the middle of it, memory that
+/// will not do for the coupons that open within 24 hours, and settings of the machine. A warning does not change the
+/// exit code.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:
@@ -23,7 +28,7 @@ pub struct CheckArgs {
     redis: RedisConfig,
     #[command(flatten)]
     mongodb: MongoConfig,
-    /// Print JSON: a list of {"check", "ok", "says"}
+    /// Print JSON: a list of {"check", "ok", "warning", "says"}
     #[arg(long)]
     json: bool,
 }
@@ -33,7 +38,19 @@ pub struct CheckArgs {
 struct CheckResult {
     check: &'static str,
     ok: bool,
+    /// Whether an operator should act upon it before a campaign.
+    warning: bool,
     says: String,
+}
+
+impl CheckResult {
+    fn verdict(&self) -> &'static str {
+        match (self.ok, self.warning) {
+            (false, _) => "WRONG",
+            (true, true) => "WARN",
+            (true, false) => "ok",
+        }
+    }
 }
 
 impl CheckArgs {
@@ -41,11 +58,15 @@ impl CheckArgs {
         let backends = process::open(&self.redis, &self.mongodb).await?;
         let (mut lines, mongodb) = tokio::join!(redis(&backends), mongodb(&backends));
         lines.extend(mongodb);
+        // Whatever fails now is wrong above.
+        if let Ok(warnings) = campaign::warnings(&backends).await {
+            lines.extend(warnings.into_iter().map(|(check, says)| warned(check, says)));
+        }
         if self.json {
             println!("{}", serde_json::to_string_pretty(&lines)?);
         } else {
             for line in &lines {
-                println!("{:<5} {:<20} {}", if line.ok { "ok" } else { "WRONG" }, line.check, line.says);
+                println!("{:<5} {:<20} {}", line.verdict(), line.check, line.says);
             }
         }
         let wrong = lines.iter().filter(|line| !line.ok).count();
@@ -59,11 +80,15 @@ impl CheckArgs {
 }
 
 fn passed(check: &'static str, says: impl Into<String>) -> CheckResult {
-    CheckResult { check, ok: true, says: says.into() }
+    CheckResult { check, ok: true, warning: false, says: says.into() }
+}
+
+fn warned(check: &'static str, says: impl Into<String>) -> CheckResult {
+    CheckResult { check, ok: true, warning: true, says: says.into() }
 }
 
 fn failed(check: &'static str, says: impl Into<String>) -> CheckResult {
-    CheckResult { check, ok: false, says: says.into() }
+    CheckResult { check, ok: false, warning: false, says: says.into() }
 }
 
 /// A server that does not answer: nothing else of it can be checked.

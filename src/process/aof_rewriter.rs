@@ -1,0 +1,324 @@
+//! The background task, in every API process, that has Redis rewrite its append-only file when that disturbs nobody.
+//! Idempotent and without input; periodic.
+//!
+//! A rewrite in the middle of a rush costs requests: Redis forks, copies the pages that change meanwhile, and its child
+//! writes a second file beside the fsyncs. So it is asked for at quiet times, and a little ahead of an opening; at
+//! any other time only in need, when the file has outgrown what a disk is planned for. deploy/redis.conf makes Redis
+//! itself begin a rewrite later than that, for want of an API that may.
+//!
+//! Reads: INFO, the queue's figures, which coupons open. Writes: nothing of its own. The processes take turns at asking,
+//! by a key that expires.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::{SignedDuration, Timestamp};
+use tokio_util::sync::CancellationToken;
+
+use crate::coupon::CouponStore;
+use crate::redis::{AppendOnlyFile, Partition, RewriteAnswer, append_only_file, rewrite, turn};
+use crate::runtime::tasks::Rounds;
+use crate::{Failure, metrics, queue};
+
+/// Between two rounds.
+const EVERY: Duration = Duration::from_secs(5);
+/// Between two requests for a rewrite, by whichever process.
+const TURN: Duration = Duration::from_secs(60);
+/// The same after a rewrite that failed: its cause, such as a full disk, seldom passes soon.
+const TURN_AFTER_FAILURE: Duration = Duration::from_secs(600);
+
+/// At a quiet time at most this many issuances wait: those that arrive just now, and no backlog.
+const QUIET_WAITING_MAX: u64 = 1_000;
+/// At a quiet time Redis appends at most this much. An issuance takes some 400 bytes, from its acceptance to its
+/// settling.
+const QUIET_BYTES_PER_SECOND_MAX: f64 = 65_536.0;
+/// How long before and after an opening no time is quiet.
+const AROUND_OPENING: SignedDuration = SignedDuration::from_secs(60);
+/// How long before an opening a file that has grown is rewritten, quiet or not.
+const BEFORE_OPENING: SignedDuration = SignedDuration::from_mins(10);
+
+/// By how much the append-only file may grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RewriteBounds {
+    /// A file that has grown by less is not worth a rewrite, in bytes. Nor is one that has grown by less than a quarter
+    /// of its base.
+    pub growth_min_bytes: u64,
+    /// A file that has grown by this much, in bytes, and by half of its base, is rewritten at any time.
+    pub growth_max_bytes: u64,
+}
+
+impl Default for RewriteBounds {
+    fn default() -> Self {
+        RewriteBounds { growth_min_bytes: 64 << 20, growth_max_bytes: 2 << 30 }
+    }
+}
+
+impl RewriteBounds {
+    /// The growth, in bytes, from which on a file is worth a rewrite at a quiet time.
+    fn worthwhile(&self, file: &AppendOnlyFile) -> u64 {
+        self.growth_min_bytes.max(file.base_bytes / 4)
+    }
+
+    /// The growth, in bytes, from which on a file is rewritten at any time.
+    pub(crate) fn most(&self, file: &AppendOnlyFile) -> u64 {
+        self.growth_max_bytes.max(file.base_bytes / 2)
+    }
+}
+
+/// Why a rewrite is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RewriteReason {
+    /// Nothing is queued, nearly nothing is written, and nothing is about to open.
+    Quiet,
+    /// A coupon opens within minutes, and the file would outgrow its bound during the rush.
+    BeforeOpening,
+    /// The file has outgrown its bound.
+    Need,
+}
+
+impl RewriteReason {
+    /// As the label of a metric.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RewriteReason::Quiet => "quiet",
+            RewriteReason::BeforeOpening => "before-opening",
+            RewriteReason::Need => "need",
+        }
+    }
+}
+
+/// How near the next or the latest opening is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NearestOpening {
+    /// Less than [`AROUND_OPENING`] away: the rush comes, or is there.
+    Near,
+    /// Less than [`BEFORE_OPENING`] ahead.
+    Soon,
+    Far,
+}
+
+/// How busy the system is.
+#[derive(Debug, Clone, Copy)]
+struct Activity {
+    /// Issuances that wait for their decision.
+    waiting: u64,
+    /// What Redis appended lately; `None` while unknown.
+    bytes_per_second: Option<f64>,
+    opening: NearestOpening,
+}
+
+impl Activity {
+    fn is_quiet(&self) -> bool {
+        self.waiting <= QUIET_WAITING_MAX
+            && self.bytes_per_second.is_some_and(|rate| rate <= QUIET_BYTES_PER_SECOND_MAX)
+            && self.opening != NearestOpening::Near
+    }
+}
+
+/// What the growth of the file alone decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Growth {
+    /// A rewrite is not worth it, or one runs.
+    Small,
+    /// It depends on how busy the system is; `is_large` if the file might outgrow its bound in the next rush.
+    Worthwhile {
+        is_large: bool,
+    },
+    Excessive,
+}
+
+fn growth(file: &AppendOnlyFile, bounds: &RewriteBounds) -> Growth {
+    let (growth, most) = (file.growth(), bounds.most(file));
+    if file.is_rewriting || growth < bounds.worthwhile(file) {
+        Growth::Small
+    } else if growth >= most {
+        Growth::Excessive
+    } else {
+        Growth::Worthwhile { is_large: growth >= most / 4 }
+    }
+}
+
+/// Whether a file whose growth is worthwhile should be rewritten now.
+fn reason(is_large: bool, activity: &Activity) -> Option<RewriteReason> {
+    if activity.is_quiet() {
+        Some(RewriteReason::Quiet)
+    } else if is_large && activity.opening == NearestOpening::Soon {
+        Some(RewriteReason::BeforeOpening)
+    } else {
+        None
+    }
+}
+
+/// What one round did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RewriteRound {
+    /// No rewrite is due: the file is small, one runs, it is not the time, or there is no file.
+    NotDue,
+    /// Some process has asked lately.
+    AskedBefore,
+    Asked(RewriteReason),
+    /// Redis lets this process ask for none.
+    Forbidden,
+}
+
+/// Has Redis rewrite its append-only file.
+pub struct AofRewriter {
+    partition: Arc<Partition>,
+    coupons: CouponStore,
+    bounds: RewriteBounds,
+    /// When the size of the file was last read, and what it was.
+    last: Option<(Instant, u64)>,
+}
+
+impl AofRewriter {
+    /// A rewriter that has read nothing yet.
+    pub fn new(partition: Arc<Partition>, coupons: CouponStore, bounds: RewriteBounds) -> Self {
+        AofRewriter { partition, coupons, bounds, last: None }
+    }
+
+    /// Asks for rewrites until `shutdown`, or until Redis forbids it.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut rounds = Rounds::every(EVERY, &shutdown);
+        while rounds.next().await {
+            match self.round().await {
+                Ok(RewriteRound::Forbidden) => return,
+                Ok(_) => {}
+                Err(failure) => tracing::debug!(
+                    error = failure.chain(),
+                    "whether the append-only file should be rewritten is unknown; trying again"
+                ),
+            }
+        }
+    }
+
+    /// Asks for a rewrite if one is due, and names it in the log. A file is quiet in the second round at the earliest: its
+    /// growth since the last one tells how busy Redis is.
+    ///
+    /// # Errors
+    ///
+    /// If Redis or MongoDB fails.
+    pub async fn round(&mut self) -> Result<RewriteRound, Failure> {
+        let Some(file) = append_only_file(&self.partition).await? else { return Ok(RewriteRound::NotDue) };
+        let bytes_per_second = self.bytes_per_second(&file);
+        let reason = match growth(&file, &self.bounds) {
+            Growth::Small => None,
+            Growth::Excessive => Some(RewriteReason::Need),
+            Growth::Worthwhile { is_large } => reason(is_large, &self.activity(bytes_per_second).await?),
+        };
+        let Some(reason) = reason else { return Ok(RewriteRound::NotDue) };
+        let turn = if file.has_failed { TURN_AFTER_FAILURE } else { TURN };
+        let key = self.partition.keys().rewrite_turn();
+        match turn::in_turn(&self.partition, key, turn, rewrite(&self.partition)).await? {
+            None => Ok(RewriteRound::AskedBefore),
+            Some(RewriteAnswer::Begun) => {
+                metrics::REWRITES_ASKED.count(reason.as_str());
+                tracing::info!(
+                    reason = reason.as_str(),
+                    bytes = file.bytes,
+                    base_bytes = file.base_bytes,
+                    "asked Redis to rewrite its append-only file"
+                );
+                Ok(RewriteRound::Asked(reason))
+            }
+            Some(RewriteAnswer::Forbidden(why)) => {
+                tracing::warn!(
+                    why,
+                    "Redis lets this process ask for no rewrite of the append-only file, so it asks no more: Redis \
+                     alone decides when to rewrite it, perhaps in the middle of a rush"
+                );
+                Ok(RewriteRound::Forbidden)
+            }
+        }
+    }
+
+    /// What Redis has appended since the last round.
+    fn bytes_per_second(&mut self, file: &AppendOnlyFile) -> Option<f64> {
+        let now = Instant::now();
+        let (at, bytes) = self.last.replace((now, file.bytes))?;
+        // A rewrite made it smaller.
+        let appended = file.bytes.checked_sub(bytes)?;
+        Some(appended as f64 / now.duration_since(at).as_secs_f64())
+    }
+
+    async fn activity(&self, bytes_per_second: Option<f64>) -> Result<Activity, Failure> {
+        let backlog = queue::figures(&self.partition).await?;
+        let opening = self.nearest_opening(backlog.now).await?;
+        Ok(Activity { waiting: backlog.waiting(), bytes_per_second, opening })
+    }
+
+    async fn nearest_opening(&self, now: Timestamp) -> Result<NearestOpening, Failure> {
+        let openings = self.coupons.opening_within(now - AROUND_OPENING, now + BEFORE_OPENING).await?;
+        Ok(match openings.first() {
+            None => NearestOpening::Far,
+            Some(first) if first.starts_at < now + AROUND_OPENING => NearestOpening::Near,
+            Some(_) => NearestOpening::Soon,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const QUIET: Activity =
+        Activity { waiting: 0, bytes_per_second: Some(300.0), opening: NearestOpening::Far };
+
+    fn file(base_bytes: u64, growth: u64) -> AppendOnlyFile {
+        AppendOnlyFile { bytes: base_bytes + growth, base_bytes, ..AppendOnlyFile::default() }
+    }
+
+    /// Both parts of the decision, as a round takes them.
+    fn decide(file: &AppendOnlyFile, activity: &Activity) -> Option<RewriteReason> {
+        match growth(file, &RewriteBounds::default()) {
+            Growth::Small => None,
+            Growth::Excessive => Some(RewriteReason::Need),
+            Growth::Worthwhile { is_large } => reason(is_large, activity),
+        }
+    }
+
+    #[test]
+    fn a_quiet_time_is_used_once_the_file_has_grown_enough_for_its_base() {
+        for (base, growth, expected) in [
+            (0, 63 * MIB, None),
+            (0, 64 * MIB, Some(RewriteReason::Quiet)),
+            (1_024 * MIB, 255 * MIB, None),
+            (1_024 * MIB, 256 * MIB, Some(RewriteReason::Quiet)),
+        ] {
+            assert_eq!(decide(&file(base, growth), &QUIET), expected, "{base} + {growth}");
+        }
+    }
+
+    #[test]
+    fn while_there_is_a_backlog_much_is_written_or_a_coupon_opens_it_is_not_quiet() {
+        let busy = [
+            Activity { waiting: 1_001, ..QUIET },
+            Activity { bytes_per_second: Some(65_537.0), ..QUIET },
+            Activity { bytes_per_second: None, ..QUIET },
+            Activity { opening: NearestOpening::Near, ..QUIET },
+        ];
+        for activity in busy {
+            assert_eq!(decide(&file(0, 2_047 * MIB), &activity), None, "{activity:?}");
+        }
+        let moderate =
+            Activity { waiting: 1_000, bytes_per_second: Some(65_536.0), opening: NearestOpening::Soon };
+        assert_eq!(decide(&file(0, 64 * MIB), &moderate), Some(RewriteReason::Quiet));
+    }
+
+    #[test]
+    fn ahead_of_an_opening_a_large_file_is_rewritten_although_it_is_not_quiet() {
+        let soon = Activity { waiting: 5_000, opening: NearestOpening::Soon, ..QUIET };
+        assert_eq!(decide(&file(0, 511 * MIB), &soon), None);
+        assert_eq!(decide(&file(0, 512 * MIB), &soon), Some(RewriteReason::BeforeOpening));
+    }
+
+    #[test]
+    fn in_need_it_is_rewritten_at_any_time_but_not_twice_at_once() {
+        let rush = Activity { waiting: 500_000, bytes_per_second: Some(1e7), opening: NearestOpening::Near };
+        let large = file(1_024 * MIB, 2_048 * MIB);
+        assert_eq!(decide(&large, &rush), Some(RewriteReason::Need));
+        assert_eq!(decide(&file(8_192 * MIB, 4_095 * MIB), &rush), None, "a large base allows for more");
+        assert_eq!(decide(&file(8_192 * MIB, 4_096 * MIB), &rush), Some(RewriteReason::Need));
+        assert_eq!(decide(&AppendOnlyFile { is_rewriting: true, ..large }, &rush), None);
+    }
+}
