@@ -33,6 +33,10 @@ pub struct BenchSizes {
     pub callers: usize,
     /// How long requests come at capacity, and at five times that.
     pub overload_seconds: u32,
+    /// Issuances that are queued while the append-only file is rewritten.
+    pub rewritten: u32,
+    /// How long requests come without a rewrite, and with rewrites.
+    pub rewrite_seconds: u32,
     /// Reservations, and calls, of one figure of Redis's at most.
     pub reservations: u32,
     pub calls: u32,
@@ -50,6 +54,8 @@ impl BenchSizes {
         latency_seconds: 15,
         callers: 12_000,
         overload_seconds: 8,
+        rewritten: 500_000,
+        rewrite_seconds: 5,
         reservations: 25_600,
         calls: 3_000,
         weighed: 100_000,
@@ -64,6 +70,8 @@ impl BenchSizes {
         latency_seconds: 2,
         callers: 1_000,
         overload_seconds: 1,
+        rewritten: 20_000,
+        rewrite_seconds: 1,
         reservations: 1_280,
         calls: 100,
         weighed: 5_000,

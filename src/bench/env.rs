@@ -151,8 +151,13 @@ impl BenchEnv {
 
     /// The same, for the users 0 to `count`, whom it has read ahead: as those of a campaign when it opens.
     pub async fn api_with_users(&self, count: u32) -> anyhow::Result<ChildProgram> {
+        self.api_with_users_and(count, &[]).await
+    }
+
+    /// The same with more flags.
+    pub async fn api_with_users_and(&self, count: u32, flags: &[&str]) -> anyhow::Result<ChildProgram> {
         self.register(count).await?;
-        let api = self.api().await?;
+        let api = self.api_with(&[&["--open"], flags].concat()).await?;
         remembers(&api, count).await?;
         Ok(api)
     }

@@ -2,7 +2,8 @@
 //! in one run, what the system is held to. Rates depend on the machine; what counts is what they are
 //! over something plain that ran beside them.
 //!
-//! A section a file: [`accept`], [`drain`], [`latency`], [`redis`], [`overload`], [`ready`]. They share a
+//! A section a file: [`accept`], [`drain`], [`latency`], [`redis`], [`overload`], [`rewrite`],
+//! [`ready`]. They share a
 //! [`BenchContext`] (a folder); each makes its own `env`s (an empty Redis and
 //! MongoDB), with the real programs (`program`), `burst`s of requests and `backlog`s.
 
@@ -16,10 +17,12 @@ pub mod drain;
 mod env;
 pub mod latency;
 pub mod overload;
+mod paced;
 mod program;
 pub mod ready;
 pub mod redis;
 pub mod report;
+pub mod rewrite;
 pub mod spread;
 mod tokens;
 mod usage;
@@ -46,6 +49,8 @@ pub enum BenchSection {
     Redis,
     /// Answers under five times the load that the API sustains
     Overload,
+    /// Answers while Redis rewrites its append-only file
+    Rewrite,
     /// Time from nothing to a system that accepts requests
     Ready,
 }
@@ -84,7 +89,11 @@ impl BenchSection {
     fn needs_programs(self) -> bool {
         matches!(
             self,
-            BenchSection::Accept | BenchSection::Drain | BenchSection::Latency | BenchSection::Overload
+            BenchSection::Accept
+                | BenchSection::Drain
+                | BenchSection::Latency
+                | BenchSection::Overload
+                | BenchSection::Rewrite
         )
     }
 }
@@ -107,6 +116,7 @@ async fn measure(
         latency: None,
         redis: None,
         overload: None,
+        rewrite: None,
         ready: None,
     };
     for section in sections {
@@ -116,6 +126,7 @@ async fn measure(
             BenchSection::Latency => report.latency = Some(latency::measure(context).await?),
             BenchSection::Redis => report.redis = Some(redis::measure(context).await?),
             BenchSection::Overload => report.overload = Some(overload::measure(context).await?),
+            BenchSection::Rewrite => report.rewrite = Some(rewrite::measure(context).await?),
             BenchSection::Ready => report.ready = Some(ready::measure(context).await?),
         }
     }

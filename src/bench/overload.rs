@@ -9,43 +9,26 @@
 //! than can be: as many as a few connections have accepted that always ask. Then they come at that rate,
 //! and at five times that rate.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use parking_lot::Mutex;
-use rand::SeedableRng;
-use rand::rngs::StdRng;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::to_service;
 use super::context::BenchContext;
 use super::cores::{confine, halves};
-use super::env::{BenchEnv, user};
+use super::env::BenchEnv;
+use super::paced::{self, PacedAnswers};
 use super::program::ChildProgram;
 use super::report::{FigureRow, FigureTarget as Wanted, row};
 use super::spread::Spread;
 use super::usage;
 use crate::dev::servers::Persistence;
-use crate::ids::CouponId;
-use crate::rush::arrivals::ArrivalShape;
-use crate::rush::live::LatencyHistogram;
-use crate::rush::open_loop::{LoadBounds, Workload};
-use crate::rush::report::Percentiles;
-use crate::rush::{ExchangeError, LoadTarget, RawResponse, open_loop};
 
 /// How many times capacity comes.
 const TIMES: f64 = 5.0;
-/// The time that it takes to connect and read the coupon once. Together they must take less time
-/// than a connection may idle ([`crate::rush`] makes those anew).
-const CONNECTING: Duration = Duration::from_micros(250);
-const ANSWER_MAX: Duration = Duration::from_secs(30);
-/// The same arrivals in every run.
-const SEED: u64 = 1;
 const MEMORY_SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Times in milliseconds, each from the planned moment of the request.
@@ -144,61 +127,6 @@ async fn confined_api(
     Ok(api)
 }
 
-/// Users who each ask once.
-struct OverloadWorkload {
-    target: Arc<LoadTarget>,
-    coupon: CouponId,
-    accepted: AtomicU32,
-    refused: AtomicU32,
-    accept: LatencyHistogram,
-    refuse: LatencyHistogram,
-    send: LatencyHistogram,
-    /// How often anything else came of it.
-    otherwise: Mutex<BTreeMap<String, u32>>,
-}
-
-const ACCEPTED: u16 = 202;
-const REFUSED: u16 = 503;
-
-impl Workload for OverloadWorkload {
-    fn write_first(&self, request: &mut Vec<u8>) {
-        self.target.write("GET", &format!("/coupons/{}", self.coupon), "", b"", request);
-    }
-
-    fn write(&self, number: usize, request: &mut Vec<u8>) {
-        let user = user(u32::try_from(number).unwrap_or(u32::MAX));
-        let body = format!(r#"{{"userId":"{user}","couponId":"{}"}}"#, self.coupon);
-        self.target.write("POST", "/user-coupons", "", body.as_bytes(), request);
-    }
-
-    fn answered(
-        &self,
-        _: usize,
-        planned: Instant,
-        sent: Instant,
-        answer: Result<RawResponse<'_>, ExchangeError>,
-    ) {
-        self.send.record(sent - planned);
-        let (count, latency) = match answer {
-            Ok(answer) if answer.status == ACCEPTED => (&self.accepted, &self.accept),
-            Ok(answer) if answer.status == REFUSED => (&self.refused, &self.refuse),
-            other => {
-                let what = match other {
-                    Ok(answer) => answer.status.to_string(),
-                    Err(fault) => fault.as_str().to_owned(),
-                };
-                let mut otherwise = self.otherwise.lock();
-                *otherwise.entry(what).or_default() += 1;
-                return;
-            }
-        };
-        count.fetch_add(1, Ordering::Relaxed);
-        latency.record(planned.elapsed());
-    }
-
-    fn dropped(&self, _: usize) {}
-}
-
 /// Sends requests at a rate, and waits until all that were accepted are issued.
 async fn load(
     context: &BenchContext<'_>,
@@ -210,49 +138,35 @@ async fn load(
     let requests = (rate * time.as_secs_f64()).ceil() as u32;
     let api = confined_api(env, requests, cores).await?;
     let coupon = env.coupon(requests).await?;
-    let schedule = ArrivalShape::Poisson.schedule(requests as usize, time, &mut StdRng::seed_from_u64(SEED));
-    let target = Arc::new(LoadTarget::new(&api.url()).map_err(anyhow::Error::msg)?);
-    let askers = Arc::new(OverloadWorkload {
-        target: Arc::clone(&target),
-        coupon: coupon.clone(),
-        accepted: AtomicU32::new(0),
-        refused: AtomicU32::new(0),
-        accept: LatencyHistogram::default(),
-        refuse: LatencyHistogram::default(),
-        send: LatencyHistogram::default(),
-        otherwise: Mutex::default(),
-    });
-    let bounds =
-        LoadBounds { connections: context.sizes.callers, in_flight_max: usize::MAX, answer_max: ANSWER_MAX };
     let over = CancellationToken::new();
     let memory = tokio::spawn(most_memory(api.pid(), over.clone()));
-    // By then every connection is open, and has read the coupon.
-    let began = Instant::now() + CONNECTING * context.sizes.callers as u32;
-    open_loop::run(&target, schedule.into(), began, bounds, Arc::clone(&askers), CancellationToken::new())
-        .await;
-    let (sending, answered) = (began.elapsed(), Instant::now());
+    let answers = paced::send(&api, &coupon, requests, time, context.sizes.callers).await?;
+    let answered = Instant::now();
     over.cancel();
-    let [accepted, refused] = [&askers.accepted, &askers.refused].map(|count| count.load(Ordering::Relaxed));
-    let otherwise = askers.otherwise.lock().clone();
-    ensure!(accepted + refused == requests, "some were answered neither 202 nor 503: {otherwise:?}");
+    let PacedAnswers { accepted, refused, .. } = answers;
+    ensure!(
+        accepted + refused == requests,
+        "some were answered neither 202 nor 503: {:?}",
+        answers.otherwise
+    );
     env.drained(&coupon, accepted).await?;
     let drain_seconds = answered.elapsed().as_secs_f64();
     let issued = env.stock(&coupon).await?.issued;
     let api_bytes_max = memory.await??;
     api.stop().await?;
     ensure!(issued == accepted, "{accepted} were accepted, and {issued} issued");
-    let accept = Percentiles::of(&askers.accept).context("nothing was accepted")?;
-    let refuse = Percentiles::of(&askers.refuse);
+    let accept = answers.accept.context("nothing was accepted")?;
+    let refuse = answers.refuse;
     Ok(RateFigures {
         offered_per_second: rate,
-        accepted_per_second: f64::from(accepted) / sending.as_secs_f64(),
+        accepted_per_second: f64::from(accepted) / answers.took.as_secs_f64(),
         accepted,
         refused,
         accept_p50_ms: accept.p50_ms,
         accept_p99_ms: accept.p99_ms,
         refuse_p50_ms: refuse.as_ref().map_or(0.0, |refuse| refuse.p50_ms),
         refuse_p99_ms: refuse.as_ref().map_or(0.0, |refuse| refuse.p99_ms),
-        send_p99_ms: Percentiles::of(&askers.send).context("nothing was sent")?.p99_ms,
+        send_p99_ms: answers.send.context("nothing was sent")?.p99_ms,
         api_bytes_max,
         drain_seconds,
     })

@@ -9,6 +9,7 @@ use super::latency::LatencyFigures;
 use super::overload::OverloadFigures;
 use super::ready::ReadyFigures;
 use super::redis::RedisFigures;
+use super::rewrite::RewriteFigures;
 use super::spread::Spread;
 
 /// The document of `--json`. A section that was not asked for is null.
@@ -32,6 +33,7 @@ pub struct BenchReport {
     pub latency: Option<LatencyFigures>,
     pub redis: Option<RedisFigures>,
     pub overload: Option<OverloadFigures>,
+    pub rewrite: Option<RewriteFigures>,
     pub ready: Option<ReadyFigures>,
 }
 
@@ -116,13 +118,14 @@ impl FigureRow {
 impl BenchReport {
     /// The figures that were measured, section by section.
     pub fn sections(&self) -> Vec<(&'static str, Vec<FigureRow>)> {
-        let BenchReport { accept, drain, latency, redis, overload, ready, .. } = self;
+        let BenchReport { accept, drain, latency, redis, overload, rewrite, ready, .. } = self;
         [
             ("accept", accept.as_ref().map(AcceptFigures::rows)),
             ("drain", drain.as_ref().map(DrainFigures::rows)),
             ("latency", latency.as_ref().map(LatencyFigures::rows)),
             ("redis", redis.as_ref().map(RedisFigures::rows)),
             ("overload", overload.as_ref().map(OverloadFigures::rows)),
+            ("rewrite", rewrite.as_ref().map(RewriteFigures::rows)),
             ("ready", ready.as_ref().map(ReadyFigures::rows)),
         ]
         .into_iter()

@@ -29,7 +29,7 @@ const TURN_AFTER_FAILURE: Duration = Duration::from_secs(600);
 
 /// At a quiet time at most this many issuances wait: those that arrive just now, and no backlog.
 const QUIET_WAITING_MAX: u64 = 1_000;
-/// At a quiet time Redis appends at most this much. An issuance takes some 400 bytes, from its acceptance to its
+/// At a quiet time Redis appends at most this much. An issuance takes some 300 bytes, from its acceptance to its
 /// settling.
 const QUIET_BYTES_PER_SECOND_MAX: f64 = 65_536.0;
 /// How long before and after an opening no time is quiet.

@@ -36,7 +36,7 @@ async fn a_quick_bench_of_redis_tells_every_documented_figure() {
     for name in ["/cores", "/fsyncMicros", "/redis/entries"] {
         positive(&report, name);
     }
-    for section in ["accept", "drain", "latency", "overload", "ready"] {
+    for section in ["accept", "drain", "latency", "overload", "rewrite", "ready"] {
         assert!(report.get(section).is_some_and(Value::is_null), "{section} was not asked for");
     }
     let per_reservation = positive(&report, "/redis/redisCpuMicrosPerReservation");
@@ -83,6 +83,17 @@ async fn an_overload_is_measured_and_ends_with_everything_decided() {
     for name in ["accepted", "acceptP99Ms", "apiBytesMax"] {
         positive(&report, &format!("/overload/overloaded/{name}"));
     }
+}
+
+#[tokio::test]
+async fn rewrites_of_the_append_only_file_are_measured() {
+    let output = bench(&["--quick", "--only", "rewrite", "--json"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    for name in ["stillAcceptP99Ms", "rewritingAcceptP99Ms", "rewriteSeconds", "forkMs"] {
+        positive(&report, &format!("/rewrite/{name}/median"));
+    }
+    assert_eq!(report["targets"][0]["name"], "rewriteLatencyRatio");
 }
 
 #[tokio::test]
