@@ -32,7 +32,7 @@
 //! | [`cli`] | `couponctl` |
 //! | `bench`, `rush`, [`dev`] | measuring; a simulated campaign and its judgement; the whole system on one machine |
 //! | [`api`], [`worker`] | routes, wire types, OpenAPI, pages; the drain loop |
-//! | [`process`] | what every process has: checked connections, probes, gauges |
+//! | [`process`] | what every process has: checked connections, probes, gauges; when Redis rewrites its append-only file |
 //! | [`config`] | every flag and variable, a struct a topic |
 //! | [`audit`] | whether Redis and the ledger agree, unit by unit; repairing what drifted |
 //! | [`privacy`] | deleting users while the accounts still add up; what is not kept for ever |
