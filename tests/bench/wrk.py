@@ -1,0 +1,267 @@
+#!/usr/bin/env python3
+"""Measures the system with wrk, a load generator that is not its own (Debian's package wrk).
+
+Each FOLDER holds built programs: coupon-api, coupon-worker, couponctl. With several, each round measures one after
+the other, so that what changes on the machine meets all of them alike.
+
+    tests/bench/wrk.py accept target/release            accepted per second over a bare handler; and while a worker drains
+    tests/bench/wrk.py queued target/release            acceptance by second, with a million queued
+
+Figures are printed as text; --json FILE keeps them all. All data is in a temporary folder and is deleted at the end.
+"""
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+HERE = Path(__file__).parent
+READY_MAX_SECONDS = 60
+DRAINED_MAX_SECONDS = 600
+UNITS = 10_000_000
+PREFIXES = (f"w{number}-" for number in itertools.count(1))
+
+
+class Program:
+    """A child process that says on one of its streams where it serves."""
+
+    def __init__(self, command, ready, log):
+        self.log = Path(log)
+        with open(self.log, "wb") as out:
+            self.child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+        until = time.monotonic() + READY_MAX_SECONDS
+        while not (found := re.search(ready, self.log.read_text())):
+            if self.child.poll() is not None or time.monotonic() > until:
+                self.stop()
+                sys.exit(f"{command[0]} does not start:\n{self.log.read_text()}")
+            time.sleep(0.05)
+        self.said = found.groupdict()
+
+    def stop(self):
+        if self.child.poll() is None:
+            self.child.send_signal(signal.SIGTERM)
+            self.child.wait(60)
+
+
+class System:
+    """Fresh servers, and the programs of a folder on them."""
+
+    def __init__(self, programs, folder, api_flags=()):
+        self.programs, self.folder, self.stack = Path(programs), Path(folder), contextlib.ExitStack()
+        # It starts the two servers. Its own API is not asked, and audits nothing.
+        dev = self.start(
+            [self.programs / "couponctl", "dev", "--fresh", "--workers", "0", "--audit-every", "0", "--open",
+             "--listen", "127.0.0.1:0", "--data-dir", self.folder / "data"],
+            r"Redis +(?P<redis>redis:\S+)\s+MongoDB +(?P<mongodb>mongodb:\S+)[\s\S]*serving the API", "dev")
+        self.backing = ["--redis-url", dev.said["redis"], "--mongodb-uri", dev.said["mongodb"]]
+        api = self.start(
+            [self.programs / "coupon-api", "--open", "--listen", "127.0.0.1:0", "--require-registered-users", "false",
+             *self.backing, *api_flags], r"listen=\S*?(?P<port>\d+)\s", "api")
+        self.url = f"http://127.0.0.1:{api.said['port']}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stack.close()
+
+    def start(self, command, ready, name):
+        program = Program([str(part) for part in command], ready, self.folder / f"{name}.log")
+        self.stack.callback(program.stop)
+        return program
+
+    def worker(self):
+        command = [self.programs / "coupon-worker", "--metrics-listen", "127.0.0.1:0", *self.backing]
+        return self.start(command, "the worker drains", "worker")
+
+    def bare(self):
+        command = [self.programs / "couponctl", "bench", "--serve-bare"]
+        return self.start(command, r"127.0.0.1:(?P<port>\d+)", "bare")
+
+    def post(self, path, body):
+        request = urllib.request.Request(
+            self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            sys.exit(f"{path}: {error}: {error.read().decode()}")
+
+    def coupon(self):
+        body = {"name": "wrk", "total": UNITS, "startsAt": "2020-01-01T00:00:00Z", "endsAt": "2090-01-01T00:00:00Z"}
+        return self.post("/coupons", body)["id"]
+
+    def figure(self, name):
+        """The sum of a metric's samples in the API process."""
+        with urllib.request.urlopen(self.url + "/metrics", timeout=30) as answer:
+            text = answer.read().decode()
+        samples = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.M)
+        return sum(map(float, samples))
+
+    def counter(self, name):
+        """Reads one of Redis's counters of the partition, over a connection of its own: accepted, settled."""
+        redis = socket.create_connection(re.search(r"//(.*):(\d+)", self.backing[1]).groups(), 30)
+        self.stack.callback(redis.close)
+
+        def call(*words):
+            redis.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words))
+            return redis.recv(65_536).decode()
+
+        keys = re.findall(r"coupon:\S+:counters", call(b"KEYS", b"coupon:*:counters"))
+        return lambda: int((re.findall(r"\n(\d+)\r", call(b"HGET", keys[0].encode(), name.encode())) or [0])[-1])
+
+    def drained(self):
+        until = time.monotonic() + DRAINED_MAX_SECONDS
+        while self.figure("coupon_backlog_issuances"):
+            if time.monotonic() > until:
+                sys.exit(f"the queue is not drained after {DRAINED_MAX_SECONDS} s")
+            time.sleep(0.5)
+
+
+def wrk(url, coupon, connections, seconds):
+    return ["wrk", "--latency", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s",
+            "-s", str(HERE / "user_each.lua"), url, "--", coupon, next(PREFIXES)]
+
+
+def load(url, coupon, connections, seconds):
+    """Asks for a coupon as fast as it is answered. The figures of wrk, and those a second."""
+    ran = subprocess.run(wrk(url, coupon, connections, seconds), capture_output=True, text=True, check=False)
+    found = re.search(r"^FIGURES (.*)$", ran.stdout, re.M)
+    if ran.returncode or not found:
+        sys.exit(f"wrk failed:\n{ran.stdout}{ran.stderr}")
+    figures = json.loads(found.group(1))
+    if figures["broken"]:
+        sys.exit(f"{figures['broken']} requests broke: {figures}")
+    return figures | {"perSecond": (figures["requests"] - figures["refused"]) / figures["seconds"]}
+
+
+def accept(programs, arguments, folder):
+    """One round: the bare handler, the API alone, and the API while a worker drains what is queued until then."""
+    figures = {}
+    with System(programs, folder) as system:
+        coupon = system.coupon()
+        for connections in arguments.connections:
+            bare = system.bare()
+            url = f"http://127.0.0.1:{bare.said['port']}"
+            found = {"bare": load(url, coupon, connections, arguments.seconds)}
+            bare.stop()
+            load(system.url, coupon, connections, 1)
+            found["accepted"] = load(system.url, coupon, connections, arguments.seconds)
+            worker, settled = system.worker(), system.counter("settled")
+            before = settled()
+            found["draining"] = load(system.url, coupon, connections, arguments.seconds)
+            found["drainedPerSecond"] = (settled() - before) / found["draining"]["seconds"]
+            system.drained()
+            worker.stop()
+            found["ratio"] = found["accepted"]["perSecond"] / found["bare"]["perSecond"]
+            found["drainingRatio"] = found["draining"]["perSecond"] / found["accepted"]["perSecond"]
+            figures[connections] = found
+    return figures
+
+
+def show_accept(name, rounds):
+    for connections in rounds[0]:
+        of = [figures[connections] for figures in rounds]
+        for title, read in [
+            ("bare/s", lambda one: one["bare"]["perSecond"]),
+            ("accepted/s", lambda one: one["accepted"]["perSecond"]),
+            ("accepted over bare", lambda one: one["ratio"]),
+            ("accept p99 ms", lambda one: one["accepted"]["p99Ms"]),
+            ("while a worker drains/s", lambda one: one["draining"]["perSecond"]),
+            ("that over accepted", lambda one: one["drainingRatio"]),
+            ("p99 ms then", lambda one: one["draining"]["p99Ms"]),
+            ("drained/s then", lambda one: one["drainedPerSecond"]),
+        ]:
+            values = [read(one) for one in of]
+            shown = "  ".join(f"{value:,.2f}" for value in (min(values), statistics.median(values), max(values)))
+            print(f"{name}  {connections:>5} connections  {title:<24} {shown}")
+
+
+def queued(programs, arguments, folder):
+    """Fills the queue, and asks on for a while. Accepted by second, as Redis counts; nobody drains."""
+    connections = arguments.connections[-1]
+    with System(programs, folder, ["--backlog-max", str(UNITS)]) as system:
+        coupon, accepted = system.coupon(), system.counter("accepted")
+        while accepted() < arguments.in_flight:
+            load(system.url, coupon, connections, 5)
+        generator = subprocess.Popen(wrk(system.url, coupon, connections, arguments.seconds + 3), stdout=subprocess.DEVNULL)
+        system.stack.callback(generator.wait)
+        time.sleep(1)
+        rates, before, began = [], accepted(), time.monotonic()
+        for second in range(1, arguments.seconds + 1):
+            time.sleep(max(0, began + second - time.monotonic()))
+            rates.append(accepted() - before)
+            before += rates[-1]
+    median = statistics.median(rates)
+    return {"inFlight": arguments.in_flight, "bySecond": rates, "median": median, "slowestOverMedian": min(rates) / median}
+
+
+def show_queued(name, rounds):
+    for figures in rounds:
+        print(f"{name}  {figures['inFlight']:,} queued  accepted a second: median {figures['median']:,.0f}, slowest "
+              f"{min(figures['bySecond']):,} ({figures['slowestOverMedian']:.2f} of it)")
+
+
+def plot(figures):
+    """An SVG of accepted requests by second."""
+    rates, width, height, left, top = figures["bySecond"], 720, 240, 60, 20
+    highest = max(rates) * 1.1
+    across = [left + (width - left) * place / (len(rates) - 1) for place in range(len(rates))]
+    line = " ".join(f"{x:.1f},{top + height * (1 - rate / highest):.1f}" for x, rate in zip(across, rates))
+    text = '<text x="{}" y="{}" font-family="sans-serif" font-size="12" fill="#777" text-anchor="{}">{}</text>'
+    marks = [
+        text.format(left - 6, top + height * (1 - share) + 4, "end", f"{highest * share:,.0f}") for share in (0, 0.5, 1)
+    ] + [
+        text.format(across[second - 1], top + height + 18, "middle", f"{second} s")
+        for second in (1, len(rates) // 2, len(rates))
+    ] + [text.format(left, 12, "start", f"accepted a second, with {figures['inFlight']:,} queued before")]
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width + 20} {top + height + 26}">' + "".join(marks) +
+            f'<polyline points="{line}" fill="none" stroke="#1a6fb0" stroke-width="2"/>'
+            f'<path d="M{left} {top}V{top + height}H{width}" fill="none" stroke="#777"/></svg>\n')
+
+
+MEASURES = {"accept": (accept, show_accept), "queued": (queued, show_queued)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("measure", choices=MEASURES)
+    parser.add_argument("programs", nargs="+", metavar="FOLDER", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, help="of each run of wrk (default: accept 6, queued 60)")
+    parser.add_argument("--connections", type=int, nargs="+", default=[64, 1024])
+    parser.add_argument("--in-flight", type=int, default=1_000_000, metavar="NUMBER", help="issuances that are queued first")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="a plot of queued: the last round of the last folder")
+    arguments = parser.parse_args()
+    arguments.seconds = arguments.seconds or {"accept": 6, "queued": 60}[arguments.measure]
+    measure, show = MEASURES[arguments.measure]
+    rounds = {str(programs): [] for programs in arguments.programs}
+    for number in range(arguments.rounds):
+        # The order changes, so that none is always the first.
+        for programs in list(rounds)[:: 1 if number % 2 == 0 else -1]:
+            with tempfile.TemporaryDirectory(prefix="coupon-wrk-") as folder:
+                rounds[programs].append(measure(programs, arguments, folder))
+            print(f"round {number + 1} of {arguments.rounds}: {programs}", file=sys.stderr)
+    for programs, of in rounds.items():
+        show(programs, of)
+    if arguments.svg:
+        arguments.svg.write_text(plot(of[-1]))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"cores": os.cpu_count(), "measure": arguments.measure, "rounds": rounds}))
+
+
+if __name__ == "__main__":
+    main()
