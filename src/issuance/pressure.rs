@@ -22,7 +22,7 @@ use crate::{Failure, metrics};
 const WINDOW: Duration = Duration::from_millis(100);
 /// Callers wait long if they wait longer than this on average, and longer by a quarter than they did at the best of
 /// times: where the disk is slow, every caller waits for it.
-const LONG_US: u64 = 3_000;
+const LONG_US: u64 = 2_500;
 /// How much of the shortest wait is added to it in each window, so that it is not remembered for ever: one part in this
 /// many, which doubles it in twelve minutes.
 const FORGOTTEN: u64 = 10_000;

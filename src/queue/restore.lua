@@ -27,7 +27,7 @@ end
 
 local PAGE = 20 -- values of one scan
 local is_known = {} -- entries of many that are there, or were taken apart here
-local read, fresh_ids = 0, {}
+local read, reply = 0, {'ok', ''}
 
 -- Restores an issuance if its entry is lost.
 local function restore(id, value)
@@ -45,12 +45,12 @@ local function restore(id, value)
     end
     is_known[entry] = many
     if lost and many then
-      for _, other in ipairs(split(KEYS[2], KEYS[3], ARGV[2], entry)) do fresh_ids[#fresh_ids + 1] = other end
+      for _, other in ipairs(split(KEYS[2], KEYS[3], ARGV[2], entry)) do reply[#reply + 1] = other end
     elseif lost then
       redis.call('XDEL', KEYS[2], entry)
       local fresh = redis.call('XADD', KEYS[2], '*', OF_ONE, id .. rest)
       redis.call('HSET', KEYS[3], id, fresh .. ' ' .. rest)
-      fresh_ids[#fresh_ids + 1] = id
+      reply[#reply + 1] = id
     end
   end
 end
@@ -61,4 +61,5 @@ repeat
   cursor = scan[1]
   for at = 1, #scan[2], 2 do restore(scan[2][at], scan[2][at + 1]) end
 until cursor == '0' or read >= tonumber(ARGV[4])
-return {'ok', cursor, unpack(fresh_ids)}
+reply[2] = cursor
+return reply
