@@ -46,6 +46,8 @@
 //! | [`redis`], [`mongo`] | the two databases as everything uses them |
 //! | [`runtime`], [`metrics`], [`failure`], [`ids`] | batching, backoff, shutdown, logs; the table of metrics; errors; parsed names |
 
+#![allow(rustdoc::private_intra_doc_links)] // The library is the programs' own: who reads about it has the source.
+
 pub mod access;
 pub mod api;
 pub mod audit;

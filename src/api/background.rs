@@ -80,7 +80,7 @@ pub(crate) fn start(app: &App, backends: &Backends, drained: &CancellationToken)
     };
     tasks.spawn(watcher.run(drained.clone()));
     let eraser = Eraser::new(Arc::clone(partition), ledger.clone(), database.clone());
-    tasks.spawn(eraser.run(deletion_due, Arc::clone(&is_busy), drained.clone()));
+    tasks.spawn(eraser.run(deletion_due, drained.clone()));
     let retention =
         Retention::new(Arc::clone(partition), ledger.clone(), coupons.clone(), tombstone_retention_days);
     if let Some(retention) = retention {

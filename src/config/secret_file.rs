@@ -95,8 +95,11 @@ fn value_in_file(
         return Err(clap::Error::raw(ErrorKind::ArgumentConflict, why));
     }
     let read = read(Path::new(&path));
+    // A secret may have been put there by mistake.
+    let shown =
+        if path.contains("://") || path.contains('@') { "a file of this name" } else { path.as_str() };
     let failed =
-        |why| clap::Error::raw(ErrorKind::ValueValidation, format!("{file_name}: cannot use {path}: {why}"));
+        |why| clap::Error::raw(ErrorKind::ValueValidation, format!("{file_name}: cannot use {shown}: {why}"));
     read.map(Some).map_err(failed)
 }
 

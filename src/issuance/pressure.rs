@@ -26,10 +26,10 @@ const LONG_US: u64 = 2_500;
 /// How much of the shortest wait is added to it in each window, so that it is not remembered for ever: one part in this
 /// many, which doubles it in twelve minutes.
 const FORGOTTEN: u64 = 10_000;
-/// Accepted callers of a window that are a crowd.
-const CROWD_MIN: u64 = 10;
-/// How long what was said in Redis is valid: a few windows, so that workers need not read it in time.
-const SAID_FOR: Duration = Duration::from_millis(400);
+/// Accepted callers of a window that are a crowd: fewer, a worker decides as they come.
+const CROWD_MIN: u64 = 20;
+/// How long what was said in Redis is valid: until the end of the next window, and a little longer.
+const SAID_FOR: Duration = Duration::from_millis(150);
 
 /// What happened at the door of one API process in the present window, and how the last one was.
 #[derive(Debug, Default)]

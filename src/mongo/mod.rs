@@ -25,6 +25,8 @@ use crate::runtime::damage::damaged;
 
 /// The longest that a caller waits for one operation.
 pub(crate) const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest that an operation keeps MongoDB busy, a count of a million records, say: one that took longer waited.
+const CHARGED_MAX: Duration = Duration::from_secs(1);
 /// The longest that the driver waits for a primary.
 const SELECTION_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest that a linearizable read waits for a majority to confirm that this primary still leads.
@@ -85,7 +87,7 @@ where
     T: Send + 'static,
     F: Future<Output = mongodb::error::Result<T>> + Send + 'static,
 {
-    paced(OPERATION_TIMEOUT, async {
+    paced(CHARGED_MAX, async {
         let Ok(permit) = UNDER_WAY.try_acquire() else { return Err(Failure::Overloaded { operation }) };
         let task = tokio::spawn(async move {
             let result = future.await;

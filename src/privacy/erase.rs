@@ -20,7 +20,7 @@ use crate::issuance::Ledger;
 use crate::redis::Partition;
 use crate::redis::keys::EpochKeys;
 use crate::redis::turn::in_turn;
-use crate::runtime::background::{IsBusy, in_background};
+use crate::runtime::background::{in_background, never_busy};
 use crate::user::Deletion;
 use crate::{Failure, recovery};
 
@@ -65,7 +65,7 @@ impl Eraser {
     }
 
     /// Carries out what is due, until `shutdown`.
-    pub(crate) async fn run(self, due: Arc<Notify>, is_busy: IsBusy, shutdown: CancellationToken) {
+    pub(crate) async fn run(self, due: Arc<Notify>, shutdown: CancellationToken) {
         let mut rounds = 0_u64;
         loop {
             tokio::select! {
@@ -77,7 +77,7 @@ impl Eraser {
             let ended = tokio::select! {
                 // A round that is broken off is taken up again, by this or another process.
                 () = shutdown.cancelled() => return,
-                ended = self.round(&is_busy, rounds.is_multiple_of(WARN_EVERY)) => ended,
+                ended = self.round(rounds.is_multiple_of(WARN_EVERY)) => ended,
             };
             if let Err(failure) = ended {
                 tracing::debug!(error = failure.chain(), "deletions could not be carried out; trying again");
@@ -89,7 +89,7 @@ impl Eraser {
         }
     }
 
-    async fn round(&self, is_busy: &IsBusy, warns: bool) -> Result<(), Failure> {
+    async fn round(&self, warns: bool) -> Result<(), Failure> {
         let (deletions, now) = self.ledger.users().deletions().await?;
         let mut due: Vec<_> = deletions.iter().filter(|deletion| deletion.due <= now).collect();
         if due.len() > ROUND_MAX {
@@ -101,7 +101,7 @@ impl Eraser {
         if due.is_empty() {
             return Ok(());
         }
-        let carried_out = self.carry_out(is_busy, due, now);
+        let carried_out = self.carry_out(due, now);
         let overdue = in_turn(&self.partition, self.partition.keys().erase_turn(), TURN, carried_out).await?;
         if let Some(overdue @ 1..) = overdue
             && warns
@@ -116,10 +116,10 @@ impl Eraser {
     }
 
     /// Carries these deletions out as far as they go. Returns how many are long overdue.
-    async fn carry_out(&self, is_busy: &IsBusy, due: Vec<&Deletion>, now: Timestamp) -> Result<u64, Failure> {
+    async fn carry_out(&self, due: Vec<&Deletion>, now: Timestamp) -> Result<u64, Failure> {
         let keys = self.partition.keys();
-        // As long as there is much in flight, this reads much.
-        let waiting = in_background(Arc::clone(is_busy), self.in_flight(&keys, &due)).await?;
+        // As long as there is much in flight, this reads much. A deletion does not wait for callers, though: it has a term.
+        let waiting = in_background(never_busy(), self.in_flight(&keys, &due)).await?;
         let mut overdue = 0;
         for deletion in due {
             match self.erase_unless(Some(&waiting), &keys, deletion, now).await {

@@ -25,13 +25,12 @@ for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[2])) do
   if group.name == ARGV[2] then delivered_ms, delivered_seq = time_of(group['last-delivered-id']) end
 end
 
-local PAGE = 20 -- values of one scan
+local PAGE = 20 -- values of one scan, or places where some were
 local is_known = {} -- entries of many that are there, or were taken apart here
 local read, reply = 0, {'ok', ''}
 
 -- Restores an issuance if its entry is lost.
 local function restore(id, value)
-  read = read + 1
   -- The audit reports a value that cannot be read, or names no entry that can exist.
   local entry, rest = string.match(value, '^(%d+%-%d+) (%d+ %d+ %d+ %d+ %S+ %S+)$')
   local found = #id == 16 and entry and not is_known[entry] and redis.pcall('XRANGE', KEYS[2], entry, entry)
@@ -58,7 +57,7 @@ end
 local cursor = ARGV[3]
 repeat
   local scan = redis.call('HSCAN', KEYS[3], cursor, 'COUNT', PAGE)
-  cursor = scan[1]
+  cursor, read = scan[1], read + PAGE
   for at = 1, #scan[2], 2 do restore(scan[2][at], scan[2][at + 1]) end
 until cursor == '0' or read >= tonumber(ARGV[4])
 reply[2] = cursor

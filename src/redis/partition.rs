@@ -37,7 +37,7 @@ use super::epoch::{Epoch, OpenCertificate, Opening};
 use super::keys::{self, EpochKeys};
 use super::reply::Reply;
 use super::script::{Call, LuaScript};
-use crate::runtime::background::paced;
+use crate::runtime::background::{at_once, paced};
 
 const NO_SCRIPT: ErrorKind = ErrorKind::Server(ServerErrorKind::NoScript);
 /// Terms grow by one a recovery: one that is not below this is damaged (`lua/certificate_fields.lua`).
@@ -184,7 +184,7 @@ impl Partition {
             return Err(Failure::Uncertified);
         }
         if let Some(fence) = self.openings_known.get()
-            && !fence.admits(&open).await?
+            && !at_once(fence.admits(&open)).await?
         {
             return Err(Failure::Uncertified);
         }

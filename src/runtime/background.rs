@@ -14,12 +14,13 @@ use parking_lot::Mutex;
 const PARTS: u32 = 50;
 /// The longest time that it works at one go, before it begins to rest.
 const CREDIT_MAX: Duration = Duration::from_millis(200);
-/// How often it checks whether callers are still turned away, and how long one call waits for that at most.
+/// How often it checks whether callers are still turned away, and how long a piece of work waits for that in all.
 const HELD_UP_CHECK: Duration = Duration::from_millis(200);
 const HELD_UP_MAX: Duration = Duration::from_secs(60);
 
 tokio::task_local! {
-    static WORK: Work;
+    /// `None` for what must not rest though it belongs to work in the background.
+    static WORK: Option<Work>;
 }
 
 /// Says whether callers are turned away now.
@@ -42,40 +43,61 @@ struct Account {
     debt: Duration,
     /// Up to when it was given credit.
     at: Instant,
+    /// How long it may still wait for callers who are turned away.
+    patience: Duration,
 }
 
 /// Does `work` in the background of a process that says whether it `is_busy`.
 pub(crate) async fn in_background<T>(is_busy: IsBusy, work: impl Future<Output = T>) -> T {
-    let account = Account { credit: CREDIT_MAX, debt: Duration::ZERO, at: Instant::now() };
-    WORK.scope(Work { is_busy, account: Mutex::new(account) }, work).await
+    WORK.scope(Some(Work { is_busy, account: Mutex::new(Account::new(Instant::now())) }), work).await
+}
+
+/// Does `work` at once, whatever it belongs to: others wait for it.
+pub(crate) async fn at_once<T>(work: impl Future<Output = T>) -> T {
+    WORK.scope(None, work).await
 }
 
 /// Makes a call, after a rest if it belongs to work in the background. At most `charged_max` of its time is charged:
 /// a call that is known to be short and took longer waited for the calls of others.
 pub(crate) async fn paced<T>(charged_max: Duration, call: impl Future<Output = T>) -> T {
-    if WORK.try_with(|_| ()).is_err() {
+    if of_work(|_| ()).is_none() {
         return call.await;
     }
     rest().await;
     let began = Instant::now();
     let done = call.await;
-    WORK.with(|work| work.account.lock().charge(began.elapsed().min(charged_max)));
+    of_work(|work| work.account.lock().charge(began.elapsed().min(charged_max)));
     done
+}
+
+/// What `read` says of the work in the background that this call belongs to, if it does.
+fn of_work<T>(read: impl FnOnce(&Work) -> T) -> Option<T> {
+    WORK.try_with(|work| work.as_ref().map(read)).ok().flatten()
 }
 
 /// Rests until nothing is owed and nobody is turned away.
 async fn rest() {
-    let owed = WORK.with(|work| work.account.lock().owed(Instant::now()));
+    let owed = of_work(|work| work.account.lock().owed(Instant::now())).unwrap_or_default();
     if !owed.is_zero() {
         tokio::time::sleep(owed).await;
     }
-    let held_up = Instant::now();
-    while WORK.with(|work| (work.is_busy)()) && held_up.elapsed() < HELD_UP_MAX {
+    while of_work(|work| (work.is_busy)() && work.account.lock().waits_on()).unwrap_or(false) {
         tokio::time::sleep(HELD_UP_CHECK).await;
     }
 }
 
 impl Account {
+    fn new(at: Instant) -> Self {
+        Account { credit: CREDIT_MAX, debt: Duration::ZERO, at, patience: HELD_UP_MAX }
+    }
+
+    /// Whether the work waits a little longer for callers who are turned away.
+    fn waits_on(&mut self) -> bool {
+        let waits = !self.patience.is_zero();
+        self.patience = self.patience.saturating_sub(HELD_UP_CHECK);
+        waits
+    }
+
     fn charge(&mut self, worked: Duration) {
         self.debt += worked.saturating_sub(self.credit);
         self.credit = self.credit.saturating_sub(worked);
@@ -102,7 +124,7 @@ mod tests {
     #[test]
     fn what_is_worked_beyond_the_credit_is_rested_for_fifty_times_as_long() {
         let began = Instant::now();
-        let mut account = Account { credit: CREDIT_MAX, debt: Duration::ZERO, at: began };
+        let mut account = Account::new(began);
         account.charge(CREDIT_MAX);
         assert_eq!(account.owed(began), Duration::ZERO, "that much may be worked at one go");
         account.charge(10 * MS);
@@ -125,8 +147,9 @@ mod tests {
         }
         assert_eq!(began.elapsed(), Duration::ZERO);
         in_background(never_busy(), async {
-            WORK.with(|work| work.account.lock().credit = Duration::ZERO);
+            of_work(|work| work.account.lock().credit = Duration::ZERO);
             paced(MS, call()).await;
+            at_once(paced(MS, call())).await;
             paced(MS, call()).await;
         })
         .await;
@@ -149,5 +172,13 @@ mod tests {
         });
         in_background(is_busy, paced(MS, async {})).await;
         assert!((4..=6).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+        let began = tokio::time::Instant::now();
+        in_background(Arc::new(|| true), async {
+            for _ in 0..10 {
+                paced(MS, async {}).await;
+            }
+        })
+        .await;
+        assert_eq!(began.elapsed(), HELD_UP_MAX, "in all");
     }
 }

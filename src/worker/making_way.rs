@@ -19,9 +19,12 @@ const ASK_EVERY: Duration = Duration::from_millis(50);
 /// Rests, in times of the work before them: the first one, and the longest.
 const SHARE_FIRST: f64 = 0.5;
 const SHARE_MAX: f64 = 4.0;
+/// The longest rest of a worker whose entries have waited for [`LATE_AFTER`]: callers come first, but not for ever.
+const SHARE_LATE: f64 = 1.0;
+const LATE_AFTER: Duration = Duration::from_secs(60);
 /// How much a rest grows or shrinks from one answer to the next.
 const STEP: f64 = 1.5;
-/// The longest rest.
+/// The longest rest, and the longest wait for the batches in hand before it.
 const REST_MAX: Duration = Duration::from_secs(1);
 
 /// How much a worker rests.
@@ -29,7 +32,7 @@ pub(super) struct MakingWay {
     partition: Arc<Partition>,
     share: RestShare,
     asked_at: Instant,
-    /// When the last rest ended, or nothing had to be rested for.
+    /// When the last rest ended, or there was nothing to rest for.
     rested_at: Instant,
 }
 
@@ -57,9 +60,22 @@ impl MakingWay {
         MakingWay { partition, share: RestShare::default(), asked_at: now, rested_at: now }
     }
 
+    /// The worker keeps up with what comes: it need not rest.
+    pub(super) fn keeps_up(&mut self) {
+        self.share = RestShare::default();
+        self.rested_at = Instant::now();
+    }
+
     /// Rests before more is read, if callers wait: once the batches in hand, which hold permits of `free`, are done.
-    /// `batches` is the number of permits. Ends at `shutdown`.
-    pub(super) async fn rest(&mut self, free: &Semaphore, batches: u32, shutdown: &CancellationToken) {
+    /// `batches` is the number of permits, `age` how long the oldest entry of the last read had waited. Ends at
+    /// `shutdown`.
+    pub(super) async fn rest(
+        &mut self,
+        free: &Semaphore,
+        batches: u32,
+        age: Duration,
+        shutdown: &CancellationToken,
+    ) {
         if self.asked_at.elapsed() >= ASK_EVERY {
             self.asked_at = Instant::now();
             // Without an answer nobody is known to wait.
@@ -69,9 +85,10 @@ impl MakingWay {
         if self.share != RestShare::default() {
             let rest = async {
                 // The semaphore is never closed.
-                let _ = free.acquire_many(batches).await;
+                let _ = tokio::time::timeout(REST_MAX, free.acquire_many(batches)).await;
+                let share = if age < LATE_AFTER { self.share.0 } else { self.share.0.min(SHARE_LATE) };
                 let worked = self.rested_at.elapsed();
-                tokio::time::sleep(worked.mul_f64(self.share.0).min(REST_MAX)).await;
+                tokio::time::sleep(worked.mul_f64(share).min(REST_MAX)).await;
             };
             metrics::RESTS.increment(1);
             shutdown.run_until_cancelled(rest).await;

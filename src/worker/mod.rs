@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +35,7 @@ use crate::http::connection_runtimes::ConnectionRuntimes;
 use crate::http::server;
 use crate::issuance::Ledger;
 use crate::process::{Backends, health};
-use crate::queue::{UnreadableEntry, by_whole_entries};
+use crate::queue::{Delivered, UnreadableEntry, by_whole_entries};
 use crate::recovery::Loader;
 use crate::redis::Partition;
 use crate::runtime::backoff::Backoff;
@@ -113,11 +114,12 @@ impl Worker {
         let mut source = EntrySource::new(Arc::clone(&self.partition), self.consumer.clone(), batch_size);
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
         let mut making_way = MakingWay::new(Arc::clone(&self.partition));
-        // Whether the last read came back full, so that more is queued. With less, the worker keeps up: it need not rest.
-        let mut is_behind = false;
+        // The age of the oldest entry of the last read if that came back half full or more, so that more is queued.
+        let mut behind_by = None;
         loop {
-            if is_behind {
-                making_way.rest(&free, self.concurrency.batches.into(), shutdown).await;
+            match behind_by {
+                Some(age) => making_way.rest(&free, self.concurrency.batches.into(), age, shutdown).await,
+                None => making_way.keeps_up(),
             }
             let permit = tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -128,7 +130,7 @@ impl Worker {
                 Ok(Some((keys, delivered))) => {
                     backoff.reset();
                     delivered.undecodable.iter().for_each(report);
-                    is_behind = delivered.count() >= batch_size;
+                    behind_by = (delivered.count() * 2 >= batch_size).then(|| age_of(&delivered));
                     // There are more than one batch if the entries hold more issuances than those before.
                     let parts = by_whole_entries(&delivered.entries, batch_size, |entry| &entry.entry);
                     let sizes: Vec<_> = parts.into_iter().map(<[_]>::len).collect();
@@ -160,6 +162,13 @@ impl Worker {
             }
         }
     }
+}
+
+/// How long the first of these entries has waited, by this process's clock; zero if there is none.
+fn age_of(delivered: &Delivered) -> Duration {
+    let first = delivered.entries.first();
+    let age = first.map(|entry| Timestamp::now().duration_since(entry.accepted_at));
+    age.and_then(|age| age.try_into().ok()).unwrap_or_default()
 }
 
 /// Logs an entry that this version cannot read. It stays pending for a program that can, and comes back with each

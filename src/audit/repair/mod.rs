@@ -273,6 +273,11 @@ pub(super) async fn adopt_only(
     for finding in findings {
         let done = match (finding.kind, finding.issuances.as_slice(), &finding.user, finding.serial) {
             (FindingKind::RecordNotCounted, [id], Some(user), Some(serial)) => {
+                // A deleted user's record may have got a pseudonym since it was read: then the next audit adopts it.
+                let record = auditor.ledger.decisions(std::slice::from_ref(id)).await?.remove(id);
+                if !record.is_some_and(|record| record.is_ok_and(|record| record.user == *user)) {
+                    continue;
+                }
                 adopt(&auditor.partition, keys, coupon, *id, user, serial)
                     .await
                     .map(|done| done == AdoptOutcome::Now)

@@ -158,7 +158,7 @@ impl MetricsStage {
                 let coupon = self.system.coupon("pressed", 500, 1).await;
                 let users = self.system.users("crowd", 500).await;
                 let requests = users.iter().map(|user| self.request(user, &coupon));
-                stream::iter(requests).buffer_unordered(40).collect::<Vec<_>>().await;
+                stream::iter(requests).buffer_unordered(45).collect::<Vec<_>>().await;
                 self.system.leaves_in_flight();
             }
             MetricAction::MakeWay => {
