@@ -23,11 +23,13 @@ const WINDOW: Duration = Duration::from_millis(100);
 /// Callers wait long if they wait longer than this on average, and longer by a quarter than they did at the best of
 /// times: where the disk is slow, every caller waits for it.
 const LONG_US: u64 = 2_500;
+/// From this average wait on callers wait long however slow the disk is: also where they did from the start.
+const LONG_ANYWHERE_US: u64 = 10_000;
 /// How much of the shortest wait is added to it in each window, so that it is not remembered for ever: one part in this
 /// many, which doubles it in twelve minutes.
 const FORGOTTEN: u64 = 10_000;
 /// Accepted callers of a window that are a crowd: fewer, a worker decides as they come.
-const CROWD_MIN: u64 = 20;
+const CROWD_MIN: u64 = 10;
 /// How long what was said in Redis is valid: until the end of the next window, and a little longer.
 const SAID_FOR: Duration = Duration::from_millis(150);
 
@@ -75,7 +77,7 @@ impl Pressure {
         let shortest = if shortest == 0 { u64::MAX } else { shortest + shortest / FORGOTTEN };
         let shortest = shortest.min(wait_us * 1_000);
         self.shortest_ns.store(shortest, Relaxed);
-        let is_long = wait_us > LONG_US.max(shortest / 800);
+        let is_long = wait_us > (shortest / 800).clamp(LONG_US, LONG_ANYWHERE_US);
         found_full == 0 && (turned_away > 0 || is_long)
     }
 
@@ -154,13 +156,13 @@ mod tests {
 
     #[test]
     fn where_every_caller_waits_for_the_disk_only_a_longer_wait_is_long() {
-        let (pressure, disk) = (Pressure::default(), 4 * LONG);
+        let (pressure, disk) = (Pressure::default(), 2 * LONG);
         let crowd = || (0..CROWD_MIN).map(|_| accepted());
         assert!(!window(&pressure, crowd(), disk));
         assert!(!window(&pressure, crowd(), disk * 5 / 4) && window(&pressure, crowd(), disk * 4 / 3));
         assert!(!window(&pressure, crowd(), LONG) && window(&pressure, crowd(), disk), "the disk was not it");
         let forgotten = (0..).take_while(|_| window(&pressure, crowd(), disk)).count();
-        assert!((9_000..20_000).contains(&forgotten), "{forgotten} windows");
+        assert!((4_000..6_000).contains(&forgotten), "{forgotten} windows");
     }
 
     #[test]
