@@ -12,7 +12,6 @@
 //! would only do the same twice.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -25,8 +24,8 @@ use crate::coupon::Coupon;
 use crate::ids::CouponId;
 use crate::redis::cmd;
 use crate::redis::keys::EpochKeys;
-use crate::redis::turn::in_turn;
-use crate::runtime::background::{IsBusy, in_background};
+use crate::redis::turn::background_round;
+use crate::runtime::background::IsBusy;
 use crate::runtime::damage::damaged;
 use crate::runtime::tasks::Rounds;
 use crate::{Failure, metrics, recovery};
@@ -44,10 +43,8 @@ pub async fn keep_auditing(auditor: Auditor, every: Duration, is_busy: IsBusy, s
     let pause = || every.mul_f64(rand::random_range(0.9..1.1));
     let mut rounds = Rounds::every(pause(), &shutdown);
     while rounds.next().await {
-        // A turn is shorter than a round, so that another process's next round finds it over.
-        let (partition, turn) = (&auditor.partition, auditor.partition.keys().audit_turn());
-        let round = in_background(Arc::clone(&is_busy), auditor.round());
-        let round = in_turn(partition, turn, every.mul_f64(0.8), round);
+        let turn = auditor.partition.keys().audit_turn();
+        let round = background_round(&auditor.partition, turn, every, &is_busy, auditor.round());
         // A round that is broken off is begun anew by another process.
         let Some(audited) = shutdown.run_until_cancelled(round).await else { return };
         if let Err(failure) = audited {

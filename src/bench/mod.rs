@@ -3,9 +3,8 @@
 //! over something plain that ran beside them.
 //!
 //! A section a file: [`accept`], [`drain`], [`latency`], [`redis`], [`overload`], [`rewrite`],
-//! [`ready`]. They share a
-//! [`BenchContext`] (a folder); each makes its own `env`s (an empty Redis and
-//! MongoDB), with the real programs (`program`), `burst`s of requests and `backlog`s.
+//! [`ready`]. They share a [`BenchContext`] (a folder); each makes its own `env`s (an empty Redis and MongoDB), with the
+//! real programs (`program`), `burst`s of requests and `backlog`s.
 
 pub mod accept;
 mod backlog;

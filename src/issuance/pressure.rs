@@ -41,7 +41,7 @@ pub struct Pressure {
     turned_away: AtomicU64,
     found_full: AtomicU64,
     last_turned_away: AtomicU64,
-    /// The average wait of the best window, in nanoseconds.
+    /// The average wait of the best window, in nanoseconds; 0 while unknown.
     shortest_ns: AtomicU64,
 }
 
@@ -73,11 +73,13 @@ impl Pressure {
             return false;
         }
         let wait_us = waited_us / accepted;
-        let shortest = self.shortest_ns.load(Relaxed);
-        let shortest = if shortest == 0 { u64::MAX } else { shortest + shortest / FORGOTTEN };
-        let shortest = shortest.min(wait_us * 1_000);
-        self.shortest_ns.store(shortest, Relaxed);
-        let is_long = wait_us > (shortest / 800).clamp(LONG_US, LONG_ANYWHERE_US);
+        let shortest_ns = match self.shortest_ns.load(Relaxed) {
+            0 => wait_us * 1_000,
+            known => (known + known / FORGOTTEN).min(wait_us * 1_000),
+        };
+        self.shortest_ns.store(shortest_ns, Relaxed);
+        let a_quarter_longer_us = shortest_ns * 5 / 4 / 1_000;
+        let is_long = wait_us > a_quarter_longer_us.clamp(LONG_US, LONG_ANYWHERE_US);
         found_full == 0 && (turned_away > 0 || is_long)
     }
 

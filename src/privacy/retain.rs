@@ -20,8 +20,8 @@ use crate::ids::CouponId;
 use crate::issuance::Ledger;
 use crate::issuance::lookup::read_in_flight;
 use crate::redis::Partition;
-use crate::redis::turn::in_turn;
-use crate::runtime::background::{IsBusy, in_background};
+use crate::redis::turn::background_round;
+use crate::runtime::background::IsBusy;
 use crate::runtime::tasks::Rounds;
 
 /// Between two rounds.
@@ -75,10 +75,9 @@ impl Retention {
     }
 
     async fn take_turn(&self, is_busy: &IsBusy) -> Result<(), Failure> {
-        let round = in_background(Arc::clone(is_busy), self.round(Timestamp::now()));
-        let turn = self.partition.keys().retain_turn();
-        if let Some(RetentionRound { coupons, deleted }) =
-            in_turn(&self.partition, turn, EVERY.mul_f64(0.8), round).await?
+        let (turn, round) = (self.partition.keys().retain_turn(), self.round(Timestamp::now()));
+        let retained = background_round(&self.partition, turn, EVERY, is_busy, round).await?;
+        if let Some(RetentionRound { coupons, deleted }) = retained
             && deleted > 0
         {
             tracing::info!(coupons, deleted, "deleted the rejections of coupons that ended long ago");

@@ -1,7 +1,6 @@
 //! The background task that reads queue, stock and certificate every few seconds, so that a scrape need not.
 //! Idempotent and without input. Reads: `figures.lua`, `probe.lua`, the heartbeats, INFO, `stock.lua`, the current
-//! coupons.
-//! Writes: the text that is scraped.
+//! coupons. Writes: the text that is scraped.
 //!
 //! Its figures belong to a partition and not to the process, so they are no part of the global recorder: each round
 //! fills a recorder of its own, and a figure that is gone is gone from the text.

@@ -16,9 +16,9 @@ use crate::Failure;
 use crate::coupon::CouponStore;
 use crate::ids::CouponId;
 use crate::redis::keys::EpochKeys;
-use crate::redis::turn::in_turn;
+use crate::redis::turn::background_round;
 use crate::redis::{Opening, Partition};
-use crate::runtime::background::{in_background, never_busy};
+use crate::runtime::background::never_busy;
 use crate::runtime::tasks::Rounds;
 
 /// How often the coupons that are due are tried.
@@ -52,8 +52,8 @@ pub(crate) async fn keep_loading(
         let opening = partition.opening();
         if sought.is_none_or(|(of, at)| of != opening || at.elapsed() >= SOUGHT_EVERY) {
             let keys = partition.keys();
-            let search = in_background(never_busy(), seek(&partition, &coupons, &keys));
-            match in_turn(&partition, keys.load_turn(), SOUGHT_EVERY.mul_f64(0.8), search).await {
+            let search = seek(&partition, &coupons, &keys);
+            match background_round(&partition, keys.load_turn(), SOUGHT_EVERY, &never_busy(), search).await {
                 // None, if it is another process's turn.
                 Ok(found) => {
                     let found = found.unwrap_or_default();

@@ -13,9 +13,9 @@ use crate::coupon::CouponStore;
 use crate::ids::CouponId;
 use crate::redis::cmd;
 use crate::redis::keys::EpochKeys;
-use crate::redis::turn::in_turn;
+use crate::redis::turn::background_round;
 use crate::redis::{EpochBound, LuaScript, Partition};
-use crate::runtime::background::{IsBusy, in_background};
+use crate::runtime::background::IsBusy;
 use crate::runtime::damage::damaged;
 use crate::runtime::tasks::Rounds;
 
@@ -30,8 +30,7 @@ pub const KEPT_AFTER_END: Duration = Duration::from_secs(3600);
 const BATCH: usize = 200;
 
 /// Retires until `shutdown`, in the background. Idempotent and without input; every API process runs it, and they take
-/// turns. Reads: loaded
-/// coupons, what is in flight. Writes: takes loaded coupons away, and keeps their final counts.
+/// turns. Reads: loaded coupons, what is in flight. Writes: takes loaded coupons away, and keeps their final counts.
 pub(crate) async fn keep_retiring(
     partition: Arc<Partition>,
     coupons: CouponStore,
@@ -40,8 +39,8 @@ pub(crate) async fn keep_retiring(
 ) {
     let mut rounds = Rounds::every(EVERY, &shutdown);
     while rounds.next().await {
-        let round = in_background(Arc::clone(&is_busy), retire(&partition, &coupons, KEPT_AFTER_END));
-        let round = in_turn(&partition, partition.keys().retire_turn(), EVERY.mul_f64(0.8), round);
+        let (turn, round) = (partition.keys().retire_turn(), retire(&partition, &coupons, KEPT_AFTER_END));
+        let round = background_round(&partition, turn, EVERY, &is_busy, round);
         // A count that is not kept because a round is broken off is counted by the first request that needs it.
         let Some(retired) = shutdown.run_until_cancelled(round).await else { return };
         match retired {

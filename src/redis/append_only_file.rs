@@ -44,7 +44,7 @@ impl AppendOnlyFile {
 
     /// Parses the sections `persistence` and `stats` of INFO; `None` if Redis has no append-only file or does not
     /// describe it.
-    fn parse(info: &str) -> Option<Self> {
+    pub(crate) fn parse(info: &str) -> Option<Self> {
         let text = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         let number = |name: &str| text(name).and_then(|number| number.parse::<u64>().ok());
         let is_set = |name: &str| text(name) == Some("1");

@@ -7,8 +7,26 @@ use std::time::Duration;
 
 use crate::Failure;
 use crate::redis::{Call, LuaScript, Partition};
+use crate::runtime::background::{IsBusy, in_background};
 
 static TURN: LuaScript = LuaScript::new(include_str!("lua/turn.lua"));
+
+/// Does one round of work that is done every `period`, in the background, if this process gets the turn that `key`
+/// stands for. Returns `None` if another process has the turn.
+///
+/// # Errors
+///
+/// If Redis fails, or the work does.
+pub(crate) async fn background_round<T>(
+    partition: &Partition,
+    key: String,
+    period: Duration,
+    is_busy: &IsBusy,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<Option<T>, Failure> {
+    // A turn is shorter than a period, so that another process's next round finds it over.
+    in_turn(partition, key, period.mul_f64(0.8), in_background(is_busy.clone(), work)).await
+}
 
 /// Does `work` if this process gets the turn that `key` stands for, and keeps the turn until it is done. Returns
 /// `None` if another process has the turn. `lasts` should be shorter than the period of the work, so that the turn is

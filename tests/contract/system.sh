@@ -14,6 +14,9 @@ finish() {
 }
 trap finish EXIT
 
+# Tells an address of the banner, by its title.
+address_of() { sed -n "s/^ *$1 *\([^ ]*\).*/\1/p" "$folder/banner"; }
+
 # Starts the system, and waits until its banner says where it is: sets url.
 start() {
     : >"$folder/banner"
@@ -21,7 +24,7 @@ start() {
         >"$folder/banner" 2>"$folder/log" &
     api=$!
     for ((second = 0; second < READY_MAX_SECONDS; second++)); do
-        url=$(sed -n 's/^ *API *\(http[^ ]*\)$/\1/p' "$folder/banner")
+        url=$(address_of API)
         if [[ -n $url ]]; then
             return
         fi
@@ -38,7 +41,7 @@ start_closed() {
     start
     # With a key in its database it asks for credentials from its next start on.
     local mongodb
-    mongodb=$(sed -n 's/^ *MongoDB *\([^ ]*\).*/\1/p' "$folder/banner")
+    mongodb=$(address_of MongoDB)
     key=$(target/debug/couponctl key create --name contract --role operator --mongodb-uri "$mongodb" --json |
         sed -n 's/.*"key": "\([^"]*\)".*/\1/p')
     kill -TERM "$api"

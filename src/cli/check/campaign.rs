@@ -11,7 +11,7 @@ use crate::Failure;
 use crate::coupon::CouponStore;
 use crate::process::Backends;
 use crate::process::aof_rewriter::RewriteBounds;
-use crate::redis::{AppendOnlyFile, Partition, append_only_file, cmd};
+use crate::redis::{AppendOnlyFile, Partition, cmd};
 
 /// How far ahead openings count.
 const AHEAD: SignedDuration = SignedDuration::from_hours(24);
@@ -78,12 +78,13 @@ impl Facts {
         let now = Timestamp::now();
         let openings = coupons.opening_within(now, now + AHEAD).await?;
         let info: String = partition.query("describe itself", &cmd("INFO")).await?;
+        let file = AppendOnlyFile::parse(&info);
         let info: HashMap<&str, &str> = info.lines().filter_map(|line| line.split_once(':')).collect();
         let number = |name: &str| info.get(name)?.parse::<u64>().ok();
         let memory = number("used_memory").zip(number("maxmemory"));
         let here = if partition.client().is_of_this_machine() { process_here(&info) } else { None };
         Ok(Facts {
-            file: append_only_file(partition).await?,
+            file,
             automatic: AutomaticRewrites::read(partition).await,
             forbidden_to: forbidden_to(partition).await,
             memory: memory.map(|(used, most)| Memory { used, most, machine: number("total_system_memory") }),
