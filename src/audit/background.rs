@@ -1,8 +1,8 @@
 //! The background task, in every API process, that proves the accounts all the time. Idempotent and
 //! without input; every [`audit_every`](crate::config::ApiLimits::audit_every) seconds.
 //!
-//! Brackets every loaded coupon. Where the numbers do not stand in order twice, it audits that coupon in
-//! full, settles what is decided, adopts late inserts (they are what a recovery can leave by itself), and
+//! Brackets every loaded coupon. Those whose numbers do not stand in order twice it audits in full, many with one
+//! reading of the queue, settles what is decided, adopts late inserts (they are what a recovery can leave by itself), and
 //! logs the rest as an error: repairs are an operator's. What is kept of coupons that were retired lately is
 //! counted anew where it is stale. The first rounds after a recovery audit every
 //! coupon in full: while much is in flight, a few late inserts fit into the bracket.
@@ -17,8 +17,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::coupon_audit::SettleMode;
+use super::coupon_audit::{CouponReport, SettleMode};
 use super::finding::{FINDINGS, Finding, FindingKind};
+use super::run::COUPONS_MAX;
 use super::{AuditAbort, Auditor};
 use crate::coupon::Coupon;
 use crate::ids::CouponId;
@@ -59,22 +60,20 @@ impl Auditor {
         let keys = self.partition.keys();
         let rounds = self.full_rounds(&keys).await?;
         let in_full = rounds < FULL_ROUNDS;
-        let mut queue = Vec::new();
         self.check_records(&keys).await?;
+        let mut suspects = Vec::new();
         // What is no coupon's id among them is named by `check_records`.
         for id in recovery::loaded_members(&self.partition, &keys).await?.coupons {
             match self.check_coupon(&keys, &id, in_full).await {
-                Ok(found) => {
-                    metrics::AUDITED.increment(1);
-                    queue = found.unwrap_or(queue);
-                }
-                // It must not keep the others from being audited.
-                Err(failure) if failure.is_of_one() => {
-                    FINDINGS.count(FindingKind::CouponUnreadable.code());
-                    damaged!(id; coupon = %id, error = failure.chain(), "the coupon cannot be audited");
-                }
-                Err(failure) => return Err(failure),
+                Ok(Some(suspect)) => suspects.push(suspect),
+                Ok(None) => metrics::AUDITED.increment(1),
+                Err(failure) => cannot_be_audited(&id, failure)?,
             }
+        }
+        let mut queue = Vec::new();
+        for page in suspects.chunks(COUPONS_MAX) {
+            // Every page reads the whole queue: its findings are reported once.
+            queue = self.audit_in_full(page).await?;
         }
         report_findings(queue);
         report_findings(self.watch_final_counts().await?);
@@ -114,13 +113,14 @@ impl Auditor {
         Ok(())
     }
 
-    /// Audits one coupon. If it was audited in full, returns what was found that belongs to no coupon.
+    /// Catches up with what Redis missed of a coupon, and compares its numbers. Returns it if it must be audited in
+    /// full.
     async fn check_coupon(
         &self,
         keys: &EpochKeys,
         id: &CouponId,
         in_full: bool,
-    ) -> Result<Option<Vec<Finding>>, Failure> {
+    ) -> Result<Option<Coupon>, Failure> {
         // A coupon that is loaded and has no record is named already.
         let coupon = match self.coupons.get(id).await {
             Ok(Some(coupon)) => coupon,
@@ -138,11 +138,7 @@ impl Auditor {
             Ok(None) | Err(AuditAbort::AnotherEpoch) => {}
             Err(AuditAbort::Failed(failure)) => return Err(failure),
         }
-        if in_full || self.disagrees(&coupon).await? {
-            self.audit_in_full(&coupon).await.map(Some)
-        } else {
-            Ok(None)
-        }
+        Ok((in_full || self.disagrees(&coupon).await?).then_some(coupon))
     }
 
     /// Whether a coupon's numbers do not stand in order, twice.
@@ -154,28 +150,47 @@ impl Auditor {
         Ok(self.bracket(&coupon.id).await?.is_some_and(|bracket| !bracket.holds()))
     }
 
-    async fn audit_in_full(&self, coupon: &Coupon) -> Result<Vec<Finding>, Failure> {
-        let mut report = self.full(std::slice::from_ref(coupon), SettleMode::Settle, |_| {}).await?;
-        let Some(audited) = report.coupons.pop() else { return Ok(report.queue) };
+    /// Audits coupons in full, at most [`COUPONS_MAX`]. Returns what was found that belongs to none of them.
+    async fn audit_in_full(&self, coupons: &[Coupon]) -> Result<Vec<Finding>, Failure> {
+        let report = self.full(coupons, SettleMode::Settle, |_| metrics::AUDITED.increment(1)).await?;
+        for audited in &report.coupons {
+            if let Err(failure) = self.adopt_and_report(audited).await {
+                cannot_be_audited(&audited.coupon, failure)?;
+            }
+        }
+        Ok(report.queue)
+    }
+
+    async fn adopt_and_report(&self, audited: &CouponReport) -> Result<(), Failure> {
         let damage: Vec<&Finding> = audited.findings.iter().filter(|finding| finding.is_damage()).collect();
         for finding in &damage {
             FINDINGS.count(finding.kind.code());
         }
-        let adopted = self.adopt(&coupon.id, &audited.findings).await?;
+        let adopted = self.adopt(&audited.coupon, &audited.findings).await?;
         metrics::ADOPTED.increment(adopted);
         if damage.is_empty() {
             let settled = audited.settled;
-            tracing::debug!(coupon = %coupon.id, settled, "the accounts agree with the ledger again");
-            return Ok(report.queue);
+            tracing::debug!(coupon = %audited.coupon, settled, "the accounts agree with the ledger again");
+            return Ok(());
         }
         let logged: Vec<_> = damage.iter().take(LOGGED_MAX).map(ToString::to_string).collect();
         let logged = logged.join("; ");
         damaged!(
-            logged; coupon = %coupon.id, count = damage.len(), adopted, findings = logged,
+            logged; coupon = %audited.coupon, count = damage.len(), adopted, findings = logged,
             "the accounts do not agree with the ledger; couponctl audit --full says what to do"
         );
-        Ok(report.queue)
+        Ok(())
     }
+}
+
+/// Passes a failure on, unless it is of one coupon: that must not keep the others from being audited.
+fn cannot_be_audited(id: &CouponId, failure: Failure) -> Result<(), Failure> {
+    if !failure.is_of_one() {
+        return Err(failure);
+    }
+    FINDINGS.count(FindingKind::CouponUnreadable.code());
+    damaged!(id; coupon = %id, error = failure.chain(), "the coupon cannot be audited");
+    Ok(())
 }
 
 /// Counts and logs findings, each by itself.

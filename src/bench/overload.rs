@@ -1,6 +1,9 @@
 //! Five times what the system can take: what is accepted is accepted as soon as at capacity, the rest
 //! is turned away at once, memory stays bounded, and everything accepted is decided.
 //!
+//! A handler that does nothing gets the same arrivals on the same cores: what it adds to the latency, the network stack
+//! and the generator add.
+//!
 //! The generator has half of the cores and the system the others, so that it is the system that is
 //! short of something. Requests come at random (Poisson), each timed from the moment it was planned for;
 //! no user tries again. There are enough connections that every request finds a free one: else it would
@@ -16,7 +19,7 @@ use anyhow::{Context, ensure};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::accept::to_service;
+use super::accept::{NO_COUPON, bare_handler, to_service};
 use super::context::BenchContext;
 use super::cores::{confine, halves};
 use super::env::BenchEnv;
@@ -38,6 +41,10 @@ pub struct OverloadFigures {
     /// Accept latency at five times capacity over that at capacity, each at the 99th percentile. To be
     /// 2 or less.
     pub latency_ratio: f64,
+    /// The same of the bare handler, at the same two rates.
+    pub bare_latency_ratio: f64,
+    /// Its accept latency at five times capacity, at the 99th percentile.
+    pub bare_overloaded_p99_ms: f64,
     pub capacity_per_second: f64,
     pub at_capacity: RateFigures,
     pub overloaded: RateFigures,
@@ -110,8 +117,35 @@ async fn confined(
     let at_capacity = load(context, env, capacity_per_second, cores).await?;
     context.say(&format!("overload: {:.0} per second", capacity_per_second * TIMES));
     let overloaded = load(context, env, capacity_per_second * TIMES, cores).await?;
-    let latency_ratio = overloaded.accept_p99_ms / at_capacity.accept_p99_ms;
-    Ok(OverloadFigures { latency_ratio, capacity_per_second, at_capacity, overloaded })
+    let bare_p99_ms = bare(context, capacity_per_second, cores).await?;
+    let bare_overloaded_p99_ms = bare(context, capacity_per_second * TIMES, cores).await?;
+    Ok(OverloadFigures {
+        latency_ratio: overloaded.accept_p99_ms / at_capacity.accept_p99_ms,
+        bare_latency_ratio: bare_overloaded_p99_ms / bare_p99_ms,
+        bare_overloaded_p99_ms,
+        capacity_per_second,
+        at_capacity,
+        overloaded,
+    })
+}
+
+/// The accept latency of the bare handler at a rate, in milliseconds at the 99th percentile.
+async fn bare(context: &BenchContext<'_>, rate: f64, cores: Option<&Range<usize>>) -> anyhow::Result<f64> {
+    let handler = bare_handler().await?;
+    if let Some(cores) = cores {
+        confine(handler.pid(), cores)?;
+    }
+    let (requests, time) = arrivals(context, rate);
+    let coupon = NO_COUPON.parse().map_err(anyhow::Error::msg)?;
+    let answers = paced::send(&handler, &coupon, requests, time, context.sizes.callers).await?;
+    handler.stop().await?;
+    Ok(answers.accept.context("nothing was accepted")?.p99_ms)
+}
+
+/// The number of requests at a rate, and the time that they come in.
+fn arrivals(context: &BenchContext<'_>, rate: f64) -> (u32, Duration) {
+    let time = Duration::from_secs(context.sizes.overload_seconds.into());
+    ((rate * time.as_secs_f64()).ceil() as u32, time)
 }
 
 /// Starts an API process on these cores, and waits until it remembers `users` users.
@@ -134,8 +168,7 @@ async fn load(
     rate: f64,
     cores: Option<&Range<usize>>,
 ) -> anyhow::Result<RateFigures> {
-    let time = Duration::from_secs(context.sizes.overload_seconds.into());
-    let requests = (rate * time.as_secs_f64()).ceil() as u32;
+    let (requests, time) = arrivals(context, rate);
     let api = confined_api(env, requests, cores).await?;
     let coupon = env.coupon(requests).await?;
     let over = CancellationToken::new();
@@ -190,6 +223,12 @@ impl OverloadFigures {
                 "accept p99 at five times capacity over that at capacity",
             )
             .with_target(Wanted::AtMost(2.0)),
+            row("bareLatencyRatio", self.bare_latency_ratio, "the same of a handler that does nothing"),
+            row(
+                "bareOverloadedP99Ms",
+                self.bare_overloaded_p99_ms,
+                "and its accept p99 at five times capacity",
+            ),
             row("capacityPerSecond", self.capacity_per_second, "accepted while one worker drains"),
         ];
         for (name, load) in [("atCapacity", &self.at_capacity), ("overloaded", &self.overloaded)] {

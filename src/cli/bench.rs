@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::{ArgAction, Args, ValueEnum};
+use clap::{Args, ValueEnum};
 
 use super::progress::ProgressLine;
 use super::table::{number, sentence, table, words};
@@ -22,7 +22,7 @@ use crate::runtime::{shutdown, telemetry};
 #[command(after_long_help = "\
 Examples:
   couponctl bench
-  couponctl bench --only accept --only drain
+  couponctl bench --only accept,drain
   couponctl bench --quick --json > bench.json
   couponctl bench --enforce
 
@@ -43,8 +43,8 @@ Exit codes:
   3  a target was missed, and --enforce was given
   5  the environment is wrong")]
 pub(super) struct BenchArgs {
-    /// Measure only this section (default: all); may be repeated
-    #[arg(long, value_enum, value_name = "SECTION", action = ArgAction::Append)]
+    /// Measure only these sections, separated by commas (default: all)
+    #[arg(long, value_enum, value_name = "SECTION", value_delimiter = ',')]
     only: Vec<BenchSection>,
     /// Use small sizes: rough figures in less than two minutes
     #[arg(long)]

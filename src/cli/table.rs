@@ -1,5 +1,7 @@
 //! Tables for people: aligned by how wide text is on a terminal (Korean letters take two cells), and
 //! shortened to fit it. Where output is no terminal nothing is shortened.
+//!
+//! Own code, because `comfy-table` breaks cells over several lines where a terminal is narrow, and leaves out no column.
 
 use console::{Alignment, Term, measure_text_width, pad_str, truncate_str};
 use serde_json::Value;

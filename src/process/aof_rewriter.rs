@@ -24,7 +24,7 @@ use crate::{Failure, metrics, queue};
 const EVERY: Duration = Duration::from_secs(5);
 /// Between two requests for a rewrite, by whichever process.
 const TURN: Duration = Duration::from_secs(60);
-/// The same after a rewrite that failed: its cause, such as a full disk, seldom passes soon.
+/// The same after a rewrite that failed or was forbidden: its cause, such as a full disk, seldom passes soon.
 const TURN_AFTER_FAILURE: Duration = Duration::from_secs(600);
 
 /// At a quiet time at most this many issuances wait: those that arrive just now, and no backlog.
@@ -32,10 +32,12 @@ const QUIET_WAITING_MAX: u64 = 1_000;
 /// At a quiet time Redis appends at most this much. An issuance takes some 300 bytes, from its acceptance to its
 /// settling.
 const QUIET_BYTES_PER_SECOND_MAX: f64 = 65_536.0;
-/// How long before and after an opening no time is quiet.
+/// How long before and after an opening no time is quiet; longer before it where a rewrite takes long.
 const AROUND_OPENING: SignedDuration = SignedDuration::from_secs(60);
-/// How long before an opening a file that has grown is rewritten, quiet or not.
+/// How long before an opening a file that has grown is rewritten, quiet or not; longer where a rewrite takes long.
 const BEFORE_OPENING: SignedDuration = SignedDuration::from_mins(10);
+/// A rewrite should be over after this many times what the last one took.
+const REWRITE_TIMES: i32 = 2;
 
 /// By how much the append-only file may grow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,11 +92,29 @@ impl RewriteReason {
 /// How near the next or the latest opening is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NearestOpening {
-    /// Less than [`AROUND_OPENING`] away: the rush comes, or is there.
+    /// The rush is there, or comes before a rewrite would be over.
     Near,
-    /// Less than [`BEFORE_OPENING`] ahead.
+    /// The rush comes after a rewrite that begins now.
     Soon,
     Far,
+}
+
+impl NearestOpening {
+    /// How long before an opening it is near, and soon, if a rewrite takes this long.
+    fn ahead(rewrite: Option<Duration>) -> (SignedDuration, SignedDuration) {
+        let rewrite = rewrite.and_then(|time| SignedDuration::try_from(time).ok()).unwrap_or_default();
+        let near = AROUND_OPENING.max(rewrite.saturating_mul(REWRITE_TIMES));
+        (near, BEFORE_OPENING.max(near.saturating_mul(REWRITE_TIMES)))
+    }
+
+    /// Of coupons in the order in which they open.
+    fn of(first: Option<Timestamp>, now: Timestamp, near: SignedDuration) -> Self {
+        match first {
+            None => NearestOpening::Far,
+            Some(first) if first < now + near => NearestOpening::Near,
+            Some(_) => NearestOpening::Soon,
+        }
+    }
 }
 
 /// How busy the system is.
@@ -168,25 +188,25 @@ pub struct AofRewriter {
     bounds: RewriteBounds,
     /// When the size of the file was last read, and what it was.
     last: Option<(Instant, u64)>,
+    /// Redis let this process ask for none, when it last asked.
+    is_forbidden: bool,
 }
 
 impl AofRewriter {
     /// A rewriter that has read nothing yet.
     pub fn new(partition: Arc<Partition>, coupons: CouponStore, bounds: RewriteBounds) -> Self {
-        AofRewriter { partition, coupons, bounds, last: None }
+        AofRewriter { partition, coupons, bounds, last: None, is_forbidden: false }
     }
 
-    /// Asks for rewrites until `shutdown`, or until Redis forbids it.
+    /// Asks for rewrites until `shutdown`.
     pub async fn run(mut self, shutdown: CancellationToken) {
         let mut rounds = Rounds::every(EVERY, &shutdown);
         while rounds.next().await {
-            match self.round().await {
-                Ok(RewriteRound::Forbidden) => return,
-                Ok(_) => {}
-                Err(failure) => tracing::debug!(
+            if let Err(failure) = self.round().await {
+                tracing::debug!(
                     error = failure.chain(),
                     "whether the append-only file should be rewritten is unknown; trying again"
-                ),
+                );
             }
         }
     }
@@ -203,14 +223,17 @@ impl AofRewriter {
         let reason = match growth(&file, &self.bounds) {
             Growth::Small => None,
             Growth::Excessive => Some(RewriteReason::Need),
-            Growth::Worthwhile { is_large } => reason(is_large, &self.activity(bytes_per_second).await?),
+            Growth::Worthwhile { is_large } => {
+                reason(is_large, &self.activity(&file, bytes_per_second).await?)
+            }
         };
         let Some(reason) = reason else { return Ok(RewriteRound::NotDue) };
-        let turn = if file.has_failed { TURN_AFTER_FAILURE } else { TURN };
+        let turn = if file.has_failed || self.is_forbidden { TURN_AFTER_FAILURE } else { TURN };
         let key = self.partition.keys().rewrite_turn();
         match turn::in_turn(&self.partition, key, turn, rewrite(&self.partition)).await? {
             None => Ok(RewriteRound::AskedBefore),
             Some(RewriteAnswer::Begun) => {
+                self.is_forbidden = false;
                 metrics::REWRITES_ASKED.count(reason.as_str());
                 tracing::info!(
                     reason = reason.as_str(),
@@ -221,11 +244,13 @@ impl AofRewriter {
                 Ok(RewriteRound::Asked(reason))
             }
             Some(RewriteAnswer::Forbidden(why)) => {
-                tracing::warn!(
-                    why,
-                    "Redis lets this process ask for no rewrite of the append-only file, so it asks no more: Redis \
-                     alone decides when to rewrite it, perhaps in the middle of a rush"
-                );
+                if !std::mem::replace(&mut self.is_forbidden, true) {
+                    tracing::warn!(
+                        why,
+                        "Redis lets this process ask for no rewrite of the append-only file, so Redis alone decides \
+                         when to rewrite it, perhaps in the middle of a rush; trying again every few minutes"
+                    );
+                }
                 Ok(RewriteRound::Forbidden)
             }
         }
@@ -240,19 +265,16 @@ impl AofRewriter {
         Some(appended as f64 / now.duration_since(at).as_secs_f64())
     }
 
-    async fn activity(&self, bytes_per_second: Option<f64>) -> Result<Activity, Failure> {
+    async fn activity(
+        &self,
+        file: &AppendOnlyFile,
+        bytes_per_second: Option<f64>,
+    ) -> Result<Activity, Failure> {
         let backlog = queue::figures(&self.partition).await?;
-        let opening = self.nearest_opening(backlog.now).await?;
+        let (now, (near, soon)) = (backlog.now, NearestOpening::ahead(file.last_rewrite));
+        let openings = self.coupons.opening_within(now - AROUND_OPENING, now + soon).await?;
+        let opening = NearestOpening::of(openings.first().map(|first| first.starts_at), now, near);
         Ok(Activity { waiting: backlog.waiting(), bytes_per_second, opening })
-    }
-
-    async fn nearest_opening(&self, now: Timestamp) -> Result<NearestOpening, Failure> {
-        let openings = self.coupons.opening_within(now - AROUND_OPENING, now + BEFORE_OPENING).await?;
-        Ok(match openings.first() {
-            None => NearestOpening::Far,
-            Some(first) if first.starts_at < now + AROUND_OPENING => NearestOpening::Near,
-            Some(_) => NearestOpening::Soon,
-        })
     }
 }
 
@@ -310,6 +332,25 @@ mod tests {
         let soon = Activity { waiting: 5_000, opening: NearestOpening::Soon, ..QUIET };
         assert_eq!(decide(&file(0, 511 * MIB), &soon), None);
         assert_eq!(decide(&file(0, 512 * MIB), &soon), Some(RewriteReason::BeforeOpening));
+    }
+
+    #[test]
+    fn a_rewrite_that_takes_long_begins_earlier() {
+        let now = Timestamp::UNIX_EPOCH;
+        let opening = |rewrite, in_seconds| {
+            let (near, soon) = NearestOpening::ahead(rewrite);
+            let first = Some(now + SignedDuration::from_secs(in_seconds)).filter(|first| *first < now + soon);
+            NearestOpening::of(first, now, near)
+        };
+        for rewrite in [None, Some(Duration::from_secs(30))] {
+            assert_eq!(opening(rewrite, 59), NearestOpening::Near);
+            assert_eq!(opening(rewrite, 60), NearestOpening::Soon);
+            assert_eq!(opening(rewrite, 600), NearestOpening::Far);
+        }
+        let long = Some(Duration::from_secs(300));
+        assert_eq!(opening(long, 599), NearestOpening::Near);
+        assert_eq!(opening(long, 600), NearestOpening::Soon);
+        assert_eq!(opening(long, 1_200), NearestOpening::Far);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::load::{LOADS_AT_ONCE, LoadOutcome, Loader};
@@ -37,43 +38,58 @@ struct PendingLoad {
     pause: Duration,
 }
 
+/// The coupons that are to be loaded.
+type PendingLoads = Mutex<BTreeMap<CouponId, PendingLoad>>;
+
 /// Loads until `shutdown`. Idempotent and without input; every worker process runs it, and they take turns at
-/// searching. Reads: what is in flight, the coupons. Writes: what loading writes.
+/// searching. A search may take minutes, and holds up no load. Reads: what is in flight, the coupons. Writes: what
+/// loading writes.
 pub(crate) async fn keep_loading(
     partition: Arc<Partition>,
     coupons: CouponStore,
     loader: Loader,
     shutdown: CancellationToken,
 ) {
-    let mut wanted = BTreeMap::new();
+    let wanted = PendingLoads::default();
+    tokio::join!(keep_seeking(&partition, &coupons, &wanted, &shutdown), async {
+        let mut rounds = Rounds::now_and_every(EVERY, &shutdown);
+        while rounds.next().await {
+            load_due(&loader, &wanted).await;
+        }
+    });
+}
+
+async fn keep_seeking(
+    partition: &Partition,
+    coupons: &CouponStore,
+    wanted: &PendingLoads,
+    shutdown: &CancellationToken,
+) {
     let mut sought: Option<(Opening, Instant)> = None;
-    let mut rounds = Rounds::now_and_every(EVERY, &shutdown);
+    let mut rounds = Rounds::now_and_every(EVERY, shutdown);
     while rounds.next().await {
         let opening = partition.opening();
-        if sought.is_none_or(|(of, at)| of != opening || at.elapsed() >= SOUGHT_EVERY) {
-            let keys = partition.keys();
-            let search = seek(&partition, &coupons, &keys);
-            match background_round(&partition, keys.load_turn(), SOUGHT_EVERY, &never_busy(), search).await {
-                // None, if it is another process's turn.
-                Ok(found) => {
-                    let found = found.unwrap_or_default();
-                    sought = Some((opening, Instant::now()));
-                    wanted.retain(|coupon, _| found.contains(coupon));
-                    for coupon in found {
-                        wanted
-                            .entry(coupon)
-                            .or_insert(PendingLoad { due: Instant::now(), pause: PAUSE_FIRST });
-                    }
-                }
-                Err(failure) => {
-                    tracing::debug!(
-                        error = failure.chain(),
-                        "coupons that are not loaded could not be listed; trying again"
-                    );
+        if sought.is_some_and(|(of, at)| of == opening && at.elapsed() < SOUGHT_EVERY) {
+            continue;
+        }
+        let keys = partition.keys();
+        let search = seek(partition, coupons, &keys);
+        match background_round(partition, keys.load_turn(), SOUGHT_EVERY, &never_busy(), search).await {
+            Ok(found) => {
+                sought = Some((opening, Instant::now()));
+                // `None`, if it is another process's turn: what this one has found, it still tries to load.
+                let Some(found) = found else { continue };
+                let mut wanted = wanted.lock();
+                wanted.retain(|coupon, _| found.contains(coupon));
+                for coupon in found {
+                    wanted.entry(coupon).or_insert(PendingLoad { due: Instant::now(), pause: PAUSE_FIRST });
                 }
             }
+            Err(failure) => tracing::debug!(
+                error = failure.chain(),
+                "coupons that are not loaded could not be listed; trying again"
+            ),
         }
-        load_due(&loader, &mut wanted).await;
     }
 }
 
@@ -92,13 +108,16 @@ async fn seek(
     Ok(found)
 }
 
-async fn load_due(loader: &Loader, wanted: &mut BTreeMap<CouponId, PendingLoad>) {
+async fn load_due(loader: &Loader, wanted: &PendingLoads) {
     let now = Instant::now();
-    let due: Vec<_> =
-        wanted.iter().filter(|(_, one)| one.due <= now).map(|(coupon, _)| coupon.clone()).collect();
+    let due: Vec<_> = {
+        let wanted = wanted.lock();
+        wanted.iter().filter(|(_, one)| one.due <= now).map(|(coupon, _)| coupon.clone()).collect()
+    };
     let loads = due.into_iter().map(async |coupon| (loader.load(&coupon).await, coupon));
     let mut loads = stream::iter(loads).buffer_unordered(LOADS_AT_ONCE);
     while let Some((loaded, coupon)) = loads.next().await {
+        let mut wanted = wanted.lock();
         match loaded {
             Ok(LoadOutcome::Now | LoadOutcome::Before) => drop(wanted.remove(&coupon)),
             // It may get its record back.

@@ -66,7 +66,8 @@ class System:
              "--listen", "127.0.0.1:0", "--data-dir", self.folder / "data"],
             r"Redis +(?P<redis>redis:\S+)\s+MongoDB +(?P<mongodb>mongodb:\S+)[\s\S]*serving the API", "dev")
         self.backing = ["--redis-url", dev.said["redis"], "--mongodb-uri", dev.said["mongodb"]]
-        api = self.start(
+        self.redis_pid = child_of(dev.child.pid, "redis-server", "valkey-server")
+        self.api = api = self.start(
             [self.programs / "coupon-api", "--open", "--listen", "127.0.0.1:0", "--require-registered-users", "false",
              *self.backing, *api_flags], r"listen=\S*?(?P<port>\d+)\s", "api")
         self.url = f"http://127.0.0.1:{api.said['port']}"
@@ -130,13 +131,31 @@ class System:
             time.sleep(0.5)
 
 
+def child_of(parent, *names):
+    """The process with one of these names that this one started."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, started_by = re.match(r"\d+ \((.*)\) \S (\d+)", stat.read_text()).groups()
+            if name in names and int(started_by) == parent:
+                return int(stat.parent.name)
+    sys.exit(f"process {parent} has started none of {names}")
+
+
+def processor_seconds(pid):
+    """What a process has used so far, in its own code and in the kernel."""
+    own, kernel = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    return (int(own) + int(kernel)) / os.sysconf("SC_CLK_TCK")
+
+
 def wrk(url, coupon, connections, seconds):
     return ["wrk", "--latency", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s",
             "-s", str(HERE / "user_each.lua"), url, "--", coupon, next(PREFIXES)]
 
 
-def load(url, coupon, connections, seconds):
-    """Asks for a coupon as fast as it is answered. The figures of wrk, and those a second."""
+def load(url, coupon, connections, seconds, **pids):
+    """Asks for a coupon as fast as it is answered. The figures of wrk, those a second, and the processor time a request
+    of wrk and of these processes."""
+    before, waited = {name: processor_seconds(pid) for name, pid in pids.items()}, os.times()
     ran = subprocess.run(wrk(url, coupon, connections, seconds), capture_output=True, text=True, check=False)
     found = re.search(r"^FIGURES (.*)$", ran.stdout, re.M)
     if ran.returncode or not found:
@@ -144,7 +163,13 @@ def load(url, coupon, connections, seconds):
     figures = json.loads(found.group(1))
     if figures["broken"]:
         sys.exit(f"{figures['broken']} requests broke: {figures}")
-    return figures | {"perSecond": (figures["requests"] - figures["refused"]) / figures["seconds"]}
+    used = {name: processor_seconds(pid) - before[name] for name, pid in pids.items()}
+    times = os.times()
+    used["wrk"] = times.children_user + times.children_system - waited.children_user - waited.children_system
+    return figures | {
+        "perSecond": (figures["requests"] - figures["refused"]) / figures["seconds"],
+        "processorMicros": {name: seconds * 1e6 / figures["requests"] for name, seconds in used.items()},
+    }
 
 
 def accept(programs, arguments, folder):
@@ -155,10 +180,11 @@ def accept(programs, arguments, folder):
         for connections in arguments.connections:
             bare = system.bare()
             url = f"http://127.0.0.1:{bare.said['port']}"
-            found = {"bare": load(url, coupon, connections, arguments.seconds)}
+            found = {"bare": load(url, coupon, connections, arguments.seconds, handler=bare.child.pid)}
             bare.stop()
             load(system.url, coupon, connections, 1)
-            found["accepted"] = load(system.url, coupon, connections, arguments.seconds)
+            pids = {"api": system.api.child.pid, "redis": system.redis_pid}
+            found["accepted"] = load(system.url, coupon, connections, arguments.seconds, **pids)
             worker, settled = system.worker(), system.counter("settled")
             before = settled()
             found["draining"] = load(system.url, coupon, connections, arguments.seconds)
@@ -183,6 +209,11 @@ def show_accept(name, rounds):
             ("that over accepted", lambda one: one["drainingRatio"]),
             ("p99 ms then", lambda one: one["draining"]["p99Ms"]),
             ("drained/s then", lambda one: one["drainedPerSecond"]),
+            ("handler: processor µs", lambda one: one["bare"]["processorMicros"]["handler"]),
+            ("wrk then: processor µs", lambda one: one["bare"]["processorMicros"]["wrk"]),
+            ("API: processor µs", lambda one: one["accepted"]["processorMicros"]["api"]),
+            ("Redis: processor µs", lambda one: one["accepted"]["processorMicros"]["redis"]),
+            ("wrk: processor µs", lambda one: one["accepted"]["processorMicros"]["wrk"]),
         ]:
             values = [read(one) for one in of]
             shown = "  ".join(f"{value:,.2f}" for value in (min(values), statistics.median(values), max(values)))
