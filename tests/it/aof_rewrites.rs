@@ -1,7 +1,6 @@
 //! Redis's append-only file is rewritten when that disturbs nobody, and an operator is told before a campaign what would
 //! have it rewritten in the rush.
 
-
 use coupon_system::process::aof_rewriter::{AofRewriter, RewriteBounds, RewriteReason, RewriteRound};
 use coupon_system::redis::append_only_file;
 
