@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::mongo::Database;
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +50,8 @@ pub(crate) enum AuthRefusal {
     BadCredentials,
     /// The token has expired.
     Expired,
+    /// The API key has expired.
+    KeyExpired,
     /// The token is not valid yet.
     Early,
     /// The credentials cannot be checked now.
@@ -69,6 +72,7 @@ impl From<CredentialsError> for Unrecognised {
         let refusal = match wrong {
             CredentialsError::Token(TokenError::Expired) => AuthRefusal::Expired,
             CredentialsError::Token(TokenError::Early) => AuthRefusal::Early,
+            CredentialsError::KeyExpired(..) => AuthRefusal::KeyExpired,
             _ => AuthRefusal::BadCredentials,
         };
         Unrecognised::Refused(refusal, Some(wrong))
@@ -163,7 +167,7 @@ impl Access {
         self.open.load(Ordering::Acquire)
     }
 
-    /// How many API keys are active.
+    /// How many API keys are not revoked.
     pub fn keys(&self) -> usize {
         self.keys.active()
     }
@@ -196,7 +200,8 @@ impl Access {
         if credentials.starts_with(PREFIX) {
             let shown = PresentedKey::read(credentials).ok_or(CredentialsError::KeyShape)?;
             return match self.keys.owner(&shown) {
-                KeyOwner::Known(caller) => Ok((caller, None)),
+                KeyOwner::Known(caller, expires_at) => Ok((caller, expires_at.map(second_of))),
+                KeyOwner::Expired(moment) => Err(CredentialsError::KeyExpired(shown.id, moment).into()),
                 KeyOwner::WrongSecret => Err(CredentialsError::KeySecret(shown.id).into()),
                 KeyOwner::Unknown => Err(Unrecognised::Perhaps(shown)),
             };
@@ -219,7 +224,11 @@ impl Access {
     /// Why the caller is not known.
     pub async fn ask(&self, shown: &PresentedKey) -> Result<Caller, AuthRefusal> {
         match self.keys.ask(shown).await {
-            Ok(KeyOwner::Known(caller)) => Ok(caller),
+            Ok(KeyOwner::Known(caller, _)) => Ok(caller),
+            Ok(KeyOwner::Expired(moment)) => {
+                self.refusals.log(&CredentialsError::KeyExpired(shown.id.clone(), moment));
+                Err(AuthRefusal::KeyExpired)
+            }
             Ok(KeyOwner::WrongSecret) => {
                 self.refusals.log(&CredentialsError::KeySecret(shown.id.clone()));
                 Err(AuthRefusal::BadCredentials)
@@ -256,6 +265,11 @@ impl Access {
     pub(crate) fn tokens_remembered(&self) -> usize {
         self.tokens.as_ref().map_or(0, |tokens| tokens.remembered())
     }
+}
+
+/// The second, since the Unix epoch, that this moment lies in.
+fn second_of(moment: Timestamp) -> u64 {
+    u64::try_from(moment.as_second()).unwrap_or(0)
 }
 
 fn seconds_now() -> u64 {

@@ -25,6 +25,10 @@ pub struct ApiKey {
     pub role: Role,
     pub hash: SecretHash,
     pub created_at: Timestamp,
+    /// From then on it is refused; `None` is never.
+    pub expires_at: Option<Timestamp>,
+    /// When an API last took it, as far as is noted: see [`super::keyring`].
+    pub last_used_at: Option<Timestamp>,
     /// From then on it is refused.
     pub revoked_at: Option<Timestamp>,
 }
@@ -54,9 +58,13 @@ impl ApiKey {
     ///
     /// # Errors
     ///
-    /// What is wrong with the name.
-    pub fn generate(name: &str, role: Role) -> Result<(Self, String), String> {
+    /// What is wrong with the name, or with the moment at which the key expires.
+    pub fn generate(name: &str, role: Role, expires_at: Option<Timestamp>) -> Result<(Self, String), String> {
         let name = crate::text::words(name, NAME_CHARS_MAX).map_err(|why| format!("a key's name {why}"))?;
+        let created_at = crate::mongo::now_in_milliseconds();
+        if expires_at.is_some_and(|moment| moment <= created_at) {
+            return Err("the moment at which a key expires must be in the future".into());
+        }
         let secret: [u8; SECRET_BYTES] = rand::random();
         let secret: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
         let id = crate::ids::random_id();
@@ -66,7 +74,9 @@ impl ApiKey {
             name,
             role,
             hash: SecretHash::of(&secret),
-            created_at: crate::mongo::now_in_milliseconds(),
+            created_at,
+            expires_at,
+            last_used_at: None,
             revoked_at: None,
         };
         Ok((key, text))
@@ -97,11 +107,11 @@ mod tests {
 
     #[test]
     fn what_is_shown_fits_what_is_kept_and_nothing_else_does() {
-        let (key, text) = ApiKey::generate(" ci ", Role::Service).unwrap();
+        let (key, text) = ApiKey::generate(" ci ", Role::Service, None).unwrap();
         assert_eq!((key.name.as_str(), text.len()), ("ci", 4 + 12 + 1 + 64));
         let shown = PresentedKey::read(&text).unwrap();
         assert_eq!((&shown.id, shown.hash), (&key.id, key.hash));
-        let (other, _) = ApiKey::generate("ci", Role::Service).unwrap();
+        let (other, _) = ApiKey::generate("ci", Role::Service, None).unwrap();
         assert_ne!(other.hash, key.hash);
         let last = if text.ends_with('0') { '1' } else { '0' };
         let wrong = format!("{}{last}", &text[..text.len() - 1]);
@@ -111,7 +121,16 @@ mod tests {
             assert_eq!(PresentedKey::read(none), None, "{none}");
         }
         for name in ["", " ", "a\nb", "a\u{202e}b", &"x".repeat(101)] {
-            assert!(ApiKey::generate(name, Role::Viewer).is_err());
+            assert!(ApiKey::generate(name, Role::Viewer, None).is_err());
         }
+    }
+
+    #[test]
+    fn a_key_expires_in_the_future_or_never() {
+        let minute = jiff::SignedDuration::from_mins(1);
+        let expiring = |moment| ApiKey::generate("ci", Role::Service, Some(moment));
+        let later = Timestamp::now() + minute;
+        assert_eq!(expiring(later).unwrap().0.expires_at, Some(later));
+        assert!(expiring(Timestamp::now() - minute).unwrap_err().contains("future"));
     }
 }

@@ -13,7 +13,7 @@ use super::key::{ApiKey, SecretHash};
 use crate::Failure;
 use crate::mongo::{self, from_bson_time, to_bson_time};
 
-/// Keys that are not revoked: every API process keeps all of them in memory.
+/// Keys that are not revoked, expired ones among them: every API process keeps all of them in memory.
 pub const ACTIVE_MAX: usize = 1_000;
 /// Keys in a list, the newest.
 pub const LISTED_MAX: usize = 2_000;
@@ -33,10 +33,15 @@ struct KeyRecord {
     role: String,
     hash: Binary,
     created_at: DateTime,
+    // Records of an older version have neither of these two, and an older version ignores both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<DateTime>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_used_at: Option<DateTime>,
     revoked_at: Option<DateTime>,
 }
 
-/// The keys that are not revoked.
+/// The keys that are not revoked, expired ones among them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActiveKeys {
     /// In no order.
@@ -57,7 +62,7 @@ impl ActiveKeys {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyInsert {
     New,
-    /// There are 1,000 active keys already.
+    /// There are 1,000 keys already that are neither revoked nor expired.
     TooMany,
 }
 
@@ -78,16 +83,22 @@ impl KeyStore {
         KeyStore { keys: database.collection("api_keys") }
     }
 
-    /// Keeps a new key.
+    /// Keeps a new key. Where there are too many, expired ones make room: they are revoked.
     ///
     /// # Errors
     ///
     /// If MongoDB fails.
     pub async fn insert(&self, key: &ApiKey) -> Result<KeyInsert, Failure> {
         let (keys, record) = (self.keys.clone(), KeyRecord::from(key));
+        let now = to_bson_time(crate::mongo::now_in_milliseconds());
         mongo::run("keep the API key", async move {
-            if keys.count_documents(doc! {"revokedAt": null}).await? >= ACTIVE_MAX as u64 {
-                return Ok(KeyInsert::TooMany);
+            let active = || doc! {"revokedAt": null};
+            if keys.count_documents(active()).await? >= ACTIVE_MAX as u64 {
+                let expired = doc! {"revokedAt": null, "expiresAt": {"$lte": now}};
+                keys.update_many(expired, doc! {"$set": {"revokedAt": now}}).await?;
+                if keys.count_documents(active()).await? >= ACTIVE_MAX as u64 {
+                    return Ok(KeyInsert::TooMany);
+                }
             }
             keys.insert_one(record).await?;
             Ok(KeyInsert::New)
@@ -95,8 +106,8 @@ impl KeyStore {
         .await
     }
 
-    /// The keys that are not revoked. One whose record cannot be read must not keep the others from being
-    /// revoked.
+    /// The keys that are not revoked, expired ones among them. One whose record cannot be read must not keep the
+    /// others from being revoked.
     ///
     /// # Errors
     ///
@@ -121,6 +132,20 @@ impl KeyStore {
         let page =
             mongo::newest_first_page("list the API keys", "an API key", &keys, doc! {}, None, LISTED_MAX);
         Ok(page.await?.items)
+    }
+
+    /// Notes that these keys were used at `moment`. A later use that is noted already stays.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
+    pub(crate) async fn note_use(&self, ids: &[String], moment: Timestamp) -> Result<(), Failure> {
+        let (keys, used) = (self.keys.clone(), doc! {"_id": {"$in": ids}});
+        mongo::run("note the use of API keys", async move {
+            keys.update_many(used, doc! {"$max": {"lastUsedAt": to_bson_time(moment)}}).await
+        })
+        .await?;
+        Ok(())
     }
 
     /// Revokes a key.
@@ -156,6 +181,8 @@ impl From<&ApiKey> for KeyRecord {
             role: key.role.as_str().into(),
             hash: Binary { subtype: BinarySubtype::Generic, bytes: key.hash.0.to_vec() },
             created_at: to_bson_time(key.created_at),
+            expires_at: key.expires_at.map(to_bson_time),
+            last_used_at: key.last_used_at.map(to_bson_time),
             revoked_at: key.revoked_at.map(to_bson_time),
         }
     }
@@ -174,7 +201,9 @@ impl TryFrom<Document> for ApiKey {
             id: record.id,
             name: record.name,
             created_at: from_bson_time(record.created_at),
-            revoked_at: record.revoked_at.map(|moment| -> Timestamp { from_bson_time(moment) }),
+            expires_at: record.expires_at.map(from_bson_time),
+            last_used_at: record.last_used_at.map(from_bson_time),
+            revoked_at: record.revoked_at.map(from_bson_time),
         })
     }
 }

@@ -22,6 +22,8 @@ pub(super) enum CredentialsError {
     KeyUnknown(String),
     #[error("the secret of API key {0:?} is another one")]
     KeySecret(String),
+    #[error("API key {0:?} has expired, at {1:.0}")]
+    KeyExpired(String, jiff::Timestamp),
     #[error("it is no API key, and users' tokens are not taken: there are no --jwt-… settings")]
     NoTokens,
     #[error("the token of a user is refused: {0}")]

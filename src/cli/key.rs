@@ -4,13 +4,13 @@
 use crate::mongo::Database;
 use axum::http::StatusCode;
 use clap::{Args, Subcommand};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use serde_json::{Value, json};
 
 use super::client::print;
 use super::table::{sentence, table, words};
 use crate::access::key::{ApiKey, ID_CHARS_MAX, PREFIX};
-use crate::access::keyring::REVOKED_WITHIN;
+use crate::access::keyring::{EXPIRES_SOON, REVOKED_WITHIN};
 use crate::access::{ACTIVE_MAX, ActionLog, KeyInsert, KeyStore, LISTED_MAX, RevokeOutcome, Role};
 use crate::config::MongoConfig;
 use crate::failure::SetUpError;
@@ -39,11 +39,13 @@ enum KeyVerb {
 Examples:
   couponctl key create --name hong --role operator
   couponctl key create --name shop --role service --json > key.json
+  couponctl key create --name audit --role viewer --expires-in 30d
 
 Clients send the key as `Authorization: Bearer cpn_…`; couponctl reads it from
-COUPON_TOKEN. JSON is {key, id, name, role, createdAt}; without --json only the
-key goes to standard output, and the rest to standard error. Running APIs that
-ask nobody for credentials (--open, dev) require them within 5 s of the first key.")]
+COUPON_TOKEN. JSON is {key, id, name, role, createdAt, expiresAt}; without --json
+only the key goes to standard output, and the rest to standard error. Running APIs
+that ask nobody for credentials (--open, dev) require them within 5 s of the first
+key.")]
     Create {
         /// Name of the key's owner, for people
         #[arg(long)]
@@ -51,6 +53,12 @@ ask nobody for credentials (--open, dev) require them within 5 s of the first ke
         /// Role of the key: operator, service or viewer
         #[arg(long)]
         role: Role,
+        /// How long the key is valid, in days, hours, minutes and seconds, such as 30d or 12h (default: for ever)
+        #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "expires_at")]
+        expires_in: Option<SignedDuration>,
+        /// Moment from which on the key is refused, such as 2036-01-01T00:00:00+09:00
+        #[arg(long, value_name = "TIME")]
+        expires_at: Option<Timestamp>,
         /// Do nothing if a key exists that is not revoked
         #[arg(long)]
         if_none: bool,
@@ -58,7 +66,11 @@ ask nobody for credentials (--open, dev) require them within 5 s of the first ke
         mongodb: MongoConfig,
     },
     /// Lists keys, newest first, including revoked ones
-    #[command(after_long_help = "Example:\n  couponctl key list")]
+    #[command(after_long_help = "\
+Example:
+  couponctl key list
+
+LAST USED is noted once a minute. EXPIRES says `soon` within seven days of it.")]
     List {
         #[command(flatten)]
         mongodb: MongoConfig,
@@ -100,16 +112,30 @@ impl KeyArgs {
     async fn run_on(&self, database: &Database) -> anyhow::Result<()> {
         let store = &KeyStore::new(database);
         match &self.verb {
-            KeyVerb::Create { name, role, if_none, .. } => self.create(database, name, *role, *if_none).await,
+            KeyVerb::Create { name, role, expires_in, expires_at, if_none, .. } => {
+                let expires_at = match expires_in {
+                    Some(duration) => Some(mongo::now_in_milliseconds().checked_add(*duration)?),
+                    None => *expires_at,
+                };
+                self.create(database, name, *role, expires_at, *if_none).await
+            }
             KeyVerb::List { .. } => {
                 let keys = store.list().await.map_err(away)?;
                 if self.json {
                     let items: Vec<Value> = keys.iter().map(to_json).collect();
                     return print(&serde_json::to_string_pretty(&items)?);
                 }
-                let columns =
-                    [words("KEY"), sentence("NAME"), words("ROLE"), words("CREATED"), words("REVOKED")];
-                let rows = keys.iter().map(row).collect();
+                let columns = [
+                    words("KEY"),
+                    sentence("NAME"),
+                    words("ROLE"),
+                    words("CREATED"),
+                    words("LAST USED"),
+                    words("EXPIRES"),
+                    words("REVOKED"),
+                ];
+                let now = Timestamp::now();
+                let rows = keys.iter().map(|key| row(key, now)).collect();
                 let mut text = table(&columns, rows, "No keys.");
                 if keys.len() == LISTED_MAX {
                     text.push_str(&format!("only the newest {LISTED_MAX} are shown\n"));
@@ -152,14 +178,25 @@ impl KeyArgs {
         revoked.await.map_err(|failure| away(failure).into())
     }
 
-    async fn create(&self, database: &Database, name: &str, role: Role, if_none: bool) -> anyhow::Result<()> {
+    async fn create(
+        &self,
+        database: &Database,
+        name: &str,
+        role: Role,
+        expires_at: Option<Timestamp>,
+        if_none: bool,
+    ) -> anyhow::Result<()> {
         let store = KeyStore::new(database);
         if if_none && !store.active().await.map_err(away)?.is_empty() {
             eprintln!("nothing to do: there is a key already");
             return Ok(());
         }
-        let (key, text) = ApiKey::generate(name, role).map_err(anyhow::Error::msg)?;
-        let input = json!({"name": key.name, "role": role.as_str()}).to_string();
+        let (key, text) = ApiKey::generate(name, role, expires_at).map_err(anyhow::Error::msg)?;
+        let mut input = json!({"name": key.name, "role": role.as_str()});
+        if let Some(moment) = key.expires_at {
+            input["expiresAt"] = moment.to_string().into();
+        }
+        let input = input.to_string();
         let begun = ActionLog::begin_command(database, "couponctl key create", key.id.clone(), Some(input));
         let begun = begun.await.map_err(not_recorded)?;
         let kept = begun.carry_out(store.insert(&key), |kept| match kept {
@@ -207,17 +244,55 @@ fn to_json(key: &ApiKey) -> Value {
         "name": key.name,
         "role": key.role.as_str(),
         "createdAt": key.created_at,
+        "expiresAt": key.expires_at,
+        "lastUsedAt": key.last_used_at,
         "revokedAt": key.revoked_at,
     })
 }
 
-fn row(key: &ApiKey) -> Vec<String> {
+/// Reads how long a key is valid. A day has 24 hours; months and years, which differ in length, are refused.
+fn duration(text: &str) -> Result<SignedDuration, String> {
+    let span: Span = text.parse().map_err(|_| "must be a duration such as 30d or 12h")?;
+    let duration = span.to_duration(SpanRelativeTo::days_are_24_hours());
+    let duration =
+        duration.map_err(|_| "must be in weeks, days, hours, minutes and seconds, such as 30d or 12h")?;
+    if duration.is_positive() { Ok(duration) } else { Err("must be longer than nothing".into()) }
+}
+
+fn row(key: &ApiKey, now: Timestamp) -> Vec<String> {
     let time = |moment: Timestamp| format!("{moment:.0}");
+    let or_nothing = |moment: Option<Timestamp>| moment.map_or_else(|| "-".into(), time);
+    let mut expires = or_nothing(key.expires_at);
+    match key.expires_at {
+        Some(moment) if moment <= now => expires.push_str(" (expired)"),
+        Some(moment) if moment <= now + EXPIRES_SOON => expires.push_str(" (soon)"),
+        _ => {}
+    }
     vec![
         key.id.clone(),
         key.name.clone(),
         key.role.as_str().into(),
         time(key.created_at),
-        key.revoked_at.map_or_else(|| "-".into(), time),
+        or_nothing(key.last_used_at),
+        expires,
+        or_nothing(key.revoked_at),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_long_a_key_is_valid_is_said_in_units_of_one_length() {
+        let hours = SignedDuration::from_hours;
+        for (text, expected) in
+            [("30d", hours(720)), ("12h", hours(12)), ("1w 2d", hours(216)), ("P1DT1H", hours(25))]
+        {
+            assert_eq!(duration(text), Ok(expected), "{text}");
+        }
+        for wrong in ["", "x", "30", "1 month", "P1M", "1y", "0s", "-1d"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ mod secret_file;
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -41,7 +42,7 @@ pub fn parse<C: Parser>() -> C {
     let mut command = prepared(declared.clone(), is_empty);
     let parsed = command.try_get_matches_from_mut(std::env::args_os());
     let parsed = parsed.and_then(|matches| {
-        let file_of = |name: &str| std::env::var(name).ok().filter(|path| !path.is_empty());
+        let file_of = |name: &str| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
         // As declared: an argument whose variable is empty has lost its name in the other.
         let with_files = secret_file::with_files(declared, &matches, &file_of)?;
         prepared(with_files, is_empty).try_get_matches_from(std::env::args_os())

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::builder::Resettable;
 use clap::error::ErrorKind;
@@ -52,7 +52,7 @@ fn secret_variable(argument: &Arg) -> Option<&'static str> {
 pub(super) fn with_files(
     command: Command,
     matches: &ArgMatches,
-    variable: &impl Fn(&str) -> Option<String>,
+    variable: &impl Fn(&str) -> Option<PathBuf>,
 ) -> Result<Command, clap::Error> {
     let mut failed = None;
     let mut command = command.mut_args(|argument| match value_in_file(&argument, matches, variable) {
@@ -81,7 +81,7 @@ pub(super) fn with_files(
 fn value_in_file(
     argument: &Arg,
     matches: &ArgMatches,
-    variable: &impl Fn(&str) -> Option<String>,
+    variable: &impl Fn(&str) -> Option<PathBuf>,
 ) -> Result<Option<String>, clap::Error> {
     let Some(name) = secret_variable(argument) else { return Ok(None) };
     let file_name = format!("{name}{FILE_SUFFIX}");
@@ -94,10 +94,11 @@ fn value_in_file(
         let why = format!("{name} and {file_name} are both set: set one of them");
         return Err(clap::Error::raw(ErrorKind::ArgumentConflict, why));
     }
-    let read = read(Path::new(&path));
+    let read = read(&path);
     // A secret may have been put there by mistake.
-    let shown =
-        if path.contains("://") || path.contains('@') { "a file of this name" } else { path.as_str() };
+    let name_of_file = path.to_string_lossy();
+    let is_doubtful = name_of_file.contains("://") || name_of_file.contains('@');
+    let shown = if is_doubtful { "a file of this name" } else { &*name_of_file };
     let failed =
         |why| clap::Error::raw(ErrorKind::ValueValidation, format!("{file_name}: cannot use {shown}: {why}"));
     read.map(Some).map_err(failed)
@@ -117,6 +118,10 @@ fn is_flag_given(matches: &ArgMatches, id: &str) -> bool {
 /// Why the file cannot be used, without anything of its content.
 fn read(path: &Path) -> Result<String, String> {
     let mut content = Vec::new();
+    // Before it is opened, which would wait for a writer if it were a pipe. Secrets of Kubernetes are links to files.
+    if !std::fs::metadata(path).map_err(|error| error.to_string())?.is_file() {
+        return Err("it is no regular file".into());
+    }
     let file = File::open(path).map_err(|error| error.to_string())?;
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut content).map_err(|error| error.to_string())?;
     if content.len() as u64 > FILE_BYTES_MAX {
@@ -157,8 +162,21 @@ mod tests {
         assert_eq!(read(&path), Err("it is not UTF-8".into()));
         std::fs::write(&path, vec![b'a'; 65_537]).expect("it is written");
         assert_eq!(read(&path), Err("it is larger than 65536 bytes".into()));
-        assert!(read(folder.path()).is_err(), "a folder");
         assert!(read(&folder.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn only_a_regular_file_or_a_link_to_one_is_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        std::fs::write(path("value"), "redis://a").expect("it is written");
+        std::os::unix::fs::symlink(path("value"), path("link")).expect("a link");
+        assert_eq!(read(&path("link")).as_deref(), Ok("redis://a"));
+        let made = std::process::Command::new("mkfifo").arg(path("pipe")).status().expect("mkfifo runs");
+        assert!(made.success());
+        for wrong in [path("pipe"), folder.path().to_owned(), "/dev/null".into()] {
+            assert_eq!(read(&wrong), Err("it is no regular file".into()), "{}", wrong.display());
+        }
     }
 
     #[test]
@@ -166,7 +184,6 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("url");
         std::fs::write(&path, "redis://in-a-file\n").expect("it is written");
-        let path = path.to_str().expect("UTF-8").to_owned();
         let variable = |name: &str| (name == "COUPON_REDIS_URL_FILE").then(|| path.clone());
         let url = |words: &[&str]| {
             let command = WorkerCommand::command();

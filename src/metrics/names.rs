@@ -176,6 +176,8 @@ metrics! {
         "Failed attempts to refresh API keys, or the keys of users' tokens: the process goes on with the older ones. Alert on a lasting increase: credentials revoked meanwhile still work.";
     CREDENTIALS_STALE_SECONDS GAUGE "coupon_credentials_stale_seconds" ["source": "keys, tokens"]
         "Seconds since the process could last refresh its API keys, or the keys of users' tokens; 0 while it can.";
+    KEYS_EXPIRING GAUGE "coupon_keys_expiring" []
+        "API keys that expire within seven days and were used within the last one, as every API sees them: take the max. Their owners need new ones.";
 
     // Waiters and caches, of an API.
     WAITERS GAUGE "coupon_waiters" []

@@ -123,6 +123,13 @@ fn unauthenticated(refusal: AuthRefusal) -> Problem {
                 "토큰이 만료되었습니다. 새로 발급받으세요.",
             ]),
         ),
+        AuthRefusal::KeyExpired => (
+            "Bearer error=\"invalid_token\", error_description=\"expired\"",
+            problem.with_words(&[
+                "The API key has expired: an operator makes a new one.",
+                "API 키가 만료되었습니다. 운영자에게 새 키를 받으세요.",
+            ]),
+        ),
         AuthRefusal::Early => (
             "Bearer error=\"invalid_token\", error_description=\"not valid yet\"",
             problem.with_words(&[

@@ -54,6 +54,20 @@ async fn a_key_is_made_shown_once_used_listed_and_revoked() {
         serde_json::from_str(&ctl(&system, &["key", "list", "--json"]).await.out).expect("JSON");
     assert_eq!((keys.len(), &keys[0]["id"], &keys[0]["revokedAt"]), (1, &id.into(), &Value::Null));
     assert!(!keys[0].to_string().contains(key));
+    assert_eq!(keys[0]["expiresAt"], Value::Null);
+    let expiring = ["key", "create", "--name", "x", "--role", "viewer", "--json", "--expires-in", "36h"];
+    let expiring = ctl(&system, &expiring).await;
+    let expiring: Value = serde_json::from_str(&expiring.out).expect("JSON");
+    let expires: jiff::Timestamp = expiring["expiresAt"].as_str().expect("a time").parse().expect("a time");
+    let created: jiff::Timestamp = expiring["createdAt"].as_str().expect("a time").parse().expect("a time");
+    let hours = expires.duration_since(created).as_secs_f64() / 3_600.0;
+    assert!((35.99..=36.0).contains(&hours), "{hours}");
+    assert!(ctl(&system, &["key", "list"]).await.out.contains(&format!("{expires:.0} (soon)")));
+    let moment = "2036-01-01T00:00:00+09:00";
+    let later =
+        ctl(&system, &["key", "create", "--name", "x", "--role", "viewer", "--expires-at", moment]).await;
+    assert_eq!(later.code, Some(0), "{}", later.err);
+    assert!(ctl(&system, &["key", "list"]).await.out.contains("2035-12-31T15:00:00Z  -"));
     let revoked = ctl(&system, &["key", "revoke", id]).await;
     assert!(revoked.code == Some(0) && revoked.out.contains("5 s"), "{}{}", revoked.out, revoked.err);
     let nobody = ctl(&system, &["key", "revoke", "nobody"]).await;
@@ -64,6 +78,15 @@ async fn a_key_is_made_shown_once_used_listed_and_revoked() {
         ["key", "create", "--name", " ", "--role", "viewer"],
     ] {
         assert_ne!(ctl(&system, &wrong).await.code, Some(0));
+    }
+    for (wrong, named) in [
+        (["--expires-in", "1 month"], "--expires-in"),
+        (["--expires-in", "0s"], "--expires-in"),
+        (["--expires-at", "2020-01-01T00:00:00Z"], "future"),
+    ] {
+        let words = [&["key", "create", "--name", "x", "--role", "viewer"][..], &wrong].concat();
+        let refused = ctl(&system, &words).await;
+        assert!(refused.code != Some(0) && refused.err.contains(named), "{}", refused.err);
     }
 }
 

@@ -1,7 +1,8 @@
 //! No error, no help and no log repeats a secret.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::process::Stdio;
 
 use clap::CommandFactory;
@@ -275,6 +276,12 @@ async fn programs_take_their_secrets_from_files() {
         told.contains("COUPON_MONGODB_URI_FILE: cannot use") && told.contains("none: No such file"),
         "{told}"
     );
+    let mut unreadable = check();
+    unreadable.env("COUPON_REDIS_URL_FILE", OsStr::from_bytes(b"/none/\xff"));
+    assert!(said(unreadable, 2).await.contains("COUPON_REDIS_URL_FILE: cannot use /none/"));
+    let mut folder_for_file = check();
+    folder_for_file.env("COUPON_MONGODB_URI_FILE", folder.path());
+    assert!(said(folder_for_file, 2).await.contains("it is no regular file"));
     let mut garbled = check();
     garbled.env("COUPON_REDIS_URL_FILE", file("garbled", &format!("{SECRET}\n{SECRET}")));
     said(garbled, 5).await;

@@ -59,7 +59,7 @@ pub fn at(seconds: i64) -> Timestamp {
 
 /// Creates an API key. Returns its record, and the text that its owner sends.
 pub async fn api_key(store: &KeyStore, role: Role) -> (ApiKey, String) {
-    let (key, text) = ApiKey::generate(role.as_str(), role).expect("a name");
+    let (key, text) = ApiKey::generate(role.as_str(), role, None).expect("a name");
     assert_eq!(store.insert(&key).await.expect("it is kept"), KeyInsert::New);
     (key, text)
 }

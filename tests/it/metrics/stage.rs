@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use coupon_system::access::{KeyStore, Role};
+use coupon_system::access::key::ApiKey;
+use coupon_system::access::{KeyInsert, KeyStore, Role};
 use coupon_system::http::Code;
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::metrics::names;
@@ -256,6 +257,13 @@ impl MetricsStage {
                 let view = doc! {"create": "user_coupons", "viewOn": "kept"};
                 self.system.backends.database.run_command(view).await.expect("a view");
                 self.request("u7", &coupon).await;
+            }
+            MetricAction::ExpireKey => {
+                let day = Some(at(86_400));
+                let (key, text) = ApiKey::generate("ci", Role::Viewer, day).expect("a key");
+                let store = KeyStore::new(&self.system.backends.database);
+                assert_eq!(store.insert(&key).await.expect("it is kept"), KeyInsert::New);
+                assert_eq!(self.api.with(&text).get("/queue").await.status, 200);
             }
             MetricAction::SpoilSecret => {
                 std::fs::write(self.folder.path().join("secret"), "short").expect("it is written");

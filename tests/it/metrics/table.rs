@@ -43,6 +43,8 @@ pub enum MetricAction {
     Hammer,
     /// The API uses a second of processor time.
     Work,
+    /// A key that is used has a day to live.
+    ExpireKey,
     /// The secret of users' tokens becomes unusable.
     SpoilSecret,
     /// The certificate is deleted until this API has rebuilt the data.
@@ -152,6 +154,7 @@ pub const ROWS: &[MetricRow] = {
         (names::CPU_SECONDS, &[], Work, Api, Up),
         (names::CREDENTIALS_STALE, &["source=\"tokens\""], SpoilSecret, Api, Up),
         (names::CREDENTIALS_STALE_SECONDS, &["source=\"tokens\""], SpoilSecret, Api, Up),
+        (names::KEYS_EXPIRING, &[], ExpireKey, Api, To(1.0)),
         (names::AUDITED, &[], InsertLate, Api, Up),
         (names::AUDIT_LAST, &[], InsertLate, Api, Up),
         (names::AUDIT_FINDINGS, &["code=\"record-not-counted\""], InsertLate, Api, Up),
