@@ -101,7 +101,8 @@ pub async fn serve(listeners: impl Into<Listeners>, app: App, backends: &Backend
     let serve = |listener, scope, bounds| {
         let shedder: Arc<dyn LoadShedder> = Arc::new(Shedding::new(app.clone()));
         let served = ServedRouter { router: router(app.clone(), scope), shedder: Some(shedder) };
-        server::serve(listener, served, bounds, &runtimes, app.lifecycle.stopping.clone())
+        let (asked, stopping) = (app.lifecycle.asked_to_stop.clone(), app.lifecycle.stopping.clone());
+        server::serve(listener, served, bounds, &runtimes, asked, stopping)
     };
     match operators {
         None => serve(public, ListenerScope::Whole, app.limits.connections.clone()).await,

@@ -3,9 +3,11 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use axum::body::{Body, Bytes, HttpBody};
+use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use hyper::body::{Frame, SizeHint};
 
@@ -43,8 +45,16 @@ impl Drop for AnswerBody {
     }
 }
 
-/// Ties an answer to the activity of its connection.
-pub(super) fn of_connection(response: Response, activity: &Arc<Activity>) -> Response<AnswerBody> {
+/// Ties an answer to the activity of its connection. If the process leaves, the answer is the last one of its connection,
+/// so that clients open new ones before the process takes none any more, and a balancer gives those to other processes.
+pub(super) fn of_connection(
+    mut response: Response,
+    activity: &Arc<Activity>,
+    is_leaving: &AtomicBool,
+) -> Response<AnswerBody> {
+    if is_leaving.load(Ordering::Relaxed) {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     response.map(|body| AnswerBody { body, activity: Arc::clone(activity) })
 }
 
@@ -54,6 +64,7 @@ pin_project_lite::pin_project! {
         #[pin]
         pub router: F,
         pub activity: Arc<Activity>,
+        pub is_leaving: Arc<AtomicBool>,
     }
 }
 
@@ -63,6 +74,6 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Answering<F> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let response = ready!(this.router.poll(context))?;
-        Poll::Ready(Ok(of_connection(response, this.activity)))
+        Poll::Ready(Ok(of_connection(response, this.activity, this.is_leaving)))
     }
 }

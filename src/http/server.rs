@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -107,12 +108,14 @@ pub(crate) trait LoadShedder: Send + Sync {
     fn base(&self) -> &str;
 }
 
-/// Serves on `runtimes` until `shutdown`; then stops accepting, and waits a bounded time for the requests in hand.
+/// Serves on `runtimes` until `shutdown`; then stops accepting, and waits a bounded time for the requests in hand. From
+/// `asked_to_stop` until then it serves everything, and ends each connection with its next answer.
 pub(crate) async fn serve(
     listener: TcpListener,
     served: impl Into<ServedRouter>,
     bounds: Bounds,
     runtimes: &ConnectionRuntimes,
+    asked_to_stop: CancellationToken,
     shutdown: CancellationToken,
 ) {
     let ServedRouter { router, shedder } = served.into();
@@ -125,11 +128,16 @@ pub(crate) async fn serve(
     let mut connections = Connections::new(bounds.connections);
     let places = bounds.per_address.map(ConcurrencyLimit::new);
     let mut runtimes = runtimes.in_turn();
+    let is_leaving = Arc::new(AtomicBool::new(false));
     let mut ticks = interval(SHRINK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
+            () = asked_to_stop.cancelled(), if !is_leaving.load(Ordering::Relaxed) => {
+                is_leaving.store(true, Ordering::Relaxed);
+                continue;
+            }
             accepted = listener.accept() => accepted,
             _ = ticks.tick() => {
                 connections.shrink();
@@ -174,6 +182,7 @@ pub(crate) async fn serve(
             peer: Peer(peer),
             queue_delay: Arc::clone(&runtime.queue_delay),
             shedder: shedder.clone(),
+            is_leaving: Arc::clone(&is_leaving),
             router: TowerToHyperService::new(router.clone()),
         };
         let open = Open::new(Arc::clone(&activity));
@@ -225,6 +234,8 @@ struct Requests {
     peer: Peer,
     queue_delay: Arc<QueueDelay>,
     shedder: Option<Arc<dyn LoadShedder>>,
+    /// Whether the process was asked to stop.
+    is_leaving: Arc<AtomicBool>,
     router: TowerToHyperService<Router>,
 }
 
@@ -243,10 +254,14 @@ impl Service<Request<Incoming>> for Requests {
             && shedder.concerns(&request)
             && (self.queue_delay.sheds() || !shedder.has_room())
         {
-            return Either::Left(ready(Ok(of_connection(shedder.refusal(&request), &self.activity))));
+            let refusal = of_connection(shedder.refusal(&request), &self.activity, &self.is_leaving);
+            return Either::Left(ready(Ok(refusal)));
         }
-        let activity = Arc::clone(&self.activity);
-        Either::Right(Answering { router: self.router.call(request), activity })
+        Either::Right(Answering {
+            router: self.router.call(request),
+            activity: Arc::clone(&self.activity),
+            is_leaving: Arc::clone(&self.is_leaving),
+        })
     }
 }
 

@@ -219,8 +219,8 @@ pub async fn run(
     let drained = CancellationToken::new();
     let threads = ConnectionRuntimes::start()?;
     let serving = tokio::spawn({
-        let drained = drained.clone();
-        async move { server::serve(listener, router, server::Bounds::default(), &threads, drained).await }
+        let (bounds, asked, drained) = (server::Bounds::default(), shutdown.clone(), drained.clone());
+        async move { server::serve(listener, router, bounds, &threads, asked, drained).await }
     });
     let keeping = tokio::spawn(backends.recovery_supervisor().run(drained.clone()));
     Worker::new(backends.partition, backends.ledger, backends.coupons, concurrency).run(shutdown).await;

@@ -10,8 +10,8 @@ use serde_json::json;
 use tokio::process::Command;
 
 use crate::helpers::{
-    API, CTL, Client, System, WORKER, eventually, fail, obedient_mongodb, program, program_as_it_is, send,
-    serving,
+    API, CTL, Client, RawConnection, System, WORKER, eventually, fail, obedient_mongodb, program,
+    program_as_it_is, send, serving,
 };
 
 use super::api;
@@ -49,12 +49,17 @@ async fn an_empty_variable_is_as_if_it_were_not_set() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_that_is_asked_to_stop_says_so_at_once_and_serves_until_the_delay_is_over() {
+async fn a_process_that_is_asked_to_stop_says_so_at_once_ends_kept_connections_and_serves_until_the_delay_is_over()
+ {
     let system = System::start().await;
     system.users("u", 2).await;
     system.coupon("c", 9, 1).await;
     let (mut child, address) = api(&system, &["--shutdown-delay", "6"]).await;
     assert_eq!(Client::new(address).get("/readyz").await.status, 200);
+    let alive = "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let mut kept = RawConnection::connect(address).await;
+    kept.send(alive).await.expect("it is taken");
+    assert!(!kept.answer().await.head.contains("connection: close"));
     let asked = Instant::now();
     send(&child, Signal::TERM);
     // Each attempt uses a new client, and so a new connection.
@@ -65,6 +70,10 @@ async fn a_process_that_is_asked_to_stop_says_so_at_once_and_serves_until_the_de
     .await;
     assert_eq!((not_ready.code(), &not_ready.body["stopping"]), ("unavailable", &json!(true)));
     assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    kept.send(alive).await.expect("it is taken");
+    let last = kept.answers().await;
+    assert!(last.len() == 1 && last[0].head.contains("connection: close"), "{last:?}");
+    assert!(asked.elapsed() < Duration::from_secs(6), "the connection ends before the delay does");
     assert_eq!(Client::new(address).get("/livez").await.status, 200);
     assert_eq!(Client::new(address).issue("u0", "c", None).await.status, 202, "new connections are served");
     let ended = tokio::time::timeout(Duration::from_secs(40), child.wait()).await.expect("it ends");
