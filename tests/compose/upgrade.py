@@ -1,0 +1,292 @@
+"""Replaces the two APIs of the Compose file behind its proxy, one after the other, while clients send requests.
+
+Usage: upgrade.py COMPOSE_FILE PROGRAMS REDIS_URL MONGODB_URI
+
+The containers' commands run as processes of this machine, with the variables of their services. What differs: they
+listen on free ports of the loopback address, which the proxy is told; Redis and MongoDB are those that are named, without
+passwords; a container that is replaced keeps its address.
+
+The load is open: a request is sent at its time, however the ones before it fare. Every second one opens a connection of
+its own, as a refused connection would show there; the others share connections that are kept, as in browsers.
+"""
+
+import asyncio
+import collections
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+import yaml
+
+COMPOSE_FILE, PROGRAMS, REDIS_URL, MONGODB_URI = sys.argv[1:]
+REQUESTS_PER_SECOND = 100
+USERS = 200
+# Requests of one user, each with a key of its own.
+PER_USER = 100
+# How late the proxy must notice at least: the API has to bear this.
+NOTICED_AFTER_SECONDS_MIN = 2
+READY_MAX_SECONDS = 60
+ANSWER_MAX_SECONDS = 60
+# On either side of the upgrade.
+CALM_SECONDS = 3
+
+
+def interpolated(text, variables):
+    """A value of the Compose file: $NAME, ${NAME}, ${NAME:-default}, ${NAME:+other}, ${NAME:?error}, and $$."""
+
+    def value(found):
+        if found[0] == "$$":
+            return "$"
+        name, operator, rest = found["name"] or found["plain"], found["operator"], found["rest"]
+        given = variables.get(name, "")
+        if operator == ":-":
+            return given or rest
+        if operator == ":+":
+            return interpolated(rest, variables) if given else ""
+        if operator == ":?":
+            assert given, f"{name}: {rest}"
+        return given
+
+    pattern = r"\$\$|\$(?P<plain>\w+)|\$\{(?P<name>\w+)(?P<operator>:[-+?])?(?P<rest>[^}]*)\}"
+    return re.sub(pattern, value, text)
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+class Service:
+    """A service of the Compose file, as a process of this machine."""
+
+    def __init__(self, name, command, variables, port, folder):
+        self.name, self.command, self.variables, self.port = name, command, variables, port
+        self.log_path = folder / f"{name}.log"
+        self.process = None
+
+    def start(self):
+        with self.log_path.open("a") as log:
+            self.process = subprocess.Popen(self.command, env=self.variables, stdout=log, stderr=log)
+
+    def log(self):
+        return self.log_path.read_text()
+
+    def fail(self, why):
+        raise SystemExit(f"{self.name}: {why}\n{self.log()[-4000:]}")
+
+    async def ready(self):
+        """What `docker compose up --wait` waits for: the container's health check."""
+        start = time.monotonic()
+        while time.monotonic() - start < READY_MAX_SECONDS:
+            if self.process.poll() is not None:
+                self.fail(f"ended with {self.process.returncode}")
+            status = await asyncio.to_thread(get_status, f"http://127.0.0.1:{self.port}/readyz")
+            if status == 200:
+                return
+            await asyncio.sleep(0.1)
+        self.fail(f"is not ready within {READY_MAX_SECONDS} s")
+
+    async def stop(self, grace_seconds):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            status = await asyncio.to_thread(self.process.wait, grace_seconds)
+        except subprocess.TimeoutExpired:
+            self.fail(f"did not end within the {grace_seconds} s that Compose gives it")
+        if status != 0:
+            self.fail(f"ended with {status}")
+
+
+def get_status(url):
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
+        return None
+
+
+def services(folder):
+    compose = yaml.safe_load(pathlib.Path(COMPOSE_FILE).read_text())
+    given = {"REDIS_PASSWORD": "x", "MONGO_APP_PASSWORD": "x"}
+    ports = {name: free_port() for name in ["api", "api-2", "proxy"]}
+
+    def environment(name):
+        declared = compose["services"][name]["environment"]
+        # A variable without a value is one of .env, which names none here.
+        return {key: interpolated(str(value), given) for key, value in declared.items() if value is not None}
+
+    path = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    apis = []
+    for name in ["api", "api-2"]:
+        variables = environment(name)
+        assert variables["COUPON_LISTEN"] == "0.0.0.0:3000", variables
+        variables |= {
+            "COUPON_LISTEN": f"127.0.0.1:{ports[name]}",
+            "COUPON_REDIS_URL": REDIS_URL,
+            "COUPON_MONGODB_URI": MONGODB_URI,
+            "COUPON_TRUSTED_PROXIES": "127.0.0.1",
+        }
+        apis.append(Service(name, compose["services"][name]["command"], path | variables, ports[name], folder))
+    variables = environment("proxy")
+    assert (variables["API_1"], variables["API_2"]) == ("api:3000", "api-2:3000"), variables
+    variables |= {
+        "LISTEN": f"127.0.0.1:{ports['proxy']}",
+        "API_1": f"127.0.0.1:{ports['api']}",
+        "API_2": f"127.0.0.1:{ports['api-2']}",
+    }
+    command = ["haproxy", "-W", "-db", "-f", "deploy/haproxy.cfg"]
+    proxy = Service("proxy", command, path | variables, ports["proxy"], folder)
+    grace = int(compose["services"]["api"]["stop_grace_period"].removesuffix("s"))
+    return apis, proxy, grace
+
+
+class Clients:
+    """Sends requests through the proxy, and remembers how each ended."""
+
+    def __init__(self, port, key):
+        self.port, self.key = port, key
+        self.ends = collections.Counter()
+        self.idle = []
+        self.sent = 0
+
+    async def post(self, path, body, keeps, headers=""):
+        """Sends one request; returns its status, or what went wrong with the connection."""
+        connection = self.idle.pop() if keeps and self.idle else None
+        try:
+            if connection is None:
+                connection = await asyncio.open_connection("127.0.0.1", self.port)
+            reader, writer = connection
+            payload = json.dumps(body).encode()
+            head = (
+                f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {self.key}\r\n{headers}"
+                f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n"
+                f"Connection: {'keep-alive' if keeps else 'close'}\r\n\r\n"
+            )
+            writer.write(head.encode() + payload)
+            answer = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            length = re.search(r"(?im)^content-length: (\d+)", answer)
+            await reader.readexactly(int(length[1]))
+            if keeps and not re.search(r"(?im)^connection: close", answer):
+                self.idle.append(connection)
+            else:
+                writer.close()
+            return int(answer.split()[1])
+        except (OSError, EOFError) as error:
+            return type(error).__name__
+
+    async def request(self, number):
+        body = {"userId": f"u{number % USERS}", "couponId": "upgraded"}
+        sending = self.post("/user-coupons", body, number % 2 == 0, f"Idempotency-Key: {number}\r\n")
+        try:
+            end = await asyncio.wait_for(sending, ANSWER_MAX_SECONDS)
+        except TimeoutError:
+            end = "no answer"
+        self.ends[end] += 1
+
+    async def load(self, stop):
+        start, requests = time.monotonic(), []
+        while not stop.is_set():
+            requests.append(asyncio.create_task(self.request(self.sent)))
+            self.sent += 1
+            await asyncio.sleep(max(0, start + self.sent / REQUESTS_PER_SECOND - time.monotonic()))
+        await asyncio.gather(*requests)
+
+
+async def noticed_after(proxy, api, asked):
+    """Seconds from SIGTERM until the proxy said that the API is down."""
+    line = f"Server ready/{api.name} is DOWN"
+    before = proxy.log().count(line)
+    while proxy.log().count(line) == before:
+        await asyncio.sleep(0.02)
+    return time.monotonic() - asked
+
+
+async def upgrade(apis, proxy, grace):
+    for api in apis:
+        asked = time.monotonic()
+        watch = asyncio.create_task(noticed_after(proxy, api, asked))
+        await api.stop(grace)
+        ended = time.monotonic() - asked
+        noticed = await asyncio.wait_for(watch, READY_MAX_SECONDS)
+        print(f"{api.name}: the proxy noticed {noticed:.1f} s after SIGTERM, the API ended after {ended:.1f} s")
+        assert NOTICED_AFTER_SECONDS_MIN <= noticed <= ended, (noticed, ended)
+        api.start()
+        await api.ready()
+        print(f"{api.name}: its successor is ready")
+
+
+def ctl(folder, *words):
+    variables = {"COUPON_REDIS_URL": REDIS_URL, "COUPON_MONGODB_URI": MONGODB_URI}
+    run = subprocess.run([folder / "bin/couponctl", *words], env=variables, capture_output=True, text=True)
+    if run.returncode:
+        raise SystemExit(f"couponctl {' '.join(words)}: {run.returncode}\n{run.stdout}{run.stderr}")
+    return run.stdout
+
+
+async def run(folder):
+    (folder / "bin").mkdir()
+    for program in ["coupon-api", "couponctl"]:
+        (folder / "bin" / program).symlink_to(pathlib.Path(PROGRAMS).resolve() / program)
+    key = ctl(folder, "key", "create", "--name", "test", "--role", "operator").strip()
+    apis, proxy, grace = services(folder)
+    try:
+        for service in [*apis, proxy]:
+            service.start()
+        for service in [*apis, proxy]:
+            await service.ready()
+        clients = Clients(proxy.port, key)
+        units = USERS * PER_USER
+        coupon = {
+            "id": "upgraded", "name": "upgraded", "total": units, "perUser": PER_USER,
+            "startsAt": "2020-01-01T00:00:00Z", "endsAt": "2100-01-01T00:00:00Z",
+        }
+        made = [await clients.post("/coupons", coupon, True)]
+        made += [await clients.post("/users", {"id": f"u{number}"}, True) for number in range(USERS)]
+        assert set(made) == {201}, collections.Counter(made)
+
+        stop = asyncio.Event()
+        load = asyncio.create_task(clients.load(stop))
+        await asyncio.sleep(CALM_SECONDS)
+        await upgrade(apis, proxy, grace)
+        await asyncio.sleep(CALM_SECONDS)
+        stop.set()
+        await load
+        assert clients.sent <= units, "more users are needed for so long an upgrade"
+        print(f"{clients.sent} requests, by their answer: {dict(clients.ends)}")
+        if clients.ends != {202: clients.sent}:
+            proxy.fail("requests failed")
+    finally:
+        for service in [*apis, proxy]:
+            if service.process and service.process.poll() is None:
+                service.process.send_signal(signal.SIGTERM)
+        for service in [*apis, proxy]:
+            if service.process:
+                service.process.wait()
+
+    issued = 0
+    start = time.monotonic()
+    while issued < clients.sent and time.monotonic() - start < READY_MAX_SECONDS:
+        audit = json.loads(ctl(folder, "audit", "--full", "--json"))
+        issued = sum(coupon["issued"] for coupon in audit["coupons"] if coupon["coupon"] == "upgraded")
+        await asyncio.sleep(0.2)
+    assert issued == clients.sent, (issued, clients.sent)
+    print(f"{issued} coupons are issued, and a full audit finds nothing")
+
+
+def main():
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(run(pathlib.Path(folder)))
+
+
+main()
