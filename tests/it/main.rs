@@ -45,6 +45,7 @@ mod redeeming;
 mod repeating;
 mod replays;
 mod resources;
+mod restoring;
 mod retiring;
 mod rush;
 mod scripts;
