@@ -41,12 +41,12 @@ CALM_SECONDS = 3
 
 
 def interpolated(text, variables):
-    """A value of the Compose file: $NAME, ${NAME}, ${NAME:-default}, ${NAME:+other}, ${NAME:?error}, and $$."""
+    """A value of the Compose file: ${NAME}, ${NAME:-default}, ${NAME:+other}, ${NAME:?error}, and $$."""
 
     def value(found):
         if found[0] == "$$":
             return "$"
-        name, operator, rest = found["name"] or found["plain"], found["operator"], found["rest"]
+        name, operator, rest = found["name"], found["operator"], found["rest"]
         given = variables.get(name, "")
         if operator == ":-":
             return given or rest
@@ -56,7 +56,9 @@ def interpolated(text, variables):
             assert given, f"{name}: {rest}"
         return given
 
-    pattern = r"\$\$|\$(?P<plain>\w+)|\$\{(?P<name>\w+)(?P<operator>:[-+?])?(?P<rest>[^}]*)\}"
+    # One value may be within another.
+    rest = r"(?P<rest>(?:[^{}]|\$\{[^}]*\})*)"
+    pattern = r"\$\$|\$\{(?P<name>\w+)(?P<operator>:[-+?])?" + rest + r"\}"
     return re.sub(pattern, value, text)
 
 
