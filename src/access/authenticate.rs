@@ -137,6 +137,7 @@ impl Access {
         if open {
             tokio::spawn(Arc::clone(&access).close_with_the_first_key(stop.clone()));
         }
+        tokio::spawn(Arc::clone(&keys).keep_noting_use(stop.clone()));
         tokio::spawn(keys.keep_fresh(stop.clone()));
         if let Some(tokens) = tokens {
             tokio::spawn(tokens.keep_fresh(changed, stop.clone()));

@@ -166,7 +166,6 @@ impl Keyring {
     pub(crate) async fn keep_fresh(self: Arc<Self>, stop: CancellationToken) {
         // The keys were just read.
         let (mut fresh, mut fresh_at) = (true, Instant::now());
-        let mut noted_at: Option<Instant> = None;
         let mut rounds = Rounds::every(REFRESH_EVERY, &stop);
         while rounds.next().await {
             let was_fresh = std::mem::replace(&mut fresh, self.refresh().await);
@@ -179,8 +178,15 @@ impl Keyring {
             } else if !was_fresh && fresh {
                 tracing::info!("API keys can be read again");
             }
-            if noted_at.is_none_or(|at| at.elapsed() >= NOTE_USE_EVERY) && self.note_use().await {
-                noted_at = Some(Instant::now());
+        }
+    }
+
+    /// Notes when keys were last used, until `stop`. In a task of its own: a write may wait for longer than a reading.
+    pub(crate) async fn keep_noting_use(self: Arc<Self>, stop: CancellationToken) {
+        let mut rounds = Rounds::every(REFRESH_EVERY, &stop);
+        while rounds.next().await {
+            if self.note_use().await {
+                rounds.next_in(NOTE_USE_EVERY);
             }
         }
     }

@@ -214,9 +214,8 @@ async fn of_an_older_mongodb_the_audit_names_who_lost_a_coupon_and_they_may_requ
     let findings = lost["findings"].as_array().expect("findings");
     assert_eq!((&lost["verdict"], findings.len()), (&json!("broken"), ISSUED), "{lost:#}");
     for user in ISSUED..2 * ISSUED {
-        let names_them = |finding: &Value| {
-            finding["code"] == "record-missing" && finding["user"] == format!("u{user}")
-        };
+        let names_them =
+            |finding: &Value| finding["code"] == "record-missing" && finding["user"] == format!("u{user}");
         assert!(findings.iter().any(names_them), "{user}: {lost:#}");
     }
     deployment.ctl_at_last(&["recover", "--rebuild"]).await;

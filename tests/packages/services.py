@@ -94,7 +94,7 @@ class Service:
 
     def start(self):
         program = ROOT / self.command.lstrip("/")
-        traced = ["strace", "-f", "--seccomp-bpf", "-qq", "-o", self.trace, "-e", "trace=all", "-e", "signal=none"]
+        traced = ["strace", "-f", "-qq", "-o", self.trace, "-e", "signal=none"]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [*traced, program], env=self.variables, stdout=log, stderr=log, cwd="/", start_new_session=True
