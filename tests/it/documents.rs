@@ -226,8 +226,10 @@ fn every_flag_and_variable_that_is_named_exists() {
     }
     // A program does not see a variable whose name is wrong, and goes on with its default.
     let mut deployments = vec![root().join("docker-compose.yml")];
-    let manifests = std::fs::read_dir(root().join("deploy/kubernetes")).expect("a folder");
-    deployments.extend(manifests.map(|entry| entry.expect("an entry").path()));
+    for folder in ["deploy/kubernetes", "deploy/packages"] {
+        let files = std::fs::read_dir(root().join(folder)).expect("a folder");
+        deployments.extend(files.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_file()));
+    }
     for file in deployments {
         for found in variable.find_iter(&read(&file)) {
             assert!(known.contains(found.as_str()), "{}: {} does not exist", file.display(), found.as_str());
