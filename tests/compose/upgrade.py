@@ -188,7 +188,7 @@ class Clients:
             return type(error).__name__
 
     async def request(self, number):
-        body = {"userId": f"u{number % USERS}", "couponId": "upgraded"}
+        body = {"userId": f"customer{number % USERS}", "couponId": "upgraded"}
         sending = self.post("/user-coupons", body, number % 2 == 0, f"Idempotency-Key: {number}\r\n")
         try:
             end = await asyncio.wait_for(sending, ANSWER_MAX_SECONDS)
@@ -254,7 +254,7 @@ async def run(folder):
             "startsAt": "2020-01-01T00:00:00Z", "endsAt": "2100-01-01T00:00:00Z",
         }
         made = [await clients.post("/coupons", coupon, True)]
-        made += [await clients.post("/users", {"id": f"u{number}"}, True) for number in range(USERS)]
+        made += [await clients.post("/users", {"id": f"customer{number}"}, True) for number in range(USERS)]
         assert set(made) == {201}, collections.Counter(made)
 
         stop = asyncio.Event()
