@@ -7,6 +7,7 @@ mod processes;
 mod rates;
 mod refusals;
 mod requests;
+mod stopping;
 
 use std::net::SocketAddr;
 
