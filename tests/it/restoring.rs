@@ -203,7 +203,7 @@ impl Running {
 async fn an_older_redis_is_built_anew_from_mongodb_and_nobody_loses_a_coupon() {
     let deployment = Deployment::restored(BackedUp::Redis).await;
     deployment.ctl_at_last(&["recover"]).await;
-    assert_eq!(deployment.audited(0).await["coupons"][0]["issued"], 2 * ISSUED);
+    assert_eq!(deployment.audited(0).await["verdict"], "clean");
     deployment.opens(2 * ISSUED..TOTAL, TOTAL).await;
 }
 
@@ -219,7 +219,7 @@ async fn of_an_older_mongodb_the_audit_names_who_lost_a_coupon_and_they_may_requ
         assert!(findings.iter().any(names_them), "{user}: {lost:#}");
     }
     deployment.ctl_at_last(&["recover", "--rebuild"]).await;
-    assert_eq!(deployment.audited(0).await["coupons"][0]["issued"], ISSUED);
+    assert_eq!(deployment.audited(0).await["verdict"], "clean");
     deployment.opens(ISSUED..2 * ISSUED, 2 * ISSUED).await;
 }
 
