@@ -50,18 +50,24 @@ version=$(sed -n '/^\[package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 maintainer=$(sed -n 's/^maintainer = "\(.*\)"/\1/p' Cargo.toml)
 
 rm -rf "$OUT"
-mkdir -p "$OUT/completions"
+mkdir -p "$OUT/completions" "$OUT/programs"
+for program in coupon-api coupon-worker couponctl; do
+    strip --strip-unneeded -o "$OUT/programs/$program" "$PROGRAMS/$program"
+done
 "$PROGRAMS/couponctl" man "$OUT/man"
 "$PROGRAMS/couponctl" completion bash >"$OUT/completions/couponctl.bash"
 "$PROGRAMS/couponctl" completion zsh >"$OUT/completions/_couponctl"
 "$PROGRAMS/couponctl" completion fish >"$OUT/completions/couponctl.fish"
-printf 'coupon-system (%s-1) unstable; urgency=medium\n\n  * See CHANGELOG.md.gz.\n\n -- %s  %s\n' \
+printf 'coupon-system (%s-1) unstable; urgency=medium\n\n  * See the upstream changelog.\n\n -- %s  %s\n' \
     "$version" "$maintainer" "$(date -R -u -d "@$SOURCE_DATE_EPOCH")" >"$OUT/changelog"
 
 # A file beside the manifest is all that it can write.
 "$TOOLS_DIR/cargo-cyclonedx-$CARGO_CYCLONEDX/bin/cargo-cyclonedx" cyclonedx --quiet --format json --spec-version 1.5 \
     --describe crate --target "$(rustc -vV | sed -n 's/^host: //p')" --override-filename bill-of-materials
 mv bill-of-materials.json "$OUT/coupon-system-$version.cdx.json"
-"$TOOLS_DIR/cargo-deb-$CARGO_DEB/bin/cargo-deb" --quiet --no-build --locked --profile "$profile" --output "$OUT/"
+compression=()
+# The programs of a debug build are large, and their package is only looked at.
+[[ $profile == release ]] || compression=(--fast)
+"$TOOLS_DIR/cargo-deb-$CARGO_DEB/bin/cargo-deb" --quiet --no-build --locked "${compression[@]}" --output "$OUT/"
 (cd "$OUT" && sha256sum ./*.deb ./*.cdx.json | sed 's|\./||' >SHA256SUMS)
 printf '%s\n' "$OUT"/*.deb "$OUT"/*.cdx.json "$OUT/SHA256SUMS"
