@@ -63,7 +63,7 @@ printf 'coupon-system (%s-1) unstable; urgency=medium\n\n  * See the upstream ch
 
 # A file beside the manifest is all that it can write.
 "$TOOLS_DIR/cargo-cyclonedx-$CARGO_CYCLONEDX/bin/cargo-cyclonedx" cyclonedx --quiet --format json --spec-version 1.5 \
-    --describe crate --target "$(rustc -vV | sed -n 's/^host: //p')" --override-filename bill-of-materials
+    --target "$(rustc -vV | sed -n 's/^host: //p')" --override-filename bill-of-materials
 mv bill-of-materials.json "$OUT/coupon-system-$version.cdx.json"
 compression=()
 # The programs of a debug build are large, and their package is only looked at.
