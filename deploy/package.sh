@@ -43,7 +43,7 @@ done
 tool cargo-deb "$CARGO_DEB"
 tool cargo-cyclonedx "$CARGO_CYCLONEDX"
 
-# The same commit makes the same files.
+# The same programs, at the same commit, make the same files.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}
 export SOURCE_DATE_EPOCH
 version=$(sed -n '/^\[package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
@@ -68,6 +68,6 @@ mv bill-of-materials.json "$OUT/coupon-system-$version.cdx.json"
 compression=()
 # The programs of a debug build are large, and their package is only looked at.
 [[ $profile == release ]] || compression=(--fast)
-"$TOOLS_DIR/cargo-deb-$CARGO_DEB/bin/cargo-deb" --quiet --no-build --locked "${compression[@]}" --output "$OUT/"
+"$TOOLS_DIR/cargo-deb-$CARGO_DEB/bin/cargo-deb" --quiet --no-build --locked "${compression[@]}" --output "$OUT/" >/dev/null
 (cd "$OUT" && sha256sum ./*.deb ./*.cdx.json | sed 's|\./||' >SHA256SUMS)
 printf '%s\n' "$OUT"/*.deb "$OUT"/*.cdx.json "$OUT/SHA256SUMS"
