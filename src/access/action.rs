@@ -1,15 +1,15 @@
 //! What operators did: who, when, what, on what, and how it ended. MongoDB's `operator_actions`.
 //!
 //! Written before an action is done, so that none is without its record, and completed after it. One
-//! that was never completed ended in a crash: it may have happened. Records are kept for ever. The API
-//! records what it is asked to do ([`ActionLog`]), and `couponctl` what it does past the API
-//! ([`CommandAction`]).
+//! that was never completed ended in a crash: it may have happened. An action that goes on after its request was
+//! answered ([`ActionGoesOn`]) says how far it is. Records are kept for ever. The API records what it is asked to do
+//! ([`ActionLog`]), and `couponctl` what it does past the API ([`CommandAction`]).
 
 use std::time::Duration;
 
 use crate::mongo::Database;
 use axum::http::StatusCode;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use mongodb::Collection;
 use mongodb::bson::{self, Bson, DateTime, Document, doc};
 use mongodb::options::FindOptions;
@@ -27,9 +27,28 @@ const COLLECTION: &str = "operator_actions";
 pub(crate) const NAMED: &str = "{user}";
 const BOUNDS: Bounds = Bounds { batch: 256, calls: 4, waiting: 8_192, wait: Duration::from_secs(2) };
 
+/// An action without news of its progress for so long goes on no more: its process has ended.
+const SILENCE_MAX: SignedDuration = SignedDuration::from_secs(30);
+
 /// The id of an action: later ones are greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ActionId(uuid::Uuid);
+
+/// Marks the answer to a request whose action goes on after it: the action's own task records how it ends.
+#[derive(Debug, Clone, Copy)]
+pub struct ActionGoesOn;
+
+/// How far an action is that goes on after its request was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActionProgress {
+    /// When this was so.
+    pub at: Timestamp,
+    /// How many it is to be done to.
+    pub matched: u64,
+    pub done: u64,
+    /// Those that it could not be done to.
+    pub failed: u64,
+}
 
 /// An action as it begins.
 #[derive(Debug, Clone)]
@@ -44,7 +63,7 @@ pub struct ActionStart {
     pub target: String,
     /// The user whom it names.
     pub about: Option<UserId>,
-    /// The body that was sent, where it changes an offer.
+    /// The body that was sent, where it is recorded. A user whom it names is left out of it, as in `target`.
     pub input: Option<String>,
     pub request_id: String,
 }
@@ -88,9 +107,11 @@ pub struct OperatorAction {
     pub key_id: Option<String>,
     pub action: String,
     pub target: String,
-    /// The body that was sent, where it changes an offer.
+    /// The body that was sent, where it is recorded.
     pub input: Option<String>,
     pub request_id: String,
+    /// Of an action that goes on after its request was answered.
+    pub progress: Option<ActionProgress>,
     /// `None`: it is being done, or its process ended in the middle of it.
     pub ended: Option<ActionEnd>,
 }
@@ -117,10 +138,27 @@ struct ActionRecord {
     about: Option<String>,
     input: Option<String>,
     request_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<ProgressRecord>,
     ended_at: Option<DateTime>,
     status: Option<i32>,
     code: Option<String>,
     location: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct ProgressRecord {
+    at: DateTime,
+    matched: i64,
+    done: i64,
+    failed: i64,
+}
+
+impl ActionProgress {
+    /// Whether the action still goes on at `now`, if it has not ended.
+    pub fn is_fresh(&self, now: Timestamp) -> bool {
+        now.duration_since(self.at) <= SILENCE_MAX
+    }
 }
 
 impl ActionId {
@@ -229,6 +267,7 @@ impl ActionLog {
             about: None,
             input,
             request_id: crate::ids::random_id(),
+            progress: None,
             ended_at: None,
             status: None,
             code: None,
@@ -245,6 +284,37 @@ impl ActionLog {
     /// If MongoDB fails.
     pub async fn end(&self, id: ActionId, ended: ActionEnd, about: ActionSubject) -> Result<(), Failure> {
         self.end.ask((id, ended, about)).await
+    }
+
+    /// Writes down how far an action is that goes on.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
+    pub async fn progress(&self, id: ActionId, progress: ActionProgress) -> Result<(), Failure> {
+        let count = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        let ActionProgress { at, matched, done, failed } = progress;
+        let record = doc! {
+            "at": to_bson_time(at), "matched": count(matched), "done": count(done), "failed": count(failed),
+        };
+        let (actions, id) = (self.actions.clone(), id.to_bson());
+        let written = mongo::run("record how far an action is", async move {
+            actions.update_one(doc! {"_id": id}, doc! {"$set": {"progress": record}}).await
+        });
+        written.await.map(|_| ())
+    }
+
+    /// One action; `None` if there is none with this id.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails, or [`Failure::Damaged`] if its record cannot be read.
+    pub async fn get(&self, id: ActionId) -> Result<Option<OperatorAction>, Failure> {
+        const OPERATION: &str = "read an operator's action";
+        let one = FindOptions::builder().limit(1).build();
+        let found = mongo::find::<Document, _>(OPERATION, &self.actions, doc! {"_id": id.to_bson()}, one);
+        let found = found.await?.pop().map(OperatorAction::try_from).transpose();
+        found.map_err(|error| Failure::mongodb(OPERATION)(error.into()))
     }
 
     /// At most `limit` actions, newest first, from after the one that is named.
@@ -375,10 +445,23 @@ impl From<ActionStart> for ActionRecord {
             about: begun.about.map(|user| user.to_string()),
             input: begun.input,
             request_id: begun.request_id,
+            progress: None,
             ended_at: None,
             status: None,
             code: None,
             location: None,
+        }
+    }
+}
+
+impl From<ProgressRecord> for ActionProgress {
+    fn from(record: ProgressRecord) -> Self {
+        let count = |count| u64::try_from(count).unwrap_or_default();
+        ActionProgress {
+            at: from_bson_time(record.at),
+            matched: count(record.matched),
+            done: count(record.done),
+            failed: count(record.failed),
         }
     }
 }
@@ -396,7 +479,7 @@ impl TryFrom<Document> for OperatorAction {
             at: from_bson_time(at),
             status: record.status.and_then(|status| u16::try_from(status).ok()).unwrap_or(0),
             code: record.code,
-            location: record.location.map(named),
+            location: record.location.map(&named),
         });
         Ok(OperatorAction {
             id: ActionId(uuid::Uuid::from_bytes(record.id.bytes())),
@@ -405,8 +488,9 @@ impl TryFrom<Document> for OperatorAction {
             key_id: record.key_id,
             action: record.action,
             target: named(record.target),
-            input: record.input,
+            input: record.input.map(named),
             request_id: record.request_id,
+            progress: record.progress.map(ActionProgress::from),
             ended,
         })
     }

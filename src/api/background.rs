@@ -1,5 +1,6 @@
 //! What an API process does beside answering: it keeps the partition certified, brings what operators changed to
-//! Redis, audits the accounts, deletes users, and has Redis rewrite its append-only file at quiet times.
+//! Redis, audits the accounts, deletes users, has Redis rewrite its append-only file at quiet times, and goes on with
+//! actions whose requests were answered.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,6 +87,7 @@ pub(crate) fn start(app: &App, backends: &Backends, drained: &CancellationToken)
     if let Some(retention) = retention {
         tasks.spawn(retention.run(is_busy, drained.clone()));
     }
+    tasks.spawn(app.bulk_actions.clone().finish(drained.clone()));
     tasks.close();
     tasks
 }

@@ -120,11 +120,14 @@ pub(crate) fn documented() -> Vec<RouteGroup> {
             OpenApiRouter::new()
                 .routes(routes!(users::list))
                 .routes(routes!(live_figures::events))
+                .routes(routes!(operations::caller))
                 .routes(routes!(operations::queue))
+                .routes(routes!(operations::accounts))
                 .routes(routes!(operations::workers))
                 .routes(routes!(operations::dead_letters))
                 .routes(routes!(operations::dead_letter))
-                .routes(routes!(actions::list)),
+                .routes(routes!(actions::list))
+                .routes(routes!(actions::get)),
         ),
         group(
             Audience::Redeemers,
@@ -147,6 +150,8 @@ pub(crate) fn documented() -> Vec<RouteGroup> {
                 .routes(routes!(admin::restock))
                 .routes(routes!(admin::pause_all))
                 .routes(routes!(admin::resume_all))
+                .routes(routes!(operations::redrive_all))
+                .routes(routes!(operations::discard_all))
                 .routes(routes!(operations::redrive))
                 .routes(routes!(operations::discard)),
         ),

@@ -18,9 +18,9 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::coupon_audit::{CouponReport, SettleMode};
-use super::finding::{FINDINGS, Finding, FindingKind};
+use super::finding::{Finding, FindingKind};
 use super::run::COUPONS_MAX;
-use super::{AuditAbort, Auditor};
+use super::{AuditAbort, AuditSummary, Auditor};
 use crate::coupon::Coupon;
 use crate::ids::CouponId;
 use crate::redis::cmd;
@@ -60,24 +60,30 @@ impl Auditor {
         let keys = self.partition.keys();
         let rounds = self.full_rounds(&keys).await?;
         let in_full = rounds < FULL_ROUNDS;
-        self.check_records(&keys).await?;
+        let mut summary = AuditSummary::default();
+        self.check_records(&keys, &mut summary).await?;
         let mut suspects = Vec::new();
         // What is no coupon's id among them is named by `check_records`.
         for id in recovery::loaded_members(&self.partition, &keys).await?.coupons {
-            match self.check_coupon(&keys, &id, in_full).await {
+            match self.check_coupon(&keys, &id, in_full, &mut summary).await {
                 Ok(Some(suspect)) => suspects.push(suspect),
-                Ok(None) => metrics::AUDITED.increment(1),
-                Err(failure) => cannot_be_audited(&id, failure)?,
+                Ok(None) => {
+                    metrics::AUDITED.increment(1);
+                    summary.coupons += 1;
+                }
+                Err(failure) => cannot_be_audited(&id, failure, &mut summary)?,
             }
         }
         let mut queue = Vec::new();
         for page in suspects.chunks(COUPONS_MAX) {
             // Every page reads the whole queue: its findings are reported once.
-            queue = self.audit_in_full(page).await?;
+            queue = self.audit_in_full(page, &mut summary).await?;
         }
-        report_findings(queue);
-        report_findings(self.watch_final_counts().await?);
-        metrics::AUDIT_LAST.set(Timestamp::now().as_second() as f64);
+        report_findings(queue, &mut summary);
+        report_findings(self.watch_final_counts().await?, &mut summary);
+        summary.ended_at = Timestamp::now();
+        metrics::AUDIT_LAST.set(summary.ended_at.as_second() as f64);
+        summary.keep(&self.partition, &keys).await?;
         if in_full {
             let mut set = cmd("SET");
             set.arg(keys.audited()).arg(rounds + 1);
@@ -99,7 +105,7 @@ impl Auditor {
 
     /// Names the coupons that are loaded, or have something in flight, and have no record that can be read, and
     /// mends what Redis holds of the service and of the queue.
-    async fn check_records(&self, keys: &EpochKeys) -> Result<(), Failure> {
+    async fn check_records(&self, keys: &EpochKeys, summary: &mut AuditSummary) -> Result<(), Failure> {
         let in_flight = match recovery::coupons_in_flight(&self.partition, keys).await {
             // A full audit says what is wrong with the queue.
             Err(failure) if failure.is_of_one() => HashSet::new(),
@@ -109,7 +115,7 @@ impl Auditor {
         let service_findings = self.service_findings(keys).await?;
         self.repair_service(keys, &service_findings).await?;
         findings.extend(service_findings);
-        report_findings(findings);
+        report_findings(findings, summary);
         Ok(())
     }
 
@@ -120,6 +126,7 @@ impl Auditor {
         keys: &EpochKeys,
         id: &CouponId,
         in_full: bool,
+        summary: &mut AuditSummary,
     ) -> Result<Option<Coupon>, Failure> {
         // A coupon that is loaded and has no record is named already.
         let coupon = match self.coupons.get(id).await {
@@ -132,7 +139,7 @@ impl Auditor {
             Ok(Some(missed_change)) => {
                 let record = self.coupons.get(id).await?;
                 self.catch_up(record.as_slice()).await?;
-                FINDINGS.count(FindingKind::CouponBehind.code());
+                summary.count(FindingKind::CouponBehind);
                 tracing::error!(coupon = %id, missed_change, "Redis had missed an operator's change; the audit has written it");
             }
             Ok(None) | Err(AuditAbort::AnotherEpoch) => {}
@@ -151,20 +158,29 @@ impl Auditor {
     }
 
     /// Audits coupons in full, at most [`COUPONS_MAX`]. Returns what was found that belongs to none of them.
-    async fn audit_in_full(&self, coupons: &[Coupon]) -> Result<Vec<Finding>, Failure> {
+    async fn audit_in_full(
+        &self,
+        coupons: &[Coupon],
+        summary: &mut AuditSummary,
+    ) -> Result<Vec<Finding>, Failure> {
         let report = self.full(coupons, SettleMode::Settle, |_| metrics::AUDITED.increment(1)).await?;
+        summary.coupons += report.coupons.len() as u64;
         for audited in &report.coupons {
-            if let Err(failure) = self.adopt_and_report(audited).await {
-                cannot_be_audited(&audited.coupon, failure)?;
+            if let Err(failure) = self.adopt_and_report(audited, summary).await {
+                cannot_be_audited(&audited.coupon, failure, summary)?;
             }
         }
         Ok(report.queue)
     }
 
-    async fn adopt_and_report(&self, audited: &CouponReport) -> Result<(), Failure> {
+    async fn adopt_and_report(
+        &self,
+        audited: &CouponReport,
+        summary: &mut AuditSummary,
+    ) -> Result<(), Failure> {
         let damage: Vec<&Finding> = audited.findings.iter().filter(|finding| finding.is_damage()).collect();
         for finding in &damage {
-            FINDINGS.count(finding.kind.code());
+            summary.count(finding.kind);
         }
         let adopted = self.adopt(&audited.coupon, &audited.findings).await?;
         metrics::ADOPTED.increment(adopted);
@@ -184,19 +200,19 @@ impl Auditor {
 }
 
 /// Passes a failure on, unless it is of one coupon: that must not keep the others from being audited.
-fn cannot_be_audited(id: &CouponId, failure: Failure) -> Result<(), Failure> {
+fn cannot_be_audited(id: &CouponId, failure: Failure, summary: &mut AuditSummary) -> Result<(), Failure> {
     if !failure.is_of_one() {
         return Err(failure);
     }
-    FINDINGS.count(FindingKind::CouponUnreadable.code());
+    summary.count(FindingKind::CouponUnreadable);
     damaged!(id; coupon = %id, error = failure.chain(), "the coupon cannot be audited");
     Ok(())
 }
 
 /// Counts and logs findings, each by itself.
-fn report_findings(findings: Vec<Finding>) {
+fn report_findings(findings: Vec<Finding>, summary: &mut AuditSummary) {
     for finding in findings.into_iter().filter(Finding::is_damage) {
-        FINDINGS.count(finding.kind.code());
+        summary.count(finding.kind);
         damaged!(finding; %finding, advice = finding.kind.advice(), "{}", finding.kind.means());
     }
 }

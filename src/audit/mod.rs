@@ -21,6 +21,7 @@ mod records;
 mod repair;
 mod reservations;
 mod run;
+mod summary;
 mod unit_coverage;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ pub use figures::CouponFigures;
 pub(crate) use finding::FINDINGS;
 pub use finding::{Finding, FindingKind, Severity};
 pub use run::{AuditReport, COUPONS_MAX};
+pub use summary::{AuditSummary, latest};
 
 use crate::Failure;
 use crate::coupon::CouponStore;

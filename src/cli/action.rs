@@ -4,7 +4,8 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::client::{ApiRequest, Noun, PageArgs};
-use super::table::{aside, cell, more, rows, sentence, table, time, words};
+use super::table::{aside, cell, details, more, rows, sentence, table, time, value, words};
+use crate::access::action::ActionId;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ActionVerb {
@@ -14,13 +15,27 @@ pub(super) enum ActionVerb {
         #[command(flatten)]
         page: PageArgs,
     },
+    /// Shows one action, and how far it is
+    #[command(after_long_help = "\
+Example:
+  couponctl action show 01a206a0-caad-7000-95cf-bcf9c90eb941")]
+    Show {
+        /// Id of the action
+        id: ActionId,
+    },
 }
 
 impl Noun<ActionVerb> {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let session = self.api.open()?;
-        let ActionVerb::List { page } = self.verb;
-        session.send_and_show(ApiRequest::get("/operator-actions").page(page), list).await
+        match self.verb {
+            ActionVerb::List { page } => {
+                session.send_and_show(ApiRequest::get("/operator-actions").page(page), list).await
+            }
+            ActionVerb::Show { id } => {
+                session.send_and_show(ApiRequest::get(format!("/operator-actions/{id}")), one).await
+            }
+        }
     }
 }
 
@@ -57,8 +72,28 @@ fn list(page: &Value) -> String {
     table(&columns, rows, "No actions.") + &more(page)
 }
 
+/// One action.
+pub(super) fn one(action: &Value) -> String {
+    details(&[
+        ("action", value(action, "/id")),
+        ("when", value(action, "/at")),
+        ("who", value(action, "/who")),
+        ("key", value(action, "/keyId")),
+        ("what", value(action, "/action")),
+        ("target", value(action, "/target")),
+        ("input", value(action, "/input")),
+        ("ended", Some(ended(action))),
+        ("at", value(action, "/endedAt")),
+        ("request", value(action, "/requestId")),
+    ])
+}
+
 fn ended(action: &Value) -> String {
+    let progress = &action["progress"];
     match (action["status"].as_u64(), action["code"].as_str()) {
+        (None, _) if progress["running"] == true => {
+            format!("running, {} of {}", progress["done"], progress["matched"])
+        }
         (None, _) => "unknown".into(),
         (Some(status), None) => status.to_string(),
         (Some(status), Some(code)) => format!("{status} {code}"),

@@ -1,23 +1,37 @@
 //! `couponctl dead-letter`.
 
-use clap::Subcommand;
-use serde_json::Value;
+use std::time::{Duration, Instant};
 
-use super::client::{ApiRequest, Noun};
+use anyhow::bail;
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+
+use super::action;
+use super::client::{ApiRequest, Noun, PageArgs, PrintingClient};
 use super::issue;
+use super::progress::ProgressLine;
 use super::prompt::ConfirmArgs;
 use super::table::Member::{Text, Time};
 use super::table::{aside, details, number, page_table, sentence, value, words};
-use crate::ids::IssuanceId;
+use crate::ids::{CouponId, IssuanceId, UserId};
+
+/// How often the command asks how far an action is.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+/// How long it goes on asking an API that does not answer.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DeadLetterVerb {
-    /// Lists dead letters, each with its reason
-    #[command(after_long_help = "Example:\n  couponctl dead-letter list")]
+    /// Lists dead letters, the oldest first, each with its reason
+    #[command(after_long_help = "\
+Examples:
+  couponctl dead-letter list
+  couponctl dead-letter list --coupon summer --reason validation --min-age 15m")]
     List {
-        /// Continue after the page that printed this cursor
-        #[arg(long)]
-        cursor: Option<String>,
+        #[command(flatten)]
+        filter: FilterArgs,
+        #[command(flatten)]
+        page: PageArgs,
     },
     /// Shows one dead letter
     #[command(after_long_help = "\
@@ -45,14 +59,101 @@ Example:
         #[command(flatten)]
         yes: ConfirmArgs,
     },
+    /// Puts all dead letters that match back into the queue, and shows how far it is
+    #[command(after_long_help = "\
+Examples:
+  couponctl dead-letter redrive-all --coupon summer --why 'The record is repaired'
+  couponctl dead-letter redrive-all --everything --why 'MongoDB takes records again'
+
+The API goes on when this command is ended. What was redriven is no dead letter any
+more, so the command can be run again at any time. One such action runs at a time.")]
+    RedriveAll(BulkArgs),
+    /// Rejects all dead letters that match for good, frees their units, and shows how far it is
+    #[command(after_long_help = "\
+Example:
+  couponctl dead-letter discard-all --coupon summer --min-age 2d --why 'Refunded' --yes
+
+The API goes on when this command is ended. What was discarded is no dead letter any
+more, so the command can be run again at any time. One such action runs at a time.")]
+    DiscardAll {
+        #[command(flatten)]
+        bulk: BulkArgs,
+        #[command(flatten)]
+        yes: ConfirmArgs,
+    },
+}
+
+/// Which dead letters are meant: those that fit everything that is given.
+#[derive(Debug, Clone, Args)]
+pub(super) struct FilterArgs {
+    /// Only those of this coupon
+    #[arg(long, value_name = "ID")]
+    coupon: Option<CouponId>,
+    /// Only those of this user
+    #[arg(long, value_name = "ID")]
+    user: Option<UserId>,
+    /// Only those whose reason has this part, in upper or lower case
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Only those set aside at least so long ago, such as 15m or 2d
+    #[arg(long, value_name = "DURATION")]
+    min_age: Option<String>,
+    /// Only those set aside at most so long ago, such as 15m or 2d
+    #[arg(long, value_name = "DURATION")]
+    max_age: Option<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(group = clap::ArgGroup::new("meant").required(true).multiple(true)
+    .args(["coupon", "user", "reason", "min_age", "max_age", "everything"]))]
+pub(super) struct BulkArgs {
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// Every dead letter is meant
+    #[arg(long, conflicts_with_all = ["coupon", "user", "reason", "min_age", "max_age"])]
+    everything: bool,
+    /// Why it is done, for the record of operators' actions
+    #[arg(long, value_name = "TEXT")]
+    why: String,
+}
+
+impl FilterArgs {
+    /// What is given, by its names in the API.
+    fn members(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let FilterArgs { coupon, user, reason, min_age, max_age } = self.clone();
+        let members = [
+            ("couponId", coupon.map(|coupon| coupon.to_string())),
+            ("userId", user.map(|user| user.to_string())),
+            ("reason", reason),
+            ("minAge", min_age),
+            ("maxAge", max_age),
+        ];
+        members.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    }
+
+    fn query(&self, request: ApiRequest) -> ApiRequest {
+        self.members().fold(request, |request, (name, value)| request.query(name, Some(value)))
+    }
+}
+
+impl BulkArgs {
+    fn body(&self) -> Value {
+        if self.everything {
+            return json!({"all": true, "reason": self.why});
+        }
+        let filter: Map<_, _> =
+            self.filter.members().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        json!({"filter": filter, "reason": self.why})
+    }
 }
 
 impl Noun<DeadLetterVerb> {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let session = self.api.open()?;
         match self.verb {
-            DeadLetterVerb::List { cursor } => {
-                session.send_and_show(ApiRequest::get("/dead-letters").query("cursor", cursor), list).await
+            DeadLetterVerb::List { filter, page } => {
+                let request = filter.query(ApiRequest::get("/dead-letters")).page(page);
+                session.send_and_show(request, list).await
             }
             DeadLetterVerb::Show { id } => {
                 session.send_and_show(ApiRequest::get(format!("/dead-letters/{id}")), letter).await
@@ -72,7 +173,58 @@ impl Noun<DeadLetterVerb> {
                 let request = ApiRequest::post(format!("/dead-letters/{id}/discard"));
                 session.send_and_show(request, issue::issuance).await
             }
+            DeadLetterVerb::RedriveAll(bulk) => carry_out(&session, "redrive", "redriven", &bulk).await,
+            DeadLetterVerb::DiscardAll { bulk, yes } => {
+                let matching = bulk.filter.query(ApiRequest::get("/dead-letters")).query("limit", Some(1));
+                let matched = session.send(matching).await?.body["matched"].clone();
+                yes.or_ask(&format!(
+                    "Reject {matched} dead letters for good, and give their units to others?"
+                ))?;
+                carry_out(&session, "discard", "discarded", &bulk).await
+            }
         }
+    }
+}
+
+/// Begins an action on all dead letters that match, shows how far it is, and prints how it ended.
+async fn carry_out(session: &PrintingClient, verb: &str, done: &str, bulk: &BulkArgs) -> anyhow::Result<()> {
+    let begun = session.send(ApiRequest::post(format!("/dead-letters/{verb}")).body(bulk.body())).await?;
+    let path = format!("/operator-actions/{}", begun.body["id"].as_str().unwrap_or_default());
+    let progress = ProgressLine::start();
+    let (mut action, mut answered) = (begun, Instant::now());
+    while action.body["endedAt"].is_null() && action.body["progress"]["running"] == true {
+        let count = |name: &str| action.body["progress"][name].as_u64().unwrap_or_default();
+        progress.at(done, count("done") + count("failed"), count("matched"));
+        tokio::time::sleep(ASK_EVERY).await;
+        match session.api.send(ApiRequest::get(path.as_str())).await {
+            Ok(answer) => (action, answered) = (answer, Instant::now()),
+            Err(error) if error.is_retryable() && answered.elapsed() < SILENCE_MAX => {}
+            Err(error) => {
+                let what = "the API may go on: `couponctl action list` shows how far it is";
+                return Err(anyhow::Error::new(error).context(what));
+            }
+        }
+    }
+    progress.finish();
+    session.show(&action, |body| {
+        let count = |name: &str| body["progress"][name].as_u64().unwrap_or_default();
+        format!(
+            "{} of {} {done}, {} failed\n{}",
+            count("done"),
+            count("matched"),
+            count("failed"),
+            action::one(body)
+        )
+    })?;
+    let told = &action.body;
+    match (told["status"].as_u64(), told["progress"]["failed"].as_u64()) {
+        (Some(200), Some(0)) => Ok(()),
+        (Some(200), _) => bail!(
+            "some could not be {done}\n  next: `couponctl dead-letter list` shows them; the log of the API says why"
+        ),
+        _ => bail!(
+            "the action did not come to its end\n  next: run the command again: what is done stays done"
+        ),
     }
 }
 
@@ -87,9 +239,7 @@ pub(super) fn list(page: &Value) -> String {
         (number("SERIAL"), Text("/payload/serial")),
         (sentence("REASON"), Text("/reason")),
     ];
-    // A page may be empty though more follow: dead letters have no order.
-    let nothing = if page["nextCursor"].is_null() { "No dead letters." } else { "None on this page." };
-    page_table(page, &columns, nothing)
+    page_table(page, &columns, "No dead letters.")
 }
 
 fn letter(letter: &Value) -> String {

@@ -98,11 +98,9 @@ impl ServiceSnapshot {
         (all.iter().filter(|worker| worker["alive"] == true).count(), all.len())
     }
 
-    /// How many dead letters there are; with a `+` where only the first of them were read.
-    fn dead_letters(&self) -> String {
-        let page = &self.dead_letters.body;
-        let more = if page["nextCursor"].is_null() { "" } else { "+" };
-        format!("{}{more}", page["items"].as_array().map_or(0, Vec::len))
+    /// How many dead letters there are.
+    fn dead_letters(&self) -> &Value {
+        &self.dead_letters.body["matched"]
     }
 }
 

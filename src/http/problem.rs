@@ -84,6 +84,12 @@ codes! {
     UserCouponNotFound "user-coupon-not-found" NOT_FOUND
         "User coupon not found" "This user holds no coupon with this id."
         "보유 쿠폰을 찾을 수 없음" "이 사용자는 이 아이디의 쿠폰을 가지고 있지 않습니다."
+    ActionNotFound "action-not-found" NOT_FOUND
+        "Action not found" "The record of operators' actions has none with this id."
+        "작업 기록을 찾을 수 없음" "이 아이디의 운영자 작업 기록이 없습니다."
+    ActionRunning "action-running" CONFLICT
+        "Action running" "Another action on many dead letters is running; nothing was done. One runs at a time."
+        "실행 중인 작업 있음" "여러 데드 레터를 처리하는 다른 작업이 실행 중이라 아무것도 하지 않았습니다. 한 번에 하나만 실행됩니다."
     AlreadyUsed "already-used" CONFLICT
         "Already used" "This coupon was used for something else; see usedAt."
         "이미 사용한 쿠폰" "다른 용도로 이미 사용한 쿠폰입니다. usedAt을 확인하세요."
@@ -175,7 +181,17 @@ impl Code {
     /// Whether the same request may succeed later, where its operation is safe to repeat.
     pub(crate) fn is_retryable(self) -> bool {
         use Code::*;
-        matches!(self, NotStarted | Paused | Timeout | RateLimited | Overloaded | Unavailable | WarmingUp)
+        matches!(
+            self,
+            ActionRunning
+                | NotStarted
+                | Paused
+                | Timeout
+                | RateLimited
+                | Overloaded
+                | Unavailable
+                | WarmingUp
+        )
     }
 
     /// What to say of repeating an operation, where the code leaves open what became of it.

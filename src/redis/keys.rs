@@ -21,8 +21,10 @@
 //! | `coupon:{n}:E:audit-turn` | string | that some process has the turn at auditing; expires by itself |
 //! | `coupon:{n}:E:erase-turn`, `…:retain-turn` | string | that some process has the turn at carrying deletions out, or at deleting old rejections; expire by themselves |
 //! | `coupon:{n}:E:load-turn` | string | that some process has the turn at looking for coupons to load; expires by itself |
+//! | `coupon:{n}:E:dead-letter-turn` | string | that some process redrives or discards many dead letters; expires by itself |
 //! | `coupon:{n}:E:rewrite-turn` | string | that some process has asked for a rewrite of the append-only file lately; expires by itself |
 //! | `coupon:{n}:E:audited` | string | how often everything was audited in full since the last recovery |
+//! | `coupon:{n}:E:audit-summary` | hash | the latest audit in the background: when it ended (ms), how many coupons it audited, what it found |
 //! | `coupon:{n}:E:load:T:holders`, `…:free` | | a load in progress (T: its token); expires by itself |
 //! | `coupon:{n}:E:built` | string | written last by a rebuild, and gone once the epoch is open |
 //! | `coupon:{n}:limit:K:H` | string | tokens left to a user or an address (K), by a hash of its name (H), and when; expires by itself |
@@ -149,6 +151,11 @@ impl EpochKeys {
         format!("{}audited", self.prefix)
     }
 
+    /// The result of the latest audit.
+    pub(crate) fn audit_summary(&self) -> String {
+        format!("{}audit-summary", self.prefix)
+    }
+
     /// The mark of a complete rebuild.
     pub fn built(&self) -> String {
         format!("{}built", self.prefix)
@@ -199,6 +206,11 @@ impl EpochKeys {
         format!("{}retire-turn", self.prefix)
     }
 
+    /// The turn at redriving or discarding many dead letters.
+    pub fn dead_letter_turn(&self) -> String {
+        format!("{}dead-letter-turn", self.prefix)
+    }
+
     /// The turn at asking for a rewrite of the append-only file.
     pub fn rewrite_turn(&self) -> String {
         format!("{}rewrite-turn", self.prefix)
@@ -231,6 +243,7 @@ mod tests {
             keys.loaded(),
             keys.built(),
             keys.audited(),
+            keys.audit_summary(),
             keys.coupon(&coupon),
             keys.holders(&coupon),
             keys.free(&coupon),
@@ -238,6 +251,7 @@ mod tests {
             keys.erase_turn(),
             keys.retain_turn(),
             keys.load_turn(),
+            keys.dead_letter_turn(),
             keys.rewrite_turn(),
             used,
             used_before,

@@ -2,7 +2,7 @@
 //! processes with the same turn would do no harm: they would do the same work twice.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use crate::Failure;
@@ -41,24 +41,54 @@ pub(crate) async fn in_turn<T>(
     lasts: Duration,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<Option<T>, Failure> {
+    hold(partition, &key, &crate::ids::random_id(), lasts, pin!(work)).await
+}
+
+/// The same, but the turn is free again as soon as the work is done. `lasts` is how long the turn of a process that was
+/// killed keeps others out.
+///
+/// # Errors
+///
+/// If Redis fails, or the work does.
+pub(crate) async fn alone<T>(
+    partition: &Partition,
+    key: String,
+    lasts: Duration,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<Option<T>, Failure> {
     let name = crate::ids::random_id();
-    if !take(partition, &key, &name, lasts).await? {
+    let done = hold(partition, &key, &name, lasts, pin!(work)).await;
+    // A turn that is not given up ends by itself.
+    drop(call(partition, &key, &name, 0).await);
+    done
+}
+
+async fn hold<T>(
+    partition: &Partition,
+    key: &str,
+    name: &str,
+    lasts: Duration,
+    mut work: Pin<&mut impl Future<Output = Result<T, Failure>>>,
+) -> Result<Option<T>, Failure> {
+    if !take(partition, key, name, lasts).await? {
         return Ok(None);
     }
-    let mut work = pin!(work);
     loop {
         match tokio::time::timeout(lasts / 2, &mut work).await {
             Ok(done) => return done.map(Some),
             // If it cannot be kept, another process may take it, and does the same.
-            Err(_) => drop(take(partition, &key, &name, lasts).await),
+            Err(_) => drop(take(partition, key, name, lasts).await),
         }
     }
 }
 
 async fn take(partition: &Partition, key: &str, name: &str, lasts: Duration) -> Result<bool, Failure> {
-    let lasts = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX).max(1);
+    call(partition, key, name, u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX).max(1)).await
+}
+
+async fn call(partition: &Partition, key: &str, name: &str, lasts_ms: u64) -> Result<bool, Failure> {
     let mut call = Call::default();
-    call.key(key.to_owned()).arg(name).arg(lasts);
+    call.key(key.to_owned()).arg(name).arg(lasts_ms);
     let mut reply = partition.invoke(&TURN, "take a turn", &call).await?;
     Ok(reply.text()? == "1")
 }

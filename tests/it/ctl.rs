@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 
+use coupon_system::queue::dead;
 use tokio::process::Command;
 
 use crate::helpers::{CommandOutput, System, eventually};
@@ -200,6 +201,50 @@ async fn a_dead_letter_is_redriven_and_another_discarded() {
     run(&system, &["dead-letter", "discard", &id, "--yes"]).await.assert(0, &["rejected"], &[]);
     run(&system, &["dead-letter", "discard", &listed, "--yes"]).await.assert(1, &[], &["issuance-not-found"]);
     assert_eq!(system.settled(&coupon).await.issued, 1);
+}
+
+#[tokio::test]
+async fn all_dead_letters_that_match_are_redriven_and_the_rest_discarded() {
+    let system = System::start().await;
+    system.users("u", 3).await;
+    let (c, d) = (system.coupon("c", 5, 1).await, system.coupon("d", 5, 1).await);
+    for (user, coupon) in [("u0", &c), ("u1", &c), ("u2", &d)] {
+        system.accepted(user, coupon).await;
+    }
+    let keys = system.keys();
+    for entry in system.take_entries_of_one().await {
+        let aside = dead::set_aside(system.partition(), &keys, &entry.entry, entry.id, 3, "a reason");
+        assert!(aside.await.expect("an answer"));
+    }
+    let listed = run(&system, &["dead-letter", "list", "--coupon", "c", "--limit", "1"]).await;
+    listed.assert(0, &["a reason", "more:"], &[]);
+    run(&system, &["dead-letter", "list", "--user", "u2", "--max-age", "1h"]).await.assert(0, &["u2"], &[]);
+    run(&system, &["dead-letter", "list", "--min-age", "soon"]).await.assert(1, &[], &["minAge"]);
+
+    for unclear in [
+        &["dead-letter", "redrive-all", "--why", "w"][..],
+        &["dead-letter", "redrive-all", "--coupon", "c"],
+        &["dead-letter", "redrive-all", "--coupon", "c", "--everything", "--why", "w"],
+    ] {
+        assert_eq!(run(&system, unclear).await.code, Some(2), "{unclear:?}");
+    }
+    let redriven =
+        run(&system, &["dead-letter", "redrive-all", "--coupon", "c", "--why", "it is mended"]).await;
+    redriven.assert(0, &["2 of 2 redriven, 0 failed", "it is mended"], &[]);
+    let discard = ["dead-letter", "discard-all", "--everything", "--why", "refunded", "--json"];
+    run(&system, &discard).await.assert(2, &[], &["--yes"]);
+    let discarded = run(&system, &[&discard[..], &["--yes"]].concat()).await;
+    let action = discarded.json();
+    assert_eq!((discarded.code, &action["progress"]["done"]), (Some(0), &1.into()), "{action}");
+    let id = action["id"].as_str().expect("an id");
+    run(&system, &["action", "show", id]).await.assert(
+        0,
+        &["POST /dead-letters/discard", "refunded", "200"],
+        &[],
+    );
+    run(&system, &["dead-letter", "list"]).await.assert(0, &["No dead letters."], &[]);
+    system.drain().await;
+    assert_eq!((system.stock(&c).await.issued, system.stock(&d).await.remaining), (2, 5));
 }
 
 #[tokio::test]

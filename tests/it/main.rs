@@ -11,6 +11,7 @@ mod clients;
 mod costs;
 mod ctl;
 mod damage;
+mod dead_letters;
 mod documents;
 mod entries_of_many;
 mod exports;

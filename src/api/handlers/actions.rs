@@ -1,15 +1,16 @@
 //! What operators did.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use jiff::Timestamp;
 
 use crate::access::ActionLog;
 use crate::access::action::ActionId;
 use crate::api::wire::action::Action;
 use crate::api::wire::page::{Page, PageParams, cursor};
+use crate::api::wire::problem::Problem as ProblemBody;
 use crate::api::wire::query::Query;
-use crate::http::Problem;
+use crate::http::{Code, Problem};
 
 /// What operators did, newest first: who, when, what, and how it ended. Kept for ever.
 #[utoipa::path(
@@ -30,4 +31,22 @@ pub(crate) async fn list(
     // An action's id alone tells its place; the cursors of other lists need the time.
     let next_cursor = page.next.map(|id| cursor(Timestamp::UNIX_EPOCH, id));
     Ok(Json(Page { items: page.items.into_iter().map(Action::from).collect(), next_cursor }))
+}
+
+/// One of the actions that operators did; of one that goes on after its answer, how far it is.
+#[utoipa::path(
+    get, path = "/operator-actions/{id}", operation_id = "getOperatorAction", tag = "operations",
+    params(("id" = String, Path, description = "The action")),
+    responses(
+        (status = 200, description = "The action", body = Action),
+        (status = 404, description = "`action-not-found`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn get(
+    State(actions): State<ActionLog>,
+    Path(id): Path<String>,
+) -> Result<Json<Action>, Problem> {
+    let not_found = || Problem::new(Code::ActionNotFound);
+    let id = id.parse::<ActionId>().map_err(|_| not_found())?;
+    Ok(Json(actions.get(id).await?.ok_or_else(not_found)?.into()))
 }

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 
 use crate::api::state::coupon_catalog::CouponCatalog;
+use crate::api::wire::action::{ActionReason, check_reason};
 use crate::api::wire::body::Json as Body;
 use crate::api::wire::coupon::{self as wire, EditCoupon, RestockCoupon};
 use crate::api::wire::idempotency::{IdempotencyKeyHeader, replayed};
@@ -26,7 +27,7 @@ const EDITS_MAX: usize = 5;
 
 /// Stop accepting requests for a coupon.
 #[utoipa::path(
-    post, path = "/coupons/{id}/pause", operation_id = "pauseCoupon", tag = "steering", params(("id" = String, Path, example = "summer")),
+    post, path = "/coupons/{id}/pause", operation_id = "pauseCoupon", tag = "steering", request_body = Option<ActionReason>, params(("id" = String, Path, example = "summer")),
     responses(
         (status = 200, description = "The coupon, paused", body = wire::Coupon),
         (status = 404, description = "`coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
@@ -36,13 +37,15 @@ const EDITS_MAX: usize = 5;
 pub(crate) async fn pause(
     State(catalog): State<Arc<CouponCatalog>>,
     Path(id): Path<String>,
+    body: Option<Body>,
 ) -> Result<Response, Problem> {
+    check_reason(body.map(|Body(body)| body))?;
     change(&catalog, &parse(&id)?, CouponChange::Pause).await
 }
 
 /// Accept requests for a paused coupon again.
 #[utoipa::path(
-    post, path = "/coupons/{id}/resume", operation_id = "resumeCoupon", tag = "steering", params(("id" = String, Path, example = "summer")),
+    post, path = "/coupons/{id}/resume", operation_id = "resumeCoupon", tag = "steering", request_body = Option<ActionReason>, params(("id" = String, Path, example = "summer")),
     responses(
         (status = 200, description = "The coupon, accepting requests again", body = wire::Coupon),
         (status = 404, description = "`coupon-not-found`", body = ProblemBody, content_type = "application/problem+json"),
@@ -52,13 +55,15 @@ pub(crate) async fn pause(
 pub(crate) async fn resume(
     State(catalog): State<Arc<CouponCatalog>>,
     Path(id): Path<String>,
+    body: Option<Body>,
 ) -> Result<Response, Problem> {
+    check_reason(body.map(|Body(body)| body))?;
     change(&catalog, &parse(&id)?, CouponChange::Resume).await
 }
 
 /// Take a coupon out of the offer, for good.
 #[utoipa::path(
-    post, path = "/coupons/{id}/archive", operation_id = "archiveCoupon", tag = "steering", params(("id" = String, Path, example = "summer")),
+    post, path = "/coupons/{id}/archive", operation_id = "archiveCoupon", tag = "steering", request_body = Option<ActionReason>, params(("id" = String, Path, example = "summer")),
     responses(
         (status = 200, description = "Archived, now or (`Idempotent-Replayed: true`) before", body = wire::Coupon,
             headers(("Idempotent-Replayed" = bool))),
@@ -68,7 +73,9 @@ pub(crate) async fn resume(
 pub(crate) async fn archive(
     State(catalog): State<Arc<CouponCatalog>>,
     Path(id): Path<String>,
+    body: Option<Body>,
 ) -> Result<Response, Problem> {
+    check_reason(body.map(|Body(body)| body))?;
     change(&catalog, &parse(&id)?, CouponChange::Archive).await
 }
 

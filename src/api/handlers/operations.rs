@@ -4,33 +4,59 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Extension, Path, State};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use super::issuances::{Recipient, decided_issuance};
+use crate::access::Caller;
+use crate::access::action::{ActionGoesOn, ActionId};
 use crate::api::App;
+use crate::api::state::bulk_actions::BulkVerb;
 use crate::api::state::issuance_pipeline::IssuancePipeline;
+use crate::api::wire::action::{Action, ActionReason, check_reason};
+use crate::api::wire::audit::Accounts;
+use crate::api::wire::body::Json as Body;
+use crate::api::wire::caller::KnownCaller;
 use crate::api::wire::idempotency::replayed;
 use crate::api::wire::issuance::Issuance;
-use crate::api::wire::page::Page;
+use crate::api::wire::page::{PageParams, cursor};
 use crate::api::wire::problem::Problem as ProblemBody;
 use crate::api::wire::query::Query;
-use crate::api::wire::queue::{DeadLetter, Queue, Worker};
+use crate::api::wire::queue::{self as wire, BulkBody, DeadLetter, DeadLetterPage, Queue, Worker};
+use crate::audit;
 use crate::coupon::stock;
+use crate::http::problem::jittered_ms;
 use crate::http::request::RequestId;
 use crate::http::{Code, Language, Problem};
 use crate::ids::IssuanceId;
 use crate::issuance::Decision;
 use crate::queue::{dead, figures, registry};
 
-/// Dead letters in a page, about.
-const PAGE: usize = 100;
-/// Redis may answer a scan with an empty part; this many parts are read at most.
-const SCANS_MAX: usize = 100;
+/// When to ask again while another action on dead letters is running.
+const ACTION_RETRY_MS: u64 = 5_000;
 
 /// How much waits, and for how long.
 #[utoipa::path(get, path = "/queue", operation_id = "getQueue", tag = "operations", responses((status = 200, description = "The queue, at the moment of `readAt`", body = Queue)))]
 pub(crate) async fn queue(State(issuing): State<Arc<IssuancePipeline>>) -> Result<Json<Queue>, Problem> {
     Ok(Json(figures(&issuing.partition).await?.into()))
+}
+
+/// Who sends this request, and what they may do.
+#[utoipa::path(get, path = "/caller", operation_id = "getCaller", tag = "operations", responses((status = 200, description = "The sender", body = KnownCaller)))]
+pub(crate) async fn caller(Extension(caller): Extension<Caller>) -> Json<KnownCaller> {
+    Json(caller.into())
+}
+
+/// The latest audit of the accounts, and the latest recovery. The service audits by itself, again and again;
+/// `couponctl audit` does so at once.
+#[utoipa::path(get, path = "/audit", operation_id = "getAudit", tag = "operations", responses((status = 200, description = "Both, as far as there were any", body = Accounts)))]
+pub(crate) async fn accounts(
+    State(issuing): State<Arc<IssuancePipeline>>,
+) -> Result<Json<Accounts>, Problem> {
+    // Reads the open epoch: what belongs to another is no answer.
+    stock::read(&issuing.partition, &[]).await?;
+    let latest = audit::latest(&issuing.partition).await?;
+    Ok(Json(Accounts::new(issuing.partition.opened_at(), latest)))
 }
 
 /// The workers that have sent a heartbeat.
@@ -45,29 +71,95 @@ pub(crate) async fn workers(
     Ok(Json(beats.into_iter().map(|beat| Worker::new(beat, now)).collect()))
 }
 
-/// The entries that were set aside, in no order.
+/// The entries that were set aside, the oldest first. All of them are read for each page.
 #[utoipa::path(
     get, path = "/dead-letters", operation_id = "listDeadLetters", tag = "operations",
-    params(("cursor" = Option<String>, Query, description = "The `nextCursor` of the page before")),
-    responses((status = 200, description = "A page of them", body = Page<DeadLetter>))
+    params(
+        ("couponId" = Option<String>, Query, description = "Only those of this coupon"),
+        ("userId" = Option<String>, Query, description = "Only those of this user"),
+        ("reason" = Option<String>, Query, min_length = 1, max_length = 500, description = "Only those whose reason has this part, in upper or lower case"),
+        ("minAge" = Option<String>, Query, description = "Only those set aside at least so long ago: an ISO 8601 duration such as `PT15M`; a day has 24 hours"),
+        ("maxAge" = Option<String>, Query, description = "Only those set aside at most so long ago: an ISO 8601 duration such as `P2D`"),
+        ("limit" = Option<u32>, Query, minimum = 1, description = "50 if not given, at most 500"),
+        ("cursor" = Option<String>, Query, description = "The `nextCursor` of the page before"),
+    ),
+    responses((status = 200, description = "A page of them", body = DeadLetterPage))
 )]
 pub(crate) async fn dead_letters(
     State(issuing): State<Arc<IssuancePipeline>>,
     mut query: Query,
-) -> Result<Json<Page<DeadLetter>>, Problem> {
-    let from = query.take("cursor", |text| {
-        text.parse::<u64>().map_err(|_| "must be the nextCursor of an earlier page".to_string())
-    })?;
+) -> Result<Json<DeadLetterPage>, Problem> {
+    let params: PageParams<IssuanceId> = PageParams::read(&mut query)?;
+    let filter = wire::filter(&mut query)?;
     query.finish()?;
-    let (mut letters, mut next) = dead::scan(&issuing.partition, from.unwrap_or(0), PAGE).await?;
-    for _ in 1..SCANS_MAX {
-        if !letters.is_empty() || next == 0 {
-            break;
-        }
-        (letters, next) = dead::scan(&issuing.partition, next, PAGE).await?;
+    let found =
+        dead::search(&issuing.partition, &filter, params.after, params.limit, DeadLetter::from).await?;
+    let last = found.oldest.keys().next_back().filter(|_| found.has_more);
+    Ok(Json(DeadLetterPage {
+        next_cursor: last.map(|(at, id)| cursor(*at, id)),
+        matched: found.matched,
+        items: found.oldest.into_values().collect(),
+    }))
+}
+
+/// Send all dead letters through again that match, as one action.
+///
+/// It goes on after the answer: the action at `Location` says how far it is, and how it ended. One such action runs at
+/// a time. Safe to repeat: what was redriven is no dead letter any more. One action takes a million at most, the
+/// oldest.
+#[utoipa::path(
+    post, path = "/dead-letters/redrive", operation_id = "redriveDeadLetters", tag = "operations", request_body = BulkBody,
+    responses(
+        (status = 202, description = "Begun", body = Action, headers(("Location" = String))),
+        (status = 409, description = "`action-running`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn redrive_all(
+    state: State<App>,
+    action: Extension<ActionId>,
+    body: Body,
+) -> Result<Response, Problem> {
+    begin(state, action, BulkVerb::Redrive, body).await
+}
+
+/// Reject all dead letters for good that match, as one action; their units are free again.
+///
+/// As with `POST /dead-letters/redrive`, it goes on after the answer. Where a worker decided first, that stands.
+#[utoipa::path(
+    post, path = "/dead-letters/discard", operation_id = "discardDeadLetters", tag = "operations", request_body = BulkBody,
+    responses(
+        (status = 202, description = "Begun", body = Action, headers(("Location" = String))),
+        (status = 409, description = "`action-running`", body = ProblemBody, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn discard_all(
+    state: State<App>,
+    action: Extension<ActionId>,
+    body: Body,
+) -> Result<Response, Problem> {
+    begin(state, action, BulkVerb::Discard, body).await
+}
+
+async fn begin(
+    State(app): State<App>,
+    Extension(id): Extension<ActionId>,
+    verb: BulkVerb,
+    Body(body): Body,
+) -> Result<Response, Problem> {
+    if !app.bulk_actions.start(id, verb, wire::bulk(body)?).await? {
+        return Err(Problem::new(Code::ActionRunning).retry_after_ms(jittered_ms(ACTION_RETRY_MS)));
     }
-    let next_cursor = Some(next).filter(|next| *next != 0).map(|next| next.to_string());
-    Ok(Json(Page { items: letters.into_iter().map(DeadLetter::from).collect(), next_cursor }))
+    // From here on the action records its own end, whatever becomes of the answer.
+    let action = app.access.actions.get(id).await;
+    let answer = match action.map_err(Problem::from) {
+        Ok(Some(action)) => {
+            let headers = [(header::LOCATION, app.links.action(id))];
+            (StatusCode::ACCEPTED, headers, Json(Action::from(action))).into_response()
+        }
+        Ok(None) => Problem::new(Code::ActionNotFound).into_response(),
+        Err(problem) => problem.into_response(),
+    };
+    Ok((Extension(ActionGoesOn), answer).into_response())
 }
 
 /// One entry that was set aside.
@@ -90,7 +182,7 @@ pub(crate) async fn dead_letter(
 /// Send a dead letter through again, after its cause is mended. Safe to repeat: within 15 minutes the answer is
 /// the same, unless it was set aside again or discarded since.
 #[utoipa::path(
-    post, path = "/dead-letters/{id}/redrive", operation_id = "redriveDeadLetter", tag = "operations",
+    post, path = "/dead-letters/{id}/redrive", operation_id = "redriveDeadLetter", tag = "operations", request_body = Option<ActionReason>,
     params(("id" = String, Path, description = "The issuance")),
     responses(
         (status = 200, description = "On its way, now or (`Idempotent-Replayed: true`) before; as it was set aside", body = DeadLetter,
@@ -101,7 +193,9 @@ pub(crate) async fn dead_letter(
 pub(crate) async fn redrive(
     State(issuing): State<Arc<IssuancePipeline>>,
     Path(id): Path<String>,
+    body: Option<Body>,
 ) -> Result<Response, Problem> {
+    check_reason(body.map(|Body(body)| body))?;
     let id = parse(&id)?;
     let is_redriven = dead::redrive(&issuing.partition, id).await?;
     let letter = dead::redriven(&issuing.partition, id).await?.ok_or_else(no_dead_letter)?;
@@ -117,7 +211,7 @@ pub(crate) async fn redrive(
 /// Reject a dead letter for good; its unit is free again. Answers with what is decided: if a worker
 /// was first, that stands. Safe to repeat.
 #[utoipa::path(
-    post, path = "/dead-letters/{id}/discard", operation_id = "discardDeadLetter", tag = "operations",
+    post, path = "/dead-letters/{id}/discard", operation_id = "discardDeadLetter", tag = "operations", request_body = Option<ActionReason>,
     params(("id" = String, Path, description = "The issuance")),
     responses(
         (status = 200, description = "Decided, now or (`Idempotent-Replayed: true`, discarded) before", body = Issuance,
@@ -130,7 +224,9 @@ pub(crate) async fn discard(
     Extension(RequestId(request_id)): Extension<RequestId>,
     language: Language,
     Path(id): Path<String>,
+    body: Option<Body>,
 ) -> Result<Response, Problem> {
+    check_reason(body.map(|Body(body)| body))?;
     let id = parse(&id)?;
     let to = Recipient { language, request_id: &request_id };
     let answer = |decision: &Decision| Json(decided_issuance(&app.links, decision, to)).into_response();

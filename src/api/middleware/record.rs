@@ -1,5 +1,6 @@
 //! Records what operators do: before the handler runs, and how it ended. An action that cannot be recorded does not
-//! run.
+//! run. One that goes on after the answer ([`ActionGoesOn`]) records its end itself, under the [`ActionId`] that the
+//! handler finds in the request.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -10,14 +11,15 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
+use serde_json::Value;
 use tracing::Instrument;
 
-use crate::access::action::{ActionEnd, ActionId, ActionStart, ActionSubject, NAMED};
+use crate::access::action::{ActionEnd, ActionGoesOn, ActionId, ActionStart, ActionSubject, NAMED};
 use crate::access::{ActionLog, Caller};
 use crate::api::wire::body::read_body;
 use crate::http::request::{RequestId, panicked};
 use crate::http::{Code, Problem};
-use crate::ids::IssuanceId;
+use crate::ids::{IssuanceId, UserId};
 
 /// The route of users; the next part of a path is a user's id.
 const USERS: &str = "/users";
@@ -27,6 +29,8 @@ const TARGET_CHARS_MAX: usize = 300;
 const INPUT_CHARS_MAX: usize = 2_000;
 /// Bodies of these routes are recorded: they change an offer. Other bodies may name people, and are not recorded.
 const INPUT_OF: &str = "/coupons";
+/// Bodies of these routes are recorded without the user whom their filter may name.
+const FILTERED: &str = "/dead-letters";
 
 /// The middleware around every route whose audience is recorded.
 pub(crate) async fn record(
@@ -42,18 +46,19 @@ pub(crate) async fn record(
     if request.method().is_safe() {
         return next.run(request).await;
     }
-    let (request, input) = match take_input(&route, request).await {
+    let (mut request, input, filtered) = match take_input(&route, request).await {
         Ok(taken) => taken,
         Err(problem) => return problem.into_response(),
     };
     let id = ActionId::generate();
+    request.extensions_mut().insert(id);
     let user = user_in(&route, &parameters);
     let target = match user {
         Some(_) => without_user(&route, &parameters),
         None => request.uri().path_and_query().map(|target| target.as_str()).unwrap_or_default().to_owned(),
     };
     // A text that is no user id is not kept: it may be a person's name all the same.
-    let about = user.and_then(|user| user.parse().ok());
+    let about = user.and_then(|user| user.parse().ok()).or(filtered);
     let begun = ActionStart {
         id,
         at: crate::mongo::now_in_milliseconds(),
@@ -71,6 +76,9 @@ pub(crate) async fn record(
     let doing = async move {
         let done = AssertUnwindSafe(next.run(request)).catch_unwind().await;
         let response = done.unwrap_or_else(|panic| panicked(&*panic));
+        if response.extensions().get::<ActionGoesOn>().is_some() {
+            return response;
+        }
         let (ended, about) = ended(&route, &response);
         if let Err(failure) = log.end(id, ended, about).await {
             tracing::error!(action = %id, error = failure.chain(), "the end of an action could not be recorded");
@@ -81,15 +89,32 @@ pub(crate) async fn record(
     done.unwrap_or_else(|_| Problem::new(Code::Internal).into_response())
 }
 
-/// Reads the body, if the route's bodies are recorded, and puts it back.
-async fn take_input(route: &MatchedPath, request: Request) -> Result<(Request, Option<String>), Problem> {
-    if !route.as_str().starts_with(INPUT_OF) {
-        return Ok((request, None));
+/// Reads the body, if the route's bodies are recorded, and puts it back. Returns what is recorded of it, and the user
+/// whom it names.
+async fn take_input(
+    route: &MatchedPath,
+    request: Request,
+) -> Result<(Request, Option<String>, Option<UserId>), Problem> {
+    let is_filtered = route.as_str().starts_with(FILTERED);
+    if !is_filtered && !route.as_str().starts_with(INPUT_OF) {
+        return Ok((request, None, None));
     }
     let (parts, body) = request.into_parts();
     let whole = read_body(Request::from_parts(parts.clone(), body), &()).await?;
-    let input: String = String::from_utf8_lossy(&whole).chars().take(INPUT_CHARS_MAX).collect();
-    Ok((Request::from_parts(parts, Body::from(whole)), Some(input).filter(|input| !input.is_empty())))
+    let (input, user) = if is_filtered {
+        without_filtered_user(&whole)
+    } else {
+        (String::from_utf8_lossy(&whole).into_owned(), None)
+    };
+    let input: String = input.chars().take(INPUT_CHARS_MAX).collect();
+    Ok((Request::from_parts(parts, Body::from(whole)), Some(input).filter(|input| !input.is_empty()), user))
+}
+
+/// A body without the user in its filter, and that user. Nothing of a body that is not JSON.
+fn without_filtered_user(body: &[u8]) -> (String, Option<UserId>) {
+    let Ok(mut body) = serde_json::from_slice::<Value>(body) else { return Default::default() };
+    let named = body.pointer_mut("/filter/userId").map(|user| std::mem::replace(user, NAMED.into()));
+    (body.to_string(), named.and_then(|user| user.as_str()?.parse().ok()))
 }
 
 /// The part of a path where a user is named.

@@ -1,6 +1,7 @@
 //! What the handlers work with, by topic. A handler takes the part that it needs, and the whole [`App`] if it needs
 //! several.
 
+pub(crate) mod bulk_actions;
 pub(crate) mod coupon_catalog;
 mod coupon_reader;
 mod coupon_snapshot;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use axum::extract::FromRef;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::background;
 use super::wire::links::Links;
@@ -31,6 +33,7 @@ use crate::process::gauges::{GaugeReader, ProcessSizes};
 use crate::process::health::Probe;
 use crate::runtime::shutdown;
 use crate::user::{PendingDeletions, RegisteredUsers};
+use bulk_actions::BulkActions;
 use coupon_catalog::CouponCatalog;
 use drain_rate::DrainRate;
 use holdings::Holdings;
@@ -48,6 +51,7 @@ pub struct Parts {
     pub(crate) catalog: Arc<CouponCatalog>,
     pub(crate) issuing: Arc<IssuancePipeline>,
     pub(crate) holdings: Arc<Holdings>,
+    pub(crate) bulk_actions: BulkActions,
     pub(crate) users: Arc<UserDirectory>,
     pub(crate) limits: RequestLimits,
     pub(crate) links: Arc<Links>,
@@ -143,8 +147,16 @@ impl App {
             .require_registered_users
             .then(|| RegisteredUsers::start(users.clone(), Arc::clone(&deletions), limits.user_cache));
         let feed = Feed::start(Arc::clone(partition), lookup.clone(), stopping.clone());
+        let actions = ActionLog::start(database);
         let sizes = sizes(&feed, &lookup, registered.as_ref(), &access);
         Ok(App(Arc::new(Parts {
+            bulk_actions: BulkActions {
+                partition: Arc::clone(partition),
+                ledger: ledger.clone(),
+                actions: actions.clone(),
+                stopping: stopping.clone(),
+                running: TaskTracker::new(),
+            },
             lifecycle: Lifecycle {
                 probe: Probe::new(Arc::clone(partition), database.clone()),
                 gauges: GaugeReader::start(Arc::clone(partition), coupons.clone(), sizes),
@@ -177,7 +189,7 @@ impl App {
             background: background::Settings::of(limits),
             access: AccessControl {
                 access,
-                actions: ActionLog::start(database),
+                actions,
                 origins: Origins::new(&limits.ingress.cors_origins),
                 allowed_hosts: limits.ingress.allowed_hosts.clone(),
             },

@@ -71,6 +71,16 @@ const ADVICE: &[(&str, &str, &str)] = &[
         "두 아이디를 확인하고, GET {base}/issuances/{id}로 발급이 확정되었는지 확인하세요.",
     ),
     (
+        "action-not-found",
+        "Check the id: GET {base}/operator-actions lists all there are.",
+        "아이디를 확인하세요. 전체 목록은 GET {base}/operator-actions에 있습니다.",
+    ),
+    (
+        "action-running",
+        "Wait until it has ended: GET {base}/operator-actions shows how far it is. Then send the request again.",
+        "GET {base}/operator-actions에서 진행 상황을 보고, 끝난 뒤 다시 요청하세요.",
+    ),
+    (
         "already-used",
         "Do not give the discount. If it is the same order, send the same reference: then the answer is the same as before.",
         "할인을 적용하지 마세요. 같은 주문이라면 같은 reference로 보내면 이전과 같은 응답을 받습니다.",

@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::action::reason;
 use super::fields::{self, Fields};
 use crate::coupon::{
     self, CouponStatus, CouponTimeZone, MAX_PER_USER, MAX_TOTAL, RestockAmount, Stock, Validity,
@@ -269,6 +270,9 @@ pub(crate) struct RestockCoupon {
     /// Units there are to be in all; not fewer than there are.
     #[schema(minimum = 1, maximum = 10000000)]
     total: Option<u32>,
+    /// Why, for the record of operators' actions: 1 to 200 characters.
+    #[schema(min_length = 1, max_length = 2000)]
+    reason: Option<String>,
 }
 
 /// Reads how many units to add.
@@ -278,6 +282,7 @@ pub(crate) struct RestockCoupon {
 pub fn restock(body: Value) -> Result<RestockAmount, Problem> {
     let mut fields = Fields::of(body)?;
     let units = fields::whole(1, MAX_TOTAL.into());
+    fields.optional("reason", reason);
     if !fields.has("total") {
         let add = fields.required("add", units);
         return fields.finish(add.map(RestockAmount::Add));
@@ -326,6 +331,9 @@ pub(crate) struct EditCoupon {
     /// Later than it is, and not after `validUntil`; or a moment that is past to end it now.
     #[schema(format = DateTime)]
     ends_at: Option<String>,
+    /// Why, for the record of operators' actions: 1 to 200 characters.
+    #[schema(min_length = 1, max_length = 2000)]
+    reason: Option<String>,
 }
 
 /// Reads the changes to a coupon as it is at `now`.
@@ -337,6 +345,7 @@ pub fn edit(body: Value, coupon: &coupon::Coupon, now: Timestamp) -> Result<coup
     let name = fields.optional("name", fields::words(NAME_MAX));
     let starts_at = fields.optional("startsAt", fields::moment);
     let mut ends_at = fields.optional("endsAt", fields::moment);
+    fields.optional("reason", reason);
     // The present value is always allowed.
     if starts_at.is_some_and(|moment| moment != coupon.starts_at) && coupon.starts_at <= now {
         fields.wrong("startsAt", "cannot be changed any more: it has started");

@@ -2,6 +2,7 @@
 
 use axum::http::uri::{Authority, Uri};
 
+use crate::access::action::ActionId;
 use crate::failure::SetUpError;
 use crate::ids::{CouponId, IssuanceId, UserId};
 
@@ -53,6 +54,11 @@ impl Links {
     /// The link to an issuance.
     pub fn issuance(&self, id: IssuanceId) -> String {
         format!("{}/issuances/{id}", self.prefix)
+    }
+
+    /// The link to an operator's action.
+    pub fn action(&self, id: ActionId) -> String {
+        format!("{}/operator-actions/{id}", self.prefix)
     }
 
     /// The link to a held unit.

@@ -5,7 +5,9 @@
 pub(crate) mod accept;
 pub(crate) mod action;
 pub(crate) mod advice;
+pub(crate) mod audit;
 pub mod body;
+pub(crate) mod caller;
 pub mod coupon;
 pub(crate) mod event;
 pub(crate) mod export;

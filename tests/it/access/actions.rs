@@ -25,13 +25,16 @@ async fn what_operators_do_is_recorded_with_who_and_how_it_ended_also_what_fails
     system.coupon("c", 10, 1).await;
     let (operator, viewer) = (system.client.with(&keys[0]), system.client.with(&keys[1]));
     let pause = operator.request("POST", "/coupons/c/pause").header("x-request-id", "r-1");
+    let pause = pause.json(&json!({"reason": "점검 중"}));
     assert_eq!(system.client.send(pause).await.status, 200);
+    let refused = operator.post("/coupons/c/pause", json!({"reason": "", "more": 1})).await;
+    assert_eq!((refused.status, refused.body["errors"].as_array().map(Vec::len)), (422, Some(2)));
     assert_eq!(send(&operator, "/coupons/nothing/pause").await.status, 404);
     assert_eq!(operator.post("/users", json!({"id": "hong"})).await.status, 201);
     assert_eq!(operator.post("/users", json!({"nonsense": 1})).await.status, 422);
     let random = send(&operator, "/users/random?count=3").await;
     assert_eq!(random.status, 201);
-    assert_eq!(operator.post("/coupons/c/restock", json!({"total": 15})).await.status, 200);
+    assert_eq!(operator.post("/coupons/c/restock", json!({"total": 15, "reason": "more"})).await.status, 200);
     assert_eq!(operator.post("/coupons/c/restock", json!("x".repeat(100_000))).await.status, 413);
     // Reads and refused requests are no actions.
     assert_eq!(operator.get("/queue").await.status, 200);
@@ -40,13 +43,19 @@ async fn what_operators_do_is_recorded_with_who_and_how_it_ended_also_what_fails
     let recorded = actions(&viewer).await;
     let key_id = keys[0].split('_').nth(1).expect("an id");
     // The record does not contain users who registered.
-    let input = |target| if target == "/coupons/c/restock" { json!("{\"total\":15}") } else { Value::Null };
+    let input = |target, status| match (target, status) {
+        ("/coupons/c/restock", 200) => json!({"reason": "more", "total": 15}).to_string().into(),
+        ("/coupons/c/pause", 200) => json!({"reason": "점검 중"}).to_string().into(),
+        ("/coupons/c/pause", _) => json!({"more": 1, "reason": ""}).to_string().into(),
+        _ => Value::Null,
+    };
     let expected = [
         ("POST /coupons/{id}/restock", "/coupons/c/restock", 200, Value::Null, Value::Null),
         ("POST /users/random", "/users/random?count=3", 201, Value::Null, Value::Null),
         ("POST /users", "/users", 422, json!("invalid"), Value::Null),
         ("POST /users", "/users", 201, Value::Null, json!("/users/hong")),
         ("POST /coupons/{id}/pause", "/coupons/nothing/pause", 404, json!("coupon-not-found"), Value::Null),
+        ("POST /coupons/{id}/pause", "/coupons/c/pause", 422, json!("invalid"), Value::Null),
         ("POST /coupons/{id}/pause", "/coupons/c/pause", 200, Value::Null, Value::Null),
     ];
     assert_eq!(recorded.len(), expected.len(), "{recorded:#?}");
@@ -54,11 +63,11 @@ async fn what_operators_do_is_recorded_with_who_and_how_it_ended_also_what_fails
         assert_eq!((&action["who"], &action["keyId"]), (&json!("operator"), &json!(key_id)));
         assert_eq!((&action["action"], &action["target"]), (&json!(what), &json!(target)));
         assert_eq!((&action["status"], &action["code"]), (&json!(status), &code), "{target}");
-        assert_eq!((&action["location"], &action["input"]), (&location, &input(target)), "{target}");
+        assert_eq!((&action["location"], &action["input"]), (&location, &input(target, status)), "{target}");
         let time = |name: &str| action[name].as_str().and_then(|time| time.parse::<Timestamp>().ok());
         assert!(time("at").is_some() && time("endedAt") >= time("at"), "{action}");
     }
-    assert_eq!(recorded[5]["requestId"], "r-1");
+    assert_eq!(recorded[6]["requestId"], "r-1");
 
     // Read page by page, the list is the same.
     let (mut paged, mut path) = (Vec::new(), "/operator-actions?limit=2".to_owned());

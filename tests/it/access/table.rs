@@ -73,6 +73,7 @@ fn rows(queued: &str, issued: &str) -> Vec<TableRow> {
         row("POST", route, format!("/user-coupons/u1/{issued}/{what}"), may)
     };
     let request = json!({"userId": "u1", "couponId": "c"});
+    let everything = json!({"all": true, "reason": "a test"});
     let coupon = json!({"id": "new", "name": "new", "total": 1, "startsAt": "2026-01-01T00:00:00Z",
         "endsAt": "2036-01-01T00:00:00Z"});
     vec![
@@ -90,11 +91,14 @@ fn rows(queued: &str, issued: &str) -> Vec<TableRow> {
         one("/readyz", "/readyz", anyone(200)),
         one("/users", "/users", watchers(200)),
         one("/events", "/events", watchers(200)),
+        one("/caller", "/caller", watchers(200)),
+        one("/audit", "/audit", watchers(200)),
         one("/queue", "/queue", watchers(200)),
         one("/workers", "/workers", watchers(200)),
         one("/dead-letters", "/dead-letters", watchers(200)),
         one("/dead-letters/{id}", &format!("/dead-letters/{queued}"), watchers(404)),
         one("/operator-actions", "/operator-actions", watchers(200)),
+        one("/operator-actions/{id}", "/operator-actions/nonsense", watchers(404)),
         one("/problems", "/problems", anyone(200)),
         one("/problems/{code}", "/problems/ended", anyone(200)),
         one("/coupons/{id}/user-coupons", "/coupons/c/user-coupons", keys(200)),
@@ -117,6 +121,11 @@ fn rows(queued: &str, issued: &str) -> Vec<TableRow> {
         with_body(do_it("/users", "/users", operators(201)), json!({"id": "new"})),
         row("DELETE", "/users/{id}", "/users/new", operators(202)),
         do_it("/users/random", "/users/random?count=1", operators(201)),
+        with_body(
+            do_it("/dead-letters/redrive", "/dead-letters/redrive", operators(202)),
+            everything.clone(),
+        ),
+        with_body(do_it("/dead-letters/discard", "/dead-letters/discard", operators(202)), everything),
         do_it("/dead-letters/{id}/redrive", &format!("/dead-letters/{queued}/redrive"), operators(404)),
         do_it("/dead-letters/{id}/discard", &format!("/dead-letters/{queued}/discard"), operators(404)),
         // The document does not contain this route.

@@ -1,21 +1,24 @@
 //! Dead letters: entries that cannot be decided for a reason of their own. Each stays in
 //! flight, with its unit, until an operator redrives or discards it.
 
+mod discard;
+mod search;
+
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::DEAD_LETTER_CONSUMER;
-use super::repair::{RawFlight, in_stream, replace};
+use super::repair::RawFlight;
 use crate::ids::IssuanceId;
-use crate::issuance::ledger::Inserted;
-use crate::issuance::settle::{Settled, Settlement, settle};
-use crate::issuance::{Decision, InFlight, Ledger, Outcome, Reason};
+use crate::issuance::InFlight;
 use crate::redis::cmd;
 use crate::redis::keys::{EpochKeys, GROUP};
 use crate::redis::{EpochBound, LuaScript, Partition};
 use crate::runtime::damage::damaged;
 use crate::{Failure, metrics};
+pub use discard::{discard, discard_all};
+pub use search::{DeadLetterFilter, DeadLetterPlace, Found, parse_age, search};
 
 static SET_ASIDE: LuaScript = LuaScript::new(include_str!("set_aside.lua"));
 static REDRIVE: LuaScript = LuaScript::new(include_str!("redrive.lua"));
@@ -25,10 +28,10 @@ static REDRIVE: LuaScript = LuaScript::new(include_str!("redrive.lua"));
 const REDRIVE_CONSUMER: &str = "redrive";
 /// How long a redriven dead letter is remembered: a client that lost the answer repeats within minutes.
 const REDRIVEN_REMEMBERED: Duration = Duration::from_secs(15 * 60);
+/// Dead letters of one call of a script, or of one write to the ledger, at most: each must stay short.
+pub const BATCH_MAX: usize = 100;
 /// Characters of a reason that are kept.
-const WHY_MAX: usize = 500;
-/// Stands for the stream entry of a dead letter that does not name it.
-const NO_ENTRY: &str = "0-0";
+pub const WHY_MAX: usize = 500;
 
 /// An entry that was set aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,26 +103,74 @@ pub async fn set_all_aside(
     Ok(done)
 }
 
-/// Redrives a dead letter. `false` if there is none with this id.
+/// What became of a dead letter that was to be redriven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Redriven {
+    Now,
+    /// There is no dead letter with this id, perhaps no more.
+    NoDeadLetter,
+    /// Neither its in-flight value nor its stream entry can be read: it can only be discarded.
+    Unreadable,
+}
+
+/// Redrives a dead letter, and remembers it for [`redriven`]. `false` if there is none with this id.
 ///
 /// # Errors
 ///
 /// [`Failure::Damaged`] if neither its in-flight value nor its stream entry can be read; or if Redis fails.
 pub async fn redrive(partition: &Partition, id: IssuanceId) -> Result<bool, Failure> {
+    match call_redrive(partition, &[id], true).await?.as_slice() {
+        [Redriven::Unreadable] => Err(unreadable(id)),
+        answers => Ok(answers == [Redriven::Now]),
+    }
+}
+
+/// Redrives at most [`BATCH_MAX`] dead letters in one script, and remembers none: there may be more than Redis has
+/// room for.
+///
+/// # Errors
+///
+/// If Redis fails, or its data is not certified. That leaves open which were redriven; it may be repeated.
+pub async fn redrive_all(partition: &Partition, ids: &[IssuanceId]) -> Result<Vec<Redriven>, Failure> {
+    call_redrive(partition, ids, false).await
+}
+
+/// The failure of a dead letter that is [`Redriven::Unreadable`].
+pub(crate) fn unreadable(id: IssuanceId) -> Failure {
+    Failure::Damaged {
+        what: "what is in flight for this dead letter",
+        why: format!("issuance {id}, and its stream entry cannot be read either: discard it"),
+    }
+}
+
+async fn call_redrive(
+    partition: &Partition,
+    ids: &[IssuanceId],
+    is_remembered: bool,
+) -> Result<Vec<Redriven>, Failure> {
     let mut reply = partition
-        .call(&REDRIVE, "redrive a dead letter", |keys, call| {
-            call.key(keys.stream()).key(keys.in_flight()).key(keys.dead()).key(keys.redriven(id));
-            call.arg(GROUP).arg(REDRIVE_CONSUMER).arg(id.as_bytes().as_slice());
-            call.arg(REDRIVEN_REMEMBERED.as_secs());
+        .call(&REDRIVE, "redrive dead letters", |keys, call| {
+            call.key(keys.stream()).key(keys.in_flight()).key(keys.dead());
+            call.arg(GROUP).arg(REDRIVE_CONSUMER).arg(REDRIVEN_REMEMBERED.as_secs());
+            for id in ids {
+                call.arg(id.as_bytes().as_slice());
+                if is_remembered {
+                    call.key(keys.redriven(*id));
+                }
+            }
         })
         .await?;
-    match reply.number()? {
-        2 => Err(Failure::Damaged {
-            what: "what is in flight for this dead letter",
-            why: format!("issuance {id}, and its stream entry cannot be read either: discard it"),
-        }),
-        redriven => Ok(redriven == 1),
+    let answers = reply.bytes()?;
+    if answers.len() != ids.len() {
+        return Err(reply.wrong());
     }
+    let answer = |letter| match letter {
+        b'1' => Ok(Redriven::Now),
+        b'0' => Ok(Redriven::NoDeadLetter),
+        b'2' => Ok(Redriven::Unreadable),
+        _ => Err(reply.wrong()),
+    };
+    answers.into_iter().map(answer).collect()
 }
 
 /// The dead letter with this id that was redriven within the last 15 minutes, as it was set aside.
@@ -212,78 +263,4 @@ fn parse(dead: &str) -> Option<(Timestamp, u32, String)> {
     fields.next()?;
     let set_aside_at = Timestamp::from_millisecond(fields.next()?.parse().ok()?).ok()?;
     Some((set_aside_at, fields.next()?.parse().ok()?, fields.next()?.to_owned()))
-}
-
-/// The in-flight value of a dead letter. One that cannot be read is replaced from the stream entry, or by as much as
-/// it still says. `None` if there is neither a dead letter with this id nor an in-flight value that cannot be read.
-async fn repaired(
-    partition: &Partition,
-    keys: &EpochKeys,
-    ledger: &Ledger,
-    id: IssuanceId,
-) -> Result<Option<InFlight>, Failure> {
-    let raw = RawFlight::read(partition, keys, id).await?;
-    match raw.in_flight() {
-        Some(held) => return Ok(raw.dead.is_some().then_some(held)),
-        None if raw.dead.is_none() && raw.value.is_none() => return Ok(None),
-        None => {}
-    }
-    let entry = raw.entry().unwrap_or(NO_ENTRY);
-    let held = match in_stream(partition, keys, id, entry).await? {
-        Some(held) => held,
-        None => InFlight::salvaged(entry, raw.value.as_deref().unwrap_or_default()),
-    };
-    replace(partition, keys, ledger, id, &raw, held).await
-}
-
-/// Rejects a dead letter for good, and gives its unit back; or adopts the decision that was made before. It does the
-/// same with an issuance whose in-flight value cannot be read. `None` if there is none with this id.
-///
-/// # Errors
-///
-/// If Redis or MongoDB fails; [`Failure::Damaged`] if it was decided now and could not be settled.
-pub async fn discard(
-    partition: &Partition,
-    ledger: &Ledger,
-    id: IssuanceId,
-) -> Result<Option<Decision>, Failure> {
-    let keys = partition.keys();
-    let Some(in_flight) = repaired(partition, &keys, ledger, id).await? else { return Ok(None) };
-    // A unit that another record holds is lost: giving it back would hand it out twice.
-    let lost = match in_flight.serial {
-        Some(serial) => ledger.is_lost(&in_flight.coupon, serial, id).await?,
-        None => false,
-    };
-    let rejected = Decision {
-        id,
-        coupon: in_flight.coupon,
-        user: in_flight.user,
-        outcome: Outcome::Rejected { reason: Reason::Discarded, serial: in_flight.serial, lost },
-        accepted_at: in_flight.accepted_at,
-        decided_at: crate::mongo::now_in_milliseconds(),
-    };
-    let decision = match ledger.insert(std::slice::from_ref(&rejected)).await?.pop() {
-        Some(Inserted::Decided) => rejected,
-        // The first decision stands.
-        Some(Inserted::Conflict) => match ledger.decisions(&[id]).await?.remove(&id) {
-            Some(winner) => winner?,
-            None => return Err(undecided("its decision is not visible yet".into())),
-        },
-        Some(Inserted::Refused(why) | Inserted::Unknown(why)) => return Err(undecided(why)),
-        None => return Err(undecided("the insert answered nothing".into())),
-    };
-    let settlement =
-        Settlement { entry: in_flight.entry, of: 0, decision: decision.clone(), holds: Vec::new() };
-    match settle(partition, &keys, &[settlement]).await?.as_slice() {
-        [Settled::Now | Settled::GuardedOff] => Ok(Some(decision)),
-        [Settled::Unreadable] => Err(Failure::Damaged {
-            what: "the in-flight value of this issuance",
-            why: format!("issuance {id}, decided now"),
-        }),
-        _ => Err(Failure::Uncertified),
-    }
-}
-
-fn undecided(why: String) -> Failure {
-    Failure::Contended { operation: "discard a dead letter", why }
 }

@@ -1,0 +1,184 @@
+//! Finds dead letters: the oldest that match a filter. Redis keeps them in no order, so a search reads them all, a page
+//! at a time.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use jiff::{Span, SpanRelativeTo, Timestamp};
+
+use super::{DeadLetter, scan};
+use crate::Failure;
+use crate::coupon::stock;
+use crate::ids::{CouponId, IssuanceId, UserId};
+use crate::redis::Partition;
+
+/// Dead letters of one page, about: some hundred microseconds of Redis's time.
+const PAGE: usize = 1_000;
+/// Pages that one search reads at most. What follows them is found once others are redriven or discarded.
+const PAGES_MAX: usize = 2_000;
+
+/// A longer text is no age.
+const AGE_CHARS_MAX: usize = 40;
+
+/// Which dead letters are meant: those that fit everything that is given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeadLetterFilter {
+    /// One whose in-flight value cannot be read is of no known coupon.
+    pub coupon: Option<CouponId>,
+    pub user: Option<UserId>,
+    /// A part of the reason, in upper or lower case.
+    pub reason: Option<String>,
+    /// Set aside at least so long ago.
+    pub min_age: Option<Duration>,
+    /// Set aside at most so long ago.
+    pub max_age: Option<Duration>,
+}
+
+/// Where a dead letter stands among the others: the oldest is the first.
+pub type DeadLetterPlace = (Timestamp, IssuanceId);
+
+/// What a search found.
+#[derive(Debug)]
+pub struct Found<T> {
+    /// The oldest after the given place.
+    pub oldest: BTreeMap<DeadLetterPlace, T>,
+    /// The number of those that match, before the given place and after it. One that came or went meanwhile may be
+    /// counted or not.
+    pub matched: u64,
+    /// Whether more follow.
+    pub has_more: bool,
+}
+
+/// Reads an age: an ISO 8601 duration such as `PT15M`, or a shorter form such as `15m`. A day has 24 hours.
+///
+/// # Errors
+///
+/// What the text must be.
+pub fn parse_age(text: &str) -> Result<Duration, String> {
+    let wrong = || "must be a duration such as PT15M, P2D or 15m".to_owned();
+    let span = text.parse::<Span>().ok().filter(|_| text.len() <= AGE_CHARS_MAX).ok_or_else(wrong)?;
+    let length = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
+    Duration::try_from(length).map_err(|_| wrong())
+}
+
+impl DeadLetterFilter {
+    /// Whether everything is meant.
+    pub fn is_empty(&self) -> bool {
+        *self == DeadLetterFilter::default()
+    }
+
+    fn fits(&self, letter: &DeadLetter, now: Timestamp) -> bool {
+        let held = letter.in_flight.as_ref();
+        let age = Duration::try_from(now.duration_since(letter.set_aside_at)).unwrap_or_default();
+        self.coupon.as_ref().is_none_or(|coupon| held.is_some_and(|held| held.coupon == *coupon))
+            && self.user.as_ref().is_none_or(|user| held.is_some_and(|held| held.user == *user))
+            && self.min_age.is_none_or(|least| age >= least)
+            && self.max_age.is_none_or(|most| age <= most)
+            && self
+                .reason
+                .as_ref()
+                .is_none_or(|part| letter.why.to_lowercase().contains(&part.to_lowercase()))
+    }
+}
+
+/// Finds the `limit` oldest dead letters that fit the filter and come after a place. Of each it returns what `keep`
+/// makes of it.
+///
+/// # Errors
+///
+/// If Redis fails, or its data is not certified; [`Failure::Stale`] if another epoch was opened meanwhile.
+pub async fn search<T>(
+    partition: &Partition,
+    filter: &DeadLetterFilter,
+    after: Option<DeadLetterPlace>,
+    limit: usize,
+    keep: impl Fn(DeadLetter) -> T,
+) -> Result<Found<T>, Failure> {
+    // Reads the open epoch, and the time by which letters were set aside.
+    let (now, _) = stock::read(partition, &[]).await?;
+    let epoch = partition.keys().epoch();
+    let (mut oldest, mut matched, mut has_more) = (BTreeMap::new(), 0, false);
+    let mut cursor = 0;
+    for page in 1.. {
+        let (letters, next) = scan(partition, cursor, PAGE).await?;
+        for letter in letters.into_iter().filter(|letter| filter.fits(letter, now)) {
+            matched += 1;
+            let place = (letter.set_aside_at, letter.id);
+            if after.is_none_or(|after| place > after) {
+                oldest.insert(place, keep(letter));
+            }
+            if oldest.len() > limit {
+                oldest.pop_last();
+                has_more = true;
+            }
+        }
+        if next == 0 {
+            break;
+        }
+        if page == PAGES_MAX {
+            tracing::warn!(matched, "a search for dead letters ended early: there are too many");
+            break;
+        }
+        cursor = next;
+    }
+    if partition.keys().epoch() != epoch {
+        let why = "Redis's data was recovered meanwhile".into();
+        return Err(Failure::Stale { operation: "search dead letters", why });
+    }
+    Ok(Found { oldest, matched, has_more })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::PartitionId;
+
+    #[test]
+    fn an_age_is_read_in_both_forms() {
+        for (text, seconds) in
+            [("PT15M", 900), ("15m", 900), ("P2D", 172_800), ("1h 30m", 5_400), ("PT0S", 0)]
+        {
+            assert_eq!(parse_age(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        for wrong in ["", "15", "-PT5M", "P1M", "soon", "5m ago"] {
+            assert!(parse_age(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_filter_takes_what_fits_all_of_it() {
+        let now = Timestamp::from_second(1_700_000_000).unwrap();
+        let letter = DeadLetter {
+            id: IssuanceId::generate(PartitionId::ONE),
+            set_aside_at: Timestamp::from_second(1_700_000_000 - 60).unwrap(),
+            attempts: 3,
+            why: "Document failed validation (121)".into(),
+            in_flight: Some("1-0 17 412 1700000000001 1 summer u1".parse().unwrap()),
+        };
+        let minutes = |count: u64| Some(Duration::from_secs(60 * count));
+        let coupon = |id: &str| Some(id.parse().unwrap());
+        let user = |id: &str| Some(id.parse().unwrap());
+        let reason = |text: &str| Some(text.to_owned());
+        let all = DeadLetterFilter::default;
+        for fitting in [
+            all(),
+            DeadLetterFilter { coupon: coupon("summer"), user: user("u1"), ..all() },
+            DeadLetterFilter { reason: reason("failed VALIDATION"), ..all() },
+            DeadLetterFilter { min_age: minutes(1), max_age: minutes(1), ..all() },
+        ] {
+            assert!(fitting.fits(&letter, now), "{fitting:?}");
+        }
+        for other in [
+            DeadLetterFilter { coupon: coupon("winter"), ..all() },
+            DeadLetterFilter { coupon: coupon("summer"), user: user("u2"), ..all() },
+            DeadLetterFilter { reason: reason("timeout"), ..all() },
+            DeadLetterFilter { min_age: minutes(2), ..all() },
+            DeadLetterFilter { max_age: minutes(0), ..all() },
+        ] {
+            assert!(!other.fits(&letter, now), "{other:?}");
+        }
+        let unreadable = DeadLetter { in_flight: None, ..letter };
+        assert!(all().fits(&unreadable, now));
+        assert!(!DeadLetterFilter { coupon: coupon("summer"), ..all() }.fits(&unreadable, now));
+    }
+}
