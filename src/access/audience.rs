@@ -15,6 +15,9 @@ pub(crate) enum Audience {
     Redeemers,
     /// The shop's other systems, and every other key.
     Keys,
+    /// Every caller on the operators' side, without credentials: pages, which a browser asks for without any, and which
+    /// hold nothing themselves.
+    OperatorPages,
     /// Who collects metrics: every key, on the operators' side.
     Scrapers,
     /// Who watches the service.
@@ -34,18 +37,25 @@ pub(crate) enum RouteAccess {
 }
 
 impl Audience {
+    /// Whether it asks for no credentials.
+    pub(crate) fn is_open(self) -> bool {
+        matches!(self, Audience::Anyone | Audience::OperatorPages)
+    }
+
     /// Whether end users may use it; its handler must check whose record an answer is about.
     pub(crate) fn has_users(self) -> bool {
-        matches!(self, Audience::Anyone | Audience::Requesters | Audience::Readers)
+        self.is_open() || matches!(self, Audience::Requesters | Audience::Readers)
     }
 
     /// The keys that may use it.
     pub fn roles(self) -> &'static [Role] {
         use Role::{Operator, Service, Viewer};
         match self {
-            Audience::Anyone | Audience::Readers | Audience::Keys | Audience::Scrapers => {
-                &[Operator, Service, Viewer]
-            }
+            Audience::Anyone
+            | Audience::OperatorPages
+            | Audience::Readers
+            | Audience::Keys
+            | Audience::Scrapers => &[Operator, Service, Viewer],
             Audience::Requesters | Audience::Redeemers => &[Operator, Service],
             Audience::Watchers => &[Operator, Viewer],
             Audience::Operators => &[Operator],
@@ -54,7 +64,10 @@ impl Audience {
 
     /// Whether it is kept off the public listener where operators have one of their own.
     pub(crate) fn is_operators_side(self) -> bool {
-        matches!(self, Audience::Scrapers | Audience::Watchers | Audience::Operators)
+        matches!(
+            self,
+            Audience::OperatorPages | Audience::Scrapers | Audience::Watchers | Audience::Operators
+        )
     }
 
     /// Whether what is done there is recorded.
@@ -65,7 +78,7 @@ impl Audience {
     /// Whether `caller` may use it.
     pub fn admits(self, caller: &Caller) -> RouteAccess {
         let may = match caller {
-            _ if self == Audience::Anyone => true,
+            _ if self.is_open() => true,
             Caller::Open => true,
             Caller::Anonymous => return RouteAccess::Unauthenticated,
             Caller::User(_) => self.has_users(),
@@ -79,8 +92,9 @@ impl Audience {
 mod tests {
     use super::*;
 
-    const ALL: [Audience; 8] = [
+    const ALL: [Audience; 9] = [
         Audience::Anyone,
+        Audience::OperatorPages,
         Audience::Requesters,
         Audience::Readers,
         Audience::Redeemers,
@@ -96,7 +110,7 @@ mod tests {
         for audience in ALL {
             assert_eq!(audience.admits(&Caller::Open), RouteAccess::Admitted);
             assert_eq!(audience.admits(&key(Role::Operator)), RouteAccess::Admitted);
-            if audience != Audience::Anyone {
+            if !audience.is_open() {
                 assert_eq!(audience.admits(&Caller::Anonymous), RouteAccess::Unauthenticated);
             }
             if audience.is_recorded() || audience == Audience::Requesters {
@@ -104,7 +118,7 @@ mod tests {
             } else {
                 assert_eq!(audience.admits(&key(Role::Viewer)), RouteAccess::Admitted, "{audience:?}");
             }
-            if audience.is_operators_side() || audience.is_recorded() {
+            if !audience.is_open() && (audience.is_operators_side() || audience.is_recorded()) {
                 let user = Caller::User("u1".parse().unwrap());
                 assert_eq!(audience.admits(&user), RouteAccess::Forbidden, "{audience:?}");
             }

@@ -16,7 +16,7 @@ use super::handlers::{
 };
 use super::middleware::guard::{Guard, TrustedOrigins};
 use super::middleware::{address_limit, record};
-use super::pages::swagger;
+use super::pages::{console, swagger};
 use super::{App, openapi, pages};
 use crate::access::Audience;
 use crate::http::parameters::Parameters;
@@ -159,7 +159,7 @@ pub(crate) fn documented() -> Vec<RouteGroup> {
 }
 
 /// The routes that the OpenAPI document leaves out: the document itself, the pages, and metrics.
-fn undocumented(app: &App, document: OpenApi) -> [RouteGroup; 2] {
+fn undocumented(app: &App, document: OpenApi) -> [RouteGroup; 3] {
     let swagger = swagger::router(document, app.links.prefix());
     let pages = Router::new()
         .route("/", get(pages::try_it))
@@ -170,9 +170,13 @@ fn undocumented(app: &App, document: OpenApi) -> [RouteGroup; 2] {
         .route("/assets/client.js", get(pages::client_script))
         .route("/assets/pages.css", get(pages::style))
         .merge(swagger);
+    let console = Router::new()
+        .route("/console", get(console::page))
+        .route("/assets/console/{file}", get(console::file));
     let metrics = Router::new().route("/metrics", metrics_route::route(&app.lifecycle.gauges));
     [
         RouteGroup { audience: Audience::Anyone, routes: pages.into() },
+        RouteGroup { audience: Audience::OperatorPages, routes: console.into() },
         RouteGroup { audience: Audience::Scrapers, routes: metrics.into() },
     ]
 }

@@ -70,7 +70,7 @@ impl Guard {
                  the sites that may.",
             ));
         }
-        if self.audience == Audience::Anyone {
+        if self.audience.is_open() {
             return AuthDecision::In(if self.access.is_open() { Caller::Open } else { Caller::Anonymous });
         }
         let mut sent = headers.get_all(header::AUTHORIZATION).iter();
@@ -183,7 +183,7 @@ impl Guard {
     fn lasts(&self, request: &Request) -> RequestDuration {
         let is_held = request.uri().query().is_some_and(|query| query.contains("wait"));
         let is_read = request.method().is_safe();
-        if self.audience == Audience::Anyone || !(is_held || is_read) {
+        if self.audience.is_open() || !(is_held || is_read) {
             return RequestDuration::No;
         }
         let sent = request.headers().get(header::AUTHORIZATION).cloned();

@@ -86,7 +86,7 @@ fn add_schemes(components: &mut Components) {
 
 /// Adds who may call, and the answers to other callers.
 fn add_access(document: &mut OpenApi, audience: Audience) {
-    if audience == Audience::Anyone {
+    if audience.is_open() {
         for item in document.paths.paths.values_mut() {
             operations(item).for_each(|operation| operation.security = Some(Vec::new()));
         }

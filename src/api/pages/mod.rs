@@ -1,6 +1,7 @@
-//! The pages for people: the try-it page (choose a coupon, request it, watch it become issued), and what the pages of
-//! text have in common. They work under any path, and have no inline script or style.
+//! The pages for people: the try-it page (choose a coupon, request it, watch it become issued), the operators' console,
+//! and what the pages of text have in common. They work under any path, and have no inline script or style.
 
+pub(crate) mod console;
 pub(crate) mod swagger;
 
 use axum::http::{HeaderMap, HeaderValue, header};

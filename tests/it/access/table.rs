@@ -138,6 +138,8 @@ fn rows(queued: &str, issued: &str) -> Vec<TableRow> {
         one("/assets/pages.css", "/assets/pages.css", anyone(200)),
         one("/assets/try.js", "/assets/try.js", anyone(200)),
         one("/assets/try.css", "/assets/try.css", anyone(200)),
+        one("/console", "/console", anyone(200)),
+        one("/assets/console/{file}", "/assets/console/main.js", anyone(200)),
         one("/favicon.ico", "/favicon.ico", anyone(204)),
         one("no route", "/nothing/here", anyone(404)),
     ]
@@ -277,6 +279,6 @@ async fn every_route_answers_everybody_as_the_table_says() {
     }
     // Only routes that the document leaves out on purpose are in the table alone.
     let others = rows.len() - routes.len();
-    assert_eq!(others, 11, "{routes:?}");
+    assert_eq!(others, 13, "{routes:?}");
     system.drain().await;
 }
