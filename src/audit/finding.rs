@@ -31,7 +31,7 @@ impl Severity {
 /// Counts what audits found, by its code.
 pub(crate) static FINDINGS: LazyLock<Family> = LazyLock::new(|| {
     let codes: Vec<_> = FindingKind::ALL.iter().map(|kind| kind.code()).collect();
-    Family::new(names::AUDIT_FINDINGS, "code", &codes)
+    Family::new(names::AUDIT_FINDINGS, "finding", &codes)
 });
 
 macro_rules! kinds {

@@ -22,16 +22,16 @@ thread_local! {
     static SEEN: RefCell<Routes> = RefCell::default();
 }
 
-/// Counts an answered request. `code` is its problem's, or empty.
+/// Counts an answered request. `problem` is the code of its problem, or empty.
 pub(super) fn answered(
     route: Option<&str>,
     method: &Method,
     status: StatusCode,
-    code: &'static str,
+    problem: &'static str,
     elapsed: Duration,
 ) {
     let route = route.unwrap_or(UNMATCHED);
-    let kind = (name(method), status.as_u16(), code);
+    let kind = (name(method), status.as_u16(), problem);
     SEEN.with_borrow_mut(|seen| {
         let known = match seen.get_mut(route) {
             Some(known) => known,
@@ -48,16 +48,18 @@ pub(super) fn answered(
     });
 }
 
-fn handles(route: &str, (method, status, code): Kind) -> (Counter, Histogram) {
+fn handles(route: &str, (method, status, problem): Kind) -> (Counter, Histogram) {
     crate::metrics::start();
     let labels = [
         ("method", method.to_owned()),
         ("route", route.to_owned()),
-        ("status", status.to_string()),
-        ("code", code.to_owned()),
+        ("code", status.to_string()),
+        ("problem", problem.to_owned()),
     ];
-    let duration =
-        metrics::histogram!(names::REQUEST_SECONDS, "method" => method, "route" => route.to_owned());
+    let class = format!("{}xx", status / 100);
+    let duration = metrics::histogram!(
+        names::REQUEST_SECONDS, "method" => method, "route" => route.to_owned(), "code" => class
+    );
     (metrics::counter!(names::REQUESTS, &labels), duration)
 }
 

@@ -86,6 +86,7 @@ macro_rules! handles {
                 $(LazyLock::force(&$family);)*
                 $(LazyLock::force(&$lookups);)*
                 CREDENTIAL_SOURCES.into_iter().for_each(|source| credentials_stale_for(source, Duration::ZERO));
+                build_info();
             });
         }
     };
@@ -101,7 +102,7 @@ handles! {
     families {
         DROPPED "reason" ["slow-head", "slow-reader", "address", "crowd"];
         LIMITED "limit" ["user", "address", "held"];
-        REFUSED "code" [
+        REFUSED "problem" [
             "already-issued", "sold-out", "not-started", "ended", "paused", "key-reused", "archived", "overloaded",
             "unavailable",
         ];
@@ -109,7 +110,7 @@ handles! {
         REWRITES_ASKED "reason" ["quiet", "before-opening", "need"];
         RECOVERIES "result" ["verified", "rebuilt", "superseded", "failed"];
         REDEEMED "change" ["used", "restored", "revoked"];
-        REDEMPTION_REFUSED "code" ["already-used", "not-used", "expired", "revoked"];
+        REDEMPTION_REFUSED "problem" ["already-used", "not-used", "expired", "revoked"];
         CREDENTIALS_STALE "source" CREDENTIAL_SOURCES;
     }
     caches {
@@ -134,6 +135,14 @@ fn histogram(name: &'static str) -> Histogram {
 fn gauge(name: &'static str) -> Gauge {
     LazyLock::force(&RECORDER);
     metrics::gauge!(name)
+}
+
+/// Sets [`names::BUILD_INFO`]. Cargo does not know the revision of what it builds, and a build script that asks git
+/// would fail or lie outside a clone; so whoever builds may name it.
+fn build_info() {
+    let revision = option_env!("COUPON_REVISION").unwrap_or_default();
+    metrics::gauge!(names::BUILD_INFO, "version" => env!("CARGO_PKG_VERSION"), "revision" => revision)
+        .set(1.0);
 }
 
 /// The values of the label `source` of the credentials' metrics.

@@ -210,7 +210,13 @@ fn every_flag_and_variable_that_is_named_exists() {
             }
         });
     }
-    let scripts = ["deploy/example.env", "deploy/fetch-servers.sh", ".ci/run", "tests/browser/pages"];
+    let scripts = [
+        "deploy/Dockerfile",
+        "deploy/example.env",
+        "deploy/fetch-servers.sh",
+        ".ci/run",
+        "tests/browser/pages",
+    ];
     let variable = Regex::new(r"COUPON_[A-Z_]*[A-Z]").expect("a pattern");
     for script in scripts.map(|script| read(&root().join(script))) {
         known.extend(variable.find_iter(&script).map(|found| found.as_str().to_owned()));

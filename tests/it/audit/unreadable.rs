@@ -191,7 +191,7 @@ async fn the_task_that_audits_all_the_time_mends_what_redis_missed_and_names_wha
         (of_coupon == "1" && of_service == "1").then_some(())
     })
     .await;
-    let found = |code: &str| format!("{}{{code=\"{code}\"}}", names::AUDIT_FINDINGS);
+    let found = |code: &str| format!("{}{{finding=\"{code}\"}}", names::AUDIT_FINDINGS);
     eventually("they are counted", async || {
         let text = coupon_system::metrics::render();
         let told = |code| text.lines().any(|line| line.starts_with(&found(code)) && !line.ends_with(" 0"));

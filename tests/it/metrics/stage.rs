@@ -374,7 +374,7 @@ impl MetricsStage {
                     "{name}"
                 );
                 if metric.name == names::REFUSED {
-                    let known = |code: &&Code| labels == &format!("code=\"{}\"", code.as_str());
+                    let known = |code: &&Code| labels == &format!("problem=\"{}\"", code.as_str());
                     assert!(Code::ALL.iter().any(|code| known(&code)), "{labels} is no problem code");
                 }
             }
