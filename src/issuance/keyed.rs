@@ -13,12 +13,13 @@ use sha2::{Digest, Sha256};
 use crate::ids::{CouponId, IssuanceId, PartitionId, UserId};
 use crate::user::IdSecret;
 
-/// The value of an `Idempotency-Key` header: 1 to 255 visible ASCII characters.
+/// A key of 1 to 255 visible ASCII characters, as an `Idempotency-Key` header names it: bare, or in quotes (a string
+/// of RFC 9651, as in draft-ietf-httpapi-idempotency-key-header). Both are the same key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdempotencyKey(String);
 
 impl IdempotencyKey {
-    /// The key as text.
+    /// The key as text, without quotes.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -28,13 +29,31 @@ impl FromStr for IdempotencyKey {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let fits = (1..=255).contains(&text.len());
-        if fits && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
-            Ok(IdempotencyKey(text.to_owned()))
+        let key = match text.strip_prefix('"') {
+            Some(quoted) => unquoted(quoted).ok_or("begins with a quote and must be one string in quotes")?,
+            None => text.to_owned(),
+        };
+        let fits = (1..=255).contains(&key.len());
+        if fits && key.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
+            Ok(IdempotencyKey(key))
         } else {
             Err("must have 1 to 255 visible ASCII characters".into())
         }
     }
+}
+
+/// The rest of a string of RFC 9651, after its opening quote, as it is meant; `None` if it is none.
+fn unquoted(text: &str) -> Option<String> {
+    let mut characters = text.strip_suffix('"')?.chars();
+    let mut meant = String::new();
+    while let Some(character) = characters.next() {
+        meant.push(match character {
+            '"' => return None,
+            '\\' => characters.next().filter(|escaped| ['"', '\\'].contains(escaped))?,
+            other => other,
+        });
+    }
+    Some(meant)
 }
 
 impl IssuanceId {
@@ -103,6 +122,29 @@ mod tests {
             assert_eq!(id.to_string().parse(), Ok(id));
             assert_eq!(IssuanceId::from_bytes(*id.as_bytes()), Some(id));
         }
+    }
+
+    #[test]
+    fn a_key_in_quotes_is_the_key_that_is_in_them() {
+        let key = |text: &str| text.parse().map(|IdempotencyKey(key)| key);
+        for (header, meant) in [
+            ("k-1", "k-1"),
+            (r#""k-1""#, "k-1"),
+            (r#"a"b"#, r#"a"b"#),
+            (r#""a\"b\\""#, r#"a"b\"#),
+            (r#"a\b""#, r#"a\b""#),
+            (r#"" ""#, " "),
+        ] {
+            assert_eq!(key(header).as_deref(), Ok(meant), "{header}");
+        }
+        let longest = "k".repeat(255);
+        assert_eq!(key(&format!("\"{longest}\"")), Ok(longest));
+        for wrong in
+            ["", r#"""#, r#""""#, r#""k"#, r#""k"l"#, r#""k\""#, r#""k\n""#, r#""k";a=1"#, r#""k", "l""#, "ü"]
+        {
+            assert!(key(wrong).is_err(), "{wrong}");
+        }
+        assert!(key(&"k".repeat(256)).is_err());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
 
 use super::shared::TokenReply;
-use super::{ANSWER_MAX, Rate};
+use super::{ANSWER_MAX, Quota, Rate};
 use parking_lot::{Mutex, MutexGuard};
 
 /// Each process lets pass this share of the limit without asking.
@@ -45,6 +45,9 @@ struct BucketState {
     /// Tokens that were taken here and not reported to Redis, less those that have come back.
     had: f64,
     at: u64,
+    /// Tokens that were missing in Redis's bucket at its last answer, and when that was.
+    missing: f64,
+    missing_at: u64,
     /// Until then every request is a question.
     ask_until: u64,
     /// Until then the answer is no.
@@ -54,7 +57,7 @@ struct BucketState {
 /// What this process can decide without Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LocalDecision {
-    Admitted,
+    Admitted(Quota),
     Limited {
         retry_after: Duration,
     },
@@ -78,6 +81,13 @@ impl LocalBuckets {
     /// Remembers what Redis said.
     pub(crate) fn learn(&self, who: &str, answer: TokenReply) {
         self.learn_at(who, answer, self.now());
+    }
+
+    /// What `who` has left, as far as this process knows.
+    pub fn quota(&self, who: &str) -> Quota {
+        let (name, now) = (self.hasher.hash_one(who), self.now());
+        let bucket = self.shard(name).buckets.get(&name).copied().unwrap_or_default();
+        bucket.quota(now, self.rate)
     }
 
     fn now(&self) -> u64 {
@@ -104,7 +114,7 @@ impl LocalBuckets {
         buckets.regain(now, regained);
         if now >= buckets.ask_until && buckets.had + 1.0 <= share {
             buckets.had += 1.0;
-            return LocalDecision::Admitted;
+            return LocalDecision::Admitted(buckets.quota(now, self.rate));
         }
         // To the nearest: what is lost each time, one way or the other, would add up.
         let debt = buckets.had.round() as u32;
@@ -118,9 +128,14 @@ impl LocalBuckets {
         let name = self.hasher.hash_one(who);
         let mut shard = self.shard(name);
         let Some(buckets) = shard.buckets.get_mut(&name) else { return };
+        buckets.missing_at = now;
         match answer {
-            TokenReply::Admitted { ask_for } => buckets.ask_until = now + ask_for.as_millis() as u64,
+            TokenReply::Admitted { ask_for, left } => {
+                buckets.missing = f64::from(self.rate.burst) - f64::from(left);
+                buckets.ask_until = now + ask_for.as_millis() as u64;
+            }
             TokenReply::Limited { retry_after } => {
+                buckets.missing = f64::from(self.rate.burst);
                 buckets.limited_until = now + retry_after.as_millis() as u64;
                 // Then the bucket has one token, and others may be after it.
                 buckets.ask_until =
@@ -150,6 +165,12 @@ impl Shard {
 }
 
 impl BucketState {
+    /// What is left. Other processes may have let more pass since Redis's last answer.
+    fn quota(&self, now: u64, rate: Rate) -> Quota {
+        let filled = now.saturating_sub(self.missing_at) as f64 * rate.per_second / 1_000.0;
+        Quota::missing((self.missing - filled).max(0.0) + self.had, rate)
+    }
+
     /// What has come back since.
     fn regain(&mut self, now: u64, per_ms: f64) {
         self.had = (self.had - now.saturating_sub(self.at) as f64 * per_ms).max(0.0);
@@ -163,25 +184,35 @@ mod tests {
 
     const RATE: Rate = Rate { per_second: 10.0, burst: 20 };
 
+    fn is_admitted(decision: LocalDecision) -> bool {
+        matches!(decision, LocalDecision::Admitted(_))
+    }
+
     #[test]
     fn a_share_passes_unasked_and_is_reported_with_the_first_question() {
         let local = LocalBuckets::new(RATE);
-        for _ in 0..5 {
-            assert_eq!(local.decide_at("u", 0), LocalDecision::Admitted);
+        for left in (15..20).rev() {
+            let quota = Quota { left, reset: Duration::from_millis((20 - u64::from(left)) * 100) };
+            assert_eq!(local.decide_at("u", 0), LocalDecision::Admitted(quota));
         }
         assert_eq!(local.decide_at("u", 0), LocalDecision::Ask { debt: 5 });
         assert_eq!(local.decide_at("u", 0), LocalDecision::Ask { debt: 0 }, "before the answer");
-        assert_eq!(local.decide_at("v", 0), LocalDecision::Admitted, "somebody else");
-        local.learn_at("u", TokenReply::Admitted { ask_for: Duration::ZERO }, 1);
-        assert_eq!(local.decide_at("u", 1), LocalDecision::Admitted, "the bucket is more than half full");
-        local.learn_at("u", TokenReply::Admitted { ask_for: Duration::from_millis(500) }, 1);
+        assert!(is_admitted(local.decide_at("v", 0)), "somebody else");
+        local.learn_at("u", TokenReply::Admitted { ask_for: Duration::ZERO, left: 13 }, 1);
+        let quota = Quota { left: 12, reset: Duration::from_millis(800) };
+        assert_eq!(
+            local.decide_at("u", 1),
+            LocalDecision::Admitted(quota),
+            "the bucket is more than half full"
+        );
+        local.learn_at("u", TokenReply::Admitted { ask_for: Duration::from_millis(500), left: 5 }, 1);
         assert_eq!(local.decide_at("u", 500), LocalDecision::Ask { debt: 1 }, "the one before is reported");
     }
 
     #[test]
     fn who_is_limited_is_turned_away_without_asking_until_the_time_is_over() {
         let local = LocalBuckets::new(RATE);
-        while local.decide_at("u", 0) == LocalDecision::Admitted {}
+        while is_admitted(local.decide_at("u", 0)) {}
         local.learn_at("u", TokenReply::Limited { retry_after: Duration::from_millis(100) }, 0);
         assert_eq!(
             local.decide_at("u", 40),
@@ -196,7 +227,7 @@ mod tests {
         for _ in 0..5 {
             local.decide_at("u", 0);
         }
-        assert_eq!(local.decide_at("u", 3_300), LocalDecision::Admitted, "ten in 32 seconds");
+        assert!(is_admitted(local.decide_at("u", 3_300)), "ten in 32 seconds");
         let (shard, regained) = (local.hasher.hash_one("u"), 10.0 / 32_000.0);
         local.shard(shard).forget(18_000, regained);
         assert_eq!(local.shard(shard).buckets.len(), 1);
@@ -211,10 +242,14 @@ mod tests {
         // Twice a second, for an hour: a fifth of the limit.
         for second in 0..7_200_u64 {
             match local.decide_at("u", second * 500) {
-                LocalDecision::Admitted => unasked += 1,
+                LocalDecision::Admitted(_) => unasked += 1,
                 LocalDecision::Ask { debt } => {
                     reported += debt;
-                    local.learn_at("u", TokenReply::Admitted { ask_for: Duration::ZERO }, second * 500);
+                    local.learn_at(
+                        "u",
+                        TokenReply::Admitted { ask_for: Duration::ZERO, left: 20 },
+                        second * 500,
+                    );
                 }
                 limited => panic!("{limited:?}"),
             }

@@ -41,6 +41,30 @@ impl Rate {
     }
 }
 
+/// What is left of a limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quota {
+    /// Requests that may come at once now.
+    pub left: u32,
+    /// Until all of them may again; if none may, until one may.
+    pub reset: Duration,
+}
+
+impl Quota {
+    /// Nothing is left until then.
+    fn none(reset: Duration) -> Self {
+        Quota { left: 0, reset }
+    }
+
+    /// Of a bucket in which this many tokens are missing.
+    fn missing(tokens: f64, rate: Rate) -> Self {
+        // A little more than is there: sums of fractions that are whole come out a little less.
+        let left = (f64::from(rate.burst) - tokens + 1e-6).max(0.0) as u32;
+        let reset = if left > 0 { tokens } else { 1.0 } / rate.per_second;
+        Quota { left, reset: Duration::try_from_secs_f64(reset).unwrap_or(Duration::MAX) }
+    }
+}
+
 /// What a limit counts requests by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitScope {
@@ -61,11 +85,21 @@ impl LimitScope {
 /// Whether a request may go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    Admitted,
+    Admitted(Quota),
     /// Not before this.
     Limited {
         retry_after: Duration,
     },
+}
+
+impl Admission {
+    /// What is left after this request.
+    pub fn quota(self) -> Quota {
+        match self {
+            Admission::Admitted(quota) => quota,
+            Admission::Limited { retry_after } => Quota::none(retry_after),
+        }
+    }
 }
 
 /// Counts the requests of one kind. Cheap to clone.
@@ -99,21 +133,27 @@ impl Limiter {
     /// Counts one request of `who`.
     pub async fn admit(&self, who: &str) -> Admission {
         let admission = match self.local.decide(who) {
-            LocalDecision::Admitted => return Admission::Admitted,
+            LocalDecision::Admitted(quota) => return Admission::Admitted(quota),
             LocalDecision::Limited { retry_after } => Admission::Limited { retry_after },
             LocalDecision::Ask { debt } => Box::pin(self.ask(who, debt)).await,
         };
-        if admission != Admission::Admitted {
+        if matches!(admission, Admission::Limited { .. }) {
             metrics::LIMITED.count(self.kind.as_str());
         }
         admission
     }
 
-    /// Counts one request of `who` that is answered whatever the limit says.
-    pub(crate) fn note(&self, who: String) {
-        if let LocalDecision::Ask { debt } = self.local.decide(&who) {
-            let limiter = self.clone();
-            tokio::spawn(async move { limiter.ask(&who, debt).await });
+    /// Counts one request of `who` that is answered whatever the limit says. Returns what is left, as far as this
+    /// process knows.
+    pub(crate) fn note(&self, who: String) -> Quota {
+        match self.local.decide(&who) {
+            LocalDecision::Admitted(quota) => quota,
+            LocalDecision::Limited { retry_after } => Quota::none(retry_after),
+            LocalDecision::Ask { debt } => {
+                let (limiter, quota) = (self.clone(), self.local.quota(&who));
+                tokio::spawn(async move { limiter.ask(&who, debt).await });
+                quota
+            }
         }
     }
 
@@ -123,7 +163,10 @@ impl Limiter {
             Ok(Ok(answer)) => {
                 self.local.learn(who, answer);
                 match answer {
-                    TokenReply::Admitted { .. } => Admission::Admitted,
+                    TokenReply::Admitted { left, .. } => {
+                        let missing = f64::from(self.rate.burst) - f64::from(left);
+                        Admission::Admitted(Quota::missing(missing, self.rate))
+                    }
                     TokenReply::Limited { retry_after } => Admission::Limited { retry_after },
                 }
             }
@@ -135,7 +178,7 @@ impl Limiter {
                     );
                 }
                 metrics::UNLIMITED.increment(1);
-                Admission::Admitted
+                Admission::Admitted(self.local.quota(who))
             }
         }
     }

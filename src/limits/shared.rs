@@ -29,6 +29,8 @@ pub(super) enum TokenReply {
     Admitted {
         /// Until the bucket is half full again; until then ask each time.
         ask_for: Duration,
+        /// Tokens left in the bucket.
+        left: u32,
     },
     Limited {
         /// Until there is a token.
@@ -72,9 +74,12 @@ async fn take(
     questions
         .iter()
         .map(|_| {
-            let (retry_ms, half_ms) = (reply.number()?, reply.number()?);
+            let (retry_ms, half_ms, left) = (reply.number()?, reply.number()?, reply.number()?);
             Ok(match retry_ms {
-                0 => TokenReply::Admitted { ask_for: Duration::from_millis(half_ms) },
+                0 => TokenReply::Admitted {
+                    ask_for: Duration::from_millis(half_ms),
+                    left: u32::try_from(left).unwrap_or(u32::MAX),
+                },
                 _ => TokenReply::Limited { retry_after: Duration::from_millis(retry_ms) },
             })
         })

@@ -5,7 +5,7 @@
 --         3.. for each key, the tokens that were had unasked: they are taken in any case, and the
 --         bucket may owe them, at most as many as it holds when full
 -- Returns for each key: 0 if one more token was taken, else milliseconds until there is one (at least
---         1); milliseconds until the bucket is half full (0 if it is)
+--         1); milliseconds until the bucket is half full (0 if it is); whole tokens left
 --
 -- No certificate is asked for: a bucket belongs to no epoch and says nothing of stock. One that is
 -- lost, or older than it should be, lets a client ask a little more, and nothing else.
@@ -37,8 +37,9 @@ for place, key in ipairs(KEYS) do
     local full = math.ceil((burst - tokens) / rate)
     redis.call('SET', key, string.format('%.3f %.0f', tokens, now), 'PX', string.format('%.0f', full + 1))
   end
-  answers[2 * place - 1] = taken and 0 or math.max(1, math.ceil((1 - tokens) / rate))
-  answers[2 * place] = math.max(0, math.ceil((burst / 2 - tokens) / rate))
+  answers[3 * place - 2] = taken and 0 or math.max(1, math.ceil((1 - tokens) / rate))
+  answers[3 * place - 1] = math.max(0, math.ceil((burst / 2 - tokens) / rate))
+  answers[3 * place] = math.max(0, math.floor(tokens))
 end
 
 return answers

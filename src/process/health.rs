@@ -44,7 +44,7 @@ pub(crate) struct Readiness {
 
 /// The state of one part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "camelCase")]
 #[schema(as = Part)]
 pub(crate) enum PartState {
     Ok,
@@ -147,8 +147,8 @@ impl PartState {
     fn as_str(self) -> &'static str {
         match self {
             PartState::Ok => "ok",
-            PartState::WarmingUp => "warming-up",
-            PartState::RefusesWrites => "refuses-writes",
+            PartState::WarmingUp => "warmingUp",
+            PartState::RefusesWrites => "refusesWrites",
             PartState::Unavailable => "unavailable",
         }
     }

@@ -45,7 +45,8 @@ async fn a_users_limit_is_one_for_all_api_processes() {
     for answer in &limited {
         is_limited(answer, "user", "20;w=20");
     }
-    assert_eq!(clients[0].issue("u1", "c", None).await.status, 202, "somebody else");
+    let other = clients[0].issue("u1", "c", None).await;
+    assert_eq!((other.status, other.header("ratelimit")), (202, "\"user\";r=19;t=1"), "somebody else");
     assert_eq!(buckets(&system).await.len(), 1, "who asks as people do is not in Redis");
 
     for client in &clients {
@@ -167,8 +168,12 @@ async fn whatever_a_user_asks_for_counts() {
     for (number, path) in paths.iter().enumerate() {
         let path = path.replace("{n}", &number.to_string());
         let user = system.client.with(&token(&format!("u{number}")));
-        for _ in 0..4 {
-            assert_ne!(user.get(&path).await.status, 429, "{path}");
+        for left in (0..4).rev() {
+            let answer = user.get(&path).await;
+            assert_ne!(answer.status, 429, "{path}");
+            assert_eq!(answer.header("ratelimit-policy"), "\"user\";q=4;w=400", "{path}");
+            let told = answer.header("ratelimit");
+            assert!(told.starts_with(&format!("\"user\";r={left};t=")), "{path}: {told}");
         }
         is_limited(&user.get(&path).await, "user", "4;w=400");
     }

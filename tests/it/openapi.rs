@@ -144,6 +144,78 @@ fn every_pattern_is_one_that_engines_without_lookahead_take() {
 }
 
 #[test]
+fn names_and_states_are_in_camel_case_and_codes_in_kebab_case() {
+    let camel = regex::Regex::new("^[a-z][a-zA-Z0-9]*$").expect("a pattern");
+    let kebab = regex::Regex::new("^[a-z]+(-[a-z]+)*$").expect("a pattern");
+    let (mut names, mut states) = (0, 0);
+    walk(&document(), "", &mut |pointer, name, value| {
+        if let ("properties", Some(members)) = (name, value.as_object()) {
+            for member in members.keys() {
+                assert!(camel.is_match(member), "{pointer}: {member}");
+                names += 1;
+            }
+        }
+        if let ("enum", Some(values)) = (name, value.as_array()) {
+            for value in values {
+                assert!(value.as_str().is_some_and(|value| camel.is_match(value)), "{pointer}: {value}");
+                states += 1;
+            }
+        }
+    });
+    assert!(names > 100 && states > 20, "{names} {states}");
+    for code in Code::ALL {
+        assert!(kebab.is_match(code.as_str()), "{code:?}");
+    }
+}
+
+#[test]
+fn the_patterns_of_keys_take_what_the_service_takes() {
+    let document = document();
+    let long = "k".repeat(255);
+    let (quoted, escaped) = (format!("\"{long}\""), format!("\"{}\"", r#"\""#.repeat(255)));
+    let texts = [
+        "",
+        "k",
+        "k l",
+        "k ",
+        r#"""#,
+        r#""""#,
+        r#""k""#,
+        r#""k"#,
+        r#""k"l"#,
+        r#"k"l"#,
+        r#""k\"l""#,
+        r#""k\l""#,
+        r#""k\\""#,
+        r#""k\""#,
+        "ü",
+        &long,
+        &format!("{long}k"),
+        &quoted,
+        &escaped,
+        &format!("\"{long}k\""),
+    ];
+    let mut keys = 0;
+    for (operation, described) in operations(&document) {
+        let parameters = described["parameters"].as_array().into_iter().flatten();
+        for parameter in parameters.filter(|parameter| parameter["name"] == "Idempotency-Key") {
+            let schema = &parameter["schema"];
+            let pattern =
+                regex::Regex::new(schema["pattern"].as_str().expect("a pattern")).expect("a pattern");
+            let longest = schema["maxLength"].as_u64().expect("a length") as usize;
+            // A server sees no space at the end of a header.
+            for text in texts.into_iter().filter(|text| text.trim() == *text) {
+                let takes = text.parse::<coupon_system::issuance::IdempotencyKey>().is_ok();
+                let fits = text.len() <= longest && pattern.is_match(text);
+                assert_eq!(fits, takes, "{operation}: {text:?}");
+            }
+            keys += 1;
+        }
+    }
+    assert_eq!(keys, 3);
+}
+
+#[test]
 fn the_patterns_of_ids_take_what_the_service_takes() {
     let document = document();
     let pattern = |pointer: &str| {

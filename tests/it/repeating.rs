@@ -234,6 +234,48 @@ async fn a_key_of_an_issuance_is_refused_for_another_coupon_of_the_same_user_wha
 }
 
 #[tokio::test]
+async fn a_key_in_quotes_is_the_same_key_wherever_keys_are_taken() {
+    let system = System::start().await;
+    system.users("u", 2).await;
+    for coupon in ["a", "b"] {
+        system.coupon(coupon, 10, 2).await;
+    }
+    let (bare, quoted) = ("k \\ 1", r#""k \\ 1""#);
+    let first = system.client.issue("u0", "a", Some(bare)).await;
+    let repeated = system.client.issue("u0", "a", Some(quoted)).await;
+    assert_eq!((repeated.status, repeated.is_replay(), repeated.id()), (202, true, first.id()));
+    assert_eq!(system.client.issue("u0", "b", Some(quoted)).await.code(), "key-reused");
+
+    assert_eq!(post_with_key(&system, "/coupons/a/restock", quoted, json!({"add": 5})).await.status, 200);
+    let repeated = post_with_key(&system, "/coupons/a/restock", bare, json!({"add": 5})).await;
+    assert_eq!((repeated.status, repeated.is_replay()), (200, true), "{repeated:?}");
+    for other in [json!({"add": 6}), json!({"total": 15})] {
+        let reused = post_with_key(&system, "/coupons/a/restock", bare, other).await;
+        assert_eq!((reused.status, reused.code()), (422, "key-reused"), "{reused:?}");
+    }
+    assert_eq!(total(&system, "a").await, 15);
+
+    let random = async |key: &str, count: u32| {
+        let request = system.client.request("POST", &format!("/users/random?count={count}"));
+        system.client.send(request.header("idempotency-key", key)).await
+    };
+    let made = random(bare, 3).await;
+    let repeated = random(quoted, 3).await;
+    assert_eq!((made.is_replay(), repeated.is_replay(), &repeated.body), (false, true, &made.body));
+    assert_eq!(random(quoted, 4).await.code(), "key-reused");
+
+    for wrong in [r#""k"#, r#""""#, r#""k";a=1"#] {
+        let refused = system.client.issue("u1", "a", Some(wrong)).await;
+        assert_eq!(
+            (refused.status, &refused.body["errors"][0]["parameter"]),
+            (422, &json!("Idempotency-Key")),
+            "{wrong}"
+        );
+    }
+    system.drain().await;
+}
+
+#[tokio::test]
 async fn an_operators_change_whose_answer_was_lost_is_repeated_and_is_as_if_done_once() {
     let (system, _mongodb, _folder) = forgetful().await;
     system.coupon_within("c", 10, 1, at(3600), at(7200)).await;

@@ -44,7 +44,7 @@ const BACKLOG_RETRY_MS: u64 = 2_000;
 #[utoipa::path(
     post, path = "/user-coupons", operation_id = "requestIssuance", tag = "issuances", request_body = RequestIssuance,
     params(
-        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$", description = "Names this attempt: 1 to 255 visible ASCII characters"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 512, pattern = r#"^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-~]([ -~]{0,253}[!-~])?)$"#, description = "Names this attempt: 1 to 255 visible ASCII characters, bare or as a string in quotes (RFC 9651); both are the same key"),
         ("wait" = Option<u32>, Query, minimum = 0, description = "Seconds to wait for the outcome, at most 30; 0 if not given"),
     ),
     responses(
@@ -74,34 +74,39 @@ pub(crate) async fn request(
     let wait = wait::read(query)?;
     let (user, coupon) = wire::request(&body)?;
     only_for(&caller, &user)?;
-    app.limits.user.count(&caller, Some(&user)).await?;
-    let key = key.parse()?;
-    let Some(known_user) = app.users.find(&user).await? else { return Err(Problem::new(Code::UserNotFound)) };
-    let secret = known_user.id_secret.as_ref();
-    // Before the request takes a unit: a user with too many waiting requests is refused, and takes none.
-    let _held = match wait {
-        Some(_) => Some(Box::new(app.limits.open_requests.hold_for_outcome(&caller, &user)?)),
-        None => None,
+    let fields = app.limits.user.count(&caller, Some(&user)).await?;
+    let answer = async {
+        let key = key.parse()?;
+        let Some(known_user) = app.users.find(&user).await? else {
+            return Err(Problem::new(Code::UserNotFound));
+        };
+        let secret = known_user.id_secret.as_ref();
+        // Before the request takes a unit: a user with too many waiting requests is refused, and takes none.
+        let _held = match wait {
+            Some(_) => Some(Box::new(app.limits.open_requests.hold_for_outcome(&caller, &user)?)),
+            None => None,
+        };
+        let id = match &key {
+            Some(key) => IssuanceId::from_key(PartitionId::ONE, secret, &user, &coupon, key),
+            None => IssuanceId::generate(PartitionId::ONE),
+        };
+        let key = key.map(|key| KeyTag::new(secret, &user, &key));
+        let request = Request { id, coupon, user, key };
+        let to = Recipient { language, request_id: &request_id };
+        let reserved = match reserve(&app, &request).await {
+            Ok(reserved) => reserved,
+            Err(problem) => return Err(Box::pin(left_open(&app, &request, problem)).await),
+        };
+        if let Reserved::Accepted(queued) = &reserved {
+            tracing::debug!(issuance = %queued.id, partition = %queued.id.partition(), "accepted");
+        }
+        match reserved {
+            Reserved::Accepted(queued) if wait.is_none() => Ok(accepted(&app, &request, &queued)),
+            // Boxed, so that what few requests need does not enlarge the future of all.
+            reserved => Box::pin(conclude(&app, &request, reserved, wait, to)).await,
+        }
     };
-    let id = match &key {
-        Some(key) => IssuanceId::from_key(PartitionId::ONE, secret, &user, &coupon, key),
-        None => IssuanceId::generate(PartitionId::ONE),
-    };
-    let key = key.map(|key| KeyTag::new(secret, &user, &key));
-    let request = Request { id, coupon, user, key };
-    let to = Recipient { language, request_id: &request_id };
-    let reserved = match reserve(&app, &request).await {
-        Ok(reserved) => reserved,
-        Err(problem) => return Err(Box::pin(left_open(&app, &request, problem)).await),
-    };
-    if let Reserved::Accepted(queued) = &reserved {
-        tracing::debug!(issuance = %queued.id, partition = %queued.id.partition(), "accepted");
-    }
-    match reserved {
-        Reserved::Accepted(queued) if wait.is_none() => Ok(accepted(&app, &request, &queued)),
-        // Boxed, so that what few requests need does not enlarge the future of all.
-        reserved => Box::pin(conclude(&app, &request, reserved, wait, to)).await,
-    }
+    fields.on(answer.await)
 }
 
 /// Says whether a request that failed is safe to repeat. If the failure leaves open whether it was accepted, a
@@ -283,43 +288,46 @@ pub(crate) async fn get(
     Path(id): Path<String>,
     query: Query,
 ) -> Result<Response, Problem> {
-    app.limits.user.count(&caller, None).await?;
-    let wait = wait::read(query)?;
-    let id = parse_id(&id)?;
-    let mut held = None;
-    let found = match wait {
-        // The caller waits only for an issuance of their own.
-        Some(wait) => {
-            let may_wait = |found: &LookupResult| match (is_seen_by(&caller, found), found) {
-                (true, LookupResult::Queued { in_flight, .. }) => {
-                    held.insert(app.limits.open_requests.hold_for_outcome(&caller, &in_flight.user)).is_ok()
-                }
-                (may_see, _) => may_see,
-            };
-            app.issuing.feed.wait_for_outcome_if(id, wait, may_wait).await?
+    let fields = app.limits.user.count(&caller, None).await?;
+    let answer = async {
+        let wait = wait::read(query)?;
+        let id = parse_id(&id)?;
+        let mut held = None;
+        let found = match wait {
+            // The caller waits only for an issuance of their own.
+            Some(wait) => {
+                let may_wait = |found: &LookupResult| match (is_seen_by(&caller, found), found) {
+                    (true, LookupResult::Queued { in_flight, .. }) => held
+                        .insert(app.limits.open_requests.hold_for_outcome(&caller, &in_flight.user))
+                        .is_ok(),
+                    (may_see, _) => may_see,
+                };
+                app.issuing.feed.wait_for_outcome_if(id, wait, may_wait).await?
+            }
+            None => app.issuing.lookup.find(id).await?,
+        };
+        if !is_seen_by(&caller, &found) {
+            return Err(not_found(&app.issuing, id));
         }
-        None => app.issuing.lookup.find(id).await?,
+        if let Some(Err(too_many)) = held {
+            return Err(too_many);
+        }
+        match found {
+            LookupResult::Queued { in_flight, progress } => {
+                let queued = QueuedIssuance { id, accepted_at: in_flight.accepted_at, progress };
+                let (issuance, estimate) =
+                    queued_issuance(&app.issuing, &queued, &in_flight.coupon, &in_flight.user);
+                let retry_after = [(header::RETRY_AFTER, estimate.poll_after_ms.div_ceil(1_000).to_string())];
+                Ok((retry_after, axum::Json(issuance)).into_response())
+            }
+            LookupResult::Decided(decision) => {
+                let to = Recipient { language, request_id: &request_id };
+                Ok(axum::Json(decided_issuance(&app.links, &decision, to)).into_response())
+            }
+            LookupResult::Nowhere => Err(lost_or_unknown(&app.issuing, id)),
+        }
     };
-    if !is_seen_by(&caller, &found) {
-        return Err(not_found(&app.issuing, id));
-    }
-    if let Some(Err(too_many)) = held {
-        return Err(too_many);
-    }
-    match found {
-        LookupResult::Queued { in_flight, progress } => {
-            let queued = QueuedIssuance { id, accepted_at: in_flight.accepted_at, progress };
-            let (issuance, estimate) =
-                queued_issuance(&app.issuing, &queued, &in_flight.coupon, &in_flight.user);
-            let retry_after = [(header::RETRY_AFTER, estimate.poll_after_ms.div_ceil(1_000).to_string())];
-            Ok((retry_after, axum::Json(issuance)).into_response())
-        }
-        LookupResult::Decided(decision) => {
-            let to = Recipient { language, request_id: &request_id };
-            Ok(axum::Json(decided_issuance(&app.links, &decision, to)).into_response())
-        }
-        LookupResult::Nowhere => Err(lost_or_unknown(&app.issuing, id)),
-    }
+    fields.on(answer.await)
 }
 
 /// Whether the caller may see what was found. To the caller another user's issuance does not exist.

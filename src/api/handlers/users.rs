@@ -65,7 +65,7 @@ pub(crate) async fn create(State(app): State<App>, Body(body): Body) -> Result<R
     post, path = "/users/random", operation_id = "createRandomUsers", tag = "users",
     params(
         ("count" = u32, Query, minimum = 1, maximum = 100000, example = 1000),
-        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, pattern = "^[!-~]([ -~]*[!-~])?$", description = "Names this attempt: 1 to 255 visible ASCII characters"),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 512, pattern = r#"^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-~]([ -~]{0,253}[!-~])?)$"#, description = "Names this attempt: 1 to 255 visible ASCII characters, bare or as a string in quotes (RFC 9651); both are the same key"),
     ),
     responses(
         (status = 201, description = "Registered. With `Idempotent-Replayed: true` all of them were before", body = wire::CreatedUsers,
@@ -181,17 +181,20 @@ pub(crate) async fn get(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
-) -> Result<Json<wire::UserWithCoupons>, Problem> {
-    app.limits.user.count(&caller, None).await?;
-    let id: UserId = id.parse().map_err(|_| Problem::new(Code::UserNotFound))?;
-    // Checked first, so that no answer tells whether another user exists.
-    if !caller.may_speak_for(&id) {
-        return Err(Problem::new(Code::UserNotFound));
-    }
-    let (user, coupons) =
-        tokio::try_join!(async { app.users.store.get(&id).await.map_err(Problem::from) }, async {
-            Ok(held_page(&app.holdings, &id, None, HELD_SHOWN, None).await?.items)
-        },)?;
-    let user = user.ok_or_else(|| Problem::new(Code::UserNotFound))?;
-    Ok(Json(wire::UserWithCoupons { user: user.into(), coupons }))
+) -> Result<Response, Problem> {
+    let fields = app.limits.user.count(&caller, None).await?;
+    let answer = async {
+        let id: UserId = id.parse().map_err(|_| Problem::new(Code::UserNotFound))?;
+        // Checked first, so that no answer tells whether another user exists.
+        if !caller.may_speak_for(&id) {
+            return Err(Problem::new(Code::UserNotFound));
+        }
+        let (user, coupons) =
+            tokio::try_join!(async { app.users.store.get(&id).await.map_err(Problem::from) }, async {
+                Ok(held_page(&app.holdings, &id, None, HELD_SHOWN, None).await?.items)
+            },)?;
+        let user = user.ok_or_else(|| Problem::new(Code::UserNotFound))?;
+        Ok(Json(wire::UserWithCoupons { user: user.into(), coupons }))
+    };
+    fields.on(answer.await)
 }

@@ -12,10 +12,13 @@ pub(crate) async fn count_address(
     request: Request,
     next: Next,
 ) -> Response {
-    if let Some(prefix) = limit.prefix(&request)
-        && let Err(problem) = limit.count(prefix, request.headers()).await
-    {
-        return problem.into_response();
+    let Some(prefix) = limit.prefix(&request) else { return next.run(request).await };
+    match limit.count(prefix, request.headers()).await {
+        Ok(fields) => {
+            let mut response = next.run(request).await;
+            fields.add_to(&mut response);
+            response
+        }
+        Err(problem) => problem.into_response(),
     }
-    next.run(request).await
 }

@@ -40,13 +40,14 @@ impl LoadShedder for Shedding {
     }
 
     fn refusal(&self, request: &Request<Incoming>) -> Response {
-        if let Some(limit) = &self.app.limits.address {
-            limit.note(request);
-        }
         self.app.issuing.reservations.pressure().turned_away();
         // The same problem as behind the router.
         let problem = Problem::from(Failure::Overloaded { operation: "request a coupon" });
-        RequestMeta::of(request, &self.complete).complete(problem.into_response(), Some(PATH))
+        let mut response = problem.into_response();
+        if let Some(limit) = &self.app.limits.address {
+            limit.note(request).add_to(&mut response);
+        }
+        RequestMeta::of(request, &self.complete).complete(response, Some(PATH))
     }
 
     fn has_refused(&self, peer: IpAddr) {

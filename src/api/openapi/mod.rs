@@ -33,6 +33,10 @@ use crate::access::{Audience, Role};
                        credentials, one for a host that is not the service's own 403.\n\n\
                        Later versions may add members to an answer, values to a `status`, a `state` or an `event`, reasons \
                        to the lines of `GET /outcomes`, and codes: a client ignores a member, and bears a value, that it does not know.\n\n\
+                       Every answer that a rate limit counts has `RateLimit-Policy` and `RateLimit` \
+                       (draft-ietf-httpapi-ratelimit-headers): the limit, what is left of it, and in how many seconds it \
+                       is whole again. What is left is what this process knows.\n\n\
+                       Names of members, and values of a `status` or a `state`, are in camelCase; codes in kebab-case.\n\n\
                        Amounts of money are whole numbers of the currency's minor unit (ISO 4217): 500 is 5.00 USD, 500 KRW, \
                        and 0.500 KWD.\n\n\
                        Users send a token that the shop signed, and act for themselves; programs and people of the shop \

@@ -2,7 +2,8 @@
 //! operation of its kind. A description names codes in backticks; tests hold every answer against it.
 
 use utoipa::openapi::path::{Operation, ParameterIn};
-use utoipa::openapi::{OpenApi, RefOr};
+use utoipa::openapi::schema::{Object, Type};
+use utoipa::openapi::{Header, OpenApi, RefOr};
 
 use super::{operations, problem};
 use crate::http::Code;
@@ -43,6 +44,7 @@ pub(crate) fn add_common(document: &mut OpenApi) {
             for code in common(path, operation) {
                 add(operation, code);
             }
+            tell_limits(operation);
         }
     }
 }
@@ -74,6 +76,20 @@ fn common(path: &str, operation: &Operation) -> Vec<Code> {
         }
     }
     codes
+}
+
+/// Adds the headers of a request that came too often.
+fn tell_limits(operation: &mut Operation) {
+    let status = Code::RateLimited.status();
+    let Some(RefOr::T(limited)) = operation.responses.responses.get_mut(status.as_str()) else { return };
+    let text = || Header::new(Object::with_type(Type::String));
+    for (name, header) in [
+        ("RateLimit", text()),
+        ("RateLimit-Policy", text()),
+        ("Retry-After", Header::new(Object::with_type(Type::Integer))),
+    ] {
+        limited.headers.insert(name.to_owned(), RefOr::T(header));
+    }
 }
 
 /// Adds a code to what an operation answers, unless its handler names it.

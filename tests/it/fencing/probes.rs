@@ -43,7 +43,7 @@ async fn the_probes_tell_when_redis_refuses_what_a_request_needs() {
             (answer.status == 503).then_some(answer)
         })
         .await;
-        assert_eq!(refused.body["redis"], json!("refuses-writes"), "{trouble}: {refused:?}");
+        assert_eq!(refused.body["redis"], json!("refusesWrites"), "{trouble}: {refused:?}");
         let request = system.client.issue(&format!("u{number}"), coupon.as_str(), None).await;
         assert_eq!(request.status, 503, "{trouble}: {request:?}");
         eventually(&format!("the metric tells of {trouble}"), async || writable("0").await.then_some(()))

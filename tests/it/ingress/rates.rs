@@ -6,9 +6,32 @@ use coupon_system::access::Role;
 use serde_json::json;
 
 use crate::access::{token, token_flags};
-use crate::helpers::{Client, System, eventually};
+use crate::helpers::{Answer, Client, System, eventually};
 
 use super::raw_answer;
+
+/// Asserts that an answer tells of the limit of its address.
+fn tells_limit(answer: &Answer) {
+    assert_eq!(answer.header("ratelimit-policy"), "\"address\";q=8;w=800", "{answer:?}");
+    assert!(answer.header("ratelimit").starts_with("\"address\";r="), "{answer:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_two_limits_count_tells_of_both() {
+    let flags =
+        ["--address-rate", "0.01", "--address-burst", "8", "--user-rate", "0.01", "--user-burst", "4"];
+    let system = System::builder().flags(&flags).start().await;
+    system.users("u", 1).await;
+    system.coupon("c", 9, 1).await;
+    let accepted = system.client.issue("u0", "c", None).await;
+    let all = |name: &str| -> Vec<_> {
+        accepted.headers.get_all(name).iter().map(|value| value.to_str().expect("text")).collect()
+    };
+    assert_eq!(accepted.status, 202, "{accepted:?}");
+    assert_eq!(all("ratelimit-policy"), ["\"user\";q=4;w=400", "\"address\";q=8;w=800"]);
+    assert_eq!(all("ratelimit"), ["\"user\";r=3;t=100", "\"address\";r=7;t=100"]);
+    system.drain().await;
+}
 
 #[tokio::test]
 async fn every_answer_to_an_address_counts_and_a_key_never_does() {
@@ -20,11 +43,17 @@ async fn every_answer_to_an_address_counts_and_a_key_never_does() {
     for (path, status) in
         [("/coupons?unknown=1", 422), (&*long, 414), ("/nowhere", 404), ("/queue", 401), ("/readyz", 200)]
     {
-        assert_eq!(system.client.get(path).await.status, status, "{path}");
+        let answer = system.client.get(path).await;
+        assert_eq!(answer.status, status, "{path}");
+        tells_limit(&answer);
     }
     let post = system.client.request("POST", "/coupons").json(&json!({}));
-    assert_eq!(system.client.send(post).await.status, 401);
-    assert_eq!(system.client.send(system.client.request("PUT", "/problems")).await.status, 405);
+    let post = system.client.send(post).await;
+    assert_eq!(post.status, 401);
+    tells_limit(&post);
+    let put = system.client.send(system.client.request("PUT", "/problems")).await;
+    assert_eq!(put.status, 405);
+    tells_limit(&put);
     // A request that hyper refuses.
     let many: String = (0..200).map(|number| format!("x-{number}: y\r\n")).collect();
     let lines = format!("host: localhost\r\n{many}");
@@ -36,7 +65,9 @@ async fn every_answer_to_an_address_counts_and_a_key_never_does() {
     let service = system.client.with(&keys[0]);
     for path in ["/coupons", "/coupons?unknown=1", "/readyz", "/queue", "/problems"] {
         for _ in 0..10 {
-            assert_ne!(service.get(path).await.status, 429, "{path}");
+            let answer = service.get(path).await;
+            assert_ne!(answer.status, 429, "{path}");
+            assert_eq!(answer.header("ratelimit"), "", "{path}: nothing counts it");
         }
     }
     let unknown = system.client.with(&format!("cpn_nobody_{}", "0".repeat(64)));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
 
 use crate::access::{Access, Caller, Identification};
 use crate::config::IngressConfig;
@@ -13,7 +14,7 @@ use crate::http::addresses::{ClientPrefix, Peer};
 use crate::http::forwarded::Proxies;
 use crate::http::{Code, Problem};
 use crate::ids::UserId;
-use crate::limits::{Admission, LimitScope, Limiter};
+use crate::limits::{Admission, LimitScope, Limiter, Quota, Rate};
 use crate::redis::Partition;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -22,27 +23,104 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 /// Routes that are not counted: they cost next to nothing, and orchestrators and scrapers always need an answer.
 const EXEMPT: [&str; 3] = ["/livez", "/healthz", "/metrics"];
 
+/// A limiter, and the policy that answers advertise.
+#[derive(Clone)]
+struct AdvertisedLimiter {
+    limiter: Limiter,
+    policy: HeaderValue,
+}
+
+/// The `RateLimit` fields of an answer that was counted; none if no limit counts it.
+#[must_use = "every counted answer has the fields"]
+pub(crate) struct RateLimitFields(Option<[(HeaderName, HeaderValue); 2]>);
+
+impl RateLimitFields {
+    /// Adds the fields to an answer.
+    pub fn add_to(self, response: &mut Response) {
+        for (name, value) in self.0.into_iter().flatten() {
+            // An answer that two limits count has both.
+            response.headers_mut().append(name, value);
+        }
+    }
+
+    /// The answer of a handler, with the fields; a problem has them too.
+    pub fn on(self, answer: Result<impl IntoResponse, Problem>) -> Result<Response, Problem> {
+        match answer {
+            Ok(answer) => {
+                let mut response = answer.into_response();
+                self.add_to(&mut response);
+                Ok(response)
+            }
+            Err(problem) => Err(self.on_problem(problem)),
+        }
+    }
+
+    fn on_problem(self, problem: Problem) -> Problem {
+        let fields = self.0.into_iter().flatten();
+        fields.fold(problem, |problem, (name, value)| problem.with_header(name, value))
+    }
+}
+
+impl AdvertisedLimiter {
+    fn start(kind: LimitScope, rate: Rate, partition: &Arc<Partition>) -> Self {
+        let policy = format!("\"{}\";q={};w={}", kind.as_str(), rate.burst, rate.window_seconds());
+        AdvertisedLimiter {
+            limiter: Limiter::start(kind, rate, Arc::clone(partition)),
+            policy: HeaderValue::try_from(policy).expect("numbers and a name"),
+        }
+    }
+
+    /// The fields of draft-ietf-httpapi-ratelimit-headers-10: the policy's quota and window; what is left, and in how
+    /// many seconds it is whole again or, if nothing is left, in how many there is more.
+    fn fields(&self, quota: Quota) -> RateLimitFields {
+        let Quota { left, reset } = quota;
+        let seconds = reset.as_millis().div_ceil(1_000);
+        let told = format!("\"{}\";r={left};t={seconds}", self.limiter.kind().as_str());
+        let told = HeaderValue::try_from(told).expect("numbers and a name");
+        RateLimitFields(Some([(RATE_LIMIT_POLICY, self.policy.clone()), (RATE_LIMIT, told)]))
+    }
+
+    /// Counts one request of `who`.
+    ///
+    /// # Errors
+    /// 429 `rate-limited`, with the fields.
+    async fn admit(&self, who: &str) -> Result<RateLimitFields, Problem> {
+        let admission = self.limiter.admit(who).await;
+        let fields = self.fields(admission.quota());
+        match admission {
+            Admission::Admitted(_) => Ok(fields),
+            Admission::Limited { retry_after } => {
+                let retry_ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+                let kind = self.limiter.kind().as_str();
+                let problem = Problem::new(Code::RateLimited).retry_after_ms(retry_ms).with("limit", kind);
+                Err(fields.on_problem(problem))
+            }
+        }
+    }
+}
+
 /// The rate limit of users; `None` counts nothing.
-pub(crate) struct UserLimit(Option<Limiter>);
+pub(crate) struct UserLimit(Option<AdvertisedLimiter>);
 
 impl UserLimit {
     /// The limit of the configuration, if it has one.
     pub(crate) fn start(config: &IngressConfig, partition: &Arc<Partition>) -> Self {
-        UserLimit(
-            config.user_limit().map(|rate| Limiter::start(LimitScope::User, rate, Arc::clone(partition))),
-        )
+        UserLimit(config.user_limit().map(|rate| AdvertisedLimiter::start(LimitScope::User, rate, partition)))
     }
 
     /// Counts a request of the user who sends it or, if the service asks for no credentials, of the user that it
     /// names. A request with a key is not counted: a shop's own systems ask for many users.
     ///
     /// # Errors
-    /// 429 `rate-limited`, with the headers that tell the limit.
-    pub(crate) async fn count(&self, caller: &Caller, named: Option<&UserId>) -> Result<(), Problem> {
-        let Some(limiter) = &self.0 else { return Ok(()) };
-        match counted(caller, named) {
-            None => Ok(()),
-            Some(user) => admit(limiter, user.as_str()).await,
+    /// 429 `rate-limited`.
+    pub(crate) async fn count(
+        &self,
+        caller: &Caller,
+        named: Option<&UserId>,
+    ) -> Result<RateLimitFields, Problem> {
+        match (&self.0, counted(caller, named)) {
+            (Some(limiter), Some(user)) => limiter.admit(user.as_str()).await,
+            _ => Ok(RateLimitFields(None)),
         }
     }
 }
@@ -58,7 +136,7 @@ fn counted<'a>(caller: &'a Caller, named: Option<&'a UserId>) -> Option<&'a User
 /// The rate limit of addresses.
 #[derive(Clone)]
 pub(crate) struct AddressLimit {
-    limiter: Limiter,
+    limiter: AdvertisedLimiter,
     proxies: Arc<Proxies>,
     access: Arc<Access>,
 }
@@ -70,7 +148,7 @@ impl AddressLimit {
         access: &Arc<Access>,
         partition: &Arc<Partition>,
     ) -> Option<Self> {
-        let limiter = Limiter::start(LimitScope::Address, config.address_limit()?, Arc::clone(partition));
+        let limiter = AdvertisedLimiter::start(LimitScope::Address, config.address_limit()?, partition);
         Some(AddressLimit { limiter, proxies: Arc::new(config.proxies()), access: Arc::clone(access) })
     }
 
@@ -100,15 +178,23 @@ impl AddressLimit {
     /// Counts a request of an address, unless it has a key.
     ///
     /// # Errors
-    /// 429 `rate-limited`, with the headers that tell the limit.
-    pub(crate) async fn count(&self, prefix: ClientPrefix, headers: &HeaderMap) -> Result<(), Problem> {
-        if self.has_key(headers).await { Ok(()) } else { admit(&self.limiter, &prefix.to_string()).await }
+    /// 429 `rate-limited`.
+    pub(crate) async fn count(
+        &self,
+        prefix: ClientPrefix,
+        headers: &HeaderMap,
+    ) -> Result<RateLimitFields, Problem> {
+        if self.has_key(headers).await {
+            return Ok(RateLimitFields(None));
+        }
+        self.limiter.admit(&prefix.to_string()).await
     }
 
-    /// Counts a request that was answered without a check of the limit.
-    pub(crate) fn note<B>(&self, request: &Request<B>) {
-        if let Some(prefix) = self.prefix(request) {
-            self.limiter.note(prefix.to_string());
+    /// Counts a request that is answered without a check of the limit.
+    pub(crate) fn note<B>(&self, request: &Request<B>) -> RateLimitFields {
+        match self.prefix(request) {
+            Some(prefix) => self.limiter.fields(self.limiter.limiter.note(prefix.to_string())),
+            None => RateLimitFields(None),
         }
     }
 
@@ -116,30 +202,9 @@ impl AddressLimit {
     /// client.
     pub(crate) fn note_peer(&self, peer: IpAddr) {
         if !self.proxies.trusts(peer) {
-            self.limiter.note(ClientPrefix::of(peer).to_string());
+            self.limiter.limiter.note(ClientPrefix::of(peer).to_string());
         }
     }
-}
-
-async fn admit(limiter: &Limiter, who: &str) -> Result<(), Problem> {
-    let retry_after = match limiter.admit(who).await {
-        Admission::Admitted => return Ok(()),
-        Admission::Limited { retry_after } => retry_after,
-    };
-    let (kind, rate) = (limiter.kind().as_str(), limiter.rate());
-    let retry_ms = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
-    // As in draft-ietf-httpapi-ratelimit-headers-10: a policy's quota and window; what is left, and when
-    // there is more.
-    let policy = format!("\"{kind}\";q={};w={}", rate.burst, rate.window_seconds());
-    let left = format!("\"{kind}\";r=0;t={}", retry_ms.div_ceil(1_000));
-    let problem = [(RATE_LIMIT_POLICY, policy), (RATE_LIMIT, left)].into_iter().fold(
-        Problem::new(Code::RateLimited).retry_after_ms(retry_ms).with("limit", kind),
-        |problem, (name, value)| match HeaderValue::try_from(value) {
-            Ok(value) => problem.with_header(name, value),
-            Err(_) => problem,
-        },
-    );
-    Err(problem)
 }
 
 #[cfg(test)]
