@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{self, ApiCommand, ApiConfig};
 use crate::http::connection_runtimes::ConnectionRuntimes;
 use crate::http::server::{self, LoadShedder, ServedRouter};
-use crate::process::{self, Backends};
+use crate::process::{self, Backends, TraceExporter};
 use crate::runtime::{fd_limit, shutdown, telemetry};
 use middleware::shedding::Shedding;
 pub use router::ListenerScope;
@@ -60,11 +60,14 @@ pub async fn main() -> ExitCode {
 
 async fn start(command: ApiCommand) -> anyhow::Result<()> {
     telemetry::start(command.log.log_format, &command.log.log)?;
+    let traces = TraceExporter::start("coupon-api")?;
     fd_limit::raise_limit();
     let shutdown = shutdown::on_signal()?;
     let listener = process::bind(command.api.listen, "--listen")?;
     let backends = process::connect(&command.redis, &command.mongodb).await?;
-    run(listener, backends, &command.api, shutdown).await
+    let ended = run(listener, backends, &command.api, shutdown).await;
+    traces.finish().await;
+    ended
 }
 
 /// Runs an API process until `shutdown`.

@@ -35,7 +35,13 @@ pub(super) async fn queue(
             let requests = (first..users.end.min(first + batch))
                 .map(|number| {
                     let id = IssuanceId::generate(PartitionId::ONE);
-                    Ok(Request { id, coupon: coupon.clone(), user: user(number).parse()?, key: None })
+                    Ok(Request {
+                        id,
+                        coupon: coupon.clone(),
+                        user: user(number).parse()?,
+                        key: None,
+                        trace: None,
+                    })
                 })
                 .collect::<Result<Vec<_>, String>>()
                 .map_err(anyhow::Error::msg)?;

@@ -5,6 +5,7 @@ use clap::Args;
 use crate::config::LogConfig;
 use crate::dev::stack;
 use crate::dev::stack::StackOptions;
+use crate::process::TraceExporter;
 use crate::runtime::telemetry;
 
 /// Starts everything on this machine: Redis, MongoDB, the API, a worker, a demo coupon and users.
@@ -26,6 +27,9 @@ pub struct DevArgs {
 impl DevArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         telemetry::start(self.log.log_format, &self.log.log)?;
-        stack::run(self.options).await
+        let traces = TraceExporter::start("coupon-dev")?;
+        let ended = stack::run(self.options).await;
+        traces.finish().await;
+        ended
     }
 }

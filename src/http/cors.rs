@@ -14,7 +14,8 @@ use axum::response::{IntoResponse, Response};
 
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PATCH, DELETE");
 const REQUEST_HEADERS: HeaderValue = HeaderValue::from_static(
-    "authorization, content-type, idempotency-key, accept-language, x-request-id, last-event-id",
+    "authorization, content-type, idempotency-key, accept-language, x-request-id, last-event-id, \
+     traceparent, tracestate",
 );
 const ANSWER_HEADERS: HeaderValue = HeaderValue::from_static(
     "location, retry-after, idempotent-replayed, ratelimit, ratelimit-policy, x-request-id, content-language, \

@@ -19,6 +19,7 @@ pub(crate) mod problem;
 mod queue_delay;
 pub mod request;
 mod request_metrics;
+mod request_span;
 pub(crate) mod server;
 pub(crate) mod tls;
 

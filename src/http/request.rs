@@ -25,6 +25,7 @@ use tracing::instrument::Instrumented;
 use super::cors::Origins;
 use super::host::Hosts;
 use super::parameters::Parameters;
+use super::request_span::RequestSpan;
 use super::{Code, Language, Problem, cors, headers, request_metrics};
 
 /// The header of a request's id, which the logs name too.
@@ -82,9 +83,22 @@ where
         let route = request.extensions().get::<MatchedPath>().cloned();
         request.extensions_mut().insert(RequestId(Arc::clone(&meta.id)));
         // Every request pays for each field; the log line at the end has the others.
-        let span = tracing::info_span!("request", request = &*meta.id);
+        let span = tracing::info_span!("request", request = &*meta.id, trace_id = tracing::field::Empty);
+        let traced =
+            RequestSpan::start(route.as_ref().map(MatchedPath::as_str), &meta.method, request.headers());
+        if let Some(traced) = &traced {
+            span.record("trace_id", tracing::field::display(traced.trace_id()));
+            if let Some(parent) = traced.parent() {
+                request.extensions_mut().insert(parent);
+            }
+        }
         let answer = self.inner.call(request);
-        Completing { answering: AssertUnwindSafe(answer).catch_unwind().instrument(span), meta, route }
+        Completing {
+            answering: AssertUnwindSafe(answer).catch_unwind().instrument(span),
+            meta,
+            route,
+            traced,
+        }
     }
 }
 
@@ -95,6 +109,7 @@ pin_project_lite::pin_project! {
         answering: Instrumented<CatchUnwind<AssertUnwindSafe<F>>>,
         meta: RequestMeta,
         route: Option<MatchedPath>,
+        traced: Option<Box<RequestSpan>>,
     }
 }
 
@@ -171,7 +186,12 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for Completing<F> 
             Ok(answered) => answered?,
             Err(panic) => panicked(&*panic),
         };
-        Poll::Ready(Ok(this.meta.complete(response, this.route.as_ref().map(MatchedPath::as_str))))
+        let route = this.route.as_ref().map(MatchedPath::as_str);
+        let (response, problem) = this.meta.complete_as(response, route);
+        if let Some(traced) = this.traced.take() {
+            traced.end(response.status(), problem);
+        }
+        Poll::Ready(Ok(response))
     }
 }
 
@@ -207,7 +227,12 @@ impl RequestMeta {
     }
 
     /// Completes the answer of this route, and counts and logs it.
-    pub fn complete(&self, mut response: Response, route: Option<&str>) -> Response {
+    pub fn complete(&self, response: Response, route: Option<&str>) -> Response {
+        self.complete_as(response, route).0
+    }
+
+    /// As [`RequestMeta::complete`]; returns the code of the answer's problem, too, or an empty text.
+    fn complete_as(&self, mut response: Response, route: Option<&str>) -> (Response, &'static str) {
         let status = response.status();
         let mut code = "";
         if status.is_client_error() || status.is_server_error() {
@@ -232,7 +257,7 @@ impl RequestMeta {
         } else {
             tracing::debug!(%method, path, status = status.as_u16(), elapsed_ms, "answered");
         }
-        response
+        (response, code)
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) fn answered(
     elapsed: Duration,
 ) {
     let route = route.unwrap_or(UNMATCHED);
-    let kind = (name(method), status.as_u16(), problem);
+    let kind = (method_name(method), status.as_u16(), problem);
     SEEN.with_borrow_mut(|seen| {
         let known = match seen.get_mut(route) {
             Some(known) => known,
@@ -64,7 +64,7 @@ fn handles(route: &str, (method, status, problem): Kind) -> (Counter, Histogram)
 }
 
 /// The label of a method. A client may invent methods: those that no route has share a label.
-fn name(method: &Method) -> &'static str {
+pub(super) fn method_name(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
         Method::POST => "POST",

@@ -15,6 +15,7 @@ pub(crate) mod pressure;
 pub mod reassign;
 pub mod reserve;
 pub mod settle;
+pub(crate) mod trace_parents;
 
 pub(crate) use feed::Feed;
 pub use flight::InFlight;

@@ -6,10 +6,10 @@
 -- of the whole queue is of a wrong type.
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 dead  5 counters
---       then for each coupon: coupon, holders, free; then the two hashes of used keys
+--       then for each coupon: coupon, holders, free; then the two hashes of used keys; last the spans of requests
 -- ARGV  1 credential  2 the largest backlog  3 '1' if one stream entry holds all that is accepted, '0' if each has its own
 --       then for each coupon: the number of its requests, then for each request: user, issuance id (16 bytes)
---       and, if the id is made of a key, the tag of the key (8 bytes) behind it
+--       and behind it, if the id is made of a key, the tag of the key (8 bytes), and, if it is traced, its span (25)
 -- Returns a certificate fault, or
 --       {'ok', now in ms, sequence numbers given before, settled, dead, answers}: one string, in which each
 --       answer is one of the letters below; what follows a letter comes with its length: 'K16:…'
@@ -43,6 +43,9 @@ local HELD_MAX = 200 -- ids of one user: more than any limit allows
 -- Requests that are accepted between two turns of the hashes of used keys: one hash is filled with the keys of
 -- this turn, the other still holds those of the turn before.
 local KEYS_REMEMBERED = 250000
+-- Spans of requests that are kept at most, and for how many seconds if no worker takes them.
+local SPANS_MAX = 100000
+local SPANS_KEPT = 3600
 
 local KEYS, ARGV = KEYS, ARGV
 local call, pcall = redis.call, redis.pcall
@@ -63,7 +66,7 @@ local room = tonumber(ARGV[2]) - in_flight + dead
 call('XLEN', KEYS[2]) -- a key of a wrong type fails here, before the first write
 
 local turn = math.floor(sequence / KEYS_REMEMBERED) % 2
-local used_keys, used_before = KEYS[#KEYS - 1 + turn], KEYS[#KEYS - turn]
+local used_keys, used_before = KEYS[#KEYS - 2 + turn], KEYS[#KEYS - 1 - turn]
 local used = {}       -- tag of a key → the last 8 bytes of the id that it was accepted for
 local newly_used = {} -- to be remembered: tag, last 8 bytes of the id, …; nil if nothing can be
 
@@ -119,7 +122,7 @@ local function read_coupon(key, first, last)
     if is_keyed(id) then
       keyed, tags = keyed or {}, tags or {}
       keyed[#keyed + 1] = sub(id, 1, 16)
-      if #id > 16 then tags[#tags + 1] = sub(id, 17) end
+      if #id == 24 or #id == 49 then tags[#tags + 1] = sub(id, 17, 24) end
     end
   end
   if tags and #tags > 0 then read_used(tags) end
@@ -151,6 +154,7 @@ end
 
 local accepted = 0
 local flights = {} -- of what is accepted: id, in-flight value without the entry, …
+local spans = nil  -- of what is accepted and traced: id, span, …
 local answers, answered = {}, 0
 
 -- What a user holds, read once a batch: ids, the oldest first; values, those in flight, false for the others;
@@ -232,7 +236,8 @@ local function decide(coupon)
   local free, members, taken = coupon.free, nil, 0
   local holds, written = {}, {} -- user who got a unit → all that the user holds now; and the same in a row
   for place = 1, count do
-    local user, id, tag, answer = users[place], ARGV[first + place * 2 - 1], nil, nil
+    local user, id, tag, span, answer = users[place], ARGV[first + place * 2 - 1], nil, nil, nil
+    if #id > 24 then id, span = sub(id, 1, -26), sub(id, -25) end
     if #id > 16 then id, tag = sub(id, 1, 16), sub(id, 17) end
     local held = holds[user] or found[place]
     if held or rejected[id] or tag and used[tag] then
@@ -256,6 +261,10 @@ local function decide(coupon)
         flights[accepted * 2 - 1], flights[accepted * 2] = id, value
         written[taken * 2 - 1], written[taken * 2] = user, held
         holds[user] = held
+        if span then
+          spans = spans or {}
+          spans[#spans + 1], spans[#spans + 2] = id, span
+        end
         if tag then
           used[tag] = sub(id, 9)
           if newly_used then newly_used[#newly_used + 1], newly_used[#newly_used + 2] = tag, used[tag] end
@@ -316,6 +325,14 @@ if accepted > 0 then
       call('HSET', KEYS[key + 1], unpack(coupon.written))
       if taken > freed then call('HSET', KEYS[key], 'next', format('%d', coupon.state[3] + taken - freed)) end
       if freed > 0 then call('SREM', KEYS[key + 2], unpack(coupon.free, 1, freed)) end
+    end
+  end
+  if spans then
+    -- A key of a wrong type keeps none, and harms nothing.
+    local kept = pcall('HLEN', KEYS[#KEYS])
+    if type(kept) == 'number' and kept < SPANS_MAX then
+      call('HSET', KEYS[#KEYS], unpack(spans))
+      call('EXPIRE', KEYS[#KEYS], SPANS_KEPT)
     end
   end
 end

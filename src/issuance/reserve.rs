@@ -11,8 +11,9 @@ use super::{InFlight, IssuanceId, KeyTag, outcome_metrics};
 use crate::Failure;
 use crate::http::Code;
 use crate::ids::{CouponId, UserId};
-use crate::redis::{LuaScript, Partition, Reply};
+use crate::redis::{LuaScript, Partition, Reply, keys};
 use crate::runtime::batch::{Batcher, Bounds};
+use crate::runtime::traces::TraceParent;
 
 static RESERVE: LuaScript = LuaScript::new(include_str!("reserve.lua"));
 
@@ -67,6 +68,8 @@ pub struct Request {
     pub user: UserId,
     /// The request's key, if it has one.
     pub key: Option<KeyTag>,
+    /// The request's span, if it is sampled.
+    pub trace: Option<TraceParent>,
 }
 
 /// The script's answer to a request.
@@ -226,19 +229,25 @@ pub async fn reserve(
 ) -> Result<Vec<Reserved>, Failure> {
     let (coupons, groups) = CouponIndex::grouped(requests.iter().map(|request| &request.coupon));
     let mut reply = partition
-        .call(&RESERVE, "reserve", |keys, call| {
-            coupons.add_queue_and_coupons(keys, call);
-            for key in keys.used_keys() {
+        .call(&RESERVE, "reserve", |epoch, call| {
+            coupons.add_queue_and_coupons(epoch, call);
+            for key in epoch.used_keys() {
                 call.key(key);
             }
+            call.key(keys::trace_parents(partition.id()));
             call.arg(backlog_max).arg(u8::from(queue_entries == QueueEntries::OfMany));
             for group in &groups {
                 call.arg(group.len());
                 for request in group.iter().map(|place| &requests[*place]) {
                     call.arg(request.user.as_str());
-                    match &request.key {
-                        Some(key) => call.arg([request.id.as_bytes().as_slice(), key.as_bytes()].concat()),
-                        None => call.arg(request.id.as_bytes().as_slice()),
+                    let id = request.id.as_bytes().as_slice();
+                    match (&request.key, &request.trace) {
+                        (Some(key), None) => call.arg([id, key.as_bytes()].concat()),
+                        (None, None) => call.arg(id),
+                        (key, Some(trace)) => {
+                            let key = key.as_ref().map_or(&[][..], |key| key.as_bytes());
+                            call.arg([id, key, trace.as_bytes()].concat())
+                        }
                     };
                 }
             }

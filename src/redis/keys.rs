@@ -1,8 +1,8 @@
 //! Every Redis key, the group and the hash tag, in one place.
 //!
 //! All keys of a partition share the hash tag `{n}`, so they live in one slot and one script may
-//! touch them together. All of them but the certificate, the limits and what is
-//! damaged carry the epoch: data of another generation can never be mistaken for this one's.
+//! touch them together. All of them but the certificate, the limits, the spans of
+//! requests and what is damaged carry the epoch: data of another generation can never be mistaken for this one's.
 //!
 //! | key | type | holds |
 //! |---|---|---|
@@ -28,6 +28,7 @@
 //! | `coupon:{n}:E:load:T:holders`, `…:free` | | a load in progress (T: its token); expires by itself |
 //! | `coupon:{n}:E:built` | string | written last by a rebuild, and gone once the epoch is open |
 //! | `coupon:{n}:limit:K:H` | string | tokens left to a user or an address (K), by a hash of its name (H), and when; expires by itself |
+//! | `coupon:{n}:trace-parents` | hash | issuance id (16 bytes) → the span of its request (25 bytes), of sampled requests only, until a worker has settled it; expires by itself. Of no epoch, so a rebuild leaves it |
 //! | `coupon:{n}:damaged`, `…:KEY` | hash | values of the in-flight hash whose field is no id (and those that rebuilds of earlier versions could not read); keys that were of another type than they should be, under their old names with dashes; normally missing |
 //!
 //! Outcomes are published on the channel `coupon:{n}:outcomes:L`, where L names the ledger: a channel belongs
@@ -53,6 +54,11 @@ pub fn outcome_channel(partition: PartitionId, ledger: &str) -> String {
 /// The key that exists while callers wait long. It belongs to no epoch.
 pub fn pressure(partition: PartitionId) -> String {
     format!("coupon:{{{partition}}}:pressure")
+}
+
+/// The spans of sampled requests that are in flight. They belong to no epoch.
+pub fn trace_parents(partition: PartitionId) -> String {
+    format!("coupon:{{{partition}}}:trace-parents")
 }
 
 /// Values of the in-flight hash that belong to no issuance, by their fields, for an operator to inspect.
@@ -234,6 +240,7 @@ mod tests {
         let [used, used_before] = keys.used_keys();
         for key in [
             keys.certificate(),
+            trace_parents(keys.partition()),
             keys.stream(),
             keys.in_flight(),
             keys.dead(),

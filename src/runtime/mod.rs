@@ -9,3 +9,4 @@ pub mod fd_limit;
 pub mod shutdown;
 pub(crate) mod tasks;
 pub(crate) mod telemetry;
+pub mod traces;

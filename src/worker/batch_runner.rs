@@ -10,7 +10,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
+use super::batch_span::BatchSpan;
 use super::breaker::Breaker;
 use super::decide::{BatchOutcome, Decider, Unsettled};
 use super::in_progress::{Batch, InProgress};
@@ -127,7 +129,11 @@ impl BatchRunner {
         keys: &'a EpochKeys,
         entries: &'a [Entry],
     ) -> Result<BatchOutcome, Failure> {
-        contained(entries, |part| self.decider.process(keys, part).boxed()).await
+        let process = contained(entries, |part| self.decider.process(keys, part).boxed());
+        let Some(span) = BatchSpan::start(&self.partition, entries).await else { return process.await };
+        let result = process.instrument(span.log_span()).await;
+        span.end(&self.partition, &result).await;
+        result
     }
 
     /// Lets those coupons wait no longer of which no entry is left for the coupon's reason.

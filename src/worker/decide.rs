@@ -78,6 +78,20 @@ pub enum Unsettled {
     Unclear(Failure),
 }
 
+impl Unsettled {
+    /// The reason in a word, for traces.
+    pub(super) fn as_str(&self) -> &'static str {
+        match self {
+            Unsettled::Refused(_) => "refused",
+            Unsettled::Unreadable(_) => "unreadable",
+            Unsettled::NoCoupon => "no-coupon",
+            Unsettled::CouponDamaged(_) => "coupon-damaged",
+            Unsettled::GuardedOff => "guarded-off",
+            Unsettled::Unclear(_) => "unclear",
+        }
+    }
+}
+
 /// What became of a batch.
 #[derive(Debug)]
 pub enum BatchOutcome {

@@ -9,6 +9,7 @@
 //! (`parked_coupons`).
 
 mod batch_runner;
+mod batch_span;
 mod beat;
 mod breaker;
 mod coupon_limits;
@@ -34,7 +35,7 @@ use crate::coupon::CouponStore;
 use crate::http::connection_runtimes::ConnectionRuntimes;
 use crate::http::server;
 use crate::issuance::Ledger;
-use crate::process::{Backends, health};
+use crate::process::{Backends, TraceExporter, health};
 use crate::queue::{Delivered, UnreadableEntry, by_whole_entries};
 use crate::recovery::Loader;
 use crate::redis::Partition;
@@ -195,11 +196,14 @@ pub async fn main() -> ExitCode {
 
 async fn start(command: WorkerCommand) -> anyhow::Result<()> {
     telemetry::start(command.log.log_format, &command.log.log)?;
+    let traces = TraceExporter::start("coupon-worker")?;
     fd_limit::raise_limit();
     let shutdown = shutdown::on_signal()?;
     let listener = process::bind(command.worker.metrics_listen, "--metrics-listen")?;
     let backends = process::connect(&command.redis, &command.mongodb).await?;
-    run(listener, backends, command.worker.concurrency, shutdown).await
+    let ended = run(listener, backends, command.worker.concurrency, shutdown).await;
+    traces.finish().await;
+    ended
 }
 
 /// Runs a worker process until `shutdown`: the worker, the recovery supervisor, and health on `listener`.

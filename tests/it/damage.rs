@@ -90,7 +90,8 @@ async fn processes_of_a_database_that_lost_its_redis_to_another_do_not_touch_it_
 
     // A user requests from the new deployment; the old worker must not decide the request.
     let id = IssuanceId::generate(PartitionId::ONE);
-    let request = Request { id, coupon: coupon.clone(), user: "u1".parse().expect("an id"), key: None };
+    let request =
+        Request { id, coupon: coupon.clone(), user: "u1".parse().expect("an id"), key: None, trace: None };
     let answers = reserve(&new.partition, &[request], 1000, QueueEntries::OfOne).await;
     assert!(matches!(answers.as_deref(), Ok([Reserved::Accepted(_)])), "{answers:?}");
     let stolen =

@@ -55,6 +55,7 @@ mod shared_numbers;
 mod slow_clients;
 mod steering;
 mod stored_values;
+mod traces;
 mod unreadable_flights;
 mod validity;
 mod waiting;

@@ -27,6 +27,7 @@ use crate::issuance::lookup::LookupResult;
 use crate::issuance::reserve::{QueuedIssuance, Request, Reserved};
 use crate::issuance::{Decision, KeyTag, Outcome, Reason, closed_coupon};
 use crate::metrics;
+use crate::runtime::traces::TraceParent;
 
 /// How often a coupon that Redis does not have is loaded for one request: it may be retired again in between.
 const LOADS_MAX: usize = 3;
@@ -62,10 +63,12 @@ const BACKLOG_RETRY_MS: u64 = 2_000;
         (status = 422, description = "`key-reused`: the key was that of an accepted request of the user for another coupon", body = ProblemBody, content_type = "application/problem+json"),
     )
 )]
+#[expect(clippy::too_many_arguments, reason = "axum hands each part of a request over by itself")]
 pub(crate) async fn request(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Extension(RequestId(request_id)): Extension<RequestId>,
+    trace: Option<Extension<TraceParent>>,
     language: Language,
     key: IdempotencyKeyHeader,
     query: Query,
@@ -91,7 +94,8 @@ pub(crate) async fn request(
             None => IssuanceId::generate(PartitionId::ONE),
         };
         let key = key.map(|key| KeyTag::new(secret, &user, &key));
-        let request = Request { id, coupon, user, key };
+        let trace = trace.map(|Extension(trace)| trace);
+        let request = Request { id, coupon, user, key, trace };
         let to = Recipient { language, request_id: &request_id };
         let reserved = match reserve(&app, &request).await {
             Ok(reserved) => reserved,
@@ -412,7 +416,7 @@ mod tests {
     /// The whole future of each request in hand is in memory, whichever way the request takes.
     const FUTURE_BYTES_MAX: usize = 1_024;
 
-    fn size_of_future<A, B, C, D, E, F, G, R>(_: fn(A, B, C, D, E, F, G) -> R) -> usize {
+    fn size_of_future<A, B, C, D, E, F, G, H, R>(_: fn(A, B, C, D, E, F, G, H) -> R) -> usize {
         size_of::<R>()
     }
 

@@ -254,6 +254,7 @@ async fn reserve_as(
         coupon: coupon.parse().map_err(anyhow::Error::msg)?,
         user: user.parse().map_err(anyhow::Error::msg)?,
         key: None,
+        trace: None,
     };
     let reserved = reserve(&backends.partition, &[request], u64::MAX >> 12, QueueEntries::OfOne).await;
     backends.database.client().clone().shutdown().immediate(true).await;

@@ -18,7 +18,7 @@ const DECISIONS: usize = 2_000;
 /// A new request of a user, without a key.
 pub fn request(user: &str, coupon: &CouponId) -> Request {
     let id = IssuanceId::generate(PartitionId::ONE);
-    Request { id, coupon: coupon.clone(), user: user.parse().expect("an id"), key: None }
+    Request { id, coupon: coupon.clone(), user: user.parse().expect("an id"), key: None, trace: None }
 }
 
 /// A decision made now, about an issuance that was accepted now.

@@ -22,7 +22,13 @@ use super::model::Offer;
 use super::operations::{NO_BACKLOG_MAX, OperationId, made_of};
 
 fn request(user: &str, coupon: &CouponId) -> Request {
-    Request { id: new_id(), coupon: coupon.clone(), user: user.parse().expect("an id"), key: None }
+    Request {
+        id: new_id(),
+        coupon: coupon.clone(),
+        user: user.parse().expect("an id"),
+        key: None,
+        trace: None,
+    }
 }
 
 fn issued(entry: &Entry, serial: u32) -> Settlement {
@@ -162,7 +168,13 @@ async fn what_was_read_under_an_older_epoch_changes_nothing_under_the_open_one()
 async fn reserve_follows_to_the_open_epoch() {
     let bench = ScriptBench::start().await;
     let (coupon, entries, old) = rebuilt_elsewhere(&bench).await;
-    let again = Request { id: new_id(), coupon: coupon.clone(), user: entries[0].user.clone(), key: None };
+    let again = Request {
+        id: new_id(),
+        coupon: coupon.clone(),
+        user: entries[0].user.clone(),
+        key: None,
+        trace: None,
+    };
     let answers = bench.reserve(&[again, request("late", &coupon)]).await;
     assert!(matches!(&answers[0], Reserved::Replayed(queued) if queued.id == entries[0].id), "{answers:?}");
     assert!(matches!(&answers[1], Reserved::Accepted(_)), "{answers:?}");

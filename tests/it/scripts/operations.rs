@@ -205,7 +205,7 @@ pub fn made_of(coupon: &str, user: &str, id: OperationId) -> Request {
         }
         OperationId::Number(number) => (unkeyed(&coupon, user.as_str(), number), None),
     };
-    Request { id, coupon, user, key }
+    Request { id, coupon, user, key, trace: None }
 }
 
 /// An id like those of [`IssuanceId::generate`], but not random.
