@@ -11,7 +11,7 @@ const TEXTS = {
   openService: ['no credentials needed', '인증 없이 사용 중'],
   parts: ['Servers', '서버'], backlog: ['Waiting', '대기'], oldest: ['Oldest waits', '가장 오래된 대기'], workers: ['Workers', '워커'],
   figures: ['Figures', '수치'], live: ['live', '실시간'], away: ['reconnecting', '다시 연결하는 중'],
-  ok: ['ok', '정상'], 'warming-up': ['recovering', '복구 중'], 'refuses-writes': ['refuses writes', '쓰기 거부'], unavailable: ['away', '응답 없음'],
+  ok: ['ok', '정상'], warmingUp: ['recovering', '복구 중'], refusesWrites: ['refuses writes', '쓰기 거부'], unavailable: ['away', '응답 없음'],
   aliveOf: ['{alive} of {all}', '{all} 중 {alive}'],
   scheduled: ['Scheduled', '시작 전'], paused: ['Paused', '일시 중지'], soldOut: ['Sold out', '소진'], ended: ['Ended', '종료'], archived: ['Archived', '보관됨'],
   openCoupon: ['Open', '진행 중'], allStatuses: ['All', '전체'], status: ['Status', '상태'],
