@@ -89,7 +89,7 @@ where
         if let Some(traced) = &traced {
             span.record("trace_id", tracing::field::display(traced.trace_id()));
             if let Some(parent) = traced.parent() {
-                request.extensions_mut().insert(parent);
+                request.extensions_mut().insert(Arc::new(parent));
             }
         }
         let answer = self.inner.call(request);

@@ -69,7 +69,7 @@ pub struct Request {
     /// The request's key, if it has one.
     pub key: Option<KeyTag>,
     /// The request's span, if it is sampled.
-    pub trace: Option<TraceParent>,
+    pub trace: Option<Arc<TraceParent>>,
 }
 
 /// The script's answer to a request.

@@ -97,7 +97,7 @@ pub(crate) async fn events(
         };
         let outcome = OutcomeStream {
             _held: held,
-            app,
+            app: app.clone(),
             id,
             language,
             request_id,

@@ -1,5 +1,6 @@
 //! Requesting a coupon, and polling for the outcome.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Extension, Path, State};
@@ -68,7 +69,7 @@ pub(crate) async fn request(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Extension(RequestId(request_id)): Extension<RequestId>,
-    trace: Option<Extension<TraceParent>>,
+    trace: Option<Extension<Arc<TraceParent>>>,
     language: Language,
     key: IdempotencyKeyHeader,
     query: Query,

@@ -25,19 +25,20 @@ const EXEMPT: [&str; 3] = ["/livez", "/healthz", "/metrics"];
 
 /// A limiter, and the policy that answers advertise.
 #[derive(Clone)]
-struct AdvertisedLimiter {
+pub(crate) struct AdvertisedLimiter {
     limiter: Limiter,
     policy: HeaderValue,
 }
 
-/// The `RateLimit` fields of an answer that was counted; none if no limit counts it.
+/// The `RateLimit` fields of an answer that was counted; none if no limit counts it. They are written at the end: the
+/// future of each request has what they are made of.
 #[must_use = "every counted answer has the fields"]
-pub(crate) struct RateLimitFields(Option<[(HeaderName, HeaderValue); 2]>);
+pub(crate) struct RateLimitFields<'a>(Option<(&'a AdvertisedLimiter, Quota)>);
 
-impl RateLimitFields {
+impl RateLimitFields<'_> {
     /// Adds the fields to an answer.
     pub fn add_to(self, response: &mut Response) {
-        for (name, value) in self.0.into_iter().flatten() {
+        for (name, value) in self.fields() {
             // An answer that two limits count has both.
             response.headers_mut().append(name, value);
         }
@@ -55,9 +56,20 @@ impl RateLimitFields {
         }
     }
 
+    /// As in draft-ietf-httpapi-ratelimit-headers-10: the policy's quota and window; what is left, and in how many
+    /// seconds it is whole again or, if nothing is left, in how many there is more.
+    fn fields(self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        let fields = self.0.map(|(AdvertisedLimiter { limiter, policy }, Quota { left, reset })| {
+            let seconds = reset.as_millis().div_ceil(1_000);
+            let told = format!("\"{}\";r={left};t={seconds}", limiter.kind().as_str());
+            let told = HeaderValue::try_from(told).expect("numbers and a name");
+            [(RATE_LIMIT_POLICY, policy.clone()), (RATE_LIMIT, told)]
+        });
+        fields.into_iter().flatten()
+    }
+
     fn on_problem(self, problem: Problem) -> Problem {
-        let fields = self.0.into_iter().flatten();
-        fields.fold(problem, |problem, (name, value)| problem.with_header(name, value))
+        self.fields().fold(problem, |problem, (name, value)| problem.with_header(name, value))
     }
 }
 
@@ -70,23 +82,13 @@ impl AdvertisedLimiter {
         }
     }
 
-    /// The fields of draft-ietf-httpapi-ratelimit-headers-10: the policy's quota and window; what is left, and in how
-    /// many seconds it is whole again or, if nothing is left, in how many there is more.
-    fn fields(&self, quota: Quota) -> RateLimitFields {
-        let Quota { left, reset } = quota;
-        let seconds = reset.as_millis().div_ceil(1_000);
-        let told = format!("\"{}\";r={left};t={seconds}", self.limiter.kind().as_str());
-        let told = HeaderValue::try_from(told).expect("numbers and a name");
-        RateLimitFields(Some([(RATE_LIMIT_POLICY, self.policy.clone()), (RATE_LIMIT, told)]))
-    }
-
     /// Counts one request of `who`.
     ///
     /// # Errors
     /// 429 `rate-limited`, with the fields.
-    async fn admit(&self, who: &str) -> Result<RateLimitFields, Problem> {
+    async fn admit(&self, who: &str) -> Result<RateLimitFields<'_>, Problem> {
         let admission = self.limiter.admit(who).await;
-        let fields = self.fields(admission.quota());
+        let fields = RateLimitFields(Some((self, admission.quota())));
         match admission {
             Admission::Admitted(_) => Ok(fields),
             Admission::Limited { retry_after } => {
@@ -117,7 +119,7 @@ impl UserLimit {
         &self,
         caller: &Caller,
         named: Option<&UserId>,
-    ) -> Result<RateLimitFields, Problem> {
+    ) -> Result<RateLimitFields<'_>, Problem> {
         match (&self.0, counted(caller, named)) {
             (Some(limiter), Some(user)) => limiter.admit(user.as_str()).await,
             _ => Ok(RateLimitFields(None)),
@@ -183,7 +185,7 @@ impl AddressLimit {
         &self,
         prefix: ClientPrefix,
         headers: &HeaderMap,
-    ) -> Result<RateLimitFields, Problem> {
+    ) -> Result<RateLimitFields<'_>, Problem> {
         if self.has_key(headers).await {
             return Ok(RateLimitFields(None));
         }
@@ -191,9 +193,11 @@ impl AddressLimit {
     }
 
     /// Counts a request that is answered without a check of the limit.
-    pub(crate) fn note<B>(&self, request: &Request<B>) -> RateLimitFields {
+    pub(crate) fn note<B>(&self, request: &Request<B>) -> RateLimitFields<'_> {
         match self.prefix(request) {
-            Some(prefix) => self.limiter.fields(self.limiter.limiter.note(prefix.to_string())),
+            Some(prefix) => {
+                RateLimitFields(Some((&self.limiter, self.limiter.limiter.note(prefix.to_string()))))
+            }
             None => RateLimitFields(None),
         }
     }
