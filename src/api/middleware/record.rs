@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tracing::Instrument;
 
 use crate::access::action::{ActionEnd, ActionGoesOn, ActionId, ActionStart, ActionSubject, NAMED};
@@ -29,8 +29,12 @@ const TARGET_CHARS_MAX: usize = 300;
 const INPUT_CHARS_MAX: usize = 2_000;
 /// Bodies of these routes are recorded: they change an offer. Other bodies may name people, and are not recorded.
 const INPUT_OF: &str = "/coupons";
-/// Bodies of these routes are recorded without the user whom their filter may name.
+/// Of the bodies of these routes these members are recorded, without the user whom the filter may name: another member
+/// may be a misspelled one that names a person.
 const FILTERED: &str = "/dead-letters";
+const BODY_MEMBERS: [&str; 3] = ["filter", "all", "reason"];
+const FILTER_MEMBERS: [&str; 5] = ["couponId", USER_MEMBER, "reason", "minAge", "maxAge"];
+const USER_MEMBER: &str = "userId";
 
 /// The middleware around every route whose audience is recorded.
 pub(crate) async fn record(
@@ -110,11 +114,22 @@ async fn take_input(
     Ok((Request::from_parts(parts, Body::from(whole)), Some(input).filter(|input| !input.is_empty()), user))
 }
 
-/// A body without the user in its filter, and that user. Nothing of a body that is not JSON.
+/// What is recorded of a body with a filter, and the user whom it names. Nothing of a body that is no JSON object.
 fn without_filtered_user(body: &[u8]) -> (String, Option<UserId>) {
-    let Ok(mut body) = serde_json::from_slice::<Value>(body) else { return Default::default() };
-    let named = body.pointer_mut("/filter/userId").map(|user| std::mem::replace(user, NAMED.into()));
-    (body.to_string(), named.and_then(|user| user.as_str()?.parse().ok()))
+    let Ok(mut body) = serde_json::from_slice::<Map<String, Value>>(body) else { return Default::default() };
+    body.retain(|member, _| BODY_MEMBERS.contains(&member.as_str()));
+    let mut user = None;
+    if let Some(filter) = body.get_mut("filter") {
+        match filter.as_object_mut() {
+            Some(filter) => {
+                filter.retain(|member, _| FILTER_MEMBERS.contains(&member.as_str()));
+                let named = filter.get_mut(USER_MEMBER).map(|user| std::mem::replace(user, NAMED.into()));
+                user = named.and_then(|user| user.as_str()?.parse().ok());
+            }
+            None => *filter = Value::Null,
+        }
+    }
+    (Value::from(body).to_string(), user)
 }
 
 /// The part of a path where a user is named.
@@ -153,4 +168,28 @@ fn ended(route: &MatchedPath, response: &Response) -> (ActionEnd, ActionSubject)
     }
     let code = code.map(|code| code.as_str().to_owned());
     (ActionEnd { at: crate::mongo::now_in_milliseconds(), status: status.as_u16(), code, location }, about)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_filter_neither_the_user_nor_a_misspelled_member_is_recorded() {
+        let recorded = |body: &str| without_filtered_user(body.as_bytes());
+        let user = |name: &str| Some(name.parse::<UserId>().expect("an id"));
+        let (input, about) = recorded(r#"{"filter":{"couponId":"c","userId":"u1"},"reason":"why"}"#);
+        assert_eq!(input, r#"{"filter":{"couponId":"c","userId":"{user}"},"reason":"why"}"#);
+        assert_eq!(about, user("u1"));
+        for (body, input) in [
+            (r#"{"filter":{"userID":"u1"},"reason":"why"}"#, r#"{"filter":{},"reason":"why"}"#),
+            (r#"{"userId":"u1","all":true,"reason":"why"}"#, r#"{"all":true,"reason":"why"}"#),
+            (r#"{"filter":"u1"}"#, r#"{"filter":null}"#),
+            (r#"{"filter":{"userId":["u1"]}}"#, r#"{"filter":{"userId":"{user}"}}"#),
+            (r#""u1""#, ""),
+            ("u1", ""),
+        ] {
+            assert_eq!(recorded(body), (input.to_owned(), None), "{body}");
+        }
+    }
 }
