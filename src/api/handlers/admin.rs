@@ -39,7 +39,7 @@ pub(crate) async fn pause(
     Path(id): Path<String>,
     body: Option<Body>,
 ) -> Result<Response, Problem> {
-    check_reason(body.map(|Body(body)| body))?;
+    check_reason(body)?;
     change(&catalog, &parse(&id)?, CouponChange::Pause).await
 }
 
@@ -57,7 +57,7 @@ pub(crate) async fn resume(
     Path(id): Path<String>,
     body: Option<Body>,
 ) -> Result<Response, Problem> {
-    check_reason(body.map(|Body(body)| body))?;
+    check_reason(body)?;
     change(&catalog, &parse(&id)?, CouponChange::Resume).await
 }
 
@@ -75,7 +75,7 @@ pub(crate) async fn archive(
     Path(id): Path<String>,
     body: Option<Body>,
 ) -> Result<Response, Problem> {
-    check_reason(body.map(|Body(body)| body))?;
+    check_reason(body)?;
     change(&catalog, &parse(&id)?, CouponChange::Archive).await
 }
 

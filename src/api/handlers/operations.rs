@@ -195,7 +195,7 @@ pub(crate) async fn redrive(
     Path(id): Path<String>,
     body: Option<Body>,
 ) -> Result<Response, Problem> {
-    check_reason(body.map(|Body(body)| body))?;
+    check_reason(body)?;
     let id = parse(&id)?;
     let is_redriven = dead::redrive(&issuing.partition, id).await?;
     let letter = dead::redriven(&issuing.partition, id).await?.ok_or_else(no_dead_letter)?;
@@ -226,7 +226,7 @@ pub(crate) async fn discard(
     Path(id): Path<String>,
     body: Option<Body>,
 ) -> Result<Response, Problem> {
-    check_reason(body.map(|Body(body)| body))?;
+    check_reason(body)?;
     let id = parse(&id)?;
     let to = Recipient { language, request_id: &request_id };
     let answer = |decision: &Decision| Json(decided_issuance(&app.links, decision, to)).into_response();

@@ -12,7 +12,7 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 /// The files that the page loads.
 const FILES: [(&str, &str, &str); 9] = [
-    ("console.css", STYLE, include_str!("console/console.css")),
+    ("console.css", STYLE, concat!(include_str!("theme.css"), include_str!("console/console.css"))),
     ("main.js", SCRIPT, include_str!("console/main.js")),
     ("api.js", SCRIPT, include_str!("console/api.js")),
     ("dom.js", SCRIPT, include_str!("console/dom.js")),

@@ -20,7 +20,11 @@ pub(crate) async fn try_it() -> Response {
 
 /// The style of the try-it page.
 pub(crate) async fn try_it_style() -> Response {
-    page("text/css; charset=utf-8", CONTENT_POLICY, include_str!("try.css"))
+    page(
+        "text/css; charset=utf-8",
+        CONTENT_POLICY,
+        concat!(include_str!("theme.css"), include_str!("try.css")),
+    )
 }
 
 /// The script of the try-it page.

@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::body::Json;
 use super::fields::{self, Fields};
 use crate::access::action;
 use crate::http::Problem;
@@ -33,8 +34,8 @@ pub(crate) fn reason(value: Value) -> Result<String, String> {
 ///
 /// # Errors
 /// 422 `invalid` with every error.
-pub(crate) fn check_reason(body: Option<Value>) -> Result<(), Problem> {
-    let Some(body) = body.filter(|body| !body.is_null()) else { return Ok(()) };
+pub(crate) fn check_reason(body: Option<Json>) -> Result<(), Problem> {
+    let Some(Json(body)) = body.filter(|Json(body)| !body.is_null()) else { return Ok(()) };
     let mut fields = Fields::of(body)?;
     fields.optional("reason", reason);
     fields.finish(Some(()))
