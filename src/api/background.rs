@@ -1,4 +1,4 @@
-//! What an API process does beside answering: it keeps the partition certified, brings what operators changed to
+//! What an API process does beside answering: it keeps the partitions certified, brings what operators changed to
 //! Redis, audits the accounts, deletes users, has Redis rewrite its append-only file at quiet times, and goes on with
 //! actions whose requests were answered.
 
@@ -41,32 +41,37 @@ impl Settings {
 
 /// Starts the tasks. Each ends after `drained`.
 pub(crate) fn start(app: &App, backends: &Backends, drained: &CancellationToken) -> TaskTracker {
-    let Backends { partition, database, ledger, coupons, .. } = backends;
+    let Backends { partitions, database, ledger, coupons, .. } = backends;
     let tasks = TaskTracker::new();
-    tasks.spawn(backends.recovery_supervisor().run(drained.clone()));
-    tasks.spawn(admin_sync::reconcile(
-        Arc::clone(partition),
-        coupons.clone(),
-        app.catalog.services.clone(),
-        drained.clone(),
-    ));
-    tasks.spawn(admin_sync::keep_within_validity(coupons.clone(), drained.clone()));
-    let pressure = app.issuing.reservations.pressure();
-    tasks.spawn(pressure::keep_saying(Arc::clone(pressure), Arc::clone(partition), drained.clone()));
-    let is_busy = pressure.is_busy();
-    tasks.spawn(recovery::keep_retiring(
-        Arc::clone(partition),
-        coupons.clone(),
-        Arc::clone(&is_busy),
-        drained.clone(),
-    ));
-    let rewriter = AofRewriter::new(Arc::clone(partition), coupons.clone(), RewriteBounds::default());
-    tasks.spawn(rewriter.run(drained.clone()));
-    let Settings { audit_every, user_cache, tombstone_retention_days } = app.background;
-    if let Some(every) = audit_every {
-        let auditor = Auditor::new(Arc::clone(partition), ledger.clone(), coupons.clone());
-        tasks.spawn(audit::keep_auditing(auditor, every, Arc::clone(&is_busy), drained.clone()));
+    for supervisor in backends.recovery_supervisors() {
+        tasks.spawn(supervisor.run(drained.clone()));
     }
+    tasks.spawn(admin_sync::keep_within_validity(coupons.clone(), drained.clone()));
+    let Settings { audit_every, user_cache, tombstone_retention_days } = app.background;
+    for (partition, lane) in partitions.iter().zip(&app.issuing.lanes) {
+        tasks.spawn(admin_sync::reconcile(
+            Arc::clone(partition),
+            coupons.clone(),
+            app.catalog.services.clone(),
+            drained.clone(),
+        ));
+        let pressure = lane.reservations.pressure();
+        tasks.spawn(pressure::keep_saying(Arc::clone(pressure), Arc::clone(partition), drained.clone()));
+        let is_busy = pressure.is_busy();
+        tasks.spawn(recovery::keep_retiring(
+            Arc::clone(partition),
+            coupons.clone(),
+            Arc::clone(&is_busy),
+            drained.clone(),
+        ));
+        if let Some(every) = audit_every {
+            let auditor = Auditor::new(Arc::clone(partition), ledger.clone(), coupons.clone());
+            tasks.spawn(audit::keep_auditing(auditor, every, is_busy, drained.clone()));
+        }
+    }
+    let is_busy = app.issuing.lanes.first().reservations.pressure().is_busy();
+    let rewriter = AofRewriter::new(partitions.clone(), coupons.clone(), RewriteBounds::default());
+    tasks.spawn(rewriter.run(drained.clone()));
     let users = &app.users;
     if let Some(registered) = users.registered.clone() {
         tasks.spawn(registered.keep_prefetching(users.store.clone(), user_cache, drained.clone()));
@@ -80,10 +85,10 @@ pub(crate) fn start(app: &App, backends: &Backends, drained: &CancellationToken)
         due: Arc::clone(&deletion_due),
     };
     tasks.spawn(watcher.run(drained.clone()));
-    let eraser = Eraser::new(Arc::clone(partition), ledger.clone(), database.clone());
+    let eraser = Eraser::new(partitions.clone(), ledger.clone(), database.clone());
     tasks.spawn(eraser.run(deletion_due, drained.clone()));
     let retention =
-        Retention::new(Arc::clone(partition), ledger.clone(), coupons.clone(), tombstone_retention_days);
+        Retention::new(partitions.clone(), ledger.clone(), coupons.clone(), tombstone_retention_days);
     if let Some(retention) = retention {
         tasks.spawn(retention.run(is_busy, drained.clone()));
     }

@@ -53,7 +53,8 @@ impl Auditor {
 
     /// Renews the stale final counts of the coupons that were retired lately.
     pub(super) async fn watch_final_counts(&self) -> Result<Vec<Finding>, Failure> {
-        let retired = self.coupons.retired_since(Timestamp::now() - WATCHED_FOR, WATCHED_MAX).await?;
+        let mut retired = self.coupons.retired_since(Timestamp::now() - WATCHED_FOR, WATCHED_MAX).await?;
+        retired.retain(|coupon| coupon.partition == self.partition.id());
         self.renew_final_counts(&retired.iter().collect::<Vec<_>>()).await
     }
 }

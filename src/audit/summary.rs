@@ -28,6 +28,16 @@ impl AuditSummary {
         *self.findings.entry(kind.code().to_owned()).or_default() += 1;
     }
 
+    /// Both audits together, as of when the earlier one ended.
+    pub(crate) fn with(mut self, other: Self) -> Self {
+        self.ended_at = self.ended_at.min(other.ended_at);
+        self.coupons += other.coupons;
+        for (code, count) in other.findings {
+            *self.findings.entry(code).or_default() += count;
+        }
+        self
+    }
+
     /// Keeps it as the latest.
     pub(super) async fn keep(&self, partition: &Partition, keys: &EpochKeys) -> Result<(), Failure> {
         let findings: Vec<_> = self.findings.iter().map(|(code, count)| format!("{code} {count}")).collect();

@@ -28,7 +28,7 @@ pub(super) async fn queue(
     users: Range<u32>,
     batch: u32,
 ) -> anyhow::Result<Vec<IssuanceId>> {
-    let partition = &env.backends.partition;
+    let partition = env.backends.partitions.first();
     let firsts = users.clone().step_by(batch as usize);
     let ids: Vec<Vec<IssuanceId>> = stream::iter(firsts)
         .map(async |first| {
@@ -59,7 +59,7 @@ pub(super) async fn queue(
 
 /// Reads `count` entries as one worker would, and leaves them pending.
 pub(super) async fn deliver(env: &BenchEnv, count: u32) -> anyhow::Result<Vec<Entry>> {
-    let partition = &env.backends.partition;
+    let partition = env.backends.partitions.first();
     let mut reader = Reader::new(partition.client().clone(), format!("bench-{}", crate::ids::random_id()));
     let mut entries = Vec::with_capacity(count as usize);
     while entries.len() < count as usize {
@@ -77,7 +77,7 @@ pub(super) async fn deliver(env: &BenchEnv, count: u32) -> anyhow::Result<Vec<En
 
 /// Settles all of these as issued, as a worker would.
 pub(super) async fn settle_all(env: &BenchEnv, entries: Vec<Entry>) -> anyhow::Result<()> {
-    let partition = &env.backends.partition;
+    let partition = env.backends.partitions.first();
     let now = crate::mongo::now_in_milliseconds();
     let settlements = entries
         .into_iter()

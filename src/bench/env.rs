@@ -70,8 +70,10 @@ impl BenchEnv {
         let redis_config = RedisConfig { redis_url: redis.url(), redis_durability };
         let mongodb_config = MongoConfig { mongodb_uri: mongodb.url(), mongodb_database: DATABASE.into() };
         let backends = process::connect(&redis_config, &mongodb_config).await?;
-        if !backends.recovery_supervisor().ensure().await? {
-            bail!("an empty Redis could not be certified");
+        for supervisor in backends.recovery_supervisors() {
+            if !supervisor.ensure().await? {
+                bail!("an empty Redis could not be certified");
+            }
         }
         Ok(BenchEnv { redis, mongodb, backends, redis_config, mongodb_config, folder })
     }
@@ -92,7 +94,7 @@ impl BenchEnv {
         let (opened, ends_at) = (now - SignedDuration::from_secs(1), now + SignedDuration::from_hours(24));
         let coupon = Coupon::new(id.clone(), total, opened, ends_at);
         self.backends.coupons.insert(&coupon).await?;
-        self.backends.loader().load(&id).await?;
+        self.backends.loaders().first().load(&id).await?;
         Ok(id)
     }
 
@@ -181,7 +183,7 @@ impl BenchEnv {
 
     /// The coupon's stock now.
     pub async fn stock(&self, coupon: &CouponId) -> anyhow::Result<Stock> {
-        let (_, stocks) = stock::read(&self.backends.partition, std::slice::from_ref(coupon)).await?;
+        let (_, stocks) = stock::read(self.backends.partitions.first(), std::slice::from_ref(coupon)).await?;
         stocks.into_iter().next().transpose()?.flatten().context("the coupon is not loaded")
     }
 
@@ -221,7 +223,7 @@ impl BenchEnv {
     }
 
     async fn info(&self, section: &str) -> anyhow::Result<InfoDict> {
-        let mut connection = self.backends.partition.connection();
+        let mut connection = self.backends.partitions.first().connection();
         redis::cmd("INFO")
             .arg(section)
             .query_async(&mut connection)

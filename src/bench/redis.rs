@@ -155,7 +155,7 @@ async fn warm_up(env: &BenchEnv) -> anyhow::Result<()> {
 
 async fn look_up(env: &BenchEnv, ids: &[IssuanceId]) -> anyhow::Result<()> {
     for ids in ids.chunks(BATCH_MAX as usize) {
-        let found = read_in_flight(&env.backends.partition, ids).await?;
+        let found = read_in_flight(env.backends.partitions.first(), ids).await?;
         anyhow::ensure!(found.iter().all(|one| matches!(one, Ok(Some(_)))), "an issuance is not in flight");
     }
     Ok(())

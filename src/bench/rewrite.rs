@@ -122,7 +122,7 @@ async fn accept_p99_ms(
 
 /// Has Redis rewrite its file again and again, and waits for the last rewrite.
 async fn rewrites_until(env: &BenchEnv, over: &CancellationToken) -> anyhow::Result<Rewrites> {
-    let partition = &env.backends.partition;
+    let partition = env.backends.partitions.first();
     let mut rewrites = Rewrites::default();
     while !over.is_cancelled() {
         let began = Instant::now();

@@ -1,6 +1,8 @@
 //! `couponctl audit`: whether Redis and the ledger agree, and the repair of what drifted.
 
+use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::Arc;
 
 use clap::Args;
 use jiff::Timestamp;
@@ -15,8 +17,10 @@ use crate::config::{MongoConfig, RedisConfig};
 use crate::coupon::Coupon;
 use crate::failure::{Fault, SetUpError};
 use crate::ids::CouponId;
+use crate::mongo::Database;
 use crate::process::Backends;
 use crate::recovery::OpeningStatus;
+use crate::redis::Partition;
 use crate::{Failure, mongo, process, recovery};
 
 /// Compares Redis with the ledger, unit by unit, and repairs what drifted.
@@ -80,17 +84,22 @@ pub(super) struct AuditArgs {
 
 impl AuditArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let backends = process::open(&self.redis, &self.mongodb).await?;
-        let ended = self.run_on(&backends).await;
+        let mut backends = process::open(&self.redis, &self.mongodb).await?;
+        let ended = match backends.spread(&self.redis).await {
+            Ok(()) => self.run_on(&backends).await,
+            Err(failure) => Err(away("MongoDB", &failure)),
+        };
         mongo::close(&backends.database).await;
         ended
     }
 
     async fn run_on(&self, backends: &Backends) -> anyhow::Result<()> {
-        match recovery::is_certified(&backends.partition).await {
-            Ok(true) => {}
-            Ok(false) => return self.uncertified(backends).await,
-            Err(failure) => return Err(away("Redis", &failure)),
+        for partition in &backends.partitions {
+            match recovery::is_certified(partition).await {
+                Ok(true) => {}
+                Ok(false) => return self.uncertified(partition, &backends.database).await,
+                Err(failure) => return Err(away("Redis", &failure)),
+            }
         }
         if !self.repair || self.dry_run {
             return self.run_audit(backends).await;
@@ -103,8 +112,8 @@ impl AuditArgs {
     }
 
     /// Ends with why the data cannot be audited. That of a Redis beside which another serves proves nothing.
-    async fn uncertified(&self, backends: &Backends) -> anyhow::Result<()> {
-        match recovery::opening_status(&backends.partition, &backends.database).await {
+    async fn uncertified(&self, partition: &Partition, database: &Database) -> anyhow::Result<()> {
+        match recovery::opening_status(partition, database).await {
             Ok(OpeningStatus::Elsewhere(why)) => {
                 let finding = Finding { detail: Some(why), ..Finding::new(FindingKind::AnotherRedis, None) };
                 self.show(&AuditReport { queue: vec![finding], ..AuditReport::default() }, None)
@@ -115,29 +124,47 @@ impl AuditArgs {
     }
 
     async fn run_audit(&self, backends: &Backends) -> anyhow::Result<()> {
-        let auditor =
-            Auditor::new(backends.partition.clone(), backends.ledger.clone(), backends.coupons.clone());
+        let auditors = backends.partitions.each(|partition| {
+            Auditor::new(Arc::clone(partition), backends.ledger.clone(), backends.coupons.clone())
+        });
         let progress = ProgressLine::start();
         let mut report = AuditReport::default();
         match &self.coupon {
             Some(id) => {
                 let found = backends.coupons.get(id).await.map_err(|failure| away("MongoDB", &failure))?;
                 let coupon = found.ok_or_else(|| anyhow::anyhow!("there is no coupon {id}"))?;
-                self.audit(&auditor, &[coupon], &progress, &mut report).await?;
+                let auditor = auditors.get(coupon.partition)?;
+                report.queue = self.audit(auditor, &[coupon], &progress, &mut report).await?;
             }
             None => {
+                let mut queues = BTreeMap::new();
                 let mut last: Option<Coupon> = None;
                 loop {
-                    let page = auditor.coupons_after(last.as_ref()).await;
+                    let page = auditors.first().coupons_after(last.as_ref()).await;
                     let page = page.map_err(|failure| away("MongoDB", &failure))?;
                     let Some(next) = page.last().cloned() else { break };
                     last = Some(next);
-                    self.audit(&auditor, &page, &progress, &mut report).await?;
+                    for (partition, page) in backends.partitions.group(page, |coupon| coupon.partition)? {
+                        let auditor = auditors.get(partition.id())?;
+                        // Every page checks the whole queue of its partition.
+                        let queue = self.audit(auditor, &page, &progress, &mut report).await?;
+                        queues.insert(partition.id(), queue);
+                    }
                 }
+                // In a partition without coupons there is still the queue.
+                for (partition, auditor) in backends.partitions.iter().zip(&auditors) {
+                    if !queues.contains_key(&partition.id()) {
+                        let queue = self.audit(auditor, &[], &progress, &mut report).await?;
+                        queues.insert(partition.id(), queue);
+                    }
+                }
+                report.queue = queues.into_values().flatten().collect();
             }
         }
         progress.finish();
-        self.show(&report, Some(backends.partition.keys().epoch().to_string()))
+        let epochs: Vec<_> =
+            backends.partitions.iter().map(|partition| partition.keys().epoch().to_string()).collect();
+        self.show(&report, Some(epochs.join(" ")))
     }
 
     /// Prints the report, and ends with its verdict. `epoch` is the one that was audited.
@@ -147,14 +174,15 @@ impl AuditArgs {
         verdict(report)
     }
 
-    /// Audits one page of coupons as the flags say, and adds to the report.
+    /// Audits one page of coupons of a partition as the flags say, and adds to the report. Returns the findings that belong
+    /// to no coupon.
     async fn audit(
         &self,
         auditor: &Auditor,
         page: &[Coupon],
         progress: &ProgressLine,
         report: &mut AuditReport,
-    ) -> Result<(), Failure> {
+    ) -> Result<Vec<Finding>, Failure> {
         let show = |audited: &CouponReport| {
             let (coupon, findings) = (&audited.coupon, audited.findings.len());
             progress.state(&format!("audited coupon={coupon} findings={findings}"), true);
@@ -169,9 +197,7 @@ impl AuditArgs {
         };
         report.coupons.append(&mut audited.coupons);
         report.repaired.append(&mut audited.repaired);
-        // Every page checks the whole queue.
-        report.queue = audited.queue;
-        Ok(())
+        Ok(audited.queue)
     }
 
     /// The findings that a repair would remove, for `--dry-run`.

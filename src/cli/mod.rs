@@ -1,6 +1,6 @@
 //! `couponctl`: noun, then verb.
 //!
-//! `dev`, `check`, `recover`, `audit`, `key` and `upgrade` connect to the servers themselves; `bench` starts its own;
+//! `dev`, `check`, `recover`, `audit`, `key`, `upgrade` and `partition` connect to the servers themselves; `bench` starts its own;
 //! `rush` reads the ledger if it is given its URI. Every other command goes through the HTTP API alone, knows no more
 //! than its JSON, and so works against any deployment.
 
@@ -20,6 +20,7 @@ mod lines;
 mod man;
 mod outcome;
 mod output;
+mod partition;
 mod progress;
 mod prompt;
 mod queue;
@@ -84,6 +85,7 @@ enum CtlSubcommand {
     Audit(audit::AuditArgs),
     Key(key::KeyArgs),
     Upgrade(upgrade::UpgradeArgs),
+    Partition(partition::PartitionArgs),
     /// Creates coupons, shows their stock and changes them
     Coupon(Noun<coupon::CouponVerb>),
     /// Registers, shows and deletes users
@@ -131,6 +133,7 @@ impl CtlCommand {
             CtlSubcommand::Audit(audit) => audit.run().await,
             CtlSubcommand::Key(key) => key.run().await,
             CtlSubcommand::Upgrade(upgrade) => upgrade.run().await,
+            CtlSubcommand::Partition(partition) => partition.run().await,
             CtlSubcommand::Coupon(coupon) => coupon.run().await,
             CtlSubcommand::User(user) => user.run().await,
             CtlSubcommand::UserCoupon(user_coupon) => user_coupon.run().await,

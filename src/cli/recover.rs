@@ -53,14 +53,16 @@ impl RecoverArgs {
             true => process::connect_to_any(&self.redis, &self.mongodb).await?,
             false => process::connect(&self.redis, &self.mongodb).await?,
         };
-        if !self.rebuild
-            && let OpeningStatus::Elsewhere(why) =
-                recovery::opening_status(&backends.partition, &backends.database).await?
-        {
-            return Err(SetUpError(vec![why]).into());
+        for partition in backends.partitions.iter().filter(|_| !self.rebuild) {
+            if let OpeningStatus::Elsewhere(why) =
+                recovery::opening_status(partition, &backends.database).await?
+            {
+                return Err(SetUpError(vec![why]).into());
+            }
         }
         let name = if self.rebuild { "couponctl recover --rebuild" } else { "couponctl recover" };
-        let target = backends.partition.id().to_string();
+        let ids = backends.partitions.iter().map(|partition| partition.id().to_string());
+        let target = ids.collect::<Vec<_>>().join(" ");
         let begun = ActionLog::begin_command(&backends.database, name, target, None).await?;
         begun.carry_out(self.recover(&backends), command_status).await
     }
@@ -72,36 +74,44 @@ impl RecoverArgs {
         let shown = progress.clone();
         let watch: ProgressCallback = Arc::new(move |step: &RecoveryStep| show(&shown, step));
         let mode = if self.rebuild { RecoveryMode::Rebuild } else { RecoveryMode::VerifyFirst };
-        let supervisor = backends.recovery_supervisor();
-        let kept = loop {
-            if mode == RecoveryMode::VerifyFirst && is_certified(&backends.partition).await? {
-                break CertifyOutcome::Before;
+        let mut all = None;
+        for (partition, supervisor) in backends.partitions.iter().zip(backends.recovery_supervisors()) {
+            if !backends.partitions.is_one() {
+                progress.say(&format!("partition {}", partition.id()));
             }
-            match supervisor.recover(mode, &watch, &shutdown).await? {
-                CertifyOutcome::ByAnother => progress.say("another process recovers; waiting for it"),
-                CertifyOutcome::Watching => {
-                    progress.say("another Redis was opened last; watching whether it still serves")
+            let outcome = loop {
+                if mode == RecoveryMode::VerifyFirst && is_certified(partition).await? {
+                    break None;
                 }
-                CertifyOutcome::Recovered(RecoveryOutcome::Superseded) => {}
-                kept => break kept,
-            }
-            wait(&shutdown).await?;
-        };
+                match supervisor.recover(mode, &watch, &shutdown).await? {
+                    CertifyOutcome::ByAnother => progress.say("another process recovers; waiting for it"),
+                    CertifyOutcome::Watching => {
+                        progress.say("another Redis was opened last; watching whether it still serves")
+                    }
+                    CertifyOutcome::Recovered(RecoveryOutcome::Superseded) => {}
+                    CertifyOutcome::Recovered(recovered) => break Some(recovered),
+                    CertifyOutcome::Before => break None,
+                }
+                wait(&shutdown).await?;
+            };
+            all = all.into_iter().chain(outcome).reduce(RecoveryOutcome::with);
+        }
         progress.finish();
-        self.print(kept, started.elapsed());
+        self.print(all, started.elapsed());
         Ok(())
     }
 
-    fn print(&self, kept: CertifyOutcome, took: Duration) {
+    /// `recovered`: the outcome of the partitions together that were not certified.
+    fn print(&self, recovered: Option<RecoveryOutcome>, took: Duration) {
         let seconds = took.as_secs_f64();
-        let (result, in_flight, decided, coupons, says) = match kept {
-            CertifyOutcome::Recovered(RecoveryOutcome::Verified { in_flight, coupons }) => {
+        let (result, in_flight, decided, coupons, says) = match recovered {
+            Some(RecoveryOutcome::Verified { in_flight, coupons }) => {
                 let says = format!(
                     "The data was intact and is certified again: {coupons} coupons, {in_flight} in flight ({seconds:.1} s)."
                 );
                 ("verified", Some(in_flight), None, Some(coupons), says)
             }
-            CertifyOutcome::Recovered(RecoveryOutcome::Rebuilt { survivors, decided, coupons }) => {
+            Some(RecoveryOutcome::Rebuilt { survivors, decided, coupons }) => {
                 let says = format!(
                     "Rebuilt and certified: {coupons} coupons, {survivors} in flight, {decided} were decided already ({seconds:.1} s)."
                 );

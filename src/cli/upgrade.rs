@@ -47,7 +47,7 @@ impl UpgradeArgs {
         let target = PartitionId::ONE.to_string();
         let begun = ActionLog::begin_command(&database, "couponctl upgrade finish", target, None).await?;
         let finished = async {
-            print(if Deployment::finish_upgrade(&database, PartitionId::ONE).await? {
+            print(if Deployment::finish_upgrade(&database).await? {
                 "it was finished before"
             } else {
                 "restart the APIs, one after another: what older versions do not know, those that start from now on do"

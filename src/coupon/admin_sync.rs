@@ -105,7 +105,8 @@ async fn catch_up(
     let service = services.get().await?;
     let mut changes = coupons.changed_since(*since).await?;
     let mut changed = apply(partition, service, &[]).await?;
-    while let Some(page) = changes.next().await? {
+    while let Some(mut page) = changes.next().await? {
+        page.coupons.retain(|coupon| coupon.partition == partition.id());
         if !page.coupons.is_empty() {
             changed += apply(partition, service, &page.coupons).await?;
         }

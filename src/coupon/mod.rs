@@ -20,7 +20,7 @@ pub use validity::{CouponTimeZone, Expiry, Validity, ValidityPeriod};
 
 use jiff::Timestamp;
 
-use crate::ids::CouponId;
+use crate::ids::{CouponId, PartitionId};
 
 /// The largest number of units of one coupon.
 pub(crate) const MAX_TOTAL: u32 = 10_000_000;
@@ -58,6 +58,8 @@ pub struct Coupon {
     /// Counts the operator's changes; a later one wins over an earlier one.
     pub generation: i64,
     pub created_at: Timestamp,
+    /// Where its units lie, for ever.
+    pub partition: PartitionId,
 }
 
 impl Coupon {
@@ -79,6 +81,7 @@ impl Coupon {
             archived: false,
             generation: 1,
             created_at: starts_at,
+            partition: PartitionId::ONE,
         }
     }
 
@@ -87,9 +90,9 @@ impl Coupon {
         Expiry { validity: self.validity.clone(), zone: self.time_zone.clone() }
     }
 
-    /// Whether it offers the same as `other` does, whenever the two were made.
+    /// Whether it offers the same as `other` does, whenever the two were made and wherever their units lie.
     pub(crate) fn is_offered_as(&self, other: &Coupon) -> bool {
-        *self == Coupon { created_at: self.created_at, ..other.clone() }
+        *self == Coupon { created_at: self.created_at, partition: self.partition, ..other.clone() }
     }
 }
 

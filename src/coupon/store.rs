@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::restock::{self, Restock, RestockAmount};
 use super::{Coupon, CouponId, CouponLimit, CouponTimeZone, Discount, Expiry, MAX_TOTAL, Validity};
 use crate::Failure;
+use crate::ids::PartitionId;
 use crate::mongo::{self, LINEARIZABLE_MAX, ListPage, NewestPlace, from_bson_time, to_bson_time};
 
 /// Coupons in one answer of [`ChangedCoupons::next`].
@@ -126,6 +127,37 @@ pub(super) struct CouponDocument {
     generation: i64,
     created_at: DateTime,
     changed_at: DateTime,
+    /// Where its units lie: one number. Missing: `[0]`, as of coupons that were made when there was no other partition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    partitions: Option<Vec<i32>>,
+}
+
+/// As much of a record as says where its units lie.
+#[derive(Debug, Deserialize)]
+struct PlacementRecord {
+    #[serde(default)]
+    partitions: Option<Vec<i32>>,
+}
+
+impl PlacementRecord {
+    fn projection() -> Document {
+        doc! {"partitions": 1}
+    }
+
+    fn parse(record: &RawDocument) -> Result<PartitionId, String> {
+        let PlacementRecord { partitions } =
+            mongodb::bson::deserialize_from_slice(record.as_bytes()).map_err(|error| error.to_string())?;
+        partition(partitions.as_deref())
+    }
+}
+
+/// The partition that a record names.
+pub(super) fn partition(numbers: Option<&[i32]>) -> Result<PartitionId, String> {
+    match numbers {
+        None => Ok(PartitionId::ONE),
+        Some([number]) => u16::try_from(*number).ok().and_then(PartitionId::new).ok_or("partitions".into()),
+        Some(_) => Err("partitions: this version knows coupons in one partition only".into()),
+    }
 }
 
 /// What an operator may change of a coupon.
@@ -297,6 +329,21 @@ impl CouponStore {
     ) -> Result<HashMap<CouponId, Result<CouponLimit, String>>, Failure> {
         self.each("read the limits of coupons", ids, LimitRecord::projection(), |_, record| {
             LimitRecord::parse(record)
+        })
+        .await
+    }
+
+    /// Where the units of these coupons lie, by id; or why a record does not say. Nothing else of the records is read.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
+    pub(crate) async fn placements(
+        &self,
+        ids: &[CouponId],
+    ) -> Result<HashMap<CouponId, Result<PartitionId, String>>, Failure> {
+        self.each("read where coupons lie", ids, PlacementRecord::projection(), |_, record| {
+            PlacementRecord::parse(record)
         })
         .await
     }
@@ -680,6 +727,9 @@ impl From<&Coupon> for CouponDocument {
             generation: coupon.generation,
             created_at: to_bson_time(coupon.created_at),
             changed_at: to_bson_time(coupon.created_at),
+            partitions: Some(coupon.partition)
+                .filter(|partition| *partition != PartitionId::ONE)
+                .map(|partition| vec![partition.number().into()]),
         }
     }
 }
@@ -725,6 +775,7 @@ impl Coupon {
             archived: record.archived,
             generation: record.generation,
             created_at: from_bson_time(record.created_at),
+            partition: partition(record.partitions.as_deref())?,
         })
     }
 }

@@ -7,8 +7,9 @@ use jiff::Timestamp;
 use mongodb::bson::{DateTime, Document, deserialize_from_slice, doc};
 use serde::Deserialize;
 
-use super::{Coupon, CouponId, CouponStore, MAX_TOTAL};
+use super::{Coupon, CouponId, CouponStore, MAX_TOTAL, store};
 use crate::Failure;
+use crate::ids::PartitionId;
 use crate::mongo::from_bson_time;
 
 /// The part of a coupon that Redis must have. Each field is that of a [`Coupon`].
@@ -22,6 +23,7 @@ pub struct CouponTerms {
     pub paused: bool,
     pub archived: bool,
     pub generation: i64,
+    pub partition: PartitionId,
 }
 
 impl From<&Coupon> for CouponTerms {
@@ -35,6 +37,7 @@ impl From<&Coupon> for CouponTerms {
             paused: coupon.paused,
             archived: coupon.archived,
             generation: coupon.generation,
+            partition: coupon.partition,
         }
     }
 }
@@ -51,12 +54,15 @@ struct TermsRecord {
     paused: bool,
     archived: bool,
     generation: i64,
+    #[serde(default)]
+    partitions: Option<Vec<i32>>,
 }
 
 impl TermsRecord {
     fn projection() -> Document {
         doc! {
             "total": 1, "perUser": 1, "startsAt": 1, "endsAt": 1, "paused": 1, "archived": 1, "generation": 1,
+            "partitions": 1,
         }
     }
 
@@ -71,6 +77,7 @@ impl TermsRecord {
             paused: self.paused,
             archived: self.archived,
             generation: self.generation,
+            partition: store::partition(self.partitions.as_deref())?,
         })
     }
 }

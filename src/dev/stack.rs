@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use futures::future::try_join_all;
 use jiff::ToSpan;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +22,7 @@ use crate::recovery::Durability;
 use crate::runtime::{fd_limit, shutdown};
 use crate::user::User;
 use crate::worker::Worker;
-use crate::{api, process};
+use crate::{Failure, api, process};
 
 /// Between two attempts to have Redis certified.
 const CERTIFY_RETRY: Duration = Duration::from_millis(100);
@@ -149,11 +150,14 @@ async fn start(
     let mongodb = MongoConfig { mongodb_uri, mongodb_database: options.mongodb_database.clone() };
     let backends = process::connect(&redis, &mongodb).await?;
     let access = access(options, &backends).await?;
-    let keeper = backends.recovery_supervisor();
     // A Redis whose folder was deleted is built anew, once it is certain that no process uses another.
-    while !keeper.ensure().await? {
-        tokio::time::sleep(CERTIFY_RETRY).await;
-    }
+    let certified = backends.recovery_supervisors().map(async |supervisor| {
+        while !supervisor.ensure().await? {
+            tokio::time::sleep(CERTIFY_RETRY).await;
+        }
+        Ok::<_, Failure>(())
+    });
+    try_join_all(certified).await?;
     demo(&backends).await?;
     banner(options, &access, &redis, &mongodb);
     Ok((backends, access))
@@ -206,13 +210,8 @@ async fn serve(
         limits: options.limits.clone(),
     };
     let workers = (0..options.workers).map(|_| {
-        let worker = Worker::new(
-            backends.partition.clone(),
-            backends.ledger.clone(),
-            backends.coupons.clone(),
-            options.concurrency,
-        );
-        tokio::spawn(worker.run(shutdown.clone()))
+        let (backends, concurrency, shutdown) = (backends.clone(), options.concurrency, shutdown.clone());
+        tokio::spawn(async move { Worker::run_all(&backends, concurrency, shutdown).await })
     });
     let workers: Vec<_> = workers.collect();
     let served = api::run(listener, backends, &config, shutdown).await;
@@ -225,8 +224,8 @@ async fn serve(
 /// Makes the demo coupon and users, unless an earlier run did.
 async fn demo(backends: &Backends) -> anyhow::Result<()> {
     let now = crate::mongo::now_in_milliseconds();
+    let id = demo_coupon()?;
     let coupon = Coupon {
-        id: demo_coupon()?,
         name: "여름 할인 · Summer".into(),
         total: 100,
         per_user: 1,
@@ -243,9 +242,11 @@ async fn demo(backends: &Backends) -> anyhow::Result<()> {
         archived: false,
         generation: 1,
         created_at: now,
+        partition: backends.partitions.place(&id),
+        id,
     };
     backends.coupons.insert(&coupon).await?;
-    backends.loader().load(&coupon.id).await?;
+    backends.loaders().get(coupon.partition)?.load(&coupon.id).await?;
     let users: Vec<_> = (1..=10)
         .map(|number| {
             let id: UserId = format!("u{number}").parse()?;

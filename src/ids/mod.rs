@@ -41,7 +41,7 @@ mod user;
 
 pub use coupon::CouponId;
 pub use issuance::IssuanceId;
-pub use partition::PartitionId;
+pub use partition::{PartitionId, slot_of};
 pub use user::UserId;
 
 /// Twelve letters and digits, 60 random bits: unguessable, and unique for every use here.

@@ -15,7 +15,7 @@ use super::reserve::{QueueProgress, time};
 use super::{Decision, InFlight, IssuanceId, Ledger};
 use crate::redis::cmd;
 use crate::redis::keys::damaged;
-use crate::redis::{LuaScript, Partition};
+use crate::redis::{LuaScript, Partition, Partitions, PerPartition};
 use crate::runtime::batch::{Batcher, Bounds};
 use crate::user::PendingDeletions;
 use crate::{Failure, metrics};
@@ -39,14 +39,14 @@ pub enum LookupResult {
 /// Looks issuances up in batches. Cheap to clone.
 #[derive(Clone)]
 pub struct Lookup {
-    partition: Arc<Partition>,
+    partitions: Partitions,
     ledger: Ledger,
     /// Decided outcomes only, so it is never stale.
     decided: Arc<Cache<IssuanceId, Arc<Decision>>>,
     deletions: Arc<PendingDeletions>,
     /// Bounds linearizable reads: they are dear, and requests for ids that never were must not crowd out others.
     certain: Arc<Semaphore>,
-    redis: Batcher<IssuanceId, Option<(InFlight, QueueProgress)>>,
+    redis: PerPartition<Batcher<IssuanceId, Option<(InFlight, QueueProgress)>>>,
     mongodb: Batcher<IssuanceId, Option<Decision>>,
 }
 
@@ -54,15 +54,17 @@ impl Lookup {
     /// Starts the batchers, with an outcome cache for `cached` decisions. It keeps none of users who are being
     /// deleted, because their records are about to change.
     pub fn start(
-        partition: Arc<Partition>,
+        partitions: &Partitions,
         ledger: Ledger,
         deletions: Arc<PendingDeletions>,
         cached: usize,
     ) -> Self {
-        let behind = Arc::clone(&partition);
-        let redis = Batcher::start("look up", REDIS_BOUNDS, move |ids: Vec<IssuanceId>| {
-            let partition = Arc::clone(&behind);
-            async move { read_in_flight(&partition, &ids).await }
+        let redis = partitions.each(|partition| {
+            let partition = Arc::clone(partition);
+            Batcher::start("look up", REDIS_BOUNDS, move |ids: Vec<IssuanceId>| {
+                let partition = Arc::clone(&partition);
+                async move { read_in_flight(&partition, &ids).await }
+            })
         });
         let records = ledger.clone();
         let mongodb = Batcher::start("look up", LEDGER_BOUNDS, move |ids: Vec<IssuanceId>| {
@@ -73,7 +75,7 @@ impl Lookup {
             }
         });
         Lookup {
-            partition,
+            partitions: partitions.clone(),
             ledger,
             decided: Arc::new(Cache::new(cached)),
             deletions,
@@ -100,7 +102,7 @@ impl Lookup {
             return Ok(LookupResult::Decided(decision));
         }
         metrics::OUTCOME_CACHE.miss();
-        match self.redis.ask(id).await {
+        match self.redis.get(id.partition())?.ask(id).await {
             Ok(Some((in_flight, progress))) => Ok(LookupResult::Queued { in_flight, progress }),
             Ok(None) => match self.decided(id).await? {
                 Some(decision) => Ok(LookupResult::Decided(decision)),
@@ -118,12 +120,13 @@ impl Lookup {
     }
 
     async fn nowhere(&self, id: IssuanceId) -> Result<LookupResult, Failure> {
+        let partition = self.partitions.get(id.partition())?;
         let _certain = self.certain.acquire().await;
-        if is_kept_as_damaged(&self.partition, id).await? {
+        if is_kept_as_damaged(partition, id).await? {
             let why = format!("issuance {id}: a recovery of an earlier version could not read it");
             return Err(Failure::Damaged { what: "the in-flight value of this issuance", why });
         }
-        if self.partition.is_latest().await? { Ok(LookupResult::Nowhere) } else { Err(Failure::Uncertified) }
+        if partition.is_latest().await? { Ok(LookupResult::Nowhere) } else { Err(Failure::Uncertified) }
     }
 
     /// The decision about an issuance that is not in flight; `None` if there is none, for certain.

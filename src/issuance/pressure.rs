@@ -33,12 +33,25 @@ const CROWD_MIN: u64 = 10;
 /// How long what was said in Redis is valid: until the end of the next window, and a little longer.
 const SAID_FOR: Duration = Duration::from_millis(150);
 
-/// What happened at the door of one API process in the present window, and how the last one was.
+/// How many callers a process has refused because too many wait, whichever partition they asked for. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct TurnedAway(Arc<AtomicU64>);
+
+impl TurnedAway {
+    /// A caller was refused.
+    pub(crate) fn count(&self) {
+        self.0.fetch_add(1, Relaxed);
+    }
+}
+
+/// What happened at the door of one partition in one API process in the present window, and how the last one was.
 #[derive(Debug, Default)]
 pub struct Pressure {
     accepted: AtomicU64,
     waited_us: AtomicU64,
-    turned_away: AtomicU64,
+    turned_away: TurnedAway,
+    /// The number of those who were turned away before this window.
+    turned_away_before: AtomicU64,
     found_full: AtomicU64,
     last_turned_away: AtomicU64,
     /// The average wait of the best window, in nanoseconds; 0 while unknown.
@@ -46,6 +59,11 @@ pub struct Pressure {
 }
 
 impl Pressure {
+    /// Nobody has asked yet.
+    pub(super) fn new(turned_away: TurnedAway) -> Self {
+        Pressure { turned_away, ..Pressure::default() }
+    }
+
     /// A caller was answered after so long.
     pub(super) fn answered(&self, answer: &Result<Reserved, Failure>, waited: Duration) {
         match answer {
@@ -58,16 +76,12 @@ impl Pressure {
         }
     }
 
-    /// A caller was refused because too many wait.
-    pub(crate) fn turned_away(&self) {
-        self.turned_away.fetch_add(1, Relaxed);
-    }
-
     /// Ends a window. Returns whether callers waited long in it.
     fn end_window(&self) -> bool {
-        let [accepted, waited_us, turned_away, found_full] =
-            [&self.accepted, &self.waited_us, &self.turned_away, &self.found_full]
-                .map(|count| count.swap(0, Relaxed));
+        let [accepted, waited_us, found_full] =
+            [&self.accepted, &self.waited_us, &self.found_full].map(|count| count.swap(0, Relaxed));
+        let turned_away = self.turned_away.0.load(Relaxed);
+        let turned_away = turned_away - self.turned_away_before.swap(turned_away, Relaxed);
         self.last_turned_away.store(turned_away + found_full, Relaxed);
         if accepted < CROWD_MIN {
             return false;
@@ -172,7 +186,7 @@ mod tests {
         let pressure = Arc::new(Pressure::default());
         let is_busy = pressure.is_busy();
         let crowd = || (0..CROWD_MIN).map(|_| accepted());
-        pressure.turned_away();
+        pressure.turned_away.count();
         assert!(!is_busy(), "the window is not over");
         assert!(window(&pressure, crowd(), Duration::ZERO) && is_busy());
         let full = crowd().chain([Ok(Reserved::BacklogFull)]);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::coupon_index::CouponIndex;
-use super::pressure::Pressure;
+use super::pressure::{Pressure, TurnedAway};
 use super::{InFlight, IssuanceId, KeyTag, outcome_metrics};
 use crate::Failure;
 use crate::http::Code;
@@ -167,7 +167,12 @@ pub(crate) struct Reservations {
 
 impl Reservations {
     /// Starts the batcher. At most `backlog_max` issuances are queued and not settled.
-    pub fn start(partition: Arc<Partition>, backlog_max: u64, queue_entries: QueueEntries) -> Self {
+    pub fn start(
+        partition: Arc<Partition>,
+        backlog_max: u64,
+        queue_entries: QueueEntries,
+        turned_away: TurnedAway,
+    ) -> Self {
         let batcher = Batcher::start("reserve", BOUNDS, move |requests: Vec<Request>| {
             let partition = Arc::clone(&partition);
             async move {
@@ -177,7 +182,7 @@ impl Reservations {
                 Ok(requests.iter().zip(answered?).map(of_one).collect())
             }
         });
-        Reservations { batcher, pressure: Arc::default() }
+        Reservations { batcher, pressure: Arc::new(Pressure::new(turned_away)) }
     }
 
     /// Reserves one unit, or says why not.

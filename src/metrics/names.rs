@@ -119,6 +119,12 @@ metrics! {
     WORKERS_ALIVE GAUGE "coupon_workers_alive" []
         "Workers with a fresh heartbeat. Take the max over processes.";
 
+    // Each partition by itself, if there are several; the other gauges are of all of them together.
+    PARTITION_CERTIFIED GAUGE "coupon_partition_certified" ["partition": "one for each, 1,025 at most"]
+        "1 while the data of this partition is certified; else the API answers 503 to requests for its coupons. Not exported if there is only one partition. Take the min over processes.";
+    PARTITION_BACKLOG GAUGE "coupon_partition_backlog_issuances" ["partition": "one for each, 1,025 at most"]
+        "Accepted issuances of this partition that are not decided, without dead letters. Not exported if there is only one partition. Take the max over processes.";
+
     // Stock of the newest current coupons, as every process reads it from Redis.
     STOCK_TOTAL GAUGE "coupon_stock_total_units" ["coupon": "the newest fifty current ones"]
         "Units of the coupon. Take the max over processes.";

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::mongo::Database;
+use futures::future::try_join_all;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -17,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 use super::pseudonymise::{PseudonymiseMode, PseudonymiseOutcome, outdate_loads, pseudonymise};
 use crate::access::action;
 use crate::issuance::Ledger;
-use crate::redis::Partition;
 use crate::redis::keys::EpochKeys;
 use crate::redis::turn::in_turn;
+use crate::redis::{Partitions, PerPartition};
 use crate::runtime::background::{in_background, never_busy};
 use crate::user::Deletion;
 use crate::{Failure, recovery};
@@ -53,15 +54,15 @@ pub enum EraseOutcome {
 /// Carries deletions out. Cheap to clone.
 #[derive(Clone)]
 pub struct Eraser {
-    partition: Arc<Partition>,
+    partitions: Partitions,
     ledger: Ledger,
     database: Database,
 }
 
 impl Eraser {
-    /// An eraser for a partition and its ledger, which is in `database`.
-    pub fn new(partition: Arc<Partition>, ledger: Ledger, database: Database) -> Self {
-        Eraser { partition, ledger, database }
+    /// An eraser for all partitions and their ledger, which is in `database`.
+    pub fn new(partitions: Partitions, ledger: Ledger, database: Database) -> Self {
+        Eraser { partitions, ledger, database }
     }
 
     /// Carries out what is due, until `shutdown`.
@@ -102,7 +103,8 @@ impl Eraser {
             return Ok(());
         }
         let carried_out = self.carry_out(due, now);
-        let overdue = in_turn(&self.partition, self.partition.keys().erase_turn(), TURN, carried_out).await?;
+        let partition = self.partitions.first();
+        let overdue = in_turn(partition, partition.keys().erase_turn(), TURN, carried_out).await?;
         if let Some(overdue @ 1..) = overdue
             && warns
         {
@@ -117,7 +119,7 @@ impl Eraser {
 
     /// Carries these deletions out as far as they go. Returns how many are long overdue.
     async fn carry_out(&self, due: Vec<&Deletion>, now: Timestamp) -> Result<u64, Failure> {
-        let keys = self.partition.keys();
+        let keys = self.partitions.each(|partition| partition.keys());
         // As long as there is much in flight, this reads much. A deletion does not wait for callers, though: it has a term.
         let waiting = in_background(never_busy(), self.in_flight(&keys, &due)).await?;
         let mut overdue = 0;
@@ -141,20 +143,27 @@ impl Eraser {
     ///
     /// If MongoDB or Redis fails; the deletion can be repeated.
     pub async fn erase(&self, deletion: &Deletion, now: Timestamp) -> Result<EraseOutcome, Failure> {
-        self.erase_unless(None, &self.partition.keys(), deletion, now).await
+        let keys = self.partitions.each(|partition| partition.keys());
+        self.erase_unless(None, &keys, deletion, now).await
     }
 
     /// Which of these users have something in flight, whether its coupon is loaded or not.
-    async fn in_flight(&self, keys: &EpochKeys, due: &[&Deletion]) -> Result<HashSet<String>, Failure> {
+    async fn in_flight(
+        &self,
+        keys: &PerPartition<EpochKeys>,
+        due: &[&Deletion],
+    ) -> Result<HashSet<String>, Failure> {
         let users = due.iter().map(|deletion| deletion.user.as_str()).collect();
-        recovery::users_in_flight(&self.partition, keys, &users).await
+        let found = self.partitions.iter().zip(keys);
+        let found = found.map(|(partition, keys)| recovery::users_in_flight(partition, keys, &users));
+        Ok(try_join_all(found).await?.into_iter().flatten().collect())
     }
 
     /// Carries one deletion out. `waiting`: the users who have something in flight; if `None`, they are read.
     async fn erase_unless(
         &self,
         waiting: Option<&HashSet<String>>,
-        keys: &EpochKeys,
+        keys: &PerPartition<EpochKeys>,
         deletion: &Deletion,
         now: Timestamp,
     ) -> Result<EraseOutcome, Failure> {
@@ -178,7 +187,9 @@ impl Eraser {
             PseudonymiseOutcome::All | PseudonymiseOutcome::Left => {}
         }
         self.ledger.rename(deletion, now).await?;
-        if !outdate_loads(&self.partition, keys).await? {
+        let outdated = self.partitions.iter().zip(keys);
+        let outdated = outdated.map(|(partition, keys)| outdate_loads(partition, keys));
+        if !try_join_all(outdated).await?.into_iter().all(|is_outdated| is_outdated) {
             return Ok(EraseOutcome::Again);
         }
         match self.pseudonymise(keys, deletion, now, PseudonymiseMode::Move).await? {
@@ -195,15 +206,20 @@ impl Eraser {
         Ok(EraseOutcome::Done)
     }
 
+    /// Brings the user's issuances under the pseudonym in all partitions. Returns the outcome that says least.
     async fn pseudonymise(
         &self,
-        keys: &EpochKeys,
+        keys: &PerPartition<EpochKeys>,
         deletion: &Deletion,
         now: Timestamp,
         mode: PseudonymiseMode,
     ) -> Result<PseudonymiseOutcome, Failure> {
-        let issued = self.ledger.issued_by_coupon(deletion, now).await?;
-        let loaded = recovery::loaded_coupons(&self.partition, keys).await?;
-        pseudonymise(&self.partition, keys, deletion, &loaded, &issued, mode).await
+        let issued = &self.ledger.issued_by_coupon(deletion, now).await?;
+        let moved = self.partitions.iter().zip(keys).map(async |(partition, keys)| {
+            let loaded = recovery::loaded_coupons(partition, keys).await?;
+            pseudonymise(partition, keys, deletion, &loaded, issued, mode).await
+        });
+        let moved = try_join_all(moved).await?.into_iter().max();
+        Ok(moved.unwrap_or(PseudonymiseOutcome::All))
     }
 }

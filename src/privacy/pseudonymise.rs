@@ -21,16 +21,16 @@ pub(super) enum PseudonymiseMode {
     Move,
 }
 
-/// The outcome of bringing a user's issuances under the pseudonym.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The outcome of bringing a user's issuances under the pseudonym; the later ones outweigh those before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum PseudonymiseOutcome {
     All,
-    /// Something of the user is in flight.
-    InFlight,
     /// Redis counts more for the user than the ledger has issued.
     Left,
     /// Another epoch is open: begin again.
     AnotherEpoch,
+    /// Something of the user is in flight.
+    InFlight,
 }
 
 /// Brings the user's issuances of some loaded coupons under the pseudonym.

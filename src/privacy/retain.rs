@@ -8,7 +8,6 @@
 //! Reads: coupons, the ledger, what is in flight. Writes: deletes rejections from the ledger. Wakes no other task.
 //! The processes take turns, by a key that expires.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -19,7 +18,7 @@ use crate::coupon::CouponStore;
 use crate::ids::CouponId;
 use crate::issuance::Ledger;
 use crate::issuance::lookup::read_in_flight;
-use crate::redis::Partition;
+use crate::redis::Partitions;
 use crate::redis::turn::background_round;
 use crate::runtime::background::IsBusy;
 use crate::runtime::tasks::Rounds;
@@ -45,7 +44,7 @@ pub struct RetentionRound {
 /// Deletes rejections whose retention is over.
 #[derive(Clone)]
 pub struct Retention {
-    partition: Arc<Partition>,
+    partitions: Partitions,
     ledger: Ledger,
     coupons: CouponStore,
     /// How long rejections are kept after the coupon's end.
@@ -54,9 +53,9 @@ pub struct Retention {
 
 impl Retention {
     /// Keeps rejections for `days` days after the end of their coupon; `None` for 0, which is for ever.
-    pub fn new(partition: Arc<Partition>, ledger: Ledger, coupons: CouponStore, days: u32) -> Option<Self> {
+    pub fn new(partitions: Partitions, ledger: Ledger, coupons: CouponStore, days: u32) -> Option<Self> {
         let kept = SignedDuration::from_hours(24 * i64::from(days));
-        (days > 0).then_some(Retention { partition, ledger, coupons, kept })
+        (days > 0).then_some(Retention { partitions, ledger, coupons, kept })
     }
 
     /// Deletes until `shutdown`, in the background.
@@ -75,8 +74,9 @@ impl Retention {
     }
 
     async fn take_turn(&self, is_busy: &IsBusy) -> Result<(), Failure> {
-        let (turn, round) = (self.partition.keys().retain_turn(), self.round(Timestamp::now()));
-        let retained = background_round(&self.partition, turn, EVERY, is_busy, round).await?;
+        let partition = self.partitions.first();
+        let (turn, round) = (partition.keys().retain_turn(), self.round(Timestamp::now()));
+        let retained = background_round(partition, turn, EVERY, is_busy, round).await?;
         if let Some(RetentionRound { coupons, deleted }) = retained
             && deleted > 0
         {
@@ -119,13 +119,15 @@ impl Retention {
             return Ok((found.len(), 0));
         }
         // One that is still to be settled must stay: without it its entry would be decided anew.
-        let in_flight = read_in_flight(&self.partition, &ids).await?;
-        let settled: Vec<_> = ids
-            .iter()
-            .zip(in_flight)
-            .filter(|(_, held)| matches!(held, Ok(None)))
-            .map(|(id, _)| *id)
-            .collect();
+        let mut settled = Vec::new();
+        for (partition, ids) in self.partitions.group(ids, |id| id.partition())? {
+            let in_flight = read_in_flight(partition, &ids).await?;
+            settled.extend(
+                ids.into_iter()
+                    .zip(in_flight)
+                    .filter_map(|(id, held)| held.is_ok_and(|held| held.is_none()).then_some(id)),
+            );
+        }
         Ok((found.len(), self.ledger.delete_rejections(&settled).await?))
     }
 }

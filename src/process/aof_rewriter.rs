@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::coupon::CouponStore;
-use crate::redis::{AppendOnlyFile, Partition, RewriteAnswer, append_only_file, rewrite, turn};
+use crate::redis::{AppendOnlyFile, Partitions, RewriteAnswer, append_only_file, rewrite, turn};
 use crate::runtime::tasks::Rounds;
 use crate::{Failure, metrics, queue};
 
@@ -183,7 +183,7 @@ pub enum RewriteRound {
 
 /// Has Redis rewrite its append-only file.
 pub struct AofRewriter {
-    partition: Arc<Partition>,
+    partitions: Partitions,
     coupons: CouponStore,
     bounds: RewriteBounds,
     /// When the size of the file was last read, and what it was.
@@ -194,8 +194,8 @@ pub struct AofRewriter {
 
 impl AofRewriter {
     /// A rewriter that has read nothing yet.
-    pub fn new(partition: Arc<Partition>, coupons: CouponStore, bounds: RewriteBounds) -> Self {
-        AofRewriter { partition, coupons, bounds, last: None, is_forbidden: false }
+    pub fn new(partitions: Partitions, coupons: CouponStore, bounds: RewriteBounds) -> Self {
+        AofRewriter { partitions, coupons, bounds, last: None, is_forbidden: false }
     }
 
     /// Asks for rewrites until `shutdown`.
@@ -218,7 +218,8 @@ impl AofRewriter {
     ///
     /// If Redis or MongoDB fails.
     pub async fn round(&mut self) -> Result<RewriteRound, Failure> {
-        let Some(file) = append_only_file(&self.partition).await? else { return Ok(RewriteRound::NotDue) };
+        let partition = Arc::clone(self.partitions.first());
+        let Some(file) = append_only_file(&partition).await? else { return Ok(RewriteRound::NotDue) };
         let bytes_per_second = self.bytes_per_second(&file);
         let reason = match growth(&file, &self.bounds) {
             Growth::Small => None,
@@ -229,8 +230,8 @@ impl AofRewriter {
         };
         let Some(reason) = reason else { return Ok(RewriteRound::NotDue) };
         let turn = if file.has_failed || self.is_forbidden { TURN_AFTER_FAILURE } else { TURN };
-        let key = self.partition.keys().rewrite_turn();
-        match turn::in_turn(&self.partition, key, turn, rewrite(&self.partition)).await? {
+        let key = partition.keys().rewrite_turn();
+        match turn::in_turn(&partition, key, turn, rewrite(&partition)).await? {
             None => Ok(RewriteRound::AskedBefore),
             Some(RewriteAnswer::Begun) => {
                 self.is_forbidden = false;
@@ -270,7 +271,7 @@ impl AofRewriter {
         file: &AppendOnlyFile,
         bytes_per_second: Option<f64>,
     ) -> Result<Activity, Failure> {
-        let backlog = queue::figures(&self.partition).await?;
+        let (backlog, _) = queue::figures_of_all(&self.partitions).await?;
         let (now, (near, soon)) = (backlog.now, NearestOpening::ahead(file.last_rewrite));
         let openings = self.coupons.opening_within(now - AROUND_OPENING, now + soon).await?;
         let opening = NearestOpening::of(openings.first().map(|first| first.starts_at), now, near);

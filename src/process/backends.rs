@@ -4,15 +4,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::try_join_all;
+
 use crate::config::{MongoConfig, RedisConfig};
 use crate::coupon::CouponStore;
 use crate::failure::SetUpError;
-use crate::ids::PartitionId;
 use crate::issuance::Ledger;
 use crate::issuance::ledger::indexes;
 use crate::mongo::Database;
 use crate::recovery::{Deployment, Durability, Fence, Lease, Loader, RecoverySupervisor};
-use crate::redis::Partition;
+use crate::redis::{Partition, Partitions, PerPartition, RedisError};
 use crate::user::UserStore;
 use crate::{Failure, recovery};
 
@@ -23,7 +24,7 @@ const STARTUP_RETRY: Duration = Duration::from_millis(250);
 /// Redis and MongoDB, checked and ready to be used. Cheap to clone.
 #[derive(Clone)]
 pub struct Backends {
-    pub partition: Arc<Partition>,
+    pub partitions: Partitions,
     pub database: Database,
     pub ledger: Ledger,
     pub coupons: CouponStore,
@@ -33,24 +34,32 @@ pub struct Backends {
     pub durability: Durability,
 }
 
-/// Connects, without asserting anything yet.
-///
-/// # Errors
-///
-/// If one of the URLs is none.
-pub async fn open(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends, SetUpError> {
+/// Opens partition 0 and this many others. They connect with their first calls.
+fn partitions(redis: &RedisConfig, database: &Database, others: u16) -> Result<Partitions, SetUpError> {
+    Partitions::open(others, |id| {
+        let partition = Partition::new(id, &redis.redis_url)?;
+        partition.fence_by(Fence::new(database, id));
+        Ok(partition)
+    })
     // The message does not repeat the URL: it may hold a password.
-    let partition = Partition::new(PartitionId::ONE, &redis.redis_url).map_err(|_| {
+    .map_err(|_: RedisError| {
         SetUpError(vec![
             "--redis-url is no Redis URL, such as redis://USER:PASSWORD@HOST:6379/0; in user and password, characters \
              such as @ : / % must be percent-encoded"
                 .into(),
         ])
-    })?;
+    })
+}
+
+/// Connects, without asserting anything yet; of the partitions to partition 0 only ([`Backends::spread`]).
+///
+/// # Errors
+///
+/// If one of the URLs is none.
+pub async fn open(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends, SetUpError> {
     let database = mongodb.connect().await?;
-    partition.fence_by(Fence::new(&database, partition.id()));
     Ok(Backends {
-        partition: Arc::new(partition),
+        partitions: partitions(redis, &database, 0)?,
         ledger: Ledger::new(&database),
         coupons: CouponStore::new(&database),
         users: UserStore::new(&database),
@@ -69,7 +78,9 @@ pub async fn open(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends
 pub async fn connect(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends, SetUpError> {
     let backends = connect_to_any(redis, mongodb).await?;
     let other = patiently("Redis or MongoDB does not answer", async || {
-        recovery::wrong_ledger(&backends.partition, &backends.database).await
+        let wrong =
+            backends.partitions.iter().map(|partition| recovery::wrong_ledger(partition, &backends.database));
+        Ok(try_join_all(wrong).await?.into_iter().flatten().next())
     })
     .await?;
     match other {
@@ -86,7 +97,7 @@ pub async fn connect(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backe
 pub async fn connect_to_any(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends, SetUpError> {
     let mut backends = open(redis, mongodb).await?;
     let findings = patiently("Redis does not answer; start it, or point --redis-url at it", async || {
-        recovery::check_settings(&backends.partition, backends.durability).await
+        recovery::check_settings(backends.partitions.first(), backends.durability).await
     })
     .await?;
     for note in findings.notes {
@@ -99,14 +110,15 @@ pub async fn connect_to_any(redis: &RedisConfig, mongodb: &MongoConfig) -> Resul
     )
     .await?;
     let ledger = patiently("MongoDB does not tell which ledger this is", async || {
-        Lease::ledger(&backends.database, backends.partition.id()).await
+        Lease::ledger(&backends.database).await
     })
     .await?;
-    backends.partition.belongs_to(&ledger);
     backends.deployment = patiently("MongoDB does not tell what this deployment may do", async || {
-        Deployment::read(&backends.database, backends.partition.id()).await
+        Deployment::read(&backends.database).await
     })
     .await?;
+    backends.partitions = partitions(redis, &backends.database, backends.deployment.partitions)?;
+    backends.partitions.iter().for_each(|partition| partition.belongs_to(&ledger));
     backends.users = backends.users.giving_secrets(backends.deployment.users_have_id_secrets);
     let wrong: Vec<_> = findings.wrong.into_iter().chain(missing).collect();
     if wrong.is_empty() { Ok(backends) } else { Err(SetUpError(wrong)) }
@@ -133,14 +145,32 @@ async fn patiently<T>(advice: &str, attempt: impl AsyncFn() -> Result<T, Failure
 }
 
 impl Backends {
-    /// A loader of coupons for this process.
-    pub fn loader(&self) -> Loader {
-        Loader::new(Arc::clone(&self.partition), &self.database)
+    /// Opens the partitions that the deployment has beside partition 0.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
+    pub(crate) async fn spread(&mut self, redis: &RedisConfig) -> Result<(), Failure> {
+        self.deployment = Deployment::read(&self.database).await?;
+        let partitions = partitions(redis, &self.database, self.deployment.partitions);
+        self.partitions = partitions.map_err(|wrong| Failure::Misconfigured {
+            operation: "open the partitions",
+            why: wrong.to_string(),
+        })?;
+        Ok(())
     }
 
-    /// A supervisor that keeps the partition certified, for this process.
-    pub fn recovery_supervisor(&self) -> RecoverySupervisor {
+    /// Loaders of coupons for this process.
+    pub fn loaders(&self) -> PerPartition<Loader> {
+        self.partitions.each(|partition| Loader::new(Arc::clone(partition), &self.database))
+    }
+
+    /// A supervisor for each partition that keeps it certified, for this process.
+    pub fn recovery_supervisors(&self) -> impl Iterator<Item = RecoverySupervisor> {
         let holder = format!("{}-{}", std::process::id(), crate::ids::random_id());
-        RecoverySupervisor::new(Arc::clone(&self.partition), self.database.clone(), self.durability, holder)
+        self.partitions.iter().map(move |partition| {
+            let (database, holder) = (self.database.clone(), holder.clone());
+            RecoverySupervisor::new(Arc::clone(partition), database, self.durability, holder)
+        })
     }
 }

@@ -8,24 +8,28 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use futures::future::join_all;
 use jiff::Timestamp;
 use metrics::gauge;
 use parking_lot::Mutex;
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::coupon::{CouponStore, Stock, stock};
-use crate::ids::CouponId;
+use crate::ids::{CouponId, PartitionId};
 use crate::metrics::names;
 use crate::metrics::names::ALL;
 use crate::queue::registry::STALE_AFTER;
 use crate::queue::{Backlog, figures, registry};
 use crate::recovery::Writable;
-use crate::redis::{AppendOnlyFile, Partition, append_only_file};
+use crate::redis::{AppendOnlyFile, Partition, Partitions, append_only_file};
 use crate::runtime::tasks::Rounds;
 use crate::{Failure, audit, metrics as counted, recovery};
 
 /// The pause between two rounds.
 const READ_EVERY: Duration = Duration::from_secs(2);
+/// How long one partition may take to tell the stock of its coupons.
+const STOCK_MAX: Duration = Duration::from_secs(3);
 /// Coupons whose stock is shown: the newest of the current ones.
 pub const COUPONS_MAX: usize = recovery::CURRENT_MAX;
 
@@ -49,21 +53,12 @@ pub(crate) struct GaugeReader {
 
 impl GaugeReader {
     /// Starts the task.
-    pub fn start(partition: Arc<Partition>, coupons: CouponStore, sizes: ProcessSizes) -> Arc<Self> {
+    pub fn start(partitions: Partitions, coupons: CouponStore, sizes: ProcessSizes) -> Arc<Self> {
         counted::start();
         LazyLock::force(&audit::FINDINGS);
         let text = Arc::new(Mutex::new(String::new()));
-        let mut seen = Readings {
-            partition,
-            coupons,
-            sizes,
-            certified: false,
-            writable: false,
-            queue: None,
-            stocks: Vec::new(),
-            left_out: 0,
-            file: None,
-        };
+        let of_each = partitions.iter().map(|_| PartitionReadings::default()).collect();
+        let mut seen = Readings { partitions, coupons, sizes, of_each, stocks: Vec::new(), left_out: 0 };
         let stop = CancellationToken::new();
         let (shown, stopped) = (Arc::clone(&text), stop.clone());
         let mut rounds = Rounds::now_and_every(READ_EVERY, &stop);
@@ -85,76 +80,115 @@ impl GaugeReader {
 
 /// The last readings. A gauge that cannot be read now keeps its value.
 struct Readings {
-    partition: Arc<Partition>,
+    partitions: Partitions,
     coupons: CouponStore,
     sizes: ProcessSizes,
+    /// In the order of the partitions.
+    of_each: Vec<PartitionReadings>,
+    stocks: Vec<(CouponId, PartitionId, Option<Stock>)>,
+    left_out: u64,
+}
+
+/// The last readings of one partition.
+#[derive(Clone, Copy, Default)]
+struct PartitionReadings {
     certified: bool,
     writable: bool,
+    /// And how many workers live.
     queue: Option<(Backlog, usize)>,
-    stocks: Vec<(CouponId, Option<Stock>)>,
-    left_out: u64,
     file: Option<AppendOnlyFile>,
 }
 
 impl Readings {
     /// Reads every gauge once. Returns whether all of them could be read.
     async fn read(&mut self) -> bool {
-        // First the queue: it matters most while MongoDB is away.
-        let queue = told(self.queue().await);
-        self.certified = queue.is_some();
-        self.writable = told(recovery::writable(&self.partition).await) == Some(Writable::Yes);
-        self.file = told(append_only_file(&self.partition).await).unwrap_or(self.file);
+        // First the queues: they matter most while MongoDB is away.
+        let read = self.partitions.ask_all("read the gauges", PartitionReadings::read).await;
+        let mut fresh = true;
+        for (known, read) in self.of_each.iter_mut().zip(read) {
+            let read = told(read).unwrap_or_default();
+            fresh &= read.queue.is_some();
+            let (queue, file) = (read.queue.or(known.queue), read.file.or(known.file));
+            *known = PartitionReadings { queue, file, ..read };
+        }
         let coupons = told(self.coupons.newest_current(Timestamp::now(), COUPONS_MAX).await);
-        let fresh = queue.is_some() && coupons.is_some();
-        self.queue = queue.or(self.queue);
+        fresh &= coupons.is_some();
         if let Some((coupons, left_out)) = coupons {
             let shown = coupons.into_iter().map(|coupon| {
-                let known = self.stocks.iter().find(|(id, _)| *id == coupon.id);
-                let stock = known.and_then(|(_, stock)| *stock);
-                (coupon.id, stock)
+                let known = self.stocks.iter().find(|(id, ..)| *id == coupon.id);
+                let stock = known.and_then(|(.., stock)| *stock);
+                (coupon.id, coupon.partition, stock)
             });
             self.stocks = shown.collect();
             self.left_out = left_out;
         }
-        let ids: Vec<_> = self.stocks.iter().map(|(id, _)| id.clone()).collect();
-        let Some((_, stocks)) = told(stock::read(&self.partition, &ids).await) else { return false };
-        self.stocks = ids.into_iter().zip(stocks.into_iter().map(|stock| told(stock).flatten())).collect();
-        fresh
+        let Some(groups) = told(self.partitions.group(&mut self.stocks, |(_, partition, _)| *partition))
+        else {
+            return false;
+        };
+        let reads = groups.into_iter().map(async |(partition, group)| {
+            let ids: Vec<_> = group.iter().map(|(id, ..)| id.clone()).collect();
+            let read = timeout(STOCK_MAX, stock::read(partition, &ids)).await;
+            let late = |_| Failure::Overloaded { operation: "read the stock" };
+            let Some((_, stocks)) = told(read.map_err(late).flatten()) else { return false };
+            for ((.., known), stock) in group.into_iter().zip(stocks) {
+                *known = told(stock).flatten();
+            }
+            true
+        });
+        fresh & join_all(reads).await.into_iter().all(|is_read| is_read)
     }
 
-    async fn queue(&self) -> Result<(Backlog, usize), Failure> {
-        let backlog = figures(&self.partition).await?;
-        let beats = registry::beats(&self.partition).await?;
-        let alive = beats
-            .iter()
-            // One from the future is stale too, as it is for `claim.lua`.
-            .filter(|beat| backlog.now.duration_since(beat.at).unsigned_abs() <= STALE_AFTER);
-        Ok((backlog, alive.count()))
+    /// Shows the partitions together, and what a person must know of each by itself if there are several.
+    fn show_partitions(&self) {
+        let all = |is_so: fn(&PartitionReadings) -> bool| f64::from(u8::from(self.of_each.iter().all(is_so)));
+        gauge!(names::CERTIFIED).set(all(|one| one.certified));
+        gauge!(names::WRITABLE).set(all(|one| one.writable));
+        let queues: Vec<_> = self.of_each.iter().filter_map(|one| one.queue).collect();
+        if !queues.is_empty() {
+            let sum =
+                |of: fn(&Backlog) -> u64| queues.iter().map(|(backlog, _)| of(backlog)).sum::<u64>() as f64;
+            gauge!(names::BACKLOG).set(sum(Backlog::waiting));
+            gauge!(names::DEAD_LETTERS).set(sum(|backlog| backlog.dead));
+            gauge!(names::STREAM_ENTRIES).set(sum(|backlog| backlog.length));
+            let oldest = queues.iter().map(|(backlog, _)| backlog.oldest_age()).max().unwrap_or_default();
+            gauge!(names::OLDEST_AGE_SECONDS).set(oldest.as_secs_f64());
+            // Each worker has a heartbeat in every partition.
+            let alive = queues.iter().map(|(_, alive)| *alive).max().unwrap_or(0);
+            gauge!(names::WORKERS_ALIVE).set(alive as f64);
+        }
+        let files: Vec<_> = self.of_each.iter().filter_map(|one| one.file).collect();
+        if !files.is_empty() {
+            let most = |of: fn(&AppendOnlyFile) -> f64| files.iter().map(of).fold(0.0, f64::max);
+            fn seconds(time: Option<Duration>) -> f64 {
+                time.unwrap_or_default().as_secs_f64()
+            }
+            gauge!(names::AOF_BYTES).set(most(|file| file.bytes as f64));
+            gauge!(names::AOF_BASE_BYTES).set(most(|file| file.base_bytes as f64));
+            gauge!(names::AOF_REWRITING).set(most(|file| f64::from(u8::from(file.is_rewriting))));
+            gauge!(names::AOF_REWRITE_FAILED).set(most(|file| f64::from(u8::from(file.has_failed))));
+            gauge!(names::AOF_REWRITE_SECONDS).set(most(|file| seconds(file.last_rewrite)));
+            gauge!(names::FORK_SECONDS).set(most(|file| seconds(file.last_fork)));
+        }
+        if self.partitions.is_one() {
+            return;
+        }
+        for (partition, one) in self.partitions.iter().zip(&self.of_each) {
+            let id = partition.id().to_string();
+            gauge!(names::PARTITION_CERTIFIED, "partition" => id.clone())
+                .set(f64::from(u8::from(one.certified)));
+            if let Some((backlog, _)) = &one.queue {
+                gauge!(names::PARTITION_BACKLOG, "partition" => id).set(backlog.waiting() as f64);
+            }
+        }
     }
 
     fn render(&self, fresh: bool) -> String {
         let recorder = counted::recorder();
         metrics::with_local_recorder(&recorder, || {
             gauge!(names::STALE).set(f64::from(u8::from(!fresh)));
-            gauge!(names::CERTIFIED).set(f64::from(u8::from(self.certified)));
-            gauge!(names::WRITABLE).set(f64::from(u8::from(self.writable)));
-            if let Some((backlog, alive)) = &self.queue {
-                gauge!(names::BACKLOG).set(backlog.waiting() as f64);
-                gauge!(names::DEAD_LETTERS).set(backlog.dead as f64);
-                gauge!(names::STREAM_ENTRIES).set(backlog.length as f64);
-                gauge!(names::OLDEST_AGE_SECONDS).set(backlog.oldest_age().as_secs_f64());
-                gauge!(names::WORKERS_ALIVE).set(*alive as f64);
-            }
-            if let Some(file) = &self.file {
-                let seconds = |time: Option<Duration>| time.unwrap_or_default().as_secs_f64();
-                gauge!(names::AOF_BYTES).set(file.bytes as f64);
-                gauge!(names::AOF_BASE_BYTES).set(file.base_bytes as f64);
-                gauge!(names::AOF_REWRITING).set(f64::from(u8::from(file.is_rewriting)));
-                gauge!(names::AOF_REWRITE_FAILED).set(f64::from(u8::from(file.has_failed)));
-                gauge!(names::AOF_REWRITE_SECONDS).set(seconds(file.last_rewrite));
-                gauge!(names::FORK_SECONDS).set(seconds(file.last_fork));
-            }
-            for (coupon, stock) in &self.stocks {
+            self.show_partitions();
+            for (coupon, _, stock) in &self.stocks {
                 let Some(stock) = stock else { continue };
                 gauge!(names::STOCK_TOTAL, "coupon" => coupon.to_string()).set(stock.total);
                 gauge!(names::STOCK_REMAINING, "coupon" => coupon.to_string()).set(stock.remaining);
@@ -184,6 +218,29 @@ impl Readings {
         });
         recorder.handle().render() + &cpu_seconds(of_process.cpu_seconds_total)
     }
+}
+
+impl PartitionReadings {
+    async fn read(partition: Arc<Partition>) -> Result<Self, Failure> {
+        let partition = &partition;
+        let queue = told(queue(partition).await);
+        Ok(PartitionReadings {
+            certified: queue.is_some(),
+            writable: told(recovery::writable(partition).await) == Some(Writable::Yes),
+            queue,
+            file: told(append_only_file(partition).await).flatten(),
+        })
+    }
+}
+
+async fn queue(partition: &Partition) -> Result<(Backlog, usize), Failure> {
+    let backlog = figures(partition).await?;
+    let beats = registry::beats(partition).await?;
+    let alive = beats
+        .iter()
+        // One from the future is stale too, as it is for `claim.lua`.
+        .filter(|beat| backlog.now.duration_since(beat.at).unsigned_abs() <= STALE_AFTER);
+    Ok((backlog, alive.count()))
 }
 
 /// The processor time: a counter with a fraction, which the recorder does not know.

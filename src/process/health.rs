@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::mongo::Database;
 use axum::Json;
 use axum::response::{IntoResponse, Response};
+use futures::future::join_all;
 use serde::Serialize;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -17,8 +18,9 @@ use crate::coupon::CouponStore;
 use crate::http::problem::jittered_ms;
 use crate::http::request::{CompleteLayer, RefuseLayer};
 use crate::http::{Code, Problem};
+use crate::ids::PartitionId;
 use crate::recovery::Writable;
-use crate::redis::Partition;
+use crate::redis::{Partition, Partitions};
 use crate::{mongo, recovery};
 
 /// A part that does not answer within this is not ready.
@@ -32,9 +34,10 @@ const SHARED_FOR: Duration = Duration::from_secs(1);
 pub(crate) struct Readiness {
     /// Whether requests can be served.
     pub ready: bool,
-    /// The parts without which it goes on, for now: some requests are refused, or wait.
+    /// The parts without which it goes on, for now: some requests are refused, or wait. A partition that does not serve is
+    /// named by its number.
     #[schema(example = json!(["mongodb"]))]
-    pub degraded: Vec<&'static str>,
+    pub degraded: Vec<String>,
     pub redis: PartState,
     pub mongodb: PartState,
     /// The process was asked to stop.
@@ -42,8 +45,8 @@ pub(crate) struct Readiness {
     stopping: bool,
 }
 
-/// The state of one part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+/// The state of one part. Those that can do more come first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Part)]
 pub(crate) enum PartState {
@@ -58,19 +61,29 @@ pub(crate) enum PartState {
 
 /// Probes Redis and MongoDB for all readiness requests of a process: at most once a second, and once at a time.
 pub(crate) struct Probe {
-    partition: Arc<Partition>,
+    partitions: Partitions,
     database: Database,
     /// The last answer.
     last: Arc<Mutex<Option<CachedProbe>>>,
 }
 
 /// When Redis and MongoDB answered, and what.
-type CachedProbe = (Instant, [PartState; 2]);
+type CachedProbe = (Instant, ProbedStates);
+
+/// What Redis and MongoDB answered.
+#[derive(Clone)]
+struct ProbedStates {
+    /// The best state of a partition: as long as one serves, its coupons can be requested.
+    redis: PartState,
+    mongodb: PartState,
+    /// The partitions that do not serve, if there are several.
+    away: Arc<[PartitionId]>,
+}
 
 impl Probe {
     /// A probe that has not asked yet.
-    pub fn new(partition: Arc<Partition>, database: Database) -> Self {
-        Probe { partition, database, last: Arc::default() }
+    pub fn new(partitions: Partitions, database: Database) -> Self {
+        Probe { partitions, database, last: Arc::default() }
     }
 
     /// Whether the process can do its work, by answers that are a second old at most. Without Redis nothing can be
@@ -78,44 +91,57 @@ impl Probe {
     /// process was asked to stop.
     pub(crate) async fn readiness(&self, needs_mongodb: bool, stopping: &CancellationToken) -> Readiness {
         let mut last = Arc::clone(&self.last).lock_owned().await;
-        let parts = match *last {
-            Some((at, parts)) if at.elapsed() < SHARED_FOR => parts,
+        let states = match &*last {
+            Some((at, states)) if at.elapsed() < SHARED_FOR => states.clone(),
             _ => {
-                let (partition, database) = (Arc::clone(&self.partition), self.database.clone());
+                let (partitions, database) = (self.partitions.clone(), self.database.clone());
                 // In a task of its own: the next one to ask waits for it, though this one goes away.
                 let asking = tokio::spawn(async move {
-                    let parts = ask(&partition, database).await;
-                    *last = Some((Instant::now(), parts));
-                    parts
+                    let states = ask(&partitions, database).await;
+                    *last = Some((Instant::now(), states.clone()));
+                    states
                 });
-                asking.await.unwrap_or([PartState::Unavailable; 2])
+                asking.await.unwrap_or(ProbedStates {
+                    redis: PartState::Unavailable,
+                    mongodb: PartState::Unavailable,
+                    away: [].into(),
+                })
             }
         };
-        Readiness::of(parts, needs_mongodb, stopping.is_cancelled())
+        Readiness::of(states, needs_mongodb, stopping.is_cancelled())
     }
 }
 
 /// Asks Redis and MongoDB at the same time; Redis as a request does.
-async fn ask(partition: &Partition, database: Database) -> [PartState; 2] {
+async fn ask(partitions: &Partitions, database: Database) -> ProbedStates {
     let ping = mongo::command(&database, "answer a ping", "ping");
     let (redis, mongodb) = tokio::join!(
-        tokio::time::timeout(PROBE_MAX, recovery::writable(partition)),
+        join_all(partitions.iter().map(|partition| ask_one(partition))),
         tokio::time::timeout(PROBE_MAX, ping),
     );
-    let redis = match redis {
+    let away = partitions.iter().zip(&redis).filter(|(_, state)| **state != PartState::Ok);
+    ProbedStates {
+        redis: redis.iter().copied().min().unwrap_or(PartState::Unavailable),
+        mongodb: if let Ok(Ok(_)) = mongodb { PartState::Ok } else { PartState::Unavailable },
+        away: away.filter(|_| !partitions.is_one()).map(|(partition, _)| partition.id()).collect(),
+    }
+}
+
+async fn ask_one(partition: &Partition) -> PartState {
+    match tokio::time::timeout(PROBE_MAX, recovery::writable(partition)).await {
         Ok(Ok(Writable::Yes)) => PartState::Ok,
         Ok(Ok(Writable::Uncertified)) => PartState::WarmingUp,
         Ok(Ok(Writable::Refused)) => PartState::RefusesWrites,
         _ => PartState::Unavailable,
-    };
-    [redis, if let Ok(Ok(_)) = mongodb { PartState::Ok } else { PartState::Unavailable }]
+    }
 }
 
 impl Readiness {
-    fn of([redis, mongodb]: [PartState; 2], needs_mongodb: bool, stopping: bool) -> Self {
-        let parts = [("redis", redis), ("mongodb", mongodb)];
-        let degraded =
-            parts.into_iter().filter(|(_, part)| *part != PartState::Ok).map(|(name, _)| name).collect();
+    fn of(states: ProbedStates, needs_mongodb: bool, stopping: bool) -> Self {
+        let ProbedStates { redis, mongodb, away } = states;
+        let parts = [("redis", redis), ("mongodb", mongodb)].into_iter();
+        let parts = parts.filter(|(_, part)| *part != PartState::Ok).map(|(name, _)| name.to_owned());
+        let degraded = parts.chain(away.iter().map(|id| format!("partition {id}"))).collect();
         let ready = redis == PartState::Ok && (mongodb == PartState::Ok || !needs_mongodb) && !stopping;
         Readiness { ready, degraded, redis, mongodb, stopping }
     }
@@ -156,10 +182,9 @@ impl PartState {
 
 /// The routes of a process that serves nothing else, and needs both parts for what it does. It is not ready
 /// once it was asked to stop.
-pub fn router(partition: Arc<Partition>, database: Database, stopping: CancellationToken) -> axum::Router {
-    let watch =
-        GaugeReader::start(Arc::clone(&partition), CouponStore::new(&database), ProcessSizes::default());
-    let probe = Arc::new(Probe::new(partition, database));
+pub fn router(partitions: Partitions, database: Database, stopping: CancellationToken) -> axum::Router {
+    let watch = GaugeReader::start(partitions.clone(), CouponStore::new(&database), ProcessSizes::default());
+    let probe = Arc::new(Probe::new(partitions, database));
     let ready = move || {
         let (probe, stopping) = (Arc::clone(&probe), stopping.clone());
         async move { probe.readiness(true, &stopping).await }

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::DEAD_LETTER_CONSUMER;
 use crate::Failure;
 use crate::redis::keys::GROUP;
-use crate::redis::{LuaScript, Partition, Reply};
+use crate::redis::{LuaScript, Partition, Partitions, Reply};
 
 static FIGURES: LuaScript = LuaScript::new(include_str!("figures.lua"));
 
@@ -33,6 +33,17 @@ pub struct Backlog {
 }
 
 impl Backlog {
+    /// Both queues together.
+    fn with(self, other: Self) -> Self {
+        Backlog {
+            now: self.now.max(other.now),
+            in_flight: self.in_flight + other.in_flight,
+            dead: self.dead + other.dead,
+            length: self.length + other.length,
+            oldest_at: self.oldest_at.into_iter().chain(other.oldest_at).min(),
+        }
+    }
+
     /// The number of issuances that wait for their decision.
     pub fn waiting(&self) -> u64 {
         self.in_flight.saturating_sub(self.dead)
@@ -64,6 +75,25 @@ pub async fn figures(partition: &Partition) -> Result<Backlog, Failure> {
         ms => Some(time(ms.parse().map_err(|_| reply.wrong())?, &reply)?),
     };
     Ok(Backlog { now, in_flight, dead, length, oldest_at })
+}
+
+/// The figures of all partitions together, and the number of partitions that did not answer, whose figures are missing.
+///
+/// # Errors
+///
+/// If no partition answers.
+pub async fn figures_of_all(partitions: &Partitions) -> Result<(Backlog, usize), Failure> {
+    let (mut all, mut failed) = (None, Vec::new());
+    for read in partitions
+        .ask_all("read the queue's figures", |partition| async move { figures(&partition).await })
+        .await
+    {
+        match read {
+            Ok(backlog) => all = Some(all.map_or(backlog, |all: Backlog| all.with(backlog))),
+            Err(failure) => failed.push(failure),
+        }
+    }
+    all.map(|all| (all, failed.len())).ok_or_else(|| failed.pop().unwrap_or(Failure::Uncertified))
 }
 
 fn time(ms: u64, reply: &Reply) -> Result<Timestamp, Failure> {

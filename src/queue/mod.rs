@@ -19,6 +19,7 @@ mod stream_scan;
 
 pub use claim::{claim, restore};
 pub use entry::{Entry, UnreadableEntry};
+pub(crate) use figures::figures_of_all;
 pub use figures::{Backlog, figures};
 pub use reader::{ReadFrom, ReadOutcome, Reader};
 pub use repair::repair;

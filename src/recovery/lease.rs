@@ -56,6 +56,7 @@ impl Lease {
         known: i64,
     ) -> Result<Option<Lease>, Failure> {
         let leases: Collection<Document> = database.collection("recovery");
+        let ledger = Self::ledger(database).await?;
         let epoch = Epoch::new();
         let nobodys = doc! {"_id": id(partition), "term": 0_i64, "until": DateTime::from_millis(0)};
         let free = doc! {"_id": id(partition), "$expr": {"$or": [
@@ -68,7 +69,7 @@ impl Lease {
             "epoch": epoch.to_string(),
             "term": {"$add": [{"$max": [whole("$term"), known, whole("$opened.term")]}, 1_i64]},
             "until": until(),
-            "ledger": {"$ifNull": ["$ledger", Epoch::new().to_string()]},
+            "ledger": {"$ifNull": ["$ledger", ledger]},
         }}];
         let collection = leases.clone();
         let taken = mongo::run("take the recovery lease", async move {
@@ -94,9 +95,9 @@ impl Lease {
         Ok(Some(Lease { leases, partition, holder, term, epoch, ledger, latest_term, silent, served_at }))
     }
 
-    /// The name of this database's ledger. It gets one if it has none, and with it all that this version can do
+    /// The name of this database's ledger, which the lease of partition 0 has. It gets one if it has none, and with it all that this version can do
     /// ([`Deployment`](super::Deployment)): a ledger that has a name may already be used by processes that cannot.
-    pub(crate) async fn ledger(database: &Database, partition: PartitionId) -> Result<String, Failure> {
+    pub(crate) async fn ledger(database: &Database) -> Result<String, Failure> {
         let leases: Collection<Document> = database.collection("recovery");
         let is_new = doc! {"$eq": [{"$type": "$ledger"}, "missing"]};
         let if_new = |field: &str, value: Bson| doc! {"$cond": [&is_new, value, format!("${field}")]};
@@ -110,7 +111,7 @@ impl Lease {
         }}];
         let lease = mongo::run("read the recovery lease", async move {
             leases
-                .find_one_and_update(doc! {"_id": id(partition)}, named)
+                .find_one_and_update(doc! {"_id": id(PartitionId::ONE)}, named)
                 .upsert(true)
                 .return_document(ReturnDocument::After)
                 .await

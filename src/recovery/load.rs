@@ -41,14 +41,14 @@ pub enum LoadOutcome {
     Now,
     /// Redis had the coupon.
     Before,
-    /// There is no such coupon.
+    /// There is no such coupon in this partition.
     Unknown,
 }
 
 /// A load that others may wait for too.
 type SharedLoad = Shared<BoxFuture<'static, Result<LoadOutcome, Arc<Failure>>>>;
 
-/// Loads coupons. Cheap to clone.
+/// Loads coupons into a partition. Cheap to clone.
 #[derive(Clone)]
 pub struct Loader {
     partition: Arc<Partition>,
@@ -85,6 +85,11 @@ impl Loader {
             room: Arc::new(Semaphore::new(LOADS_AT_ONCE)),
             under_way: Arc::default(),
         }
+    }
+
+    /// Where it loads coupons into.
+    pub fn partition(&self) -> &Arc<Partition> {
+        &self.partition
     }
 
     /// Loads a coupon, if Redis does not have it, together with what is in flight for it. Runs to its end even
@@ -135,7 +140,9 @@ impl Loader {
             if before.present {
                 return Ok(LoadOutcome::Before);
             }
-            let Some(coupon) = self.coupons.terms(id).await? else { return Ok(LoadOutcome::Unknown) };
+            // Its units lie in one partition for ever: loaded in two, each would be issued twice.
+            let terms = self.coupons.terms(id).await?.filter(|terms| terms.partition == self.partition.id());
+            let Some(coupon) = terms else { return Ok(LoadOutcome::Unknown) };
             // From here on what is in flight for it only grows less: only what is loaded can be reserved.
             let mut survivors = self.in_flight.ask((keys.clone(), id.clone())).await?;
             let settled_unloaded = (!survivors.is_empty()).then_some(before.settled_unloaded);

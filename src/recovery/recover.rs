@@ -54,6 +54,26 @@ pub enum RecoveryOutcome {
     Superseded,
 }
 
+impl RecoveryOutcome {
+    /// The outcome of two partitions together: rebuilt, if one of them was.
+    pub(crate) fn with(self, other: Self) -> Self {
+        use RecoveryOutcome::{Rebuilt, Superseded, Verified};
+        match (self, other) {
+            (Superseded, one) | (one, Superseded) => one,
+            (Verified { in_flight: a, coupons: b }, Verified { in_flight, coupons }) => {
+                Verified { in_flight: a + in_flight, coupons: b + coupons }
+            }
+            (Verified { in_flight, coupons: a }, Rebuilt { survivors, decided, coupons })
+            | (Rebuilt { survivors, decided, coupons }, Verified { in_flight, coupons: a }) => {
+                Rebuilt { survivors: survivors + in_flight, decided, coupons: coupons + a }
+            }
+            (Rebuilt { survivors: a, decided: b, coupons: c }, Rebuilt { survivors, decided, coupons }) => {
+                Rebuilt { survivors: a + survivors, decided: b + decided, coupons: c + coupons }
+            }
+        }
+    }
+}
+
 impl Recovery<'_> {
     /// Recovers. An `Err` leaves the certificate closed, for the next attempt.
     pub async fn run(&self) -> Result<RecoveryOutcome, Failure> {

@@ -308,7 +308,7 @@ pub(crate) async fn wrong_ledger(
     database: &Database,
 ) -> Result<Option<String>, Failure> {
     let Some(held) = certificate::read(partition).await?.ledger else { return Ok(None) };
-    let ours = Lease::ledger(database, partition.id()).await?;
+    let ours = Lease::ledger(database).await?;
     Ok((ours != held).then(|| {
         "the data in Redis belongs to another MongoDB database than --mongodb-database: point --redis-url and \
          --mongodb-uri at a pair, or, if this database is to take that Redis over, run `couponctl recover --rebuild`"

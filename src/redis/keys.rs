@@ -1,7 +1,7 @@
 //! Every Redis key, the group and the hash tag, in one place.
 //!
-//! All keys of a partition share the hash tag `{n}`, so they live in one slot and one script may
-//! touch them together. All of them but the certificate, the limits, the spans of
+//! All keys of a partition share its hash tag ([`PartitionId::tag`]), `{n}` here, so they live in one slot and one script
+//! may touch them together. All of them but the certificate, the limits, the spans of
 //! requests and what is damaged carry the epoch: data of another generation can never be mistaken for this one's.
 //!
 //! | key | type | holds |
@@ -43,43 +43,43 @@ pub const GROUP: &str = "workers";
 
 /// The certificate's key. It belongs to no epoch, since it names the one that is open.
 pub fn certificate(partition: PartitionId) -> String {
-    format!("coupon:{{{partition}}}:certificate")
+    format!("coupon:{{{}}}:certificate", partition.tag())
 }
 
 /// The channel on which settled outcomes of this ledger are announced.
 pub fn outcome_channel(partition: PartitionId, ledger: &str) -> String {
-    format!("coupon:{{{partition}}}:outcomes:{ledger}")
+    format!("coupon:{{{}}}:outcomes:{ledger}", partition.tag())
 }
 
 /// The key that exists while callers wait long. It belongs to no epoch.
 pub fn pressure(partition: PartitionId) -> String {
-    format!("coupon:{{{partition}}}:pressure")
+    format!("coupon:{{{}}}:pressure", partition.tag())
 }
 
 /// The spans of sampled requests that are in flight. They belong to no epoch.
 pub fn trace_parents(partition: PartitionId) -> String {
-    format!("coupon:{{{partition}}}:trace-parents")
+    format!("coupon:{{{}}}:trace-parents", partition.tag())
 }
 
 /// Values of the in-flight hash that belong to no issuance, by their fields, for an operator to inspect.
 pub fn damaged(partition: PartitionId) -> String {
-    format!("coupon:{{{partition}}}:damaged")
+    format!("coupon:{{{}}}:damaged", partition.tag())
 }
 
 /// The bucket of one user or address. It belongs to no epoch; `name` has no dash, so that it is not
 /// taken for one either.
 pub fn limit(partition: PartitionId, kind: &str, name: &str) -> String {
-    format!("coupon:{{{partition}}}:limit:{kind}:{name}")
+    format!("coupon:{{{}}}:limit:{kind}:{name}", partition.tag())
 }
 
 /// The epoch whose in-flight hash this key is.
 pub(crate) fn epoch_of_in_flight(partition: PartitionId, key: &str) -> Option<Epoch> {
-    key.strip_prefix(&format!("coupon:{{{partition}}}:"))?.strip_suffix(":in-flight")?.parse().ok()
+    key.strip_prefix(&format!("coupon:{{{}}}:", partition.tag()))?.strip_suffix(":in-flight")?.parse().ok()
 }
 
 /// A pattern for SCAN that matches every key of the partition that belongs to some epoch.
 pub(crate) fn any_epoch(partition: PartitionId) -> String {
-    format!("coupon:{{{partition}}}:*-*-*-*-*:*")
+    format!("coupon:{{{}}}:*-*-*-*-*:*", partition.tag())
 }
 
 /// The keys of one epoch of one partition.
@@ -93,7 +93,7 @@ pub struct EpochKeys {
 impl EpochKeys {
     /// Names the keys of `epoch`.
     pub fn new(partition: PartitionId, epoch: Epoch) -> Self {
-        let prefix = format!("coupon:{{{partition}}}:{epoch}:");
+        let prefix = format!("coupon:{{{}}}:{epoch}:", partition.tag());
         EpochKeys { partition, epoch, prefix }
     }
 
@@ -234,7 +234,8 @@ mod tests {
 
     #[test]
     fn all_keys_of_a_partition_share_its_hash_tag() {
-        let keys = EpochKeys::new(PartitionId::ONE, Epoch::new());
+        let partition = PartitionId::new(7).unwrap();
+        let keys = EpochKeys::new(partition, Epoch::new());
         let coupon: CouponId = "summer".parse().unwrap();
         let (holders, free) = keys.staging("t");
         let [used, used_before] = keys.used_keys();
@@ -244,7 +245,7 @@ mod tests {
             keys.stream(),
             keys.in_flight(),
             keys.dead(),
-            keys.redriven(IssuanceId::generate(PartitionId::ONE)),
+            keys.redriven(IssuanceId::generate(partition)),
             keys.counters(),
             keys.workers(),
             keys.loaded(),
@@ -265,7 +266,7 @@ mod tests {
             holders,
             free,
         ] {
-            assert!(key.starts_with("coupon:{0}:"), "{key}");
+            assert!(key.starts_with(&format!("coupon:{{{}}}:", partition.tag())), "{key}");
         }
     }
 }

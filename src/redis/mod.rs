@@ -6,6 +6,7 @@ mod connection;
 mod epoch;
 pub mod keys;
 mod partition;
+mod partitions;
 mod reply;
 mod scan;
 mod script;
@@ -18,12 +19,13 @@ pub use epoch::Epoch;
 pub(crate) use epoch::{OpenCertificate, Opening};
 pub use partition::Partition;
 pub(crate) use partition::{EpochBound, OpeningCheck};
-pub(crate) use redis::{Value, cmd, from_redis_value, pipe};
+pub use partitions::{PARTITIONS_MAX, Partitions, PerPartition};
+pub(crate) use redis::{RedisError, Value, cmd, from_redis_value, pipe};
 pub(crate) use reply::Reply;
 pub(crate) use scan::KeyScan;
 pub(crate) use script::{Call, LuaScript};
 
-use redis::{ErrorKind, RedisError};
+use redis::ErrorKind;
 
 use crate::Failure;
 

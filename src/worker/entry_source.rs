@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::assignment::Assignment;
 use crate::Failure;
 use crate::queue::{
     Delivered, ENTRIES_FIRST, ReadFrom, ReadOutcome, Reader, claim, entries_to_read, registry, restore,
@@ -25,6 +26,7 @@ const RESTORE_COUNT: usize = 1_000;
 
 pub(super) struct EntrySource {
     partition: Arc<Partition>,
+    assignment: Assignment,
     reader: Reader,
     consumer: String,
     batch: usize,
@@ -43,11 +45,14 @@ pub(super) struct EntrySource {
 }
 
 impl EntrySource {
-    pub(super) fn new(partition: Arc<Partition>, consumer: String, batch: usize) -> Self {
+    /// For one of the workers of a deployment with this many partitions.
+    pub(super) fn new(partition: Arc<Partition>, consumer: String, batch: usize, partitions: usize) -> Self {
+        let assignment = Assignment::new(Arc::clone(&partition), consumer.clone(), partitions);
         let reader = Reader::new(partition.client().clone(), consumer.clone());
         let now = Instant::now();
         EntrySource {
             partition,
+            assignment,
             reader,
             consumer,
             batch,
@@ -71,17 +76,22 @@ impl EntrySource {
             }
             self.alive_in = Some(keys.clone());
         }
-        of_its_own(self.restore().await)?;
+        let is_reader = self.assignment.is_reader().await;
         let old_ones_turn = std::mem::replace(&mut self.old_ones_turn, true);
-        if old_ones_turn && let Some(claimed) = self.claim(&keys).await? {
-            self.old_ones_turn = false;
-            return Ok(Some((keys, claimed)));
+        if is_reader {
+            of_its_own(self.restore().await)?;
+            if old_ones_turn && let Some(claimed) = self.claim(&keys).await? {
+                self.old_ones_turn = false;
+                return Ok(Some((keys, claimed)));
+            }
         }
         if self.sweep.is_none() && self.swept_at.elapsed() >= SWEEP_EVERY {
             self.sweep = Some("0".into());
         }
         let which = match &self.sweep {
             Some(entry) if old_ones_turn => ReadFrom::PendingAfter(entry),
+            // Others read it; this worker looks after what it has been given before.
+            _ if !is_reader => return Ok(None),
             Some(_) => ReadFrom::NewAtOnce,
             None if !old_ones_turn => ReadFrom::NewAtOnce,
             None => ReadFrom::New,

@@ -8,6 +8,7 @@
 //! sets it aside as a dead letter. Where the reason is its coupon's, all entries of that coupon wait
 //! (`parked_coupons`).
 
+mod assignment;
 mod batch_runner;
 mod batch_span;
 mod beat;
@@ -24,6 +25,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -56,13 +58,15 @@ const RETRY_LONGEST: Duration = Duration::from_secs(3);
 /// After it was asked to stop, a worker waits this long for its batches in progress.
 pub const DRAIN_MAX: Duration = Duration::from_secs(20);
 
-/// One worker. Each has a consumer name of its own, which is never used again.
+/// One worker on one partition. Each has a consumer name of its own there, which is never used again.
 pub struct Worker {
     partition: Arc<Partition>,
     coupons: CouponStore,
     runner: Arc<BatchRunner>,
     consumer: String,
     concurrency: Concurrency,
+    /// The number of partitions on which workers of this process run.
+    partitions: usize,
 }
 
 impl Worker {
@@ -75,14 +79,26 @@ impl Worker {
     ) -> Self {
         let decider = Decider::new(Arc::clone(&partition), ledger, coupons.clone());
         let runner = Arc::new(BatchRunner::new(Arc::clone(&partition), decider));
-        let consumer = format!("w-{}", crate::ids::random_id());
-        Worker { partition, coupons, runner, consumer, concurrency }
+        Worker { partition, coupons, runner, consumer: consumer(), concurrency, partitions: 1 }
+    }
+
+    /// Workers on all partitions, one on each and all of one name, which drain until `shutdown`.
+    pub async fn run_all(backends: &Backends, concurrency: Concurrency, shutdown: CancellationToken) {
+        let (name, partitions) = (consumer(), backends.partitions.iter().len());
+        let workers = backends.partitions.iter().map(|partition| {
+            let (ledger, coupons) = (backends.ledger.clone(), backends.coupons.clone());
+            let worker = Worker::new(Arc::clone(partition), ledger, coupons, concurrency);
+            Worker { consumer: name.clone(), partitions, ..worker }.run(shutdown.clone())
+        });
+        let workers: Vec<_> = workers.map(tokio::spawn).collect();
+        tracing::info!(consumer = name, partitions, "the worker drains the queue");
+        join_all(workers).await;
+        tracing::info!(consumer = name, "the worker has stopped");
     }
 
     /// Drains the queue until `shutdown`; then finishes its batches in progress, within [`DRAIN_MAX`], and leaves
     /// the others to other workers.
     pub async fn run(self, shutdown: CancellationToken) {
-        tracing::info!(partition = %self.partition.id(), consumer = self.consumer, "the worker drains the queue");
         let tasks = TaskTracker::new();
         let left = CancellationToken::new();
         let beating =
@@ -105,14 +121,14 @@ impl Worker {
         }
         left.cancel();
         let _ = beating.await;
-        tracing::info!(consumer = self.consumer, "the worker has stopped");
     }
 
     /// Reads, claims and sweeps entries, and starts to work on them while there is room for another batch.
     async fn drain(&self, tasks: &TaskTracker, shutdown: &CancellationToken) {
         let free = Arc::new(Semaphore::new(self.concurrency.batches.into()));
         let batch_size = usize::from(self.concurrency.batch_size);
-        let mut source = EntrySource::new(Arc::clone(&self.partition), self.consumer.clone(), batch_size);
+        let (partition, consumer) = (Arc::clone(&self.partition), self.consumer.clone());
+        let mut source = EntrySource::new(partition, consumer, batch_size, self.partitions);
         let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
         let mut making_way = MakingWay::new(Arc::clone(&self.partition));
         // The age of the oldest entry of the last read if that came back half full or more, so that more is queued.
@@ -163,6 +179,11 @@ impl Worker {
             }
         }
     }
+}
+
+/// A consumer name that nobody ever had.
+fn consumer() -> String {
+    format!("w-{}", crate::ids::random_id())
 }
 
 /// How long the first of these entries has waited, by this process's clock; zero if there is none.
@@ -218,7 +239,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     tracing::info!(listen = %process::address(&listener)?, "serving health");
-    let router = health::router(Arc::clone(&backends.partition), backends.database.clone(), shutdown.clone());
+    let router = health::router(backends.partitions.clone(), backends.database.clone(), shutdown.clone());
     // Health is served, and the certificate kept, until the last batch is done.
     let drained = CancellationToken::new();
     let threads = ConnectionRuntimes::start()?;
@@ -226,8 +247,9 @@ pub async fn run(
         let (bounds, asked, drained) = (server::Bounds::default(), shutdown.clone(), drained.clone());
         async move { server::serve(listener, router, bounds, &threads, asked, drained).await }
     });
-    let keeping = tokio::spawn(backends.recovery_supervisor().run(drained.clone()));
-    Worker::new(backends.partition, backends.ledger, backends.coupons, concurrency).run(shutdown).await;
+    let supervisors = backends.recovery_supervisors().map(|supervisor| supervisor.run(drained.clone()));
+    let keeping = join_all(supervisors.map(tokio::spawn).collect::<Vec<_>>());
+    Worker::run_all(&backends, concurrency, shutdown).await;
     drained.cancel();
     let _ = tokio::join!(serving, keeping);
     Ok(())

@@ -39,7 +39,7 @@ async fn main() -> anyhow::Result<()> {
         &MongoConfig { mongodb_uri: mongodb.url(), mongodb_database: "bench".into() },
     )
     .await?;
-    let keeper = backends.recovery_supervisor();
+    let keeper = backends.recovery_supervisors().next().expect("that of partition 0");
     keeper.ensure().await?;
     let coupon = coupon(records)?;
     backends.coupons.insert(&coupon).await?;
@@ -58,7 +58,7 @@ async fn main() -> anyhow::Result<()> {
     keeper.recover(RecoveryMode::Rebuild, &watch, &CancellationToken::new()).await?;
     println!("rebuild: {:.1} s: nothing is in flight", started.elapsed().as_secs_f64());
     let started = Instant::now();
-    backends.loader().load(&coupon.id).await?;
+    backends.loaders().first().load(&coupon.id).await?;
     println!(
         "load on demand: {:.1} s; peak memory {} MB, {before} MB before it",
         started.elapsed().as_secs_f64(),
@@ -73,12 +73,12 @@ async fn main() -> anyhow::Result<()> {
         if compacted {
             compact(&backends).await?;
         }
-        let epoch = backends.partition.keys().epoch();
+        let epoch = backends.partitions.first().keys().epoch();
         let started = Instant::now();
         redis.kill().await?;
         redis.restart().await?;
         let restarted = started.elapsed();
-        while stock::read(&backends.partition, std::slice::from_ref(&coupon.id)).await.is_err() {
+        while stock::read(backends.partitions.first(), std::slice::from_ref(&coupon.id)).await.is_err() {
             tokio::time::sleep(LOOK_EVERY).await;
         }
         println!(
@@ -86,7 +86,7 @@ async fn main() -> anyhow::Result<()> {
             if compacted { ", compacted" } else { "" },
             started.elapsed().as_secs_f64(),
             restarted.as_secs_f64(),
-            backends.partition.keys().epoch() == epoch
+            backends.partitions.first().keys().epoch() == epoch
         );
     }
     stop.cancel();
@@ -95,8 +95,8 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn audit(backends: &Backends, coupon: &Coupon) -> anyhow::Result<()> {
-    let Backends { partition, ledger, coupons, .. } = backends.clone();
-    let auditor = Auditor::new(partition, ledger, coupons);
+    let Backends { partitions, ledger, coupons, .. } = backends.clone();
+    let auditor = Auditor::new(partitions.first().clone(), ledger, coupons);
     let started = Instant::now();
     let bracket = auditor.bracket(&coupon.id).await?;
     println!("bracket: {:.2} s; holds: {:?}", started.elapsed().as_secs_f64(), bracket.map(|b| b.holds()));
@@ -142,7 +142,7 @@ fn issued(coupon: &Coupon, serial: u32) -> anyhow::Result<Decision> {
 
 /// Has Redis rewrite its append-only file, and waits until it has.
 async fn compact(backends: &Backends) -> anyhow::Result<()> {
-    let mut connection = backends.partition.connection();
+    let mut connection = backends.partitions.first().connection();
     redis::cmd("BGREWRITEAOF").query_async::<()>(&mut connection).await?;
     loop {
         let info: String = redis::cmd("INFO").arg("persistence").query_async(&mut connection).await?;

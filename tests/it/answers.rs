@@ -51,7 +51,7 @@ async fn a_coupon_that_cannot_be_requested_says_why() {
     for (id, code, variant) in variants {
         let variant = Coupon { id: id.parse().expect("an id"), ..variant };
         system.backends.coupons.insert(&variant).await.expect("it is written");
-        system.backends.loader().load(&variant.id).await.expect("it is loaded");
+        system.backends.loaders().first().load(&variant.id).await.expect("it is loaded");
         let answer = system.client.issue("u0", id, None).await;
         is_problem(&answer, 409, code);
         assert_eq!(answer.body["retryable"], json!(["not-started", "paused"].contains(&code)));

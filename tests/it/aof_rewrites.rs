@@ -12,7 +12,7 @@ const ANY_GROWTH: RewriteBounds = RewriteBounds { growth_min_bytes: 1, growth_ma
 const BACKLOG: usize = 1_001;
 
 fn rewriter(system: &System, bounds: RewriteBounds) -> AofRewriter {
-    AofRewriter::new(system.backends.partition.clone(), system.backends.coupons.clone(), bounds)
+    AofRewriter::new(system.backends.partitions.clone(), system.backends.coupons.clone(), bounds)
 }
 
 /// What a rewriter does that knows how much Redis has appended lately: nearly nothing.

@@ -79,20 +79,22 @@ async fn processes_of_a_database_that_lost_its_redis_to_another_do_not_touch_it_
     let command = ApiCommand::parse_from(args);
     let new = process::connect_to_any(&command.redis, &command.mongodb).await.expect("they fit");
     let kept = new
-        .recovery_supervisor()
+        .recovery_supervisors()
+        .next()
+        .expect("that of partition 0")
         .recover(RecoveryMode::Rebuild, &ignore_progress(), &CancellationToken::new())
         .await;
     assert!(matches!(kept, Ok(CertifyOutcome::Recovered(_))), "{kept:?}");
     let mut record = old.backends.coupons.get(&coupon).await.expect("a look").expect("a record");
     record.created_at = at(0);
     new.coupons.insert(&record).await.expect("made");
-    new.loader().load(&coupon).await.expect("loaded");
+    new.loaders().first().load(&coupon).await.expect("loaded");
 
     // A user requests from the new deployment; the old worker must not decide the request.
     let id = IssuanceId::generate(PartitionId::ONE);
     let request =
         Request { id, coupon: coupon.clone(), user: "u1".parse().expect("an id"), key: None, trace: None };
-    let answers = reserve(&new.partition, &[request], 1000, QueueEntries::OfOne).await;
+    let answers = reserve(new.partitions.first(), &[request], 1000, QueueEntries::OfOne).await;
     assert!(matches!(answers.as_deref(), Ok([Reserved::Accepted(_)])), "{answers:?}");
     let stolen =
         soon(async || old.backends.ledger.decisions(&[id]).await.expect("a look").contains_key(&id)).await;
@@ -165,7 +167,7 @@ async fn a_rebuild_fits_where_the_data_has_fitted() {
     let system = System::start().await;
     let coupon = system.coupon("c", 100_000, 1).await;
     system.write_issued(&coupon, "u", 1..=40_000).await;
-    let keeper = system.backends.recovery_supervisor();
+    let keeper = system.backends.recovery_supervisors().next().expect("that of partition 0");
     let stop = CancellationToken::new();
     keeper.recover(RecoveryMode::Rebuild, &ignore_progress(), &stop).await.expect("rebuilt once");
     system.accepted("w", &coupon).await;
@@ -234,7 +236,7 @@ async fn a_pause_of_the_service_while_redis_was_away_holds_when_it_is_back() {
     system.redis.kill().await.expect("it is killed");
     services.set_paused(true).await.expect("paused");
     system.redis.restart().await.expect("it is back");
-    let keeper = system.backends.recovery_supervisor();
+    let keeper = system.backends.recovery_supervisors().next().expect("that of partition 0");
     assert!(soon(async || matches!(keeper.ensure().await, Ok(true))).await);
     let answer = system.reserve("u0", &coupon).await;
     assert!(format!("{answer:?}").contains("Paused"), "{answer:?}");

@@ -187,7 +187,7 @@ async fn a_rebuild_takes_what_is_left_of_every_entry() {
         .query_async(&mut connection)
         .await
         .expect("it is gone");
-    let supervisor = system.backends.recovery_supervisor();
+    let supervisor = system.backends.recovery_supervisors().next().expect("that of partition 0");
     eventually("it is rebuilt", async || {
         let kept =
             supervisor.recover(RecoveryMode::Rebuild, &ignore_progress(), &CancellationToken::new()).await;
@@ -230,8 +230,8 @@ async fn taking_an_entry_apart_changes_nothing_but_the_entries_and_may_be_repeat
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deployment_of_an_older_version_queues_as_its_workers_can_read_until_its_upgrade_is_finished() {
     let system = System::start().await;
-    let (database, partition) = (&system.backends.database, system.partition().id());
-    let reads = async || Deployment::read(database, partition).await.expect("it is read").queue_entries;
+    let database = &system.backends.database;
+    let reads = async || Deployment::read(database).await.expect("it is read").queue_entries;
     assert_eq!(reads().await, QueueEntries::OfMany, "it began with this version");
     let leases = database.collection::<mongodb::bson::Document>("recovery");
     leases.update_one(doc! {}, doc! {"$unset": {"entriesOfMany": ""}}).await.expect("it is an older one's");
@@ -241,8 +241,8 @@ async fn a_deployment_of_an_older_version_queues_as_its_workers_can_read_until_i
     let mut expected = 0;
     for (finished, prefix, length) in [(false, "old", USERS), (true, "new", USERS + 1)] {
         if finished {
-            assert!(!Deployment::finish_upgrade(database, partition).await.expect("it is finished"));
-            assert!(Deployment::finish_upgrade(database, partition).await.expect("it was before"));
+            assert!(!Deployment::finish_upgrade(database).await.expect("it is finished"));
+            assert!(Deployment::finish_upgrade(database).await.expect("it was before"));
         }
         let requests: Vec<_> = users().map(|user| request(&format!("{prefix}-{user}"), &coupon)).collect();
         let answers = reserve(system.partition(), &requests, NO_BACKLOG_MAX, reads().await).await;

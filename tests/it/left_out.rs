@@ -32,7 +32,7 @@ async fn accept(system: &System, coupon: &CouponId, users: std::ops::Range<u32>)
 
 /// Rebuilds. Returns how many issuances are in flight then, and how many coupons are loaded.
 async fn rebuild(system: &System) -> (usize, usize) {
-    let keeper = system.backends.recovery_supervisor();
+    let keeper = system.backends.recovery_supervisors().next().expect("that of partition 0");
     eventually("it is rebuilt", async || {
         let kept = keeper.recover(RecoveryMode::Rebuild, &ignore_progress(), &CancellationToken::new()).await;
         match kept.expect("it is rebuilt") {
@@ -115,7 +115,7 @@ async fn a_coupon_that_is_loaded_while_it_is_settled_counts_each_issuance_once()
     set(&system, &coupon, doc! {"perUser": 1}).await;
     // Decided issuances of a coupon that is not loaded are settled too.
     let _worker = system.worker_with(Concurrency { batches: 1, batch_size: 10 });
-    let loader = system.backends.loader();
+    let loader = system.backends.loaders().first().clone();
     let loads = join_all((0..5).map(|_| loader.load(&coupon))).await;
     assert!(loads.iter().all(|load| matches!(load, Ok(LoadOutcome::Now | LoadOutcome::Before))), "{loads:?}");
     all_issued(&system, &ids).await;
@@ -173,7 +173,7 @@ async fn a_coupon_whose_key_in_redis_is_gone_is_loaded_with_what_is_in_flight() 
     let keys = system.keys();
     let _: u64 = system.command(&["DEL", &keys.coupon(&coupon), &keys.holders(&coupon)]).await;
     let _: () = system.command(&["SET", &keys.coupon(&coupon), "no hash"]).await;
-    assert_eq!(system.backends.loader().load(&coupon).await.expect("a load"), LoadOutcome::Now);
+    assert_eq!(system.backends.loaders().first().load(&coupon).await.expect("a load"), LoadOutcome::Now);
     let stock = system.stock(&coupon).await;
     assert_eq!((stock.remaining, stock.reserved), (1, 4));
     accept(&system, &coupon, 4..5).await;
@@ -228,7 +228,7 @@ async fn a_recoverer_that_dies_in_mid_move_leaves_everything_in_flight_for_the_n
     for _ in 0..3 {
         let stop = CancellationToken::new();
         let keeper = coupon_system::recovery::RecoverySupervisor::new(
-            Arc::clone(&system.backends.partition),
+            Arc::clone(system.backends.partitions.first()),
             database.clone(),
             system.backends.durability,
             "dies".into(),
@@ -286,7 +286,7 @@ async fn ten_thousand_coupons_that_nobody_waits_for_do_not_make_an_outage_longer
     assert!(is_loaded(&system, &all[77]).await);
 
     // The others are loaded too, several at a time.
-    let loader = system.backends.loader();
+    let loader = system.backends.loaders().first().clone();
     let loads = join_all(all[..1_000].iter().map(|coupon| loader.load(coupon))).await;
     let now = loads.iter().filter(|load| matches!(load, Ok(LoadOutcome::Now))).count();
     assert_eq!(now, 999);
@@ -346,7 +346,7 @@ async fn a_unit_stays_out_of_stock_for_each_issued_record_that_cannot_be_read() 
     }
     rebuild(&system).await;
     recovered(&system).await;
-    system.backends.loader().load(&coupon).await.expect("a load");
+    system.backends.loaders().first().load(&coupon).await.expect("a load");
     let stock = system.stock(&coupon).await;
     assert_eq!((stock.remaining, stock.issued, stock.reserved), (4, 6, 0));
     for user in ["u0", "u1", "u2"] {
@@ -445,7 +445,7 @@ async fn a_queue_whose_keys_are_of_a_wrong_type_does_not_keep_the_coupons_closed
     system.redis.kill().await.expect("it is killed");
     system.redis.restart().await.expect("it is back");
     recovered(&system).await;
-    system.backends.loader().load(&coupon).await.expect("a load");
+    system.backends.loaders().first().load(&coupon).await.expect("a load");
     assert!(matches!(system.reserve("u0", &coupon).await, Reserved::AtLimit { .. }));
     accept(&system, &coupon, 5..6).await;
     let aside: Vec<String> =

@@ -36,6 +36,7 @@ mod one_thing;
 mod openapi;
 mod outcomes;
 mod overload;
+mod partitions;
 mod privacy;
 mod problems;
 mod processes;

@@ -29,7 +29,7 @@ async fn mongodb_now(system: &System) -> DateTime {
 fn reconcile(system: &System) -> CancellationToken {
     let stop = CancellationToken::new();
     tokio::spawn(admin_sync::reconcile(
-        Arc::clone(&system.backends.partition),
+        Arc::clone(system.backends.partitions.first()),
         system.backends.coupons.clone(),
         ServiceStore::new(&system.backends.database),
         stop.clone(),

@@ -336,7 +336,7 @@ fn is_admitted(admission: Admission) -> bool {
 async fn a_bucket_of_later_than_now_fills_from_now_on_and_a_damaged_one_is_full() {
     let system = System::start().await;
     let rate = Rate { per_second: 1.0, burst: 4 };
-    let partition = Arc::clone(&system.backends.partition);
+    let partition = Arc::clone(system.backends.partitions.first());
     // A process admits a quarter of the limit without asking Redis.
     let limiter = async || Limiter::start(LimitScope::User, rate, Arc::clone(&partition));
     // The bucket must not refill while a slow machine sends requests.

@@ -131,7 +131,10 @@ async fn two_keepers_at_once_rebuild_once() {
     system
         .command::<redis::Value>(&["DEL", &coupon_system::redis::keys::certificate(system.partition().id())])
         .await;
-    let (one, two) = (system.backends.recovery_supervisor(), system.backends.recovery_supervisor());
+    let (one, two) = (
+        system.backends.recovery_supervisors().next().expect("that of partition 0"),
+        system.backends.recovery_supervisors().next().expect("that of partition 0"),
+    );
     let (one, two) = tokio::join!(one.ensure(), two.ensure());
     one.expect("no failure");
     two.expect("no failure");
@@ -152,7 +155,7 @@ async fn two_keepers_at_once_rebuild_once() {
 async fn a_coupon_that_is_loaded_is_not_loaded_over() {
     let system = System::start().await;
     let coupon = system.coupon_record("c", 3, 1, at(-60), at(60)).await;
-    let loader = system.backends.loader();
+    let loader = system.backends.loaders().first().clone();
     assert_eq!(loader.load(&coupon.id).await.expect("a load"), LoadOutcome::Now);
     system.accepted("u0", &coupon.id).await;
     assert_eq!(loader.load(&coupon.id).await.expect("a load"), LoadOutcome::Before);

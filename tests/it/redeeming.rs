@@ -27,7 +27,7 @@ async fn valid(system: &System, validity: Validity) -> CouponId {
     let id: CouponId = "c".parse().expect("an id");
     let coupon = Coupon { id: id.clone(), validity, total: 10, per_user: 2, ..plain };
     system.backends.coupons.insert(&coupon).await.expect("it is written");
-    system.backends.loader().load(&id).await.expect("it is loaded");
+    system.backends.loaders().first().load(&id).await.expect("it is loaded");
     id
 }
 

@@ -216,7 +216,7 @@ async fn counters_that_cannot_be_read_keep_nothing_from_being_loaded_or_retired_
         let keys = system.keys();
         let _: u64 = system.command(&["DEL", &keys.coupon(&waiting), &keys.holders(&waiting)]).await;
         assert_eq!(
-            system.backends.loader().load(&waiting).await.expect("a load"),
+            system.backends.loaders().first().load(&waiting).await.expect("a load"),
             LoadOutcome::Now,
             "{wrong:?}"
         );

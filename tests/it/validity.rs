@@ -62,7 +62,7 @@ async fn a_coupon_of_an_older_version_that_would_be_issued_beyond_its_validity_e
     let id: CouponId = "c".parse().expect("an id");
     let old = Coupon { id: id.clone(), validity: Validity::Until(at(-30)), ..plain };
     system.backends.coupons.insert(&old).await.expect("it is written");
-    system.backends.loader().load(&id).await.expect("it is loaded");
+    system.backends.loaders().first().load(&id).await.expect("it is loaded");
     // As an API does when it starts.
     assert_eq!(system.backends.coupons.end_with_validity().await.expect("an answer"), 1);
     eventually("Redis hears of it", async || {

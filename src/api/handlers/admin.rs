@@ -164,8 +164,11 @@ async fn answer(catalog: &CouponCatalog, changed: CouponChangeOutcome) -> Result
         CouponChangeOutcome::Refused(_) => return Err(Problem::new(Code::Overloaded)),
     };
     let service = catalog.services.get().await?;
-    if let Err(failure) = admin_sync::apply(&catalog.partition, service, std::slice::from_ref(&coupon)).await
-    {
+    let applied = async {
+        let partition = catalog.partitions.get(coupon.partition)?;
+        admin_sync::apply(partition, service, std::slice::from_ref(&coupon)).await
+    };
+    if let Err(failure) = applied.await {
         tracing::warn!(coupon = %coupon.id, error = failure.chain(), "the change will reach Redis when it is back");
     }
     let answer = Json(catalog.changed(coupon).await).into_response();
@@ -191,7 +194,10 @@ pub(crate) async fn resume_all(State(catalog): State<Arc<CouponCatalog>>) -> Res
 async fn set_paused(catalog: &CouponCatalog, paused: bool) -> Result<Json<Service>, Problem> {
     let service = catalog.services.set_paused(paused).await?;
     tracing::info!(paused, "an operator paused or resumed the service");
-    if let Err(failure) = admin_sync::apply(&catalog.partition, service, &[]).await {
+    let applied = catalog.partitions.ask_all("change the service's state", |partition| async move {
+        admin_sync::apply(&partition, service, &[]).await
+    });
+    for failure in applied.await.into_iter().filter_map(Result::err) {
         tracing::warn!(error = failure.chain(), "the change will reach Redis when it is back");
     }
     Ok(Json(Service { paused: service.paused }))

@@ -36,7 +36,8 @@ const READS_MAX: usize = 20;
 )]
 pub(crate) async fn create(State(app): State<App>, Body(body): Body) -> Result<Response, Problem> {
     let is_named = body["id"].is_string();
-    let coupon = wire::create(body, crate::mongo::now_in_milliseconds())?;
+    let mut coupon = wire::create(body, crate::mongo::now_in_milliseconds())?;
+    coupon.partition = app.catalog.partitions.place(&coupon.id);
     // With a generated id a repetition would create another coupon.
     let created = app.catalog.store.insert(&coupon).await;
     if created.map_err(|failure| Problem::from(failure).repeatable(is_named))? == CreateOutcome::Exists {
@@ -45,7 +46,7 @@ pub(crate) async fn create(State(app): State<App>, Body(body): Body) -> Result<R
         return Err(Problem::new(Code::CouponExists).with("sameAsRequested", is_same));
     }
     // If Redis does not answer now, the first request loads the coupon.
-    if let Err(failure) = app.catalog.loader.load(&coupon.id).await {
+    if let Err(failure) = app.catalog.load(&coupon).await {
         tracing::warn!(coupon = %coupon.id, error = failure.chain(), "the new coupon will be loaded on demand");
     }
     let location = app.links.coupon(&coupon.id);

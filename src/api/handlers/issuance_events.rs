@@ -75,7 +75,7 @@ pub(crate) async fn events(
     let fields = app.limits.user.count(&caller, None).await?;
     let answer = async {
         query.finish()?;
-        let id = parse_id(&id)?;
+        let id = parse_id(&app.issuing, &id).await?;
         let (found, waiter) = app.issuing.feed.watch(id).await?;
         if found == LookupResult::Nowhere {
             return Err(lost_or_unknown(&app.issuing, id));

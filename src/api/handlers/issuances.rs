@@ -23,7 +23,7 @@ use crate::api::wire::{issuance as wire, wait};
 use crate::http::problem::jittered_ms;
 use crate::http::request::RequestId;
 use crate::http::{Code, Language, Problem};
-use crate::ids::{CouponId, IssuanceId, PartitionId, UserId};
+use crate::ids::{CouponId, IssuanceId, UserId};
 use crate::issuance::lookup::LookupResult;
 use crate::issuance::reserve::{QueuedIssuance, Request, Reserved};
 use crate::issuance::{Decision, KeyTag, Outcome, Reason, closed_coupon};
@@ -90,9 +90,12 @@ pub(crate) async fn request(
             Some(_) => Some(Box::new(app.limits.open_requests.hold_for_outcome(&caller, &user)?)),
             None => None,
         };
+        let Some(partition) = app.issuing.placements.of(&coupon).await? else {
+            return Err(Problem::new(Code::CouponNotFound));
+        };
         let id = match &key {
-            Some(key) => IssuanceId::from_key(PartitionId::ONE, secret, &user, &coupon, key),
-            None => IssuanceId::generate(PartitionId::ONE),
+            Some(key) => IssuanceId::from_key(partition, secret, &user, &coupon, key),
+            None => IssuanceId::generate(partition),
         };
         let key = key.map(|key| KeyTag::new(secret, &user, &key));
         let trace = trace.map(|Extension(trace)| trace);
@@ -120,7 +123,7 @@ async fn left_open(app: &App, request: &Request, problem: Problem) -> Problem {
     if problem.code != Code::Unavailable || request.id.is_keyed() {
         return problem;
     }
-    let read = app.catalog.coupon_reader.ask(request.coupon.clone()).await;
+    let read = app.catalog.read(request.coupon.clone()).await;
     problem.repeatable(read.is_ok_and(|read| read.is_some_and(|snapshot| snapshot.coupon.per_user == 1)))
 }
 
@@ -211,7 +214,7 @@ fn rejected(links: &Links, id: IssuanceId, reason: Reason) -> Problem {
 
 /// Reserves a unit. A coupon that Redis does not have is loaded first; for one that is over the ledger answers.
 async fn reserve(app: &App, request: &Request) -> Result<Reserved, Problem> {
-    match app.issuing.reservations.reserve(request.clone()).await? {
+    match app.issuing.lane_of(request.id)?.reservations.reserve(request.clone()).await? {
         Reserved::NotLoaded { now } => Box::pin(load_and_reserve(app, request, now)).await,
         answered => Ok(answered),
     }
@@ -226,12 +229,12 @@ async fn load_and_reserve(app: &App, request: &Request, mut now: Timestamp) -> R
         if coupon.archived || coupon.ends_at <= now {
             return Ok(closed_coupon::answer(&app.issuing.ledger, &coupon, request).await?);
         }
-        app.catalog.loader.load(&coupon.id).await?;
+        app.catalog.load(&coupon).await?;
         // Loading may take so long that the user has been deleted meanwhile.
         if !app.users.knows(&request.user).await? {
             return Err(Problem::new(Code::UserNotFound));
         }
-        now = match app.issuing.reservations.reserve(request.clone()).await? {
+        now = match app.issuing.lane_of(request.id)?.reservations.reserve(request.clone()).await? {
             Reserved::NotLoaded { now } => now,
             answered => return Ok(answered),
         };
@@ -296,7 +299,7 @@ pub(crate) async fn get(
     let fields = app.limits.user.count(&caller, None).await?;
     let answer = async {
         let wait = wait::read(query)?;
-        let id = parse_id(&id)?;
+        let id = parse_id(&app.issuing, &id).await?;
         let mut held = None;
         let found = match wait {
             // The caller waits only for an issuance of their own.
@@ -364,14 +367,16 @@ pub(crate) fn not_found(issuing: &IssuancePipeline, id: IssuanceId) -> Problem {
 
 /// When Redis's data was last recovered, if the id was generated before.
 fn older_than_data(issuing: &IssuancePipeline, id: IssuanceId) -> Option<Timestamp> {
-    let (made_at, recovered_at) = (id.made_at()?, issuing.partition.opened_at()?);
+    let recovered_at = issuing.partitions.get(id.partition()).ok()?.opened_at()?;
+    let made_at = id.made_at()?;
     (made_at < recovered_at).then_some(recovered_at)
 }
 
-/// Parses the id of an issuance of this partition.
-pub(crate) fn parse_id(id: &str) -> Result<IssuanceId, Problem> {
-    let parsed = id.parse().ok().filter(|id: &IssuanceId| id.partition() == PartitionId::ONE);
-    parsed.ok_or_else(|| Problem::new(Code::IssuanceNotFound))
+/// Parses the id of an issuance, which is of a partition that there is.
+pub(crate) async fn parse_id(issuing: &IssuancePipeline, id: &str) -> Result<IssuanceId, Problem> {
+    let id = id.parse().map_err(|_| Problem::new(Code::IssuanceNotFound))?;
+    issuing.partition_of(id).await?;
+    Ok(id)
 }
 
 /// A queued issuance on the wire, and the estimate of its wait.
@@ -381,7 +386,7 @@ pub(crate) fn queued_issuance(
     coupon: &CouponId,
     user: &UserId,
 ) -> (Issuance, WaitEstimate) {
-    let estimate = issuing.drain_rate.estimate(&queued.progress);
+    let estimate = issuing.estimate(queued);
     let issuance = Issuance::Queued {
         id: queued.id,
         coupon_id: coupon.clone(),

@@ -19,10 +19,10 @@ use crate::api::state::limits::{OpenRequest, Slot};
 use crate::api::wire::event::{STREAM_MAX, ServerEvent, event_stream};
 use crate::api::wire::figures::Figures;
 use crate::api::wire::query::Query;
-use crate::api::wire::queue::Worker;
+use crate::api::wire::queue::{Queue, Worker};
 use crate::http::Problem;
 use crate::http::addresses::Peer;
-use crate::queue::{figures, registry};
+use crate::queue::{figures_of_all, registry};
 
 /// Coupons in one reading, the newest of the current ones.
 const COUPONS_MAX: usize = 20;
@@ -83,12 +83,15 @@ impl FiguresStream {
 }
 
 async fn read(catalog: &CouponCatalog) -> Result<Figures, Problem> {
-    let backlog = figures(&catalog.partition).await?;
-    let beats = registry::beats(&catalog.partition).await?;
+    let (backlog, unavailable) = figures_of_all(&catalog.partitions).await?;
+    let beats = catalog.partitions.ask_all("read the heartbeats", |partition| async move {
+        Ok((backlog.now, registry::beats(&partition).await?))
+    });
+    let beats = beats.await;
     let (coupons, _) = catalog.store.newest_current(Timestamp::now(), COUPONS_MAX).await?;
     Ok(Figures {
-        queue: backlog.into(),
-        workers: beats.into_iter().map(|beat| Worker::new(beat, backlog.now)).collect(),
+        queue: Queue::new(backlog, unavailable),
+        workers: Worker::of_all(beats)?,
         coupons: catalog.with_stock(coupons).await,
     })
 }

@@ -23,14 +23,15 @@ use crate::api::wire::page::{PageParams, cursor};
 use crate::api::wire::problem::Problem as ProblemBody;
 use crate::api::wire::query::Query;
 use crate::api::wire::queue::{self as wire, BulkBody, DeadLetter, DeadLetterPage, Queue, Worker};
-use crate::audit;
+use crate::audit::{self, AuditSummary};
 use crate::coupon::stock;
 use crate::http::problem::jittered_ms;
 use crate::http::request::RequestId;
 use crate::http::{Code, Language, Problem};
 use crate::ids::IssuanceId;
 use crate::issuance::Decision;
-use crate::queue::{dead, figures, registry};
+use crate::queue::{dead, figures_of_all, registry};
+use crate::redis::Partition;
 
 /// When to ask again while another action on dead letters is running.
 const ACTION_RETRY_MS: u64 = 5_000;
@@ -38,7 +39,8 @@ const ACTION_RETRY_MS: u64 = 5_000;
 /// How much waits, and for how long.
 #[utoipa::path(get, path = "/queue", operation_id = "getQueue", tag = "operations", responses((status = 200, description = "The queue, at the moment of `readAt`", body = Queue)))]
 pub(crate) async fn queue(State(issuing): State<Arc<IssuancePipeline>>) -> Result<Json<Queue>, Problem> {
-    Ok(Json(figures(&issuing.partition).await?.into()))
+    let (backlog, unavailable) = figures_of_all(&issuing.partitions).await?;
+    Ok(Json(Queue::new(backlog, unavailable)))
 }
 
 /// Who sends this request, and what they may do.
@@ -53,10 +55,17 @@ pub(crate) async fn caller(Extension(caller): Extension<Caller>) -> Json<KnownCa
 pub(crate) async fn accounts(
     State(issuing): State<Arc<IssuancePipeline>>,
 ) -> Result<Json<Accounts>, Problem> {
-    // Reads the open epoch: what belongs to another is no answer.
-    stock::read(&issuing.partition, &[]).await?;
-    let latest = audit::latest(&issuing.partition).await?;
-    Ok(Json(Accounts::new(issuing.partition.opened_at(), latest)))
+    let read = issuing.partitions.ask_all("read the result of the audit", |partition| async move {
+        // Reads the open epoch: what belongs to another is no answer.
+        stock::read(&partition, &[]).await?;
+        Ok((partition.opened_at(), audit::latest(&partition).await?))
+    });
+    let read: Vec<_> = read.await.into_iter().collect::<Result<_, _>>()?;
+    let recovered_at = read.iter().filter_map(|(opened_at, _)| *opened_at).max();
+    // Until each partition was audited, the accounts were not.
+    let audits: Option<Vec<_>> = read.into_iter().map(|(_, latest)| latest).collect();
+    let latest = audits.and_then(|audits| audits.into_iter().reduce(AuditSummary::with));
+    Ok(Json(Accounts::new(recovered_at, latest)))
 }
 
 /// The workers that have sent a heartbeat.
@@ -64,11 +73,12 @@ pub(crate) async fn accounts(
 pub(crate) async fn workers(
     State(issuing): State<Arc<IssuancePipeline>>,
 ) -> Result<Json<Vec<Worker>>, Problem> {
-    // Reads the open epoch, and the time by which heartbeats are judged.
-    let (now, _) = stock::read(&issuing.partition, &[]).await?;
-    let mut beats = registry::beats(&issuing.partition).await?;
-    beats.sort_by(|one, other| one.consumer.cmp(&other.consumer));
-    Ok(Json(beats.into_iter().map(|beat| Worker::new(beat, now)).collect()))
+    let read = issuing.partitions.ask_all("read the heartbeats", |partition| async move {
+        // Reads the open epoch, and the time by which heartbeats are judged.
+        let (now, _) = stock::read(&partition, &[]).await?;
+        Ok((now, registry::beats(&partition).await?))
+    });
+    Ok(Json(Worker::of_all(read.await)?))
 }
 
 /// The entries that were set aside, the oldest first. All of them are read for each page.
@@ -93,7 +103,7 @@ pub(crate) async fn dead_letters(
     let filter = wire::filter(&mut query)?;
     query.finish()?;
     let found =
-        dead::search(&issuing.partition, &filter, params.after, params.limit, DeadLetter::from).await?;
+        dead::search(&issuing.partitions, &filter, params.after, params.limit, DeadLetter::from).await?;
     let last = found.oldest.keys().next_back().filter(|_| found.has_more);
     Ok(Json(DeadLetterPage {
         next_cursor: last.map(|(at, id)| cursor(*at, id)),
@@ -175,7 +185,8 @@ pub(crate) async fn dead_letter(
     State(issuing): State<Arc<IssuancePipeline>>,
     Path(id): Path<String>,
 ) -> Result<Json<DeadLetter>, Problem> {
-    let letter = dead::get(&issuing.partition, parse(&id)?).await?.ok_or_else(no_dead_letter)?;
+    let (id, partition) = find(&issuing, &id)?;
+    let letter = dead::get(partition, id).await?.ok_or_else(no_dead_letter)?;
     Ok(Json(letter.into()))
 }
 
@@ -196,9 +207,9 @@ pub(crate) async fn redrive(
     body: Option<Body>,
 ) -> Result<Response, Problem> {
     check_reason(body)?;
-    let id = parse(&id)?;
-    let is_redriven = dead::redrive(&issuing.partition, id).await?;
-    let letter = dead::redriven(&issuing.partition, id).await?.ok_or_else(no_dead_letter)?;
+    let (id, partition) = find(&issuing, &id)?;
+    let is_redriven = dead::redrive(partition, id).await?;
+    let letter = dead::redriven(partition, id).await?.ok_or_else(no_dead_letter)?;
     if is_redriven {
         tracing::info!(issuance = %id, partition = %id.partition(), "a dead letter was sent through again");
     } else if issuing.lookup.decided(id).await?.is_some_and(|decision| decision.is_discarded()) {
@@ -227,10 +238,10 @@ pub(crate) async fn discard(
     body: Option<Body>,
 ) -> Result<Response, Problem> {
     check_reason(body)?;
-    let id = parse(&id)?;
+    let (id, partition) = find(&app.issuing, &id)?;
     let to = Recipient { language, request_id: &request_id };
     let answer = |decision: &Decision| Json(decided_issuance(&app.links, decision, to)).into_response();
-    if let Some(decision) = dead::discard(&app.issuing.partition, &app.issuing.ledger, id).await? {
+    if let Some(decision) = dead::discard(partition, &app.issuing.ledger, id).await? {
         tracing::info!(issuance = %id, partition = %id.partition(), "a dead letter was discarded");
         return Ok(answer(&decision));
     }
@@ -238,8 +249,10 @@ pub(crate) async fn discard(
     before.map(|decision| replayed(answer(&decision))).ok_or_else(no_dead_letter)
 }
 
-fn parse(id: &str) -> Result<IssuanceId, Problem> {
-    id.parse().map_err(|_| no_dead_letter())
+/// The issuance with this id, and its partition.
+fn find<'a>(issuing: &'a IssuancePipeline, id: &str) -> Result<(IssuanceId, &'a Partition), Problem> {
+    let id: IssuanceId = id.parse().map_err(|_| no_dead_letter())?;
+    Ok((id, issuing.partitions.get(id.partition()).map_err(|_| no_dead_letter())?))
 }
 
 fn no_dead_letter() -> Problem {

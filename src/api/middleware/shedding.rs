@@ -36,11 +36,11 @@ impl LoadShedder for Shedding {
     }
 
     fn has_room(&self) -> bool {
-        !self.app.issuing.reservations.refuses()
+        !self.app.issuing.refuses()
     }
 
     fn refusal(&self, request: &Request<Incoming>) -> Response {
-        self.app.issuing.reservations.pressure().turned_away();
+        self.app.issuing.turned_away.count();
         // The same problem as behind the router.
         let problem = Problem::from(Failure::Overloaded { operation: "request a coupon" });
         let mut response = problem.into_response();

@@ -3,6 +3,7 @@
 //! or discarded by itself, so a process that ends in the middle leaves done what is done, and the same action again
 //! does the rest.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,7 +19,7 @@ use crate::ids::IssuanceId;
 use crate::issuance::Ledger;
 use crate::mongo::now_in_milliseconds;
 use crate::queue::dead::{self, BATCH_MAX, DeadLetterFilter, Redriven};
-use crate::redis::Partition;
+use crate::redis::Partitions;
 use crate::redis::turn::alone;
 use crate::runtime::backoff::Backoff;
 
@@ -48,7 +49,7 @@ pub(crate) enum BulkVerb {
 /// Starts the actions, and waits for them when the process ends. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct BulkActions {
-    pub partition: Arc<Partition>,
+    pub partitions: Partitions,
     pub ledger: Ledger,
     pub actions: ActionLog,
     /// Ends every action after its batch.
@@ -72,7 +73,7 @@ impl BulkActions {
         let (started, is_started) = oneshot::channel();
         let action = BulkAction { of: self.clone(), id, verb };
         let task = self.running.spawn(async move {
-            let partition = Arc::clone(&action.of.partition);
+            let partition = Arc::clone(action.of.partitions.first());
             let turn = partition.keys().dead_letter_turn();
             let done = alone(&partition, turn, TURN, async {
                 let (letters, progress) = action.begin(&filter).await?;
@@ -114,7 +115,7 @@ struct BulkAction {
 impl BulkAction {
     /// Finds the dead letters that match, the oldest first, and records how many there are.
     async fn begin(&self, filter: &DeadLetterFilter) -> Result<(Vec<IssuanceId>, ActionProgress), Failure> {
-        let found = dead::search(&self.of.partition, filter, None, LETTERS_MAX, |_| ()).await?;
+        let found = dead::search(&self.of.partitions, filter, None, LETTERS_MAX, |_| ()).await?;
         let letters: Vec<IssuanceId> = found.oldest.into_keys().map(|(_, id)| id).collect();
         let matched = letters.len() as u64;
         let progress = ActionProgress { at: now_in_milliseconds(), matched, done: 0, failed: 0 };
@@ -191,21 +192,24 @@ impl BulkAction {
 
     /// Does it to these, and answers for each.
     async fn call(&self, ids: &[IssuanceId]) -> Result<Vec<Result<(), Failure>>, Failure> {
-        let BulkActions { partition, ledger, .. } = &self.of;
-        match self.verb {
-            BulkVerb::Discard => {
-                let answers = dead::discard_all(partition, ledger, ids).await?;
-                Ok(answers.into_iter().map(|answer| answer.map(drop)).collect())
-            }
-            BulkVerb::Redrive => {
-                let answers = dead::redrive_all(partition, ids).await?.into_iter().zip(ids);
-                let answers = answers.map(|(answer, id)| match answer {
-                    Redriven::Now | Redriven::NoDeadLetter => Ok(()),
-                    Redriven::Unreadable => Err(dead::unreadable(*id)),
-                });
-                Ok(answers.collect())
+        let BulkActions { partitions, ledger, .. } = &self.of;
+        let mut done = HashMap::with_capacity(ids.len());
+        for (partition, ids) in partitions.group(ids.iter().copied(), |id| id.partition())? {
+            match self.verb {
+                BulkVerb::Discard => {
+                    let answers = dead::discard_all(partition, ledger, &ids).await?;
+                    done.extend(ids.into_iter().zip(answers.into_iter().map(|answer| answer.map(drop))));
+                }
+                BulkVerb::Redrive => {
+                    let answers = dead::redrive_all(partition, &ids).await?.into_iter().zip(ids);
+                    done.extend(answers.map(|(answer, id)| match answer {
+                        Redriven::Now | Redriven::NoDeadLetter => (id, Ok(())),
+                        Redriven::Unreadable => (id, Err(dead::unreadable(id))),
+                    }));
+                }
             }
         }
+        Ok(ids.iter().map(|id| done.remove(id).unwrap_or(Ok(()))).collect())
     }
 
     fn failed(&self, id: IssuanceId, why: &Failure, progress: &mut ActionProgress) {

@@ -6,44 +6,69 @@ use std::sync::Arc;
 use super::coupon_reader::{self, CouponReader};
 use super::coupon_snapshot::CouponSnapshot;
 use super::issued_counts::IssuedCounts;
+use super::placements::Placements;
 use crate::Failure;
 use crate::api::wire::coupon as wire;
 use crate::coupon::{Coupon, CouponStore};
 use crate::ids::CouponId;
 use crate::process::Backends;
-use crate::recovery::Loader;
-use crate::redis::Partition;
+use crate::recovery::{LoadOutcome, Loader};
+use crate::redis::{Partitions, PerPartition};
 use crate::service::ServiceStore;
 
 /// Reads, changes and loads coupons.
 pub(crate) struct CouponCatalog {
-    pub partition: Arc<Partition>,
+    pub partitions: Partitions,
     pub store: CouponStore,
-    pub loader: Loader,
+    pub loaders: PerPartition<Loader>,
     /// Whether anything is accepted.
     pub services: ServiceStore,
     /// Reads one coupon for all who ask for it at the same time.
-    pub coupon_reader: CouponReader,
+    readers: PerPartition<CouponReader>,
+    placements: Arc<Placements>,
     pub issued_counts: IssuedCounts,
 }
 
 impl CouponCatalog {
     /// Starts the batchers.
-    pub fn start(backends: &Backends, loader: Loader) -> Self {
-        let Backends { partition, coupons, ledger, database, .. } = backends;
+    pub fn start(backends: &Backends, placements: &Arc<Placements>) -> Self {
+        let Backends { partitions, coupons, ledger, database, .. } = backends;
+        let loaders = backends.loaders();
         CouponCatalog {
-            partition: Arc::clone(partition),
+            partitions: partitions.clone(),
             store: coupons.clone(),
-            coupon_reader: coupon_reader::start(coupons.clone(), Arc::clone(partition), loader.clone()),
-            loader,
+            readers: loaders.each(|loader| coupon_reader::start(coupons.clone(), loader.clone())),
+            placements: Arc::clone(placements),
+            loaders,
             services: ServiceStore::new(database),
             issued_counts: IssuedCounts::start(coupons.clone(), ledger.clone()),
         }
     }
 
+    /// Loads a coupon, if Redis does not have it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Loader::load`], or if this process does not know the coupon's partition.
+    pub async fn load(&self, coupon: &Coupon) -> Result<LoadOutcome, Failure> {
+        self.loaders.get(coupon.partition)?.load(&coupon.id).await
+    }
+
+    /// A coupon beside what Redis knows of it; `None` if no coupon has this id.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails, or the coupon's record cannot be read.
+    pub async fn read(&self, id: CouponId) -> Result<Option<CouponSnapshot>, Failure> {
+        match self.placements.of(&id).await? {
+            Some(partition) => self.readers.get(partition)?.ask(id).await,
+            None => Ok(None),
+        }
+    }
+
     /// A coupon with its live stock; `None` if no coupon has this id.
     pub async fn get(&self, id: CouponId) -> Result<Option<wire::Coupon>, Failure> {
-        let Some(snapshot) = self.coupon_reader.ask(id).await? else { return Ok(None) };
+        let Some(snapshot) = self.read(id).await? else { return Ok(None) };
         let issued = match snapshot.is_not_loaded() {
             true => Some(self.issued_counts.of(&snapshot.coupon).await?),
             false => None,
@@ -54,7 +79,7 @@ impl CouponCatalog {
     /// Adds stock and status to a coupon that an operator created or changed. That is done, so nothing fails here:
     /// a stock that cannot be read is null.
     pub async fn changed(&self, coupon: Coupon) -> wire::Coupon {
-        let snapshot = CouponSnapshot::of_one(&self.partition, coupon).await;
+        let snapshot = CouponSnapshot::of_one(self.partitions.get(coupon.partition), coupon).await;
         let issued = match snapshot.is_not_loaded() {
             true => self.issued_counts.of(&snapshot.coupon).await.ok(),
             false => None,
@@ -64,7 +89,7 @@ impl CouponCatalog {
 
     /// Coupons beside their stock.
     pub async fn snapshots(&self, coupons: Vec<Coupon>) -> Vec<CouponSnapshot> {
-        CouponSnapshot::of_all(&self.partition, &self.loader, coupons).await
+        CouponSnapshot::of_any(&self.loaders, coupons).await
     }
 
     /// The units that were issued of the coupons that Redis does not have, as far as they are known without

@@ -1,4 +1,4 @@
-//! Reading one coupon for many. Everybody asks for it while they wait for the opening; so a coupon is read once for
+//! Reading one coupon of a partition for many. Everybody asks for it while they wait for the opening; so a coupon is read once for
 //! all who asked while it was being read the last time. An answer is never older than its request.
 
 use std::collections::{HashMap, HashSet};
@@ -13,7 +13,6 @@ use crate::Failure;
 use crate::coupon::{CouponStore, stock};
 use crate::ids::CouponId;
 use crate::recovery::Loader;
-use crate::redis::Partition;
 use crate::runtime::batch::{Batcher, Bounds};
 
 const BOUNDS: Bounds =
@@ -25,11 +24,11 @@ const READS_MAX: usize = 16;
 pub(crate) type CouponReader = Batcher<CouponId, Option<CouponSnapshot>>;
 
 /// Starts the batcher.
-pub(crate) fn start(coupons: CouponStore, partition: Arc<Partition>, loader: Loader) -> CouponReader {
+pub(crate) fn start(coupons: CouponStore, loader: Loader) -> CouponReader {
     Batcher::start("read the coupon", BOUNDS, move |asked: Vec<CouponId>| {
-        let (coupons, partition, loader) = (coupons.clone(), Arc::clone(&partition), loader.clone());
+        let (coupons, loader) = (coupons.clone(), loader.clone());
         async move {
-            let read = read(&coupons, &partition, &loader, &asked).await;
+            let read = read(&coupons, &loader, &asked).await;
             let answer = |id| read.get(id).cloned().transpose().map_err(|why| Failure::of_batch(&why));
             Ok(asked.iter().map(answer).collect())
         }
@@ -39,7 +38,6 @@ pub(crate) fn start(coupons: CouponStore, partition: Arc<Partition>, loader: Loa
 /// Reads each coupon that exists once. A coupon that cannot be read does not fail the others.
 async fn read(
     coupons: &CouponStore,
-    partition: &Partition,
     loader: &Loader,
     asked: &[CouponId],
 ) -> HashMap<CouponId, Result<CouponSnapshot, Arc<Failure>>> {
@@ -52,7 +50,7 @@ async fn read(
             Err(failure) => drop(read.insert(id, Err(Arc::new(failure)))),
         }
     }
-    for snapshot in CouponSnapshot::of_all(partition, loader, found).await {
+    for snapshot in CouponSnapshot::of_all(loader, found).await {
         read.insert(snapshot.coupon.id.clone(), Ok(snapshot));
     }
     read

@@ -1,20 +1,25 @@
 //! A coupon beside what Redis knew of it at one moment.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::Timestamp;
+use tokio::time::timeout;
 
 use crate::Failure;
 use crate::api::wire::coupon as wire;
 use crate::coupon::{Coupon, CouponStatus, Stock, stock};
-use crate::ids::CouponId;
+use crate::ids::{CouponId, PartitionId};
 use crate::recovery::Loader;
-use crate::redis::Partition;
+use crate::redis::{Partition, PerPartition};
 use crate::runtime::damage::damaged;
 
 /// A reader waits no longer for coupons that Redis does not have; the loads go on without it.
 const LOAD_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Nor longer than this for all coupons of one of several partitions.
+const READ_MAX: Duration = Duration::from_secs(3);
 
 /// A coupon and its stock, read at the same moment.
 #[derive(Clone)]
@@ -49,14 +54,41 @@ impl StockReading {
 
 impl CouponSnapshot {
     /// Reads the stock of a coupon that was just created or changed, and loads nothing.
-    pub async fn of_one(partition: &Partition, coupon: Coupon) -> Self {
-        let (now, mut stocks) = stocks(partition, std::slice::from_ref(&coupon.id)).await;
+    pub async fn of_one(partition: Result<&Arc<Partition>, Failure>, coupon: Coupon) -> Self {
+        let (now, mut stocks) = match partition {
+            Ok(partition) => stocks(partition, std::slice::from_ref(&coupon.id)).await,
+            Err(_) => (Timestamp::now(), Vec::new()),
+        };
         CouponSnapshot { coupon, stock: stocks.pop().unwrap_or(StockReading::Unknown), now }
     }
 
-    /// Reads the stock of coupons. A coupon that can be requested and that Redis does not have is loaded first;
-    /// one that is not loaded in time has an unknown stock.
-    pub async fn of_all(partition: &Partition, loader: &Loader, coupons: Vec<Coupon>) -> Vec<Self> {
+    /// Reads the stock of coupons that lie in any partition, in their order. That of a partition that does not answer in
+    /// time is unknown.
+    pub async fn of_any(loaders: &PerPartition<Loader>, coupons: Vec<Coupon>) -> Vec<Self> {
+        let mut groups: BTreeMap<PartitionId, Vec<(usize, Coupon)>> = BTreeMap::new();
+        for (place, coupon) in coupons.into_iter().enumerate() {
+            groups.entry(coupon.partition).or_default().push((place, coupon));
+        }
+        let groups = groups.into_iter().map(async |(partition, group)| {
+            let (places, coupons): (Vec<_>, Vec<_>) = group.into_iter().unzip();
+            let mut read = None;
+            if let Ok(loader) = loaders.get(partition) {
+                read = timeout(READ_MAX, Self::of_all(loader, coupons.clone())).await.ok();
+            }
+            let unknown =
+                |coupon| CouponSnapshot { coupon, stock: StockReading::Unknown, now: Timestamp::now() };
+            let read = read.unwrap_or_else(|| coupons.into_iter().map(unknown).collect());
+            places.into_iter().zip(read).collect::<Vec<_>>()
+        });
+        let mut all: Vec<_> = join_all(groups).await.into_iter().flatten().collect();
+        all.sort_unstable_by_key(|(place, _)| *place);
+        all.into_iter().map(|(_, snapshot)| snapshot).collect()
+    }
+
+    /// Reads the stock of coupons of one partition. A coupon that can be requested and that Redis does not have is loaded
+    /// first; one that is not loaded in time has an unknown stock.
+    pub async fn of_all(loader: &Loader, coupons: Vec<Coupon>) -> Vec<Self> {
+        let partition = loader.partition();
         let ids: Vec<CouponId> = coupons.iter().map(|coupon| coupon.id.clone()).collect();
         let (now, mut readings) = stocks(partition, &ids).await;
         let is_due = |coupon: &Coupon| !coupon.archived && coupon.ends_at > now;
@@ -66,7 +98,7 @@ impl CouponSnapshot {
         if !unloaded.is_empty() {
             let wanted: Vec<CouponId> = unloaded.iter().map(|at| ids[*at].clone()).collect();
             let loads = join_all(wanted.iter().map(|id| loader.load(id)));
-            let _ = tokio::time::timeout(LOAD_WAIT_MAX, loads).await;
+            let _ = timeout(LOAD_WAIT_MAX, loads).await;
             let (_, after_load) = stocks(partition, &wanted).await;
             for (at, reading) in unloaded.into_iter().zip(after_load) {
                 readings[at] = match reading {

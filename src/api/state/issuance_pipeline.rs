@@ -2,16 +2,75 @@
 
 use std::sync::Arc;
 
-use super::drain_rate::DrainRate;
+use super::drain_rate::{DrainRate, WaitEstimate};
+use super::placements::Placements;
+use crate::Failure;
+use crate::http::{Code, Problem};
+use crate::ids::IssuanceId;
+use crate::issuance::pressure::TurnedAway;
+use crate::issuance::reserve::QueuedIssuance;
 use crate::issuance::{Feed, Ledger, Lookup, Reservations};
-use crate::redis::Partition;
+use crate::mongo::Database;
+use crate::recovery::Deployment;
+use crate::redis::{Partition, Partitions, PerPartition};
 
 /// Reserves units, and finds what became of each issuance.
 pub(crate) struct IssuancePipeline {
-    pub partition: Arc<Partition>,
-    pub reservations: Reservations,
+    pub partitions: Partitions,
+    /// The way into each partition.
+    pub lanes: PerPartition<Lane>,
+    pub placements: Arc<Placements>,
+    pub database: Database,
     pub ledger: Ledger,
     pub lookup: Lookup,
     pub feed: Feed,
+    /// Counts the requests that are refused before it is known where they go.
+    pub turned_away: TurnedAway,
+}
+
+/// The way of requests into one partition.
+pub(crate) struct Lane {
+    pub reservations: Reservations,
     pub drain_rate: DrainRate,
+}
+
+impl IssuancePipeline {
+    /// The partition of an issuance that a client names.
+    ///
+    /// # Errors
+    ///
+    /// 404 `issuance-not-found` if the deployment has no such partition; 503 if this process does not know it yet, or
+    /// MongoDB does not answer.
+    pub async fn partition_of(&self, id: IssuanceId) -> Result<&Arc<Partition>, Problem> {
+        let unknown = match self.partitions.get(id.partition()) {
+            Ok(partition) => return Ok(partition),
+            Err(unknown) => unknown,
+        };
+        let deployment = Deployment::read(&self.database).await?;
+        Err(if id.partition().number() > deployment.partitions {
+            Problem::new(Code::IssuanceNotFound)
+        } else {
+            unknown.into()
+        })
+    }
+
+    /// The way into the partition of an issuance.
+    ///
+    /// # Errors
+    ///
+    /// If this process does not know the partition.
+    pub fn lane_of(&self, id: IssuanceId) -> Result<&Lane, Failure> {
+        self.lanes.get(id.partition())
+    }
+
+    /// How long an issuance will wait, by the rate at which its partition drains.
+    pub fn estimate(&self, queued: &QueuedIssuance) -> WaitEstimate {
+        let lane = self.lane_of(queued.id).unwrap_or_else(|_| self.lanes.first());
+        lane.drain_rate.estimate(&queued.progress)
+    }
+
+    /// Whether every request for a unit would be refused now, because too many wait in each partition.
+    pub fn refuses(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.reservations.refuses())
+    }
 }

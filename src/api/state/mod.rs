@@ -10,6 +10,7 @@ pub(crate) mod holdings;
 pub(crate) mod issuance_pipeline;
 mod issued_counts;
 pub(crate) mod limits;
+pub(crate) mod placements;
 pub(crate) mod user_directory;
 
 use std::ops::Deref;
@@ -27,18 +28,21 @@ use crate::config::ApiConfig;
 use crate::http::cors::Origins;
 use crate::http::host::{HostName, Hosts};
 use crate::http::request::CompleteLayer;
+use crate::issuance::pressure::TurnedAway;
 use crate::issuance::{Feed, Lookup, Reservations};
 use crate::process::Backends;
 use crate::process::gauges::{GaugeReader, ProcessSizes};
 use crate::process::health::Probe;
+use crate::redis::Partition;
 use crate::runtime::shutdown;
 use crate::user::{PendingDeletions, RegisteredUsers};
 use bulk_actions::BulkActions;
 use coupon_catalog::CouponCatalog;
 use drain_rate::DrainRate;
 use holdings::Holdings;
-use issuance_pipeline::IssuancePipeline;
+use issuance_pipeline::{IssuancePipeline, Lane};
 use limits::RequestLimits;
+use placements::Placements;
 use user_directory::UserDirectory;
 
 /// Everything that the handlers work with. Cheap to clone.
@@ -133,48 +137,51 @@ impl App {
         } else {
             tracing::info!(keys = access.keys(), tokens = access.takes_tokens(), "requests need credentials");
         }
-        let Backends { partition, database, ledger, coupons, users, deployment, .. } = backends;
+        let Backends { partitions, database, ledger, coupons, users, deployment, .. } = backends;
         let limits = &config.limits;
         let deletion_delay = Duration::from_secs(limits.user_deletion_delay.into());
         let deletions = Arc::new(PendingDeletions::new(deletion_delay));
-        let lookup = Lookup::start(
-            Arc::clone(partition),
-            ledger.clone(),
-            Arc::clone(&deletions),
-            limits.outcome_cache,
-        );
+        let lookup = Lookup::start(partitions, ledger.clone(), Arc::clone(&deletions), limits.outcome_cache);
         let registered = limits
             .require_registered_users
             .then(|| RegisteredUsers::start(users.clone(), Arc::clone(&deletions), limits.user_cache));
-        let feed = Feed::start(Arc::clone(partition), lookup.clone(), stopping.clone());
+        let feed = Feed::start(partitions, lookup.clone(), stopping.clone());
         let actions = ActionLog::start(database);
+        let placements = Arc::new(Placements::start(partitions, coupons));
+        let turned_away = TurnedAway::default();
+        let lane = |partition: &Arc<Partition>| {
+            let (partition, queue_entries) = (Arc::clone(partition), deployment.queue_entries);
+            let turned_away = turned_away.clone();
+            Lane {
+                reservations: Reservations::start(partition, limits.backlog_max, queue_entries, turned_away),
+                drain_rate: DrainRate::default(),
+            }
+        };
         let sizes = sizes(&feed, &lookup, registered.as_ref(), &access);
         Ok(App(Arc::new(Parts {
             bulk_actions: BulkActions {
-                partition: Arc::clone(partition),
+                partitions: partitions.clone(),
                 ledger: ledger.clone(),
                 actions: actions.clone(),
                 stopping: stopping.clone(),
                 running: TaskTracker::new(),
             },
             lifecycle: Lifecycle {
-                probe: Probe::new(Arc::clone(partition), database.clone()),
-                gauges: GaugeReader::start(Arc::clone(partition), coupons.clone(), sizes),
+                probe: Probe::new(partitions.clone(), database.clone()),
+                gauges: GaugeReader::start(partitions.clone(), coupons.clone(), sizes),
                 asked_to_stop,
                 stopping,
             },
-            catalog: Arc::new(CouponCatalog::start(backends, backends.loader())),
+            catalog: Arc::new(CouponCatalog::start(backends, &placements)),
             issuing: Arc::new(IssuancePipeline {
-                partition: Arc::clone(partition),
-                reservations: Reservations::start(
-                    Arc::clone(partition),
-                    limits.backlog_max,
-                    deployment.queue_entries,
-                ),
+                partitions: partitions.clone(),
+                lanes: partitions.each(lane),
+                placements,
+                database: database.clone(),
                 ledger: ledger.clone(),
                 lookup,
                 feed,
-                drain_rate: DrainRate::default(),
+                turned_away: turned_away.clone(),
             }),
             holdings: Arc::new(Holdings::new(backends)),
             users: Arc::new(UserDirectory {
@@ -184,7 +191,7 @@ impl App {
                 deletions,
                 deletion_delay,
             }),
-            limits: RequestLimits::start(&limits.ingress, &access, partition),
+            limits: RequestLimits::start(&limits.ingress, &access, partitions),
             links: Arc::new(Links::new(config.public_url.as_deref())?),
             background: background::Settings::of(limits),
             access: AccessControl {

@@ -12,7 +12,7 @@ use crate::coupon::{
 };
 use crate::http::Problem;
 use crate::http::problem::FieldError;
-use crate::ids::CouponId;
+use crate::ids::{CouponId, PartitionId};
 
 /// Amounts of money are whole numbers of the currency's minor unit (ISO 4217), at most this.
 const AMOUNT_MAX: u64 = 1_000_000_000_000;
@@ -223,6 +223,7 @@ pub fn create(body: Value, now: Timestamp) -> Result<coupon::Coupon, Problem> {
             archived: false,
             generation: 1,
             created_at: now,
+            partition: PartitionId::ONE,
         })
     })();
     fields.finish(complete)

@@ -1,5 +1,6 @@
 //! The queue, workers and dead letters on the wire.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,6 +11,7 @@ use utoipa::ToSchema;
 use super::action::reason;
 use super::fields::{self, Fields};
 use super::query::Query;
+use crate::Failure;
 use crate::http::Problem;
 use crate::queue::dead::{DeadLetterFilter, WHY_MAX, parse_age};
 use crate::queue::registry::{Heartbeat, STALE_AFTER};
@@ -37,6 +39,38 @@ impl Worker {
         let age_ms = now.as_millisecond().abs_diff(beat.at.as_millisecond());
         let alive = u128::from(age_ms) <= STALE_AFTER.as_millis();
         Worker { consumer: beat.consumer, alive, last_heartbeat_at: beat.at, says: beat.says }
+    }
+}
+
+impl Worker {
+    /// The workers that have sent a heartbeat in any partition, each with its latest, by what was read there and when.
+    ///
+    /// # Errors
+    ///
+    /// If no partition answered.
+    pub fn of_all(read: Vec<Result<(Timestamp, Vec<Heartbeat>), Failure>>) -> Result<Vec<Self>, Failure> {
+        let mut workers = BTreeMap::<String, Self>::new();
+        let (mut failed, mut is_answered) = (None, false);
+        for read in read {
+            let (now, beats) = match read {
+                Ok(read) => read,
+                Err(failure) => {
+                    failed = Some(failure);
+                    continue;
+                }
+            };
+            is_answered = true;
+            for worker in beats.into_iter().map(|beat| Worker::new(beat, now)) {
+                let known = workers.get(&worker.consumer);
+                if known.is_none_or(|known| known.last_heartbeat_at < worker.last_heartbeat_at) {
+                    workers.insert(worker.consumer.clone(), worker);
+                }
+            }
+        }
+        match failed {
+            Some(failure) if !is_answered => Err(failure),
+            _ => Ok(workers.into_values().collect()),
+        }
     }
 }
 
@@ -218,11 +252,16 @@ pub(crate) struct Queue {
     /// Redis's time of this reading.
     #[schema(value_type = String, format = DateTime)]
     read_at: Timestamp,
+    /// Partitions that do not answer: what waits there is in no figure.
+    #[schema(example = 0)]
+    unavailable_partitions: usize,
 }
 
-impl From<Backlog> for Queue {
-    fn from(backlog: Backlog) -> Self {
+impl Queue {
+    /// The queue of all partitions but for those that are unavailable.
+    pub fn new(backlog: Backlog, unavailable_partitions: usize) -> Self {
         Queue {
+            unavailable_partitions,
             backlog: backlog.waiting(),
             in_flight: backlog.in_flight,
             dead_letters: backlog.dead,

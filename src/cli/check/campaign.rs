@@ -70,7 +70,7 @@ struct Memory {
 ///
 /// If Redis or MongoDB fails.
 pub(super) async fn warnings(backends: &Backends) -> Result<Vec<Warning>, Failure> {
-    Ok(Facts::read(&backends.partition, &backends.coupons).await?.warnings())
+    Ok(Facts::read(backends.partitions.first(), &backends.coupons).await?.warnings())
 }
 
 impl Facts {

@@ -2,14 +2,19 @@
 
 mod campaign;
 
+use std::sync::Arc;
+
 use clap::Args;
+use futures::future::join_all;
 use serde::Serialize;
 
 use crate::config::{MongoConfig, RedisConfig};
 use crate::failure::SetUpError;
 use crate::issuance::ledger::indexes;
+use crate::mongo::Database;
 use crate::process::Backends;
 use crate::recovery::{OpeningStatus, Writable};
+use crate::redis::Partition;
 use crate::{Failure, mongo, process, recovery};
 
 /// Checks an environment: servers, versions, settings, indexes.
@@ -55,7 +60,9 @@ impl CheckResult {
 
 impl CheckArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let backends = process::open(&self.redis, &self.mongodb).await?;
+        let mut backends = process::open(&self.redis, &self.mongodb).await?;
+        // Whatever fails now is found again below.
+        let _ = backends.spread(&self.redis).await;
         let (mut lines, mongodb) = tokio::join!(redis(&backends), mongodb(&backends));
         lines.extend(mongodb);
         // Whatever fails now is wrong above.
@@ -98,7 +105,7 @@ fn away(server: &'static str, failure: &Failure) -> Vec<CheckResult> {
 
 async fn redis(backends: &Backends) -> Vec<CheckResult> {
     const SETTINGS: &str = "redis settings";
-    let findings = match recovery::check_settings(&backends.partition, backends.durability).await {
+    let findings = match recovery::check_settings(backends.partitions.first(), backends.durability).await {
         Ok(findings) => findings,
         Err(failure) => return away("redis", &failure),
     };
@@ -109,15 +116,25 @@ async fn redis(backends: &Backends) -> Vec<CheckResult> {
     if fits {
         lines.push(passed(SETTINGS, "version, persistence and memory policy fit"));
     }
-    lines.push(certificate(backends).await);
+    let of_partition = async |partition: &Arc<Partition>| certificate(partition, &backends.database).await;
+    let mut certificates = join_all(backends.partitions.iter().map(of_partition)).await;
+    if certificates.iter().any(|other| other.says != certificates[0].says) {
+        for (partition, certificate) in backends.partitions.iter().zip(&mut certificates) {
+            certificate.says = format!("partition {}: {}", partition.id(), certificate.says);
+        }
+    } else {
+        // All of them say the same.
+        certificates.truncate(1);
+    }
+    lines.extend(certificates);
     lines
 }
 
 /// Whether the data may be used, and if not, why.
-async fn certificate(backends: &Backends) -> CheckResult {
+async fn certificate(partition: &Partition, database: &Database) -> CheckResult {
     const CERTIFICATE: &str = "redis certificate";
-    let status = recovery::opening_status(&backends.partition, &backends.database).await;
-    match (status, recovery::writable(&backends.partition).await) {
+    let status = recovery::opening_status(partition, database).await;
+    match (status, recovery::writable(partition).await) {
         (Err(failure), _) | (_, Err(failure)) => failed(CERTIFICATE, failure.chain()),
         (Ok(OpeningStatus::Elsewhere(why)), _) => failed(CERTIFICATE, why),
         (_, Ok(Writable::Yes)) => passed(CERTIFICATE, "the data is certified, and Redis takes writes"),

@@ -1,8 +1,8 @@
 //! Waits for outcomes. A waiter registers first, then looks its issuance up, then waits: a decision in between is
 //! either found or announced.
 //!
-//! Two background tasks wake the waiters of a process: the `subscriber`, which hears of each outcome as it is
-//! settled, and `poll`, which finds what was not heard. At its deadline a waiter looks its issuance up itself. So the
+//! Background tasks wake the waiters of a process: a `subscriber` for each partition, which hears of each outcome as it
+//! is settled, and `poll`, which finds what was not heard. At its deadline a waiter looks its issuance up itself. So the
 //! feed may lose any message; the answer is always what [`Lookup`] says.
 
 pub(super) mod message;
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::lookup::LookupResult;
 use super::{IssuanceId, Lookup};
 use crate::Failure;
-use crate::redis::Partition;
+use crate::redis::Partitions;
 pub use poll::POLL_EVERY;
 pub(crate) use waiters::Waiter;
 use waiters::Waiters;
@@ -27,7 +27,6 @@ use waiters::Waiters;
 /// The waiters of a process, and what wakes them. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Feed {
-    partition: Arc<Partition>,
     lookup: Lookup,
     waiters: Arc<Waiters>,
     /// Asks for a poll before its second is over.
@@ -36,10 +35,13 @@ pub(crate) struct Feed {
 
 impl Feed {
     /// Starts the background tasks. `stopping` ends them, and wakes all waiters.
-    pub fn start(partition: Arc<Partition>, lookup: Lookup, stopping: CancellationToken) -> Self {
+    pub fn start(partitions: &Partitions, lookup: Lookup, stopping: CancellationToken) -> Self {
         let waiters = Arc::new(Waiters::new(stopping));
-        let feed = Feed { partition, lookup, waiters, again: Arc::default() };
-        tokio::spawn(subscriber::listen(feed.clone()));
+        let feed = Feed { lookup, waiters, again: Arc::default() };
+        for partition in partitions {
+            tokio::spawn(subscriber::listen(feed.clone(), Arc::clone(partition)));
+            tokio::spawn(poll::follow_openings(feed.clone(), partition.openings()));
+        }
         tokio::spawn(poll::keep_polling(feed.clone()));
         feed
     }

@@ -1,10 +1,11 @@
-//! The background task that hears of outcomes: one in each API process, on a connection of its own.
+//! The background task that hears of outcomes: one for each partition in each API process, on a connection of its own.
 //! Reads: the partition's channel. Writes: the outcome cache of [`Lookup`]. Wakes: the waiters for an announced
 //! issuance; and [the poll](super::poll) when another epoch was opened, and after each connection, for outcomes that
 //! were announced while there was none.
 //!
 //! It is lossy, as pub/sub is: nothing may depend on it but how soon a waiter wakes.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -16,7 +17,7 @@ use super::Feed;
 use super::message::{self, Announcement};
 use crate::Failure;
 use crate::issuance::lookup::LookupResult;
-use crate::redis::Value;
+use crate::redis::{Partition, Value};
 use crate::runtime::backoff::Backoff;
 
 /// Pauses between attempts to connect.
@@ -30,13 +31,13 @@ const QUIET_MAX: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Listens until the process is asked to stop.
-pub(super) async fn listen(feed: Feed) {
+pub(super) async fn listen(feed: Feed, partition: Arc<Partition>) {
     let stopping = feed.waiters.stopping.clone();
     let mut backoff = Backoff::new(RETRY_FIRST, RETRY_LONGEST);
     let mut told = false;
     while !stopping.is_cancelled() {
-        let mut replacements = feed.partition.client().replacements();
-        match timeout(CONNECT_TIMEOUT, subscribe(&feed)).await {
+        let mut replacements = partition.client().replacements();
+        match timeout(CONNECT_TIMEOUT, subscribe(&partition)).await {
             Ok(Ok((sink, stream))) => {
                 told = false;
                 let since = Instant::now();
@@ -67,10 +68,10 @@ pub(super) async fn listen(feed: Feed) {
     }
 }
 
-async fn subscribe(feed: &Feed) -> Result<(PubSubSink, PubSubStream), Failure> {
+async fn subscribe(partition: &Partition) -> Result<(PubSubSink, PubSubStream), Failure> {
     let failed = || Failure::redis("subscribe to the outcomes");
-    let mut connection = feed.partition.client().get_async_pubsub().await.map_err(failed())?;
-    connection.subscribe(feed.partition.outcome_channel()).await.map_err(failed())?;
+    let mut connection = partition.client().get_async_pubsub().await.map_err(failed())?;
+    connection.subscribe(partition.outcome_channel()).await.map_err(failed())?;
     Ok(connection.split())
 }
 

@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use jiff::{Span, SpanRelativeTo, Timestamp};
 
 use super::{DeadLetter, scan};
 use crate::Failure;
 use crate::coupon::stock;
 use crate::ids::{CouponId, IssuanceId, UserId};
-use crate::redis::Partition;
+use crate::redis::{Partition, Partitions};
 
 /// Dead letters of one page, about: some hundred microseconds of Redis's time.
 const PAGE: usize = 1_000;
@@ -49,6 +50,12 @@ pub struct Found<T> {
     pub has_more: bool,
 }
 
+impl<T> Default for Found<T> {
+    fn default() -> Self {
+        Found { oldest: BTreeMap::new(), matched: 0, has_more: false }
+    }
+}
+
 /// Reads an age: an ISO 8601 duration such as `PT15M`, or a shorter form such as `15m`. A day has 24 hours.
 ///
 /// # Errors
@@ -81,13 +88,37 @@ impl DeadLetterFilter {
     }
 }
 
-/// Finds the `limit` oldest dead letters that fit the filter and come after a place. Of each it returns what `keep`
-/// makes of it.
+/// Finds the `limit` oldest dead letters of all partitions that fit the filter and come after a place. Of each it returns
+/// what `keep` makes of it.
 ///
 /// # Errors
 ///
-/// If Redis fails, or its data is not certified; [`Failure::Stale`] if another epoch was opened meanwhile.
+/// If a Redis fails, or its data is not certified; [`Failure::Stale`] if another epoch was opened meanwhile.
 pub async fn search<T>(
+    partitions: &Partitions,
+    filter: &DeadLetterFilter,
+    after: Option<DeadLetterPlace>,
+    limit: usize,
+    keep: impl Fn(DeadLetter) -> T,
+) -> Result<Found<T>, Failure> {
+    let keep = &keep;
+    let found = partitions.iter().map(|partition| search_one(partition, filter, after, limit, keep));
+    let mut found = try_join_all(found).await?.into_iter();
+    let mut all = found.next().unwrap_or_default();
+    for Found { oldest, matched, has_more } in found {
+        all.oldest.extend(oldest);
+        all.matched += matched;
+        all.has_more |= has_more;
+    }
+    while all.oldest.len() > limit {
+        all.oldest.pop_last();
+        all.has_more = true;
+    }
+    Ok(all)
+}
+
+/// Those of one partition.
+async fn search_one<T>(
     partition: &Partition,
     filter: &DeadLetterFilter,
     after: Option<DeadLetterPlace>,

@@ -256,7 +256,8 @@ async fn reserve_as(
         key: None,
         trace: None,
     };
-    let reserved = reserve(&backends.partition, &[request], u64::MAX >> 12, QueueEntries::OfOne).await;
+    let reserved =
+        reserve(backends.partitions.first(), &[request], u64::MAX >> 12, QueueEntries::OfOne).await;
     backends.database.client().clone().shutdown().immediate(true).await;
     Ok(matches!(reserved?.as_slice(), [Reserved::Accepted(_)]).then(|| id.to_string()))
 }

@@ -96,7 +96,9 @@ async fn data_that_a_recoverer_found_out_of_date_is_not_certified_by_the_next_on
     ]);
     let there = process::connect_to_any(&command.redis, &command.mongodb).await.expect("they fit");
     let opened = there
-        .recovery_supervisor()
+        .recovery_supervisors()
+        .next()
+        .expect("that of partition 0")
         .recover(RecoveryMode::Rebuild, &ignore_progress(), &CancellationToken::new())
         .await;
     assert!(matches!(opened, Ok(CertifyOutcome::Recovered(RecoveryOutcome::Rebuilt { .. }))), "{opened:?}");
@@ -109,7 +111,7 @@ async fn data_that_a_recoverer_found_out_of_date_is_not_certified_by_the_next_on
             dies.cancel();
         }
     });
-    let keeper = system.backends.recovery_supervisor();
+    let keeper = system.backends.recovery_supervisors().next().expect("that of partition 0");
     assert!(keeper.ensure().await.is_err(), "the other was seen to serve a moment ago");
     eventually("the first recoverer has closed it, and died", async || {
         let _ = keeper.recover(RecoveryMode::VerifyFirst, &watch, &stop).await;
@@ -122,8 +124,16 @@ async fn data_that_a_recoverer_found_out_of_date_is_not_certified_by_the_next_on
     assert!(matches!(&held, (state, None, Some(_)) if state == "closed"), "{held:?}");
 
     // The other serves again. By the term alone, this Redis would be the later one now.
-    assert!(there.recovery_supervisor().ensure().await.expect("it is certified"));
-    let next = system.backends.recovery_supervisor();
+    assert!(
+        there
+            .recovery_supervisors()
+            .next()
+            .expect("that of partition 0")
+            .ensure()
+            .await
+            .expect("it is certified")
+    );
+    let next = system.backends.recovery_supervisors().next().expect("that of partition 0");
     let kept = next.recover(RecoveryMode::VerifyFirst, &ignore_progress(), &CancellationToken::new()).await;
     assert!(kept.is_err(), "it keeps out: {kept:?}");
     let kept = eventually("the other is silent, and this one takes its place", async || {

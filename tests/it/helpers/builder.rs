@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use clap::Parser;
 use coupon_system::access::{KeyStore, Role};
 use coupon_system::config::ApiCommand;
+use coupon_system::recovery::Deployment;
 use coupon_system::{api, process};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -19,12 +20,19 @@ pub struct SystemBuilder<'a> {
     mongodb_uri: Option<String>,
     database: Option<String>,
     roles: Option<&'a [Role]>,
+    partitions: u16,
 }
 
 impl<'a> SystemBuilder<'a> {
     /// More flags for the API.
     pub fn flags(mut self, flags: &[&'a str]) -> Self {
         self.flags.extend(flags);
+        self
+    }
+
+    /// Spreads coupons over this many partitions beside partition 0.
+    pub fn partitions(mut self, partitions: u16) -> Self {
+        self.partitions = partitions;
         self
     }
 
@@ -68,12 +76,20 @@ impl<'a> SystemBuilder<'a> {
             command.extend(["--audit-every", "0"]);
         }
         let command = ApiCommand::parse_from(command);
-        let backends = process::connect(&command.redis, &command.mongodb).await.expect("the servers fit");
+        let connect =
+            async || process::connect(&command.redis, &command.mongodb).await.expect("the servers fit");
+        let mut backends = connect().await;
+        if self.partitions > 0 {
+            Deployment::grow(&backends.database, self.partitions).await.expect("it grows");
+            backends = connect().await;
+        }
         let mut api_keys = Vec::new();
         for role in self.roles.unwrap_or_default() {
             api_keys.push(api_key(&KeyStore::new(&backends.database), *role).await.1);
         }
-        assert!(backends.recovery_supervisor().ensure().await.expect("a first recovery"));
+        for supervisor in backends.recovery_supervisors() {
+            assert!(supervisor.ensure().await.expect("a first recovery"));
+        }
         let public = TcpListener::bind(command.api.listen).await.expect("a free port");
         let client = Client::new(public.local_addr().expect("an address"));
         let operators = match command.api.access.operator_listen {

@@ -104,7 +104,10 @@ impl System {
     pub async fn drain(&self) {
         let worker = self.worker();
         eventually("nothing is in flight", async || {
-            let in_flight: u64 = self.command(&["HLEN", &self.keys().in_flight()]).await;
+            let mut in_flight = 0;
+            for partition in &self.backends.partitions {
+                in_flight += self.command::<u64>(&["HLEN", &partition.keys().in_flight()]).await;
+            }
             (in_flight == 0 && self.queue().await == (0, 0)).then_some(())
         })
         .await;
@@ -123,16 +126,11 @@ impl System {
     }
 
     pub fn worker_with(&self, concurrency: Concurrency) -> CancellationToken {
-        let backends = &self.backends;
-        let worker = Worker::new(
-            Arc::clone(&backends.partition),
-            backends.ledger.clone(),
-            backends.coupons.clone(),
-            concurrency,
-        );
+        let backends = self.backends.clone();
         let stop = self.stop.child_token();
         let runtime = tokio::runtime::Handle::current();
-        runtime.spawn(worker.run(stop.clone()));
+        let stopping = stop.clone();
+        runtime.spawn(async move { Worker::run_all(&backends, concurrency, stopping).await });
         // A worker on the only thread of a test settles nothing while that thread drops the system.
         if runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::CurrentThread {
             self.leaves_in_flight();
@@ -143,11 +141,15 @@ impl System {
     /// The part of a worker that decides, for tests that call it step by step.
     pub fn decider(&self) -> Decider {
         let backends = &self.backends;
-        Decider::new(Arc::clone(&backends.partition), backends.ledger.clone(), backends.coupons.clone())
+        Decider::new(
+            Arc::clone(backends.partitions.first()),
+            backends.ledger.clone(),
+            backends.coupons.clone(),
+        )
     }
 
     pub fn partition(&self) -> &Partition {
-        &self.backends.partition
+        self.backends.partitions.first()
     }
 
     pub fn keys(&self) -> EpochKeys {
@@ -175,8 +177,20 @@ impl System {
         ends_at: Timestamp,
     ) -> CouponId {
         let coupon = self.coupon_record(id, total, per_user, starts_at, ends_at).await;
-        self.backends.loader().load(&coupon.id).await.expect("it is loaded");
+        self.load(&coupon.id).await;
         coupon.id
+    }
+
+    /// Loads a coupon, if it is not loaded, as a request does.
+    pub async fn load(&self, coupon: &CouponId) {
+        let (loaders, partition) = (self.backends.loaders(), self.partition_of(coupon).await.id());
+        loaders.get(partition).expect("it is known").load(coupon).await.expect("it can be loaded");
+    }
+
+    /// Where the units of a coupon lie.
+    pub async fn partition_of(&self, coupon: &CouponId) -> &Partition {
+        let coupon = self.backends.coupons.get(coupon).await.expect("it is read").expect("there is one");
+        self.backends.partitions.get(coupon.partition).expect("it is known")
     }
 
     /// Creates a coupon's record and does not load the coupon, as if the process died in between.
@@ -189,7 +203,8 @@ impl System {
         ends_at: Timestamp,
     ) -> Coupon {
         let plain = Coupon::new(id.parse().expect("an id"), total, starts_at, ends_at);
-        let coupon = Coupon { per_user, created_at: at(0), ..plain };
+        let partition = self.backends.partitions.place(&plain.id);
+        let coupon = Coupon { per_user, created_at: at(0), partition, ..plain };
         assert_eq!(self.backends.coupons.insert(&coupon).await.expect("it is written"), CreateOutcome::New);
         coupon
     }
@@ -215,9 +230,10 @@ impl System {
 
     /// The stock of a coupon, which is loaded first if it is not, as a request does.
     pub async fn stock(&self, coupon: &CouponId) -> Stock {
-        self.backends.loader().load(coupon).await.expect("it can be loaded");
-        let (_, mut stocks) =
-            stock::read(self.partition(), std::slice::from_ref(coupon)).await.expect("a stock");
+        self.load(coupon).await;
+        let (_, mut stocks) = stock::read(self.partition_of(coupon).await, std::slice::from_ref(coupon))
+            .await
+            .expect("a stock");
         stocks.remove(0).expect("it can be read").expect("the coupon is loaded")
     }
 
@@ -255,7 +271,7 @@ impl System {
         if !matches!(answer, Reserved::NotLoaded { .. }) {
             return answer;
         }
-        self.backends.loader().load(coupon).await.expect("it can be loaded");
+        self.backends.loaders().first().load(coupon).await.expect("it can be loaded");
         reserve(self.partition(), &request, NO_BACKLOG_MAX, QueueEntries::OfOne)
             .await
             .expect("an answer")
@@ -317,8 +333,12 @@ impl System {
 
     /// Audits Redis against the ledger.
     pub fn auditor(&self) -> Auditor {
-        let Backends { partition, ledger, coupons, .. } = self.backends.clone();
-        Auditor::new(partition, ledger, coupons)
+        self.auditor_of(self.backends.partitions.first())
+    }
+
+    fn auditor_of(&self, partition: &Arc<Partition>) -> Auditor {
+        let Backends { ledger, coupons, .. } = self.backends.clone();
+        Auditor::new(Arc::clone(partition), ledger, coupons)
     }
 
     /// Audits in the background, as an API process does, until `stop`.
@@ -335,9 +355,19 @@ impl System {
             last = page.last().cloned();
             coupons.extend(page);
             if last.is_none() {
-                return auditor.full(&coupons, SettleMode::ReadOnly, |_| {}).await.expect("an audit");
+                break;
             }
         }
+        let mut report = AuditReport::default();
+        for partition in &self.backends.partitions {
+            let here: Vec<_> =
+                coupons.iter().filter(|coupon| coupon.partition == partition.id()).cloned().collect();
+            let audited = self.auditor_of(partition).full(&here, SettleMode::ReadOnly, |_| {}).await;
+            let audited = audited.expect("an audit");
+            report.coupons.extend(audited.coupons);
+            report.queue.extend(audited.queue);
+        }
+        report
     }
 
     /// Asserts that every unit and every issuance of every coupon is where it should be.

@@ -274,7 +274,7 @@ async fn a_redis_that_restarts_twice_while_it_is_verified_is_verified_in_the_end
             watch(now);
         });
         // It shares its connection with others, which notice first that the connection is broken.
-        let keeper = keeper_on(&system, Arc::clone(&system.backends.partition), FIRST);
+        let keeper = keeper_on(&system, Arc::clone(system.backends.partitions.first()), FIRST);
         let late = tokio::spawn(async move {
             keeper.recover(RecoveryMode::VerifyFirst, &watch, &CancellationToken::new()).await
         });

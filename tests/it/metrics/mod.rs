@@ -108,6 +108,7 @@ moves! {
     callers_who_wait_long_are_told: Press;
     a_worker_that_makes_way_for_them_is_counted: MakeWay;
     processor_time_is_told: Work;
+    each_of_several_partitions_is_told_by_itself: Spread;
     a_key_that_is_used_and_expires_soon_is_told: ExpireKey;
     a_secret_that_cannot_be_read_is_told_as_stale: SpoilSecret;
     a_recovery_is_counted_and_what_is_not_found_after_it: Recover;

@@ -9,6 +9,7 @@ use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::metrics::names;
 use coupon_system::metrics::names::Kind;
 use coupon_system::queue::{ReadFrom, ReadOutcome, Reader};
+use coupon_system::recovery::Deployment;
 use coupon_system::redis::keys::{certificate, pressure};
 use futures::{StreamExt, stream};
 use mongodb::bson::{DateTime, Document, doc};
@@ -39,18 +40,23 @@ pub struct MetricsStage {
     pub folder: TempDir,
 }
 
+/// Starts the API, and makes a key for its operator.
+async fn start_api(system: &System, folder: &TempDir) -> (Child, Client) {
+    let (_, key) = api_key(&KeyStore::new(&system.backends.database), Role::Operator).await;
+    let mut api = program_as_it_is(API, system);
+    api.args(["--listen", "127.0.0.1:0", "--audit-every", "1"]).args(token_flags(folder));
+    api.args(["--connections-per-address", &CROWD.to_string()]);
+    api.args(["--user-rate", "1", "--user-burst", "8"]);
+    let (child, address) = serving(api).await;
+    (child, Client::new(address).with(&key))
+}
+
 impl MetricsStage {
     pub async fn start() -> Self {
         let system = System::start().await;
         system.users("u", 30).await;
         let folder = tempfile::tempdir().expect("a folder");
-        let (_, key) = api_key(&KeyStore::new(&system.backends.database), Role::Operator).await;
-        let mut api = program_as_it_is(API, &system);
-        api.args(["--listen", "127.0.0.1:0", "--audit-every", "1"]).args(token_flags(&folder));
-        api.args(["--connections-per-address", &CROWD.to_string()]);
-        api.args(["--user-rate", "1", "--user-burst", "8"]);
-        let (child, address) = serving(api).await;
-        let api = Client::new(address).with(&key);
+        let (child, api) = start_api(&system, &folder).await;
         MetricsStage { system, api, _api: child, worker: None, queued: Vec::new(), crowd: Vec::new(), folder }
     }
 
@@ -152,6 +158,15 @@ impl MetricsStage {
                 let entries = system.take_entries().await;
                 let lost: Vec<_> = entries.into_iter().filter(|entry| entry.id == lost).collect();
                 system.decider().process(&system.keys(), &lost).await.expect("it is decided");
+            }
+            MetricAction::Spread => {
+                Deployment::grow(&system.backends.database, 2).await.expect("it grows");
+                (self._api, self.api) = start_api(system, &self.folder).await;
+                let coupon = serde_json::json!({"id": "spread", "name": "n", "total": 9, "perUser": 1,
+                    "startsAt": "2020-01-01T00:00:00Z", "endsAt": "2090-01-01T00:00:00Z"});
+                assert_eq!(self.api.post("/coupons", coupon).await.status, 201);
+                let id = self.request("u0", &"spread".parse().expect("an id")).await;
+                assert_ne!(id.partition(), PartitionId::ONE);
             }
             MetricAction::Crowd => {
                 for _ in 0..=CROWD {

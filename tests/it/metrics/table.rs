@@ -62,6 +62,8 @@ pub enum MetricAction {
     /// The certificate is closed, and another holder has the lease.
     Uncertify,
     LoseRedis,
+    /// The deployment gets two more partitions, the API starts anew, and a user requests a coupon in one of them.
+    Spread,
 }
 
 /// How a metric moves.
@@ -178,6 +180,8 @@ pub const ROWS: &[MetricRow] = {
         (names::REWRITES_ASKED, &["reason=\"quiet\""], Grow, Api, Up),
         (names::WRITABLE, &[], Follow, Api, To(0.0)),
         (names::CERTIFIED, &[], Uncertify, Api, To(0.0)),
+        (names::PARTITION_CERTIFIED, &[], Spread, Api, To(3.0)),
+        (names::PARTITION_BACKLOG, &[], Spread, Api, To(1.0)),
         (names::STALE, &[], LoseRedis, Api, To(1.0)),
         (names::UNLIMITED, &[], LoseRedis, Api, Up),
     ]

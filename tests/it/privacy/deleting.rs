@@ -192,7 +192,7 @@ async fn a_deletion_waits_for_what_is_in_flight() {
     })
     .await;
     let eraser = coupon_system::privacy::Eraser::new(
-        Arc::clone(&system.backends.partition),
+        system.backends.partitions.clone(),
         system.backends.ledger.clone(),
         system.backends.database.clone(),
     );

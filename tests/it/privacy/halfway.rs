@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use coupon_system::Failure;
-use coupon_system::ids::PartitionId;
+use coupon_system::config::{MongoConfig, RedisConfig};
 use coupon_system::issuance::settle::{Settled, settle};
 use coupon_system::issuance::{Outcome, Reason};
 use coupon_system::privacy::{EraseOutcome, Eraser};
-use coupon_system::redis::Partition;
+use coupon_system::process;
+use coupon_system::recovery::Durability;
 use coupon_system::user::{Deletion, MarkDeletedOutcome};
 use mongodb::bson::{Document, doc};
 use rand::RngExt;
@@ -37,7 +38,7 @@ enum BrokenStep {
 
 fn eraser(system: &System) -> Eraser {
     Eraser::new(
-        Arc::clone(&system.backends.partition),
+        system.backends.partitions.clone(),
         system.backends.ledger.clone(),
         system.backends.database.clone(),
     )
@@ -99,12 +100,21 @@ async fn wherever_it_is_broken_off_the_accounts_hold_through_a_rebuild_and_a_loa
         let _: u64 = system
             .command(&["DEL", &keys.coupon(&coupon), &keys.holders(&coupon), &keys.free(&coupon)])
             .await;
-        system.backends.loader().load(&coupon).await.expect("it is loaded");
+        system.backends.loaders().first().load(&coupon).await.expect("it is loaded");
         system.audited_clean().await;
 
         // The partition is rebuilt.
         let _: u64 = system.command(&["DEL", &keys.certificate()]).await;
-        assert!(system.backends.recovery_supervisor().ensure().await.expect("a recovery"));
+        assert!(
+            system
+                .backends
+                .recovery_supervisors()
+                .next()
+                .expect("that of partition 0")
+                .ensure()
+                .await
+                .expect("a recovery")
+        );
         recovered(&system).await;
         system.audited_clean().await;
         assert_eq!(system.stock(&coupon).await.issued, 4, "{broken:?}");
@@ -174,7 +184,7 @@ async fn what_is_settled_while_a_deletion_looks_is_counted_once() {
         (watched.count_documents(reads.clone()).await.expect("a count") >= 2).then_some(())
     })
     .await;
-    let (partition, keys) = (Arc::clone(&system.backends.partition), system.keys());
+    let (partition, keys) = (Arc::clone(system.backends.partitions.first()), system.keys());
     let decided = system.decider().decide(&keys, &entries).await.expect("it is issued");
     let mut settling = pin!(settle(&partition, &keys, &decided.settlements));
     assert!(futures::poll!(&mut settling).is_pending(), "it is on its way to Redis");
@@ -361,9 +371,11 @@ async fn a_process_that_does_not_know_the_open_epoch_yet_renames_nothing() {
     let id = system.accepted(USER, &coupon).await;
     system.drain().await;
     let deletion = break_off(&system, BrokenStep::Marked).await;
-    let partition = Partition::new(PartitionId::ONE, &system.redis.url()).expect("a URL");
-    let eraser =
-        Eraser::new(Arc::new(partition), system.backends.ledger.clone(), system.backends.database.clone());
+    let redis = RedisConfig { redis_url: system.redis.url(), redis_durability: Durability::Always };
+    let mongodb =
+        MongoConfig { mongodb_uri: system.mongodb_uri.clone(), mongodb_database: system.database.clone() };
+    let fresh = process::open(&redis, &mongodb).await.expect("both are URLs");
+    let eraser = Eraser::new(fresh.partitions.clone(), fresh.ledger.clone(), fresh.database.clone());
     let outcome = eraser.erase(&deletion, at(10)).await.expect("an answer");
     assert_eq!(outcome, EraseOutcome::Again);
     let decision = system.backends.ledger.decisions(&[id]).await.expect("a look").remove(&id);

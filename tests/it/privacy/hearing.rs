@@ -32,13 +32,11 @@ async fn who_was_remembered_before_the_first_word_of_deletions_is_not_trusted_af
     // This process cannot reach MongoDB; others can.
     let marked = backends.users.mark_deleted(&user, Duration::ZERO, false).await.expect("an answer");
     let MarkDeletedOutcome::As(deletion) = marked else { panic!("the user is registered") };
-    let eraser =
-        Eraser::new(Arc::clone(&backends.partition), backends.ledger.clone(), backends.database.clone());
+    let eraser = Eraser::new(backends.partitions.clone(), backends.ledger.clone(), backends.database.clone());
     assert_eq!(eraser.erase(&deletion, at(10)).await.expect("an answer"), EraseOutcome::Done);
     eventually("it has not heard for long", async || (!deletions.is_fresh()).then_some(())).await;
 
-    let lookup =
-        Lookup::start(Arc::clone(&backends.partition), backends.ledger.clone(), Arc::clone(&deletions), 10);
+    let lookup = Lookup::start(&backends.partitions, backends.ledger.clone(), Arc::clone(&deletions), 10);
     let learner = DeletionWatcher {
         users: backends.users.clone(),
         deletions: Arc::clone(&deletions),

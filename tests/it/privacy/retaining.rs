@@ -1,7 +1,5 @@
 //! The API deletes old records of rejections.
 
-use std::sync::Arc;
-
 use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::{Decision, Outcome, Reason};
 use coupon_system::privacy::{Retention, RetentionRound};
@@ -42,12 +40,7 @@ async fn rejections_go_when_their_coupon_has_been_over_for_long_and_nothing_else
     ];
     let backends = &system.backends;
     let retention = |days| {
-        Retention::new(
-            Arc::clone(&backends.partition),
-            backends.ledger.clone(),
-            backends.coupons.clone(),
-            days,
-        )
+        Retention::new(backends.partitions.clone(), backends.ledger.clone(), backends.coupons.clone(), days)
     };
     assert!(retention(0).is_none(), "0 keeps them for ever");
     let retention = retention(400).expect("a retention");

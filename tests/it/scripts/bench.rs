@@ -53,7 +53,15 @@ impl ScriptBench {
     }
 
     async fn recover(&self) {
-        assert!(self.backends.recovery_supervisor().ensure().await.expect("a recovery"));
+        assert!(
+            self.backends
+                .recovery_supervisors()
+                .next()
+                .expect("that of partition 0")
+                .ensure()
+                .await
+                .expect("a recovery")
+        );
     }
 
     /// Forgets everything: no coupons, and an empty Redis under a new epoch.
@@ -65,7 +73,7 @@ impl ScriptBench {
     }
 
     pub fn partition(&self) -> &Partition {
-        &self.backends.partition
+        self.backends.partitions.first()
     }
 
     pub fn keys(&self) -> EpochKeys {
@@ -100,7 +108,7 @@ impl ScriptBench {
 
     pub async fn load(&self, coupon: &Coupon) -> LoadOutcome {
         self.record(coupon).await;
-        self.backends.loader().load(&coupon.id).await.expect("it is loaded")
+        self.backends.loaders().first().load(&coupon.id).await.expect("it is loaded")
     }
 
     /// Writes a coupon's record, over any of an earlier test case.

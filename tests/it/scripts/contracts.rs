@@ -119,7 +119,7 @@ async fn failures(
         ("reassign", reassign(partition, &keys, coupon, entry.id, &entry.entry, old).await.err()),
         ("look up", read_in_flight(partition, &[entry.id]).await.err()),
         ("stock", stock::read(partition, std::slice::from_ref(coupon)).await.err()),
-        ("load", bench.backends.loader().load(&unloaded.id).await.err()),
+        ("load", bench.backends.loaders().first().load(&unloaded.id).await.err()),
     ]
 }
 
@@ -216,7 +216,9 @@ async fn rebuilt_elsewhere(bench: &ScriptBench) -> (CouponId, Vec<Entry>, EpochK
     let old = bench.keys();
     let another = bench.another_process().await;
     let recovered = another
-        .recovery_supervisor()
+        .recovery_supervisors()
+        .next()
+        .expect("that of partition 0")
         .recover(RecoveryMode::Rebuild, &ignore_progress(), &CancellationToken::new())
         .await;
     assert!(
@@ -224,7 +226,7 @@ async fn rebuilt_elsewhere(bench: &ScriptBench) -> (CouponId, Vec<Entry>, EpochK
         "{recovered:?}"
     );
     assert_eq!(bench.keys(), old);
-    assert_ne!(another.partition.keys(), old);
+    assert_ne!(another.partitions.first().keys(), old);
     assert_nothing_under(bench, &old).await;
     (coupon, entries, old)
 }

@@ -15,7 +15,7 @@ use crate::access::{Access, Caller};
 use crate::config::IngressConfig;
 use crate::http::Problem;
 use crate::http::server::Bounds;
-use crate::redis::Partition;
+use crate::redis::Partitions;
 
 /// The longest wait for a slot for a list.
 const LIST_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -40,7 +40,8 @@ pub(crate) struct RequestLimits {
 
 impl RequestLimits {
     /// The limits of the configuration, with nothing counted yet.
-    pub fn start(config: &IngressConfig, access: &Arc<Access>, partition: &Arc<Partition>) -> Self {
+    pub fn start(config: &IngressConfig, access: &Arc<Access>, partitions: &Partitions) -> Self {
+        let partition = partitions.first();
         RequestLimits {
             connections: config.bounds(),
             user: UserLimit::start(config, partition),

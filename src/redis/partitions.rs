@@ -1,0 +1,134 @@
+//! The partitions of a deployment: partition 0, and those that coupons are spread over.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use sha2::{Digest, Sha256};
+use tokio::time::timeout;
+
+use super::Partition;
+use crate::Failure;
+use crate::ids::{CouponId, PartitionId};
+
+/// The partitions that coupons may be spread over at most.
+pub const PARTITIONS_MAX: u16 = 1_024;
+
+/// How long a partition may take to answer a question that all are asked.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+
+/// Something of each partition, by its number. Cheap to clone.
+pub struct PerPartition<T>(Arc<[T]>);
+
+/// Every partition that this process knows. Cheap to clone.
+pub type Partitions = PerPartition<Arc<Partition>>;
+
+impl<T> PerPartition<T> {
+    /// That of one partition.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Stale`] if this process does not know the partition: the deployment has grown since it started.
+    pub fn get(&self, id: PartitionId) -> Result<&T, Failure> {
+        self.0.get(usize::from(id.number())).ok_or_else(|| Failure::Stale {
+            operation: "find the partition",
+            why: format!(
+                "this process knows {} partitions from its start, and not {id}: restart it",
+                self.0.len()
+            ),
+        })
+    }
+
+    /// That of partition 0, which every deployment has.
+    pub fn first(&self) -> &T {
+        &self.0[0]
+    }
+
+    /// Those of all partitions, in the order of their numbers.
+    pub fn iter(&self) -> std::slice::Iter<'_, T> {
+        self.0.iter()
+    }
+
+    /// Something else of each partition.
+    pub fn each<U>(&self, make: impl FnMut(&T) -> U) -> PerPartition<U> {
+        PerPartition(self.0.iter().map(make).collect())
+    }
+
+    /// Whether partition 0 is the only one.
+    pub fn is_one(&self) -> bool {
+        self.0.len() == 1
+    }
+}
+
+impl<T> Clone for PerPartition<T> {
+    fn clone(&self) -> Self {
+        PerPartition(Arc::clone(&self.0))
+    }
+}
+
+impl<'a, T> IntoIterator for &'a PerPartition<T> {
+    type Item = &'a T;
+    type IntoIter = std::slice::Iter<'a, T>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl Partitions {
+    /// Partition 0 and this many others, each made by `open`.
+    ///
+    /// # Errors
+    ///
+    /// Those of `open`.
+    pub(crate) fn open<E>(
+        others: u16,
+        open: impl Fn(PartitionId) -> Result<Partition, E>,
+    ) -> Result<Self, E> {
+        let ids = (0..=others.min(PARTITIONS_MAX)).filter_map(PartitionId::new);
+        ids.map(|id| open(id).map(Arc::new)).collect::<Result<_, _>>().map(PerPartition)
+    }
+
+    /// Where the units of a new coupon are to lie: in partition 0 if it is the only one, else in one of the others, by a
+    /// hash of the coupon's id. Where those of a coupon lie that was made before, its record says.
+    pub fn place(&self, coupon: &CouponId) -> PartitionId {
+        let others = self.0.len() as u64 - 1;
+        let hash = Sha256::digest(coupon.as_str());
+        let hash = hash.first_chunk().map_or(0, |hash| u64::from_be_bytes(*hash));
+        let number = hash.checked_rem(others).map_or(0, |place| place + 1);
+        u16::try_from(number).ok().and_then(PartitionId::new).unwrap_or(PartitionId::ONE)
+    }
+
+    /// Asks all partitions at the same time. The answers stand in the order of the partitions; one that takes longer than
+    /// [`ANSWER_MAX`] is a failure, so that one Redis that hangs does not keep the others' answers.
+    pub(crate) async fn ask_all<T, F>(
+        &self,
+        operation: &'static str,
+        ask: impl Fn(Arc<Partition>) -> F,
+    ) -> Vec<Result<T, Failure>>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let asked = self.iter().map(|partition| timeout(ANSWER_MAX, ask(Arc::clone(partition))));
+        let answers = join_all(asked).await.into_iter();
+        answers.map(|answer| answer.unwrap_or(Err(Failure::Overloaded { operation }))).collect()
+    }
+
+    /// Items by the partition that they belong to.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`PerPartition::get`].
+    pub(crate) fn group<T>(
+        &self,
+        items: impl IntoIterator<Item = T>,
+        of: impl Fn(&T) -> PartitionId,
+    ) -> Result<Vec<(&Arc<Partition>, Vec<T>)>, Failure> {
+        let mut groups: BTreeMap<PartitionId, Vec<T>> = BTreeMap::new();
+        for item in items {
+            groups.entry(of(&item)).or_default().push(item);
+        }
+        groups.into_iter().map(|(id, items)| Ok((self.get(id)?, items))).collect()
+    }
+}
