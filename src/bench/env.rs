@@ -67,7 +67,7 @@ impl BenchEnv {
             Persistence::FsyncAlways => Durability::Always,
             _ => Durability::None,
         };
-        let redis_config = RedisConfig { redis_url: redis.url(), redis_durability };
+        let redis_config = RedisConfig { redis_url: redis.url(), redis_durability, redis_acknowledged_by: 0 };
         let mongodb_config = MongoConfig { mongodb_uri: mongodb.url(), mongodb_database: DATABASE.into() };
         let backends = process::connect(&redis_config, &mongodb_config).await?;
         for supervisor in backends.recovery_supervisors() {

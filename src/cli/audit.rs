@@ -85,7 +85,7 @@ pub(super) struct AuditArgs {
 impl AuditArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let mut backends = process::open(&self.redis, &self.mongodb).await?;
-        let ended = match backends.spread(&self.redis).await {
+        let ended = match backends.spread().await {
             Ok(()) => self.run_on(&backends).await,
             Err(failure) => Err(away("MongoDB", &failure)),
         };

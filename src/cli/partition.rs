@@ -84,7 +84,7 @@ impl PartitionArgs {
 
 async fn list(redis: &RedisConfig, mongodb: &MongoConfig, json: bool) -> anyhow::Result<()> {
     let mut backends = process::open(redis, mongodb).await?;
-    backends.spread(redis).await?;
+    backends.spread().await?;
     let states = join_all(backends.partitions.iter().map(PartitionState::read)).await;
     mongo::close(&backends.database).await;
     if json {

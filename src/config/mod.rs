@@ -87,13 +87,20 @@ never_shown!(RedisConfig, MongoConfig, LogConfig, ApiConfig);
 #[derive(Clone, Args)]
 #[command(next_help_heading = "Redis")]
 pub struct RedisConfig {
-    /// URL of the Redis that holds stock and queue, such as rediss://USER:PASSWORD@HOST:6379/0
+    /// URL of the Redis that holds stock and queue, such as rediss://USER:PASSWORD@HOST:6379/0; of a cluster, such as
+    /// redis+cluster://HOST:6379,HOST:6379 (any of its nodes will do); or of Sentinels, such as
+    /// redis+sentinel://HOST:26379,HOST:26379/SERVICE/0. With TLS: rediss+cluster, rediss+sentinel
     #[arg(long, env = "COUPON_REDIS_URL", value_name = "URL", default_value = "redis://127.0.0.1:6379")]
     pub redis_url: String,
 
     /// How durable Redis must be for a process to start
     #[arg(long, env = "COUPON_REDIS_DURABILITY", value_name = "LEVEL", value_enum, default_value = "always")]
     pub redis_durability: Durability,
+
+    /// Replicas that must have an accepted request before it is answered with 202; fewer, and the answer is 503. It is
+    /// exact only if these are all replicas of a primary: Redis may promote one that did not acknowledge
+    #[arg(long, env = "COUPON_REDIS_ACKNOWLEDGED_BY", value_name = "NUMBER", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=8))]
+    pub redis_acknowledged_by: u8,
 }
 
 /// Where MongoDB is.

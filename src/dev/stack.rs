@@ -11,7 +11,9 @@ use futures::future::try_join_all;
 use jiff::ToSpan;
 use tokio_util::sync::CancellationToken;
 
-use super::servers::{MongoOptions, MongoServer, RedisOptions, RedisServer, find_all};
+use super::servers::{
+    ClusterOptions, MongoOptions, MongoServer, RedisCluster, RedisOptions, RedisServer, find_all,
+};
 use crate::access::KeyStore;
 use crate::config::{AccessConfig, ApiConfig, ApiLimits, Concurrency, MongoConfig, RedisConfig, shown_url};
 use crate::coupon::{Coupon, CouponTimeZone, Discount, Validity};
@@ -26,6 +28,10 @@ use crate::{Failure, api, process};
 
 /// Between two attempts to have Redis certified.
 const CERTIFY_RETRY: Duration = Duration::from_millis(100);
+
+/// The folders of a single Redis, and of clusters.
+const REDIS_FOLDER: &str = "redis";
+const CLUSTER_FOLDER: &str = "redis-cluster";
 
 /// The options of `couponctl dev`. There are passwords in them, so that no log shows them.
 #[derive(Args)]
@@ -56,6 +62,11 @@ pub struct StackOptions {
     #[arg(long, env = "COUPON_REDIS_URL", value_name = "URL")]
     redis_url: Option<String>,
 
+    /// Redis servers to start, 1 to 16; several form a cluster
+    #[arg(long, env = "COUPON_REDIS_NODES", value_name = "NUMBER", default_value_t = 1, conflicts_with = "redis_url",
+        value_parser = clap::value_parser!(u8).range(1..=16))]
+    redis_nodes: u8,
+
     /// Use this MongoDB replica set instead of starting one
     #[arg(long, env = "COUPON_MONGODB_URI", value_name = "URI")]
     mongodb_uri: Option<String>,
@@ -82,6 +93,7 @@ pub struct StackOptions {
 #[derive(Default)]
 struct StackServers {
     redis: Option<RedisServer>,
+    cluster: Option<RedisCluster>,
     mongodb: Option<MongoServer>,
 }
 
@@ -109,6 +121,10 @@ pub async fn run(mut options: StackOptions) -> anyhow::Result<()> {
             Some(redis) => redis.stop().await,
             None => Ok(()),
         },
+        match &mut servers.cluster {
+            Some(cluster) => cluster.stop().await,
+            None => Ok(()),
+        },
         match &mut servers.mongodb {
             Some(mongodb) => mongodb.stop().await,
             None => Ok(()),
@@ -132,11 +148,17 @@ async fn start(
     if options.redis_url.is_none() || options.mongodb_uri.is_none() {
         find_all(|line| eprintln!("{line}")).await?;
     }
-    let redis_url = match &options.redis_url {
-        Some(url) => url.clone(),
-        None => {
-            let redis = RedisServer::start(RedisOptions::new(data_dir.join("redis"))).await?;
+    let redis_url = match (&options.redis_url, options.redis_nodes) {
+        (Some(url), _) => url.clone(),
+        (None, 1) => {
+            let redis = RedisServer::start(RedisOptions::new(data_dir.join(REDIS_FOLDER))).await?;
             servers.redis.insert(redis).url()
+        }
+        (None, nodes) => {
+            // Of another number of nodes it would be another cluster.
+            let folder = data_dir.join(CLUSTER_FOLDER).join(nodes.to_string());
+            let cluster = RedisCluster::start(&ClusterOptions::new(folder, nodes.into())).await?;
+            servers.cluster.insert(cluster).url()
         }
     };
     let mongodb_uri = match &options.mongodb_uri {
@@ -146,7 +168,7 @@ async fn start(
             servers.mongodb.insert(mongodb).url()
         }
     };
-    let redis = RedisConfig { redis_url, redis_durability: Durability::Always };
+    let redis = RedisConfig { redis_url, redis_durability: Durability::Always, redis_acknowledged_by: 0 };
     let mongodb = MongoConfig { mongodb_uri, mongodb_database: options.mongodb_database.clone() };
     let backends = process::connect(&redis, &mongodb).await?;
     let access = access(options, &backends).await?;
@@ -185,7 +207,7 @@ async fn access(options: &StackOptions, backends: &Backends) -> anyhow::Result<A
 
 /// Deletes the data of earlier runs: only what a run of ours has made.
 fn empty(data_dir: &Path) -> anyhow::Result<()> {
-    for name in ["redis", "mongodb"] {
+    for name in [REDIS_FOLDER, CLUSTER_FOLDER, "mongodb"] {
         let folder = data_dir.join(name);
         if folder.exists() {
             std::fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;

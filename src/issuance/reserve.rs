@@ -15,7 +15,7 @@ use crate::redis::{LuaScript, Partition, Reply, keys};
 use crate::runtime::batch::{Batcher, Bounds};
 use crate::runtime::traces::TraceParent;
 
-static RESERVE: LuaScript = LuaScript::new(include_str!("reserve.lua"));
+static RESERVE: LuaScript = LuaScript::promised(include_str!("reserve.lua"));
 
 /// One script call holds Redis up for as long as its batch takes, about two milliseconds for the largest.
 /// Two calls at a time: while Redis works on one, the other is made or read. With more the batches grow smaller,

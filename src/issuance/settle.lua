@@ -7,7 +7,7 @@
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 dead  5 counters
 --       then for each coupon: coupon, holders, free
--- ARGV  1 credential  2 group  3 channel
+-- ARGV  1 credential  2 group  3 the command that announces, and the channel, with a space between
 --       then for each outcome: number of its coupon (1 is the first), entry id, issuance id (16 bytes),
 --       the verdict, the announcement, how many issuances that entry holds (0 if unknown)
 -- A verdict is one of these letters, with the rest behind it:
@@ -168,6 +168,7 @@ if #settled_ids > 0 then
   call('HSET', KEYS[5], 'settled', string.format('%.0f', settled_before + #settled_ids))
   -- A load that has read one of these in flight must begin anew (load.lua).
   if unloaded > 0 then outdate(KEYS[5], 'settled_unloaded', unloaded) end
-  call('PUBLISH', ARGV[3], table.concat(announced, '\n'))
+  local announce, channel = match(ARGV[3], '^(%u+) (.*)$')
+  call(announce, channel, table.concat(announced, '\n'))
 end
 return {'ok', table.concat(answers)}

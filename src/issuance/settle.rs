@@ -70,7 +70,7 @@ async fn call(
     let reply = partition
         .call_in_epoch(keys, &SETTLE, "settle", |keys, call| {
             coupons.add_queue_and_coupons(keys, call);
-            call.arg(GROUP).arg(partition.outcome_channel());
+            call.arg(GROUP).arg(partition.announcing());
             for Settlement { entry, of, decision, holds } in decided {
                 call.arg(coupons.number(&decision.coupon))
                     .arg(entry)

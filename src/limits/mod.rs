@@ -112,13 +112,13 @@ pub struct Limiter {
 }
 
 impl Limiter {
-    /// Starts a limiter on the Redis of a partition.
-    pub fn start(kind: LimitScope, rate: Rate, partition: Arc<Partition>) -> Self {
+    /// Starts a limiter on the servers that a partition lies on.
+    pub fn start(kind: LimitScope, rate: Rate, partition: &Partition) -> Self {
         Limiter {
             kind,
             rate,
             local: Arc::new(LocalBuckets::new(rate)),
-            shared: SharedBuckets::start(kind, rate, partition),
+            shared: SharedBuckets::start(kind, rate, partition.client().nodes()),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::issuance::Ledger;
 use crate::issuance::ledger::indexes;
 use crate::mongo::Database;
 use crate::recovery::{Deployment, Durability, Fence, Lease, Loader, RecoverySupervisor};
-use crate::redis::{Partition, Partitions, PerPartition, RedisError};
+use crate::redis::{Partition, Partitions, PerPartition, RedisNodes};
 use crate::user::UserStore;
 use crate::{Failure, recovery};
 
@@ -24,6 +24,7 @@ const STARTUP_RETRY: Duration = Duration::from_millis(250);
 /// Redis and MongoDB, checked and ready to be used. Cheap to clone.
 #[derive(Clone)]
 pub struct Backends {
+    pub nodes: Arc<RedisNodes>,
     pub partitions: Partitions,
     pub database: Database,
     pub ledger: Ledger,
@@ -34,20 +35,12 @@ pub struct Backends {
     pub durability: Durability,
 }
 
-/// Opens partition 0 and this many others. They connect with their first calls.
-fn partitions(redis: &RedisConfig, database: &Database, others: u16) -> Result<Partitions, SetUpError> {
-    Partitions::open(others, |id| {
-        let partition = Partition::new(id, &redis.redis_url)?;
+/// Partition 0 and this many others. They connect with their first calls.
+fn partitions(nodes: &Arc<RedisNodes>, database: &Database, others: u16) -> Partitions {
+    Partitions::new(others, |id| {
+        let partition = Partition::new(id, nodes);
         partition.fence_by(Fence::new(database, id));
-        Ok(partition)
-    })
-    // The message does not repeat the URL: it may hold a password.
-    .map_err(|_: RedisError| {
-        SetUpError(vec![
-            "--redis-url is no Redis URL, such as redis://USER:PASSWORD@HOST:6379/0; in user and password, characters \
-             such as @ : / % must be percent-encoded"
-                .into(),
-        ])
+        partition
     })
 }
 
@@ -57,9 +50,12 @@ fn partitions(redis: &RedisConfig, database: &Database, others: u16) -> Result<P
 ///
 /// If one of the URLs is none.
 pub async fn open(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends, SetUpError> {
+    let nodes = RedisNodes::open(&redis.redis_url)?;
+    nodes.acknowledge_by(redis.redis_acknowledged_by);
     let database = mongodb.connect().await?;
     Ok(Backends {
-        partitions: partitions(redis, &database, 0)?,
+        partitions: partitions(&nodes, &database, 0),
+        nodes,
         ledger: Ledger::new(&database),
         coupons: CouponStore::new(&database),
         users: UserStore::new(&database),
@@ -96,8 +92,10 @@ pub async fn connect(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backe
 /// Those of [`connect`].
 pub async fn connect_to_any(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends, SetUpError> {
     let mut backends = open(redis, mongodb).await?;
-    let findings = patiently("Redis does not answer; start it, or point --redis-url at it", async || {
-        recovery::check_settings(backends.partitions.first(), backends.durability).await
+    let no_redis = "Redis does not answer; start it, or point --redis-url at it";
+    patiently(no_redis, async || backends.nodes.discover().await).await?;
+    let findings = patiently(no_redis, async || {
+        recovery::check_all_settings(&backends.nodes, backends.durability).await
     })
     .await?;
     for note in findings.notes {
@@ -117,7 +115,7 @@ pub async fn connect_to_any(redis: &RedisConfig, mongodb: &MongoConfig) -> Resul
         Deployment::read(&backends.database).await
     })
     .await?;
-    backends.partitions = partitions(redis, &backends.database, backends.deployment.partitions)?;
+    backends.partitions = partitions(&backends.nodes, &backends.database, backends.deployment.partitions);
     backends.partitions.iter().for_each(|partition| partition.belongs_to(&ledger));
     backends.users = backends.users.giving_secrets(backends.deployment.users_have_id_secrets);
     let wrong: Vec<_> = findings.wrong.into_iter().chain(missing).collect();
@@ -150,13 +148,9 @@ impl Backends {
     /// # Errors
     ///
     /// If MongoDB fails.
-    pub(crate) async fn spread(&mut self, redis: &RedisConfig) -> Result<(), Failure> {
+    pub(crate) async fn spread(&mut self) -> Result<(), Failure> {
         self.deployment = Deployment::read(&self.database).await?;
-        let partitions = partitions(redis, &self.database, self.deployment.partitions);
-        self.partitions = partitions.map_err(|wrong| Failure::Misconfigured {
-            operation: "open the partitions",
-            why: wrong.to_string(),
-        })?;
+        self.partitions = partitions(&self.nodes, &self.database, self.deployment.partitions);
         Ok(())
     }
 

@@ -6,14 +6,12 @@ use std::time::Duration;
 
 use redis::RedisError;
 use redis::aio::MultiplexedConnection;
-use tokio::sync::watch;
 
 use super::Delivered;
 use super::entry::RawEntry;
 use crate::Failure;
-use crate::redis::RedisClient;
-use crate::redis::cmd;
 use crate::redis::keys::{EpochKeys, GROUP};
+use crate::redis::{RedisClient, Replacements, cmd};
 
 /// Short, so that a read ends soon after the worker is asked to stop: a read is never cancelled.
 const BLOCK: Duration = Duration::from_millis(500);
@@ -26,7 +24,7 @@ pub struct Reader {
     client: Arc<RedisClient>,
     consumer: String,
     connection: Option<MultiplexedConnection>,
-    replacements: watch::Receiver<u64>,
+    replacements: Replacements,
 }
 
 /// The result of one read.
@@ -69,8 +67,7 @@ impl Reader {
         which: ReadFrom<'_>,
         count: usize,
     ) -> Result<ReadOutcome, Failure> {
-        if self.replacements.has_changed().unwrap_or(false) {
-            self.replacements.mark_unchanged();
+        if self.replacements.have_changed() {
             self.connection = None;
         }
         match self.try_read(keys, which, count).await {

@@ -4,7 +4,8 @@
 --
 -- KEYS  1 certificate  2 stream  3 in-flight  4 dead  5 loaded coupons  6 build marker
 -- ARGV  1 term  2 epoch  3 group  4 how many are in flight  5 how many of them are dead letters
---       6 how many coupons are loaded  7 which ledger it was built from  8 channel of the outcomes
+--       6 how many coupons are loaded  7 which ledger it was built from  8 the command that announces, and
+--       the channel of the outcomes, with a space between
 -- Returns {'opened'}, {'superseded'} (another process recovers), {'restarted'} (this is not the
 --   instance that was closed), or {'incomplete', what is missing}
 local held = redis.call('HMGET', KEYS[1], 'state', 'term', 'building', 'building_on')
@@ -27,5 +28,6 @@ redis.call('HSET', KEYS[1], 'state', 'open', 'epoch', ARGV[2], 'run_id', run_id,
   'replid', string.match(info, 'master_replid:(%x+)'), 'opened_at', string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)), 'ledger', ARGV[7])
 redis.call('HDEL', KEYS[1], 'building', 'building_on', 'behind')
 redis.call('DEL', KEYS[6])
-redis.call('PUBLISH', ARGV[8], 'epoch ' .. ARGV[2])
+local announce, channel = string.match(ARGV[8], '^(%u+) (.*)$')
+redis.call(announce, channel, 'epoch ' .. ARGV[2])
 return {'opened'}

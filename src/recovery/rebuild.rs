@@ -186,6 +186,6 @@ async fn open(
         .arg(built.dead)
         .arg(built.coupons)
         .arg(&recovery.lease.ledger)
-        .arg(recovery.partition.outcome_channel());
+        .arg(recovery.partition.announcing());
     open_outcome(recovery.partition.invoke(&OPEN, "open the certificate", &call).await?)
 }

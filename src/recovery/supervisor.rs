@@ -126,7 +126,7 @@ impl RecoverySupervisor {
                 return;
             }
             // The address may lead elsewhere by now.
-            self.partition.client().reconnect();
+            self.partition.client().find_again();
             // Asking without a pause would slow the recovering process down and flood the log.
             retry.wait(&shutdown).await;
         }

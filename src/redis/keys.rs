@@ -27,7 +27,8 @@
 //! | `coupon:{n}:E:audit-summary` | hash | the latest audit in the background: when it ended (ms), how many coupons it audited, what it found |
 //! | `coupon:{n}:E:load:T:holders`, `…:free` | | a load in progress (T: its token); expires by itself |
 //! | `coupon:{n}:E:built` | string | written last by a rebuild, and gone once the epoch is open |
-//! | `coupon:{n}:limit:K:H` | string | tokens left to a user or an address (K), by a hash of its name (H), and when; expires by itself |
+//! | `coupon:{T}:limit:K:H` | string | tokens left to a user or an address (K), by a hash of its name (H), and when; expires by itself. T is one of 16 hash tags of the limits' own |
+//! | `coupon:{n}:acknowledged` | string | nothing: it is written beside what replicas must acknowledge (`--redis-acknowledged-by`) |
 //! | `coupon:{n}:trace-parents` | hash | issuance id (16 bytes) → the span of its request (25 bytes), of sampled requests only, until a worker has settled it; expires by itself. Of no epoch, so a rebuild leaves it |
 //! | `coupon:{n}:damaged`, `…:KEY` | hash | values of the in-flight hash whose field is no id (and those that rebuilds of earlier versions could not read); keys that were of another type than they should be, under their old names with dashes; normally missing |
 //!
@@ -66,10 +67,14 @@ pub fn damaged(partition: PartitionId) -> String {
     format!("coupon:{{{}}}:damaged", partition.tag())
 }
 
-/// The bucket of one user or address. It belongs to no epoch; `name` has no dash, so that it is not
-/// taken for one either.
-pub fn limit(partition: PartitionId, kind: &str, name: &str) -> String {
-    format!("coupon:{{{}}}:limit:{kind}:{name}", partition.tag())
+/// The bucket of one user or address. It belongs to no partition and no epoch: buckets have hash tags of their own.
+pub(crate) fn limit(tag: &str, kind: &str, name: &str) -> String {
+    format!("coupon:{{{tag}}}:limit:{kind}:{name}")
+}
+
+/// Written beside what replicas must acknowledge, by whoever uses this hash tag. It belongs to no epoch.
+pub(crate) fn acknowledged(tag: &str) -> String {
+    format!("coupon:{{{tag}}}:acknowledged")
 }
 
 /// The epoch whose in-flight hash this key is.

@@ -21,32 +21,28 @@
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use futures::future::BoxFuture;
 use jiff::Timestamp;
 use parking_lot::RwLock;
-use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, FromRedisValue, Pipeline};
 use tokio::sync::{Mutex, Notify, watch};
 
 use crate::Failure;
 use crate::ids::PartitionId;
 
-use super::connection::{Connection, RedisClient};
+use super::connection::{CALL_MAX, Connection, RedisClient};
 use super::epoch::{Epoch, OpenCertificate, Opening};
 use super::keys::{self, EpochKeys};
+use super::nodes::RedisNodes;
 use super::reply::Reply;
 use super::script::{Call, LuaScript};
 use crate::runtime::background::{at_once, paced};
 
-const NO_SCRIPT: ErrorKind = ErrorKind::Server(ServerErrorKind::NoScript);
 /// Terms grow by one a recovery: one that is not below this is damaged (`lua/certificate_fields.lua`).
 const TERMS_MAX: i64 = 1_000_000_000_000_000;
 /// The most times that a call is repeated because another opening replaced the one that it was made under.
 const EPOCH_MOVES_MAX: usize = 3;
-/// The longest that a call keeps Redis and this process busy, a page of 2,000 values in flight, say: scripts and pages
-/// are short.
-const CALL_MAX: Duration = Duration::from_millis(10);
 
 /// What the ledger's database remembers of openings, so that one ledger is served by one Redis.
 pub(crate) trait OpeningCheck: Send + Sync {
@@ -77,22 +73,18 @@ pub struct Partition {
 }
 
 impl Partition {
-    /// Opens a partition on the Redis at `url`. It connects with the first call.
-    ///
-    /// # Errors
-    ///
-    /// If `url` is no Redis URL.
-    pub fn new(id: PartitionId, url: &str) -> redis::RedisResult<Self> {
-        Ok(Partition {
+    /// A partition that lies on these servers. It connects with the first call.
+    pub fn new(id: PartitionId, nodes: &Arc<RedisNodes>) -> Self {
+        Partition {
             id,
-            client: RedisClient::open(url)?,
+            client: nodes.client_of(id.tag()),
             opening: watch::Sender::new(Opening { epoch: Epoch::UNKNOWN, term: 0 }),
             admitting: Mutex::new(()),
             openings_known: OnceLock::new(),
             ledger: RwLock::new(None),
             opened_at: AtomicU64::new(0),
             uncertified: Notify::new(),
-        })
+        }
     }
 
     /// The number of this partition.
@@ -130,6 +122,11 @@ impl Partition {
     pub fn outcome_channel(&self) -> String {
         let ledger = self.ledger.read();
         keys::outcome_channel(self.id, ledger.as_deref().unwrap_or_default())
+    }
+
+    /// How scripts announce settled outcomes: the command, and the channel, with a space between.
+    pub(crate) fn announcing(&self) -> String {
+        format!("{} {}", self.client.publish_command(), self.outcome_channel())
     }
 
     /// Has each opening checked against what the ledger's database remembers before this partition uses it.
@@ -350,24 +347,14 @@ impl Partition {
     ///
     /// # Errors
     ///
-    /// What [`Failure::redis`] makes of Redis's error.
+    /// Those of [`RedisClient::invoke`].
     pub(crate) async fn invoke(
         &self,
         script: &LuaScript,
         operation: &'static str,
         call: &Call,
     ) -> Result<Reply, Failure> {
-        let script = script.script();
-        let command = call.command(script.get_hash());
-        let mut connection = self.connection();
-        let mut called = paced(CALL_MAX, command.query_async(&mut connection)).await;
-        // A Redis that has just started has no scripts in its cache.
-        if called.as_ref().is_err_and(|error: &RedisError| error.kind() == NO_SCRIPT) {
-            script.load_async(&mut connection).await.map_err(Failure::redis(operation))?;
-            called = command.query_async(&mut connection).await;
-        }
-        let values: Vec<Value> = called.map_err(Failure::redis(operation))?;
-        Ok(Reply { operation, values: values.into_iter() })
+        self.client.invoke(script, operation, call).await
     }
 }
 

@@ -78,16 +78,9 @@ impl<'a, T> IntoIterator for &'a PerPartition<T> {
 
 impl Partitions {
     /// Partition 0 and this many others, each made by `open`.
-    ///
-    /// # Errors
-    ///
-    /// Those of `open`.
-    pub(crate) fn open<E>(
-        others: u16,
-        open: impl Fn(PartitionId) -> Result<Partition, E>,
-    ) -> Result<Self, E> {
+    pub(crate) fn new(others: u16, open: impl Fn(PartitionId) -> Partition) -> Self {
         let ids = (0..=others.min(PARTITIONS_MAX)).filter_map(PartitionId::new);
-        ids.map(|id| open(id).map(Arc::new)).collect::<Result<_, _>>().map(PerPartition)
+        PerPartition(ids.map(|id| Arc::new(open(id))).collect())
     }
 
     /// Where the units of a new coupon are to lie: in partition 0 if it is the only one, else in one of the others, by a

@@ -21,11 +21,18 @@ const SHARED: [(&str, &str); 7] = [
 pub(crate) struct LuaScript {
     source: &'static str,
     script: OnceLock<Script>,
+    /// Its caller promises somebody that what it wrote lasts: replicas acknowledge it where the process asks for that.
+    pub(super) is_promised: bool,
 }
 
 impl LuaScript {
     pub(crate) const fn new(source: &'static str) -> Self {
-        LuaScript { source, script: OnceLock::new() }
+        LuaScript { source, script: OnceLock::new(), is_promised: false }
+    }
+
+    /// A script whose writes are promised to somebody: see [`RedisNodes::acknowledged_by`](super::RedisNodes).
+    pub(crate) const fn promised(source: &'static str) -> Self {
+        LuaScript { source, script: OnceLock::new(), is_promised: true }
     }
 
     pub(super) fn script(&self) -> &Script {

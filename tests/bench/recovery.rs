@@ -35,7 +35,11 @@ async fn main() -> anyhow::Result<()> {
     let mongodb = MongoServer::start(MongoOptions::new(folder.path().join("mongodb"))).await?;
     let mut redis = RedisServer::start(RedisOptions::new(folder.path().join("redis"))).await?;
     let backends = process::connect(
-        &RedisConfig { redis_url: redis.url(), redis_durability: Durability::Always },
+        &RedisConfig {
+            redis_url: redis.url(),
+            redis_durability: Durability::Always,
+            redis_acknowledged_by: 0,
+        },
         &MongoConfig { mongodb_uri: mongodb.url(), mongodb_database: "bench".into() },
     )
     .await?;

@@ -8,6 +8,7 @@ mod audit;
 mod bench;
 mod browsers;
 mod clients;
+mod cluster;
 mod costs;
 mod ctl;
 mod damage;

@@ -338,11 +338,9 @@ async fn a_bucket_of_later_than_now_fills_from_now_on_and_a_damaged_one_is_full(
     let rate = Rate { per_second: 1.0, burst: 4 };
     let partition = Arc::clone(system.backends.partitions.first());
     // A process admits a quarter of the limit without asking Redis.
-    let limiter = async || Limiter::start(LimitScope::User, rate, Arc::clone(&partition));
+    let limiter = async || Limiter::start(LimitScope::User, rate, &partition);
     // The bucket must not refill while a slow machine sends requests.
-    let slow = async || {
-        Limiter::start(LimitScope::User, Rate { per_second: 0.01, burst: 4 }, Arc::clone(&partition))
-    };
+    let slow = async || Limiter::start(LimitScope::User, Rate { per_second: 0.01, burst: 4 }, &partition);
     let admitted = async |limiter: &Limiter, count: usize| {
         let mut admitted = 0;
         for _ in 0..count {
@@ -351,7 +349,7 @@ async fn a_bucket_of_later_than_now_fills_from_now_on_and_a_damaged_one_is_full(
         admitted
     };
     assert!(admitted(&limiter().await, 4).await >= 1);
-    let bucket: Vec<String> = system.command(&["KEYS", "coupon:{0}:limit:user:*"]).await;
+    let bucket: Vec<String> = system.command(&["KEYS", "coupon:{limit*}:limit:user:*"]).await;
     let [bucket] = &bucket[..] else { panic!("{bucket:?}") };
 
     // This process has used up its share and reported it: from now on it asks Redis for each request.

@@ -1,6 +1,7 @@
 //! The three programs as an operator runs them.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::sync::Barrier;
 
 use crate::helpers::{
@@ -173,13 +174,40 @@ async fn a_key_that_is_made_before_the_first_start_does_not_prevent_it() {
 #[tokio::test]
 async fn check_finds_nothing_wrong_with_a_system_that_runs() {
     let system = System::start().await;
+    let (code, lines) = checked(&system, &system.redis_url).await;
+    assert_eq!(code, Some(0));
+    assert!(lines.len() >= 5 && lines.iter().all(|line| line["ok"] == true), "{lines:?}");
+}
+
+#[tokio::test]
+async fn check_says_what_a_redis_lacks_that_the_system_needs() {
+    let system = System::start().await;
+    for (lacks, says) in [
+        ("-evalsha", "runs no scripts"),
+        ("-info", "no permissions to run the 'info' command"),
+        ("-publish", "PUBLISH inside a script"),
+        ("-subscribe", "SUBSCRIBE"),
+    ] {
+        let user = format!("lacks{lacks}");
+        let _: String =
+            system.command(&["ACL", "SETUSER", &user, "on", "nopass", "~*", "&*", "+@all", lacks]).await;
+        let url = system.redis_url.replace("redis://", &format!("redis://{user}:any@"));
+        let (code, lines) = checked(&system, &url).await;
+        assert_eq!(code, Some(5), "{lines:?}");
+        let told = |line: &serde_json::Value| {
+            line["ok"] == false && line["says"].as_str().is_some_and(|text| text.contains(says))
+        };
+        assert!(lines.iter().any(told), "{lacks}: {lines:?}");
+    }
+}
+
+/// The exit code and the lines of `couponctl check` on a system's servers, with Redis at this URL.
+async fn checked(system: &System, redis_url: &str) -> (Option<i32>, Vec<serde_json::Value>) {
     let mut check = Command::new(CTL);
-    check.args(["check", "--json", "--redis-url", &system.redis.url(), "--mongodb-uri", &system.mongodb_uri]);
+    check.args(["check", "--json", "--redis-url", redis_url, "--mongodb-uri", &system.mongodb_uri]);
     check.args(["--mongodb-database", &system.database]);
     let output = run(check).await;
-    assert_eq!(output.status.code(), Some(0));
-    let lines: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).expect("JSON");
-    assert!(lines.len() >= 5 && lines.iter().all(|line| line["ok"] == true), "{lines:?}");
+    (output.status.code(), serde_json::from_slice(&output.stdout).expect("JSON"))
 }
 
 /// Sends the request of a curl line of the banner, without needing curl.
@@ -197,15 +225,15 @@ async fn pasted(line: &str) -> crate::helpers::Answer {
     }
 }
 
-#[tokio::test]
-async fn dev_is_ready_walks_its_own_curl_lines_and_leaves_nothing_behind() {
-    let folder = tempfile::tempdir().expect("a folder");
+/// `couponctl dev` with a data folder and more flags; the curl lines of its banner, and the URL of its Redis.
+async fn dev(folder: &Path, database: &str, flags: &[&str]) -> (Child, Vec<String>, String) {
     let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
     let mut dev = Command::new(CTL);
     dev.args(["dev", "--listen", &port.to_string(), "--mongodb-uri", &mongodb().await])
-        .args(["--mongodb-database", &database()])
+        .args(["--mongodb-database", database])
         .arg("--data-dir")
-        .arg(folder.path())
+        .arg(folder)
+        .args(flags)
         .kill_on_drop(true)
         .stdout(Stdio::piped());
     let mut dev = dev.spawn().expect("it starts");
@@ -220,6 +248,11 @@ async fn dev_is_ready_walks_its_own_curl_lines_and_leaves_nothing_behind() {
             curls.push(line.trim().to_owned());
         }
     }
+    (dev, curls, redis)
+}
+
+/// Walks the curl lines of a banner for the first time.
+async fn walks(curls: &[String]) {
     let accepted = pasted(&curls[0]).await;
     assert_eq!(accepted.status, 202, "{accepted:?}");
     eventually("u1 holds the coupon", async || {
@@ -228,9 +261,28 @@ async fn dev_is_ready_walks_its_own_curl_lines_and_leaves_nothing_behind() {
     .await;
     let again = pasted(&curls[2]).await;
     assert_eq!((again.status, again.code()), (409, "already-issued"));
+}
 
+#[tokio::test]
+async fn dev_is_ready_walks_its_own_curl_lines_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (dev, curls, redis) = dev(folder.path(), &database(), &[]).await;
+    walks(&curls).await;
     assert_eq!(stopped(dev).await.code(), Some(0));
     assert!(redis::Client::open(redis).expect("a URL").get_connection().is_err(), "its Redis is gone");
+}
+
+#[tokio::test]
+async fn dev_on_three_redis_nodes_finds_its_cluster_again() {
+    let (folder, database) = (tempfile::tempdir().expect("a folder"), database());
+    let (first, curls, redis) = dev(folder.path(), &database, &["--redis-nodes", "3"]).await;
+    assert_eq!(redis.trim_start_matches("redis+cluster://").split(',').count(), 3, "{redis}");
+    walks(&curls).await;
+    assert_eq!(stopped(first).await.code(), Some(0));
+    let (second, curls, _) = dev(folder.path(), &database, &["--redis-nodes", "3"]).await;
+    let again = pasted(&curls[2]).await;
+    assert_eq!((again.status, again.code()), (409, "already-issued"));
+    assert_eq!(stopped(second).await.code(), Some(0));
 }
 
 #[tokio::test]

@@ -167,8 +167,8 @@ async fn a_coupon_that_is_loaded_is_not_loaded_over() {
 async fn while_nothing_is_certified_every_answer_is_503_and_says_when_to_come_back() {
     // No API runs whose supervisor would recover meanwhile.
     let (redis, _folder) = crate::helpers::redis().await;
-    let partition = coupon_system::redis::Partition::new(coupon_system::ids::PartitionId::ONE, &redis.url())
-        .expect("a URL");
+    let nodes = coupon_system::redis::RedisNodes::open(&redis.url()).expect("a URL");
+    let partition = coupon_system::redis::Partition::new(coupon_system::ids::PartitionId::ONE, &nodes);
     let refused = stock::read(&partition, &["c".parse().expect("an id")]).await;
     assert!(matches!(refused, Err(Failure::Uncertified)), "{refused:?}");
     let problem = coupon_system::http::Problem::from(Failure::Uncertified);

@@ -27,7 +27,7 @@ async fn raw(system: &System, words: &[&[u8]]) {
 /// The supervisor of a process that has just started and knows of no opening.
 fn new_keeper(system: &System) -> RecoverySupervisor {
     let backends = &system.backends;
-    let partition = Arc::new(Partition::new(PartitionId::ONE, &system.redis.url()).expect("an address"));
+    let partition = Arc::new(Partition::new(PartitionId::ONE, &system.backends.nodes));
     RecoverySupervisor::new(partition, backends.database.clone(), backends.durability, "new".into())
 }
 

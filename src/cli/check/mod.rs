@@ -1,6 +1,7 @@
 //! `couponctl check`: whether the system can start in an environment, and what keeps it from that.
 
 mod campaign;
+mod probes;
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use crate::failure::SetUpError;
 use crate::issuance::ledger::indexes;
 use crate::mongo::Database;
 use crate::process::Backends;
-use crate::recovery::{OpeningStatus, Writable};
+use crate::recovery::{OpeningStatus, SettingsReport, Writable};
 use crate::redis::Partition;
 use crate::{Failure, mongo, process, recovery};
 
@@ -62,7 +63,7 @@ impl CheckArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         let mut backends = process::open(&self.redis, &self.mongodb).await?;
         // Whatever fails now is found again below.
-        let _ = backends.spread(&self.redis).await;
+        let _ = backends.spread().await;
         let (mut lines, mongodb) = tokio::join!(redis(&backends), mongodb(&backends));
         lines.extend(mongodb);
         // Whatever fails now is wrong above.
@@ -105,7 +106,7 @@ fn away(server: &'static str, failure: &Failure) -> Vec<CheckResult> {
 
 async fn redis(backends: &Backends) -> Vec<CheckResult> {
     const SETTINGS: &str = "redis settings";
-    let findings = match recovery::check_settings(backends.partitions.first(), backends.durability).await {
+    let findings = match settings(backends).await {
         Ok(findings) => findings,
         Err(failure) => return away("redis", &failure),
     };
@@ -116,6 +117,7 @@ async fn redis(backends: &Backends) -> Vec<CheckResult> {
     if fits {
         lines.push(passed(SETTINGS, "version, persistence and memory policy fit"));
     }
+    lines.extend(probes::probes(backends.partitions.first()).await);
     let of_partition = async |partition: &Arc<Partition>| certificate(partition, &backends.database).await;
     let mut certificates = join_all(backends.partitions.iter().map(of_partition)).await;
     if certificates.iter().any(|other| other.says != certificates[0].says) {
@@ -128,6 +130,11 @@ async fn redis(backends: &Backends) -> Vec<CheckResult> {
     }
     lines.extend(certificates);
     lines
+}
+
+async fn settings(backends: &Backends) -> Result<SettingsReport, Failure> {
+    backends.nodes.discover().await?;
+    recovery::check_all_settings(&backends.nodes, backends.durability).await
 }
 
 /// Whether the data may be used, and if not, why.

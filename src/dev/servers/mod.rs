@@ -13,11 +13,13 @@
 //!
 //! - `find`: where the programs are; runs `deploy/fetch-servers.sh`
 //! - `redis`, `mongod`: what is particular to each: settings, arguments, when it is ready
+//! - `cluster`: several redis-servers as one cluster
 //! - `server`: the life of either: start, stop, kill, restart, pause
 //! - `process`, `launch`: one child process
 //! - `data_dir`, `port`: what a server takes hold of
 //! - `exit`: why a server ended at its start, and what to do about it
 
+mod cluster;
 mod data_dir;
 mod exit;
 mod find;
@@ -32,6 +34,7 @@ mod tests;
 
 use std::time::Duration;
 
+pub use cluster::{ClusterOptions, RedisCluster};
 pub(crate) use find::find_all;
 pub use find::{InstalledProgram, ServerProgram, find};
 pub(crate) use launch::spawn as spawn_child;

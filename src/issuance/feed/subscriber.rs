@@ -8,16 +8,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
 use redis::Msg;
-use redis::aio::{PubSubSink, PubSubStream};
 use tokio::time::timeout;
 
 use super::Feed;
 use super::message::{self, Announcement};
 use crate::Failure;
 use crate::issuance::lookup::LookupResult;
-use crate::redis::{Partition, Value};
+use crate::redis::{Partition, Subscription};
 use crate::runtime::backoff::Backoff;
 
 /// Pauses between attempts to connect.
@@ -38,16 +36,16 @@ pub(super) async fn listen(feed: Feed, partition: Arc<Partition>) {
     while !stopping.is_cancelled() {
         let mut replacements = partition.client().replacements();
         match timeout(CONNECT_TIMEOUT, subscribe(&partition)).await {
-            Ok(Ok((sink, stream))) => {
+            Ok(Ok(subscription)) => {
                 told = false;
                 let since = Instant::now();
                 // Only now: what is decided from here on is heard.
                 feed.again.notify_one();
                 tokio::select! {
                     () = stopping.cancelled() => return,
-                    () = hear(&feed, sink, stream) => tracing::debug!("lost the outcome feed"),
+                    () = hear(&feed, subscription) => tracing::debug!("lost the outcome feed"),
                     // Whatever this one leads to, the outcomes may be announced elsewhere.
-                    Ok(()) = replacements.changed() => {}
+                    () = replacements.changed() => {}
                 }
                 // A connection that is lost as soon as it is made is a failure too.
                 if since.elapsed() > RETRY_LONGEST {
@@ -68,21 +66,22 @@ pub(super) async fn listen(feed: Feed, partition: Arc<Partition>) {
     }
 }
 
-async fn subscribe(partition: &Partition) -> Result<(PubSubSink, PubSubStream), Failure> {
-    let failed = || Failure::redis("subscribe to the outcomes");
-    let mut connection = partition.client().get_async_pubsub().await.map_err(failed())?;
-    connection.subscribe(partition.outcome_channel()).await.map_err(failed())?;
-    Ok(connection.split())
+async fn subscribe(partition: &Partition) -> Result<Subscription, Failure> {
+    let subscribed = partition.client().subscribe(&partition.outcome_channel()).await;
+    subscribed.map_err(|error| {
+        partition.client().note(&error);
+        Failure::redis("subscribe to the outcomes")(error)
+    })
 }
 
 /// Hears until the connection breaks, or no longer answers.
-async fn hear(feed: &Feed, mut sink: PubSubSink, mut stream: PubSubStream) {
+async fn hear(feed: &Feed, mut subscription: Subscription) {
     loop {
-        match timeout(QUIET_MAX, stream.next()).await {
+        match timeout(QUIET_MAX, subscription.next()).await {
             Ok(Some(announced)) => take(feed, &announced),
             Ok(None) => return,
-            Err(_) => match timeout(PING_TIMEOUT, sink.ping::<Value>()).await {
-                Ok(Ok(_)) => {}
+            Err(_) => match timeout(PING_TIMEOUT, subscription.ping()).await {
+                Ok(Ok(())) => {}
                 _ => return,
             },
         }

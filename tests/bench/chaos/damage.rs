@@ -245,7 +245,11 @@ async fn reserve_as(
     coupon: &str,
     user: &str,
 ) -> anyhow::Result<Option<String>> {
-    let redis = RedisConfig { redis_url: stack.redis_url(), redis_durability: Durability::Always };
+    let redis = RedisConfig {
+        redis_url: stack.redis_url(),
+        redis_durability: Durability::Always,
+        redis_acknowledged_by: 0,
+    };
     let mongodb =
         MongoConfig { mongodb_uri: stack.mongodb_uri(), mongodb_database: stack.database.name().into() };
     let backends = process::connect(&redis, &mongodb).await?;

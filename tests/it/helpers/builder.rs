@@ -5,12 +5,17 @@ use std::sync::atomic::AtomicBool;
 use clap::Parser;
 use coupon_system::access::{KeyStore, Role};
 use coupon_system::config::ApiCommand;
+use coupon_system::dev::servers::RedisCluster;
 use coupon_system::recovery::Deployment;
 use coupon_system::{api, process};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use super::servers::cluster_node;
 use super::{Client, System, api_key, database, mongodb, redis};
+
+/// The slot of the partition, by CLUSTER KEYSLOT.
+const PARTITION_SLOT: usize = 13_907;
 
 /// Describes a [`System`]: by default an API that asks no caller for credentials, on a redis-server of its own and in a
 /// new database of the shared mongod.
@@ -21,6 +26,7 @@ pub struct SystemBuilder<'a> {
     database: Option<String>,
     roles: Option<&'a [Role]>,
     partitions: u16,
+    cluster: Option<RedisCluster>,
 }
 
 impl<'a> SystemBuilder<'a> {
@@ -39,6 +45,12 @@ impl<'a> SystemBuilder<'a> {
     /// Uses another mongod than the shared one.
     pub fn mongodb(mut self, uri: String) -> Self {
         self.mongodb_uri = Some(uri);
+        self
+    }
+
+    /// Uses a cluster instead of a redis-server of its own.
+    pub fn cluster(mut self, cluster: RedisCluster) -> Self {
+        self.cluster = Some(cluster);
         self
     }
 
@@ -62,8 +74,18 @@ impl<'a> SystemBuilder<'a> {
             None => mongodb().await,
         };
         let database = self.database.unwrap_or_else(database);
-        let (redis, folder) = redis().await;
-        let redis_url = redis.url();
+        let (redis, other_nodes, redis_url, folder) = match self.cluster {
+            Some(cluster) => {
+                let url = cluster.url();
+                let (redis, others) = cluster_node(cluster, PARTITION_SLOT);
+                (redis, others, url, None)
+            }
+            None => {
+                let (redis, folder) = redis().await;
+                let url = redis.url();
+                (redis, Vec::new(), url, Some(folder))
+            }
+        };
         let mut command = vec!["coupon-api", "--listen", "127.0.0.1:0"];
         command.extend(["--redis-url", &redis_url, "--mongodb-uri", &mongodb_uri]);
         command.extend(["--mongodb-database", &database]);
@@ -109,6 +131,8 @@ impl<'a> SystemBuilder<'a> {
             api_keys,
             backends,
             redis,
+            other_nodes,
+            redis_url,
             mongodb_uri,
             database,
             app,

@@ -23,5 +23,5 @@ pub use processes::{
 };
 pub use raw::{RawAnswer, RawConnection};
 pub use rush::{NotFound, POLL_EVERY, RequestTally, issued, rush};
-pub use servers::{database, mongodb, redis};
+pub use servers::{cluster, database, mongodb, redis};
 pub use system::{System, api_key, at, eventually};

@@ -26,7 +26,7 @@ pub fn program(path: &str, system: &System) -> Command {
 pub fn program_as_it_is(path: &str, system: &System) -> Command {
     let mut command = Command::new(path);
     command
-        .args(["--redis-url", &system.redis.url(), "--mongodb-uri", &system.mongodb_uri])
+        .args(["--redis-url", &system.redis_url, "--mongodb-uri", &system.mongodb_uri])
         .args(["--mongodb-database", &system.database])
         .kill_on_drop(true)
         .stdout(Stdio::piped())

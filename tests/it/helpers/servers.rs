@@ -2,7 +2,11 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use coupon_system::dev::servers::{MongoOptions, MongoServer, RedisOptions, RedisServer};
+use std::time::Duration;
+
+use coupon_system::dev::servers::{
+    ClusterOptions, MongoOptions, MongoServer, RedisCluster, RedisOptions, RedisServer,
+};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
@@ -36,4 +40,24 @@ pub async fn redis() -> (RedisServer, TempDir) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let server = RedisServer::start(RedisOptions::new(folder.path().join("redis"))).await;
     (server.expect("redis-server starts"), folder)
+}
+
+/// The slots of a cluster.
+const SLOTS: usize = 16_384;
+
+/// Starts a cluster of three primaries, each with as many replicas. The nodes take one that is silent for two seconds
+/// for dead.
+pub async fn cluster(folder: &TempDir, replicas: usize) -> RedisCluster {
+    let mut options = ClusterOptions::new(folder.path().join("cluster"), 3);
+    options.replicas = replicas;
+    options.node_timeout = Duration::from_secs(2);
+    RedisCluster::start(&options).await.expect("the cluster starts")
+}
+
+/// The node that a slot lies on at the start, and all others in their order.
+pub(super) fn cluster_node(cluster: RedisCluster, slot: usize) -> (RedisServer, Vec<RedisServer>) {
+    let primaries = cluster.primaries;
+    let mut nodes = cluster.nodes;
+    let node = nodes.remove((slot * primaries + primaries - 1) / SLOTS);
+    (node, nodes)
 }

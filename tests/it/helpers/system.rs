@@ -73,7 +73,12 @@ pub struct System {
     /// The keys of the builder's roles, in their order.
     pub api_keys: Vec<String>,
     pub backends: Backends,
+    /// The redis-server that the partition lies on; of a cluster, where it lay at the start.
     pub redis: RedisServer,
+    /// The other nodes of a cluster, in its order.
+    pub other_nodes: Vec<RedisServer>,
+    /// Where programs of the system find Redis.
+    pub redis_url: String,
     pub mongodb_uri: String,
     pub database: String,
     /// The API in this process.
@@ -81,7 +86,7 @@ pub struct System {
     pub(super) serving: JoinHandle<anyhow::Result<()>>,
     pub(super) stop: CancellationToken,
     pub(super) leaves_in_flight: AtomicBool,
-    pub(super) _folder: TempDir,
+    pub(super) _folder: Option<TempDir>,
 }
 
 impl System {

@@ -8,7 +8,7 @@ use coupon_system::recovery::{
     CertifyOutcome, Lease, ProgressCallback, RecoveryMode, RecoveryOutcome, RecoveryStep, RecoverySupervisor,
     ignore_progress, is_certified,
 };
-use coupon_system::redis::Partition;
+use coupon_system::redis::{Partition, RedisNodes};
 use mongodb::bson::{DateTime, Document, doc};
 use redis::Value;
 use tokio::task::JoinHandle;
@@ -60,7 +60,7 @@ const FIRST: &str = "the first recoverer";
 
 /// A supervisor that looks like another process to Redis and MongoDB.
 fn keeper(system: &System, holder: &str) -> RecoverySupervisor {
-    let partition = Partition::new(PartitionId::ONE, &system.redis.url()).expect("a URL");
+    let partition = Partition::new(PartitionId::ONE, &RedisNodes::open(&system.redis.url()).expect("a URL"));
     keeper_on(system, Arc::new(partition), holder)
 }
 

@@ -371,7 +371,11 @@ async fn a_process_that_does_not_know_the_open_epoch_yet_renames_nothing() {
     let id = system.accepted(USER, &coupon).await;
     system.drain().await;
     let deletion = break_off(&system, BrokenStep::Marked).await;
-    let redis = RedisConfig { redis_url: system.redis.url(), redis_durability: Durability::Always };
+    let redis = RedisConfig {
+        redis_url: system.redis.url(),
+        redis_durability: Durability::Always,
+        redis_acknowledged_by: 0,
+    };
     let mongodb =
         MongoConfig { mongodb_uri: system.mongodb_uri.clone(), mongodb_database: system.database.clone() };
     let fresh = process::open(&redis, &mongodb).await.expect("both are URLs");

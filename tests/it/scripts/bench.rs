@@ -39,7 +39,11 @@ impl ScriptBench {
         let options =
             RedisOptions { persistence: Persistence::None, ..RedisOptions::new(folder.path().join("redis")) };
         let server = RedisServer::start(options).await.expect("redis-server starts");
-        let redis = RedisConfig { redis_url: server.url(), redis_durability: Durability::None };
+        let redis = RedisConfig {
+            redis_url: server.url(),
+            redis_durability: Durability::None,
+            redis_acknowledged_by: 0,
+        };
         let mongodb = MongoConfig { mongodb_uri: mongodb().await, mongodb_database: database() };
         let backends = process::connect(&redis, &mongodb).await.expect("the servers fit");
         let bench = ScriptBench { backends, redis, mongodb, _server: server, _folder: folder };

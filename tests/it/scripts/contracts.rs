@@ -14,7 +14,6 @@ use coupon_system::issuance::{Decision, Outcome, Reason};
 use coupon_system::queue::Entry;
 use coupon_system::recovery::{CertifyOutcome, LoadOutcome, RecoveryMode, RecoveryOutcome, ignore_progress};
 use coupon_system::redis::keys::{EpochKeys, certificate};
-use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use super::bench::{ScriptBench, new_id};
@@ -416,8 +415,7 @@ async fn outcomes_are_announced_together_each_once_and_what_is_guarded_off_is_no
     let coupon = bench.coupon("c", 3, 1).await;
     let entries = queued(&bench, &coupon, 2).await;
     let channel = bench.partition().outcome_channel();
-    let mut feed = bench.partition().client().get_async_pubsub().await.expect("a connection");
-    feed.subscribe(&channel).await.expect("it listens");
+    let mut feed = bench.partition().client().subscribe(&channel).await.expect("it listens");
 
     let (issued, rejected) = (issued(&entries[0], 1), given_back(&entries[1]));
     let stale = Settlement { entry: "0-1".to_owned(), ..issued.clone() };
@@ -426,12 +424,11 @@ async fn outcomes_are_announced_together_each_once_and_what_is_guarded_off_is_no
     assert_eq!(settled, [Settled::GuardedOff, Settled::Now, Settled::Now, Settled::GuardedOff]);
     bench.run::<()>("PUBLISH", &[&channel, "end"]).await;
 
-    let announced: Vec<String> = feed
-        .on_message()
-        .map(|message| message.get_payload().expect("text"))
-        .take_while(|text| std::future::ready(text != "end"))
-        .collect()
-        .await;
+    let mut announced: Vec<String> = Vec::new();
+    while announced.last().is_none_or(|text| text != "end") {
+        announced.push(feed.next().await.expect("a message").get_payload().expect("text"));
+    }
+    announced.pop();
     let at = |entry: &Entry| entry.accepted_at.as_millisecond();
     let line = |entry: &Entry, outcome: &str| {
         let (id, at) = (entry.id, at(entry));

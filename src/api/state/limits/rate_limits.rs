@@ -77,7 +77,7 @@ impl AdvertisedLimiter {
     fn start(kind: LimitScope, rate: Rate, partition: &Arc<Partition>) -> Self {
         let policy = format!("\"{}\";q={};w={}", kind.as_str(), rate.burst, rate.window_seconds());
         AdvertisedLimiter {
-            limiter: Limiter::start(kind, rate, Arc::clone(partition)),
+            limiter: Limiter::start(kind, rate, partition),
             policy: HeaderValue::try_from(policy).expect("numbers and a name"),
         }
     }

@@ -1,0 +1,202 @@
+//! A Redis Cluster on this machine: several redis-servers, and what makes a cluster of them.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use futures::future::try_join_all;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, FromRedisValue, InfoDict};
+use tokio::time::{sleep, timeout};
+
+use super::{POLL_INTERVAL, Persistence, RedisOptions, RedisServer};
+
+/// The slots of a cluster.
+const SLOTS: usize = 16_384;
+/// How long the nodes may take to know each other and to agree.
+const FORMED_WAIT_MAX: Duration = Duration::from_secs(60);
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// What a cluster is started with.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// The folder with a folder for each node; created if missing.
+    pub data_dir: PathBuf,
+    /// Primaries, between which the slots are divided evenly, in their order.
+    pub primaries: usize,
+    /// Replicas of each primary.
+    pub replicas: usize,
+    /// How long a node may be silent until the others take it for dead.
+    pub node_timeout: Duration,
+    /// What each node keeps.
+    pub persistence: Persistence,
+}
+
+impl ClusterOptions {
+    /// Primaries without replicas, with the settings that the system ships with.
+    pub fn new(data_dir: impl Into<PathBuf>, primaries: usize) -> Self {
+        ClusterOptions {
+            data_dir: data_dir.into(),
+            primaries,
+            replicas: 0,
+            node_timeout: Duration::from_secs(5),
+            persistence: Persistence::default(),
+        }
+    }
+}
+
+/// A Redis Cluster of child processes. They are killed when it is dropped, and when this process dies.
+#[derive(Debug)]
+pub struct RedisCluster {
+    /// The primaries in the order of their slots, then the first replica of each, the second of each, and so on; as
+    /// they were at the start.
+    pub nodes: Vec<RedisServer>,
+    /// How many of them were primaries at the start.
+    pub primaries: usize,
+}
+
+impl RedisCluster {
+    /// Starts the nodes and waits until each of them knows the others, and serves. A cluster that was stopped and has
+    /// kept its data becomes what it was, on whatever ports.
+    ///
+    /// # Errors
+    ///
+    /// If a node does not start, or they do not agree in time.
+    pub async fn start(options: &ClusterOptions) -> anyhow::Result<Self> {
+        ensure!(options.primaries > 0, "a cluster needs at least one primary");
+        let count = options.primaries * (1 + options.replicas);
+        let nodes =
+            try_join_all((0..count).map(|number| RedisServer::start(node_options(options, number)))).await?;
+        let cluster = RedisCluster { nodes, primaries: options.primaries };
+        timeout(FORMED_WAIT_MAX, cluster.form(options)).await.with_context(|| {
+            format!(
+                "the nodes in {} did not form a cluster within {FORMED_WAIT_MAX:?}; delete the folder",
+                options.data_dir.display()
+            )
+        })??;
+        Ok(cluster)
+    }
+
+    /// Where clients connect to: all nodes.
+    pub fn url(&self) -> String {
+        let hosts: Vec<String> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
+        format!("redis+cluster://{}", hosts.join(","))
+    }
+
+    /// Asks all nodes to end, and waits until they have.
+    ///
+    /// # Errors
+    ///
+    /// That of the first node that could not be ended.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        try_join_all(self.nodes.iter_mut().map(RedisServer::stop)).await.map(drop)
+    }
+
+    async fn form(&self, options: &ClusterOptions) -> anyhow::Result<()> {
+        let primaries = options.primaries;
+        let mut links = try_join_all(self.nodes.iter().map(NodeLink::open)).await?;
+        let first_port = self.nodes[0].port().to_string();
+        for (number, link) in links.iter_mut().enumerate() {
+            // One that has nodes.conf of an earlier run has its slots, and knows its primary.
+            if link.info("cluster_my_epoch").await? == 0 {
+                link.run::<()>(&["SET-CONFIG-EPOCH", &(number + 1).to_string()]).await?;
+                if number < primaries {
+                    let (first, last) = (number * SLOTS / primaries, (number + 1) * SLOTS / primaries - 1);
+                    link.run::<()>(&["ADDSLOTSRANGE", &first.to_string(), &last.to_string()]).await?;
+                }
+            }
+            if number > 0 {
+                link.run::<()>(&["MEET", "127.0.0.1", &first_port]).await?;
+            }
+        }
+        for link in &mut links {
+            link.wait_for("cluster_known_nodes", self.nodes.len()).await?;
+        }
+        for number in primaries..links.len() {
+            let primary: String = links[number % primaries].run(&["MYID"]).await?;
+            if !links[number].is_replica().await? {
+                links[number].run::<()>(&["REPLICATE", &primary]).await?;
+            }
+        }
+        for link in &mut links {
+            link.wait_for("cluster_size", primaries).await?;
+            while !link.is_serving(options.replicas).await? {
+                sleep(POLL_INTERVAL).await;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn node_options(options: &ClusterOptions, number: usize) -> RedisOptions {
+    let node_timeout = options.node_timeout.as_millis().to_string();
+    let settings = [
+        ("--cluster-enabled", "yes"),
+        ("--cluster-config-file", "nodes.conf"),
+        ("--cluster-node-timeout", node_timeout.as_str()),
+        // What lies on nodes that live goes on.
+        ("--cluster-require-full-coverage", "no"),
+        // A replica that was cut off from its primary for long may be all that is left.
+        ("--cluster-replica-validity-factor", "0"),
+    ];
+    let extra_args = settings.into_iter().flat_map(|(name, value)| [name.into(), value.into()]).collect();
+    let mut node = RedisOptions::new(options.data_dir.join(number.to_string()));
+    node.persistence = options.persistence;
+    node.extra_args = extra_args;
+    node
+}
+
+/// A connection to one node.
+struct NodeLink {
+    connection: MultiplexedConnection,
+}
+
+impl NodeLink {
+    async fn open(node: &RedisServer) -> anyhow::Result<Self> {
+        let client = redis::Client::open(node.url()).context("could not make a Redis client")?;
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER_WAIT_MAX));
+        let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        Ok(NodeLink { connection })
+    }
+
+    /// Runs a subcommand of CLUSTER.
+    async fn run<T: FromRedisValue>(&mut self, words: &[&str]) -> anyhow::Result<T> {
+        let ran = redis::cmd("CLUSTER").arg(words).query_async(&mut self.connection).await;
+        ran.with_context(|| format!("a node refuses CLUSTER {}", words.join(" ")))
+    }
+
+    /// A number of CLUSTER INFO.
+    async fn info(&mut self, name: &str) -> anyhow::Result<usize> {
+        let info: String = self.run(&["INFO"]).await?;
+        let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.and_then(|value| value.parse().ok()).with_context(|| format!("CLUSTER INFO has no {name}"))
+    }
+
+    async fn wait_for(&mut self, name: &str, expected: usize) -> anyhow::Result<()> {
+        while self.info(name).await? != expected {
+            sleep(POLL_INTERVAL).await;
+        }
+        Ok(())
+    }
+
+    async fn replication(&mut self) -> anyhow::Result<InfoDict> {
+        Ok(redis::cmd("INFO").arg("replication").query_async(&mut self.connection).await?)
+    }
+
+    async fn is_replica(&mut self) -> anyhow::Result<bool> {
+        Ok(self.replication().await?.get::<String>("role").is_some_and(|role| role == "slave"))
+    }
+
+    /// Whether the node takes the cluster for whole, and has its replicas, or its primary's data.
+    async fn is_serving(&mut self, replicas: usize) -> anyhow::Result<bool> {
+        let state: String = self.run(&["INFO"]).await?;
+        let replication = self.replication().await?;
+        let is_linked = match replication.get::<String>("role").as_deref() {
+            Some("slave") => {
+                replication.get::<String>("master_link_status").is_some_and(|status| status == "up")
+            }
+            _ => replication.get("connected_slaves") == Some(replicas),
+        };
+        Ok(state.lines().any(|line| line == "cluster_state:ok") && is_linked)
+    }
+}
