@@ -97,7 +97,8 @@ impl RedisClient {
         let (number, mut connection) = self.promising().await.map_err(failed)?;
         let mut commands = Pipeline::new();
         commands.add_command(call.command(script.get_hash()));
-        // WAIT covers what its connection wrote last. A replay writes nothing, and is a promise too.
+        // A replay writes nothing, and is a promise too. WAIT covers what its connection wrote last, and all before it;
+        // of a connection that wrote nothing, Redis 7.0 takes any command for that, and Valkey 9.1 none.
         commands.cmd("SET").arg(&self.acknowledged_key).arg(1);
         commands.cmd("WAIT").arg(replicas).arg(ACKNOWLEDGED_MAX.as_millis() as u64);
         let mut answered = send_promised(&mut connection, &commands).await;
