@@ -15,6 +15,7 @@ use super::handlers::{
     problems, redemption, service, user_coupons, users,
 };
 use super::middleware::guard::{Guard, TrustedOrigins};
+use super::middleware::user_limit::CountCaller;
 use super::middleware::{address_limit, record};
 use super::pages::{console, swagger};
 use super::{App, openapi, pages};
@@ -64,9 +65,14 @@ pub(crate) fn router(app: App, scope: ListenerScope) -> Router {
             routes = routes
                 .route_layer(middleware::from_fn_with_state(app.access.actions.clone(), record::record));
         }
-        // The last layer is the outermost: a request passes the guard first.
+        // A request passes the guard first. One call for both layers: each boxes every request once more.
         let (access, pages) = (Arc::clone(&app.access.access), Arc::clone(&pages));
-        routes = routes.route_layer(Guard { access, audience, pages });
+        let guard = Guard { access, audience, pages };
+        routes = if audience == Audience::Readers {
+            routes.route_layer((guard, CountCaller(app.limits.user.clone())))
+        } else {
+            routes.route_layer(guard)
+        };
         all = all.merge(routes);
     }
     let complete = app.complete();

@@ -102,6 +102,10 @@ impl Admission {
     }
 }
 
+/// Tokens that a client took unasked, which the next question reports.
+#[derive(Debug)]
+pub(crate) struct Debt(u32);
+
 /// Counts the requests of one kind. Cheap to clone.
 #[derive(Clone)]
 pub struct Limiter {
@@ -132,11 +136,30 @@ impl Limiter {
 
     /// Counts one request of `who`.
     pub async fn admit(&self, who: &str) -> Admission {
-        let admission = match self.local.decide(who) {
-            LocalDecision::Admitted(quota) => return Admission::Admitted(quota),
-            LocalDecision::Limited { retry_after } => Admission::Limited { retry_after },
-            LocalDecision::Ask { debt } => Box::pin(self.ask(who, debt)).await,
-        };
+        match self.admit_unasked(who) {
+            Ok(admission) => admission,
+            Err(debt) => Box::pin(self.ask(who, debt)).await,
+        }
+    }
+
+    /// Counts one request of `who`, if this process knows the answer.
+    ///
+    /// # Errors
+    /// Only Redis knows it: the tokens that [`Self::ask`] must report.
+    pub(crate) fn admit_unasked(&self, who: &str) -> Result<Admission, Debt> {
+        match self.local.decide(who) {
+            LocalDecision::Admitted(quota) => Ok(Admission::Admitted(quota)),
+            LocalDecision::Limited { retry_after } => Ok(self.tally(Admission::Limited { retry_after })),
+            LocalDecision::Ask { debt } => Err(Debt(debt)),
+        }
+    }
+
+    /// Counts one request of `who` by what Redis says.
+    pub(crate) async fn ask(&self, who: &str, debt: Debt) -> Admission {
+        self.tally(self.ask_redis(who, debt).await)
+    }
+
+    fn tally(&self, admission: Admission) -> Admission {
         if matches!(admission, Admission::Limited { .. }) {
             metrics::LIMITED.count(self.kind.as_str());
         }
@@ -151,13 +174,13 @@ impl Limiter {
             LocalDecision::Limited { retry_after } => Quota::none(retry_after),
             LocalDecision::Ask { debt } => {
                 let (limiter, quota) = (self.clone(), self.local.quota(&who));
-                tokio::spawn(async move { limiter.ask(&who, debt).await });
+                tokio::spawn(async move { limiter.ask_redis(&who, Debt(debt)).await });
                 quota
             }
         }
     }
 
-    async fn ask(&self, who: &str, debt: u32) -> Admission {
+    async fn ask_redis(&self, who: &str, Debt(debt): Debt) -> Admission {
         let asked = self.shared.ask(TokenRequest { who: who.into(), debt });
         match tokio::time::timeout(ANSWER_MAX, asked).await {
             Ok(Ok(answer)) => {

@@ -164,6 +164,9 @@ async fn whatever_a_user_asks_for_counts() {
         format!("/user-coupons/u{{n}}/{none}"),
         format!("/issuances/{none}"),
         format!("/issuances/{none}/events"),
+        // Refused before the handler.
+        "/issuances/%ff".to_owned(),
+        format!("/issuances/{none}?wait=soon"),
     ];
     for (number, path) in paths.iter().enumerate() {
         let path = path.replace("{n}", &number.to_string());

@@ -72,47 +72,43 @@ pub(crate) async fn events(
     Path(id): Path<String>,
     query: Query,
 ) -> Result<Response, Problem> {
-    let fields = app.limits.user.count(&caller, None).await?;
-    let answer = async {
-        query.finish()?;
-        let id = parse_id(&app.issuing, &id).await?;
-        let (found, waiter) = app.issuing.feed.watch(id).await?;
-        if found == LookupResult::Nowhere {
-            return Err(lost_or_unknown(&app.issuing, id));
+    query.finish()?;
+    let id = parse_id(&app.issuing, &id).await?;
+    let (found, waiter) = app.issuing.feed.watch(id).await?;
+    if found == LookupResult::Nowhere {
+        return Err(lost_or_unknown(&app.issuing, id));
+    }
+    if !is_seen_by(&caller, &found) {
+        return Err(not_found(&app.issuing, id));
+    }
+    if let (LookupResult::Decided(decision), Some(heard)) = (&found, headers.get(LAST_EVENT_ID))
+        && heard == state(decision)
+    {
+        return Ok((StatusCode::NO_CONTENT, [(header::CACHE_CONTROL, "no-store")]).into_response());
+    }
+    let held = match &found {
+        LookupResult::Queued { in_flight, .. } => {
+            Some(app.limits.open_requests.stream(&caller, &in_flight.user, peer, &headers)?)
         }
-        if !is_seen_by(&caller, &found) {
-            return Err(not_found(&app.issuing, id));
-        }
-        if let (LookupResult::Decided(decision), Some(heard)) = (&found, headers.get(LAST_EVENT_ID))
-            && heard == state(decision)
-        {
-            return Ok((StatusCode::NO_CONTENT, [(header::CACHE_CONTROL, "no-store")]).into_response());
-        }
-        let held = match &found {
-            LookupResult::Queued { in_flight, .. } => {
-                Some(app.limits.open_requests.stream(&caller, &in_flight.user, peer, &headers)?)
-            }
-            // The stream ends at once.
-            _ => None,
-        };
-        let outcome = OutcomeStream {
-            _held: held,
-            app: app.clone(),
-            id,
-            language,
-            request_id,
-            first: Some(found),
-            waiter,
-            queued: None,
-            ends_at: Instant::now() + STREAM_MAX,
-        };
-        let events = stream::unfold(outcome, async |mut outcome| {
-            let event = outcome.next().await?;
-            Some((Ok::<_, Infallible>(event), outcome))
-        });
-        Ok(event_stream(events))
+        // The stream ends at once.
+        _ => None,
     };
-    fields.on(answer.await)
+    let outcome = OutcomeStream {
+        _held: held,
+        app: app.clone(),
+        id,
+        language,
+        request_id,
+        first: Some(found),
+        waiter,
+        queued: None,
+        ends_at: Instant::now() + STREAM_MAX,
+    };
+    let events = stream::unfold(outcome, async |mut outcome| {
+        let event = outcome.next().await?;
+        Some((Ok::<_, Infallible>(event), outcome))
+    });
+    Ok(event_stream(events))
 }
 
 /// A stream under way.

@@ -78,7 +78,7 @@ pub(crate) async fn request(
     let wait = wait::read(query)?;
     let (user, coupon) = wire::request(&body)?;
     only_for(&caller, &user)?;
-    let fields = app.limits.user.count(&caller, Some(&user)).await?;
+    let fields = app.limits.user.count(&caller, &user).await?;
     let answer = async {
         let key = key.parse()?;
         let Some(known_user) = app.users.find(&user).await? else {
@@ -296,46 +296,42 @@ pub(crate) async fn get(
     Path(id): Path<String>,
     query: Query,
 ) -> Result<Response, Problem> {
-    let fields = app.limits.user.count(&caller, None).await?;
-    let answer = async {
-        let wait = wait::read(query)?;
-        let id = parse_id(&app.issuing, &id).await?;
-        let mut held = None;
-        let found = match wait {
-            // The caller waits only for an issuance of their own.
-            Some(wait) => {
-                let may_wait = |found: &LookupResult| match (is_seen_by(&caller, found), found) {
-                    (true, LookupResult::Queued { in_flight, .. }) => held
-                        .insert(app.limits.open_requests.hold_for_outcome(&caller, &in_flight.user))
-                        .is_ok(),
-                    (may_see, _) => may_see,
-                };
-                app.issuing.feed.wait_for_outcome_if(id, wait, may_wait).await?
-            }
-            None => app.issuing.lookup.find(id).await?,
-        };
-        if !is_seen_by(&caller, &found) {
-            return Err(not_found(&app.issuing, id));
+    let wait = wait::read(query)?;
+    let id = parse_id(&app.issuing, &id).await?;
+    let mut held = None;
+    let found = match wait {
+        // The caller waits only for an issuance of their own.
+        Some(wait) => {
+            let may_wait = |found: &LookupResult| match (is_seen_by(&caller, found), found) {
+                (true, LookupResult::Queued { in_flight, .. }) => {
+                    held.insert(app.limits.open_requests.hold_for_outcome(&caller, &in_flight.user)).is_ok()
+                }
+                (may_see, _) => may_see,
+            };
+            app.issuing.feed.wait_for_outcome_if(id, wait, may_wait).await?
         }
-        if let Some(Err(too_many)) = held {
-            return Err(too_many);
-        }
-        match found {
-            LookupResult::Queued { in_flight, progress } => {
-                let queued = QueuedIssuance { id, accepted_at: in_flight.accepted_at, progress };
-                let (issuance, estimate) =
-                    queued_issuance(&app.issuing, &queued, &in_flight.coupon, &in_flight.user);
-                let retry_after = [(header::RETRY_AFTER, estimate.poll_after_ms.div_ceil(1_000).to_string())];
-                Ok((retry_after, axum::Json(issuance)).into_response())
-            }
-            LookupResult::Decided(decision) => {
-                let to = Recipient { language, request_id: &request_id };
-                Ok(axum::Json(decided_issuance(&app.links, &decision, to)).into_response())
-            }
-            LookupResult::Nowhere => Err(lost_or_unknown(&app.issuing, id)),
-        }
+        None => app.issuing.lookup.find(id).await?,
     };
-    fields.on(answer.await)
+    if !is_seen_by(&caller, &found) {
+        return Err(not_found(&app.issuing, id));
+    }
+    if let Some(Err(too_many)) = held {
+        return Err(too_many);
+    }
+    match found {
+        LookupResult::Queued { in_flight, progress } => {
+            let queued = QueuedIssuance { id, accepted_at: in_flight.accepted_at, progress };
+            let (issuance, estimate) =
+                queued_issuance(&app.issuing, &queued, &in_flight.coupon, &in_flight.user);
+            let retry_after = [(header::RETRY_AFTER, estimate.poll_after_ms.div_ceil(1_000).to_string())];
+            Ok((retry_after, axum::Json(issuance)).into_response())
+        }
+        LookupResult::Decided(decision) => {
+            let to = Recipient { language, request_id: &request_id };
+            Ok(axum::Json(decided_issuance(&app.links, &decision, to)).into_response())
+        }
+        LookupResult::Nowhere => Err(lost_or_unknown(&app.issuing, id)),
+    }
 }
 
 /// Whether the caller may see what was found. To the caller another user's issuance does not exist.

@@ -2,7 +2,6 @@
 
 use axum::Json;
 use axum::extract::{Extension, Path, State};
-use axum::response::Response;
 
 use super::redemption::is_named;
 use crate::Failure;
@@ -44,22 +43,18 @@ pub(crate) async fn list(
     Extension(caller): Extension<Caller>,
     Path(user): Path<String>,
     mut query: Query,
-) -> Result<Response, Problem> {
-    let fields = app.limits.user.count(&caller, None).await?;
-    let answer = async {
-        let user: UserId = user.parse().map_err(|_| Problem::new(Code::UserNotFound))?;
-        let params: PageParams<IssuanceId> = PageParams::read(&mut query)?;
-        let wanted: Option<UserCouponStatus> = query.take("status", str::parse)?;
-        query.finish()?;
-        // Checked first, so that no answer tells whether another user exists.
-        if !caller.may_speak_for(&user) || !app.users.knows(&user).await? {
-            return Err(Problem::new(Code::UserNotFound));
-        }
-        let page = held_page(&app.holdings, &user, params.after, params.limit, wanted).await?;
-        let next_cursor = page.next.map(|(time, id)| cursor(time, id));
-        Ok(Json(Page { items: page.items, next_cursor }))
-    };
-    fields.on(answer.await)
+) -> Result<Json<Page<UserCoupon>>, Problem> {
+    let user: UserId = user.parse().map_err(|_| Problem::new(Code::UserNotFound))?;
+    let params: PageParams<IssuanceId> = PageParams::read(&mut query)?;
+    let wanted: Option<UserCouponStatus> = query.take("status", str::parse)?;
+    query.finish()?;
+    // Checked first, so that no answer tells whether another user exists.
+    if !caller.may_speak_for(&user) || !app.users.knows(&user).await? {
+        return Err(Problem::new(Code::UserNotFound));
+    }
+    let page = held_page(&app.holdings, &user, params.after, params.limit, wanted).await?;
+    let next_cursor = page.next.map(|(time, id)| cursor(time, id));
+    Ok(Json(Page { items: page.items, next_cursor }))
 }
 
 /// A page of at most `limit` of the units that a user holds, newest first, after a cursor; with `wanted` only units of
@@ -116,14 +111,10 @@ pub(crate) async fn get(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Path((user, id)): Path<(String, String)>,
-) -> Result<Response, Problem> {
-    let fields = app.limits.user.count(&caller, None).await?;
-    let answer = async {
-        let held = found(&app.holdings, &caller, &user, &id).await?;
-        let validity = app.holdings.expiry(&held.decision.coupon).await?;
-        Ok(Json(UserCouponWithHistory::new(&held, &validity, is_named(&caller))))
-    };
-    fields.on(answer.await)
+) -> Result<Json<UserCouponWithHistory>, Problem> {
+    let held = found(&app.holdings, &caller, &user, &id).await?;
+    let validity = app.holdings.expiry(&held.decision.coupon).await?;
+    Ok(Json(UserCouponWithHistory::new(&held, &validity, is_named(&caller))))
 }
 
 /// The held unit that a path names.

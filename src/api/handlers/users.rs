@@ -181,20 +181,16 @@ pub(crate) async fn get(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
-) -> Result<Response, Problem> {
-    let fields = app.limits.user.count(&caller, None).await?;
-    let answer = async {
-        let id: UserId = id.parse().map_err(|_| Problem::new(Code::UserNotFound))?;
-        // Checked first, so that no answer tells whether another user exists.
-        if !caller.may_speak_for(&id) {
-            return Err(Problem::new(Code::UserNotFound));
-        }
-        let (user, coupons) =
-            tokio::try_join!(async { app.users.store.get(&id).await.map_err(Problem::from) }, async {
-                Ok(held_page(&app.holdings, &id, None, HELD_SHOWN, None).await?.items)
-            },)?;
-        let user = user.ok_or_else(|| Problem::new(Code::UserNotFound))?;
-        Ok(Json(wire::UserWithCoupons { user: user.into(), coupons }))
-    };
-    fields.on(answer.await)
+) -> Result<Json<wire::UserWithCoupons>, Problem> {
+    let id: UserId = id.parse().map_err(|_| Problem::new(Code::UserNotFound))?;
+    // Checked first, so that no answer tells whether another user exists.
+    if !caller.may_speak_for(&id) {
+        return Err(Problem::new(Code::UserNotFound));
+    }
+    let (user, coupons) =
+        tokio::try_join!(async { app.users.store.get(&id).await.map_err(Problem::from) }, async {
+            Ok(held_page(&app.holdings, &id, None, HELD_SHOWN, None).await?.items)
+        },)?;
+    let user = user.ok_or_else(|| Problem::new(Code::UserNotFound))?;
+    Ok(Json(wire::UserWithCoupons { user: user.into(), coupons }))
 }

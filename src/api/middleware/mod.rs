@@ -4,3 +4,4 @@ pub(crate) mod address_limit;
 pub(crate) mod guard;
 pub(crate) mod record;
 pub(crate) mod shedding;
+pub(crate) mod user_limit;

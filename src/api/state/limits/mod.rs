@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use open_requests::{OpenRequest, OpenRequestLimits};
-pub(crate) use rate_limits::{AddressLimit, UserLimit};
+pub(crate) use rate_limits::{AddressLimit, CountOutcome, RateLimitFields, UserLimit};
 pub(crate) use slots::{Slot, Slots};
 
 use crate::access::{Access, Caller};

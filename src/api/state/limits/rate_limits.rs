@@ -1,5 +1,5 @@
-//! How many requests of a user or an address are served in a time. Handlers count users, because they know which user
-//! a request is for; the middleware counts addresses.
+//! How many requests of a user or an address are served in a time. A layer counts addresses, and another the users who
+//! send requests; the handler of a request that names a user counts by the one whom it names.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -24,7 +24,6 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 const EXEMPT: [&str; 3] = ["/livez", "/healthz", "/metrics"];
 
 /// A limiter, and the policy that answers advertise.
-#[derive(Clone)]
 pub(crate) struct AdvertisedLimiter {
     limiter: Limiter,
     policy: HeaderValue,
@@ -32,12 +31,13 @@ pub(crate) struct AdvertisedLimiter {
 
 /// The `RateLimit` fields of an answer that was counted; none if no limit counts it. They are written at the end: the
 /// future of each request has what they are made of.
+#[derive(Default)]
 #[must_use = "every counted answer has the fields"]
-pub(crate) struct RateLimitFields<'a>(Option<(&'a AdvertisedLimiter, Quota)>);
+pub(crate) struct RateLimitFields(Option<(Arc<AdvertisedLimiter>, Quota)>);
 
-impl RateLimitFields<'_> {
+impl RateLimitFields {
     /// Adds the fields to an answer.
-    pub fn add_to(self, response: &mut Response) {
+    pub(crate) fn add_to(self, response: &mut Response) {
         for (name, value) in self.fields() {
             // An answer that two limits count has both.
             response.headers_mut().append(name, value);
@@ -45,7 +45,7 @@ impl RateLimitFields<'_> {
     }
 
     /// The answer of a handler, with the fields; a problem has them too.
-    pub fn on(self, answer: Result<impl IntoResponse, Problem>) -> Result<Response, Problem> {
+    pub(crate) fn on(self, answer: Result<impl IntoResponse, Problem>) -> Result<Response, Problem> {
         match answer {
             Ok(answer) => {
                 let mut response = answer.into_response();
@@ -59,7 +59,8 @@ impl RateLimitFields<'_> {
     /// As in draft-ietf-httpapi-ratelimit-headers-10: the policy's quota and window; what is left, and in how many
     /// seconds it is whole again or, if nothing is left, in how many there is more.
     fn fields(self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
-        let fields = self.0.map(|(AdvertisedLimiter { limiter, policy }, Quota { left, reset })| {
+        let fields = self.0.map(|(limiter, Quota { left, reset })| {
+            let AdvertisedLimiter { limiter, policy } = &*limiter;
             let seconds = reset.as_millis().div_ceil(1_000);
             let told = format!("\"{}\";r={left};t={seconds}", limiter.kind().as_str());
             let told = HeaderValue::try_from(told).expect("numbers and a name");
@@ -74,21 +75,25 @@ impl RateLimitFields<'_> {
 }
 
 impl AdvertisedLimiter {
-    fn start(kind: LimitScope, rate: Rate, partition: &Arc<Partition>) -> Self {
+    fn start(kind: LimitScope, rate: Rate, partition: &Arc<Partition>) -> Arc<Self> {
         let policy = format!("\"{}\";q={};w={}", kind.as_str(), rate.burst, rate.window_seconds());
-        AdvertisedLimiter {
+        Arc::new(AdvertisedLimiter {
             limiter: Limiter::start(kind, rate, partition),
             policy: HeaderValue::try_from(policy).expect("numbers and a name"),
-        }
+        })
     }
 
     /// Counts one request of `who`.
     ///
     /// # Errors
     /// 429 `rate-limited`, with the fields.
-    async fn admit(&self, who: &str) -> Result<RateLimitFields<'_>, Problem> {
-        let admission = self.limiter.admit(who).await;
-        let fields = RateLimitFields(Some((self, admission.quota())));
+    async fn admit(self: &Arc<Self>, who: &str) -> Result<RateLimitFields, Problem> {
+        self.advertise(self.limiter.admit(who).await)
+    }
+
+    /// The fields of a request that is admitted, or the problem of one that is not.
+    fn advertise(self: &Arc<Self>, admission: Admission) -> Result<RateLimitFields, Problem> {
+        let fields = RateLimitFields(Some((Arc::clone(self), admission.quota())));
         match admission {
             Admission::Admitted(_) => Ok(fields),
             Admission::Limited { retry_after } => {
@@ -101,8 +106,15 @@ impl AdvertisedLimiter {
     }
 }
 
-/// The rate limit of users; `None` counts nothing.
-pub(crate) struct UserLimit(Option<AdvertisedLimiter>);
+/// Whether a request may go on: known here and now, or once Redis has answered.
+pub(crate) enum CountOutcome<F> {
+    Now(Result<RateLimitFields, Problem>),
+    Asked(F),
+}
+
+/// The rate limit of users; `None` counts nothing. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct UserLimit(Option<Arc<AdvertisedLimiter>>);
 
 impl UserLimit {
     /// The limit of the configuration, if it has one.
@@ -110,19 +122,34 @@ impl UserLimit {
         UserLimit(config.user_limit().map(|rate| AdvertisedLimiter::start(LimitScope::User, rate, partition)))
     }
 
-    /// Counts a request of the user who sends it or, if the service asks for no credentials, of the user that it
-    /// names. A request with a key is not counted: a shop's own systems ask for many users.
+    /// Counts a request for `named`, by the user who sends it or, if the service asks for no credentials, by the user
+    /// that it names. A request with a key is not counted: a shop's own systems ask for many users.
     ///
     /// # Errors
     /// 429 `rate-limited`.
-    pub(crate) async fn count(
-        &self,
-        caller: &Caller,
-        named: Option<&UserId>,
-    ) -> Result<RateLimitFields<'_>, Problem> {
-        match (&self.0, counted(caller, named)) {
+    pub(crate) async fn count(&self, caller: &Caller, named: &UserId) -> Result<RateLimitFields, Problem> {
+        match (&self.0, counted(caller, Some(named))) {
             (Some(limiter), Some(user)) => limiter.admit(user.as_str()).await,
             _ => Ok(RateLimitFields(None)),
+        }
+    }
+
+    /// Counts a request that names no user, by the user who sends it. The error is 429 `rate-limited`.
+    pub(crate) fn count_caller(
+        &self,
+        caller: &Caller,
+    ) -> CountOutcome<impl Future<Output = Result<RateLimitFields, Problem>> + Send + 'static + use<>> {
+        let (Some(limiter), Some(user)) = (&self.0, counted(caller, None)) else {
+            return CountOutcome::Now(Ok(RateLimitFields(None)));
+        };
+        match limiter.limiter.admit_unasked(user.as_str()) {
+            Ok(admission) => CountOutcome::Now(limiter.advertise(admission)),
+            Err(debt) => {
+                let (limiter, user) = (Arc::clone(limiter), user.clone());
+                CountOutcome::Asked(async move {
+                    limiter.advertise(limiter.limiter.ask(user.as_str(), debt).await)
+                })
+            }
         }
     }
 }
@@ -138,7 +165,7 @@ fn counted<'a>(caller: &'a Caller, named: Option<&'a UserId>) -> Option<&'a User
 /// The rate limit of addresses.
 #[derive(Clone)]
 pub(crate) struct AddressLimit {
-    limiter: AdvertisedLimiter,
+    limiter: Arc<AdvertisedLimiter>,
     proxies: Arc<Proxies>,
     access: Arc<Access>,
 }
@@ -185,7 +212,7 @@ impl AddressLimit {
         &self,
         prefix: ClientPrefix,
         headers: &HeaderMap,
-    ) -> Result<RateLimitFields<'_>, Problem> {
+    ) -> Result<RateLimitFields, Problem> {
         if self.has_key(headers).await {
             return Ok(RateLimitFields(None));
         }
@@ -193,11 +220,12 @@ impl AddressLimit {
     }
 
     /// Counts a request that is answered without a check of the limit.
-    pub(crate) fn note<B>(&self, request: &Request<B>) -> RateLimitFields<'_> {
+    pub(crate) fn note<B>(&self, request: &Request<B>) -> RateLimitFields {
         match self.prefix(request) {
-            Some(prefix) => {
-                RateLimitFields(Some((&self.limiter, self.limiter.limiter.note(prefix.to_string()))))
-            }
+            Some(prefix) => RateLimitFields(Some((
+                Arc::clone(&self.limiter),
+                self.limiter.limiter.note(prefix.to_string()),
+            ))),
             None => RateLimitFields(None),
         }
     }
