@@ -23,6 +23,8 @@ use crate::runtime::batch::{Batcher, Bounds};
 use crate::{Failure, mongo};
 
 const COLLECTION: &str = "operator_actions";
+/// The longest reason that an operator gives, in characters.
+const REASON_MAX: usize = 200;
 /// Where a user is named: users are deleted, and the record stays.
 pub(crate) const NAMED: &str = "{user}";
 const BOUNDS: Bounds = Bounds { batch: 256, calls: 4, waiting: 8_192, wait: Duration::from_secs(2) };
@@ -152,6 +154,14 @@ struct ProgressRecord {
     matched: i64,
     done: i64,
     failed: i64,
+}
+
+/// Reads why an operator does something: 1 to 200 characters.
+///
+/// # Errors
+/// What a reason must be.
+pub(crate) fn reason(text: &str) -> Result<String, String> {
+    crate::text::words(text, REASON_MAX)
 }
 
 impl ActionProgress {

@@ -1,11 +1,11 @@
 //! `couponctl action`.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::client::{ApiRequest, Noun, PageArgs};
 use super::table::{aside, cell, details, more, rows, sentence, table, time, value, words};
-use crate::access::action::ActionId;
+use crate::access::action::{self, ActionId};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ActionVerb {
@@ -23,6 +23,22 @@ Example:
         /// Id of the action
         id: ActionId,
     },
+}
+
+/// Why a command changes something.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ReasonArgs {
+    /// Why it is done, for the record of operators' actions: 1 to 200 characters
+    #[arg(long, value_name = "TEXT", value_parser = action::reason)]
+    pub reason: Option<String>,
+}
+
+/// What the record keeps of a command that does something past the API: `input`, and the reason if one is given.
+pub(super) fn recorded(mut input: Value, reason: Option<&String>) -> Option<String> {
+    if let Some(reason) = reason {
+        input["reason"] = reason.as_str().into();
+    }
+    (!input.is_null()).then(|| input.to_string())
 }
 
 impl Noun<ActionVerb> {

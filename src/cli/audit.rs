@@ -8,10 +8,11 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::action::recorded;
 use super::progress::ProgressLine;
 use super::table::{TableColumn, clean, number, table, words};
 use crate::access::ActionLog;
-use crate::access::action::command_status;
+use crate::access::action::{self, command_status};
 use crate::audit::{AuditReport, Auditor, Bracket, CouponReport, Finding, FindingKind, SettleMode, Severity};
 use crate::config::{MongoConfig, RedisConfig};
 use crate::coupon::Coupon;
@@ -73,6 +74,9 @@ pub(super) struct AuditArgs {
     /// Show what --repair would repair, and change nothing
     #[arg(long, requires = "repair")]
     dry_run: bool,
+    /// Why it is repaired, for the record of operators' actions: 1 to 200 characters
+    #[arg(long, value_name = "TEXT", value_parser = action::reason, requires = "repair", conflicts_with = "dry_run")]
+    reason: Option<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -105,9 +109,9 @@ impl AuditArgs {
             return self.run_audit(backends).await;
         }
         let target = self.coupon.as_ref().map_or_else(|| "all coupons".to_owned(), CouponId::to_string);
-        let begun =
-            ActionLog::begin_command(&backends.database, "couponctl audit --repair", target, None).await;
-        let begun = begun.map_err(|failure| away("MongoDB", &failure))?;
+        let input = recorded(Value::Null, self.reason.as_ref());
+        let begun = ActionLog::begin_command(&backends.database, "couponctl audit --repair", target, input);
+        let begun = begun.await.map_err(|failure| away("MongoDB", &failure))?;
         begun.carry_out(self.run_audit(backends), command_status).await
     }
 

@@ -324,6 +324,14 @@ impl ApiRequest {
         self
     }
 
+    /// Adds why it is done to the body, if that is given.
+    pub fn reason(mut self, reason: Option<String>) -> Self {
+        if let Some(reason) = reason {
+            self.body.get_or_insert_default()["reason"] = reason.into();
+        }
+        self
+    }
+
     /// Says whether sending it twice is the same as once. If not, no error advises to repeat it.
     pub fn repeatable(mut self, repeatable: bool) -> Self {
         self.repeat = if repeatable { RepeatAdvice::Same } else { RepeatAdvice::Adds };

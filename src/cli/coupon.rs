@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
+use super::action::ReasonArgs;
 use super::client::{ApiRequest, Noun, PageArgs};
 use super::export::ExportArgs;
 use super::prompt::ConfirmArgs;
@@ -33,16 +34,22 @@ pub(super) enum CouponVerb {
     Export(ExportArgs),
     Edit(CouponEditArgs),
     /// Stops accepting requests for a coupon; accepted ones are still decided
-    #[command(after_long_help = "Example:\n  couponctl coupon pause summer")]
+    #[command(
+        after_long_help = "Example:\n  couponctl coupon pause summer --reason 'The payment provider is away'"
+    )]
     Pause {
         /// The coupon's id
         id: CouponId,
+        #[command(flatten)]
+        why: ReasonArgs,
     },
     /// Accepts requests for a paused coupon again
     #[command(after_long_help = "Example:\n  couponctl coupon resume summer")]
     Resume {
         /// The coupon's id
         id: CouponId,
+        #[command(flatten)]
+        why: ReasonArgs,
     },
     /// Adds units to a coupon: a number of units, or up to a total
     #[command(after_long_help = "\
@@ -65,12 +72,16 @@ key.")]
         /// Idempotency key of an earlier attempt, to repeat it
         #[arg(long, value_parser = super::issue::idempotency_key)]
         key: Option<String>,
+        #[command(flatten)]
+        why: ReasonArgs,
     },
     /// Archives a coupon for good: it accepts no requests any more
     #[command(after_long_help = "Example:\n  couponctl coupon archive summer --yes")]
     Archive {
         /// The coupon's id
         id: CouponId,
+        #[command(flatten)]
+        why: ReasonArgs,
         #[command(flatten)]
         yes: ConfirmArgs,
     },
@@ -154,6 +165,8 @@ pub(super) struct CouponEditArgs {
     /// End the coupon now
     #[arg(long, group = "change", conflicts_with = "ends_at")]
     end_now: bool,
+    #[command(flatten)]
+    why: ReasonArgs,
 }
 
 fn currency(text: &str) -> Result<String, String> {
@@ -178,19 +191,27 @@ impl Noun<CouponVerb> {
                 ApiRequest::post("/coupons").body(create.body()).repeatable(named)
             }
             CouponVerb::Show { id } => ApiRequest::get(format!("/coupons/{id}")),
-            CouponVerb::Edit(edit) => ApiRequest::patch(format!("/coupons/{}", edit.id)).body(edit.body()),
-            CouponVerb::Pause { id } => ApiRequest::post(format!("/coupons/{id}/pause")),
-            CouponVerb::Resume { id } => ApiRequest::post(format!("/coupons/{id}/resume")),
-            CouponVerb::Restock { id, units, total, key } => {
+            CouponVerb::Edit(edit) => {
+                let request = ApiRequest::patch(format!("/coupons/{}", edit.id)).body(edit.body());
+                request.reason(edit.why.reason)
+            }
+            CouponVerb::Pause { id, why } => {
+                ApiRequest::post(format!("/coupons/{id}/pause")).reason(why.reason)
+            }
+            CouponVerb::Resume { id, why } => {
+                ApiRequest::post(format!("/coupons/{id}/resume")).reason(why.reason)
+            }
+            CouponVerb::Restock { id, units, total, key, why } => {
                 let request = ApiRequest::post(format!("/coupons/{id}/restock"));
-                match total {
+                let request = match total {
                     Some(total) => request.body(json!({"total": total})),
                     None => request.body(json!({"add": units})).keyed(key),
-                }
+                };
+                request.reason(why.reason)
             }
-            CouponVerb::Archive { id, yes } => {
+            CouponVerb::Archive { id, why, yes } => {
                 yes.or_ask(&format!("Take coupon {id} out of the offer, for good?"))?;
-                ApiRequest::post(format!("/coupons/{id}/archive"))
+                ApiRequest::post(format!("/coupons/{id}/archive")).reason(why.reason)
             }
         };
         session.send_and_show(request, coupon).await

@@ -13,6 +13,7 @@ use super::progress::ProgressLine;
 use super::prompt::ConfirmArgs;
 use super::table::Member::{Text, Time};
 use super::table::{aside, details, number, page_table, sentence, value, words};
+use crate::access::action::reason;
 use crate::ids::{CouponId, IssuanceId, UserId};
 
 /// How often the command asks how far an action is.
@@ -48,6 +49,8 @@ Example:
     Redrive {
         /// Id of the issuance
         id: IssuanceId,
+        #[command(flatten)]
+        why: WhyArgs,
     },
     /// Rejects a dead letter for good and frees its unit
     #[command(after_long_help = "\
@@ -56,6 +59,8 @@ Example:
     Discard {
         /// Id of the issuance
         id: IssuanceId,
+        #[command(flatten)]
+        why: WhyArgs,
         #[command(flatten)]
         yes: ConfirmArgs,
     },
@@ -112,9 +117,17 @@ pub(super) struct BulkArgs {
     /// Every dead letter is meant
     #[arg(long, conflicts_with_all = ["coupon", "user", "reason", "min_age", "max_age"])]
     everything: bool,
-    /// Why it is done, for the record of operators' actions
-    #[arg(long, value_name = "TEXT")]
+    /// Why it is done, for the record of operators' actions: 1 to 200 characters
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
     why: String,
+}
+
+/// Why something is done to one dead letter. As of the bulk commands, whose `--reason` is that of the dead letters.
+#[derive(Debug, Clone, Args)]
+pub(super) struct WhyArgs {
+    /// Why it is done, for the record of operators' actions: 1 to 200 characters
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    why: Option<String>,
 }
 
 impl FilterArgs {
@@ -158,8 +171,8 @@ impl Noun<DeadLetterVerb> {
             DeadLetterVerb::Show { id } => {
                 session.send_and_show(ApiRequest::get(format!("/dead-letters/{id}")), letter).await
             }
-            DeadLetterVerb::Redrive { id } => {
-                let request = ApiRequest::post(format!("/dead-letters/{id}/redrive"));
+            DeadLetterVerb::Redrive { id, why } => {
+                let request = ApiRequest::post(format!("/dead-letters/{id}/redrive")).reason(why.why);
                 let words = |body: &Value| {
                     format!(
                         "On its way again; `couponctl issuance show {id} --wait` tells what becomes of it.\n{}",
@@ -168,9 +181,9 @@ impl Noun<DeadLetterVerb> {
                 };
                 session.send_and_show(request, words).await
             }
-            DeadLetterVerb::Discard { id, yes } => {
+            DeadLetterVerb::Discard { id, why, yes } => {
                 yes.or_ask(&format!("Reject issuance {id} for good, and give its unit to somebody else?"))?;
-                let request = ApiRequest::post(format!("/dead-letters/{id}/discard"));
+                let request = ApiRequest::post(format!("/dead-letters/{id}/discard")).reason(why.why);
                 session.send_and_show(request, issue::issuance).await
             }
             DeadLetterVerb::RedriveAll(bulk) => carry_out(&session, "redrive", "redriven", &bulk).await,

@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use jiff::{SignedDuration, Span, SpanRelativeTo, Timestamp};
 use serde_json::{Value, json};
 
+use super::action::{ReasonArgs, recorded};
 use super::client::print;
 use super::table::{sentence, table, words};
 use crate::access::key::{ApiKey, ID_CHARS_MAX, PREFIX};
@@ -63,6 +64,8 @@ key.")]
         #[arg(long)]
         if_none: bool,
         #[command(flatten)]
+        why: ReasonArgs,
+        #[command(flatten)]
         mongodb: MongoConfig,
     },
     /// Lists keys, newest first, including revoked ones
@@ -76,10 +79,12 @@ LAST USED is noted once a minute. EXPIRES says `soon` within seven days of it.")
         mongodb: MongoConfig,
     },
     /// Revokes a key for good
-    #[command(after_long_help = "Example:\n  couponctl key revoke k3v9x2m4q7ab")]
+    #[command(after_long_help = "Example:\n  couponctl key revoke k3v9x2m4q7ab --reason 'It stood in a log'")]
     Revoke {
         /// Id of the key, as `couponctl key list` shows it: the part between cpn_ and the next _
         id: KeyName,
+        #[command(flatten)]
+        why: ReasonArgs,
         #[command(flatten)]
         mongodb: MongoConfig,
     },
@@ -112,12 +117,16 @@ impl KeyArgs {
     async fn run_on(&self, database: &Database) -> anyhow::Result<()> {
         let store = &KeyStore::new(database);
         match &self.verb {
-            KeyVerb::Create { name, role, expires_in, expires_at, if_none, .. } => {
+            KeyVerb::Create { name, role, expires_in, expires_at, if_none, why, .. } => {
                 let expires_at = match expires_in {
                     Some(duration) => Some(mongo::now_in_milliseconds().checked_add(*duration)?),
                     None => *expires_at,
                 };
-                self.create(database, name, *role, expires_at, *if_none).await
+                if *if_none && !store.active().await.map_err(away)?.is_empty() {
+                    eprintln!("nothing to do: there is a key already");
+                    return Ok(());
+                }
+                self.create(database, name, *role, expires_at, why).await
             }
             KeyVerb::List { .. } => {
                 let keys = store.list().await.map_err(away)?;
@@ -142,8 +151,8 @@ impl KeyArgs {
                 }
                 print(&text)
             }
-            KeyVerb::Revoke { id: KeyName(id), .. } => {
-                let (key, says) = match self.revoke(database, id).await? {
+            KeyVerb::Revoke { id: KeyName(id), why, .. } => {
+                let (key, says) = match revoke(database, id, why).await? {
                     RevokeOutcome::Now(key) => (key, "revoked: it stops working within"),
                     RevokeOutcome::Before(key) => (key, "was revoked before; and stopped within"),
                     RevokeOutcome::Unreadable => {
@@ -166,38 +175,22 @@ impl KeyArgs {
         }
     }
 
-    async fn revoke(&self, database: &Database, id: &str) -> anyhow::Result<RevokeOutcome> {
-        let begun = ActionLog::begin_command(database, "couponctl key revoke", id.to_owned(), None);
-        let begun = begun.await.map_err(not_recorded)?;
-        let store = KeyStore::new(database);
-        let revoked = begun.carry_out(store.revoke(id), |revoked| match revoked {
-            Ok(RevokeOutcome::NotFound) => StatusCode::NOT_FOUND,
-            Ok(_) => StatusCode::OK,
-            Err(_) => StatusCode::SERVICE_UNAVAILABLE,
-        });
-        revoked.await.map_err(|failure| away(failure).into())
-    }
-
     async fn create(
         &self,
         database: &Database,
         name: &str,
         role: Role,
         expires_at: Option<Timestamp>,
-        if_none: bool,
+        why: &ReasonArgs,
     ) -> anyhow::Result<()> {
         let store = KeyStore::new(database);
-        if if_none && !store.active().await.map_err(away)?.is_empty() {
-            eprintln!("nothing to do: there is a key already");
-            return Ok(());
-        }
         let (key, text) = ApiKey::generate(name, role, expires_at).map_err(anyhow::Error::msg)?;
         let mut input = json!({"name": key.name, "role": role.as_str()});
         if let Some(moment) = key.expires_at {
             input["expiresAt"] = moment.to_string().into();
         }
-        let input = input.to_string();
-        let begun = ActionLog::begin_command(database, "couponctl key create", key.id.clone(), Some(input));
+        let input = recorded(input, why.reason.as_ref());
+        let begun = ActionLog::begin_command(database, "couponctl key create", key.id.clone(), input);
         let begun = begun.await.map_err(not_recorded)?;
         let kept = begun.carry_out(store.insert(&key), |kept| match kept {
             Ok(KeyInsert::New) => StatusCode::CREATED,
@@ -223,6 +216,19 @@ impl KeyArgs {
         );
         print(&text)
     }
+}
+
+async fn revoke(database: &Database, id: &str, why: &ReasonArgs) -> anyhow::Result<RevokeOutcome> {
+    let input = recorded(Value::Null, why.reason.as_ref());
+    let begun = ActionLog::begin_command(database, "couponctl key revoke", id.to_owned(), input);
+    let begun = begun.await.map_err(not_recorded)?;
+    let store = KeyStore::new(database);
+    let revoked = begun.carry_out(store.revoke(id), |revoked| match revoked {
+        Ok(RevokeOutcome::NotFound) => StatusCode::NOT_FOUND,
+        Ok(_) => StatusCode::OK,
+        Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+    });
+    revoked.await.map_err(|failure| away(failure).into())
 }
 
 /// The command does nothing that it cannot record.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::action::{ReasonArgs, recorded};
 use super::progress::ProgressLine;
 use crate::access::ActionLog;
 use crate::access::action::command_status;
@@ -39,6 +40,8 @@ pub struct RecoverArgs {
     #[arg(long)]
     rebuild: bool,
     #[command(flatten)]
+    why: ReasonArgs,
+    #[command(flatten)]
     redis: RedisConfig,
     #[command(flatten)]
     mongodb: MongoConfig,
@@ -63,7 +66,8 @@ impl RecoverArgs {
         let name = if self.rebuild { "couponctl recover --rebuild" } else { "couponctl recover" };
         let ids = backends.partitions.iter().map(|partition| partition.id().to_string());
         let target = ids.collect::<Vec<_>>().join(" ");
-        let begun = ActionLog::begin_command(&backends.database, name, target, None).await?;
+        let input = recorded(Value::Null, self.why.reason.as_ref());
+        let begun = ActionLog::begin_command(&backends.database, name, target, input).await?;
         begun.carry_out(self.recover(&backends), command_status).await
     }
 

@@ -1,7 +1,9 @@
 //! `couponctl upgrade`.
 
 use clap::{Args, Subcommand};
+use serde_json::Value;
 
+use super::action::{ReasonArgs, recorded};
 use super::client::print;
 use super::prompt::ConfirmArgs;
 use crate::access::ActionLog;
@@ -35,17 +37,20 @@ enum UpgradeVerb {
         #[command(flatten)]
         mongodb: MongoConfig,
         #[command(flatten)]
+        why: ReasonArgs,
+        #[command(flatten)]
         yes: ConfirmArgs,
     },
 }
 
 impl UpgradeArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
-        let UpgradeVerb::Finish { mongodb, yes } = self.verb;
+        let UpgradeVerb::Finish { mongodb, why, yes } = self.verb;
         yes.or_ask("Does no process of an older version run any more, and will none be started again?")?;
         let database = mongodb.connect().await?;
         let target = PartitionId::ONE.to_string();
-        let begun = ActionLog::begin_command(&database, "couponctl upgrade finish", target, None).await?;
+        let input = recorded(Value::Null, why.reason.as_ref());
+        let begun = ActionLog::begin_command(&database, "couponctl upgrade finish", target, input).await?;
         let finished = async {
             print(if Deployment::finish_upgrade(&database).await? {
                 "it was finished before"

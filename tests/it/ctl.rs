@@ -3,6 +3,7 @@
 use std::process::Stdio;
 
 use coupon_system::queue::dead;
+use serde_json::json;
 use tokio::process::Command;
 
 use crate::helpers::{CommandOutput, System, eventually};
@@ -94,6 +95,31 @@ async fn a_coupon_is_steered() {
     let cursor = page.out.split_whitespace().last().expect("a cursor");
     let rest = run(&system, &["user", "list", "--cursor", cursor, "--json"]).await.json();
     assert_eq!(rest["items"].as_array().map(Vec::len), Some(12 + users.len() - 3));
+}
+
+#[tokio::test]
+async fn why_a_campaign_is_changed_is_in_the_record_of_actions() {
+    let system = System::start().await;
+    system.coupon("c", 5, 1).await;
+    let commands = [
+        (&["coupon", "pause", "c"][..], json!({})),
+        (&["coupon", "resume", "c"], json!({})),
+        (&["coupon", "restock", "c", "--total", "7"], json!({"total": 7})),
+        (&["coupon", "edit", "c", "--name", "n"], json!({"name": "n"})),
+        (&["service", "pause"], json!({})),
+        (&["service", "resume"], json!({})),
+        (&["coupon", "archive", "c", "--yes"], json!({})),
+    ];
+    for (words, mut input) in commands {
+        run(&system, &[words, &["--reason", " 점검 중 "]].concat()).await.assert(0, &[], &[]);
+        let newest = run(&system, &["action", "list", "--limit", "1", "--json"]).await.json();
+        input["reason"] = "점검 중".into();
+        assert_eq!(newest["items"][0]["input"], input.to_string(), "{words:?}");
+    }
+    for wrong in [" ", "x\ny", &"y".repeat(201)] {
+        let refused = run(&system, &["coupon", "pause", "c", "--reason", wrong]).await;
+        refused.assert(2, &[], &["--reason", "must"]);
+    }
 }
 
 #[tokio::test]
@@ -195,7 +221,9 @@ async fn a_dead_letter_is_redriven_and_another_discarded() {
     .await;
     system.poison(None).await;
     run(&system, &["dead-letter", "discard", &id]).await.assert(2, &[], &["--yes"]);
-    run(&system, &["dead-letter", "discard", &id, "--yes"]).await.assert(0, &["rejected"], &[]);
+    let discard = ["dead-letter", "discard", &id, "--yes", "--why", "refunded"];
+    run(&system, &discard).await.assert(0, &["rejected"], &[]);
+    run(&system, &["action", "list"]).await.assert(0, &[r#"{"reason":"refunded"}"#], &[]);
     run(&system, &["issuance", "show", &id, "--wait"]).await.assert(1, &["rejected"], &["(discarded)"]);
     // The command is repeated, as after a lost answer.
     run(&system, &["dead-letter", "discard", &id, "--yes"]).await.assert(0, &["rejected"], &[]);

@@ -180,14 +180,28 @@ fn parse(id: &str) -> Result<CouponId, Problem> {
 }
 
 /// Stop accepting any request. What was accepted is decided, and polling goes on.
-#[utoipa::path(post, path = "/pause", operation_id = "pauseService", tag = "steering", responses((status = 200, description = "The service, paused", body = Service)))]
-pub(crate) async fn pause_all(State(catalog): State<Arc<CouponCatalog>>) -> Result<Json<Service>, Problem> {
+#[utoipa::path(
+    post, path = "/pause", operation_id = "pauseService", tag = "steering", request_body = Option<ActionReason>,
+    responses((status = 200, description = "The service, paused", body = Service))
+)]
+pub(crate) async fn pause_all(
+    State(catalog): State<Arc<CouponCatalog>>,
+    body: Option<Body>,
+) -> Result<Json<Service>, Problem> {
+    check_reason(body)?;
     set_paused(&catalog, true).await
 }
 
 /// Accept requests again.
-#[utoipa::path(post, path = "/resume", operation_id = "resumeService", tag = "steering", responses((status = 200, description = "The service, accepting requests again", body = Service)))]
-pub(crate) async fn resume_all(State(catalog): State<Arc<CouponCatalog>>) -> Result<Json<Service>, Problem> {
+#[utoipa::path(
+    post, path = "/resume", operation_id = "resumeService", tag = "steering", request_body = Option<ActionReason>,
+    responses((status = 200, description = "The service, accepting requests again", body = Service))
+)]
+pub(crate) async fn resume_all(
+    State(catalog): State<Arc<CouponCatalog>>,
+    body: Option<Body>,
+) -> Result<Json<Service>, Problem> {
+    check_reason(body)?;
     set_paused(&catalog, false).await
 }
 

@@ -27,8 +27,8 @@ const USERS: &str = "/users";
 const TARGET_CHARS_MAX: usize = 300;
 /// Longer bodies are cut.
 const INPUT_CHARS_MAX: usize = 2_000;
-/// Bodies of these routes are recorded: they change an offer. Other bodies may name people, and are not recorded.
-const INPUT_OF: &str = "/coupons";
+/// Bodies of these routes are recorded: they change offers. Other bodies may name people, and are not recorded.
+const INPUT_OF: [&str; 3] = ["/coupons", "/pause", "/resume"];
 /// Of the bodies of these routes these members are recorded, without the user whom the filter may name: another member
 /// may be a misspelled one that names a person.
 const FILTERED: &str = "/dead-letters";
@@ -100,7 +100,7 @@ async fn take_input(
     request: Request,
 ) -> Result<(Request, Option<String>, Option<UserId>), Problem> {
     let is_filtered = route.as_str().starts_with(FILTERED);
-    if !is_filtered && !route.as_str().starts_with(INPUT_OF) {
+    if !is_filtered && !INPUT_OF.iter().any(|recorded| route.as_str().starts_with(recorded)) {
         return Ok((request, None, None));
     }
     let (parts, body) = request.into_parts();

@@ -10,9 +10,6 @@ use super::fields::{self, Fields};
 use crate::access::action;
 use crate::http::Problem;
 
-/// The longest reason that an operator gives, in characters.
-const REASON_MAX: usize = 200;
-
 // Documents a body; `check_reason` reads it.
 /// Why an operator does something, for the record of operators' actions.
 #[derive(ToSchema)]
@@ -27,7 +24,7 @@ pub(crate) struct ActionReason {
 
 /// The reason of an action. It is only checked: it is recorded with the whole body.
 pub(crate) fn reason(value: Value) -> Result<String, String> {
-    fields::words(REASON_MAX)(value)
+    action::reason(&fields::string(value)?)
 }
 
 /// Checks a body that has nothing but a reason, and may be missing or null.
@@ -62,7 +59,7 @@ pub(crate) struct Action {
     /// Path and query.
     #[schema(example = "/coupons/summer/pause")]
     target: String,
-    /// The body that was sent, cut after 2,000 characters; only of what changes a coupon, or many dead letters.
+    /// The body that was sent, cut after 2,000 characters; only of what changes a coupon, the service or dead letters.
     #[schema(required = true, example = "{\"add\":100}")]
     input: Option<String>,
     /// Names the request in the server's logs.

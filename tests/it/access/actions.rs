@@ -36,6 +36,8 @@ async fn what_operators_do_is_recorded_with_who_and_how_it_ended_also_what_fails
     assert_eq!(random.status, 201);
     assert_eq!(operator.post("/coupons/c/restock", json!({"total": 15, "reason": "more"})).await.status, 200);
     assert_eq!(operator.post("/coupons/c/restock", json!("x".repeat(100_000))).await.status, 413);
+    assert_eq!(operator.post("/pause", json!({"reason": "moved"})).await.status, 200);
+    assert_eq!(operator.post("/resume", json!({"why": "done"})).await.status, 422);
     // Reads and refused requests are no actions.
     assert_eq!(operator.get("/queue").await.status, 200);
     assert_eq!(send(&viewer, "/coupons/c/resume").await.status, 403);
@@ -46,10 +48,14 @@ async fn what_operators_do_is_recorded_with_who_and_how_it_ended_also_what_fails
     let input = |target, status| match (target, status) {
         ("/coupons/c/restock", 200) => json!({"reason": "more", "total": 15}).to_string().into(),
         ("/coupons/c/pause", 200) => json!({"reason": "점검 중"}).to_string().into(),
+        ("/pause", _) => json!({"reason": "moved"}).to_string().into(),
+        ("/resume", _) => json!({"why": "done"}).to_string().into(),
         ("/coupons/c/pause", _) => json!({"more": 1, "reason": ""}).to_string().into(),
         _ => Value::Null,
     };
     let expected = [
+        ("POST /resume", "/resume", 422, json!("invalid"), Value::Null),
+        ("POST /pause", "/pause", 200, Value::Null, Value::Null),
         ("POST /coupons/{id}/restock", "/coupons/c/restock", 200, Value::Null, Value::Null),
         ("POST /users/random", "/users/random?count=3", 201, Value::Null, Value::Null),
         ("POST /users", "/users", 422, json!("invalid"), Value::Null),
@@ -67,7 +73,7 @@ async fn what_operators_do_is_recorded_with_who_and_how_it_ended_also_what_fails
         let time = |name: &str| action[name].as_str().and_then(|time| time.parse::<Timestamp>().ok());
         assert!(time("at").is_some() && time("endedAt") >= time("at"), "{action}");
     }
-    assert_eq!(recorded[6]["requestId"], "r-1");
+    assert_eq!(recorded[8]["requestId"], "r-1");
 
     // Read page by page, the list is the same.
     let (mut paged, mut path) = (Vec::new(), "/operator-actions?limit=2".to_owned());

@@ -40,12 +40,12 @@ async fn actions(system: &System, key: &str) -> Vec<Value> {
 #[tokio::test]
 async fn who_makes_and_revokes_keys_and_mends_by_hand_is_recorded() {
     let (system, keys, _folder) = closed(&[Role::Viewer]).await;
-    let (code, made, said) =
-        on_mongodb(&system, &["key", "create", "--name", "홍길동", "--role", "operator"]).await;
+    let create = ["key", "create", "--name", "홍길동", "--role", "operator", "--reason", "new here"];
+    let (code, made, said) = on_mongodb(&system, &create).await;
     assert_eq!(code, Some(0), "{said}");
     let id = made.split('_').nth(1).expect("an id").to_owned();
     // An operator who has only the key can revoke it; the output does not repeat it.
-    let (code, told, said) = on_mongodb(&system, &["key", "revoke", made.trim()]).await;
+    let (code, told, said) = on_mongodb(&system, &["key", "revoke", made.trim(), "--reason", "gone"]).await;
     assert_eq!(code, Some(0), "{said}");
     let secret = made.trim().rsplit('_').next().expect("a secret").to_owned();
     assert!(!told.contains(&secret) && !said.contains(&secret));
@@ -58,22 +58,28 @@ async fn who_makes_and_revokes_keys_and_mends_by_hand_is_recorded() {
     assert_eq!(on_mongodb(&system, &["key", "list"]).await.0, Some(0));
     assert_eq!(on_servers(&system, &["audit", "--full"]).await.0, Some(0));
     assert_eq!(on_servers(&system, &["audit", "--repair", "--dry-run"]).await.0, Some(0));
-    assert_eq!(on_servers(&system, &["audit", "--repair"]).await.0, Some(0));
-    assert_eq!(on_servers(&system, &["recover"]).await.0, Some(0));
+    assert_eq!(on_servers(&system, &["audit", "--repair", "--reason", "drift"]).await.0, Some(0));
+    assert_eq!(on_servers(&system, &["recover", "--reason", "moved"]).await.0, Some(0));
+    assert_eq!(on_mongodb(&system, &["upgrade", "finish", "--yes", "--reason", "all new"]).await.0, Some(0));
+    // A reason that would not be kept is refused.
+    assert_eq!(on_servers(&system, &["audit", "--full", "--reason", "why"]).await.0, Some(2));
 
     let recorded = actions(&system, &keys[0]).await;
+    let reason = |why: &str| json!({"reason": why}).to_string().into();
+    let made = json!({"name": "홍길동", "role": "operator", "reason": "new here"});
     let expected = [
-        ("couponctl recover", "1", 200, Value::Null),
-        ("couponctl audit --repair", "all coupons", 200, Value::Null),
+        ("couponctl upgrade finish", "0", 200, reason("all new")),
+        ("couponctl recover", "0", 200, reason("moved")),
+        ("couponctl audit --repair", "all coupons", 200, reason("drift")),
         ("couponctl key revoke", "nobody", 404, Value::Null),
-        ("couponctl key revoke", id.as_str(), 200, Value::Null),
-        ("couponctl key create", id.as_str(), 201, json!("{\"name\":\"홍길동\",\"role\":\"operator\"}")),
+        ("couponctl key revoke", id.as_str(), 200, reason("gone")),
+        ("couponctl key create", id.as_str(), 201, made.to_string().into()),
     ];
     assert_eq!(recorded.len(), expected.len(), "{recorded:#?}");
     for (action, (what, target, status, input)) in recorded.iter().zip(expected) {
         assert_eq!((&action["action"], &action["status"]), (&json!(what), &json!(status)), "{action}");
         assert_eq!((&action["input"], &action["keyId"]), (&input, &Value::Null), "{what}");
-        assert!(what.ends_with("recover") || action["target"] == target, "{action}");
+        assert_eq!(action["target"], target, "{action}");
         let who = action["who"].as_str().expect("somebody");
         assert!(who.starts_with("couponctl (") && who.len() > "couponctl ()".len(), "{who}");
         assert!(!action.to_string().contains(&secret));
