@@ -10,6 +10,10 @@
 //! | zero-width non-joiner | between two letters that would join (Persian); beside a virama |
 //! | variation selector | after an emoji, an ideograph or a Mongolian letter |
 //! | tag | in the flag of a region: a black flag, tags, the end tag |
+//!
+//! And lengths of time, as people write them.
+
+use std::time::Duration;
 
 use icu_normalizer::ComposingNormalizerBorrowed;
 use icu_properties::props::{
@@ -18,10 +22,14 @@ use icu_properties::props::{
     VariationSelector,
 };
 use icu_properties::{CodePointMapData, CodePointSetData};
+use jiff::{Span, SpanRelativeTo};
 use unicode_segmentation::UnicodeSegmentation;
 
 /// Bytes that a character may take on average. A person's character may be many of Unicode's.
 const BYTES_EACH: usize = 10;
+
+/// A longer text is no length of time.
+const DURATION_BYTES_MAX: usize = 40;
 
 const JOINER: char = '\u{200d}';
 const NON_JOINER: char = '\u{200c}';
@@ -45,6 +53,16 @@ pub fn words(text: &str, max: usize) -> Result<String, String> {
             u32::from(characters[at])
         )),
     }
+}
+
+/// Reads a length of time: an ISO 8601 duration such as `PT15M`, or a shorter form such as `15m`. A day has 24 hours;
+/// months and years, which differ in length, are refused. An `Err` says what it must be.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let span = text.parse::<Span>().ok().filter(|_| text.len() <= DURATION_BYTES_MAX);
+    let length = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
+    length.and_then(|length| Duration::try_from(length).ok()).ok_or_else(|| {
+        "must be a duration in weeks, days, hours, minutes and seconds, such as P2D or 15m".into()
+    })
 }
 
 /// Whether a character moves what is written after it: to another line, or in another direction.
@@ -147,6 +165,26 @@ pub(crate) use never_shown;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_length_of_time_is_read_in_both_forms_and_in_units_of_one_length() {
+        for (text, seconds) in [
+            ("PT15M", 900),
+            ("15m", 900),
+            ("P2D", 172_800),
+            ("30d", 2_592_000),
+            ("1h 30m", 5_400),
+            ("1w 2d", 777_600),
+            ("P1DT1H", 90_000),
+            ("PT0S", 0),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        }
+        let long = format!("{}15m", " ".repeat(40));
+        for wrong in ["", "x", "15", "-PT5M", "-1d", "P1M", "1 month", "1y", "soon", "5m ago", &long] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn what_hides_or_turns_a_name_is_refused_and_named() {

@@ -13,7 +13,7 @@ use crate::api::state::coupon_catalog::CouponCatalog;
 use crate::api::wire::action::{ActionReason, check_reason};
 use crate::api::wire::body::Json as Body;
 use crate::api::wire::coupon::{self as wire, EditCoupon, RestockCoupon};
-use crate::api::wire::idempotency::{IdempotencyKeyHeader, replayed};
+use crate::api::wire::idempotency::{IdempotencyKeyHeader, IdempotencyKeyParam, replayed};
 use crate::api::wire::problem::Problem as ProblemBody;
 use crate::api::wire::service::Service;
 use crate::coupon::{
@@ -88,7 +88,7 @@ pub(crate) async fn archive(
     post, path = "/coupons/{id}/restock", operation_id = "restockCoupon", tag = "steering", request_body = RestockCoupon,
     params(
         ("id" = String, Path, example = "summer"),
-        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 512, pattern = r#"^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-~]([ -~]{0,253}[!-~])?)$"#, description = "Names this attempt: 1 to 255 visible ASCII characters, bare or as a string in quotes (RFC 9651); both are the same key. Required with `add`"),
+        IdempotencyKeyParam,
     ),
     responses(
         (status = 200, description = "Restocked, now or (`Idempotent-Replayed: true`) before", body = wire::Coupon,

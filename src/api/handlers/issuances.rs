@@ -14,7 +14,7 @@ use crate::api::middleware::guard::only_for;
 use crate::api::state::drain_rate::WaitEstimate;
 use crate::api::state::issuance_pipeline::IssuancePipeline;
 use crate::api::wire::body::RawJson;
-use crate::api::wire::idempotency::{IdempotencyKeyHeader, REPLAYED, TRUE, replayed};
+use crate::api::wire::idempotency::{IdempotencyKeyHeader, IdempotencyKeyParam, REPLAYED, TRUE, replayed};
 use crate::api::wire::issuance::{Issuance, RequestIssuance};
 use crate::api::wire::links::Links;
 use crate::api::wire::problem::Problem as ProblemBody;
@@ -46,7 +46,7 @@ const BACKLOG_RETRY_MS: u64 = 2_000;
 #[utoipa::path(
     post, path = "/user-coupons", operation_id = "requestIssuance", tag = "issuances", request_body = RequestIssuance,
     params(
-        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 512, pattern = r#"^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-~]([ -~]{0,253}[!-~])?)$"#, description = "Names this attempt: 1 to 255 visible ASCII characters, bare or as a string in quotes (RFC 9651); both are the same key"),
+        IdempotencyKeyParam,
         ("wait" = Option<u32>, Query, minimum = 0, description = "Seconds to wait for the outcome, at most 30; 0 if not given"),
     ),
     responses(

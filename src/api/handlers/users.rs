@@ -13,7 +13,7 @@ use crate::access::Caller;
 use crate::api::App;
 use crate::api::state::user_directory::UserDirectory;
 use crate::api::wire::body::Json as Body;
-use crate::api::wire::idempotency::{IdempotencyKeyHeader, replayed};
+use crate::api::wire::idempotency::{IdempotencyKeyHeader, IdempotencyKeyParam, replayed};
 use crate::api::wire::page::{Page, PageParams, cursor};
 use crate::api::wire::problem::Problem as ProblemBody;
 use crate::api::wire::query::Query;
@@ -65,7 +65,7 @@ pub(crate) async fn create(State(app): State<App>, Body(body): Body) -> Result<R
     post, path = "/users/random", operation_id = "createRandomUsers", tag = "users",
     params(
         ("count" = u32, Query, minimum = 1, maximum = 100000, example = 1000),
-        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 512, pattern = r#"^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-~]([ -~]{0,253}[!-~])?)$"#, description = "Names this attempt: 1 to 255 visible ASCII characters, bare or as a string in quotes (RFC 9651); both are the same key"),
+        IdempotencyKeyParam,
     ),
     responses(
         (status = 201, description = "Registered. With `Idempotent-Replayed: true` all of them were before", body = wire::CreatedUsers,

@@ -6,6 +6,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::Response;
+use utoipa::IntoParams;
 
 use crate::http::Problem;
 use crate::issuance::IdempotencyKey;
@@ -15,6 +16,21 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// The value of [`REPLAYED`].
 pub(crate) const TRUE: HeaderValue = HeaderValue::from_static("true");
+
+// Documents a header; `IdempotencyKeyHeader` reads it.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "documents a header that is read by itself")]
+pub(crate) struct IdempotencyKeyParam {
+    /// Names this attempt: 1 to 255 visible ASCII characters; in quotes (RFC 9651) they are the same key
+    #[param(
+        rename = "Idempotency-Key",
+        min_length = 1,
+        max_length = 512,
+        pattern = r#"^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-~]([ -~]{0,253}[!-~])?)$"#
+    )]
+    key: Option<String>,
+}
 
 /// Every `Idempotency-Key` header of a request.
 pub(crate) struct IdempotencyKeyHeader(Vec<HeaderValue>);

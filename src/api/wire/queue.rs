@@ -13,9 +13,10 @@ use super::fields::{self, Fields};
 use super::query::Query;
 use crate::Failure;
 use crate::http::Problem;
-use crate::queue::dead::{DeadLetterFilter, WHY_MAX, parse_age};
+use crate::queue::dead::{DeadLetterFilter, WHY_MAX};
 use crate::queue::registry::{Heartbeat, STALE_AFTER};
 use crate::queue::{Backlog, dead};
+use crate::text;
 
 /// A worker that has sent a heartbeat.
 #[derive(Debug, Serialize, ToSchema)]
@@ -154,8 +155,8 @@ pub(crate) fn filter(query: &mut Query) -> Result<DeadLetterFilter, Problem> {
         coupon: query.take("couponId", str::parse)?,
         user: query.take("userId", str::parse)?,
         reason: query.take("reason", part_of_reason)?,
-        min_age: query.take("minAge", parse_age)?,
-        max_age: query.take("maxAge", parse_age)?,
+        min_age: query.take("minAge", text::duration)?,
+        max_age: query.take("maxAge", text::duration)?,
     })
 }
 
@@ -197,7 +198,7 @@ fn part_of_reason(text: &str) -> Result<String, String> {
 }
 
 fn age(value: Value) -> Result<Duration, String> {
-    parse_age(&fields::string(value)?)
+    text::duration(&fields::string(value)?)
 }
 
 /// What is in flight of an issuance.

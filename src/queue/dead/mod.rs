@@ -18,7 +18,7 @@ use crate::redis::{EpochBound, LuaScript, Partition};
 use crate::runtime::damage::damaged;
 use crate::{Failure, metrics};
 pub use discard::{discard, discard_all};
-pub use search::{DeadLetterFilter, DeadLetterPlace, Found, parse_age, search};
+pub use search::{DeadLetterFilter, DeadLetterPlace, Found, search};
 
 static SET_ASIDE: LuaScript = LuaScript::new(include_str!("set_aside.lua"));
 static REDRIVE: LuaScript = LuaScript::new(include_str!("redrive.lua"));

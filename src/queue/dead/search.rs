@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use jiff::{Span, SpanRelativeTo, Timestamp};
+use jiff::Timestamp;
 
 use super::{DeadLetter, scan};
 use crate::Failure;
@@ -17,9 +17,6 @@ use crate::redis::{Partition, Partitions};
 const PAGE: usize = 1_000;
 /// Pages that one search reads at most. What follows them is found once others are redriven or discarded.
 const PAGES_MAX: usize = 2_000;
-
-/// A longer text is no age.
-const AGE_CHARS_MAX: usize = 40;
 
 /// Which dead letters are meant: those that fit everything that is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,35 +53,36 @@ impl<T> Default for Found<T> {
     }
 }
 
-/// Reads an age: an ISO 8601 duration such as `PT15M`, or a shorter form such as `15m`. A day has 24 hours.
-///
-/// # Errors
-///
-/// What the text must be.
-pub fn parse_age(text: &str) -> Result<Duration, String> {
-    let wrong = || "must be a duration such as PT15M, P2D or 15m".to_owned();
-    let span = text.parse::<Span>().ok().filter(|_| text.len() <= AGE_CHARS_MAX).ok_or_else(wrong)?;
-    let length = span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|_| wrong())?;
-    Duration::try_from(length).map_err(|_| wrong())
-}
-
 impl DeadLetterFilter {
     /// Whether everything is meant.
     pub fn is_empty(&self) -> bool {
         *self == DeadLetterFilter::default()
     }
 
-    fn fits(&self, letter: &DeadLetter, now: Timestamp) -> bool {
+    /// What a letter must have at `now`. Prepared once, for all letters of a search.
+    fn criteria(&self, now: Timestamp) -> Criteria<'_> {
+        Criteria { filter: self, now, part_of_reason: self.reason.as_ref().map(|part| part.to_lowercase()) }
+    }
+}
+
+/// A filter at one moment.
+struct Criteria<'a> {
+    filter: &'a DeadLetterFilter,
+    now: Timestamp,
+    /// In lower case.
+    part_of_reason: Option<String>,
+}
+
+impl Criteria<'_> {
+    fn fit(&self, letter: &DeadLetter) -> bool {
+        let DeadLetterFilter { coupon, user, min_age, max_age, .. } = self.filter;
         let held = letter.in_flight.as_ref();
-        let age = Duration::try_from(now.duration_since(letter.set_aside_at)).unwrap_or_default();
-        self.coupon.as_ref().is_none_or(|coupon| held.is_some_and(|held| held.coupon == *coupon))
-            && self.user.as_ref().is_none_or(|user| held.is_some_and(|held| held.user == *user))
-            && self.min_age.is_none_or(|least| age >= least)
-            && self.max_age.is_none_or(|most| age <= most)
-            && self
-                .reason
-                .as_ref()
-                .is_none_or(|part| letter.why.to_lowercase().contains(&part.to_lowercase()))
+        let age = Duration::try_from(self.now.duration_since(letter.set_aside_at)).unwrap_or_default();
+        coupon.as_ref().is_none_or(|coupon| held.is_some_and(|held| held.coupon == *coupon))
+            && user.as_ref().is_none_or(|user| held.is_some_and(|held| held.user == *user))
+            && min_age.is_none_or(|least| age >= least)
+            && max_age.is_none_or(|most| age <= most)
+            && self.part_of_reason.as_ref().is_none_or(|part| letter.why.to_lowercase().contains(part))
     }
 }
 
@@ -128,11 +126,12 @@ async fn search_one<T>(
     // Reads the open epoch, and the time by which letters were set aside.
     let (now, _) = stock::read(partition, &[]).await?;
     let epoch = partition.keys().epoch();
+    let criteria = filter.criteria(now);
     let (mut oldest, mut matched, mut has_more) = (BTreeMap::new(), 0, false);
     let mut cursor = 0;
     for page in 1.. {
         let (letters, next) = scan(partition, cursor, PAGE).await?;
-        for letter in letters.into_iter().filter(|letter| filter.fits(letter, now)) {
+        for letter in letters.into_iter().filter(|letter| criteria.fit(letter)) {
             matched += 1;
             let place = (letter.set_aside_at, letter.id);
             if after.is_none_or(|after| place > after) {
@@ -165,18 +164,6 @@ mod tests {
     use crate::ids::PartitionId;
 
     #[test]
-    fn an_age_is_read_in_both_forms() {
-        for (text, seconds) in
-            [("PT15M", 900), ("15m", 900), ("P2D", 172_800), ("1h 30m", 5_400), ("PT0S", 0)]
-        {
-            assert_eq!(parse_age(text), Ok(Duration::from_secs(seconds)), "{text}");
-        }
-        for wrong in ["", "15", "-PT5M", "P1M", "soon", "5m ago"] {
-            assert!(parse_age(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
     fn a_filter_takes_what_fits_all_of_it() {
         let now = Timestamp::from_second(1_700_000_000).unwrap();
         let letter = DeadLetter {
@@ -197,7 +184,7 @@ mod tests {
             DeadLetterFilter { reason: reason("failed VALIDATION"), ..all() },
             DeadLetterFilter { min_age: minutes(1), max_age: minutes(1), ..all() },
         ] {
-            assert!(fitting.fits(&letter, now), "{fitting:?}");
+            assert!(fitting.criteria(now).fit(&letter), "{fitting:?}");
         }
         for other in [
             DeadLetterFilter { coupon: coupon("winter"), ..all() },
@@ -206,10 +193,10 @@ mod tests {
             DeadLetterFilter { min_age: minutes(2), ..all() },
             DeadLetterFilter { max_age: minutes(0), ..all() },
         ] {
-            assert!(!other.fits(&letter, now), "{other:?}");
+            assert!(!other.criteria(now).fit(&letter), "{other:?}");
         }
         let unreadable = DeadLetter { in_flight: None, ..letter };
-        assert!(all().fits(&unreadable, now));
-        assert!(!DeadLetterFilter { coupon: coupon("summer"), ..all() }.fits(&unreadable, now));
+        assert!(all().criteria(now).fit(&unreadable));
+        assert!(!DeadLetterFilter { coupon: coupon("summer"), ..all() }.criteria(now).fit(&unreadable));
     }
 }
