@@ -124,11 +124,13 @@ pub(crate) async fn keep_saying(
     }
 }
 
-/// Whether an API process said lately that callers wait long.
+/// Whether an API process said lately that callers wait long. What would be valid for longer than it can was said before
+/// Redis's clock was set back: it is over.
 pub(crate) async fn is_high(partition: &Partition) -> Result<bool, Failure> {
-    let mut exists = cmd("EXISTS");
-    exists.arg(keys::pressure(partition.id()));
-    partition.query("ask whether callers wait", &exists).await
+    let mut left = cmd("PTTL");
+    left.arg(keys::pressure(partition.id()));
+    let left_ms: i64 = partition.query("ask whether callers wait", &left).await?;
+    Ok((0..=SAID_FOR.as_millis() as i64).contains(&left_ms))
 }
 
 #[cfg(test)]

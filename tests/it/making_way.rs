@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use coupon_system::config::Concurrency;
 use coupon_system::ids::{CouponId, PartitionId};
+use coupon_system::metrics::names;
 use coupon_system::redis::keys::pressure;
 use tokio_util::sync::CancellationToken;
 
-use crate::helpers::{System, accounts_hold};
+use crate::helpers::{Client, System, WORKER, accounts_hold, program, serving};
 
 /// Queues issuances of a new coupon.
 async fn queue(system: &System, count: u32) -> CouponId {
@@ -21,10 +22,27 @@ async fn a_worker_drains_however_long_callers_wait() {
     const QUEUED: u32 = 3_000;
     let system = System::start().await;
     let coupon = queue(&system, QUEUED).await;
-    system.command::<()>(&["SET", &pressure(PartitionId::ONE), "1", "PX", "600000"]).await;
+    let _pressed = system.keep_pressing();
     system.worker_with(Concurrency { batches: 4, batch_size: 100 });
     assert_eq!(system.settled(&coupon).await.issued, QUEUED);
     accounts_hold(&system, &coupon).await;
+}
+
+#[tokio::test]
+async fn what_was_said_before_the_clock_of_redis_was_set_back_makes_no_worker_rest() {
+    const QUEUED: u32 = 3_000;
+    let system = System::start().await;
+    let coupon = queue(&system, QUEUED).await;
+    // Only a clock that was set back leaves a key that is valid for so long.
+    system.command::<()>(&["SET", &pressure(PartitionId::ONE), "1", "PX", "3600000"]).await;
+    let mut worker = program(WORKER, &system);
+    worker.args(["--metrics-listen", "127.0.0.1:0", "--batch", "100"]);
+    let (_worker, address) = serving(worker).await;
+    assert_eq!(system.settled(&coupon).await.issued, QUEUED);
+    let scrape = Client::new(address).request("GET", "/metrics").send().await.expect("an answer");
+    let scrape = scrape.text().await.expect("a text");
+    let rests = scrape.lines().find_map(|line| line.strip_prefix(names::RESTS)?.trim().parse::<u64>().ok());
+    assert_eq!(rests, Some(0));
 }
 
 #[tokio::test]

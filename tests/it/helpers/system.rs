@@ -18,7 +18,7 @@ use coupon_system::issuance::reserve::{QueueEntries, Reserved, reserve};
 use coupon_system::process::Backends;
 use coupon_system::queue::{Entry, ReadFrom, ReadOutcome, Reader, split};
 use coupon_system::redis::Partition;
-use coupon_system::redis::keys::{EpochKeys, GROUP};
+use coupon_system::redis::keys::{EpochKeys, GROUP, pressure};
 use coupon_system::runtime::background::never_busy;
 use coupon_system::user::User;
 use coupon_system::worker::{Decider, Worker};
@@ -27,6 +27,7 @@ use mongodb::bson::doc;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Client;
 use super::builder::SystemBuilder;
@@ -349,6 +350,20 @@ impl System {
     /// Audits in the background, as an API process does, until `stop`.
     pub fn keep_auditing(&self, every: Duration, stop: &CancellationToken) -> JoinHandle<()> {
         tokio::spawn(audit::keep_auditing(self.auditor(), every, never_busy(), stop.clone()))
+    }
+
+    /// Says in Redis that callers wait, as API processes do while they wait long, until the handle is dropped.
+    pub fn keep_pressing(&self) -> AbortOnDropHandle<()> {
+        let partition = Arc::clone(&self.backends.partition);
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(Duration::from_millis(50));
+            loop {
+                ticks.tick().await;
+                let mut set = redis::cmd("SET");
+                set.arg(pressure(partition.id())).arg(1).arg("PX").arg(150);
+                let _: redis::RedisResult<()> = set.query_async(&mut partition.connection()).await;
+            }
+        }))
     }
 
     /// Audits every coupon, unit by unit, and settles nothing.

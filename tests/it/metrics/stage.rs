@@ -10,12 +10,13 @@ use coupon_system::metrics::names;
 use coupon_system::metrics::names::Kind;
 use coupon_system::queue::{ReadFrom, ReadOutcome, Reader};
 use coupon_system::recovery::Deployment;
-use coupon_system::redis::keys::{certificate, pressure};
+use coupon_system::redis::keys::certificate;
 use futures::{StreamExt, stream};
 use mongodb::bson::{DateTime, Document, doc};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::process::Child;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::access::{token, token_flags};
 use crate::helpers::{
@@ -38,6 +39,7 @@ pub struct MetricsStage {
     pub queued: Vec<IssuanceId>,
     pub crowd: Vec<RawConnection>,
     pub folder: TempDir,
+    pressed: Option<AbortOnDropHandle<()>>,
 }
 
 /// Starts the API, and makes a key for its operator.
@@ -57,7 +59,8 @@ impl MetricsStage {
         system.users("u", 30).await;
         let folder = tempfile::tempdir().expect("a folder");
         let (child, api) = start_api(&system, &folder).await;
-        MetricsStage { system, api, _api: child, worker: None, queued: Vec::new(), crowd: Vec::new(), folder }
+        let (queued, crowd) = (Vec::new(), Vec::new());
+        MetricsStage { system, api, _api: child, worker: None, queued, crowd, folder, pressed: None }
     }
 
     pub async fn scrape(&self, of: MetricSource) -> Scrape {
@@ -183,7 +186,7 @@ impl MetricsStage {
             MetricAction::MakeWay => {
                 let coupon = self.system.coupon("queued", 2_000, 1).await;
                 self.system.accept_all(&coupon, (0..2_000).map(|number| format!("q{number}"))).await;
-                self.redis(&["SET", &pressure(PartitionId::ONE), "1", "PX", "60000"]).await;
+                self.pressed = Some(self.system.keep_pressing());
                 self.start_worker().await;
             }
             MetricAction::Hammer => {
