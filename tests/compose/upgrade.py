@@ -4,10 +4,11 @@ Usage: upgrade.py COMPOSE_FILE PROGRAMS REDIS_URL MONGODB_URI
 
 The containers' commands run as processes of this machine, with the variables of their services. What differs: they
 listen on free ports of the loopback address, which the proxy is told; Redis and MongoDB are those that are named, without
-passwords; a container that is replaced keeps its address.
+passwords; a container that is replaced keeps its address. API and worker send traces to a collector that .env would name.
 """
 
 import asyncio
+import http.server
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -110,15 +112,44 @@ def get_status(url):
         return None
 
 
-def services(folder):
+class Collector(http.server.ThreadingHTTPServer):
+    """Takes traces, and remembers which services sent some."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            spans = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.path == "/v1/traces":
+                self.server.senders |= {name for name in ["coupon-api", "coupon-worker"] if name.encode() in spans}
+            self.send_response(200)
+            self.send_header("Content-Type", "application/x-protobuf")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), self.Handler)
+        self.senders = set()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+def services(folder, collector):
     compose = yaml.safe_load(pathlib.Path(COMPOSE_FILE).read_text())
-    given = {"REDIS_PASSWORD": "x", "MONGO_APP_PASSWORD": "x"}
-    ports = {name: free_port() for name in ["api", "api-2", "proxy"]}
+    given = {
+        "REDIS_PASSWORD": "x",
+        "MONGO_APP_PASSWORD": "x",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
+    }
+    ports = {name: free_port() for name in ["api", "api-2", "proxy", "worker"]}
 
     def environment(name):
         declared = compose["services"][name]["environment"]
-        # A variable without a value is one of .env, which names none here.
-        return {key: interpolated(str(value), given) for key, value in declared.items() if value is not None}
+        # A variable without a value is one of .env.
+        of_env = {key: given[key] for key, value in declared.items() if value is None and key in given}
+        return of_env | {
+            key: interpolated(str(value), given) for key, value in declared.items() if value is not None
+        }
 
     path = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
     apis = []
@@ -132,6 +163,14 @@ def services(folder):
             "COUPON_TRUSTED_PROXIES": "127.0.0.1",
         }
         apis.append(Service(name, compose["services"][name]["command"], path | variables, ports[name], folder))
+    variables = environment("worker")
+    assert variables["COUPON_METRICS_LISTEN"] == "0.0.0.0:9464", variables
+    variables |= {
+        "COUPON_METRICS_LISTEN": f"127.0.0.1:{ports['worker']}",
+        "COUPON_REDIS_URL": REDIS_URL,
+        "COUPON_MONGODB_URI": MONGODB_URI,
+    }
+    worker = Service("worker", compose["services"]["worker"]["command"], path | variables, ports["worker"], folder)
     variables = environment("proxy")
     assert (variables["API_1"], variables["API_2"]) == ("api:3000", "api-2:3000"), variables
     variables |= {
@@ -142,7 +181,7 @@ def services(folder):
     command = ["haproxy", "-W", "-db", "-f", "deploy/haproxy.cfg"]
     proxy = Service("proxy", command, path | variables, ports["proxy"], folder)
     grace = int(compose["services"]["api"]["stop_grace_period"].removesuffix("s"))
-    return apis, proxy, grace
+    return apis, proxy, worker, grace
 
 
 async def noticed_after(proxy, api, asked):
@@ -178,14 +217,16 @@ def ctl(folder, *words):
 
 async def run(folder):
     (folder / "bin").mkdir()
-    for program in ["coupon-api", "couponctl"]:
+    for program in ["coupon-api", "coupon-worker", "couponctl"]:
         (folder / "bin" / program).symlink_to(pathlib.Path(PROGRAMS).resolve() / program)
     key = ctl(folder, "key", "create", "--name", "test", "--role", "operator").strip()
-    apis, proxy, grace = services(folder)
+    collector = Collector()
+    apis, proxy, worker, grace = services(folder, collector)
+    everything = [*apis, proxy, worker]
     try:
-        for service in [*apis, proxy]:
+        for service in everything:
             service.start()
-        for service in [*apis, proxy]:
+        for service in everything:
             await service.ready()
         clients = Clients(proxy.port, key)
         await clients.prepare()
@@ -198,21 +239,21 @@ async def run(folder):
         await load
         if not clients.are_content():
             proxy.fail("requests failed")
+        issued = 0
+        start = time.monotonic()
+        while issued < clients.sent and time.monotonic() - start < READY_MAX_SECONDS:
+            audit = json.loads(ctl(folder, "audit", "--full", "--json"))
+            issued = sum(coupon["issued"] for coupon in audit["coupons"] if coupon["coupon"] == COUPON)
+            await asyncio.sleep(0.2)
     finally:
-        for service in [*apis, proxy]:
+        for service in everything:
             if service.process and service.process.poll() is None:
                 service.process.send_signal(signal.SIGTERM)
-        for service in [*apis, proxy]:
+        for service in everything:
             if service.process:
                 service.process.wait()
-
-    issued = 0
-    start = time.monotonic()
-    while issued < clients.sent and time.monotonic() - start < READY_MAX_SECONDS:
-        audit = json.loads(ctl(folder, "audit", "--full", "--json"))
-        issued = sum(coupon["issued"] for coupon in audit["coupons"] if coupon["coupon"] == COUPON)
-        await asyncio.sleep(0.2)
     assert issued == clients.sent, (issued, clients.sent)
+    assert collector.senders == {"coupon-api", "coupon-worker"}, collector.senders
     print(f"{issued} coupons are issued, and a full audit finds nothing")
 
 

@@ -244,6 +244,20 @@ fn every_flag_and_variable_that_is_named_exists() {
 }
 
 #[test]
+fn compose_passes_on_what_the_example_of_its_settings_names() {
+    let compose = read(&root().join("docker-compose.yml"));
+    let setting = Regex::new(r"(?m)^#?([A-Z][A-Z_0-9]+)=").expect("a pattern");
+    let example = read(&root().join("deploy/example.env"));
+    let named: Vec<_> = setting.captures_iter(&example).map(|found| found[1].to_owned()).collect();
+    assert!(named.len() > 30, "{named:?}");
+    for name in named {
+        let is_passed =
+            Regex::new(&format!(r"\$\{{{name}\b|\b{name}:")).expect("a pattern").is_match(&compose);
+        assert!(is_passed, "{name} of deploy/example.env reaches no container");
+    }
+}
+
+#[test]
 fn every_route_that_is_named_is_in_the_openapi_document() {
     let snapshot = read(&root().join("tests/it/snapshots/it__openapi__openapi.snap"));
     let document = snapshot.splitn(3, "---").nth(2).expect("a snapshot with a head");

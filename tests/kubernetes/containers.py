@@ -49,6 +49,34 @@ def check_files():
     assert target in of_kind("Deployment"), target
 
 
+def alternatives(selector):
+    """The labels that a selector takes, one or another."""
+    if expressions := selector.get("matchExpressions"):
+        [expression] = expressions
+        assert expression["operator"] == "In", expression
+        return [{expression["key"]: value} for value in expression["values"]]
+    return [selector.get("matchLabels", selector)]
+
+
+def check_traces():
+    """API and workers are told where traces go, nowhere at first, and no policy keeps them from the default port."""
+    policies = [p["spec"] for p in of_kind("NetworkPolicy").values() if p["spec"].get("podSelector")]
+    for name, deployment in of_kind("Deployment").items():
+        template = deployment["spec"]["template"]
+        [source] = template["spec"]["containers"][0]["envFrom"]
+        told = of_kind("ConfigMap")[source["configMapRef"]["name"]]["data"]
+        assert told["OTEL_EXPORTER_OTLP_ENDPOINT"] == "", name
+        labels = template["metadata"]["labels"].items()
+        ports = [
+            port["port"]
+            for policy in policies
+            if any(chosen.items() <= labels for chosen in alternatives(policy["podSelector"]))
+            for rule in policy.get("egress", [])
+            for port in rule["ports"]
+        ]
+        assert ports == [4318], (name, ports)
+
+
 def check_selectors():
     """Whatever selects pods selects those of a workload."""
     pods = [d["spec"]["template"]["metadata"]["labels"] for d in documents if "template" in d.get("spec", {})]
@@ -56,8 +84,8 @@ def check_selectors():
         spec = document.get("spec", {})
         selectors = [spec.get("selector"), spec.get("podSelector")]
         for selector in filter(None, selectors):
-            labels = selector.get("matchLabels", selector)
-            assert any(labels.items() <= pod.items() for pod in pods), (document["kind"], labels)
+            for labels in alternatives(selector):
+                assert any(labels.items() <= pod.items() for pod in pods), (document["kind"], labels)
     budgets = of_kind("PodDisruptionBudget")
     assert budgets.keys() == of_kind("Deployment").keys(), budgets.keys()
 
@@ -143,6 +171,7 @@ class Container:
 def main():
     check_files()
     check_selectors()
+    check_traces()
     folder = pathlib.Path(tempfile.mkdtemp())
     started = []
     try:
