@@ -8,6 +8,7 @@ passwords; a container that is replaced keeps its address. API and worker send t
 """
 
 import asyncio
+import csv
 import http.server
 import json
 import os
@@ -32,6 +33,8 @@ NOTICED_AFTER_SECONDS_MIN = 2
 READY_MAX_SECONDS = 60
 # On either side of the upgrade.
 CALM_SECONDS = 3
+# The proxy's socket, in the folder of this run.
+FIGURES = "haproxy.sock"
 
 
 def interpolated(text, variables):
@@ -178,7 +181,10 @@ def services(folder, collector):
         "API_1": f"127.0.0.1:{ports['api']}",
         "API_2": f"127.0.0.1:{ports['api-2']}",
     }
-    command = ["haproxy", "-W", "-db", "-f", "deploy/haproxy.cfg"]
+    # Beside the Compose file's: where this test asks for its figures.
+    figures = folder / "figures.cfg"
+    figures.write_text(f"global\n    stats socket {folder / FIGURES} level user\n")
+    command = ["haproxy", "-W", "-db", "-f", "deploy/haproxy.cfg", "-f", figures]
     proxy = Service("proxy", command, path | variables, ports["proxy"], folder)
     grace = int(compose["services"]["api"]["stop_grace_period"].removesuffix("s"))
     return apis, proxy, worker, grace
@@ -193,6 +199,19 @@ async def noticed_after(proxy, api, asked):
     return time.monotonic() - asked
 
 
+async def trouble_with_apis(folder):
+    """What the proxy met with the APIs and hid from clients, or did not: connections refused, answers broken off, and
+    requests that it sent again."""
+    reader, writer = await asyncio.open_unix_connection(folder / FIGURES)
+    writer.write(b"show stat\n")
+    table = (await reader.read()).decode().removeprefix("# ")
+    writer.close()
+    servers = [row for row in csv.DictReader(table.splitlines()) if row["svname"].startswith("api")]
+    assert len(servers) == 4, table
+    names = ["econ", "eresp", "wretr", "wredis"]
+    return {name: total for name in names if (total := sum(int(server[name] or 0) for server in servers))}
+
+
 async def upgrade(apis, proxy, grace):
     for api in apis:
         asked = time.monotonic()
@@ -202,6 +221,7 @@ async def upgrade(apis, proxy, grace):
         noticed = await asyncio.wait_for(watch, READY_MAX_SECONDS)
         print(f"{api.name}: the proxy noticed {noticed:.1f} s after SIGTERM, the API ended after {ended:.1f} s")
         assert noticed >= NOTICED_AFTER_SECONDS_MIN, noticed
+        assert ended > noticed, "the API ended while the proxy still sent it requests"
         api.start()
         await api.ready()
         print(f"{api.name}: its successor is ready")
@@ -237,6 +257,9 @@ async def run(folder):
         await asyncio.sleep(CALM_SECONDS)
         stop.set()
         await load
+        # A proxy that may send a request again, to the other API, hides that the first did not serve on.
+        if trouble := await trouble_with_apis(folder):
+            proxy.fail(f"the proxy had trouble with APIs that were replaced: {trouble}")
         if not clients.are_content():
             proxy.fail("requests failed")
         issued = 0
