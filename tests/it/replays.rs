@@ -67,10 +67,12 @@ async fn with_a_key_a_repeat_has_the_same_id_for_ever() {
 async fn after_the_window_a_repeat_still_gets_its_id_and_a_newcomer_hears_that_it_ended() {
     let system = System::start().await;
     system.users("u", 2).await;
-    let coupon = system.coupon_within("c", 2_000, 1, at(-60), at(1)).await;
+    let coupon = system.coupon("c", 2_000, 1).await;
     let bare = system.client.issue("u0", "c", None).await;
     let keyed = system.client.issue("u1", "c", Some("k")).await;
     assert_eq!((bare.status, keyed.status), (202, 202));
+    let ends = system.client.request("PATCH", "/coupons/c").json(&json!({"endsAt": at(0).to_string()}));
+    assert_eq!(system.client.send(ends).await.status, 200);
     // A new user each time: the API answers an accepted user with their issuance from then on.
     let mut newcomers = system.users("late", 1_000).await.into_iter();
     crate::helpers::eventually("the window closes", async || {

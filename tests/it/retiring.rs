@@ -251,9 +251,10 @@ async fn a_record_that_is_written_after_the_final_count_was_kept_is_counted_by_t
 
     late(&coupons[0]).await;
     let stop = CancellationToken::new();
-    system.keep_auditing(Duration::from_millis(200), &stop);
+    let auditing = system.keep_auditing(Duration::from_millis(200), &stop);
     eventually("it is counted", async || (kept(&coupons[0]).await == Some(2)).then_some(())).await;
     stop.cancel();
+    auditing.await.expect("it ends");
     system.audited_clean().await;
     for coupon in &coupons {
         assert!(!is_loaded(&system, coupon).await);

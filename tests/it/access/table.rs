@@ -219,8 +219,8 @@ async fn every_route_answers_everybody_as_the_table_says() {
     worker.cancel();
     // No worker decides this one.
     eventually("the worker has gone", async || {
-        let workers = operator.get("/workers").await.body;
-        workers.as_array().expect("a list").iter().all(|worker| worker["alive"] == false).then_some(())
+        // A busy one may seem dead, and go on.
+        (operator.get("/workers").await.body == json!([])).then_some(())
     })
     .await;
     let queued = operator.issue("u1", coupon.as_str(), None).await.id();
