@@ -129,7 +129,7 @@ impl PartitionState {
         let backlog: Option<queue::Backlog> = queue::figures(partition).await.ok();
         PartitionState {
             partition: partition.id().number(),
-            slot: slot_of(partition.id().tag().as_bytes()),
+            slot: slot_of(partition.id().tag()),
             state,
             waiting: backlog.map(|backlog| backlog.waiting()),
             dead_letters: backlog.map(|backlog| backlog.dead),

@@ -37,11 +37,14 @@ macro_rules! text_id {
 mod coupon;
 mod issuance;
 mod partition;
+mod slot;
 mod user;
 
 pub use coupon::CouponId;
 pub use issuance::IssuanceId;
-pub use partition::{PartitionId, slot_of};
+pub use partition::PartitionId;
+pub(crate) use slot::tag_in_part;
+pub use slot::{SLOTS, slot_of};
 pub use user::UserId;
 
 /// Twelve letters and digits, 60 random bits: unguessable, and unique for every use here.

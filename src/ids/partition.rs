@@ -1,14 +1,14 @@
 use std::sync::OnceLock;
 
+use super::slot::tag_in_part;
+
 /// The number of a partition: a part of the data in one Redis slot, whose keys share its [tag](PartitionId::tag). Every
 /// key and every issuance id names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PartitionId(u16);
 
-/// Slots of a Redis Cluster.
-const SLOTS: u16 = 16_384;
-/// The tags of partitions are spread over this many equal ranges of slots.
-const RANGES: u16 = 64;
+/// The tags of partitions are spread over this many equal parts of the slots.
+const PARTS: u16 = 64;
 /// Partition numbers fit the twelve spare bits of an issuance id.
 const NUMBERS: usize = 1 << 12;
 
@@ -35,12 +35,8 @@ impl PartitionId {
             None => "0".into(),
             Some(place) => {
                 // The bits of a number, read backwards, fill a range evenly however many numbers there are.
-                let range = (place % RANGES).reverse_bits() >> (u16::BITS - RANGES.ilog2());
-                let width = SLOTS / RANGES;
-                let tags =
-                    std::iter::once(self.0.to_string()).chain((1..).map(|more| format!("{}.{more}", self.0)));
-                let mut tags = tags.filter(|tag| slot_of(tag.as_bytes()) / width == range);
-                tags.next().expect("there is no end of numbers").into()
+                let part = (place % PARTS).reverse_bits() >> (u16::BITS - PARTS.ilog2());
+                tag_in_part(&self.0.to_string(), part, PARTS).into()
             }
         })
     }
@@ -52,26 +48,16 @@ impl std::fmt::Display for PartitionId {
     }
 }
 
-/// The slot of a hash tag: CRC-16/XMODEM, as of the Redis Cluster specification.
-pub fn slot_of(tag: &[u8]) -> u16 {
-    let crc = tag.iter().fold(0_u16, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| match crc & 0x8000 {
-            0 => crc << 1,
-            _ => (crc << 1) ^ 0x1021,
-        })
-    });
-    crc % SLOTS
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::slot::{SLOTS, slot_of};
 
     #[test]
     fn a_tag_has_the_slot_that_redis_gives_it() {
         // CLUSTER KEYSLOT of Redis 7.0; 12739 is the check value of the specification.
         for (tag, expected) in [("123456789", 12_739), ("0", 13_907), ("foo", 12_182)] {
-            assert_eq!(slot_of(tag.as_bytes()), expected, "{tag}");
+            assert_eq!(slot_of(tag), expected, "{tag}");
         }
     }
 
@@ -82,10 +68,13 @@ mod tests {
                 let mut on = vec![0_u16; usize::from(nodes)];
                 for number in 1..=partitions {
                     let tag = PartitionId::new(number).unwrap().tag();
-                    on[usize::from(slot_of(tag.as_bytes())) * usize::from(nodes) / usize::from(SLOTS)] += 1;
+                    on[usize::from(slot_of(tag)) * usize::from(nodes) / usize::from(SLOTS)] += 1;
                 }
                 let (least, most) = (on.iter().min().unwrap(), on.iter().max().unwrap());
-                assert!(most - least <= 1 + partitions / 16, "{partitions} over {nodes}: {on:?}");
+                assert!(
+                    most - least <= 1 + partitions.ilog2() as u16 / 2,
+                    "{partitions} over {nodes}: {on:?}"
+                );
             }
         }
     }

@@ -8,7 +8,8 @@ use sha2::{Digest, Sha256};
 
 use super::{LimitScope, Rate};
 use crate::Failure;
-use crate::redis::{Call, LuaScript, RedisClient, RedisNodes, keys, tag_in_part};
+use crate::ids::tag_in_part;
+use crate::redis::{Call, LuaScript, RedisClient, RedisNodes, keys};
 use crate::runtime::batch::{Batcher, Bounds};
 
 static TAKE: LuaScript = LuaScript::new(include_str!("take.lua"));
@@ -60,7 +61,7 @@ struct Shard {
 impl SharedBuckets {
     pub fn start(kind: LimitScope, rate: Rate, nodes: &Arc<RedisNodes>) -> Self {
         let shard = |number| {
-            let tag = tag_in_part("limit", number, SHARDS);
+            let tag = tag_in_part(&format!("limit{number}"), number, SHARDS);
             Shard { client: nodes.client_of(&tag), tag }
         };
         let shards: Arc<[Shard]> = (0..SHARDS).map(shard).collect();

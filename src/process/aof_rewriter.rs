@@ -1,4 +1,4 @@
-//! The background task, in every API process, that has Redis rewrite its append-only file when that disturbs nobody.
+//! The background task, in every API process, that has each Redis rewrite its append-only file when that disturbs nobody.
 //! Idempotent and without input; periodic.
 //!
 //! A rewrite in the middle of a rush costs requests: Redis forks, copies the pages that change meanwhile, and its child
@@ -9,14 +9,14 @@
 //! Reads: INFO, the queue's figures, which coupons open. Writes: nothing of its own. The processes take turns at asking,
 //! by a key that expires.
 
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::coupon::CouponStore;
-use crate::redis::{AppendOnlyFile, Partitions, RewriteAnswer, append_only_file, rewrite, turn};
+use crate::redis::{AppendOnlyFile, Partition, Partitions, RewriteAnswer, append_only_file, rewrite, turn};
 use crate::runtime::tasks::Rounds;
 use crate::{Failure, metrics, queue};
 
@@ -186,6 +186,13 @@ pub struct AofRewriter {
     partitions: Partitions,
     coupons: CouponStore,
     bounds: RewriteBounds,
+    /// Of each Redis, by its name.
+    nodes: HashMap<String, NodeMemory>,
+}
+
+/// What a rewriter remembers of one Redis.
+#[derive(Default)]
+struct NodeMemory {
     /// When the size of the file was last read, and what it was.
     last: Option<(Instant, u64)>,
     /// Redis let this process ask for none, when it last asked.
@@ -195,7 +202,7 @@ pub struct AofRewriter {
 impl AofRewriter {
     /// A rewriter that has read nothing yet.
     pub fn new(partitions: Partitions, coupons: CouponStore, bounds: RewriteBounds) -> Self {
-        AofRewriter { partitions, coupons, bounds, last: None, is_forbidden: false }
+        AofRewriter { partitions, coupons, bounds, nodes: HashMap::new() }
     }
 
     /// Asks for rewrites until `shutdown`.
@@ -211,16 +218,39 @@ impl AofRewriter {
         }
     }
 
-    /// Asks for a rewrite if one is due, and names it in the log. A file is quiet in the second round at the earliest: its
-    /// growth since the last one tells how busy Redis is.
+    /// Asks each Redis for a rewrite if one is due, and names it in the log. A file is quiet in the second round at the
+    /// earliest: its growth since the last one tells how busy Redis is. Returns what was done on the first Redis on which
+    /// anything was due.
     ///
     /// # Errors
     ///
-    /// If Redis or MongoDB fails.
+    /// If a Redis or MongoDB fails; the others were asked all the same.
     pub async fn round(&mut self) -> Result<RewriteRound, Failure> {
-        let partition = Arc::clone(self.partitions.first());
-        let Some(file) = append_only_file(&partition).await? else { return Ok(RewriteRound::NotDue) };
-        let bytes_per_second = self.bytes_per_second(&file);
+        let partitions = self.partitions.clone();
+        let (mut asked, mut done) = (HashSet::new(), Ok(RewriteRound::NotDue));
+        for partition in &partitions {
+            // A Redis has one file, however many partitions lie on it.
+            let node = partition.client().primary().await.map(|primary| primary.name()).unwrap_or_default();
+            if !asked.insert(node.clone()) {
+                continue;
+            }
+            let mut memory = self.nodes.remove(&node).unwrap_or_default();
+            let round = self.round_of(partition, &mut memory).await;
+            self.nodes.insert(node, memory);
+            if matches!(done, Ok(RewriteRound::NotDue)) {
+                done = round;
+            }
+        }
+        done
+    }
+
+    async fn round_of(
+        &self,
+        partition: &Partition,
+        memory: &mut NodeMemory,
+    ) -> Result<RewriteRound, Failure> {
+        let Some(file) = append_only_file(partition).await? else { return Ok(RewriteRound::NotDue) };
+        let bytes_per_second = memory.bytes_per_second(&file);
         let reason = match growth(&file, &self.bounds) {
             Growth::Small => None,
             Growth::Excessive => Some(RewriteReason::Need),
@@ -229,12 +259,12 @@ impl AofRewriter {
             }
         };
         let Some(reason) = reason else { return Ok(RewriteRound::NotDue) };
-        let turn = if file.has_failed || self.is_forbidden { TURN_AFTER_FAILURE } else { TURN };
+        let turn = if file.has_failed || memory.is_forbidden { TURN_AFTER_FAILURE } else { TURN };
         let key = partition.keys().rewrite_turn();
-        match turn::in_turn(&partition, key, turn, rewrite(&partition)).await? {
+        match turn::in_turn(partition, key, turn, rewrite(partition)).await? {
             None => Ok(RewriteRound::AskedBefore),
             Some(RewriteAnswer::Begun) => {
-                self.is_forbidden = false;
+                memory.is_forbidden = false;
                 metrics::REWRITES_ASKED.count(reason.as_str());
                 tracing::info!(
                     reason = reason.as_str(),
@@ -245,7 +275,7 @@ impl AofRewriter {
                 Ok(RewriteRound::Asked(reason))
             }
             Some(RewriteAnswer::Forbidden(why)) => {
-                if !std::mem::replace(&mut self.is_forbidden, true) {
+                if !std::mem::replace(&mut memory.is_forbidden, true) {
                     tracing::warn!(
                         why,
                         "Redis lets this process ask for no rewrite of the append-only file, so Redis alone decides \
@@ -255,15 +285,6 @@ impl AofRewriter {
                 Ok(RewriteRound::Forbidden)
             }
         }
-    }
-
-    /// What Redis has appended since the last round.
-    fn bytes_per_second(&mut self, file: &AppendOnlyFile) -> Option<f64> {
-        let now = Instant::now();
-        let (at, bytes) = self.last.replace((now, file.bytes))?;
-        // A rewrite made it smaller.
-        let appended = file.bytes.checked_sub(bytes)?;
-        Some(appended as f64 / now.duration_since(at).as_secs_f64())
     }
 
     async fn activity(
@@ -276,6 +297,17 @@ impl AofRewriter {
         let openings = self.coupons.opening_within(now - AROUND_OPENING, now + soon).await?;
         let opening = NearestOpening::of(openings.first().map(|first| first.starts_at), now, near);
         Ok(Activity { waiting: backlog.waiting(), bytes_per_second, opening })
+    }
+}
+
+impl NodeMemory {
+    /// What Redis has appended since the last round.
+    fn bytes_per_second(&mut self, file: &AppendOnlyFile) -> Option<f64> {
+        let now = Instant::now();
+        let (at, bytes) = self.last.replace((now, file.bytes))?;
+        // A rewrite made it smaller.
+        let appended = file.bytes.checked_sub(bytes)?;
+        Some(appended as f64 / now.duration_since(at).as_secs_f64())
     }
 }
 

@@ -4,8 +4,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::future::try_join_all;
-
 use crate::config::{MongoConfig, RedisConfig};
 use crate::coupon::CouponStore;
 use crate::failure::SetUpError;
@@ -20,6 +18,9 @@ use crate::{Failure, recovery};
 /// How long a process waits for servers that are starting.
 const STARTUP_MAX: Duration = Duration::from_secs(30);
 const STARTUP_RETRY: Duration = Duration::from_millis(250);
+/// The partitions that coupons are spread over when a deployment first runs on a cluster: so many that each node has
+/// about as many as another, and few enough that a process looks after all of them.
+const CLUSTER_PARTITIONS: u16 = 64;
 
 /// Redis and MongoDB, checked and ready to be used. Cheap to clone.
 #[derive(Clone)]
@@ -35,7 +36,7 @@ pub struct Backends {
     pub durability: Durability,
 }
 
-/// Partition 0 and this many others. They connect with their first calls.
+/// Opens partition 0 and this many others. They connect with their first calls.
 fn partitions(nodes: &Arc<RedisNodes>, database: &Database, others: u16) -> Partitions {
     Partitions::new(others, |id| {
         let partition = Partition::new(id, nodes);
@@ -73,15 +74,30 @@ pub async fn open(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends
 /// A sentence for each thing that is wrong, which says what to do.
 pub async fn connect(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends, SetUpError> {
     let backends = connect_to_any(redis, mongodb).await?;
-    let other = patiently("Redis or MongoDB does not answer", async || {
-        let wrong =
-            backends.partitions.iter().map(|partition| recovery::wrong_ledger(partition, &backends.database));
-        Ok(try_join_all(wrong).await?.into_iter().flatten().next())
-    })
-    .await?;
+    let other = patiently("Redis or MongoDB does not answer", async || wrong_ledger(&backends).await).await?;
     match other {
         None => Ok(backends),
         Some(wrong) => Err(SetUpError(vec![wrong])),
+    }
+}
+
+/// A sentence for the operator if the data of a partition belongs to another ledger. Partitions that do not answer are
+/// left out as long as one does: they are asked again before anything of theirs is used.
+async fn wrong_ledger(backends: &Backends) -> Result<Option<String>, Failure> {
+    let asked = backends.partitions.ask_all("read whose data this is", |partition| async move {
+        recovery::wrong_ledger(&partition, &backends.database).await
+    });
+    let (mut failed, mut is_answered) = (None, false);
+    for answer in asked.await {
+        match answer {
+            Ok(Some(wrong)) => return Ok(Some(wrong)),
+            Ok(None) => is_answered = true,
+            Err(failure) => failed = Some(failure),
+        }
+    }
+    match failed {
+        Some(failure) if !is_answered => Err(failure),
+        _ => Ok(None),
     }
 }
 
@@ -112,7 +128,13 @@ pub async fn connect_to_any(redis: &RedisConfig, mongodb: &MongoConfig) -> Resul
     })
     .await?;
     backends.deployment = patiently("MongoDB does not tell what this deployment may do", async || {
-        Deployment::read(&backends.database).await
+        let deployment = Deployment::read(&backends.database).await?;
+        // Where there is one Redis, more partitions would only make its calls smaller.
+        if backends.nodes.is_cluster() && deployment.partitions == 0 {
+            Deployment::grow(&backends.database, CLUSTER_PARTITIONS).await?;
+            return Deployment::read(&backends.database).await;
+        }
+        Ok(deployment)
     })
     .await?;
     backends.partitions = partitions(&backends.nodes, &backends.database, backends.deployment.partitions);

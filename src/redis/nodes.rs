@@ -85,7 +85,7 @@ impl RedisNodes {
 
     /// The client of all keys with this hash tag.
     pub fn client_of(self: &Arc<Self>, tag: &str) -> Arc<RedisClient> {
-        Arc::new(RedisClient::new(Arc::clone(self), slot_of(tag.as_bytes()), tag))
+        Arc::new(RedisClient::new(Arc::clone(self), slot_of(tag), tag))
     }
 
     /// Has so many replicas acknowledge what is promised before it is ([`LuaScript::promised`](super::LuaScript)).

@@ -5,23 +5,10 @@ use std::sync::Arc;
 use redis::{ConnectionAddr, Value, from_redis_value_ref};
 
 use super::node::RedisNode;
-use crate::ids::slot_of;
+use crate::ids::SLOTS;
 
-/// The slots of a cluster.
-const SLOTS: u16 = 16_384;
 /// Stands for no node.
 const NOWHERE: u16 = u16::MAX;
-
-/// A hash tag, made from a name and a number, of a slot in the `number`th of `count` equal parts of all slots: so many
-/// tags are spread evenly, however many nodes there are.
-pub(crate) fn tag_in_part(name: &str, number: u16, count: u16) -> String {
-    let part = |slot: u16| u32::from(slot) * u32::from(count) / u32::from(SLOTS);
-    let plain = format!("{name}{number}");
-    let others = (1_u32..).map(|attempt| format!("{name}{number}.{attempt}"));
-    let mut tags = std::iter::once(plain).chain(others);
-    tags.find(|tag| part(slot_of(tag.as_bytes())) == u32::from(number))
-        .expect("each part has slots, and there is no end of tags")
-}
 
 /// The primaries that are known, and the slots that each of them serves.
 #[derive(Clone)]
@@ -125,16 +112,25 @@ mod tests {
     use redis::IntoConnectionInfo;
 
     use super::*;
+    use crate::ids::{slot_of, tag_in_part};
 
     fn node(port: u16) -> Arc<RedisNode> {
         RedisNode::open(("a", port).into_connection_info().expect("an address"), None).expect("a node")
     }
 
     #[test]
+    fn a_tag_has_the_slot_that_redis_gives_it() {
+        // From CLUSTER KEYSLOT.
+        for (tag, slot) in [("123456789", 12_739), ("0", 13_907), ("foo", 12_182), ("", 0)] {
+            assert_eq!(slot_of(tag), slot, "{tag}");
+        }
+    }
+
+    #[test]
     fn tags_are_spread_evenly_over_the_slots() {
         for count in [1, 16, 64] {
             for number in 0..count {
-                let slot = slot_of(tag_in_part("limit", number, count).as_bytes());
+                let slot = slot_of(&tag_in_part(&format!("limit{number}"), number, count));
                 assert_eq!(u32::from(slot) * u32::from(count) / u32::from(SLOTS), u32::from(number));
             }
         }

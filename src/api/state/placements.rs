@@ -23,6 +23,16 @@ struct Known {
     reading: Batcher<CouponId, Option<PartitionId>>,
 }
 
+impl Known {
+    async fn read(&self, coupon: &CouponId) -> Result<Option<PartitionId>, Failure> {
+        let found = self.reading.ask(coupon.clone()).await?;
+        if let Some(partition) = found {
+            self.remembered.insert(coupon.clone(), partition);
+        }
+        Ok(found)
+    }
+}
+
 impl Placements {
     /// Remembers nothing yet.
     pub fn start(partitions: &Partitions, coupons: &CouponStore) -> Self {
@@ -53,14 +63,11 @@ impl Placements {
     ///
     /// If MongoDB fails, or the coupon's record does not say.
     pub async fn of(&self, coupon: &CouponId) -> Result<Option<PartitionId>, Failure> {
-        let Some(Known { remembered, reading }) = &self.0 else { return Ok(Some(PartitionId::ONE)) };
-        if let Some(known) = remembered.get(coupon) {
-            return Ok(Some(known));
+        let Some(known) = &self.0 else { return Ok(Some(PartitionId::ONE)) };
+        match known.remembered.get(coupon) {
+            Some(partition) => Ok(Some(partition)),
+            // Boxed, so that what few requests need does not enlarge the future of all.
+            None => Box::pin(known.read(coupon)).await,
         }
-        let found = reading.ask(coupon.clone()).await?;
-        if let Some(partition) = found {
-            remembered.insert(coupon.clone(), partition);
-        }
-        Ok(found)
     }
 }

@@ -7,6 +7,7 @@ mod moving;
 mod sentinels;
 mod serving;
 mod slots;
+mod spread;
 
 use std::time::Duration;
 

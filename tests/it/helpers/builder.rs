@@ -48,7 +48,8 @@ impl<'a> SystemBuilder<'a> {
         self
     }
 
-    /// Uses a cluster instead of a redis-server of its own.
+    /// Uses a cluster instead of a redis-server of its own. Unless the test names a number of partitions, its own coupons
+    /// lie in partition 0, as those of a deployment that was on one Redis before.
     pub fn cluster(mut self, cluster: RedisCluster) -> Self {
         self.cluster = Some(cluster);
         self
@@ -74,6 +75,7 @@ impl<'a> SystemBuilder<'a> {
             None => mongodb().await,
         };
         let database = self.database.unwrap_or_else(database);
+        let is_grown = self.cluster.is_some() && self.partitions == 0;
         let (redis, other_nodes, redis_url, folder) = match self.cluster {
             Some(cluster) => {
                 let url = cluster.url();
@@ -139,6 +141,7 @@ impl<'a> SystemBuilder<'a> {
             serving,
             stop,
             leaves_in_flight: AtomicBool::new(false),
+            is_grown,
             _folder: folder,
         }
     }
