@@ -21,8 +21,8 @@ use super::env::BenchEnv;
 use super::report::{FigureRow, FigureTarget, row};
 use super::spread::Spread;
 use crate::dev::servers::{MongoServer, Persistence};
-use crate::issuance::ledger::queries::by_serial;
-use crate::issuance::ledger::{COLLECTION, indexes, order};
+use crate::issuance::ledger::queries::by_unit;
+use crate::issuance::ledger::{COLLECTION, Layout, indexes, order};
 use crate::mongo;
 
 /// Sizes of raw inserts.
@@ -121,7 +121,13 @@ async fn drain(env: &BenchEnv, entries: u32, workers: usize) -> anyhow::Result<f
 async fn documents(env: &BenchEnv) -> anyhow::Result<Vec<RawDocumentBuf>> {
     let records = env.backends.database.collection::<RawDocumentBuf>(COLLECTION);
     let found = mongo::run("read all records", async move {
-        records.find(doc! {}).sort(by_serial()).await?.try_collect().await
+        records
+            .find(doc! {})
+            .sort(by_unit(Layout::Partitioned))
+            .allow_disk_use(true)
+            .await?
+            .try_collect()
+            .await
     });
     Ok(found.await?)
 }
@@ -144,7 +150,7 @@ async fn insert(
     let folder = context.next_folder();
     let mut mongodb = MongoServer::start(context.mongod(folder.clone())).await?;
     let database = mongo::connect(&mongodb.url(), "bench").await.map_err(anyhow::Error::msg)?;
-    let missing = indexes::ensure(&database).await?;
+    let missing = indexes::ensure(&database, Layout::Partitioned).await?;
     anyhow::ensure!(missing.is_empty(), "{}", missing.join("; "));
     let records = database.collection::<RawDocumentBuf>(COLLECTION);
     let started = Instant::now();

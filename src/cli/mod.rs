@@ -1,6 +1,6 @@
 //! `couponctl`: noun, then verb.
 //!
-//! `dev`, `check`, `recover`, `audit`, `key`, `upgrade` and `partition` connect to the servers themselves; `bench` starts its own;
+//! `dev`, `check`, `recover`, `audit`, `key`, `ledger`, `upgrade` and `partition` connect to the servers themselves; `bench` starts its own;
 //! `rush` reads the ledger if it is given its URI. Every other command goes through the HTTP API alone, knows no more
 //! than its JSON, and so works against any deployment.
 
@@ -16,6 +16,7 @@ mod dev;
 mod export;
 mod issue;
 mod key;
+mod ledger;
 mod lines;
 mod man;
 mod outcome;
@@ -69,8 +70,8 @@ Exit codes:
   2  the command line is wrong
   3  a threshold was missed, or the accounts drifted (rush, bench, audit)
   4  a promise is broken (rush, audit)
-  5  the environment is wrong (dev, check, recover, audit, key, upgrade,
-     rush, bench)"
+  5  the environment is wrong (dev, check, recover, audit, key, ledger,
+     upgrade, rush, bench)"
 )]
 pub struct CtlCommand {
     #[command(subcommand)]
@@ -84,6 +85,7 @@ enum CtlSubcommand {
     Recover(recover::RecoverArgs),
     Audit(audit::AuditArgs),
     Key(key::KeyArgs),
+    Ledger(ledger::LedgerArgs),
     Upgrade(upgrade::UpgradeArgs),
     Partition(partition::PartitionArgs),
     /// Creates coupons, shows their stock and changes them
@@ -132,6 +134,7 @@ impl CtlCommand {
             CtlSubcommand::Recover(recover) => recover.run().await,
             CtlSubcommand::Audit(audit) => audit.run().await,
             CtlSubcommand::Key(key) => key.run().await,
+            CtlSubcommand::Ledger(ledger) => ledger.run().await,
             CtlSubcommand::Upgrade(upgrade) => upgrade.run().await,
             CtlSubcommand::Partition(partition) => partition.run().await,
             CtlSubcommand::Coupon(coupon) => coupon.run().await,

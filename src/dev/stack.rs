@@ -19,6 +19,8 @@ use crate::config::{AccessConfig, ApiConfig, ApiLimits, Concurrency, MongoConfig
 use crate::coupon::{Coupon, CouponTimeZone, Discount, Validity};
 use crate::failure::SetUpError;
 use crate::ids::{CouponId, UserId};
+use crate::issuance::ledger::Layout;
+use crate::issuance::ledger::migration::{OlderPrograms, migrate};
 use crate::process::Backends;
 use crate::recovery::Durability;
 use crate::runtime::{fd_limit, shutdown};
@@ -171,6 +173,10 @@ async fn start(
     let redis = RedisConfig { redis_url, redis_durability: Durability::Always, redis_acknowledged_by: 0 };
     let mongodb = MongoConfig { mongodb_uri, mongodb_database: options.mongodb_database.clone() };
     let backends = process::connect(&redis, &mongodb).await?;
+    if servers.mongodb.is_some() && backends.ledger.layout().await? == Layout::Mixed {
+        // An earlier run of an older version left it, and no other process uses it.
+        migrate(&backends.database, OlderPrograms::Refuse, |_| {}).await?;
+    }
     let access = access(options, &backends).await?;
     // A Redis whose folder was deleted is built anew, once it is certain that no process uses another.
     let certified = backends.recovery_supervisors().map(async |supervisor| {

@@ -11,7 +11,8 @@ use jiff::Timestamp;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use mongodb::error::ErrorKind;
 use mongodb::options::{
-    Acknowledgment, ClientOptions, FindOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
+    Acknowledgment, ClientOptions, DriverInfo, FindOptions, ReadConcern, ReadPreference, SelectionCriteria,
+    WriteConcern,
 };
 use mongodb::{Client, Collection};
 use serde::de::DeserializeOwned;
@@ -64,6 +65,8 @@ pub async fn close(database: &Database) {
 async fn open(uri: &str, database: &str) -> mongodb::error::Result<Database> {
     let mut options = ClientOptions::parse(uri).await?;
     options.app_name.get_or_insert_with(|| env!("CARGO_PKG_NAME").into());
+    // Programs of versions that write no partitions into the ledger do not say it: see `ledger::migration`.
+    options.driver_info = Some(DriverInfo::builder().name(env!("CARGO_PKG_NAME")).build());
     options.server_selection_timeout.get_or_insert(SELECTION_TIMEOUT);
     options.connect_timeout.get_or_insert(CONNECT_TIMEOUT);
     options.max_pool_size.get_or_insert(POOL_MAX);
@@ -101,6 +104,18 @@ where
         }
     })
     .await
+}
+
+/// Runs an operation that may take hours, and waits for its end.
+pub(crate) async fn run_to_the_end<T, F>(operation: &'static str, future: F) -> Result<T, Failure>
+where
+    T: Send + 'static,
+    F: Future<Output = mongodb::error::Result<T>> + Send + 'static,
+{
+    match tokio::spawn(future).await {
+        Ok(result) => result.map_err(Failure::mongodb(operation)),
+        Err(source) => Err(Failure::Panicked { operation, source }),
+    }
 }
 
 /// A limit in the type that MongoDB takes.

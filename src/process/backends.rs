@@ -8,7 +8,7 @@ use crate::config::{MongoConfig, RedisConfig};
 use crate::coupon::CouponStore;
 use crate::failure::SetUpError;
 use crate::issuance::Ledger;
-use crate::issuance::ledger::indexes;
+use crate::issuance::ledger::{Layout, indexes};
 use crate::mongo::Database;
 use crate::recovery::{Deployment, Durability, Fence, Lease, Loader, RecoverySupervisor};
 use crate::redis::{Partition, Partitions, PerPartition, RedisNodes};
@@ -117,14 +117,19 @@ pub async fn connect_to_any(redis: &RedisConfig, mongodb: &MongoConfig) -> Resul
     for note in findings.notes {
         tracing::warn!("{note}");
     }
-    let missing = patiently(
-        "MongoDB does not answer as a writable replica set; start it (mongod --replSet rs0, then rs.initiate()), \
-         or point --mongodb-uri at it",
-        async || indexes::ensure(&backends.database).await,
-    )
-    .await?;
-    let ledger = patiently("MongoDB does not tell which ledger this is", async || {
-        Lease::ledger(&backends.database).await
+    let advice = "MongoDB does not answer as a writable replica set; start it (mongod --replSet rs0, then \
+                  rs.initiate()), or point --mongodb-uri at it";
+    let ledger =
+        patiently(advice, async || Lease::ledger(&backends.database).await).await?;
+    let missing = patiently(advice, async || {
+        let layout = backends.ledger.layout().await?;
+        if layout == Layout::Mixed {
+            tracing::info!(
+                "an older version may have written to the ledger; once none of its processes runs, finish the upgrade \
+                 with `couponctl ledger migrate`"
+            );
+        }
+        indexes::ensure(&backends.database, layout).await
     })
     .await?;
     backends.deployment = patiently("MongoDB does not tell what this deployment may do", async || {

@@ -14,6 +14,7 @@ use mongodb::options::ReturnDocument;
 use super::deployment;
 use super::fence::opened;
 use crate::ids::PartitionId;
+use crate::issuance::ledger::BY_PARTITION;
 use crate::redis::Epoch;
 use crate::user::IdSecret;
 use crate::{Failure, mongo};
@@ -108,6 +109,7 @@ impl Lease {
             deployment::ID_SECRET: if_new(deployment::ID_SECRET, IdSecret::generate().to_bson().into()),
             deployment::USERS_HAVE_ID_SECRETS: if_new(deployment::USERS_HAVE_ID_SECRETS, true.into()),
             deployment::ENTRIES_OF_MANY: if_new(deployment::ENTRIES_OF_MANY, true.into()),
+            BY_PARTITION: if_new(BY_PARTITION, true.into()),
         }}];
         let lease = mongo::run("read the recovery lease", async move {
             leases

@@ -12,15 +12,15 @@ use crate::mongo::Database;
 use jiff::Timestamp;
 use mongodb::Collection;
 use mongodb::bson::{self, DateTime, Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
-use mongodb::options::{FindOptions, ReadConcern, ReturnDocument};
+use mongodb::options::{FindOptions, Hint, ReadConcern, ReturnDocument};
 use tokio::sync::Semaphore;
 
 use super::record::{ACTIVE, FIELD, REVOKED, USED, redemption};
 use super::{Redemption, RedemptionChange, RedemptionRefusal, RedemptionVerdict};
 use crate::failure::Unreadable;
 use crate::ids::{CouponId, IssuanceId, UserId};
-use crate::issuance::ledger::COLLECTION;
-use crate::issuance::{Decision, ledger};
+use crate::issuance::ledger::{COLLECTION, Layout};
+use crate::issuance::{Decision, Ledger, ledger};
 use crate::mongo::{LINEARIZABLE_MAX, ListPage, from_bson_time, to_bson_time};
 use crate::{Failure, mongo};
 
@@ -69,6 +69,7 @@ pub enum RedemptionChangeOutcome {
 #[derive(Clone)]
 pub struct RedemptionStore {
     records: Collection<RawDocumentBuf>,
+    ledger: Ledger,
     turns: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
 }
@@ -78,6 +79,7 @@ impl RedemptionStore {
     pub fn new(database: &Database) -> Self {
         RedemptionStore {
             records: database.collection(COLLECTION),
+            ledger: Ledger::new(database),
             turns: Arc::new(Semaphore::new(AT_ONCE)),
             waiting: Arc::new(Semaphore::new(WAITING_MAX)),
         }
@@ -125,7 +127,9 @@ impl RedemptionStore {
         coupon: &CouponId,
         after: u32,
     ) -> Result<Vec<Result<HeldCoupon, Unreadable>>, Failure> {
-        let (filter, order) = (ledger::queries::units_after(coupon, after), ledger::queries::by_serial());
+        let route = self.ledger.route(coupon).await?;
+        let filter = ledger::queries::units_after(&route, coupon, after);
+        let order = ledger::queries::by_unit(route.layout());
         let found = self.find("export a coupon's units", filter, order, UNITS_PAGE).await?;
         Ok(found.iter().map(|document| holding(document)).collect())
     }
@@ -137,7 +141,7 @@ impl RedemptionStore {
     ///
     /// If MongoDB fails.
     pub(crate) async fn nameless_units(&self, coupon: &CouponId) -> Result<Vec<Unreadable>, Failure> {
-        let filter = ledger::queries::issued_nameless(coupon);
+        let filter = ledger::queries::issued_nameless(&self.ledger.route(coupon).await?, coupon);
         let found = self.find("export a coupon's units", filter, doc! {"_id": 1}, NAMELESS_MAX).await?;
         Ok(found.iter().filter_map(|document| holding(document).err()).collect())
     }
@@ -194,12 +198,14 @@ impl RedemptionStore {
         by: &str,
     ) -> Result<Option<HeldCoupon>, Failure> {
         let end = end.filter(|_| matches!(change, RedemptionChange::Use { .. }));
-        let filter = queries::unchanged(&held.decision, held.redemption.version, end);
+        let layout = self.ledger.layout().await?;
+        let filter = queries::unchanged(layout, &held.decision, held.redemption.version, end);
         let update = update(change, held, by);
         let records = self.records.clone();
         let changed = mongo::run("change the user coupon", async move {
             records
                 .find_one_and_update(filter, update)
+                .hint(Hint::Keys(ledger::queries::by_id()))
                 .projection(fields())
                 .return_document(ReturnDocument::After)
                 .await
@@ -208,13 +214,15 @@ impl RedemptionStore {
     }
 
     async fn read(&self, user: &UserId, id: IssuanceId) -> Result<Option<HeldCoupon>, Failure> {
-        let (records, filter) = (self.records.clone(), queries::issued(id));
+        let (records, filter) = (self.records.clone(), queries::issued(self.ledger.layout().await?, id));
         let found = mongo::run("read the user coupon", async move {
-            match records.find_one(filter.clone()).projection(fields()).await? {
+            let by_id = || Hint::Keys(ledger::queries::by_id());
+            match records.find_one(filter.clone()).hint(by_id()).projection(fields()).await? {
                 Some(found) => Ok(Some(found)),
                 None => {
                     records
                         .find_one(filter)
+                        .hint(by_id())
                         .projection(fields())
                         .read_concern(ReadConcern::linearizable())
                         .max_time(LINEARIZABLE_MAX)
@@ -306,13 +314,17 @@ pub mod queries {
     use super::*;
 
     /// An issued record.
-    pub fn issued(id: IssuanceId) -> Document {
-        doc! {"_id": ledger::uuid(id), "outcome": ledger::ISSUED}
+    pub fn issued(layout: Layout, id: IssuanceId) -> Document {
+        let mut filter = ledger::queries::one(layout, id);
+        filter.insert("outcome", ledger::ISSUED);
+        filter
     }
 
     /// The same, if it still belongs to this user, its redemption has this version, and it is valid.
-    pub fn unchanged(decision: &Decision, version: i64, end: Option<Timestamp>) -> Document {
-        let mut filter = issued(decision.id);
+    pub fn unchanged(layout: Layout, decision: &Decision, version: i64, end: Option<Timestamp>) -> Document {
+        let mut filter = issued(layout, decision.id);
+        // The whole shard key: before version 7.1 mongos finds and modifies by nothing less.
+        filter.insert("couponId", decision.coupon.as_str());
         filter.insert("userId", decision.user.as_str());
         // `null` is what a missing field is.
         let version = Some(version).filter(|version| *version > 0);

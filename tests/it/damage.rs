@@ -140,7 +140,10 @@ async fn a_damaged_ledger_record_does_not_keep_the_others_closed() {
     let good = system.coupon("good", 100, 1).await;
     late(&system, bad.as_str(), "u0", 1).await;
     let ledger = system.backends.database.collection::<Document>("user_coupons");
-    ledger.update_one(doc! {"couponId": "bad"}, doc! {"$set": {"serial": -1_i64}}).await.expect("changed");
+    ledger
+        .update_one(doc! {"couponId": "bad"}, doc! {"$set": {"serial": -1_i64, "unit": -1_i64}})
+        .await
+        .expect("changed");
     let _: () = system.command(&["FLUSHALL"]).await;
     assert!(is_back(&system).await, "one damaged ledger record stops every recovery");
     system.accepted("g0", &good).await;

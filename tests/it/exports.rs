@@ -94,8 +94,8 @@ async fn units_that_cannot_be_read_have_lines_and_rows_of_their_own() {
     for (serial, damage) in [
         (17_i64, doc! {"nth": "first"}),
         (1_000, doc! {"decidedAt": "today", "userId": 5}),
-        (1_001, doc! {"serial": "1001"}),
-        (1_002, doc! {"serial": -1_i64}),
+        (1_001, doc! {"serial": "1001", "unit": "1001"}),
+        (1_002, doc! {"serial": -1_i64, "unit": -1_i64}),
     ] {
         let changed = ledger.update_one(doc! {"serial": serial}, doc! {"$set": damage}).await;
         assert_eq!(changed.expect("it is damaged").modified_count, 1);

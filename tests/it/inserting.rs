@@ -1,7 +1,7 @@
 //! The ledger's inserts, many at once, on a mongod of the test's own.
 
 use coupon_system::ids::{IssuanceId, PartitionId};
-use coupon_system::issuance::ledger::Inserted;
+use coupon_system::issuance::ledger::{Inserted, Layout, indexes};
 use coupon_system::issuance::{Decision, Ledger, Outcome, Reason};
 use mongodb::Database;
 use mongodb::bson::{Document, doc};
@@ -16,7 +16,7 @@ const SKIPPED_MAX: i64 = 60;
 
 async fn ledger(uri: &str) -> (Ledger, Database) {
     let database = coupon_system::mongo::connect(uri, &database()).await.expect("a URI");
-    let missing = coupon_system::issuance::ledger::indexes::ensure(&database).await.expect("they are made");
+    let missing = indexes::ensure(&database, Layout::Partitioned).await.expect("they are made");
     assert!(missing.is_empty(), "{missing:?}");
     (Ledger::new(&database), database)
 }

@@ -335,8 +335,8 @@ async fn a_unit_stays_out_of_stock_for_each_issued_record_that_cannot_be_read() 
     issued(&system, &coupon, 0..6).await;
     let records = ledger(&system);
     for (serial, damage) in [
-        (1_i64, doc! {"serial": "one"}),
-        (2, doc! {"serial": Bson::Null}),
+        (1_i64, doc! {"serial": "one", "unit": "one"}),
+        (2, doc! {"serial": Bson::Null, "unit": Bson::Null}),
         (3, doc! {"nth": "first"}),
         (4, doc! {"userId": 4}),
     ] {

@@ -32,8 +32,8 @@ fn unit(coupon: &str, user: &str, serial: i64, seconds: i64) -> Document {
     let id = IssuanceId::generate(PartitionId::ONE);
     let moment = DateTime::from_millis(at(seconds).as_millisecond());
     doc! {
-        "_id": Uuid::from_bytes(*id.as_bytes()), "outcome": "issued", "couponId": coupon, "userId": user,
-        "serial": serial, "nth": 1, "acceptedAt": moment, "decidedAt": moment,
+        "_id": Uuid::from_bytes(*id.as_bytes()), "p": 0, "outcome": "issued", "couponId": coupon, "userId": user,
+        "serial": serial, "unit": serial, "nth": 1, "acceptedAt": moment, "decidedAt": moment,
     }
 }
 

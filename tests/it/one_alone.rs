@@ -38,7 +38,7 @@ async fn is_issued(system: &System, id: IssuanceId) {
 /// Writes the record of an issuance that is in flight, with changes that this version cannot read.
 async fn decided_unreadably(system: &System, id: IssuanceId, coupon: &CouponId, changes: Document) {
     let mut record = doc! {
-        "_id": uuid(id), "outcome": "rejected", "reason": "discarded", "couponId": coupon.as_str(),
+        "_id": uuid(id), "p": 0, "outcome": "rejected", "reason": "discarded", "couponId": coupon.as_str(),
         "userId": "u", "lost": false, "acceptedAt": mongodb::bson::DateTime::now(),
         "decidedAt": mongodb::bson::DateTime::now(),
     };
@@ -53,7 +53,8 @@ fn unreadable() -> Vec<Document> {
         doc! {"reason": 7},
         doc! {"outcome": "lent"},
         doc! {"outcome": "issued", "nth": 1},
-        doc! {"outcome": "issued", "serial": "one", "nth": 1},
+        doc! {"outcome": "issued", "serial": "one", "unit": "one", "nth": 1},
+        doc! {"outcome": "issued", "serial": 7_i64, "unit": 8_i64, "nth": 1},
         doc! {"userId": 5},
         doc! {"couponId": "a b"},
         doc! {"decidedAt": "today"},
@@ -104,7 +105,7 @@ async fn a_record_that_cannot_be_read_is_said_to_be_one_and_not_missing() {
     let entries = system.take_entries().await;
     system.decider().process(&system.keys(), &entries).await.expect("it is issued");
     let bad = IssuanceId::generate(PartitionId::ONE);
-    let unit = doc! {"outcome": "issued", "serial": 5_i64, "nth": "first", "userId": "u0"};
+    let unit = doc! {"outcome": "issued", "serial": 5_i64, "unit": 5_i64, "nth": "first", "userId": "u0"};
     decided_unreadably(&system, bad, &coupon, unit).await;
 
     for path in [format!("/issuances/{bad}"), format!("/user-coupons/u0/{bad}")] {
@@ -138,7 +139,7 @@ async fn units_of_records_that_cannot_be_read_are_held_by_somebody() {
     let entries = system.take_entries().await;
     // Another issuance has the unit, and its record cannot be read; nor can the record of the user's own issuance.
     let other = IssuanceId::generate(PartitionId::ONE);
-    let unit = doc! {"outcome": "issued", "serial": 1_i64, "nth": "first", "userId": "u9"};
+    let unit = doc! {"outcome": "issued", "serial": 1_i64, "unit": 1_i64, "nth": "first", "userId": "u9"};
     decided_unreadably(&system, other, &coupon, unit).await;
     let BatchDecisions { settlements, left } =
         system.decider().decide(&system.keys(), &entries).await.expect("decided");

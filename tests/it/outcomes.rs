@@ -206,7 +206,10 @@ async fn a_damaged_record_is_told_of_and_stops_nobody() {
     let id = IssuanceId::generate(PartitionId::ONE);
     let binary = Binary { subtype: BinarySubtype::Uuid, bytes: id.as_bytes().to_vec() };
     let records = system.backends.database.collection::<Document>("user_coupons");
-    records.insert_one(doc! {"_id": binary, "outcome": "maybe", "secret": "x"}).await.expect("written");
+    records
+        .insert_one(doc! {"_id": binary, "p": 0, "outcome": "maybe", "secret": "x"})
+        .await
+        .expect("written");
     issued(&system, &coupon, "u1", 1).await;
     let told = told(&system, &format!("?after={place}")).await;
     let [damaged, good] = &told.outcomes[..] else { panic!("{told:?}") };

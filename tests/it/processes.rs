@@ -136,7 +136,7 @@ async fn a_missing_unique_index_is_refused_with_what_to_do_and_check_names_it() 
     let entries = system.take_entries().await;
     system.decider().process(&system.keys(), &entries).await.expect("it is decided");
     let ledger = system.backends.database.collection::<mongodb::bson::Document>("user_coupons");
-    ledger.drop_index("unit_issued_once").await.expect("it is dropped");
+    ledger.drop_index("unit_occupied_once").await.expect("it is dropped");
 
     let mut worker = program(WORKER, &system);
     worker.args(["--metrics-listen", "127.0.0.1:0"]);
@@ -148,7 +148,7 @@ async fn a_missing_unique_index_is_refused_with_what_to_do_and_check_names_it() 
         let said =
             format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
         assert_eq!(output.status.code(), Some(5), "{said}");
-        assert!(said.contains("unit_issued_once") && said.contains("createIndex"), "{said}");
+        assert!(said.contains("unit_occupied_once") && said.contains("createIndex"), "{said}");
     }
 }
 

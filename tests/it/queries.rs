@@ -2,12 +2,13 @@
 
 use coupon_system::access::action;
 use coupon_system::coupon::ended_before;
-use coupon_system::issuance::ledger::queries;
+use coupon_system::ids::PartitionId;
+use coupon_system::issuance::ledger::{Layout, queries};
 use coupon_system::redemption;
 use coupon_system::user::queries as users;
 use mongodb::bson::{Bson, Document, doc};
 
-use crate::helpers::{System, at, issued_to};
+use crate::helpers::{System, as_an_older_version_made_it, at, issued_to};
 
 /// The stages of the winning plan, from the outside in.
 fn stages(plan: &Document) -> Vec<String> {
@@ -39,39 +40,13 @@ async fn plan(system: &System, collection: &str, filter: Document, sort: Documen
 #[tokio::test]
 async fn no_query_reads_a_collection_from_end_to_end_or_sorts_in_memory() {
     let system = System::start().await;
-    let coupon = system.coupon("c", 3, 1).await;
+    system.coupon("c", 3, 1).await;
     let user = "u0".parse().expect("an id");
     system.users("u", 1).await;
-    let decision = issued_to(&coupon, "u0", 1);
-    let id = decision.id;
     let now = mongodb::bson::DateTime::now();
     let newest = doc! {"createdAt": -1, "_id": -1};
     let after = doc! {"$or": [{"createdAt": {"$lt": now}}, {"createdAt": now, "_id": {"$lt": "x"}}]};
-    let uuid = mongodb::bson::Uuid::from_bytes(*id.as_bytes());
     for (name, collection, filter, sort) in [
-        ("decisions", "user_coupons", doc! {"_id": {"$in": [uuid]}}, doc! {}),
-        ("held by", "user_coupons", queries::held_by(&coupon, &user), doc! {}),
-        ("holder of", "user_coupons", queries::holder_of(&coupon, 1), doc! {}),
-        ("issued count", "user_coupons", queries::issued_between(&coupon, 0, 9), doc! {}),
-        ("issued without a unit", "user_coupons", queries::issued_nameless(&coupon), doc! {}),
-        ("units after", "user_coupons", queries::units_after(&coupon, 1), queries::by_serial()),
-        ("highest issued", "user_coupons", queries::issued(&coupon), queries::highest_first()),
-        ("issued records", "user_coupons", queries::issued(&coupon), queries::by_user()),
-        ("issued to", "user_coupons", queries::issued_to(&user, None), queries::newest_first()),
-        (
-            "next issued to",
-            "user_coupons",
-            queries::issued_to(&user, Some((at(0), id))),
-            queries::newest_first(),
-        ),
-        ("rejected", "user_coupons", queries::rejected_after(&coupon, None), doc! {"_id": 1}),
-        ("next rejected", "user_coupons", queries::rejected_after(&coupon, Some(id)), doc! {"_id": 1}),
-        ("user coupon", "user_coupons", redemption::queries::issued(id), doc! {}),
-        ("use", "user_coupons", redemption::queries::unchanged(&decision, 1, Some(at(0))), doc! {}),
-        ("held by any", "user_coupons", queries::held_by_any(&coupon, &[&user, &user]), doc! {}),
-        ("issued of user", "user_coupons", queries::of(&user, "issued"), doc! {}),
-        ("rejected of user", "user_coupons", queries::of(&user, "rejected"), doc! {}),
-        ("old rejections", "user_coupons", queries::rejected_before(&coupon, at(0)), doc! {}),
         ("ended coupons", "coupons", ended_before(at(0)), doc! {}),
         ("one user", "users", users::one(&user), doc! {}),
         ("deletions", "users", users::deleted(), doc! {"deletedAt": 1}),
@@ -85,13 +60,58 @@ async fn no_query_reads_a_collection_from_end_to_end_or_sorts_in_memory() {
         ("actions about", "operator_actions", action::queries::about(&user), doc! {}),
         ("registered", "users", doc! {"_id": {"$in": ["u0"]}}, doc! {}),
     ] {
-        let stages = plan(&system, collection, filter, sort).await;
-        assert!(
-            stages.iter().any(|stage| ["IXSCAN", "IDHACK", "COUNT_SCAN"].contains(&stage.as_str())),
-            "{name}: {stages:?}"
-        );
-        for wrong in ["COLLSCAN", "SORT"] {
-            assert!(!stages.iter().any(|stage| stage == wrong), "{name}: {stages:?}");
-        }
+        is_served(name, &plan(&system, collection, filter, sort).await);
+    }
+}
+
+fn is_served(name: &str, stages: &[String]) {
+    assert!(
+        stages.iter().any(|stage| ["IXSCAN", "IDHACK", "COUNT_SCAN"].contains(&stage.as_str())),
+        "{name}: {stages:?}"
+    );
+    for wrong in ["COLLSCAN", "SORT"] {
+        assert!(!stages.iter().any(|stage| stage == wrong), "{name}: {stages:?}");
+    }
+}
+
+/// The ledger's queries with their orders, in a layout.
+fn of_ledger(layout: Layout) -> Vec<(&'static str, Document, Document)> {
+    let (coupon, user) = ("c".parse().expect("an id"), "u0".parse().expect("an id"));
+    let decision = issued_to(&coupon, "u0", 1);
+    let id = decision.id;
+    let route = layout.route([PartitionId::ONE]);
+    vec![
+        ("decisions", queries::these(layout, &[id]), doc! {}),
+        ("decision", queries::one(layout, id), doc! {}),
+        ("held by", queries::held_by(&route, &coupon, &user), doc! {}),
+        ("holders of", queries::holders_of(&route, &coupon, &[1, 2]), doc! {}),
+        ("issued count", queries::issued_between(&route, &coupon, 0, 9), doc! {}),
+        ("issued counts", queries::issued_of(&route, std::slice::from_ref(&coupon)), doc! {}),
+        ("issued without a unit", queries::issued_nameless(&route, &coupon), doc! {}),
+        ("units after", queries::units_after(&route, &coupon, 1), queries::by_unit(layout)),
+        ("highest issued", queries::issued_between(&route, &coupon, 0, 9), queries::highest_first(layout)),
+        ("issued records", queries::issued(&route, &coupon), queries::by_user()),
+        ("issued to", queries::issued_to(&user, None), queries::newest_first()),
+        ("next issued to", queries::issued_to(&user, Some((at(0), id))), queries::newest_first()),
+        ("rejected", queries::rejected_after(&route, &coupon, None), doc! {"_id": 1}),
+        ("next rejected", queries::rejected_after(&route, &coupon, Some(id)), doc! {"_id": 1}),
+        ("user coupon", redemption::queries::issued(layout, id), doc! {}),
+        ("use", redemption::queries::unchanged(layout, &decision, 1, Some(at(0))), doc! {}),
+        ("held by any", queries::held_by_any(&route, &coupon, &[&user, &user]), doc! {}),
+        ("issued of user", queries::of_user(&user, "issued"), doc! {}),
+        ("rejected of user", queries::of_user(&user, "rejected"), doc! {}),
+        ("old rejections", queries::rejected_before(&route, &coupon, at(0)), doc! {}),
+    ]
+}
+
+#[tokio::test]
+async fn an_index_serves_every_query_of_the_ledger_in_either_layout() {
+    let system = System::start().await;
+    for (name, filter, sort) in of_ledger(Layout::Partitioned) {
+        is_served(name, &plan(&system, "user_coupons", filter, sort).await);
+    }
+    as_an_older_version_made_it(&system.backends.database).await;
+    for (name, filter, sort) in of_ledger(Layout::Mixed) {
+        is_served(name, &plan(&system, "user_coupons", filter, sort).await);
     }
 }

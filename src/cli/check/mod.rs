@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::config::{MongoConfig, RedisConfig};
 use crate::failure::SetUpError;
-use crate::issuance::ledger::indexes;
+use crate::issuance::ledger::{Layout, indexes};
 use crate::mongo::Database;
 use crate::process::Backends;
 use crate::recovery::{OpeningStatus, SettingsReport, Writable};
@@ -177,10 +177,18 @@ async fn mongodb(backends: &Backends) -> Vec<CheckResult> {
             "a standalone server cannot confirm writes by majority: start it with --replSet and initiate it",
         )
     });
-    match indexes::check(&backends.database).await {
+    let missing = async {
+        let layout = backends.ledger.layout().await?;
+        Ok::<_, Failure>((layout, indexes::check(&backends.database, layout).await?))
+    };
+    match missing.await {
         Err(failure) => lines.push(failed(INDEXES, failure.chain())),
-        Ok(wrong) if wrong.is_empty() => lines.push(passed(INDEXES, "all there, exactly")),
-        Ok(wrong) => lines.extend(wrong.into_iter().map(|says| failed(INDEXES, says))),
+        Ok((Layout::Mixed, wrong)) if wrong.is_empty() => lines.push(passed(
+            INDEXES,
+            "those of an older version are all there; `couponctl ledger migrate` finishes the upgrade",
+        )),
+        Ok((_, wrong)) if wrong.is_empty() => lines.push(passed(INDEXES, "all there, exactly")),
+        Ok((_, wrong)) => lines.extend(wrong.into_iter().map(|says| failed(INDEXES, says))),
     }
     lines
 }

@@ -7,8 +7,8 @@ use mongodb::Cursor;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::options::{FindOptions, Hint};
 
-use super::record::{HeldRecord, ISSUED, IdRecord, Record, Shape, read, uuid};
-use super::{Decision, HeldUnit, Ledger, PAGE, queries, readable};
+use super::record::{HeldRecord, ISSUED, IdRecord, Record, Shape, read};
+use super::{Decision, HeldUnit, Ledger, PAGE, indexes, queries, readable};
 use crate::failure::Unreadable;
 use crate::ids::{CouponId, IssuanceId};
 use crate::{Failure, mongo};
@@ -72,13 +72,15 @@ impl Ledger {
     ///
     /// If MongoDB fails.
     pub async fn issued_records(&self, coupon: &CouponId) -> Result<IssuedRecords, Failure> {
+        let route = self.route(coupon).await?;
         let options = FindOptions::builder()
             .sort(queries::by_user())
-            .projection(HeldRecord::projection())
+            .projection(HeldRecord::projection(route.layout()))
             .batch_size(PAGE as u32)
             .allow_disk_use(true)
             .build();
-        let (records, filter) = (self.records.clone_with_type::<RawDocumentBuf>(), queries::issued(coupon));
+        let (records, filter) =
+            (self.records.clone_with_type::<RawDocumentBuf>(), queries::issued(&route, coupon));
         let opened =
             mongo::run(
                 "read the issued records",
@@ -90,7 +92,7 @@ impl Ledger {
     /// Begins to read every rejection of a coupon.
     pub(crate) async fn rejected_records(&self, coupon: &CouponId) -> Result<RejectedRecords, Failure> {
         let records = self.records.clone_with_type::<RawDocumentBuf>();
-        let filter = queries::rejected_after(coupon, None);
+        let filter = queries::rejected_after(&self.route(coupon).await?, coupon, None);
         let options = FindOptions::builder().batch_size(PAGE as u32).build();
         let opened =
             mongo::run(
@@ -106,18 +108,16 @@ impl Ledger {
     ///
     /// If MongoDB fails.
     pub async fn issued_among(&self, ids: &[IssuanceId]) -> Result<HashSet<IssuanceId>, Failure> {
-        let all: Vec<_> = ids.iter().copied().map(uuid).collect();
-        let filter = doc! {"_id": {"$in": all}, "outcome": ISSUED};
-        let options = FindOptions::builder().projection(IdRecord::projection()).build();
-        let found = self.find::<IdRecord>("look for issued records", filter, options).await?;
+        let mut filter = queries::these(self.layout().await?, ids);
+        filter.insert("outcome", ISSUED);
+        let found = self.find::<IdRecord>("look for issued records", filter, id_options()).await?;
         Ok(found.into_iter().filter_map(readable).collect())
     }
 
     /// Those of `ids` that are decided; their records need not be readable.
     pub(crate) async fn decided_among(&self, ids: &[IssuanceId]) -> Result<HashSet<IssuanceId>, Failure> {
-        let all: Vec<_> = ids.iter().copied().map(uuid).collect();
-        let options = FindOptions::builder().projection(IdRecord::projection()).build();
-        let found = self.find::<IdRecord>("look for decisions", doc! {"_id": {"$in": all}}, options).await?;
+        let filter = queries::these(self.layout().await?, ids);
+        let found = self.find::<IdRecord>("look for decisions", filter, id_options()).await?;
         Ok(found.into_iter().filter_map(readable).collect())
     }
 
@@ -132,14 +132,17 @@ impl Ledger {
             counts.insert(coupon.clone(), self.issued_count(coupon).await?);
             return Ok(counts);
         }
-        let ids: Vec<&str> = coupons.iter().map(CouponId::as_str).collect();
-        let pipeline = [
-            doc! {"$match": {"outcome": ISSUED, "couponId": {"$in": ids}}},
-            doc! {"$group": {"_id": "$couponId", "count": {"$sum": 1_i64}}},
-        ];
+        let (layout, mut partitions) = (self.layout().await?, Vec::new());
+        for coupon in coupons {
+            partitions.extend(self.partitions_of(coupon).await?);
+        }
+        let matching = queries::issued_of(&layout.route(partitions), coupons);
+        let pipeline =
+            [doc! {"$match": matching}, doc! {"$group": {"_id": "$couponId", "count": {"$sum": 1_i64}}}];
         let records = self.records.clone_with_type::<Document>();
         let counted = mongo::run("count the issued units", async move {
-            records.aggregate(pipeline).hint(unit_hint()).await?.try_collect::<Vec<_>>().await
+            let hint = Hint::Keys(indexes::user_keys(layout));
+            records.aggregate(pipeline).hint(hint).await?.try_collect::<Vec<_>>().await
         });
         let Ok(counted) = counted.await else {
             // They have too many units for one query: one after another, each in parts.
@@ -162,17 +165,14 @@ impl Ledger {
         coupon: &CouponId,
         serials: &[u32],
     ) -> Result<Vec<Result<HeldUnit, Unreadable>>, Failure> {
-        let mut filter = queries::issued(coupon);
-        filter.insert(
-            "serial",
-            doc! {"$in": serials.iter().map(|serial| i64::from(*serial)).collect::<Vec<_>>()},
-        );
-        let options = FindOptions::builder().projection(HeldRecord::projection()).build();
+        let route = self.route(coupon).await?;
+        let filter = queries::holders_of(&route, coupon, serials);
+        let options = FindOptions::builder().projection(HeldRecord::projection(route.layout())).build();
         self.find::<HeldRecord>("read who holds the units", filter, options).await
     }
 }
 
-/// The order of the units of a coupon.
-fn unit_hint() -> Hint {
-    Hint::Keys(queries::by_serial())
+/// The options of a read by id that asks for ids alone.
+fn id_options() -> FindOptions {
+    FindOptions::builder().projection(IdRecord::projection()).hint(Hint::Keys(queries::by_id())).build()
 }

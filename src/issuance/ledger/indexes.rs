@@ -3,55 +3,91 @@
 //! one also in a small collection, such as that of a record that a command wrote before the first start.
 
 use futures::TryStreamExt;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::IndexOptions;
 use mongodb::{Database, IndexModel};
 
-use super::COLLECTION;
+use super::layout::Layout;
 use super::record::{ISSUED, REJECTED};
+use super::{COLLECTION, migration};
 use crate::Failure;
 use crate::mongo;
 
 /// An index that there must be, to the letter.
-struct IndexSpec {
+pub(super) struct IndexSpec {
     collection: &'static str,
-    name: &'static str,
+    pub(super) name: &'static str,
     keys: Document,
     unique: bool,
     only: Option<Document>,
 }
 
-fn wanted() -> Vec<IndexSpec> {
+/// The name of the unique index that holds each unit of a partition once.
+const UNIT_OCCUPIED_ONCE: &str = "unit_occupied_once";
+
+/// The fields by which all of one user's units of a coupon are next to each other.
+pub(super) fn user_keys(layout: Layout) -> Document {
+    in_partition(layout, super::queries::by_user())
+}
+
+fn in_partition(layout: Layout, keys: Document) -> Document {
+    let mut all = match layout {
+        Layout::Mixed => doc! {},
+        Layout::Partitioned => doc! {"p": 1},
+    };
+    all.extend(keys);
+    all
+}
+
+/// The ledger's indexes that depend on its layout.
+pub(super) fn of_layout(layout: Layout) -> Vec<IndexSpec> {
+    let issued = || doc! {"outcome": ISSUED};
+    let index = |name, keys, unique, only| IndexSpec {
+        collection: COLLECTION,
+        name,
+        keys: in_partition(layout, keys),
+        unique,
+        only: Some(only),
+    };
+    let (rejected, of_rejected) = (doc! {"couponId": 1, "_id": 1}, doc! {"outcome": REJECTED});
+    match layout {
+        Layout::Mixed => vec![
+            index("unit_issued_once", doc! {"couponId": 1, "serial": 1}, true, issued()),
+            index("user_within_limit", super::queries::by_user(), true, issued()),
+            index("rejected_of_coupon", rejected, false, of_rejected),
+        ],
+        Layout::Partitioned => vec![
+            index(
+                UNIT_OCCUPIED_ONCE,
+                doc! {"couponId": 1, "unit": 1},
+                true,
+                doc! {"unit": {"$exists": true}},
+            ),
+            index("user_within_limit_by_partition", super::queries::by_user(), true, issued()),
+            index("rejected_of_coupon_by_partition", rejected, false, of_rejected),
+            // Empty, unless a record is damaged.
+            index(
+                "issued_without_unit",
+                doc! {"couponId": 1},
+                false,
+                doc! {"outcome": ISSUED, "unit": Bson::Null},
+            ),
+        ],
+    }
+}
+
+fn wanted(layout: Layout) -> Vec<IndexSpec> {
     let issued = || Some(doc! {"outcome": ISSUED});
     let rejected = || Some(doc! {"outcome": REJECTED});
-    vec![
-        IndexSpec {
-            collection: COLLECTION,
-            name: "unit_issued_once",
-            keys: doc! {"couponId": 1, "serial": 1},
-            unique: true,
-            only: issued(),
-        },
-        IndexSpec {
-            collection: COLLECTION,
-            name: "user_within_limit",
-            keys: super::queries::by_user(),
-            unique: true,
-            only: issued(),
-        },
+    let mut wanted = of_layout(layout);
+    wanted.extend([
+        // Without the partition: a user's records may lie in any.
         IndexSpec {
             collection: COLLECTION,
             name: "held_newest_first",
             keys: doc! {"userId": 1, "decidedAt": -1, "_id": -1},
             unique: false,
             only: issued(),
-        },
-        IndexSpec {
-            collection: COLLECTION,
-            name: "rejected_of_coupon",
-            keys: doc! {"couponId": 1, "_id": 1},
-            unique: false,
-            only: rejected(),
         },
         IndexSpec {
             collection: COLLECTION,
@@ -102,11 +138,12 @@ fn wanted() -> Vec<IndexSpec> {
             unique: false,
             only: Some(doc! {"about": {"$exists": true}}),
         },
-    ]
+    ]);
+    wanted
 }
 
 impl IndexSpec {
-    fn model(&self) -> IndexModel {
+    pub(super) fn model(&self) -> IndexModel {
         let options = IndexOptions::builder()
             .name(self.name.to_owned())
             .unique(self.unique)
@@ -140,15 +177,18 @@ impl IndexSpec {
 /// start may.
 const SMALL_MAX: u64 = 10_000;
 
-/// Makes missing indexes where that is quick and safe, and returns a sentence for each other index that is missing,
-/// which says what to do.
+/// Makes missing indexes of a ledger in this layout where that is quick and safe, and returns a sentence for each other
+/// index that is missing, which says what to do.
 ///
 /// # Errors
 ///
 /// If MongoDB fails.
-pub async fn ensure(database: &Database) -> Result<Vec<String>, Failure> {
+pub async fn ensure(database: &Database, layout: Layout) -> Result<Vec<String>, Failure> {
+    if layout == Layout::Partitioned {
+        migration::create_fenced(database).await?;
+    }
     let mut wrong = Vec::new();
-    for wanted in wanted() {
+    for wanted in wanted(layout) {
         if is_present(database, &wanted).await? {
             continue;
         }
@@ -161,6 +201,10 @@ pub async fn ensure(database: &Database) -> Result<Vec<String>, Failure> {
             counted.await?
         };
         if documents > if wanted.unique { 0 } else { SMALL_MAX } {
+            if wanted.name == UNIT_OCCUPIED_ONCE && migration::has_records_without_partition(database).await?
+            {
+                return Ok(vec![UNKNOWN_TO_BE_MIXED.into()]);
+            }
             wrong.push(missing(&wanted));
             continue;
         }
@@ -170,14 +214,18 @@ pub async fn ensure(database: &Database) -> Result<Vec<String>, Failure> {
     Ok(wrong)
 }
 
-/// Returns a sentence for each index that is missing, and makes none.
+/// The lease that said so was deleted.
+const UNKNOWN_TO_BE_MIXED: &str = "the collection \"user_coupons\" has records that an older version wrote; end all \
+                                   processes, and fill in what they lack with `couponctl ledger migrate`";
+
+/// Returns a sentence for each index that a ledger in this layout lacks, and makes none.
 ///
 /// # Errors
 ///
 /// If MongoDB fails.
-pub async fn check(database: &Database) -> Result<Vec<String>, Failure> {
+pub async fn check(database: &Database, layout: Layout) -> Result<Vec<String>, Failure> {
     let mut wrong = Vec::new();
-    for wanted in wanted() {
+    for wanted in wanted(layout) {
         if !is_present(database, &wanted).await? {
             wrong.push(missing(&wanted));
         }
@@ -194,7 +242,7 @@ fn missing(wanted: &IndexSpec) -> String {
     )
 }
 
-async fn is_present(database: &Database, wanted: &IndexSpec) -> Result<bool, Failure> {
+pub(super) async fn is_present(database: &Database, wanted: &IndexSpec) -> Result<bool, Failure> {
     let collection = database.collection::<Document>(wanted.collection);
     let found = mongo::run("list the indexes", async move {
         match collection.list_indexes().await {
@@ -206,7 +254,7 @@ async fn is_present(database: &Database, wanted: &IndexSpec) -> Result<bool, Fai
     Ok(found.await?.iter().any(|index| wanted.is(index)))
 }
 
-fn is_namespace_not_found(error: &mongodb::error::Error) -> bool {
+pub(super) fn is_namespace_not_found(error: &mongodb::error::Error) -> bool {
     const NAMESPACE_NOT_FOUND: i32 = 26;
     matches!(&*error.kind, mongodb::error::ErrorKind::Command(error) if error.code == NAMESPACE_NOT_FOUND)
 }

@@ -11,29 +11,34 @@
 mod audit;
 pub mod follow;
 pub mod indexes;
+mod layout;
+pub mod migration;
 pub(crate) mod order;
+pub mod queries;
 mod record;
 mod renaming;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::mongo::Database;
+use crate::mongo::{Database, to_bson_time};
 use jiff::Timestamp;
 use mongodb::Collection;
-use mongodb::bson::{Document, RawDocumentBuf, doc};
-use mongodb::error::ErrorKind;
-use mongodb::options::{FindOptions, ReadConcern};
+use mongodb::bson::{Bson, Document, RawDocumentBuf, doc};
+use mongodb::error::{ErrorKind, InsertManyError};
+use mongodb::options::{FindOptions, Hint, ReadConcern};
 
 use super::{Decision, IssuanceId};
 use crate::coupon::MAX_TOTAL;
 use crate::failure::Unreadable;
-use crate::ids::{CouponId, UserId};
+use crate::ids::{CouponId, PartitionId, UserId};
 use crate::mongo::{LINEARIZABLE_MAX, Unwritten};
 use crate::runtime::damage::damaged;
 use crate::user::UserStore;
 use crate::{Failure, metrics, mongo};
 pub use audit::IssuedRecords;
+pub(crate) use layout::{BY_PARTITION, LayoutReader};
+pub use layout::{Layout, Route};
 use record::{HeldRecord, IdRecord, REJECTED, Record, Shape, read};
 pub(crate) use record::{ISSUED, decision_of, fields, uuid};
 
@@ -44,6 +49,7 @@ pub(crate) const COLLECTION: &str = "user_coupons";
 #[derive(Clone)]
 pub struct Ledger {
     records: Collection<Record>,
+    layout: LayoutReader,
     users: UserStore,
 }
 
@@ -72,7 +78,34 @@ pub struct HeldUnit {
 impl Ledger {
     /// The ledger of this database.
     pub fn new(database: &Database) -> Self {
-        Ledger { records: database.collection(COLLECTION), users: UserStore::new(database) }
+        Ledger {
+            records: database.collection(COLLECTION),
+            layout: LayoutReader::new(database),
+            users: UserStore::new(database),
+        }
+    }
+
+    /// Which fields the records have.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
+    pub async fn layout(&self) -> Result<Layout, Failure> {
+        self.layout.get().await
+    }
+
+    /// The partitions that a coupon's units lie in, fixed at its creation.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
+    pub async fn partitions_of(&self, _coupon: &CouponId) -> Result<Vec<PartitionId>, Failure> {
+        Ok(vec![PartitionId::ONE])
+    }
+
+    /// The route to a coupon's records.
+    pub(crate) async fn route(&self, coupon: &CouponId) -> Result<Route, Failure> {
+        Ok(self.layout().await?.route(self.partitions_of(coupon).await?))
     }
 
     /// Inserts decisions.
@@ -91,16 +124,9 @@ impl Ledger {
                 Ok(_) => Ok(outcomes),
                 Err(error) => {
                     let ErrorKind::InsertMany(failed) = &*error.kind else { return Err(error) };
-                    if failed.write_concern_error.is_some() {
-                        return Err(error);
-                    }
-                    for failed in failed.write_errors.as_deref().unwrap_or_default() {
-                        let why = format!("{} ({})", failed.message, failed.code);
-                        outcomes[places[failed.index]] = match Unwritten::by(failed.code) {
-                            Unwritten::Conflict => Inserted::Conflict,
-                            Unwritten::Refused => Inserted::Refused(why),
-                            Unwritten::Unknown => Inserted::Unknown(why),
-                        };
+                    let Some(unwritten) = unwritten(failed) else { return Err(error) };
+                    for (index, inserted) in unwritten {
+                        outcomes[places[index]] = inserted;
                     }
                     Ok(outcomes)
                 }
@@ -121,9 +147,9 @@ impl Ledger {
         &self,
         ids: &[IssuanceId],
     ) -> Result<HashMap<IssuanceId, Result<Decision, Unreadable>>, Failure> {
-        let ids: Vec<_> = ids.iter().copied().map(uuid).collect();
-        let filter = doc! {"_id": {"$in": ids}};
-        let found = self.find::<Record>("read the ledger", filter, FindOptions::default()).await?;
+        let filter = queries::these(self.layout().await?, ids);
+        let options = FindOptions::builder().hint(Hint::Keys(queries::by_id())).build();
+        let found = self.find::<Record>("read the ledger", filter, options).await?;
         let id = |one: &Result<Decision, Unreadable>| match one {
             Ok(decision) => Some(decision.id),
             Err(unreadable) => unreadable.id,
@@ -140,10 +166,12 @@ impl Ledger {
         &self,
         id: IssuanceId,
     ) -> Result<Option<Result<Decision, Unreadable>>, Failure> {
-        let records = self.records.clone_with_type::<RawDocumentBuf>();
+        let (records, filter) =
+            (self.records.clone_with_type::<RawDocumentBuf>(), queries::one(self.layout().await?, id));
         let found = mongo::run("read the ledger for certain", async move {
             records
-                .find_one(doc! {"_id": uuid(id)})
+                .find_one(filter)
+                .hint(Hint::Keys(queries::by_id()))
                 .read_concern(ReadConcern::linearizable())
                 .max_time(LINEARIZABLE_MAX)
                 .await
@@ -161,8 +189,10 @@ impl Ledger {
         coupon: &CouponId,
         user: &UserId,
     ) -> Result<Vec<Result<HeldUnit, Unreadable>>, Failure> {
-        let options = FindOptions::builder().projection(HeldRecord::projection()).build();
-        self.find::<HeldRecord>("read what the user holds", queries::held_by(coupon, user), options).await
+        let route = self.route(coupon).await?;
+        let options = FindOptions::builder().projection(HeldRecord::projection(route.layout())).build();
+        let filter = queries::held_by(&route, coupon, user);
+        self.find::<HeldRecord>("read what the user holds", filter, options).await
     }
 
     /// The issuance that holds a unit.
@@ -175,9 +205,7 @@ impl Ledger {
         coupon: &CouponId,
         serial: u32,
     ) -> Result<Option<Result<HeldUnit, Unreadable>>, Failure> {
-        let options = FindOptions::builder().projection(HeldRecord::projection()).build();
-        let filter = queries::holder_of(coupon, serial);
-        Ok(self.find::<HeldRecord>("read who holds the unit", filter, options).await?.pop())
+        Ok(self.holders_of(coupon, &[serial]).await?.pop())
     }
 
     /// Whether a unit is lost to an issuance: another one holds it.
@@ -207,10 +235,13 @@ impl Ledger {
         part_max: Duration,
     ) -> Result<u64, Failure> {
         const OPERATION: &str = "count the issued units";
-        let (records, filter) =
-            (self.records.clone_with_type::<RawDocumentBuf>(), queries::issued_between(coupon, 0, MAX_TOTAL));
+        let route = self.route(coupon).await?;
+        let layout = route.layout();
+        let filter = queries::issued_between(&route, coupon, 0, MAX_TOTAL);
+        let records = self.records.clone_with_type::<RawDocumentBuf>();
         let last = mongo::run(OPERATION, async move {
-            records.find_one(filter).projection(HeldRecord::projection()).sort(queries::highest_first()).await
+            let highest = records.find_one(filter).sort(queries::highest_first(layout));
+            highest.projection(HeldRecord::projection(layout)).await
         });
         let last = match last.await?.map(|document| read::<HeldRecord>(&document)) {
             Some(Ok(held)) => held.serial,
@@ -219,14 +250,18 @@ impl Ledger {
             None => 0,
         };
         let mut count = 0;
-        for filter in [queries::issued_nameless(coupon), queries::units_after(coupon, MAX_TOTAL)] {
+        for filter in
+            [queries::issued_nameless(&route, coupon), queries::units_after(&route, coupon, MAX_TOTAL)]
+        {
             let records = self.records.clone();
-            count += mongo::run(OPERATION, async move { records.count_documents(filter).await }).await?;
+            let counted = async move { records.count_documents(filter).await };
+            count += mongo::run(OPERATION, counted).await?;
         }
         let mut above = 0;
         while above < last {
             let upto = above.saturating_add(COUNTED_AT_ONCE).min(last);
-            let (records, filter) = (self.records.clone(), queries::issued_between(coupon, above, upto));
+            let (records, filter) =
+                (self.records.clone(), queries::issued_between(&route, coupon, above, upto));
             let counted = async move { records.count_documents(filter).max_time(part_max).await };
             count += mongo::run(OPERATION, counted).await?;
             above = upto;
@@ -247,7 +282,7 @@ impl Ledger {
     ) -> Result<Vec<IssuanceId>, Failure> {
         let sorted = FindOptions::builder().sort(doc! {"_id": 1}).limit(PAGE);
         let options = sorted.projection(IdRecord::projection()).build();
-        let filter = queries::rejected_after(coupon, after);
+        let filter = queries::rejected_after(&self.route(coupon).await?, coupon, after);
         let found = self.find::<IdRecord>("read the coupon's rejections", filter, options).await?;
         Ok(found.into_iter().filter_map(readable).collect())
     }
@@ -259,9 +294,28 @@ impl Ledger {
         filter: Document,
         options: FindOptions,
     ) -> Result<Vec<Result<S::Value, Unreadable>>, Failure> {
-        let found = mongo::find::<RawDocumentBuf, _>(operation, &self.records, filter, options);
-        Ok(found.await?.iter().map(|document| read::<S>(document)).collect())
+        let found: Vec<RawDocumentBuf> = mongo::find(operation, &self.records, filter, options).await?;
+        Ok(found.iter().map(|document| read::<S>(document)).collect())
     }
+}
+
+/// The documents of an insert that were not written, by their places in it; `None` if nothing is known of the others
+/// either: the majority did not confirm them.
+fn unwritten(failed: &InsertManyError) -> Option<Vec<(usize, Inserted)>> {
+    if failed.write_concern_error.is_some() {
+        return None;
+    }
+    let errors = failed.write_errors.as_deref().unwrap_or_default().iter();
+    let unwritten = errors.map(|failed| {
+        let why = format!("{} ({})", failed.message, failed.code);
+        let inserted = match Unwritten::by(failed.code) {
+            Unwritten::Conflict => Inserted::Conflict,
+            Unwritten::Refused => Inserted::Refused(why),
+            Unwritten::Unknown => Inserted::Unknown(why),
+        };
+        (failed.index, inserted)
+    });
+    Some(unwritten.collect())
 }
 
 /// The issuance that holds a unit, if its record says so.
@@ -281,83 +335,3 @@ pub(crate) fn readable<T>(one: Result<T, Unreadable>) -> Option<T> {
 const COUNTED_AT_ONCE: u32 = 1_000_000;
 /// Documents in one page.
 const PAGE: i64 = 5_000;
-
-/// The filters and orders of the ledger's reads. An index must serve each.
-pub mod queries {
-    use super::*;
-
-    pub use super::renaming::queries::{held_by_any, of, rejected_before};
-
-    /// Every issued unit of a coupon.
-    pub fn issued(coupon: &CouponId) -> Document {
-        doc! {"couponId": coupon.as_str(), "outcome": ISSUED}
-    }
-
-    /// Those with a serial above one and up to another.
-    pub fn issued_between(coupon: &CouponId, above: u32, upto: u32) -> Document {
-        let mut filter = issued(coupon);
-        filter.insert("serial", doc! {"$gt": i64::from(above), "$lte": i64::from(upto)});
-        filter
-    }
-
-    /// Those that name no unit: their serial is no number above 0.
-    pub fn issued_nameless(coupon: &CouponId) -> Document {
-        let mut filter = issued(coupon);
-        filter.insert("serial", doc! {"$not": {"$gt": 0_i64}});
-        filter
-    }
-
-    /// The order in which the highest serial comes first.
-    pub fn highest_first() -> Document {
-        doc! {"couponId": -1, "serial": -1}
-    }
-
-    /// The issued units of a coupon with a serial above one.
-    pub fn units_after(coupon: &CouponId, after: u32) -> Document {
-        let mut filter = issued(coupon);
-        filter.insert("serial", doc! {"$gt": i64::from(after)});
-        filter
-    }
-
-    /// The order of serials, in which [`units_after`] are exported.
-    pub fn by_serial() -> Document {
-        doc! {"couponId": 1, "serial": 1}
-    }
-
-    /// The order in which all of one user's units of a coupon are next to each other.
-    pub fn by_user() -> Document {
-        doc! {"couponId": 1, "userId": 1, "nth": 1}
-    }
-
-    /// The units of a coupon that a user holds.
-    pub fn held_by(coupon: &CouponId, user: &UserId) -> Document {
-        doc! {"couponId": coupon.as_str(), "userId": user.as_str(), "outcome": ISSUED}
-    }
-
-    /// The issuance that holds a unit.
-    pub fn holder_of(coupon: &CouponId, serial: u32) -> Document {
-        doc! {"couponId": coupon.as_str(), "serial": i64::from(serial), "outcome": ISSUED}
-    }
-
-    /// The units that a user holds, of any coupon.
-    pub fn issued_to(user: &UserId, after: Option<(Timestamp, IssuanceId)>) -> Document {
-        let mut filter = match after {
-            None => doc! {},
-            Some((decided_at, id)) => mongo::after_newest_first("decidedAt", decided_at, uuid(id)),
-        };
-        filter.insert("userId", user.as_str());
-        filter.insert("outcome", ISSUED);
-        filter
-    }
-
-    /// The order of [`issued_to`].
-    pub fn newest_first() -> Document {
-        doc! {"decidedAt": -1, "_id": -1}
-    }
-
-    /// The rejections of a coupon that follow one, by id.
-    pub fn rejected_after(coupon: &CouponId, after: Option<IssuanceId>) -> Document {
-        let follows = after.map_or_else(|| doc! {"$type": "binData"}, |id| doc! {"$gt": uuid(id)});
-        doc! {"couponId": coupon.as_str(), "outcome": REJECTED, "_id": follows}
-    }
-}

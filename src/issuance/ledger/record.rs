@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::HeldUnit;
+use super::layout::{Layout, SERIALS, number};
 use crate::failure::Unreadable;
 use crate::ids::IssuanceId;
 use crate::issuance::{Decision, Outcome};
@@ -23,11 +24,17 @@ pub(super) const REJECTED: &str = "rejected";
 pub(super) struct Record {
     #[serde(rename = "_id")]
     id: Uuid,
+    /// The partition of its id; missing where an older version wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    p: Option<i32>,
     outcome: String,
     coupon_id: String,
     user_id: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     serial: Option<i64>,
+    /// The unit that it occupies, as long as it does: its serial, and above [`SERIALS`] how often the unit was moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unit: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     nth: Option<i32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,7 +69,7 @@ impl Unreadable {
             },
             id: bytes.and_then(IssuanceId::from_bytes),
             user: field("userId").and_then(|user| user.as_str()?.parse().ok()),
-            unit: field("serial").filter(|_| issued).and_then(unit),
+            unit: field("unit").or_else(|| field("serial")).filter(|_| issued).and_then(unit),
             why,
         }
     }
@@ -76,7 +83,12 @@ fn unit(value: RawBsonRef<'_>) -> Option<u32> {
         RawBsonRef::Double(number) if number.fract() == 0.0 => number as i64,
         _ => return None,
     };
-    u32::try_from(number).ok().filter(|serial| *serial > 0)
+    serial_of(number).filter(|serial| *serial > 0)
+}
+
+/// The serial of a unit.
+fn serial_of(unit: i64) -> Option<u32> {
+    u32::try_from(unit % SERIALS).ok()
 }
 
 /// As much of a document as one read needs.
@@ -101,10 +113,12 @@ impl From<&Decision> for Record {
     fn from(decision: &Decision) -> Self {
         let mut record = Record {
             id: uuid(decision.id),
+            p: Some(number(decision.id.partition())),
             outcome: String::new(),
             coupon_id: decision.coupon.to_string(),
             user_id: decision.user.to_string(),
             serial: None,
+            unit: None,
             nth: None,
             reason: None,
             lost: None,
@@ -115,6 +129,7 @@ impl From<&Decision> for Record {
             Outcome::Issued { serial, nth } => {
                 record.outcome = ISSUED.into();
                 record.serial = Some(serial.into());
+                record.unit = record.serial;
                 record.nth = Some(nth.into());
             }
             Outcome::Rejected { reason, serial, lost } => {
@@ -131,7 +146,7 @@ impl From<&Decision> for Record {
 /// The fields of a decision, for a projection.
 pub(crate) fn fields() -> Document {
     doc! {
-        "outcome": 1, "couponId": 1, "userId": 1, "serial": 1, "nth": 1, "reason": 1, "lost": 1,
+        "p": 1, "outcome": 1, "couponId": 1, "userId": 1, "serial": 1, "unit": 1, "nth": 1, "reason": 1, "lost": 1,
         "acceptedAt": 1, "decidedAt": 1,
     }
 }
@@ -148,13 +163,15 @@ pub(super) struct HeldRecord {
     #[serde(rename = "_id")]
     id: Uuid,
     user_id: String,
-    serial: i64,
+    /// Whichever field the ledger's layout has for it.
+    #[serde(alias = "serial")]
+    unit: i64,
     nth: i32,
 }
 
 impl HeldRecord {
-    pub(super) fn projection() -> Document {
-        doc! {"userId": 1, "serial": 1, "nth": 1}
+    pub(super) fn projection(layout: Layout) -> Document {
+        doc! {"userId": 1, layout.unit(): 1, "nth": 1}
     }
 }
 
@@ -166,7 +183,7 @@ impl Shape for HeldRecord {
         Ok(HeldUnit {
             id: issuance(self.id)?,
             user: self.user_id.parse()?,
-            serial: u32::try_from(self.serial).map_err(|_| "its serial")?,
+            serial: serial_of(self.unit).ok_or("its unit")?,
             nth: u8::try_from(self.nth).map_err(|_| "its nth")?,
         })
     }
@@ -205,6 +222,13 @@ impl Shape for Record {
 
     fn parse(self) -> Result<Decision, String> {
         let serial = self.serial.map(|serial| u32::try_from(serial).map_err(|_| "its serial")).transpose()?;
+        if self.unit.is_some_and(|unit| serial_of(unit) != serial) {
+            return Err("its unit is not that of its serial".into());
+        }
+        let id = issuance(self.id)?;
+        if self.p.is_some_and(|p| p != number(id.partition())) {
+            return Err("its p is not the partition of its _id".into());
+        }
         let outcome = match self.outcome.as_str() {
             ISSUED => Outcome::Issued {
                 serial: serial.ok_or("it has no serial")?,
@@ -218,7 +242,7 @@ impl Shape for Record {
             other => return Err(format!("its outcome is {other:?}")),
         };
         Ok(Decision {
-            id: issuance(self.id)?,
+            id,
             coupon: self.coupon_id.parse()?,
             user: self.user_id.parse()?,
             outcome,
@@ -249,6 +273,9 @@ mod tests {
         for (changes, unit) in [
             (doc! {"serial": 7.0, "nth": "one"}, Some(7)),
             (doc! {"serial": 7}, None),
+            (doc! {"unit": 8_i64}, Some(8)),
+            (doc! {"unit": "seven"}, None),
+            (doc! {"p": 5}, Some(7)),
             (doc! {"serial": "7"}, None),
             (doc! {"serial": -7_i64}, None),
             (doc! {"serial": Bson::Null}, None),
@@ -272,6 +299,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_unit_that_was_moved_keeps_its_serial() {
+        let mut document = issued(IssuanceId::generate(PartitionId::ONE));
+        document.insert("unit", (3_i64 << 24) + 7);
+        let raw = RawDocumentBuf::try_from(&document).unwrap();
+        assert_eq!(read::<Record>(&raw).unwrap().serial(), Some(7));
+        document.remove("serial");
+        let raw = RawDocumentBuf::try_from(&document).unwrap();
+        assert_eq!(read::<HeldRecord>(&raw).unwrap().serial, 7);
     }
 
     #[test]

@@ -5,15 +5,14 @@ use std::collections::HashMap;
 
 use jiff::Timestamp;
 use mongodb::bson::{Bson, Document, Uuid, doc};
-use mongodb::options::FindOptions;
+use mongodb::options::{FindOptions, Hint};
 use serde::Deserialize;
 
 use super::record::{HeldRecord, ISSUED, IdRecord, REJECTED, Shape, issuance};
-use super::{HeldUnit, Ledger, readable};
+use super::{HeldUnit, Ledger, queries, readable};
 use crate::access::Caller;
 use crate::failure::Unreadable;
 use crate::ids::{CouponId, IssuanceId, UserId};
-use crate::mongo::to_bson_time;
 use crate::user::{Deletion, UserStore};
 use crate::{Failure, mongo};
 
@@ -47,7 +46,8 @@ impl Ledger {
     /// Whether a user has any record, issued or rejected.
     pub(crate) async fn has_records_of(&self, user: &UserId) -> Result<bool, Failure> {
         for outcome in [ISSUED, REJECTED] {
-            let (records, filter) = (self.records.clone_with_type::<Document>(), queries::of(user, outcome));
+            let (records, filter) =
+                (self.records.clone_with_type::<Document>(), queries::of_user(user, outcome));
             let found = mongo::run("look for records of the user", async move {
                 records.find_one(filter).projection(doc! {"_id": 1}).await
             });
@@ -67,7 +67,7 @@ impl Ledger {
         let mut by_coupon: HashMap<CouponId, Vec<IssuanceId>> = HashMap::new();
         // In this order: a record that is renamed meanwhile is seen twice rather than never.
         for name in [&deletion.user, &deletion.pseudonym] {
-            let filter = queries::of_before(name, ISSUED, before);
+            let filter = queries::of_user_before(name, ISSUED, before);
             let options = FindOptions::builder().projection(doc! {"couponId": 1}).build();
             let found = self.find::<CouponRecord>("read what the user holds", filter, options).await?;
             // Redis knows nothing of a record without an issuance's id or a coupon's.
@@ -91,10 +91,10 @@ impl Ledger {
         coupon: &CouponId,
         users: &[&UserId],
     ) -> Result<Vec<Result<HeldUnit, Unreadable>>, Failure> {
-        let mut held = Vec::new();
+        let (route, mut held) = (self.route(coupon).await?, Vec::new());
         for users in users.chunks(USERS_ASKED_MAX) {
-            let options = FindOptions::builder().projection(HeldRecord::projection()).build();
-            let filter = queries::held_by_any(coupon, users);
+            let options = FindOptions::builder().projection(HeldRecord::projection(route.layout())).build();
+            let filter = queries::held_by_any(&route, coupon, users);
             held.extend(self.find::<HeldRecord>("read what the users hold", filter, options).await?);
         }
         Ok(held)
@@ -121,7 +121,7 @@ impl Ledger {
         let plain = doc! {"$set": {"userId": pseudonym}};
         let mut renamed = 0;
         for (outcome, is_redeemed) in [(ISSUED, true), (ISSUED, false), (REJECTED, false)] {
-            let mut filter = queries::of_before(&deletion.user, outcome, before);
+            let mut filter = queries::of_user_before(&deletion.user, outcome, before);
             filter.insert("redemption", if is_redeemed { doc! {"$exists": true}.into() } else { Bson::Null });
             let records = self.records.clone();
             let (redeemed, plain) = (redeemed.clone(), plain.clone());
@@ -146,48 +146,19 @@ impl Ledger {
         limit: i64,
     ) -> Result<Vec<Option<IssuanceId>>, Failure> {
         let options = FindOptions::builder().limit(limit).projection(IdRecord::projection()).build();
-        let filter = queries::rejected_before(coupon, before);
+        let filter = queries::rejected_before(&self.route(coupon).await?, coupon, before);
         let found = self.find::<IdRecord>("look for old rejections", filter, options).await?;
         Ok(found.into_iter().map(readable).collect())
     }
 
     /// Deletes those of `ids` that are rejections, and returns their number.
     pub(crate) async fn delete_rejections(&self, ids: &[IssuanceId]) -> Result<u64, Failure> {
-        let all: Vec<_> = ids.iter().copied().map(super::uuid).collect();
+        let mut filter = queries::these(self.layout().await?, ids);
+        filter.insert("outcome", REJECTED);
         let records = self.records.clone();
         let deleted = mongo::run("delete old rejections", async move {
-            records.delete_many(doc! {"_id": {"$in": all}, "outcome": REJECTED}).await
+            records.delete_many(filter).hint(Hint::Keys(queries::by_id())).await
         });
         Ok(deleted.await?.deleted_count)
-    }
-}
-
-/// The filters of these reads and changes; [`super::queries`] has the others.
-pub(super) mod queries {
-    use super::*;
-
-    /// The records of a user with an outcome.
-    pub fn of(user: &UserId, outcome: &str) -> Document {
-        doc! {"userId": user.as_str(), "outcome": outcome}
-    }
-
-    /// Those that were accepted before a moment.
-    pub fn of_before(user: &UserId, outcome: &str, moment: Timestamp) -> Document {
-        let mut filter = of(user, outcome);
-        filter.insert("acceptedAt", doc! {"$lt": to_bson_time(moment)});
-        filter
-    }
-
-    /// The units of a coupon that some users hold.
-    pub fn held_by_any(coupon: &CouponId, users: &[&UserId]) -> Document {
-        let users: Vec<&str> = users.iter().map(|user| user.as_str()).collect();
-        doc! {"couponId": coupon.as_str(), "userId": {"$in": users}, "outcome": ISSUED}
-    }
-
-    /// The rejections of a coupon that were decided before a moment.
-    pub fn rejected_before(coupon: &CouponId, before: Timestamp) -> Document {
-        doc! {
-            "couponId": coupon.as_str(), "outcome": REJECTED, "decidedAt": {"$lt": to_bson_time(before)},
-        }
     }
 }

@@ -142,8 +142,8 @@ async fn plant(
             let issuance = IssuanceId::generate(PartitionId::ONE);
             let now = DateTime::now();
             let record = doc! {
-                "_id": Uuid::from_bytes(*issuance.as_bytes()), "outcome": "rejected", "reason": "of-a-later-version",
-                "couponId": coupon, "userId": &users[2], "acceptedAt": now, "decidedAt": now,
+                "_id": Uuid::from_bytes(*issuance.as_bytes()), "p": 0, "outcome": "rejected",
+                "reason": "of-a-later-version", "couponId": coupon, "userId": &users[2], "acceptedAt": now, "decidedAt": now,
             };
             collection("user_coupons").insert_one(record).await?;
             accepted.extend(reserve_as(stack, issuance, coupon, &users[2]).await?);

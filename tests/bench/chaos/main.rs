@@ -114,6 +114,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<bool> {
     }
 
     stack.heal().await?;
+    if stack.has_other_release() {
+        stack.finish_upgrade().await?;
+    }
     stop.cancel();
     users.await?;
     let holds = verdict::judge(&stack, &load, &damage, started.elapsed()).await?;

@@ -458,6 +458,24 @@ impl Stack {
         Ok(command.args(["--mongodb-database", DATABASE]).output().await?)
     }
 
+    /// Ends what is left of the other release, and migrates its ledger, while users request coupons.
+    pub async fn finish_upgrade(&mut self) -> anyhow::Result<()> {
+        for instance in self.apis.iter_mut().chain(&mut self.workers).filter(|one| one.runs_other()) {
+            instance.end().await?;
+            instance.choose(false);
+            instance.run_on()?;
+        }
+        let migrated = Command::new(env!("CARGO_BIN_EXE_couponctl"))
+            .args(["ledger", "migrate", "--mongodb-uri", &self.mongodb_uri, "--mongodb-database", DATABASE])
+            .output()
+            .await?;
+        if !migrated.status.success() {
+            bail!("the ledger was not migrated: {}", String::from_utf8_lossy(&migrated.stderr));
+        }
+        println!("{}", String::from_utf8_lossy(&migrated.stdout).trim());
+        Ok(())
+    }
+
     /// Makes an operator's API key, as an operator does before the first API runs.
     async fn create_key(&self, other: Option<&Path>) -> anyhow::Result<String> {
         let own = PathBuf::from(env!("CARGO_BIN_EXE_couponctl"));

@@ -8,6 +8,10 @@ use mongodb::bson::{Document, Uuid, doc};
 use super::AuditStage;
 use crate::helpers::at;
 
+fn uuid(id: IssuanceId) -> Uuid {
+    Uuid::from_bytes(*id.as_bytes())
+}
+
 impl AuditStage {
     fn records(&self) -> mongodb::Collection<Document> {
         self.system.backends.database.collection("user_coupons")
@@ -18,8 +22,7 @@ impl AuditStage {
     }
 
     async fn delete_record(&self, id: IssuanceId) {
-        let id = Uuid::from_bytes(*id.as_bytes());
-        let deleted = self.records().delete_one(doc! {"_id": id}).await.expect("it is deleted");
+        let deleted = self.records().delete_one(doc! {"_id": uuid(id)}).await.expect("it is deleted");
         assert_eq!(deleted.deleted_count, 1);
     }
 }
@@ -56,7 +59,7 @@ async fn where_records_are_missing_no_leaked_unit_is_given_back() {
 #[tokio::test]
 async fn a_unit_that_was_issued_twice_is_found_with_both_records() {
     let stage = AuditStage::start().await;
-    stage.drop_index("unit_issued_once").await;
+    stage.drop_index("unit_occupied_once").await;
     let second = stage.late("twin", 2, 1).await;
     stage.finds(FindingKind::UnitIssuedTwice, Some(2), &[stage.issued[1], second]).await;
     stage.stays(FindingKind::UnitIssuedTwice).await;
@@ -74,7 +77,7 @@ async fn a_user_with_more_than_the_limit_is_found() {
 #[tokio::test]
 async fn two_records_with_one_place_in_the_limit_are_found_without_the_index_too() {
     let stage = AuditStage::start().await;
-    stage.drop_index("user_within_limit").await;
+    stage.drop_index("user_within_limit_by_partition").await;
     let second = stage.late("u0", 10, 1).await;
     stage.finds(FindingKind::LimitExceeded, None, &[stage.issued[0], second]).await;
 }
@@ -144,8 +147,8 @@ async fn of_a_coupon_that_is_not_loaded_the_ledger_is_audited() {
     stage.system.audited_clean().await;
     let id = IssuanceId::generate(PartitionId::ONE);
     let record = doc! {
-        "_id": Uuid::from_bytes(*id.as_bytes()), "outcome": "issued", "couponId": "cold", "userId": "u0",
-        "serial": 3_i64, "nth": 1, "acceptedAt": mongodb::bson::DateTime::now(),
+        "_id": Uuid::from_bytes(*id.as_bytes()), "p": 0, "outcome": "issued", "couponId": "cold", "userId": "u0",
+        "serial": 3_i64, "unit": 3_i64, "nth": 1, "acceptedAt": mongodb::bson::DateTime::now(),
         "decidedAt": mongodb::bson::DateTime::now(),
     };
     stage.records().insert_one(record).await.expect("it is written");

@@ -125,7 +125,7 @@ async fn records_of_the_ledger_that_cannot_be_read_are_named_and_nobodys_unit_is
         assert_eq!(serials, [None, Some(2)]);
     }
     // While a record does not even name its unit, the repair gives no missing unit back.
-    set(4, doc! {"serial": "four"}).await;
+    set(4, doc! {"serial": "four", "unit": "four"}).await;
     for report in [stage.system.audited().await, stage.repaired().await] {
         assert_eq!(kinds(&report), ["record-unreadable"]);
     }

@@ -7,6 +7,7 @@ mod client;
 mod contract;
 mod decisions;
 mod failing;
+mod older;
 mod processes;
 mod raw;
 mod rush;
@@ -18,6 +19,7 @@ pub use chance::{chance, rounds};
 pub use client::{Answer, Client};
 pub use decisions::{NO_BACKLOG_MAX, decided, decision, discarded, issued_to, request};
 pub use failing::{fail, obedient_mongodb};
+pub use older::{as_an_older_version_made_it, older_record};
 pub use processes::{
     API, CTL, CommandOutput, WORKER, logging, program, program_as_it_is, send, serving, stopped, worker,
 };

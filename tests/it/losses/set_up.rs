@@ -42,11 +42,12 @@ async fn an_index_of_the_right_name_that_does_not_hold_the_promise_is_refused() 
     let entries = system.take_entries().await;
     system.decider().process(&system.keys(), &entries).await.expect("the ledger is not empty");
     let ledger = system.backends.database.collection::<Document>("user_coupons");
-    let issued = doc! {"outcome": "issued"};
+    let (issued, occupied) = (doc! {"outcome": "issued"}, doc! {"unit": {"$exists": true}});
     for (name, keys, unique, only) in [
-        ("unit_issued_once", doc! {"couponId": 1, "serial": 1}, false, issued.clone()),
-        ("unit_issued_once", doc! {"couponId": 1, "serial": 1}, true, doc! {"outcome": "rejected"}),
-        ("user_within_limit", doc! {"couponId": 1, "userId": 1}, true, issued),
+        ("unit_occupied_once", doc! {"p": 1, "couponId": 1, "unit": 1}, false, occupied.clone()),
+        ("unit_occupied_once", doc! {"p": 1, "couponId": 1, "unit": 1}, true, issued.clone()),
+        ("unit_occupied_once", doc! {"couponId": 1, "unit": 1}, true, occupied),
+        ("user_within_limit_by_partition", doc! {"p": 1, "couponId": 1, "userId": 1}, true, issued),
     ] {
         ledger.drop_index(name).await.expect("it is dropped");
         let options = IndexOptions::builder()
