@@ -4,6 +4,7 @@
 //! numbers), and a test holds that no file with a filter names a JSON value.
 
 use std::future::Future;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures::TryStreamExt;
@@ -33,8 +34,8 @@ const SELECTION_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest that a linearizable read waits for a majority to confirm that this primary still leads.
 pub(crate) const LINEARIZABLE_MAX: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The most operations in progress at once, including those whose callers have given up.
-static UNDER_WAY: Semaphore = Semaphore::const_new(1_000);
+/// The most operations in progress at once of everything that has no bound of its own.
+const UNDER_WAY_MAX: usize = 1_000;
 /// The most pages that are read to fill one page of a list, because documents in them cannot be read.
 const PAGES_MAX: usize = 10;
 /// The driver's default of 10 makes concurrent reads queue behind the worker's writes.
@@ -76,34 +77,86 @@ async fn open(uri: &str, database: &str) -> mongodb::error::Result<Database> {
     Ok(Client::with_options(options)?.database(database))
 }
 
-/// Runs an operation to its end, and waits for it up to [`OPERATION_TIMEOUT`].
-///
-/// A future of the driver that is dropped in mid-flight leaves its connection in an unknown state, so the
-/// operation runs in a task of its own, and only the waiting times out.
+/// A bound on the operations in progress at once, those included whose callers have given up. Whoever has a bound of its
+/// own takes no place from the others while its shard hangs. Clones share the bound.
+#[derive(Debug, Clone)]
+pub struct OperationLimit(Arc<Semaphore>);
+
+impl OperationLimit {
+    /// A bound of its own.
+    pub fn new(operations_max: usize) -> Self {
+        OperationLimit(Arc::new(Semaphore::new(operations_max)))
+    }
+
+    /// The one of everything in this process that has none of its own.
+    pub(crate) fn of_process() -> Self {
+        static OF_PROCESS: LazyLock<OperationLimit> = LazyLock::new(|| OperationLimit::new(UNDER_WAY_MAX));
+        OF_PROCESS.clone()
+    }
+
+    /// Runs an operation to its end, and waits for it up to [`OPERATION_TIMEOUT`].
+    ///
+    /// A future of the driver that is dropped in mid-flight leaves its connection in an unknown state, so the
+    /// operation runs in a task of its own, and only the waiting times out.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Overloaded`] if as many operations are in progress as may be; else what [`Failure::mongodb`] makes of
+    /// the driver's error, or [`Failure::MongoDb`] after the timeout.
+    pub(crate) async fn run<T, F>(&self, operation: &'static str, future: F) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: Future<Output = mongodb::error::Result<T>> + Send + 'static,
+    {
+        paced(CHARGED_MAX, async {
+            let Ok(permit) = Arc::clone(&self.0).try_acquire_owned() else {
+                return Err(Failure::Overloaded { operation });
+            };
+            let task = tokio::spawn(async move {
+                let result = future.await;
+                drop(permit);
+                result
+            });
+            match tokio::time::timeout(OPERATION_TIMEOUT, task).await {
+                Ok(Ok(result)) => result.map_err(Failure::mongodb(operation)),
+                Ok(Err(join)) => Err(Failure::Panicked { operation, source: join }),
+                Err(elapsed) => Err(Failure::MongoDb { operation, source: elapsed.into() }),
+            }
+        })
+        .await
+    }
+
+    /// Reads the documents of a collection that fit `filter`; `options` should bound how many. MongoDB stops the read
+    /// after [`OPERATION_TIMEOUT`], when its caller has given up.
+    pub(crate) async fn find<T, C>(
+        &self,
+        operation: &'static str,
+        collection: &Collection<C>,
+        filter: Document,
+        mut options: FindOptions,
+    ) -> Result<Vec<T>, Failure>
+    where
+        T: DeserializeOwned + Unpin + Send + Sync + 'static,
+        C: Send + Sync,
+    {
+        options.max_time.get_or_insert(OPERATION_TIMEOUT);
+        let collection = collection.clone_with_type::<T>();
+        let read = async move { collection.find(filter).with_options(options).await?.try_collect().await };
+        self.run(operation, read).await
+    }
+}
+
+/// Runs an operation within the process's bound: [`OperationLimit::run`].
 ///
 /// # Errors
 ///
-/// [`Failure::Overloaded`] if 1,000 operations are in progress; else what [`Failure::mongodb`] makes of the
-/// driver's error, or [`Failure::MongoDb`] after the timeout.
+/// Those of [`OperationLimit::run`].
 pub async fn run<T, F>(operation: &'static str, future: F) -> Result<T, Failure>
 where
     T: Send + 'static,
     F: Future<Output = mongodb::error::Result<T>> + Send + 'static,
 {
-    paced(CHARGED_MAX, async {
-        let Ok(permit) = UNDER_WAY.try_acquire() else { return Err(Failure::Overloaded { operation }) };
-        let task = tokio::spawn(async move {
-            let result = future.await;
-            drop(permit);
-            result
-        });
-        match tokio::time::timeout(OPERATION_TIMEOUT, task).await {
-            Ok(Ok(result)) => result.map_err(Failure::mongodb(operation)),
-            Ok(Err(join)) => Err(Failure::Panicked { operation, source: join }),
-            Err(elapsed) => Err(Failure::MongoDb { operation, source: elapsed.into() }),
-        }
-    })
-    .await
+    OperationLimit::of_process().run(operation, future).await
 }
 
 /// Runs an operation that may take hours, and waits for its end.
@@ -123,22 +176,18 @@ pub(crate) fn at_most(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-/// Reads the documents of a collection that fit `filter`; `options` should bound how many. MongoDB stops the read
-/// after [`OPERATION_TIMEOUT`], when its caller has given up.
+/// Reads documents within the process's bound: [`OperationLimit::find`].
 pub(crate) async fn find<T, C>(
     operation: &'static str,
     collection: &Collection<C>,
     filter: Document,
-    mut options: FindOptions,
+    options: FindOptions,
 ) -> Result<Vec<T>, Failure>
 where
     T: DeserializeOwned + Unpin + Send + Sync + 'static,
     C: Send + Sync,
 {
-    options.max_time.get_or_insert(OPERATION_TIMEOUT);
-    let collection = collection.clone_with_type::<T>();
-    run(operation, async move { collection.find(filter).with_options(options).await?.try_collect().await })
-        .await
+    OperationLimit::of_process().find(operation, collection, filter, options).await
 }
 
 /// Runs a command that takes no arguments, such as `ping`, and returns the answer.
@@ -149,6 +198,41 @@ pub(crate) async fn command(
 ) -> Result<Document, Failure> {
     let database = database.clone();
     run(operation, async move { database.run_command(doc! {name: 1}).await }).await
+}
+
+/// What is wrong with the mongos that leads to `database`, if one does.
+///
+/// Success by complement rests on write-concern errors: what a bulk insert does not name as failed counts as written by
+/// a majority. Some versions of mongos leave these errors out beside others.
+///
+/// # Errors
+///
+/// If MongoDB fails.
+pub(crate) async fn unfit_mongos(database: &Database) -> Result<Option<String>, Failure> {
+    if command(database, "say hello", "hello").await?.get_str("msg").is_err() {
+        return Ok(None);
+    }
+    let told = command(database, "tell its version", "buildInfo").await?;
+    let version = told.get_str("version").unwrap_or_default();
+    Ok(hides_write_concern_errors(version).then(|| {
+        format!(
+            "mongos {version} does not report a write-concern error beside another error; version 5.0.30, 6.0.14, 7.0.6, \
+             or a later one of these series, or 7.1 or later is needed"
+        )
+    }))
+}
+
+/// Whether a mongos of this version does so. One that cannot be read does.
+fn hides_write_concern_errors(version: &str) -> bool {
+    let numbers: Option<Vec<u32>> =
+        version.split(['.', '-']).take(3).map(|number| number.parse().ok()).collect();
+    match numbers.as_deref() {
+        Some([5, 0, patch]) => *patch < 30,
+        Some([6, 0, patch]) => *patch < 14,
+        Some([7, 0, patch]) => *patch < 6,
+        Some([major, minor, _]) => (*major, *minor) < (7, 1),
+        _ => true,
+    }
 }
 
 /// What MongoDB's error means for the one document that it did not write.
@@ -368,7 +452,38 @@ impl Failure {
 
 #[cfg(test)]
 mod tests {
-    use super::Unwritten;
+    use std::future::pending;
+
+    use super::{OperationLimit, Unwritten, hides_write_concern_errors};
+    use crate::Failure;
+
+    #[tokio::test]
+    async fn what_hangs_takes_no_place_from_what_has_another_bound() {
+        let (hung, other) = (OperationLimit::new(2), OperationLimit::new(2));
+        let waiting = [0, 1].map(|_| {
+            let hung = hung.clone();
+            tokio::spawn(async move { hung.run("hang", pending::<mongodb::error::Result<()>>()).await })
+        });
+        while hung.0.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        let one_more = hung.run("run", async { Ok(()) }).await;
+        assert!(matches!(one_more, Err(Failure::Overloaded { operation: "run" })), "{one_more:?}");
+        assert_eq!(other.run("run", async { Ok(7) }).await.expect("it has a place"), 7);
+        // Its callers give up, and its places stay taken: the operations may still be in progress.
+        waiting.iter().for_each(tokio::task::JoinHandle::abort);
+        assert!(hung.run("run", async { Ok(()) }).await.is_err());
+    }
+
+    #[test]
+    fn a_mongos_that_hides_write_concern_errors_is_known_by_its_version() {
+        for fit in ["5.0.30", "6.0.14", "7.0.6", "7.1.0", "7.3.4", "8.0.0", "8.2.1-rc0"] {
+            assert!(!hides_write_concern_errors(fit), "{fit}");
+        }
+        for unfit in ["4.4.29", "5.0.29", "5.3.2", "6.0.13", "6.3.1", "7.0.5", "", "unknown"] {
+            assert!(hides_write_concern_errors(unfit), "{unfit}");
+        }
+    }
 
     #[test]
     fn only_codes_that_are_about_the_document_refuse_it() {

@@ -13,7 +13,7 @@ use crate::mongo::Database;
 use crate::recovery::{Deployment, Durability, Fence, Lease, Loader, RecoverySupervisor};
 use crate::redis::{Partition, Partitions, PerPartition, RedisNodes};
 use crate::user::UserStore;
-use crate::{Failure, recovery};
+use crate::{Failure, mongo, recovery};
 
 /// How long a process waits for servers that are starting.
 const STARTUP_MAX: Duration = Duration::from_secs(30);
@@ -121,6 +121,7 @@ pub async fn connect_to_any(redis: &RedisConfig, mongodb: &MongoConfig) -> Resul
                   rs.initiate()), or point --mongodb-uri at it";
     let ledger =
         patiently(advice, async || Lease::ledger(&backends.database).await).await?;
+    let unfit = patiently(advice, async || mongo::unfit_mongos(&backends.database).await).await?;
     let missing = patiently(advice, async || {
         let layout = backends.ledger.layout().await?;
         if layout == Layout::Mixed {
@@ -145,7 +146,7 @@ pub async fn connect_to_any(redis: &RedisConfig, mongodb: &MongoConfig) -> Resul
     backends.partitions = partitions(&backends.nodes, &backends.database, backends.deployment.partitions);
     backends.partitions.iter().for_each(|partition| partition.belongs_to(&ledger));
     backends.users = backends.users.giving_secrets(backends.deployment.users_have_id_secrets);
-    let wrong: Vec<_> = findings.wrong.into_iter().chain(missing).collect();
+    let wrong: Vec<_> = findings.wrong.into_iter().chain(unfit).chain(missing).collect();
     if wrong.is_empty() { Ok(backends) } else { Err(SetUpError(wrong)) }
 }
 

@@ -169,13 +169,17 @@ async fn mongodb(backends: &Backends) -> Vec<CheckResult> {
         Err(failure) => return away("mongodb", &failure),
     };
     let mut lines = vec![passed("mongodb", "answers")];
-    lines.push(if hello.get_str("setName").is_ok() {
-        passed(REPLICA_SET, "it is one")
-    } else {
-        failed(
+    lines.push(match (hello.get_str("setName"), hello.get_str("msg")) {
+        (Ok(_), _) => passed(REPLICA_SET, "it is one"),
+        (Err(_), Ok(_)) => match mongo::unfit_mongos(&backends.database).await {
+            Ok(None) => passed(REPLICA_SET, "mongos leads to them"),
+            Ok(Some(says)) => failed(REPLICA_SET, says),
+            Err(failure) => failed(REPLICA_SET, failure.chain()),
+        },
+        (Err(_), Err(_)) => failed(
             REPLICA_SET,
             "a standalone server cannot confirm writes by majority: start it with --replSet and initiate it",
-        )
+        ),
     });
     let missing = async {
         let layout = backends.ledger.layout().await?;

@@ -13,6 +13,8 @@ pub mod follow;
 pub mod indexes;
 mod layout;
 pub mod migration;
+#[cfg(test)]
+mod mongos_answers;
 pub(crate) mod order;
 pub mod queries;
 mod record;
@@ -32,7 +34,7 @@ use super::{Decision, IssuanceId};
 use crate::coupon::MAX_TOTAL;
 use crate::failure::Unreadable;
 use crate::ids::{CouponId, PartitionId, UserId};
-use crate::mongo::{LINEARIZABLE_MAX, Unwritten};
+use crate::mongo::{LINEARIZABLE_MAX, OperationLimit, Unwritten};
 use crate::runtime::damage::damaged;
 use crate::user::UserStore;
 use crate::{Failure, metrics, mongo};
@@ -50,6 +52,7 @@ pub(crate) const COLLECTION: &str = "user_coupons";
 pub struct Ledger {
     records: Collection<Record>,
     layout: LayoutReader,
+    operations: OperationLimit,
     users: UserStore,
 }
 
@@ -81,8 +84,15 @@ impl Ledger {
         Ledger {
             records: database.collection(COLLECTION),
             layout: LayoutReader::new(database),
+            operations: OperationLimit::of_process(),
             users: UserStore::new(database),
         }
+    }
+
+    /// The same ledger for a partition that must not wait for the others': inserts, counts and reads of this one have a
+    /// bound of their own.
+    pub fn with_own_limit(&self, operations_max: usize) -> Self {
+        Ledger { operations: OperationLimit::new(operations_max), ..self.clone() }
     }
 
     /// Which fields the records have.
@@ -118,7 +128,7 @@ impl Ledger {
         let places = order::places(decisions);
         let documents: Vec<Record> = places.iter().map(|place| Record::from(&decisions[*place])).collect();
         let records = self.records.clone();
-        let inserted = mongo::run("write the ledger", async move {
+        let inserted = self.operations.run("write the ledger", async move {
             let mut outcomes = vec![Inserted::Decided; places.len()];
             match records.insert_many(documents).ordered(false).await {
                 Ok(_) => Ok(outcomes),
@@ -168,7 +178,7 @@ impl Ledger {
     ) -> Result<Option<Result<Decision, Unreadable>>, Failure> {
         let (records, filter) =
             (self.records.clone_with_type::<RawDocumentBuf>(), queries::one(self.layout().await?, id));
-        let found = mongo::run("read the ledger for certain", async move {
+        let found = self.operations.run("read the ledger for certain", async move {
             records
                 .find_one(filter)
                 .hint(Hint::Keys(queries::by_id()))
@@ -239,7 +249,7 @@ impl Ledger {
         let layout = route.layout();
         let filter = queries::issued_between(&route, coupon, 0, MAX_TOTAL);
         let records = self.records.clone_with_type::<RawDocumentBuf>();
-        let last = mongo::run(OPERATION, async move {
+        let last = self.operations.run(OPERATION, async move {
             let highest = records.find_one(filter).sort(queries::highest_first(layout));
             highest.projection(HeldRecord::projection(layout)).await
         });
@@ -255,7 +265,7 @@ impl Ledger {
         {
             let records = self.records.clone();
             let counted = async move { records.count_documents(filter).await };
-            count += mongo::run(OPERATION, counted).await?;
+            count += self.operations.run(OPERATION, counted).await?;
         }
         let mut above = 0;
         while above < last {
@@ -263,7 +273,7 @@ impl Ledger {
             let (records, filter) =
                 (self.records.clone(), queries::issued_between(&route, coupon, above, upto));
             let counted = async move { records.count_documents(filter).max_time(part_max).await };
-            count += mongo::run(OPERATION, counted).await?;
+            count += self.operations.run(OPERATION, counted).await?;
             above = upto;
         }
         Ok(count)
@@ -294,7 +304,8 @@ impl Ledger {
         filter: Document,
         options: FindOptions,
     ) -> Result<Vec<Result<S::Value, Unreadable>>, Failure> {
-        let found: Vec<RawDocumentBuf> = mongo::find(operation, &self.records, filter, options).await?;
+        let found: Vec<RawDocumentBuf> =
+            self.operations.find(operation, &self.records, filter, options).await?;
         Ok(found.iter().map(|document| read::<S>(document)).collect())
     }
 }
