@@ -100,6 +100,9 @@ kinds! {
     RecordUnreadable "record-unreadable" Broken
         "This version cannot read a record of the ledger. What it decided stands; if it is issued, a unit is kept out of stock for it."
         "Run the version that wrote it, or correct the record by hand, after the pattern in src/issuance/ledger/record.rs.";
+    Misrouted "misrouted" Broken
+        "An accepted issuance or an issued record of this coupon lies in another partition than its id and the coupon say: no unique index compares its unit, and its user's limit, with the others."
+        "Discard the request (couponctl dead-letter discard). Of a record: run couponctl ledger migrate if it names no partition (p); else compare it with the others of its coupon, and correct its p by hand.";
     EntryUnreadable "entry-unreadable" Broken
         "A stream entry cannot be read, so its issuance waits for ever, unless it is in flight and gets a fresh entry."
         "Read it with XRANGE; run the version that wrote it, or delete it if its issuance is decided.";

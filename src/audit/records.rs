@@ -11,13 +11,15 @@ use super::recheck::{ConfirmedSuspicion, Suspicion};
 use crate::coupon::MAX_TOTAL;
 use crate::coupon::SerialSet;
 use crate::failure::Unreadable;
-use crate::ids::{IssuanceId, UserId};
+use crate::ids::{IssuanceId, PartitionId, UserId};
 use crate::issuance::ledger::{HeldUnit, readable};
 use crate::redis::cmd;
 
 impl CouponAudit<'_> {
     /// Every issued record: its unit, its user's limit, and that Redis counts it.
     pub(super) async fn ledger(&mut self) -> Result<(), AuditAbort> {
+        let partitions = self.auditor.ledger.partitions_of(&self.coupon.id).await?;
+        self.misrouted(&partitions).await?;
         let mut issued = SerialSet::up_to(MAX_TOTAL);
         let mut twice = HashSet::new();
         let mut beyond = Vec::new();
@@ -40,6 +42,9 @@ impl CouponAudit<'_> {
             self.unreadable(unreadable, &mut issued);
             let page = held;
             for held in &page {
+                if !partitions.contains(&held.id.partition()) {
+                    self.misrouted_record(Some(held.serial), Some(held.id), Some(held.user.clone()));
+                }
                 if held.serial == 0 || held.serial > self.coupon.total {
                     beyond.push(held.clone());
                 } else if !issued.insert(held.serial) {
@@ -71,6 +76,34 @@ impl CouponAudit<'_> {
             uncounted.into_iter().filter(|confirmed| !broken.contains(&confirmed.suspicion.id)).collect();
         self.add(&adoptable);
         Ok(())
+    }
+
+    /// What lies in another partition than its id and its coupon say: in flight here, or in the ledger.
+    async fn misrouted(&mut self, partitions: &[PartitionId]) -> Result<(), AuditAbort> {
+        let here = self.auditor.partition.id();
+        let is_here = partitions.contains(&here);
+        let mut strays: Vec<_> =
+            self.in_flight.keys().copied().filter(|id| !is_here || id.partition() != here).collect();
+        strays.sort_unstable();
+        if !strays.is_empty() {
+            let detail = Some(format!("in flight in partition {here}"));
+            self.found.add([Finding { issuances: strays, detail, ..self.finding(FindingKind::Misrouted) }]);
+        }
+        for record in self.auditor.ledger.misplaced(&self.coupon.id).await? {
+            match record {
+                Ok(held) => self.misrouted_record(Some(held.serial), Some(held.id), Some(held.user)),
+                Err(one) => self.misrouted_record(one.unit, one.id, one.user),
+            }
+        }
+        Ok(())
+    }
+
+    fn misrouted_record(&mut self, serial: Option<u32>, id: Option<IssuanceId>, user: Option<UserId>) {
+        let detail =
+            Some("its record, or the partition that the record's id names, is not the coupon's".into());
+        let issuances = id.into_iter().collect();
+        let finding = self.finding(FindingKind::Misrouted);
+        self.found.add([Finding { serial, issuances, user, detail, ..finding }]);
     }
 
     /// Issued records that cannot be read. Each holds a unit, whether it says which or not.

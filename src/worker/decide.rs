@@ -195,11 +195,16 @@ impl Decider {
     pub async fn decide(&self, keys: &EpochKeys, entries: &[Entry]) -> Result<BatchDecisions, Failure> {
         let mut sorted = BatchState::default();
         let limits = self.limits.learn(entries).await?;
+        let strays = self.strays(entries).await?;
         let mut without_limit = Vec::new();
         // Two entries of one issuance in one batch: the second finds the first's decision when its
         // turn comes again.
         let mut seen = HashSet::new();
         for entry in entries.iter().filter(|entry| seen.insert(entry.id)) {
+            if strays.contains(&entry.id) {
+                without_limit.push((entry, Unsettled::Refused(self.stray(entry))));
+                continue;
+            }
             match limits.get(&entry.coupon) {
                 Some(KnownLimit::Limit(limit)) => {
                     sorted.add(entry, self.with_unit(keys, entry, *limit).await);
@@ -211,7 +216,7 @@ impl Decider {
             }
         }
         if !without_limit.is_empty() {
-            // What was decided before needs no limit.
+            // What was decided before needs neither a limit nor its place.
             let winners = self.winners(without_limit.iter().map(|(entry, _)| entry.id)).await?;
             self.adopt_or(&mut sorted, winners, without_limit).await;
         }
@@ -258,6 +263,34 @@ impl Decider {
             sorted.leave(candidate.entry, Unsettled::Unclear(why));
         }
         Ok(sorted.decided)
+    }
+
+    /// The entries that do not belong into this partition. The unique indexes hold within one alone.
+    async fn strays(&self, entries: &[Entry]) -> Result<HashSet<IssuanceId>, Failure> {
+        let (here, mut is_here) = (self.partition.id(), HashMap::new());
+        let mut strays = HashSet::new();
+        for entry in entries {
+            let coupon_is_here = match is_here.get(&entry.coupon) {
+                Some(known) => *known,
+                None => {
+                    let known = self.ledger.partitions_of(&entry.coupon).await?.contains(&here);
+                    is_here.insert(&entry.coupon, known);
+                    known
+                }
+            };
+            if entry.id.partition() != here || !coupon_is_here {
+                strays.insert(entry.id);
+            }
+        }
+        Ok(strays)
+    }
+
+    fn stray(&self, entry: &Entry) -> String {
+        format!(
+            "it is queued in partition {}, which is not that of its id ({}), or none of its coupon's; discard it",
+            self.partition.id(),
+            entry.id.partition()
+        )
     }
 
     async fn winners(

@@ -3,16 +3,18 @@
 
 use std::time::{Duration, Instant};
 
+use coupon_system::audit::FindingKind;
 use coupon_system::config::Concurrency;
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
-use coupon_system::issuance::Outcome;
+use coupon_system::issuance::reserve::{QueueEntries, Request, reserve};
+use coupon_system::issuance::{Outcome, Reason};
 use coupon_system::queue;
 use coupon_system::queue::dead::DeadLetter;
 use coupon_system::queue::{dead, figures};
 use coupon_system::worker::{ATTEMPTS_MAX, BatchDecisions, BatchOutcome, Unsettled};
 use mongodb::bson::{Document, Uuid, doc};
 
-use crate::helpers::{System, eventually, obedient_mongodb};
+use crate::helpers::{NO_BACKLOG_MAX, System, eventually, obedient_mongodb, request};
 
 /// Accepted requests for a coupon, each of another user.
 async fn accept_many(system: &System, coupon: &CouponId, prefix: &str, count: usize) {
@@ -128,6 +130,35 @@ async fn a_record_that_cannot_be_read_is_said_to_be_one_and_not_missing() {
     });
     assert_eq!(lines[1], told);
     assert_eq!(lines[2], serde_json::json!({"end": true, "count": 2, "unreadable": 1, "after": 5}));
+}
+
+#[tokio::test]
+async fn an_entry_whose_id_names_another_partition_is_set_aside_and_its_batch_is_decided() {
+    let system = System::start().await;
+    system.leaves_in_flight();
+    let coupon = system.coupon("c", 5, 1).await;
+    let good = system.accepted("u0", &coupon).await;
+    let elsewhere = IssuanceId::generate(PartitionId::new(3).expect("a number"));
+    let stray = Request { id: elsewhere, ..request("u1", &coupon) };
+    reserve(system.partition(), &[stray], NO_BACKLOG_MAX, QueueEntries::OfOne).await.expect("it is queued");
+    let _worker = system.worker();
+    is_issued(&system, good).await;
+    let letter = dead_letter(&system, elsewhere).await;
+    assert!(letter.why.contains("partition 0") && letter.why.contains("(3)"), "{}", letter.why);
+    let records = system.backends.database.collection::<Document>("user_coupons");
+    assert_eq!(
+        records.count_documents(doc! {}).await.expect("a count"),
+        1,
+        "no index compares it with the others"
+    );
+    let report = system.audited().await;
+    let found: Vec<_> = report.findings().map(|found| (found.kind, found.issuances.clone())).collect();
+    assert_eq!(found, [(FindingKind::Misrouted, vec![elsewhere])]);
+    dead::discard(system.partition(), &system.backends.ledger, elsewhere).await.expect("it is discarded");
+    let decided = system.backends.ledger.decisions(&[elsewhere]).await.expect("a look").remove(&elsewhere);
+    let outcome = decided.expect("it is decided").expect("it is readable").outcome;
+    assert!(matches!(outcome, Outcome::Rejected { reason: Reason::Discarded, .. }), "{outcome:?}");
+    assert_eq!(system.settled(&coupon).await.remaining, 4);
 }
 
 #[tokio::test]

@@ -110,6 +110,8 @@ async fn an_index_serves_every_query_of_the_ledger_in_either_layout() {
     for (name, filter, sort) in of_ledger(Layout::Partitioned) {
         is_served(name, &plan(&system, "user_coupons", filter, sort).await);
     }
+    let elsewhere = queries::issued_elsewhere(&"c".parse().expect("an id"), &[PartitionId::ONE]);
+    is_served("misplaced", &plan(&system, "user_coupons", elsewhere, doc! {}).await);
     as_an_older_version_made_it(&system.backends.database).await;
     for (name, filter, sort) in of_ledger(Layout::Mixed) {
         is_served(name, &plan(&system, "user_coupons", filter, sort).await);

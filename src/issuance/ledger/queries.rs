@@ -112,6 +112,12 @@ pub fn holders_of(route: &Route, coupon: &CouponId, serials: &[u32]) -> Document
     issued_with(route, coupon, doc! {"$in": serials})
 }
 
+/// The issued records of a coupon that lie in other partitions than the coupon's, or in none.
+pub fn issued_elsewhere(coupon: &CouponId, partitions: &[PartitionId]) -> Document {
+    let numbers: Vec<i32> = partitions.iter().copied().map(layout::number).collect();
+    doc! {"p": {"$nin": numbers}, "couponId": coupon.as_str(), "outcome": ISSUED}
+}
+
 /// The units that a user holds, of any coupon.
 pub fn issued_to(user: &UserId, after: Option<(Timestamp, IssuanceId)>) -> Document {
     let mut filter = match after {

@@ -2,6 +2,8 @@
 
 use coupon_system::audit::{FindingKind, Severity};
 use coupon_system::ids::{IssuanceId, PartitionId};
+use coupon_system::issuance::Outcome;
+use coupon_system::issuance::ledger::migration::{MigrationOutcome, OlderPrograms, migrate};
 use coupon_system::redis::keys::damaged;
 use mongodb::bson::{Document, Uuid, doc};
 
@@ -54,6 +56,35 @@ async fn where_records_are_missing_no_leaked_unit_is_given_back() {
             ]
         );
     }
+}
+
+#[tokio::test]
+async fn records_in_another_partition_than_their_id_and_coupon_say_are_found() {
+    let stage = AuditStage::start().await;
+    let elsewhere = IssuanceId::generate(PartitionId::new(3).expect("a number"));
+    stage.insert(elsewhere, "u9", Outcome::Issued { serial: 12, nth: 1 }).await;
+    stage.finds(FindingKind::Misrouted, Some(12), &[elsewhere]).await;
+    // Nor may a record of the coupon's partition have the id of another.
+    let here = doc! {"$set": {"p": 0}};
+    stage.records().update_one(doc! {"_id": uuid(elsewhere)}, here).await.expect("it is changed");
+    let report = stage.system.audited().await;
+    let found: Vec<_> = report.findings().filter(|found| found.kind == FindingKind::Misrouted).collect();
+    assert_eq!(found.iter().map(|found| found.serial).collect::<Vec<_>>(), [Some(12)]);
+}
+
+#[tokio::test]
+async fn a_record_that_names_no_partition_is_found_and_the_migration_gives_it_one() {
+    let stage = AuditStage::start().await;
+    let open = doc! {"collMod": "user_coupons", "validator": {}};
+    stage.system.backends.database.run_command(open).await.expect("whoever damages it goes past the fence");
+    let damage = doc! {"$unset": {"p": "", "unit": ""}};
+    stage.records().update_one(doc! {"_id": uuid(stage.issued[3])}, damage).await.expect("it is changed");
+    let report = stage.system.audited().await;
+    let found = report.findings().find(|found| found.kind == FindingKind::Misrouted).expect("it is found");
+    assert_eq!(found.issuances, [stage.issued[3]]);
+    let migrated = migrate(&stage.system.backends.database, OlderPrograms::Ignore, |_| {}).await;
+    assert_eq!(migrated.expect("it is migrated"), MigrationOutcome::Now { records: 1 });
+    stage.system.audited_clean().await;
 }
 
 #[tokio::test]
