@@ -2,6 +2,7 @@
 //! the record of truth) and [`stock`] (Redis, the live figures).
 
 pub mod admin_sync;
+mod placements;
 mod restock;
 mod serial_set;
 mod status;
@@ -10,6 +11,7 @@ mod store;
 mod terms;
 mod validity;
 
+pub use placements::Placements;
 pub use restock::{Restock, RestockAmount, RestockKey};
 pub(crate) use serial_set::SerialSet;
 pub use status::CouponStatus;

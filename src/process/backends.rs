@@ -119,8 +119,7 @@ pub async fn connect_to_any(redis: &RedisConfig, mongodb: &MongoConfig) -> Resul
     }
     let advice = "MongoDB does not answer as a writable replica set; start it (mongod --replSet rs0, then \
                   rs.initiate()), or point --mongodb-uri at it";
-    let ledger =
-        patiently(advice, async || Lease::ledger(&backends.database).await).await?;
+    let ledger = patiently(advice, async || Lease::ledger(&backends.database).await).await?;
     let unfit = patiently(advice, async || mongo::unfit_mongos(&backends.database).await).await?;
     let missing = patiently(advice, async || {
         let layout = backends.ledger.layout().await?;

@@ -273,7 +273,7 @@ impl Decider {
             let coupon_is_here = match is_here.get(&entry.coupon) {
                 Some(known) => *known,
                 None => {
-                    let known = self.ledger.partitions_of(&entry.coupon).await?.contains(&here);
+                    let known = self.ledger.may_lie_in(&entry.coupon, here).await?;
                     is_here.insert(&entry.coupon, known);
                     known
                 }

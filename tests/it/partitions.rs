@@ -8,12 +8,11 @@ use coupon_system::queue::dead;
 use coupon_system::recovery::{Deployment, Lease, LoadOutcome};
 use coupon_system::redis::Partition;
 use futures::future::join_all;
-use rustix::process::Signal;
 use serde_json::json;
 use tokio::process::Command;
 
 use crate::helpers::{
-    API, CTL, Client, CommandOutput, System, eventually, program, send, serving, stopped, worker,
+    API, CTL, Client, CommandOutput, System, eventually, program, serving, stopped, worker,
 };
 
 /// Beside partition 0.
@@ -126,7 +125,6 @@ async fn processes_serve_every_partition_and_tell_of_each() {
     let workers = system.client.get("/workers").await;
     assert_eq!(workers.body.as_array().expect("workers").len(), 1, "one process has one name: {workers:?}");
     for child in [api, worker] {
-        send(&child, Signal::TERM);
         assert_eq!(stopped(child).await.code(), Some(0));
     }
 }
@@ -169,7 +167,6 @@ async fn a_deployment_grows_and_its_earlier_coupons_stay_where_they_are() {
         assert_eq!(client.get(&format!("/issuances/{nowhere}")).await.status, 404);
     }
     for child in [api, worker] {
-        send(&child, Signal::TERM);
         assert_eq!(stopped(child).await.code(), Some(0));
     }
 }

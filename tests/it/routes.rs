@@ -128,21 +128,17 @@ async fn a_whole_life(system: &System) {
     system.auditor().brackets(&coupons, |_| {}).await.expect("an audit");
     system.auditor().repair(&coupons, |_| {}).await.expect("a repair");
     for mode in [RecoveryMode::VerifyFirst, RecoveryMode::Rebuild] {
-        let keeper = backends.recovery_supervisor();
+        let keeper = backends.recovery_supervisors().next().expect("that of partition 0");
         keeper.recover(mode, &ignore_progress(), &CancellationToken::new()).await.expect("it is recovered");
     }
-    system.backends.loader().load(&coupon).await.expect("it is loaded");
+    system.backends.loaders().first().load(&coupon).await.expect("it is loaded");
     let past = at(-500 * 24 * 3_600);
     let old = system.coupon_record("old", 5, 1, past, past + jiff::SignedDuration::from_secs(60)).await;
     let outcome = Outcome::Rejected { reason: Reason::Discarded, serial: None, lost: false };
     let rejection = decided(IssuanceId::generate(PartitionId::ONE), &old.id, "gone", outcome);
     system.write(&[Decision { accepted_at: past, decided_at: past, ..rejection }]).await;
-    let retention = Retention::new(
-        Arc::clone(&backends.partition),
-        backends.ledger.clone(),
-        backends.coupons.clone(),
-        400,
-    );
+    let retention =
+        Retention::new(backends.partitions.clone(), backends.ledger.clone(), backends.coupons.clone(), 400);
     assert_eq!(retention.expect("a retention").round(at(0)).await.expect("a round").deleted, 1);
     let deleted = system.client.send(system.client.request("DELETE", "/users/u1")).await;
     assert!([202, 204].contains(&deleted.status), "{deleted:?}");

@@ -31,7 +31,7 @@ use mongodb::error::{ErrorKind, InsertManyError};
 use mongodb::options::{FindOptions, Hint, ReadConcern};
 
 use super::{Decision, IssuanceId};
-use crate::coupon::MAX_TOTAL;
+use crate::coupon::{CouponStore, MAX_TOTAL, Placements};
 use crate::failure::Unreadable;
 use crate::ids::{CouponId, PartitionId, UserId};
 use crate::mongo::{LINEARIZABLE_MAX, OperationLimit, Unwritten};
@@ -54,6 +54,7 @@ pub struct Ledger {
     layout: LayoutReader,
     operations: OperationLimit,
     users: UserStore,
+    placements: Placements,
 }
 
 /// The result for one document of an insert.
@@ -86,6 +87,7 @@ impl Ledger {
             layout: LayoutReader::new(database),
             operations: OperationLimit::of_process(),
             users: UserStore::new(database),
+            placements: Placements::new(CouponStore::new(database)),
         }
     }
 
@@ -104,13 +106,27 @@ impl Ledger {
         self.layout.get().await
     }
 
-    /// The partitions that a coupon's units lie in, fixed at its creation.
+    /// The partitions that a coupon's units lie in, fixed at its creation. A coupon without a record counts as one from
+    /// before there were several.
     ///
     /// # Errors
     ///
-    /// If MongoDB fails.
-    pub async fn partitions_of(&self, _coupon: &CouponId) -> Result<Vec<PartitionId>, Failure> {
-        Ok(vec![PartitionId::ONE])
+    /// If MongoDB fails, or the coupon's record does not say.
+    pub async fn partitions_of(&self, coupon: &CouponId) -> Result<Vec<PartitionId>, Failure> {
+        Ok(vec![self.placements.of(coupon).await?.unwrap_or(PartitionId::ONE)])
+    }
+
+    /// Whether a coupon's units may lie in a partition: they do not if its record names another.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Ledger::partitions_of`].
+    pub(crate) async fn may_lie_in(
+        &self,
+        coupon: &CouponId,
+        partition: PartitionId,
+    ) -> Result<bool, Failure> {
+        Ok(self.placements.of(coupon).await?.is_none_or(|placed| placed == partition))
     }
 
     /// The route to a coupon's records.
