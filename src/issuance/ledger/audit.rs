@@ -152,10 +152,7 @@ impl Ledger {
             counts.insert(coupon.clone(), self.issued_count(coupon).await?);
             return Ok(counts);
         }
-        let (layout, mut partitions) = (self.layout().await?, Vec::new());
-        for coupon in coupons {
-            partitions.extend(self.partitions_of(coupon).await?);
-        }
+        let (layout, partitions) = (self.layout().await?, self.partitions_of_any(coupons).await?);
         let matching = queries::issued_of(&layout.route(partitions), coupons);
         let pipeline =
             [doc! {"$match": matching}, doc! {"$group": {"_id": "$couponId", "count": {"$sum": 1_i64}}}];

@@ -116,6 +116,16 @@ impl Ledger {
         Ok(vec![self.placements.of(coupon).await?.unwrap_or(PartitionId::ONE)])
     }
 
+    /// The partitions that the units of any of these coupons lie in.
+    pub(super) async fn partitions_of_any(&self, coupons: &[CouponId]) -> Result<Vec<PartitionId>, Failure> {
+        let remembered = coupons.iter().map(|coupon| (coupon, self.placements.remembered(coupon)));
+        let (known, unknown): (Vec<_>, Vec<_>) = remembered.partition(|(_, partition)| partition.is_some());
+        let unknown: Vec<_> = unknown.into_iter().map(|(coupon, _)| coupon.clone()).collect();
+        let read = if unknown.is_empty() { Vec::new() } else { self.placements.read(&unknown).await? };
+        let known = known.into_iter().map(|(_, partition)| Ok(partition));
+        known.chain(read).map(|partition| Ok(partition?.unwrap_or(PartitionId::ONE))).collect()
+    }
+
     /// Whether a coupon's units may lie in a partition: they do not if its record names another.
     ///
     /// # Errors

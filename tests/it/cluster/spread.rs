@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use coupon_system::ids::{CouponId, IssuanceId, slot_of};
+use coupon_system::ids::{CouponId, IssuanceId, SLOTS, slot_of};
 use futures::future::join_all;
 use serde_json::json;
 use tokio::time::Instant;
@@ -155,5 +155,55 @@ async fn a_node_that_stands_still_keeps_no_request_for_another_nodes_coupon_wait
     let (waited, ()) = tokio::join!(join_all(waiting), thaw);
     assert!(waited.iter().all(|(accepted, _)| accepted.len() <= 5));
     system.drain().await;
+    system.audited_clean().await;
+}
+
+/// Whether a coupon lies on the first of three nodes.
+async fn is_on_first(system: &System, coupon: &CouponId) -> bool {
+    let partition = system.partition_of(coupon).await.id();
+    usize::from(slot_of(partition.tag())) < usize::from(SLOTS) / 3
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_dies_and_comes_back_serves_its_coupons_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut system = System::builder().cluster(cluster(&folder, 0).await).partitions(6).start().await;
+    let (mut there, mut elsewhere) = (Vec::new(), Vec::new());
+    for number in 0..12 {
+        let coupon = system.coupon(&format!("c{number}"), 5, 1).await;
+        if is_on_first(&system, &coupon).await { there.push(coupon) } else { elsewhere.push(coupon) }
+    }
+    assert!(there.len() >= 2 && elsewhere.len() >= 2, "{there:?} {elsewhere:?}");
+    let user = system.users("u", 1).await.remove(0);
+    let worker = system.worker();
+
+    system.other_nodes[0].kill().await.expect("it dies");
+    eventually("the other nodes take it for dead", async || {
+        let info: String = tell(&system.redis, &["CLUSTER", "INFO"]).await;
+        (!info.contains("cluster_slots_fail:0\r")).then_some(())
+    })
+    .await;
+    for coupon in &there {
+        let refused = system.client.issue(&user, coupon.as_str(), None).await;
+        assert_eq!((refused.status, refused.header("retry-after").is_empty()), (503, false), "{refused:?}");
+    }
+    for coupon in &elsewhere {
+        let accepted = system.client.issue(&user, coupon.as_str(), None).await;
+        assert_eq!(accepted.status, 202, "{accepted:?}");
+        assert_eq!(system.client.decided(&accepted.id()).await.state(), "issued");
+    }
+    system.other_nodes[0].restart().await.expect("it comes back");
+    for coupon in &there {
+        eventually("its coupons are served again", async || {
+            let answer = system.client.issue(&user, coupon.as_str(), None).await;
+            // The user may ask too often meanwhile, or hold the coupon by then.
+            matches!(answer.status, 202 | 409).then_some(())
+        })
+        .await;
+    }
+    for coupon in there.iter().chain(&elsewhere) {
+        assert_eq!(system.settled(coupon).await.issued, 1, "{coupon}");
+    }
+    worker.cancel();
     system.audited_clean().await;
 }
