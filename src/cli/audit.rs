@@ -1,6 +1,7 @@
 //! `couponctl audit`: whether Redis and the ledger agree, and the repair of what drifted.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -157,9 +158,8 @@ impl AuditArgs {
                 }
                 // In a partition without coupons there is still the queue.
                 for (partition, auditor) in backends.partitions.iter().zip(&auditors) {
-                    if !queues.contains_key(&partition.id()) {
-                        let queue = self.audit(auditor, &[], &progress, &mut report).await?;
-                        queues.insert(partition.id(), queue);
+                    if let Entry::Vacant(queue) = queues.entry(partition.id()) {
+                        queue.insert(self.audit(auditor, &[], &progress, &mut report).await?);
                     }
                 }
                 report.queue = queues.into_values().flatten().collect();

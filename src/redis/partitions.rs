@@ -21,6 +21,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// Something of each partition, by its number. Cheap to clone.
 pub struct PerPartition<T>(Arc<[T]>);
 
+/// A partition, and the items that belong to it.
+pub(crate) type PartitionGroup<'a, T> = (&'a Arc<Partition>, Vec<T>);
+
 /// Every partition that this process knows. Cheap to clone.
 pub type Partitions = PerPartition<Arc<Partition>>;
 
@@ -117,7 +120,7 @@ impl Partitions {
         &self,
         items: impl IntoIterator<Item = T>,
         of: impl Fn(&T) -> PartitionId,
-    ) -> Result<Vec<(&Arc<Partition>, Vec<T>)>, Failure> {
+    ) -> Result<Vec<PartitionGroup<'_, T>>, Failure> {
         let mut groups: BTreeMap<PartitionId, Vec<T>> = BTreeMap::new();
         for item in items {
             groups.entry(of(&item)).or_default().push(item);

@@ -145,6 +145,10 @@ async fn a_deployment_grows_and_its_earlier_coupons_stay_where_they_are() {
     .await;
     let worker = worker(&system, &[]).await;
     let grown = Client::new(address);
+    eventually("every partition is certified", async || {
+        (grown.get("/readyz").await.body["degraded"] == json!([])).then_some(())
+    })
+    .await;
     let later = create(&grown, "later", 5).await;
     let users = system.users("u", 6).await;
     for id in rush(&grown, &users[..5], &[before.clone(), later.clone()]).await {

@@ -1,7 +1,5 @@
 //! Every operation on the ledger names the partitions, so that mongos can send it where the records lie.
 
-use std::sync::Arc;
-
 use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::{Decision, Outcome, Reason};
 use coupon_system::privacy::Retention;

@@ -165,6 +165,7 @@ impl MetricsStage {
             MetricAction::Spread => {
                 Deployment::grow(&system.backends.database, 2).await.expect("it grows");
                 (self._api, self.api) = start_api(system, &self.folder).await;
+                self.comes_to(MetricSource::Api, names::CERTIFIED, 1.0).await;
                 let coupon = serde_json::json!({"id": "spread", "name": "n", "total": 9, "perUser": 1,
                     "startsAt": "2020-01-01T00:00:00Z", "endsAt": "2090-01-01T00:00:00Z"});
                 assert_eq!(self.api.post("/coupons", coupon).await.status, 201);
