@@ -3,8 +3,9 @@
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::action::{ReasonArgs, recorded};
 use super::progress::ProgressLine;
 use crate::access::ActionLog;
 use crate::access::action::command_status;
@@ -50,6 +51,8 @@ struct MigrateArgs {
     json: bool,
     #[command(flatten)]
     mongodb: MongoConfig,
+    #[command(flatten)]
+    why: ReasonArgs,
 }
 
 impl LedgerArgs {
@@ -57,7 +60,8 @@ impl LedgerArgs {
         let LedgerVerb::Migrate(arguments) = self.verb;
         let database = arguments.mongodb.connect().await?;
         let target = "user_coupons".to_owned();
-        let begun = ActionLog::begin_command(&database, "couponctl ledger migrate", target, None).await?;
+        let input = recorded(Value::Null, arguments.why.reason.as_ref());
+        let begun = ActionLog::begin_command(&database, "couponctl ledger migrate", target, input).await?;
         let migrated = begun.carry_out(arguments.migrate(&database), command_status).await;
         mongo::close(&database).await;
         migrated

@@ -6,7 +6,9 @@ use anyhow::bail;
 use clap::{Args, Subcommand};
 use futures::future::join_all;
 use serde::Serialize;
+use serde_json::Value;
 
+use super::action::{ReasonArgs, recorded};
 use super::prompt::ConfirmArgs;
 use super::table::{number, sentence, table};
 use crate::access::ActionLog;
@@ -55,6 +57,8 @@ enum PartitionVerb {
         #[command(flatten)]
         mongodb: MongoConfig,
         #[command(flatten)]
+        why: ReasonArgs,
+        #[command(flatten)]
         yes: ConfirmArgs,
     },
 }
@@ -77,7 +81,7 @@ impl PartitionArgs {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         match self.verb {
             PartitionVerb::List { redis, mongodb, json } => list(&redis, &mongodb, json).await,
-            PartitionVerb::Grow { to, mongodb, yes } => grow(to, &mongodb, &yes).await,
+            PartitionVerb::Grow { to, mongodb, why, yes } => grow(to, &mongodb, &why, &yes).await,
         }
     }
 }
@@ -138,10 +142,12 @@ impl PartitionState {
     }
 }
 
-async fn grow(to: u16, mongodb: &MongoConfig, yes: &ConfirmArgs) -> anyhow::Result<()> {
+async fn grow(to: u16, mongodb: &MongoConfig, why: &ReasonArgs, yes: &ConfirmArgs) -> anyhow::Result<()> {
     yes.or_ask("Does no process of an older version run any more, and will none be started again?")?;
     let database = mongodb.connect().await?;
-    let begun = ActionLog::begin_command(&database, "couponctl partition grow", to.to_string(), None).await?;
+    let input = recorded(Value::Null, why.reason.as_ref());
+    let begun =
+        ActionLog::begin_command(&database, "couponctl partition grow", to.to_string(), input).await?;
     let grown = async {
         let before = Deployment::grow(&database, to).await?;
         if before > to {

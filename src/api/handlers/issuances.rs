@@ -81,6 +81,7 @@ pub(crate) async fn request(
     let fields = app.limits.user.count(&caller, &user).await?;
     let answer = async {
         let key = key.parse()?;
+        let partition = app.issuing.placements.of(&coupon).await?;
         let Some(known_user) = app.users.find(&user).await? else {
             return Err(Problem::new(Code::UserNotFound));
         };
@@ -90,9 +91,7 @@ pub(crate) async fn request(
             Some(_) => Some(Box::new(app.limits.open_requests.hold_for_outcome(&caller, &user)?)),
             None => None,
         };
-        let Some(partition) = app.issuing.placements.of(&coupon).await? else {
-            return Err(Problem::new(Code::CouponNotFound));
-        };
+        let partition = partition.ok_or_else(|| Problem::new(Code::CouponNotFound))?;
         let id = match &key {
             Some(key) => IssuanceId::from_key(partition, secret, &user, &coupon, key),
             None => IssuanceId::generate(partition),
@@ -214,7 +213,8 @@ fn rejected(links: &Links, id: IssuanceId, reason: Reason) -> Problem {
 
 /// Reserves a unit. A coupon that Redis does not have is loaded first; for one that is over the ledger answers.
 async fn reserve(app: &App, request: &Request) -> Result<Reserved, Problem> {
-    match app.issuing.lane_of(request.id)?.reservations.reserve(request.clone()).await? {
+    let lane = app.issuing.lane_of(request.id)?;
+    match lane.reservations.reserve(request.clone()).await? {
         Reserved::NotLoaded { now } => Box::pin(load_and_reserve(app, request, now)).await,
         answered => Ok(answered),
     }
@@ -234,7 +234,8 @@ async fn load_and_reserve(app: &App, request: &Request, mut now: Timestamp) -> R
         if !app.users.knows(&request.user).await? {
             return Err(Problem::new(Code::UserNotFound));
         }
-        now = match app.issuing.lane_of(request.id)?.reservations.reserve(request.clone()).await? {
+        let lane = app.issuing.lane_of(request.id)?;
+        now = match lane.reservations.reserve(request.clone()).await? {
             Reserved::NotLoaded { now } => now,
             answered => return Ok(answered),
         };
