@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use sha2::{Digest, Sha256};
+use tokio::time::timeout;
 
 use super::{LimitScope, Rate};
 use crate::Failure;
@@ -15,6 +16,9 @@ use crate::runtime::batch::{Batcher, Bounds};
 static TAKE: LuaScript = LuaScript::new(include_str!("take.lua"));
 
 const BOUNDS: Bounds = Bounds { batch: 256, calls: 2, waiting: 4_096, wait: Duration::from_secs(1) };
+
+/// How long the Redis of some buckets may take.
+const SHARD_MAX: Duration = Duration::from_millis(500);
 
 /// Hash tags of the buckets.
 const SHARDS: u16 = 16;
@@ -104,7 +108,10 @@ async fn take(
     }
     let asked = calls.iter().zip(&places).zip(shards).filter(|((_, places), _)| !places.is_empty()).map(
         async |((call, places), shard)| {
-            let answered = take_some(&shard.client, call, places.len()).await;
+            let asked = take_some(&shard.client, call, places.len());
+            // One node that hangs must not keep the answers of the others.
+            let answered = timeout(SHARD_MAX, asked).await;
+            let answered = answered.unwrap_or(Err(Failure::Overloaded { operation: "take tokens" }));
             (places, answered.map_err(Arc::new))
         },
     );

@@ -17,7 +17,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::pseudonymise::{PseudonymiseMode, PseudonymiseOutcome, outdate_loads, pseudonymise};
 use crate::access::action;
+use crate::ids::PartitionId;
 use crate::issuance::Ledger;
+use crate::recovery::Deployment;
 use crate::redis::keys::EpochKeys;
 use crate::redis::turn::in_turn;
 use crate::redis::{Partitions, PerPartition};
@@ -102,6 +104,7 @@ impl Eraser {
         if due.is_empty() {
             return Ok(());
         }
+        self.knows_every_partition().await?;
         let carried_out = self.carry_out(due, now);
         let partition = self.partitions.first();
         let overdue = in_turn(partition, partition.keys().erase_turn(), TURN, carried_out).await?;
@@ -143,8 +146,16 @@ impl Eraser {
     ///
     /// If MongoDB or Redis fails; the deletion can be repeated.
     pub async fn erase(&self, deletion: &Deletion, now: Timestamp) -> Result<EraseOutcome, Failure> {
+        self.knows_every_partition().await?;
         let keys = self.partitions.each(|partition| partition.keys());
         self.erase_unless(None, &keys, deletion, now).await
+    }
+
+    /// Fails in a process that has not heard yet that the deployment has grown: what a user has in a partition that it
+    /// does not know would stay.
+    async fn knows_every_partition(&self) -> Result<(), Failure> {
+        let last = PartitionId::new(Deployment::read(&self.database).await?.partitions);
+        self.partitions.get(last.unwrap_or(PartitionId::ONE)).map(drop)
     }
 
     /// Which of these users have something in flight, whether its coupon is loaded or not.

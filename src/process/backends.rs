@@ -73,12 +73,23 @@ pub async fn open(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends
 ///
 /// A sentence for each thing that is wrong, which says what to do.
 pub async fn connect(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends, SetUpError> {
-    let backends = connect_to_any(redis, mongodb).await?;
+    let mut backends = connect_to_any(redis, mongodb).await?;
     let other = patiently("Redis or MongoDB does not answer", async || wrong_ledger(&backends).await).await?;
-    match other {
-        None => Ok(backends),
-        Some(wrong) => Err(SetUpError(vec![wrong])),
+    if let Some(wrong) = other {
+        return Err(SetUpError(vec![wrong]));
     }
+    // Where there is one Redis, more partitions would only make its calls smaller. Only now is it certain that the two
+    // belong together: a deployment never shrinks.
+    if backends.nodes.is_cluster() && backends.deployment.partitions == 0 {
+        let ledger = patiently("MongoDB does not take the number of partitions", async || {
+            Deployment::grow(&backends.database, CLUSTER_PARTITIONS).await?;
+            Lease::ledger(&backends.database).await
+        });
+        let ledger = ledger.await?;
+        backends.deployment.partitions = CLUSTER_PARTITIONS;
+        backends.open_partitions(&ledger);
+    }
+    Ok(backends)
 }
 
 /// A sentence for the operator if the data of a partition belongs to another ledger. Partitions that do not answer are
@@ -133,17 +144,10 @@ pub async fn connect_to_any(redis: &RedisConfig, mongodb: &MongoConfig) -> Resul
     })
     .await?;
     backends.deployment = patiently("MongoDB does not tell what this deployment may do", async || {
-        let deployment = Deployment::read(&backends.database).await?;
-        // Where there is one Redis, more partitions would only make its calls smaller.
-        if backends.nodes.is_cluster() && deployment.partitions == 0 {
-            Deployment::grow(&backends.database, CLUSTER_PARTITIONS).await?;
-            return Deployment::read(&backends.database).await;
-        }
-        Ok(deployment)
+        Deployment::read(&backends.database).await
     })
     .await?;
-    backends.partitions = partitions(&backends.nodes, &backends.database, backends.deployment.partitions);
-    backends.partitions.iter().for_each(|partition| partition.belongs_to(&ledger));
+    backends.open_partitions(&ledger);
     backends.users = backends.users.giving_secrets(backends.deployment.users_have_id_secrets);
     let wrong: Vec<_> = findings.wrong.into_iter().chain(unfit).chain(missing).collect();
     if wrong.is_empty() { Ok(backends) } else { Err(SetUpError(wrong)) }
@@ -170,6 +174,12 @@ async fn patiently<T>(advice: &str, attempt: impl AsyncFn() -> Result<T, Failure
 }
 
 impl Backends {
+    /// Opens the partitions that are known of the deployment, for a process that decides in this ledger.
+    fn open_partitions(&mut self, ledger: &str) {
+        self.partitions = partitions(&self.nodes, &self.database, self.deployment.partitions);
+        self.partitions.iter().for_each(|partition| partition.belongs_to(ledger));
+    }
+
     /// Opens the partitions that the deployment has beside partition 0.
     ///
     /// # Errors

@@ -122,8 +122,10 @@ impl Readings {
             self.stocks = shown.collect();
             self.left_out = left_out;
         }
-        let Some(groups) = told(self.partitions.group(&mut self.stocks, |(_, partition, _)| *partition))
-        else {
+        // A coupon in a partition that this process does not know yet keeps no other from being shown.
+        let known =
+            self.stocks.iter_mut().filter(|(_, partition, _)| self.partitions.get(*partition).is_ok());
+        let Some(groups) = told(self.partitions.group(known, |(_, partition, _)| *partition)) else {
             return false;
         };
         let reads = groups.into_iter().map(async |(partition, group)| {

@@ -5,9 +5,9 @@
 //! lacks what that version does not know: an older API would give the same key another id, and an older worker cannot
 //! read a stream entry of many. Once the last older process has ended, `couponctl upgrade finish` says so.
 
-use crate::mongo::Database;
+use crate::mongo::{Database, LINEARIZABLE_MAX};
 use mongodb::bson::{Document, doc};
-use mongodb::options::ReturnDocument;
+use mongodb::options::{ReadConcern, ReturnDocument};
 
 use super::lease;
 use crate::ids::PartitionId;
@@ -60,6 +60,25 @@ impl Deployment {
             queue_entries,
             partitions,
         })
+    }
+
+    /// The partitions that new coupons are spread over, by a linearizable read: an id in a later one was never accepted.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails, or has no majority.
+    pub(crate) async fn partitions_linearizable(database: &Database) -> Result<u16, Failure> {
+        let leases = database.collection::<Document>("recovery");
+        let one = doc! {"_id": lease::id(PartitionId::ONE)};
+        let lease = mongo::run("read the number of partitions", async move {
+            leases
+                .find_one(one)
+                .projection(doc! {PARTITIONS: 1})
+                .read_concern(ReadConcern::linearizable())
+                .max_time(LINEARIZABLE_MAX)
+                .await
+        });
+        partitions(&lease.await?.unwrap_or_default())
     }
 
     /// Spreads the coupons that are made from now on over at least this many partitions, beside partition 0. Processes

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use jiff::Timestamp;
 
 use crate::Failure;
@@ -47,11 +47,13 @@ pub async fn check(partition: &Partition, durability: Durability) -> Result<Sett
     Ok(findings)
 }
 
-/// The same for every primary; and for what must be so between the nodes of a cluster.
+/// The same for every primary; and for what must be so between the nodes of a cluster. One that does not answer is a note
+/// as long as another does: what lies on the others can be served, and its own settings are checked before its
+/// partitions are certified.
 ///
 /// # Errors
 ///
-/// If one of them cannot be reached. A setting that it does not reveal is a note, not an error.
+/// If none of them can be reached. A setting that it does not reveal is a note, not an error.
 pub async fn check_all(nodes: &Arc<RedisNodes>, durability: Durability) -> Result<SettingsReport, Failure> {
     let (primaries, is_cluster) = (nodes.primaries(), nodes.is_cluster());
     let mut wanted = wanted(durability);
@@ -62,14 +64,26 @@ pub async fn check_all(nodes: &Arc<RedisNodes>, durability: Durability) -> Resul
         let name = if is_cluster { format!("Redis {}", primary.name()) } else { "Redis".to_owned() };
         of_primary(primary, &name, &wanted).await
     });
-    let mut findings = SettingsReport::default();
-    for found in try_join_all(asked).await? {
-        findings.wrong.extend(found.wrong);
-        findings.notes.extend(found.notes);
+    let (mut findings, mut answering, mut failed) = (SettingsReport::default(), Vec::new(), None);
+    for (primary, found) in primaries.iter().zip(join_all(asked).await) {
+        match found {
+            Ok(found) => {
+                findings.wrong.extend(found.wrong);
+                findings.notes.extend(found.notes);
+                answering.push(primary);
+            }
+            Err(failure) => {
+                findings.notes.push(format!("Redis {} does not answer: {}", primary.name(), failure.chain()));
+                failed = Some(failure);
+            }
+        }
+    }
+    if let (Some(failure), true) = (failed, answering.is_empty()) {
+        return Err(failure);
     }
     findings.notes.extend(what_is_lost(durability));
-    findings.notes.extend(clock_skew(&primaries).await?);
-    findings.notes.extend(lacking_replicas(&primaries, nodes.acknowledged_by()).await?);
+    findings.notes.extend(clock_skew(&answering).await?);
+    findings.notes.extend(lacking_replicas(&answering, nodes.acknowledged_by()).await?);
     Ok(findings)
 }
 
@@ -116,7 +130,7 @@ async fn of_primary(
 }
 
 /// A warning for each primary with fewer replicas than must acknowledge what is promised.
-async fn lacking_replicas(primaries: &[Primary], needed: u8) -> Result<Vec<String>, Failure> {
+async fn lacking_replicas(primaries: &[&Primary], needed: u8) -> Result<Vec<String>, Failure> {
     let mut lacking = Vec::new();
     if needed == 0 {
         return Ok(lacking);
@@ -138,7 +152,7 @@ async fn lacking_replicas(primaries: &[Primary], needed: u8) -> Result<Vec<Strin
 }
 
 /// A warning if clocks of the nodes differ: each coupon opens by the clock of its node.
-async fn clock_skew(primaries: &[Primary]) -> Result<Option<String>, Failure> {
+async fn clock_skew(primaries: &[&Primary]) -> Result<Option<String>, Failure> {
     let asked = primaries.iter().map(async |primary| {
         let before = Timestamp::now().as_millisecond();
         let (seconds, micros): (i64, i64) =

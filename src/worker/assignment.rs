@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
+use super::beat::IDLE;
 use crate::Failure;
 use crate::coupon::stock;
 use crate::ids::PartitionId;
@@ -48,12 +49,15 @@ impl Assignment {
         self.is_reader
     }
 
+    /// The workers that live and read.
     async fn alive(&self) -> Result<Vec<String>, Failure> {
         // Redis's time, by which heartbeats are judged.
         let (now, _) = stock::read(&self.partition, &[]).await?;
         let beats = registry::beats(&self.partition).await?.into_iter();
         let alive = beats.filter(|beat| now.duration_since(beat.at).unsigned_abs() <= STALE_AFTER);
-        Ok(alive.map(|beat| beat.consumer).collect())
+        // One that cannot decide, or is about to stop, leaves its partitions to others.
+        let reading = alive.filter(|beat| !beat.says.ends_with(IDLE));
+        Ok(reading.map(|beat| beat.consumer).collect())
     }
 }
 

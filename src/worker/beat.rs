@@ -11,8 +11,16 @@ use crate::queue::registry::BEAT_EVERY;
 use crate::redis::Partition;
 use crate::runtime::tasks::Rounds;
 
-/// Sends heartbeats until `left`, then ends them.
-pub(super) async fn keep(partition: Arc<Partition>, consumer: String, left: CancellationToken) {
+/// What a heartbeat says of a worker that reads nothing: others read its partitions.
+pub(super) const IDLE: &str = " idle=true";
+
+/// Sends heartbeats until `left`, then ends them. They say whether the worker `is_idle`: it lives, and reads nothing.
+pub(super) async fn keep(
+    partition: Arc<Partition>,
+    consumer: String,
+    is_idle: impl Fn() -> bool,
+    left: CancellationToken,
+) {
     let says = format!(
         "pid={} started={} version={}",
         std::process::id(),
@@ -21,6 +29,7 @@ pub(super) async fn keep(partition: Arc<Partition>, consumer: String, left: Canc
     );
     let mut rounds = Rounds::now_and_every(BEAT_EVERY, &left);
     while rounds.next().await {
+        let says = format!("{says}{}", if is_idle() { IDLE } else { "" });
         if let Err(failure) = registry::beat(&partition, &partition.keys(), &consumer, &says).await {
             tracing::debug!(error = failure.chain(), "no heartbeat could be sent");
         }

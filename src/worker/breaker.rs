@@ -37,6 +37,11 @@ impl Breaker {
         }
     }
 
+    /// Whether it is open.
+    pub(super) fn is_open(&self) -> bool {
+        *self.open.borrow()
+    }
+
     /// Waits until it is closed, or a batch may be tried all the same.
     pub(super) async fn admits(&self) {
         // The sender is ours, so the wait cannot fail.

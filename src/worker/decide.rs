@@ -18,7 +18,7 @@ use super::coupon_limits::{CouponLimits, KnownLimit};
 use crate::Failure;
 use crate::coupon::{CouponLimit, CouponStore};
 use crate::failure::Unreadable;
-use crate::ids::IssuanceId;
+use crate::ids::{CouponId, IssuanceId};
 use crate::issuance::ledger::{Inserted, id_of, readable};
 use crate::issuance::reassign::{Reassigned, reassign};
 use crate::issuance::settle::{Settled, Settlement, settle};
@@ -267,26 +267,11 @@ impl Decider {
 
     /// The entries that do not belong into this partition. The unique indexes hold within one alone.
     async fn strays(&self, entries: &[Entry]) -> Result<HashSet<IssuanceId>, Failure> {
-        let (here, mut is_here) = (self.partition.id(), HashMap::new());
-        let mut strays = HashSet::new();
-        for entry in entries {
-            let coupon_is_here = match is_here.get(&entry.coupon) {
-                Some(known) => *known,
-                None => {
-                    let known = match self.ledger.may_lie_in(&entry.coupon, here).await {
-                        // Its entries are parked.
-                        Err(Failure::Damaged { .. }) => true,
-                        known => known?,
-                    };
-                    is_here.insert(&entry.coupon, known);
-                    known
-                }
-            };
-            if entry.id.partition() != here || !coupon_is_here {
-                strays.insert(entry.id);
-            }
-        }
-        Ok(strays)
+        let here = self.partition.id();
+        let coupons: HashSet<&CouponId> = entries.iter().map(|entry| &entry.coupon).collect();
+        let elsewhere = self.ledger.not_in(here, coupons).await?;
+        let is_stray = |entry: &&Entry| entry.id.partition() != here || elsewhere.contains(&entry.coupon);
+        Ok(entries.iter().filter(is_stray).map(|entry| entry.id).collect())
     }
 
     fn stray(&self, entry: &Entry) -> String {

@@ -25,7 +25,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
 use futures::future::join_all;
+use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -90,9 +92,16 @@ impl Worker {
             let worker = Worker::new(Arc::clone(partition), ledger, coupons, concurrency);
             Worker { consumer: name.clone(), partitions, ..worker }.run(shutdown.clone())
         });
-        let workers: Vec<_> = workers.map(tokio::spawn).collect();
+        let mut workers: FuturesUnordered<_> = workers.map(tokio::spawn).collect();
         tracing::info!(consumer = name, partitions, "the worker drains the queue");
-        join_all(workers).await;
+        while let Some(ended) = workers.next().await {
+            // A process that goes on without one of them would look alive, and drain that partition no more.
+            if let Err(panicked) = ended
+                && panicked.is_panic()
+            {
+                std::panic::resume_unwind(panicked.into_panic());
+            }
+        }
         tracing::info!(consumer = name, "the worker has stopped");
     }
 
@@ -101,8 +110,10 @@ impl Worker {
     pub async fn run(self, shutdown: CancellationToken) {
         let tasks = TaskTracker::new();
         let left = CancellationToken::new();
-        let beating =
-            tokio::spawn(beat::keep(Arc::clone(&self.partition), self.consumer.clone(), left.clone()));
+        let (runner, stopping) = (Arc::clone(&self.runner), shutdown.clone());
+        let is_idle = move || stopping.is_cancelled() || runner.breaker.is_open();
+        let (partition, consumer) = (Arc::clone(&self.partition), self.consumer.clone());
+        let beating = tokio::spawn(beat::keep(partition, consumer, is_idle, left.clone()));
         tasks.spawn(Arc::clone(&self.runner).keep_lane(shutdown.clone()));
         let loader = Loader::new(Arc::clone(&self.partition), &self.coupons.database());
         tokio::spawn(shutdown.clone().run_until_cancelled_owned(recovery::keep_loading(

@@ -252,7 +252,7 @@ pub(crate) async fn discard(
 /// The issuance with this id, and its partition.
 fn find<'a>(issuing: &'a IssuancePipeline, id: &str) -> Result<(IssuanceId, &'a Partition), Problem> {
     let id: IssuanceId = id.parse().map_err(|_| no_dead_letter())?;
-    Ok((id, issuing.partitions.get(id.partition()).map_err(|_| no_dead_letter())?))
+    Ok((id, issuing.partitions.get(id.partition())?))
 }
 
 fn no_dead_letter() -> Problem {

@@ -1,6 +1,7 @@
 //! The way of a request: reserved, queued, decided in the ledger, looked up and waited for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::drain_rate::{DrainRate, WaitEstimate};
 use super::placements::Placements;
@@ -13,6 +14,22 @@ use crate::issuance::{Feed, Ledger, Lookup, Reservations};
 use crate::mongo::Database;
 use crate::recovery::Deployment;
 use crate::redis::{Partition, Partitions, PerPartition};
+use crate::runtime::batch::{Batcher, Bounds};
+
+/// A poll of a partition that this process does not know waits no longer than this for the number of partitions.
+const GROWN: Bounds = Bounds { batch: 4_096, calls: 1, waiting: 8_192, wait: Duration::from_secs(2) };
+
+/// Starts the reader of the number of partitions.
+pub(super) fn start_grown(database: &Database) -> Batcher<(), u16> {
+    let database = database.clone();
+    Batcher::start("read the number of partitions", GROWN, move |asked: Vec<()>| {
+        let database = database.clone();
+        async move {
+            let partitions = Deployment::partitions_linearizable(&database).await?;
+            Ok(asked.iter().map(|()| Ok(partitions)).collect())
+        }
+    })
+}
 
 /// Reserves units, and finds what became of each issuance.
 pub(crate) struct IssuancePipeline {
@@ -20,7 +37,8 @@ pub(crate) struct IssuancePipeline {
     /// The way into each partition.
     pub lanes: PerPartition<Lane>,
     pub placements: Arc<Placements>,
-    pub database: Database,
+    /// Reads the number of partitions, once for all who ask at the same time.
+    pub grown: Batcher<(), u16>,
     pub ledger: Ledger,
     pub lookup: Lookup,
     pub feed: Feed,
@@ -46,8 +64,7 @@ impl IssuancePipeline {
             Ok(partition) => return Ok(partition),
             Err(unknown) => unknown,
         };
-        let deployment = Deployment::read(&self.database).await?;
-        Err(if id.partition().number() > deployment.partitions {
+        Err(if id.partition().number() > self.grown.ask(()).await? {
             Problem::new(Code::IssuanceNotFound)
         } else {
             unknown.into()

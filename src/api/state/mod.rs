@@ -177,7 +177,7 @@ impl App {
                 partitions: partitions.clone(),
                 lanes: partitions.each(lane),
                 placements,
-                database: database.clone(),
+                grown: issuance_pipeline::start_grown(database),
                 ledger: ledger.clone(),
                 lookup,
                 feed,

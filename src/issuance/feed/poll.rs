@@ -3,10 +3,12 @@
 //! Reads: the registry of waiters, and [`Lookup`](crate::issuance::Lookup) in batches. Writes: nothing.
 //! Wakes: the waiters, with what was found.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, timeout};
 
@@ -20,10 +22,11 @@ pub const POLL_EVERY: Duration = Duration::from_secs(1);
 /// Issuances that are looked up at once: a few calls' worth, so that clients' lookups go in between.
 const BATCH: usize = 1_024;
 /// The longest that the poll of one partition may take.
-const POLL_MAX: Duration = Duration::from_secs(5);
+const POLL_MAX: Duration = Duration::from_secs(60);
 
 /// Polls until the process is asked to stop.
 pub(super) async fn keep_polling(feed: Feed) {
+    let under_way = PollsUnderWay::default();
     let mut every = tokio::time::interval(POLL_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -32,13 +35,7 @@ pub(super) async fn keep_polling(feed: Feed) {
             _ = every.tick() => {}
             () = feed.again.notified() => {}
         }
-        tokio::select! {
-            () = feed.waiters.stopping.cancelled() => return,
-            polled = poll(&feed) => if let Err(failure) = polled {
-                // They stay, and the next poll or their own deadline finds out.
-                tracing::debug!(error = failure.chain(), "could not look up those who wait");
-            },
-        }
+        poll(&feed, &under_way);
     }
 }
 
@@ -52,15 +49,31 @@ pub(super) async fn follow_openings(feed: Feed, mut openings: watch::Receiver<Op
     feed.waiters.stopping.run_until_cancelled(follow).await;
 }
 
-/// Polls all partitions at the same time. One that takes long goes on with the next poll, so that it keeps no other's
-/// waiters.
-async fn poll(feed: &Feed) -> Result<(), Failure> {
+/// The partitions whose last poll still runs.
+type PollsUnderWay = Arc<Mutex<HashSet<PartitionId>>>;
+
+/// Starts a poll of each partition that has waiters, but of those whose last one still runs: a partition that takes long
+/// keeps no other's waiters.
+fn poll(feed: &Feed, under_way: &PollsUnderWay) {
     let mut of_partition: BTreeMap<PartitionId, Vec<IssuanceId>> = BTreeMap::new();
     for id in feed.waiters.ids() {
         of_partition.entry(id.partition()).or_default().push(id);
     }
-    let polls = of_partition.into_values().map(|ids| timeout(POLL_MAX, poll_these(feed, ids)));
-    join_all(polls).await.into_iter().flatten().collect()
+    for (partition, ids) in of_partition {
+        if !under_way.lock().insert(partition) {
+            continue;
+        }
+        let (feed, under_way) = (feed.clone(), Arc::clone(under_way));
+        tokio::spawn(async move {
+            let stopping = feed.waiters.stopping.clone();
+            let polled = stopping.run_until_cancelled(timeout(POLL_MAX, poll_these(&feed, ids))).await;
+            if let Some(Ok(Err(failure))) = polled {
+                // They stay, and the next poll or their own deadline finds out.
+                tracing::debug!(error = failure.chain(), "could not look up those who wait");
+            }
+            under_way.lock().remove(&partition);
+        });
+    }
 }
 
 async fn poll_these(feed: &Feed, ids: Vec<IssuanceId>) -> Result<(), Failure> {

@@ -20,7 +20,7 @@ pub mod queries;
 mod record;
 mod renaming;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use crate::mongo::{Database, to_bson_time};
@@ -126,17 +126,33 @@ impl Ledger {
         known.chain(read).map(|partition| Ok(partition?.unwrap_or(PartitionId::ONE))).collect()
     }
 
-    /// Whether a coupon's units may lie in a partition: they do not if its record names another.
+    /// Those of these coupons whose records name another partition than this one. A coupon without a record, or whose
+    /// record does not say, is none of them.
     ///
     /// # Errors
     ///
-    /// Those of [`Ledger::partitions_of`].
-    pub(crate) async fn may_lie_in(
+    /// If MongoDB fails.
+    pub(crate) async fn not_in(
         &self,
-        coupon: &CouponId,
         partition: PartitionId,
-    ) -> Result<bool, Failure> {
-        Ok(self.placements.of(coupon).await?.is_none_or(|placed| placed == partition))
+        coupons: impl IntoIterator<Item = &CouponId>,
+    ) -> Result<HashSet<CouponId>, Failure> {
+        let (mut elsewhere, mut unknown) = (HashSet::new(), Vec::new());
+        for coupon in coupons {
+            match self.placements.remembered(coupon) {
+                Some(placed) if placed == partition => {}
+                Some(_) => drop(elsewhere.insert(coupon.clone())),
+                None => unknown.push(coupon.clone()),
+            }
+        }
+        if !unknown.is_empty() {
+            let read = self.placements.read(&unknown).await?;
+            let is_elsewhere = |placed| matches!(placed, Ok(Some(placed)) if placed != partition);
+            elsewhere.extend(
+                unknown.into_iter().zip(read).filter_map(|(id, placed)| is_elsewhere(placed).then_some(id)),
+            );
+        }
+        Ok(elsewhere)
     }
 
     /// The route to a coupon's records.
