@@ -11,7 +11,7 @@ use coupon_system::metrics::names::Kind;
 use coupon_system::queue::{ReadFrom, ReadOutcome, Reader};
 use coupon_system::recovery::Deployment;
 use coupon_system::redis::keys::certificate;
-use futures::{StreamExt, stream};
+use futures::future::join_all;
 use mongodb::bson::{DateTime, Document, doc};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -178,10 +178,11 @@ impl MetricsStage {
                 }
             }
             MetricAction::Press => {
-                let coupon = self.system.coupon("pressed", 500, 1).await;
-                let users = self.system.users("crowd", 500).await;
-                let requests = users.iter().map(|user| self.request(user, &coupon));
-                stream::iter(requests).buffer_unordered(45).collect::<Vec<_>>().await;
+                let coupon = self.system.coupon("pressed", 40, 1).await;
+                let users = self.system.users("crowd", 40).await;
+                // However fast the machine is, they wait.
+                self.redis(&["CLIENT", "PAUSE", "200", "WRITE"]).await;
+                join_all(users.iter().map(|user| self.request(user, &coupon))).await;
                 self.system.leaves_in_flight();
             }
             MetricAction::MakeWay => {

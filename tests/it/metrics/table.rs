@@ -35,7 +35,7 @@ pub enum MetricAction {
     Break,
     /// One address opens more connections than it may.
     Crowd,
-    /// Hundreds of users ask, forty at a time.
+    /// Forty users ask while Redis makes them wait.
     Press,
     /// An API has said that callers wait, and a worker comes to a long queue.
     MakeWay,
