@@ -57,6 +57,9 @@ pub use retry_lane::ATTEMPTS_MAX;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(3);
 
+/// Operations on the ledger that one of several partitions may have in progress; a busy one has about twenty.
+const LEDGER_OPERATIONS_MAX: usize = 64;
+
 /// After it was asked to stop, a worker waits this long for its batches in progress.
 pub const DRAIN_MAX: Duration = Duration::from_secs(20);
 
@@ -88,7 +91,12 @@ impl Worker {
     pub async fn run_all(backends: &Backends, concurrency: Concurrency, shutdown: CancellationToken) {
         let (name, partitions) = (consumer(), backends.partitions.iter().len());
         let workers = backends.partitions.iter().map(|partition| {
-            let (ledger, coupons) = (backends.ledger.clone(), backends.coupons.clone());
+            // The shard of one partition may hang; that must not take the places of the others' operations.
+            let ledger = match partitions {
+                1 => backends.ledger.clone(),
+                _ => backends.ledger.with_own_limit(LEDGER_OPERATIONS_MAX),
+            };
+            let coupons = backends.coupons.clone();
             let worker = Worker::new(Arc::clone(partition), ledger, coupons, concurrency);
             Worker { consumer: name.clone(), partitions, ..worker }.run(shutdown.clone())
         });
