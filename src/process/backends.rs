@@ -95,21 +95,11 @@ pub async fn connect(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backe
 /// A sentence for the operator if the data of a partition belongs to another ledger. Partitions that do not answer are
 /// left out as long as one does: they are asked again before anything of theirs is used.
 async fn wrong_ledger(backends: &Backends) -> Result<Option<String>, Failure> {
-    let asked = backends.partitions.ask_all("read whose data this is", |partition| async move {
+    let asked = backends.partitions.ask_any("read whose data this is", |partition| async move {
         recovery::wrong_ledger(&partition, &backends.database).await
     });
-    let (mut failed, mut is_answered) = (None, false);
-    for answer in asked.await {
-        match answer {
-            Ok(Some(wrong)) => return Ok(Some(wrong)),
-            Ok(None) => is_answered = true,
-            Err(failure) => failed = Some(failure),
-        }
-    }
-    match failed {
-        Some(failure) if !is_answered => Err(failure),
-        _ => Ok(None),
-    }
+    let (answers, _) = asked.await?;
+    Ok(answers.into_iter().flatten().next())
 }
 
 /// The same, but the data in Redis may belong to another database.

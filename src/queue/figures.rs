@@ -83,17 +83,11 @@ pub async fn figures(partition: &Partition) -> Result<Backlog, Failure> {
 ///
 /// If no partition answers.
 pub async fn figures_of_all(partitions: &Partitions) -> Result<(Backlog, usize), Failure> {
-    let (mut all, mut failed) = (None, Vec::new());
-    for read in partitions
-        .ask_all("read the queue's figures", |partition| async move { figures(&partition).await })
-        .await
-    {
-        match read {
-            Ok(backlog) => all = Some(all.map_or(backlog, |all: Backlog| all.with(backlog))),
-            Err(failure) => failed.push(failure),
-        }
-    }
-    all.map(|all| (all, failed.len())).ok_or_else(|| failed.pop().unwrap_or(Failure::Uncertified))
+    let asked =
+        partitions.ask_any("read the queue's figures", |partition| async move { figures(&partition).await });
+    let (read, unavailable) = asked.await?;
+    let all = read.into_iter().reduce(Backlog::with).ok_or(Failure::Uncertified)?;
+    Ok((all, unavailable))
 }
 
 fn time(ms: u64, reply: &Reply) -> Result<Timestamp, Failure> {

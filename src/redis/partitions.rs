@@ -111,6 +111,34 @@ impl Partitions {
         answers.map(|answer| answer.unwrap_or(Err(Failure::Overloaded { operation }))).collect()
     }
 
+    /// `ask_all`, for what can be said without the partitions that do not answer. Returns the answers, in the
+    /// order of the partitions, and how many did not answer.
+    ///
+    /// # Errors
+    ///
+    /// If no partition answers.
+    pub(crate) async fn ask_any<T, F>(
+        &self,
+        operation: &'static str,
+        ask: impl Fn(Arc<Partition>) -> F,
+    ) -> Result<(Vec<T>, usize), Failure>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
+        let (mut answers, mut failures) = (Vec::new(), Vec::new());
+        for answer in self.ask_all(operation, ask).await {
+            match answer {
+                Ok(answer) => answers.push(answer),
+                Err(failure) => failures.push(failure),
+            }
+        }
+        let unavailable = failures.len();
+        match failures.pop() {
+            Some(failure) if answers.is_empty() => Err(failure),
+            _ => Ok((answers, unavailable)),
+        }
+    }
+
     /// Items by the partition that they belong to.
     ///
     /// # Errors

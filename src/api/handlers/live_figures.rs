@@ -84,14 +84,14 @@ impl FiguresStream {
 
 async fn read(catalog: &CouponCatalog) -> Result<Figures, Problem> {
     let (backlog, unavailable) = figures_of_all(&catalog.partitions).await?;
-    let beats = catalog.partitions.ask_all("read the heartbeats", |partition| async move {
+    let beats = catalog.partitions.ask_any("read the heartbeats", |partition| async move {
         Ok((backlog.now, registry::beats(&partition).await?))
     });
-    let beats = beats.await;
+    let (beats, _) = beats.await?;
     let (coupons, _) = catalog.store.newest_current(Timestamp::now(), COUPONS_MAX).await?;
     Ok(Figures {
         queue: Queue::new(backlog, unavailable),
-        workers: Worker::of_all(beats)?,
+        workers: Worker::of_all(beats),
         coupons: catalog.with_stock(coupons).await,
     })
 }

@@ -11,7 +11,6 @@ use utoipa::ToSchema;
 use super::action::reason;
 use super::fields::{self, Fields};
 use super::query::Query;
-use crate::Failure;
 use crate::http::Problem;
 use crate::queue::dead::{DeadLetterFilter, WHY_MAX};
 use crate::queue::registry::{Heartbeat, STALE_AFTER};
@@ -41,26 +40,11 @@ impl Worker {
         let alive = u128::from(age_ms) <= STALE_AFTER.as_millis();
         Worker { consumer: beat.consumer, alive, last_heartbeat_at: beat.at, says: beat.says }
     }
-}
 
-impl Worker {
     /// The workers that have sent a heartbeat in any partition, each with its latest, by what was read there and when.
-    ///
-    /// # Errors
-    ///
-    /// If no partition answered.
-    pub fn of_all(read: Vec<Result<(Timestamp, Vec<Heartbeat>), Failure>>) -> Result<Vec<Self>, Failure> {
+    pub fn of_all(read: Vec<(Timestamp, Vec<Heartbeat>)>) -> Vec<Self> {
         let mut workers = BTreeMap::<String, Self>::new();
-        let (mut failed, mut is_answered) = (None, false);
-        for read in read {
-            let (now, beats) = match read {
-                Ok(read) => read,
-                Err(failure) => {
-                    failed = Some(failure);
-                    continue;
-                }
-            };
-            is_answered = true;
+        for (now, beats) in read {
             for worker in beats.into_iter().map(|beat| Worker::new(beat, now)) {
                 let known = workers.get(&worker.consumer);
                 if known.is_none_or(|known| known.last_heartbeat_at < worker.last_heartbeat_at) {
@@ -68,10 +52,7 @@ impl Worker {
                 }
             }
         }
-        match failed {
-            Some(failure) if !is_answered => Err(failure),
-            _ => Ok(workers.into_values().collect()),
-        }
+        workers.into_values().collect()
     }
 }
 
