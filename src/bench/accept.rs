@@ -188,8 +188,7 @@ pub(super) fn to_service(
     worker: Option<&ChildProgram>,
 ) -> anyhow::Result<RequestBurst> {
     let BenchSizes { burst: users, connections, .. } = context.sizes;
-    let mut watched = vec![(SERVER, api.pid()), (MONGOD, env.mongodb_pid()?)];
-    watched.extend(env.redis.pid().map(|pid| (REDIS, pid)));
+    let mut watched = vec![(SERVER, api.pid()), (MONGOD, env.mongodb_pid()?), (REDIS, env.redis_pid()?)];
     watched.extend(worker.map(|worker| (WORKER, worker.pid())));
     Ok(RequestBurst { url: api.url(), users, connections, headers: Arc::default(), watched })
 }

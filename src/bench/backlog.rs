@@ -5,12 +5,13 @@ use std::ops::Range;
 use anyhow::{Context, bail};
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::env::{BenchEnv, user};
-use crate::ids::{CouponId, IssuanceId, PartitionId};
+use super::env::user;
+use crate::ids::{CouponId, IssuanceId};
 use crate::issuance::reserve::{QueueEntries, Request, Reserved, reserve};
 use crate::issuance::settle::{Settlement, settle};
 use crate::issuance::{Decision, Outcome, settle};
 use crate::queue::{Entry, ReadFrom, ReadOutcome, Reader, by_whole_entries};
+use crate::redis::Partition;
 
 /// Calls at once, as the API has them.
 pub(super) const CALLS_AT_ONCE: usize = 2;
@@ -23,18 +24,17 @@ const BACKLOG_MAX: u64 = 1 << 40;
 
 /// Reserves a unit for each of these users, `batch` of them in one call, and returns the issuances' ids.
 pub(super) async fn queue(
-    env: &BenchEnv,
+    partition: &Partition,
     coupon: &CouponId,
     users: Range<u32>,
     batch: u32,
 ) -> anyhow::Result<Vec<IssuanceId>> {
-    let partition = env.backends.partitions.first();
     let firsts = users.clone().step_by(batch as usize);
     let ids: Vec<Vec<IssuanceId>> = stream::iter(firsts)
         .map(async |first| {
             let requests = (first..users.end.min(first + batch))
                 .map(|number| {
-                    let id = IssuanceId::generate(PartitionId::ONE);
+                    let id = IssuanceId::generate(partition.id());
                     Ok(Request {
                         id,
                         coupon: coupon.clone(),
@@ -58,8 +58,7 @@ pub(super) async fn queue(
 }
 
 /// Reads `count` entries as one worker would, and leaves them pending.
-pub(super) async fn deliver(env: &BenchEnv, count: u32) -> anyhow::Result<Vec<Entry>> {
-    let partition = env.backends.partitions.first();
+pub(super) async fn deliver(partition: &Partition, count: u32) -> anyhow::Result<Vec<Entry>> {
     let mut reader = Reader::new(partition.client().clone(), format!("bench-{}", crate::ids::random_id()));
     let mut entries = Vec::with_capacity(count as usize);
     while entries.len() < count as usize {
@@ -76,8 +75,7 @@ pub(super) async fn deliver(env: &BenchEnv, count: u32) -> anyhow::Result<Vec<En
 }
 
 /// Settles all of these as issued, as a worker would.
-pub(super) async fn settle_all(env: &BenchEnv, entries: Vec<Entry>) -> anyhow::Result<()> {
-    let partition = env.backends.partitions.first();
+pub(super) async fn settle_all(partition: &Partition, entries: Vec<Entry>) -> anyhow::Result<()> {
     let now = crate::mongo::now_in_milliseconds();
     let settlements = entries
         .into_iter()

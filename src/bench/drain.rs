@@ -107,7 +107,7 @@ pub(super) async fn measure(context: &BenchContext<'_>) -> anyhow::Result<DrainF
 /// Queues a backlog, and lets workers drain it.
 async fn drain(env: &BenchEnv, entries: u32, workers: usize) -> anyhow::Result<f64> {
     let coupon = env.coupon(entries).await?;
-    queue(env, &coupon, 0..entries, BATCH_MAX).await?;
+    queue(env.backends.partitions.first(), &coupon, 0..entries, BATCH_MAX).await?;
     let workers = futures::future::try_join_all((0..workers).map(|_| env.worker()));
     let (workers, drained) = tokio::join!(workers, env.drained(&coupon, entries));
     let (before, took) = drained?;

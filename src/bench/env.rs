@@ -1,11 +1,12 @@
-//! What one measurement runs on: a redis-server and a mongod of its own, empty and certified, and the
-//! system's programs on them. No environment inherits the caches, files and checkpoints of the one before.
+//! What one measurement runs on: a redis-server (or a cluster of some) and a mongod of its own, empty and certified, and
+//! the system's programs on them. No environment inherits the caches, files and checkpoints of the one before.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
+use futures::future::try_join_all;
 use jiff::SignedDuration;
 use mongodb::bson::doc;
 use redis::InfoDict;
@@ -14,8 +15,10 @@ use super::context::BenchContext;
 use super::program::{ChildProgram, sibling};
 use crate::config::{MongoConfig, RedisConfig};
 use crate::coupon::{Coupon, Stock, stock};
-use crate::dev::servers::{MongoServer, Persistence, RedisOptions, RedisServer};
-use crate::ids::{CouponId, UserId};
+use crate::dev::servers::{
+    ClusterOptions, MongoServer, Persistence, RedisCluster, RedisOptions, RedisServer,
+};
+use crate::ids::{CouponId, PartitionId, UserId};
 use crate::process::Backends;
 use crate::recovery::Durability;
 use crate::rush::api::ServiceClient;
@@ -38,9 +41,10 @@ const REST_SAMPLES_MAX: usize = 20;
 const REST_BYTES: u64 = 16 * 1_024;
 const READY_MAX: Duration = Duration::from_secs(30);
 
-/// A redis-server and a mongod, connections to both, and what starts the programs on them.
+/// Redis and a mongod, connections to both, and what starts the programs on them.
 pub(super) struct BenchEnv {
-    pub redis: RedisServer,
+    /// One, or the primaries of a cluster.
+    redis: Vec<RedisServer>,
     mongodb: MongoServer,
     pub backends: Backends,
     redis_config: RedisConfig,
@@ -61,40 +65,64 @@ impl BenchEnv {
     pub async fn make(context: &BenchContext<'_>, persistence: Persistence) -> anyhow::Result<Self> {
         let folder = context.next_folder();
         let redis = RedisOptions { persistence, ..RedisOptions::new(folder.join("redis")) };
-        let mongodb = context.mongod(folder.join("mongodb"));
-        let (redis, mongodb) = tokio::try_join!(RedisServer::start(redis), MongoServer::start(mongodb))?;
+        let redis = RedisServer::start(redis).await?;
         let redis_durability = match persistence {
             Persistence::FsyncAlways => Durability::Always,
             _ => Durability::None,
         };
         let redis_config = RedisConfig { redis_url: redis.url(), redis_durability, redis_acknowledged_by: 0 };
+        Self::on(context, folder, vec![redis], redis_config).await
+    }
+
+    /// The same on a Redis Cluster of so many primaries, each with fsync-always, and all of its partitions certified.
+    pub async fn make_cluster(context: &BenchContext<'_>, primaries: usize) -> anyhow::Result<Self> {
+        let folder = context.next_folder();
+        let cluster = RedisCluster::start(&ClusterOptions::new(folder.join("redis"), primaries)).await?;
+        let redis_config = RedisConfig {
+            redis_url: cluster.url(),
+            redis_durability: Durability::Always,
+            redis_acknowledged_by: 0,
+        };
+        Self::on(context, folder, cluster.nodes, redis_config).await
+    }
+
+    async fn on(
+        context: &BenchContext<'_>,
+        folder: PathBuf,
+        redis: Vec<RedisServer>,
+        redis_config: RedisConfig,
+    ) -> anyhow::Result<Self> {
+        let mongodb = MongoServer::start(context.mongod(folder.join("mongodb"))).await?;
         let mongodb_config = MongoConfig { mongodb_uri: mongodb.url(), mongodb_database: DATABASE.into() };
         let backends = process::connect(&redis_config, &mongodb_config).await?;
-        for supervisor in backends.recovery_supervisors() {
-            if !supervisor.ensure().await? {
-                bail!("an empty Redis could not be certified");
-            }
-        }
+        let supervisors: Vec<_> = backends.recovery_supervisors().collect();
+        let certified = try_join_all(supervisors.iter().map(|supervisor| supervisor.ensure())).await?;
+        ensure!(certified.into_iter().all(|is_open| is_open), "an empty Redis could not be certified");
         Ok(BenchEnv { redis, mongodb, backends, redis_config, mongodb_config, folder })
     }
 
     /// Takes it down, with its data.
     pub async fn close(mut self) -> anyhow::Result<()> {
         mongo::close(&self.backends.database).await;
-        self.redis.kill().await?;
+        try_join_all(self.redis.iter_mut().map(RedisServer::kill)).await?;
         self.mongodb.kill().await?;
         std::fs::remove_dir_all(&self.folder).context("cannot delete a folder of the bench")
     }
 
-    /// Makes a coupon that is open, and loads it.
+    /// Makes a coupon that is open, in partition 0, and loads it.
     pub async fn coupon(&self, total: u32) -> anyhow::Result<CouponId> {
+        self.coupon_in(PartitionId::ONE, total).await
+    }
+
+    /// The same in another partition.
+    pub async fn coupon_in(&self, partition: PartitionId, total: u32) -> anyhow::Result<CouponId> {
         let now = crate::mongo::now_in_milliseconds();
         let id: CouponId =
             format!("bench-{}", crate::ids::random_id()).parse().map_err(anyhow::Error::msg)?;
         let (opened, ends_at) = (now - SignedDuration::from_secs(1), now + SignedDuration::from_hours(24));
-        let coupon = Coupon::new(id.clone(), total, opened, ends_at);
+        let coupon = Coupon { partition, ..Coupon::new(id.clone(), total, opened, ends_at) };
         self.backends.coupons.insert(&coupon).await?;
-        self.backends.loaders().first().load(&id).await?;
+        self.backends.loaders().get(partition)?.load(&id).await?;
         Ok(id)
     }
 
@@ -118,6 +146,11 @@ impl BenchEnv {
     /// Its folder, with the data of the servers.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Of the redis-server.
+    pub fn redis_pid(&self) -> anyhow::Result<u32> {
+        self.redis.first().and_then(RedisServer::pid).context("redis-server has ended")
     }
 
     /// Of mongod.
@@ -222,32 +255,34 @@ impl BenchEnv {
         Ok(())
     }
 
-    async fn info(&self, section: &str) -> anyhow::Result<InfoDict> {
-        let mut connection = self.backends.partitions.first().connection();
-        redis::cmd("INFO")
-            .arg(section)
-            .query_async(&mut connection)
+    /// What each redis-server tells of itself.
+    async fn info(&self, section: &str) -> anyhow::Result<Vec<InfoDict>> {
+        let asked = self.backends.nodes.primaries();
+        let command = redis::cmd("INFO").arg(section).take();
+        try_join_all(asked.iter().map(|primary| primary.ask(&command)))
             .await
             .context("Redis tells nothing of itself")
     }
 
-    /// The processor time, in microseconds, of Redis's main thread, which runs all scripts.
+    /// The processor time, in microseconds, of Redis's main thread, which runs all scripts; of a cluster that of all
+    /// nodes together.
     pub async fn redis_cpu_us(&self) -> anyhow::Result<f64> {
-        let info = self.info("cpu").await?;
-        let seconds = |name: &str| info.get::<f64>(name);
-        let main = seconds("used_cpu_user_main_thread").zip(seconds("used_cpu_sys_main_thread"));
-        let (user, system) = main
-            .or_else(|| seconds("used_cpu_user").zip(seconds("used_cpu_sys")))
-            .context("Redis does not tell its processor time")?;
-        Ok((user + system) * 1e6)
+        let of = |info: &InfoDict| {
+            let seconds = |name: &str| info.get::<f64>(name);
+            let main = seconds("used_cpu_user_main_thread").zip(seconds("used_cpu_sys_main_thread"));
+            main.or_else(|| seconds("used_cpu_user").zip(seconds("used_cpu_sys")))
+        };
+        let times: Option<Vec<_>> = self.info("cpu").await?.iter().map(of).collect();
+        let times = times.context("Redis does not tell its processor time")?;
+        Ok(times.into_iter().map(|(user, system)| (user + system) * 1e6).sum())
     }
 
     /// The memory, in bytes, that Redis uses when it has come to rest.
     pub async fn redis_bytes(&self) -> anyhow::Result<u64> {
         let mut last = 0;
         for _ in 0..REST_SAMPLES_MAX {
-            let used: u64 =
-                self.info("memory").await?.get("used_memory").context("Redis tells no used_memory")?;
+            let used = self.info("memory").await?.iter().map(|info| info.get::<u64>("used_memory")).sum();
+            let used: u64 = Option::context(used, "Redis tells no used_memory")?;
             if used.abs_diff(last) <= REST_BYTES {
                 break;
             }

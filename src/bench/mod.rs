@@ -2,7 +2,7 @@
 //! in one run, what the system is held to. Rates depend on the machine; what counts is what they are
 //! over something plain that ran beside them.
 //!
-//! A section a file: [`accept`], [`drain`], [`latency`], [`redis`], [`overload`], [`rewrite`],
+//! A section a file: [`accept`], [`drain`], [`latency`], [`redis`], [`nodes`], [`overload`], [`rewrite`],
 //! [`ready`]. They share a [`BenchContext`] (a folder); each makes its own `env`s (an empty Redis and MongoDB), with the
 //! real programs (`program`), `burst`s of requests and `backlog`s.
 
@@ -15,6 +15,7 @@ mod cores;
 pub mod drain;
 mod env;
 pub mod latency;
+pub mod nodes;
 pub mod overload;
 mod paced;
 mod program;
@@ -46,6 +47,8 @@ pub enum BenchSection {
     Latency,
     /// Processor time and memory that Redis uses for each issuance
     Redis,
+    /// Processor time that the nodes of a Redis Cluster use for a reservation, relative to one node
+    Nodes,
     /// Answers under five times the load that the API sustains
     Overload,
     /// Answers while Redis rewrites its append-only file
@@ -114,6 +117,7 @@ async fn measure(
         drain: None,
         latency: None,
         redis: None,
+        nodes: None,
         overload: None,
         rewrite: None,
         ready: None,
@@ -124,6 +128,7 @@ async fn measure(
             BenchSection::Drain => report.drain = Some(drain::measure(context).await?),
             BenchSection::Latency => report.latency = Some(latency::measure(context).await?),
             BenchSection::Redis => report.redis = Some(redis::measure(context).await?),
+            BenchSection::Nodes => report.nodes = Some(nodes::measure(context).await?),
             BenchSection::Overload => report.overload = Some(overload::measure(context).await?),
             BenchSection::Rewrite => report.rewrite = Some(rewrite::measure(context).await?),
             BenchSection::Ready => report.ready = Some(ready::measure(context).await?),

@@ -79,7 +79,7 @@ pub(super) async fn measure(context: &BenchContext<'_>) -> anyhow::Result<Overlo
     let worker = env.worker().await?;
     let halves = halves()?;
     if let Some([system, generator]) = &halves {
-        let redis = env.redis.pid().context("redis-server has ended")?;
+        let redis = env.redis_pid()?;
         for pid in [worker.pid(), redis, env.mongodb_pid()?] {
             confine(pid, system)?;
         }

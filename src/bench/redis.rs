@@ -108,18 +108,19 @@ async fn costs(context: &BenchContext<'_>, persistence: Persistence) -> anyhow::
     let each = |from: f64, to: f64| (to - from) / f64::from(entries);
     let bytes = async || env.redis_bytes().await.map(|bytes| bytes as f64);
 
+    let partition = env.backends.partitions.first();
     let coupon = env.coupon(entries).await?;
     let at_rest = bytes().await?;
-    let queued = queue(&env, &coupon, users(entries), BATCH_MAX).await?;
+    let queued = queue(partition, &coupon, users(entries), BATCH_MAX).await?;
     let with_queued = bytes().await?;
     let cpu_before_lookup = env.redis_cpu_us().await?;
     look_up(&env, &queued).await?;
     let cpu_before_delivery = env.redis_cpu_us().await?;
-    let delivered = deliver(&env, entries).await?;
+    let delivered = deliver(partition, entries).await?;
     let cpu_after_delivery = env.redis_cpu_us().await?;
     let with_pending = bytes().await?;
     let cpu_before_settling = env.redis_cpu_us().await?;
-    settle_all(&env, delivered).await?;
+    settle_all(partition, delivered).await?;
     let cpu_after_settling = env.redis_cpu_us().await?;
     let with_settled = bytes().await?;
 
@@ -146,11 +147,12 @@ fn users(count: u32) -> std::ops::Range<u32> {
 
 /// Lets Redis read every script once.
 async fn warm_up(env: &BenchEnv) -> anyhow::Result<()> {
+    let partition = env.backends.partitions.first();
     let coupon = env.coupon(BATCH_MAX).await?;
-    let queued = queue(env, &coupon, users(BATCH_MAX), BATCH_MAX).await?;
+    let queued = queue(partition, &coupon, users(BATCH_MAX), BATCH_MAX).await?;
     look_up(env, &queued).await?;
-    let delivered = deliver(env, BATCH_MAX).await?;
-    settle_all(env, delivered).await
+    let delivered = deliver(partition, BATCH_MAX).await?;
+    settle_all(partition, delivered).await
 }
 
 async fn look_up(env: &BenchEnv, ids: &[IssuanceId]) -> anyhow::Result<()> {
@@ -163,12 +165,13 @@ async fn look_up(env: &BenchEnv, ids: &[IssuanceId]) -> anyhow::Result<()> {
 
 /// The cost of a reservation, of a coupon of its own; what was queued is settled after.
 async fn reserve_micros(env: &BenchEnv, count: u32, batch: u32) -> anyhow::Result<f64> {
+    let partition = env.backends.partitions.first();
     let coupon: CouponId = env.coupon(count).await?;
     let before = env.redis_cpu_us().await?;
-    queue(env, &coupon, users(count), batch).await?;
+    queue(partition, &coupon, users(count), batch).await?;
     let micros = (env.redis_cpu_us().await? - before) / f64::from(count);
-    let delivered = deliver(env, count).await?;
-    settle_all(env, delivered).await?;
+    let delivered = deliver(partition, count).await?;
+    settle_all(partition, delivered).await?;
     Ok(micros)
 }
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::accept::AcceptFigures;
 use super::drain::DrainFigures;
 use super::latency::LatencyFigures;
+use super::nodes::NodesFigures;
 use super::overload::OverloadFigures;
 use super::ready::ReadyFigures;
 use super::redis::RedisFigures;
@@ -32,6 +33,7 @@ pub struct BenchReport {
     pub drain: Option<DrainFigures>,
     pub latency: Option<LatencyFigures>,
     pub redis: Option<RedisFigures>,
+    pub nodes: Option<NodesFigures>,
     pub overload: Option<OverloadFigures>,
     pub rewrite: Option<RewriteFigures>,
     pub ready: Option<ReadyFigures>,
@@ -118,12 +120,13 @@ impl FigureRow {
 impl BenchReport {
     /// The figures that were measured, section by section.
     pub fn sections(&self) -> Vec<(&'static str, Vec<FigureRow>)> {
-        let BenchReport { accept, drain, latency, redis, overload, rewrite, ready, .. } = self;
+        let BenchReport { accept, drain, latency, redis, nodes, overload, rewrite, ready, .. } = self;
         [
             ("accept", accept.as_ref().map(AcceptFigures::rows)),
             ("drain", drain.as_ref().map(DrainFigures::rows)),
             ("latency", latency.as_ref().map(LatencyFigures::rows)),
             ("redis", redis.as_ref().map(RedisFigures::rows)),
+            ("nodes", nodes.as_ref().map(NodesFigures::rows)),
             ("overload", overload.as_ref().map(OverloadFigures::rows)),
             ("rewrite", rewrite.as_ref().map(RewriteFigures::rows)),
             ("ready", ready.as_ref().map(ReadyFigures::rows)),

@@ -65,7 +65,7 @@ pub(super) async fn measure(context: &BenchContext<'_>) -> anyhow::Result<Rewrit
     }
     api.stop().await?;
     let backlog = env.coupon(sizes.rewritten).await?;
-    queue(&env, &backlog, 0..sizes.rewritten, BATCH_MAX).await?;
+    queue(env.backends.partitions.first(), &backlog, 0..sizes.rewritten, BATCH_MAX).await?;
     let offered_per_second = Spread::of(rates).median / 2.0;
     let time = Duration::from_secs(sizes.rewrite_seconds.into());
     let requests = (offered_per_second * time.as_secs_f64()).ceil() as u32;

@@ -32,8 +32,8 @@ durability is the disk's (fsyncMicros is the time of one sync, in microseconds).
 
 JSON is one object: version, build, quick, cores, fsyncMicros, startedAt, targets
 [{name, value, atLeast or atMost, ok}], and an object for each section, null if it
-was not measured: accept, drain, latency, redis, overload, rewrite, ready. The rows of the table
-are named as their fields; src/bench documents each. Where there were several
+was not measured: accept, drain, latency, redis, nodes, overload, rewrite, ready.
+The rows of the table are named as their fields; src/bench documents each. Where there were several
 rounds, a figure is {median, min, max, rounds}.
 
 Exit codes:
