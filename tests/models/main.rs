@@ -1,7 +1,8 @@
 //! The protocol between Redis, the ledger, workers and recoverers, as a model whose every state is
 //! visited. [`sound`] holds the protocol against what the system promises ([`properties`]); [`broken`]
 //! breaks it in one place at a time, and each breach must violate what that place is there for. That one ledger is
-//! served by one Redis is held by a model of its own ([`fence`]).
+//! served by one Redis is held by a model of its own ([`fence`]), and so are two partitions of one deployment
+//! ([`partitions`]).
 //!
 //! # What is modelled
 //!
@@ -34,8 +35,7 @@
 //! decided outcomes only. Dead letters: setting aside and redriving change which worker gets an entry, and
 //! here any worker may. Paging of reads: of a survivor that is decided while pages are read the model sees both
 //! cases, before and after. A lost write-concern: unknown is a step that was not made, or one whose maker
-//! stopped right after it. Retiring a coupon: nothing is in flight for it. More partitions: they share
-//! nothing.
+//! stopped right after it. Retiring a coupon: nothing is in flight for it.
 //!
 //! The model does not prove that work ends, but that no state is stuck: whenever no process has anything to do,
 //! everything is done ([`properties::AT_REST`]); a worker's step that changes nothing is no step.
@@ -79,6 +79,7 @@ mod failure;
 mod fence;
 mod ledger;
 mod loader;
+mod partitions;
 mod properties;
 mod recoverer;
 mod scripts;
