@@ -2,7 +2,7 @@
 //! visited. [`sound`] holds the protocol against what the system promises ([`properties`]); [`broken`]
 //! breaks it in one place at a time, and each breach must violate what that place is there for. That one ledger is
 //! served by one Redis is held by a model of its own ([`fence`]), and so are two partitions of one deployment
-//! ([`partitions`]).
+//! ([`partitions`]) and one coupon over two shares ([`moves`]).
 //!
 //! # What is modelled
 //!
@@ -79,6 +79,7 @@ mod failure;
 mod fence;
 mod ledger;
 mod loader;
+mod moves;
 mod partitions;
 mod properties;
 mod recoverer;
