@@ -226,7 +226,7 @@ pub struct WorkerConfig {
 /// How many entries a worker works on at once.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Concurrency {
-    /// Batches that a worker has in progress at once in each partition, 1 to 64
+    /// Batches that a worker has in progress at once, 1 to 64
     #[arg(long = "concurrency", env = "COUPON_CONCURRENCY", value_name = "NUMBER", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub batches: u16,
 

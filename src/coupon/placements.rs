@@ -35,10 +35,27 @@ impl Placements {
     ///
     /// If MongoDB fails, or the coupon's record does not say.
     pub async fn of(&self, coupon: &CouponId) -> Result<Option<PartitionId>, Failure> {
-        match self.remembered(coupon) {
-            Some(partition) => Ok(Some(partition)),
-            None => self.read(std::slice::from_ref(coupon)).await?.pop().unwrap_or(Ok(None)),
+        self.of_all(std::slice::from_ref(coupon)).await?.pop().unwrap_or(Ok(None))
+    }
+
+    /// The partitions of coupons, in their order: those that are not remembered are read with one query.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails. For a coupon whose record does not say, and for no other, [`Failure::Damaged`].
+    pub(crate) async fn of_all(
+        &self,
+        coupons: &[CouponId],
+    ) -> Result<Vec<Result<Option<PartitionId>, Failure>>, Failure> {
+        let mut placed: Vec<_> = coupons.iter().map(|coupon| Ok(self.remembered(coupon))).collect();
+        let is_unknown = |placed: &Result<Option<_>, Failure>| matches!(placed, Ok(None));
+        let unknown = coupons.iter().zip(&placed).filter(|(_, placed)| is_unknown(placed));
+        let unknown: Vec<CouponId> = unknown.map(|(coupon, _)| coupon.clone()).collect();
+        if !unknown.is_empty() {
+            let read = self.read(&unknown).await?;
+            placed.iter_mut().filter(|placed| is_unknown(placed)).zip(read).for_each(|(at, read)| *at = read);
         }
+        Ok(placed)
     }
 
     /// Reads the partitions of coupons with one query, and remembers them. The answers stand in the order of the coupons.

@@ -1,13 +1,13 @@
-//! The connection to MongoDB, and the one way to run an operation on it.
+//! The connection to MongoDB, and the one way to run an operation on it: [within a bound](OperationLimit).
 //!
 //! A client's input never becomes an operator of a query: filters are built from parsed types (ids, moments,
 //! numbers), and a test holds that no file with a filter names a JSON value.
 
+mod operations;
+
 use std::future::Future;
-use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use futures::TryStreamExt;
 use jiff::Timestamp;
 use mongodb::bson::{Bson, DateTime, Document, doc};
 use mongodb::error::ErrorKind;
@@ -17,29 +17,25 @@ use mongodb::options::{
 };
 use mongodb::{Client, Collection};
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
 
 pub use mongodb::Database;
 
 use crate::Failure;
-use crate::runtime::background::paced;
 use crate::runtime::damage::damaged;
+pub use operations::OperationLimit;
 
 /// The longest that a caller waits for one operation.
 pub(crate) const OPERATION_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest that an operation keeps MongoDB busy, a count of a million records, say: one that took longer waited.
-const CHARGED_MAX: Duration = Duration::from_secs(1);
 /// The longest that the driver waits for a primary.
 const SELECTION_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest that a linearizable read waits for a majority to confirm that this primary still leads.
 pub(crate) const LINEARIZABLE_MAX: Duration = Duration::from_secs(5);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The most operations in progress at once of everything that has no bound of its own.
-const UNDER_WAY_MAX: usize = 1_000;
 /// The most pages that are read to fill one page of a list, because documents in them cannot be read.
 const PAGES_MAX: usize = 10;
-/// The driver's default of 10 makes concurrent reads queue behind the worker's writes.
-const POOL_MAX: u32 = 64;
+/// Connections that the driver may make: more than there are operations in progress while the shards of hundreds of
+/// partitions hang. It makes one only when all that it has are in use.
+const POOL_MAX: u32 = 8_192;
 
 /// Connects to the deployment at `uri` and selects the database. The client writes with `w: majority, j: true`
 /// and reads from the primary with read concern majority, whatever the URI says.
@@ -75,75 +71,6 @@ async fn open(uri: &str, database: &str) -> mongodb::error::Result<Database> {
     options.read_concern = Some(ReadConcern::majority());
     options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
     Ok(Client::with_options(options)?.database(database))
-}
-
-/// A bound on the operations in progress at once, those included whose callers have given up. Whoever has a bound of its
-/// own takes no place from the others while its shard hangs. Clones share the bound.
-#[derive(Debug, Clone)]
-pub struct OperationLimit(Arc<Semaphore>);
-
-impl OperationLimit {
-    /// A bound of its own.
-    pub fn new(operations_max: usize) -> Self {
-        OperationLimit(Arc::new(Semaphore::new(operations_max)))
-    }
-
-    /// The one of everything in this process that has none of its own.
-    pub(crate) fn of_process() -> Self {
-        static OF_PROCESS: LazyLock<OperationLimit> = LazyLock::new(|| OperationLimit::new(UNDER_WAY_MAX));
-        OF_PROCESS.clone()
-    }
-
-    /// Runs an operation to its end, and waits for it up to [`OPERATION_TIMEOUT`].
-    ///
-    /// A future of the driver that is dropped in mid-flight leaves its connection in an unknown state, so the
-    /// operation runs in a task of its own, and only the waiting times out.
-    ///
-    /// # Errors
-    ///
-    /// [`Failure::Overloaded`] if as many operations are in progress as may be; else what [`Failure::mongodb`] makes of
-    /// the driver's error, or [`Failure::MongoDb`] after the timeout.
-    pub(crate) async fn run<T, F>(&self, operation: &'static str, future: F) -> Result<T, Failure>
-    where
-        T: Send + 'static,
-        F: Future<Output = mongodb::error::Result<T>> + Send + 'static,
-    {
-        paced(CHARGED_MAX, async {
-            let Ok(permit) = Arc::clone(&self.0).try_acquire_owned() else {
-                return Err(Failure::Overloaded { operation });
-            };
-            let task = tokio::spawn(async move {
-                let result = future.await;
-                drop(permit);
-                result
-            });
-            match tokio::time::timeout(OPERATION_TIMEOUT, task).await {
-                Ok(Ok(result)) => result.map_err(Failure::mongodb(operation)),
-                Ok(Err(join)) => Err(Failure::Panicked { operation, source: join }),
-                Err(elapsed) => Err(Failure::MongoDb { operation, source: elapsed.into() }),
-            }
-        })
-        .await
-    }
-
-    /// Reads the documents of a collection that fit `filter`; `options` should bound how many. MongoDB stops the read
-    /// after [`OPERATION_TIMEOUT`], when its caller has given up.
-    pub(crate) async fn find<T, C>(
-        &self,
-        operation: &'static str,
-        collection: &Collection<C>,
-        filter: Document,
-        mut options: FindOptions,
-    ) -> Result<Vec<T>, Failure>
-    where
-        T: DeserializeOwned + Unpin + Send + Sync + 'static,
-        C: Send + Sync,
-    {
-        options.max_time.get_or_insert(OPERATION_TIMEOUT);
-        let collection = collection.clone_with_type::<T>();
-        let read = async move { collection.find(filter).with_options(options).await?.try_collect().await };
-        self.run(operation, read).await
-    }
 }
 
 /// Runs an operation within the process's bound: [`OperationLimit::run`].
@@ -452,28 +379,7 @@ impl Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::future::pending;
-
-    use super::{OperationLimit, Unwritten, hides_write_concern_errors};
-    use crate::Failure;
-
-    #[tokio::test]
-    async fn what_hangs_takes_no_place_from_what_has_another_bound() {
-        let (hung, other) = (OperationLimit::new(2), OperationLimit::new(2));
-        let waiting = [0, 1].map(|_| {
-            let hung = hung.clone();
-            tokio::spawn(async move { hung.run("hang", pending::<mongodb::error::Result<()>>()).await })
-        });
-        while hung.0.available_permits() > 0 {
-            tokio::task::yield_now().await;
-        }
-        let one_more = hung.run("run", async { Ok(()) }).await;
-        assert!(matches!(one_more, Err(Failure::Overloaded { operation: "run" })), "{one_more:?}");
-        assert_eq!(other.run("run", async { Ok(7) }).await.expect("it has a place"), 7);
-        // Its callers give up, and its places stay taken: the operations may still be in progress.
-        waiting.iter().for_each(tokio::task::JoinHandle::abort);
-        assert!(hung.run("run", async { Ok(()) }).await.is_err());
-    }
+    use super::{Unwritten, hides_write_concern_errors};
 
     #[test]
     fn a_mongos_that_hides_write_concern_errors_is_known_by_its_version() {

@@ -155,7 +155,7 @@ impl RedemptionStore {
     ) -> Result<Vec<RawDocumentBuf>, Failure> {
         let options =
             FindOptions::builder().sort(sort).limit(mongo::at_most(limit)).projection(fields()).build();
-        mongo::find(operation, &self.records, filter, options).await
+        ledger::operations_on(&filter).find(operation, &self.records, filter, options).await
     }
 
     /// Makes a change of `held`, which is valid until `end`, in the name of `by`. An `Err` leaves open
@@ -202,7 +202,8 @@ impl RedemptionStore {
         let filter = queries::unchanged(layout, &held.decision, held.redemption.version, end);
         let update = update(change, held, by);
         let records = self.records.clone();
-        let changed = mongo::run("change the user coupon", async move {
+        let operations = ledger::operations_on(&filter);
+        let changed = operations.run("change the user coupon", async move {
             records
                 .find_one_and_update(filter, update)
                 .hint(Hint::Keys(ledger::queries::by_id()))
@@ -215,7 +216,8 @@ impl RedemptionStore {
 
     async fn read(&self, user: &UserId, id: IssuanceId) -> Result<Option<HeldCoupon>, Failure> {
         let (records, filter) = (self.records.clone(), queries::issued(self.ledger.layout().await?, id));
-        let found = mongo::run("read the user coupon", async move {
+        let operations = ledger::operations_on(&filter);
+        let found = operations.run("read the user coupon", async move {
             let by_id = || Hint::Keys(ledger::queries::by_id());
             match records.find_one(filter.clone()).hint(by_id()).projection(fields()).await? {
                 Some(found) => Ok(Some(found)),

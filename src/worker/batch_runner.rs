@@ -24,6 +24,7 @@ use crate::queue::{self, Entry};
 use crate::redis::Partition;
 use crate::redis::keys::EpochKeys;
 use crate::runtime::backoff::Backoff;
+use crate::runtime::tasks::panic_text;
 
 /// How often a batch is tried again of which no entry's outcome could be determined, although MongoDB and Redis
 /// answer; then it goes to the retry lane, and makes room for another batch.
@@ -170,8 +171,7 @@ async fn contained<'a>(
 
 /// The reason that an operator reads of an entry that makes the program panic.
 fn panic_why(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text");
+    let text = panic_text(panic);
     format!("the worker panicked over it: {text}. Redrive it with a version that does not, or discard it")
 }
 

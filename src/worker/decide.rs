@@ -268,8 +268,9 @@ impl Decider {
     /// The entries that do not belong into this partition. The unique indexes hold within one alone.
     async fn strays(&self, entries: &[Entry]) -> Result<HashSet<IssuanceId>, Failure> {
         let here = self.partition.id();
-        let coupons: HashSet<&CouponId> = entries.iter().map(|entry| &entry.coupon).collect();
-        let elsewhere = self.ledger.not_in(here, coupons).await?;
+        let coupons: HashSet<CouponId> = entries.iter().map(|entry| entry.coupon.clone()).collect();
+        let coupons: Vec<CouponId> = coupons.into_iter().collect();
+        let elsewhere = self.ledger.not_in(here, &coupons).await?;
         let is_stray = |entry: &&Entry| entry.id.partition() != here || elsewhere.contains(&entry.coupon);
         Ok(entries.iter().filter(is_stray).map(|entry| entry.id).collect())
     }

@@ -21,18 +21,18 @@ mod making_way;
 mod parked_coupons;
 mod retry_lane;
 
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures::FutureExt;
 use futures::future::join_all;
-use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::config::{self, Concurrency, WorkerCommand};
 use crate::coupon::CouponStore;
@@ -45,6 +45,7 @@ use crate::recovery::Loader;
 use crate::redis::Partition;
 use crate::runtime::backoff::Backoff;
 use crate::runtime::damage::damaged;
+use crate::runtime::tasks::{beside, restarted};
 use crate::runtime::{fd_limit, shutdown, telemetry};
 use crate::{Failure, process, recovery};
 use batch_runner::BatchRunner;
@@ -57,8 +58,8 @@ pub use retry_lane::ATTEMPTS_MAX;
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(3);
 
-/// Operations on the ledger that one of several partitions may have in progress; a busy one has about twenty.
-const LEDGER_OPERATIONS_MAX: usize = 64;
+/// A batch that takes longer gives its place to another: what hangs in one partition takes no turns from the others.
+const PLACE_MAX: Duration = Duration::from_secs(1);
 
 /// After it was asked to stop, a worker waits this long for its batches in progress.
 pub const DRAIN_MAX: Duration = Duration::from_secs(20);
@@ -70,6 +71,8 @@ pub struct Worker {
     runner: Arc<BatchRunner>,
     consumer: String,
     concurrency: Concurrency,
+    /// A permit for each batch that workers of this process may have in progress, in whatever partition.
+    places: Arc<Semaphore>,
     /// The number of partitions on which workers of this process run.
     partitions: usize,
 }
@@ -84,62 +87,57 @@ impl Worker {
     ) -> Self {
         let decider = Decider::new(Arc::clone(&partition), ledger, coupons.clone());
         let runner = Arc::new(BatchRunner::new(Arc::clone(&partition), decider));
-        Worker { partition, coupons, runner, consumer: consumer(), concurrency, partitions: 1 }
+        let places = Arc::new(Semaphore::new(concurrency.batches.into()));
+        Worker { partition, coupons, runner, consumer: consumer(), concurrency, places, partitions: 1 }
     }
 
-    /// Workers on all partitions, one on each and all of one name, which drain until `shutdown`.
+    /// Workers on all partitions, one on each and all of one name, which drain until `shutdown`. Together they have as
+    /// many batches in progress as one would have: their turns go round.
     pub async fn run_all(backends: &Backends, concurrency: Concurrency, shutdown: CancellationToken) {
         let (name, partitions) = (consumer(), backends.partitions.iter().len());
+        let places = Arc::new(Semaphore::new(concurrency.batches.into()));
         let workers = backends.partitions.iter().map(|partition| {
-            // The shard of one partition may hang; that must not take the places of the others' operations.
-            let ledger = match partitions {
-                1 => backends.ledger.clone(),
-                _ => backends.ledger.with_own_limit(LEDGER_OPERATIONS_MAX),
-            };
-            let coupons = backends.coupons.clone();
+            let (ledger, coupons) = (backends.ledger.clone(), backends.coupons.clone());
             let worker = Worker::new(Arc::clone(partition), ledger, coupons, concurrency);
-            Worker { consumer: name.clone(), partitions, ..worker }.run(shutdown.clone())
+            Worker { consumer: name.clone(), partitions, places: Arc::clone(&places), ..worker }
+                .run(shutdown.clone())
         });
-        let mut workers: FuturesUnordered<_> = workers.map(tokio::spawn).collect();
+        let workers: Vec<_> = workers.map(tokio::spawn).collect();
         tracing::info!(consumer = name, partitions, "the worker drains the queue");
-        while let Some(ended) = workers.next().await {
-            // A process that goes on without one of them would look alive, and drain that partition no more.
-            if let Err(panicked) = ended
-                && panicked.is_panic()
-            {
-                std::panic::resume_unwind(panicked.into_panic());
-            }
-        }
+        join_all(workers).await;
         tracing::info!(consumer = name, "the worker has stopped");
     }
 
     /// Drains the queue until `shutdown`; then finishes its batches in progress, within [`DRAIN_MAX`], and leaves
     /// the others to other workers.
     pub async fn run(self, shutdown: CancellationToken) {
+        let what = format!("drain partition {}", self.partition.id());
+        restarted(&what, &shutdown, || self.run_once(&shutdown)).await;
+    }
+
+    async fn run_once(&self, shutdown: &CancellationToken) {
         let tasks = TaskTracker::new();
-        let left = CancellationToken::new();
         let (runner, stopping) = (Arc::clone(&self.runner), shutdown.clone());
         let is_idle = move || stopping.is_cancelled() || runner.breaker.is_open();
         let (partition, consumer) = (Arc::clone(&self.partition), self.consumer.clone());
-        let beating = tokio::spawn(beat::keep(partition, consumer, is_idle, left.clone()));
-        tasks.spawn(Arc::clone(&self.runner).keep_lane(shutdown.clone()));
-        let loader = Loader::new(Arc::clone(&self.partition), &self.coupons.database());
-        tokio::spawn(shutdown.clone().run_until_cancelled_owned(recovery::keep_loading(
-            Arc::clone(&self.partition),
-            self.coupons.clone(),
-            loader,
-            shutdown.clone(),
-        )));
-        self.drain(&tasks, &shutdown).await;
-        tasks.close();
-        if tokio::time::timeout(DRAIN_MAX, tasks.wait()).await.is_err() {
-            tracing::warn!(
-                batches = tasks.len(),
-                "stopped with batches in hand; another worker will finish them"
-            );
-        }
-        left.cancel();
-        let _ = beating.await;
+        let beating = beat::keep(Arc::clone(&partition), consumer, is_idle);
+        let lane = tasks.spawn(Arc::clone(&self.runner).keep_lane(shutdown.clone()));
+        let loader = Loader::new(Arc::clone(&partition), &self.coupons.database());
+        let loading = recovery::keep_loading(partition, self.coupons.clone(), loader, shutdown.clone());
+        let loading = tokio::spawn(shutdown.clone().run_until_cancelled_owned(loading).map(drop));
+        let draining = async {
+            self.drain(&tasks, shutdown).await;
+            tasks.close();
+            if tokio::time::timeout(DRAIN_MAX, tasks.wait()).await.is_err() {
+                tracing::warn!(
+                    batches = tasks.len(),
+                    "stopped with batches in hand; another worker will finish them"
+                );
+            }
+        };
+        let needed = [lane, loading, tokio::spawn(beating)].map(AbortOnDropHandle::new);
+        beside(needed, draining).await;
+        beat::leave(&self.partition, &self.consumer).await;
     }
 
     /// Reads, claims and sweeps entries, and starts to work on them while there is room for another batch.
@@ -180,11 +178,20 @@ impl Worker {
                                 permit = self.runner.when_free(&free) => permit,
                             },
                         };
+                        let place = tokio::select! {
+                            () = shutdown.cancelled() => return,
+                            // The semaphore is never closed.
+                            place = Arc::clone(&self.places).acquire_owned() => place.ok(),
+                        };
                         let batch = self.runner.take(keys.clone(), entries.by_ref().take(size).collect());
                         if !batch.is_empty() {
                             let (runner, shutdown) = (Arc::clone(&self.runner), shutdown.clone());
                             tasks.spawn(async move {
-                                runner.work(batch, &shutdown).await;
+                                let mut work = pin!(runner.work(batch, &shutdown));
+                                if tokio::time::timeout(PLACE_MAX, &mut work).await.is_err() {
+                                    drop(place);
+                                    work.await;
+                                }
                                 drop(permit);
                             });
                         }

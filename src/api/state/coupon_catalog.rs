@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::coupon_reader::{self, CouponReader};
 use super::coupon_snapshot::CouponSnapshot;
 use super::issued_counts::IssuedCounts;
-use super::placements::Placements;
+use super::placements::PlacementReader;
 use crate::Failure;
 use crate::api::wire::coupon as wire;
 use crate::coupon::{Coupon, CouponStore};
@@ -25,13 +25,13 @@ pub(crate) struct CouponCatalog {
     pub services: ServiceStore,
     /// Reads one coupon for all who ask for it at the same time.
     readers: PerPartition<CouponReader>,
-    placements: Arc<Placements>,
+    placements: Arc<PlacementReader>,
     pub issued_counts: IssuedCounts,
 }
 
 impl CouponCatalog {
     /// Starts the batchers.
-    pub fn start(backends: &Backends, placements: &Arc<Placements>) -> Self {
+    pub fn start(backends: &Backends, placements: &Arc<PlacementReader>) -> Self {
         let Backends { partitions, coupons, ledger, database, .. } = backends;
         let loaders = backends.loaders();
         CouponCatalog {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::drain_rate::{DrainRate, WaitEstimate};
-use super::placements::Placements;
+use super::placements::PlacementReader;
 use crate::Failure;
 use crate::http::{Code, Problem};
 use crate::ids::IssuanceId;
@@ -36,7 +36,7 @@ pub(crate) struct IssuancePipeline {
     pub partitions: Partitions,
     /// The way into each partition.
     pub lanes: PerPartition<Lane>,
-    pub placements: Arc<Placements>,
+    pub placements: Arc<PlacementReader>,
     /// Reads the number of partitions, once for all who ask at the same time.
     pub grown: Batcher<(), u16>,
     pub ledger: Ledger,

@@ -42,7 +42,7 @@ use drain_rate::DrainRate;
 use holdings::Holdings;
 use issuance_pipeline::{IssuancePipeline, Lane};
 use limits::RequestLimits;
-use placements::Placements;
+use placements::PlacementReader;
 use user_directory::UserDirectory;
 
 /// Everything that the handlers work with. Cheap to clone.
@@ -147,7 +147,7 @@ impl App {
             .then(|| RegisteredUsers::start(users.clone(), Arc::clone(&deletions), limits.user_cache));
         let feed = Feed::start(partitions, lookup.clone(), stopping.clone());
         let actions = ActionLog::start(database);
-        let placements = Arc::new(Placements::start(partitions, coupons));
+        let placements = Arc::new(PlacementReader::start(partitions, coupons));
         let turned_away = TurnedAway::default();
         let lane = |partition: &Arc<Partition>| {
             let (partition, queue_entries) = (Arc::clone(partition), deployment.queue_entries);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::Failure;
-use crate::coupon::{self, CouponStore};
+use crate::coupon::{CouponStore, Placements};
 use crate::ids::{CouponId, PartitionId};
 use crate::redis::Partitions;
 use crate::runtime::batch::{Batcher, Bounds};
@@ -12,18 +12,18 @@ use crate::runtime::batch::{Batcher, Bounds};
 const BOUNDS: Bounds = Bounds { batch: 1_000, calls: 2, waiting: 32_768, wait: Duration::from_secs(2) };
 
 /// Knows the partition of each coupon. Where partition 0 is the only one, nothing is read.
-pub(crate) struct Placements(Option<SharedPlacements>);
+pub(crate) struct PlacementReader(Option<SharedPlacements>);
 
 struct SharedPlacements {
-    placements: coupon::Placements,
+    placements: Placements,
     reading: Batcher<CouponId, Option<PartitionId>>,
 }
 
-impl Placements {
+impl PlacementReader {
     /// Remembers nothing yet.
     pub fn start(partitions: &Partitions, coupons: &CouponStore) -> Self {
-        Placements((!partitions.is_one()).then(|| {
-            let placements = coupon::Placements::new(coupons.clone());
+        PlacementReader((!partitions.is_one()).then(|| {
+            let placements = Placements::new(coupons.clone());
             let read = placements.clone();
             let reading = Batcher::start("read where coupons lie", BOUNDS, move |ids: Vec<CouponId>| {
                 let placements = read.clone();

@@ -3,24 +3,29 @@
 use std::collections::{HashMap, HashSet};
 
 use futures::TryStreamExt;
-use mongodb::Cursor;
 use mongodb::bson::{Document, RawDocumentBuf, doc};
 use mongodb::options::{FindOptions, Hint};
+use mongodb::{Collection, Cursor};
 
 use super::layout::Layout;
 use super::record::{HeldRecord, ISSUED, IdRecord, Record, Shape, read};
-use super::{Decision, HeldUnit, Ledger, PAGE, indexes, queries, readable};
+use super::{Decision, HeldUnit, Ledger, PAGE, indexes, operations_on, queries, readable};
+use crate::Failure;
 use crate::failure::Unreadable;
 use crate::ids::{CouponId, IssuanceId};
-use crate::{Failure, mongo};
+use crate::mongo::OperationLimit;
 
 /// Misplaced records that are told of.
 const MISPLACED_MAX: i64 = 100;
 
 /// Every issued record of one coupon, all of one user's in a row. It is one cursor, so it leaves none out, whatever a
 /// record's fields are and also where the unique indexes are gone.
-pub struct IssuedRecords {
+pub struct IssuedRecords(CouponCursor);
+
+/// A cursor over records of one coupon, and the bound of its operations. It is `None` at the end.
+struct CouponCursor {
     cursor: Option<Cursor<RawDocumentBuf>>,
+    operations: OperationLimit,
 }
 
 impl IssuedRecords {
@@ -30,43 +35,56 @@ impl IssuedRecords {
     ///
     /// If MongoDB fails.
     pub async fn next(&mut self) -> Result<Vec<Result<HeldUnit, Unreadable>>, Failure> {
-        page::<HeldRecord>("read the issued records", &mut self.cursor).await
+        self.0.page::<HeldRecord>("read the issued records").await
     }
 }
 
 /// Every rejection of one coupon.
-pub(crate) struct RejectedRecords {
-    cursor: Option<Cursor<RawDocumentBuf>>,
-}
+pub(crate) struct RejectedRecords(CouponCursor);
 
 impl RejectedRecords {
     /// The next records; none is the end.
     pub(crate) async fn next(&mut self) -> Result<Vec<Result<Decision, Unreadable>>, Failure> {
-        page::<Record>("read the rejections", &mut self.cursor).await
+        self.0.page::<Record>("read the rejections").await
     }
 }
 
-async fn page<S: Shape>(
-    operation: &'static str,
-    place: &mut Option<Cursor<RawDocumentBuf>>,
-) -> Result<Vec<Result<S::Value, Unreadable>>, Failure>
-where
-    S::Value: Send + 'static,
-{
-    let Some(mut cursor) = place.take() else { return Ok(Vec::new()) };
-    let read = mongo::run(operation, async move {
-        let mut records = Vec::with_capacity(PAGE as usize);
-        while records.len() < PAGE as usize {
-            if !cursor.advance().await? {
-                return Ok((records, None));
+impl CouponCursor {
+    async fn open(
+        operation: &'static str,
+        records: Collection<RawDocumentBuf>,
+        filter: Document,
+        options: FindOptions,
+    ) -> Result<Self, Failure> {
+        let operations = operations_on(&filter);
+        let opened = operations
+            .run(operation, async move { records.find(filter).with_options(options).await })
+            .await?;
+        Ok(CouponCursor { cursor: Some(opened), operations })
+    }
+
+    async fn page<S: Shape>(
+        &mut self,
+        operation: &'static str,
+    ) -> Result<Vec<Result<S::Value, Unreadable>>, Failure>
+    where
+        S::Value: Send + 'static,
+    {
+        let Some(mut cursor) = self.cursor.take() else { return Ok(Vec::new()) };
+        let read = self.operations.run(operation, async move {
+            let mut records = Vec::with_capacity(PAGE as usize);
+            while records.len() < PAGE as usize {
+                if !cursor.advance().await? {
+                    return Ok((records, None));
+                }
+                records.push(read::<S>(cursor.current()));
             }
-            records.push(read::<S>(cursor.current()));
-        }
-        Ok((records, Some(cursor)))
-    });
-    let (records, cursor) = read.await?;
-    *place = cursor;
-    Ok(records)
+            Ok((records, Some(cursor)))
+        });
+        let (records, cursor) = read.await?;
+        self.cursor = cursor;
+        Ok(records)
+    }
 }
 
 impl Ledger {
@@ -83,27 +101,16 @@ impl Ledger {
             .batch_size(PAGE as u32)
             .allow_disk_use(true)
             .build();
-        let (records, filter) =
-            (self.records.clone_with_type::<RawDocumentBuf>(), queries::issued(&route, coupon));
-        let opened =
-            mongo::run(
-                "read the issued records",
-                async move { records.find(filter).with_options(options).await },
-            );
-        Ok(IssuedRecords { cursor: Some(opened.await?) })
+        let (records, filter) = (self.records.clone_with_type(), queries::issued(&route, coupon));
+        Ok(IssuedRecords(CouponCursor::open("read the issued records", records, filter, options).await?))
     }
 
     /// Begins to read every rejection of a coupon.
     pub(crate) async fn rejected_records(&self, coupon: &CouponId) -> Result<RejectedRecords, Failure> {
-        let records = self.records.clone_with_type::<RawDocumentBuf>();
         let filter = queries::rejected_after(&self.route(coupon).await?, coupon, None);
-        let options = FindOptions::builder().batch_size(PAGE as u32).build();
-        let opened =
-            mongo::run(
-                "read the rejections",
-                async move { records.find(filter).with_options(options).await },
-            );
-        Ok(RejectedRecords { cursor: Some(opened.await?) })
+        let (records, options) =
+            (self.records.clone_with_type(), FindOptions::builder().batch_size(PAGE as u32).build());
+        Ok(RejectedRecords(CouponCursor::open("read the rejections", records, filter, options).await?))
     }
 
     /// Some of a coupon's issued records that lie in other partitions than the coupon's, or name none: no index holds
@@ -154,10 +161,11 @@ impl Ledger {
         }
         let (layout, partitions) = (self.layout().await?, self.partitions_of_any(coupons).await?);
         let matching = queries::issued_of(&layout.route(partitions), coupons);
+        let operations = operations_on(&matching);
         let pipeline =
             [doc! {"$match": matching}, doc! {"$group": {"_id": "$couponId", "count": {"$sum": 1_i64}}}];
         let records = self.records.clone_with_type::<Document>();
-        let counted = mongo::run("count the issued units", async move {
+        let counted = operations.run("count the issued units", async move {
             let hint = Hint::Keys(indexes::user_keys(layout));
             records.aggregate(pipeline).hint(hint).await?.try_collect::<Vec<_>>().await
         });

@@ -16,6 +16,7 @@ use mongodb::{Collection, Database};
 use parking_lot::Mutex;
 
 use crate::ids::{IssuanceId, PartitionId};
+use crate::mongo::OperationLimit;
 use crate::{Failure, mongo};
 
 /// How often a process asks whether the ledger has been migrated. Asking later costs time and nothing else: the
@@ -84,6 +85,21 @@ impl Route {
 /// A partition's number, as records carry it.
 pub(crate) fn number(partition: PartitionId) -> i32 {
     partition.number().into()
+}
+
+/// The bound of an operation on the records that fit a filter: that of the one partition that the filter names, so that no
+/// other partition's operations wait for its shard; else that of the process.
+pub(crate) fn operations_on(filter: &Document) -> OperationLimit {
+    let partition = |number: &Bson| PartitionId::new(u16::try_from(number.as_i32()?).ok()?);
+    let named = match filter.get("p") {
+        Some(Bson::Document(several)) => several.get_array("$in").ok().and_then(|named| match &named[..] {
+            [Bson::Null, number] => partition(number),
+            _ => None,
+        }),
+        Some(number) => partition(number),
+        None => None,
+    };
+    named.map_or_else(OperationLimit::of_process, OperationLimit::of_partition)
 }
 
 /// Reads which layout the ledger has. Cheap to clone.

@@ -34,12 +34,12 @@ use super::{Decision, IssuanceId};
 use crate::coupon::{CouponStore, MAX_TOTAL, Placements};
 use crate::failure::Unreadable;
 use crate::ids::{CouponId, PartitionId, UserId};
-use crate::mongo::{LINEARIZABLE_MAX, OperationLimit, Unwritten};
+use crate::mongo::{LINEARIZABLE_MAX, Unwritten};
 use crate::runtime::damage::damaged;
 use crate::user::UserStore;
 use crate::{Failure, metrics, mongo};
 pub use audit::IssuedRecords;
-pub(crate) use layout::{BY_PARTITION, LayoutReader};
+pub(crate) use layout::{BY_PARTITION, LayoutReader, operations_on};
 pub use layout::{Layout, Route};
 use record::{HeldRecord, IdRecord, REJECTED, Record, Shape, read};
 pub(crate) use record::{ISSUED, decision_of, fields, uuid};
@@ -52,7 +52,6 @@ pub(crate) const COLLECTION: &str = "user_coupons";
 pub struct Ledger {
     records: Collection<Record>,
     layout: LayoutReader,
-    operations: OperationLimit,
     users: UserStore,
     placements: Placements,
 }
@@ -85,16 +84,9 @@ impl Ledger {
         Ledger {
             records: database.collection(COLLECTION),
             layout: LayoutReader::new(database),
-            operations: OperationLimit::of_process(),
             users: UserStore::new(database),
             placements: Placements::new(CouponStore::new(database)),
         }
-    }
-
-    /// The same ledger for a partition that must not wait for the others': inserts, counts and reads of this one have a
-    /// bound of their own.
-    pub fn with_own_limit(&self, operations_max: usize) -> Self {
-        Ledger { operations: OperationLimit::new(operations_max), ..self.clone() }
     }
 
     /// Which fields the records have.
@@ -118,12 +110,8 @@ impl Ledger {
 
     /// The partitions that the units of any of these coupons lie in.
     pub(super) async fn partitions_of_any(&self, coupons: &[CouponId]) -> Result<Vec<PartitionId>, Failure> {
-        let remembered = coupons.iter().map(|coupon| (coupon, self.placements.remembered(coupon)));
-        let (known, unknown): (Vec<_>, Vec<_>) = remembered.partition(|(_, partition)| partition.is_some());
-        let unknown: Vec<_> = unknown.into_iter().map(|(coupon, _)| coupon.clone()).collect();
-        let read = if unknown.is_empty() { Vec::new() } else { self.placements.read(&unknown).await? };
-        let known = known.into_iter().map(|(_, partition)| Ok(partition));
-        known.chain(read).map(|partition| Ok(partition?.unwrap_or(PartitionId::ONE))).collect()
+        let placed = self.placements.of_all(coupons).await?.into_iter();
+        placed.map(|partition| Ok(partition?.unwrap_or(PartitionId::ONE))).collect()
     }
 
     /// Those of these coupons whose records name another partition than this one. A coupon without a record, or whose
@@ -135,24 +123,13 @@ impl Ledger {
     pub(crate) async fn not_in(
         &self,
         partition: PartitionId,
-        coupons: impl IntoIterator<Item = &CouponId>,
+        coupons: &[CouponId],
     ) -> Result<HashSet<CouponId>, Failure> {
-        let (mut elsewhere, mut unknown) = (HashSet::new(), Vec::new());
-        for coupon in coupons {
-            match self.placements.remembered(coupon) {
-                Some(placed) if placed == partition => {}
-                Some(_) => drop(elsewhere.insert(coupon.clone())),
-                None => unknown.push(coupon.clone()),
-            }
-        }
-        if !unknown.is_empty() {
-            let read = self.placements.read(&unknown).await?;
-            let is_elsewhere = |placed| matches!(placed, Ok(Some(placed)) if placed != partition);
-            elsewhere.extend(
-                unknown.into_iter().zip(read).filter_map(|(id, placed)| is_elsewhere(placed).then_some(id)),
-            );
-        }
-        Ok(elsewhere)
+        let placed = self.placements.of_all(coupons).await?;
+        let is_elsewhere =
+            |placed: &Result<Option<_>, _>| matches!(placed, Ok(Some(placed)) if *placed != partition);
+        let elsewhere = coupons.iter().zip(placed).filter(|(_, placed)| is_elsewhere(placed));
+        Ok(elsewhere.map(|(coupon, _)| coupon.clone()).collect())
     }
 
     /// The route to a coupon's records.
@@ -169,8 +146,10 @@ impl Ledger {
     pub async fn insert(&self, decisions: &[Decision]) -> Result<Vec<Inserted>, Failure> {
         let places = order::places(decisions);
         let documents: Vec<Record> = places.iter().map(|place| Record::from(&decisions[*place])).collect();
-        let records = self.records.clone();
-        let inserted = self.operations.run("write the ledger", async move {
+        let (records, layout) = (self.records.clone(), self.layout().await?);
+        let ids: Vec<IssuanceId> = decisions.iter().map(|decision| decision.id).collect();
+        let operations = operations_on(&layout::route_of_ids(layout, &ids).filter());
+        let inserted = operations.run("write the ledger", async move {
             let mut outcomes = vec![Inserted::Decided; places.len()];
             match records.insert_many(documents).ordered(false).await {
                 Ok(_) => Ok(outcomes),
@@ -220,7 +199,8 @@ impl Ledger {
     ) -> Result<Option<Result<Decision, Unreadable>>, Failure> {
         let (records, filter) =
             (self.records.clone_with_type::<RawDocumentBuf>(), queries::one(self.layout().await?, id));
-        let found = self.operations.run("read the ledger for certain", async move {
+        let operations = operations_on(&filter);
+        let found = operations.run("read the ledger for certain", async move {
             records
                 .find_one(filter)
                 .hint(Hint::Keys(queries::by_id()))
@@ -291,7 +271,8 @@ impl Ledger {
         let layout = route.layout();
         let filter = queries::issued_between(&route, coupon, 0, MAX_TOTAL);
         let records = self.records.clone_with_type::<RawDocumentBuf>();
-        let last = self.operations.run(OPERATION, async move {
+        let operations = operations_on(&filter);
+        let last = operations.run(OPERATION, async move {
             let highest = records.find_one(filter).sort(queries::highest_first(layout));
             highest.projection(HeldRecord::projection(layout)).await
         });
@@ -307,7 +288,7 @@ impl Ledger {
         {
             let records = self.records.clone();
             let counted = async move { records.count_documents(filter).await };
-            count += self.operations.run(OPERATION, counted).await?;
+            count += operations.run(OPERATION, counted).await?;
         }
         let mut above = 0;
         while above < last {
@@ -315,7 +296,7 @@ impl Ledger {
             let (records, filter) =
                 (self.records.clone(), queries::issued_between(&route, coupon, above, upto));
             let counted = async move { records.count_documents(filter).max_time(part_max).await };
-            count += self.operations.run(OPERATION, counted).await?;
+            count += operations.run(OPERATION, counted).await?;
             above = upto;
         }
         Ok(count)
@@ -347,7 +328,7 @@ impl Ledger {
         options: FindOptions,
     ) -> Result<Vec<Result<S::Value, Unreadable>>, Failure> {
         let found: Vec<RawDocumentBuf> =
-            self.operations.find(operation, &self.records, filter, options).await?;
+            operations_on(&filter).find(operation, &self.records, filter, options).await?;
         Ok(found.iter().map(|document| read::<S>(document)).collect())
     }
 }

@@ -9,7 +9,7 @@ use mongodb::options::{FindOptions, Hint};
 use serde::Deserialize;
 
 use super::record::{HeldRecord, ISSUED, IdRecord, REJECTED, Shape, issuance};
-use super::{HeldUnit, Ledger, queries, readable};
+use super::{HeldUnit, Ledger, operations_on, queries, readable};
 use crate::access::Caller;
 use crate::failure::Unreadable;
 use crate::ids::{CouponId, IssuanceId, UserId};
@@ -155,8 +155,8 @@ impl Ledger {
     pub(crate) async fn delete_rejections(&self, ids: &[IssuanceId]) -> Result<u64, Failure> {
         let mut filter = queries::these(self.layout().await?, ids);
         filter.insert("outcome", REJECTED);
-        let records = self.records.clone();
-        let deleted = mongo::run("delete old rejections", async move {
+        let (records, operations) = (self.records.clone(), operations_on(&filter));
+        let deleted = operations.run("delete old rejections", async move {
             records.delete_many(filter).hint(Hint::Keys(queries::by_id())).await
         });
         Ok(deleted.await?.deleted_count)
