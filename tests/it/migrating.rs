@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use coupon_system::dev::servers::MongoServer;
 use coupon_system::ids::CouponId;
-use coupon_system::issuance::ledger::Layout;
+use coupon_system::issuance::ledger::{Layout, indexes};
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::options::ClientOptions;
 use mongodb::{Client, Collection, Database};
@@ -16,7 +16,7 @@ use tokio::process::{Child, Command};
 
 use crate::helpers::{
     CTL, System, WORKER, as_an_older_version_made_it, database, eventually, obedient_mongodb, older_record,
-    program,
+    program, stopped, worker,
 };
 
 /// Units that the last release issued: eight batches of the migration, or as many as the variable says.
@@ -290,4 +290,31 @@ async fn a_new_database_needs_no_migration_and_takes_no_record_of_the_last_relea
     assert_eq!(system.backends.ledger.layout().await.expect("it is told"), Layout::Partitioned);
     let ledger = system.backends.database.collection::<Document>("user_coupons");
     ledger.insert_one(older_record(coupon.as_str(), "u", 1)).await.expect_err("it is refused");
+}
+
+#[tokio::test]
+async fn a_start_restores_the_fence_against_programs_of_the_last_release() {
+    let system = System::start().await;
+    let coupon = system.coupon("c", 5, 1).await;
+    let database = &system.backends.database;
+    let ledger = database.collection::<Document>("user_coupons");
+    for damage in [
+        doc! {"validator": {}},
+        doc! {"validator": {"userId": {"$ne": "banned"}}},
+        doc! {"validationLevel": "off"},
+        doc! {"validationAction": "warn"},
+    ] {
+        let mut change = doc! {"collMod": "user_coupons"};
+        change.extend(damage.clone());
+        database.run_command(change).await.expect("it is changed");
+        let wrong = indexes::check(database, Layout::Partitioned).await.expect("an answer");
+        assert!(matches!(&wrong[..], [why] if why.contains("validator")), "{damage}: {wrong:?}");
+        let started = worker(&system, &[]).await;
+        assert_eq!(stopped(started).await.code(), Some(0));
+        assert_eq!(indexes::check(database, Layout::Partitioned).await.expect("an answer"), [""; 0]);
+        ledger.insert_one(older_record(coupon.as_str(), "u", 1)).await.expect_err("it is refused");
+    }
+    let mut banned = older_record(coupon.as_str(), "banned", 1);
+    banned.extend(doc! {"p": 0, "unit": 1_i64});
+    ledger.insert_one(banned).await.expect_err("what an operator forbids stays forbidden");
 }

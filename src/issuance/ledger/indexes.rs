@@ -1,4 +1,4 @@
-//! The indexes that the promise and the speed rest on. A process does not start without them. It makes a
+//! The indexes that the promise and the speed rest on, and the validator that keeps older programs out. A process does not start without them. It makes a
 //! unique one only while its collection is empty, because what was written meanwhile may break it; any other
 //! one also in a small collection, such as that of a record that a command wrote before the first start.
 
@@ -184,10 +184,10 @@ const SMALL_MAX: u64 = 10_000;
 ///
 /// If MongoDB fails.
 pub async fn ensure(database: &Database, layout: Layout) -> Result<Vec<String>, Failure> {
+    let mut wrong = Vec::new();
     if layout == Layout::Partitioned {
         migration::create_fenced(database).await?;
     }
-    let mut wrong = Vec::new();
     for wanted in wanted(layout) {
         if is_present(database, &wanted).await? {
             continue;
@@ -211,6 +211,10 @@ pub async fn ensure(database: &Database, layout: Layout) -> Result<Vec<String>, 
         let model = wanted.model();
         mongo::run("make an index", async move { collection.create_index(model).await }).await?;
     }
+    // Only then: by its indexes it is certain that no older program decides in this ledger.
+    if layout == Layout::Partitioned && wrong.is_empty() && !migration::ensure_fenced(database).await? {
+        wrong.push(unfenced());
+    }
     Ok(wrong)
 }
 
@@ -225,12 +229,23 @@ const UNKNOWN_TO_BE_MIXED: &str = "the collection \"user_coupons\" has records t
 /// If MongoDB fails.
 pub async fn check(database: &Database, layout: Layout) -> Result<Vec<String>, Failure> {
     let mut wrong = Vec::new();
+    if layout == Layout::Partitioned && !migration::is_fenced(database).await? {
+        wrong.push(unfenced());
+    }
     for wanted in wanted(layout) {
         if !is_present(database, &wanted).await? {
             wrong.push(missing(&wanted));
         }
     }
     Ok(wrong)
+}
+
+fn unfenced() -> String {
+    format!(
+        "the collection {COLLECTION:?} would take records of older versions, whose units no index holds; set its \
+         validator with mongosh, as a user with the role dbAdmin: {}",
+        migration::how_to_fence()
+    )
 }
 
 fn missing(wanted: &IndexSpec) -> String {

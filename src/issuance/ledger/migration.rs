@@ -16,7 +16,9 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use mongodb::bson::{Bson, Document, doc};
 use mongodb::error::ErrorKind;
-use mongodb::options::{FindOptions, Hint, ReadConcern, ValidationLevel};
+use mongodb::options::{
+    CreateCollectionOptions, FindOptions, Hint, ReadConcern, ValidationAction, ValidationLevel,
+};
 use mongodb::{Collection, Database};
 
 use super::indexes::{IndexSpec, is_present, of_layout};
@@ -141,6 +143,80 @@ pub(super) async fn create_fenced(database: &Database) -> Result<(), Failure> {
     .await
 }
 
+/// Whether the collection has its fence. One that there is not yet is made with it.
+pub(super) async fn is_fenced(database: &Database) -> Result<bool, Failure> {
+    let database = database.clone();
+    let options = mongo::run("read what the ledger takes", async move { options(&database).await }).await?;
+    Ok(options.is_none_or(|options| fences(&options)))
+}
+
+/// Sets the fence, if it is not there. Returns whether it is there now: not, if MongoDB does not let this user.
+pub(super) async fn ensure_fenced(database: &Database) -> Result<bool, Failure> {
+    let database = database.clone();
+    let fenced = async move {
+        let before = options(&database).await?.unwrap_or_default();
+        if fences(&before) {
+            return Ok(true);
+        }
+        // From then on a majority read sees everything that was written before.
+        let mut change = doc! {"collMod": COLLECTION, "writeConcern": {"w": "majority"}};
+        change.extend(doc! {"validator": with_fence(&before), "validationAction": "error"});
+        if before.validator.unwrap_or_default().is_empty()
+            || before.validation_level == Some(ValidationLevel::Off)
+        {
+            change.insert("validationLevel", "moderate");
+        }
+        match database.run_command(change).await {
+            Ok(_) => {
+                tracing::warn!(
+                    "set the validator of the ledger, which keeps workers of older versions from writing"
+                );
+                Ok(true)
+            }
+            Err(error) if code(&error) == Some(UNAUTHORIZED) => Ok(false),
+            Err(error) if code(&error) == Some(NAMESPACE_NOT_FOUND) => {
+                let created = database.create_collection(COLLECTION).validator(fence());
+                created.validation_level(ValidationLevel::Moderate).await.map(|()| true)
+            }
+            Err(error) => Err(error),
+        }
+    };
+    mongo::run("fence older programs off", fenced).await
+}
+
+/// What an operator does who may set the fence.
+pub(super) fn how_to_fence() -> String {
+    let change = doc! {"collMod": COLLECTION, "validator": fence(), "validationLevel": "moderate", "validationAction": "error"};
+    format!("db.runCommand({change}), with what its validator has forbidden so far beside it, in an \"$and\"")
+}
+
+/// The options of the collection; `None` if it does not exist.
+async fn options(database: &Database) -> mongodb::error::Result<Option<CreateCollectionOptions>> {
+    let found = database.list_collections().filter(doc! {"name": COLLECTION}).await?;
+    Ok(found.try_collect::<Vec<_>>().await?.pop().map(|collection| collection.options))
+}
+
+/// Whether a collection with these options takes no record without a partition.
+fn fences(options: &CreateCollectionOptions) -> bool {
+    options.validation_level != Some(ValidationLevel::Off)
+        && options.validation_action != Some(ValidationAction::Warn)
+        && has_fence(&options.validator.clone().unwrap_or_default())
+}
+
+fn has_fence(validator: &Document) -> bool {
+    *validator == fence() || both(validator).is_some_and(|both| both.contains(&fence().into()))
+}
+
+/// The validator with the fence. What an operator forbids stays forbidden.
+fn with_fence(before: &CreateCollectionOptions) -> Document {
+    let before = before.validator.clone().unwrap_or_default();
+    match before.is_empty() || before == fence() {
+        true => fence(),
+        false if has_fence(&before) => before,
+        false => doc! {"$and": [before, fence()]},
+    }
+}
+
 /// Whether the ledger has records that name no partition, as far as that can be told in a moment.
 pub(super) async fn has_records_without_partition(database: &Database) -> Result<bool, Failure> {
     let records = database.collection::<Document>(COLLECTION);
@@ -251,41 +327,13 @@ impl Migration {
     }
 
     async fn fence(&self) -> Result<(), Failure> {
-        let database = self.database.clone();
-        let fenced = mongo::run("fence older programs off", async move {
-            let collections = database.list_collections().filter(doc! {"name": COLLECTION}).await?;
-            let found = collections.try_collect::<Vec<_>>().await?.pop();
-            let before = found.and_then(|collection| collection.options.validator).unwrap_or_default();
-            let is_fenced =
-                before == fence() || both(&before).is_some_and(|both| both.contains(&fence().into()));
-            if is_fenced {
-                return Ok(true);
-            }
-            // From then on a majority read sees everything that was written before.
-            let mut change = doc! {"collMod": COLLECTION, "writeConcern": {"w": "majority"}};
-            if before.is_empty() {
-                change.extend(doc! {"validator": fence(), "validationLevel": "moderate"});
-            } else {
-                // What an operator forbids stays forbidden.
-                change.insert("validator", doc! {"$and": [before, fence()]});
-            }
-            match database.run_command(change).await {
-                Ok(_) => Ok(true),
-                Err(error) if code(&error) == Some(UNAUTHORIZED) => Ok(false),
-                Err(error) if code(&error) == Some(NAMESPACE_NOT_FOUND) => {
-                    let created = database.create_collection(COLLECTION).validator(fence());
-                    created.validation_level(ValidationLevel::Moderate).await.map(|()| true)
-                }
-                Err(error) => Err(error),
-            }
-        });
-        if fenced.await? {
-            return Ok(());
+        match ensure_fenced(&self.database).await? {
+            true => Ok(()),
+            false => Err(misconfigured(
+                "the user of --mongodb-uri may not change the collection user_coupons (collMod); name one for this \
+                 command that has the role dbAdmin",
+            )),
         }
-        Err(misconfigured(
-            "the user of --mongodb-uri may not change the collection user_coupons (collMod); name one for this command \
-             that has the role dbAdmin",
-        ))
     }
 
     /// Gives every record what it lacks, from where the last call was broken off. Returns how many lacked something.
