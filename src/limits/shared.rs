@@ -1,11 +1,9 @@
 //! The buckets in Redis, asked in natural batches.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use futures::future::join_all;
 use sha2::{Digest, Sha256};
-use tokio::time::timeout;
 
 use super::{LimitScope, Rate};
 use crate::Failure;
@@ -16,9 +14,6 @@ use crate::runtime::batch::{Batcher, Bounds};
 static TAKE: LuaScript = LuaScript::new(include_str!("take.lua"));
 
 const BOUNDS: Bounds = Bounds { batch: 256, calls: 2, waiting: 4_096, wait: Duration::from_secs(1) };
-
-/// How long the Redis of some buckets may take.
-const SHARD_MAX: Duration = Duration::from_millis(500);
 
 /// Hash tags of the buckets.
 const SHARDS: u16 = 16;
@@ -53,76 +48,56 @@ pub(super) enum TokenReply {
 /// does.
 #[derive(Clone)]
 pub(super) struct SharedBuckets {
-    batcher: Batcher<TokenRequest, TokenReply>,
-}
-
-/// The buckets with one hash tag.
-struct Shard {
-    tag: String,
-    client: Arc<RedisClient>,
+    /// In a cluster, where all keys of a call must have one slot, one for each hash tag, so that none waits for another's
+    /// node; else one for all.
+    batchers: Arc<[Batcher<TokenRequest, TokenReply>]>,
 }
 
 impl SharedBuckets {
     pub fn start(kind: LimitScope, rate: Rate, nodes: &Arc<RedisNodes>) -> Self {
-        let shard = |number| {
-            let tag = tag_in_part(&format!("limit{number}"), number, SHARDS);
-            Shard { client: nodes.client_of(&tag), tag }
+        let batcher = |shard| {
+            let client = nodes.client_of(tag(shard));
+            Batcher::start("take tokens", BOUNDS, move |questions: Vec<TokenRequest>| {
+                let client = Arc::clone(&client);
+                async move { take(&client, kind, rate, &questions).await }
+            })
         };
-        let shards: Arc<[Shard]> = (0..SHARDS).map(shard).collect();
-        let nodes = Arc::clone(nodes);
-        let batcher = Batcher::start("take tokens", BOUNDS, move |questions: Vec<TokenRequest>| {
-            let (shards, nodes) = (Arc::clone(&shards), Arc::clone(&nodes));
-            async move { take(&shards, nodes.is_cluster(), kind, rate, &questions).await }
-        });
-        SharedBuckets { batcher }
+        let count = if nodes.is_cluster() { SHARDS } else { 1 };
+        SharedBuckets { batchers: (0..count).map(batcher).collect() }
     }
 
     pub async fn ask(&self, question: TokenRequest) -> Result<TokenReply, Failure> {
-        self.batcher.ask(question).await
+        let shard = usize::from(shard_of(&Sha256::digest(&*question.who)));
+        self.batchers[shard % self.batchers.len()].ask(question).await
     }
 }
 
-/// Asks about a batch: one call of `take.lua`; in a cluster, where all keys of a call must have one slot, one for each
-/// hash tag.
+/// The hash tag of some buckets.
+fn tag(shard: u16) -> &'static str {
+    static TAGS: [OnceLock<String>; SHARDS as usize] = [const { OnceLock::new() }; SHARDS as usize];
+    TAGS[usize::from(shard)].get_or_init(|| tag_in_part(&format!("limit{shard}"), shard, SHARDS))
+}
+
+/// Which hash tag the bucket of a name has.
+fn shard_of(digest: &[u8]) -> u16 {
+    u16::from(digest[NAME_BYTES]) % SHARDS
+}
+
+/// Asks about a batch: one call of `take.lua`.
 async fn take(
-    shards: &[Shard],
-    is_cluster: bool,
+    client: &Arc<RedisClient>,
     kind: LimitScope,
     rate: Rate,
     questions: &[TokenRequest],
 ) -> Result<Vec<Result<TokenReply, Failure>>, Failure> {
-    let (mut calls, mut places): (Vec<Call>, Vec<Vec<usize>>) = Default::default();
-    let count = if is_cluster { shards.len() } else { 1 };
-    for _ in 0..count {
-        let mut call = Call::default();
-        call.arg(rate.per_second).arg(rate.burst);
-        calls.push(call);
-        places.push(Vec::new());
-    }
-    for (place, question) in questions.iter().enumerate() {
+    let mut call = Call::default();
+    call.arg(rate.per_second).arg(rate.burst);
+    for question in questions {
         let digest = Sha256::digest(&*question.who);
-        let shard = usize::from(digest[NAME_BYTES]) % shards.len();
-        let key = keys::limit(&shards[shard].tag, kind.as_str(), &name(&digest));
-        calls[shard % count].key(key).arg(question.debt);
-        places[shard % count].push(place);
+        let key = keys::limit(tag(shard_of(&digest)), kind.as_str(), &name(&digest));
+        call.key(key).arg(question.debt);
     }
-    let asked = calls.iter().zip(&places).zip(shards).filter(|((_, places), _)| !places.is_empty()).map(
-        async |((call, places), shard)| {
-            let asked = take_some(&shard.client, call, places.len());
-            // One node that hangs must not keep the answers of the others.
-            let answered = timeout(SHARD_MAX, asked).await;
-            let answered = answered.unwrap_or(Err(Failure::Overloaded { operation: "take tokens" }));
-            (places, answered.map_err(Arc::new))
-        },
-    );
-    let mut replies: Vec<Option<Result<TokenReply, Failure>>> = questions.iter().map(|_| None).collect();
-    for (places, answered) in join_all(asked).await {
-        for (number, place) in places.iter().enumerate() {
-            let of_one = answered.as_ref().map(|answers| answers[number]).map_err(Failure::of_batch);
-            replies[*place] = Some(of_one);
-        }
-    }
-    Ok(replies.into_iter().flatten().collect())
+    Ok(take_some(client, &call, questions.len()).await?.into_iter().map(Ok).collect())
 }
 
 /// One call of `take.lua`, about so many buckets.

@@ -69,7 +69,7 @@ impl Eraser {
 
     /// Carries out what is due, until `shutdown`.
     pub(crate) async fn run(self, due: Arc<Notify>, shutdown: CancellationToken) {
-        let mut rounds = 0_u64;
+        let (mut rounds, mut outgrown) = (0_u64, 0_u64);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -82,8 +82,24 @@ impl Eraser {
                 () = shutdown.cancelled() => return,
                 ended = self.round(rounds.is_multiple_of(WARN_EVERY)) => ended,
             };
-            if let Err(failure) = ended {
-                tracing::debug!(error = failure.chain(), "deletions could not be carried out; trying again");
+            match ended {
+                // Until it is restarted; another process may carry them out.
+                Err(failure @ Failure::Stale { .. }) => {
+                    if outgrown % WARN_EVERY == 0 {
+                        tracing::warn!(
+                            error = failure.chain(),
+                            "this process deletes no user: the deployment has grown since it started"
+                        );
+                    }
+                    outgrown += 1;
+                }
+                Err(failure) => {
+                    tracing::debug!(
+                        error = failure.chain(),
+                        "deletions could not be carried out; trying again"
+                    );
+                }
+                Ok(()) => {}
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
