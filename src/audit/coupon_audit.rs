@@ -44,7 +44,7 @@ impl CouponReport {
 
 impl CouponReport {
     /// The report of an audit that ended at something that cannot be read.
-    pub(super) fn aborted(coupon: &Coupon, failure: &Failure) -> Self {
+    pub(crate) fn aborted(coupon: &Coupon, failure: &Failure) -> Self {
         let kind = match failure.root() {
             Failure::Damaged { what: "data in Redis" | "the figures of the coupon in Redis", .. } => {
                 FindingKind::CouponUnreadable

@@ -1,11 +1,11 @@
 //! `couponctl audit`: whether Redis and the ledger agree, and the repair of what drifted.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::io::Write;
 use std::sync::Arc;
 
 use clap::Args;
+use futures::future::join_all;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ use crate::audit::{AuditReport, Auditor, Bracket, CouponReport, Finding, Finding
 use crate::config::{MongoConfig, RedisConfig};
 use crate::coupon::Coupon;
 use crate::failure::{Fault, SetUpError};
-use crate::ids::CouponId;
+use crate::ids::{CouponId, PartitionId};
 use crate::mongo::Database;
 use crate::process::Backends;
 use crate::recovery::OpeningStatus;
@@ -49,7 +49,8 @@ says how), \"drift\" (the accounts are wrong: --repair corrects them) or \"passi
 (the system is dealing with it, and nothing is damaged).
 
 JSON is one object: at, epoch, full, repair (null, \"dry-run\", \"done\"), verdict
-(\"clean\", \"drift\", \"broken\"), coupons [{coupon, loaded, holds, total, settledBefore,
+(\"clean\", \"drift\", \"broken\"), unavailablePartitions (the numbers of those that
+could not be audited), coupons [{coupon, loaded, holds, total, settledBefore,
 issued, settledAfter, reserved, free, counted, settledNow, moreFindings}], findings
 (those that remain), and mended (those repaired) or, with --dry-run, wouldMend, each
 [{code, severity, coupon, serial, issuances, user, entry, detail, means, advice}]. A
@@ -57,7 +58,7 @@ member that does not apply is null.
 
 Exit codes:
   0  clean, or everything is repaired
-  1  the audit could not be finished
+  1  the audit could not be finished, or not in every partition
   2  the command line is wrong
   3  drift remains
   4  something is broken, or another Redis serves this ledger
@@ -99,13 +100,6 @@ impl AuditArgs {
     }
 
     async fn run_on(&self, backends: &Backends) -> anyhow::Result<()> {
-        for partition in &backends.partitions {
-            match recovery::is_certified(partition).await {
-                Ok(true) => {}
-                Ok(false) => return self.uncertified(partition, &backends.database).await,
-                Err(failure) => return Err(away("Redis", &failure)),
-            }
-        }
         if !self.repair || self.dry_run {
             return self.run_audit(backends).await;
         }
@@ -116,15 +110,19 @@ impl AuditArgs {
         begun.carry_out(self.run_audit(backends), command_status).await
     }
 
-    /// Ends with why the data cannot be audited. That of a Redis beside which another serves proves nothing.
-    async fn uncertified(&self, partition: &Partition, database: &Database) -> anyhow::Result<()> {
-        match recovery::opening_status(partition, database).await {
-            Ok(OpeningStatus::Elsewhere(why)) => {
-                let finding = Finding { detail: Some(why), ..Finding::new(FindingKind::AnotherRedis, None) };
-                self.show(&AuditReport { queue: vec![finding], ..AuditReport::default() }, None)
-            }
-            Ok(_) => Err(Failure::Uncertified.into()),
-            Err(failure) => Err(away("MongoDB", &failure)),
+    /// Why a partition cannot be audited, or the finding that is all there is to say of it: the data of a Redis beside
+    /// which another serves proves nothing. `None` if it can be audited.
+    async fn hindrance(partition: &Partition, database: &Database) -> Option<Result<Finding, Failure>> {
+        match recovery::is_certified(partition).await {
+            Ok(true) => None,
+            Ok(false) => Some(match recovery::opening_status(partition, database).await {
+                Ok(OpeningStatus::Elsewhere(why)) => {
+                    Ok(Finding { detail: Some(why), ..Finding::new(FindingKind::AnotherRedis, None) })
+                }
+                Ok(_) => Err(Failure::Uncertified),
+                Err(failure) => Err(failure),
+            }),
+            Err(failure) => Some(Err(failure)),
         }
     }
 
@@ -132,50 +130,98 @@ impl AuditArgs {
         let auditors = backends.partitions.each(|partition| {
             Auditor::new(Arc::clone(partition), backends.ledger.clone(), backends.coupons.clone())
         });
-        let progress = ProgressLine::start();
-        let mut report = AuditReport::default();
-        match &self.coupon {
+        let of_one = match &self.coupon {
             Some(id) => {
                 let found = backends.coupons.get(id).await.map_err(|failure| away("MongoDB", &failure))?;
                 let coupon = found.ok_or_else(|| anyhow::anyhow!("there is no coupon {id}"))?;
-                let auditor = auditors.get(coupon.partition)?;
-                report.queue = self.audit(auditor, &[coupon], &progress, &mut report).await?;
+                backends.partitions.get(coupon.partition)?;
+                Some(coupon)
             }
-            None => {
-                let mut queues = BTreeMap::new();
-                let mut last: Option<Coupon> = None;
-                loop {
+            None => None,
+        };
+        let is_meant = |id: PartitionId| of_one.as_ref().is_none_or(|coupon: &Coupon| coupon.partition == id);
+        let meant = || backends.partitions.iter().filter(|partition| is_meant(partition.id()));
+        let (mut queues, mut unaudited) = (BTreeMap::new(), Unaudited::new());
+        let asked = meant().map(|partition| Self::hindrance(partition, &backends.database));
+        for (partition, hindrance) in meant().zip(join_all(asked).await) {
+            match hindrance {
+                None => {}
+                Some(Ok(finding)) => drop(queues.insert(partition.id(), vec![finding])),
+                Some(Err(failure)) => drop(unaudited.insert(partition.id(), failure)),
+            }
+        }
+        if unaudited.len() == meant().count() {
+            return Err(match unaudited.into_values().next() {
+                Some(failure @ Failure::Redis { .. }) => away("Redis", &failure),
+                Some(failure @ Failure::MongoDb { .. }) => away("MongoDB", &failure),
+                Some(failure) => failure.into(),
+                None => Failure::Uncertified.into(),
+            });
+        }
+        let elsewhere: Vec<PartitionId> = queues.keys().copied().collect();
+        let progress = ProgressLine::start();
+        let (mut report, mut last): (_, Option<Coupon>) = (AuditReport::default(), None);
+        let mut pages: Option<Vec<Coupon>> = of_one.clone().map(|coupon| vec![coupon]);
+        loop {
+            let page = match (&of_one, pages.take()) {
+                (_, Some(page)) => page,
+                (Some(_), None) => break,
+                (None, None) => {
                     let page = auditors.first().coupons_after(last.as_ref()).await;
-                    let page = page.map_err(|failure| away("MongoDB", &failure))?;
-                    let Some(next) = page.last().cloned() else { break };
-                    last = Some(next);
-                    for (partition, page) in backends.partitions.group(page, |coupon| coupon.partition)? {
-                        let auditor = auditors.get(partition.id())?;
-                        // Every page checks the whole queue of its partition.
-                        let queue = self.audit(auditor, &page, &progress, &mut report).await?;
-                        queues.insert(partition.id(), queue);
-                    }
+                    page.map_err(|failure| away("MongoDB", &failure))?
                 }
-                // In a partition without coupons there is still the queue.
-                for (partition, auditor) in backends.partitions.iter().zip(&auditors) {
-                    if let Entry::Vacant(queue) = queues.entry(partition.id()) {
-                        queue.insert(self.audit(auditor, &[], &progress, &mut report).await?);
-                    }
+            };
+            let Some(next) = page.last().cloned() else { break };
+            last = Some(next);
+            let (groups, unknown) = backends.partitions.group(page, |coupon| coupon.partition);
+            for coupon in unknown {
+                if let Err(failure) = backends.partitions.get(coupon.partition) {
+                    report.coupons.push(CouponReport::aborted(&coupon, &failure));
                 }
-                report.queue = queues.into_values().flatten().collect();
+            }
+            for (partition, page) in groups {
+                let id = partition.id();
+                if unaudited.contains_key(&id) || elsewhere.contains(&id) {
+                    continue;
+                }
+                // Every page checks the whole queue of its partition.
+                match self.audit(auditors.get(id)?, &page, &progress, &mut report).await {
+                    Ok(queue) => drop(queues.insert(id, queue)),
+                    Err(failure) => drop(unaudited.insert(id, failure)),
+                }
+            }
+        }
+        // In a partition without coupons there is still the queue.
+        for (partition, auditor) in backends.partitions.iter().zip(&auditors) {
+            let id = partition.id();
+            if is_meant(id) && !queues.contains_key(&id) && !unaudited.contains_key(&id) {
+                match self.audit(auditor, &[], &progress, &mut report).await {
+                    Ok(queue) => drop(queues.insert(id, queue)),
+                    Err(failure) => drop(unaudited.insert(id, failure)),
+                }
             }
         }
         progress.finish();
-        let epochs: Vec<_> =
-            backends.partitions.iter().map(|partition| partition.keys().epoch().to_string()).collect();
-        self.show(&report, Some(epochs.join(" ")))
+        if unaudited.len() == meant().count() {
+            return Err(unaudited.into_values().next().unwrap_or(Failure::Uncertified).into());
+        }
+        report.queue = queues.into_values().flatten().collect();
+        self.show(&report, &unaudited, backends)
     }
 
-    /// Prints the report, and ends with its verdict. `epoch` is the one that was audited.
-    fn show(&self, report: &AuditReport, epoch: Option<String>) -> anyhow::Result<()> {
-        let shown = if self.json { self.to_json(report, epoch)? } else { self.to_text(report) };
+    /// Prints the report, and ends with its verdict.
+    fn show(&self, report: &AuditReport, unaudited: &Unaudited, backends: &Backends) -> anyhow::Result<()> {
+        let shown = match self.json {
+            true => self.to_json(report, unaudited, backends)?,
+            false => self.to_text(report, unaudited),
+        };
         write!(std::io::stdout(), "{shown}")?;
-        verdict(report)
+        verdict(report)?;
+        if unaudited.is_empty() {
+            return Ok(());
+        }
+        let named: Vec<_> = unaudited.keys().map(ToString::to_string).collect();
+        anyhow::bail!("partitions {} could not be audited; the others were", named.join(", "))
     }
 
     /// Audits one page of coupons of a partition as the flags say, and adds to the report. Returns the findings that belong
@@ -212,7 +258,7 @@ impl AuditArgs {
         report.findings().filter(|finding| finding.is_repairable()).collect()
     }
 
-    fn to_text(&self, report: &AuditReport) -> String {
+    fn to_text(&self, report: &AuditReport, unaudited: &Unaudited) -> String {
         let rows = report.coupons.iter().map(row).collect();
         let mut text = table(COLUMNS, rows, "there is no loaded coupon; --full audits the others");
         let settled: u64 = report.coupons.iter().map(|audited| audited.settled).sum();
@@ -237,10 +283,24 @@ impl AuditArgs {
             let (coupon, more) = (&audited.coupon, audited.more);
             text.push_str(&format!("\n{coupon}: at least {more} more findings are not shown\n"));
         }
+        for (partition, failure) in unaudited {
+            text.push_str(&format!("\npartition {partition} could not be audited: {}\n", failure.chain()));
+        }
         text
     }
 
-    fn to_json(&self, report: &AuditReport, epoch: Option<String>) -> anyhow::Result<String> {
+    fn to_json(
+        &self,
+        report: &AuditReport,
+        unaudited: &Unaudited,
+        backends: &Backends,
+    ) -> anyhow::Result<String> {
+        let is_audited = |partition: &&Arc<Partition>| !unaudited.contains_key(&partition.id());
+        let is_elsewhere = report.findings().all(|finding| finding.kind == FindingKind::AnotherRedis);
+        let epochs: Vec<_> =
+            backends.partitions.iter().filter(is_audited).map(|one| one.keys().epoch().to_string()).collect();
+        let epoch = (report.worst().is_none() || !is_elsewhere).then(|| epochs.join(" "));
+        let unavailable: Vec<u16> = unaudited.keys().map(|partition| partition.number()).collect();
         let coupons: Vec<_> = report.coupons.iter().map(coupon_to_json).collect();
         let findings: Vec<_> = report.findings().map(finding_to_json).collect();
         let repaired: Vec<_> = report.repaired.iter().map(finding_to_json).collect();
@@ -255,6 +315,7 @@ impl AuditArgs {
                 (true, false) => "done".into(),
             },
             "verdict": report.worst().map_or("clean", Severity::as_str),
+            "unavailablePartitions": unavailable,
             "coupons": coupons,
             "findings": findings,
             "mended": repaired,
@@ -265,6 +326,9 @@ impl AuditArgs {
         Ok(format!("{}\n", serde_json::to_string_pretty(&body)?))
     }
 }
+
+/// The partitions that could not be audited, each with the reason.
+type Unaudited = BTreeMap<PartitionId, Failure>;
 
 /// A server that does not answer: the environment is wrong, not the accounts.
 fn away(server: &str, failure: &Failure) -> anyhow::Error {

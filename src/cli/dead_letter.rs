@@ -230,13 +230,20 @@ async fn carry_out(session: &PrintingClient, verb: &str, done: &str, bulk: &Bulk
         )
     })?;
     let told = &action.body;
+    let away = match told["status"].as_u64() {
+        Some(200) => String::new(),
+        _ => {
+            let asked = session.api.send(ApiRequest::get("/dead-letters").query("limit", Some(1))).await;
+            asked.map(|answer| without(&answer.body)).unwrap_or_default()
+        }
+    };
     match (told["status"].as_u64(), told["progress"]["failed"].as_u64()) {
         (Some(200), Some(0)) => Ok(()),
         (Some(200), _) => bail!(
             "some could not be {done}\n  next: `couponctl dead-letter list` shows them; the log of the API says why"
         ),
         _ => bail!(
-            "the action did not come to its end\n  next: run the command again: what is done stays done"
+            "the action did not come to its end\n{away}  next: run the command again: what is done stays done"
         ),
     }
 }
@@ -252,7 +259,17 @@ pub(super) fn list(page: &Value) -> String {
         (number("SERIAL"), Text("/payload/serial")),
         (sentence("REASON"), Text("/reason")),
     ];
-    page_table(page, &columns, "No dead letters.")
+    format!("{}{}", page_table(page, &columns, "No dead letters."), without(page))
+}
+
+/// A line that names the partitions that a page is without; nothing if it is of all.
+fn without(page: &Value) -> String {
+    let away = page["unavailablePartitions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let named: Vec<_> = away.iter().map(ToString::to_string).collect();
+    match named[..] {
+        [] => String::new(),
+        _ => format!("Partitions {} do not answer: what was set aside there is missing.\n", named.join(", ")),
+    }
 }
 
 fn letter(letter: &Value) -> String {

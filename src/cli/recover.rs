@@ -1,5 +1,6 @@
 //! `couponctl recover`: the recovery that API and worker processes do by themselves, by hand and with progress.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,13 +14,23 @@ use crate::access::ActionLog;
 use crate::access::action::command_status;
 use crate::config::{MongoConfig, RedisConfig};
 use crate::failure::SetUpError;
+use crate::ids::PartitionId;
 use crate::process::Backends;
 use crate::recovery::{
     CertifyOutcome, OpeningStatus, ProgressCallback, RecoveryMode, RecoveryOutcome, RecoveryStep,
-    is_certified,
+    RecoverySupervisor, is_certified,
 };
+use crate::redis::Partition;
 use crate::runtime::shutdown;
-use crate::{process, recovery};
+use crate::{Failure, process, recovery};
+
+/// What came of one attempt at a partition.
+enum Attempt {
+    /// It is certified; by this attempt, if it recovered something.
+    Ended(Option<RecoveryOutcome>),
+    /// It must be tried again later, for this reason.
+    Waits(&'static str),
+}
 
 /// The pause between two questions whether another process has finished.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -45,7 +56,8 @@ pub struct RecoverArgs {
     redis: RedisConfig,
     #[command(flatten)]
     mongodb: MongoConfig,
-    /// Print JSON: {"result": "certified" | "verified" | "rebuilt", "inFlight", "decided", "coupons", "seconds"}
+    /// Print JSON: {"result": "certified" | "verified" | "rebuilt", "inFlight", "decided", "coupons", "seconds",
+    /// "unavailablePartitions": [NUMBER]}
     #[arg(long)]
     json: bool,
 }
@@ -56,12 +68,18 @@ impl RecoverArgs {
             true => process::connect_to_any(&self.redis, &self.mongodb).await?,
             false => process::connect(&self.redis, &self.mongodb).await?,
         };
-        for partition in backends.partitions.iter().filter(|_| !self.rebuild) {
-            if let OpeningStatus::Elsewhere(why) =
-                recovery::opening_status(partition, &backends.database).await?
-            {
-                return Err(SetUpError(vec![why]).into());
-            }
+        let database = &backends.database;
+        let asked = backends.partitions.ask_any("tell which Redis was opened last", |partition| async move {
+            recovery::opening_status(&partition, database).await
+        });
+        // One that does not answer is told of when its turn comes.
+        let opened = if self.rebuild { Vec::new() } else { asked.await?.0 };
+        let elsewhere = opened.into_iter().find_map(|status| match status {
+            OpeningStatus::Elsewhere(why) => Some(why),
+            _ => None,
+        });
+        if let Some(why) = elsewhere {
+            return Err(SetUpError(vec![why]).into());
         }
         let name = if self.rebuild { "couponctl recover --rebuild" } else { "couponctl recover" };
         let ids = backends.partitions.iter().map(|partition| partition.id().to_string());
@@ -78,35 +96,87 @@ impl RecoverArgs {
         let shown = progress.clone();
         let watch: ProgressCallback = Arc::new(move |step: &RecoveryStep| show(&shown, step));
         let mode = if self.rebuild { RecoveryMode::Rebuild } else { RecoveryMode::VerifyFirst };
-        let mut all = None;
-        for (partition, supervisor) in backends.partitions.iter().zip(backends.recovery_supervisors()) {
-            if !backends.partitions.is_one() {
+        let (mut all, mut failed) = (None, BTreeMap::new());
+        let mut left: VecDeque<_> = backends.partitions.iter().zip(backends.recovery_supervisors()).collect();
+        // One that another process recovers, or that must be watched for a while, waits behind the others.
+        let mut waiting = 0;
+        while let Some((partition, supervisor)) = left.pop_front() {
+            if !backends.partitions.is_one() && waiting == 0 {
                 progress.say(&format!("partition {}", partition.id()));
             }
-            let outcome = loop {
-                if mode == RecoveryMode::VerifyFirst && is_certified(partition).await? {
-                    break None;
+            match self.recover_one(partition, &supervisor, mode, &watch, &shutdown).await {
+                Ok(Attempt::Ended(recovered)) => {
+                    waiting = 0;
+                    all = all.into_iter().chain(recovered).reduce(RecoveryOutcome::with);
                 }
-                match supervisor.recover(mode, &watch, &shutdown).await? {
-                    CertifyOutcome::ByAnother => progress.say("another process recovers; waiting for it"),
-                    CertifyOutcome::Watching => {
-                        progress.say("another Redis was opened last; watching whether it still serves")
+                Ok(Attempt::Waits(why)) => {
+                    if waiting == 0 {
+                        progress.say(&format!("partition {}: {why}", partition.id()));
                     }
-                    CertifyOutcome::Recovered(RecoveryOutcome::Superseded) => {}
-                    CertifyOutcome::Recovered(recovered) => break Some(recovered),
-                    CertifyOutcome::Before => break None,
+                    left.push_back((partition, supervisor));
+                    waiting += 1;
+                    if waiting >= left.len() {
+                        wait(&shutdown).await?;
+                    }
                 }
-                wait(&shutdown).await?;
-            };
-            all = all.into_iter().chain(outcome).reduce(RecoveryOutcome::with);
+                Err(failure) => {
+                    waiting = 0;
+                    progress.say(&format!(
+                        "partition {} stays as it is: {}",
+                        partition.id(),
+                        failure.chain()
+                    ));
+                    failed.insert(partition.id(), failure);
+                }
+            }
         }
         progress.finish();
-        self.print(all, started.elapsed());
-        Ok(())
+        if failed.len() == backends.partitions.iter().count() {
+            return Err(failed.into_values().next().unwrap_or(Failure::Uncertified).into());
+        }
+        self.print(all, &failed, started.elapsed());
+        if failed.is_empty() {
+            return Ok(());
+        }
+        let named: Vec<_> = failed.keys().map(ToString::to_string).collect();
+        anyhow::bail!(
+            "partitions {} could not be recovered; the others are certified. Run it again once their Redis answers",
+            named.join(", ")
+        )
+    }
+
+    /// Makes one attempt at a partition.
+    async fn recover_one(
+        &self,
+        partition: &Partition,
+        supervisor: &RecoverySupervisor,
+        mode: RecoveryMode,
+        watch: &ProgressCallback,
+        shutdown: &CancellationToken,
+    ) -> Result<Attempt, Failure> {
+        if mode == RecoveryMode::VerifyFirst && is_certified(partition).await? {
+            return Ok(Attempt::Ended(None));
+        }
+        Ok(match supervisor.recover(mode, watch, shutdown).await? {
+            CertifyOutcome::ByAnother => Attempt::Waits("another process recovers it; waiting for that"),
+            CertifyOutcome::Watching => {
+                Attempt::Waits("another Redis was opened last; watching whether that still serves")
+            }
+            CertifyOutcome::Recovered(RecoveryOutcome::Superseded) => {
+                Attempt::Waits("another process has taken over")
+            }
+            CertifyOutcome::Recovered(recovered) => Attempt::Ended(Some(recovered)),
+            CertifyOutcome::Before => Attempt::Ended(None),
+        })
     }
 
     /// `recovered`: the outcome of the partitions together that were not certified.
-    fn print(&self, recovered: Option<RecoveryOutcome>, took: Duration) {
+    fn print(
+        &self,
+        recovered: Option<RecoveryOutcome>,
+        failed: &BTreeMap<PartitionId, Failure>,
+        took: Duration,
+    ) {
         let seconds = took.as_secs_f64();
         let (result, in_flight, decided, coupons, says) = match recovered {
             Some(RecoveryOutcome::Verified { in_flight, coupons }) => {
@@ -128,7 +198,7 @@ impl RecoverArgs {
             }
         };
         if self.json {
-            let body = json!({"result": result, "inFlight": in_flight, "decided": decided, "coupons": coupons, "seconds": seconds});
+            let body = json!({"result": result, "inFlight": in_flight, "decided": decided, "coupons": coupons, "seconds": seconds, "unavailablePartitions": failed.keys().map(|partition| partition.number()).collect::<Vec<_>>()});
             println!("{body}");
         } else {
             println!("{says}");

@@ -19,7 +19,7 @@ use crate::ids::CouponId;
 use crate::issuance::Ledger;
 use crate::issuance::lookup::read_in_flight;
 use crate::redis::Partitions;
-use crate::redis::turn::background_round;
+use crate::redis::turn::{background_round, first_to_answer};
 use crate::runtime::background::IsBusy;
 use crate::runtime::tasks::Rounds;
 
@@ -74,7 +74,7 @@ impl Retention {
     }
 
     async fn take_turn(&self, is_busy: &IsBusy) -> Result<(), Failure> {
-        let partition = self.partitions.first();
+        let partition = first_to_answer(&self.partitions).await?;
         let (turn, round) = (partition.keys().retain_turn(), self.round(Timestamp::now()));
         let retained = background_round(partition, turn, EVERY, is_busy, round).await?;
         if let Some(RetentionRound { coupons, deleted }) = retained
@@ -118,10 +118,18 @@ impl Retention {
         if ids.is_empty() {
             return Ok((found.len(), 0));
         }
-        // One that is still to be settled must stay: without it its entry would be decided anew.
+        // One that is still to be settled must stay: without it its entry would be decided anew. So does one of which
+        // that is unknown, in a partition that does not answer, or that this process does not know.
         let mut settled = Vec::new();
-        for (partition, ids) in self.partitions.group(ids, |id| id.partition())? {
-            let in_flight = read_in_flight(partition, &ids).await?;
+        for (partition, ids) in self.partitions.group(ids, |id| id.partition()).0 {
+            let in_flight = match read_in_flight(partition, &ids).await {
+                Ok(in_flight) => in_flight,
+                Err(failure) => {
+                    let (partition, error) = (partition.id(), failure.chain());
+                    tracing::debug!(%partition, error, "old rejections stay for now");
+                    continue;
+                }
+            };
             settled.extend(
                 ids.into_iter()
                     .zip(in_flight)

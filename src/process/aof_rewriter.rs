@@ -9,13 +9,16 @@
 //! Reads: INFO, the queue's figures, which coupons open. Writes: nothing of its own. The processes take turns at asking,
 //! by a key that expires.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::{join_all, try_join_all};
 use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::coupon::CouponStore;
+use crate::queue::Backlog;
 use crate::redis::{AppendOnlyFile, Partition, Partitions, RewriteAnswer, append_only_file, rewrite, turn};
 use crate::runtime::tasks::Rounds;
 use crate::{Failure, metrics, queue};
@@ -226,16 +229,27 @@ impl AofRewriter {
     ///
     /// If a Redis or MongoDB fails; the others were asked all the same.
     pub async fn round(&mut self) -> Result<RewriteRound, Failure> {
-        let partitions = self.partitions.clone();
-        let (mut asked, mut done) = (HashSet::new(), Ok(RewriteRound::NotDue));
-        for partition in &partitions {
-            // A Redis has one file, however many partitions lie on it.
-            let node = partition.client().primary().await.map(|primary| primary.name()).unwrap_or_default();
-            if !asked.insert(node.clone()) {
-                continue;
+        let mut on_nodes: HashMap<String, Vec<Arc<Partition>>> = HashMap::new();
+        let mut done = Ok(RewriteRound::NotDue);
+        for partition in &self.partitions {
+            match partition.client().known_primary() {
+                // A Redis has one file, however many partitions lie on it.
+                Some(primary) => on_nodes.entry(primary.name()).or_default().push(Arc::clone(partition)),
+                None => {
+                    partition.client().find_again();
+                    let source = format!("no node is known that serves partition {}", partition.id()).into();
+                    done = Err(Failure::Redis { operation: "describe its append-only file", source });
+                }
             }
-            let mut memory = self.nodes.remove(&node).unwrap_or_default();
-            let round = self.round_of(partition, &mut memory).await;
+        }
+        let mut memories = std::mem::take(&mut self.nodes);
+        let asked = on_nodes.into_iter().map(|(node, partitions)| {
+            let mut memory = memories.remove(&node).unwrap_or_default();
+            let this = &*self;
+            async move { (this.round_of(&partitions, &mut memory).await, node, memory) }
+        });
+        let asked: Vec<_> = asked.collect();
+        for (round, node, memory) in join_all(asked).await {
             self.nodes.insert(node, memory);
             if matches!(done, Ok(RewriteRound::NotDue)) {
                 done = round;
@@ -244,18 +258,20 @@ impl AofRewriter {
         done
     }
 
+    /// `partitions`: all that lie on the node; at least one.
     async fn round_of(
         &self,
-        partition: &Partition,
+        partitions: &[Arc<Partition>],
         memory: &mut NodeMemory,
     ) -> Result<RewriteRound, Failure> {
+        let Some(partition) = partitions.first() else { return Ok(RewriteRound::NotDue) };
         let Some(file) = append_only_file(partition).await? else { return Ok(RewriteRound::NotDue) };
         let bytes_per_second = memory.bytes_per_second(&file);
         let reason = match growth(&file, &self.bounds) {
             Growth::Small => None,
             Growth::Excessive => Some(RewriteReason::Need),
             Growth::Worthwhile { is_large } => {
-                reason(is_large, &self.activity(&file, bytes_per_second).await?)
+                reason(is_large, &self.activity(partitions, &file, bytes_per_second).await?)
             }
         };
         let Some(reason) = reason else { return Ok(RewriteRound::NotDue) };
@@ -287,12 +303,16 @@ impl AofRewriter {
         }
     }
 
+    /// How busy the node is: by what waits in its own partitions, and by what opens in any.
     async fn activity(
         &self,
+        partitions: &[Arc<Partition>],
         file: &AppendOnlyFile,
         bytes_per_second: Option<f64>,
     ) -> Result<Activity, Failure> {
-        let (backlog, _) = queue::figures_of_all(&self.partitions).await?;
+        let backlogs = partitions.iter().map(|partition| queue::figures(partition));
+        let backlog = try_join_all(backlogs).await?.into_iter().reduce(Backlog::with);
+        let backlog = backlog.ok_or(Failure::Uncertified)?;
         let (now, (near, soon)) = (backlog.now, NearestOpening::ahead(file.last_rewrite));
         let openings = self.coupons.opening_within(now - AROUND_OPENING, now + soon).await?;
         let opening = NearestOpening::of(openings.first().map(|first| first.starts_at), now, near);

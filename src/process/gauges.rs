@@ -5,6 +5,7 @@
 //! Its figures belong to a partition and not to the process, so they are no part of the global recorder: each round
 //! fills a recorder of its own, and a figure that is gone is gone from the text.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -103,12 +104,17 @@ impl Readings {
     /// Reads every gauge once. Returns whether all of them could be read.
     async fn read(&mut self) -> bool {
         // First the queues: they matter most while MongoDB is away.
-        let read = self.partitions.ask_all("read the gauges", PartitionReadings::read).await;
+        let first_on_nodes = self.first_on_nodes();
+        let read = self.partitions.ask_all("read the gauges", |partition| {
+            let has_file = first_on_nodes.contains(&partition.id());
+            PartitionReadings::read(partition, has_file)
+        });
         let mut fresh = true;
-        for (known, read) in self.of_each.iter_mut().zip(read) {
+        for ((partition, known), read) in self.partitions.iter().zip(&mut self.of_each).zip(read.await) {
             let read = told(read).unwrap_or_default();
             fresh &= read.queue.is_some();
-            let (queue, file) = (read.queue.or(known.queue), read.file.or(known.file));
+            let known_file = known.file.filter(|_| first_on_nodes.contains(&partition.id()));
+            let (queue, file) = (read.queue.or(known.queue), read.file.or(known_file));
             *known = PartitionReadings { queue, file, ..read };
         }
         let coupons = told(self.coupons.newest_current(Timestamp::now(), COUPONS_MAX).await);
@@ -123,11 +129,7 @@ impl Readings {
             self.left_out = left_out;
         }
         // A coupon in a partition that this process does not know yet keeps no other from being shown.
-        let known =
-            self.stocks.iter_mut().filter(|(_, partition, _)| self.partitions.get(*partition).is_ok());
-        let Some(groups) = told(self.partitions.group(known, |(_, partition, _)| *partition)) else {
-            return false;
-        };
+        let (groups, _) = self.partitions.group(&mut self.stocks, |(_, partition, _)| *partition);
         let reads = groups.into_iter().map(async |(partition, group)| {
             let ids: Vec<_> = group.iter().map(|(id, ..)| id.clone()).collect();
             let read = timeout(STOCK_MAX, stock::read(partition, &ids)).await;
@@ -139,6 +141,16 @@ impl Readings {
             true
         });
         fresh & join_all(reads).await.into_iter().all(|is_read| is_read)
+    }
+
+    /// A partition on each node: those on one node share its append-only file, which is read once.
+    fn first_on_nodes(&self) -> HashSet<PartitionId> {
+        let mut firsts = HashMap::new();
+        for partition in &self.partitions {
+            let node = partition.client().known_primary().map(|primary| primary.name());
+            firsts.entry(node).or_insert_with(|| partition.id());
+        }
+        firsts.into_values().collect()
     }
 
     /// Shows the partitions together, and what a person must know of each by itself if there are several.
@@ -223,15 +235,19 @@ impl Readings {
 }
 
 impl PartitionReadings {
-    async fn read(partition: Arc<Partition>) -> Result<Self, Failure> {
+    /// Of the append-only file nothing, unless `has_file` says that this partition is to tell of its node's.
+    async fn read(partition: Arc<Partition>, has_file: bool) -> Result<Self, Failure> {
         let partition = &partition;
-        let queue = told(queue(partition).await);
-        Ok(PartitionReadings {
-            certified: queue.is_some(),
-            writable: told(recovery::writable(partition).await) == Some(Writable::Yes),
-            queue,
-            file: told(append_only_file(partition).await).flatten(),
-        })
+        let file = async {
+            match has_file {
+                true => told(append_only_file(partition).await).flatten(),
+                false => None,
+            }
+        };
+        let (queue, writable, file) = tokio::join!(queue(partition), recovery::writable(partition), file);
+        let queue = told(queue);
+        let is_writable = told(writable) == Some(Writable::Yes);
+        Ok(PartitionReadings { certified: queue.is_some(), writable: is_writable, queue, file })
     }
 }
 

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 
 use super::DEAD_LETTER_CONSUMER;
 use crate::Failure;
+use crate::ids::PartitionId;
 use crate::redis::keys::GROUP;
 use crate::redis::{LuaScript, Partition, Partitions, Reply};
 
@@ -34,7 +35,7 @@ pub struct Backlog {
 
 impl Backlog {
     /// Both queues together.
-    fn with(self, other: Self) -> Self {
+    pub(crate) fn with(self, other: Self) -> Self {
         Backlog {
             now: self.now.max(other.now),
             in_flight: self.in_flight + other.in_flight,
@@ -77,12 +78,12 @@ pub async fn figures(partition: &Partition) -> Result<Backlog, Failure> {
     Ok(Backlog { now, in_flight, dead, length, oldest_at })
 }
 
-/// The figures of all partitions together, and the number of partitions that did not answer, whose figures are missing.
+/// The figures of all partitions together, and which of them did not answer, whose figures are missing.
 ///
 /// # Errors
 ///
 /// If no partition answers.
-pub async fn figures_of_all(partitions: &Partitions) -> Result<(Backlog, usize), Failure> {
+pub async fn figures_of_all(partitions: &Partitions) -> Result<(Backlog, Vec<PartitionId>), Failure> {
     let asked =
         partitions.ask_any("read the queue's figures", |partition| async move { figures(&partition).await });
     let (read, unavailable) = asked.await?;

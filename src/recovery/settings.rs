@@ -7,7 +7,7 @@ use futures::future::{join_all, try_join_all};
 use jiff::Timestamp;
 
 use crate::Failure;
-use crate::redis::{Partition, Primary, RedisNodes, cmd};
+use crate::redis::{Partition, Primary, RedisNodes, answers_of_any, cmd};
 
 const READ_SETTINGS: &str = "read its settings";
 /// Milliseconds between the clocks of two nodes, above which an operator is told.
@@ -64,23 +64,17 @@ pub async fn check_all(nodes: &Arc<RedisNodes>, durability: Durability) -> Resul
         let name = if is_cluster { format!("Redis {}", primary.name()) } else { "Redis".to_owned() };
         of_primary(primary, &name, &wanted).await
     });
-    let (mut findings, mut answering, mut failed) = (SettingsReport::default(), Vec::new(), None);
-    for (primary, found) in primaries.iter().zip(join_all(asked).await) {
-        match found {
-            Ok(found) => {
-                findings.wrong.extend(found.wrong);
-                findings.notes.extend(found.notes);
-                answering.push(primary);
-            }
-            Err(failure) => {
-                findings.notes.push(format!("Redis {} does not answer: {}", primary.name(), failure.chain()));
-                failed = Some(failure);
-            }
-        }
+    let (found, silent) = answers_of_any(primaries.iter().zip(join_all(asked).await))?;
+    let (mut findings, mut answering) = (SettingsReport::default(), Vec::new());
+    for (primary, found) in found {
+        findings.wrong.extend(found.wrong);
+        findings.notes.extend(found.notes);
+        answering.push(primary);
     }
-    if let (Some(failure), true) = (failed, answering.is_empty()) {
-        return Err(failure);
-    }
+    let told = |(primary, failure): (&Primary, Failure)| {
+        format!("Redis {} does not answer: {}", primary.name(), failure.chain())
+    };
+    findings.notes.extend(silent.into_iter().map(told));
     findings.notes.extend(what_is_lost(durability));
     findings.notes.extend(clock_skew(&answering).await?);
     findings.notes.extend(lacking_replicas(&answering, nodes.acknowledged_by()).await?);

@@ -163,6 +163,11 @@ impl RedisClient {
         Ok(Primary { node: self.nodes.node(self.slot).await?, nodes: Arc::clone(&self.nodes) })
     }
 
+    /// The server of the slot, if it is known already.
+    pub(crate) fn known_primary(&self) -> Option<Primary> {
+        Some(Primary { node: self.nodes.known_node(self.slot)?, nodes: Arc::clone(&self.nodes) })
+    }
+
     /// The number of the database at the address.
     pub fn database(&self) -> i64 {
         self.nodes.database()

@@ -26,6 +26,7 @@ pub(crate) use nodes::Primary;
 pub use nodes::RedisNodes;
 pub use partition::Partition;
 pub(crate) use partition::{EpochBound, OpeningCheck};
+pub(crate) use partitions::answers_of_any;
 pub use partitions::{PARTITIONS_MAX, Partitions, PerPartition};
 pub(crate) use redis::{RedisError, Value, cmd, from_redis_value, pipe};
 pub(crate) use reply::Reply;

@@ -21,9 +21,6 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 /// Something of each partition, by its number. Cheap to clone.
 pub struct PerPartition<T>(Arc<[T]>);
 
-/// A partition, and the items that belong to it.
-pub(crate) type PartitionGroup<'a, T> = (&'a Arc<Partition>, Vec<T>);
-
 /// Every partition that this process knows. Cheap to clone.
 pub type Partitions = PerPartition<Arc<Partition>>;
 
@@ -61,6 +58,27 @@ impl<T> PerPartition<T> {
     /// Whether partition 0 is the only one.
     pub fn is_one(&self) -> bool {
         self.0.len() == 1
+    }
+
+    /// Items by the partition that they belong to, in the order of the partitions; and those of partitions that this
+    /// process does not know, which keep nothing from being done to the others.
+    pub(crate) fn group<I>(
+        &self,
+        items: impl IntoIterator<Item = I>,
+        of: impl Fn(&I) -> PartitionId,
+    ) -> (Vec<(&T, Vec<I>)>, Vec<I>) {
+        let mut groups: BTreeMap<PartitionId, Vec<I>> = BTreeMap::new();
+        for item in items {
+            groups.entry(of(&item)).or_default().push(item);
+        }
+        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        for (id, items) in groups {
+            match self.get(id) {
+                Ok(partition) => known.push((partition, items)),
+                Err(_) => unknown.extend(items),
+            }
+        }
+        (known, unknown)
     }
 }
 
@@ -112,7 +130,7 @@ impl Partitions {
     }
 
     /// `ask_all`, for what can be said without the partitions that do not answer. Returns the answers, in the
-    /// order of the partitions, and how many did not answer.
+    /// order of the partitions, and which did not answer.
     ///
     /// # Errors
     ///
@@ -121,38 +139,49 @@ impl Partitions {
         &self,
         operation: &'static str,
         ask: impl Fn(Arc<Partition>) -> F,
-    ) -> Result<(Vec<T>, usize), Failure>
+    ) -> Result<(Vec<T>, Vec<PartitionId>), Failure>
     where
         F: Future<Output = Result<T, Failure>>,
     {
-        let (mut answers, mut failures) = (Vec::new(), Vec::new());
-        for answer in self.ask_all(operation, ask).await {
-            match answer {
-                Ok(answer) => answers.push(answer),
-                Err(failure) => failures.push(failure),
-            }
-        }
-        let unavailable = failures.len();
-        match failures.pop() {
-            Some(failure) if answers.is_empty() => Err(failure),
-            _ => Ok((answers, unavailable)),
-        }
+        self.answered(self.ask_all(operation, ask).await)
     }
 
-    /// Items by the partition that they belong to.
+    /// What was answered by partitions, in their order, and which did not answer.
     ///
     /// # Errors
     ///
-    /// Those of [`PerPartition::get`].
-    pub(crate) fn group<T>(
+    /// If no partition answered.
+    pub(crate) fn answered<T>(
         &self,
-        items: impl IntoIterator<Item = T>,
-        of: impl Fn(&T) -> PartitionId,
-    ) -> Result<Vec<PartitionGroup<'_, T>>, Failure> {
-        let mut groups: BTreeMap<PartitionId, Vec<T>> = BTreeMap::new();
-        for item in items {
-            groups.entry(of(&item)).or_default().push(item);
+        answers: Vec<Result<T, Failure>>,
+    ) -> Result<(Vec<T>, Vec<PartitionId>), Failure> {
+        let asked = self.iter().map(|partition| partition.id()).zip(answers);
+        let (answers, failed) = answers_of_any(asked)?;
+        let answers = answers.into_iter().map(|(_, answer)| answer).collect();
+        Ok((answers, failed.into_iter().map(|(partition, _)| partition).collect()))
+    }
+}
+
+/// Those who answered and what, and those who failed and why, where it is enough that one answers.
+///
+/// # Errors
+///
+/// If none answered.
+pub(crate) fn answers_of_any<K, T>(
+    asked: impl IntoIterator<Item = (K, Result<T, Failure>)>,
+) -> Result<(Vec<(K, T)>, Vec<(K, Failure)>), Failure> {
+    let (mut answers, mut failures) = (Vec::new(), Vec::new());
+    for (who, answer) in asked {
+        match answer {
+            Ok(answer) => answers.push((who, answer)),
+            Err(failure) => failures.push((who, failure)),
         }
-        groups.into_iter().map(|(id, items)| Ok((self.get(id)?, items))).collect()
+    }
+    match failures.pop() {
+        Some((_, failure)) if answers.is_empty() => Err(failure),
+        last => {
+            failures.extend(last);
+            Ok((answers, failures))
+        }
     }
 }

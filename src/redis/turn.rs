@@ -6,8 +6,12 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use crate::Failure;
-use crate::redis::{Call, LuaScript, Partition};
+use crate::redis::keys::EpochKeys;
+use crate::redis::{Call, LuaScript, Partition, Partitions, cmd};
 use crate::runtime::background::{IsBusy, in_background};
+
+/// How long a partition may take to answer, before the turn is taken at the next one.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 static TURN: LuaScript = LuaScript::new(include_str!("lua/turn.lua"));
 
@@ -45,22 +49,41 @@ pub(crate) async fn in_turn<T>(
 }
 
 /// The same, but the turn is free again as soon as the work is done. `lasts` is how long the turn of a process that was
-/// killed keeps others out.
+/// killed keeps others out. The turn, whose key `key` tells, is that of the first partition that answers: the death of one
+/// keeps nothing from being done to the others.
 ///
 /// # Errors
 ///
-/// If Redis fails, or the work does.
+/// If no partition answers, or the work fails.
 pub(crate) async fn alone<T>(
-    partition: &Partition,
-    key: String,
+    partitions: &Partitions,
+    key: impl Fn(&EpochKeys) -> String,
     lasts: Duration,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<Option<T>, Failure> {
-    let name = crate::ids::random_id();
+    let (partition, name) = (first_to_answer(partitions).await?, crate::ids::random_id());
+    let key = key(&partition.keys());
     let done = hold(partition, &key, &name, lasts, pin!(work)).await;
     // A turn that is not given up ends by itself.
     drop(call(partition, &key, &name, 0).await);
     done
+}
+
+/// The first partition that answers.
+///
+/// # Errors
+///
+/// If none does: why the last one does not.
+pub(crate) async fn first_to_answer(partitions: &Partitions) -> Result<&Partition, Failure> {
+    let mut failed = Failure::Uncertified;
+    for partition in partitions {
+        match tokio::time::timeout(ANSWER_MAX, partition.query::<()>("answer", &cmd("PING"))).await {
+            Ok(Ok(())) => return Ok(partition),
+            Ok(Err(failure)) => failed = failure,
+            Err(_) => failed = Failure::Overloaded { operation: "take a turn" },
+        }
+    }
+    Err(failed)
 }
 
 async fn hold<T>(

@@ -9,21 +9,18 @@ use coupon_system::recovery::{Deployment, Lease, LoadOutcome};
 use coupon_system::redis::Partition;
 use futures::future::join_all;
 use serde_json::json;
-use tokio::process::Command;
 
-use crate::helpers::{
-    API, CTL, Client, CommandOutput, System, eventually, program, serving, stopped, worker,
-};
+use crate::helpers::{API, Client, System, couponctl, eventually, program, serving, stopped, worker};
 
 /// Beside partition 0.
-const PARTITIONS: u16 = 5;
+pub(super) const PARTITIONS: u16 = 5;
 
 async fn start() -> System {
     System::builder().partitions(PARTITIONS).start().await
 }
 
 /// Creates a coupon by the API.
-async fn create(client: &Client, id: &str, total: u32) -> CouponId {
+pub(super) async fn create(client: &Client, id: &str, total: u32) -> CouponId {
     let body = json!({"id": id, "name": "n", "total": total, "perUser": 1,
         "startsAt": "2020-01-01T00:00:00Z", "endsAt": "2090-01-01T00:00:00Z"});
     let created = client.post("/coupons", body).await;
@@ -32,7 +29,7 @@ async fn create(client: &Client, id: &str, total: u32) -> CouponId {
 }
 
 /// Creates coupons by the API, which lie in at least three partitions. Returns their ids.
-async fn coupons(system: &System, total: u32) -> Vec<CouponId> {
+pub(super) async fn coupons(system: &System, total: u32) -> Vec<CouponId> {
     let mut ids = Vec::new();
     for number in 0..6 {
         ids.push(create(&system.client, &format!("c{number}"), total).await);
@@ -46,7 +43,7 @@ async fn coupons(system: &System, total: u32) -> Vec<CouponId> {
 }
 
 /// Lets each of these users request each of the coupons at the same time. Returns the ids of what was accepted.
-async fn rush(client: &Client, users: &[String], coupons: &[CouponId]) -> Vec<IssuanceId> {
+pub(super) async fn rush(client: &Client, users: &[String], coupons: &[CouponId]) -> Vec<IssuanceId> {
     let requests = users.iter().flat_map(|user| coupons.iter().map(move |coupon| (user, coupon)));
     let answers = join_all(requests.map(async |(user, coupon)| {
         loop {
@@ -60,14 +57,6 @@ async fn rush(client: &Client, users: &[String], coupons: &[CouponId]) -> Vec<Is
         }
     }));
     answers.await.into_iter().flatten().collect()
-}
-
-/// Ends with what a `couponctl` command printed.
-async fn ctl(system: &System, words: &[&str]) -> CommandOutput {
-    let mut command = Command::new(CTL);
-    command.args(words).args(["--redis-url", &system.redis.url(), "--mongodb-uri", &system.mongodb_uri]);
-    command.args(["--mongodb-database", &system.database]);
-    command.output().await.expect("it runs").into()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -223,8 +212,8 @@ async fn a_partition_that_is_not_certified_refuses_requests_for_its_own_coupons_
     })
     .await;
     assert_eq!((ready.status, &ready.body["redis"]), (200, &json!("ok")), "{ready:?}");
-    assert_eq!(system.client.get("/queue").await.body["unavailablePartitions"], 1);
-    let listed = ctl(&system, &["partition", "list", "--json"]).await;
+    assert_eq!(system.client.get("/queue").await.body["unavailablePartitions"], json!([lost.id().number()]));
+    let listed = couponctl(&system, &["partition", "list", "--json"]).await;
     listed.assert(0, &[], &[]);
     let states = listed.json();
     for state in states.as_array().expect("a list") {
@@ -320,20 +309,20 @@ async fn operators_commands_and_changes_reach_every_partition() {
         system.client.post(&format!("/coupons/{}/restock", coupons[1]), json!({"total": 15})).await;
     assert_eq!((restocked.status, &restocked.body["stock"]["remaining"]), (200, &json!(14)), "{restocked:?}");
 
-    let audited = ctl(&system, &["audit", "--full", "--json"]).await;
+    let audited = couponctl(&system, &["audit", "--full", "--json"]).await;
     audited.assert(0, &[], &[]);
     assert_eq!(audited.json()["coupons"].as_array().expect("coupons").len(), coupons.len());
     // Of one partition only, and in one without a coupon of the page too.
     let partition: &Partition = system.partition_of(&coupons[2]).await;
     let free = partition.keys().free(&coupons[2]);
     let _: () = system.command(&["SADD", &free, "1"]).await;
-    let audited = ctl(&system, &["audit", "--full", "--json"]).await;
+    let audited = couponctl(&system, &["audit", "--full", "--json"]).await;
     audited.assert(3, &[], &[]);
     let findings = audited.json()["findings"].clone();
     assert_eq!(findings[0]["coupon"], coupons[2].as_str(), "{findings}");
     let _: () = system.command(&["SREM", &free, "1"]).await;
 
-    let recovered = ctl(&system, &["recover", "--rebuild", "--json"]).await;
+    let recovered = couponctl(&system, &["recover", "--rebuild", "--json"]).await;
     recovered.assert(0, &[], &[]);
     assert_eq!(recovered.json()["result"], "rebuilt");
     eventually("requests are accepted again", async || {
@@ -362,4 +351,52 @@ async fn a_user_who_repeats_a_request_with_its_key_gets_the_same_issuance_in_any
         assert_eq!(id.partition(), system.partition_of(&coupon).await.id());
     }
     system.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_that_was_routed_wrongly_is_found_where_it_lies_and_discarded() {
+    let system = start().await;
+    let coupon = coupons(&system, 10).await.remove(0);
+    let own = system.partition_of(&coupon).await;
+    let others = (1..=PARTITIONS).map(|number| PartitionId::new(number).expect("a number"));
+    let other = others.into_iter().find(|other| *other != own.id()).expect("there is another");
+    // Their ids name another partition than the one whose queue they are in, one of them one that there is not.
+    let nowhere = PartitionId::new(PARTITIONS + 1).expect("a number");
+    let ids = [other, other, nowhere].map(IssuanceId::generate);
+    for (number, id) in ids.iter().enumerate() {
+        let held = format!("0 {number} 1700000000000 1 {coupon} u{number}");
+        let mut add = redis::cmd("XADD");
+        let value = [id.as_bytes().as_slice(), held.as_bytes()].concat();
+        add.arg(own.keys().stream()).arg("*").arg("2").arg(value);
+        let entry: String = add.query_async(&mut own.connection()).await.expect("it is queued");
+        let mut hold = redis::cmd("HSET");
+        hold.arg(own.keys().in_flight()).arg(id.as_bytes().as_slice()).arg(format!("{entry} {held}"));
+        let _: u64 = hold.query_async(&mut own.connection()).await.expect("it is in flight");
+    }
+    let _worker = system.worker();
+    eventually("they are set aside", async || {
+        (system.client.get("/dead-letters").await.body["matched"] == ids.len()).then_some(())
+    })
+    .await;
+    let letter = system.client.get(&format!("/dead-letters/{}", ids[0])).await;
+    assert_eq!(
+        (letter.status, &letter.body["payload"]["couponId"]),
+        (200, &json!(coupon.as_str())),
+        "{letter:?}"
+    );
+    for id in [ids[0], ids[2]] {
+        let discarded = system.client.post(&format!("/dead-letters/{id}/discard"), json!({})).await;
+        assert_eq!((discarded.status, discarded.state()), (200, "rejected"), "{discarded:?}");
+        assert_eq!(system.client.get(&format!("/dead-letters/{id}")).await.status, 404);
+    }
+    let begun =
+        system.client.post("/dead-letters/discard", json!({"all": true, "reason": "misrouted"})).await;
+    assert_eq!(begun.status, 202, "{begun:?}");
+    eventually("none is left", async || {
+        (system.client.get("/dead-letters").await.body["matched"] == 0).then_some(())
+    })
+    .await;
+    assert_eq!(system.client.get(&format!("/issuances/{}", ids[1])).await.state(), "rejected");
+    let in_flight: u64 = system.command(&["HLEN", &own.keys().in_flight()]).await;
+    assert_eq!((in_flight, system.settled(&coupon).await.remaining), (0, 10));
 }

@@ -55,17 +55,17 @@ pub(crate) async fn caller(Extension(caller): Extension<Caller>) -> Json<KnownCa
 pub(crate) async fn accounts(
     State(issuing): State<Arc<IssuancePipeline>>,
 ) -> Result<Json<Accounts>, Problem> {
-    let read = issuing.partitions.ask_all("read the result of the audit", |partition| async move {
+    let read = issuing.partitions.ask_any("read the result of the audit", |partition| async move {
         // Reads the open epoch: what belongs to another is no answer.
         stock::read(&partition, &[]).await?;
         Ok((partition.opened_at(), audit::latest(&partition).await?))
     });
-    let read: Vec<_> = read.await.into_iter().collect::<Result<_, _>>()?;
+    let (read, unavailable) = read.await?;
     let recovered_at = read.iter().filter_map(|(opened_at, _)| *opened_at).max();
     // Until each partition was audited, the accounts were not.
     let audits: Option<Vec<_>> = read.into_iter().map(|(_, latest)| latest).collect();
     let latest = audits.and_then(|audits| audits.into_iter().reduce(AuditSummary::with));
-    Ok(Json(Accounts::new(recovered_at, latest)))
+    Ok(Json(Accounts::new(recovered_at, latest, unavailable)))
 }
 
 /// The workers that have sent a heartbeat.
@@ -103,12 +103,13 @@ pub(crate) async fn dead_letters(
     let params: PageParams<IssuanceId> = PageParams::read(&mut query)?;
     let filter = wire::filter(&mut query)?;
     query.finish()?;
-    let found =
-        dead::search(&issuing.partitions, &filter, params.after, params.limit, DeadLetter::from).await?;
+    let shown = |_, letter| DeadLetter::from(letter);
+    let found = dead::search(&issuing.partitions, &filter, params.after, params.limit, shown).await?;
     let last = found.oldest.keys().next_back().filter(|_| found.has_more);
     Ok(Json(DeadLetterPage {
         next_cursor: last.map(|(at, id)| cursor(*at, id)),
         matched: found.matched,
+        unavailable_partitions: wire::numbers(found.unavailable),
         items: found.oldest.into_values().collect(),
     }))
 }
@@ -186,8 +187,8 @@ pub(crate) async fn dead_letter(
     State(issuing): State<Arc<IssuancePipeline>>,
     Path(id): Path<String>,
 ) -> Result<Json<DeadLetter>, Problem> {
-    let (id, partition) = find(&issuing, &id)?;
-    let letter = dead::get(partition, id).await?.ok_or_else(no_dead_letter)?;
+    let LetterPlace { id, partition, missing } = find(&issuing, &id).await?;
+    let letter = dead::get(&partition, id).await?.ok_or_else(missing)?;
     Ok(Json(letter.into()))
 }
 
@@ -208,11 +209,11 @@ pub(crate) async fn redrive(
     body: Option<Body>,
 ) -> Result<Response, Problem> {
     check_reason(body)?;
-    let (id, partition) = find(&issuing, &id)?;
-    let is_redriven = dead::redrive(partition, id).await?;
-    let letter = dead::redriven(partition, id).await?.ok_or_else(no_dead_letter)?;
+    let LetterPlace { id, partition, missing } = find(&issuing, &id).await?;
+    let is_redriven = dead::redrive(&partition, id).await?;
+    let letter = dead::redriven(&partition, id).await?.ok_or_else(missing)?;
     if is_redriven {
-        tracing::info!(issuance = %id, partition = %id.partition(), "a dead letter was sent through again");
+        tracing::info!(issuance = %id, partition = %partition.id(), "a dead letter was sent through again");
     } else if issuing.lookup.decided(id).await?.is_some_and(|decision| decision.is_discarded()) {
         return Err(no_dead_letter());
     }
@@ -239,21 +240,53 @@ pub(crate) async fn discard(
     body: Option<Body>,
 ) -> Result<Response, Problem> {
     check_reason(body)?;
-    let (id, partition) = find(&app.issuing, &id)?;
+    let LetterPlace { id, partition, missing } = find(&app.issuing, &id).await?;
     let to = Recipient { language, request_id: &request_id };
     let answer = |decision: &Decision| Json(decided_issuance(&app.links, decision, to)).into_response();
-    if let Some(decision) = dead::discard(partition, &app.issuing.ledger, id).await? {
-        tracing::info!(issuance = %id, partition = %id.partition(), "a dead letter was discarded");
+    if let Some(decision) = dead::discard(&partition, &app.issuing.ledger, id).await? {
+        tracing::info!(issuance = %id, partition = %partition.id(), "a dead letter was discarded");
         return Ok(answer(&decision));
     }
     let before = app.issuing.lookup.decided(id).await?.filter(|decision| decision.is_discarded());
-    before.map(|decision| replayed(answer(&decision))).ok_or_else(no_dead_letter)
+    before.map(|decision| replayed(answer(&decision))).ok_or_else(missing)
 }
 
-/// The issuance with this id, and its partition.
-fn find<'a>(issuing: &'a IssuancePipeline, id: &str) -> Result<(IssuanceId, &'a Partition), Problem> {
+/// Where to look for a dead letter.
+struct LetterPlace<F> {
+    id: IssuanceId,
+    partition: Arc<Partition>,
+    /// The answer if it is not there.
+    missing: F,
+}
+
+/// Finds the partition in which a dead letter lies: that of its id, unless it was routed wrongly.
+async fn find(
+    issuing: &IssuancePipeline,
+    id: &str,
+) -> Result<LetterPlace<impl FnOnce() -> Problem + use<>>, Problem> {
     let id: IssuanceId = id.parse().map_err(|_| no_dead_letter())?;
-    Ok((id, issuing.partitions.get(id.partition())?))
+    let (own, mut unavailable) = (issuing.partitions.get(id.partition()).ok(), Vec::new());
+    let mut partition = own.map(Arc::clone);
+    let is_there = match own {
+        Some(own) => issuing.partitions.is_one() || dead::get(own, id).await?.is_some(),
+        None => false,
+    };
+    if !is_there {
+        let asked = issuing.partitions.ask_any("look for a dead letter", |partition| async move {
+            Ok(dead::get(&partition, id).await?.map(|_| partition))
+        });
+        let (found, away) = asked.await?;
+        partition = found.into_iter().flatten().next().or(partition);
+        unavailable = away;
+    }
+    let Some(partition) = partition else {
+        return Err(issuing.partition_of(id).await.err().unwrap_or_else(no_dead_letter));
+    };
+    let missing = move || match unavailable[..] {
+        [] => no_dead_letter(),
+        _ => Problem::new(Code::Unavailable).retry_after_ms(jittered_ms(ACTION_RETRY_MS)),
+    };
+    Ok(LetterPlace { id, partition, missing })
 }
 
 fn no_dead_letter() -> Problem {

@@ -3,8 +3,6 @@
 //! or discarded by itself, so a process that ends in the middle leaves done what is done, and the same action again
 //! does the rest.
 
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -15,12 +13,12 @@ use crate::Failure;
 use crate::access::ActionLog;
 use crate::access::action::{ActionEnd, ActionId, ActionProgress, ActionSubject};
 use crate::http::Problem;
-use crate::ids::IssuanceId;
+use crate::ids::{IssuanceId, PartitionId};
 use crate::issuance::Ledger;
 use crate::mongo::now_in_milliseconds;
 use crate::queue::dead::{self, BATCH_MAX, DeadLetterFilter, Redriven};
-use crate::redis::Partitions;
 use crate::redis::turn::alone;
+use crate::redis::{Partition, Partitions};
 use crate::runtime::backoff::Backoff;
 
 /// Dead letters that one action takes at most, the oldest: their ids are held in memory.
@@ -73,13 +71,12 @@ impl BulkActions {
         let (started, is_started) = oneshot::channel();
         let action = BulkAction { of: self.clone(), id, verb };
         let task = self.running.spawn(async move {
-            let partition = Arc::clone(action.of.partitions.first());
-            let turn = partition.keys().dead_letter_turn();
-            let done = alone(&partition, turn, TURN, async {
-                let (letters, progress) = action.begin(&filter).await?;
+            let partitions = action.of.partitions.clone();
+            let done = alone(&partitions, |keys| keys.dead_letter_turn(), TURN, async {
+                let (letters, progress, unavailable) = action.begin(&filter).await?;
                 // A caller who went away has begun the action all the same.
                 let _ = started.send(());
-                Ok(action.run(letters, progress).await)
+                Ok(action.run(letters, progress).await.and_then(|()| all_were_asked(&unavailable)))
             });
             // Only then does it say that it has ended: the next one can begin.
             match done.await? {
@@ -105,6 +102,9 @@ impl BulkActions {
     }
 }
 
+/// A dead letter, and the partition that it lies in.
+type PlacedLetter = (PartitionId, IssuanceId);
+
 /// An action while it is being done.
 struct BulkAction {
     of: BulkActions,
@@ -113,36 +113,35 @@ struct BulkAction {
 }
 
 impl BulkAction {
-    /// Finds the dead letters that match, the oldest first, and records how many there are.
-    async fn begin(&self, filter: &DeadLetterFilter) -> Result<(Vec<IssuanceId>, ActionProgress), Failure> {
-        let found = dead::search(&self.of.partitions, filter, None, LETTERS_MAX, |_| ()).await?;
-        let letters: Vec<IssuanceId> = found.oldest.into_keys().map(|(_, id)| id).collect();
+    /// Finds the dead letters that match, the oldest first, and records how many there are. Returns the partitions too
+    /// that did not answer.
+    async fn begin(
+        &self,
+        filter: &DeadLetterFilter,
+    ) -> Result<(Vec<PlacedLetter>, ActionProgress, Vec<PartitionId>), Failure> {
+        let partition = |partition, _| partition;
+        let found = dead::search(&self.of.partitions, filter, None, LETTERS_MAX, partition).await?;
+        let letters: Vec<_> = found.oldest.into_iter().map(|((_, id), partition)| (partition, id)).collect();
         let matched = letters.len() as u64;
         let progress = ActionProgress { at: now_in_milliseconds(), matched, done: 0, failed: 0 };
         self.of.actions.progress(self.id, progress).await?;
-        Ok((letters, progress))
+        Ok((letters, progress, found.unavailable))
     }
 
-    /// Does it to all of them, and records how far it is. Returns how it ended.
-    async fn run(&self, letters: Vec<IssuanceId>, mut progress: ActionProgress) -> Result<(), Failure> {
+    /// Does it to all of them, partition by partition, and records how far it is. Returns how it ended. Those of a
+    /// partition that fails stay as they are, and the others have their turn.
+    async fn run(&self, letters: Vec<PlacedLetter>, mut progress: ActionProgress) -> Result<(), Failure> {
         let mut ended = Ok(());
-        let mut recorded = Instant::now();
-        for batch in letters.chunks(BATCH_MAX) {
-            let began = Instant::now();
-            ended = self.do_batch(batch, &mut progress).await;
-            if ended.is_err() {
-                break;
+        // The search found them in partitions that this process knows.
+        let (groups, _) = self.of.partitions.group(letters, |(partition, _)| *partition);
+        for (partition, letters) in groups {
+            let letters: Vec<IssuanceId> = letters.into_iter().map(|(_, id)| id).collect();
+            if let Err(failure) = self.do_all(partition, &letters, &mut progress).await {
+                let (partition, error) = (partition.id(), failure.chain());
+                tracing::warn!(action = %self.id, %partition, error, "the dead letters of a partition stay");
+                ended = Err(failure);
             }
-            if recorded.elapsed() >= RECORD_EVERY {
-                self.record(&mut progress).await;
-                recorded = Instant::now();
-            }
-            let rest = (began.elapsed() * REST).min(REST_MAX);
-            if self.of.stopping.run_until_cancelled(tokio::time::sleep(rest)).await.is_none() {
-                ended = Err(Failure::Stale {
-                    operation: "go on with an action on dead letters",
-                    why: "this process is being stopped".into(),
-                });
+            if self.of.stopping.is_cancelled() {
                 break;
             }
         }
@@ -152,13 +151,44 @@ impl BulkAction {
         if done + failed == matched { Ok(()) } else { ended }
     }
 
+    /// Does it to those of one partition.
+    async fn do_all(
+        &self,
+        partition: &Partition,
+        letters: &[IssuanceId],
+        progress: &mut ActionProgress,
+    ) -> Result<(), Failure> {
+        let mut recorded = Instant::now();
+        for batch in letters.chunks(BATCH_MAX) {
+            let began = Instant::now();
+            self.do_batch(partition, batch, progress).await?;
+            if recorded.elapsed() >= RECORD_EVERY {
+                self.record(progress).await;
+                recorded = Instant::now();
+            }
+            let rest = (began.elapsed() * REST).min(REST_MAX);
+            if self.of.stopping.run_until_cancelled(tokio::time::sleep(rest)).await.is_none() {
+                return Err(Failure::Stale {
+                    operation: "go on with an action on dead letters",
+                    why: "this process is being stopped".into(),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Does it to a batch. What cannot be done to one of them alone is counted as failed.
-    async fn do_batch(&self, batch: &[IssuanceId], progress: &mut ActionProgress) -> Result<(), Failure> {
+    async fn do_batch(
+        &self,
+        partition: &Partition,
+        batch: &[IssuanceId],
+        progress: &mut ActionProgress,
+    ) -> Result<(), Failure> {
         let mut left = batch.to_vec();
         let (began, mut backoff) = (Instant::now(), Backoff::new(FIRST_PAUSE, LONGEST_PAUSE));
         for attempt in 1.. {
             let (mut unclear, mut why) = (Vec::new(), None);
-            match self.call(&left).await {
+            match self.call(partition, &left).await {
                 Ok(answers) => {
                     for (id, answer) in left.iter().zip(answers) {
                         match answer {
@@ -191,25 +221,25 @@ impl BulkAction {
     }
 
     /// Does it to these, and answers for each.
-    async fn call(&self, ids: &[IssuanceId]) -> Result<Vec<Result<(), Failure>>, Failure> {
-        let BulkActions { partitions, ledger, .. } = &self.of;
-        let mut done = HashMap::with_capacity(ids.len());
-        for (partition, ids) in partitions.group(ids.iter().copied(), |id| id.partition())? {
-            match self.verb {
-                BulkVerb::Discard => {
-                    let answers = dead::discard_all(partition, ledger, &ids).await?;
-                    done.extend(ids.into_iter().zip(answers.into_iter().map(|answer| answer.map(drop))));
-                }
-                BulkVerb::Redrive => {
-                    let answers = dead::redrive_all(partition, &ids).await?.into_iter().zip(ids);
-                    done.extend(answers.map(|(answer, id)| match answer {
-                        Redriven::Now | Redriven::NoDeadLetter => (id, Ok(())),
-                        Redriven::Unreadable => (id, Err(dead::unreadable(id))),
-                    }));
-                }
+    async fn call(
+        &self,
+        partition: &Partition,
+        ids: &[IssuanceId],
+    ) -> Result<Vec<Result<(), Failure>>, Failure> {
+        Ok(match self.verb {
+            BulkVerb::Discard => {
+                let answers = dead::discard_all(partition, &self.of.ledger, ids).await?;
+                answers.into_iter().map(|answer| answer.map(drop)).collect()
             }
-        }
-        Ok(ids.iter().map(|id| done.remove(id).unwrap_or(Ok(()))).collect())
+            BulkVerb::Redrive => {
+                let answers = dead::redrive_all(partition, ids).await?.into_iter().zip(ids);
+                let answer = |(answer, id): (Redriven, &IssuanceId)| match answer {
+                    Redriven::Now | Redriven::NoDeadLetter => Ok(()),
+                    Redriven::Unreadable => Err(dead::unreadable(*id)),
+                };
+                answers.map(answer).collect()
+            }
+        })
     }
 
     fn failed(&self, id: IssuanceId, why: &Failure, progress: &mut ActionProgress) {
@@ -238,4 +268,14 @@ impl BulkAction {
             tracing::error!(action = %self.id, error = failure.chain(), "the end of an action could not be recorded");
         }
     }
+}
+
+/// A failure if some partitions did not answer when the action began: what was set aside there stays.
+fn all_were_asked(unavailable: &[PartitionId]) -> Result<(), Failure> {
+    if unavailable.is_empty() {
+        return Ok(());
+    }
+    let named: Vec<_> = unavailable.iter().map(ToString::to_string).collect();
+    let why = format!("partitions {} do not answer", named.join(", "));
+    Err(Failure::Stale { operation: "reach the dead letters of every partition", why })
 }

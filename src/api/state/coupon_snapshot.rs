@@ -1,6 +1,5 @@
 //! A coupon beside what Redis knew of it at one moment.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use tokio::time::timeout;
 use crate::Failure;
 use crate::api::wire::coupon as wire;
 use crate::coupon::{Coupon, CouponStatus, Stock, stock};
-use crate::ids::{CouponId, PartitionId};
+use crate::ids::CouponId;
 use crate::recovery::Loader;
 use crate::redis::{Partition, PerPartition};
 use crate::runtime::damage::damaged;
@@ -65,22 +64,17 @@ impl CouponSnapshot {
     /// Reads the stock of coupons that lie in any partition, in their order. That of a partition that does not answer in
     /// time is unknown.
     pub async fn of_any(loaders: &PerPartition<Loader>, coupons: Vec<Coupon>) -> Vec<Self> {
-        let mut groups: BTreeMap<PartitionId, Vec<(usize, Coupon)>> = BTreeMap::new();
-        for (place, coupon) in coupons.into_iter().enumerate() {
-            groups.entry(coupon.partition).or_default().push((place, coupon));
-        }
-        let groups = groups.into_iter().map(async |(partition, group)| {
+        let placed = coupons.into_iter().enumerate();
+        let (groups, elsewhere) = loaders.group(placed, |(_, coupon)| coupon.partition);
+        let unknown = |coupon| CouponSnapshot { coupon, stock: StockReading::Unknown, now: Timestamp::now() };
+        let groups = groups.into_iter().map(async |(loader, group)| {
             let (places, coupons): (Vec<_>, Vec<_>) = group.into_iter().unzip();
-            let mut read = None;
-            if let Ok(loader) = loaders.get(partition) {
-                read = timeout(READ_MAX, Self::of_all(loader, coupons.clone())).await.ok();
-            }
-            let unknown =
-                |coupon| CouponSnapshot { coupon, stock: StockReading::Unknown, now: Timestamp::now() };
-            let read = read.unwrap_or_else(|| coupons.into_iter().map(unknown).collect());
+            let read = timeout(READ_MAX, Self::of_all(loader, coupons.clone())).await;
+            let read = read.unwrap_or_else(|_| coupons.into_iter().map(unknown).collect());
             places.into_iter().zip(read).collect::<Vec<_>>()
         });
         let mut all: Vec<_> = join_all(groups).await.into_iter().flatten().collect();
+        all.extend(elsewhere.into_iter().map(|(place, coupon)| (place, unknown(coupon))));
         all.sort_unstable_by_key(|(place, _)| *place);
         all.into_iter().map(|(_, snapshot)| snapshot).collect()
     }

@@ -4,7 +4,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::queue::numbers;
 use crate::audit::AuditSummary;
+use crate::ids::PartitionId;
 
 /// Whether Redis and the ledger agree, as far as the service audits it by itself.
 #[derive(Debug, Serialize, ToSchema)]
@@ -16,6 +18,9 @@ pub(crate) struct Accounts {
     /// The latest audit since then; null if there was none yet.
     #[schema(required = true)]
     audit: Option<Audit>,
+    /// The numbers of the partitions that do not answer: nothing of them is in what is said here.
+    #[schema(example = json!([]))]
+    unavailable_partitions: Vec<u16>,
 }
 
 /// An audit of all coupons that are loaded in Redis.
@@ -41,12 +46,16 @@ pub(crate) struct FindingCount {
 
 impl Accounts {
     /// The state as it was read.
-    pub fn new(recovered_at: Option<Timestamp>, latest: Option<AuditSummary>) -> Self {
+    pub fn new(
+        recovered_at: Option<Timestamp>,
+        latest: Option<AuditSummary>,
+        unavailable: Vec<PartitionId>,
+    ) -> Self {
         let audit = latest.map(|AuditSummary { ended_at, coupons, findings }| Audit {
             ended_at,
             coupons,
             findings: findings.into_iter().map(|(code, count)| FindingCount { code, count }).collect(),
         });
-        Accounts { recovered_at, audit }
+        Accounts { recovered_at, audit, unavailable_partitions: numbers(unavailable) }
     }
 }

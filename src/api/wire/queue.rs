@@ -12,6 +12,7 @@ use super::action::reason;
 use super::fields::{self, Fields};
 use super::query::Query;
 use crate::http::Problem;
+use crate::ids::PartitionId;
 use crate::queue::dead::{DeadLetterFilter, WHY_MAX};
 use crate::queue::registry::{Heartbeat, STALE_AFTER};
 use crate::queue::{Backlog, dead};
@@ -87,6 +88,9 @@ pub(crate) struct DeadLetterPage {
     /// How many match in all, on this page and on others.
     #[schema(example = 10_000)]
     pub matched: u64,
+    /// The numbers of the partitions that do not answer: what was set aside there is neither listed nor counted.
+    #[schema(example = json!([]))]
+    pub unavailable_partitions: Vec<u16>,
 }
 
 // Documents a body; `bulk` reads it.
@@ -215,6 +219,11 @@ impl From<dead::DeadLetter> for DeadLetter {
     }
 }
 
+/// The numbers of partitions, as they stand on the wire.
+pub(crate) fn numbers(partitions: Vec<PartitionId>) -> Vec<u16> {
+    partitions.into_iter().map(PartitionId::number).collect()
+}
+
 /// The queue at one moment.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -234,16 +243,16 @@ pub(crate) struct Queue {
     /// Redis's time of this reading.
     #[schema(value_type = String, format = DateTime)]
     read_at: Timestamp,
-    /// Partitions that do not answer: what waits there is in no figure.
-    #[schema(example = 0)]
-    unavailable_partitions: usize,
+    /// The numbers of the partitions that do not answer: what waits there is in no figure.
+    #[schema(example = json!([]))]
+    unavailable_partitions: Vec<u16>,
 }
 
 impl Queue {
     /// The queue of all partitions but for those that are unavailable.
-    pub fn new(backlog: Backlog, unavailable_partitions: usize) -> Self {
+    pub fn new(backlog: Backlog, unavailable: Vec<PartitionId>) -> Self {
         Queue {
-            unavailable_partitions,
+            unavailable_partitions: numbers(unavailable),
             backlog: backlog.waiting(),
             in_flight: backlog.in_flight,
             dead_letters: backlog.dead,

@@ -4,15 +4,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::join_all;
 use jiff::Timestamp;
+use tokio::time::timeout;
 
 use super::{DeadLetter, scan};
 use crate::Failure;
 use crate::coupon::stock;
-use crate::ids::{CouponId, IssuanceId, UserId};
+use crate::ids::{CouponId, IssuanceId, PartitionId, UserId};
 use crate::redis::{Partition, Partitions};
 
+/// How long a partition may take to answer at all; one that answers is read to its end, however long that takes.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Dead letters of one page, about: some hundred microseconds of Redis's time.
 const PAGE: usize = 1_000;
 /// Pages that one search reads at most. What follows them is found once others are redriven or discarded.
@@ -45,11 +48,13 @@ pub struct Found<T> {
     pub matched: u64,
     /// Whether more follow.
     pub has_more: bool,
+    /// The partitions that do not answer: what was set aside there is not among those.
+    pub unavailable: Vec<PartitionId>,
 }
 
 impl<T> Default for Found<T> {
     fn default() -> Self {
-        Found { oldest: BTreeMap::new(), matched: 0, has_more: false }
+        Found { oldest: BTreeMap::new(), matched: 0, has_more: false, unavailable: Vec::new() }
     }
 }
 
@@ -86,24 +91,28 @@ impl Criteria<'_> {
     }
 }
 
-/// Finds the `limit` oldest dead letters of all partitions that fit the filter and come after a place. Of each it returns
-/// what `keep` makes of it.
+/// Finds the `limit` oldest dead letters of all partitions that answer, that fit the filter and come after a place. Of
+/// each it returns what `keep` makes of it and of the partition that it lies in, which its id does not name if it was
+/// routed wrongly.
 ///
 /// # Errors
 ///
-/// If a Redis fails, or its data is not certified; [`Failure::Stale`] if another epoch was opened meanwhile.
+/// If no partition answers: Redis fails, or its data is not certified; [`Failure::Stale`] if another epoch was opened
+/// meanwhile.
 pub async fn search<T>(
     partitions: &Partitions,
     filter: &DeadLetterFilter,
     after: Option<DeadLetterPlace>,
     limit: usize,
-    keep: impl Fn(DeadLetter) -> T,
+    keep: impl Fn(PartitionId, DeadLetter) -> T,
 ) -> Result<Found<T>, Failure> {
     let keep = &keep;
-    let found = partitions.iter().map(|partition| search_one(partition, filter, after, limit, keep));
-    let mut found = try_join_all(found).await?.into_iter();
-    let mut all = found.next().unwrap_or_default();
-    for Found { oldest, matched, has_more } in found {
+    let found = partitions.iter().map(|partition| {
+        search_one(partition, filter, after, limit, move |letter| keep(partition.id(), letter))
+    });
+    let (found, unavailable) = partitions.answered(join_all(found).await)?;
+    let mut all = Found { unavailable, ..Found::default() };
+    for Found { oldest, matched, has_more, .. } in found {
         all.oldest.extend(oldest);
         all.matched += matched;
         all.has_more |= has_more;
@@ -124,7 +133,8 @@ async fn search_one<T>(
     keep: impl Fn(DeadLetter) -> T,
 ) -> Result<Found<T>, Failure> {
     // Reads the open epoch, and the time by which letters were set aside.
-    let (now, _) = stock::read(partition, &[]).await?;
+    let answered = timeout(SILENCE_MAX, stock::read(partition, &[])).await;
+    let (now, _) = answered.unwrap_or(Err(Failure::Overloaded { operation: "search dead letters" }))?;
     let epoch = partition.keys().epoch();
     let criteria = filter.criteria(now);
     let (mut oldest, mut matched, mut has_more) = (BTreeMap::new(), 0, false);
@@ -155,7 +165,7 @@ async fn search_one<T>(
         let why = "Redis's data was recovered meanwhile".into();
         return Err(Failure::Stale { operation: "search dead letters", why });
     }
-    Ok(Found { oldest, matched, has_more })
+    Ok(Found { oldest, matched, has_more, unavailable: Vec::new() })
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 //! Several Redis servers: the nodes of a cluster, or a primary and its replica, and Sentinels.
 
 mod acknowledging;
+mod away;
 mod booting;
 mod failovers;
+mod hanging;
 mod moving;
+mod rewriting;
 mod sentinels;
 mod serving;
 mod slots;

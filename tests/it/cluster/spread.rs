@@ -161,7 +161,7 @@ async fn a_node_that_stands_still_keeps_no_request_for_another_nodes_coupon_wait
 }
 
 /// Whether a coupon lies on the first of three nodes.
-async fn is_on_first(system: &System, coupon: &CouponId) -> bool {
+pub(super) async fn is_on_first(system: &System, coupon: &CouponId) -> bool {
     let partition = system.partition_of(coupon).await.id();
     usize::from(slot_of(partition.tag())) < usize::from(SLOTS) / 3
 }

@@ -21,9 +21,10 @@ pub use decisions::{NO_BACKLOG_MAX, decided, decision, discarded, issued_to, req
 pub use failing::{fail, obedient_mongodb};
 pub use older::{as_an_older_version_made_it, older_record};
 pub use processes::{
-    API, CTL, CommandOutput, WORKER, logging, program, program_as_it_is, send, serving, stopped, worker,
+    API, CTL, CommandOutput, WORKER, couponctl, logging, program, program_as_it_is, program_on, send,
+    serving, stopped, worker,
 };
 pub use raw::{RawAnswer, RawConnection};
 pub use rush::{NotFound, POLL_EVERY, RequestTally, issued, rush};
 pub use servers::{cluster, database, mongodb, redis};
-pub use system::{System, api_key, at, eventually};
+pub use system::{System, api_key, at, eventually, supervisor};

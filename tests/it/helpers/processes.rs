@@ -24,14 +24,27 @@ pub fn program(path: &str, system: &System) -> Command {
 
 /// A program on the system's servers, with no other flag.
 pub fn program_as_it_is(path: &str, system: &System) -> Command {
+    program_on(path, system, &system.mongodb_uri)
+}
+
+/// The same, with another URI of the system's MongoDB.
+pub fn program_on(path: &str, system: &System, mongodb_uri: &str) -> Command {
     let mut command = Command::new(path);
     command
-        .args(["--redis-url", &system.redis_url, "--mongodb-uri", &system.mongodb_uri])
+        .args(["--redis-url", &system.redis_url, "--mongodb-uri", mongodb_uri])
         .args(["--mongodb-database", &system.database])
         .kill_on_drop(true)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     command
+}
+
+/// Runs a `couponctl` command that takes the servers' addresses, and ends with what it printed.
+pub async fn couponctl(system: &System, words: &[&str]) -> CommandOutput {
+    let mut command = Command::new(CTL);
+    command.args(words).args(["--redis-url", &system.redis_url, "--mongodb-uri", &system.mongodb_uri]);
+    command.args(["--mongodb-database", &system.database]);
+    command.output().await.expect("it runs").into()
 }
 
 /// Starts a program that serves, and reads the address it serves on from its JSON log.

@@ -17,6 +17,7 @@ use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reserve::{QueueEntries, Reserved, reserve};
 use coupon_system::process::Backends;
 use coupon_system::queue::{Entry, ReadFrom, ReadOutcome, Reader, split};
+use coupon_system::recovery::RecoverySupervisor;
 use coupon_system::redis::Partition;
 use coupon_system::redis::keys::{EpochKeys, GROUP, pressure};
 use coupon_system::runtime::background::never_busy;
@@ -63,6 +64,11 @@ pub async fn api_key(store: &KeyStore, role: Role) -> (ApiKey, String) {
     let (key, text) = ApiKey::generate(role.as_str(), role, None).expect("a name");
     assert_eq!(store.insert(&key).await.expect("it is kept"), KeyInsert::New);
     (key, text)
+}
+
+/// The supervisor that keeps partition 0 certified, of a process with these backends.
+pub fn supervisor(backends: &Backends) -> RecoverySupervisor {
+    backends.recovery_supervisors().next().expect("every deployment has partition 0")
 }
 
 /// An API in this process, with servers of its own behind it. A test that leaves something in flight, or a dead letter,
@@ -160,6 +166,11 @@ impl System {
 
     pub fn partition(&self) -> &Partition {
         self.backends.partitions.first()
+    }
+
+    /// The one that keeps partition 0 certified, of another process than the API.
+    pub fn supervisor(&self) -> RecoverySupervisor {
+        supervisor(&self.backends)
     }
 
     pub fn keys(&self) -> EpochKeys {

@@ -61,7 +61,8 @@ export function deadLetters([couponId = ''], { signal, mayAct }) {
     letters = cursor ? [...letters, ...page.body.items] : page.body.items;
     ({ matched, nextCursor: next } = page.body);
     shownFilter = wanted;
-    setText(matchedText, matched ? t('matchedN', { n: number(matched) }) : '');
+    const away = page.body.unavailablePartitions;
+    setText(matchedText, [matched ? t('matchedN', { n: number(matched) }) : '', away.length ? t('partitionsAway', { n: away.join(', ') }) : ''].filter(Boolean).join(' · '));
     list.replaceChildren(table('', columns, letters, t('noDeadLetters')));
     more.hidden = !next;
     for (const [verb, button] of Object.entries(bulk)) {

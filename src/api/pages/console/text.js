@@ -32,7 +32,7 @@ const TEXTS = {
   latestActions: ['Latest actions on it', '이 쿠폰의 최근 작업'],
   filter: ['Filter', '조건'], couponId: ['Coupon id', '쿠폰 id'], userId: ['User id', '사용자 id'], reasonHas: ['Reason contains', '이유에 포함된 말'],
   minAge: ['At least as old as', '최소 경과 시간'], maxAge: ['At most as old as', '최대 경과 시간'], ageHint: ['Ages such as 15m, 2h or 2d.', '경과 시간은 15m, 2h, 2d처럼 씁니다.'],
-  show: ['Show', '보기'], matchedN: ['{n} match, the oldest first', '{n}건, 오래된 것부터'], noDeadLetters: ['No dead letters match.', '해당하는 데드 레터가 없습니다.'],
+  show: ['Show', '보기'], matchedN: ['{n} match, the oldest first', '{n}건, 오래된 것부터'], partitionsAway: ['Without partitions {n}, which do not answer.', '응답하지 않는 파티션 {n}은(는) 빠져 있습니다.'], noDeadLetters: ['No dead letters match.', '해당하는 데드 레터가 없습니다.'],
   issuance: ['Issuance', '발급 건'], setAside: ['Set aside', '빼 둔 시각'], user: ['User', '사용자'], serial: ['Serial', '일련번호'], attempts: ['Attempts', '시도'], reason: ['Reason', '이유'], steer: ['Do', '처리'],
   redrive: ['Redrive', '재처리'], discard: ['Discard', '폐기'], redriveAll: ['Redrive all {n}', '{n}건 모두 재처리'], discardAll: ['Discard all {n}', '{n}건 모두 폐기'],
   redriveText: ['All {n} dead letters that match go back into the queue, once their cause is mended.', '해당하는 데드 레터 {n}건을 큐로 되돌립니다. 원인을 먼저 해결하세요.'],
