@@ -5,6 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,6 +19,7 @@ use crate::issuance::pressure;
 use crate::privacy::{DeletionWatcher, Eraser, Retention};
 use crate::process::Backends;
 use crate::process::aof_rewriter::{AofRewriter, RewriteBounds};
+use crate::runtime::tasks::restarted;
 use crate::{audit, recovery};
 
 /// How the tasks are set up.
@@ -46,32 +49,65 @@ pub(crate) fn start(app: &App, backends: &Backends, drained: &CancellationToken)
     for supervisor in backends.recovery_supervisors() {
         tasks.spawn(supervisor.run(drained.clone()));
     }
-    tasks.spawn(admin_sync::keep_within_validity(coupons.clone(), drained.clone()));
+    // What one of them panics over keeps neither the others nor the process from going on.
+    let keep =
+        |what: &'static str,
+         start: Box<dyn Fn(CancellationToken) -> BoxFuture<'static, ()> + Send + Sync>| {
+            let drained = drained.clone();
+            tasks.spawn(async move { restarted(what, &drained, || start(drained.clone())).await })
+        };
+    let of_validity = coupons.clone();
+    keep(
+        "end coupons with their validity",
+        Box::new(move |drained| admin_sync::keep_within_validity(of_validity.clone(), drained).boxed()),
+    );
+    let to_sync = (partitions.clone(), coupons.clone(), app.catalog.services.clone());
+    keep(
+        "bring operators' changes to Redis",
+        Box::new(move |drained| {
+            let (partitions, coupons, services) = to_sync.clone();
+            admin_sync::reconcile(partitions, coupons, services, drained).boxed()
+        }),
+    );
     let Settings { audit_every, user_cache, tombstone_retention_days } = app.background;
     for (partition, lane) in partitions.iter().zip(&app.issuing.lanes) {
-        tasks.spawn(admin_sync::reconcile(
-            Arc::clone(partition),
-            coupons.clone(),
-            app.catalog.services.clone(),
-            drained.clone(),
-        ));
         let pressure = lane.reservations.pressure();
-        tasks.spawn(pressure::keep_saying(Arc::clone(pressure), Arc::clone(partition), drained.clone()));
         let is_busy = pressure.is_busy();
-        tasks.spawn(recovery::keep_retiring(
-            Arc::clone(partition),
-            coupons.clone(),
-            Arc::clone(&is_busy),
-            drained.clone(),
-        ));
+        let said = (Arc::clone(pressure), Arc::clone(partition));
+        keep(
+            "say that callers wait",
+            Box::new(move |drained| {
+                let (pressure, partition) = said.clone();
+                pressure::keep_saying(pressure, partition, drained).boxed()
+            }),
+        );
+        let retired = (Arc::clone(partition), coupons.clone(), Arc::clone(&is_busy));
+        keep(
+            "retire coupons",
+            Box::new(move |drained| {
+                let (partition, coupons, is_busy) = retired.clone();
+                recovery::keep_retiring(partition, coupons, is_busy, drained).boxed()
+            }),
+        );
         if let Some(every) = audit_every {
             let auditor = Auditor::new(Arc::clone(partition), ledger.clone(), coupons.clone());
-            tasks.spawn(audit::keep_auditing(auditor, every, is_busy, drained.clone()));
+            keep(
+                "audit the accounts",
+                Box::new(move |drained| {
+                    audit::keep_auditing(auditor.clone(), every, Arc::clone(&is_busy), drained).boxed()
+                }),
+            );
         }
     }
     let is_busy = app.issuing.lanes.first().reservations.pressure().is_busy();
-    let rewriter = AofRewriter::new(partitions.clone(), coupons.clone(), RewriteBounds::default());
-    tasks.spawn(rewriter.run(drained.clone()));
+    let rewritten = (partitions.clone(), coupons.clone());
+    keep(
+        "have Redis rewrite its append-only file",
+        Box::new(move |drained| {
+            let (partitions, coupons) = rewritten.clone();
+            AofRewriter::new(partitions, coupons, RewriteBounds::default()).run(drained).boxed()
+        }),
+    );
     let users = &app.users;
     if let Some(registered) = users.registered.clone() {
         tasks.spawn(registered.keep_prefetching(users.store.clone(), user_cache, drained.clone()));
@@ -86,11 +122,17 @@ pub(crate) fn start(app: &App, backends: &Backends, drained: &CancellationToken)
     };
     tasks.spawn(watcher.run(drained.clone()));
     let eraser = Eraser::new(partitions.clone(), ledger.clone(), database.clone());
-    tasks.spawn(eraser.run(deletion_due, drained.clone()));
+    keep(
+        "delete users",
+        Box::new(move |drained| eraser.clone().run(Arc::clone(&deletion_due), drained).boxed()),
+    );
     let retention =
         Retention::new(partitions.clone(), ledger.clone(), coupons.clone(), tombstone_retention_days);
     if let Some(retention) = retention {
-        tasks.spawn(retention.run(is_busy, drained.clone()));
+        keep(
+            "delete old rejections",
+            Box::new(move |drained| retention.clone().run(Arc::clone(&is_busy), drained).boxed()),
+        );
     }
     tasks.spawn(app.bulk_actions.clone().finish(drained.clone()));
     tasks.close();

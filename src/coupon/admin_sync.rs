@@ -2,16 +2,17 @@
 //! (it was away, or the process died in between) is brought there by [`reconcile`], which every API
 //! process runs; generations decide the order, so it does not matter who comes first, or twice.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use super::store::ChangesSince;
 use super::{Coupon, CouponStore};
 use crate::Failure;
-use crate::redis::{LuaScript, Partition};
+use crate::ids::PartitionId;
+use crate::redis::{LuaScript, Partition, Partitions};
 use crate::runtime::damage::damaged;
 use crate::runtime::tasks::Rounds;
 use crate::service::{Service, ServiceStore};
@@ -68,18 +69,19 @@ pub async fn apply(partition: &Partition, service: Service, coupons: &[Coupon]) 
     Ok(changed)
 }
 
-/// Reconciles until `shutdown`. Reads: records that changed lately, the state of the service. Writes:
+/// Reconciles all partitions until `shutdown`. Reads: records that changed lately, the state of the service. Writes:
 /// loaded coupons. All times are MongoDB's, which stamps the changes: clocks of processes differ.
 pub async fn reconcile(
-    partition: Arc<Partition>,
+    partitions: Partitions,
     coupons: CouponStore,
     services: ServiceStore,
     shutdown: CancellationToken,
 ) {
-    let mut since = ChangesSince::Ago(FIRST_READING);
+    let since = partitions.iter().map(|_| None).collect();
+    let mut reconciler = Reconciler { partitions, coupons, services, since };
     let mut rounds = Rounds::now_and_every(EVERY, &shutdown);
     while rounds.next().await {
-        match catch_up(&partition, &coupons, &services, &mut since).await {
+        match reconciler.catch_up().await {
             Ok(changed) if changed > 0 => {
                 tracing::info!(changed, "wrote operators' changes to Redis that it lacked");
             }
@@ -94,29 +96,75 @@ pub async fn reconcile(
     }
 }
 
-/// Applies the changes since `since`, however many there are, and moves it on: only as far as they were
-/// applied.
-async fn catch_up(
-    partition: &Partition,
-    coupons: &CouponStore,
-    services: &ServiceStore,
-    since: &mut ChangesSince,
-) -> Result<u64, Failure> {
-    let service = services.get().await?;
-    let mut changes = coupons.changed_since(*since).await?;
-    let mut changed = apply(partition, service, &[]).await?;
-    while let Some(mut page) = changes.next().await? {
-        page.coupons.retain(|coupon| coupon.partition == partition.id());
-        if !page.coupons.is_empty() {
-            changed += apply(partition, service, &page.coupons).await?;
+/// Reads what changed once for all partitions.
+struct Reconciler {
+    partitions: Partitions,
+    coupons: CouponStore,
+    services: ServiceStore,
+    /// Up to when the changes of each partition were applied, in their order; `None` if none was yet.
+    since: Vec<Option<Timestamp>>,
+}
+
+impl Reconciler {
+    /// Applies the changes since the last round, however many there are, and remembers how far: only as far as they were
+    /// applied. A partition that does not answer gets its own in a later round.
+    async fn catch_up(&mut self) -> Result<u64, Failure> {
+        let service = self.services.get().await?;
+        let since = self.since.iter().copied().min().flatten();
+        let since = since.map_or(ChangesSince::Ago(FIRST_READING), ChangesSince::Moment);
+        let mut changes = self.coupons.changed_since(since).await?;
+        let applied = self.partitions.ask_all("bring the coupons up to date", |partition| async move {
+            apply(&partition, service, &[]).await
+        });
+        let mut changed = 0;
+        // Those that answer, each with its place in `since`.
+        let mut answering = HashMap::new();
+        for ((place, partition), applied) in self.partitions.iter().enumerate().zip(applied.await) {
+            match applied {
+                Ok(of_service) => {
+                    changed += of_service;
+                    answering.insert(partition.id(), place);
+                }
+                Err(failure) => away(partition, &failure),
+            }
         }
-        // One from the future, by a clock that was ahead, must not hide those that come before it.
-        if let Some(changed_at) = page.changed_at {
-            *since = ChangesSince::Moment(changed_at.min(changes.began_at) - MARGIN);
+        while let Some(page) = changes.next().await? {
+            let (groups, _) = self.partitions.group(page.coupons, |coupon| coupon.partition);
+            for (partition, coupons) in groups {
+                if !answering.contains_key(&partition.id()) {
+                    continue;
+                }
+                match apply(partition, service, &coupons).await {
+                    Ok(of_coupons) => changed += of_coupons,
+                    Err(failure) => {
+                        away(partition, &failure);
+                        answering.remove(&partition.id());
+                    }
+                }
+            }
+            // One from the future, by a clock that was ahead, must not hide those that come before it.
+            if let Some(changed_at) = page.changed_at {
+                self.applied(&answering, changed_at.min(changes.began_at));
+            }
+        }
+        self.applied(&answering, changes.began_at);
+        Ok(changed)
+    }
+
+    /// All changes of these partitions up to a moment were applied.
+    fn applied(&mut self, partitions: &HashMap<PartitionId, usize>, moment: Timestamp) {
+        for place in partitions.values() {
+            self.since[*place] = self.since[*place].max(Some(moment - MARGIN));
         }
     }
-    *since = ChangesSince::Moment(changes.began_at - MARGIN);
-    Ok(changed)
+}
+
+fn away(partition: &Partition, failure: &Failure) {
+    tracing::debug!(
+        partition = %partition.id(),
+        error = failure.chain(),
+        "operators' changes could not be compared with Redis; trying again"
+    );
 }
 
 /// How often coupons are searched for that would be issued beyond their validity.

@@ -10,7 +10,7 @@ use crate::failure::SetUpError;
 use crate::issuance::Ledger;
 use crate::issuance::ledger::{Layout, indexes};
 use crate::mongo::Database;
-use crate::recovery::{Deployment, Durability, Fence, Lease, Loader, RecoverySupervisor};
+use crate::recovery::{Deployment, Durability, Fences, Lease, Loader, RecoverySupervisor};
 use crate::redis::{Partition, Partitions, PerPartition, RedisNodes};
 use crate::user::UserStore;
 use crate::{Failure, mongo, recovery};
@@ -34,13 +34,14 @@ pub struct Backends {
     /// What this deployment's processes may do; of a connection that was not checked, what the oldest may.
     pub deployment: Deployment,
     pub durability: Durability,
+    fences: Fences,
 }
 
 /// Opens partition 0 and this many others. They connect with their first calls.
-fn partitions(nodes: &Arc<RedisNodes>, database: &Database, others: u16) -> Partitions {
+fn partitions(nodes: &Arc<RedisNodes>, fences: &Fences, others: u16) -> Partitions {
     Partitions::new(others, |id| {
         let partition = Partition::new(id, nodes);
-        partition.fence_by(Fence::new(database, id));
+        partition.fence_by(fences.of(id));
         partition
     })
 }
@@ -54,8 +55,10 @@ pub async fn open(redis: &RedisConfig, mongodb: &MongoConfig) -> Result<Backends
     let nodes = RedisNodes::open(&redis.redis_url)?;
     nodes.acknowledge_by(redis.redis_acknowledged_by);
     let database = mongodb.connect().await?;
+    let fences = Fences::start(&database);
     Ok(Backends {
-        partitions: partitions(&nodes, &database, 0),
+        partitions: partitions(&nodes, &fences, 0),
+        fences,
         nodes,
         ledger: Ledger::new(&database),
         coupons: CouponStore::new(&database),
@@ -166,7 +169,7 @@ async fn patiently<T>(advice: &str, attempt: impl AsyncFn() -> Result<T, Failure
 impl Backends {
     /// Opens the partitions that are known of the deployment, for a process that decides in this ledger.
     fn open_partitions(&mut self, ledger: &str) {
-        self.partitions = partitions(&self.nodes, &self.database, self.deployment.partitions);
+        self.partitions = partitions(&self.nodes, &self.fences, self.deployment.partitions);
         self.partitions.iter().for_each(|partition| partition.belongs_to(ledger));
     }
 
@@ -177,7 +180,7 @@ impl Backends {
     /// If MongoDB fails.
     pub(crate) async fn spread(&mut self) -> Result<(), Failure> {
         self.deployment = Deployment::read(&self.database).await?;
-        self.partitions = partitions(&self.nodes, &self.database, self.deployment.partitions);
+        self.partitions = partitions(&self.nodes, &self.fences, self.deployment.partitions);
         Ok(())
     }
 
@@ -191,7 +194,8 @@ impl Backends {
         let holder = format!("{}-{}", std::process::id(), crate::ids::random_id());
         self.partitions.iter().map(move |partition| {
             let (database, holder) = (self.database.clone(), holder.clone());
-            RecoverySupervisor::new(Arc::clone(partition), database, self.durability, holder)
+            let partition = Arc::clone(partition);
+            RecoverySupervisor::sharing(&self.fences, partition, database, self.durability, holder)
         })
     }
 }

@@ -8,17 +8,19 @@
 //! Redis carries was not kept up by the program that opened it (one that does not know of this): the later
 //! opening counts, and is remembered when it is next confirmed.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::mongo::Database;
 use futures::future::BoxFuture;
 use mongodb::Collection;
 use mongodb::bson::{Document, doc};
-use mongodb::options::ReadConcern;
+use mongodb::options::{FindOptions, ReadConcern};
 
 use super::lease::id;
 use crate::ids::PartitionId;
 use crate::redis::{Epoch, OpenCertificate, Opening, OpeningCheck};
+use crate::runtime::batch::{Batcher, Bounds};
 use crate::{Failure, mongo};
 
 /// How often a process confirms that the instance it uses serves; all of a deployment write once for it.
@@ -29,10 +31,58 @@ pub(super) const SILENT_AFTER: Duration = Duration::from_secs(5);
 /// The longest that one read may take: a linearizable one waits for a majority.
 const READ_MAX: Duration = Duration::from_secs(5);
 
-/// What MongoDB remembers of the openings of a partition: which Redis was opened last, and when it last served.
-#[derive(Debug, Clone)]
-pub(crate) struct Fence {
+/// Partitions that are asked about with one query; all that a process has.
+const BOUNDS: Bounds = Bounds { batch: 2_048, calls: 2, waiting: 8_192, wait: READ_MAX };
+
+/// The fences of all partitions of a process. What is asked of many of them at the same time is one query. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Fences {
     leases: Collection<Document>,
+    latest: Batcher<PartitionId, Option<LatestOpening>>,
+    /// Notes that these partitions serve, each under the opening with this term.
+    serving: Batcher<(PartitionId, i64), ()>,
+}
+
+impl Fences {
+    /// Starts the batchers.
+    pub(crate) fn start(database: &Database) -> Self {
+        let leases: Collection<Document> = database.collection("recovery");
+        let of_latest = leases.clone();
+        let latest = Batcher::start("read which Redis was opened last", BOUNDS, move |ids: Vec<_>| {
+            let leases = of_latest.clone();
+            async move {
+                let found = read(leases, &ids, ReadConcern::majority()).await?;
+                Ok(ids.iter().map(|id| Ok(found.get(id).cloned())).collect())
+            }
+        });
+        let of_serving = leases.clone();
+        let serving = Batcher::start("confirm that Redis serves", BOUNDS, move |mine: Vec<_>| {
+            let leases = of_serving.clone();
+            async move {
+                let filter =
+                    mine.iter().map(|(partition, term)| doc! {"_id": id(*partition), "opened.term": *term});
+                let filter = doc! {"$or": filter.collect::<Vec<_>>()};
+                let update = vec![doc! {"$set": {"servedAt": "$$NOW"}}];
+                let written = mongo::run("confirm that Redis serves", async move {
+                    leases.update_many(filter, update).await
+                });
+                written.await?;
+                Ok(mine.iter().map(|_| Ok(())).collect())
+            }
+        });
+        Fences { leases, latest, serving }
+    }
+
+    /// That of one partition.
+    pub(crate) fn of(&self, partition: PartitionId) -> Fence {
+        Fence { all: self.clone(), partition }
+    }
+}
+
+/// What MongoDB remembers of the openings of a partition: which Redis was opened last, and when it last served.
+#[derive(Clone)]
+pub(crate) struct Fence {
+    all: Fences,
     partition: PartitionId,
 }
 
@@ -59,32 +109,35 @@ pub(super) enum ConfirmOutcome {
     Superseded,
 }
 
-impl Fence {
-    pub(crate) fn new(database: &Database, partition: PartitionId) -> Self {
-        Fence { leases: database.collection("recovery"), partition }
-    }
+/// Reads the latest openings of partitions, of those that one is remembered of.
+async fn read(
+    leases: Collection<Document>,
+    partitions: &[PartitionId],
+    concern: ReadConcern,
+) -> Result<HashMap<PartitionId, LatestOpening>, Failure> {
+    let wanted = doc! {
+        "opened": 1,
+        "servedAt": {"$convert": {"input": "$servedAt", "to": "long", "onError": 0_i64, "onNull": 0_i64}},
+        "now": {"$toLong": "$$NOW"},
+    };
+    let options = FindOptions::builder().projection(wanted).read_concern(concern).max_time(READ_MAX).build();
+    let filter = match partitions {
+        [one] => doc! {"_id": id(*one)},
+        several => doc! {"_id": {"$in": several.iter().copied().map(id).collect::<Vec<_>>()}},
+    };
+    let found: Vec<Document> =
+        mongo::find("read which Redis was opened last", &leases, filter, options).await?;
+    let latest = |lease: &Document| {
+        let partition = PartitionId::new(u16::try_from(lease.get_i32("_id").ok()?).ok()?)?;
+        Some((partition, latest_of(lease)?))
+    };
+    Ok(found.iter().filter_map(latest).collect())
+}
 
+impl Fence {
     /// The latest opening that is remembered.
     pub(super) async fn latest(&self) -> Result<Option<LatestOpening>, Failure> {
-        self.read(ReadConcern::majority()).await
-    }
-
-    async fn read(&self, concern: ReadConcern) -> Result<Option<LatestOpening>, Failure> {
-        let (leases, id) = (self.leases.clone(), id(self.partition));
-        let wanted = doc! {
-            "opened": 1,
-            "servedAt": {"$convert": {"input": "$servedAt", "to": "long", "onError": 0_i64, "onNull": 0_i64}},
-            "now": {"$toLong": "$$NOW"},
-        };
-        let found = mongo::run("read which Redis was opened last", async move {
-            leases
-                .find_one(doc! {"_id": id})
-                .projection(wanted)
-                .read_concern(concern)
-                .max_time(READ_MAX)
-                .await
-        });
-        Ok(found.await?.as_ref().and_then(latest_of))
+        self.all.latest.ask(self.partition).await
     }
 
     /// Confirms that this opening serves.
@@ -95,8 +148,7 @@ impl Fence {
             _ => return Ok(ConfirmOutcome::NotRemembered),
         };
         if latest.silent >= CONFIRM_EVERY {
-            let mine = doc! {"_id": id(self.partition), "opened.term": opening.term};
-            self.write("confirm that Redis serves", mine, doc! {"servedAt": "$$NOW"}).await?;
+            self.all.serving.ask((self.partition, opening.term)).await?;
         }
         Ok(ConfirmOutcome::Latest)
     }
@@ -112,7 +164,7 @@ impl Fence {
     }
 
     async fn write(&self, operation: &'static str, filter: Document, set: Document) -> Result<bool, Failure> {
-        let leases = self.leases.clone();
+        let leases = self.all.leases.clone();
         let update = vec![doc! {"$set": set}];
         let written = mongo::run(operation, async move { leases.update_one(filter, update).await });
         Ok(written.await?.matched_count == 1)
@@ -132,7 +184,10 @@ impl OpeningCheck for Fence {
 
     fn is_latest(&self, opening: Opening) -> BoxFuture<'_, Result<bool, Failure>> {
         Box::pin(async move {
-            let latest = self.read(ReadConcern::linearizable()).await?;
+            // A linearizable read is one of a single document.
+            let one = [self.partition];
+            let latest =
+                read(self.all.leases.clone(), &one, ReadConcern::linearizable()).await?.remove(&one[0]);
             Ok(latest.is_none_or(|latest| latest.term <= opening.term))
         })
     }

@@ -36,7 +36,7 @@ mod verify;
 pub use certificate::is_certified;
 pub(crate) use certificate::{Writable, writable};
 pub use deployment::Deployment;
-pub(crate) use fence::Fence;
+pub(crate) use fence::Fences;
 pub(crate) use keep_loading::{CURRENT_MAX, keep_loading};
 pub use lease::Lease;
 pub use load::{LoadOutcome, Loader};

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::certificate::{self, CertificateFields, is_certified};
-use super::fence::{CONFIRM_EVERY, ConfirmOutcome, Fence, LatestOpening, SILENT_AFTER};
+use super::fence::{CONFIRM_EVERY, ConfirmOutcome, Fence, Fences, LatestOpening, SILENT_AFTER};
 use super::lease::Lease;
 use super::progress::{ProgressCallback, RecoveryStep};
 use super::recover::{Recovery, RecoveryMode, RecoveryOutcome};
@@ -21,6 +21,7 @@ use crate::coupon::CouponStore;
 use crate::issuance::Ledger;
 use crate::redis::Partition;
 use crate::runtime::backoff::Backoff;
+use crate::runtime::tasks::{restarted, until_tick};
 use crate::service::ServiceStore;
 use crate::{Failure, metrics};
 
@@ -83,9 +84,21 @@ impl RecoverySupervisor {
         durability: Durability,
         holder: String,
     ) -> Self {
+        let fences = Fences::start(&database);
+        Self::sharing(&fences, partition, database, durability, holder)
+    }
+
+    /// The same, for one of many partitions.
+    pub(crate) fn sharing(
+        fences: &Fences,
+        partition: Arc<Partition>,
+        database: Database,
+        durability: Durability,
+        holder: String,
+    ) -> Self {
         let (ledger, coupons) = (Ledger::new(&database), CouponStore::new(&database));
         let services = ServiceStore::new(&database);
-        let fence = Fence::new(&database, partition.id());
+        let fence = fences.of(partition.id());
         partition.fence_by(fence.clone());
         let watched = Mutex::new(None);
         RecoverySupervisor {
@@ -103,14 +116,20 @@ impl RecoverySupervisor {
 
     /// Keeps the partition certified until `shutdown`.
     pub async fn run(self, shutdown: CancellationToken) {
+        let what = format!("keep partition {} certified", self.partition.id());
+        restarted(&what, &shutdown, || self.keep_certified(&shutdown)).await;
+    }
+
+    async fn keep_certified(&self, shutdown: &CancellationToken) {
         let mut retry = Backoff::new(RETRY_FIRST, EVERY);
         loop {
-            match self.ensure_until(&shutdown).await {
+            match self.ensure_until(shutdown).await {
                 Ok(true) => {
                     retry.reset();
                     tokio::select! {
                         () = shutdown.cancelled() => return,
-                        () = tokio::time::sleep(EVERY) => {}
+                        // All partitions at the same time, so that what they ask of MongoDB is one query.
+                        () = tokio::time::sleep(until_tick(EVERY)) => {}
                         () = self.partition.uncertified.notified() => {}
                     }
                     continue;
@@ -128,7 +147,7 @@ impl RecoverySupervisor {
             // The address may lead elsewhere by now.
             self.partition.client().find_again();
             // Asking without a pause would slow the recovering process down and flood the log.
-            retry.wait(&shutdown).await;
+            retry.wait(shutdown).await;
         }
     }
 
@@ -326,7 +345,7 @@ pub(crate) async fn opening_status(
     database: &Database,
 ) -> Result<OpeningStatus, Failure> {
     let fields = certificate::read(partition).await?;
-    let latest = Fence::new(database, partition.id()).latest().await?;
+    let latest = Fences::start(database).of(partition.id()).latest().await?;
     Ok(resolve(&fields, latest.as_ref()))
 }
 

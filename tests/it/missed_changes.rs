@@ -1,7 +1,5 @@
 //! Operators' changes that Redis missed, because an API died in between or its clock was wrong.
 
-use std::sync::Arc;
-
 use coupon_system::coupon::{CouponChange, Restock, RestockAmount, admin_sync};
 use coupon_system::ids::CouponId;
 use coupon_system::service::ServiceStore;
@@ -29,7 +27,7 @@ async fn mongodb_now(system: &System) -> DateTime {
 fn reconcile(system: &System) -> CancellationToken {
     let stop = CancellationToken::new();
     tokio::spawn(admin_sync::reconcile(
-        Arc::clone(system.backends.partitions.first()),
+        system.backends.partitions.clone(),
         system.backends.coupons.clone(),
         ServiceStore::new(&system.backends.database),
         stop.clone(),
