@@ -170,7 +170,7 @@ async fn a_rebuild_fits_where_the_data_has_fitted() {
     let system = System::start().await;
     let coupon = system.coupon("c", 100_000, 1).await;
     system.write_issued(&coupon, "u", 1..=40_000).await;
-    let keeper = system.backends.recovery_supervisors().next().expect("that of partition 0");
+    let keeper = system.supervisor();
     let stop = CancellationToken::new();
     keeper.recover(RecoveryMode::Rebuild, &ignore_progress(), &stop).await.expect("rebuilt once");
     system.accepted("w", &coupon).await;
@@ -239,7 +239,7 @@ async fn a_pause_of_the_service_while_redis_was_away_holds_when_it_is_back() {
     system.redis.kill().await.expect("it is killed");
     services.set_paused(true).await.expect("paused");
     system.redis.restart().await.expect("it is back");
-    let keeper = system.backends.recovery_supervisors().next().expect("that of partition 0");
+    let keeper = system.supervisor();
     assert!(soon(async || matches!(keeper.ensure().await, Ok(true))).await);
     let answer = system.reserve("u0", &coupon).await;
     assert!(format!("{answer:?}").contains("Paused"), "{answer:?}");

@@ -187,7 +187,7 @@ async fn a_rebuild_takes_what_is_left_of_every_entry() {
         .query_async(&mut connection)
         .await
         .expect("it is gone");
-    let supervisor = system.backends.recovery_supervisors().next().expect("that of partition 0");
+    let supervisor = system.supervisor();
     eventually("it is rebuilt", async || {
         let kept =
             supervisor.recover(RecoveryMode::Rebuild, &ignore_progress(), &CancellationToken::new()).await;

@@ -32,7 +32,7 @@ async fn accept(system: &System, coupon: &CouponId, users: std::ops::Range<u32>)
 
 /// Rebuilds. Returns how many issuances are in flight then, and how many coupons are loaded.
 async fn rebuild(system: &System) -> (usize, usize) {
-    let keeper = system.backends.recovery_supervisors().next().expect("that of partition 0");
+    let keeper = system.supervisor();
     eventually("it is rebuilt", async || {
         let kept = keeper.recover(RecoveryMode::Rebuild, &ignore_progress(), &CancellationToken::new()).await;
         match kept.expect("it is rebuilt") {

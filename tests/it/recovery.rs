@@ -131,10 +131,7 @@ async fn two_keepers_at_once_rebuild_once() {
     system
         .command::<redis::Value>(&["DEL", &coupon_system::redis::keys::certificate(system.partition().id())])
         .await;
-    let (one, two) = (
-        system.backends.recovery_supervisors().next().expect("that of partition 0"),
-        system.backends.recovery_supervisors().next().expect("that of partition 0"),
-    );
+    let (one, two) = (system.supervisor(), system.supervisor());
     let (one, two) = tokio::join!(one.ensure(), two.ensure());
     one.expect("no failure");
     two.expect("no failure");

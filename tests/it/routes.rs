@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::helpers::{
-    System, as_an_older_version_made_it, at, database, decided, discarded, eventually, mongodb,
+    System, as_an_older_version_made_it, at, database, decided, discarded, eventually, mongodb, supervisor,
 };
 
 /// Has MongoDB note every operation on the database.
@@ -126,7 +126,7 @@ async fn a_whole_life(system: &System) {
     system.auditor().brackets(&coupons, |_| {}).await.expect("an audit");
     system.auditor().repair(&coupons, |_| {}).await.expect("a repair");
     for mode in [RecoveryMode::VerifyFirst, RecoveryMode::Rebuild] {
-        let keeper = backends.recovery_supervisors().next().expect("that of partition 0");
+        let keeper = supervisor(backends);
         keeper.recover(mode, &ignore_progress(), &CancellationToken::new()).await.expect("it is recovered");
     }
     system.backends.loaders().first().load(&coupon).await.expect("it is loaded");

@@ -51,7 +51,7 @@ async fn lose_stream(system: &System) {
 }
 
 async fn rebuild(system: &System) {
-    let keeper = system.backends.recovery_supervisors().next().expect("that of partition 0");
+    let keeper = system.supervisor();
     eventually("it is rebuilt", async || {
         let kept = keeper.recover(RecoveryMode::Rebuild, &ignore_progress(), &CancellationToken::new()).await;
         matches!(kept, Ok(CertifyOutcome::Recovered(RecoveryOutcome::Rebuilt { .. }))).then_some(())
@@ -222,7 +222,7 @@ async fn a_recoverer_that_dies_after_the_stream_is_deleted_has_lost_nothing_of_i
             dies.cancel();
         }
     });
-    let keeper = system.backends.recovery_supervisors().next().expect("that of partition 0");
+    let keeper = system.supervisor();
     keeper.recover(RecoveryMode::Rebuild, &watch, &stop).await.expect("it is broken off");
     recovered(&system).await;
     for id in &ids {

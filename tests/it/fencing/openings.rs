@@ -112,7 +112,7 @@ async fn data_that_a_recoverer_found_out_of_date_is_not_certified_by_the_next_on
             dies.cancel();
         }
     });
-    let keeper = system.backends.recovery_supervisors().next().expect("that of partition 0");
+    let keeper = system.supervisor();
     assert!(keeper.ensure().await.is_err(), "the other was seen to serve a moment ago");
     eventually("the first recoverer has closed it, and died", async || {
         let _ = keeper.recover(RecoveryMode::VerifyFirst, &watch, &stop).await;
@@ -134,7 +134,7 @@ async fn data_that_a_recoverer_found_out_of_date_is_not_certified_by_the_next_on
             .await
             .expect("it is certified")
     );
-    let next = system.backends.recovery_supervisors().next().expect("that of partition 0");
+    let next = system.supervisor();
     let kept = next.recover(RecoveryMode::VerifyFirst, &ignore_progress(), &CancellationToken::new()).await;
     assert!(kept.is_err(), "it keeps out: {kept:?}");
     let kept = eventually("the other is silent, and this one takes its place", async || {

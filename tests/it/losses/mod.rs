@@ -23,7 +23,7 @@ use crate::helpers::{System, eventually};
 
 /// Rebuilds the partition, even if its data is intact.
 async fn rebuild(system: &System) {
-    let keeper = system.backends.recovery_supervisors().next().expect("that of partition 0");
+    let keeper = system.supervisor();
     eventually("it is rebuilt", async || {
         let kept = keeper.recover(RecoveryMode::Rebuild, &ignore_progress(), &CancellationToken::new()).await;
         match kept.expect("it can be rebuilt") {
