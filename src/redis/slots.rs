@@ -85,10 +85,10 @@ impl PartialEq for SlotMap {
 
 /// A range of slots, the last included, and where its primary is: a host, unless that is where the answer came from,
 /// and a port.
-pub(super) type SlotRange = (u16, u16, Option<String>, u16);
+pub(crate) type SlotRange = (u16, u16, Option<String>, u16);
 
 /// Reads the answer to CLUSTER SLOTS. A range whose primary is not told is left out.
-pub(super) fn read_ranges(answer: &Value) -> Vec<SlotRange> {
+pub(crate) fn read_ranges(answer: &Value) -> Vec<SlotRange> {
     let Value::Array(ranges) = answer else { return Vec::new() };
     ranges.iter().filter_map(read_range).collect()
 }

@@ -1,6 +1,6 @@
-//! Where redis-server and mongod are: on PATH, fetched before, or fetched now.
+//! Where the server programs are: on PATH, fetched before, or fetched now.
 //!
-//! `deploy/fetch-servers.sh` knows all three and is the only place that does; it is part of this
+//! `deploy/fetch-servers.sh` knows all of this and is the only place that does; it is part of this
 //! program, and takes some milliseconds where there is nothing to fetch.
 
 use std::{
@@ -30,6 +30,8 @@ pub enum ServerProgram {
     Redis,
     /// mongod, 4.4 or later
     Mongod,
+    /// valkey-server, 9.0 or later, which takes redis-server's settings
+    Valkey,
 }
 
 impl ServerProgram {
@@ -38,6 +40,7 @@ impl ServerProgram {
         match self {
             Self::Redis => "redis-server",
             Self::Mongod => "mongod",
+            Self::Valkey => "valkey-server",
         }
     }
 
@@ -45,15 +48,18 @@ impl ServerProgram {
         match self {
             Self::Redis => "redis",
             Self::Mongod => "mongod",
+            Self::Valkey => "valkey",
         }
     }
 
     fn found(self) -> &'static OnceCell<InstalledProgram> {
         static REDIS: OnceCell<InstalledProgram> = OnceCell::const_new();
         static MONGOD: OnceCell<InstalledProgram> = OnceCell::const_new();
+        static VALKEY: OnceCell<InstalledProgram> = OnceCell::const_new();
         match self {
             Self::Redis => &REDIS,
             Self::Mongod => &MONGOD,
+            Self::Valkey => &VALKEY,
         }
     }
 }
@@ -85,7 +91,7 @@ pub async fn find(program: ServerProgram, on_progress: impl Fn(&str)) -> anyhow:
     program.found().get_or_try_init(|| run_script(program, on_progress)).await.cloned()
 }
 
-/// Finds both programs, fetching them side by side, so that starting them later takes no time.
+/// Finds the programs that the system itself needs, fetching them side by side, so that starting them later takes no time.
 pub(crate) async fn find_all(on_progress: impl Fn(&str)) -> anyhow::Result<()> {
     tokio::try_join!(find(ServerProgram::Redis, &on_progress), find(ServerProgram::Mongod, &on_progress))?;
     Ok(())

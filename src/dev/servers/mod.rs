@@ -1,4 +1,4 @@
-//! Finds, fetches and starts redis-server and mongod: the only launcher, for `couponctl dev`, the
+//! Finds, fetches and starts redis-server (or valkey-server) and mongod: the only launcher, for `couponctl dev`, the
 //! bench and the tests.
 //!
 //! What holds for every server started here:
@@ -13,7 +13,7 @@
 //!
 //! - `find`: where the programs are; runs `deploy/fetch-servers.sh`
 //! - `redis`, `mongod`: what is particular to each: settings, arguments, when it is ready
-//! - `cluster`: several redis-servers as one cluster
+//! - `cluster`: several redis-servers as one cluster, and how its nodes and slots change
 //! - `server`: the life of either: start, stop, kill, restart, pause
 //! - `process`, `launch`: one child process
 //! - `data_dir`, `port`: what a server takes hold of
@@ -34,12 +34,14 @@ mod tests;
 
 use std::time::Duration;
 
-pub use cluster::{ClusterOptions, RedisCluster};
+pub use cluster::{
+    ClusterOptions, RedisCluster, SlotRange, are_agreed, join, migrate_slots, move_by_key, slot_owners,
+};
 pub(crate) use find::find_all;
 pub use find::{InstalledProgram, ServerProgram, find};
 pub(crate) use launch::spawn as spawn_child;
 pub use mongod::{MongoOptions, MongoServer};
-pub use redis::{Persistence, RedisOptions, RedisServer};
+pub use redis::{Persistence, RedisEngine, RedisOptions, RedisServer};
 pub use server::{Server, ServerSpec};
 
 /// The pause between two polls of a server.

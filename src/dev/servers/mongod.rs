@@ -55,8 +55,11 @@ impl MongoOptions {
 }
 
 impl ServerSpec for MongoOptions {
-    const PROGRAM: ServerProgram = ServerProgram::Mongod;
     const READY_WAIT_MAX: Duration = Duration::from_secs(60);
+
+    fn program(&self) -> ServerProgram {
+        ServerProgram::Mongod
+    }
 
     fn data_dir(&self) -> &Path {
         &self.data_dir

@@ -1,4 +1,4 @@
-//! redis-server with the settings that the system ships with.
+//! redis-server, or valkey-server in its place, with the settings that the system ships with.
 
 use std::{
     ffi::OsString,
@@ -19,7 +19,7 @@ use super::{
 /// How long one probe may take to connect, and to be answered.
 const PROBE_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// A redis-server as a child process.
+/// A redis-server as a child process, or a valkey-server.
 pub type RedisServer = Server<RedisOptions>;
 
 /// How much a redis-server keeps when it or its machine is killed.
@@ -32,9 +32,21 @@ pub enum Persistence {
     None,
 }
 
+/// Which program serves as Redis.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RedisEngine {
+    /// redis-server
+    #[default]
+    Redis,
+    /// valkey-server, which moves slots of a cluster from one node to another at once
+    Valkey,
+}
+
 /// What a redis-server is started with.
 #[derive(Clone, Debug)]
 pub struct RedisOptions {
+    /// The program.
+    pub engine: RedisEngine,
     /// The folder of its append-only file and its log; created if missing.
     pub data_dir: PathBuf,
     /// The port to listen on; any free one if `None`.
@@ -52,6 +64,7 @@ impl RedisOptions {
     /// The settings that the system ships with, on a free port.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
+            engine: RedisEngine::default(),
             data_dir: data_dir.into(),
             port: None,
             persistence: Persistence::default(),
@@ -62,8 +75,14 @@ impl RedisOptions {
 }
 
 impl ServerSpec for RedisOptions {
-    const PROGRAM: ServerProgram = ServerProgram::Redis;
     const READY_WAIT_MAX: Duration = Duration::from_secs(60);
+
+    fn program(&self) -> ServerProgram {
+        match self.engine {
+            RedisEngine::Redis => ServerProgram::Redis,
+            RedisEngine::Valkey => ServerProgram::Valkey,
+        }
+    }
 
     fn data_dir(&self) -> &Path {
         &self.data_dir

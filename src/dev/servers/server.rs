@@ -18,10 +18,11 @@ const PORT_ATTEMPTS_MAX: usize = 5;
 
 /// What a server is started with, and what is particular to its program.
 pub trait ServerSpec: Send + Sync {
-    /// The program to run.
-    const PROGRAM: ServerProgram;
     /// How long it may take from its start until it is ready; reading its data back is part of that.
     const READY_WAIT_MAX: Duration;
+
+    /// The program to run.
+    fn program(&self) -> ServerProgram;
 
     /// The folder that holds its data.
     fn data_dir(&self) -> &Path;
@@ -55,8 +56,8 @@ pub struct Server<S: ServerSpec> {
 impl<S: ServerSpec> Server<S> {
     /// Starts a server and waits until it is ready. Fetches its program first if it is nowhere.
     pub async fn start(spec: S) -> anyhow::Result<Self> {
-        let name = S::PROGRAM.name();
-        let installed = find(S::PROGRAM, |line| tracing::info!("{line}")).await?;
+        let name = spec.program().name();
+        let installed = find(spec.program(), |line| tracing::info!("{line}")).await?;
         let data_dir = DataDir::open(spec.data_dir(), name).await?;
         let mut attempt = 1;
         loop {
@@ -141,9 +142,8 @@ impl<S: ServerSpec> Server<S> {
     }
 
     fn running(&mut self) -> anyhow::Result<&mut ServerProcess> {
-        self.process
-            .as_mut()
-            .with_context(|| format!("{} is not running: it was stopped or killed", S::PROGRAM.name()))
+        let name = self.spec.program().name();
+        self.process.as_mut().with_context(|| format!("{name} is not running: it was stopped or killed"))
     }
 }
 
@@ -154,7 +154,7 @@ async fn launch<S: ServerSpec>(
     port: u16,
     data_dir: &DataDir,
 ) -> anyhow::Result<ServerProcess> {
-    let name = S::PROGRAM.name();
+    let name = spec.program().name();
     let mut process = ServerProcess::start(name, installed, &spec.arguments(port), data_dir).await?;
     let ready = timeout(S::READY_WAIT_MAX, spec.ready(port, process.id()));
     tokio::select! {

@@ -12,6 +12,7 @@
 //! # Layout
 //!
 //! - `stack`: the servers and processes
+//! - `instance`: one API or worker process
 //! - `faults`: the kinds of faults
 //! - `damage`: the kinds of damaged records
 //! - `load`: the users
@@ -19,6 +20,7 @@
 
 mod damage;
 mod faults;
+mod instance;
 mod load;
 mod stack;
 mod verdict;

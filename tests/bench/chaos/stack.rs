@@ -9,15 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use coupon_system::dev::servers::{
     MongoOptions, RedisOptions, RedisServer, Server, ServerProgram, ServerSpec,
 };
 use mongodb::bson::{Document, doc};
 use mongodb::options::{ClientOptions, ServerAddress};
-use rustix::process::{Pid, Signal};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
+
+use super::instance::{Instance, free_port};
 
 /// The longest time that a server or process may take to return.
 pub const BACK_MAX: Duration = Duration::from_secs(60);
@@ -32,8 +33,11 @@ const DISK_MIB: u32 = 512;
 pub struct ReplicaMember(MongoOptions);
 
 impl ServerSpec for ReplicaMember {
-    const PROGRAM: ServerProgram = ServerProgram::Mongod;
     const READY_WAIT_MAX: Duration = MongoOptions::READY_WAIT_MAX;
+
+    fn program(&self) -> ServerProgram {
+        self.0.program()
+    }
 
     fn data_dir(&self) -> &Path {
         self.0.data_dir()
@@ -97,88 +101,6 @@ impl PrimaryProxy {
             }
         });
         Ok(PrimaryProxy { port, target })
-    }
-}
-
-/// An API or a worker.
-pub struct Instance {
-    name: String,
-    own: PathBuf,
-    other: Option<PathBuf>,
-    runs_other: bool,
-    arguments: Vec<String>,
-    log: PathBuf,
-    child: Option<Child>,
-}
-
-impl Instance {
-    fn launch(&mut self) -> anyhow::Result<()> {
-        let program = match &self.other {
-            Some(other) if self.runs_other => other,
-            _ => &self.own,
-        };
-        let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
-        let child = Command::new(program)
-            .args(&self.arguments)
-            .args(["--log", "info"])
-            .kill_on_drop(true)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("could not start {}", program.display()))?;
-        self.child = Some(child);
-        Ok(())
-    }
-
-    pub fn signal(&self, signal: Signal) {
-        let pid = self.child.as_ref().and_then(Child::id).and_then(|pid| Pid::from_raw(pid.cast_signed()));
-        if let Some(pid) = pid {
-            // A process that has ended by itself is found, and reported, when the bench starts it again.
-            let _ = rustix::process::kill_process(pid, signal);
-        }
-    }
-
-    pub async fn kill(&mut self) -> anyhow::Result<()> {
-        if let Some(mut child) = self.child.take() {
-            child.kill().await?;
-        }
-        Ok(())
-    }
-
-    /// Ends the process as an operator does. Asserts that its exit code is 0.
-    pub async fn end(&mut self) -> anyhow::Result<()> {
-        self.signal(Signal::TERM);
-        let Some(mut child) = self.child.take() else { return Ok(()) };
-        match tokio::time::timeout(BACK_MAX, child.wait()).await {
-            Ok(ended) if ended.as_ref().is_ok_and(std::process::ExitStatus::success) => Ok(()),
-            Ok(ended) => bail!("{} ended with {ended:?}; its log is {}", self.name, self.log.display()),
-            Err(_) => bail!("{} did not end within {BACK_MAX:?}", self.name),
-        }
-    }
-
-    /// Starts the process, or resumes it.
-    pub fn run_on(&mut self) -> anyhow::Result<()> {
-        self.signal(Signal::CONT);
-        let ended = match &mut self.child {
-            Some(child) => child.try_wait()?,
-            None => return self.launch(),
-        };
-        match ended {
-            None => Ok(()),
-            Some(status) => {
-                bail!("{} ended by itself: {status}; its log is {}", self.name, self.log.display())
-            }
-        }
-    }
-
-    /// Chooses between the programs of the two releases.
-    pub fn choose(&mut self, other: bool) {
-        self.runs_other = other;
-    }
-
-    pub fn runs_other(&self) -> bool {
-        self.runs_other
     }
 }
 
@@ -299,17 +221,12 @@ impl Stack {
             let mut arguments: Vec<String> = backends.map(str::to_owned).to_vec();
             arguments.extend(["--listen".into(), address.to_string()]);
             arguments.extend(["--audit-every".into(), "5".into(), "--user-rate".into(), "0".into()]);
-            apis.push(instance(
-                folder,
-                &format!("api-{number}"),
-                env!("CARGO_BIN_EXE_coupon-api"),
-                other,
-                arguments,
-            ));
+            let api = env!("CARGO_BIN_EXE_coupon-api");
+            apis.push(Instance::new(folder, &format!("api-{number}"), api, other, arguments));
             let mut arguments: Vec<String> = backends.map(str::to_owned).to_vec();
             arguments.extend(["--metrics-listen".into(), format!("127.0.0.1:{}", free_port()?)]);
             let worker = env!("CARGO_BIN_EXE_coupon-worker");
-            workers.push(instance(folder, &format!("worker-{number}"), worker, other, arguments));
+            workers.push(Instance::new(folder, &format!("worker-{number}"), worker, other, arguments));
         }
         let mut stack = Stack {
             redis: [first, second],
@@ -427,7 +344,7 @@ impl Stack {
     }
 
     pub fn has_other_release(&self) -> bool {
-        self.apis.iter().any(|api| api.other.is_some())
+        self.apis.iter().any(Instance::has_other)
     }
 
     pub fn redis_folder(&self) -> PathBuf {
@@ -513,17 +430,4 @@ impl Stack {
         drop(self.disks);
         Ok(())
     }
-}
-
-fn instance(folder: &Path, name: &str, own: &str, other: Option<&Path>, arguments: Vec<String>) -> Instance {
-    let own = PathBuf::from(own);
-    let other = other.and_then(|other| own.file_name().map(|program| other.join(program)));
-    let log = folder.join(format!("{name}.log"));
-    // Requests that the last release accepted continue with this one.
-    let runs_other = other.is_some();
-    Instance { name: name.to_owned(), own, other, runs_other, arguments, log, child: None }
-}
-
-fn free_port() -> anyhow::Result<u16> {
-    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }

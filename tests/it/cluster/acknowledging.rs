@@ -1,8 +1,6 @@
 //! `--redis-acknowledged-by`: nothing is promised that replicas do not have.
 
-use coupon_system::dev::servers::{RedisOptions, RedisServer};
-
-use super::tell;
+use super::{replica_of, tell};
 use crate::helpers::{System, accounts_hold, eventually};
 
 #[tokio::test]
@@ -14,16 +12,7 @@ async fn a_request_is_accepted_only_once_replicas_have_it_and_so_is_its_replay()
     let refused = system.client.issue(&users[0], "c", None).await;
     assert_eq!((refused.status, refused.header("retry-after").is_empty()), (503, false), "{refused:?}");
 
-    let mut options = RedisOptions::new(folder.path().join("replica"));
-    options.extra_args = vec!["--replicaof".into(), format!("127.0.0.1 {}", system.redis.port()).into()];
-    let mut replica = RedisServer::start(options).await.expect("a replica");
-    eventually("the replica follows", async || {
-        tell::<String>(&replica, &["INFO", "replication"])
-            .await
-            .contains("master_link_status:up")
-            .then_some(())
-    })
-    .await;
+    let mut replica = replica_of(&system.redis, &folder).await;
     let replayed = system.client.issue(&users[0], "c", None).await;
     assert_eq!((replayed.status, replayed.is_replay()), (202, true), "{replayed:?}");
 

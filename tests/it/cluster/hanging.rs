@@ -4,15 +4,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use coupon_system::coupon::stock;
-use coupon_system::ids::CouponId;
+use coupon_system::ids::{CouponId, SLOTS, slot_of};
 use coupon_system::limits::{Admission, LimitScope, Limiter, Rate};
 use coupon_system::queue::{ReadFrom, ReadOutcome, Reader};
 use coupon_system::redis::Partition;
 use coupon_system::worker::Decider;
 use futures::future::join_all;
 
-use super::spread::is_on_first;
 use crate::helpers::{System, cluster, eventually};
+
+/// Whether a coupon lies on the first of three nodes.
+async fn is_on_first(system: &System, coupon: &CouponId) -> bool {
+    let partition = system.partition_of(coupon).await.id();
+    usize::from(slot_of(partition.tag())) < usize::from(SLOTS) / 3
+}
 
 /// By then a poll that began after the node stood still waits for it.
 const POLLED_BY: Duration = Duration::from_millis(1_200);

@@ -5,8 +5,10 @@ mod away;
 mod booting;
 mod failovers;
 mod hanging;
+mod migrating;
 mod moving;
 mod rewriting;
+mod rushing;
 mod sentinels;
 mod serving;
 mod slots;
@@ -14,7 +16,10 @@ mod spread;
 
 use std::time::Duration;
 
-use coupon_system::dev::servers::RedisServer;
+use coupon_system::dev::servers::{RedisOptions, RedisServer};
+use tempfile::TempDir;
+
+use crate::helpers::eventually;
 
 /// Sends a command to one server, given as words.
 async fn tell<T: redis::FromRedisValue>(server: &RedisServer, words: &[&str]) -> T {
@@ -24,4 +29,17 @@ async fn tell<T: redis::FromRedisValue>(server: &RedisServer, words: &[&str]) ->
     let mut command = redis::cmd(words[0]);
     command.arg(&words[1..]);
     command.query_async(&mut connection.expect("it answers")).await.expect("it does it")
+}
+
+/// Starts a replica, and waits until it has its primary's data.
+async fn replica_of(primary: &RedisServer, folder: &TempDir) -> RedisServer {
+    let mut options = RedisOptions::new(folder.path().join("replica"));
+    options.extra_args = vec!["--replicaof".into(), format!("127.0.0.1 {}", primary.port()).into()];
+    let replica = RedisServer::start(options).await.expect("a replica");
+    eventually("the replica follows", async || {
+        let replication: String = tell(&replica, &["INFO", "replication"]).await;
+        replication.contains("master_link_status:up").then_some(())
+    })
+    .await;
+    replica
 }

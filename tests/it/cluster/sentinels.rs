@@ -8,7 +8,7 @@ use redis::cmd;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use super::tell;
+use super::{replica_of, tell};
 use crate::helpers::eventually;
 
 /// A Sentinel as a child process, which decides alone.
@@ -52,16 +52,7 @@ async fn a_failover_of_sentinels_is_followed() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut primary =
         RedisServer::start(RedisOptions::new(folder.path().join("primary"))).await.expect("a primary");
-    let mut options = RedisOptions::new(folder.path().join("replica"));
-    options.extra_args = vec!["--replicaof".into(), format!("127.0.0.1 {}", primary.port()).into()];
-    let replica = RedisServer::start(options).await.expect("a replica");
-    eventually("the replica follows", async || {
-        tell::<String>(&replica, &["INFO", "replication"])
-            .await
-            .contains("master_link_status:up")
-            .then_some(())
-    })
-    .await;
+    let replica = replica_of(&primary, &folder).await;
     let sentinel = Sentinel::watching(&primary, &folder).await;
 
     // One that does not answer, and one that does.

@@ -25,6 +25,6 @@ pub use processes::{
     serving, stopped, worker,
 };
 pub use raw::{RawAnswer, RawConnection};
-pub use rush::{NotFound, POLL_EVERY, RequestTally, issued, rush};
-pub use servers::{cluster, database, mongodb, redis};
+pub use rush::{NotFound, POLL_EVERY, RequestTally, issued, rush, rush_from};
+pub use servers::{cluster, cluster_of, cluster_options, database, mongodb, redis};
 pub use system::{System, api_key, at, eventually, supervisor};

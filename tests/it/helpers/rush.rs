@@ -70,11 +70,21 @@ pub fn rush(
     tally: &Arc<RequestTally>,
     not_found: NotFound,
 ) -> JoinHandle<Vec<u64>> {
+    rush_from(&system.client, users, tally, not_found)
+}
+
+/// The same, by a client of the system.
+pub fn rush_from(
+    client: &Client,
+    users: Vec<String>,
+    tally: &Arc<RequestTally>,
+    not_found: NotFound,
+) -> JoinHandle<Vec<u64>> {
     let gate = Arc::new(Semaphore::new(AT_ONCE));
     let tasks: Vec<_> = users
         .into_iter()
         .map(|user| {
-            let (client, gate, tally) = (system.client.clone(), Arc::clone(&gate), Arc::clone(tally));
+            let (client, gate, tally) = (client.clone(), Arc::clone(&gate), Arc::clone(tally));
             tokio::spawn(async move {
                 loop {
                     let requested = {

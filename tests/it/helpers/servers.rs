@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use coupon_system::dev::servers::{
-    ClusterOptions, MongoOptions, MongoServer, RedisCluster, RedisOptions, RedisServer,
+    ClusterOptions, MongoOptions, MongoServer, RedisCluster, RedisEngine, RedisOptions, RedisServer,
 };
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
@@ -45,13 +45,25 @@ pub async fn redis() -> (RedisServer, TempDir) {
 /// The slots of a cluster.
 const SLOTS: usize = 16_384;
 
-/// Starts a cluster of three primaries, each with as many replicas. The nodes take one that is silent for two seconds
-/// for dead.
-pub async fn cluster(folder: &TempDir, replicas: usize) -> RedisCluster {
+/// What a cluster of three primaries is started with, each with as many replicas. The nodes take one that is silent for
+/// two seconds for dead.
+pub fn cluster_options(folder: &TempDir, replicas: usize, engine: RedisEngine) -> ClusterOptions {
     let mut options = ClusterOptions::new(folder.path().join("cluster"), 3);
     options.replicas = replicas;
     options.node_timeout = Duration::from_secs(2);
-    RedisCluster::start(&options).await.expect("the cluster starts")
+    options.engine = engine;
+    options
+}
+
+/// Starts a cluster of redis-servers with these options.
+pub async fn cluster(folder: &TempDir, replicas: usize) -> RedisCluster {
+    cluster_of(&cluster_options(folder, replicas, RedisEngine::Redis)).await
+}
+
+/// Starts a cluster. Where its program is missing and cannot be fetched, the test fails and says what to do.
+pub async fn cluster_of(options: &ClusterOptions) -> RedisCluster {
+    let started = RedisCluster::start(options).await;
+    started.unwrap_or_else(|error| panic!("the cluster does not start: {error:#}"))
 }
 
 /// The node that a slot lies on at the start, and all others in their order.

@@ -1,21 +1,31 @@
 //! A Redis Cluster on this machine: several redis-servers, and what makes a cluster of them.
+//!
+//! # Layout
+//!
+//! - here: starting one
+//! - `change`: nodes that join it, slots that move
+//! - `link`: a connection to one node
+
+mod change;
+mod link;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use futures::future::try_join_all;
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, FromRedisValue, InfoDict};
 use tokio::time::{sleep, timeout};
 
-use super::{POLL_INTERVAL, Persistence, RedisOptions, RedisServer};
+use super::{POLL_INTERVAL, Persistence, RedisEngine, RedisOptions, RedisServer};
+use link::NodeLink;
+
+pub use change::{are_agreed, join, migrate_slots, move_by_key};
+pub use link::{SlotRange, slot_owners};
 
 /// The slots of a cluster.
 const SLOTS: usize = 16_384;
 /// How long the nodes may take to know each other and to agree.
 const FORMED_WAIT_MAX: Duration = Duration::from_secs(60);
-const ANSWER_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What a cluster is started with.
 #[derive(Clone, Debug)]
@@ -30,6 +40,8 @@ pub struct ClusterOptions {
     pub node_timeout: Duration,
     /// What each node keeps.
     pub persistence: Persistence,
+    /// The program of each node.
+    pub engine: RedisEngine,
 }
 
 impl ClusterOptions {
@@ -41,6 +53,7 @@ impl ClusterOptions {
             replicas: 0,
             node_timeout: Duration::from_secs(5),
             persistence: Persistence::default(),
+            engine: RedisEngine::default(),
         }
     }
 }
@@ -138,65 +151,13 @@ fn node_options(options: &ClusterOptions, number: usize) -> RedisOptions {
         ("--cluster-require-full-coverage", "no"),
         // A replica that was cut off from its primary for long may be all that is left.
         ("--cluster-replica-validity-factor", "0"),
+        // Where replicas acknowledge what is promised, users wait until the old primary follows the new one.
+        ("--repl-diskless-sync-delay", "0"),
     ];
     let extra_args = settings.into_iter().flat_map(|(name, value)| [name.into(), value.into()]).collect();
     let mut node = RedisOptions::new(options.data_dir.join(number.to_string()));
+    node.engine = options.engine;
     node.persistence = options.persistence;
     node.extra_args = extra_args;
     node
-}
-
-/// A connection to one node.
-struct NodeLink {
-    connection: MultiplexedConnection,
-}
-
-impl NodeLink {
-    async fn open(node: &RedisServer) -> anyhow::Result<Self> {
-        let client = redis::Client::open(node.url()).context("could not make a Redis client")?;
-        let config = AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER_WAIT_MAX));
-        let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-        Ok(NodeLink { connection })
-    }
-
-    /// Runs a subcommand of CLUSTER.
-    async fn run<T: FromRedisValue>(&mut self, words: &[&str]) -> anyhow::Result<T> {
-        let ran = redis::cmd("CLUSTER").arg(words).query_async(&mut self.connection).await;
-        ran.with_context(|| format!("a node refuses CLUSTER {}", words.join(" ")))
-    }
-
-    /// A number of CLUSTER INFO.
-    async fn info(&mut self, name: &str) -> anyhow::Result<usize> {
-        let info: String = self.run(&["INFO"]).await?;
-        let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        value.and_then(|value| value.parse().ok()).with_context(|| format!("CLUSTER INFO has no {name}"))
-    }
-
-    async fn wait_for(&mut self, name: &str, expected: usize) -> anyhow::Result<()> {
-        while self.info(name).await? != expected {
-            sleep(POLL_INTERVAL).await;
-        }
-        Ok(())
-    }
-
-    async fn replication(&mut self) -> anyhow::Result<InfoDict> {
-        Ok(redis::cmd("INFO").arg("replication").query_async(&mut self.connection).await?)
-    }
-
-    async fn is_replica(&mut self) -> anyhow::Result<bool> {
-        Ok(self.replication().await?.get::<String>("role").is_some_and(|role| role == "slave"))
-    }
-
-    /// Whether the node takes the cluster for whole, and has its replicas, or its primary's data.
-    async fn is_serving(&mut self, replicas: usize) -> anyhow::Result<bool> {
-        let state: String = self.run(&["INFO"]).await?;
-        let replication = self.replication().await?;
-        let is_linked = match replication.get::<String>("role").as_deref() {
-            Some("slave") => {
-                replication.get::<String>("master_link_status").is_some_and(|status| status == "up")
-            }
-            _ => replication.get("connected_slaves") == Some(replicas),
-        };
-        Ok(state.lines().any(|line| line == "cluster_state:ok") && is_linked)
-    }
 }
