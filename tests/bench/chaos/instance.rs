@@ -94,6 +94,11 @@ impl Instance {
         }
     }
 
+    /// Adds flags, with which it runs from its next start on.
+    pub fn add_flags(&mut self, flags: impl IntoIterator<Item = String>) {
+        self.arguments.extend(flags);
+    }
+
     /// Whether there is a program of another release.
     pub fn has_other(&self) -> bool {
         self.other.is_some()

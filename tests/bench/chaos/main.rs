@@ -17,7 +17,9 @@
 //! - `damage`: the kinds of damaged records
 //! - `load`: the users
 //! - `verdict`: what must hold at the end
+//! - `cluster`: a program of its own, with the faults of a Redis Cluster
 
+mod cluster;
 mod damage;
 mod faults;
 mod instance;
@@ -49,7 +51,8 @@ const DAMAGE_EVERY: Duration = Duration::from_secs(30);
 Examples:
   cargo bench --bench chaos
   cargo bench --bench chaos -- --seconds 60 --seed 7
-  cargo bench --bench chaos -- --other-programs ../last-release/target/release"
+  cargo bench --bench chaos -- --other-programs ../last-release/target/release
+  cargo bench --bench chaos -- --redis-nodes 3"
 )]
 struct Arguments {
     /// Seconds during which faults happen
@@ -60,11 +63,13 @@ struct Arguments {
     seed: Option<u64>,
     /// A folder with coupon-api and coupon-worker of another release: the faults are then upgrades and
     /// rollbacks of single processes, and kills of them
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", conflicts_with = "redis_nodes")]
     other_programs: Option<PathBuf>,
     /// Plant no damaged records
     #[arg(long)]
     without_damage: bool,
+    #[command(flatten)]
+    cluster: cluster::ClusterArguments,
     /// Keep the folder with data and logs, and print its path
     #[arg(long)]
     keep: bool,
@@ -94,6 +99,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<bool> {
     if arguments.keep {
         folder.disable_cleanup(true);
         println!("data and logs are kept in {}", folder.path().display());
+    }
+    if let Some(primaries) = arguments.cluster.redis_nodes {
+        return cluster::run(&arguments.cluster, primaries, folder.path(), chance).await;
     }
     let mut stack = Stack::start(folder.path(), arguments.other_programs.as_deref()).await?;
     let load = Arc::new(ChaosLoad::new(&stack)?);
