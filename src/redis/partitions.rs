@@ -162,14 +162,17 @@ impl Partitions {
     }
 }
 
-/// Those who answered and what, and those who failed and why, where it is enough that one answers.
+/// Those who answered and what, and those who failed and why.
+type AnswersAndFailures<K, T> = (Vec<(K, T)>, Vec<(K, Failure)>);
+
+/// Those who answered and those who failed, where it is enough that one answers.
 ///
 /// # Errors
 ///
 /// If none answered.
 pub(crate) fn answers_of_any<K, T>(
     asked: impl IntoIterator<Item = (K, Result<T, Failure>)>,
-) -> Result<(Vec<(K, T)>, Vec<(K, Failure)>), Failure> {
+) -> Result<AnswersAndFailures<K, T>, Failure> {
     let (mut answers, mut failures) = (Vec::new(), Vec::new());
     for (who, answer) in asked {
         match answer {
