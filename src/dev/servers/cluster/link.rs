@@ -38,7 +38,9 @@ pub(super) struct NodeLink {
 impl NodeLink {
     pub(super) async fn open(node: &RedisServer) -> anyhow::Result<Self> {
         let client = redis::Client::open(node.url()).context("could not make a Redis client")?;
-        let config = AsyncConnectionConfig::new().set_response_timeout(Some(ANSWER_WAIT_MAX));
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(ANSWER_WAIT_MAX))
+            .set_response_timeout(Some(ANSWER_WAIT_MAX));
         let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
         Ok(NodeLink { connection })
     }

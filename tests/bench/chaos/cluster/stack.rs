@@ -23,6 +23,8 @@ const PROCESSES: usize = 2;
 const REPLICAS: usize = 1;
 /// How long a node may be silent until the others take it for dead.
 const NODE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a node that runs may take to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 
 /// All servers and processes.
 pub struct ClusterStack {
@@ -117,8 +119,7 @@ impl ClusterStack {
     pub async fn replica_of(&self, primary: usize) -> anyhow::Result<usize> {
         let port = self.nodes[primary].port().to_string();
         for (place, node) in self.nodes.iter().enumerate() {
-            let client = redis::Client::open(node.url())?;
-            let mut connection = client.get_multiplexed_async_connection().await?;
+            let mut connection = connection(node).await?;
             let replication: redis::InfoDict =
                 redis::cmd("INFO").arg("replication").query_async(&mut connection).await?;
             if replication.get::<String>("master_port").as_deref() == Some(&port) {
@@ -130,8 +131,7 @@ impl ClusterStack {
 
     /// Tells one node to run a subcommand of CLUSTER.
     pub async fn tell(&self, node: usize, words: &[&str]) -> anyhow::Result<()> {
-        let client = redis::Client::open(self.nodes[node].url())?;
-        let mut connection = client.get_multiplexed_async_connection().await?;
+        let mut connection = connection(&self.nodes[node]).await?;
         redis::cmd("CLUSTER").arg(words).exec_async(&mut connection).await.context("a node refuses")
     }
 
@@ -192,6 +192,15 @@ impl ClusterStack {
         }
         self.mongodb.kill().await
     }
+}
+
+/// A connection that waits for answers of a node of a busy machine.
+async fn connection(node: &RedisServer) -> anyhow::Result<redis::aio::MultiplexedConnection> {
+    let config = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(ANSWER_MAX))
+        .set_response_timeout(Some(ANSWER_MAX));
+    let client = redis::Client::open(node.url())?;
+    Ok(client.get_multiplexed_async_connection_with_config(&config).await?)
 }
 
 /// Which node, by its place, is the primary of which slots.
