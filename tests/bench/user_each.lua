@@ -1,6 +1,7 @@
 -- A wrk script: each request asks for the same coupon for another user.
---   wrk … -s user_each.lua URL -- COUPON PREFIX
--- Users' ids begin with PREFIX, which no other run against the same data may have had.
+--   wrk … -s user_each.lua URL -- COUPON PREFIX [PATH FIELD]
+-- Users' ids begin with PREFIX, which no other run for the same coupon may have had. FIELD of the body names the
+-- coupon.
 
 local threads = 0
 function setup(thread)
@@ -10,9 +11,10 @@ end
 
 local before, after, asked = nil, nil, 0
 function init(args)
-  before = 'POST /user-coupons HTTP/1.1\r\nHost: ' .. wrk.headers['Host'] ..
+  local path, field = args[3] or '/user-coupons', args[4] or 'couponId'
+  before = 'POST ' .. path .. ' HTTP/1.1\r\nHost: ' .. wrk.headers['Host'] ..
     '\r\nContent-Type: application/json\r\nContent-Length: '
-  after = '\r\n\r\n{"couponId":"' .. args[1] .. '","userId":"' .. args[2] .. number .. '-'
+  after = '\r\n\r\n{"' .. field .. '":"' .. args[1] .. '","userId":"' .. args[2] .. number .. '-'
 end
 
 -- The body without the digits of the user's number.

@@ -6,12 +6,15 @@ the other, so that what changes on the machine meets all of them alike.
 
     tests/bench/wrk.py accept target/release            accepted per second over a bare handler; and while a worker drains
     tests/bench/wrk.py queued target/release            acceptance by second, with a million queued
+    tests/bench/wrk.py traces target/release            the first folder's API with traces off and on, and other folders',
+                                                        all running side by side and loaded in short turns
 
 Figures are printed as text; --json FILE keeps them all. All data is in a temporary folder and is deleted at the end.
 """
 
 import argparse
 import contextlib
+import http.server
 import itertools
 import json
 import os
@@ -22,6 +25,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -35,16 +39,18 @@ PREFIXES = (f"w{number}-" for number in itertools.count(1))
 
 
 class Program:
-    """A child process that says on one of its streams where it serves."""
+    """A child process that says on one of its streams where it serves (`ready`, or nobody waits for it)."""
 
-    def __init__(self, command, ready, log):
+    def __init__(self, command, ready, log, **options):
         self.log = Path(log)
         with open(self.log, "wb") as out:
-            self.child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+            self.child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, **options)
+        if ready is None:
+            return
         until = time.monotonic() + READY_MAX_SECONDS
         while not (found := re.search(ready, self.log.read_text())):
             if self.child.poll() is not None or time.monotonic() > until:
-                self.stop()
+                self.kill()
                 sys.exit(f"{command[0]} does not start:\n{self.log.read_text()}")
             time.sleep(0.05)
         self.said = found.groupdict()
@@ -54,11 +60,15 @@ class Program:
             self.child.send_signal(signal.SIGTERM)
             self.child.wait(60)
 
+    def kill(self):
+        self.child.kill()
+        self.child.wait(60)
+
 
 class System:
     """Fresh servers, and the programs of a folder on them."""
 
-    def __init__(self, programs, folder, api_flags=()):
+    def __init__(self, programs, folder, api_flags=(), api_env=None):
         self.programs, self.folder, self.stack = Path(programs), Path(folder), contextlib.ExitStack()
         # It starts the two servers. Its own API is not asked, and audits nothing.
         dev = self.start(
@@ -69,7 +79,7 @@ class System:
         self.redis_pid = child_of(dev.child.pid, "redis-server", "valkey-server")
         self.api = api = self.start(
             [self.programs / "coupon-api", "--open", "--listen", "127.0.0.1:0", "--require-registered-users", "false",
-             *self.backing, *api_flags], r"listen=\S*?(?P<port>\d+)\s", "api")
+             *self.backing, *api_flags], r"listen=\S*?(?P<port>\d+)\s", "api", env=os.environ | (api_env or {}))
         self.url = f"http://127.0.0.1:{api.said['port']}"
 
     def __enter__(self):
@@ -78,8 +88,8 @@ class System:
     def __exit__(self, *_):
         self.stack.close()
 
-    def start(self, command, ready, name):
-        program = Program([str(part) for part in command], ready, self.folder / f"{name}.log")
+    def start(self, command, ready, name, **options):
+        program = Program([str(part) for part in command], ready, self.folder / f"{name}.log", **options)
         self.stack.callback(program.stop)
         return program
 
@@ -147,9 +157,9 @@ def processor_seconds(pid):
     return (int(own) + int(kernel)) / os.sysconf("SC_CLK_TCK")
 
 
-def wrk(url, coupon, connections, seconds):
+def wrk(url, coupon, connections, seconds, prefix=None, *path_and_field):
     return ["wrk", "--latency", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s",
-            "-s", str(HERE / "user_each.lua"), url, "--", coupon, next(PREFIXES)]
+            "-s", str(HERE / "user_each.lua"), url, "--", coupon, prefix or next(PREFIXES), *path_and_field]
 
 
 def load(url, coupon, connections, seconds, **pids):
@@ -245,6 +255,66 @@ def show_queued(name, rounds):
               f"{min(figures['bySecond']):,} ({figures['slowestOverMedian']:.2f} of it)")
 
 
+class Collector(http.server.BaseHTTPRequestHandler):
+    """Takes traces (OTLP), and throws them away."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        self.server.taken += len(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def traces(arguments):
+    """APIs of several builds side by side, loaded in turn; nobody drains."""
+    collector = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Collector)
+    collector.taken = 0
+    threading.Thread(target=collector.serve_forever, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{collector.server_port}"
+    first, *others = arguments.programs
+    builds = [(str(first), first, {}), (f"{first}, traced", first, {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint})]
+    builds += [(str(programs), programs, {}) for programs in others]
+    found = {}
+    with contextlib.ExitStack() as stack:
+        systems = {}
+        for name, programs, env in builds:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="coupon-wrk-"))
+            system = stack.enter_context(System(programs, folder, ["--backlog-max", str(UNITS)], env))
+            systems[name] = system, system.coupon()
+        for connections in arguments.connections:
+            found[connections] = {name: [] for name in systems}
+            for number in range(arguments.rounds + 1):
+                for name, (system, coupon) in list(systems.items())[:: 1 if number % 2 == 0 else -1]:
+                    pids = {"api": system.api.child.pid, "redis": system.redis_pid}
+                    figures = load(system.url, coupon, connections, arguments.seconds, **pids)
+                    if number:  # The first round warms up.
+                        found[connections][name].append(figures)
+    if not collector.taken:
+        sys.exit("no spans have arrived")
+    return found
+
+
+def show_traces(found):
+    for connections, builds in found.items():
+        first, *_ = builds.values()
+        for name, of in builds.items():
+            for title, read in [
+                ("accepted/s", lambda one: one["perSecond"]),
+                ("API: processor µs", lambda one: one["processorMicros"]["api"]),
+                ("Redis: processor µs", lambda one: one["processorMicros"]["redis"]),
+            ]:
+                values = [read(one) for one in of]
+                over = [read(one) / read(beside) for one, beside in zip(of, first)]
+                shown = "  ".join(f"{value:,.2f}" for value in (min(values), statistics.median(values), max(values)))
+                ratios = "  ".join(f"{value:.3f}" for value in (min(over), statistics.median(over), max(over)))
+                print(f"{name}  {connections:>5} connections  {title:<20} {shown}   over the first: {ratios}")
+
+
 def plot(figures):
     """An SVG of accepted requests by second."""
     rates, width, height, left, top = figures["bySecond"], 720, 240, 60, 20
@@ -268,16 +338,22 @@ MEASURES = {"accept": (accept, show_accept), "queued": (queued, show_queued)}
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("measure", choices=MEASURES)
+    parser.add_argument("measure", choices=[*MEASURES, "traces"])
     parser.add_argument("programs", nargs="+", metavar="FOLDER", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, help="of each run of wrk (default: accept 6, queued 60)")
+    parser.add_argument("--seconds", type=int, help="of each run of wrk (default: accept 6, queued 60, traces 3)")
     parser.add_argument("--connections", type=int, nargs="+", default=[64, 1024])
     parser.add_argument("--in-flight", type=int, default=1_000_000, metavar="NUMBER", help="issuances that are queued first")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--svg", type=Path, metavar="FILE", help="a plot of queued: the last round of the last folder")
     arguments = parser.parse_args()
-    arguments.seconds = arguments.seconds or {"accept": 6, "queued": 60}[arguments.measure]
+    arguments.seconds = arguments.seconds or {"accept": 6, "queued": 60, "traces": 3}[arguments.measure]
+    if arguments.measure == "traces":
+        found = traces(arguments)
+        show_traces(found)
+        if arguments.json:
+            arguments.json.write_text(json.dumps({"cores": os.cpu_count(), "measure": "traces", "rounds": found}))
+        return
     measure, show = MEASURES[arguments.measure]
     rounds = {str(programs): [] for programs in arguments.programs}
     for number in range(arguments.rounds):
