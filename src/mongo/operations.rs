@@ -150,6 +150,8 @@ mod tests {
         });
         assert!(matches!(third, Err(Failure::MongoDb { operation: "wait", .. })), "{third:?}");
         assert!(matches!(fourth, Err(Failure::Overloaded { operation: "run" })), "{fourth:?}");
+        // The task of the third ends by the same deadline as its caller's wait: after it, at the latest.
+        tokio::time::sleep(Duration::from_millis(1)).await;
         // Its callers give up, and its places stay taken: the operations may still be in progress.
         waiting.iter().for_each(tokio::task::JoinHandle::abort);
         assert_eq!((hung.running.available_permits(), hung.admitted.available_permits()), (0, 1));
