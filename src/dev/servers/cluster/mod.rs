@@ -137,6 +137,11 @@ impl RedisCluster {
                 sleep(POLL_INTERVAL).await;
             }
         }
+        // Nodes of an earlier run know the others by the ports of that run, until they have heard from them.
+        let nodes: Vec<&RedisServer> = self.nodes.iter().collect();
+        while !are_agreed(&nodes, options.replicas).await? {
+            sleep(POLL_INTERVAL).await;
+        }
         Ok(())
     }
 }
