@@ -44,7 +44,6 @@ import os
 import re
 import shutil
 import socket
-import statistics
 import struct
 import subprocess
 import sys
@@ -441,9 +440,7 @@ def show(name, rounds):
             ("asked twice: records", lambda one: one["askedTwice"]),
             ("load average before", lambda one: one["loadAverage"]),
         ]:
-            values = [read(one) for one in of]
-            shown = "  ".join(f"{value:,.2f}" for value in (min(values), statistics.median(values), max(values)))
-            print(f"{name:<14}  {connections:>5} connections  {title:<24} {shown}")
+            print(f"{name:<14}  {connections:>5} connections  {title:<24} {wrk.spread(map(read, of))}")
         for one in of:
             units, requests, accepted, records = one["smallStock"]
             print(f"{name:<14}  {connections:>5} connections  small stock              {units} units, "

@@ -207,6 +207,12 @@ def accept(programs, arguments, folder):
     return figures
 
 
+def spread(rounds, shape=",.2f"):
+    """A figure of several rounds: the smallest, the median and the largest."""
+    values = list(rounds)
+    return "  ".join(f"{value:{shape}}" for value in (min(values), statistics.median(values), max(values)))
+
+
 def show_accept(name, rounds):
     for connections in rounds[0]:
         of = [figures[connections] for figures in rounds]
@@ -225,9 +231,7 @@ def show_accept(name, rounds):
             ("Redis: processor µs", lambda one: one["accepted"]["processorMicros"]["redis"]),
             ("wrk: processor µs", lambda one: one["accepted"]["processorMicros"]["wrk"]),
         ]:
-            values = [read(one) for one in of]
-            shown = "  ".join(f"{value:,.2f}" for value in (min(values), statistics.median(values), max(values)))
-            print(f"{name}  {connections:>5} connections  {title:<24} {shown}")
+            print(f"{name}  {connections:>5} connections  {title:<24} {spread(map(read, of))}")
 
 
 def queued(programs, arguments, folder):
@@ -308,10 +312,8 @@ def show_traces(found):
                 ("API: processor µs", lambda one: one["processorMicros"]["api"]),
                 ("Redis: processor µs", lambda one: one["processorMicros"]["redis"]),
             ]:
-                values = [read(one) for one in of]
-                over = [read(one) / read(beside) for one, beside in zip(of, first)]
-                shown = "  ".join(f"{value:,.2f}" for value in (min(values), statistics.median(values), max(values)))
-                ratios = "  ".join(f"{value:.3f}" for value in (min(over), statistics.median(over), max(over)))
+                shown = spread(map(read, of))
+                ratios = spread((read(one) / read(beside) for one, beside in zip(of, first)), ".3f")
                 print(f"{name}  {connections:>5} connections  {title:<20} {shown}   over the first: {ratios}")
 
 
