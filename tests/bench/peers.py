@@ -389,12 +389,7 @@ def prepare(name, kind, folder):
 
 
 def load(system, offer, connections, seconds):
-    command = wrk.wrk(system.url, offer, connections, seconds, "p", system.path, system.field)
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = re.search(r"^FIGURES (.*)$", ran.stdout, re.MULTILINE)
-    if ran.returncode or not found:
-        sys.exit(f"wrk failed:\n{ran.stdout}{ran.stderr}")
-    figures = json.loads(found.group(1))
+    figures = wrk.figures_of(wrk.wrk(system.url, offer, connections, seconds, "p", system.path, system.field))
     return figures | {"accepted": figures["requests"] - figures["refused"]}
 
 

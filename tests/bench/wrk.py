@@ -162,15 +162,20 @@ def wrk(url, coupon, connections, seconds, prefix=None, *path_and_field):
             "-s", str(HERE / "user_each.lua"), url, "--", coupon, prefix or next(PREFIXES), *path_and_field]
 
 
+def figures_of(command):
+    """Runs wrk to its end: what user_each.lua counted."""
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    found = re.search(r"^FIGURES (.*)$", ran.stdout, re.MULTILINE)
+    if ran.returncode or not found:
+        sys.exit(f"wrk failed:\n{ran.stdout}{ran.stderr}")
+    return json.loads(found.group(1))
+
+
 def load(url, coupon, connections, seconds, **pids):
     """Asks for a coupon as fast as it is answered. The figures of wrk, those a second, and the processor time a request
     of wrk and of these processes."""
     before, waited = {name: processor_seconds(pid) for name, pid in pids.items()}, os.times()
-    ran = subprocess.run(wrk(url, coupon, connections, seconds), capture_output=True, text=True, check=False)
-    found = re.search(r"^FIGURES (.*)$", ran.stdout, re.M)
-    if ran.returncode or not found:
-        sys.exit(f"wrk failed:\n{ran.stdout}{ran.stderr}")
-    figures = json.loads(found.group(1))
+    figures = figures_of(wrk(url, coupon, connections, seconds))
     if figures["broken"]:
         sys.exit(f"{figures['broken']} requests broke: {figures}")
     used = {name: processor_seconds(pid) - before[name] for name, pid in pids.items()}
