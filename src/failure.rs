@@ -4,7 +4,7 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use crate::ids::{IssuanceId, UserId};
+use crate::ids::{IssuanceId, Unit, UserId};
 
 /// Why an operation failed, and whose fault it is. A caller that does not know the outcome treats it as unknown.
 #[derive(Debug, thiserror::Error)]
@@ -108,8 +108,8 @@ pub struct Unreadable {
     pub id: Option<IssuanceId>,
     /// Its user, if it names one.
     pub user: Option<UserId>,
-    /// The unit that it holds, if it is issued and names one.
-    pub unit: Option<u32>,
+    /// The unit that it occupies, if it names one: as issued, or moved away.
+    pub unit: Option<Unit>,
     pub why: String,
 }
 

@@ -13,7 +13,9 @@
 //!
 //! - **Never oversold, never twice.** A unit is a serial number. Unique indexes of the ledger
 //!   ([`issuance::ledger::indexes`]) hold each serial of a coupon once, and each user's nth unit
-//!   once; no process starts without them.
+//!   once; no process starts without them. A coupon may lie in several shares ([`ids::Shares`]): a unit then
+//!   belongs to one share at a time, and a move between two is an issuance ([`issuance::shares`]) under the same
+//!   indexes.
 //! - **Never lost.** An accepted request is in the in-flight hash and the stream until its decision
 //!   is in the ledger; whoever asks is never told 404 after a 202.
 //! - **Accounted for.** A unit is free, reserved or issued. It is given back only by the settling of

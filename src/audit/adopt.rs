@@ -4,7 +4,7 @@
 use super::AuditAbort;
 use crate::Failure;
 use crate::coupon::MAX_TOTAL;
-use crate::ids::{CouponId, IssuanceId, UserId};
+use crate::ids::{CouponId, IssuanceId, Unit, UserId};
 use crate::redis::keys::EpochKeys;
 use crate::redis::{EpochBound, LuaScript, Partition};
 
@@ -36,7 +36,7 @@ pub(super) async fn adopt(
     coupon: &CouponId,
     id: IssuanceId,
     user: &UserId,
-    serial: u32,
+    unit: Unit,
 ) -> Result<AdoptOutcome, AuditAbort> {
     for _ in 0..CALLS_MAX {
         let called = partition.call_in_epoch(keys, &ADOPT, "adopt a record", |keys, call| {
@@ -44,7 +44,7 @@ pub(super) async fn adopt(
                 .key(keys.coupon(coupon))
                 .key(keys.holders(coupon))
                 .key(keys.free(coupon));
-            call.arg(id.as_bytes().as_slice()).arg(user.as_str()).arg(serial).arg(UNITS_A_CALL);
+            call.arg(id.as_bytes().as_slice()).arg(user.as_str()).arg(unit.number()).arg(UNITS_A_CALL);
         });
         let EpochBound::Epoch(mut reply) = called.await? else { return Err(AuditAbort::AnotherEpoch) };
         return Ok(match reply.text()?.as_str() {

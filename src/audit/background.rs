@@ -148,13 +148,17 @@ impl Auditor {
         Ok((in_full || self.disagrees(&coupon).await?).then_some(coupon))
     }
 
-    /// Whether a coupon's numbers do not stand in order, twice.
+    /// Whether a coupon's numbers do not stand in order, or units do not arrive that were moved here, twice.
     async fn disagrees(&self, coupon: &Coupon) -> Result<bool, Failure> {
-        if self.bracket(&coupon.id).await?.is_none_or(|bracket| bracket.holds()) {
+        let disagrees = async || -> Result<bool, Failure> {
+            let Some(bracket) = self.bracket(&coupon.id).await? else { return Ok(false) };
+            Ok(!bracket.holds() || self.awaits_units(coupon, &bracket).await?)
+        };
+        if !disagrees().await? {
             return Ok(false);
         }
         tokio::time::sleep(PAUSE).await;
-        Ok(self.bracket(&coupon.id).await?.is_some_and(|bracket| !bracket.holds()))
+        disagrees().await
     }
 
     /// Audits coupons in full, at most [`COUPONS_MAX`]. Returns what was found that belongs to none of them.

@@ -35,8 +35,8 @@ impl Bracket {
     pub fn holds(&self) -> bool {
         let in_order = self.settled_before <= self.issued && self.issued <= self.after.units.taken();
         in_order
-            && (!self.at_rest || self.after.units.settled == self.after.units.taken())
-            && (!self.only_dead || self.issued == self.after.units.settled)
+            && (!self.at_rest || self.after.settled() == self.after.units.taken())
+            && (!self.only_dead || self.issued == self.after.settled())
     }
 }
 
@@ -64,7 +64,10 @@ impl Auditor {
     ) -> Result<Option<Bracket>, AuditAbort> {
         let coupons = std::slice::from_ref(coupon);
         let before = figures(&self.partition, keys, coupons).await?;
-        let issued = self.ledger.issued_count(coupon).await?;
+        let mut issued = self.ledger.issued_count(coupon).await?;
+        if before.coupons.iter().flatten().any(|figures| figures.units.shares > 1) {
+            issued += self.ledger.moved_away_count(coupon).await?;
+        }
         let after = figures(&self.partition, keys, coupons).await?;
         if let Some((coupon, what)) = before.damaged.first().or(after.damaged.first()) {
             let why = format!("coupon {coupon}: {what}");
@@ -73,7 +76,7 @@ impl Auditor {
         let still = before == after && after.in_flight == after.dead;
         Ok(match (before.coupons.as_slice(), after.coupons.as_slice()) {
             ([Some(before)], [Some(now)]) => Some(Bracket {
-                settled_before: before.units.settled,
+                settled_before: before.settled(),
                 issued,
                 after: *now,
                 at_rest: after.in_flight == 0,
@@ -91,7 +94,7 @@ mod tests {
 
     /// A bracket of a coupon of which five units are taken.
     fn bracket(settled_before: u64, issued: u64, settled_after: u64) -> Bracket {
-        let units = UnitCounters { total: 10, next: 6, settled: settled_after, free: 0 };
+        let units = UnitCounters { total: 10, next: 6, settled: settled_after, ..UnitCounters::default() };
         let after = CouponFigures { units, generation: 1 };
         Bracket { settled_before, issued, after, at_rest: false, only_dead: false }
     }

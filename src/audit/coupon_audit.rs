@@ -13,8 +13,8 @@ use super::recheck::{ConfirmedSuspicion, Suspicion};
 use super::{AuditAbort, Auditor, Bracket};
 use crate::Failure;
 use crate::coupon::Coupon;
-use crate::coupon::SerialSet;
-use crate::ids::{CouponId, IssuanceId};
+use crate::coupon::UnitSet;
+use crate::ids::{CouponId, IssuanceId, Share, Unit};
 use crate::redis::keys::EpochKeys;
 
 /// Findings of one coupon that are kept; more of them are only counted.
@@ -120,6 +120,7 @@ impl Auditor {
             auditor: self,
             keys: snapshot.keys.clone(),
             coupon,
+            share: coupon.shares.of(self.partition.id()).unwrap_or(Share::WHOLE),
             figures: snapshot.figures.get(&coupon.id).copied(),
             in_flight: snapshot.queue.by_coupon.remove(&coupon.id).unwrap_or_default(),
             found: CouponFindings::default(),
@@ -160,7 +161,8 @@ pub(super) struct CouponFindings {
     pub more: u64,
     pub counted: bool,
     pub settled: u64,
-    pub issued: Option<SerialSet>,
+    /// Units that the ledger says are issued, or moved away.
+    pub occupied: Option<UnitSet>,
     /// Issued records that Redis does not count, those among them whose promise is broken included.
     pub not_counted: u64,
     /// Orphans that are issued: whether they were counted cannot be determined.
@@ -186,9 +188,9 @@ impl CouponFindings {
         CouponReport { findings, more, counted, settled, ..CouponReport::of(coupon, bracket) }
     }
 
-    /// The serials that a kind of finding is about.
-    pub(super) fn serials_of(&self, kind: FindingKind) -> HashSet<u32> {
-        self.findings.iter().filter(|found| found.kind == kind).filter_map(|found| found.serial).collect()
+    /// The units that a kind of finding is about.
+    pub(super) fn units_of(&self, kind: FindingKind) -> HashSet<Unit> {
+        self.findings.iter().filter(|found| found.kind == kind).filter_map(|found| found.unit).collect()
     }
 }
 
@@ -197,8 +199,10 @@ pub(super) struct CouponAudit<'a> {
     pub auditor: &'a Auditor,
     pub keys: EpochKeys,
     pub coupon: &'a Coupon,
+    /// What of the coupon lies in the partition.
+    pub share: Share,
     pub figures: Option<CouponFigures>,
-    pub in_flight: HashMap<IssuanceId, u32>,
+    pub in_flight: HashMap<IssuanceId, Option<Unit>>,
     pub found: CouponFindings,
 }
 

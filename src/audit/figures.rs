@@ -18,6 +18,13 @@ pub struct CouponFigures {
     pub generation: i64,
 }
 
+impl CouponFigures {
+    /// Units that are settled: issued, or moved away.
+    pub fn settled(&self) -> u64 {
+        self.units.settled.saturating_add(self.units.moved)
+    }
+}
+
 /// Some coupons and the queue at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FiguresReading {
@@ -76,6 +83,9 @@ pub(super) async fn figures(
                 next: held.number()?,
                 settled: held.number()?,
                 free: held.number()?,
+                shares: held.number()?,
+                credited: held.number()?,
+                moved: held.number()?,
             },
             generation: i64::try_from(held.number()?).map_err(|_| held.wrong())?,
         }));

@@ -26,7 +26,8 @@ impl Auditor {
             return Ok(Vec::new());
         }
         let ids: Vec<CouponId> = kept.keys().cloned().collect();
-        let issued = self.ledger.issued_counts(&ids).await?;
+        // What is kept is the number of all shares together.
+        let issued = self.ledger.of_all_shares().issued_counts(&ids).await?;
         let stale = coupons.iter().filter_map(|coupon| {
             let (kept, issued) = (*kept.get(&coupon.id)?, issued.get(&coupon.id).copied().unwrap_or(0));
             let detail = Some(format!("{kept} are kept, and the ledger has {issued}"));
@@ -54,7 +55,7 @@ impl Auditor {
     /// Renews the stale final counts of the coupons that were retired lately.
     pub(super) async fn watch_final_counts(&self) -> Result<Vec<Finding>, Failure> {
         let mut retired = self.coupons.retired_since(Timestamp::now() - WATCHED_FOR, WATCHED_MAX).await?;
-        retired.retain(|coupon| coupon.partition == self.partition.id());
+        retired.retain(|coupon| coupon.shares.partitions()[0] == self.partition.id());
         self.renew_final_counts(&retired.iter().collect::<Vec<_>>()).await
     }
 }

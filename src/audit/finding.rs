@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::LazyLock;
 
-use crate::ids::{CouponId, IssuanceId, UserId};
+use crate::ids::{CouponId, IssuanceId, Unit, UserId};
 use crate::metrics::{Family, names};
 
 /// How bad a finding is.
@@ -82,6 +82,9 @@ kinds! {
     LimitExceeded "limit-exceeded" Broken
         "A user holds more of this coupon than the limit allows, or two records claim the same place within it."
         "Revoke what is too much; make the index again if it is missing (couponctl check says how).";
+    UnitElsewhere "unit-elsewhere" Broken
+        "An issued record holds a unit that this share of the coupon does not have: it was not born here, and no move brought it. The share that has it may issue it too."
+        "Compare it with the records of the same serial in the coupon's other shares, and revoke one of them.";
     SerialBeyondTotal "serial-beyond-total" Broken
         "An issued record holds a unit beyond the coupon's total: more was issued than there is."
         "Restock the coupon so that the unit exists, or revoke the record.";
@@ -134,7 +137,7 @@ kinds! {
         "A count of the queue in Redis cannot be read: estimates of how long requests wait rest on it."
         "The API sets it anew by itself; or run with --repair.";
     SerialFreeAndIssued "serial-free-and-issued" Drift
-        "Redis would hand out a unit that the ledger says is issued; its next request would be given another."
+        "Redis would hand out a unit that the ledger says is issued, or was moved to another share; its next request would be given another."
         "Run with --repair: the unit is taken out of the free ones.";
     SerialFreeAndInFlight "serial-free-and-in-flight" Drift
         "Redis would hand out a unit that is reserved for another request."
@@ -154,6 +157,15 @@ kinds! {
     RecordNotCounted "record-not-counted" Drift
         "The ledger has an issued record that Redis does not count: it was written after a recovery had read the ledger."
         "The API adopts it by itself; or run with --repair.";
+    MoveNotCredited "move-not-credited" Drift
+        "A unit was moved to this share of the coupon, and Redis does not have it there: whoever moved it stopped on the way."
+        "The API credits it by itself; or run with --repair.";
+    MoveNotCounted "move-not-counted" Drift
+        "A unit was moved away from this share of the coupon, and Redis does not count that: it was written after a recovery had read the ledger."
+        "The API adopts it by itself; or run with --repair.";
+    LendingCounted "lending-counted" Drift
+        "Redis counts a unit as on its way to another share of the coupon, and it has left: while it is counted, nobody is told that the coupon is sold out."
+        "Run with --repair: it is not counted any more.";
     RejectionCounted "rejection-counted" Drift
         "Redis counts a rejected issuance as one that the user holds, so the user is turned away."
         "Run with --repair: it is not counted any more.";
@@ -189,7 +201,7 @@ pub struct Finding {
     pub kind: FindingKind,
     /// `None` where it belongs to no coupon, or that cannot be determined.
     pub coupon: Option<CouponId>,
-    pub serial: Option<u32>,
+    pub unit: Option<Unit>,
     /// The issuances that are concerned; of two with one unit, both.
     pub issuances: Vec<IssuanceId>,
     pub user: Option<UserId>,
@@ -204,7 +216,7 @@ impl Finding {
         Finding {
             kind,
             coupon: coupon.cloned(),
-            serial: None,
+            unit: None,
             issuances: Vec::new(),
             user: None,
             entry: None,
@@ -214,7 +226,7 @@ impl Finding {
 
     /// Whether it is about a record that does not say which unit it holds.
     pub(super) fn may_hold_any_unit(&self) -> bool {
-        self.kind == FindingKind::RecordUnreadable && self.serial.is_none()
+        self.kind == FindingKind::RecordUnreadable && self.unit.is_none()
     }
 
     /// Whether a repair would try it. Not where its unit may belong to a missing record.
@@ -236,8 +248,11 @@ impl fmt::Display for Finding {
         if let Some(coupon) = &self.coupon {
             write!(f, " coupon={coupon}")?;
         }
-        if let Some(serial) = self.serial {
-            write!(f, " serial={serial}")?;
+        if let Some(unit) = self.unit {
+            write!(f, " serial={}", unit.serial())?;
+            if unit.hop() > 0 {
+                write!(f, " hop={}", unit.hop())?;
+            }
         }
         for id in &self.issuances {
             write!(f, " issuance={id}")?;

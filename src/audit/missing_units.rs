@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::{AuditAbort, Auditor};
-use crate::ids::{CouponId, IssuanceId};
+use crate::ids::{CouponId, IssuanceId, Unit};
 use crate::redis::keys::EpochKeys;
 use crate::redis::{EpochBound, LuaScript};
 
@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Units that are searched for at once.
 pub(super) const SOUGHT_MAX: usize = 5_000;
 /// Of these in one script.
-const SERIALS: usize = 1_000;
+const UNITS: usize = 1_000;
 
 impl Auditor {
     /// Returns those of `serials`, all below the next one, that are neither free, nor in flight, nor issued.
@@ -27,31 +27,31 @@ impl Auditor {
         &self,
         keys: &EpochKeys,
         coupon: &CouponId,
-        mut serials: Vec<u32>,
-    ) -> Result<Vec<u32>, AuditAbort> {
+        mut units: Vec<Unit>,
+    ) -> Result<Vec<Unit>, AuditAbort> {
         for search in 0..SEARCHES {
-            if search > 0 && !serials.is_empty() {
+            if search > 0 && !units.is_empty() {
                 tokio::time::sleep(PAUSE).await;
             }
             let mut left = Vec::new();
-            for chunk in serials.chunks(SERIALS) {
+            for chunk in units.chunks(UNITS) {
                 let mut seen = HashSet::new();
                 self.each_in_flight_page(keys, coupon, chunk, |free, in_flight| {
                     seen.extend(free);
-                    seen.extend(in_flight.iter().map(|(_, serial)| *serial));
+                    seen.extend(in_flight.iter().filter_map(|(_, unit)| *unit));
                 })
                 .await?;
                 // After the in-flight hash: whatever left it as issued is in the ledger by now.
-                let holders = self.ledger.holders_of(coupon, chunk).await?;
-                seen.extend(holders.iter().filter_map(|held| match held {
-                    Ok(held) => Some(held.serial),
+                let occupants = self.ledger.occupants(coupon, chunk).await?;
+                seen.extend(occupants.iter().filter_map(|one| match one {
+                    Ok((_, unit)) => Some(*unit),
                     Err(unreadable) => unreadable.unit,
                 }));
-                left.extend(chunk.iter().filter(|serial| !seen.contains(serial)));
+                left.extend(chunk.iter().filter(|unit| !seen.contains(unit)));
             }
-            serials = left;
+            units = left;
         }
-        Ok(serials)
+        Ok(units)
     }
 
     /// Reads what a coupon has in flight.
@@ -59,7 +59,7 @@ impl Auditor {
         &self,
         keys: &EpochKeys,
         coupon: &CouponId,
-    ) -> Result<HashMap<IssuanceId, u32>, AuditAbort> {
+    ) -> Result<HashMap<IssuanceId, Option<Unit>>, AuditAbort> {
         let mut found = HashMap::new();
         self.each_in_flight_page(keys, coupon, &[], |_, in_flight| found.extend(in_flight)).await?;
         Ok(found)
@@ -71,8 +71,8 @@ impl Auditor {
         &self,
         keys: &EpochKeys,
         coupon: &CouponId,
-        serials: &[u32],
-        mut page: impl FnMut(Vec<u32>, Vec<(IssuanceId, u32)>),
+        units: &[Unit],
+        mut page: impl FnMut(Vec<Unit>, Vec<(IssuanceId, Option<Unit>)>),
     ) -> Result<(), AuditAbort> {
         let mut cursor = "0".to_owned();
         loop {
@@ -80,8 +80,8 @@ impl Auditor {
                 self.partition.call_in_epoch(keys, &IN_FLIGHT_PAGE, "search for units", |keys, call| {
                     call.key(keys.in_flight()).key(keys.coupon(coupon)).key(keys.free(coupon));
                     call.arg(&cursor).arg(PAGE).arg(coupon.as_str());
-                    for serial in serials {
-                        call.arg(*serial);
+                    for unit in units {
+                        call.arg(unit.number());
                     }
                 });
             let EpochBound::Epoch(mut reply) = called.await? else { return Err(AuditAbort::AnotherEpoch) };
@@ -89,14 +89,13 @@ impl Auditor {
             let (mut free, mut flights) = (reply.list()?, reply.list()?);
             let mut are_free = Vec::with_capacity(free.len());
             while free.len() > 0 {
-                are_free.push(u32::try_from(free.number()?).map_err(|_| free.wrong())?);
+                are_free.push(free.text()?.parse().map_err(|_| free.wrong())?);
             }
             let mut in_flight = Vec::with_capacity(flights.len() / 2);
             while flights.len() > 0 {
-                let (id, serial) = (flights.bytes()?, flights.bytes()?);
-                let id = IssuanceId::from_bytes(id);
-                let serial = std::str::from_utf8(&serial).ok().and_then(|text| text.parse().ok());
-                in_flight.extend(id.zip(serial));
+                let (id, unit) = (flights.bytes()?, flights.bytes()?);
+                let unit = std::str::from_utf8(&unit).ok().and_then(|text| text.parse().ok());
+                in_flight.extend(IssuanceId::from_bytes(id).map(|id| (id, unit)));
             }
             page(are_free, in_flight);
             if cursor == "0" {

@@ -13,6 +13,7 @@ mod figures;
 mod final_count;
 mod finding;
 mod missing_units;
+mod moves;
 mod queue_snapshot;
 mod quiet_moment;
 mod recheck;
@@ -54,7 +55,7 @@ impl Auditor {
     /// An auditor of a partition, its ledger and its coupons.
     pub fn new(partition: Arc<Partition>, ledger: Ledger, coupons: CouponStore) -> Self {
         let services = ServiceStore::new(&coupons.database());
-        Auditor { partition, ledger, coupons, services }
+        Auditor { ledger: ledger.within(partition.id()), partition, coupons, services }
     }
 }
 

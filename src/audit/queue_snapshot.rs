@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::Auditor;
 use super::finding::{Finding, FindingKind};
 use crate::Failure;
-use crate::ids::{CouponId, IssuanceId};
+use crate::ids::{CouponId, IssuanceId, Unit};
 use crate::issuance::InFlight;
 use crate::queue::Entry;
 use crate::queue::StreamScan;
@@ -16,10 +16,10 @@ use crate::redis::keys::EpochKeys;
 /// Fields, members or entries in one command.
 pub(super) const PAGE: usize = 2_000;
 
-/// The serials of what is in flight, by coupon; 0 for none.
+/// The units of what is in flight, by coupon.
 #[derive(Default)]
 pub(super) struct QueueSnapshot {
-    pub by_coupon: HashMap<CouponId, HashMap<IssuanceId, u32>>,
+    pub by_coupon: HashMap<CouponId, HashMap<IssuanceId, Option<Unit>>>,
     /// Entries whose issuance was not in flight.
     pub strays: HashMap<CouponId, Vec<Entry>>,
     /// What cannot be read.
@@ -39,7 +39,7 @@ impl Auditor {
                 match (IssuanceId::from_bytes(&id), parsed) {
                     (Some(id), Some(held)) => {
                         let of_coupon = snapshot.by_coupon.entry(held.coupon).or_default();
-                        of_coupon.insert(id, held.serial.unwrap_or(0));
+                        of_coupon.insert(id, held.unit);
                     }
                     (issuance, _) if unreadable.insert(id.clone()) => snapshot.findings.push(Finding {
                         issuances: issuance.into_iter().collect(),

@@ -8,6 +8,7 @@
 --       then for each suspicion: {in-flight value or '', '1' if the user's dedupe has the id, '1' if
 --       the stream has the entry, '1' if the serial is free, in-flight value of the second or ''}, …}
 --@certificate
+--@units
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
@@ -21,8 +22,7 @@ for at = 2, #ARGV, 5 do
     if string.sub(held, i, i + 15) == id then counted = '1' end
   end
   local there = entry ~= '' and #redis.call('XRANGE', KEYS[2], entry, entry) == 1
-  local free = next_serial and serial ~= '0'
-    and (tonumber(serial) >= next_serial or redis.call('SISMEMBER', KEYS[6], serial) == 1)
+  local free = next_serial and serial ~= '0' and is_free(KEYS[6], next_serial, serial)
   reply[#reply + 1] = {redis.call('HGET', KEYS[3], id) or '', counted, there and '1' or '0',
     free and '1' or '0', second ~= '' and redis.call('HGET', KEYS[3], second) or ''}
 end

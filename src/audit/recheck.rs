@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::finding::{Finding, FindingKind};
 use super::{AuditAbort, Auditor};
 use crate::failure::Unreadable;
-use crate::ids::{CouponId, IssuanceId, UserId};
+use crate::ids::{CouponId, IssuanceId, Unit, UserId};
 use crate::issuance::settle::Settlement;
 use crate::issuance::{Decision, InFlight, Outcome};
 use crate::redis::keys::EpochKeys;
@@ -22,7 +22,7 @@ const BATCH: usize = 200;
 /// Between two confirmations of the same suspicions.
 const PAUSE: Duration = Duration::from_millis(50);
 /// A worker settles what it has decided well within this.
-const SETTLING: Duration = Duration::from_secs(1);
+pub(super) const SETTLING: Duration = Duration::from_secs(1);
 
 /// Something that might be damage.
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ pub(super) struct Suspicion {
     pub id: IssuanceId,
     /// Empty where it does not matter.
     pub user: Option<UserId>,
-    pub serial: Option<u32>,
+    pub unit: Option<Unit>,
     pub entry: Option<String>,
     /// Of two with one unit, the other one.
     pub second: Option<IssuanceId>,
@@ -39,7 +39,7 @@ pub(super) struct Suspicion {
 
 impl Suspicion {
     pub(super) fn of(kind: FindingKind, id: IssuanceId) -> Self {
-        Suspicion { kind, id, user: None, serial: None, entry: None, second: None }
+        Suspicion { kind, id, user: None, unit: None, entry: None, second: None }
     }
 }
 
@@ -69,7 +69,7 @@ pub(super) struct ConfirmedSuspicion {
 
 impl ConfirmedSuspicion {
     pub(super) fn finding(&self, coupon: &CouponId) -> Finding {
-        let Suspicion { id, user, serial, entry, second, .. } = self.suspicion.clone();
+        let Suspicion { id, user, unit, entry, second, .. } = self.suspicion.clone();
         let in_flight = self.in_flight.as_ref();
         let strange = self.kind == FindingKind::InFlightLost && !self.counted;
         Finding {
@@ -77,7 +77,7 @@ impl ConfirmedSuspicion {
                 Some(Err(unreadable)) => Some(unreadable.to_string()),
                 _ => strange.then(|| "its user's dedupe does not have it: nothing is put back".to_owned()),
             },
-            serial: serial.or_else(|| in_flight.and_then(|held| held.serial)),
+            unit: unit.or_else(|| in_flight.and_then(|held| held.unit)),
             issuances: std::iter::once(id).chain(second).collect(),
             user: user
                 .or_else(|| in_flight.map(|held| held.user.clone()))
@@ -152,7 +152,7 @@ impl Auditor {
                 call.arg(suspicion.id.as_bytes().as_slice())
                     .arg(suspicion.user.as_ref().map_or("", UserId::as_str))
                     .arg(suspicion.entry.as_deref().unwrap_or_default())
-                    .arg(suspicion.serial.unwrap_or(0))
+                    .arg(suspicion.unit.map_or(0, Unit::number))
                     .arg(suspicion.second.map(|id| id.as_bytes().to_vec()).unwrap_or_default());
             }
         });
@@ -196,9 +196,10 @@ fn judge(
     }
     let in_flight = view.in_flight.as_ref();
     let holds = |held: Option<&InFlight>| {
-        suspicion.serial.is_some() && held.is_some_and(|held| held.serial == suspicion.serial)
+        suspicion.unit.is_some() && held.is_some_and(|held| held.unit == suspicion.unit)
     };
     let issued = decision.is_some_and(is_issued);
+    let moved = matches!(decision, Some(Ok(Decision { outcome: Outcome::Moved { .. }, .. })));
     let found = match suspicion.kind {
         FindingKind::RecordMissing | FindingKind::RejectionCounted if view.counted && !view.present => {
             return match decision {
@@ -227,8 +228,9 @@ fn judge(
         }
         FindingKind::DecidedInFlight => decision.is_some() && in_flight.is_some(),
         // Until it is settled, its unit may be free: settling takes it.
-        FindingKind::SerialFreeAndIssued => issued && view.free && view.counted && !view.present,
+        FindingKind::SerialFreeAndIssued => (moved || issued && view.counted) && view.free && !view.present,
         FindingKind::SerialFreeAndInFlight => decision.is_none() && view.free && holds(in_flight),
+        FindingKind::LendingCounted => decision.is_some() && view.counted && !view.present,
         FindingKind::SerialInFlightAndIssued => decision.is_none() && holds(in_flight),
         FindingKind::SerialInFlightTwice => {
             decision.is_none() && holds(in_flight) && holds(view.second.as_ref())
@@ -248,7 +250,7 @@ mod tests {
     fn suspicion(kind: FindingKind) -> Suspicion {
         let id = IssuanceId::generate(PartitionId::ONE);
         let user = Some("u".parse().unwrap());
-        Suspicion { serial: Some(3), user, ..Suspicion::of(kind, id) }
+        Suspicion { unit: Unit::native(3), user, ..Suspicion::of(kind, id) }
     }
 
     /// What Redis has of a unit that is settled and counted.
@@ -279,8 +281,8 @@ mod tests {
     #[test]
     fn a_suspicion_is_damage_only_as_redis_and_the_ledger_have_it_together() {
         use FindingKind::*;
-        let issued = decided(Outcome::Issued { serial: 3, nth: 1 });
-        let rejected = decided(Outcome::Rejected { reason: Reason::SoldOut, serial: None, lost: false });
+        let issued = decided(Outcome::Issued { unit: Unit::native(3).unwrap(), nth: 1 });
+        let rejected = decided(Outcome::Rejected { reason: Reason::SoldOut, unit: None, lost: false });
         let uncounted = || SuspicionView { counted: false, ..settled() };
         let free = |view| SuspicionView { free: true, ..view };
         let queued = || SuspicionView { entry_there: true, ..settled() };

@@ -9,20 +9,21 @@ use super::finding::{Finding, FindingKind};
 use super::queue_snapshot::PAGE;
 use super::recheck::{ConfirmedSuspicion, Suspicion};
 use crate::coupon::MAX_TOTAL;
-use crate::coupon::SerialSet;
+use crate::coupon::UnitSet;
 use crate::failure::Unreadable;
-use crate::ids::{IssuanceId, PartitionId, UserId};
+use crate::ids::{IssuanceId, Shares, Unit, UserId};
 use crate::issuance::ledger::{HeldUnit, readable};
 use crate::redis::cmd;
 
 impl CouponAudit<'_> {
     /// Every issued record: its unit, its user's limit, and that Redis counts it.
     pub(super) async fn ledger(&mut self) -> Result<(), AuditAbort> {
-        let partitions = self.auditor.ledger.partitions_of(&self.coupon.id).await?;
-        self.misrouted(&partitions).await?;
-        let mut issued = SerialSet::up_to(MAX_TOTAL);
+        let shares = self.auditor.ledger.shares_of(&self.coupon.id).await?;
+        self.misrouted(&shares).await?;
+        let mut issued = UnitSet::of(self.share, MAX_TOTAL);
+        self.moves(&shares, &mut issued).await?;
         let mut twice = HashSet::new();
-        let mut beyond = Vec::new();
+        let (mut beyond, mut elsewhere) = (Vec::new(), Vec::new());
         let mut over: Vec<UserId> = Vec::new();
         let mut user: Vec<HeldUnit> = Vec::new();
         let mut records = self.auditor.ledger.issued_records(&self.coupon.id).await?;
@@ -42,13 +43,15 @@ impl CouponAudit<'_> {
             self.unreadable(unreadable, &mut issued);
             let page = held;
             for held in &page {
-                if !partitions.contains(&held.id.partition()) {
-                    self.misrouted_record(Some(held.serial), Some(held.id), Some(held.user.clone()));
+                if shares.of(held.id.partition()).is_none() {
+                    self.misrouted_record(Some(held.unit), Some(held.id), Some(held.user.clone()));
                 }
-                if held.serial == 0 || held.serial > self.coupon.total {
+                if held.unit.serial() > self.coupon.total {
                     beyond.push(held.clone());
-                } else if !issued.insert(held.serial) {
-                    twice.insert(held.serial);
+                } else if !issued.has_room_for(held.unit) {
+                    elsewhere.push(held.clone());
+                } else if !issued.insert(held.unit) {
+                    twice.insert(held.unit);
                 }
                 if user.first().is_some_and(|first| first.user != held.user) {
                     user.clear();
@@ -69,7 +72,8 @@ impl CouponAudit<'_> {
                 uncounted.extend(self.uncounted(page).await?);
             }
         }
-        self.found.issued = Some(issued);
+        self.found.occupied = Some(issued);
+        self.units_elsewhere(elsewhere).await?;
         let broken = self.broken(twice, beyond, over).await?;
         self.found.not_counted = uncounted.len() as u64;
         let adoptable: Vec<_> =
@@ -79,9 +83,9 @@ impl CouponAudit<'_> {
     }
 
     /// What lies in another partition than its id and its coupon say: in flight here, or in the ledger.
-    async fn misrouted(&mut self, partitions: &[PartitionId]) -> Result<(), AuditAbort> {
+    async fn misrouted(&mut self, shares: &Shares) -> Result<(), AuditAbort> {
         let here = self.auditor.partition.id();
-        let is_here = partitions.contains(&here);
+        let is_here = shares.of(here).is_some();
         let mut strays: Vec<_> =
             self.in_flight.keys().copied().filter(|id| !is_here || id.partition() != here).collect();
         strays.sort_unstable();
@@ -91,33 +95,33 @@ impl CouponAudit<'_> {
         }
         for record in self.auditor.ledger.misplaced(&self.coupon.id).await? {
             match record {
-                Ok(held) => self.misrouted_record(Some(held.serial), Some(held.id), Some(held.user)),
+                Ok(held) => self.misrouted_record(Some(held.unit), Some(held.id), Some(held.user)),
                 Err(one) => self.misrouted_record(one.unit, one.id, one.user),
             }
         }
         Ok(())
     }
 
-    fn misrouted_record(&mut self, serial: Option<u32>, id: Option<IssuanceId>, user: Option<UserId>) {
+    fn misrouted_record(&mut self, unit: Option<Unit>, id: Option<IssuanceId>, user: Option<UserId>) {
         let detail =
             Some("its record, or the partition that the record's id names, is not the coupon's".into());
         let issuances = id.into_iter().collect();
         let finding = self.finding(FindingKind::Misrouted);
-        self.found.add([Finding { serial, issuances, user, detail, ..finding }]);
+        self.found.add([Finding { unit, issuances, user, detail, ..finding }]);
     }
 
-    /// Issued records that cannot be read. Each holds a unit, whether it says which or not.
-    fn unreadable(&mut self, unreadable: Vec<Unreadable>, issued: &mut SerialSet) {
+    /// Issued records, or those of moved units, that cannot be read. Each holds a unit, whether it says which or not.
+    pub(super) fn unreadable(&mut self, unreadable: Vec<Unreadable>, issued: &mut UnitSet) {
         for one in unreadable {
             // One that is in flight is found with what is decided.
             let in_flight = one.id.is_some_and(|id| self.in_flight.contains_key(&id));
-            match one.unit.filter(|unit| *unit <= self.coupon.total) {
+            match one.unit.filter(|unit| unit.serial() <= self.coupon.total) {
                 Some(unit) => drop(issued.insert(unit)),
                 None => self.found.nameless += u64::from(!in_flight),
             }
             if !in_flight {
                 let finding = Finding {
-                    serial: one.unit,
+                    unit: one.unit,
                     issuances: one.id.into_iter().collect(),
                     user: one.user.clone(),
                     detail: Some(one.to_string()),
@@ -167,7 +171,7 @@ impl CouponAudit<'_> {
                 if !is_counted {
                     suspicions.push(Suspicion {
                         user: Some(held.user.clone()),
-                        serial: Some(held.serial),
+                        unit: Some(held.unit),
                         ..Suspicion::of(FindingKind::RecordNotCounted, held.id)
                     });
                 }
@@ -176,25 +180,41 @@ impl CouponAudit<'_> {
         self.confirm(suspicions).await
     }
 
+    /// Issued units that were not in this share when its moves were read, and are not now.
+    async fn units_elsewhere(&mut self, records: Vec<HeldUnit>) -> Result<(), AuditAbort> {
+        for held in records {
+            if !self.auditor.has_arrived(self.coupon, held.unit).await? {
+                let (unit, issuances, user) = (Some(held.unit), vec![held.id], Some(held.user));
+                self.found.add([Finding {
+                    unit,
+                    issuances,
+                    user,
+                    ..self.finding(FindingKind::UnitElsewhere)
+                }]);
+            }
+        }
+        Ok(())
+    }
+
     /// Broken promises, read once more from the ledger. Returns the issuances that are concerned.
     async fn broken(
         &mut self,
-        twice: HashSet<u32>,
+        twice: HashSet<Unit>,
         beyond: Vec<HeldUnit>,
         over: Vec<UserId>,
     ) -> Result<HashSet<IssuanceId>, AuditAbort> {
         let mut findings = Vec::new();
         let twice: Vec<_> = twice.into_iter().collect();
-        for serials in twice.chunks(PAGE) {
-            let mut by_serial: HashMap<u32, Vec<HeldUnit>> = HashMap::new();
-            let holders = self.auditor.ledger.holders_of(&self.coupon.id, serials).await?;
+        for units in twice.chunks(PAGE) {
+            let mut by_unit: HashMap<Unit, Vec<HeldUnit>> = HashMap::new();
+            let holders = self.auditor.ledger.holders_of(&self.coupon.id, units).await?;
             for held in holders.into_iter().filter_map(readable) {
-                by_serial.entry(held.serial).or_default().push(held);
+                by_unit.entry(held.unit).or_default().push(held);
             }
-            for (serial, held) in by_serial.into_iter().filter(|(_, held)| held.len() > 1) {
+            for (unit, held) in by_unit.into_iter().filter(|(_, held)| held.len() > 1) {
                 let issuances = held.iter().map(|held| held.id).collect();
                 findings.push(Finding {
-                    serial: Some(serial),
+                    unit: Some(unit),
                     issuances,
                     ..self.finding(FindingKind::UnitIssuedTwice)
                 });
@@ -203,9 +223,9 @@ impl CouponAudit<'_> {
         if !beyond.is_empty() {
             // The record is read after the ledger: it may have grown meanwhile.
             let total = self.auditor.coupons.get(&self.coupon.id).await?.map_or(0, |coupon| coupon.total);
-            for held in beyond.into_iter().filter(|held| held.serial == 0 || held.serial > total) {
+            for held in beyond.into_iter().filter(|held| held.unit.serial() > total) {
                 findings.push(Finding {
-                    serial: Some(held.serial),
+                    unit: Some(held.unit),
                     issuances: vec![held.id],
                     user: Some(held.user),
                     ..self.finding(FindingKind::SerialBeyondTotal)
@@ -253,6 +273,10 @@ impl CouponAudit<'_> {
         if let Some(missed_change) = self.auditor.missed_change(&self.keys, &self.coupon.id).await? {
             self.found
                 .add([Finding { detail: Some(missed_change), ..self.finding(FindingKind::CouponBehind) }]);
+        }
+        if figures.units.shares != u64::from(self.share.count()) {
+            let detail = Some(format!("the field shares is {}", figures.units.shares));
+            self.found.add([Finding { detail, ..self.finding(FindingKind::CouponUnreadable) }]);
         }
         let Some(record) = self.auditor.coupons.get(&self.coupon.id).await? else { return Ok(()) };
         if figures.units.total > record.total.into() || figures.generation > record.generation {

@@ -7,10 +7,11 @@ use super::coupon_audit::{CouponAudit, SettleMode};
 use super::finding::{Finding, FindingKind};
 use super::queue_snapshot::PAGE;
 use super::recheck::{ConfirmedSuspicion, Suspicion, is_issued};
-use crate::ids::{IssuanceId, UserId};
+use crate::ids::{IssuanceId, Unit, UserId};
 use crate::issuance::ledger::readable;
 use crate::issuance::settle;
 use crate::issuance::settle::settle;
+use crate::issuance::shares::Mark;
 use crate::queue::Entry;
 use crate::redis::KeyScan;
 
@@ -19,7 +20,7 @@ impl CouponAudit<'_> {
     pub(super) async fn strays(&mut self, strays: Vec<Entry>) -> Result<(), AuditAbort> {
         let suspicions = strays.into_iter().map(|entry| Suspicion {
             user: Some(entry.user),
-            serial: entry.serial,
+            unit: entry.unit,
             entry: Some(entry.entry),
             ..Suspicion::of(FindingKind::EntryOrphaned, entry.id)
         });
@@ -54,18 +55,14 @@ impl CouponAudit<'_> {
         self.add(&decided);
 
         let mut suspicions = Vec::new();
-        let mut first: HashMap<u32, IssuanceId> = HashMap::new();
+        let mut first: HashMap<Unit, IssuanceId> = HashMap::new();
         undecided.sort_unstable();
         for id in undecided {
-            let serial = self.in_flight[&id];
-            let suspect =
-                |kind, second| Suspicion { serial: Some(serial), second, ..Suspicion::of(kind, id) };
-            if serial == 0 {
-                continue;
-            }
-            if self.found.issued.as_ref().is_some_and(|issued| issued.contains(serial)) {
+            let Some(unit) = self.in_flight[&id] else { continue };
+            let suspect = |kind, second| Suspicion { unit: Some(unit), second, ..Suspicion::of(kind, id) };
+            if self.found.occupied.as_ref().is_some_and(|occupied| occupied.contains(unit)) {
                 suspicions.push(suspect(FindingKind::SerialInFlightAndIssued, None));
-            } else if let Some(other) = first.insert(serial, id) {
+            } else if let Some(other) = first.insert(unit, id) {
                 suspicions.push(suspect(FindingKind::SerialInFlightTwice, Some(other)));
             }
         }
@@ -106,8 +103,10 @@ impl CouponAudit<'_> {
             scan.next::<Vec<(Vec<u8>, Vec<u8>)>>(&self.auditor.partition, "read who holds it").await?
         {
             let mut counted = Vec::new();
-            for (field, ids) in page.into_iter().filter(|(field, _)| !field.starts_with(b"!")) {
-                let user = std::str::from_utf8(&field).ok().and_then(|user| user.parse::<UserId>().ok());
+            for (field, ids) in
+                page.into_iter().filter(|(field, _)| !field.starts_with(b"!") && !Mark::is(field))
+            {
+                let user = std::str::from_utf8(&field).ok().and_then(|user| UserId::of_holder(user).ok());
                 let (chunks, rest) = ids.as_chunks::<16>();
                 let ids: Option<Vec<_>> = chunks.iter().map(|id| IssuanceId::from_bytes(*id)).collect();
                 match (user, ids) {
@@ -128,12 +127,15 @@ impl CouponAudit<'_> {
             let mut suspicions = Vec::new();
             for chunk in counted.chunks(PAGE) {
                 let ids: Vec<_> = chunk.iter().map(|(id, _)| *id).collect();
-                let issued = self.auditor.ledger.issued_among(&ids).await?;
-                for (id, user) in chunk.iter().filter(|(id, _)| !issued.contains(id)) {
-                    suspicions.push(Suspicion {
-                        user: Some(user.clone()),
-                        ..Suspicion::of(FindingKind::RecordMissing, *id)
-                    });
+                let taken = self.auditor.ledger.taken_among(&ids).await?;
+                for (id, user) in chunk {
+                    let kind = match (taken.contains(id), user.share()) {
+                        (false, _) => FindingKind::RecordMissing,
+                        // What is settled is on its way no more.
+                        (true, Some(_)) => FindingKind::LendingCounted,
+                        (true, None) => continue,
+                    };
+                    suspicions.push(Suspicion { user: Some(user.clone()), ..Suspicion::of(kind, *id) });
                 }
             }
             let mut confirmed = self.confirm(suspicions).await?;

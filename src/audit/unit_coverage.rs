@@ -1,6 +1,6 @@
 //! The units of a coupon: free, reserved, issued, each exactly one of these; and how many are settled.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::AuditAbort;
 use super::coupon_audit::{CouponAudit, CouponFindings, FINDINGS_MAX};
@@ -11,8 +11,8 @@ use super::queue_snapshot::PAGE;
 use super::quiet_moment::QuietMoment;
 use super::recheck::Suspicion;
 use crate::coupon::MAX_TOTAL;
-use crate::coupon::SerialSet;
-use crate::ids::IssuanceId;
+use crate::coupon::UnitSet;
+use crate::ids::{IssuanceId, Unit};
 use crate::issuance::ledger::readable;
 use crate::redis::{KeyScan, pipe};
 
@@ -20,31 +20,29 @@ impl CouponAudit<'_> {
     /// The free set against what is issued and in flight, and that every unit is somewhere.
     pub(super) async fn units(&mut self) -> Result<(), AuditAbort> {
         let Some(first) = self.figures else { return Ok(()) };
-        let mut holders: HashMap<u32, IssuanceId> = HashMap::new();
-        for (id, serial) in self.in_flight.iter().filter(|(_, serial)| **serial > 0) {
-            holders.insert(*serial, *id);
-        }
-        let issued = self.found.issued.take().unwrap_or_else(|| SerialSet::up_to(0));
+        let held = self.in_flight.iter().filter_map(|(id, unit)| Some(((*unit)?, *id)));
+        let holders: HashMap<Unit, IssuanceId> = held.collect();
+        let issued = self.found.occupied.take().unwrap_or_else(|| UnitSet::of(self.share, 0));
         let coupons = std::slice::from_ref(&self.coupon.id);
         let now = figures(&self.auditor.partition, &self.keys, coupons).await?;
         // The next serial only grows, so whatever was seen in flight or issued is below it by now.
         let Some(Some(now)) = now.coupons.first() else { return Ok(()) };
         let next = u32::try_from(now.units.next).unwrap_or(u32::MAX);
 
-        let mut free = SerialSet::up_to(MAX_TOTAL);
+        let mut free = UnitSet::of(self.share, MAX_TOTAL);
+        issued.arrived().for_each(|unit| free.arrive(unit));
         let (mut taken, mut unknown) = (Vec::new(), Vec::new());
         let mut scan = KeyScan::new("SSCAN", self.keys.free(&self.coupon.id), PAGE);
         while let Some(page) =
             scan.next::<Vec<Vec<u8>>>(&self.auditor.partition, "read the free units").await?
         {
             for member in page {
-                let serial = std::str::from_utf8(&member).ok().and_then(|text| text.parse::<u32>().ok());
-                let canonical = serial.filter(|serial| serial.to_string().as_bytes() == member);
-                match canonical {
-                    Some(serial) if (1..next).contains(&serial) => {
-                        let is_taken = issued.contains(serial) || holders.contains_key(&serial);
-                        if free.insert(serial) && is_taken && taken.len() < FINDINGS_MAX {
-                            taken.push(serial);
+                let unit = std::str::from_utf8(&member).ok().and_then(|text| text.parse::<Unit>().ok());
+                match unit {
+                    Some(unit) if free.has_room_for(unit) && (unit.hop() > 0 || unit.serial() < next) => {
+                        let is_taken = issued.contains(unit) || holders.contains_key(&unit);
+                        if free.insert(unit) && is_taken && taken.len() < FINDINGS_MAX {
+                            taken.push(unit);
                         }
                     }
                     _ if unknown.len() < FINDINGS_MAX => unknown.push(member),
@@ -53,16 +51,21 @@ impl CouponAudit<'_> {
             }
         }
         self.unknown(unknown).await?;
-        let above = (next..=self.coupon.total).filter(|serial| issued.contains(*serial));
-        taken
-            .extend(above.chain(holders.keys().copied().filter(|serial| *serial >= next)).take(FINDINGS_MAX));
+        let is_above = |unit: &Unit| unit.hop() == 0 && unit.serial() >= next;
+        let above =
+            issued.born_below(self.coupon.total + 1).filter(|unit| is_above(unit) && issued.contains(*unit));
+        taken.extend(above.chain(holders.keys().copied().filter(is_above)).take(FINDINGS_MAX));
         self.taken(taken, &issued, &holders).await?;
 
         let end = u32::try_from(first.units.next.min(first.units.total + 1)).unwrap_or(u32::MAX);
-        let lost = self.found.serials_of(FindingKind::InFlightLost);
-        let mut sought: Vec<u32> = (1..end)
-            .filter(|serial| !issued.contains(*serial) && !free.contains(*serial))
-            .filter(|serial| !holders.contains_key(serial) && !lost.contains(serial))
+        let lost = self.found.units_of(FindingKind::InFlightLost);
+        let in_transit = self.found.units_of(FindingKind::MoveNotCredited);
+        let arrived = issued.arrived().filter(|unit| !in_transit.contains(unit));
+        let mut sought: Vec<Unit> = issued
+            .born_below(end)
+            .chain(arrived)
+            .filter(|unit| !issued.contains(*unit) && !free.contains(*unit))
+            .filter(|unit| !holders.contains_key(unit) && !lost.contains(unit))
             .take(SOUGHT_MAX + 1)
             .collect();
         if sought.len() > SOUGHT_MAX {
@@ -93,11 +96,17 @@ impl CouponAudit<'_> {
                 )
                 .await?;
             let text = String::from_utf8_lossy(&member).into_owned();
-            let serial = text.parse::<u32>().ok().filter(|serial| serial.to_string() == text);
-            let known = next.is_none_or(|next| serial.is_some_and(|serial| (1..next).contains(&serial)));
+            let unit = text.parse::<Unit>().ok();
+            let known = match (next, unit) {
+                (None, _) => true,
+                (Some(_), None) => false,
+                (Some(_), Some(unit)) if unit.hop() > 0 => {
+                    self.auditor.has_arrived(self.coupon, unit).await?
+                }
+                (Some(next), Some(unit)) => self.share.bears(unit) && unit.serial() < next,
+            };
             if is_free && !known {
-                let finding =
-                    Finding { serial, detail: Some(text), ..self.finding(FindingKind::FreeUnknown) };
+                let finding = Finding { unit, detail: Some(text), ..self.finding(FindingKind::FreeUnknown) };
                 self.found.add([finding]);
             }
         }
@@ -107,27 +116,36 @@ impl CouponAudit<'_> {
     /// Units that are free, and issued or in flight as well.
     async fn taken(
         &mut self,
-        serials: Vec<u32>,
-        issued: &SerialSet,
-        holders: &HashMap<u32, IssuanceId>,
+        units: Vec<Unit>,
+        issued: &UnitSet,
+        holders: &HashMap<Unit, IssuanceId>,
     ) -> Result<(), AuditAbort> {
         let mut suspicions = Vec::new();
-        for serial in &serials {
-            if let Some(id) = holders.get(serial) {
+        for unit in &units {
+            if let Some(id) = holders.get(unit) {
                 let suspicion = Suspicion::of(FindingKind::SerialFreeAndInFlight, *id);
-                suspicions.push(Suspicion { serial: Some(*serial), ..suspicion });
+                suspicions.push(Suspicion { unit: Some(*unit), ..suspicion });
             }
         }
-        let serials: Vec<_> = serials.into_iter().filter(|serial| issued.contains(*serial)).collect();
-        for chunk in serials.chunks(PAGE) {
+        let units: Vec<_> = units.into_iter().filter(|unit| issued.contains(*unit)).collect();
+        for chunk in units.chunks(PAGE) {
             let holders = self.auditor.ledger.holders_of(&self.coupon.id, chunk).await?;
+            let mut held_by = HashSet::new();
             for held in holders.into_iter().filter_map(readable) {
+                held_by.insert(held.id);
                 suspicions.push(Suspicion {
                     user: Some(held.user),
-                    serial: Some(held.serial),
+                    unit: Some(held.unit),
                     ..Suspicion::of(FindingKind::SerialFreeAndIssued, held.id)
                 });
             }
+            // Those that were moved away.
+            let occupants = self.auditor.ledger.occupants(&self.coupon.id, chunk).await?;
+            let moved = occupants.into_iter().filter_map(readable).filter(|(id, _)| !held_by.contains(id));
+            suspicions.extend(moved.map(|(id, unit)| Suspicion {
+                unit: Some(unit),
+                ..Suspicion::of(FindingKind::SerialFreeAndIssued, id)
+            }));
         }
         let confirmed = self.confirm(suspicions).await?;
         self.add(&confirmed);
@@ -136,18 +154,18 @@ impl CouponAudit<'_> {
 
     /// Units that are nowhere. Where records are missing, or do not say which unit they hold, the units may
     /// be theirs.
-    fn leaked(&mut self, serials: Vec<u32>) {
+    fn leaked(&mut self, units: Vec<Unit>) {
         let nameless = usize::try_from(self.found.nameless).unwrap_or(usize::MAX);
-        if serials.len() <= nameless {
+        if units.len() <= nameless {
             return;
         }
         let missing = self.found.findings.iter_mut().filter(|found| found.kind == FindingKind::RecordMissing);
         let missing: Vec<_> = missing.collect();
-        if serials.len() > missing.len().saturating_add(nameless) {
+        if units.len() > missing.len().saturating_add(nameless) {
             let kept = (!missing.is_empty() || nameless > 0)
                 .then(|| "kept back: it may belong to a record that is missing or cannot be read".to_owned());
-            let leaked = serials.iter().map(|serial| Finding {
-                serial: Some(*serial),
+            let leaked = units.iter().map(|unit| Finding {
+                unit: Some(*unit),
                 detail: kept.clone(),
                 ..Finding::new(FindingKind::SerialLeaked, Some(&self.coupon.id))
             });
@@ -155,12 +173,12 @@ impl CouponAudit<'_> {
             self.found.add(leaked);
             return;
         }
-        let all = serials.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
-        let alone = serials.len() == 1 && missing.len() == 1;
+        let all = units.iter().map(|unit| unit.serial().to_string()).collect::<Vec<_>>().join(", ");
+        let alone = units.len() == 1 && missing.len() == 1;
         for found in missing {
             if alone {
-                found.serial = serials.first().copied();
-            } else if !serials.is_empty() {
+                found.unit = units.first().copied();
+            } else if !units.is_empty() {
                 found.detail = Some(format!("its unit is one of {all}"));
             }
         }
@@ -199,7 +217,7 @@ mod tests {
 
     /// Ten units are issued, two of them still in flight.
     fn quiet(settled: u64) -> QuietMoment {
-        let units = UnitCounters { total: 100, next: 11, settled, free: 0 };
+        let units = UnitCounters { total: 100, next: 11, settled, ..UnitCounters::default() };
         let figures = CouponFigures { units, generation: 1 };
         QuietMoment { figures, accepted: 10, issued: 10, issued_in_flight: 2, in_flight: 2 }
     }

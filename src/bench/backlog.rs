@@ -80,12 +80,12 @@ pub(super) async fn settle_all(partition: &Partition, entries: Vec<Entry>) -> an
     let settlements = entries
         .into_iter()
         .map(|entry| {
-            let serial = entry.serial.context("a fresh entry has a unit")?;
+            let unit = entry.unit.context("a fresh entry has a unit")?;
             let decision = Decision {
                 id: entry.id,
                 coupon: entry.coupon,
                 user: entry.user,
-                outcome: Outcome::Issued { serial, nth: entry.nth },
+                outcome: Outcome::Issued { unit, nth: entry.nth },
                 accepted_at: entry.accepted_at,
                 decided_at: now,
             };

@@ -18,9 +18,9 @@ use crate::coupon::{Coupon, Stock, stock};
 use crate::dev::servers::{
     ClusterOptions, MongoServer, Persistence, RedisCluster, RedisOptions, RedisServer,
 };
-use crate::ids::{CouponId, PartitionId, UserId};
+use crate::ids::{CouponId, PartitionId, Shares, UserId};
 use crate::process::Backends;
-use crate::recovery::Durability;
+use crate::recovery::{Durability, load_all};
 use crate::rush::api::ServiceClient;
 use crate::rush::connection::RawConnection;
 use crate::rush::target::LoadTarget;
@@ -111,18 +111,18 @@ impl BenchEnv {
 
     /// Makes a coupon that is open, in partition 0, and loads it.
     pub async fn coupon(&self, total: u32) -> anyhow::Result<CouponId> {
-        self.coupon_in(PartitionId::ONE, total).await
+        self.coupon_over(Shares::one(PartitionId::ONE), total).await
     }
 
-    /// The same in another partition.
-    pub async fn coupon_in(&self, partition: PartitionId, total: u32) -> anyhow::Result<CouponId> {
+    /// The same, with a share in each of these partitions.
+    pub async fn coupon_over(&self, shares: Shares, total: u32) -> anyhow::Result<CouponId> {
         let now = crate::mongo::now_in_milliseconds();
         let id: CouponId =
             format!("bench-{}", crate::ids::random_id()).parse().map_err(anyhow::Error::msg)?;
         let (opened, ends_at) = (now - SignedDuration::from_secs(1), now + SignedDuration::from_hours(24));
-        let coupon = Coupon { partition, ..Coupon::new(id.clone(), total, opened, ends_at) };
+        let coupon = Coupon { shares, ..Coupon::new(id.clone(), total, opened, ends_at) };
         self.backends.coupons.insert(&coupon).await?;
-        self.backends.loaders().get(partition)?.load(&id).await?;
+        load_all(&self.backends.loaders(), &coupon).await?;
         Ok(id)
     }
 

@@ -140,6 +140,7 @@ async fn followed(
         user_prefix: Some(USER_PREFIX.into()),
         coupon: None,
         total: requests as u64,
+        shares: None,
         double_clicks: 0.0,
         early_birds: 0.0,
         retry: RetryPolicy::Patient,

@@ -1,10 +1,11 @@
-//! What a reservation costs the nodes of a Redis Cluster together: processor time of their main threads.
+//! What a reservation of one coupon costs the nodes of a Redis Cluster together: processor time of their main threads.
 //!
-//! Clusters of one, two and four primaries run side by side, each with fsync-always. The same coupons, one in each quarter
-//! of the slots, are sold in turn on each cluster by scripts that are called directly, in batches of the same size: so
-//! every node of four has one coupon, and the single node has all. What the sum grows by is what another node costs; that
-//! each has a core of its own cannot be shown on a machine that has fewer, and is not needed for this.
+//! Clusters of one, two and four primaries run side by side, each with fsync-always. One coupon, with a share on each node,
+//! is sold in turn on each cluster by scripts that are called directly, in batches of the same size. What the sum grows by
+//! is what another node costs; that each has a core of its own cannot be shown on a machine that has fewer, and
+//! is not needed for this.
 
+use anyhow::Context;
 use futures::future::try_join_all;
 use serde::Serialize;
 
@@ -13,13 +14,11 @@ use super::context::BenchContext;
 use super::env::BenchEnv;
 use super::report::{FigureRow, FigureTarget, row};
 use super::spread::Spread;
-use crate::ids::{CouponId, SLOTS, slot_of};
+use crate::ids::{SLOTS, Shares, slot_of};
 use crate::redis::Partition;
 
 /// Primaries of the clusters; the first is what the others are compared with.
 const CLUSTERS: [usize; 3] = [1, 2, 4];
-/// Coupons that are sold at once, each in its own part of the slots.
-const PARTS: u16 = 4;
 /// Reservations in one call. The last is the one that has a target.
 const BATCHES: [u32; 2] = [32, 128];
 
@@ -57,16 +56,16 @@ pub(super) async fn measure(context: &BenchContext<'_>) -> anyhow::Result<NodesF
         context.say(&format!("nodes: a cluster of {nodes}"));
         clusters.push(BenchEnv::make_cluster(context, nodes).await?);
     }
-    for env in &clusters {
-        reserve_micros(env, BATCHES[0] * u32::from(PARTS), BATCHES[0]).await?;
+    for (env, nodes) in clusters.iter().zip(CLUSTERS) {
+        reserve_micros(env, nodes, BATCHES[0] * nodes as u32, BATCHES[0]).await?;
     }
     let mut rounds = BATCHES.map(|_| CLUSTERS.map(|_| Vec::new()));
     for round in 1..=context.sizes.rounds {
         context.say(&format!("nodes: round {round} of {}", context.sizes.rounds));
         for (batch, rounds) in BATCHES.iter().zip(&mut rounds) {
             let count = context.sizes.reservations.min(batch * context.sizes.calls);
-            for (env, rounds) in clusters.iter().zip(rounds) {
-                rounds.push(reserve_micros(env, count, *batch).await?);
+            for ((env, nodes), rounds) in clusters.iter().zip(CLUSTERS).zip(rounds) {
+                rounds.push(reserve_micros(env, nodes, count, *batch).await?);
             }
         }
     }
@@ -87,27 +86,25 @@ pub(super) async fn measure(context: &BenchContext<'_>) -> anyhow::Result<NodesF
     Ok(NodesFigures { batches: batches.collect() })
 }
 
-/// A partition in each part of the slots.
-fn partitions(env: &BenchEnv) -> impl Iterator<Item = &Partition> {
-    let part_of = |partition: &Partition| {
-        u32::from(slot_of(partition.id().tag())) * u32::from(PARTS) / u32::from(SLOTS)
-    };
-    (0..u32::from(PARTS)).filter_map(move |part| {
-        env.backends.partitions.iter().map(AsRef::as_ref).find(|partition| part_of(partition) == part)
-    })
+/// A partition in each of this many equal parts of the slots.
+fn partitions(env: &BenchEnv, parts: usize) -> Vec<&Partition> {
+    let part_of =
+        |partition: &Partition| usize::from(slot_of(partition.id().tag())) * parts / usize::from(SLOTS);
+    let all = || env.backends.partitions.iter().skip(1).map(AsRef::as_ref);
+    (0..parts).filter_map(|part| all().find(|partition| part_of(partition) == part)).collect()
 }
 
-/// The cost of a reservation, of coupons of their own, `count` in all; what was queued is settled after.
-async fn reserve_micros(env: &BenchEnv, count: u32, batch: u32) -> anyhow::Result<f64> {
-    let each = count / u32::from(PARTS);
-    let sold: Vec<(&Partition, CouponId)> = try_join_all(partitions(env).map(async |partition| {
-        Ok::<_, anyhow::Error>((partition, env.coupon_in(partition.id(), each).await?))
-    }))
-    .await?;
+/// The cost of a reservation of a coupon of its own with a share on each node, `count` in all; what was queued is settled
+/// after.
+async fn reserve_micros(env: &BenchEnv, nodes: usize, count: u32, batch: u32) -> anyhow::Result<f64> {
+    let shares = partitions(env, nodes);
+    let each = count / shares.len() as u32;
+    let partitions = shares.iter().map(|partition| partition.id()).collect();
+    let coupon = env.coupon_over(Shares::new(partitions).context("the shares")?, count).await?;
     let before = env.redis_cpu_us().await?;
-    try_join_all(sold.iter().map(|(partition, coupon)| queue(partition, coupon, 0..each, batch))).await?;
-    let micros = (env.redis_cpu_us().await? - before) / (f64::from(each) * sold.len() as f64);
-    for (partition, _) in sold {
+    try_join_all(shares.iter().map(|partition| queue(partition, &coupon, 0..each, batch))).await?;
+    let micros = (env.redis_cpu_us().await? - before) / f64::from(each * shares.len() as u32);
+    for partition in shares {
         let delivered = deliver(partition, each).await?;
         settle_all(partition, delivered).await?;
     }

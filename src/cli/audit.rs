@@ -16,9 +16,9 @@ use crate::access::ActionLog;
 use crate::access::action::{self, command_status};
 use crate::audit::{AuditReport, Auditor, Bracket, CouponReport, Finding, FindingKind, SettleMode, Severity};
 use crate::config::{MongoConfig, RedisConfig};
-use crate::coupon::Coupon;
+use crate::coupon::{Coupon, by_share};
 use crate::failure::{Fault, SetUpError};
-use crate::ids::{CouponId, PartitionId};
+use crate::ids::{CouponId, PartitionId, Unit};
 use crate::mongo::Database;
 use crate::process::Backends;
 use crate::recovery::OpeningStatus;
@@ -134,12 +134,15 @@ impl AuditArgs {
             Some(id) => {
                 let found = backends.coupons.get(id).await.map_err(|failure| away("MongoDB", &failure))?;
                 let coupon = found.ok_or_else(|| anyhow::anyhow!("there is no coupon {id}"))?;
-                backends.partitions.get(coupon.partition)?;
+                for share in coupon.shares.partitions() {
+                    backends.partitions.get(*share)?;
+                }
                 Some(coupon)
             }
             None => None,
         };
-        let is_meant = |id: PartitionId| of_one.as_ref().is_none_or(|coupon: &Coupon| coupon.partition == id);
+        let is_meant =
+            |id: PartitionId| of_one.as_ref().is_none_or(|coupon: &Coupon| coupon.shares.of(id).is_some());
         let meant = || backends.partitions.iter().filter(|partition| is_meant(partition.id()));
         let (mut queues, mut unaudited) = (BTreeMap::new(), Unaudited::new());
         let asked = meant().map(|partition| Self::hindrance(partition, &backends.database));
@@ -173,9 +176,9 @@ impl AuditArgs {
             };
             let Some(next) = page.last().cloned() else { break };
             last = Some(next);
-            let (groups, unknown) = backends.partitions.group(page, |coupon| coupon.partition);
-            for coupon in unknown {
-                if let Err(failure) = backends.partitions.get(coupon.partition) {
+            let (groups, unknown) = by_share(&backends.partitions, page);
+            for (partition, coupon) in unknown {
+                if let Err(failure) = backends.partitions.get(partition) {
                     report.coupons.push(CouponReport::aborted(&coupon, &failure));
                 }
             }
@@ -403,7 +406,7 @@ fn finding_to_json(finding: &Finding) -> Value {
         "code": kind.code(),
         "severity": kind.severity().as_str(),
         "coupon": finding.coupon.as_ref().map(CouponId::as_str),
-        "serial": finding.serial,
+        "serial": finding.unit.map(Unit::serial),
         "issuances": finding.issuances.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "user": finding.user.as_ref().map(|user| user.as_str()),
         "entry": finding.entry,

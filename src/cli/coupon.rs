@@ -11,7 +11,7 @@ use super::prompt::ConfirmArgs;
 use super::table::Member::{Text, Time};
 use super::table::{aside, cell, details, number, page_table, sentence, value, words};
 use crate::coupon::{CouponStatus, CouponTimeZone, Currency, MAX_PER_USER, MAX_TOTAL, ValidityPeriod};
-use crate::ids::CouponId;
+use crate::ids::{CouponId, SHARE_UNITS_MIN, SHARES_MAX, are_thin};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CouponVerb {
@@ -93,6 +93,8 @@ key.")]
 Examples:
   couponctl coupon create --id summer --name Summer --total 100 \\
       --ends-at 2036-01-01T00:00:00Z
+  couponctl coupon create --id hot --name 'Black Friday' --total 1000000 --shares 3 \\
+      --ends-at 2036-01-01T00:00:00Z
   couponctl coupon create --name '여름 할인' --total 5000 \\
       --starts-at 2035-06-01T12:00:00+09:00 --ends-at 2035-06-08T00:00:00+09:00 \\
       --percent-off 10 --max-amount 10000 --valid-for P1M --time-zone Asia/Seoul")]
@@ -139,6 +141,16 @@ pub(super) struct CouponCreateArgs {
     /// Time zone in which --valid-for counts days, weeks, months and years, such as Asia/Seoul (default: UTC)
     #[arg(long, value_name = "ZONE")]
     time_zone: Option<CouponTimeZone>,
+    /// Shares that the units are spread over, for ever (default: one for each node of Redis, as long as each has 100,000 units)
+    ///
+    /// Each share lies in its own partition, serves its own users, and sells at the same time as the others; its last
+    /// units go to the shares where people still ask. So one coupon can be as fast as all nodes of a Redis Cluster
+    /// together. That helps a coupon that more people want in a second than one node can serve, and no other: requests
+    /// share calls of Redis, and more than one or two shares a node, or fewer than 500 units a share, only make these calls
+    /// carry fewer requests. One Redis without a cluster has one partition, and so one share. Every API and worker must
+    /// run this version before the first coupon with several shares is created.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=SHARES_MAX as i64))]
+    shares: Option<u32>,
 }
 
 /// Changes a coupon's name, its end, or its start if it has not started
@@ -188,7 +200,13 @@ impl Noun<CouponVerb> {
             CouponVerb::Export(export) => return export.run(&session.api).await,
             CouponVerb::Create(create) => {
                 let named = create.id.is_some();
-                ApiRequest::post("/coupons").body(create.body()).repeatable(named)
+                let request = ApiRequest::post("/coupons").body(create.body()).repeatable(named);
+                let created = session.send(request).await?;
+                session.show(&created, coupon)?;
+                if let Some(note) = thin_note(&created.body) {
+                    eprintln!("{note}");
+                }
+                return Ok(());
             }
             CouponVerb::Show { id } => ApiRequest::get(format!("/coupons/{id}")),
             CouponVerb::Edit(edit) => {
@@ -240,6 +258,7 @@ impl CouponCreateArgs {
             "validUntil": self.valid_until.map(|moment| moment.to_string()),
             "validFor": self.valid_for.as_ref().map(ValidityPeriod::as_str),
             "timeZone": self.time_zone.as_ref().map(CouponTimeZone::as_str),
+            "shares": self.shares,
         })
     }
 }
@@ -291,6 +310,7 @@ fn coupon(coupon: &Value) -> String {
         ("name", value(coupon, "/name")),
         ("status", value(coupon, "/status")),
         ("stock", Some(stock)),
+        ("shares", value(coupon, "/shares")),
         ("per user", value(coupon, "/perUser")),
         ("starts", value(coupon, "/startsAt")),
         ("ends", value(coupon, "/endsAt")),
@@ -301,6 +321,19 @@ fn coupon(coupon: &Value) -> String {
         ("time zone", value(coupon, "/timeZone")),
         ("created", value(coupon, "/createdAt")),
     ])
+}
+
+/// What to say of a new coupon whose shares are too small.
+fn thin_note(coupon: &Value) -> Option<String> {
+    let whole = |number: &Value| u32::try_from(number.as_u64()?).ok();
+    let (shares, total) = (whole(&coupon["shares"])?, whole(&coupon["stock"]["total"])?);
+    are_thin(shares, total).then(|| {
+        format!(
+            "note: {total} units in {shares} shares: fewer than {SHARE_UNITS_MIN} units a share only thin the batches in \
+             which Redis hands them out, and move more units at the end. The number of shares stays; restock the \
+             coupon, or create another with fewer --shares"
+        )
+    })
 }
 
 fn discount(discount: &Value) -> Option<String> {
@@ -346,6 +379,18 @@ mod tests {
         assert_eq!(shown(150, "ABC"), "150 minor units of ABC");
         assert_eq!(money(&json!(20000), &Value::Null).as_deref(), Some("20000"));
         assert_eq!(money(&Value::Null, &json!({"currency": "USD"})), None);
+    }
+
+    #[test]
+    fn a_coupon_with_shares_of_few_units_gets_a_note() {
+        let note = |coupon: Value| thin_note(&coupon);
+        let thin = note(json!({"shares": 4, "stock": {"total": 1_000}})).unwrap();
+        assert!(thin.contains("1000 units in 4 shares"), "{thin}");
+        assert_eq!(note(json!({"shares": 4, "stock": {"total": 2_000}})), None);
+        assert_eq!(note(json!({"shares": 1, "stock": {"total": 1}})), None);
+        // Redis is away, or the API is older.
+        assert_eq!(note(json!({"shares": 4, "stock": null})), None);
+        assert_eq!(note(json!({"stock": {"total": 1}})), None);
     }
 
     #[test]

@@ -22,7 +22,8 @@ const SHOWN_EVERY: u64 = 500;
 
 /// Exports all held units of a coupon, by serial, to a file or to standard output.
 ///
-/// The export resumes by itself if the transfer breaks off. It may or may not contain units that are issued meanwhile;
+/// The export resumes by itself if the transfer breaks off. Of a coupon in several shares, units that were moved between
+/// them come last, and may be there twice after an interruption: their id tells. It may or may not contain units that are issued meanwhile;
 /// `couponctl outcome follow` reports those. In CSV, an apostrophe precedes a cell that a spreadsheet would take for a
 /// formula.
 #[derive(Debug, Args)]

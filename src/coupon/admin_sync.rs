@@ -8,6 +8,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
+use super::by_share;
 use super::store::ChangesSince;
 use super::{Coupon, CouponStore};
 use crate::Failure;
@@ -129,7 +130,7 @@ impl Reconciler {
             }
         }
         while let Some(page) = changes.next().await? {
-            let (groups, _) = self.partitions.group(page.coupons, |coupon| coupon.partition);
+            let (groups, _) = by_share(&self.partitions, page.coupons);
             for (partition, coupons) in groups {
                 if !answering.contains_key(&partition.id()) {
                     continue;

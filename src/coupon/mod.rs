@@ -4,25 +4,26 @@
 pub mod admin_sync;
 mod placements;
 mod restock;
-mod serial_set;
 mod status;
 pub mod stock;
 mod store;
 mod terms;
+mod unit_set;
 mod validity;
 
 pub use placements::Placements;
+pub(crate) use placements::by_share;
 pub use restock::{Restock, RestockAmount, RestockKey};
-pub(crate) use serial_set::SerialSet;
 pub use status::CouponStatus;
 pub use stock::{Stock, UnitCounters};
 pub use store::{CouponChange, CouponChangeOutcome, CouponStore, CreateOutcome, ended_before};
 pub use terms::CouponTerms;
+pub(crate) use unit_set::UnitSet;
 pub use validity::{CouponTimeZone, Expiry, Validity, ValidityPeriod};
 
 use jiff::Timestamp;
 
-use crate::ids::{CouponId, PartitionId};
+use crate::ids::{CouponId, PartitionId, Shares};
 
 /// The largest number of units of one coupon.
 pub(crate) const MAX_TOTAL: u32 = 10_000_000;
@@ -61,7 +62,7 @@ pub struct Coupon {
     pub generation: i64,
     pub created_at: Timestamp,
     /// Where its units lie, for ever.
-    pub partition: PartitionId,
+    pub shares: Shares,
 }
 
 impl Coupon {
@@ -83,7 +84,7 @@ impl Coupon {
             archived: false,
             generation: 1,
             created_at: starts_at,
-            partition: PartitionId::ONE,
+            shares: Shares::one(PartitionId::ONE),
         }
     }
 
@@ -94,7 +95,7 @@ impl Coupon {
 
     /// Whether it offers the same as `other` does, whenever the two were made and wherever their units lie.
     pub(crate) fn is_offered_as(&self, other: &Coupon) -> bool {
-        *self == Coupon { created_at: self.created_at, partition: self.partition, ..other.clone() }
+        *self == Coupon { created_at: self.created_at, shares: self.shares.clone(), ..other.clone() }
     }
 }
 

@@ -4,18 +4,38 @@ use std::sync::Arc;
 
 use quick_cache::sync::Cache;
 
-use super::{CouponId, CouponStore};
+use super::{Coupon, CouponId, CouponStore};
 use crate::Failure;
-use crate::ids::PartitionId;
+use crate::ids::{PartitionId, Shares};
+use crate::redis::PerPartition;
+
+/// Something of each of some partitions, and the coupons that have a share there.
+type CouponsIn<'a, T> = Vec<(&'a T, Vec<Coupon>)>;
+
+/// Coupons by the partitions that they have shares in, one of each share; and those of partitions that this process does
+/// not know, which keep nothing from being done to the others.
+pub(crate) fn by_share<T>(
+    known: &PerPartition<T>,
+    coupons: impl IntoIterator<Item = Coupon>,
+) -> (CouponsIn<'_, T>, Vec<(PartitionId, Coupon)>) {
+    let shares = coupons.into_iter().flat_map(|coupon| {
+        let partitions = coupon.shares.clone();
+        let shares: Vec<_> = partitions.partitions().iter().map(|share| (*share, coupon.clone())).collect();
+        shares
+    });
+    let (groups, unknown) = known.group(shares, |(partition, _)| *partition);
+    let coupons = |shares: Vec<(PartitionId, Coupon)>| shares.into_iter().map(|(_, coupon)| coupon).collect();
+    (groups.into_iter().map(|(one, shares)| (one, coupons(shares))).collect(), unknown)
+}
 
 /// Coupons whose place is remembered.
 const REMEMBERED: usize = 100_000;
 
-/// Knows the partition of each coupon. Cheap to clone.
+/// Knows the shares of each coupon. Cheap to clone.
 #[derive(Clone)]
 pub struct Placements {
     coupons: CouponStore,
-    remembered: Arc<Cache<CouponId, PartitionId>>,
+    remembered: Arc<Cache<CouponId, Shares>>,
 }
 
 impl Placements {
@@ -24,21 +44,21 @@ impl Placements {
         Placements { coupons, remembered: Arc::new(Cache::new(REMEMBERED)) }
     }
 
-    /// The partition of a coupon, if it is remembered.
-    pub(crate) fn remembered(&self, coupon: &CouponId) -> Option<PartitionId> {
+    /// The shares of a coupon, if they are remembered.
+    pub(crate) fn remembered(&self, coupon: &CouponId) -> Option<Shares> {
         self.remembered.get(coupon)
     }
 
-    /// The partition of a coupon; `None` if there is no such coupon.
+    /// The shares of a coupon; `None` if there is no such coupon.
     ///
     /// # Errors
     ///
     /// If MongoDB fails, or the coupon's record does not say.
-    pub async fn of(&self, coupon: &CouponId) -> Result<Option<PartitionId>, Failure> {
+    pub async fn of(&self, coupon: &CouponId) -> Result<Option<Shares>, Failure> {
         self.of_all(std::slice::from_ref(coupon)).await?.pop().unwrap_or(Ok(None))
     }
 
-    /// The partitions of coupons, in their order: those that are not remembered are read with one query.
+    /// The shares of coupons, in their order: those that are not remembered are read with one query.
     ///
     /// # Errors
     ///
@@ -46,7 +66,7 @@ impl Placements {
     pub(crate) async fn of_all(
         &self,
         coupons: &[CouponId],
-    ) -> Result<Vec<Result<Option<PartitionId>, Failure>>, Failure> {
+    ) -> Result<Vec<Result<Option<Shares>, Failure>>, Failure> {
         let mut placed: Vec<_> = coupons.iter().map(|coupon| Ok(self.remembered(coupon))).collect();
         let is_unknown = |placed: &Result<Option<_>, Failure>| matches!(placed, Ok(None));
         let unknown = coupons.iter().zip(&placed).filter(|(_, placed)| is_unknown(placed));
@@ -58,7 +78,7 @@ impl Placements {
         Ok(placed)
     }
 
-    /// Reads the partitions of coupons with one query, and remembers them. The answers stand in the order of the coupons.
+    /// Reads the shares of coupons with one query, and remembers them. The answers stand in the order of the coupons.
     ///
     /// # Errors
     ///
@@ -66,12 +86,12 @@ impl Placements {
     pub(crate) async fn read(
         &self,
         coupons: &[CouponId],
-    ) -> Result<Vec<Result<Option<PartitionId>, Failure>>, Failure> {
+    ) -> Result<Vec<Result<Option<Shares>, Failure>>, Failure> {
         let found = self.coupons.placements(coupons).await?;
         let answer = |coupon: &CouponId| match found.get(coupon) {
-            Some(Ok(partition)) => {
-                self.remembered.insert(coupon.clone(), *partition);
-                Ok(Some(*partition))
+            Some(Ok(shares)) => {
+                self.remembered.insert(coupon.clone(), shares.clone());
+                Ok(Some(shares.clone()))
             }
             Some(Err(why)) => Err(Failure::Damaged {
                 what: "where the units of the coupon lie",

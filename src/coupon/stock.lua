@@ -4,7 +4,7 @@
 -- KEYS  1 certificate, then for each coupon: coupon, free
 -- ARGV  1 credential
 -- Returns a certificate fault, or
---       {'ok', now in ms, {total, next, settled, free}, …}; {} for a coupon that is not loaded, {what} for
+--       {'ok', now in ms, {total, next, settled, free, shares, credited, moved}, …}; {} for a coupon that is not loaded, {what} for
 --       one of which this is damaged
 --@certificate
 local fault = certificate_fault(KEYS[1], ARGV[1])
@@ -13,16 +13,19 @@ if fault then return fault end
 -- A number of units, which has at most eight digits: one that is larger, or a Lua nil, would spoil the reply for all.
 local function unit_count(text) return text and #text < 9 and string.match(text, '^%d+$') and tonumber(text) end
 
-local FIELDS = {'total', 'next', 'settled'}
+local FIELDS = {'total', 'next', 'settled', 'shares', 'credited', 'moved', 'id'}
+local MISSING = {[4] = '1', [5] = '0', [6] = '0'} -- what a field stands for that a coupon in one share need not have
 local function stock(coupon, free)
-  local held, count = redis.pcall('HMGET', coupon, 'total', 'next', 'settled', 'id'), redis.pcall('SCARD', free)
+  local held, count = redis.pcall('HMGET', coupon, unpack(FIELDS)), redis.pcall('SCARD', free)
   if held.err then return {held.err} end
-  if not held[1] and not held[2] and not held[4] then return {} end
+  if not held[1] and not held[2] and not held[7] then return {} end
   if type(count) ~= 'number' then return {count.err} end
-  for place = 1, 3 do
-    if not unit_count(held[place]) then return {'the field ' .. FIELDS[place]} end
+  local counts = {}
+  for place = 1, 6 do
+    counts[place] = unit_count(held[place] or MISSING[place])
+    if not counts[place] then return {'the field ' .. FIELDS[place]} end
   end
-  return {tonumber(held[1]), tonumber(held[2]), tonumber(held[3]), count}
+  return {counts[1], counts[2], counts[3], count, counts[4], counts[5], counts[6]}
 end
 
 local time = redis.call('TIME')

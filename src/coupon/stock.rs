@@ -24,6 +24,15 @@ pub struct Stock {
     pub issued: u32,
 }
 
+impl Stock {
+    /// That of two shares of one coupon together. A unit on its way from one to another is reserved.
+    pub fn and(self, other: Self) -> Self {
+        let (total, remaining) = (self.total.max(other.total), self.remaining + other.remaining);
+        let issued = self.issued + other.issued;
+        Stock { total, remaining, reserved: total.saturating_sub(remaining + issued), issued }
+    }
+}
+
 /// What Redis counts of a coupon's units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UnitCounters {
@@ -32,29 +41,49 @@ pub struct UnitCounters {
     pub next: u64,
     /// Units that are issued, as far as Redis has settled them.
     pub settled: u64,
-    /// Units below `next` that were given back.
+    /// Units that were given back, or moved here.
     pub free: u64,
+    /// In how many shares the coupon lies.
+    pub shares: u64,
+    /// Units that were moved to this share.
+    pub credited: u64,
+    /// Units that were moved away from it, as far as Redis has settled that.
+    pub moved: u64,
+}
+
+/// Of a coupon that has no unit.
+impl Default for UnitCounters {
+    fn default() -> Self {
+        UnitCounters { total: 0, next: 1, settled: 0, free: 0, shares: 1, credited: 0, moved: 0 }
+    }
 }
 
 impl UnitCounters {
-    /// Whether a coupon can be so: the first serial is 1, and only units that were handed out can be given back.
+    /// Whether a coupon can be so: the first serial is 1, and only units that were handed out, or moved here, can be free
+    /// again.
     pub(crate) fn are_possible(self) -> bool {
-        self.free < self.next
+        self.next > 0 && self.shares > 0 && self.free <= self.handed_out().saturating_add(self.credited)
     }
 
-    /// Units that are not free: reserved or issued.
+    /// Units that were born here, in turn with other shares, and handed out.
+    fn handed_out(self) -> u64 {
+        self.next.saturating_sub(1) / self.shares.max(1)
+    }
+
+    /// Units that came into being here or were moved here, and are not free: reserved, issued, or moved away.
     pub fn taken(self) -> u64 {
-        self.next.saturating_sub(1).saturating_sub(self.free)
+        self.handed_out().saturating_add(self.credited).saturating_sub(self.free)
     }
 
     /// Units that are taken and not settled.
     pub fn reserved(self) -> u64 {
-        self.taken().saturating_sub(self.settled)
+        self.taken().saturating_sub(self.settled).saturating_sub(self.moved)
     }
 
     /// Units that are free.
     pub fn remaining(self) -> u64 {
-        self.total.saturating_add(1).saturating_sub(self.next).saturating_add(self.free)
+        let ahead = self.total.saturating_add(self.shares).saturating_sub(self.next) / self.shares.max(1);
+        ahead.saturating_add(self.free)
     }
 }
 
@@ -95,6 +124,9 @@ pub async fn read(
             next: held.number()?,
             settled: held.number()?,
             free: held.number()?,
+            shares: held.number()?,
+            credited: held.number()?,
+            moved: held.number()?,
         };
         let whole = |units| u32::try_from(units).map_err(|_| held.wrong());
         stocks.push(Ok(Some(Stock {
@@ -116,15 +148,15 @@ mod tests {
 
     #[test]
     fn units_are_free_reserved_or_issued_and_damaged_counters_are_told_without_an_overflow() {
-        let units = UnitCounters { total: 10, next: 8, settled: 3, free: 2 };
+        let units = UnitCounters { total: 10, next: 8, settled: 3, free: 2, ..UnitCounters::default() };
         assert!(units.are_possible());
         assert_eq!((units.taken(), units.reserved(), units.remaining()), (5, 2, 5));
         assert_eq!(units.remaining() + units.reserved() + units.settled, units.total);
-        let never_asked_for = UnitCounters { total: 10, next: 1, settled: 0, free: 0 };
+        let never_asked_for = UnitCounters { total: 10, ..UnitCounters::default() };
         assert!(never_asked_for.are_possible() && never_asked_for.taken() == 0);
         for damaged in [
             UnitCounters { next: 0, ..never_asked_for },
-            UnitCounters { next: 0, free: u64::MAX, settled: u64::MAX, total: u64::MAX },
+            UnitCounters { next: 0, free: u64::MAX, settled: u64::MAX, total: u64::MAX, ..units },
             UnitCounters { free: 8, ..units },
         ] {
             assert!(!damaged.are_possible(), "{damaged:?}");

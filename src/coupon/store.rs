@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::restock::{self, Restock, RestockAmount};
 use super::{Coupon, CouponId, CouponLimit, CouponTimeZone, Discount, Expiry, MAX_TOTAL, Validity};
 use crate::Failure;
-use crate::ids::PartitionId;
+use crate::ids::{PartitionId, Shares};
 use crate::mongo::{self, LINEARIZABLE_MAX, ListPage, NewestPlace, from_bson_time, to_bson_time};
 
 /// Coupons in one answer of [`ChangedCoupons::next`].
@@ -127,7 +127,7 @@ pub(super) struct CouponDocument {
     generation: i64,
     created_at: DateTime,
     changed_at: DateTime,
-    /// Where its units lie: one number. Missing: `[0]`, as of coupons that were made when there was no other partition.
+    /// The partition of each share of its units. Missing: `[0]`, as of coupons that were made when there was no other partition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     partitions: Option<Vec<i32>>,
 }
@@ -144,20 +144,19 @@ impl PlacementRecord {
         doc! {"partitions": 1}
     }
 
-    fn parse(record: &RawDocument) -> Result<PartitionId, String> {
+    fn parse(record: &RawDocument) -> Result<Shares, String> {
         let PlacementRecord { partitions } =
             mongodb::bson::deserialize_from_slice(record.as_bytes()).map_err(|error| error.to_string())?;
-        partition(partitions.as_deref())
+        shares(partitions.as_deref())
     }
 }
 
-/// The partition that a record names.
-pub(super) fn partition(numbers: Option<&[i32]>) -> Result<PartitionId, String> {
-    match numbers {
-        None => Ok(PartitionId::ONE),
-        Some([number]) => u16::try_from(*number).ok().and_then(PartitionId::new).ok_or("partitions".into()),
-        Some(_) => Err("partitions: this version knows coupons in one partition only".into()),
-    }
+/// The shares that a record names.
+pub(super) fn shares(numbers: Option<&[i32]>) -> Result<Shares, String> {
+    let Some(numbers) = numbers else { return Ok(Shares::one(PartitionId::ONE)) };
+    let partition = |number: &i32| PartitionId::new(u16::try_from(*number).ok()?);
+    let partitions: Option<Vec<_>> = numbers.iter().map(partition).collect();
+    partitions.and_then(Shares::new).ok_or("partitions".into())
 }
 
 /// What an operator may change of a coupon.
@@ -341,7 +340,7 @@ impl CouponStore {
     pub(crate) async fn placements(
         &self,
         ids: &[CouponId],
-    ) -> Result<HashMap<CouponId, Result<PartitionId, String>>, Failure> {
+    ) -> Result<HashMap<CouponId, Result<Shares, String>>, Failure> {
         self.each("read where coupons lie", ids, PlacementRecord::projection(), |_, record| {
             PlacementRecord::parse(record)
         })
@@ -727,9 +726,9 @@ impl From<&Coupon> for CouponDocument {
             generation: coupon.generation,
             created_at: to_bson_time(coupon.created_at),
             changed_at: to_bson_time(coupon.created_at),
-            partitions: Some(coupon.partition)
-                .filter(|partition| *partition != PartitionId::ONE)
-                .map(|partition| vec![partition.number().into()]),
+            partitions: Some(coupon.shares.partitions())
+                .filter(|partitions| **partitions != [PartitionId::ONE])
+                .map(|partitions| partitions.iter().map(|partition| partition.number().into()).collect()),
         }
     }
 }
@@ -775,7 +774,7 @@ impl Coupon {
             archived: record.archived,
             generation: record.generation,
             created_at: from_bson_time(record.created_at),
-            partition: partition(record.partitions.as_deref())?,
+            shares: shares(record.partitions.as_deref())?,
         })
     }
 }

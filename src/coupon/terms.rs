@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{Coupon, CouponId, CouponStore, MAX_TOTAL, store};
 use crate::Failure;
-use crate::ids::PartitionId;
+use crate::ids::Shares;
 use crate::mongo::from_bson_time;
 
 /// The part of a coupon that Redis must have. Each field is that of a [`Coupon`].
@@ -23,7 +23,7 @@ pub struct CouponTerms {
     pub paused: bool,
     pub archived: bool,
     pub generation: i64,
-    pub partition: PartitionId,
+    pub shares: Shares,
 }
 
 impl From<&Coupon> for CouponTerms {
@@ -37,7 +37,7 @@ impl From<&Coupon> for CouponTerms {
             paused: coupon.paused,
             archived: coupon.archived,
             generation: coupon.generation,
-            partition: coupon.partition,
+            shares: coupon.shares.clone(),
         }
     }
 }
@@ -77,7 +77,7 @@ impl TermsRecord {
             paused: self.paused,
             archived: self.archived,
             generation: self.generation,
-            partition: store::partition(self.partitions.as_deref())?,
+            shares: store::shares(self.partitions.as_deref())?,
         })
     }
 }

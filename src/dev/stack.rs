@@ -22,7 +22,7 @@ use crate::ids::{CouponId, UserId};
 use crate::issuance::ledger::Layout;
 use crate::issuance::ledger::migration::{OlderPrograms, migrate};
 use crate::process::Backends;
-use crate::recovery::Durability;
+use crate::recovery::{Durability, load_all};
 use crate::runtime::{fd_limit, shutdown};
 use crate::user::User;
 use crate::worker::Worker;
@@ -270,11 +270,11 @@ async fn demo(backends: &Backends) -> anyhow::Result<()> {
         archived: false,
         generation: 1,
         created_at: now,
-        partition: backends.partitions.place(&id),
+        shares: backends.partitions.place(&id, 1).context("there is a partition")?,
         id,
     };
     backends.coupons.insert(&coupon).await?;
-    backends.loaders().get(coupon.partition)?.load(&coupon.id).await?;
+    load_all(&backends.loaders(), &coupon).await?;
     let users: Vec<_> = (1..=10)
         .map(|number| {
             let id: UserId = format!("u{number}").parse()?;

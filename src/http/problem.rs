@@ -156,6 +156,9 @@ codes! {
     Unavailable "unavailable" SERVICE_UNAVAILABLE
         "Unavailable" "A part of the service does not answer."
         "일시적으로 이용 불가" "서비스 일부가 응답하지 않습니다."
+    ShareUnreachable "share-unreachable" SERVICE_UNAVAILABLE
+        "Share unreachable" "No unit of this coupon is left in the parts of the service that answer, and one that may have some does not."
+        "일부 수량 확인 불가" "응답하는 곳에는 이 쿠폰의 남은 수량이 없고, 남아 있을 수 있는 곳이 응답하지 않습니다."
     WarmingUp "warming-up" SERVICE_UNAVAILABLE
         "Warming up" "The service is recovering its data."
         "준비 중" "서비스가 데이터를 복구하고 있습니다."
@@ -190,13 +193,15 @@ impl Code {
                 | RateLimited
                 | Overloaded
                 | Unavailable
+                | ShareUnreachable
                 | WarmingUp
         )
     }
 
     /// What to say of repeating an operation, where the code leaves open what became of it.
     fn repetition(self, is_repeatable: bool, language: Language) -> Option<&'static str> {
-        if !matches!(self, Code::Overloaded | Code::Unavailable | Code::WarmingUp) {
+        use Code::*;
+        if !matches!(self, Overloaded | Unavailable | ShareUnreachable | WarmingUp) {
             return None;
         }
         Some(match (is_repeatable, language) {

@@ -37,14 +37,19 @@ macro_rules! text_id {
 mod coupon;
 mod issuance;
 mod partition;
+mod share;
 mod slot;
+mod unit;
 mod user;
 
 pub use coupon::CouponId;
 pub use issuance::IssuanceId;
 pub use partition::PartitionId;
+pub(crate) use share::{SHARE_UNITS_MIN, are_thin};
+pub use share::{SHARES_MAX, Share, Shares};
 pub(crate) use slot::tag_in_part;
 pub use slot::{SLOTS, slot_of};
+pub use unit::Unit;
 pub use user::UserId;
 
 /// Twelve letters and digits, 60 random bits: unguessable, and unique for every use here.

@@ -4,10 +4,12 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest, Sha256};
 
-use super::{id_of, random_id};
+use super::{PartitionId, id_of, random_id};
 
 /// The prefix of the pseudonyms of deleted users.
 const PSEUDONYM: &str = "deleted:";
+/// The prefix of what stands for a share of a coupon.
+const SHARE: char = '=';
 /// The prefix of the ids of users whose token has a subject that is no id.
 const OF_SUBJECT: &str = "sub-sha256:";
 
@@ -35,6 +37,26 @@ impl UserId {
                 let hash = URL_SAFE_NO_PAD.encode(Sha256::digest(subject.as_bytes()));
                 Ok(UserId(format!("{OF_SUBJECT}{hash}").into()))
             }
+        }
+    }
+
+    /// The user that a unit on its way to another share of its coupon is reserved for: `=` and the number of the share's
+    /// partition, which no id of a user can be.
+    pub fn of_share(partition: PartitionId) -> Self {
+        UserId(format!("{SHARE}{partition}").into())
+    }
+
+    /// The partition that a unit is on its way to; `None` for every user.
+    pub fn share(&self) -> Option<PartitionId> {
+        let number = self.0.strip_prefix(SHARE)?;
+        number.parse().ok().and_then(PartitionId::new).filter(|partition| partition.to_string() == number)
+    }
+
+    /// Whoever a unit is in flight for: a user or a share.
+    pub(crate) fn of_holder(text: &str) -> Result<Self, String> {
+        match UserId(text.into()) {
+            share if share.share().is_some() => Ok(share),
+            _ => text.parse(),
         }
     }
 

@@ -17,7 +17,7 @@ pub async fn answer(ledger: &Ledger, coupon: &Coupon, request: &Request) -> Resu
     {
         return Ok(match decision?.outcome {
             Outcome::Issued { .. } => Reserved::ReplayIssued(request.id),
-            Outcome::Rejected { .. } => Reserved::ReplayRejected(request.id),
+            Outcome::Rejected { .. } | Outcome::Moved { .. } => Reserved::ReplayRejected(request.id),
         });
     }
     let mut held = ledger.held_by(&coupon.id, &request.user).await?;

@@ -5,18 +5,15 @@ use std::str::FromStr;
 
 use jiff::Timestamp;
 
-use crate::ids::{CouponId, UserId};
-
-/// The highest serial that the scripts read.
-const SERIAL_MAX: u32 = 99_999_999;
+use crate::ids::{CouponId, Unit, UserId};
 
 /// A reservation that is not settled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InFlight {
     /// The id of its stream entry.
     pub entry: String,
-    /// Its unit. `None` after a rebuild found the unit taken; a worker finds another.
-    pub serial: Option<u32>,
+    /// `None` after a rebuild found its unit taken; a worker finds another.
+    pub unit: Option<Unit>,
     /// Its place among all that were accepted in this epoch, from 1.
     pub sequence: u64,
     pub accepted_at: Timestamp,
@@ -29,9 +26,9 @@ pub struct InFlight {
 impl InFlight {
     /// Its text after the entry: the part that its stream entry holds too.
     pub(crate) fn after_entry(&self) -> String {
-        let InFlight { serial, sequence, accepted_at, nth, coupon, user, .. } = self;
-        let (serial, accepted_at) = (serial.unwrap_or(0), accepted_at.as_millisecond());
-        format!("{serial} {sequence} {accepted_at} {nth} {coupon} {user}")
+        let InFlight { unit, sequence, accepted_at, nth, coupon, user, .. } = self;
+        let (unit, accepted_at) = (unit.map_or(0, Unit::number), accepted_at.as_millisecond());
+        format!("{unit} {sequence} {accepted_at} {nth} {coupon} {user}")
     }
 
     /// Reads a value of the in-flight hash.
@@ -53,11 +50,12 @@ impl InFlight {
         let mut fields = text.split(' ').rev();
         let (user, coupon) = (fields.next(), fields.next());
         let accepted_at = fields.nth(1).and_then(|time| Timestamp::from_millisecond(time.parse().ok()?).ok());
-        let whose = coupon.zip(user).and_then(|(coupon, user)| coupon.parse().ok().zip(user.parse().ok()));
+        let whose =
+            coupon.zip(user).and_then(|(coupon, user)| coupon.parse().ok().zip(UserId::of_holder(user).ok()));
         let (coupon, user) = whose.unwrap_or_else(|| (CouponId::unknown(), UserId::pseudonym()));
         InFlight {
             entry: entry.to_owned(),
-            serial: None,
+            unit: None,
             sequence: 0,
             accepted_at: accepted_at.unwrap_or_else(crate::mongo::now_in_milliseconds),
             nth: 1,
@@ -85,15 +83,17 @@ impl FromStr for InFlight {
                 .filter(|entry| is_entry(entry))
                 .ok_or("no entry in flight")?
                 .to_owned(),
-            serial: Some(number(next("serial")?)?).filter(|serial| *serial > 0),
+            unit: match next("unit")? {
+                "0" => None,
+                unit => Some(unit.parse()?),
+            },
             sequence: number(next("sequence")?)?,
             accepted_at: Timestamp::from_millisecond(number(next("time")?)?).map_err(|e| e.to_string())?,
             nth: number(next("nth")?)?,
             coupon: next("coupon")?.parse()?,
-            user: next("user")?.parse()?,
+            user: UserId::of_holder(next("user")?)?,
         };
         match fields.next() {
-            None if parsed.serial.is_some_and(|serial| serial > SERIAL_MAX) => Err("no such unit".into()),
             None => Ok(parsed),
             Some(_) => Err("too many fields in flight".into()),
         }
@@ -121,10 +121,10 @@ mod tests {
     fn what_is_in_flight_survives_its_text() {
         let text = "1700000000000-0 17 412 1700000000001 1 summer u1";
         let parsed: InFlight = text.parse().unwrap();
-        assert_eq!(parsed.serial, Some(17));
+        assert_eq!(parsed.unit, Unit::native(17));
         assert_eq!(parsed.to_string(), text);
         let without: InFlight = "1-0 0 1 1 1 c u".parse().unwrap();
-        assert_eq!(without.serial, None);
+        assert_eq!(without.unit, None);
         assert_eq!(without.to_string(), "1-0 0 1 1 1 c u");
     }
 
@@ -141,7 +141,8 @@ mod tests {
             "1-0 +1 1 1 1 c u",
             "1-0 01 1 1 1 c u",
             "1-0 1 1 -1 1 c u",
-            "1-0 999999999 1 1 1 c u",
+            "1-0 16777216 1 1 1 c u",
+            "1-0 4294967296 1 1 1 c u",
         ] {
             assert!(wrong.parse::<InFlight>().is_err(), "{wrong:?}");
         }

@@ -103,6 +103,8 @@ impl Lookup {
         }
         metrics::OUTCOME_CACHE.miss();
         match self.redis.get(id.partition())?.ask(id).await {
+            // A unit on its way is nobody's request.
+            Ok(Some((in_flight, _))) if in_flight.user.share().is_some() => Ok(LookupResult::Nowhere),
             Ok(Some((in_flight, progress))) => Ok(LookupResult::Queued { in_flight, progress }),
             Ok(None) => match self.decided(id).await? {
                 Some(decision) => Ok(LookupResult::Decided(decision)),
@@ -145,7 +147,8 @@ impl Lookup {
                 self.ledger.decision_linearizable(id).await?.transpose()?
             }
         };
-        Ok(found.map(|decision| self.learn(decision)))
+        let of_request = found.filter(|decision| decision.user.share().is_none());
+        Ok(of_request.map(|decision| self.learn(decision)))
     }
 
     /// Forgets the decisions that `gone` names.

@@ -15,6 +15,7 @@ pub(crate) mod pressure;
 pub mod reassign;
 pub mod reserve;
 pub mod settle;
+pub mod shares;
 pub(crate) mod trace_parents;
 
 pub(crate) use feed::Feed;
@@ -26,7 +27,7 @@ pub(crate) use reserve::Reservations;
 
 use jiff::Timestamp;
 
-use crate::ids::{CouponId, IssuanceId, UserId};
+use crate::ids::{CouponId, IssuanceId, PartitionId, Unit, UserId};
 
 /// The decision about an issuance, made once. The ledger keeps it under the issuance's id.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,12 +43,17 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// The unit; `None` for a rejection.
-    pub fn serial(&self) -> Option<u32> {
+    /// The unit that was issued.
+    pub fn unit(&self) -> Option<Unit> {
         match self.outcome {
-            Outcome::Issued { serial, .. } => Some(serial),
-            Outcome::Rejected { .. } => None,
+            Outcome::Issued { unit, .. } => Some(unit),
+            Outcome::Rejected { .. } | Outcome::Moved { .. } => None,
         }
+    }
+
+    /// The serial of the unit that was issued.
+    pub fn serial(&self) -> Option<u32> {
+        self.unit().map(Unit::serial)
     }
 
     /// Whether an operator discarded the issuance.
@@ -60,17 +66,23 @@ impl Decision {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Issued {
-        /// The unit: 1 to the coupon's total.
-        serial: u32,
+        /// Its serial is 1 to the coupon's total.
+        unit: Unit,
         /// Which of the user's units of this coupon it is: 1 to the limit.
         nth: u8,
     },
     Rejected {
         reason: Reason,
-        /// The unit that was in flight for it, if any.
-        serial: Option<u32>,
+        /// That which was in flight for it, if any.
+        unit: Option<Unit>,
         /// Whether that unit is lost: another record holds it, so it is not given back.
         lost: bool,
+    },
+    /// No request's: a unit left its partition for another share of the coupon.
+    Moved {
+        /// As the partition that it left knows it.
+        unit: Unit,
+        to: PartitionId,
     },
 }
 

@@ -17,6 +17,7 @@ pub(super) fn reserved(started: Instant, requests: usize, answers: &Result<Vec<R
             Reserved::Replayed(_) | Reserved::ReplayIssued(_) | Reserved::ReplayRejected(_) => {
                 metrics::REPLAYED.increment(1);
             }
+            Reserved::Dry => metrics::DRY.increment(1),
             refused => {
                 if let Some(code) = refused.code() {
                     metrics::REFUSED.count(code.as_str());
@@ -35,11 +36,16 @@ pub(super) fn settled(started: Instant, decided: &[Settlement], answers: &Result
     for (settlement, answer) in decided.iter().zip(answers) {
         match (answer, settlement.decision.outcome) {
             (Settled::Now, Outcome::Issued { .. }) => metrics::ISSUED.increment(1),
-            (Settled::Now, Outcome::Rejected { reason, .. }) => {
+            (Settled::Now, Outcome::Rejected { reason, .. })
+                if settlement.decision.user.share().is_none() =>
+            {
                 metrics::REJECTED.count(reason.as_str());
                 metrics::ACCEPTED_NOT_ISSUED.increment(1);
             }
-            (Settled::GuardedOff | Settled::AnotherEpoch | Settled::Unreadable, _) => {}
+            (Settled::Now, Outcome::Moved { .. }) => metrics::MOVED.increment(1),
+            // A unit was to be moved, and was not: nobody asked for it.
+            (Settled::Now, Outcome::Rejected { .. })
+            | (Settled::GuardedOff | Settled::AnotherEpoch | Settled::Unreadable, _) => {}
         }
     }
 }

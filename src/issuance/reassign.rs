@@ -1,8 +1,8 @@
-//! A fresh serial for an issuance whose own serial another record holds.
+//! A fresh unit for an issuance whose own another record holds.
 
 use super::IssuanceId;
 use crate::Failure;
-use crate::ids::CouponId;
+use crate::ids::{CouponId, Unit};
 use crate::redis::keys::EpochKeys;
 use crate::redis::{EpochBound, LuaScript, Partition};
 
@@ -11,10 +11,12 @@ static REASSIGN: LuaScript = LuaScript::new(include_str!("reassign.lua"));
 /// The result of an attempt to reassign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reassigned {
-    /// This serial is now in flight for it: a fresh one, or what another worker gave it.
-    To(u32),
+    /// This unit is now in flight for it: a fresh one, or what another worker gave it.
+    To(Unit),
     /// No unit is free.
     NoneFree,
+    /// No unit is free in this share of the coupon, and another may have one.
+    Dry,
     /// The entry is not in flight any more, or belongs to another epoch.
     Gone,
     /// Its in-flight value cannot be read: nothing was done.
@@ -23,7 +25,7 @@ pub enum Reassigned {
     Unloaded,
 }
 
-/// Replaces `old` by a fresh serial, if the issuance is in flight with this entry and this serial.
+/// Replaces `old` by a fresh unit, if the issuance is in flight with this entry and this unit.
 ///
 /// # Errors
 ///
@@ -34,19 +36,20 @@ pub async fn reassign(
     coupon: &CouponId,
     id: IssuanceId,
     entry: &str,
-    old: Option<u32>,
+    old: Option<Unit>,
 ) -> Result<Reassigned, Failure> {
     let reply = partition
-        .call_in_epoch(keys, &REASSIGN, "reassign a serial", |keys, call| {
+        .call_in_epoch(keys, &REASSIGN, "reassign a unit", |keys, call| {
             call.key(keys.in_flight()).key(keys.coupon(coupon)).key(keys.free(coupon));
-            call.arg(id.as_bytes().as_slice()).arg(entry).arg(old.unwrap_or(0));
+            call.arg(id.as_bytes().as_slice()).arg(entry).arg(old.map_or(0, Unit::number));
         })
         .await?;
     let EpochBound::Epoch(mut reply) = reply else { return Ok(Reassigned::Gone) };
-    let (what, serial) = (reply.text()?, reply.number()?);
-    match (what.as_str(), u32::try_from(serial)) {
-        ("taken" | "changed", Ok(serial)) if serial > 0 => Ok(Reassigned::To(serial)),
+    let (what, unit) = (reply.text()?, reply.text()?);
+    match (what.as_str(), unit.parse()) {
+        ("taken" | "changed", Ok(unit)) => Ok(Reassigned::To(unit)),
         ("none", _) => Ok(Reassigned::NoneFree),
+        ("dry", _) => Ok(Reassigned::Dry),
         ("gone", _) => Ok(Reassigned::Gone),
         ("unreadable", _) => Ok(Reassigned::Unreadable),
         ("unloaded", _) => Ok(Reassigned::Unloaded),

@@ -22,6 +22,8 @@ local KEY_REUSED = 'U'      -- the key was accepted for another coupon
 local AT_LIMIT = 'H'        -- n held in-flight: the user has as many as the limit allows: n (one byte) ids held,
                             -- then those in flight, of the newest TOLD_MAX
 local SOLD_OUT = 'S'
+local DRAINED = 'T'       -- sold out, as somebody saw who looked at all shares a while ago: look again soon
+local DRY = 'Y'           -- this share has no unit left, and another share may have one
 local NOT_STARTED = 'N'     -- startsAt in ms
 local ENDED = 'E'
 local PAUSED = 'P'          -- the coupon, or the whole service
@@ -43,6 +45,10 @@ local HELD_MAX = 200 -- ids of one user: more than any limit allows
 -- Requests that are accepted between two turns of the hashes of used keys: one hash is filled with the keys of
 -- this turn, the other still holds those of the turn before.
 local KEYS_REMEMBERED = 250000
+-- Shares are looked at again this long before nobody knows any more whether all are empty.
+local RENEWED_MS = 250
+-- For how long, in ms, a share that has no units says for all that they are sold out (redis/lua/units.lua).
+local DRAINED_FOR = 500
 -- Spans of requests that are kept at most, and for how many seconds if no worker takes them.
 local SPANS_MAX = 100000
 local SPANS_KEPT = 3600
@@ -81,16 +87,18 @@ local function read_used(tags)
   end
 end
 
--- Whether a text is a serial that readers of the in-flight value accept.
-local function is_serial(text) return #text < 9 and find(text, '^[1-9]%d*$') end
+-- Whether a text is a unit that readers of the in-flight value accept.
+local function is_unit(text) return #text < 11 and find(text, '^[1-9]%d*$') end
 
-local FIELDS = {'id', 'total', 'next', 'per_user', 'starts_at', 'ends_at', 'paused', 'archived'}
+local FIELDS = {'id', 'total', 'next', 'per_user', 'starts_at', 'ends_at', 'paused', 'archived',
+  'shares', 'drained_until'}
+local NEEDED = 8 -- fields that every coupon has; of the rest, one in one share has none
 local function is_sound(key, place, text)
-  if not text then return false end
+  if not text then return place > NEEDED end
   if place == 1 then return sub(KEYS[key], -#text - 1) == ':' .. text end
-  if place >= 7 then return text == '0' or text == '1' end
-  if place >= 5 then return #text < 16 and find(text, '^%-?%d+$') end
-  return is_serial(text) or (place == 2 and text == '0')
+  if place == 7 or place == 8 then return text == '0' or text == '1' end
+  if place == 5 or place == 6 or place == 10 then return #text < 16 and find(text, '^%-?%d+$') end
+  return is_unit(text) or (place == 2 and text == '0')
 end
 
 -- What is damaged of a loaded coupon; nil if nothing is.
@@ -138,6 +146,7 @@ local function read_coupon(key, first, last)
     for number, id in ipairs(keyed) do rejected[id] = held[count + number] end
   end
   state[4] = tonumber(state[4])
+  state[9] = tonumber(state[9] or 1)
   return {
     key = key,
     first = first,
@@ -203,7 +212,7 @@ end
 
 -- Why no unit of a coupon can be had now; nil if one can.
 local function closed(state)
-  local starts_at, ends_at, paused, archived = unpack(state, 5)
+  local starts_at, ends_at, paused, archived = unpack(state, 5, 8)
   if archived == '1' then return ARCHIVED end
   if now >= tonumber(ends_at) then return ENDED end
   if paused == '1' or counters[3] == '1' then return PAUSED end
@@ -232,6 +241,7 @@ end
 local function decide(coupon)
   local first, count, users, found, rejected = coupon.first, coupon.count, coupon.users, coupon.held, coupon.rejected
   local coupon_id, total, next_serial = coupon.state[1], tonumber(coupon.state[2]), tonumber(coupon.state[3])
+  local shares = coupon.state[9]
   local refusal = closed(coupon.state)
   local free, members, taken = coupon.free, nil, 0
   local holds, written = {}, {} -- user who got a unit → all that the user holds now; and the same in a row
@@ -249,15 +259,15 @@ local function decide(coupon)
       if not members then
         members = #free
         for member = members, 1, -1 do
-          if not is_serial(free[member]) then table.remove(free, member) end
+          if not is_unit(free[member]) then table.remove(free, member) end
         end
       end
-      local serial, fresh = free[taken + 1], next_serial + taken - #free
-      if not serial and fresh <= total then serial = format('%d', fresh) end
-      if serial then
+      local unit, fresh = free[taken + 1], next_serial + (taken - #free) * shares
+      if not unit and fresh <= total then unit = format('%d', fresh) end
+      if unit then
         taken, accepted, answer = taken + 1, accepted + 1, ACCEPTED
         held = held and held .. id or id
-        local value = format('%s %d %s %d %s %s', serial, sequence + accepted, now_text, #held / 16, coupon_id, user)
+        local value = format('%s %d %s %d %s %s', unit, sequence + accepted, now_text, #held / 16, coupon_id, user)
         flights[accepted * 2 - 1], flights[accepted * 2] = id, value
         written[taken * 2 - 1], written[taken * 2] = user, held
         holds[user] = held
@@ -276,11 +286,18 @@ local function decide(coupon)
           holding.latest, holding.at_limit = newest, nil
         end
       elseif members == count and #free < count then
-        -- There were members that are no serials, and there may be more that are.
+        -- There were members that are no units, and there may be more that are.
         answer = long(DAMAGED, 'the free units of the coupon in Redis')
         refusal = answer
       else
-        answer = SOLD_OUT
+        local known_for = tonumber(coupon.state[10] or 0) - now
+        if shares == 1 then
+          answer = SOLD_OUT
+        elseif known_for <= 0 or known_for > DRAINED_FOR then
+          answer = DRY
+        else
+          answer = known_for > RENEWED_MS and SOLD_OUT or DRAINED
+        end
         refusal = answer
       end
     end
@@ -323,7 +340,7 @@ if accepted > 0 then
     if taken then
       local freed = math.min(taken, #coupon.free)
       call('HSET', KEYS[key + 1], unpack(coupon.written))
-      if taken > freed then call('HSET', KEYS[key], 'next', format('%d', coupon.state[3] + taken - freed)) end
+      if taken > freed then call('HSET', KEYS[key], 'next', format('%d', coupon.state[3] + (taken - freed) * coupon.state[9])) end
       if freed > 0 then call('SREM', KEYS[key + 2], unpack(coupon.free, 1, freed)) end
     end
   end

@@ -41,6 +41,8 @@ mod letter {
     pub(super) const KEY_REUSED: u8 = b'U';
     pub(super) const AT_LIMIT: u8 = b'H';
     pub(super) const SOLD_OUT: u8 = b'S';
+    pub(super) const DRAINED: u8 = b'T';
+    pub(super) const DRY: u8 = b'Y';
     pub(super) const NOT_STARTED: u8 = b'N';
     pub(super) const ENDED: u8 = b'E';
     pub(super) const PAUSED: u8 = b'P';
@@ -91,6 +93,10 @@ pub enum Reserved {
         in_flight: Vec<IssuanceId>,
     },
     SoldOut,
+    /// All shares of the coupon were empty a while ago: it is sold out, and the shares are to be looked at again soon.
+    Drained,
+    /// This share of the coupon has no unit left, and another may have one.
+    Dry,
     NotStarted {
         now: Timestamp,
         starts_at: Timestamp,
@@ -110,17 +116,18 @@ pub enum Reserved {
 
 impl Reserved {
     /// The code that a client is refused with. `None` where it is not refused: a unit was taken now or before, or
-    /// the coupon must be loaded first.
+    /// the coupon must be loaded, or a unit moved here, first.
     pub fn code(&self) -> Option<Code> {
         match self {
             Reserved::Accepted(_)
             | Reserved::Replayed(_)
             | Reserved::ReplayIssued(_)
             | Reserved::ReplayRejected(_)
+            | Reserved::Dry
             | Reserved::NotLoaded { .. } => None,
             Reserved::KeyReused => Some(Code::KeyReused),
             Reserved::AtLimit { .. } => Some(Code::AlreadyIssued),
-            Reserved::SoldOut => Some(Code::SoldOut),
+            Reserved::SoldOut | Reserved::Drained => Some(Code::SoldOut),
             Reserved::NotStarted { .. } => Some(Code::NotStarted),
             Reserved::Ended => Some(Code::Ended),
             Reserved::Paused => Some(Code::Paused),
@@ -309,6 +316,8 @@ impl<'a> ReplyReader<'a> {
             }),
             letter::KEY_REUSED => Reserved::KeyReused,
             letter::SOLD_OUT => Reserved::SoldOut,
+            letter::DRAINED => Reserved::Drained,
+            letter::DRY => Reserved::Dry,
             letter::NOT_STARTED => match starts_at(self.more()?) {
                 Some(starts_at) => Reserved::NotStarted { now, starts_at },
                 None => Reserved::Damaged("the field starts_at of the coupon in Redis".to_owned()),

@@ -8,6 +8,7 @@ use super::feed::message;
 use super::ledger::HeldUnit;
 use super::{Decision, Outcome, outcome_metrics};
 use crate::Failure;
+use crate::ids::Unit;
 use crate::redis::keys::{EpochKeys, GROUP};
 use crate::redis::{EpochBound, LuaScript, Partition};
 
@@ -16,6 +17,7 @@ static SETTLE: LuaScript = LuaScript::new(include_str!("settle.lua"));
 /// The letters of verdicts and of the script's answers. (`settle.lua` has them too.)
 const ISSUED: char = 'I';
 const REJECTED: char = 'R';
+const MOVED: char = 'M';
 const SETTLED: u8 = b'1';
 const GUARDED_OFF: u8 = b'0';
 const UNREADABLE: u8 = b'2';
@@ -100,14 +102,15 @@ async fn call(
 /// A verdict, as `settle.lua` reads it.
 fn verdict(decision: &Decision, holds: &[HeldUnit]) -> Vec<u8> {
     match decision.outcome {
-        Outcome::Issued { serial, .. } => format!("{ISSUED}{serial}").into_bytes(),
-        Outcome::Rejected { serial, lost, .. } => {
+        Outcome::Issued { unit, .. } => format!("{ISSUED}{unit}").into_bytes(),
+        Outcome::Moved { unit, .. } => format!("{MOVED}{unit}").into_bytes(),
+        Outcome::Rejected { unit, lost, .. } => {
             let (given_back, keyed) = (u8::from(!lost), u8::from(decision.id.is_keyed()));
             let mut verdict =
-                format!("{REJECTED}{given_back}{keyed}{:010}", serial.unwrap_or(0)).into_bytes();
+                format!("{REJECTED}{given_back}{keyed}{:010}", unit.map_or(0, Unit::number)).into_bytes();
             for held in holds {
                 verdict.extend_from_slice(held.id.as_bytes());
-                verdict.extend_from_slice(format!("{:010}", held.serial).as_bytes());
+                verdict.extend_from_slice(format!("{:010}", held.unit.number()).as_bytes());
             }
             verdict
         }

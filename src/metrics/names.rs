@@ -88,6 +88,14 @@ metrics! {
         "Issuances that were accepted and then settled as rejected, by reason. discarded is what an operator decided. already-issued and sold-out are incidents, unlike those problems of coupon_refused_total: Redis had lost data. Alert on any increase of them.";
     ACCEPTED_NOT_ISSUED COUNTER "coupon_accepted_not_issued_total" []
         "Accepted requests that ended without a coupon: a user was answered 202 and then rejected, for any reason (coupon_rejected_total says which).";
+    MOVED COUNTER "coupon_moved_units_total" []
+        "Units that were moved from one share of a coupon to another, which had none left.";
+    DRY COUNTER "coupon_dry_requests_total" []
+        "Requests that found their share of a coupon empty while another share might have had a unit. They are held until a unit is moved there, or all shares are found empty (coupon_held_request_seconds).";
+    HELD_SECONDS LATENCY "coupon_held_request_seconds" []
+        "Seconds that requests were held because their share of a coupon was empty.";
+    DRAINED COUNTER "coupon_drained_total" []
+        "Times that this process found every share of a coupon empty at one instant, and told the shares: for half a second each answers by itself that the coupon is sold out.";
     CLAIMED COUNTER "coupon_claimed_entries_total" []
         "Queue entries that the worker took over from workers that are gone.";
     RESTORED COUNTER "coupon_restored_entries_total" []

@@ -86,6 +86,7 @@ struct Readings {
     sizes: ProcessSizes,
     /// In the order of the partitions.
     of_each: Vec<PartitionReadings>,
+    /// Of each share of each shown coupon, those of one coupon in a row.
     stocks: Vec<(CouponId, PartitionId, Option<Stock>)>,
     left_out: u64,
 }
@@ -120,10 +121,12 @@ impl Readings {
         let coupons = told(self.coupons.newest_current(Timestamp::now(), COUPONS_MAX).await);
         fresh &= coupons.is_some();
         if let Some((coupons, left_out)) = coupons {
-            let shown = coupons.into_iter().map(|coupon| {
-                let known = self.stocks.iter().find(|(id, ..)| *id == coupon.id);
-                let stock = known.and_then(|(.., stock)| *stock);
-                (coupon.id, coupon.partition, stock)
+            let stocks = &self.stocks;
+            let shown = coupons.iter().flat_map(|coupon| {
+                coupon.shares.partitions().iter().map(|share| {
+                    let known = stocks.iter().find(|(id, of, _)| *id == coupon.id && of == share);
+                    (coupon.id.clone(), *share, known.and_then(|(.., stock)| *stock))
+                })
             });
             self.stocks = shown.collect();
             self.left_out = left_out;
@@ -202,8 +205,10 @@ impl Readings {
         metrics::with_local_recorder(&recorder, || {
             gauge!(names::STALE).set(f64::from(u8::from(!fresh)));
             self.show_partitions();
-            for (coupon, _, stock) in &self.stocks {
-                let Some(stock) = stock else { continue };
+            for shares in self.stocks.chunk_by(|one, other| one.0 == other.0) {
+                let coupon = &shares[0].0;
+                let stocks = shares.iter().map(|(.., stock)| *stock).collect::<Option<Vec<_>>>();
+                let Some(stock) = stocks.into_iter().flatten().reduce(Stock::and) else { continue };
                 gauge!(names::STOCK_TOTAL, "coupon" => coupon.to_string()).set(stock.total);
                 gauge!(names::STOCK_REMAINING, "coupon" => coupon.to_string()).set(stock.remaining);
                 gauge!(names::STOCK_RESERVED, "coupon" => coupon.to_string()).set(stock.reserved);

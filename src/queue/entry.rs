@@ -1,14 +1,14 @@
 //! A stream entry: what was accepted, one issuance or all that one call of `reserve.lua` accepted.
 //!
 //! The name of its first field is its version. Version 2 has one field, whose value is the issuance's id (16
-//! bytes) and then what the in-flight hash holds of it after the entry: `serial seq acceptedAtMs nth coupon
+//! bytes) and then what the in-flight hash holds of it after the entry: `unit seq acceptedAtMs nth coupon
 //! user`. Version 3 holds many: its first field has no value, and each other field is an issuance's, the id its
 //! name and the rest its value. An entry of many is settled as a whole, or taken apart into entries of one
 //! (`split.lua`); a dead letter is an entry of one. One entry for many costs Redis a third less for each.
 
 use jiff::Timestamp;
 
-use crate::ids::{CouponId, IssuanceId, UserId};
+use crate::ids::{CouponId, IssuanceId, Unit, UserId};
 use crate::issuance::InFlight;
 
 /// The version of an entry of one issuance.
@@ -28,8 +28,8 @@ pub struct Entry {
     pub id: IssuanceId,
     pub coupon: CouponId,
     pub user: UserId,
-    /// The unit at the time of the reservation: the in-flight hash owns it and may have another by now.
-    pub serial: Option<u32>,
+    /// That of the reservation: the in-flight hash owns it and may have another by now.
+    pub unit: Option<Unit>,
     pub nth: u8,
     pub accepted_at: Timestamp,
 }
@@ -50,8 +50,8 @@ pub(crate) type RawEntry = (String, Option<RawFields>);
 impl Entry {
     /// Its in-flight value at the time of the reservation, without the sequence number.
     pub(crate) fn in_flight(&self) -> InFlight {
-        let Entry { entry, coupon, user, serial, nth, accepted_at, .. } = self.clone();
-        InFlight { entry, serial, sequence: 0, accepted_at, nth, coupon, user }
+        let Entry { entry, coupon, user, unit, nth, accepted_at, .. } = self.clone();
+        InFlight { entry, unit, sequence: 0, accepted_at, nth, coupon, user }
     }
 }
 
@@ -60,8 +60,8 @@ pub fn decode(entry: &str, fields: &RawFields) -> Vec<Result<Entry, UnreadableEn
     let found = in_flight(entry, fields);
     let of = found.len();
     let decoded = found.into_iter().map(|one| match one {
-        Ok((id, InFlight { entry, serial, accepted_at, nth, coupon, user, .. })) => {
-            Ok(Entry { entry, of, id, coupon, user, serial, nth, accepted_at })
+        Ok((id, InFlight { entry, unit, accepted_at, nth, coupon, user, .. })) => {
+            Ok(Entry { entry, of, id, coupon, user, unit, nth, accepted_at })
         }
         Err(why) => Err(UnreadableEntry { entry: entry.to_owned(), why }),
     });
@@ -115,10 +115,10 @@ mod tests {
     #[test]
     fn an_entry_is_read_as_it_was_written() {
         let entry = decode_one(&fields("17 412 1700000000001 1 summer u1")).unwrap();
-        assert_eq!((entry.entry.as_str(), entry.serial, entry.nth), ("1-0", Some(17), 1));
+        assert_eq!((entry.entry.as_str(), entry.unit, entry.nth), ("1-0", Unit::native(17), 1));
         assert_eq!((entry.coupon.as_str(), entry.user.as_str()), ("summer", "u1"));
         assert_eq!(entry.of, 1);
-        assert_eq!(decode_one(&fields("0 1 1 1 c u")).unwrap().serial, None);
+        assert_eq!(decode_one(&fields("0 1 1 1 c u")).unwrap().unit, None);
     }
 
     #[test]

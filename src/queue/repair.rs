@@ -69,10 +69,10 @@ pub(super) async fn replace(
     raw: &RawFlight,
     mut held: InFlight,
 ) -> Result<Option<InFlight>, Failure> {
-    if let Some(serial) = held.serial
-        && ledger.is_lost(&held.coupon, serial, id).await?
+    if let Some(unit) = held.unit
+        && ledger.is_lost(&held.coupon, unit, id).await?
     {
-        held.serial = None;
+        held.unit = None;
     }
     let reply = partition
         .call_in_epoch(keys, &REPAIR, "repair an in-flight value", |keys, call| {

@@ -59,7 +59,7 @@ pub(crate) async fn taken_apart(
         ones.extend(entries.iter().zip(found).map(|(before, found)| {
             let (held, _) = found.ok()??;
             let is_new = held.entry != before.entry;
-            is_new.then(|| Entry { entry: held.entry, of: 1, serial: held.serial, ..(*before).clone() })
+            is_new.then(|| Entry { entry: held.entry, of: 1, unit: held.unit, ..(*before).clone() })
         }));
     }
     Ok(ones)

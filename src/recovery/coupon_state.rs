@@ -9,11 +9,12 @@ pub(super) use super::staging::{Destination, UnitCounts};
 use super::staging::{PlacementOutcome, Staging};
 use super::survivors::Survivor;
 use crate::Failure;
-use crate::coupon::{CouponTerms, SerialSet};
+use crate::coupon::{CouponTerms, UnitSet};
 use crate::failure::Unreadable;
-use crate::ids::{IssuanceId, UserId};
+use crate::ids::{IssuanceId, Share, Unit, UserId};
 use crate::issuance::Ledger;
-use crate::issuance::ledger::{HeldUnit, IssuedRecords, readable};
+use crate::issuance::ledger::{HeldUnit, IssuedRecords, MovedUnit, readable};
+use crate::issuance::shares::Mark;
 use crate::redis::Partition;
 use crate::redis::keys::EpochKeys;
 use crate::runtime::damage::damaged;
@@ -48,9 +49,15 @@ pub(super) async fn build_and_place(
     coupon: &CouponTerms,
     survivors: &mut Vec<Survivor>,
 ) -> Result<PlacementOutcome, Failure> {
+    let here = context.partition.id();
+    let share = coupon.shares.of(here).ok_or_else(|| Failure::Damaged {
+        what: "the record of a coupon",
+        why: format!("coupon {} has no share in partition {here}", coupon.id),
+    })?;
     for _ in 0..COMPUTED_MAX {
         let (deletions, _) = ledger.users().deletions().await?;
-        let mut builder = CouponStateBuilder::new(context, coupon, survivors);
+        let mut builder = CouponStateBuilder::new(context, coupon, share, survivors);
+        builder.moves(ledger).await?;
         builder.pages(ledger, &deletions).await?;
         let (fields, now) = ledger.users().deletions().await?;
         // Nothing of theirs is renamed before it is due.
@@ -68,19 +75,26 @@ struct CouponStateBuilder<'a> {
     context: &'a BuildContext<'a>,
     coupon: &'a CouponTerms,
     staging: Staging<'a>,
-    /// Units that are issued, or in flight.
-    taken: SerialSet,
+    share: Share,
+    /// Units that are issued, moved away, or in flight.
+    taken: UnitSet,
     surviving: HashMap<UserId, Vec<IssuanceId>>,
-    /// Those in flight that the ledger has issued, or of which it has an unreadable record, each with its unit where
-    /// the record names it.
-    decided: HashMap<IssuanceId, Option<u32>>,
+    /// Those in flight that the ledger has issued or moved away, or of which it has an unreadable record, each with its unit
+    /// where the record names it.
+    decided: HashMap<IssuanceId, Option<Unit>>,
     issued: u32,
+    moved: u32,
     /// Issued records that do not say which unit they hold, with their ids where these can be read.
     nameless: Vec<Option<IssuanceId>>,
 }
 
 impl<'a> CouponStateBuilder<'a> {
-    fn new(context: &'a BuildContext<'a>, coupon: &'a CouponTerms, survivors: &[Survivor]) -> Self {
+    fn new(
+        context: &'a BuildContext<'a>,
+        coupon: &'a CouponTerms,
+        share: Share,
+        survivors: &[Survivor],
+    ) -> Self {
         let mut surviving: HashMap<UserId, Vec<IssuanceId>> = HashMap::new();
         for survivor in survivors {
             surviving.entry(survivor.in_flight.user.clone()).or_default().push(survivor.id);
@@ -89,23 +103,30 @@ impl<'a> CouponStateBuilder<'a> {
             context,
             coupon,
             staging: Staging::new(context.partition, context.keys, context.destination.clone()),
-            taken: SerialSet::up_to(coupon.total),
+            share,
+            taken: UnitSet::of(share, coupon.total),
             surviving,
             decided: HashMap::new(),
             issued: 0,
+            moved: 0,
             nameless: Vec::new(),
         }
+    }
+
+    /// Whether it is loaded into an open epoch, where what is in flight and decided will be settled.
+    fn is_open(&self) -> bool {
+        matches!(self.context.destination, Destination::Open { .. })
     }
 
     /// Counts an issued record.
     async fn count(&mut self, held: &HeldUnit) -> Result<(), Failure> {
         self.issued += 1;
-        self.taken.insert(held.serial);
+        self.taken.insert(held.unit);
         if let Some(ids) = self.surviving.get_mut(&held.user)
             && ids.contains(&held.id)
         {
             ids.retain(|id| *id != held.id);
-            self.decided.insert(held.id, Some(held.serial));
+            self.decided.insert(held.id, Some(held.unit));
         }
         // A new user with the same id must not be answered with an earlier user's issuance by its key.
         if held.user.is_pseudonym() && held.id.is_keyed() {
@@ -117,17 +138,76 @@ impl<'a> CouponStateBuilder<'a> {
     /// Counts an issued record that cannot be read: its unit is taken, and where it does not say which, some
     /// unit is, or more would be issued than there is.
     fn count_unreadable(&mut self, unreadable: &Unreadable) {
+        self.issued += 1;
+        self.take_unreadable(unreadable);
+    }
+
+    fn take_unreadable(&mut self, unreadable: &Unreadable) {
         damaged!(
             unreadable.record; coupon = %self.coupon.id, error = %unreadable,
-            "an issued record cannot be read: a unit stays out of stock for it; couponctl audit --full names it"
+            "a record cannot be read: a unit stays out of stock for it; couponctl audit --full names it"
         );
-        self.issued += 1;
         let unit = unreadable.unit.filter(|unit| self.taken.insert(*unit));
         if unit.is_none() {
             self.nameless.push(unreadable.id);
         }
         if let Some(id) = unreadable.id {
             self.decided.insert(id, unit);
+        }
+    }
+
+    /// Units that were moved to this share, and away from it. A move that is committed later finds the unit taken, or is
+    /// credited when it comes.†
+    async fn moves(&mut self, ledger: &Ledger) -> Result<(), Failure> {
+        if self.share == Share::WHOLE {
+            return Ok(());
+        }
+        let mut arrived =
+            ledger.moved_to(&self.coupon.id, &self.coupon.shares, self.context.partition.id()).await?;
+        loop {
+            let page = arrived.next().await?;
+            if page.is_empty() {
+                break;
+            }
+            for moved in page.into_iter().filter_map(readable) {
+                let Some(unit) = moved.unit.moved() else { continue };
+                self.taken.arrive(unit);
+                self.staging.moved(Mark::Credited, moved.id, Some(unit)).await?;
+            }
+        }
+        let is_open = self.is_open();
+        let mut left = ledger.moved_away(&self.coupon.id).await?;
+        loop {
+            let page = left.next().await?;
+            if page.is_empty() {
+                return Ok(());
+            }
+            for moved in page {
+                match moved {
+                    Ok(MovedUnit { id, unit, to }) => {
+                        self.moved += 1;
+                        self.taken.insert(unit);
+                        let lent = self.surviving.get(&UserId::of_share(to));
+                        let survives = lent.is_some_and(|ids| ids.contains(&id));
+                        if survives {
+                            self.decided.insert(id, Some(unit));
+                        }
+                        // One that survives in an open epoch will be settled.
+                        if !(survives && is_open) {
+                            self.staging.moved(Mark::MovedAway, id, Some(unit)).await?;
+                        }
+                    }
+                    Err(unreadable) => {
+                        self.moved += 1;
+                        self.take_unreadable(&unreadable);
+                        let Some(id) = unreadable.id else { continue };
+                        let survives = self.surviving.values().any(|ids| ids.contains(&id));
+                        if !(survives && is_open) {
+                            self.staging.moved(Mark::MovedAway, id, unreadable.unit).await?;
+                        }
+                    }
+                }
+            }
         }
     }
 
@@ -229,20 +309,32 @@ impl<'a> CouponStateBuilder<'a> {
         ledger: &Ledger,
         survivors: &mut Vec<Survivor>,
     ) -> Result<PlacementOutcome, Failure> {
-        for (user, ids) in self.surviving.into_iter().filter(|(_, ids)| !ids.is_empty()) {
-            self.staging.holder(&user, ids, None).await?;
+        let open = self.is_open();
+        for (user, mut ids) in std::mem::take(&mut self.surviving) {
+            // A move that will not be settled here is not on its way any more: nobody would ever be told "sold out".†
+            if !open && user.share().is_some() {
+                ids.retain(|id| !self.decided.contains_key(id));
+            }
+            if !ids.is_empty() {
+                self.staging.holder(&user, ids, None).await?;
+            }
         }
-        let open = matches!(self.context.destination, Destination::Open { .. });
         if !open {
             survivors.retain(|survivor| !self.decided.contains_key(&survivor.id));
         }
-        let (mut without_unit, mut unsettled) = (Vec::new(), 0);
+        let mut without_unit = Vec::new();
         for survivor in survivors.iter_mut() {
             let decided = self.decided.get(&survivor.id);
-            unsettled += u32::from(decided.is_some());
-            let Some(serial) = survivor.in_flight.serial else { continue };
-            if decided != Some(&Some(serial)) && !self.taken.insert(serial) {
-                survivor.in_flight.serial = None;
+            // What is decided will be settled, and is counted then.
+            let counted = match survivor.in_flight.user.share() {
+                Some(_) => &mut self.moved,
+                None => &mut self.issued,
+            };
+            // A damaged record may say that it is of the other kind.
+            *counted = counted.saturating_sub(decided.is_some().into());
+            let Some(unit) = survivor.in_flight.unit else { continue };
+            if decided != Some(&Some(unit)) && !self.taken.insert(unit) {
+                survivor.in_flight.unit = None;
                 without_unit.push(survivor.id);
             }
         }
@@ -263,10 +355,16 @@ impl<'a> CouponStateBuilder<'a> {
                 self.staging.rejected(id).await?;
             }
         }
-        for serial in self.taken.missing_below_highest() {
-            self.staging.free(serial).await?;
+        for unit in self.taken.missing() {
+            self.staging.free(unit).await?;
         }
-        let accounts = UnitCounts { next: self.taken.highest() + 1, settled: self.issued - unsettled };
+        let accounts = UnitCounts {
+            share: self.share,
+            next: self.taken.next(),
+            settled: self.issued,
+            credited: self.taken.arrived().len() as u32,
+            moved: self.moved,
+        };
         self.staging.finish(self.coupon, accounts, &without_unit).await
     }
 }

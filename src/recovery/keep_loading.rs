@@ -101,7 +101,7 @@ async fn seek(
 ) -> Result<HashSet<CouponId>, Failure> {
     let (current, _) = coupons.newest_current(Timestamp::now(), CURRENT_MAX).await?;
     let mut found = coupons_in_flight(partition, keys).await?;
-    let here = current.into_iter().filter(|coupon| coupon.partition == partition.id());
+    let here = current.into_iter().filter(|coupon| coupon.shares.of(partition.id()).is_some());
     found.extend(here.map(|coupon| coupon.id));
     for coupon in super::loaded_coupons(partition, keys).await? {
         found.remove(&coupon);

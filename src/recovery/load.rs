@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::mongo::Database;
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
+use futures::future::{BoxFuture, Shared, join_all};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -16,12 +16,12 @@ use super::progress::ignore_progress;
 use super::staging::PlacementOutcome;
 use super::survivors::{self, Survivor};
 use crate::Failure;
-use crate::coupon::{CouponStore, CouponTerms, admin_sync, stock};
+use crate::coupon::{Coupon, CouponStore, CouponTerms, admin_sync, stock};
 use crate::ids::CouponId;
 use crate::issuance::Ledger;
-use crate::redis::Partition;
 use crate::redis::cmd;
 use crate::redis::keys::EpochKeys;
+use crate::redis::{Partition, PerPartition};
 use crate::runtime::batch::{Answers, Batcher, Bounds};
 use crate::service::ServiceStore;
 
@@ -76,9 +76,10 @@ impl Loader {
             let partition = Arc::clone(&walked);
             async move { walk(&partition, asked).await }
         });
+        let ledger = Ledger::new(database).within(partition.id());
         Loader {
             partition,
-            ledger: Ledger::new(database),
+            ledger,
             coupons: CouponStore::new(database),
             services: ServiceStore::new(database),
             in_flight,
@@ -140,8 +141,9 @@ impl Loader {
             if before.present {
                 return Ok(LoadOutcome::Before);
             }
-            // Its units lie in one partition for ever: loaded in two, each would be issued twice.
-            let terms = self.coupons.terms(id).await?.filter(|terms| terms.partition == self.partition.id());
+            // Where its units lie is fixed for ever: loaded elsewhere, each would be issued twice.
+            let is_here = |terms: &CouponTerms| terms.shares.of(self.partition.id()).is_some();
+            let terms = self.coupons.terms(id).await?.filter(is_here);
             let Some(coupon) = terms else { return Ok(LoadOutcome::Unknown) };
             // From here on what is in flight for it only grows less: only what is loaded can be reserved.
             let mut survivors = self.in_flight.ask((keys.clone(), id.clone())).await?;
@@ -196,6 +198,18 @@ impl Loader {
             _ => Ok(()),
         }
     }
+}
+
+/// Loads each share of a coupon, if Redis does not have it.
+///
+/// # Errors
+///
+/// Those of [`Loader::load`], of any share, or if this process does not know its partition; the others are loaded all the
+/// same.
+pub async fn load_all(loaders: &PerPartition<Loader>, coupon: &Coupon) -> Result<(), Failure> {
+    let loads =
+        coupon.shares.partitions().iter().map(async |share| loaders.get(*share)?.load(&coupon.id).await);
+    join_all(loads).await.into_iter().try_for_each(|loaded| loaded.map(drop))
 }
 
 /// Reads what is in flight of some coupons, all at once.

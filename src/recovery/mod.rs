@@ -39,7 +39,7 @@ pub use deployment::Deployment;
 pub(crate) use fence::Fences;
 pub(crate) use keep_loading::{CURRENT_MAX, keep_loading};
 pub use lease::Lease;
-pub use load::{LoadOutcome, Loader};
+pub use load::{LoadOutcome, Loader, load_all};
 pub use progress::{ProgressCallback, RecoveryStep, ignore_progress};
 pub use recover::{RecoveryMode, RecoveryOutcome};
 pub use retire::{KEPT_AFTER_END, loaded_coupons, retire};

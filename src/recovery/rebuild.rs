@@ -117,15 +117,9 @@ async fn place_coupons(
     let mut terms = recovery.coupons.all_terms(&ids).await?;
     let of = ids.len();
     let loads = by_coupon.into_iter().enumerate().map(|(number, (id, mut survivors))| {
-        let damaged =
-            |why| Failure::Damaged { what: "the record of a coupon", why: format!("coupon {id} {why}") };
-        let terms = match terms.remove(&id) {
-            None => Err(damaged("has none".to_owned())),
-            Some(Ok(terms)) if terms.partition != recovery.partition.id() => {
-                Err(damaged(format!("lies in partition {}", terms.partition)))
-            }
-            Some(terms) => terms,
-        };
+        let terms = terms.remove(&id).unwrap_or_else(|| {
+            Err(Failure::Damaged { what: "the record of a coupon", why: format!("coupon {id} has none") })
+        });
         async move {
             let context = BuildContext {
                 partition: recovery.partition,

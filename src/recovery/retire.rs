@@ -86,7 +86,9 @@ pub async fn retire(
     for batch in over.chunks(BATCH) {
         for (coupon, generation, issued) in take_out(partition, &keys, batch).await? {
             // The first request that needs a count that is not kept counts.
-            if let Err(failure) = coupons.keep_final_count(&coupon, generation, issued).await {
+            if let Some(issued) = issued
+                && let Err(failure) = coupons.keep_final_count(&coupon, generation, issued).await
+            {
                 tracing::warn!(%coupon, error = failure.chain(), "the final count could not be stored");
             }
             retired.push(coupon);
@@ -161,12 +163,13 @@ async fn at_rest(
     Ok(over)
 }
 
-/// Retires coupons. Returns those that were retired, with their generations and how many units of each were issued.
+/// Retires coupons. Returns those that were retired, with their generations and how many units of each were issued; `None`
+/// of one that has other shares.
 async fn take_out(
     partition: &Partition,
     keys: &EpochKeys,
     coupons: &[(CouponId, String)],
-) -> Result<Vec<(CouponId, i64, u64)>, Failure> {
+) -> Result<Vec<(CouponId, i64, Option<u64>)>, Failure> {
     let asked = partition.call_in_epoch(keys, &RETIRE, "retire coupons", |keys, call| {
         call.key(keys.counters()).key(keys.loaded());
         for (coupon, generation) in coupons {
@@ -179,7 +182,11 @@ async fn take_out(
         let issued = reply.text()?;
         if !issued.is_empty() {
             let generation = generation.parse().map_err(|_| reply.wrong())?;
-            retired.push((coupon.clone(), generation, issued.parse().map_err(|_| reply.wrong())?));
+            let issued = match issued.as_str() {
+                "-" => None,
+                issued => Some(issued.parse().map_err(|_| reply.wrong())?),
+            };
+            retired.push((coupon.clone(), generation, issued));
         }
     }
     Ok(retired)

@@ -3,7 +3,8 @@
 
 use crate::Failure;
 use crate::coupon::CouponTerms;
-use crate::ids::{IssuanceId, UserId};
+use crate::ids::{IssuanceId, Share, Unit, UserId};
+use crate::issuance::shares::Mark;
 use crate::redis::keys::EpochKeys;
 use crate::redis::pipe;
 use crate::redis::{Call, LuaScript, Partition};
@@ -45,13 +46,18 @@ pub(super) enum Destination {
 /// The counts of a coupon that is placed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct UnitCounts {
+    pub share: Share,
     /// The serial to take next.
     pub next: u32,
-    /// In the ledger, and settled.
+    /// Issued by the ledger, and settled.
     pub settled: u32,
+    /// Moved here.
+    pub credited: u32,
+    /// Moved away by the ledger, and settled.
+    pub moved: u32,
 }
 
-/// Writes a coupon's holders and free serials to staging keys, and then puts them in place with one script.
+/// Writes a coupon's holders and free units to staging keys, and then puts them in place with one script.
 pub(super) struct Staging<'a> {
     target: StagingTarget<'a>,
     holders: StagingKey,
@@ -96,8 +102,19 @@ impl<'a> Staging<'a> {
         self.holders.push(&self.target, [field, b"1".to_vec()]).await
     }
 
-    pub(super) async fn free(&mut self, serial: u32) -> Result<(), Failure> {
-        self.free.push(&self.target, [serial.to_string().into_bytes()]).await
+    /// `unit`: `None` if the record of the move does not say which.
+    pub(super) async fn moved(
+        &mut self,
+        mark: Mark,
+        id: IssuanceId,
+        unit: Option<Unit>,
+    ) -> Result<(), Failure> {
+        let unit = unit.map_or_else(|| "?".to_owned(), |unit| unit.to_string());
+        self.holders.push(&self.target, [mark.field(id), unit.into_bytes()]).await
+    }
+
+    pub(super) async fn free(&mut self, unit: Unit) -> Result<(), Failure> {
+        self.free.push(&self.target, [unit.to_string().into_bytes()]).await
     }
 
     /// Puts the coupon in place. `without_unit`: those in flight whose units are others'.
@@ -150,6 +167,10 @@ impl<'a> Staging<'a> {
             ("generation", coupon.generation),
         ] {
             call.arg(field).arg(value);
+        }
+        if accounts.share != Share::WHOLE {
+            call.arg("shares").arg(accounts.share.count()).arg("credited").arg(accounts.credited);
+            call.arg("moved").arg(accounts.moved);
         }
         call.arg("id").arg(coupon.id.as_str());
         let mut reply = partition.invoke(&LOAD, "load the coupon", &call).await?;

@@ -96,7 +96,8 @@ impl RecoverySupervisor {
         durability: Durability,
         holder: String,
     ) -> Self {
-        let (ledger, coupons) = (Ledger::new(&database), CouponStore::new(&database));
+        let ledger = Ledger::new(&database).within(partition.id());
+        let coupons = CouponStore::new(&database);
         let services = ServiceStore::new(&database);
         let fence = fences.of(partition.id());
         partition.fence_by(fence.clone());

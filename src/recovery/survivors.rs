@@ -354,11 +354,11 @@ pub(super) async fn decided(ledger: &Ledger, ids: &[IssuanceId]) -> Result<HashS
     Ok(decided)
 }
 
-/// Which of them it has issued, readable or not.
-pub(super) async fn issued(ledger: &Ledger, ids: &[IssuanceId]) -> Result<HashSet<IssuanceId>, Failure> {
-    let mut issued = HashSet::new();
+/// Which of them it has issued, or moved away, readable or not.
+pub(super) async fn taken(ledger: &Ledger, ids: &[IssuanceId]) -> Result<HashSet<IssuanceId>, Failure> {
+    let mut taken = HashSet::new();
     for ids in ids.chunks(CHUNK) {
-        issued.extend(ledger.issued_among(ids).await?);
+        taken.extend(ledger.taken_among(ids).await?);
     }
-    Ok(issued)
+    Ok(taken)
 }

@@ -78,7 +78,7 @@ pub(super) async fn verify(
         return damaged(format!("{} in-flight entries cannot be read", found.unknown_damage()));
     }
     let mut with_unit: HashMap<&CouponId, u64> = HashMap::new();
-    for survivor in found.survivors.iter().filter(|survivor| survivor.in_flight.serial.is_some()) {
+    for survivor in found.survivors.iter().filter(|survivor| survivor.in_flight.unit.is_some()) {
         *with_unit.entry(&survivor.in_flight.coupon).or_default() += 1;
     }
     let mut counts = Vec::with_capacity(loaded.len());
@@ -104,11 +104,11 @@ pub(super) async fn verify(
         if attempt > 0 {
             tokio::time::sleep(AGAIN_AFTER).await;
         }
-        let before = survivors::issued(ledger, &ids).await?;
-        let in_ledger = count_issued(ledger, &counts, progress).await?;
+        let before = survivors::taken(ledger, &ids).await?;
+        let in_ledger = count_taken(ledger, &counts, progress).await?;
         // What is issued stays so.
         let rest: Vec<_> = ids.iter().copied().filter(|id| !before.contains(id)).collect();
-        if !survivors::issued(ledger, &rest).await?.is_empty() {
+        if !survivors::taken(ledger, &rest).await?.is_empty() {
             continue;
         }
         let issued_in_flight = by_coupon(&found.survivors, &before);
@@ -129,8 +129,8 @@ fn by_coupon<'a>(survivors: &'a [Survivor], which: &HashSet<IssuanceId>) -> Hash
     counts
 }
 
-/// Counts how many units of each coupon the ledger has issued. Small coupons are counted together.
-async fn count_issued(
+/// Counts how many units of each coupon the ledger has issued, or moved away from here. Small coupons are counted together.
+async fn count_taken(
     ledger: &Ledger,
     counts: &[CouponCounts],
     progress: &ProgressCallback,
@@ -149,6 +149,8 @@ async fn count_issued(
             _ => groups.push((vec![held.id.clone()], held.units.settled)),
         }
     }
+    let in_shares = counts.iter().filter(|held| held.units.shares > 1).map(|held| held.id.clone());
+    let in_shares: Vec<CouponId> = in_shares.collect();
     let mut counts = HashMap::with_capacity(of);
     let counted = groups.into_iter().map(|(group, _)| async move { ledger.issued_counts(&group).await });
     let mut counted = stream::iter(counted).buffer_unordered(COUNTS_AT_ONCE);
@@ -159,8 +161,15 @@ async fn count_issued(
             progress(&RecoveryStep::Compared { coupon, number: counts.len(), of });
         }
     }
+    for coupon in in_shares {
+        let moved = ledger.moved_away_count(&coupon).await?;
+        *counts.entry(coupon).or_default() += moved;
+    }
     Ok(counts)
 }
+
+/// What is read of a coupon; the last three are missing of one in one share.
+const FIELDS: [&str; 7] = ["total", "generation", "next", "settled", "shares", "credited", "moved"];
 
 /// Reads what Redis holds of some coupons; `None` for one of which something is missing or cannot be read.
 async fn read_counts(
@@ -170,7 +179,7 @@ async fn read_counts(
 ) -> Result<Vec<Option<CouponCounts>>, Failure> {
     let mut pipeline = pipe();
     for coupon in coupons {
-        pipeline.cmd("HMGET").arg(keys.coupon(coupon)).arg(&["total", "generation", "next", "settled"]);
+        pipeline.cmd("HMGET").arg(keys.coupon(coupon)).arg(&FIELDS);
         pipeline.cmd("SCARD").arg(keys.free(coupon));
         pipeline.cmd("HLEN").arg(keys.holders(coupon));
     }
@@ -178,10 +187,22 @@ async fn read_counts(
     let (replies, _) = replies.as_chunks::<3>();
     let read = |(coupon, [held, free, holders]): (&CouponId, &[Value; 3])| {
         let held: Vec<Option<u64>> = from_redis_value(held.clone()).ok()?;
-        let [Some(total), Some(generation), Some(next), Some(settled)] = held[..] else { return None };
+        let [Some(total), Some(generation), Some(next), Some(settled), shares, credited, moved] = held[..]
+        else {
+            return None;
+        };
+        let (shares, credited, moved) = (shares.unwrap_or(1), credited.unwrap_or(0), moved.unwrap_or(0));
         Some(CouponCounts {
             id: coupon.clone(),
-            units: UnitCounters { total, next, settled, free: from_redis_value(free.clone()).ok()? },
+            units: UnitCounters {
+                total,
+                next,
+                settled,
+                free: from_redis_value(free.clone()).ok()?,
+                shares,
+                credited,
+                moved,
+            },
             generation: i64::try_from(generation).unwrap_or(i64::MAX),
             holders: from_redis_value(holders.clone()).ok()?,
         })
@@ -202,10 +223,10 @@ fn compare_with_record(held: &CouponCounts, record: &CouponTerms, in_flight: u64
         return Some(format!("coupon {id}: {} units are free below serial {}", units.free, units.next));
     }
     let taken = units.taken();
-    if units.settled.checked_add(in_flight) != Some(taken) {
+    let settled = units.settled.saturating_add(units.moved);
+    if settled.checked_add(in_flight) != Some(taken) {
         return Some(format!(
-            "coupon {id}: {taken} units are taken, {} settled and {in_flight} in flight",
-            units.settled
+            "coupon {id}: {taken} units are taken, {settled} settled and {in_flight} in flight"
         ));
     }
     (taken > 0 && held.holders == 0)
@@ -220,7 +241,8 @@ fn compare_with_ledger(
     in_ledger: &HashMap<CouponId, u64>,
 ) -> Option<String> {
     counts.iter().find_map(|held| {
-        let known = held.units.settled + issued_in_flight.get(&held.id).copied().unwrap_or(0);
+        let known = held.units.settled.saturating_add(held.units.moved)
+            + issued_in_flight.get(&held.id).copied().unwrap_or(0);
         let in_ledger = in_ledger.get(&held.id).copied().unwrap_or(0);
         (known != in_ledger).then(|| {
             format!("coupon {}: Redis knows of {known} issued units, the ledger of {in_ledger}", held.id)
@@ -243,7 +265,7 @@ mod tests {
 
     /// A coupon of which `next - 1` units were handed out and `free` given back.
     fn held(next: u64, settled: u64, free: u64) -> CouponCounts {
-        let units = UnitCounters { total: TOTAL.into(), next, settled, free };
+        let units = UnitCounters { total: TOTAL.into(), next, settled, free, ..UnitCounters::default() };
         CouponCounts { id: record().id, units, generation: record().generation, holders: 1 }
     }
 

@@ -8,15 +8,16 @@
 //! |---|---|---|
 //! | `coupon:{n}:certificate` | hash | the open epoch, the Redis instance and the ledger it is open on, or who recovers |
 //! | `coupon:{n}:E:stream` | stream | what was accepted, until it is settled: an entry holds one issuance, or all that one call accepted |
-//! | `coupon:{n}:E:in-flight` | hash | issuance id (16 bytes) → `entry serial seq acceptedAtMs nth coupon user` |
+//! | `coupon:{n}:E:in-flight` | hash | issuance id (16 bytes) → `entry unit seq acceptedAtMs nth coupon user` |
 //! | `coupon:{n}:E:dead` | hash | issuance id (16 bytes) → why its entry was set aside |
 //! | `coupon:{n}:E:redriven:I` | hash | what was set aside of issuance I, and sent through again; expires by itself |
 //! | `coupon:{n}:E:workers` | hash | consumer → when it last said that it lives (ms), and of itself |
 //! | `coupon:{n}:E:counters` | hash | `accepted`: the sequence number given last; `settled`: how many were settled; `paused`: whether the service is; `service_generation`: the generation of the service's state that `paused` was read from; `retired`: how often loads under way were outdated, because coupons were retired or records renamed; `settled_unloaded`: how many of those settled were of coupons that were not loaded |
 //! | `coupon:{n}:E:loaded` | set | the ids of the loaded coupons |
-//! | `coupon:{n}:E:coupon:C` | hash | a loaded coupon: total, next serial, limit, window, state, settled; `audit`: the token of the latest repair |
-//! | `coupon:{n}:E:holders:C` | hash | user → the ids (16 bytes each) held or in flight; `!` + id → an id that came from a key and is used up: rejected, or its user was deleted |
-//! | `coupon:{n}:E:free:C` | set | serials that were given back |
+//! | `coupon:{n}:E:coupon:C` | hash | a loaded coupon: total, next serial, limit, window, state, settled; `audit`: the token of the latest repair; `gains`: how often units became free again. Of a coupon in several shares: `shares`: how many; `credited`, `moved`: how many units were moved to this one, and away from it; `drained_until`: until when it may say for all that they are sold out (ms) |
+//! | `coupon:{n}:E:holders:C` | hash | user → the ids (16 bytes each) held or in flight; `!` + id → an id that came from a key and is used up: rejected, or its user was deleted; `=` + partition → the ids of moves to its share that are in flight; `+` + id, `-` + id → the unit that this move brought, or took away |
+//! | `coupon:{n}:E:free:C` | set | units that were given back, or moved here (ids/unit.rs) |
+//! | `coupon:{n}:E:refill-turn:C` | string | that some process moves units here; expires by itself |
 //! | `coupon:{n}:E:keys:0`, `…:keys:1` | hash | tag of a user's `Idempotency-Key` (8 bytes) → the last 8 bytes of the id of the issuance that it was accepted for; the two take turns at being filled and emptied |
 //! | `coupon:{n}:E:audit-turn` | string | that some process has the turn at auditing; expires by itself |
 //! | `coupon:{n}:E:erase-turn`, `…:retain-turn` | string | that some process has the turn at carrying deletions out, or at deleting old rejections; expire by themselves |
@@ -182,9 +183,14 @@ impl EpochKeys {
         format!("{}holders:{coupon}", self.prefix)
     }
 
-    /// The serials of a coupon that were given back.
+    /// The units of a coupon that were given back, or moved here.
     pub fn free(&self, coupon: &CouponId) -> String {
         format!("{}free:{coupon}", self.prefix)
+    }
+
+    /// The turn at moving units of a coupon here.
+    pub(crate) fn refill_turn(&self, coupon: &CouponId) -> String {
+        format!("{}refill-turn:{coupon}", self.prefix)
     }
 
     /// The issuances that recent `Idempotency-Key`s were accepted for: two hashes that take turns.

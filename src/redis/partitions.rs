@@ -1,6 +1,6 @@
 //! The partitions of a deployment: partition 0, and those that coupons are spread over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +10,13 @@ use tokio::time::timeout;
 
 use super::Partition;
 use crate::Failure;
-use crate::ids::{CouponId, PartitionId};
+use crate::ids::{CouponId, PartitionId, SHARES_MAX, Shares, slot_of};
 
 /// The partitions that coupons may be spread over at most.
 pub const PARTITIONS_MAX: u16 = 1_024;
+
+/// What a node hands out in about a second: a coupon of fewer units gains nothing from another share.
+const UNITS_A_SHARE: u32 = 100_000;
 
 /// How long a partition may take to answer a question that all are asked.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
@@ -104,14 +107,45 @@ impl Partitions {
         PerPartition(ids.map(|id| Arc::new(open(id))).collect())
     }
 
-    /// Where the units of a new coupon are to lie: in partition 0 if it is the only one, else in one of the others, by a
-    /// hash of the coupon's id. Where those of a coupon lie that was made before, its record says.
-    pub fn place(&self, coupon: &CouponId) -> PartitionId {
-        let others = self.0.len() as u64 - 1;
+    /// Where the units of a new coupon are to lie, by a hash of the coupon's id: in partition 0 if it is the only one, else in as
+    /// many of the others as it is to have shares, spread evenly over the slots and so over the nodes. `None` if there
+    /// are not as many. Where the units of a coupon lie that was made before, its record says.
+    pub fn place(&self, coupon: &CouponId, shares: u32) -> Option<Shares> {
+        let mut others: Vec<PartitionId> = self.iter().skip(1).map(|partition| partition.id()).collect();
+        if others.is_empty() {
+            others.push(PartitionId::ONE);
+        }
+        let (count, shares) = (others.len() as u64, u64::from(shares));
+        if shares > count {
+            return None;
+        }
         let hash = Sha256::digest(coupon.as_str());
-        let hash = hash.first_chunk().map_or(0, |hash| u64::from_be_bytes(*hash));
-        let number = hash.checked_rem(others).map_or(0, |place| place + 1);
-        u16::try_from(number).ok().and_then(PartitionId::new).unwrap_or(PartitionId::ONE)
+        let first = hash.first_chunk().map_or(0, |hash| u64::from_be_bytes(*hash)) % count;
+        if shares == 1 {
+            return Some(Shares::one(others[first as usize]));
+        }
+        others.sort_by_key(|partition| slot_of(partition.tag()));
+        let place = |share: u64| others[((first + share * count / shares) % count) as usize];
+        Shares::new((0..shares).map(place).collect())
+    }
+
+    /// How many shares a coupon can have.
+    pub fn shares_max(&self) -> usize {
+        (self.0.len() - 1).clamp(1, SHARES_MAX)
+    }
+
+    /// How many shares a coupon of a total should have: one on each node, as long as each has as many units as a node hands out
+    /// in a second.
+    pub fn shares_by_default(&self, total: u32) -> u32 {
+        let most = u32::try_from(self.nodes().min(self.shares_max())).unwrap_or(1);
+        (total / UNITS_A_SHARE).clamp(1, most)
+    }
+
+    /// How many nodes of Redis hold partitions, as far as this process has learned it.
+    pub(crate) fn nodes(&self) -> usize {
+        let nodes: HashSet<_> =
+            self.iter().map(|partition| partition.client().known_primary().map(|node| node.name())).collect();
+        nodes.len()
     }
 
     /// Asks all partitions at the same time. The answers stand in the order of the partitions; one that takes longer than

@@ -13,7 +13,7 @@ const SHARED: [(&str, &str); 7] = [
     ("--@certificate_fields\n", include_str!("lua/certificate_fields.lua")),
     ("--@entry\n", include_str!("lua/entry.lua")),
     ("--@outdate\n", include_str!("lua/outdate.lua")),
-    ("--@take_unit\n", include_str!("lua/take_unit.lua")),
+    ("--@units\n", include_str!("lua/units.lua")),
     ("--@whole\n", include_str!("lua/whole.lua")),
 ];
 

@@ -133,6 +133,8 @@ pub struct LiveMetrics {
     pub send: LatencyHistogram,
     pub(super) last_accept: AtomicMoment,
     pub(super) first_sold_out: AtomicMoment,
+    /// Users whose request was sent after somebody was told that the coupon is sold out, and accepted.
+    pub accepted_after_sold_out: Counter,
     pub(crate) last_outcome: AtomicMoment,
     answers: Mutex<BTreeMap<&'static str, u64>>,
     outcomes: Mutex<BTreeMap<&'static str, u64>>,

@@ -78,6 +78,9 @@ pub struct RunFigures {
     pub issued_per_second: Option<f64>,
     /// From the opening to the first answer that nothing is left.
     pub sell_out_ms: Option<f64>,
+    /// Requests that were planned after the first answer that nothing is left, and accepted: none, unless units came back
+    /// or were added.
+    pub accepted_after_sold_out: u64,
     /// The most that waited to be decided, of all coupons.
     pub backlog_peak: Option<u64>,
     /// From the last acceptance until nothing of the coupon was reserved.
@@ -205,6 +208,7 @@ fn figures(measured: &RunResult, verdict: &RunVerdict) -> RunFigures {
         offered_per_second: rate(regular, last_due),
         accepted_per_second: rate(live.accepted.get(), last_accept),
         issued_per_second: rate(issued, decided_at.or(live.last_outcome.get())),
+        accepted_after_sold_out: live.accepted_after_sold_out.get(),
         sell_out_ms: live.first_sold_out.get().map(|at| ms(at.saturating_sub(opening))),
         backlog_peak: measured.samples.iter().filter_map(|sample| sample.backlog).max(),
         drain_ms: measured.drain.map(ms),

@@ -46,6 +46,8 @@ pub struct RunSettings {
     pub coupon: Option<String>,
     /// Units of the coupon that is made.
     pub total: u64,
+    /// Its shares; `None` leaves that to the service.
+    pub shares: Option<u32>,
     pub double_clicks: f64,
     pub early_birds: f64,
     pub retry: RetryPolicy,
@@ -119,7 +121,7 @@ pub async fn run(
     let has_early_birds = settings.early_birds > 0.0;
     let offer = match &settings.coupon {
         Some(coupon) => setup::take(&mut api, coupon, has_early_birds).await,
-        None => setup::make(&mut api, &name, settings.total, has_early_birds).await,
+        None => setup::make(&mut api, &name, settings.total, settings.shares, has_early_birds).await,
     };
     let offer = offer.map_err(set_up)?;
 

@@ -78,15 +78,19 @@ pub(super) async fn make(
     api: &mut ServiceClient,
     id: &str,
     total: u64,
+    shares: Option<u32>,
     has_early_birds: bool,
 ) -> Result<CouponOffer, String> {
     let (redis_now, seen) = redis_now(api).await?;
     let lead = if has_early_birds { START_AFTER + EARLY } else { Duration::ZERO };
     let starts_at = redis_now + lead;
-    let body = json!({
+    let mut body = json!({
         "id": id, "name": "rush", "total": total,
         "startsAt": starts_at.to_string(), "endsAt": (redis_now + ENDS_AFTER).to_string(),
     });
+    if let Some(shares) = shares {
+        body["shares"] = shares.into();
+    }
     api.post("/coupons", Some(&body)).await?;
     let start = if has_early_birds { seen + START_AFTER } else { Instant::now() + START_AFTER };
     if start < Instant::now() {

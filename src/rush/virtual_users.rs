@@ -204,6 +204,9 @@ impl VirtualUsers {
         match known {
             None => {
                 self.live.accepted.one();
+                if self.live.first_sold_out.get().is_some_and(|at| planned > self.start + at) {
+                    self.live.accepted_after_sold_out.one();
+                }
                 self.live.answer("accepted");
                 self.live.accept.record(now - planned);
                 self.live.last_accept.last(now - self.start);
@@ -247,7 +250,12 @@ impl VirtualUsers {
             Code::AlreadyIssued | Code::Discarded => true,
             // An operator may do this in the middle of a run.
             Code::Ended | Code::Paused | Code::Archived => true,
-            Code::Overloaded | Code::RateLimited | Code::Unavailable | Code::WarmingUp | Code::Timeout => {
+            Code::Overloaded
+            | Code::RateLimited
+            | Code::Unavailable
+            | Code::ShareUnreachable
+            | Code::WarmingUp
+            | Code::Timeout => {
                 let after = problem.and_then(|problem| problem.retry_after_ms).map(Duration::from_millis);
                 if self.retry != RetryPolicy::None && tries < RETRIES_MAX {
                     return self.try_again(visit, planned, tries, after.or(answer.retry_after));

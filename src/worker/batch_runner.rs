@@ -191,7 +191,7 @@ mod tests {
             id: IssuanceId::generate(PartitionId::ONE),
             coupon: "c".parse().unwrap(),
             user: format!("u{number}").parse().unwrap(),
-            serial: None,
+            unit: None,
             nth: 1,
             accepted_at: Timestamp::UNIX_EPOCH,
         }

@@ -41,7 +41,7 @@ impl CouponLimits {
         for entry in entries {
             let coupon = &entry.coupon;
             match learnt.get(coupon).cloned().or_else(|| self.known.get(coupon)) {
-                Some(limit) if entry.serial.is_none_or(|serial| serial <= limit.total) => {
+                Some(limit) if entry.unit.is_none_or(|unit| unit.serial() <= limit.total) => {
                     learnt.insert(coupon.clone(), limit);
                 }
                 _ => drop(asked.insert(coupon.clone())),

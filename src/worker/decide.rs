@@ -18,17 +18,23 @@ use super::coupon_limits::{CouponLimits, KnownLimit};
 use crate::Failure;
 use crate::coupon::{CouponLimit, CouponStore};
 use crate::failure::Unreadable;
-use crate::ids::{CouponId, IssuanceId};
+use crate::ids::{CouponId, IssuanceId, Unit};
 use crate::issuance::ledger::{Inserted, id_of, readable};
 use crate::issuance::reassign::{Reassigned, reassign};
+use crate::issuance::reserve::QueueEntries;
 use crate::issuance::settle::{Settled, Settlement, settle};
+use crate::issuance::shares::{Refill, Refills, credit_moved};
 use crate::issuance::{Decision, Ledger, Outcome, Reason, settle};
 use crate::queue::{Entry, by_whole_entries, repair};
-use crate::redis::Partition;
 use crate::redis::keys::EpochKeys;
+use crate::redis::{Partition, Partitions};
 
 /// Inserts of one entry in one attempt at most, each after another conflict.
 const ROUNDS_MAX: usize = 8;
+/// Fresh units for one entry in one attempt, of which each but the last was another share's.
+const FRESH_MAX: usize = 64;
+/// How often units are moved here for one entry in one attempt: others may be faster.
+const REFILLS_MAX: usize = 8;
 /// Conflicts of one batch that are arbitrated at once.
 const ARBITRATED_MAX: usize = 16;
 
@@ -37,6 +43,10 @@ pub struct Decider {
     partition: Arc<Partition>,
     ledger: Ledger,
     limits: CouponLimits,
+    /// Where units that were moved are credited; without it that is left to audits.
+    receivers: Option<Partitions>,
+    /// Moves units here where an issuance needs one and none is left.
+    refills: Option<Refills>,
 }
 
 /// An entry on its way to being issued.
@@ -44,7 +54,7 @@ pub struct Decider {
 struct Candidate<'a> {
     entry: &'a Entry,
     limit: CouponLimit,
-    serial: u32,
+    unit: Unit,
     nth: u8,
 }
 
@@ -137,7 +147,15 @@ impl<'a> BatchState<'a> {
 impl Decider {
     /// A decider on a partition and its ledger.
     pub fn new(partition: Arc<Partition>, ledger: Ledger, coupons: CouponStore) -> Self {
-        Decider { partition, ledger, limits: CouponLimits::new(coupons) }
+        let (ledger, limits) = (ledger.within(partition.id()), CouponLimits::new(coupons));
+        Decider { partition, ledger, limits, receivers: None, refills: None }
+    }
+
+    /// The same, which credits the units that it moves to other partitions, and moves units here that it needs.
+    pub fn crediting(self, receivers: Partitions) -> Self {
+        let ledger = self.ledger.of_all_shares();
+        let refills = Refills::new(receivers.clone(), ledger, QueueEntries::default());
+        Decider { receivers: Some(receivers), refills: Some(refills), ..self }
     }
 
     /// Decides and settles a batch that was read under the epoch of `keys`, and returns the entries that are left.
@@ -153,6 +171,9 @@ impl Decider {
         let entry_of = |settlement: &Settlement| {
             by_id.get(&(settlement.entry.as_str(), settlement.decision.id)).copied()
         };
+        if let Some(receivers) = &self.receivers {
+            credit_moved(receivers, settlements.iter().map(|settlement| &settlement.decision)).await;
+        }
         if settlements.len() > settle::BATCH_MAX {
             settlements.sort_by(|one, other| one.entry.cmp(&other.entry));
         }
@@ -196,6 +217,7 @@ impl Decider {
         let mut sorted = BatchState::default();
         let limits = self.limits.learn(entries).await?;
         let strays = self.strays(entries).await?;
+        let foreign = self.foreign(entries).await?;
         let mut without_limit = Vec::new();
         // Two entries of one issuance in one batch: the second finds the first's decision when its
         // turn comes again.
@@ -207,7 +229,8 @@ impl Decider {
             }
             match limits.get(&entry.coupon) {
                 Some(KnownLimit::Limit(limit)) => {
-                    sorted.add(entry, self.with_unit(keys, entry, *limit).await);
+                    let is_foreign = foreign.contains(&entry.id);
+                    sorted.add(entry, self.with_unit(keys, entry, *limit, is_foreign).await);
                 }
                 Some(KnownLimit::Damaged(why)) => {
                     without_limit.push((entry, Unsettled::CouponDamaged(why.clone())));
@@ -225,7 +248,7 @@ impl Decider {
             if candidates.is_empty() {
                 return Ok(sorted.decided);
             }
-            let decisions: Vec<_> = candidates.iter().map(issued).collect();
+            let decisions: Vec<_> = candidates.iter().map(wanted).collect();
             let inserted = self.ledger.insert(&decisions).await?;
             let (mut conflicts, mut others) = (Vec::new(), Vec::new());
             for ((candidate, decision), inserted) in candidates.into_iter().zip(decisions).zip(inserted) {
@@ -273,6 +296,33 @@ impl Decider {
         let elsewhere = self.ledger.not_in(here, &coupons).await?;
         let is_stray = |entry: &&Entry| entry.id.partition() != here || elsewhere.contains(&entry.coupon);
         Ok(entries.iter().filter(is_stray).map(|entry| entry.id).collect())
+    }
+
+    /// The entries whose unit was not born in this partition's share of the coupon, nor moved there by a move that the ledger
+    /// has.
+    async fn foreign(&self, entries: &[Entry]) -> Result<HashSet<IssuanceId>, Failure> {
+        let here = self.partition.id();
+        let (mut foreign, mut moved) = (HashSet::new(), HashMap::<&CouponId, Vec<(IssuanceId, Unit)>>::new());
+        for entry in entries {
+            let Some(unit) = entry.unit else { continue };
+            if unit.hop() > 0 {
+                moved.entry(&entry.coupon).or_default().push((entry.id, unit));
+                continue;
+            }
+            // The shares of a coupon whose record cannot be read are not known: it has no limit either.
+            let shares = self.ledger.shares_of(&entry.coupon).await;
+            if shares.is_ok_and(|shares| shares.of(here).is_some_and(|share| !share.bears(unit))) {
+                foreign.insert(entry.id);
+            }
+        }
+        for (coupon, moved) in moved {
+            let Ok(shares) = self.ledger.shares_of(coupon).await else { continue };
+            let units: Vec<Unit> = moved.iter().map(|(_, unit)| *unit).collect();
+            let arrived = self.ledger.arrived_among(coupon, &shares, here, &units).await?;
+            let not_arrived = moved.into_iter().filter(|(_, unit)| !arrived.contains(unit));
+            foreign.extend(not_arrived.map(|(id, _)| id));
+        }
+        Ok(foreign)
     }
 
     fn stray(&self, entry: &Entry) -> String {
@@ -330,16 +380,28 @@ impl Decider {
         }))
     }
 
-    /// Makes an entry a candidate, with a unit within the coupon's total.
+    /// Makes an entry a candidate, with a unit within the coupon's total that is this partition's. A unit that cannot be moved,
+    /// or not to where it was to go, for that is no other share of the coupon, stays: the move is rejected, and another one is made where units are missed.
     async fn with_unit<'a>(
         &self,
         keys: &EpochKeys,
         entry: &'a Entry,
         limit: CouponLimit,
+        is_foreign: bool,
     ) -> Result<EntryStep<'a>, Failure> {
-        match entry.serial {
-            Some(serial) if serial <= limit.total => {
-                Ok(EntryStep::Insert(Candidate { entry, limit, serial, nth: entry.nth }))
+        let goes_astray = match entry.user.share() {
+            Some(to) => {
+                let shares = self.ledger.shares_of(&entry.coupon).await?;
+                to == self.partition.id() || shares.of(to).is_none()
+            }
+            None => false,
+        };
+        match entry.unit {
+            Some(unit) if unit.serial() <= limit.total && !is_foreign && !goes_astray => {
+                Ok(EntryStep::Insert(Candidate { entry, limit, unit, nth: entry.nth }))
+            }
+            unit if entry.user.share().is_some() => {
+                self.reject(entry, Reason::SoldOut, unit, is_foreign).await
             }
             old => self.with_fresh_unit(keys, entry, limit, old, entry.nth).await,
         }
@@ -351,24 +413,55 @@ impl Decider {
         keys: &EpochKeys,
         entry: &'a Entry,
         limit: CouponLimit,
-        old: Option<u32>,
+        mut old: Option<Unit>,
         nth: u8,
     ) -> Result<EntryStep<'a>, Failure> {
         let again =
-            async || reassign(&self.partition, keys, &entry.coupon, entry.id, &entry.entry, old).await;
-        let reassigned = match again().await? {
+            async |old| reassign(&self.partition, keys, &entry.coupon, entry.id, &entry.entry, old).await;
+        let mut reassigned = match again(old).await? {
             Reassigned::Unreadable if repair(&self.partition, keys, &self.ledger, entry).await? => {
-                again().await?
+                again(old).await?
             }
             reassigned => reassigned,
         };
+        let mut refills = 0;
+        for _ in 0..FRESH_MAX {
+            match reassigned {
+                // Where the free units or the number of shares are damaged, a fresh one need not be this share's.
+                Reassigned::To(unit) if self.is_foreign(&entry.coupon, unit).await? => old = Some(unit),
+                Reassigned::Dry if refills < REFILLS_MAX && self.refill(entry).await? => refills += 1,
+                _ => break,
+            }
+            reassigned = again(old).await?;
+        }
         match reassigned {
-            Reassigned::To(serial) => Ok(EntryStep::Insert(Candidate { entry, limit, serial, nth })),
+            Reassigned::To(unit) if self.is_foreign(&entry.coupon, unit).await? => {
+                Err(unclear(entry, "what is free in its share are units of others"))
+            }
+            Reassigned::To(unit) => Ok(EntryStep::Insert(Candidate { entry, limit, unit, nth })),
             Reassigned::NoneFree => self.reject(entry, Reason::SoldOut, old, true).await,
+            Reassigned::Dry => Err(unclear(entry, "its share has no unit left, and another may have one")),
             Reassigned::Gone => Ok(EntryStep::Gone),
             Reassigned::Unreadable => Err(unclear(entry, "its in-flight value was damaged a moment ago")),
             Reassigned::Unloaded => Err(unclear(entry, "its coupon is not loaded, and is to be")),
         }
+    }
+
+    /// Whether a unit was neither born in this partition's share of a coupon nor moved there by a move that the ledger has.
+    async fn is_foreign(&self, coupon: &CouponId, unit: Unit) -> Result<bool, Failure> {
+        let (shares, here) = (self.ledger.shares_of(coupon).await?, self.partition.id());
+        if unit.hop() == 0 {
+            return Ok(shares.of(here).is_some_and(|share| !share.bears(unit)));
+        }
+        Ok(self.ledger.arrived_among(coupon, &shares, here, &[unit]).await?.is_empty())
+    }
+
+    /// Moves units here for an entry, or finds out that no share has any. `false` if that cannot be done now.
+    async fn refill(&self, entry: &Entry) -> Result<bool, Failure> {
+        let Some(refills) = &self.refills else { return Ok(false) };
+        let shares = self.ledger.shares_of(&entry.coupon).await?;
+        let refill = refills.refill(&entry.coupon, &shares, self.partition.id()).await?;
+        Ok(refill == Refill::AskAgain)
     }
 
     /// Finds out why the ledger did not take a candidate that is not decided: first by user, then by
@@ -378,8 +471,15 @@ impl Decider {
         keys: &EpochKeys,
         candidate: Candidate<'a>,
     ) -> Result<EntryStep<'a>, Failure> {
-        let Candidate { entry, limit, serial, nth } = candidate;
-        let is_lost = self.ledger.is_lost(&entry.coupon, serial, entry.id).await?;
+        let Candidate { entry, limit, unit, nth } = candidate.clone();
+        let is_lost = self.ledger.is_lost(&entry.coupon, unit, entry.id).await?;
+        if entry.user.share().is_some() {
+            return match is_lost {
+                true => self.reject(entry, Reason::SoldOut, Some(unit), true).await,
+                // Its own record, or one that a majority does not know yet: the next insert shows it.
+                false => Ok(EntryStep::Insert(candidate)),
+            };
+        }
         let held = self.ledger.held_by(&entry.coupon, &entry.user).await?;
         if held.iter().any(|held| id_of(held) == Some(entry.id)) {
             // It was decided since the read by id. The next round reads it.
@@ -389,14 +489,14 @@ impl Decider {
         let is_free = |nth: u8| held.iter().flatten().all(|held| held.nth != nth);
         let free = (1..=limit.per_user).find(|nth| is_free(*nth));
         let Some(free) = free.filter(|_| held.len() < limit.per_user.into()) else {
-            return self.reject(entry, Reason::AlreadyIssued, Some(serial), is_lost).await;
+            return self.reject(entry, Reason::AlreadyIssued, Some(unit), is_lost).await;
         };
         let nth = if is_free(nth) { nth } else { free };
         if is_lost {
-            return self.with_fresh_unit(keys, entry, limit, Some(serial), nth).await;
+            return self.with_fresh_unit(keys, entry, limit, Some(unit), nth).await;
         }
         // The reason is not visible to a majority yet: the next insert shows it.
-        Ok(EntryStep::Insert(Candidate { entry, limit, serial, nth }))
+        Ok(EntryStep::Insert(Candidate { entry, limit, unit, nth }))
     }
 
     /// Writes the rejection, or adopts the decision that was made before.
@@ -404,15 +504,16 @@ impl Decider {
         &self,
         entry: &'a Entry,
         reason: Reason,
-        serial: Option<u32>,
+        unit: Option<Unit>,
         lost: bool,
     ) -> Result<EntryStep<'a>, Failure> {
-        let decision = decision(entry, Outcome::Rejected { reason, serial, lost });
+        let decision = decision(entry, Outcome::Rejected { reason, unit, lost });
         match self.ledger.insert(std::slice::from_ref(&decision)).await?.pop() {
+            Some(Inserted::Decided) if entry.user.share().is_some() => self.adopt(entry, Ok(decision)).await,
             Some(Inserted::Decided) => {
                 tracing::warn!(
                     issuance = %entry.id, coupon = %entry.coupon, partition = %self.partition.id(),
-                    reason = reason.as_str(), serial, lost,
+                    reason = reason.as_str(), serial = unit.map(Unit::serial), lost,
                     "an accepted request was rejected"
                 );
                 self.adopt(entry, Ok(decision)).await
@@ -428,8 +529,16 @@ impl Decider {
     }
 }
 
-fn issued(candidate: &Candidate) -> Decision {
-    decision(candidate.entry, Outcome::Issued { serial: candidate.serial, nth: candidate.nth })
+/// What the candidate is to become: issued to a user, or moved to another share.
+fn wanted(candidate: &Candidate) -> Decision {
+    let Candidate { entry, unit, nth, .. } = *candidate;
+    decision(
+        entry,
+        match entry.user.share() {
+            Some(to) => Outcome::Moved { unit, to },
+            None => Outcome::Issued { unit, nth },
+        },
+    )
 }
 
 fn decided<'a>(entry: &Entry, decision: Decision) -> EntryStep<'a> {

@@ -42,7 +42,7 @@ use crate::issuance::Ledger;
 use crate::process::{Backends, TraceExporter, health};
 use crate::queue::{Delivered, UnreadableEntry, by_whole_entries};
 use crate::recovery::Loader;
-use crate::redis::Partition;
+use crate::redis::{Partition, Partitions};
 use crate::runtime::backoff::Backoff;
 use crate::runtime::damage::damaged;
 use crate::runtime::tasks::{beside, restarted};
@@ -78,14 +78,16 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker on a partition and its ledger.
+    /// A worker on one of the partitions, and its ledger.
     pub fn new(
         partition: Arc<Partition>,
         ledger: Ledger,
         coupons: CouponStore,
+        partitions: &Partitions,
         concurrency: Concurrency,
     ) -> Self {
-        let decider = Decider::new(Arc::clone(&partition), ledger, coupons.clone());
+        let decider =
+            Decider::new(Arc::clone(&partition), ledger, coupons.clone()).crediting(partitions.clone());
         let runner = Arc::new(BatchRunner::new(Arc::clone(&partition), decider));
         let places = Arc::new(Semaphore::new(concurrency.batches.into()));
         Worker { partition, coupons, runner, consumer: consumer(), concurrency, places, partitions: 1 }
@@ -98,7 +100,8 @@ impl Worker {
         let places = Arc::new(Semaphore::new(concurrency.batches.into()));
         let workers = backends.partitions.iter().map(|partition| {
             let (ledger, coupons) = (backends.ledger.clone(), backends.coupons.clone());
-            let worker = Worker::new(Arc::clone(partition), ledger, coupons, concurrency);
+            let worker =
+                Worker::new(Arc::clone(partition), ledger, coupons, &backends.partitions, concurrency);
             Worker { consumer: name.clone(), partitions, places: Arc::clone(&places), ..worker }
                 .run(shutdown.clone())
         });

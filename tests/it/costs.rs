@@ -41,7 +41,7 @@ async fn of_a_batch_a_reservation_costs_redis_one_command_and_a_settlement_none(
     let issued = |entry: &Entry| Settlement {
         of: entry.of,
         entry: entry.entry.clone(),
-        decision: decision(entry, Outcome::Issued { serial: entry.serial.expect("a unit"), nth: 1 }),
+        decision: decision(entry, Outcome::Issued { unit: entry.unit.expect("a unit"), nth: 1 }),
         holds: Vec::new(),
     };
     let (mut reserving, mut settling) = (Vec::new(), Vec::new());

@@ -72,6 +72,43 @@ async fn a_coupon_is_made_issued_and_shown() {
 }
 
 #[tokio::test]
+async fn shares_are_given_and_shown_and_those_that_only_thin_batches_are_told_of() {
+    let system = System::builder().partitions(8).start().await;
+    let create = async |id: &str, more: &[&str]| {
+        let words = ["coupon", "create", "--id", id, "--name", "n", "--ends-at", ENDS];
+        run(&system, &[&words[..], more].concat()).await
+    };
+    let thin = create("thin", &["--total", "1999", "--shares", "4"]).await;
+    thin.assert(0, &["shares", "4"], &["1999 units in 4 shares", "fewer than 500 units a share"]);
+    let good = create("good", &["--total", "2000", "--shares", "4", "--json"]).await;
+    good.assert(0, &[], &[]);
+    assert_eq!((good.json()["shares"].as_u64(), good.err.as_str()), (Some(4), ""));
+    let shown = run(&system, &["coupon", "show", "good", "--json"]).await.json();
+    assert_eq!(shown["shares"].as_u64(), Some(4));
+    // On one node.
+    let one = create("one", &["--total", "1000000"]).await;
+    one.assert(0, &["shares", "1"], &[]);
+    assert_eq!(one.err, "");
+    create("none", &["--total", "9", "--shares", "0"]).await.assert(2, &[], &["--shares", "1..=64"]);
+    create("many", &["--total", "9000", "--shares", "9"]).await.assert(1, &[], &["#/shares", "at most 8"]);
+
+    let mut check = Command::new(env!("CARGO_BIN_EXE_couponctl"));
+    check.args(["check", "--json", "--mongodb-database", &system.database]);
+    check.args(["--redis-url", &system.redis.url(), "--mongodb-uri", &system.mongodb_uri]);
+    let checked: CommandOutput = check.output().await.expect("it runs").into();
+    checked.assert(0, &[], &[]);
+    let lines = checked.json();
+    let warnings = lines.as_array().expect("a list").iter().filter(|line| line["check"] == "coupon shares");
+    let said: Vec<_> = warnings.map(|line| line["says"].as_str().expect("a text")).collect();
+    for says in
+        ["coupon thin has 4 shares on one node", "coupon thin has 1999 units", "coupon good has 4 shares"]
+    {
+        assert!(said.iter().any(|said| said.contains(says)), "{says}: {said:?}");
+    }
+    assert_eq!(said.len(), 3, "{said:?}");
+}
+
+#[tokio::test]
 async fn a_coupon_is_steered() {
     let system = System::start().await;
     let users = system.users("u", 2).await;

@@ -88,7 +88,7 @@ async fn what_a_dead_worker_left_of_an_entry_is_claimed_and_adopted() {
     let entries = system.take_entries().await;
     let decisions: Vec<_> = entries[..7]
         .iter()
-        .map(|entry| decision(entry, Outcome::Issued { serial: entry.serial.expect("a unit"), nth: 1 }))
+        .map(|entry| decision(entry, Outcome::Issued { unit: entry.unit.expect("a unit"), nth: 1 }))
         .collect();
     system.write(&decisions).await;
     system.worker();
@@ -167,10 +167,7 @@ async fn a_rebuild_takes_what_is_left_of_every_entry() {
     // One is decided, one cannot be read, one is gone from what is in flight.
     let entries = system.take_entries().await;
     system
-        .write(&[decision(
-            &entries[0],
-            Outcome::Issued { serial: entries[0].serial.expect("a unit"), nth: 1 },
-        )])
+        .write(&[decision(&entries[0], Outcome::Issued { unit: entries[0].unit.expect("a unit"), nth: 1 })])
         .await;
     let key = system.keys().in_flight();
     let mut connection = system.partition().connection();
@@ -213,7 +210,7 @@ async fn taking_an_entry_apart_changes_nothing_but_the_entries_and_may_be_repeat
     }
     let again = system.take_entries().await;
     let told = |entry: &coupon_system::queue::Entry| {
-        (entry.id, entry.user.clone(), entry.serial, entry.nth, entry.accepted_at)
+        (entry.id, entry.user.clone(), entry.unit, entry.nth, entry.accepted_at)
     };
     assert_eq!(again.iter().map(told).collect::<Vec<_>>(), entries.iter().map(told).collect::<Vec<_>>());
     assert!(again.iter().all(|entry| entry.of == 1));

@@ -9,7 +9,7 @@ use futures::future::join_all;
 use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
 
-use crate::helpers::{CTL, System, decided, eventually, fail, obedient_mongodb};
+use crate::helpers::{CTL, System, decided, eventually, fail, native, obedient_mongodb};
 
 /// The text of an export, and its media type.
 async fn exported(system: &System, query: &str, accept: &str) -> (String, String) {
@@ -29,7 +29,7 @@ async fn an_export_has_every_unit_by_serial_and_says_that_it_is_whole() {
     let system = System::start().await;
     let coupon = system.coupon("c", 10_000, 1).await;
     system.write_issued(&coupon, "@u", (1..=2_500).rev().filter(|serial| serial % 7 != 0)).await;
-    let rejection = Outcome::Rejected { reason: Reason::Discarded, serial: Some(7), lost: false };
+    let rejection = Outcome::Rejected { reason: Reason::Discarded, unit: Some(native(7)), lost: false };
     system.write(&[decided(IssuanceId::generate(PartitionId::ONE), &coupon, "u", rejection)]).await;
     let expected: Vec<u64> = (1..=2_500).filter(|serial| serial % 7 != 0).collect();
 
@@ -123,8 +123,9 @@ async fn units_that_cannot_be_read_have_lines_and_rows_of_their_own() {
     let rows: Vec<csv::StringRecord> = reader.records().map(|row| row.expect("a row")).collect();
     assert_eq!(rows.len(), all.len());
     for (row, line) in rows.iter().zip(&all) {
+        // An id whose only letters are `a` could be a time: it has an apostrophe.
         assert_eq!(
-            (&row[0], &row[5]),
+            (row[0].trim_start_matches('\''), &row[5]),
             (line["id"].as_str().expect("an id"), line["status"].as_str().expect("one"))
         );
     }

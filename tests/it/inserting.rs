@@ -7,7 +7,7 @@ use mongodb::Database;
 use mongodb::bson::{Document, doc};
 use tokio::task::JoinSet;
 
-use crate::helpers::{database, decided, mongodb, obedient_mongodb};
+use crate::helpers::{database, decided, mongodb, native, obedient_mongodb};
 
 const AT_ONCE: u32 = 16;
 const BATCH: u32 = 250;
@@ -27,7 +27,7 @@ fn decision(coupon: &str, user: u32, outcome: Outcome) -> Decision {
 }
 
 fn issued(coupon: &str, serial: u32) -> Decision {
-    decision(coupon, serial, Outcome::Issued { serial, nth: 1 })
+    decision(coupon, serial, Outcome::Issued { unit: native(serial), nth: 1 })
 }
 
 /// Index entries that cursors have stepped over since mongod started.
@@ -75,7 +75,7 @@ async fn each_outcome_of_an_insert_is_told_in_the_place_of_its_decision() {
     let (ledger, _) = ledger(&mongodb().await).await;
     let taken: Vec<_> = [("a", 2), ("b", 7)].map(|(coupon, serial)| issued(coupon, serial)).into();
     assert_eq!(ledger.insert(&taken).await.expect("it is written"), [Inserted::Decided, Inserted::Decided]);
-    let sold_out = Outcome::Rejected { reason: Reason::SoldOut, serial: None, lost: true };
+    let sold_out = Outcome::Rejected { reason: Reason::SoldOut, unit: None, lost: true };
     let batch = [
         issued("b", 9),
         issued("a", 2),

@@ -57,6 +57,7 @@ mod rush;
 mod scripts;
 mod settling;
 mod shared_numbers;
+mod shares;
 mod sharing;
 mod slow_clients;
 mod steering;

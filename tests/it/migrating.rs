@@ -15,8 +15,8 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use crate::helpers::{
-    CTL, System, WORKER, as_an_older_version_made_it, database, eventually, obedient_mongodb, older_record,
-    program, stopped, worker,
+    CTL, System, WORKER, as_an_older_version_made_it, database, eventually, native, obedient_mongodb,
+    older_record, program, stopped, worker,
 };
 
 /// Units that the last release issued: eight batches of the migration, or as many as the variable says.
@@ -143,7 +143,7 @@ async fn a_ledger_of_the_last_release_is_migrated_exactly_however_often_that_is_
         assert_eq!(ledger.issued_count(&old.coupon).await.expect("a count"), *ISSUED as u64 + more, "{what}");
         let user = "u77".parse().expect("an id");
         assert_eq!(ledger.held_by(&old.coupon, &user).await.expect("a look").len(), 1, "{what}");
-        assert!(ledger.holder_of(&old.coupon, 77).await.expect("a look").is_some(), "{what}");
+        assert!(ledger.holder_of(&old.coupon, native(77)).await.expect("a look").is_some(), "{what}");
         let id = system.accepted(&format!("new-{more}"), &old.coupon).await;
         assert_eq!(system.client.decided(&id.to_string()).await.state(), "issued", "{what}");
         let lists = ["/user-coupons/u77", &format!("/issuances/{id}"), &format!("/user-coupons/new-{more}")];

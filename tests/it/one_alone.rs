@@ -14,7 +14,7 @@ use coupon_system::queue::{dead, figures};
 use coupon_system::worker::{ATTEMPTS_MAX, BatchDecisions, BatchOutcome, Unsettled};
 use mongodb::bson::{Document, Uuid, doc};
 
-use crate::helpers::{NO_BACKLOG_MAX, System, eventually, obedient_mongodb, request};
+use crate::helpers::{NO_BACKLOG_MAX, System, eventually, native, obedient_mongodb, request};
 
 /// Accepted requests for a coupon, each of another user.
 async fn accept_many(system: &System, coupon: &CouponId, prefix: &str, count: usize) {
@@ -175,7 +175,7 @@ async fn units_of_records_that_cannot_be_read_are_held_by_somebody() {
     let BatchDecisions { settlements, left } =
         system.decider().decide(&system.keys(), &entries).await.expect("decided");
     assert!(left.is_empty(), "{left:?}");
-    assert_eq!(settlements[0].decision.outcome, Outcome::Issued { serial: 2, nth: 1 });
+    assert_eq!(settlements[0].decision.outcome, Outcome::Issued { unit: native(2), nth: 1 });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,7 +18,7 @@ use coupon_system::redis::keys::GROUP;
 use coupon_system::{Failure, recovery};
 use futures::future::join_all;
 
-use crate::helpers::{NO_BACKLOG_MAX, System, at, decision, eventually, request};
+use crate::helpers::{NO_BACKLOG_MAX, System, at, decision, eventually, native, request};
 
 /// A Redis command, whatever its arguments are.
 async fn raw<T: redis::FromRedisValue>(system: &System, words: &[&[u8]]) -> T {
@@ -145,8 +145,8 @@ async fn members_of_the_free_set_that_are_no_units_are_never_handed_out() {
     for user in ["a", "b", "c"] {
         system.accepted(user, &coupon).await;
     }
-    let serials: Vec<_> = system.take_entries().await.iter().map(|entry| entry.serial).collect();
-    assert_eq!(serials, [Some(1), Some(2), Some(3)]);
+    let serials: Vec<_> = system.take_entries().await.iter().map(|entry| entry.unit).collect();
+    assert_eq!(serials, [1, 2, 3].map(|serial| Some(native(serial))));
     // The script has not read all of them, so that it cannot know whether one is free.
     assert!(is_damaged(&system.reserve("d", &coupon).await));
     for strange in strange {
@@ -175,7 +175,10 @@ async fn what_is_decided_is_settled_beside_what_cannot_be_read() {
             of: entry.of,
             entry: entry.entry.clone(),
             // Another unit than the one in flight, which must be taken out of the free units.
-            decision: decision(entry, Outcome::Issued { serial: entry.serial.expect("a unit") + 4, nth: 1 }),
+            decision: decision(
+                entry,
+                Outcome::Issued { unit: native(entry.unit.expect("a unit").serial() + 4), nth: 1 },
+            ),
             holds: Vec::new(),
         })
         .collect();
@@ -200,7 +203,7 @@ async fn a_damaged_count_of_the_queue_stops_nobody() {
         assert!(matches!(found[..], [Ok(Some(_))]), "{wrong:?}: {found:?}");
         let entry = system.take_entries().await.remove(0);
         system.command::<()>(&["HSET", &counters, "settled", wrong]).await;
-        let outcome = Outcome::Issued { serial: entry.serial.expect("a unit"), nth: 1 };
+        let outcome = Outcome::Issued { unit: entry.unit.expect("a unit"), nth: 1 };
         let decided = Settlement {
             entry: entry.entry.clone(),
             of: entry.of,
@@ -221,7 +224,7 @@ async fn units_of_a_damaged_coupon_are_not_reassigned_and_no_unit_is_made_up() {
     let id = system.accepted("u", &coupon).await;
     let entry = system.take_entries().await.remove(0);
     let (keys, state) = (system.keys(), system.keys().coupon(&coupon));
-    let again = async || reassign(system.partition(), &keys, &coupon, id, &entry.entry, entry.serial).await;
+    let again = async || reassign(system.partition(), &keys, &coupon, id, &entry.entry, entry.unit).await;
     for (field, right) in [("total", "10"), ("next", "2")] {
         for wrong in ["x", "", "nan"] {
             system.command::<()>(&["HSET", &state, field, wrong]).await;
@@ -231,7 +234,7 @@ async fn units_of_a_damaged_coupon_are_not_reassigned_and_no_unit_is_made_up() {
         system.command::<()>(&["HSET", &state, field, right]).await;
     }
     system.command::<()>(&["SADD", &keys.free(&coupon), "x", "", "-3"]).await;
-    assert_eq!(again().await.expect("an answer"), Reassigned::To(2));
+    assert_eq!(again().await.expect("an answer"), Reassigned::To(native(2)));
 }
 
 #[tokio::test]

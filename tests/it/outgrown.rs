@@ -2,7 +2,7 @@
 //! partitions that a process does not know.
 
 use coupon_system::coupon::Coupon;
-use coupon_system::ids::{IssuanceId, PartitionId};
+use coupon_system::ids::{IssuanceId, PartitionId, Shares};
 use coupon_system::privacy::Eraser;
 use coupon_system::recovery::Deployment;
 use futures::future::join_all;
@@ -72,7 +72,7 @@ async fn a_coupon_in_a_partition_that_a_process_does_not_know_keeps_no_others_st
     create(&system.client, "known", 20).await;
     let plain = Coupon::new("unknown".parse().expect("an id"), 5, at(-3600), at(3600));
     let partition = PartitionId::new(PARTITIONS + 1).expect("a number");
-    let coupon = Coupon { created_at: at(0), partition, ..plain };
+    let coupon = Coupon { created_at: at(0), shares: Shares::one(partition), ..plain };
     system.backends.coupons.insert(&coupon).await.expect("it is written");
     let shows = async |remaining: u32| {
         let line = format!("coupon_stock_remaining_units{{coupon=\"known\"}} {remaining}\n");

@@ -145,7 +145,7 @@ async fn a_deployment_grows_and_its_earlier_coupons_stay_where_they_are() {
     }
     let place = async |coupon: &CouponId| {
         let coupon = system.backends.coupons.get(coupon).await.expect("it is read").expect("there is one");
-        coupon.partition
+        coupon.shares.partitions()[0]
     };
     assert_eq!(place(&before).await, PartitionId::ONE);
     assert_ne!(place(&later).await, PartitionId::ONE);

@@ -8,7 +8,7 @@ use coupon_system::redemption;
 use coupon_system::user::queries as users;
 use mongodb::bson::{Bson, Document, doc};
 
-use crate::helpers::{System, as_an_older_version_made_it, at, issued_to};
+use crate::helpers::{System, as_an_older_version_made_it, at, issued_to, native};
 
 /// The stages of the winning plan, from the outside in.
 fn stages(plan: &Document) -> Vec<String> {
@@ -84,7 +84,7 @@ fn of_ledger(layout: Layout) -> Vec<(&'static str, Document, Document)> {
         ("decisions", queries::these(layout, &[id]), doc! {}),
         ("decision", queries::one(layout, id), doc! {}),
         ("held by", queries::held_by(&route, &coupon, &user), doc! {}),
-        ("holders of", queries::holders_of(&route, &coupon, &[1, 2]), doc! {}),
+        ("holders of", queries::holders_of(&route, &coupon, &[1, 2].map(native)), doc! {}),
         ("issued count", queries::issued_between(&route, &coupon, 0, 9), doc! {}),
         ("issued counts", queries::issued_of(&route, std::slice::from_ref(&coupon)), doc! {}),
         ("issued without a unit", queries::issued_nameless(&route, &coupon), doc! {}),

@@ -105,7 +105,7 @@ async fn a_coupon_with_something_in_flight_stays_until_it_is_decided() {
     assert_eq!(retire(&system).await, [], "the in-flight hash says that somebody waits");
 
     let mut entry = entries[0].clone();
-    entry.serial = None;
+    entry.unit = None;
     system.decider().process(&keys, &[entry]).await.expect("it gets another unit");
     assert_eq!(retire(&system).await, [coupon]);
 }

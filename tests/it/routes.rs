@@ -132,7 +132,7 @@ async fn a_whole_life(system: &System) {
     system.backends.loaders().first().load(&coupon).await.expect("it is loaded");
     let past = at(-500 * 24 * 3_600);
     let old = system.coupon_record("old", 5, 1, past, past + jiff::SignedDuration::from_secs(60)).await;
-    let outcome = Outcome::Rejected { reason: Reason::Discarded, serial: None, lost: false };
+    let outcome = Outcome::Rejected { reason: Reason::Discarded, unit: None, lost: false };
     let rejection = decided(IssuanceId::generate(PartitionId::ONE), &old.id, "gone", outcome);
     system.write(&[Decision { accepted_at: past, decided_at: past, ..rejection }]).await;
     let retention =

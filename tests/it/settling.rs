@@ -9,11 +9,11 @@ use coupon_system::queue::Entry;
 use futures::future::join_all;
 use tokio::sync::Barrier;
 
-use crate::helpers::{System, decision};
+use crate::helpers::{System, decision, native};
 
 /// A record that another user holds this unit, as a worker leaves it that slept through a rebuild.
 async fn taken_by_another(system: &System, entry: &Entry, user: &str, serial: u32) {
-    let mut record = decision(entry, Outcome::Issued { serial, nth: 1 });
+    let mut record = decision(entry, Outcome::Issued { unit: native(serial), nth: 1 });
     record.id = IssuanceId::generate(PartitionId::ONE);
     record.user = user.parse().expect("an id");
     system.write(&[record]).await;
@@ -27,7 +27,7 @@ async fn a_rejected_unit_is_given_back_once_though_two_workers_race_and_goes_to_
         let coupon = system.coupon(&format!("c{round}"), 1, 1).await;
         let id = system.accepted("u0", &coupon).await;
         let entries = Arc::new(system.take_entries().await);
-        let rejected = Outcome::Rejected { reason: Reason::Discarded, serial: Some(1), lost: false };
+        let rejected = Outcome::Rejected { reason: Reason::Discarded, unit: Some(native(1)), lost: false };
         system.backends.ledger.insert(&[decision(&entries[0], rejected)]).await.expect("it is written");
 
         let barrier = Arc::new(Barrier::new(2));
@@ -49,9 +49,9 @@ async fn a_rejected_unit_is_given_back_once_though_two_workers_race_and_goes_to_
 
         let next = system.accepted("u1", &coupon).await;
         let entries = system.take_entries().await;
-        assert_eq!(entries[0].serial, Some(1), "it is the unit that was given back");
+        assert_eq!(entries[0].unit, Some(native(1)), "it is the unit that was given back");
         system.decider().process(&system.keys(), &entries).await.expect("it is decided");
-        let held = system.backends.ledger.holder_of(&coupon, 1).await.expect("a read");
+        let held = system.backends.ledger.holder_of(&coupon, native(1)).await.expect("a read");
         let held = held.expect("somebody").expect("it is readable");
         assert_eq!((held.id, held.user.as_str()), (next, "u1"));
     }
@@ -150,7 +150,7 @@ async fn a_users_nth_that_is_taken_is_replaced_by_the_next_within_the_limit() {
     let held = system.backends.ledger.held_by(&coupon, &user).await.expect("a read");
     let mut held: Vec<_> = held.into_iter().map(|held| held.expect("it is readable")).collect();
     held.sort_by_key(|held| held.nth);
-    assert_eq!(held.iter().map(|held| (held.nth, held.serial)).collect::<Vec<_>>(), [(1, 4), (2, 1)]);
+    assert_eq!(held.iter().map(|held| (held.nth, held.unit.serial())).collect::<Vec<_>>(), [(1, 4), (2, 1)]);
 }
 
 #[tokio::test]
@@ -176,7 +176,7 @@ async fn a_serial_beyond_the_total_is_refused_and_replaced() {
         .await;
     set.expect("it is set");
     let mut entries = system.take_entries().await;
-    entries[0].serial = Some(9);
+    entries[0].unit = Some(native(9));
     system.decider().process(&keys, &entries).await.expect("it is decided");
     assert_eq!(system.issued_serials(&coupon).await, [2]);
 }
@@ -189,7 +189,7 @@ async fn an_id_that_was_rejected_and_reserved_again_stays_rejected_and_leaks_no_
     let first = system.client.issue("u0", "c", Some("k")).await;
     let id: IssuanceId = first.id().parse().expect("an id");
     let entries = system.take_entries().await;
-    let rejected = Outcome::Rejected { reason: Reason::Discarded, serial: Some(1), lost: false };
+    let rejected = Outcome::Rejected { reason: Reason::Discarded, unit: Some(native(1)), lost: false };
     system.backends.ledger.insert(&[decision(&entries[0], rejected)]).await.expect("it is written");
     system.decider().process(&system.keys(), &entries).await.expect("it is settled");
     // Redis forgets that the key was rejected; another user has its unit by now.

@@ -9,7 +9,7 @@ use coupon_system::recovery::{CertifyOutcome, RecoveryMode, RecoveryOutcome, ign
 use coupon_system::redis::keys::damaged;
 use tokio_util::sync::CancellationToken;
 
-use crate::helpers::{Answer, System, decided, eventually, issued_to, recovered};
+use crate::helpers::{Answer, System, decided, eventually, issued_to, native, recovered};
 
 /// Values that no program can read. `None`: the field is gone.
 const DAMAGE: [Option<&[u8]>; 6] = [
@@ -245,7 +245,7 @@ async fn a_dead_letter_whose_in_flight_value_is_damaged_is_discarded_and_its_uni
         damage(&system, *id, value).await;
     }
     // An earlier decision stands.
-    let issued = Outcome::Issued { serial: 1, nth: 1 };
+    let issued = Outcome::Issued { unit: native(1), nth: 1 };
     system.write(&[decided(ids[0], &coupon, "u0", issued)]).await;
     for (number, id) in ids.iter().enumerate() {
         let answer = discard(&system, *id).await;

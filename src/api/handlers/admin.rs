@@ -7,6 +7,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
+use futures::future::join_all;
 use jiff::Timestamp;
 
 use crate::api::state::coupon_catalog::CouponCatalog;
@@ -164,11 +165,11 @@ async fn answer(catalog: &CouponCatalog, changed: CouponChangeOutcome) -> Result
         CouponChangeOutcome::Refused(_) => return Err(Problem::new(Code::Overloaded)),
     };
     let service = catalog.services.get().await?;
-    let applied = async {
-        let partition = catalog.partitions.get(coupon.partition)?;
+    let applied = coupon.shares.partitions().iter().map(async |share| {
+        let partition = catalog.partitions.get(*share)?;
         admin_sync::apply(partition, service, std::slice::from_ref(&coupon)).await
-    };
-    if let Err(failure) = applied.await {
+    });
+    for failure in join_all(applied).await.into_iter().filter_map(Result::err) {
         tracing::warn!(coupon = %coupon.id, error = failure.chain(), "the change will reach Redis when it is back");
     }
     let answer = Json(catalog.changed(coupon).await).into_response();

@@ -18,6 +18,8 @@ use crate::api::wire::query::Query;
 use crate::coupon::{CouponStatus, CreateOutcome, stock};
 use crate::http::{Code, Problem};
 use crate::ids::CouponId;
+use crate::issuance::ledger::Layout;
+use crate::recovery::load_all;
 
 /// A page of one status reads more coupons than it shows: coupons in one read, and reads of a page.
 const READ_AT_ONCE: usize = stock::BATCH_MAX;
@@ -36,8 +38,20 @@ const READS_MAX: usize = 20;
 )]
 pub(crate) async fn create(State(app): State<App>, Body(body): Body) -> Result<Response, Problem> {
     let is_named = body["id"].is_string();
-    let mut coupon = wire::create(body, crate::mongo::now_in_milliseconds())?;
-    coupon.partition = app.catalog.partitions.place(&coupon.id);
+    let (mut coupon, shares) = wire::create(body, crate::mongo::now_in_milliseconds())?;
+    let partitions = &app.catalog.partitions;
+    let is_migrated = app.issuing.ledger.layout().await? == Layout::Partitioned;
+    let shares = match (shares, is_migrated) {
+        (None, true) => partitions.shares_by_default(coupon.total),
+        (None | Some(1), false) => 1,
+        (Some(_), false) => return Err(wire::shares_before_migration()),
+        (Some(shares), true) => shares,
+    };
+    coupon.shares =
+        partitions.place(&coupon.id, shares).ok_or_else(|| wire::too_many_shares(partitions.shares_max()))?;
+    if shares > 1 {
+        app.issuing.ledger.ensure_indexed_moves().await?;
+    }
     // With a generated id a repetition would create another coupon.
     let created = app.catalog.store.insert(&coupon).await;
     if created.map_err(|failure| Problem::from(failure).repeatable(is_named))? == CreateOutcome::Exists {
@@ -46,7 +60,7 @@ pub(crate) async fn create(State(app): State<App>, Body(body): Body) -> Result<R
         return Err(Problem::new(Code::CouponExists).with("sameAsRequested", is_same));
     }
     // If Redis does not answer now, the first request loads the coupon.
-    if let Err(failure) = app.catalog.load(&coupon).await {
+    if let Err(failure) = load_all(&app.catalog.loaders, &coupon).await {
         tracing::warn!(coupon = %coupon.id, error = failure.chain(), "the new coupon will be loaded on demand");
     }
     let location = app.links.coupon(&coupon.id);

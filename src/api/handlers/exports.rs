@@ -16,7 +16,7 @@ use crate::api::wire::user_coupon::UserCoupon;
 use crate::coupon::Expiry;
 use crate::failure::Unreadable;
 use crate::http::{Code, Problem};
-use crate::ids::CouponId;
+use crate::ids::{CouponId, Unit};
 use crate::redemption::{HeldCoupon, NAMELESS_MAX, UNITS_PAGE};
 use crate::runtime::damage::damaged;
 
@@ -31,7 +31,8 @@ use crate::runtime::damage::damaged;
 /// that begins with an apostrophe: take away one to have it back. NDJSON has everything as it is.
 ///
 /// A cut export goes on with `after`, the last serial that came; a CSV then has no titles, so that the
-/// parts can be put together. What is issued while an export runs may be in it or not: `GET /outcomes`
+/// parts can be put together. Of a coupon in several shares, units that were moved between them come after the others, so
+/// that going on may repeat some: their `id` tells. What is issued while an export runs may be in it or not: `GET /outcomes`
 /// tells. For services and operators.
 #[utoipa::path(
     get, path = "/coupons/{id}/user-coupons", operation_id = "exportUserCoupons", tag = "exports",
@@ -101,7 +102,7 @@ struct Export {
     coupon: CouponId,
     expiry: Expiry,
     format: Format,
-    /// The last serial that was read.
+    /// The number of the last unit that was read.
     after: u32,
     /// Units so far.
     count: u64,
@@ -143,7 +144,7 @@ impl Export {
     async fn page(&mut self) -> Result<Bytes, Problem> {
         let held = self.app.holdings.redemptions.units_after(&self.coupon, self.after).await?;
         let last = held.iter().rev().find_map(|held| match held {
-            Ok(holding) => holding.decision.serial(),
+            Ok(holding) => holding.decision.unit(),
             Err(unreadable) => unreadable.unit,
         });
         // A page without any serial does not say where to go on; units beyond any total are the last ones.
@@ -151,7 +152,7 @@ impl Export {
         if is_last {
             self.next = ExportStep::Nameless;
         }
-        self.after = last.unwrap_or(self.after);
+        self.after = last.map_or(self.after, Unit::number);
         self.written(held)
     }
 

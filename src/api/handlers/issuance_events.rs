@@ -182,6 +182,6 @@ fn event(issuance: &Issuance, first: bool) -> Option<Event> {
 fn state(decision: &Decision) -> &'static str {
     match decision.outcome {
         Outcome::Issued { .. } => "issued",
-        Outcome::Rejected { .. } => "rejected",
+        Outcome::Rejected { .. } | Outcome::Moved { .. } => "rejected",
     }
 }

@@ -1,7 +1,7 @@
 //! Requesting a coupon, and polling for the outcome.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Extension, Path, State};
 use axum::http::{StatusCode, header};
@@ -23,15 +23,18 @@ use crate::api::wire::{issuance as wire, wait};
 use crate::http::problem::jittered_ms;
 use crate::http::request::RequestId;
 use crate::http::{Code, Language, Problem};
-use crate::ids::{CouponId, IssuanceId, UserId};
+use crate::ids::{CouponId, IssuanceId, Shares, UserId};
 use crate::issuance::lookup::LookupResult;
 use crate::issuance::reserve::{QueuedIssuance, Request, Reserved};
+use crate::issuance::shares::Refill;
 use crate::issuance::{Decision, KeyTag, Outcome, Reason, closed_coupon};
 use crate::metrics;
 use crate::runtime::traces::TraceParent;
 
 /// How often a coupon that Redis does not have is loaded for one request: it may be retired again in between.
 const LOADS_MAX: usize = 3;
+/// A request whose share of its coupon is empty waits no longer than this for a unit.
+const HELD_MAX: Duration = Duration::from_secs(1);
 /// A client that is refused because the backlog is full should wait about this long.
 const BACKLOG_RETRY_MS: u64 = 2_000;
 
@@ -43,6 +46,10 @@ const BACKLOG_RETRY_MS: u64 = 2_000;
 /// least 250,000 later requests were accepted.
 ///
 /// With `wait` the answer is the outcome, if there is one in time: 201, or 409 with the reason.
+///
+/// Where the units of a coupon lie in several shares, and that of the user is empty, the API holds the request for a second
+/// at most: until a unit of another share has come, or all shares are known to be empty (`sold-out`). If a share that
+/// may have units does not answer, nor any other has some, the answer is `share-unreachable`, and nothing was accepted.
 #[utoipa::path(
     post, path = "/user-coupons", operation_id = "requestIssuance", tag = "issuances", request_body = RequestIssuance,
     params(
@@ -60,6 +67,8 @@ const BACKLOG_RETRY_MS: u64 = 2_000;
         (status = 409, description = "`already-issued`, `sold-out`, `not-started`, `ended`, `paused`, `archived`, `discarded`; \
             of `already-issued`, `userCoupons` and `issuances` link the newest 20 that the user holds or has in flight; \
             of what was accepted and then rejected, `issuance` is the link",
+            body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "`share-unreachable`: a part of the service that may have units of the coupon does not answer, and the others have none",
             body = ProblemBody, content_type = "application/problem+json"),
         (status = 422, description = "`key-reused`: the key was that of an accepted request of the user for another coupon", body = ProblemBody, content_type = "application/problem+json"),
     )
@@ -81,7 +90,7 @@ pub(crate) async fn request(
     let fields = app.limits.user.count(&caller, &user).await?;
     let answer = async {
         let key = key.parse()?;
-        let partition = app.issuing.placements.of(&coupon).await?;
+        let shares = app.issuing.placements.of(&coupon).await?;
         let Some(known_user) = app.users.find(&user).await? else {
             return Err(Problem::new(Code::UserNotFound));
         };
@@ -91,7 +100,8 @@ pub(crate) async fn request(
             Some(_) => Some(Box::new(app.limits.open_requests.hold_for_outcome(&caller, &user)?)),
             None => None,
         };
-        let partition = partition.ok_or_else(|| Problem::new(Code::CouponNotFound))?;
+        let shares = shares.ok_or_else(|| Problem::new(Code::CouponNotFound))?;
+        let partition = shares.route(&coupon, &user);
         let id = match &key {
             Some(key) => IssuanceId::from_key(partition, secret, &user, &coupon, key),
             None => IssuanceId::generate(partition),
@@ -100,7 +110,7 @@ pub(crate) async fn request(
         let trace = trace.map(|Extension(trace)| trace);
         let request = Request { id, coupon, user, key, trace };
         let to = Recipient { language, request_id: &request_id };
-        let reserved = match reserve(&app, &request).await {
+        let reserved = match reserve(&app, &request, &shares).await {
             Ok(reserved) => reserved,
             Err(problem) => return Err(Box::pin(left_open(&app, &request, problem)).await),
         };
@@ -159,6 +169,7 @@ async fn conclude(
                 Outcome::Rejected { reason, .. } => {
                     Err(rejected(&app.links, id, reason).with_header(REPLAYED, TRUE))
                 }
+                Outcome::Moved { .. } => Err(Problem::new(Code::IssuanceNotFound)),
             }
         }
         refused => Err(refusal(&app.links, &request.user, refused)),
@@ -191,6 +202,7 @@ async fn answer_queued(
                     .into_response())
             }
             Outcome::Rejected { reason, .. } => Err(rejected(&app.links, decision.id, reason)),
+            Outcome::Moved { .. } => Err(Problem::new(Code::IssuanceNotFound)),
         },
         Ok(LookupResult::Queued { progress, .. }) => {
             queued.progress = progress;
@@ -211,17 +223,73 @@ fn rejected(links: &Links, id: IssuanceId, reason: Reason) -> Problem {
     Problem::new(reason.into()).with("issuance", links.issuance(id))
 }
 
-/// Reserves a unit. A coupon that Redis does not have is loaded first; for one that is over the ledger answers.
-async fn reserve(app: &App, request: &Request) -> Result<Reserved, Problem> {
+/// Reserves a unit. A coupon that Redis does not have is loaded first; for one that is over the ledger answers. Where the
+/// user's share of the coupon is empty, the request waits for a unit of another.
+async fn reserve(app: &App, request: &Request, shares: &Shares) -> Result<Reserved, Problem> {
     let lane = app.issuing.lane_of(request.id)?;
-    match lane.reservations.reserve(request.clone()).await? {
-        Reserved::NotLoaded { now } => Box::pin(load_and_reserve(app, request, now)).await,
-        answered => Ok(answered),
+    let answer = lane.reservations.reserve(request.clone()).await?;
+    if matches!(answer, Reserved::Drained) {
+        app.issuing.refills.renew(&request.coupon, shares);
     }
+    if !matches!(answer, Reserved::NotLoaded { .. } | Reserved::Dry) {
+        return Ok(answer);
+    }
+    // Boxed, so that what few requests need does not enlarge the future of all.
+    Box::pin(async move {
+        match answer {
+            Reserved::NotLoaded { now } => load_and_reserve(app, request, shares, now).await,
+            _ => hold(app, request, shares).await,
+        }
+    })
+    .await
+}
+
+/// Holds a request whose share of the coupon is empty, until a unit was moved there, or all shares are known to be empty.
+async fn hold(app: &App, request: &Request, shares: &Shares) -> Result<Reserved, Problem> {
+    let held = Instant::now();
+    let answer = async {
+        let (lane, coupon) = (app.issuing.lane_of(request.id)?, &request.coupon);
+        let mut loads = 0;
+        while held.elapsed() < HELD_MAX {
+            match app.issuing.refills.refill(coupon, shares, request.id.partition()).await? {
+                Refill::AskAgain => {}
+                Refill::NotLoaded(partitions) if loads < LOADS_MAX => {
+                    loads += 1;
+                    for partition in partitions.iter() {
+                        app.catalog.load(coupon, *partition).await?;
+                    }
+                    // Loading may take so long that the user has been deleted meanwhile.
+                    if !app.users.knows(&request.user).await? {
+                        return Err(Problem::new(Code::UserNotFound));
+                    }
+                }
+                // What was loaded and still cannot be looked at is damaged.
+                Refill::NotLoaded(partitions) | Refill::Unreachable(partitions) => {
+                    tracing::debug!(%coupon, ?partitions, "a request is refused: there may be units that cannot be reached");
+                    return Err(Problem::new(Code::ShareUnreachable).retry_after_ms(jittered_ms(1_000)));
+                }
+            }
+            match lane.reservations.reserve(request.clone()).await? {
+                Reserved::Dry => {}
+                Reserved::NotLoaded { .. } => drop(app.catalog.load(coupon, request.id.partition()).await?),
+                answered => return Ok(answered),
+            }
+        }
+        // Others were faster each time.
+        Err(Problem::new(Code::Overloaded).retry_after_ms(jittered_ms(1_000)))
+    };
+    let answer = answer.await;
+    metrics::HELD_SECONDS.record(held.elapsed());
+    answer
 }
 
 /// Reserves a unit of a coupon that Redis did not have at `now`, by its clock.
-async fn load_and_reserve(app: &App, request: &Request, mut now: Timestamp) -> Result<Reserved, Problem> {
+async fn load_and_reserve(
+    app: &App,
+    request: &Request,
+    shares: &Shares,
+    mut now: Timestamp,
+) -> Result<Reserved, Problem> {
     for _ in 0..LOADS_MAX {
         let Some(coupon) = app.catalog.store.get(&request.coupon).await? else {
             return Err(Problem::new(Code::CouponNotFound));
@@ -229,7 +297,7 @@ async fn load_and_reserve(app: &App, request: &Request, mut now: Timestamp) -> R
         if coupon.archived || coupon.ends_at <= now {
             return Ok(closed_coupon::answer(&app.issuing.ledger, &coupon, request).await?);
         }
-        app.catalog.load(&coupon).await?;
+        app.catalog.load(&coupon.id, request.id.partition()).await?;
         // Loading may take so long that the user has been deleted meanwhile.
         if !app.users.knows(&request.user).await? {
             return Err(Problem::new(Code::UserNotFound));
@@ -237,6 +305,7 @@ async fn load_and_reserve(app: &App, request: &Request, mut now: Timestamp) -> R
         let lane = app.issuing.lane_of(request.id)?;
         now = match lane.reservations.reserve(request.clone()).await? {
             Reserved::NotLoaded { now } => now,
+            Reserved::Dry => return Box::pin(hold(app, request, shares)).await,
             answered => return Ok(answered),
         };
     }
@@ -401,12 +470,17 @@ pub(crate) fn decided_issuance(links: &Links, decision: &Decision, to: Recipient
     let (id, coupon_id, user_id) = (decision.id, decision.coupon.clone(), decision.user.clone());
     let (accepted_at, decided_at) = (decision.accepted_at, decision.decided_at);
     match decision.outcome {
-        Outcome::Issued { serial, .. } => {
-            let user_coupon = links.user_coupon(&decision.user, decision.id);
+        Outcome::Issued { unit, .. } => {
+            let (user_coupon, serial) = (links.user_coupon(&decision.user, decision.id), unit.serial());
             Issuance::Issued { id, coupon_id, user_id, serial, accepted_at, decided_at, user_coupon }
         }
-        Outcome::Rejected { reason, .. } => {
-            let problem = Problem::new(reason.into()).to_value(to.language, to.request_id, links.prefix());
+        Outcome::Rejected { .. } | Outcome::Moved { .. } => {
+            let code = match decision.outcome {
+                Outcome::Rejected { reason, .. } => reason.into(),
+                // It was no request, but a unit on its way.
+                _ => Code::IssuanceNotFound,
+            };
+            let problem = Problem::new(code).to_value(to.language, to.request_id, links.prefix());
             Issuance::Rejected { id, coupon_id, user_id, problem, accepted_at, decided_at }
         }
     }

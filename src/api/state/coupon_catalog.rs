@@ -10,7 +10,7 @@ use super::placements::PlacementReader;
 use crate::Failure;
 use crate::api::wire::coupon as wire;
 use crate::coupon::{Coupon, CouponStore};
-use crate::ids::CouponId;
+use crate::ids::{CouponId, PartitionId};
 use crate::process::Backends;
 use crate::recovery::{LoadOutcome, Loader};
 use crate::redis::{Partitions, PerPartition};
@@ -37,7 +37,7 @@ impl CouponCatalog {
         CouponCatalog {
             partitions: partitions.clone(),
             store: coupons.clone(),
-            readers: loaders.each(|loader| coupon_reader::start(coupons.clone(), loader.clone())),
+            readers: partitions.each(|_| coupon_reader::start(coupons.clone(), loaders.clone())),
             placements: Arc::clone(placements),
             loaders,
             services: ServiceStore::new(database),
@@ -45,13 +45,13 @@ impl CouponCatalog {
         }
     }
 
-    /// Loads a coupon, if Redis does not have it.
+    /// Loads a coupon in one of its partitions, if Redis does not have it there.
     ///
     /// # Errors
     ///
-    /// Those of [`Loader::load`], or if this process does not know the coupon's partition.
-    pub async fn load(&self, coupon: &Coupon) -> Result<LoadOutcome, Failure> {
-        self.loaders.get(coupon.partition)?.load(&coupon.id).await
+    /// Those of [`Loader::load`], or if this process does not know the partition.
+    pub async fn load(&self, coupon: &CouponId, partition: PartitionId) -> Result<LoadOutcome, Failure> {
+        self.loaders.get(partition)?.load(coupon).await
     }
 
     /// A coupon beside what Redis knows of it; `None` if no coupon has this id.
@@ -61,7 +61,8 @@ impl CouponCatalog {
     /// If MongoDB fails, or the coupon's record cannot be read.
     pub async fn read(&self, id: CouponId) -> Result<Option<CouponSnapshot>, Failure> {
         match self.placements.of(&id).await? {
-            Some(partition) => self.readers.get(partition)?.ask(id).await,
+            // One that lies in several is read through the first.
+            Some(shares) => self.readers.get(shares.partitions()[0])?.ask(id).await,
             None => Ok(None),
         }
     }
@@ -79,7 +80,7 @@ impl CouponCatalog {
     /// Adds stock and status to a coupon that an operator created or changed. That is done, so nothing fails here:
     /// a stock that cannot be read is null.
     pub async fn changed(&self, coupon: Coupon) -> wire::Coupon {
-        let snapshot = CouponSnapshot::of_one(self.partitions.get(coupon.partition), coupon).await;
+        let snapshot = CouponSnapshot::of_one(&self.partitions, coupon).await;
         let issued = match snapshot.is_not_loaded() {
             true => self.issued_counts.of(&snapshot.coupon).await.ok(),
             false => None,

@@ -13,6 +13,7 @@ use crate::Failure;
 use crate::coupon::{CouponStore, stock};
 use crate::ids::CouponId;
 use crate::recovery::Loader;
+use crate::redis::PerPartition;
 use crate::runtime::batch::{Batcher, Bounds};
 
 const BOUNDS: Bounds =
@@ -24,11 +25,11 @@ const READS_MAX: usize = 16;
 pub(crate) type CouponReader = Batcher<CouponId, Option<CouponSnapshot>>;
 
 /// Starts the batcher.
-pub(crate) fn start(coupons: CouponStore, loader: Loader) -> CouponReader {
+pub(crate) fn start(coupons: CouponStore, loaders: PerPartition<Loader>) -> CouponReader {
     Batcher::start("read the coupon", BOUNDS, move |asked: Vec<CouponId>| {
-        let (coupons, loader) = (coupons.clone(), loader.clone());
+        let (coupons, loaders) = (coupons.clone(), loaders.clone());
         async move {
-            let read = read(&coupons, &loader, &asked).await;
+            let read = read(&coupons, &loaders, &asked).await;
             let answer = |id| read.get(id).cloned().transpose().map_err(|why| Failure::of_batch(&why));
             Ok(asked.iter().map(answer).collect())
         }
@@ -38,7 +39,7 @@ pub(crate) fn start(coupons: CouponStore, loader: Loader) -> CouponReader {
 /// Reads each coupon that exists once. A coupon that cannot be read does not fail the others.
 async fn read(
     coupons: &CouponStore,
-    loader: &Loader,
+    loaders: &PerPartition<Loader>,
     asked: &[CouponId],
 ) -> HashMap<CouponId, Result<CouponSnapshot, Arc<Failure>>> {
     let ids: HashSet<CouponId> = asked.iter().cloned().collect();
@@ -50,7 +51,7 @@ async fn read(
             Err(failure) => drop(read.insert(id, Err(Arc::new(failure)))),
         }
     }
-    for snapshot in CouponSnapshot::of_all(loader, found).await {
+    for snapshot in CouponSnapshot::of_any(loaders, found).await {
         read.insert(snapshot.coupon.id.clone(), Ok(snapshot));
     }
     read

@@ -1,6 +1,6 @@
 //! A coupon beside what Redis knew of it at one moment.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -9,10 +9,10 @@ use tokio::time::timeout;
 
 use crate::Failure;
 use crate::api::wire::coupon as wire;
-use crate::coupon::{Coupon, CouponStatus, Stock, stock};
+use crate::coupon::{Coupon, CouponStatus, Stock, by_share, stock};
 use crate::ids::CouponId;
 use crate::recovery::Loader;
-use crate::redis::{Partition, PerPartition};
+use crate::redis::{Partition, Partitions, PerPartition};
 use crate::runtime::damage::damaged;
 
 /// A reader waits no longer for coupons that Redis does not have; the loads go on without it.
@@ -51,32 +51,63 @@ impl StockReading {
     }
 }
 
+impl StockReading {
+    /// The stock of two shares of one coupon. Where one of them does not have the coupon, what it has issued is in the
+    /// ledger alone.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (StockReading::Live(one), StockReading::Live(other)) => StockReading::Live(one.and(other)),
+            (StockReading::NotLoaded, StockReading::NotLoaded) => StockReading::NotLoaded,
+            _ => StockReading::Unknown,
+        }
+    }
+}
+
 impl CouponSnapshot {
     /// Reads the stock of a coupon that was just created or changed, and loads nothing.
-    pub async fn of_one(partition: Result<&Arc<Partition>, Failure>, coupon: Coupon) -> Self {
-        let (now, mut stocks) = match partition {
+    pub async fn of_one(partitions: &Partitions, coupon: Coupon) -> Self {
+        let reads = coupon.shares.partitions().iter().map(async |share| match partitions.get(*share) {
             Ok(partition) => stocks(partition, std::slice::from_ref(&coupon.id)).await,
-            Err(_) => (Timestamp::now(), Vec::new()),
-        };
-        CouponSnapshot { coupon, stock: stocks.pop().unwrap_or(StockReading::Unknown), now }
+            Err(_) => (Timestamp::now(), vec![StockReading::Unknown]),
+        });
+        let of_shares = join_all(reads).await.into_iter().filter_map(|(now, mut read)| {
+            Some(CouponSnapshot { coupon: coupon.clone(), stock: read.pop()?, now })
+        });
+        let unknown = || CouponSnapshot::unknown(coupon.clone());
+        of_shares.reduce(CouponSnapshot::with_share).unwrap_or_else(unknown)
+    }
+
+    fn unknown(coupon: Coupon) -> Self {
+        CouponSnapshot { coupon, stock: StockReading::Unknown, now: Timestamp::now() }
+    }
+
+    /// The coupon with another share of its stock.
+    fn with_share(self, other: Self) -> Self {
+        CouponSnapshot { stock: self.stock.and(other.stock), now: self.now.max(other.now), ..self }
     }
 
     /// Reads the stock of coupons that lie in any partition, in their order. That of a partition that does not answer in
     /// time is unknown.
     pub async fn of_any(loaders: &PerPartition<Loader>, coupons: Vec<Coupon>) -> Vec<Self> {
-        let placed = coupons.into_iter().enumerate();
-        let (groups, elsewhere) = loaders.group(placed, |(_, coupon)| coupon.partition);
-        let unknown = |coupon| CouponSnapshot { coupon, stock: StockReading::Unknown, now: Timestamp::now() };
-        let groups = groups.into_iter().map(async |(loader, group)| {
-            let (places, coupons): (Vec<_>, Vec<_>) = group.into_iter().unzip();
+        let places: HashMap<CouponId, usize> =
+            coupons.iter().enumerate().map(|(place, coupon)| (coupon.id.clone(), place)).collect();
+        let (groups, elsewhere) = by_share(loaders, coupons);
+        let groups = groups.into_iter().map(async |(loader, coupons)| {
             let read = timeout(READ_MAX, Self::of_all(loader, coupons.clone())).await;
-            let read = read.unwrap_or_else(|_| coupons.into_iter().map(unknown).collect());
-            places.into_iter().zip(read).collect::<Vec<_>>()
+            read.unwrap_or_else(|_| coupons.into_iter().map(Self::unknown).collect())
         });
-        let mut all: Vec<_> = join_all(groups).await.into_iter().flatten().collect();
-        all.extend(elsewhere.into_iter().map(|(place, coupon)| (place, unknown(coupon))));
-        all.sort_unstable_by_key(|(place, _)| *place);
-        all.into_iter().map(|(_, snapshot)| snapshot).collect()
+        let read = join_all(groups).await.into_iter().flatten();
+        let elsewhere = elsewhere.into_iter().map(|(_, coupon)| Self::unknown(coupon));
+        let mut all: BTreeMap<usize, Self> = BTreeMap::new();
+        for of_share in read.chain(elsewhere) {
+            let Some(place) = places.get(&of_share.coupon.id) else { continue };
+            let whole = match all.remove(place) {
+                Some(others) => others.with_share(of_share),
+                None => of_share,
+            };
+            all.insert(*place, whole);
+        }
+        all.into_values().collect()
     }
 
     /// Reads the stock of coupons of one partition. A coupon that can be requested and that Redis does not have is loaded

@@ -10,6 +10,7 @@ use crate::http::{Code, Problem};
 use crate::ids::IssuanceId;
 use crate::issuance::pressure::TurnedAway;
 use crate::issuance::reserve::QueuedIssuance;
+use crate::issuance::shares::Refills;
 use crate::issuance::{Feed, Ledger, Lookup, Reservations};
 use crate::mongo::Database;
 use crate::recovery::Deployment;
@@ -39,6 +40,8 @@ pub(crate) struct IssuancePipeline {
     pub placements: Arc<PlacementReader>,
     /// Reads the number of partitions, once for all who ask at the same time.
     pub grown: Batcher<(), u16>,
+    /// Moves units to shares of coupons that are empty.
+    pub refills: Refills,
     pub ledger: Ledger,
     pub lookup: Lookup,
     pub feed: Feed,

@@ -29,6 +29,7 @@ use crate::http::cors::Origins;
 use crate::http::host::{HostName, Hosts};
 use crate::http::request::CompleteLayer;
 use crate::issuance::pressure::TurnedAway;
+use crate::issuance::shares::Refills;
 use crate::issuance::{Feed, Lookup, Reservations};
 use crate::process::Backends;
 use crate::process::gauges::{GaugeReader, ProcessSizes};
@@ -178,6 +179,7 @@ impl App {
                 lanes: partitions.each(lane),
                 placements,
                 grown: issuance_pipeline::start_grown(database),
+                refills: Refills::new(partitions.clone(), ledger.clone(), deployment.queue_entries),
                 ledger: ledger.clone(),
                 lookup,
                 feed,

@@ -171,6 +171,11 @@ const ADVICE: &[(&str, &str, &str)] = &[
         "retryable이 true이면 Retry-After만큼 기다린 뒤 같은 Idempotency-Key로 같은 요청을 다시 보내세요. false이면 먼저 처리되었는지 확인하세요. 운영자는 {base}/readyz에서 어느 부분인지 볼 수 있습니다.",
     ),
     (
+        "share-unreachable",
+        "Wait for Retry-After, then send the same request again: it was not accepted, and repeating it is safe. Do not tell the user that the coupon is sold out; the part that does not answer may have units. Operators: {base}/readyz names it.",
+        "Retry-After만큼 기다린 뒤 같은 요청을 다시 보내세요. 접수되지 않았으므로 다시 보내도 안전합니다. 응답하지 않는 곳에 수량이 남아 있을 수 있으니 소진되었다고 안내하지 마세요. 운영자는 {base}/readyz에서 어느 곳인지 볼 수 있습니다.",
+    ),
+    (
         "warming-up",
         "If retryable is true, wait for Retry-After, then send the same request again; if it is false, look first whether it was done. It usually takes seconds; what was accepted is kept.",
         "retryable이 true이면 Retry-After만큼 기다린 뒤 같은 요청을 다시 보내고, false이면 먼저 처리되었는지 확인하세요. 보통 몇 초면 끝나며 이미 접수된 요청은 유지됩니다.",

@@ -12,7 +12,7 @@ use crate::coupon::{
 };
 use crate::http::Problem;
 use crate::http::problem::FieldError;
-use crate::ids::{CouponId, PartitionId};
+use crate::ids::{CouponId, PartitionId, SHARES_MAX, Shares};
 
 /// Amounts of money are whole numbers of the currency's minor unit (ISO 4217), at most this.
 const AMOUNT_MAX: u64 = 1_000_000_000_000;
@@ -52,6 +52,9 @@ pub struct Coupon {
     /// also where it would have to be counted.
     #[schema(required = true)]
     stock: Option<Stock>,
+    /// How many parts of the data its units are spread over.
+    #[schema(example = 1)]
+    shares: u32,
     #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
 }
@@ -101,6 +104,7 @@ impl Coupon {
             time_zone: coupon.time_zone.as_str().to_owned(),
             status,
             stock,
+            shares: coupon.shares.count(),
             created_at: coupon.created_at,
         }
     }
@@ -170,13 +174,19 @@ pub(crate) struct CreateCoupon {
     /// Where the days, weeks, months and years of `validFor` are counted: an IANA name.
     #[schema(default = "UTC", example = "Asia/Seoul")]
     time_zone: Option<String>,
+    /// How many parts of the data its units are spread over, for ever: each sells its own, at the same time as the others, and
+    /// serves its own users. At most as many as there are partitions, and units. If not given, one for each node of
+    /// Redis, as long as each has 100,000 units.
+    #[schema(minimum = 1, maximum = 64)]
+    shares: Option<u32>,
 }
 
-/// Reads a new coupon from a body; `now` is when it is created.
+/// Reads a new coupon from a body; `now` is when it is created. Returns it beside the number of its shares, if that is given:
+/// where it lies is not determined yet.
 ///
 /// # Errors
 /// 422 `invalid` with every error.
-pub fn create(body: Value, now: Timestamp) -> Result<coupon::Coupon, Problem> {
+pub fn create(body: Value, now: Timestamp) -> Result<(coupon::Coupon, Option<u32>), Problem> {
     let mut fields = Fields::of(body)?;
     let id = fields.optional("id", fields::parsed::<CouponId>);
     let name = fields.required("name", fields::words(NAME_MAX));
@@ -189,7 +199,13 @@ pub fn create(body: Value, now: Timestamp) -> Result<coupon::Coupon, Problem> {
     let valid_until = fields.optional("validUntil", fields::moment);
     let valid_for = fields.optional("validFor", fields::parsed::<crate::coupon::ValidityPeriod>);
     let time_zone = fields.optional("timeZone", fields::parsed::<CouponTimeZone>);
+    let shares = fields.optional("shares", fields::whole(1, SHARES_MAX as u64));
 
+    if let (Some(shares), Some(total)) = (shares, total)
+        && shares > total
+    {
+        fields.wrong("shares", "must be at most total: each share needs a unit");
+    }
     if let (Some(starts_at), Some(ends_at)) = (starts_at, ends_at)
         && ends_at <= starts_at
     {
@@ -223,10 +239,27 @@ pub fn create(body: Value, now: Timestamp) -> Result<coupon::Coupon, Problem> {
             archived: false,
             generation: 1,
             created_at: now,
-            partition: PartitionId::ONE,
+            shares: Shares::one(PartitionId::ONE),
         })
     })();
-    fields.finish(complete)
+    Ok((fields.finish(complete)?, shares))
+}
+
+/// The problem of a coupon with more shares than there are partitions.
+pub(crate) fn too_many_shares(most: usize) -> Problem {
+    wrong_shares(match most {
+        1 => "must be 1: the deployment has one partition; a Redis Cluster has several".to_owned(),
+        most => format!("must be at most {most}: there are so many partitions"),
+    })
+}
+
+/// The problem of a coupon in several shares while an older version may write to the ledger, whose indexes know no moves.
+pub(crate) fn shares_before_migration() -> Problem {
+    wrong_shares("must be 1 until the upgrade is finished with couponctl ledger migrate".to_owned())
+}
+
+fn wrong_shares(detail: String) -> Problem {
+    Problem::invalid(vec![FieldError { pointer: Some("#/shares".into()), parameter: None, detail }])
 }
 
 fn discount(fields: &mut Fields) -> Option<coupon::Discount> {
@@ -400,7 +433,8 @@ mod tests {
 
     #[test]
     fn a_coupon_needs_little_and_gets_defaults() {
-        let coupon = create(right(), Timestamp::UNIX_EPOCH).unwrap();
+        let (coupon, shares) = create(right(), Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(shares, None);
         assert_eq!((coupon.per_user, coupon.total), (1, 1));
         assert_eq!(coupon.validity, Validity::Unlimited);
     }
@@ -424,6 +458,9 @@ mod tests {
             ("timeZone", json!("KST")),
             ("timeZone", json!(9)),
             ("minOrderAmount", json!(-1)),
+            ("shares", json!(0)),
+            ("shares", json!(2)),
+            ("shares", json!("1")),
             ("unknown", json!(1)),
         ] {
             assert_eq!(wrong(with(name, value)), [format!("#/{name}")]);

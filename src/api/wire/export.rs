@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::accept::prefers;
 use super::user_coupon::UserCoupon;
 use crate::failure::Unreadable;
-use crate::ids::CouponId;
+use crate::ids::{CouponId, Unit};
 
 /// How an export is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
@@ -89,7 +89,7 @@ impl UnreadableUnit {
             id: unreadable.record,
             coupon_id: coupon.to_string(),
             user_id: unreadable.user.map(|user| user.to_string()),
-            serial: unreadable.unit,
+            serial: unreadable.unit.map(Unit::serial),
             status: UNREADABLE,
         }
     }

@@ -77,9 +77,12 @@ impl OutcomeLine {
                 OutcomeLine::Unreadable { after, id: unreadable.record }
             }
             FollowedRecord::Decided(decision) => match decision.outcome {
-                Outcome::Issued { serial, nth } => {
-                    OutcomeLine::Issued { decided: Decided::new(after, &decision), serial, nth }
+                Outcome::Issued { unit, nth } => {
+                    let decided = Decided::new(after, &decision);
+                    OutcomeLine::Issued { decided, serial: unit.serial(), nth }
                 }
+                // It is not followed.
+                Outcome::Moved { .. } => OutcomeLine::Unreadable { after, id: decision.id.to_string() },
                 Outcome::Rejected { reason, .. } => {
                     OutcomeLine::Rejected { decided: Decided::new(after, &decision), reason: reason.as_str() }
                 }

@@ -12,7 +12,7 @@ use super::action::reason;
 use super::fields::{self, Fields};
 use super::query::Query;
 use crate::http::Problem;
-use crate::ids::PartitionId;
+use crate::ids::{PartitionId, Unit};
 use crate::queue::dead::{DeadLetterFilter, WHY_MAX};
 use crate::queue::registry::{Heartbeat, STALE_AFTER};
 use crate::queue::{Backlog, dead};
@@ -212,7 +212,7 @@ impl From<dead::DeadLetter> for DeadLetter {
             payload: letter.in_flight.map(|in_flight| Payload {
                 coupon_id: in_flight.coupon.to_string(),
                 user_id: in_flight.user.to_string(),
-                serial: in_flight.serial,
+                serial: in_flight.unit.map(Unit::serial),
                 accepted_at: in_flight.accepted_at,
             }),
         }

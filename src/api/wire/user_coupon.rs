@@ -66,8 +66,8 @@ impl UserCoupon {
     pub fn new(held: &HeldCoupon, validity: &Expiry) -> Self {
         let decision = &held.decision;
         let (serial, nth) = match decision.outcome {
-            Outcome::Issued { serial, nth } => (serial, nth),
-            Outcome::Rejected { .. } => (0, 0),
+            Outcome::Issued { unit, nth } => (unit.serial(), nth),
+            Outcome::Rejected { .. } | Outcome::Moved { .. } => (0, 0),
         };
         let valid_until = validity.of(decision.decided_at);
         let (status, used_at, reference) = match &held.redemption.state {

@@ -5,10 +5,11 @@ use super::adopt::{AdoptOutcome, CALLS_MAX, UNITS_A_CALL, adopt};
 use super::finding::{Finding, FindingKind};
 use super::{AuditAbort, Auditor};
 use crate::Failure;
-use crate::ids::{CouponId, IssuanceId};
+use crate::ids::{CouponId, IssuanceId, Unit};
 use crate::issuance::Outcome;
 use crate::issuance::lookup::read_in_flight;
 use crate::issuance::reassign::{Reassigned, reassign};
+use crate::issuance::shares::{Credited, credit};
 use crate::redis::keys::{EpochKeys, GROUP};
 use crate::redis::{Call, EpochBound, LuaScript};
 
@@ -70,10 +71,10 @@ impl<'a> CouponRepair<'a> {
         let missing = findings
             .iter()
             .any(|finding| finding.kind == FindingKind::RecordMissing || finding.may_hold_any_unit());
-        let leaked: Vec<u32> = findings
+        let leaked: Vec<Unit> = findings
             .iter()
             .filter(|finding| finding.kind == FindingKind::SerialLeaked)
-            .filter_map(|finding| finding.serial)
+            .filter_map(|finding| finding.unit)
             .collect();
         let released = if missing { RepairOutcome::Withheld } else { self.release(&leaked).await? };
         let mut outcomes = Vec::with_capacity(findings.len());
@@ -88,30 +89,37 @@ impl<'a> CouponRepair<'a> {
 
     async fn repair_finding(&self, finding: &Finding) -> Result<RepairOutcome, AuditAbort> {
         let (id, user) = (finding.issuances.first().copied(), finding.user.as_ref());
-        Ok(match (finding.kind, id, user, finding.serial) {
-            (FindingKind::RecordNotCounted, Some(id), Some(user), Some(serial)) => {
-                match adopt(&self.auditor.partition, &self.keys, self.coupon, id, user, serial).await? {
-                    AdoptOutcome::Now | AdoptOutcome::Before => RepairOutcome::Repaired,
-                    AdoptOutcome::InFlight | AdoptOutcome::NotLoaded | AdoptOutcome::BeyondTotal => {
-                        RepairOutcome::Retry
-                    }
+        Ok(match (finding.kind, id, user, finding.unit) {
+            (FindingKind::MoveNotCredited, Some(id), _, Some(unit)) => {
+                let credited = credit(&self.auditor.partition, self.coupon, &[(id, unit)]).await?;
+                repaired_if(credited != Credited::NotLoaded)
+            }
+            (
+                FindingKind::RecordNotCounted | FindingKind::MoveNotCounted,
+                Some(id),
+                Some(user),
+                Some(unit),
+            ) => match adopt(&self.auditor.partition, &self.keys, self.coupon, id, user, unit).await? {
+                AdoptOutcome::Now | AdoptOutcome::Before => RepairOutcome::Repaired,
+                AdoptOutcome::InFlight | AdoptOutcome::NotLoaded | AdoptOutcome::BeyondTotal => {
+                    RepairOutcome::Retry
                 }
+            },
+            (FindingKind::SerialFreeAndIssued, _, _, Some(unit)) => {
+                take(self.auditor, &self.keys, self.coupon, unit, None).await?
             }
-            (FindingKind::SerialFreeAndIssued, _, _, Some(serial)) => {
-                take(self.auditor, &self.keys, self.coupon, serial, None).await?
-            }
-            (FindingKind::SerialFreeAndInFlight, Some(id), _, Some(serial)) => {
-                take(self.auditor, &self.keys, self.coupon, serial, Some(id)).await?
+            (FindingKind::SerialFreeAndInFlight, Some(id), _, Some(unit)) => {
+                take(self.auditor, &self.keys, self.coupon, unit, Some(id)).await?
             }
             (
                 FindingKind::SerialInFlightTwice | FindingKind::SerialInFlightAndIssued,
                 Some(id),
                 _,
-                Some(serial),
-            ) => self.reassign(id, serial).await?,
+                Some(unit),
+            ) => self.reassign(id, unit).await?,
             (FindingKind::InFlightLost, Some(id), ..) => self.put_back(finding, id).await?,
             (FindingKind::EntryOrphaned, Some(id), ..) => self.drop_entry(finding, id).await?,
-            (FindingKind::RejectionCounted, Some(id), Some(user), _) => {
+            (FindingKind::RejectionCounted | FindingKind::LendingCounted, Some(id), Some(user), _) => {
                 let done = self.call(&UNCOUNT, |keys, call| {
                     call.key(keys.in_flight()).key(keys.coupon(self.coupon)).key(keys.holders(self.coupon));
                     call.arg(id.as_bytes().as_slice()).arg(user.as_str()).arg(u8::from(id.is_keyed()));
@@ -137,14 +145,14 @@ impl<'a> CouponRepair<'a> {
     }
 
     /// Gives units back that are nowhere.
-    async fn release(&mut self, serials: &[u32]) -> Result<RepairOutcome, AuditAbort> {
-        for chunk in serials.chunks(UNITS_A_CALL as usize) {
+    async fn release(&mut self, units: &[Unit]) -> Result<RepairOutcome, AuditAbort> {
+        for chunk in units.chunks(UNITS_A_CALL as usize) {
             let next = crate::ids::random_id();
             let done = self.call(&RELEASE, |keys, call| {
                 call.key(keys.coupon(self.coupon)).key(keys.free(self.coupon));
                 call.arg(&self.token).arg(&next);
-                for serial in chunk {
-                    call.arg(*serial);
+                for unit in chunk {
+                    call.arg(unit.number());
                 }
             });
             if done.await? != "released" {
@@ -169,7 +177,7 @@ impl<'a> CouponRepair<'a> {
         Ok(repaired_if(done.await? == "counted"))
     }
 
-    async fn reassign(&self, id: IssuanceId, old: u32) -> Result<RepairOutcome, AuditAbort> {
+    async fn reassign(&self, id: IssuanceId, old: Unit) -> Result<RepairOutcome, AuditAbort> {
         let found = read_in_flight(&self.auditor.partition, &[id]).await?.pop().transpose()?.flatten();
         let Some((held, _)) = found else { return Ok(RepairOutcome::Retry) };
         let partition = &self.auditor.partition;
@@ -179,10 +187,13 @@ impl<'a> CouponRepair<'a> {
 
     async fn put_back(&self, finding: &Finding, id: IssuanceId) -> Result<RepairOutcome, AuditAbort> {
         let Some(entry) = &finding.entry else { return Ok(RepairOutcome::Retry) };
-        let serial = finding.serial.unwrap_or(0);
         let in_flight = self.auditor.in_flight_of(&self.keys, self.coupon).await?;
-        let issued = self.auditor.ledger.holder_of(self.coupon, serial).await?;
-        let its_own = serial > 0 && issued.is_none() && in_flight.values().all(|other| *other != serial);
+        let its_own = match finding.unit {
+            Some(unit) if in_flight.values().all(|other| *other != Some(unit)) => {
+                self.auditor.ledger.occupants(self.coupon, &[unit]).await?.is_empty()
+            }
+            _ => false,
+        };
         let done = self.call(&PUT_BACK, |keys, call| {
             call.key(keys.stream()).key(keys.in_flight()).key(keys.counters()).key(keys.coupon(self.coupon));
             call.key(keys.holders(self.coupon)).key(keys.free(self.coupon));
@@ -203,8 +214,8 @@ impl<'a> CouponRepair<'a> {
         };
         // A decision that cannot be read is left to a person.
         let Ok(decision) = decision else { return Ok(RepairOutcome::NeedsPerson) };
-        if let Outcome::Issued { serial, .. } = decision.outcome {
-            adopt(&self.auditor.partition, &self.keys, self.coupon, id, &decision.user, serial).await?;
+        if let Outcome::Issued { unit, .. } | Outcome::Moved { unit, .. } = decision.outcome {
+            adopt(&self.auditor.partition, &self.keys, self.coupon, id, &decision.user, unit).await?;
         }
         let done = self.call(&DROP, |keys, call| {
             call.key(keys.stream()).key(keys.in_flight()).key(keys.dead());
@@ -239,14 +250,14 @@ async fn take(
     auditor: &Auditor,
     keys: &EpochKeys,
     coupon: &CouponId,
-    serial: u32,
+    unit: Unit,
     id: Option<IssuanceId>,
 ) -> Result<RepairOutcome, AuditAbort> {
     let id = id.map(|id| id.as_bytes().to_vec()).unwrap_or_default();
     for _ in 0..CALLS_MAX {
         let done = call(auditor, keys, &TAKE, |keys, call| {
             call.key(keys.in_flight()).key(keys.coupon(coupon)).key(keys.free(coupon));
-            call.arg(serial).arg(id.as_slice()).arg(UNITS_A_CALL);
+            call.arg(unit.number()).arg(id.as_slice()).arg(UNITS_A_CALL);
         });
         match done.await?.as_str() {
             "more" => {}
@@ -271,19 +282,23 @@ pub(super) async fn adopt_only(
 ) -> Result<u64, Failure> {
     let mut adopted = 0;
     for finding in findings {
-        let done = match (finding.kind, finding.issuances.as_slice(), &finding.user, finding.serial) {
-            (FindingKind::RecordNotCounted, [id], Some(user), Some(serial)) => {
+        let done = match (finding.kind, finding.issuances.as_slice(), &finding.user, finding.unit) {
+            (FindingKind::RecordNotCounted | FindingKind::MoveNotCounted, [id], Some(user), Some(unit)) => {
                 // A deleted user's record may have got a pseudonym since it was read: then the next audit adopts it.
                 let record = auditor.ledger.decisions(std::slice::from_ref(id)).await?.remove(id);
                 if !record.is_some_and(|record| record.is_ok_and(|record| record.user == *user)) {
                     continue;
                 }
-                adopt(&auditor.partition, keys, coupon, *id, user, serial)
+                adopt(&auditor.partition, keys, coupon, *id, user, unit)
                     .await
                     .map(|done| done == AdoptOutcome::Now)
             }
-            (FindingKind::SerialFreeAndIssued, _, _, Some(serial)) => {
-                take(auditor, keys, coupon, serial, None).await.map(|done| done == RepairOutcome::Repaired)
+            (FindingKind::MoveNotCredited, [id], _, Some(unit)) => {
+                let credited = credit(&auditor.partition, coupon, &[(*id, unit)]).await;
+                credited.map(|credited| credited == Credited::Here(1)).map_err(AuditAbort::Failed)
+            }
+            (FindingKind::SerialFreeAndIssued, _, _, Some(unit)) => {
+                take(auditor, keys, coupon, unit, None).await.map(|done| done == RepairOutcome::Repaired)
             }
             _ => continue,
         };

@@ -11,6 +11,7 @@
 --   entry is), 'strange' (the user's dedupe does not have it) or 'unloaded'
 --@certificate
 --@entry
+--@units
 local fault = certificate_fault(KEYS[1], ARGV[1])
 if fault then return fault end
 
@@ -31,7 +32,7 @@ for i = 1, #held, 16 do counted = counted or string.sub(held, i, i + 15) == ARGV
 if not counted then return {'ok', 'strange'} end
 
 local serial = named
-if ARGV[4] ~= '1' or tonumber(serial) >= next_serial or redis.call('SISMEMBER', KEYS[7], serial) == 1 then
+if ARGV[4] ~= '1' or is_free(KEYS[7], next_serial, serial) then
   serial = '0'
 end
 -- Its place in the queue may have been another in an earlier epoch: it is the first that is not settled.

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- Takes a rejected issuance out of its user's dedupe, if it is not in flight (again).
+-- Takes a rejected issuance out of its user's dedupe, or a move that has ended out of what is on its way to a share, if it
+-- is not in flight (again).
 --
 -- KEYS  1 certificate  2 in-flight  3 coupon  4 holders
 -- ARGV  1 credential  2 issuance id (16 bytes)  3 user  4 '1' if the id was made from a key, else '0'

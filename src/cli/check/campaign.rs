@@ -1,6 +1,6 @@
 //! What an operator should know before a campaign: a rewrite of the append-only file that would come in the middle of
-//! the rush, memory that will not do, and settings of the machine that make rewrites slow or fail. None of it keeps
-//! the system from starting. What cannot be determined is not warned of.
+//! the rush, memory that will not do, coupons with more shares than are good for them, and settings of the machine that
+//! make rewrites slow or fail. None of it keeps the system from starting. What cannot be determined is not warned of.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,10 +8,11 @@ use std::path::Path;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::Failure;
-use crate::coupon::CouponStore;
+use crate::coupon::{Coupon, CouponStore};
+use crate::ids::{CouponId, SHARE_UNITS_MIN, are_thin};
 use crate::process::Backends;
 use crate::process::aof_rewriter::RewriteBounds;
-use crate::redis::{AppendOnlyFile, Partition, cmd};
+use crate::redis::{AppendOnlyFile, Partition, Partitions, cmd};
 
 /// How far ahead openings count.
 const AHEAD: SignedDuration = SignedDuration::from_hours(24);
@@ -21,11 +22,16 @@ const QUEUED_BYTES: u64 = 450;
 const HELD_BYTES: u64 = 120;
 /// Requests that are queued at once at most: the default of `--backlog-max`.
 const QUEUED_MAX: u64 = 1_000_000;
+/// Of the coupons that can be requested now or later, the shares of this many, the newest, are compared with the nodes.
+const SHARED_MAX: usize = 100;
+/// More shares on a node only thin the batches.
+const SHARES_A_NODE: usize = 2;
 
 /// What the warnings are about.
 const FILE: &str = "append-only file";
 const MEMORY: &str = "redis memory";
 const MACHINE: &str = "redis machine";
+const SHARES: &str = "coupon shares";
 
 /// A warning: what it is about, and what it says.
 pub(super) type Warning = (&'static str, String);
@@ -40,9 +46,21 @@ struct Facts {
     memory: Option<Memory>,
     /// Units of coupons that open within [`AHEAD`].
     opening_units: u64,
+    /// Nodes of Redis that hold partitions.
+    nodes: usize,
+    /// Coupons with several shares, for which requests may come.
+    shared: Vec<SharedCoupon>,
     /// Of the machine that Redis runs on, if it is this one.
     overcommit: Option<String>,
     has_huge_pages: bool,
+}
+
+/// A coupon with several shares.
+#[derive(Debug)]
+struct SharedCoupon {
+    id: CouponId,
+    shares: u32,
+    total: u32,
 }
 
 /// When Redis rewrites its file by itself.
@@ -70,13 +88,14 @@ struct Memory {
 ///
 /// If Redis or MongoDB fails.
 pub(super) async fn warnings(backends: &Backends) -> Result<Vec<Warning>, Failure> {
-    Ok(Facts::read(backends.partitions.first(), &backends.coupons).await?.warnings())
+    Ok(Facts::read(&backends.partitions, &backends.coupons).await?.warnings())
 }
 
 impl Facts {
-    async fn read(partition: &Partition, coupons: &CouponStore) -> Result<Self, Failure> {
-        let now = Timestamp::now();
+    async fn read(partitions: &Partitions, coupons: &CouponStore) -> Result<Self, Failure> {
+        let (partition, now) = (partitions.first(), Timestamp::now());
         let openings = coupons.opening_within(now, now + AHEAD).await?;
+        let (current, _) = coupons.newest_current(now, SHARED_MAX).await?;
         let info: String = partition.query("describe itself", &cmd("INFO")).await?;
         let file = AppendOnlyFile::parse(&info);
         let info: HashMap<&str, &str> = info.lines().filter_map(|line| line.split_once(':')).collect();
@@ -89,6 +108,8 @@ impl Facts {
             forbidden_to: forbidden_to(partition).await,
             memory: memory.map(|(used, most)| Memory { used, most, machine: number("total_system_memory") }),
             opening_units: openings.iter().map(|opening| opening.total).sum(),
+            nodes: partitions.nodes(),
+            shared: current.iter().filter_map(SharedCoupon::of).collect(),
             overcommit: here.as_ref().and_then(|_| read_trimmed(Path::new("/proc/sys/vm/overcommit_memory"))),
             has_huge_pages: here.is_some_and(|status| has_huge_pages(&status)),
         })
@@ -109,6 +130,8 @@ impl Facts {
         }
         let memory = self.memory.iter().flat_map(|memory| memory.warnings(self.opening_units));
         warnings.extend(memory.map(|says| (MEMORY, says)));
+        let shares = self.shared.iter().flat_map(|coupon| coupon.warnings(self.nodes));
+        warnings.extend(shares.map(|says| (SHARES, says)));
         if let Some(overcommit) = self.overcommit.as_ref().filter(|overcommit| *overcommit != "1") {
             let says = format!(
                 "vm.overcommit_memory is {overcommit}: Linux may refuse the fork that a rewrite of the append-only \
@@ -122,6 +145,32 @@ impl Facts {
             warnings.push((MACHINE, says.into()));
         }
         warnings
+    }
+}
+
+impl SharedCoupon {
+    fn of(coupon: &Coupon) -> Option<Self> {
+        let shares = coupon.shares.count();
+        (shares > 1).then(|| SharedCoupon { id: coupon.id.clone(), shares, total: coupon.total })
+    }
+
+    fn warnings(&self, nodes: usize) -> Vec<String> {
+        let SharedCoupon { id, shares, total } = self;
+        let mut says = Vec::new();
+        if *shares as usize > nodes * SHARES_A_NODE {
+            let where_to = if nodes == 1 { "one node".to_owned() } else { format!("{nodes} nodes") };
+            says.push(format!(
+                "coupon {id} has {shares} shares on {where_to} of Redis: more than {SHARES_A_NODE} a node only thin the \
+                 batches; a coupon keeps its shares, so create another with fewer, or add nodes"
+            ));
+        }
+        if are_thin(*shares, *total) {
+            says.push(format!(
+                "coupon {id} has {total} units in {shares} shares: fewer than {SHARE_UNITS_MIN} a share only thin the \
+                 batches; restock it, or create another with fewer shares"
+            ));
+        }
+        says
     }
 }
 
@@ -322,6 +371,18 @@ mod tests {
             &[(MEMORY, "1.0 GiB of the machine's 1.5 GiB")],
         );
         warns(&of(Memory { most: 0, ..memory }, 9_000_000), &[(MEMORY, "maxmemory is not set")]);
+    }
+
+    #[test]
+    fn more_shares_than_are_good_for_a_coupon_are_warned_of() {
+        let of = |nodes, shares, total| {
+            let shared = vec![SharedCoupon { id: "hot".parse().unwrap(), shares, total }];
+            Facts { nodes, shared, ..Facts::default() }
+        };
+        warns(&of(3, 6, 3_000), &[]);
+        warns(&of(3, 7, 1_000_000), &[(SHARES, "coupon hot has 7 shares on 3 nodes")]);
+        warns(&of(3, 6, 2_999), &[(SHARES, "2999 units in 6 shares")]);
+        warns(&of(1, 3, 3), &[(SHARES, "3 shares on one node"), (SHARES, "3 units in 3 shares")]);
     }
 
     #[test]

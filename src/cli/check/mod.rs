@@ -22,8 +22,8 @@ use crate::{Failure, mongo, process, recovery};
 ///
 /// The command changes nothing. Its exit code is 0 if the system can start, else 5. Before a campaign it also warns of
 /// what could slow the rush down: a rewrite of Redis's append-only file that would come in the middle of it, memory that
-/// will not do for the coupons that open within 24 hours, and settings of the machine. A warning does not change the
-/// exit code.
+/// will not do for the coupons that open within 24 hours, coupons with more shares than are good for them, and settings of
+/// the machine. A warning does not change the exit code.
 #[derive(Debug, Args)]
 #[command(after_long_help = "\
 Examples:

@@ -14,7 +14,7 @@ use super::client::{API_URL_FLAG, ApiUrl, BearerToken, Confidential, TOKEN_FLAG,
 use super::output::{self, ExistingFile};
 use crate::coupon::MAX_TOTAL;
 use crate::failure::{Fault, SetUpError};
-use crate::ids::CouponId;
+use crate::ids::{CouponId, SHARES_MAX};
 use crate::issuance::Ledger;
 use crate::mongo;
 use crate::runtime::{fd_limit, shutdown};
@@ -99,6 +99,10 @@ pub(super) struct RushArgs {
     /// Units of the new coupon (default: half the number of users)
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=u64::from(MAX_TOTAL)))]
     total: Option<u64>,
+
+    /// Shares of the new coupon: parts of the data that sell it at the same time (default: the service chooses)
+    #[arg(long, value_name = "N", conflicts_with = "coupon", value_parser = clap::value_parser!(u32).range(1..=SHARES_MAX as i64))]
+    shares: Option<u32>,
 
     /// Share of requests, 0 to 1, that users send twice within milliseconds
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
@@ -256,6 +260,7 @@ impl RushArgs {
             user_prefix: self.user_prefix.clone(),
             coupon: self.coupon.as_ref().map(ToString::to_string),
             total: self.total.unwrap_or((users as u64 / 2).clamp(1, MAX_TOTAL.into())),
+            shares: self.shares,
             double_clicks: self.double_clicks,
             early_birds: self.early_birds,
             retry: self.retry,

@@ -22,6 +22,10 @@ pub(super) fn tables(report: &RunReport) -> String {
         ("accepted rate", rate(figures.accepted_per_second)),
         ("issued rate", rate(figures.issued_per_second)),
         ("sold out after", ms(figures.sell_out_ms)),
+        (
+            "accepted after that",
+            Some(figures.accepted_after_sold_out).filter(|count| *count > 0).map(|count| count.to_string()),
+        ),
         ("peak backlog", figures.backlog_peak.map(|peak| peak.to_string())),
         ("drained after", ms(figures.drain_ms)),
         ("generator", Some(format!("{:.2} s of processor time", figures.generator_cpu_seconds))),

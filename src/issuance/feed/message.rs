@@ -2,8 +2,8 @@
 //! of which can hold one. A message has as many announcements as were settled at once, a line each.
 //! (The other message there is `epoch` and the epoch that was opened.)
 //!
-//! `id I serial nth acceptedAtMs decidedAtMs coupon user`, or, with `-` for no serial and `1` for a
-//! lost one, `id R reason serial lost acceptedAtMs decidedAtMs coupon user`.
+//! `id I unit nth acceptedAtMs decidedAtMs coupon user`, or, with `-` for no unit and `1` for a
+//! lost one, `id R reason unit lost acceptedAtMs decidedAtMs coupon user`.
 //!
 //! It carries all of a [`Decision`], so it says what the ledger holds, to the millisecond that the ledger keeps too.
 //! Workers do not settle by it all the same: they read the ledger, and only an API has a
@@ -16,13 +16,17 @@ use jiff::Timestamp;
 use crate::issuance::{Decision, Outcome};
 use crate::redis::Epoch;
 
-/// The announcement of a decision.
+/// The announcement of a decision; empty for a unit that was moved, for which nobody asked.
 pub(in crate::issuance) fn write(decision: &Decision) -> String {
+    if decision.user.share().is_some() {
+        return String::new();
+    }
     let outcome = match decision.outcome {
-        Outcome::Issued { serial, nth } => format!("I {serial} {nth}"),
-        Outcome::Rejected { reason, serial, lost } => {
-            let serial = serial.map_or_else(|| "-".to_owned(), |serial| serial.to_string());
-            format!("R {} {serial} {}", reason.as_str(), u8::from(lost))
+        Outcome::Issued { unit, nth } => format!("I {unit} {nth}"),
+        Outcome::Moved { .. } => return String::new(),
+        Outcome::Rejected { reason, unit, lost } => {
+            let unit = unit.map_or_else(|| "-".to_owned(), |unit| unit.to_string());
+            format!("R {} {unit} {}", reason.as_str(), u8::from(lost))
         }
     };
     format!(
@@ -57,18 +61,18 @@ pub(super) fn read(text: &str) -> Result<Decision, String> {
     let mut next = |name: &str| fields.next().ok_or_else(|| format!("no {name}"));
     let id = next("id")?.parse()?;
     let outcome = match next("outcome")? {
-        "I" => Outcome::Issued { serial: number(next("serial")?)?, nth: number(next("nth")?)? },
+        "I" => Outcome::Issued { unit: next("unit")?.parse()?, nth: number(next("nth")?)? },
         "R" => Outcome::Rejected {
             reason: next("reason")?.parse()?,
-            serial: match next("serial")? {
+            unit: match next("unit")? {
                 "-" => None,
-                serial => Some(number(serial)?),
+                unit => Some(unit.parse()?),
             },
             lost: next("lost")? == "1",
         },
         other => return Err(format!("{other:?} is no outcome")),
     };
-    if let Outcome::Issued { serial: 0, .. } | Outcome::Issued { nth: 0, .. } = outcome {
+    if let Outcome::Issued { nth: 0, .. } = outcome {
         return Err("units are counted from 1".into());
     }
     let decision = Decision {
@@ -94,7 +98,7 @@ fn number<T: FromStr>(text: &str) -> Result<T, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{IssuanceId, PartitionId};
+    use crate::ids::{IssuanceId, PartitionId, Unit};
     use crate::issuance::Reason;
 
     fn decision(outcome: Outcome) -> Decision {
@@ -110,11 +114,12 @@ mod tests {
 
     #[test]
     fn every_decision_survives_its_announcement_whole() {
-        let rejected = |reason, serial, lost| Outcome::Rejected { reason, serial, lost };
+        let rejected = |reason, serial, lost| Outcome::Rejected { reason, unit: serial, lost };
+        let seventeen = Unit::native(17);
         for outcome in [
-            Outcome::Issued { serial: 17, nth: 2 },
-            rejected(Reason::AlreadyIssued, Some(17), false),
-            rejected(Reason::SoldOut, Some(17), true),
+            Outcome::Issued { unit: Unit::new((3 << 24) + 17).unwrap(), nth: 2 },
+            rejected(Reason::AlreadyIssued, seventeen, false),
+            rejected(Reason::SoldOut, seventeen, true),
             rejected(Reason::SoldOut, None, true),
             rejected(Reason::Discarded, None, false),
         ] {
@@ -125,7 +130,7 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        let whole = write(&decision(Outcome::Issued { serial: 17, nth: 1 }));
+        let whole = write(&decision(Outcome::Issued { unit: Unit::native(17).unwrap(), nth: 1 }));
         read(&whole).unwrap();
         for (from, to) in [
             (" I ", " X "),

@@ -8,11 +8,11 @@ use mongodb::options::{FindOptions, Hint};
 use mongodb::{Collection, Cursor};
 
 use super::layout::Layout;
-use super::record::{HeldRecord, ISSUED, IdRecord, Record, Shape, read};
+use super::record::{HeldRecord, ISSUED, IdRecord, MOVED, OccupantRecord, Record, Shape, read};
 use super::{Decision, HeldUnit, Ledger, PAGE, indexes, operations_on, queries, readable};
 use crate::Failure;
 use crate::failure::Unreadable;
-use crate::ids::{CouponId, IssuanceId};
+use crate::ids::{CouponId, IssuanceId, Unit};
 use crate::mongo::OperationLimit;
 
 /// Misplaced records that are told of.
@@ -23,7 +23,7 @@ const MISPLACED_MAX: i64 = 100;
 pub struct IssuedRecords(CouponCursor);
 
 /// A cursor over records of one coupon, and the bound of its operations. It is `None` at the end.
-struct CouponCursor {
+pub(super) struct CouponCursor {
     cursor: Option<Cursor<RawDocumentBuf>>,
     operations: OperationLimit,
 }
@@ -50,7 +50,7 @@ impl RejectedRecords {
 }
 
 impl CouponCursor {
-    async fn open(
+    pub(super) async fn open(
         operation: &'static str,
         records: Collection<RawDocumentBuf>,
         filter: Document,
@@ -63,7 +63,7 @@ impl CouponCursor {
         Ok(CouponCursor { cursor: Some(opened), operations })
     }
 
-    async fn page<S: Shape>(
+    pub(super) async fn page<S: Shape>(
         &mut self,
         operation: &'static str,
     ) -> Result<Vec<Result<S::Value, Unreadable>>, Failure>
@@ -123,7 +123,7 @@ impl Ledger {
         if layout == Layout::Mixed {
             return Ok(Vec::new());
         }
-        let filter = queries::issued_elsewhere(coupon, &self.partitions_of(coupon).await?);
+        let filter = queries::issued_elsewhere(coupon, self.shares_of(coupon).await?.partitions());
         let projection = HeldRecord::projection(layout);
         let options = FindOptions::builder().limit(MISPLACED_MAX).projection(projection).build();
         self.find::<HeldRecord>("look for records in other partitions", filter, options).await
@@ -135,9 +135,18 @@ impl Ledger {
     ///
     /// If MongoDB fails.
     pub async fn issued_among(&self, ids: &[IssuanceId]) -> Result<HashSet<IssuanceId>, Failure> {
+        self.among(ids, &[ISSUED]).await
+    }
+
+    /// Those of `ids` whose decision keeps a unit out of stock: issued, or moved away.
+    pub(crate) async fn taken_among(&self, ids: &[IssuanceId]) -> Result<HashSet<IssuanceId>, Failure> {
+        self.among(ids, &[ISSUED, MOVED]).await
+    }
+
+    async fn among(&self, ids: &[IssuanceId], outcomes: &[&str]) -> Result<HashSet<IssuanceId>, Failure> {
         let mut filter = queries::these(self.layout().await?, ids);
-        filter.insert("outcome", ISSUED);
-        let found = self.find::<IdRecord>("look for issued records", filter, id_options()).await?;
+        filter.insert("outcome", doc! {"$in": outcomes.to_vec()});
+        let found = self.find::<IdRecord>("look for records", filter, id_options()).await?;
         Ok(found.into_iter().filter_map(readable).collect())
     }
 
@@ -159,8 +168,8 @@ impl Ledger {
             counts.insert(coupon.clone(), self.issued_count(coupon).await?);
             return Ok(counts);
         }
-        let (layout, partitions) = (self.layout().await?, self.partitions_of_any(coupons).await?);
-        let matching = queries::issued_of(&layout.route(partitions), coupons);
+        let route = self.route_of_any(coupons).await?;
+        let (layout, matching) = (route.layout(), queries::issued_of(&route, coupons));
         let operations = operations_on(&matching);
         let pipeline =
             [doc! {"$match": matching}, doc! {"$group": {"_id": "$couponId", "count": {"$sum": 1_i64}}}];
@@ -184,14 +193,26 @@ impl Ledger {
         Ok(counts)
     }
 
-    /// Every record that holds one of these units of a coupon.
+    /// The records that occupy some units of a coupon: that issued them, or moved them away.
+    pub(crate) async fn occupants(
+        &self,
+        coupon: &CouponId,
+        units: &[Unit],
+    ) -> Result<Vec<Result<(IssuanceId, Unit), Unreadable>>, Failure> {
+        let route = self.route(coupon).await?;
+        let filter = queries::occupants_of(&route, coupon, units);
+        let options = FindOptions::builder().projection(OccupantRecord::projection(route.layout())).build();
+        self.find::<OccupantRecord>("read what occupies the units", filter, options).await
+    }
+
+    /// Every record that issued one of these units of a coupon.
     pub(crate) async fn holders_of(
         &self,
         coupon: &CouponId,
-        serials: &[u32],
+        units: &[Unit],
     ) -> Result<Vec<Result<HeldUnit, Unreadable>>, Failure> {
         let route = self.route(coupon).await?;
-        let filter = queries::holders_of(&route, coupon, serials);
+        let filter = queries::holders_of(&route, coupon, units);
         let options = FindOptions::builder().projection(HeldRecord::projection(route.layout())).build();
         self.find::<HeldRecord>("read who holds the units", filter, options).await
     }

@@ -15,7 +15,7 @@ use mongodb::change_stream::event::{ChangeStreamEvent, OperationType, ResumeToke
 use mongodb::error::ErrorKind;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::record::decision_of;
+use super::record::{MOVED, decision_of};
 use super::{IssuanceId, Ledger};
 use crate::failure::Unreadable;
 use crate::ids::PartitionId;
@@ -126,7 +126,12 @@ async fn open(
     records: &Collection<RawDocumentBuf>,
     after: Option<ResumeToken>,
 ) -> mongodb::error::Result<ChangeStream<ChangeStreamEvent<RawDocumentBuf>>> {
-    let inserts = doc! {"$match": {"operationType": "insert"}};
+    // A unit that moved is nobody's outcome, nor is a move that was rejected: `=` begins no user's id.
+    let inserts = doc! {"$match": {
+        "operationType": "insert",
+        "fullDocument.outcome": {"$ne": MOVED},
+        "fullDocument.userId": {"$not": {"$regex": "^="}},
+    }};
     records.watch().pipeline([inserts]).max_await_time(AWAIT_MAX).resume_after(after).await
 }
 

@@ -26,8 +26,6 @@ pub(super) const REREAD_EVERY: Duration = Duration::from_secs(2);
 pub(super) const LEASES: &str = "recovery";
 /// The field of the lease: whether every record names its partition.
 pub(crate) const BY_PARTITION: &str = "ledgerByPartition";
-/// Serials are below this; a unit is its serial and, from there up, how often it was moved. No unit is moved now.
-pub(super) const SERIALS: i64 = 1 << 24;
 
 /// Which fields the records of the ledger have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

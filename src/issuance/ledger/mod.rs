@@ -15,6 +15,7 @@ mod layout;
 pub mod migration;
 #[cfg(test)]
 mod mongos_answers;
+mod moves;
 pub(crate) mod order;
 pub mod queries;
 mod record;
@@ -33,7 +34,7 @@ use mongodb::options::{FindOptions, Hint, ReadConcern};
 use super::{Decision, IssuanceId};
 use crate::coupon::{CouponStore, MAX_TOTAL, Placements};
 use crate::failure::Unreadable;
-use crate::ids::{CouponId, PartitionId, UserId};
+use crate::ids::{CouponId, PartitionId, Shares, Unit, UserId};
 use crate::mongo::{LINEARIZABLE_MAX, Unwritten};
 use crate::runtime::damage::damaged;
 use crate::user::UserStore;
@@ -41,6 +42,7 @@ use crate::{Failure, metrics, mongo};
 pub use audit::IssuedRecords;
 pub(crate) use layout::{BY_PARTITION, LayoutReader, operations_on};
 pub use layout::{Layout, Route};
+pub(crate) use moves::MovedUnit;
 use record::{HeldRecord, IdRecord, REJECTED, Record, Shape, read};
 pub(crate) use record::{ISSUED, decision_of, fields, uuid};
 
@@ -54,6 +56,8 @@ pub struct Ledger {
     layout: LayoutReader,
     users: UserStore,
     placements: Placements,
+    /// Where coupons are read: in this partition alone, or in all that they lie in.
+    within: Option<PartitionId>,
 }
 
 /// The result for one document of an insert.
@@ -74,7 +78,7 @@ pub enum Inserted {
 pub struct HeldUnit {
     pub id: IssuanceId,
     pub user: UserId,
-    pub serial: u32,
+    pub unit: Unit,
     pub nth: u8,
 }
 
@@ -86,7 +90,13 @@ impl Ledger {
             layout: LayoutReader::new(database),
             users: UserStore::new(database),
             placements: Placements::new(CouponStore::new(database)),
+            within: None,
         }
+    }
+
+    /// The same ledger, of which a coupon's records are read wherever they lie.
+    pub(crate) fn of_all_shares(&self) -> Self {
+        Ledger { within: None, ..self.clone() }
     }
 
     /// Which fields the records have.
@@ -98,24 +108,38 @@ impl Ledger {
         self.layout.get().await
     }
 
-    /// The partitions that a coupon's units lie in, fixed at its creation. A coupon without a record counts as one from
-    /// before there were several.
+    /// The same ledger, of which only the records in one partition are read where a coupon's are: those of its share of the
+    /// coupon. What is read by ids is read wherever it lies.
+    pub(crate) fn within(&self, partition: PartitionId) -> Self {
+        Ledger { within: Some(partition), ..self.clone() }
+    }
+
+    /// The shares of a coupon's units, fixed at its creation. A coupon without a record counts as one from before there
+    /// were several partitions.
     ///
     /// # Errors
     ///
     /// If MongoDB fails, or the coupon's record does not say.
-    pub async fn partitions_of(&self, coupon: &CouponId) -> Result<Vec<PartitionId>, Failure> {
-        Ok(vec![self.placements.of(coupon).await?.unwrap_or(PartitionId::ONE)])
+    pub async fn shares_of(&self, coupon: &CouponId) -> Result<Shares, Failure> {
+        Ok(self.placements.of(coupon).await?.unwrap_or_else(|| Shares::one(PartitionId::ONE)))
     }
 
-    /// The partitions that the units of any of these coupons lie in.
-    pub(super) async fn partitions_of_any(&self, coupons: &[CouponId]) -> Result<Vec<PartitionId>, Failure> {
-        let placed = self.placements.of_all(coupons).await?.into_iter();
-        placed.map(|partition| Ok(partition?.unwrap_or(PartitionId::ONE))).collect()
+    /// The route to the records of some coupons.
+    async fn route_of_any(&self, coupons: &[CouponId]) -> Result<Route, Failure> {
+        let layout = self.layout().await?;
+        if let Some(partition) = self.within {
+            return Ok(layout.route([partition]));
+        }
+        let mut partitions = Vec::with_capacity(coupons.len());
+        for shares in self.placements.of_all(coupons).await? {
+            partitions
+                .extend_from_slice(shares?.unwrap_or_else(|| Shares::one(PartitionId::ONE)).partitions());
+        }
+        Ok(layout.route(partitions))
     }
 
-    /// Those of these coupons whose records name another partition than this one. A coupon without a record, or whose
-    /// record does not say, is none of them.
+    /// Those of these coupons whose records name no share in this partition. A coupon without a record, or whose record
+    /// does not say, is none of them.
     ///
     /// # Errors
     ///
@@ -126,15 +150,14 @@ impl Ledger {
         coupons: &[CouponId],
     ) -> Result<HashSet<CouponId>, Failure> {
         let placed = self.placements.of_all(coupons).await?;
-        let is_elsewhere =
-            |placed: &Result<Option<_>, _>| matches!(placed, Ok(Some(placed)) if *placed != partition);
+        let is_elsewhere = |placed: &Result<Option<Shares>, _>| matches!(placed, Ok(Some(shares)) if shares.of(partition).is_none());
         let elsewhere = coupons.iter().zip(placed).filter(|(_, placed)| is_elsewhere(placed));
         Ok(elsewhere.map(|(coupon, _)| coupon.clone()).collect())
     }
 
     /// The route to a coupon's records.
     pub(crate) async fn route(&self, coupon: &CouponId) -> Result<Route, Failure> {
-        Ok(self.layout().await?.route(self.partitions_of(coupon).await?))
+        self.route_of_any(std::slice::from_ref(coupon)).await
     }
 
     /// Inserts decisions.
@@ -235,19 +258,23 @@ impl Ledger {
     pub async fn holder_of(
         &self,
         coupon: &CouponId,
-        serial: u32,
+        unit: Unit,
     ) -> Result<Option<Result<HeldUnit, Unreadable>>, Failure> {
-        Ok(self.holders_of(coupon, &[serial]).await?.pop())
+        Ok(self.holders_of(coupon, &[unit]).await?.pop())
     }
 
-    /// Whether a unit is lost to an issuance: another one holds it.
+    /// Whether a unit is lost to an issuance: another one holds it, or it was moved away.
     pub(crate) async fn is_lost(
         &self,
         coupon: &CouponId,
-        serial: u32,
+        unit: Unit,
         id: IssuanceId,
     ) -> Result<bool, Failure> {
-        Ok(self.holder_of(coupon, serial).await?.is_some_and(|held| id_of(&held) != Some(id)))
+        let occupants = self.occupants(coupon, &[unit]).await?;
+        Ok(occupants.iter().any(|one| match one {
+            Ok((other, _)) => *other != id,
+            Err(unreadable) => unreadable.id != Some(id),
+        }))
     }
 
     /// The number of issued units of a coupon. It is counted in parts, so that each ends well within the bound of an
@@ -277,9 +304,9 @@ impl Ledger {
             highest.projection(HeldRecord::projection(layout)).await
         });
         let last = match last.await?.map(|document| read::<HeldRecord>(&document)) {
-            Some(Ok(held)) => held.serial,
+            Some(Ok(held)) => held.unit.number(),
             // Higher than any coupon's total: a few empty parts are counted.
-            Some(Err(unreadable)) => unreadable.unit.unwrap_or(MAX_TOTAL),
+            Some(Err(unreadable)) => unreadable.unit.map_or(MAX_TOTAL, Unit::number),
             None => 0,
         };
         let mut count = 0;

@@ -12,7 +12,9 @@ use crate::issuance::{Decision, Outcome};
 /// The places of `decisions`, in the order in which to insert them.
 pub(super) fn places(decisions: &[Decision]) -> Vec<usize> {
     let unit = |place: &usize| match decisions[*place].outcome {
-        Outcome::Issued { serial, .. } => (&decisions[*place].coupon, serial),
+        Outcome::Issued { unit, .. } | Outcome::Moved { unit, .. } => {
+            (&decisions[*place].coupon, unit.number())
+        }
         Outcome::Rejected { .. } => (&decisions[*place].coupon, 0),
     };
     let mut places: Vec<usize> = (0..decisions.len()).collect();

@@ -107,9 +107,41 @@ pub fn held_by_any(route: &Route, coupon: &CouponId, users: &[&UserId]) -> Docum
 }
 
 /// The records that hold one of these units.
-pub fn holders_of(route: &Route, coupon: &CouponId, serials: &[u32]) -> Document {
-    let serials: Vec<i64> = serials.iter().copied().map(i64::from).collect();
-    issued_with(route, coupon, doc! {"$in": serials})
+pub fn holders_of(route: &Route, coupon: &CouponId, units: &[Unit]) -> Document {
+    let units: Vec<i64> = units.iter().map(|unit| unit.number().into()).collect();
+    issued_with(route, coupon, doc! {"$in": units})
+}
+
+/// The records that occupy one of these units.
+pub(super) fn occupants_of(route: &Route, coupon: &CouponId, units: &[Unit]) -> Document {
+    let mut filter = holders_of(route, coupon, units);
+    // The index of the mixed layout has issued records alone, and no unit is moved there.
+    if route.layout() == Layout::Partitioned {
+        filter.remove("outcome");
+    }
+    filter
+}
+
+/// The moves of a coupon away from some partitions, to any or to one.
+pub(super) fn moved(route: &Route, coupon: &CouponId, to: Option<PartitionId>) -> Document {
+    let mut filter = of(route, coupon);
+    filter.insert("outcome", record::MOVED);
+    if let Some(to) = to {
+        filter.insert("to", layout::number(to));
+    }
+    filter
+}
+
+/// The moves of some units to a share. The index of occupied units serves it.
+pub(super) fn moved_units(route: &Route, coupon: &CouponId, to: PartitionId, units: &[Unit]) -> Document {
+    let mut filter = occupants_of(route, coupon, units);
+    filter.extend(doc! {"outcome": record::MOVED, "to": layout::number(to)});
+    filter
+}
+
+/// The order in which the moves of a coupon to one share are next to each other.
+pub(super) fn by_receiver() -> Document {
+    doc! {"p": 1, "couponId": 1, "to": 1}
 }
 
 /// The issued records of a coupon that lie in other partitions than the coupon's, or in none.

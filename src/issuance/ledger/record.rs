@@ -8,14 +8,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::HeldUnit;
-use super::layout::{Layout, SERIALS, number};
+use super::layout::{Layout, number};
 use crate::failure::Unreadable;
-use crate::ids::IssuanceId;
+use crate::ids::{IssuanceId, PartitionId, Unit, UserId};
 use crate::issuance::{Decision, Outcome};
 use crate::mongo::{from_bson_time, to_bson_time};
 
 pub(crate) const ISSUED: &str = "issued";
 pub(super) const REJECTED: &str = "rejected";
+pub(super) const MOVED: &str = "moved";
 
 /// Ids are [`mongodb::bson::Uuid`] everywhere: other ways to write a UUID give another encoding, and
 /// two encodings of one id never match.
@@ -29,12 +30,20 @@ pub(super) struct Record {
     p: Option<i32>,
     outcome: String,
     coupon_id: String,
-    user_id: String,
+    /// Missing where a unit was moved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     serial: Option<i64>,
-    /// The unit that it occupies, as long as it does: its serial, and above [`SERIALS`] how often the unit was moved.
+    /// The number of the unit that it occupies: one that is issued, or was moved away.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unit: Option<i64>,
+    /// The hop of the unit of a rejection, which occupies none; missing if that is 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    hop: Option<i32>,
+    /// The partition that a unit was moved to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    to: Option<i32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     nth: Option<i32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,8 +67,8 @@ impl Unreadable {
             Some(Bson::Binary(binary)) => <[u8; 16]>::try_from(binary.bytes.as_slice()).ok(),
             _ => None,
         };
-        let issued = match field("outcome") {
-            Some(outcome) => outcome.as_str() == Some(ISSUED),
+        let occupies = match field("outcome") {
+            Some(outcome) => outcome.as_str().is_some_and(|outcome| [ISSUED, MOVED].contains(&outcome)),
             None => of_issued,
         };
         Unreadable {
@@ -69,26 +78,29 @@ impl Unreadable {
             },
             id: bytes.and_then(IssuanceId::from_bytes),
             user: field("userId").and_then(|user| user.as_str()?.parse().ok()),
-            unit: field("unit").or_else(|| field("serial")).filter(|_| issued).and_then(unit),
+            unit: field("unit").or_else(|| field("serial")).filter(|_| occupies).and_then(unit),
             why,
         }
     }
 }
 
-/// A whole number that a serial can be, whatever its type.
-fn unit(value: RawBsonRef<'_>) -> Option<u32> {
+/// The unit that a whole number is, whatever its type.
+fn unit(value: RawBsonRef<'_>) -> Option<Unit> {
     let number = match value {
         RawBsonRef::Int32(number) => number.into(),
         RawBsonRef::Int64(number) => number,
         RawBsonRef::Double(number) if number.fract() == 0.0 => number as i64,
         _ => return None,
     };
-    serial_of(number).filter(|serial| *serial > 0)
+    unit_of(number)
 }
 
-/// The serial of a unit.
-fn serial_of(unit: i64) -> Option<u32> {
-    u32::try_from(unit % SERIALS).ok()
+pub(super) fn unit_of(number: i64) -> Option<Unit> {
+    u32::try_from(number).ok().and_then(Unit::new)
+}
+
+pub(super) fn partition_of(number: i32) -> Option<PartitionId> {
+    u16::try_from(number).ok().and_then(PartitionId::new)
 }
 
 /// As much of a document as one read needs.
@@ -116,9 +128,11 @@ impl From<&Decision> for Record {
             p: Some(number(decision.id.partition())),
             outcome: String::new(),
             coupon_id: decision.coupon.to_string(),
-            user_id: decision.user.to_string(),
+            user_id: Some(decision.user.to_string()),
             serial: None,
             unit: None,
+            hop: None,
+            to: None,
             nth: None,
             reason: None,
             lost: None,
@@ -126,15 +140,23 @@ impl From<&Decision> for Record {
             decided_at: to_bson_time(decision.decided_at),
         };
         match decision.outcome {
-            Outcome::Issued { serial, nth } => {
+            Outcome::Issued { unit, nth } => {
                 record.outcome = ISSUED.into();
-                record.serial = Some(serial.into());
-                record.unit = record.serial;
+                record.serial = Some(unit.serial().into());
+                record.unit = Some(unit.number().into());
                 record.nth = Some(nth.into());
             }
-            Outcome::Rejected { reason, serial, lost } => {
+            Outcome::Moved { unit, to } => {
+                record.outcome = MOVED.into();
+                record.user_id = None;
+                record.serial = Some(unit.serial().into());
+                record.unit = Some(unit.number().into());
+                record.to = Some(number(to));
+            }
+            Outcome::Rejected { reason, unit, lost } => {
                 record.outcome = REJECTED.into();
-                record.serial = serial.map(i64::from);
+                record.serial = unit.map(|unit| unit.serial().into());
+                record.hop = unit.map(|unit| unit.hop() as i32).filter(|hop| *hop > 0);
                 record.reason = Some(reason.as_str().into());
                 record.lost = Some(lost);
             }
@@ -146,8 +168,8 @@ impl From<&Decision> for Record {
 /// The fields of a decision, for a projection.
 pub(crate) fn fields() -> Document {
     doc! {
-        "p": 1, "outcome": 1, "couponId": 1, "userId": 1, "serial": 1, "unit": 1, "nth": 1, "reason": 1, "lost": 1,
-        "acceptedAt": 1, "decidedAt": 1,
+        "p": 1, "outcome": 1, "couponId": 1, "userId": 1, "serial": 1, "unit": 1, "hop": 1, "to": 1, "nth": 1, "reason": 1,
+        "lost": 1, "acceptedAt": 1, "decidedAt": 1,
     }
 }
 
@@ -183,9 +205,34 @@ impl Shape for HeldRecord {
         Ok(HeldUnit {
             id: issuance(self.id)?,
             user: self.user_id.parse()?,
-            serial: serial_of(self.unit).ok_or("its unit")?,
+            unit: unit_of(self.unit).ok_or("its unit")?,
             nth: u8::try_from(self.nth).map_err(|_| "its nth")?,
         })
+    }
+}
+
+/// Which unit a document occupies, and no more.
+#[derive(Debug, Deserialize)]
+pub(super) struct OccupantRecord {
+    #[serde(rename = "_id")]
+    id: Uuid,
+    /// Whichever field the ledger's layout has for it.
+    #[serde(alias = "serial")]
+    unit: i64,
+}
+
+impl OccupantRecord {
+    pub(super) fn projection(layout: Layout) -> Document {
+        doc! {layout.unit(): 1}
+    }
+}
+
+impl Shape for OccupantRecord {
+    type Value = (IssuanceId, Unit);
+    const OF_ISSUED: bool = true;
+
+    fn parse(self) -> Result<Self::Value, String> {
+        Ok((issuance(self.id)?, unit_of(self.unit).ok_or("its unit")?))
     }
 }
 
@@ -216,35 +263,58 @@ pub(super) fn issuance(id: Uuid) -> Result<IssuanceId, String> {
     IssuanceId::from_bytes(id.bytes()).ok_or_else(|| "its _id is no issuance id".into())
 }
 
+impl Record {
+    /// The unit that it occupies, or that was in flight for a rejected one.
+    fn unit_of_fields(&self) -> Result<Option<Unit>, String> {
+        let Some(serial) = self.serial else {
+            return self.unit.map_or(Ok(None), |_| Err("it has a unit, and no serial".into()));
+        };
+        let hop = self.hop.unwrap_or(0);
+        let of_serial = u32::try_from(serial).ok().and_then(Unit::native).ok_or("its serial")?;
+        let unit = match self.unit {
+            Some(number) => unit_of(number),
+            None => unit_of(serial + (i64::from(hop) << 24)),
+        };
+        match unit {
+            Some(unit) if unit.serial() == of_serial.serial() => Ok(Some(unit)),
+            _ => Err("its unit is not that of its serial".into()),
+        }
+    }
+}
+
 impl Shape for Record {
     type Value = Decision;
     const OF_ISSUED: bool = false;
 
     fn parse(self) -> Result<Decision, String> {
-        let serial = self.serial.map(|serial| u32::try_from(serial).map_err(|_| "its serial")).transpose()?;
-        if self.unit.is_some_and(|unit| serial_of(unit) != serial) {
-            return Err("its unit is not that of its serial".into());
-        }
+        let unit = self.unit_of_fields()?;
         let id = issuance(self.id)?;
         if self.p.is_some_and(|p| p != number(id.partition())) {
             return Err("its p is not the partition of its _id".into());
         }
         let outcome = match self.outcome.as_str() {
             ISSUED => Outcome::Issued {
-                serial: serial.ok_or("it has no serial")?,
+                unit: unit.ok_or("it has no serial")?,
                 nth: self.nth.and_then(|nth| u8::try_from(nth).ok()).ok_or("it has no nth")?,
             },
             REJECTED => Outcome::Rejected {
-                reason: self.reason.ok_or("it has no reason")?.parse()?,
-                serial,
+                reason: self.reason.as_deref().ok_or("it has no reason")?.parse()?,
+                unit,
                 lost: self.lost.unwrap_or(false),
             },
+            MOVED => {
+                let to = self.to.and_then(partition_of).ok_or("its to")?;
+                Outcome::Moved { unit: unit.ok_or("it has no serial")?, to }
+            }
             other => return Err(format!("its outcome is {other:?}")),
         };
         Ok(Decision {
             id,
             coupon: self.coupon_id.parse()?,
-            user: self.user_id.parse()?,
+            user: match outcome {
+                Outcome::Moved { to, .. } => UserId::of_share(to),
+                _ => UserId::of_holder(self.user_id.as_deref().ok_or("it has no userId")?)?,
+            },
             outcome,
             accepted_at: from_bson_time(self.accepted_at),
             decided_at: from_bson_time(self.decided_at),
@@ -257,7 +327,7 @@ mod tests {
     use mongodb::bson::RawDocumentBuf;
 
     use super::*;
-    use crate::ids::PartitionId;
+    use crate::issuance::Reason;
 
     fn issued(id: IssuanceId) -> Document {
         doc! {
@@ -294,7 +364,11 @@ mod tests {
                 // A whole number is a serial in any of BSON's types of whole numbers.
                 Ok(_) => assert_eq!(changes, doc! {"serial": 7}),
                 Err(Unreadable { record, id: told, unit: held, why, .. }) => {
-                    assert_eq!((record, told, held), (id.to_string(), Some(id), unit), "{changes}");
+                    assert_eq!(
+                        (record, told, held),
+                        (id.to_string(), Some(id), unit.and_then(Unit::native)),
+                        "{changes}"
+                    );
                     assert!(!why.is_empty(), "{changes}");
                 }
             }
@@ -306,10 +380,31 @@ mod tests {
         let mut document = issued(IssuanceId::generate(PartitionId::ONE));
         document.insert("unit", (3_i64 << 24) + 7);
         let raw = RawDocumentBuf::try_from(&document).unwrap();
-        assert_eq!(read::<Record>(&raw).unwrap().serial(), Some(7));
+        let unit = Unit::new((3 << 24) + 7);
+        assert_eq!(read::<Record>(&raw).unwrap().unit(), unit);
         document.remove("serial");
         let raw = RawDocumentBuf::try_from(&document).unwrap();
-        assert_eq!(read::<HeldRecord>(&raw).unwrap().serial, 7);
+        assert_eq!(Some(read::<HeldRecord>(&raw).unwrap().unit), unit);
+    }
+
+    #[test]
+    fn every_decision_survives_its_record() {
+        let (id, other) = (IssuanceId::generate(PartitionId::ONE), PartitionId::new(9).unwrap());
+        let unit = Unit::new((2 << 24) + 7).unwrap();
+        let rejected = |unit| Outcome::Rejected { reason: Reason::SoldOut, unit, lost: true };
+        for (outcome, user) in [
+            (Outcome::Issued { unit, nth: 2 }, "u"),
+            (rejected(Some(unit)), "u"),
+            (rejected(Unit::native(7)), "u"),
+            (rejected(None), "=9"),
+            (Outcome::Moved { unit, to: other }, "=9"),
+        ] {
+            let at = crate::mongo::now_in_milliseconds();
+            let (coupon, user) = ("c".parse().unwrap(), UserId::of_holder(user).unwrap());
+            let decision = Decision { id, coupon, user, outcome, accepted_at: at, decided_at: at };
+            let raw = bson::serialize_to_raw_document_buf(&Record::from(&decision)).unwrap();
+            assert_eq!(read::<Record>(&raw).unwrap(), decision);
+        }
     }
 
     #[test]
@@ -320,7 +415,7 @@ mod tests {
         let unreadable = read::<HeldRecord>(&raw).unwrap_err();
         assert_eq!(
             (unreadable.record.as_str(), unreadable.id, unreadable.unit),
-            ("\"seven\"", None, Some(7))
+            ("\"seven\"", None, Unit::native(7))
         );
     }
 }

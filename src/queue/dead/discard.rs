@@ -114,15 +114,15 @@ async fn rejection(
 ) -> Result<Option<(String, Decision)>, Failure> {
     let Some(in_flight) = repaired(partition, keys, ledger, id).await? else { return Ok(None) };
     // A unit that another record holds is lost: giving it back would hand it out twice.
-    let lost = match in_flight.serial {
-        Some(serial) => ledger.is_lost(&in_flight.coupon, serial, id).await?,
+    let lost = match in_flight.unit {
+        Some(unit) => ledger.is_lost(&in_flight.coupon, unit, id).await?,
         None => false,
     };
     let decision = Decision {
         id,
         coupon: in_flight.coupon,
         user: in_flight.user,
-        outcome: Outcome::Rejected { reason: Reason::Discarded, serial: in_flight.serial, lost },
+        outcome: Outcome::Rejected { reason: Reason::Discarded, unit: in_flight.unit, lost },
         accepted_at: in_flight.accepted_at,
         decided_at: crate::mongo::now_in_milliseconds(),
     };

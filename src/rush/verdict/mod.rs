@@ -225,15 +225,15 @@ impl Violations {
         let mut by_id: HashMap<IssuanceId, u32> = HashMap::new();
         for record in &records {
             let user = record.user.as_str();
-            by_id.insert(record.id, record.serial);
-            if record.serial == 0 || u64::from(record.serial) > total {
-                let (id, serial) = (record.id, record.serial);
+            by_id.insert(record.id, record.unit.serial());
+            if u64::from(record.unit.serial()) > total {
+                let (id, serial) = (record.id, record.unit.serial());
                 self.oversold
                     .add(|| format!("{id} of {user}: the ledger has it as unit {serial} of {total}"));
             }
-            if let Some(other) = serials.insert(record.serial, record.id) {
+            if let Some(other) = serials.insert(record.unit.serial(), record.id) {
                 self.duplicates.add(|| {
-                    format!("{other} and {}: the ledger has both as unit {}", record.id, record.serial)
+                    format!("{other} and {}: the ledger has both as unit {}", record.id, record.unit.serial())
                 });
             }
             let units = held.entry(user).or_default();

@@ -10,7 +10,7 @@ mod one;
 use std::ops::RangeInclusive;
 
 use coupon_system::coupon::Coupon;
-use coupon_system::ids::{IssuanceId, PartitionId};
+use coupon_system::ids::{IssuanceId, PartitionId, Shares, Unit};
 use coupon_system::issuance::{Decision, Outcome};
 use coupon_system::process::Backends;
 use futures::{TryStreamExt, stream};
@@ -35,7 +35,8 @@ async fn main() -> anyhow::Result<()> {
 fn coupon(id: &str, partition: PartitionId, total: u32) -> anyhow::Result<Coupon> {
     let now = Timestamp::from_millisecond(Timestamp::now().as_millisecond())?;
     let id = id.parse().map_err(anyhow::Error::msg)?;
-    Ok(Coupon { partition, ..Coupon::new(id, total, now, now + SignedDuration::from_hours(1)) })
+    let shares = Shares::one(partition);
+    Ok(Coupon { shares, ..Coupon::new(id, total, now, now + SignedDuration::from_hours(1)) })
 }
 
 /// Writes a record of each of these units, issued.
@@ -53,10 +54,13 @@ async fn fill(backends: &Backends, coupon: &Coupon, serials: RangeInclusive<u32>
 
 fn issued(coupon: &Coupon, serial: u32) -> anyhow::Result<Decision> {
     Ok(Decision {
-        id: IssuanceId::generate(coupon.partition),
+        id: IssuanceId::generate(coupon.shares.partitions()[0]),
         coupon: coupon.id.clone(),
         user: format!("user-{serial}").parse().map_err(anyhow::Error::msg)?,
-        outcome: Outcome::Issued { serial, nth: 1 },
+        outcome: Outcome::Issued {
+            unit: Unit::native(serial).ok_or_else(|| anyhow::anyhow!("{serial} is no serial"))?,
+            nth: 1,
+        },
         accepted_at: coupon.created_at,
         decided_at: coupon.created_at,
     })

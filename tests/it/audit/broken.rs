@@ -1,14 +1,14 @@
 //! Broken promises: the audit finds and names them, and leaves them to a person.
 
 use coupon_system::audit::{FindingKind, Severity};
-use coupon_system::ids::{IssuanceId, PartitionId};
+use coupon_system::ids::{IssuanceId, PartitionId, Unit};
 use coupon_system::issuance::Outcome;
 use coupon_system::issuance::ledger::migration::{MigrationOutcome, OlderPrograms, migrate};
 use coupon_system::redis::keys::damaged;
 use mongodb::bson::{Document, Uuid, doc};
 
 use super::AuditStage;
-use crate::helpers::at;
+use crate::helpers::{at, native};
 
 fn uuid(id: IssuanceId) -> Uuid {
     Uuid::from_bytes(*id.as_bytes())
@@ -46,7 +46,8 @@ async fn where_records_are_missing_no_leaked_unit_is_given_back() {
     stage.delete_record(stage.issued[3]).await;
     stage.change("SREM", &[stage.free_key().as_bytes(), b"9"]).await;
     for report in [stage.system.audited().await, stage.repaired().await] {
-        let found: Vec<_> = report.findings().map(|found| (found.kind, found.serial)).collect();
+        let found: Vec<_> =
+            report.findings().map(|found| (found.kind, found.unit.map(Unit::serial))).collect();
         assert_eq!(
             found,
             [
@@ -62,14 +63,14 @@ async fn where_records_are_missing_no_leaked_unit_is_given_back() {
 async fn records_in_another_partition_than_their_id_and_coupon_say_are_found() {
     let stage = AuditStage::start().await;
     let elsewhere = IssuanceId::generate(PartitionId::new(3).expect("a number"));
-    stage.insert(elsewhere, "u9", Outcome::Issued { serial: 12, nth: 1 }).await;
+    stage.insert(elsewhere, "u9", Outcome::Issued { unit: native(12), nth: 1 }).await;
     stage.finds(FindingKind::Misrouted, Some(12), &[elsewhere]).await;
     // Nor may a record of the coupon's partition have the id of another.
     let here = doc! {"$set": {"p": 0}};
     stage.records().update_one(doc! {"_id": uuid(elsewhere)}, here).await.expect("it is changed");
     let report = stage.system.audited().await;
     let found: Vec<_> = report.findings().filter(|found| found.kind == FindingKind::Misrouted).collect();
-    assert_eq!(found.iter().map(|found| found.serial).collect::<Vec<_>>(), [Some(12)]);
+    assert_eq!(found.iter().map(|found| found.unit.map(Unit::serial)).collect::<Vec<_>>(), [Some(12)]);
 }
 
 #[tokio::test]

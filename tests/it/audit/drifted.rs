@@ -1,7 +1,8 @@
 //! Accounts that are wrong while every promise holds: the audit finds and repairs them.
 
+use crate::helpers::native;
 use coupon_system::audit::FindingKind;
-use coupon_system::ids::{IssuanceId, PartitionId};
+use coupon_system::ids::{IssuanceId, PartitionId, Unit};
 use coupon_system::issuance::{Outcome, Reason};
 
 use super::AuditStage;
@@ -51,7 +52,7 @@ async fn a_counter_that_was_set_back_is_found_by_the_units_above_it() {
     let stage = AuditStage::start().await;
     let _: () = stage.redis("HSET", (stage.coupon_key(), "next", 6)).await;
     let report = stage.system.audited().await;
-    let found: Vec<_> = report.findings().map(|found| (found.kind, found.serial)).collect();
+    let found: Vec<_> = report.findings().map(|found| (found.kind, found.unit.map(Unit::serial))).collect();
     for expected in [
         (FindingKind::SerialFreeAndIssued, Some(6)),
         (FindingKind::SerialFreeAndInFlight, Some(7)),
@@ -86,7 +87,7 @@ async fn of_two_requests_with_one_unit_the_later_one_gets_another() {
     let stage = AuditStage::start().await;
     in_flight_with(&stage, 1, 7).await;
     let report = stage.system.audited().await;
-    let found: Vec<_> = report.findings().map(|found| (found.kind, found.serial)).collect();
+    let found: Vec<_> = report.findings().map(|found| (found.kind, found.unit.map(Unit::serial))).collect();
     // Unit 8 belonged to the later issuance.
     assert_eq!(found, [(FindingKind::SerialInFlightTwice, Some(7)), (FindingKind::SerialLeaked, Some(8))]);
     stage.is_mended().await;
@@ -125,7 +126,8 @@ async fn two_repairs_at_once_give_a_leaked_unit_back_once() {
 async fn release(stage: &AuditStage, token: &str, next: &str) -> String {
     let source = include_str!("../../../src/audit/repair/release.lua");
     let check = include_str!("../../../src/redis/lua/certificate.lua");
-    let script = redis::Script::new(&source.replace("--@certificate\n", check));
+    let units = include_str!("../../../src/redis/lua/units.lua");
+    let script = redis::Script::new(&source.replace("--@certificate\n", check).replace("--@units\n", units));
     let keys = stage.system.keys();
     let mut call = script.key(keys.certificate());
     call.key(stage.coupon_key()).key(stage.free_key());
@@ -155,7 +157,7 @@ async fn something_in_the_free_set_that_is_no_unit_is_taken_out() {
     let stage = AuditStage::start().await;
     for member in ["99", "0", "07", "nine", "12"] {
         stage.change("SADD", &[stage.free_key().as_bytes(), member.as_bytes()]).await;
-        let serial = member.parse().ok().filter(|serial: &u32| serial.to_string() == member);
+        let serial = member.parse().ok().map(Unit::serial);
         let found = stage.finds(FindingKind::FreeUnknown, serial, &[]).await;
         assert_eq!(found.detail.as_deref(), Some(member));
         let report = stage.repaired().await;
@@ -186,7 +188,7 @@ async fn an_in_flight_value_that_was_lost_is_put_back_from_its_entry() {
     stage.change("HDEL", &[stage.system.keys().in_flight().as_bytes(), id.as_bytes()]).await;
     stage.finds(FindingKind::InFlightLost, Some(7), &[id]).await;
     stage.is_mended().await;
-    let held = stage.system.backends.ledger.holder_of(&stage.coupon, 7).await.expect("a read");
+    let held = stage.system.backends.ledger.holder_of(&stage.coupon, native(7)).await.expect("a read");
     assert_eq!(held.map(|held| held.expect("it is readable").id), Some(id), "its unit stayed its own");
 }
 
@@ -197,7 +199,7 @@ async fn an_in_flight_value_that_was_lost_and_whose_unit_is_somebody_elses_is_pu
     stage.change("HDEL", &[stage.system.keys().in_flight().as_bytes(), id.as_bytes()]).await;
     stage.late("late", 7, 1).await;
     let report = stage.system.audited().await;
-    let found: Vec<_> = report.findings().map(|found| (found.kind, found.serial)).collect();
+    let found: Vec<_> = report.findings().map(|found| (found.kind, found.unit.map(Unit::serial))).collect();
     assert_eq!(found, [(FindingKind::RecordNotCounted, Some(7)), (FindingKind::InFlightLost, Some(7))]);
     stage.is_mended().await;
 }
@@ -222,7 +224,7 @@ async fn an_orphaned_entry_of_an_issued_one_is_deleted_and_counted() {
 async fn an_orphaned_entry_of_a_rejected_one_is_deleted_and_its_unit_given_back_once() {
     let mut stage = AuditStage::start().await;
     let lost = stage.queued.remove(0);
-    let rejected = Outcome::Rejected { reason: Reason::Discarded, serial: Some(7), lost: false };
+    let rejected = Outcome::Rejected { reason: Reason::Discarded, unit: Some(native(7)), lost: false };
     stage.insert(lost.id, "u6", rejected).await;
     stage.change("HDEL", &[stage.system.keys().in_flight().as_bytes(), lost.id.as_bytes()]).await;
     let report = stage.system.audited().await;
@@ -237,7 +239,7 @@ async fn an_orphaned_entry_of_a_rejected_one_is_deleted_and_its_unit_given_back_
 async fn a_rejection_that_is_counted_for_its_user_is_not_any_more() {
     let stage = AuditStage::start().await;
     let id = IssuanceId::generate(PartitionId::ONE);
-    stage.insert(id, "u9", Outcome::Rejected { reason: Reason::SoldOut, serial: None, lost: true }).await;
+    stage.insert(id, "u9", Outcome::Rejected { reason: Reason::SoldOut, unit: None, lost: true }).await;
     stage.change("HSET", &[stage.holders_key().as_bytes(), b"u9", id.as_bytes()]).await;
     stage.finds(FindingKind::RejectionCounted, None, &[id]).await;
     stage.is_mended().await;

@@ -8,12 +8,12 @@ mod running;
 mod unreadable;
 
 use coupon_system::audit::{AuditReport, Finding, FindingKind};
-use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
+use coupon_system::ids::{CouponId, IssuanceId, PartitionId, Unit};
 use coupon_system::issuance::{Outcome, Reason};
 use coupon_system::queue::Entry;
 use redis::ToRedisArgs;
 
-use crate::helpers::{System, decided};
+use crate::helpers::{System, decided, native};
 
 /// A coupon of 20 units, 2 a user: units 1 to 6 are issued to `u0` to `u5`, 7 and 8 reserved for `u6`
 /// and `u7`, 9 was given back by a rejection of `u9`, the rest was never touched.
@@ -40,7 +40,7 @@ impl AuditStage {
         }
         let mut queued = system.take_entries().await;
         let rejected = queued.pop().expect("three were taken");
-        let tombstone = Outcome::Rejected { reason: Reason::Discarded, serial: rejected.serial, lost: false };
+        let tombstone = Outcome::Rejected { reason: Reason::Discarded, unit: rejected.unit, lost: false };
         let stage = AuditStage { system, coupon, issued, queued };
         stage.insert(rejected.id, "u9", tombstone).await;
         let decider = stage.system.decider();
@@ -56,7 +56,7 @@ impl AuditStage {
     /// Inserts an issued record that Redis does not know.
     async fn late(&self, user: &str, serial: u32, nth: u8) -> IssuanceId {
         let id = IssuanceId::generate(PartitionId::ONE);
-        self.insert(id, user, Outcome::Issued { serial, nth }).await;
+        self.insert(id, user, Outcome::Issued { unit: native(serial), nth }).await;
         id
     }
 
@@ -89,7 +89,7 @@ impl AuditStage {
         let findings: Vec<_> = report.findings().cloned().collect();
         let [finding] = findings.as_slice() else { panic!("not one finding, but {findings:#?}") };
         assert_eq!(finding.kind, kind, "{finding}");
-        assert_eq!(finding.serial, serial, "{finding}");
+        assert_eq!(finding.unit.map(Unit::serial), serial, "{finding}");
         let (mut found, mut wanted) = (finding.issuances.clone(), ids.to_vec());
         found.sort_unstable();
         wanted.sort_unstable();

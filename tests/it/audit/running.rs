@@ -28,8 +28,7 @@ async fn audits_among_thousands_of_requests_and_rejections_never_give_a_false_al
                 accepted.fetch_add(1, Ordering::Relaxed);
                 // Every fifth is rejected before a worker decides it, so that its unit is reserved again.
                 if number % 5 == 0 {
-                    let discarded =
-                        Outcome::Rejected { reason: Reason::Discarded, serial: None, lost: false };
+                    let discarded = Outcome::Rejected { reason: Reason::Discarded, unit: None, lost: false };
                     let decision = decided(queued.id, &coupon, &format!("u{part}-{number}"), discarded);
                     // The worker may have decided it first.
                     system.backends.ledger.insert(&[decision]).await.expect("an answer");

@@ -1,5 +1,6 @@
 //! A value that cannot be read does not end an audit: it is a finding, and the audit covers everything else.
 
+use coupon_system::ids::Unit;
 use std::time::Duration;
 
 use coupon_system::audit::{AuditReport, FindingKind};
@@ -120,7 +121,7 @@ async fn records_of_the_ledger_that_cannot_be_read_are_named_and_nobodys_unit_is
     set(9, doc! {"reason": "of-a-later-version"}).await;
     for report in [stage.system.audited().await, stage.repaired().await] {
         assert_eq!(kinds(&report), ["record-unreadable"]);
-        let mut serials: Vec<_> = report.findings().map(|finding| finding.serial).collect();
+        let mut serials: Vec<_> = report.findings().map(|finding| finding.unit.map(Unit::serial)).collect();
         serials.sort_unstable();
         assert_eq!(serials, [None, Some(2)]);
     }

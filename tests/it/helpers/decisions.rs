@@ -1,6 +1,6 @@
 //! Requests and decisions that a test writes straight into Redis and the ledger, without the API and workers.
 
-use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
+use coupon_system::ids::{CouponId, IssuanceId, PartitionId, Unit};
 use coupon_system::issuance::ledger::Inserted;
 use coupon_system::issuance::reserve::{QueueEntries, Request, Reserved, reserve};
 use coupon_system::issuance::{Decision, Outcome, Reason};
@@ -27,9 +27,19 @@ pub fn decided(id: IssuanceId, coupon: &CouponId, user: &str, outcome: Outcome) 
     Decision { id, coupon, user, outcome, accepted_at: at(0), decided_at: at(0) }
 }
 
+/// The unit of a serial that was never moved.
+pub fn native(serial: u32) -> Unit {
+    Unit::native(serial).expect("a serial")
+}
+
 /// A decision made now that issues this unit of a coupon to a user.
 pub fn issued_to(coupon: &CouponId, user: &str, serial: u32) -> Decision {
-    decided(IssuanceId::generate(PartitionId::ONE), coupon, user, Outcome::Issued { serial, nth: 1 })
+    decided(
+        IssuanceId::generate(PartitionId::ONE),
+        coupon,
+        user,
+        Outcome::Issued { unit: native(serial), nth: 1 },
+    )
 }
 
 /// A decision made now about an entry.
@@ -42,7 +52,7 @@ pub fn decision(entry: &Entry, outcome: Outcome) -> Decision {
 
 /// An operator's decision, made now, to discard an entry.
 pub fn discarded(entry: &Entry) -> Decision {
-    decision(entry, Outcome::Rejected { reason: Reason::Discarded, serial: entry.serial, lost: false })
+    decision(entry, Outcome::Rejected { reason: Reason::Discarded, unit: entry.unit, lost: false })
 }
 
 impl System {

@@ -17,7 +17,7 @@ mod system;
 pub use accounts::{accounts_hold, adopted, recovered};
 pub use chance::{chance, rounds};
 pub use client::{Answer, Client};
-pub use decisions::{NO_BACKLOG_MAX, decided, decision, discarded, issued_to, request};
+pub use decisions::{NO_BACKLOG_MAX, decided, decision, discarded, issued_to, native, request};
 pub use failing::{fail, obedient_mongodb};
 pub use older::{as_an_older_version_made_it, older_record};
 pub use processes::{

@@ -12,12 +12,12 @@ use coupon_system::audit::{self, AuditReport, Auditor, SettleMode};
 use coupon_system::config::Concurrency;
 use coupon_system::coupon::{Coupon, CreateOutcome, Stock, stock};
 use coupon_system::dev::servers::RedisServer;
-use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
+use coupon_system::ids::{CouponId, IssuanceId, PartitionId, Shares};
 use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reserve::{QueueEntries, Reserved, reserve};
 use coupon_system::process::Backends;
 use coupon_system::queue::{Entry, ReadFrom, ReadOutcome, Reader, split};
-use coupon_system::recovery::RecoverySupervisor;
+use coupon_system::recovery::{RecoverySupervisor, load_all};
 use coupon_system::redis::Partition;
 use coupon_system::redis::keys::{EpochKeys, GROUP, pressure};
 use coupon_system::runtime::background::never_busy;
@@ -204,14 +204,14 @@ impl System {
 
     /// Loads a coupon, if it is not loaded, as a request does.
     pub async fn load(&self, coupon: &CouponId) {
-        let (loaders, partition) = (self.backends.loaders(), self.partition_of(coupon).await.id());
-        loaders.get(partition).expect("it is known").load(coupon).await.expect("it can be loaded");
+        let coupon = self.backends.coupons.get(coupon).await.expect("it is read").expect("there is one");
+        load_all(&self.backends.loaders(), &coupon).await.expect("it can be loaded");
     }
 
     /// Where the units of a coupon lie.
     pub async fn partition_of(&self, coupon: &CouponId) -> &Partition {
         let coupon = self.backends.coupons.get(coupon).await.expect("it is read").expect("there is one");
-        self.backends.partitions.get(coupon.partition).expect("it is known")
+        self.backends.partitions.get(coupon.shares.partitions()[0]).expect("it is known")
     }
 
     /// Creates a coupon's record and does not load the coupon, as if the process died in between.
@@ -224,11 +224,11 @@ impl System {
         ends_at: Timestamp,
     ) -> Coupon {
         let plain = Coupon::new(id.parse().expect("an id"), total, starts_at, ends_at);
-        let partition = match self.is_grown {
-            true => PartitionId::ONE,
-            false => self.backends.partitions.place(&plain.id),
+        let shares = match self.is_grown {
+            true => Shares::one(PartitionId::ONE),
+            false => self.backends.partitions.place(&plain.id, 1).expect("there is a partition"),
         };
-        let coupon = Coupon { per_user, created_at: at(0), partition, ..plain };
+        let coupon = Coupon { per_user, created_at: at(0), shares, ..plain };
         assert_eq!(self.backends.coupons.insert(&coupon).await.expect("it is written"), CreateOutcome::New);
         coupon
     }
@@ -255,10 +255,16 @@ impl System {
     /// The stock of a coupon, which is loaded first if it is not, as a request does.
     pub async fn stock(&self, coupon: &CouponId) -> Stock {
         self.load(coupon).await;
-        let (_, mut stocks) = stock::read(self.partition_of(coupon).await, std::slice::from_ref(coupon))
-            .await
-            .expect("a stock");
-        stocks.remove(0).expect("it can be read").expect("the coupon is loaded")
+        let coupon = self.backends.coupons.get(coupon).await.expect("it is read").expect("there is one");
+        let mut whole: Option<Stock> = None;
+        for share in coupon.shares.partitions() {
+            let partition = self.backends.partitions.get(*share).expect("it is known");
+            let (_, mut stocks) =
+                stock::read(partition, std::slice::from_ref(&coupon.id)).await.expect("a stock");
+            let stock = stocks.remove(0).expect("it can be read").expect("the coupon is loaded");
+            whole = Some(whole.map_or(stock, |whole| whole.and(stock)));
+        }
+        whole.expect("a coupon has a share")
     }
 
     /// Waits until nothing of the coupon is reserved.
@@ -360,7 +366,7 @@ impl System {
         self.auditor_of(self.backends.partitions.first())
     }
 
-    fn auditor_of(&self, partition: &Arc<Partition>) -> Auditor {
+    pub fn auditor_of(&self, partition: &Arc<Partition>) -> Auditor {
         let Backends { ledger, coupons, .. } = self.backends.clone();
         Auditor::new(Arc::clone(partition), ledger, coupons)
     }
@@ -399,7 +405,7 @@ impl System {
         let mut report = AuditReport::default();
         for partition in &self.backends.partitions {
             let here: Vec<_> =
-                coupons.iter().filter(|coupon| coupon.partition == partition.id()).cloned().collect();
+                coupons.iter().filter(|coupon| coupon.shares.of(partition.id()).is_some()).cloned().collect();
             let audited = self.auditor_of(partition).full(&here, SettleMode::ReadOnly, |_| {}).await;
             let audited = audited.expect("an audit");
             report.coupons.extend(audited.coupons);
@@ -428,7 +434,7 @@ impl System {
                 serials.sort_unstable();
                 return serials;
             }
-            serials.extend(page.into_iter().map(|held| held.expect("it is readable").serial));
+            serials.extend(page.into_iter().map(|held| held.expect("it is readable").unit.serial()));
         }
     }
 }

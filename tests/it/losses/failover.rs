@@ -14,7 +14,7 @@ use rand::RngExt;
 use redis::aio::MultiplexedConnection;
 
 use super::storm::{FIRST_WAVE, RequestStorm, TOTAL};
-use crate::helpers::{System, accounts_hold, chance, eventually, issued, recovered, request};
+use crate::helpers::{System, accounts_hold, chance, eventually, issued, native, recovered, request};
 
 async fn connection(server: &RedisServer) -> MultiplexedConnection {
     let client = redis::Client::open(server.url()).expect("a URL");
@@ -82,7 +82,7 @@ async fn a_server_promoted_in_place_with_all_its_data_is_refused_by_every_script
         settle(partition, &keys, &decided).await.err(),
         read_in_flight(partition, &[id]).await.err(),
         stock::read(partition, std::slice::from_ref(&coupon)).await.err(),
-        reassign::reassign(partition, &keys, &coupon, id, &entry, Some(1)).await.err(),
+        reassign::reassign(partition, &keys, &coupon, id, &entry, Some(native(1))).await.err(),
         dead::set_aside(partition, &keys, &entry, id, 1, "no reason").await.err(),
         dead::redrive(partition, id).await.err(),
         registry::beat(partition, &keys, "w", "pid=1").await.err(),

@@ -109,6 +109,7 @@ moves! {
     a_worker_that_makes_way_for_them_is_counted: MakeWay;
     processor_time_is_told: Work;
     each_of_several_partitions_is_told_by_itself: Spread;
+    requests_at_an_empty_share_and_the_units_that_move_there_are_counted: EmptyShare;
     a_key_that_is_used_and_expires_soon_is_told: ExpireKey;
     a_secret_that_cannot_be_read_is_told_as_stale: SpoilSecret;
     a_recovery_is_counted_and_what_is_not_found_after_it: Recover;

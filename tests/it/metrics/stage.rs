@@ -163,14 +163,21 @@ impl MetricsStage {
                 system.decider().process(&system.keys(), &lost).await.expect("it is decided");
             }
             MetricAction::Spread => {
-                Deployment::grow(&system.backends.database, 2).await.expect("it grows");
-                (self._api, self.api) = start_api(system, &self.folder).await;
-                self.comes_to(MetricSource::Api, names::CERTIFIED, 1.0).await;
-                let coupon = serde_json::json!({"id": "spread", "name": "n", "total": 9, "perUser": 1,
-                    "startsAt": "2020-01-01T00:00:00Z", "endsAt": "2090-01-01T00:00:00Z"});
-                assert_eq!(self.api.post("/coupons", coupon).await.status, 201);
-                let id = self.request("u0", &"spread".parse().expect("an id")).await;
+                let coupon = self.coupon_in_new_partitions(9, 1).await;
+                let id = self.request("u0", &coupon).await;
                 assert_ne!(id.partition(), PartitionId::ONE);
+            }
+            MetricAction::EmptyShare => {
+                let coupon = self.coupon_in_new_partitions(2, 2).await;
+                let shares = self.system.backends.ledger.shares_of(&coupon).await.expect("they are read");
+                let of_first = |user: &String| {
+                    shares.route(&coupon, &user.parse().expect("an id")) == shares.partitions()[0]
+                };
+                let users: Vec<String> = (0..30).map(|n| format!("u{n}")).filter(of_first).take(3).collect();
+                let [first, second, third] = &users[..] else { panic!("there are three: {users:?}") };
+                self.request(first, &coupon).await;
+                self.request(second, &coupon).await;
+                assert_eq!(self.api.issue(third, coupon.as_str(), None).await.code(), "sold-out");
             }
             MetricAction::Crowd => {
                 for _ in 0..=CROWD {
@@ -359,6 +366,17 @@ impl MetricsStage {
                 }
             }
         }
+    }
+
+    /// Gives the deployment two more partitions, starts the API anew, and creates a coupon there.
+    async fn coupon_in_new_partitions(&mut self, total: u32, shares: u32) -> CouponId {
+        Deployment::grow(&self.system.backends.database, 2).await.expect("it grows");
+        (self._api, self.api) = start_api(&self.system, &self.folder).await;
+        self.comes_to(MetricSource::Api, names::CERTIFIED, 1.0).await;
+        let coupon = serde_json::json!({"id": "spread", "name": "n", "total": total, "shares": shares,
+            "startsAt": "2020-01-01T00:00:00Z", "endsAt": "2090-01-01T00:00:00Z"});
+        assert_eq!(self.api.post("/coupons", coupon).await.status, 201);
+        "spread".parse().expect("an id")
     }
 
     pub async fn comes_to(&self, of: MetricSource, metric: &str, value: f64) {

@@ -64,6 +64,8 @@ pub enum MetricAction {
     LoseRedis,
     /// The deployment gets two more partitions, the API starts anew, and a user requests a coupon in one of them.
     Spread,
+    /// The same, with a coupon of two units in two shares, which three users of one share want.
+    EmptyShare,
 }
 
 /// How a metric moves.
@@ -182,6 +184,10 @@ pub const ROWS: &[MetricRow] = {
         (names::CERTIFIED, &[], Uncertify, Api, To(0.0)),
         (names::PARTITION_CERTIFIED, &[], Spread, Api, To(3.0)),
         (names::PARTITION_BACKLOG, &[], Spread, Api, To(1.0)),
+        (names::DRY, &[], EmptyShare, Api, Up),
+        (names::HELD_SECONDS, &[], EmptyShare, Api, Up),
+        (names::MOVED, &[], EmptyShare, Api, To(1.0)),
+        (names::DRAINED, &[], EmptyShare, Api, Up),
         (names::STALE, &[], LoseRedis, Api, To(1.0)),
         (names::UNLIMITED, &[], LoseRedis, Api, Up),
     ]

@@ -162,7 +162,7 @@ async fn what_is_settled_while_a_deletion_looks_is_counted_once() {
     // MongoDB refuses the pseudonym in one record: the deletion ends after the issued ones.
     let rejected = system.accepted(USER, &coupon).await;
     let entries = system.take_entries().await;
-    let outcome = Outcome::Rejected { reason: Reason::Discarded, serial: entries[0].serial, lost: false };
+    let outcome = Outcome::Rejected { reason: Reason::Discarded, unit: entries[0].unit, lost: false };
     system.backends.ledger.insert(&[decision(&entries[0], outcome)]).await.expect("it is written");
     system.decider().process(&system.keys(), &entries).await.expect("it is rejected");
     assert!(!system.is_in_flight(rejected).await);

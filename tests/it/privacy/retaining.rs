@@ -4,7 +4,7 @@ use coupon_system::ids::{IssuanceId, PartitionId};
 use coupon_system::issuance::{Decision, Outcome, Reason};
 use coupon_system::privacy::{Retention, RetentionRound};
 
-use crate::helpers::{System, at, decided};
+use crate::helpers::{System, at, decided, native};
 
 const DAY: i64 = 24 * 3_600;
 
@@ -18,7 +18,7 @@ async fn record(system: &System, coupon: &str, id: IssuanceId, days: i64, outcom
 
 #[tokio::test]
 async fn rejections_go_when_their_coupon_has_been_over_for_long_and_nothing_else_does() {
-    const REJECTED: Outcome = Outcome::Rejected { reason: Reason::Discarded, serial: None, lost: false };
+    const REJECTED: Outcome = Outcome::Rejected { reason: Reason::Discarded, unit: None, lost: false };
     let system = System::start().await;
     let new = || IssuanceId::generate(PartitionId::ONE);
     system.coupon_record("old", 10, 1, at(-500 * DAY), at(-450 * DAY)).await;
@@ -30,7 +30,7 @@ async fn rejections_go_when_their_coupon_has_been_over_for_long_and_nothing_else
         record(&system, "old", new(), 451, REJECTED).await,
     ];
     let kept = [
-        record(&system, "old", new(), 460, Outcome::Issued { serial: 1, nth: 1 }).await,
+        record(&system, "old", new(), 460, Outcome::Issued { unit: native(1), nth: 1 }).await,
         // Decided late, and the user may still repeat the request.
         record(&system, "old", new(), 10, REJECTED).await,
         // Not settled yet.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use coupon_system::config::{MongoConfig, RedisConfig};
 use coupon_system::coupon::{Coupon, CreateOutcome, Stock, stock};
 use coupon_system::dev::servers::{Persistence, RedisOptions, RedisServer};
-use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
+use coupon_system::ids::{CouponId, IssuanceId, PartitionId, Unit};
 use coupon_system::issuance::InFlight;
 use coupon_system::issuance::lookup::read_in_flight;
 use coupon_system::issuance::reserve::{QueueEntries, Request, Reserved, reserve};
@@ -21,7 +21,7 @@ use tempfile::TempDir;
 
 use super::model::Offer;
 use super::operations::NO_BACKLOG_MAX;
-use crate::helpers::{database, mongodb};
+use crate::helpers::{database, mongodb, native};
 
 /// A Redis and a database, with what calls the scripts on them.
 pub struct ScriptBench {
@@ -128,12 +128,12 @@ impl ScriptBench {
     }
 
     /// The units of these issuances, which must be in flight.
-    pub async fn serials(&self, ids: &[IssuanceId]) -> Vec<Option<u32>> {
+    pub async fn serials(&self, ids: &[IssuanceId]) -> Vec<Option<Unit>> {
         let found = read_in_flight(self.partition(), ids).await.expect("a look");
         let value = |found: Result<Option<(InFlight, _)>, _>| {
             found.expect("it can be read").expect("it is in flight")
         };
-        found.into_iter().map(|found| value(found).0.serial).collect()
+        found.into_iter().map(|found| value(found).0.unit).collect()
     }
 
     pub async fn stocks(&self, coupons: &[CouponId]) -> Vec<Option<Stock>> {
@@ -142,12 +142,13 @@ impl ScriptBench {
     }
 
     /// The free units of a loaded coupon: those given back, and those that were never taken.
-    pub async fn free(&self, coupon: &CouponId) -> BTreeSet<u32> {
+    pub async fn free(&self, coupon: &CouponId) -> BTreeSet<Unit> {
         let keys = self.keys();
-        let mut free: BTreeSet<u32> = self.run("SMEMBERS", &[&keys.free(coupon)]).await;
+        let returned: Vec<String> = self.run("SMEMBERS", &[&keys.free(coupon)]).await;
+        let mut free: BTreeSet<Unit> = returned.iter().map(|unit| unit.parse().expect("a unit")).collect();
         let (next, total): (u32, u32) = self.run("HMGET", &[&keys.coupon(coupon), "next", "total"]).await;
         for serial in next..=total {
-            assert!(free.insert(serial), "unit {serial} of {coupon} is free twice");
+            assert!(free.insert(native(serial)), "unit {serial} of {coupon} is free twice");
         }
         free
     }

@@ -1,6 +1,7 @@
 //! Examples that generated operations do not reach: full batches, full memory, certificates that do not fit, and keys
 //! of the wrong type.
 
+use crate::helpers::native;
 use std::collections::BTreeSet;
 
 use coupon_system::Failure;
@@ -31,11 +32,11 @@ fn request(user: &str, coupon: &CouponId) -> Request {
 }
 
 fn issued(entry: &Entry, serial: u32) -> Settlement {
-    decided(entry, Outcome::Issued { serial, nth: 1 })
+    decided(entry, Outcome::Issued { unit: native(serial), nth: 1 })
 }
 
 fn given_back(entry: &Entry) -> Settlement {
-    decided(entry, Outcome::Rejected { reason: Reason::Discarded, serial: entry.serial, lost: false })
+    decided(entry, Outcome::Rejected { reason: Reason::Discarded, unit: entry.unit, lost: false })
 }
 
 fn decided(entry: &Entry, outcome: Outcome) -> Settlement {
@@ -63,7 +64,7 @@ async fn of_a_full_batch_exactly_as_many_are_accepted_as_there_are_units() {
     assert_eq!(rest, vec![Reserved::SoldOut; 28]);
     let ids: Vec<_> = requests[..100].iter().map(|request| request.id).collect();
     let serials: BTreeSet<_> = bench.serials(&ids).await.into_iter().flatten().collect();
-    assert_eq!(serials, (1..=100).collect());
+    assert_eq!(serials, (1..=100).map(native).collect());
     assert_eq!(bench.queue().await, (100, 0, 100));
     let stock = Stock { total: 100, remaining: 0, reserved: 100, issued: 0 };
     assert_eq!(bench.stocks(&[coupon]).await, [Some(stock)]);
@@ -83,10 +84,10 @@ async fn when_memory_has_run_out_nothing_is_reserved_and_what_is_queued_is_settl
     assert!(matches!(failure, Failure::Redis { operation: "reserve", .. }), "{failure:?}");
     assert_eq!(bench.everything().await, before);
 
-    assert_eq!(bench.serials(&[entries[0].id]).await, [Some(1)]);
+    assert_eq!(bench.serials(&[entries[0].id]).await, [Some(native(1))]);
     let (keys, lost) = (bench.keys(), &entries[2]);
-    let fresh = reassign(bench.partition(), &keys, &coupon, lost.id, &lost.entry, lost.serial).await;
-    assert_eq!(fresh.expect("an answer"), Reassigned::To(4));
+    let fresh = reassign(bench.partition(), &keys, &coupon, lost.id, &lost.entry, lost.unit).await;
+    assert_eq!(fresh.expect("an answer"), Reassigned::To(native(4)));
     let outcomes = [issued(&entries[0], 1), given_back(&entries[1]), issued(lost, 4)];
     let settled = settle(bench.partition(), &keys, &outcomes).await.expect("answers");
     assert_eq!(settled, [Settled::Now; 3]);
@@ -108,7 +109,7 @@ async fn failures(
 ) -> Vec<(&'static str, Option<Failure>)> {
     let (partition, keys) = (bench.partition(), bench.keys());
     let unloaded = Offer::new("another".parse().expect("an id"), 1, 1).record();
-    let old = entry.serial;
+    let old = entry.unit;
     vec![
         (
             "reserve",
@@ -155,7 +156,7 @@ async fn what_was_read_under_an_older_epoch_changes_nothing_under_the_open_one()
     let before = bench.everything().await;
     let settled = settle(bench.partition(), &old, &[given_back(entry)]).await.expect("an answer");
     assert_eq!(settled, [Settled::AnotherEpoch]);
-    let moved = reassign(bench.partition(), &old, &coupon, entry.id, &entry.entry, entry.serial).await;
+    let moved = reassign(bench.partition(), &old, &coupon, entry.id, &entry.entry, entry.unit).await;
     assert_eq!(moved.expect("an answer"), Reassigned::Gone);
     // Under the open epoch it is another entry that the issuance is in flight with.
     let settled = settle(bench.partition(), &bench.keys(), &[given_back(entry)]).await.expect("an answer");
@@ -188,7 +189,7 @@ async fn readers_follow_to_the_open_epoch() {
         let (coupon, entries, old) = rebuilt_elsewhere(&bench).await;
         let before = bench.everything().await;
         if look_up_first {
-            assert_eq!(bench.serials(&[entries[0].id]).await, [entries[0].serial]);
+            assert_eq!(bench.serials(&[entries[0].id]).await, [entries[0].unit]);
         } else {
             let stock = Stock { total: 5, remaining: 4, reserved: 1, issued: 0 };
             assert_eq!(bench.stocks(&[coupon]).await, [Some(stock)]);
@@ -290,7 +291,7 @@ async fn reassign_fails_before_its_first_write_when_a_key_is_of_a_wrong_type() {
     for name in ["in flight", "coupon", "free"] {
         let (coupon, entries) = with_a_string_for(&bench, name).await;
         let before = bench.everything().await;
-        let Entry { id, entry, serial, .. } = &entries[0];
+        let Entry { id, entry, unit: serial, .. } = &entries[0];
         let answered = reassign(bench.partition(), &bench.keys(), &coupon, *id, entry, *serial).await;
         assert!(matches!(answered, Err(Failure::Damaged { .. })), "{name}: {answered:?}");
         assert_eq!(bench.everything().await, before, "{name}");
@@ -303,7 +304,8 @@ async fn settle_fails_before_its_first_write_when_a_key_is_of_a_wrong_type() {
     for name in ["stream", "in flight", "dead", "counters"] {
         let (_, entries) = with_a_string_for(&bench, name).await;
         let before = bench.everything().await;
-        let outcomes = [issued(&entries[0], entries[0].serial.expect("a unit")), given_back(&entries[1])];
+        let outcomes =
+            [issued(&entries[0], entries[0].unit.expect("a unit").serial()), given_back(&entries[1])];
         let answered = settle(bench.partition(), &bench.keys(), &outcomes).await;
         assert!(matches!(answered, Err(Failure::Damaged { .. })), "{name}: {answered:?}");
         assert_eq!(bench.everything().await, before, "{name}");
@@ -323,7 +325,8 @@ async fn what_is_decided_of_a_coupon_whose_keys_are_of_a_wrong_type_is_settled_a
             held
         };
         let before = of_coupon().await;
-        let outcomes = [issued(&entries[0], entries[0].serial.expect("a unit")), given_back(&entries[1])];
+        let outcomes =
+            [issued(&entries[0], entries[0].unit.expect("a unit").serial()), given_back(&entries[1])];
         let answered = settle(bench.partition(), &keys, &outcomes).await.expect("answers");
         assert_eq!(answered, [Settled::Now; 2], "{name}");
         assert_eq!(bench.queue().await, (0, 0, 0), "{name}");
@@ -340,7 +343,7 @@ async fn a_unit_that_the_ledger_issued_is_taken_though_it_was_never_handed_out()
     let settled =
         settle(bench.partition(), &bench.keys(), &[issued(&entries[0], 2)]).await.expect("an answer");
     assert_eq!(settled, [Settled::Now]);
-    assert_eq!(bench.free(&coupon).await, BTreeSet::from([1]));
+    assert_eq!(bench.free(&coupon).await, BTreeSet::from([native(1)]));
     let stock = Stock { total: 2, remaining: 1, reserved: 0, issued: 1 };
     assert_eq!(bench.stocks(&[coupon]).await, [Some(stock)]);
 }

@@ -144,7 +144,7 @@ impl<'a> ScriptTrial<'a> {
             let Ok(Some((value, _))) = &found[at] else {
                 panic!("{request:?} must be accepted: {answers:?}")
             };
-            ChosenUnit { entry: value.entry.clone(), serial: value.serial.expect("a unit") }
+            ChosenUnit { entry: value.entry.clone(), unit: value.unit.expect("a unit") }
         };
         let now = self.tick(&answers);
         let expected = self.model.reserve(requests, backlog_max, queue_entries, now, choose);
@@ -197,7 +197,7 @@ impl<'a> ScriptTrial<'a> {
         let answer =
             reassign(partition, &keys, &request.coupon, request.id, &entry, old).await.expect("an answer");
         let choose = |_: &ScriptModel, _: &Request| match answer {
-            Reassigned::To(serial) => ChosenUnit { entry: entry.clone(), serial },
+            Reassigned::To(unit) => ChosenUnit { entry: entry.clone(), unit },
             other => panic!("there is a free unit, but {other:?}"),
         };
         let expected = self.model.reassign(request, &entry, old, choose);

@@ -3,10 +3,11 @@
 //! Two things are not the model's to choose: which free unit a script takes, and the stream's entry
 //! ids. The model asks for them ([`ChosenUnit`]) and insists that the unit was free.
 
+use crate::helpers::native;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use coupon_system::coupon::{Coupon, Stock};
-use coupon_system::ids::{CouponId, IssuanceId, UserId};
+use coupon_system::ids::{CouponId, IssuanceId, Unit, UserId};
 use coupon_system::issuance::reassign::Reassigned;
 use coupon_system::issuance::reserve::{QueueEntries, QueueProgress, QueuedIssuance, Request, Reserved};
 use coupon_system::issuance::settle::{Settled, Settlement};
@@ -48,11 +49,11 @@ pub struct Offer {
     pub paused: bool,
     pub archived: bool,
     pub loaded: bool,
-    pub free: BTreeSet<u32>,
+    pub free: BTreeSet<Unit>,
     /// Settled as issued.
-    issued: BTreeSet<u32>,
+    issued: BTreeSet<Unit>,
     /// Issued in the ledger, to a user whom Redis may not know.
-    claimed: BTreeSet<u32>,
+    claimed: BTreeSet<Unit>,
     /// Held or in flight, the oldest first.
     holders: BTreeMap<UserId, Vec<IssuanceId>>,
     /// Rejected ids that came from a key.
@@ -72,7 +73,7 @@ pub enum SaleWindow {
 pub struct ModelFlight {
     pub value: InFlight,
     /// The unit that its stream entry names; the in-flight one may be another by now.
-    reserved: Option<u32>,
+    reserved: Option<Unit>,
     pub delivered: bool,
     /// How many issuances its stream entry holds.
     of: usize,
@@ -92,7 +93,7 @@ impl ModelFlight {
 /// What a script chose for an issuance.
 pub struct ChosenUnit {
     pub entry: String,
-    pub serial: u32,
+    pub unit: Unit,
 }
 
 /// What the ledger says about an issuance in flight, and the entry that it is settled with.
@@ -118,7 +119,7 @@ pub enum ExpectedAnswer {
     /// Rejected; another record holds the unit.
     Lost,
     /// Rejected before it was reserved again: the tombstone names an older unit, or none.
-    Older { serial: Option<u32>, lost: bool },
+    Older { unit: Option<Unit>, lost: bool },
 }
 
 /// One thing in Redis that cannot be read while a script runs.
@@ -166,7 +167,7 @@ impl Offer {
             paused: false,
             archived: false,
             loaded: false,
-            free: (1..=total).collect(),
+            free: (1..=total).map(native).collect(),
             issued: BTreeSet::new(),
             claimed: BTreeSet::new(),
             holders: BTreeMap::new(),
@@ -187,8 +188,9 @@ impl Offer {
 
     /// `None` if it is not loaded. Reserved is what is neither free nor issued: in flight, or lost.
     pub fn stock(&self) -> Option<Stock> {
-        let reserved =
-            (1..=self.total).filter(|unit| !self.free.contains(unit) && !self.issued.contains(unit));
+        let reserved = (1..=self.total)
+            .map(native)
+            .filter(|unit| !self.free.contains(unit) && !self.issued.contains(unit));
         let count = |count| u32::try_from(count).expect("a few");
         self.loaded.then(|| Stock {
             total: self.total,
@@ -203,7 +205,7 @@ impl Offer {
     }
 
     /// Takes the unit that was chosen.
-    fn take(&mut self, serial: u32) {
+    fn take(&mut self, serial: Unit) {
         assert!(self.free.remove(&serial), "unit {serial} of {} was taken, and not free", self.id);
     }
 }
@@ -344,7 +346,7 @@ impl ScriptModel {
         &mut self,
         request: &Request,
         now: Timestamp,
-        ChosenUnit { entry, serial }: ChosenUnit,
+        ChosenUnit { entry, unit: serial }: ChosenUnit,
     ) -> Reserved {
         self.accepted += 1;
         if let Some(key) = request.key {
@@ -356,7 +358,7 @@ impl ScriptModel {
         held.push(request.id);
         let value = InFlight {
             entry: entry.clone(),
-            serial: Some(serial),
+            unit: Some(serial),
             sequence: self.accepted,
             accepted_at: now,
             nth: u8::try_from(held.len()).expect("a few"),
@@ -421,10 +423,11 @@ impl ScriptModel {
 
     fn releases_claimed(&self, id: IssuanceId, outcome: Outcome) -> bool {
         let Some(flight) = self.in_flight.get(&id) else { return false };
-        let Some(held) = flight.value.serial else { return false };
+        let Some(held) = flight.value.unit else { return false };
         let released = match outcome {
-            Outcome::Issued { serial, .. } => serial != held,
-            Outcome::Rejected { serial, lost, .. } => !(lost && serial == Some(held)),
+            Outcome::Issued { unit, .. } => unit != held,
+            Outcome::Rejected { unit, lost, .. } => !(lost && unit == Some(held)),
+            Outcome::Moved { .. } => panic!("the model has one share"),
         };
         released && self.coupons[&flight.value.coupon].claimed.contains(&held)
     }
@@ -432,28 +435,28 @@ impl ScriptModel {
     fn outcome(&mut self, id: IssuanceId, coupon: &CouponId, verdict: ExpectedAnswer) -> Outcome {
         let reason = Reason::Discarded;
         let Some(flight) = self.in_flight.get(&id) else {
-            return Outcome::Rejected { reason, serial: None, lost: false };
+            return Outcome::Rejected { reason, unit: None, lost: false };
         };
-        let (serial, nth) = (flight.value.serial, flight.value.nth);
-        let verdict = self.allowed(id, coupon, serial, verdict);
+        let (unit, nth) = (flight.value.unit, flight.value.nth);
+        let verdict = self.allowed(id, coupon, unit, verdict);
         let issued = match verdict {
-            ExpectedAnswer::Issued => serial,
+            ExpectedAnswer::Issued => unit,
             ExpectedAnswer::IssuedWithFree => self.unclaimed_free(coupon),
             ExpectedAnswer::IssuedWithAnothers => self.undecided_of_another(id, coupon),
             ExpectedAnswer::GivenBack | ExpectedAnswer::Lost | ExpectedAnswer::Older { .. } => None,
         };
         let claimed = &mut self.coupons.get_mut(coupon).expect("a coupon").claimed;
         let outcome = match (issued, verdict) {
-            (Some(serial), _) => {
-                claimed.insert(serial);
-                Outcome::Issued { serial, nth }
+            (Some(unit), _) => {
+                claimed.insert(unit);
+                Outcome::Issued { unit, nth }
             }
-            (None, ExpectedAnswer::Older { serial, lost }) => Outcome::Rejected { reason, serial, lost },
+            (None, ExpectedAnswer::Older { unit, lost }) => Outcome::Rejected { reason, unit, lost },
             (None, ExpectedAnswer::Lost) => {
-                claimed.extend(serial);
-                Outcome::Rejected { reason, serial, lost: true }
+                claimed.extend(unit);
+                Outcome::Rejected { reason, unit, lost: true }
             }
-            (None, _) => Outcome::Rejected { reason, serial, lost: false },
+            (None, _) => Outcome::Rejected { reason, unit, lost: false },
         };
         self.decided.insert(id, outcome);
         outcome
@@ -464,7 +467,7 @@ impl ScriptModel {
         &self,
         id: IssuanceId,
         coupon: &CouponId,
-        serial: Option<u32>,
+        serial: Option<Unit>,
         verdict: ExpectedAnswer,
     ) -> ExpectedAnswer {
         let Some(serial) = serial else { return verdict };
@@ -473,7 +476,7 @@ impl ScriptModel {
         }
         match verdict {
             // It names another unit than the one in flight, or it is no older one.
-            ExpectedAnswer::Older { serial: Some(older), .. } if older == serial => ExpectedAnswer::GivenBack,
+            ExpectedAnswer::Older { unit: Some(older), .. } if older == serial => ExpectedAnswer::GivenBack,
             ExpectedAnswer::IssuedWithFree if self.unclaimed_free(coupon).is_none() => ExpectedAnswer::Issued,
             ExpectedAnswer::IssuedWithAnothers if self.undecided_of_another(id, coupon).is_none() => {
                 ExpectedAnswer::Issued
@@ -483,17 +486,17 @@ impl ScriptModel {
     }
 
     /// A free unit that no record of the ledger holds.
-    fn unclaimed_free(&self, coupon: &CouponId) -> Option<u32> {
+    fn unclaimed_free(&self, coupon: &CouponId) -> Option<Unit> {
         let offer = &self.coupons[coupon];
         offer.free.difference(&offer.claimed).copied().next()
     }
 
-    fn undecided_of_another(&self, id: IssuanceId, coupon: &CouponId) -> Option<u32> {
+    fn undecided_of_another(&self, id: IssuanceId, coupon: &CouponId) -> Option<Unit> {
         let others = self.in_flight.iter().filter(|(other, flight)| {
             **other != id && flight.value.coupon == *coupon && !self.decided.contains_key(other)
         });
         let claimed = &self.coupons[coupon].claimed;
-        others.filter_map(|(_, flight)| flight.value.serial).find(|serial| !claimed.contains(serial))
+        others.filter_map(|(_, flight)| flight.value.unit).find(|serial| !claimed.contains(serial))
     }
 
     /// The right entry of an issuance, or a wrong one: an older one of its own, another's, or none's.
@@ -510,9 +513,9 @@ impl ScriptModel {
     }
 
     /// The unit in flight for an issuance, or a wrong one.
-    pub fn old(&self, id: IssuanceId, right: bool) -> Option<u32> {
-        let serial = self.in_flight.get(&id)?.value.serial;
-        if right { serial } else { serial.map(|serial| serial % 2 + 1) }
+    pub fn old(&self, id: IssuanceId, right: bool) -> Option<Unit> {
+        let serial = self.in_flight.get(&id)?.value.unit;
+        if right { serial } else { serial.map(|serial| native(serial.serial() % 2 + 1)) }
     }
 
     /// Settles a batch: one outcome after the other. Of a stream entry that is settled in part the others get
@@ -535,7 +538,7 @@ impl ScriptModel {
             self.known.get_mut(&id).expect("it is known").1.push(entry.clone());
             flight.value.entry = entry;
             if !is_damaged {
-                flight.reserved = flight.value.serial;
+                flight.reserved = flight.value.unit;
             }
             (flight.delivered, flight.of, flight.place) = (false, 1, 0);
         }
@@ -556,13 +559,14 @@ impl ScriptModel {
         self.settled += 1;
         let offer = self.coupons.get_mut(&flight.coupon).expect("a coupon");
         match decision.outcome {
-            Outcome::Issued { serial, .. } => {
-                offer.free.remove(&serial);
-                assert!(offer.issued.insert(serial), "the ledger gave unit {serial} to two");
-                offer.free.extend(flight.serial.filter(|held| *held != serial));
+            Outcome::Issued { unit, .. } => {
+                offer.free.remove(&unit);
+                assert!(offer.issued.insert(unit), "the ledger gave unit {unit} to two");
+                offer.free.extend(flight.unit.filter(|held| *held != unit));
             }
-            Outcome::Rejected { serial, lost, .. } => {
-                offer.free.extend(flight.serial.filter(|held| !(lost && serial == Some(*held))));
+            Outcome::Moved { .. } => panic!("the model has one share"),
+            Outcome::Rejected { unit, lost, .. } => {
+                offer.free.extend(flight.unit.filter(|held| !(lost && unit == Some(*held))));
                 offer.holders.entry(flight.user).or_default().retain(|held| *held != id);
                 if id.is_keyed() {
                     offer.rejected.insert(id);
@@ -577,14 +581,14 @@ impl ScriptModel {
         &mut self,
         request: &Request,
         entry: &str,
-        old: Option<u32>,
+        old: Option<Unit>,
         choose: impl FnOnce(&Self, &Request) -> ChosenUnit,
     ) -> Reassigned {
         let Some(flight) = self.in_flight.get(&request.id).filter(|flight| flight.value.entry == entry)
         else {
             return Reassigned::Gone;
         };
-        if let Some(serial) = flight.value.serial
+        if let Some(serial) = flight.value.unit
             && old != Some(serial)
         {
             return Reassigned::To(serial);
@@ -592,11 +596,11 @@ impl ScriptModel {
         if self.coupons[&request.coupon].free.is_empty() {
             return Reassigned::NoneFree;
         }
-        let ChosenUnit { serial, .. } = choose(self, request);
+        let ChosenUnit { unit: serial, .. } = choose(self, request);
         let offer = self.coupons.get_mut(&request.coupon).expect("a coupon");
         offer.take(serial);
         offer.claimed.extend(old);
-        self.in_flight.get_mut(&request.id).expect("it is in flight").value.serial = Some(serial);
+        self.in_flight.get_mut(&request.id).expect("it is in flight").value.unit = Some(serial);
         Reassigned::To(serial)
     }
 
@@ -613,7 +617,7 @@ impl ScriptModel {
             ModelChange::Archive(archived) => offer.archived = archived,
             ModelChange::Window(window) => offer.window = window,
             ModelChange::Grow(by) => {
-                offer.free.extend(offer.total + 1..=offer.total + by);
+                offer.free.extend((offer.total + 1..=offer.total + by).map(native));
                 offer.total += by;
             }
         }
@@ -637,7 +641,7 @@ impl ScriptModel {
                 id: *id,
                 coupon: value.coupon,
                 user: value.user,
-                serial: flight.reserved,
+                unit: flight.reserved,
                 nth: value.nth,
                 accepted_at: value.accepted_at,
             }
@@ -657,7 +661,7 @@ impl ScriptModel {
         }
         let value = &mut self.in_flight.get_mut(&id)?.value;
         let offer = self.coupons.get_mut(&value.coupon).expect("a coupon");
-        offer.claimed.extend(value.serial.take());
+        offer.claimed.extend(value.unit.take());
         Some(value)
     }
 
@@ -672,7 +676,7 @@ impl ScriptModel {
         }
         for flight in self.in_flight.values() {
             let free = &self.coupons[&flight.value.coupon].free;
-            assert!(flight.value.serial.is_none_or(|serial| !free.contains(&serial)), "free: {flight:?}");
+            assert!(flight.value.unit.is_none_or(|serial| !free.contains(&serial)), "free: {flight:?}");
         }
     }
 }

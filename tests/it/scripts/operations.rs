@@ -3,6 +3,7 @@
 //! An operation names issuances, never serials or entry ids: the model that it is applied to completes it. It therefore
 //! still has a meaning when others are left out, so that failing examples become short.
 
+use crate::helpers::native;
 use coupon_system::ids::{CouponId, IssuanceId, PartitionId};
 use coupon_system::issuance::KeyTag;
 use coupon_system::issuance::reserve::{QueueEntries, Request};
@@ -87,7 +88,7 @@ impl ReferenceStateMachine for CampaignMachine {
     fn apply(mut model: ScriptModel, operation: &Operation) -> ScriptModel {
         let choose = |model: &ScriptModel, request: &Request| ChosenUnit {
             entry: format!("1-{}", model.accepted),
-            serial: *model.coupons[&request.coupon].free.first().expect("a free unit"),
+            unit: *model.coupons[&request.coupon].free.first().expect("a free unit"),
         };
         match operation {
             Operation::Reserve { requests, backlog_max, queue_entries, damage } => {
@@ -257,7 +258,7 @@ fn verdict() -> impl Strategy<Value = ExpectedAnswer> {
         1 => Just(ExpectedAnswer::IssuedWithAnothers),
         4 => Just(ExpectedAnswer::GivenBack),
         1 => Just(ExpectedAnswer::Lost),
-        1 => older.prop_map(|(serial, lost)| ExpectedAnswer::Older { serial, lost }),
+        1 => older.prop_map(|(serial, lost)| ExpectedAnswer::Older { unit: serial.map(native), lost }),
     ]
 }
 

@@ -1,5 +1,5 @@
 //! One coupon over two shares, as a model of its own whose every state is visited: how a unit moves from one share to
-//! the other, and when a process may say "sold out". It is searched before it is built: no program has shares yet.
+//! the other, and when a process may say "sold out". The programs do it in `src/issuance/shares`.
 //!
 //! # What is modelled
 //!

@@ -282,3 +282,14 @@ fn an_asker_who_counts_sees_two_moves_through_a_rewind() {
 fn a_count_of_moves_does_not_replace_the_look_at_what_is_lent() {
     breaks(Variant::NoLending, TRULY_SOLD_OUT, Moves { counts_moves: true, ..ASKING_OF_ONE });
 }
+
+/// With the count it does not matter when the donor settles: before the commit it lends, and after it the ledger has the move.
+/// So a donor need not wait for a receiver that does not answer.
+#[test]
+fn a_donor_that_settles_first_is_seen_by_an_asker_who_counts() {
+    let settles_first = |setting| Moves { variant: Variant::SettlesFirst, ..setting };
+    holds(settles_first(Moves { counts_moves: true, ..ASKING_OF_ONE }), &[ToldSoldOut, MovedBack]);
+    for loss in [&[Loss::Restart], &[Loss::Wipe], &[Loss::Rewind]] {
+        holds(settles_first(Moves { kinds: loss, ..COUNTING }), &[ToldSoldOut, LateMove]);
+    }
+}

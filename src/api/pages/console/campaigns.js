@@ -148,7 +148,8 @@ export function campaign([id], { signal, mayAct }) {
     const text = windowText(coupon) + status;
     if (about.dataset.of !== text) {
       about.dataset.of = text;
-      about.replaceChildren(details([['id', h('code', {}, id)], [t('window'), windowText(coupon)], [t('perUser'), number(coupon.perUser)]]));
+      const shares = coupon.shares > 1 ? number(coupon.shares) : null;
+      about.replaceChildren(details([['id', h('code', {}, id)], [t('window'), windowText(coupon)], [t('perUser'), number(coupon.perUser)], [t('shares'), shares]]));
     }
     buttons.pause.hidden = !['open', 'scheduled', 'soldOut'].includes(status);
     buttons.resume.hidden = status !== 'paused';

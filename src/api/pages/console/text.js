@@ -16,7 +16,7 @@ const TEXTS = {
   scheduled: ['Scheduled', '시작 전'], paused: ['Paused', '일시 중지'], soldOut: ['Sold out', '소진'], ended: ['Ended', '종료'], archived: ['Archived', '보관됨'],
   openCoupon: ['Open', '진행 중'], allStatuses: ['All', '전체'], status: ['Status', '상태'],
   coupon: ['Coupon', '쿠폰'], window: ['From, until', '기간'], stock: ['Stock', '수량'], remaining: ['Left', '남음'], reserved: ['Reserved', '처리 중'], issued: ['Issued', '발급'],
-  total: ['Total', '전체'], perSecond: ['Issued/s', '초당 발급'], acceptedPerSecond: ['Accepted/s', '초당 접수'], perUser: ['Per user', '1인당'],
+  total: ['Total', '전체'], perSecond: ['Issued/s', '초당 발급'], acceptedPerSecond: ['Accepted/s', '초당 접수'], perUser: ['Per user', '1인당'], shares: ['Shares', '나눈 몫'],
   noCampaigns: ['No campaigns.', '캠페인이 없습니다.'], more: ['More', '더 보기'], unknown: ['not known now', '지금은 알 수 없음'],
   allCampaigns: ['All campaigns', '캠페인 목록'], burnDown: ['Left, since this page was opened', '이 화면을 연 뒤의 남은 수량'],
   now: ['now', '지금'], burnDownOf: ['Units left, from {first} to {last}, over {time}', '{time} 동안 남은 수량 {first}장에서 {last}장으로'],

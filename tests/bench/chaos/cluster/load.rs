@@ -151,7 +151,7 @@ impl ClusterLoad {
             anyhow::ensure!(status == StatusCode::CREATED, "no coupon could be created: {status} {body}");
             let id: String = format!("sale-{number}");
             let record = stack.coupons().get(&id.parse().map_err(anyhow::Error::msg)?).await?;
-            let partition = record.map(|record| record.partition);
+            let partition = record.map(|record| record.shares.partitions()[0]);
             let partition = partition.ok_or_else(|| anyhow::anyhow!("{id} has no record"))?;
             let mut order: Vec<usize> = (0..users).collect();
             order.shuffle(chance);
