@@ -380,8 +380,9 @@ impl Decider {
         }))
     }
 
-    /// Makes an entry a candidate, with a unit within the coupon's total that is this partition's. A unit that cannot be moved,
-    /// or not to where it was to go, for that is no other share of the coupon, stays: the move is rejected, and another one is made where units are missed.
+    /// Makes an entry a candidate, with a unit within the coupon's total that is this partition's. A unit that cannot be
+    /// moved, or only to where the coupon has no other share, stays: the move is rejected, and another one is made where
+    /// units are missed.
     async fn with_unit<'a>(
         &self,
         keys: &EpochKeys,

@@ -39,7 +39,8 @@ fn body(data: &[u8]) {
     let Ok(body) = body else { return };
     let now = "2026-11-23T11:00:00Z".parse().expect("a moment");
     match coupon::create(body.clone(), now) {
-        Ok(made) => {
+        Ok((made, shares)) => {
+            assert!(shares.is_none_or(|shares| shares >= 1 && shares <= made.total));
             assert!(made.total >= 1 && made.per_user >= 1 && made.starts_at < made.ends_at);
             // What was made can be edited, shown and asked for its validity.
             let _ = coupon::edit(body.clone(), &made, now);

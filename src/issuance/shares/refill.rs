@@ -26,6 +26,9 @@ use crate::{Failure, metrics};
 const TURN: Duration = Duration::from_millis(250);
 /// Before another look, where somebody else moves units.
 const PAUSE: Duration = Duration::from_millis(10);
+/// Units of a coupon that are on their way at once, before more are lent: while the ledger takes no moves, their shares' own
+/// users are to have the others.
+const LENT_MAX: u64 = 1_024;
 /// What takes longer is given up.
 const WORK_MAX: Duration = Duration::from_secs(3);
 
@@ -147,6 +150,14 @@ impl Refills {
             _ => None,
         });
         let units: Arc<[(u64, PartitionId)]> = units.collect();
+        let lending = |looked: &Looked| match looked {
+            Looked::Seen(sight) => sight.lending,
+            _ => 0,
+        };
+        if looks.iter().map(lending).sum::<u64>() >= LENT_MAX {
+            sleep(PAUSE).await;
+            return Ok(Found::Nothing(Refill::AskAgain));
+        }
         if !units.is_empty() {
             return Ok(Found::Units(units));
         }
