@@ -35,6 +35,7 @@ async fn a_coupon_is_made_shown_and_requested_at_once() {
         ("timeZone", json!("UTC")),
         ("status", json!("open")),
         ("stock", json!({"total": 10, "remaining": 10, "reserved": 0, "issued": 0})),
+        ("shares", json!(1)),
         ("createdAt", shown.body["createdAt"].clone()),
     ] {
         expected[name] = value;

@@ -25,6 +25,10 @@ fn what_lua_and_rust_both_name_is_one_number() {
         let rust = number("issuance/reserve.rs", &format!("pub const {name}: {kind} = "));
         assert_eq!(lua, rust, "{name}");
     }
+    let rust = number("issuance/shares/look.rs", "const DRAINED_FOR_MS: u64 = ");
+    for script in ["issuance/reserve.lua", "redis/lua/units.lua"] {
+        assert_eq!(number(script, "local DRAINED_FOR = "), rust, "{script}");
+    }
     for version in ["OF_ONE", "OF_MANY"] {
         let lua = number("redis/lua/entry.lua", &format!("local {version} = '"));
         let rust = number("queue/entry.rs", &format!("pub const VERSION_{version}: &str = \""));
@@ -44,7 +48,7 @@ fn letters(source: &str, pattern: &str) -> BTreeMap<String, String> {
 
 #[test]
 fn lua_and_rust_name_the_same_letters() {
-    for (script, count) in [("reserve", 14), ("settle", 5)] {
+    for (script, count) in [("reserve", 16), ("settle", 6)] {
         let lua = letters(&format!("issuance/{script}.lua"), r"(?m)^local ([A-Z_]+) = '(.)'");
         let rust = letters(&format!("issuance/{script}.rs"), r"const ([A-Z_]+): (?:u8|char) = b?'(.)';");
         assert_eq!(lua, rust, "{script}");
