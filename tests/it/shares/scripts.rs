@@ -264,7 +264,7 @@ fn born(share: usize, from: u32, to: u32) -> BTreeSet<Unit> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_scripts_do_what_the_model_does_in_any_order() {
     let mut seeds = chance();
-    for round in 0..rounds(4) {
+    for round in 0..rounds(2) {
         let system = start().await;
         system.leaves_in_flight();
         let rng: StdRng = rand::SeedableRng::seed_from_u64(seeds.random());
