@@ -1,6 +1,6 @@
 //! The shares of one coupon: moving units from one to another, and finding out whether all are sold out.
 //!
-//! A unit on its way is an issuance whose user is a share ([`UserId::of_share`]):
+//! A unit on its way is an issuance whose user is a share ([`UserId::of_share`](crate::ids::UserId::of_share)):
 //!
 //! 1. `lend.lua` takes units out of the free ones of the donor's share and queues an issuance for each;
 //! 2. the ledger gets a record of each, [`Outcome::Moved`](super::Outcome), under the very index that issuing the unit there
