@@ -35,8 +35,8 @@ impl Bracket {
     pub fn holds(&self) -> bool {
         let in_order = self.settled_before <= self.issued && self.issued <= self.after.units.taken();
         in_order
-            && (!self.at_rest || self.after.settled() == self.after.units.taken())
-            && (!self.only_dead || self.issued == self.after.settled())
+            && (!self.at_rest || self.after.units.decided() == self.after.units.taken())
+            && (!self.only_dead || self.issued == self.after.units.decided())
     }
 }
 
@@ -76,7 +76,7 @@ impl Auditor {
         let still = before == after && after.in_flight == after.dead;
         Ok(match (before.coupons.as_slice(), after.coupons.as_slice()) {
             ([Some(before)], [Some(now)]) => Some(Bracket {
-                settled_before: before.settled(),
+                settled_before: before.units.decided(),
                 issued,
                 after: *now,
                 at_rest: after.in_flight == 0,

@@ -18,13 +18,6 @@ pub struct CouponFigures {
     pub generation: i64,
 }
 
-impl CouponFigures {
-    /// Units that are settled: issued, or moved away.
-    pub fn settled(&self) -> u64 {
-        self.units.settled.saturating_add(self.units.moved)
-    }
-}
-
 /// Some coupons and the queue at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FiguresReading {
@@ -78,15 +71,7 @@ pub(super) async fn figures(
             continue;
         }
         found.push(Some(CouponFigures {
-            units: UnitCounters {
-                total: held.number()?,
-                next: held.number()?,
-                settled: held.number()?,
-                free: held.number()?,
-                shares: held.number()?,
-                credited: held.number()?,
-                moved: held.number()?,
-            },
+            units: UnitCounters::read(&mut held)?,
             generation: i64::try_from(held.number()?).map_err(|_| held.wrong())?,
         }));
     }

@@ -8,10 +8,9 @@ use super::{Auditor, Bracket};
 use crate::Failure;
 use crate::coupon::{Coupon, UnitSet};
 use crate::ids::{IssuanceId, Share, Shares, Unit, UserId};
-use crate::issuance::ledger::{MovedUnit, readable};
+use crate::issuance::ledger::{MovedUnit, parted, readable};
 use crate::issuance::lookup::read_in_flight;
-use crate::issuance::shares::Mark;
-use crate::redis::cmd;
+use crate::issuance::shares::{Mark, without_mark};
 
 impl CouponAudit<'_> {
     /// Makes room in `occupied` for what was moved here, adds what was moved away, and finds the moves that Redis does
@@ -38,16 +37,9 @@ impl CouponAudit<'_> {
             if page.is_empty() {
                 break;
             }
-            let (mut moved, mut unreadable) = (Vec::with_capacity(page.len()), Vec::new());
-            for one in page {
-                match one {
-                    Ok(one) => moved.push(one),
-                    Err(one) => unreadable.push(one),
-                }
-            }
+            let (mut page, unreadable) = parted(page);
             // Its unit is out of stock, whether it says which or not: given back, it would be issued here and where it went.†
             self.unreadable(unreadable, occupied);
-            let mut page = moved;
             for moved in &page {
                 occupied.insert(moved.unit);
                 if moved.to == here || shares.of(moved.to).is_none() {
@@ -93,17 +85,10 @@ impl CouponAudit<'_> {
 
     /// Those of some moves that Redis has no mark of; none if the coupon is not loaded.
     async fn without_mark(&self, mark: Mark, moves: Vec<MovedUnit>) -> Result<Vec<MovedUnit>, AuditAbort> {
-        if self.figures.is_none() || moves.is_empty() {
+        if self.figures.is_none() {
             return Ok(Vec::new());
         }
-        let mut command = cmd("HMGET");
-        command.arg(self.keys.holders(&self.coupon.id));
-        for moved in &moves {
-            command.arg(mark.field(moved.id));
-        }
-        let marks: Vec<Option<Vec<u8>>> =
-            self.auditor.partition.query("read which units were moved", &command).await?;
-        Ok(moves.into_iter().zip(marks).filter(|(_, mark)| mark.is_none()).map(|(moved, _)| moved).collect())
+        Ok(without_mark(&self.auditor.partition, &self.keys, &self.coupon.id, mark, moves).await?)
     }
 }
 

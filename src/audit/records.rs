@@ -12,7 +12,7 @@ use crate::coupon::MAX_TOTAL;
 use crate::coupon::UnitSet;
 use crate::failure::Unreadable;
 use crate::ids::{IssuanceId, Shares, Unit, UserId};
-use crate::issuance::ledger::{HeldUnit, readable};
+use crate::issuance::ledger::{HeldUnit, parted, readable};
 use crate::redis::cmd;
 
 impl CouponAudit<'_> {
@@ -33,15 +33,8 @@ impl CouponAudit<'_> {
             if page.is_empty() {
                 break;
             }
-            let (mut held, mut unreadable) = (Vec::with_capacity(page.len()), Vec::new());
-            for one in page {
-                match one {
-                    Ok(one) => held.push(one),
-                    Err(one) => unreadable.push(one),
-                }
-            }
+            let (page, unreadable) = parted(page);
             self.unreadable(unreadable, &mut issued);
-            let page = held;
             for held in &page {
                 if shares.of(held.id.partition()).is_none() {
                     self.misrouted_record(Some(held.unit), Some(held.id), Some(held.user.clone()));

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::CouponId;
 use crate::Failure;
-use crate::redis::{LuaScript, Partition};
+use crate::redis::{LuaScript, Partition, Reply};
 
 static STOCK: LuaScript = LuaScript::new(include_str!("stock.lua"));
 
@@ -59,6 +59,24 @@ impl Default for UnitCounters {
 }
 
 impl UnitCounters {
+    /// The next elements of a reply, as `stock.lua` and `figures.lua` give them.
+    pub(crate) fn read(reply: &mut Reply) -> Result<Self, Failure> {
+        Ok(UnitCounters {
+            total: reply.number()?,
+            next: reply.number()?,
+            settled: reply.number()?,
+            free: reply.number()?,
+            shares: reply.number()?,
+            credited: reply.number()?,
+            moved: reply.number()?,
+        })
+    }
+
+    /// Units that are decided, as far as Redis has settled them: issued, or moved away.
+    pub fn decided(self) -> u64 {
+        self.settled.saturating_add(self.moved)
+    }
+
     /// Whether a coupon can be so: the first serial is 1, and only units that were handed out, or moved here, can be free
     /// again.
     pub(crate) fn are_possible(self) -> bool {
@@ -77,7 +95,7 @@ impl UnitCounters {
 
     /// Units that are taken and not settled.
     pub fn reserved(self) -> u64 {
-        self.taken().saturating_sub(self.settled).saturating_sub(self.moved)
+        self.taken().saturating_sub(self.decided())
     }
 
     /// Units that are free.
@@ -119,15 +137,7 @@ pub async fn read(
             stocks.push(Err(Failure::Damaged { what: "the stock of the coupon in Redis", why }));
             continue;
         }
-        let units = UnitCounters {
-            total: held.number()?,
-            next: held.number()?,
-            settled: held.number()?,
-            free: held.number()?,
-            shares: held.number()?,
-            credited: held.number()?,
-            moved: held.number()?,
-        };
+        let units = UnitCounters::read(&mut held)?;
         let whole = |units| u32::try_from(units).map_err(|_| held.wrong());
         stocks.push(Ok(Some(Stock {
             total: whole(units.total)?,

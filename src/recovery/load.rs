@@ -1,14 +1,12 @@
 //! Loading a coupon into the open epoch: when it is made, and when a request asks for one that Redis
 //! does not have. Several at a time; a request for one that is being loaded waits for that load.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::mongo::Database;
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared, join_all};
-use parking_lot::Mutex;
+use futures::future::join_all;
 use tokio::sync::Semaphore;
 
 use super::coupon_state::{BuildContext, Destination, build_and_place};
@@ -23,6 +21,7 @@ use crate::redis::cmd;
 use crate::redis::keys::EpochKeys;
 use crate::redis::{Partition, PerPartition};
 use crate::runtime::batch::{Answers, Batcher, Bounds};
+use crate::runtime::shared_work::SharedWork;
 use crate::service::ServiceStore;
 
 /// Loads of one process at once: a load is dear for MongoDB.
@@ -45,9 +44,6 @@ pub enum LoadOutcome {
     Unknown,
 }
 
-/// A load that others may wait for too.
-type SharedLoad = Shared<BoxFuture<'static, Result<LoadOutcome, Arc<Failure>>>>;
-
 /// Loads coupons into a partition. Cheap to clone.
 #[derive(Clone)]
 pub struct Loader {
@@ -58,7 +54,7 @@ pub struct Loader {
     /// Reads what is in flight of a coupon in an epoch.
     in_flight: Batcher<(EpochKeys, CouponId), Vec<Survivor>>,
     room: Arc<Semaphore>,
-    under_way: Arc<Mutex<HashMap<CouponId, SharedLoad>>>,
+    under_way: SharedWork<CouponId, LoadOutcome>,
 }
 
 /// What Redis has of a coupon before it is loaded.
@@ -84,7 +80,7 @@ impl Loader {
             services: ServiceStore::new(database),
             in_flight,
             room: Arc::new(Semaphore::new(LOADS_AT_ONCE)),
-            under_way: Arc::default(),
+            under_way: SharedWork::new("load the coupon"),
         }
     }
 
@@ -100,33 +96,15 @@ impl Loader {
     ///
     /// If Redis or MongoDB fails, the coupon's record cannot be read, or other changes outdated every attempt.
     pub async fn load(&self, id: &CouponId) -> Result<LoadOutcome, Failure> {
-        let under_way = {
-            let mut all = self.under_way.lock();
-            all.entry(id.clone()).or_insert_with(|| self.begin(id.clone())).clone()
+        let begin = || {
+            let (loader, id) = (self.clone(), id.clone());
+            async move {
+                // The semaphore is never closed.
+                let _room = loader.room.acquire().await;
+                loader.load_now(&id).await
+            }
         };
-        under_way.await.map_err(|failure| Failure::of_batch(&failure))
-    }
-
-    fn begin(&self, id: CouponId) -> SharedLoad {
-        let (loader, loaded) = (self.clone(), id.clone());
-        let task = tokio::spawn(async move {
-            // The semaphore is never closed.
-            let _room = loader.room.acquire().await;
-            loader.load_now(&loaded).await
-        });
-        let all = Arc::clone(&self.under_way);
-        // A task of its own: it ends, and makes room for the next load, whether or not a request still waits.
-        let ended = tokio::spawn(async move {
-            let ended = task
-                .await
-                .unwrap_or_else(|join| Err(Failure::Panicked { operation: "load the coupon", source: join }));
-            all.lock().remove(&id);
-            ended.map_err(Arc::new)
-        });
-        let failed = |join: tokio::task::JoinError| {
-            Arc::new(Failure::Redis { operation: "load the coupon", source: join.into() })
-        };
-        async move { ended.await.map_err(failed)? }.boxed().shared()
+        self.under_way.join(id, begin).await
     }
 
     async fn load_now(&self, id: &CouponId) -> Result<LoadOutcome, Failure> {

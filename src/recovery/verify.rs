@@ -223,7 +223,7 @@ fn compare_with_record(held: &CouponCounts, record: &CouponTerms, in_flight: u64
         return Some(format!("coupon {id}: {} units are free below serial {}", units.free, units.next));
     }
     let taken = units.taken();
-    let settled = units.settled.saturating_add(units.moved);
+    let settled = units.decided();
     if settled.checked_add(in_flight) != Some(taken) {
         return Some(format!(
             "coupon {id}: {taken} units are taken, {settled} settled and {in_flight} in flight"
@@ -241,8 +241,7 @@ fn compare_with_ledger(
     in_ledger: &HashMap<CouponId, u64>,
 ) -> Option<String> {
     counts.iter().find_map(|held| {
-        let known = held.units.settled.saturating_add(held.units.moved)
-            + issued_in_flight.get(&held.id).copied().unwrap_or(0);
+        let known = held.units.decided() + issued_in_flight.get(&held.id).copied().unwrap_or(0);
         let in_ledger = in_ledger.get(&held.id).copied().unwrap_or(0);
         (known != in_ledger).then(|| {
             format!("coupon {}: Redis knows of {known} issued units, the ledger of {in_ledger}", held.id)

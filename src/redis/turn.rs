@@ -61,8 +61,22 @@ pub(crate) async fn alone<T>(
     lasts: Duration,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<Option<T>, Failure> {
-    let (partition, name) = (first_to_answer(partitions).await?, crate::ids::random_id());
-    let key = key(&partition.keys());
+    let partition = first_to_answer(partitions).await?;
+    alone_at(partition, key(&partition.keys()), lasts, work).await
+}
+
+/// The same, where the turn is always that of one partition.
+///
+/// # Errors
+///
+/// If Redis fails, or the work does.
+pub(crate) async fn alone_at<T>(
+    partition: &Partition,
+    key: String,
+    lasts: Duration,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<Option<T>, Failure> {
+    let name = crate::ids::random_id();
     let done = hold(partition, &key, &name, lasts, pin!(work)).await;
     // A turn that is not given up ends by itself.
     drop(call(partition, &key, &name, 0).await);

@@ -6,6 +6,7 @@ pub(crate) mod backoff;
 pub mod batch;
 pub(crate) mod damage;
 pub mod fd_limit;
+pub(crate) mod shared_work;
 pub mod shutdown;
 pub(crate) mod tasks;
 pub(crate) mod telemetry;

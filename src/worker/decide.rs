@@ -301,26 +301,18 @@ impl Decider {
     /// The entries whose unit was not born in this partition's share of the coupon, nor moved there by a move that the ledger
     /// has.
     async fn foreign(&self, entries: &[Entry]) -> Result<HashSet<IssuanceId>, Failure> {
-        let here = self.partition.id();
-        let (mut foreign, mut moved) = (HashSet::new(), HashMap::<&CouponId, Vec<(IssuanceId, Unit)>>::new());
+        let mut by_coupon: HashMap<&CouponId, Vec<(IssuanceId, Unit)>> = HashMap::new();
         for entry in entries {
             let Some(unit) = entry.unit else { continue };
-            if unit.hop() > 0 {
-                moved.entry(&entry.coupon).or_default().push((entry.id, unit));
-                continue;
-            }
-            // The shares of a coupon whose record cannot be read are not known: it has no limit either.
-            let shares = self.ledger.shares_of(&entry.coupon).await;
-            if shares.is_ok_and(|shares| shares.of(here).is_some_and(|share| !share.bears(unit))) {
-                foreign.insert(entry.id);
-            }
+            by_coupon.entry(&entry.coupon).or_default().push((entry.id, unit));
         }
-        for (coupon, moved) in moved {
+        let mut foreign = HashSet::new();
+        for (coupon, entries) in by_coupon {
+            // The shares of a coupon whose record cannot be read are not known: it has no limit either.
             let Ok(shares) = self.ledger.shares_of(coupon).await else { continue };
-            let units: Vec<Unit> = moved.iter().map(|(_, unit)| *unit).collect();
-            let arrived = self.ledger.arrived_among(coupon, &shares, here, &units).await?;
-            let not_arrived = moved.into_iter().filter(|(_, unit)| !arrived.contains(unit));
-            foreign.extend(not_arrived.map(|(id, _)| id));
+            let units: Vec<Unit> = entries.iter().map(|(_, unit)| *unit).collect();
+            let others = self.ledger.foreign_among(coupon, &shares, self.partition.id(), &units).await?;
+            foreign.extend(entries.into_iter().filter(|(_, unit)| others.contains(unit)).map(|(id, _)| id));
         }
         Ok(foreign)
     }
@@ -451,10 +443,7 @@ impl Decider {
     /// Whether a unit was neither born in this partition's share of a coupon nor moved there by a move that the ledger has.
     async fn is_foreign(&self, coupon: &CouponId, unit: Unit) -> Result<bool, Failure> {
         let (shares, here) = (self.ledger.shares_of(coupon).await?, self.partition.id());
-        if unit.hop() == 0 {
-            return Ok(shares.of(here).is_some_and(|share| !share.bears(unit)));
-        }
-        Ok(self.ledger.arrived_among(coupon, &shares, here, &[unit]).await?.is_empty())
+        Ok(!self.ledger.foreign_among(coupon, &shares, here, &[unit]).await?.is_empty())
     }
 
     /// Moves units here for an entry, or finds out that no share has any. `false` if that cannot be done now.

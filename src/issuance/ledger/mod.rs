@@ -392,6 +392,18 @@ pub(crate) fn readable<T>(one: Result<T, Unreadable>) -> Option<T> {
     .ok()
 }
 
+/// What can be read of a page, and what cannot.
+pub(crate) fn parted<T>(page: Vec<Result<T, Unreadable>>) -> (Vec<T>, Vec<Unreadable>) {
+    let (mut read, mut unreadable) = (Vec::with_capacity(page.len()), Vec::new());
+    for one in page {
+        match one {
+            Ok(one) => read.push(one),
+            Err(one) => unreadable.push(one),
+        }
+    }
+    (read, unreadable)
+}
+
 /// Serials in one part of a count: one to two seconds of MongoDB's time.
 const COUNTED_AT_ONCE: u32 = 1_000_000;
 /// Documents in one page.

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use futures::TryStreamExt;
 use mongodb::IndexModel;
 use mongodb::bson::{Document, Uuid, doc};
-use mongodb::options::{FindOptions, IndexOptions};
+use mongodb::options::{FindOptions, Hint, IndexOptions};
 use serde::Deserialize;
 
 use super::audit::CouponCursor;
@@ -113,7 +113,7 @@ impl Ledger {
         let pipeline = [doc! {"$match": matching}, doc! {"$group": {"_id": "$to", "count": {"$sum": 1_i64}}}];
         let records = self.records.clone_with_type::<Document>();
         let counted = operations.run("count the moved units", async move {
-            let hint = mongodb::options::Hint::Keys(queries::by_receiver());
+            let hint = Hint::Keys(queries::by_receiver());
             records.aggregate(pipeline).hint(hint).await?.try_collect::<Vec<_>>().await
         });
         let line = |line: &Document| {
@@ -143,6 +143,26 @@ impl Ledger {
         let options = FindOptions::builder().projection(doc! {"unit": 1, "to": 1}).build();
         let found = self.find::<MovedRecord>("read which units were moved", filter, options).await?;
         Ok(found.into_iter().filter_map(readable).filter_map(|moved| moved.unit.moved()).collect())
+    }
+
+    /// Those of some units that are not the share's in a partition: neither born there, nor moved there by a move that the
+    /// ledger has. All, where the coupon has no share.
+    ///
+    /// # Errors
+    ///
+    /// If MongoDB fails.
+    pub(crate) async fn foreign_among(
+        &self,
+        coupon: &CouponId,
+        shares: &Shares,
+        here: PartitionId,
+        units: &[Unit],
+    ) -> Result<HashSet<Unit>, Failure> {
+        let Some(share) = shares.of(here) else { return Ok(units.iter().copied().collect()) };
+        let not_born: HashSet<Unit> = units.iter().copied().filter(|unit| !share.bears(*unit)).collect();
+        let moved: Vec<Unit> = not_born.iter().copied().collect();
+        let arrived = self.arrived_among(coupon, shares, here, &moved).await?;
+        Ok(not_born.difference(&arrived).copied().collect())
     }
 
     /// How many units were moved away from this partition's share of a coupon.

@@ -25,7 +25,11 @@ pub use lend::{Lent, lend};
 pub use look::{Looked, Sight, look};
 pub(crate) use refill::{Refill, Refills};
 
-use crate::ids::IssuanceId;
+use super::ledger::MovedUnit;
+use crate::Failure;
+use crate::ids::{CouponId, IssuanceId};
+use crate::redis::keys::EpochKeys;
+use crate::redis::{Partition, cmd};
 
 /// What a share remembers of a move, in the hash of its holders: so that it is counted once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,4 +54,28 @@ impl Mark {
     pub(crate) fn is(field: &[u8]) -> bool {
         matches!(field.first(), Some(b'+' | b'-'))
     }
+}
+
+/// Those of some moves of a coupon that a share has no mark of, in the epoch of `keys`.
+///
+/// # Errors
+///
+/// If Redis fails.
+pub(crate) async fn without_mark(
+    partition: &Partition,
+    keys: &EpochKeys,
+    coupon: &CouponId,
+    mark: Mark,
+    moves: Vec<MovedUnit>,
+) -> Result<Vec<MovedUnit>, Failure> {
+    if moves.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut command = cmd("HMGET");
+    command.arg(keys.holders(coupon));
+    for moved in &moves {
+        command.arg(mark.field(moved.id));
+    }
+    let marks: Vec<Option<Vec<u8>>> = partition.query("read which units were moved", &command).await?;
+    Ok(moves.into_iter().zip(marks).filter(|(_, mark)| mark.is_none()).map(|(moved, _)| moved).collect())
 }

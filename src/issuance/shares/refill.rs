@@ -1,27 +1,28 @@
 //! What a process does when a share of a coupon is empty: it moves units there from a share that has some, or finds out
 //! that none has.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared, join_all};
-use parking_lot::Mutex;
+use futures::future::join_all;
 use tokio::time::{sleep, timeout};
 
-use super::Mark;
 use super::credit::{Credited, credit, credit_moved};
 use super::lend::{Lent, lend};
 use super::look::{Looked, Sight, all_seen, look, look_again};
+use super::{Mark, without_mark};
 use crate::ids::{CouponId, PartitionId, Shares, Unit};
 use crate::issuance::ledger::{Inserted, readable};
 use crate::issuance::reserve::QueueEntries;
 use crate::issuance::settle::{Settlement, settle};
 use crate::issuance::{Decision, IssuanceId, Ledger};
-use crate::redis::{Partition, Partitions, cmd};
+use crate::redis::turn::alone_at;
+use crate::redis::{Partition, Partitions};
+use crate::runtime::shared_work::SharedWork;
 use crate::{Failure, metrics};
 
+/// What all of it is called in failures.
+const MOVE_UNITS: &str = "move units to a share of the coupon";
 /// One process at a time moves units to a share; one that was killed keeps the others out for this long.
 const TURN: Duration = Duration::from_millis(250);
 /// Before another look, where somebody else moves units.
@@ -51,9 +52,6 @@ enum Found {
     Nothing(Refill),
 }
 
-/// Work that all who need it wait for together, by what it is about.
-type SharedWork<K, T> = Arc<Mutex<HashMap<K, Shared<BoxFuture<'static, Result<T, Arc<Failure>>>>>>>;
-
 /// Refills empty shares, for all requests of this process that wait for it. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Refills {
@@ -66,40 +64,16 @@ pub(crate) struct Refills {
     moves: SharedWork<(CouponId, PartitionId), ()>,
 }
 
-/// Joins the work on something, or begins it. It ends whether or not somebody still waits, for what is lent is to arrive; one
-/// that takes longer than three seconds is given up.
-async fn join<K, T>(
-    under_way: &SharedWork<K, T>,
-    on: K,
-    work: impl Future<Output = Result<T, Failure>> + Send + 'static,
-) -> Result<T, Failure>
-where
-    K: std::hash::Hash + Eq + Clone + Send + 'static,
-    T: Clone + Send + Sync + 'static,
-{
-    let begin = || {
-        let (all, of) = (Arc::clone(under_way), on.clone());
-        let task = tokio::spawn(async move {
-            let done = timeout(WORK_MAX, work).await;
-            done.unwrap_or(Err(Failure::Overloaded { operation: "move units to a share of the coupon" }))
-        });
-        let panicked = |join| Failure::Panicked { operation: "move units", source: join };
-        // It makes room for the next also if it panicked.
-        let ended = tokio::spawn(async move {
-            let ended = task.await.unwrap_or_else(|join| Err(panicked(join)));
-            all.lock().remove(&of);
-            ended.map_err(Arc::new)
-        });
-        async move { ended.await.map_err(|join| Arc::new(panicked(join)))? }.boxed().shared()
-    };
-    let joined = under_way.lock().entry(on.clone()).or_insert_with(begin).clone();
-    joined.await.map_err(|failure| Failure::of_batch(&failure))
+/// Ends work that takes too long. Meanwhile all who need it wait.
+async fn bounded<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    timeout(WORK_MAX, work).await.unwrap_or(Err(Failure::Overloaded { operation: MOVE_UNITS }))
 }
 
 impl Refills {
     /// Nothing is under way.
     pub(crate) fn new(partitions: Partitions, ledger: Ledger, queue_entries: QueueEntries) -> Self {
-        Refills { partitions, ledger, queue_entries, looks: Arc::default(), moves: Arc::default() }
+        let (looks, moves) = (SharedWork::new(MOVE_UNITS), SharedWork::new(MOVE_UNITS));
+        Refills { partitions, ledger, queue_entries, looks, moves }
     }
 
     /// Moves units to the empty share in `to`, or finds out that every share is empty.
@@ -120,10 +94,11 @@ impl Refills {
         let donor = donors.iter().max().map(|(_, donor)| *donor);
         // Otherwise the share has got units meanwhile.
         if let Some(donor) = donor.filter(|_| donors.iter().all(|(_, donor)| *donor != to)) {
-            let (refills, coupon, shares) = (self.clone(), coupon.clone(), shares.clone());
-            let on = (coupon.clone(), to);
-            let moving = async move { refills.move_units(&coupon, &shares, donor, to).await };
-            join(&self.moves, on, moving).await?;
+            let begin = || {
+                let (refills, coupon, shares) = (self.clone(), coupon.clone(), shares.clone());
+                async move { bounded(refills.move_units(&coupon, &shares, donor, to)).await }
+            };
+            self.moves.join(&(coupon.clone(), to), begin).await?;
         }
         Ok(Refill::AskAgain)
     }
@@ -131,15 +106,18 @@ impl Refills {
     /// Looks at all shares before the last look that found all of them empty is too long ago, so that no request has to
     /// wait for it.
     pub(crate) fn renew(&self, coupon: &CouponId, shares: &Shares) {
-        if !self.looks.lock().contains_key(coupon) {
+        if !self.looks.is_under_way(coupon) {
             let (refills, coupon, shares) = (self.clone(), coupon.clone(), shares.clone());
             tokio::spawn(async move { drop(refills.find(&coupon, &shares).await) });
         }
     }
 
     async fn find(&self, coupon: &CouponId, shares: &Shares) -> Result<Found, Failure> {
-        let (refills, of, shares) = (self.clone(), coupon.clone(), shares.clone());
-        join(&self.looks, coupon.clone(), async move { refills.look_for_units(&of, &shares).await }).await
+        let begin = || {
+            let (refills, coupon, shares) = (self.clone(), coupon.clone(), shares.clone());
+            async move { bounded(refills.look_for_units(&coupon, &shares)).await }
+        };
+        self.looks.join(coupon, begin).await
     }
 
     async fn look_for_units(&self, coupon: &CouponId, shares: &Shares) -> Result<Found, Failure> {
@@ -191,22 +169,11 @@ impl Refills {
         to: PartitionId,
     ) -> Result<(), Failure> {
         let (receiver, donor) = (self.partitions.get(to)?, self.partitions.get(donor)?);
-        let mut turn = cmd("SET");
-        turn.arg(receiver.keys().refill_turn(coupon))
-            .arg("1")
-            .arg("NX")
-            .arg("PX")
-            .arg(TURN.as_millis() as u64);
-        if receiver.query::<Option<String>>("take the turn at moving units", &turn).await?.is_none() {
+        let moving = self.move_now(coupon, shares, donor, to);
+        if alone_at(receiver, receiver.keys().refill_turn(coupon), TURN, moving).await?.is_none() {
             sleep(PAUSE).await;
-            return Ok(());
         }
-        let moved = self.move_now(coupon, shares, donor, to).await;
-        let mut free = cmd("DEL");
-        free.arg(receiver.keys().refill_turn(coupon));
-        // It ends by itself.
-        drop(receiver.query::<u64>("give up the turn at moving units", &free).await);
-        moved
+        Ok(())
     }
 
     async fn move_now(
@@ -217,8 +184,11 @@ impl Refills {
         to: PartitionId,
     ) -> Result<(), Failure> {
         let keys = donor.keys();
-        let lent = lend(donor, coupon, to, self.queue_entries).await?;
-        let lent = self.without_foreign(coupon, shares, donor.id(), lent).await?;
+        let mut lent = lend(donor, coupon, to, self.queue_entries).await?;
+        // Moved on, a unit that is not the donor's would be another's beside it; a worker rejects its move.†
+        let units: Vec<Unit> = lent.iter().filter_map(Lent::unit).collect();
+        let foreign = self.ledger.foreign_among(coupon, shares, donor.id(), &units).await?;
+        lent.retain(|lent| lent.unit().is_some_and(|unit| !foreign.contains(&unit)));
         if lent.is_empty() {
             // Others were faster; or what is free there is no unit, or must not be moved.
             sleep(PAUSE).await;
@@ -239,22 +209,6 @@ impl Refills {
             }
         });
         Ok(())
-    }
-
-    /// Leaves out the units that are not the donor's: neither born in its share nor moved there by a move that the ledger
-    /// has. Moved on, such a unit would be another's beside it; a worker rejects its move.†
-    async fn without_foreign(
-        &self,
-        coupon: &CouponId,
-        shares: &Shares,
-        donor: PartitionId,
-        mut lent: Vec<Lent>,
-    ) -> Result<Vec<Lent>, Failure> {
-        let Some(share) = shares.of(donor) else { return Ok(Vec::new()) };
-        let moved: Vec<Unit> = lent.iter().filter_map(Lent::unit).filter(|unit| unit.hop() > 0).collect();
-        let arrived = self.ledger.arrived_among(coupon, shares, donor, &moved).await?;
-        lent.retain(|lent| lent.unit().is_some_and(|unit| share.bears(unit) || arrived.contains(&unit)));
-        Ok(lent)
     }
 
     /// Credits units that the ledger says were moved, and that their shares do not have. Returns whether there were some.
@@ -299,19 +253,10 @@ impl Refills {
             if page.is_empty() {
                 return Ok(credited);
             }
-            let page: Vec<_> = page.into_iter().filter_map(readable).collect();
-            let mut marks = cmd("HMGET");
-            marks.arg(partition.keys().holders(coupon));
-            for moved in &page {
-                marks.arg(Mark::Credited.field(moved.id));
-            }
-            let marks: Vec<Option<Vec<u8>>> = match page.is_empty() {
-                true => Vec::new(),
-                false => partition.query("read which units were moved", &marks).await?,
-            };
-            let missing = page.into_iter().zip(marks).filter(|(_, mark)| mark.is_none());
+            let page = page.into_iter().filter_map(readable).collect();
+            let missing = without_mark(partition, &partition.keys(), coupon, Mark::Credited, page).await?;
             let missing: Vec<(IssuanceId, _)> =
-                missing.filter_map(|(moved, _)| Some((moved.id, moved.unit.moved()?))).collect();
+                missing.into_iter().filter_map(|moved| Some((moved.id, moved.unit.moved()?))).collect();
             match credit(partition, coupon, &missing).await? {
                 Credited::Here(now) => credited += now,
                 Credited::NotLoaded => return Ok(credited),

@@ -176,9 +176,8 @@ async fn a_move_that_is_a_dead_letter_is_not_waited_for() {
     assert!(dead::set_aside(donor, &keys, &lent.entry, lent.decision.id, 3, "why").await.expect("an answer"));
     assert!(!gets_one(&system, &coupon, shares[0]).await, "one is sold, and one waits for an operator");
     dead::discard(donor, &system.backends.ledger, lent.decision.id).await.expect("it is discarded");
-    tokio::time::sleep(Duration::from_millis(600)).await;
     let _worker = system.worker();
-    assert!(gets_one(&system, &coupon, shares[1]).await, "it is free again");
+    eventually("it is free again", async || gets_one(&system, &coupon, shares[1]).await.then_some(())).await;
     assert!(!gets_one(&system, &coupon, shares[0]).await);
     assert_eq!(system.settled(&coupon).await.issued, 2);
     system.audited_clean().await;
