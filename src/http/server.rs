@@ -43,6 +43,11 @@ const DRAIN_MAX: Duration = Duration::from_secs(20);
 const HEAD_MAX_BYTES: usize = 32 * 1024;
 /// The bytes read ahead of a request, or held of an answer, for one connection.
 const BUFFER_MAX_BYTES: usize = HEAD_MAX_BYTES;
+/// Bytes of answers that the kernel takes before the client's side has room for them. A client that requests much and
+/// reads nothing otherwise gets megabytes of its memory, and the time to copy them, before the next connection is
+/// looked at.
+#[cfg(target_os = "linux")]
+const UNSENT_MAX_BYTES: u32 = 128 * 1024;
 /// The pause after an accept that failed, for example because no file descriptor was left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
@@ -118,6 +123,11 @@ pub(crate) async fn serve(
     asked_to_stop: CancellationToken,
     shutdown: CancellationToken,
 ) {
+    // Connections have what their listener has.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = socket2::SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_MAX_BYTES) {
+        tracing::warn!(%error, "clients that do not read cost much memory: what they have not read cannot be bounded");
+    }
     let ServedRouter { router, shedder } = served.into();
     let mut builder = http1::Builder::new();
     // `keep_alive` bounds how long a request may take to arrive.

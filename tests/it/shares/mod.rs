@@ -2,6 +2,7 @@
 //! is told "sold out" while a unit is left.
 
 mod attacks;
+mod looks;
 mod losing;
 mod moving;
 mod nodes;

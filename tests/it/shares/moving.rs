@@ -1,13 +1,17 @@
 //! A process dies on its way with units, after each step: they are neither lost nor there twice.
 
+use std::time::Duration;
+
 use coupon_system::issuance::ledger::Inserted;
 use coupon_system::issuance::{Decision, Outcome, Reason};
 use serde_json::Value;
 
 use super::{Mover, STEPS, Step, create, requested, sells_out, shares_of, start, users_of};
-use crate::helpers::eventually;
+use crate::helpers::{WORKER, eventually, program, serving};
 
 const TOTAL: u32 = 12;
+/// How long a worker lives that has something to move.
+const LIVES_MS: [u64; 12] = [50, 60, 70, 80, 90, 100, 110, 120, 130, 150, 180, 250];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mover_dies_after_any_step_and_a_worker_brings_the_units_to_their_share() {
@@ -27,6 +31,26 @@ async fn a_mover_dies_after_any_step_and_a_worker_brings_the_units_to_their_shar
         sells_out(&system, &coupon, shares[2], TOTAL, TOTAL as usize).await;
         println!("after {step:?}: every unit was sold");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn workers_are_killed_while_they_move_units_and_each_unit_is_sold_once() {
+    let (system, total) = (start().await, 96);
+    let coupon = create(&system, "hot", total, 3, 1).await;
+    let shares = shares_of(&system, &coupon).await;
+    for (round, life) in LIVES_MS.into_iter().enumerate() {
+        let mut worker = program(WORKER, &system);
+        worker.args(["--metrics-listen", "127.0.0.1:0"]);
+        let (mut worker, _) = serving(worker).await;
+        // Each dies with its units lent, and the worker goes on with them.
+        Mover::lends(&system, &coupon, shares[round % 3], shares[(round + 1) % 3]).await;
+        tokio::time::sleep(Duration::from_millis(life)).await;
+        worker.kill().await.expect("it is killed");
+        let stock = system.stock(&coupon).await;
+        println!("after {life} ms {} units are lent, {} free", stock.reserved, stock.remaining);
+    }
+    let _worker = system.worker();
+    sells_out(&system, &coupon, shares[1], total, total as usize).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -131,8 +131,8 @@ pub async fn move_by_key(
     Ok(())
 }
 
-/// Whether all nodes, which must run, tell the same primaries of all slots; whether each primary has at least so many
-/// replicas, and each replica its primary's data.
+/// Whether all nodes, which must run, tell the same primaries of all slots, and serve; whether each primary has at least so
+/// many replicas, and each replica its primary's data.
 ///
 /// # Errors
 ///
@@ -146,7 +146,7 @@ pub async fn are_agreed(nodes: &[&RedisServer], replicas: usize) -> anyhow::Resu
         if served != super::SLOTS || *told.get_or_insert_with(|| owners.clone()) != owners {
             return Ok(false);
         }
-        if link.info("cluster_slots_ok").await? != super::SLOTS || !link.is_linked(replicas).await? {
+        if link.info("cluster_slots_ok").await? != super::SLOTS || !link.is_serving(replicas).await? {
             return Ok(false);
         }
     }

@@ -95,7 +95,7 @@ impl NodeLink {
     }
 
     /// Whether the node has so many replicas at least, or is a replica that has its primary's data.
-    pub(super) async fn is_linked(&mut self, replicas: usize) -> anyhow::Result<bool> {
+    async fn is_linked(&mut self, replicas: usize) -> anyhow::Result<bool> {
         let replication = self.replication().await?;
         Ok(match replication.get::<String>("role").as_deref() {
             Some("slave") => {

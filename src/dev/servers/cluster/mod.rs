@@ -108,7 +108,6 @@ impl RedisCluster {
     async fn form(&self, options: &ClusterOptions) -> anyhow::Result<()> {
         let primaries = options.primaries;
         let mut links = try_join_all(self.nodes.iter().map(NodeLink::open)).await?;
-        let first_port = self.nodes[0].port().to_string();
         for (number, link) in links.iter_mut().enumerate() {
             // One that has nodes.conf of an earlier run has its slots, and knows its primary.
             if link.info("cluster_my_epoch").await? == 0 {
@@ -118,8 +117,13 @@ impl RedisCluster {
                     link.run::<()>(&["ADDSLOTSRANGE", &first.to_string(), &last.to_string()]).await?;
                 }
             }
-            if number > 0 {
-                link.run::<()>(&["MEET", "127.0.0.1", &first_port]).await?;
+        }
+        // Nodes of an earlier run know each other by the ports of that run, and one that cannot reach most others takes the
+        // cluster for failed: none waits until it hears of the rest.
+        let ports: Vec<String> = self.nodes.iter().map(|node| node.port().to_string()).collect();
+        for (number, link) in links.iter_mut().enumerate() {
+            for (_, port) in ports.iter().enumerate().filter(|(other, _)| *other != number) {
+                link.run::<()>(&["MEET", "127.0.0.1", port]).await?;
             }
         }
         for link in &mut links {
@@ -131,13 +135,6 @@ impl RedisCluster {
                 links[number].run::<()>(&["REPLICATE", &primary]).await?;
             }
         }
-        for link in &mut links {
-            link.wait_for("cluster_size", primaries).await?;
-            while !link.is_serving(options.replicas).await? {
-                sleep(POLL_INTERVAL).await;
-            }
-        }
-        // Nodes of an earlier run know the others by the ports of that run, until they have heard from them.
         let nodes: Vec<&RedisServer> = self.nodes.iter().collect();
         while !are_agreed(&nodes, options.replicas).await? {
             sleep(POLL_INTERVAL).await;
