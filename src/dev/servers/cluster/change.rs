@@ -37,7 +37,7 @@ pub async fn join(
         let first = nodes.first().context("there is no node to join")?.port().to_string();
         link.run::<()>(&["MEET", "127.0.0.1", &first]).await?;
         for known in nodes.iter().copied().chain([&node]) {
-            NodeLink::open(known).await?.wait_for("cluster_known_nodes", nodes.len() + 1).await?;
+            NodeLink::open(known).await?.knows(nodes.len() + 1).await?;
         }
         if let Some(primary) = primary {
             let primary: String = NodeLink::open(primary).await?.run(&["MYID"]).await?;

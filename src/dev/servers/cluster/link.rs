@@ -73,11 +73,16 @@ impl NodeLink {
         value.and_then(|value| value.parse().ok()).with_context(|| format!("CLUSTER INFO has no {name}"))
     }
 
-    pub(super) async fn wait_for(&mut self, name: &str, expected: usize) -> anyhow::Result<()> {
-        while self.info(name).await? != expected {
+    /// Waits until the node knows so many nodes, itself among them, by their own names: one that it is still meeting has
+    /// another name, and is no primary for a replica.
+    pub(super) async fn knows(&mut self, count: usize) -> anyhow::Result<()> {
+        loop {
+            let nodes: String = self.run(&["NODES"]).await?;
+            if nodes.lines().count() == count && !nodes.contains("handshake") {
+                return Ok(());
+            }
             sleep(POLL_INTERVAL).await;
         }
-        Ok(())
     }
 
     async fn replication(&mut self) -> anyhow::Result<InfoDict> {

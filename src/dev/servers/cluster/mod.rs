@@ -127,7 +127,7 @@ impl RedisCluster {
             }
         }
         for link in &mut links {
-            link.wait_for("cluster_known_nodes", self.nodes.len()).await?;
+            link.knows(self.nodes.len()).await?;
         }
         for number in primaries..links.len() {
             let primary: String = links[number % primaries].run(&["MYID"]).await?;
