@@ -175,7 +175,7 @@ async fn visit(system: &System, coupon: &CouponId, user: &str, accepted: &Atomic
         let answer = system.client.issue(user, coupon.as_str(), None).await;
         match answer.status {
             202 => {
-                if accepted.fetch_add(1, Ordering::Relaxed) % GIVES_BACK == 0 {
+                if accepted.fetch_add(1, Ordering::Relaxed).is_multiple_of(GIVES_BACK) {
                     let discarded = Outcome::Rejected { reason: Reason::Discarded, unit: None, lost: false };
                     let id = answer.id().parse().expect("an id");
                     // The worker may have decided it first.
