@@ -5,7 +5,8 @@ use std::future::Future;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use futures::TryStreamExt;
+use futures::future::BoxFuture;
+use futures::{FutureExt, TryStreamExt};
 use mongodb::Collection;
 use mongodb::bson::Document;
 use mongodb::options::FindOptions;
@@ -77,11 +78,24 @@ impl OperationLimit {
     ///
     /// [`Failure::Overloaded`] if as many operations are in progress or wait as may; else what [`Failure::mongodb`] makes
     /// of the driver's error, or [`Failure::MongoDb`] after the timeout.
-    pub(crate) async fn run<T, F>(&self, operation: &'static str, future: F) -> Result<T, Failure>
+    pub(crate) fn run<T, F>(
+        &self,
+        operation: &'static str,
+        future: F,
+    ) -> impl Future<Output = Result<T, Failure>> + Send
     where
         T: Send + 'static,
         F: Future<Output = mongodb::error::Result<T>> + Send + 'static,
     {
+        self.run_boxed(operation, future.boxed())
+    }
+
+    /// Boxed, so that not every operation has code of its own for all of this, which takes long to compile.
+    async fn run_boxed<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        future: BoxFuture<'static, mongodb::error::Result<T>>,
+    ) -> Result<T, Failure> {
         paced(CHARGED_MAX, async {
             let Ok(admitted) = Arc::clone(&self.admitted).try_acquire_owned() else {
                 return Err(Failure::Overloaded { operation });

@@ -44,6 +44,10 @@ const TERMS_MAX: i64 = 1_000_000_000_000_000;
 /// The most times that a call is repeated because another opening replaced the one that it was made under.
 const EPOCH_MOVES_MAX: usize = 3;
 
+/// Adds a script's own keys and arguments to a call. Behind a pointer, so that not every script has code of its own for a
+/// whole call, which takes long to compile.
+type Build<'a> = dyn Fn(&EpochKeys, &mut Call) + Sync + 'a;
+
 /// What the ledger's database remembers of openings, so that one ledger is served by one Redis.
 pub(crate) trait OpeningCheck: Send + Sync {
     /// Whether data under this open certificate may be used: no later opening is known, nor the same one on
@@ -246,7 +250,7 @@ impl Partition {
         &self,
         script: &LuaScript,
         operation: &'static str,
-        build: impl Fn(&EpochKeys, &mut Call),
+        build: impl Fn(&EpochKeys, &mut Call) + Sync,
     ) -> Result<Reply, Failure> {
         self.waking(self.call_without_wake(script, operation, build).await)
     }
@@ -256,9 +260,9 @@ impl Partition {
         &self,
         script: &LuaScript,
         operation: &'static str,
-        build: impl Fn(&EpochKeys, &mut Call),
+        build: impl Fn(&EpochKeys, &mut Call) + Sync,
     ) -> Result<Reply, Failure> {
-        match self.call_adopting(None, script, operation, build).await? {
+        match self.call_adopting(None, script, operation, &build).await? {
             EpochBound::Epoch(reply) => Ok(reply),
             EpochBound::AnotherEpoch => Err(Failure::Uncertified),
         }
@@ -270,9 +274,9 @@ impl Partition {
         keys: &EpochKeys,
         script: &LuaScript,
         operation: &'static str,
-        build: impl Fn(&EpochKeys, &mut Call),
+        build: impl Fn(&EpochKeys, &mut Call) + Sync,
     ) -> Result<EpochBound, Failure> {
-        self.waking(self.call_adopting(Some(keys), script, operation, build).await)
+        self.waking(self.call_adopting(Some(keys), script, operation, &build).await)
     }
 
     /// Wakes the recovery supervisor if a call found the data uncertified.
@@ -289,11 +293,11 @@ impl Partition {
         bound: Option<&EpochKeys>,
         script: &LuaScript,
         operation: &'static str,
-        build: impl Fn(&EpochKeys, &mut Call),
+        build: &Build<'_>,
     ) -> Result<EpochBound, Failure> {
         for _ in 0..=EPOCH_MOVES_MAX {
             let keys = bound.map_or_else(|| Cow::Owned(self.keys()), Cow::Borrowed);
-            match self.call_once(script, operation, &keys, &build).await? {
+            match self.call_once(script, operation, &keys, build).await? {
                 Answer::Ok(reply) => return Ok(EpochBound::Epoch(reply)),
                 Answer::Stale(mut opening) => self.admit(&mut opening).await?,
             }
@@ -310,7 +314,7 @@ impl Partition {
         script: &LuaScript,
         operation: &'static str,
         keys: &EpochKeys,
-        build: &impl Fn(&EpochKeys, &mut Call),
+        build: &Build<'_>,
     ) -> Result<Answer, Failure> {
         let mut call = Call::default();
         call.key(keys.certificate()).arg(self.credential(keys));

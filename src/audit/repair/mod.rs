@@ -227,7 +227,7 @@ impl<'a> CouponRepair<'a> {
     async fn call(
         &self,
         script: &LuaScript,
-        build: impl Fn(&EpochKeys, &mut Call),
+        build: impl Fn(&EpochKeys, &mut Call) + Sync,
     ) -> Result<String, AuditAbort> {
         call(self.auditor, &self.keys, script, build).await
     }
@@ -237,7 +237,7 @@ async fn call(
     auditor: &Auditor,
     keys: &EpochKeys,
     script: &LuaScript,
-    build: impl Fn(&EpochKeys, &mut Call),
+    build: impl Fn(&EpochKeys, &mut Call) + Sync,
 ) -> Result<String, AuditAbort> {
     match auditor.partition.call_in_epoch(keys, script, "repair the accounts", build).await? {
         EpochBound::Epoch(mut reply) => reply.text().map_err(AuditAbort::Failed),
