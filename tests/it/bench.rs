@@ -39,7 +39,7 @@ async fn a_quick_bench_of_redis_tells_every_documented_figure() {
     for section in ["accept", "drain", "latency", "overload", "rewrite", "ready"] {
         assert!(report.get(section).is_some_and(Value::is_null), "{section} was not asked for");
     }
-    let per_reservation = positive(&report, "/redis/redisCpuMicrosPerReservation");
+    let per_issuance = positive(&report, "/redis/redisCpuMicrosPerIssuance");
     for cost in ["delivery", "settlement", "lookup"] {
         for server in ["fsyncAlways", "withoutAof"] {
             positive(&report, &format!("/redis/{cost}CpuMicros/{server}"));
@@ -50,21 +50,21 @@ async fn a_quick_bench_of_redis_tells_every_documented_figure() {
     assert_eq!(batches, [1.0, 8.0, 32.0, 128.0]);
     let always: Vec<_> = by_batch.iter().map(|one| positive(one, "/fsyncAlways")).collect();
     by_batch.iter().for_each(|one| assert!(positive(one, "/withoutAof") > 0.0));
-    assert_eq!(always[3], per_reservation);
+    assert!(always[3] < per_issuance, "{always:?}, {per_issuance}");
     assert!(always[3] < always[0], "a batch of 128 costs less than 128 calls: {always:?}");
 
     let [queued, pending, settled] = ["Queued", "Pending", "Settled"]
         .map(|what| positive(&report, &format!("/redis/redisBytesPer{what}")));
     assert!(pending > settled && queued > settled, "{pending}, {queued}, {settled}");
+    // Memory does not depend on the build; `maxmemory` is computed from these.
+    assert!(queued <= 450.0 && settled <= 120.0, "{queued}, {settled}");
 
     let targets = report["targets"].as_array().expect("a list");
     let named: Vec<_> = targets.iter().filter_map(|target| target["name"].as_str()).collect();
-    assert_eq!(named, ["redisCpuMicrosPerReservation", "redisBytesPerQueued", "redisBytesPerSettled"]);
+    assert_eq!(named, ["redisCpuMicrosPerIssuance", "redisBytesPerQueued", "redisBytesPerSettled"]);
     for target in targets {
         let (value, at_most) = (positive(target, "/value"), positive(target, "/atMost"));
         assert_eq!(target["ok"], value <= at_most);
-        // Memory does not depend on the build.
-        assert!(!target["name"].as_str().is_some_and(|name| name.contains("Bytes")) || target["ok"] == true);
     }
     let left = std::fs::read_dir(folder.path()).expect("the folder is there").count();
     assert_eq!(left, 0, "the bench cleans up");
