@@ -1,6 +1,6 @@
-//! What a reservation costs Redis: processor time of its main thread, and memory.
+//! What an issuance costs Redis: processor time of its main thread, and memory.
 //!
-//! The scripts are called directly, two calls at once as of two API processes. Everything is measured on a
+//! The scripts are called directly, two calls at once, as of two API processes. Everything is measured on a
 //! Redis that syncs its append-only file before each answer, as shipped, and on one without a file.
 
 use serde::Serialize;

@@ -19,7 +19,8 @@ static RESERVE: LuaScript = LuaScript::promised(include_str!("reserve.lua"));
 
 /// One script call holds Redis up for as long as its batch takes, about two milliseconds for the largest.
 /// One call at a time: with two, a batch is a third smaller (17 requests instead of 26 at 64 connections, 66 instead of
-/// 101 at 1,024), and with three a half. Smaller ones cost API and Redis more a request, and neither was faster.
+/// 101 at 1,024), and with three a half. There each request costs API and Redis more; at 16 and at 256 connections rounds
+/// differ by more than that.
 const BOUNDS: Bounds = Bounds { batch: 256, calls: 1, waiting: 16_384, wait: Duration::from_millis(200) };
 
 /// Digits of the length of an answer at most: it is a value of Redis's, of 512 MiB at most.
