@@ -18,19 +18,6 @@ async fn retire(system: &System) -> Vec<CouponId> {
     recovery::retire(system.partition(), &system.backends.coupons, Duration::ZERO).await.expect("a look")
 }
 
-/// Ends a coupon in its record and in Redis.
-async fn end(system: &System, coupon: &CouponId) {
-    let body = json!({"endsAt": at(0).to_string()});
-    let answer =
-        system.client.send(system.client.request("PATCH", &format!("/coupons/{coupon}")).json(&body)).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    eventually("it has ended", async || {
-        let answer = system.client.get(&format!("/coupons/{coupon}")).await;
-        (answer.body["status"] == "ended").then_some(())
-    })
-    .await;
-}
-
 async fn is_loaded(system: &System, coupon: &CouponId) -> bool {
     let loaded = recovery::loaded_coupons(system.partition(), &system.keys()).await.expect("a look");
     loaded.contains(coupon)
@@ -52,7 +39,7 @@ async fn a_coupon_that_is_over_is_retired_and_the_ledger_answers_for_it() {
     dead::discard(partition, &system.backends.ledger, entry.id).await.expect("discarded");
     assert_eq!(retire(&system).await, [], "it can still be asked for");
 
-    end(&system, &coupon).await;
+    system.end(&coupon).await;
     assert_eq!(retire(&system).await, std::slice::from_ref(&coupon));
     assert!(!is_loaded(&system, &coupon).await);
     assert_eq!(kept_keys(&system, &keys, &coupon).await, Vec::<String>::new());
@@ -87,7 +74,7 @@ async fn a_coupon_with_something_in_flight_stays_until_it_is_decided() {
     let coupon = system.coupon("c", 3, 1).await;
     let id = system.accepted("u0", &coupon).await;
     let entries = system.take_entries().await;
-    end(&system, &coupon).await;
+    system.end(&coupon).await;
     assert_eq!(retire(&system).await, []);
     // As after a rebuild that found the unit taken: by the counts alone, nothing would be reserved.
     let keys = system.keys();
@@ -120,8 +107,8 @@ async fn a_value_in_flight_that_cannot_be_read_keeps_no_other_coupon_from_being_
     let mut damage = redis::cmd("HSET");
     damage.arg(keys.in_flight()).arg(id.as_bytes().as_slice()).arg("no value");
     damage.query_async::<()>(&mut system.partition().connection()).await.expect("it is damaged");
-    end(&system, &damaged).await;
-    end(&system, &over).await;
+    system.end(&damaged).await;
+    system.end(&over).await;
     assert_eq!(retire(&system).await, [over]);
     assert!(is_loaded(&system, &damaged).await);
 }
@@ -138,7 +125,7 @@ async fn a_loader_that_slept_cannot_bring_back_what_was_before_the_retirement() 
     let decided: BatchDecisions = system.decider().decide(&keys, &entries).await.expect("decided");
     assert_eq!(decided.settlements.len(), 1);
     system.decider().process(&keys, &entries).await.expect("settled");
-    end(&system, &coupon).await;
+    system.end(&coupon).await;
     assert_eq!(retire(&system).await, std::slice::from_ref(&coupon));
 
     let load = include_str!("../../src/recovery/load.lua")
@@ -178,7 +165,7 @@ async fn a_retired_coupon_whose_end_is_put_off_can_be_had_again() {
     let id = system.client.issue("u0", "c", None).await.id();
     system.client.decided(&id).await;
     system.settled(&coupon).await;
-    end(&system, &coupon).await;
+    system.end(&coupon).await;
     assert_eq!(retire(&system).await, std::slice::from_ref(&coupon));
     let longer = CouponChange::Edit { name: None, starts_at: None, ends_at: Some(at(60)) };
     let changed = system.backends.coupons.change(&coupon, &longer, None).await.expect("it is changed");
@@ -205,7 +192,7 @@ async fn what_was_issued_of_a_retired_coupon_is_kept_with_it_until_its_record_ch
         coupons.final_counts(&[&record]).await.expect("a look").remove(&coupon)
     };
     assert_eq!(kept().await, None);
-    end(&system, &coupon).await;
+    system.end(&coupon).await;
     assert_eq!(retire(&system).await, std::slice::from_ref(&coupon));
     assert_eq!(kept().await, Some(2));
 
@@ -224,7 +211,7 @@ async fn a_record_that_is_written_after_the_final_count_was_kept_is_counted_by_t
         system.accepted("u0", &coupon).await;
         let entries = system.take_entries().await;
         system.decider().process(&system.keys(), &entries).await.expect("it is issued");
-        end(&system, &coupon).await;
+        system.end(&coupon).await;
         assert_eq!(retire(&system).await, std::slice::from_ref(&coupon));
         coupons.push(coupon);
     }

@@ -221,7 +221,7 @@ async fn counters_that_cannot_be_read_keep_nothing_from_being_loaded_or_retired_
             "{wrong:?}"
         );
         let over = system.coupon(&format!("over{number}"), 10, 1).await;
-        system.command::<()>(&["HSET", &keys.coupon(&over), "ends_at", "1"]).await;
+        system.end(&over).await;
         let retired = recovery::retire(system.partition(), &system.backends.coupons, Duration::ZERO).await;
         assert_eq!(retired.expect("an answer"), [over], "{wrong:?}");
         let healed: String = system.command(&["HGET", &counters, "retired"]).await;

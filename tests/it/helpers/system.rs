@@ -25,6 +25,7 @@ use coupon_system::user::User;
 use coupon_system::worker::{Decider, Worker};
 use jiff::{SignedDuration, Timestamp};
 use mongodb::bson::doc;
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -112,6 +113,18 @@ impl System {
     /// Allows this test to end with issuances in flight, or with dead letters.
     pub fn leaves_in_flight(&self) {
         self.leaves_in_flight.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends a coupon, in its record and in Redis: in Redis alone the API would bring it up to its record.
+    pub async fn end(&self, coupon: &CouponId) {
+        let ended = self.client.request("PATCH", &format!("/coupons/{coupon}"));
+        let answer = self.client.send(ended.json(&json!({"endsAt": at(0).to_string()}))).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        eventually("it has ended", async || {
+            let answer = self.client.get(&format!("/coupons/{coupon}")).await;
+            (answer.body["status"] == "ended").then_some(())
+        })
+        .await;
     }
 
     /// Lets a worker decide and settle everything that is in flight.
