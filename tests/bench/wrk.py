@@ -5,7 +5,7 @@ Each FOLDER holds built programs: coupon-api, coupon-worker, couponctl. With sev
 the other, so that what changes on the machine meets all of them alike.
 
     tests/bench/wrk.py accept target/release            accepted per second over a bare handler; and while a worker drains
-    tests/bench/wrk.py queued target/release            acceptance by second, with a million queued
+    tests/bench/wrk.py queued target/release            acceptance by second, with a million queued, and Redis's time for each
     tests/bench/wrk.py traces target/release            the first folder's API with traces off and on, and other folders',
                                                         all running side by side and loaded in short turns
 
@@ -121,17 +121,36 @@ class System:
         samples = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.M)
         return sum(map(float, samples))
 
-    def counter(self, name):
-        """Reads one of Redis's counters of the partition, over a connection of its own: accepted, settled."""
+    def asks_redis(self):
+        """A connection to Redis: sends a command, and returns its answer."""
         redis = socket.create_connection(re.search(r"//(.*):(\d+)", self.backing[1]).groups(), 30)
+        answers = redis.makefile("rb")
         self.stack.callback(redis.close)
+
+        def read():
+            kind, rest = (line := answers.readline())[:1], line[1:-2].decode()
+            if kind == b"-":
+                sys.exit(f"Redis answers: {rest}")
+            if kind == b"*":
+                return [read() for _ in range(int(rest))]
+            return answers.read(int(rest) + 2)[:-2].decode() if kind == b"$" and rest != "-1" else rest
 
         def call(*words):
             redis.sendall(b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words))
-            return redis.recv(65_536).decode()
+            return read()
 
-        keys = re.findall(r"coupon:\S+:counters", call(b"KEYS", b"coupon:*:counters"))
-        return lambda: int((re.findall(r"\n(\d+)\r", call(b"HGET", keys[0].encode(), name.encode())) or [0])[-1])
+        return call
+
+    def counter(self, name):
+        """Reads one of Redis's counters of the partition, over a connection of its own: accepted, settled."""
+        call = self.asks_redis()
+        [key] = [key for key in call(b"KEYS", b"coupon:*:counters") if re.fullmatch(r"coupon:\S+:counters", key)]
+        return lambda: max(0, int(call(b"HGET", key.encode(), name.encode())))
+
+    def script_micros(self):
+        """Reads how long Redis has run scripts, in microseconds."""
+        call = self.asks_redis()
+        return lambda: int(re.search(r"cmdstat_evalsha:calls=\d+,usec=(\d+)", call(b"INFO", b"commandstats"))[1])
 
     def drained(self):
         until = time.monotonic() + DRAINED_MAX_SECONDS
@@ -249,19 +268,26 @@ def queued(programs, arguments, folder):
         generator = subprocess.Popen(wrk(system.url, coupon, connections, arguments.seconds + 3), stdout=subprocess.DEVNULL)
         system.stack.callback(generator.wait)
         time.sleep(1)
-        rates, before, began = [], accepted(), time.monotonic()
+        script_micros = system.script_micros()
+        rates, micros, began = [], [], time.monotonic()
+        accepted_before, micros_before = accepted(), script_micros()
         for second in range(1, arguments.seconds + 1):
             time.sleep(max(0, began + second - time.monotonic()))
-            rates.append(accepted() - before)
-            before += rates[-1]
+            rates.append(accepted() - accepted_before)
+            micros.append((script_micros() - micros_before) / max(1, rates[-1]))
+            accepted_before, micros_before = accepted_before + rates[-1], micros_before + micros[-1] * rates[-1]
     median = statistics.median(rates)
-    return {"inFlight": arguments.in_flight, "bySecond": rates, "median": median, "slowestOverMedian": min(rates) / median}
+    return {"inFlight": arguments.in_flight, "bySecond": rates, "redisMicrosBySecond": micros, "median": median,
+            "slowestOverMedian": min(rates) / median}
 
 
 def show_queued(name, rounds):
     for figures in rounds:
+        micros = figures["redisMicrosBySecond"]
+        slowest = min(range(len(micros)), key=figures["bySecond"].__getitem__)
         print(f"{name}  {figures['inFlight']:,} queued  accepted a second: median {figures['median']:,.0f}, slowest "
-              f"{min(figures['bySecond']):,} ({figures['slowestOverMedian']:.2f} of it)")
+              f"{figures['bySecond'][slowest]:,} ({figures['slowestOverMedian']:.2f} of it)  Redis's scripts, µs an "
+              f"accepted request: median {statistics.median(micros):.1f}, in that second {micros[slowest]:.1f}")
 
 
 class Collector(http.server.BaseHTTPRequestHandler):
@@ -323,21 +349,28 @@ def show_traces(found):
 
 
 def plot(figures):
-    """An SVG of accepted requests by second."""
-    rates, width, height, left, top = figures["bySecond"], 720, 240, 60, 20
-    highest = max(rates) * 1.1
-    across = [left + (width - left) * place / (len(rates) - 1) for place in range(len(rates))]
-    line = " ".join(f"{x:.1f},{top + height * (1 - rate / highest):.1f}" for x, rate in zip(across, rates))
-    text = '<text x="{}" y="{}" font-family="sans-serif" font-size="12" fill="#777" text-anchor="{}">{}</text>'
-    marks = [
-        text.format(left - 6, top + height * (1 - share) + 4, "end", f"{highest * share:,.0f}") for share in (0, 0.5, 1)
-    ] + [
-        text.format(across[second - 1], top + height + 18, "middle", f"{second} s")
-        for second in (1, len(rates) // 2, len(rates))
-    ] + [text.format(left, 12, "start", f"accepted a second, with {figures['inFlight']:,} queued before")]
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width + 20} {top + height + 26}">' + "".join(marks) +
-            f'<polyline points="{line}" fill="none" stroke="#1a6fb0" stroke-width="2"/>'
-            f'<path d="M{left} {top}V{top + height}H{width}" fill="none" stroke="#777"/></svg>\n')
+    """An SVG of accepted requests by second, and of how long Redis's scripts ran for each."""
+    rates, micros = figures["bySecond"], figures["redisMicrosBySecond"]
+    width, height, left, right, top = 660, 240, 60, 40, 20
+    across = [left + width * place / (len(rates) - 1) for place in range(len(rates))]
+    text = '<text x="{:.0f}" y="{:.0f}" font-family="sans-serif" font-size="12" fill="{}" text-anchor="{}">{}</text>'
+    grey, shown = "#777", []
+    for values, colour, x, anchor, shape, title in [
+        (rates, "#1a6fb0", left - 6, "end", ",.0f", f"accepted a second, with {figures['inFlight']:,} queued before"),
+        (micros, "#b0531a", left + width + 6, "start", ".0f", "µs of Redis's scripts for each"),
+    ]:
+        highest = max(values) * 1.1
+        line = " ".join(f"{at:.1f},{top + height * (1 - value / highest):.1f}" for at, value in zip(across, values))
+        shown.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        shown += [text.format(x, top + height * (1 - share) + 4, colour, anchor, f"{highest * share:{shape}}")
+                  for share in (0, 0.5, 1)]
+        at, anchor = (left, "start") if values is rates else (left + width, "end")
+        shown.append(text.format(at, 12, colour, anchor, title))
+    shown += [text.format(across[second - 1], top + height + 18, grey, "middle", f"{second} s")
+              for second in (1, len(rates) // 2, len(rates))]
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + right} {top + height + 26}">'
+            + "".join(shown) + f'<path d="M{left} {top}V{top + height}H{left + width}V{top}" fill="none" stroke="{grey}"/>'
+            "</svg>\n")
 
 
 MEASURES = {"accept": (accept, show_accept), "queued": (queued, show_queued)}
