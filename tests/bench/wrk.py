@@ -268,14 +268,14 @@ def queued(programs, arguments, folder):
         generator = subprocess.Popen(wrk(system.url, coupon, connections, arguments.seconds + 3), stdout=subprocess.DEVNULL)
         system.stack.callback(generator.wait)
         time.sleep(1)
-        script_micros = system.script_micros()
-        rates, micros, began = [], [], time.monotonic()
-        accepted_before, micros_before = accepted(), script_micros()
+        script_micros, rates, micros = system.script_micros(), [], []
+        before, began = (accepted(), script_micros()), time.monotonic()
         for second in range(1, arguments.seconds + 1):
             time.sleep(max(0, began + second - time.monotonic()))
-            rates.append(accepted() - accepted_before)
-            micros.append((script_micros() - micros_before) / max(1, rates[-1]))
-            accepted_before, micros_before = accepted_before + rates[-1], micros_before + micros[-1] * rates[-1]
+            now = accepted(), script_micros()
+            rates.append(now[0] - before[0])
+            micros.append((now[1] - before[1]) / max(1, rates[-1]))
+            before = now
     median = statistics.median(rates)
     return {"inFlight": arguments.in_flight, "bySecond": rates, "redisMicrosBySecond": micros, "median": median,
             "slowestOverMedian": min(rates) / median}
