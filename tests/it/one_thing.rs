@@ -18,7 +18,9 @@ use coupon_system::redis::keys::GROUP;
 use coupon_system::{Failure, recovery};
 use futures::future::join_all;
 
-use crate::helpers::{NO_BACKLOG_MAX, System, at, decision, eventually, native, request};
+use crate::helpers::{
+    API, Client, NO_BACKLOG_MAX, System, at, decision, eventually, native, program, request, serving,
+};
 
 /// A Redis command, whatever its arguments are.
 async fn raw<T: redis::FromRedisValue>(system: &System, words: &[&[u8]]) -> T {
@@ -130,6 +132,11 @@ async fn a_field_of_a_coupon_that_cannot_be_read_is_the_trouble_of_that_coupon_a
         }
         system.command::<()>(&["HSET", &key, field, &was]).await;
     }
+    let mut api = program(API, &system);
+    api.args(["--listen", "127.0.0.1:0"]);
+    let (_api, address) = serving(api).await;
+    let listed = Client::new(address).get("/coupons").await;
+    assert_eq!((listed.status, listed.body["items"].as_array().map(Vec::len)), (200, Some(2)));
 }
 
 #[tokio::test]

@@ -57,8 +57,7 @@ async fn a_user_is_deleted_while_others_rush_and_leaves_no_trace_and_the_account
     let reference = json!({"reference": format!("order-of-{USER}")});
     assert_eq!(system.client.post(&format!("{}/use", held[1]), reference).await.status, 200);
     assert_eq!(system.client.post(&format!("{}/revoke", held[2]), json!({})).await.status, 200);
-    let ended = system.client.request("PATCH", "/coupons/over").json(&json!({"endsAt": at(0).to_string()}));
-    assert_eq!(system.client.send(ended).await.status, 200);
+    system.end(&over).await;
     eventually("it is retired", async || {
         let retired = recovery::retire(system.partition(), &system.backends.coupons, Duration::ZERO)
             .await
